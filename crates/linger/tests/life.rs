@@ -272,6 +272,27 @@ fn a_stop_of_axum_waits_a_second_for_a_silent_connection() {
     });
 }
 
+#[test]
+fn a_policy_that_cannot_be_is_refused_by_name_before_anything_is_accepted() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut policy = Policy::default();
+        policy.idle = policy.total;
+        for is_good in [true, false] {
+            policy.idle += Duration::from_nanos(u64::from(!is_good));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = linger::http::serve(listener, app()).policy(policy).stop_when(async {});
+            match server.await {
+                Ok(_) => assert!(is_good),
+                Err(error) => {
+                    assert!(!is_good && error.kind() == ErrorKind::InvalidInput, "{error}");
+                    assert!(error.to_string().contains("idle"), "{error}");
+                }
+            }
+        }
+    });
+}
+
 /// An example as it is shipped, with 64 descriptors.
 struct Example(Child);
 

@@ -180,7 +180,8 @@ where
 {
     /// Counts of the closes for which the stop has waited.
     ///
-    /// An error means that [`Closer::global`] could not make a closer; no connection has needed one in that case.
+    /// An error names the wrong field of a policy that cannot be (`InvalidInput`, before anything is accepted), or means that
+    /// [`Closer::global`] could not make a closer; no connection has needed one in that case.
     type Output = io::Result<Snapshot>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 

@@ -188,11 +188,13 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
         unread: Unread,
     ) -> ResponseStep<B, R> {
         let is_last = self.closes || says(response.headers(), &CONNECTION, "close");
-        if is_last || unread.keep == 0 || rest.body.size_hint().lower() > unread.keep {
+        // A gateway that closes cannot pass an early answer on either.
+        let is_in_vain = is_last && unread.wait.is_zero();
+        if is_in_vain || unread.keep == 0 || rest.body.size_hint().lower() > unread.keep {
             self.ends_with(&mut response, true);
             return ResponseStep::Send(sent(response));
         }
-        ResponseStep::Empty(response, Emptying::new(rest.body, unread.keep))
+        ResponseStep::Empty(response, Emptying::new(rest.body, unread))
     }
 
     /// Says that the connection ends with this response, and to the stream, whether an upload is under way on it.

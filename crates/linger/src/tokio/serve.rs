@@ -124,7 +124,8 @@ where
 {
     /// Counts of the closes for which the stop has waited.
     ///
-    /// An error means that [`Closer::global`] could not make a closer; no connection has needed one in that case.
+    /// An error names the wrong field of a policy that cannot be (`InvalidInput`, before anything is accepted), or means that
+    /// [`Closer::global`] could not make a closer; no connection has needed one in that case.
     type Output = io::Result<Snapshot>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
@@ -140,6 +141,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let ServerLife { policy, closer, mut signal, deadline } = life;
+    policy.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let mut listener = Listener::new(listener, policy);
     if let Some(closer) = &closer {
         listener = listener.with_closer(closer);

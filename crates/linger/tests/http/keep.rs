@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use linger::Closer;
+use linger::http::Unread;
 use linger_testing::sandboxed;
 
 use crate::server::{Kind, Server};
@@ -240,5 +241,38 @@ fn a_response_says_how_its_connection_ends() {
             let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.ended.total() == ends);
             assert_eq!(snapshot.ended.aborted, 1, "{kind:?} {snapshot:?}");
         }
+    });
+}
+
+#[test]
+fn an_answer_waits_for_the_body_if_it_is_told_to() {
+    sandboxed(|| {
+        let mut unread = Unread::default();
+        unread.wait = LONG;
+        let server = Server::with(Kind::Serve, unread);
+        let mut client = Client::new(&server);
+        client.stream.write_all(&sized("/unread", 1000, 999)).unwrap();
+        // By then the first handler has answered.
+        assert!(Client::new(&server).is_kept());
+        let response = client.ask("u");
+        assert!(!response.closes(), "{response:?}");
+        assert!(client.is_kept());
+
+        // Of a client that asks for the close, too: it may be a gateway.
+        let mut client = Client::new(&server);
+        let closing = "content-length: 1000\r\nconnection: close\r\n";
+        client.stream.write_all(&post("/unread", closing, &[b'u'; 999])).unwrap();
+        client.stream.write_all(b"u").unwrap();
+        assert_eq!(client.response().unwrap().body, b"unread");
+        assert!(client.is_ended());
+
+        // Not longer than it is told to, nor for more than it is told to read.
+        unread.wait = Duration::from_millis(50);
+        let server = Server::with(Kind::Serve, unread);
+        assert!(Client::new(&server).ask(sized("/unread", 1000, 999)).closes());
+        unread.wait = LONG * 10;
+        unread.keep = 998;
+        let server = Server::with(Kind::Serve, unread);
+        assert!(Client::new(&server).ask(sized("/unread", 1000, 1000)).closes());
     });
 }

@@ -4,6 +4,7 @@
 //! next.
 
 mod clients;
+mod hostile;
 mod keep;
 mod server;
 #[path = "../support/mod.rs"]

@@ -1,7 +1,8 @@
 //! Every early answer x peer x transport x server, each in a network of its own, on the real kernel.
 //!
 //! `client.rs` holds the peers, `server.rs` the servers; here stands what each cell must come to: which bytes
-//! arrived, the true outcome, and the resets that the kernel sent.
+//! arrived, the true outcome, and the resets that the kernel sent. Beside each cell the same server runs bare, and is
+//! in nothing better for the client. (The next request of a pool is asked for in `tests/http` and `tests/clients`.)
 
 mod client;
 mod server;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
+use client::Felt;
 use linger::{Bound, Ended, Policy};
 use linger_sys::TELLS_ACKNOWLEDGED;
 use linger_testing::sandboxed;
@@ -30,6 +32,8 @@ enum Peer {
     Stalls,
     /// Ends its side after the request.
     HalfCloses,
+    /// Says close_notify after the request, and reads on (RFC 8446 section 6.1).
+    SaysGoodbye,
     /// Closes after the request, without reading.
     Closes,
     /// Resets after the request.
@@ -42,11 +46,12 @@ enum Peer {
     Drips,
 }
 
-const PEERS: [Peer; 9] = [
+const PEERS: [Peer; 10] = [
     Peer::FinishesUpload,
     Peer::EndlessUpload,
     Peer::Stalls,
     Peer::HalfCloses,
+    Peer::SaysGoodbye,
     Peer::Closes,
     Peer::Resets,
     Peer::NeverReads,
@@ -73,13 +78,25 @@ enum Server {
     Tokio,
     AxumHttp1,
     AxumHttp2,
-    /// The control: what everybody does.
-    PlainClose,
+}
+
+impl Server {
+    fn is_axum(self) -> bool {
+        matches!(self, Self::AxumHttp1 | Self::AxumHttp2)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    Lingering,
+    /// The control: the same server on streams that are closed as everybody closes them.
+    Bare,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     server: Server,
+    ending: Ending,
     transport: Transport,
     peer: Peer,
     size: usize,
@@ -97,8 +114,7 @@ fn policy() -> Policy {
 /// What a cell came to.
 #[derive(Debug)]
 struct Result {
-    /// Bytes of the answer that the peer has read, if it read to a clean end.
-    got: Option<usize>,
+    felt: Felt,
     ended: Ended,
     delivered: bool,
 }
@@ -106,9 +122,14 @@ struct Result {
 impl Cell {
     /// Why there is nothing to test, for the cells that do not exist.
     fn is_moot(&self) -> Option<&'static str> {
-        let axum = matches!(self.server, Server::AxumHttp1 | Server::AxumHttp2);
+        let axum = self.server.is_axum();
         match self.peer {
-            Peer::HalfCloses if self.server == Server::AxumHttp2 => Some("HTTP/2 has no half-close"),
+            Peer::HalfCloses | Peer::SaysGoodbye if self.server == Server::AxumHttp2 => {
+                Some("HTTP/2 has no half-close")
+            }
+            Peer::SaysGoodbye if !matches!(self.transport, Transport::Tls12 | Transport::Tls13) => {
+                Some("there is no TLS")
+            }
             Peer::NeverReads if self.server == Server::AxumHttp2 => {
                 Some("HTTP/2 shuts down after a PING, which this peer never answers: no close begins")
             }
@@ -120,14 +141,14 @@ impl Cell {
     }
 
     fn run(&self) -> Result {
-        let Cell { server, transport, peer, size } = *self;
+        let Cell { server, ending, transport, peer, size } = *self;
         let (connect, accept) = server::listen(transport);
         let (over, is_over) = mpsc::channel();
         let client = std::thread::spawn(move || client::run(connect, server, peer, size, &is_over));
-        let (ended, delivered) = server::run(accept, server, transport, size);
+        let (ended, delivered) = server::run(accept, server, ending, transport, size);
         drop(over);
-        let got = client.join().unwrap();
-        Result { got, ended, delivered }
+        let felt = client.join().unwrap();
+        Result { felt, ended, delivered }
     }
 
     fn check(&self) -> std::result::Result<(), String> {
@@ -142,7 +163,7 @@ impl Cell {
             Err(format!("{self:?}: {what}: {result:?} {counted:?}"))
         };
         let honest = !matches!(self.peer, Peer::Closes | Peer::Resets | Peer::NeverReads);
-        if honest && result.got != Some(self.size) {
+        if honest && result.felt.got != Some(self.size) {
             return wrong("bytes of the answer are missing");
         }
         if honest && result.delivered != TELLS_ACKNOWLEDGED {
@@ -152,7 +173,7 @@ impl Cell {
         let fits = !TELLS_ACKNOWLEDGED
             || match self.peer {
                 // Where the machine is so busy that a peer gets no turn for the whole of `grace`, it has been silent.
-                Peer::FinishesUpload | Peer::Stalls | Peer::HalfCloses => {
+                Peer::FinishesUpload | Peer::Stalls | Peer::HalfCloses | Peer::SaysGoodbye => {
                     matches!(result.ended, Ended::PeerClosed | Ended::Acknowledged)
                 }
                 Peer::EndlessUpload | Peer::Drips => {
@@ -181,6 +202,15 @@ impl Cell {
         if !hostile && (caused > 0 || resets.of("OutRsts") > resets.of("RetransSegs")) {
             return wrong("a reset was sent");
         }
+        if honest && result.felt.write_failed {
+            return wrong("the upload could not be written");
+        }
+        if self.ending == Ending::Lingering {
+            let bare = Cell { ending: Ending::Bare, ..*self }.run().felt;
+            if result.felt.is_worse_than(&bare) {
+                return wrong(&format!("the bare server is better: {bare:?}"));
+            }
+        }
         Ok(())
     }
 }
@@ -195,7 +225,7 @@ fn all_cells_of(server: Server) {
         for transport in TRANSPORTS {
             for peer in PEERS {
                 for size in SIZES {
-                    let cell = Cell { server, transport, peer, size };
+                    let cell = Cell { server, ending: Ending::Lingering, transport, peer, size };
                     if cell.is_moot().is_none() {
                         cells.push(cell);
                     }
@@ -246,17 +276,28 @@ fn axum_http2() {
     all_cells_of(Server::AxumHttp2);
 }
 
-/// The matrix notices what it is for: with a plain close the same cells fail.
+/// The matrix notices what it is for: on a bare server the same cells fail.
 #[test]
 fn a_plain_close_fails() {
     sandboxed(|| {
         server::Certificate::prepare();
         for size in [100_000, 1_000_000] {
-            let peer = Peer::FinishesUpload;
-            let cell = Cell { server: Server::PlainClose, transport: Transport::Ipv4, peer, size };
+            let (server, transport) = (Server::Blocking, Transport::Ipv4);
+            let cell = Cell { server, ending: Ending::Bare, transport, peer: Peer::FinishesUpload, size };
             let network = Namespace::new().unwrap();
             let failure = network.run(|| cell.check()).unwrap().unwrap_err();
             assert!(failure.contains("missing") && failure.contains("TCPAbortOnClose"), "{failure}");
         }
     });
+}
+
+#[test]
+fn a_client_that_feels_less_of_one_thing_is_worse_off() {
+    let felt = Felt { got: None, bytes: 7, read_failed: true, write_failed: true };
+    assert!(!felt.is_worse_than(&felt));
+    for better in
+        [Felt { bytes: 8, ..felt }, Felt { read_failed: false, ..felt }, Felt { write_failed: false, ..felt }]
+    {
+        assert!(felt.is_worse_than(&better) && !better.is_worse_than(&felt), "{better:?}");
+    }
 }
