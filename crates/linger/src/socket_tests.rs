@@ -198,10 +198,11 @@ fn without_a_fin_no_byte_is_taken_for_it() {
     let queue = linger_sys::send_queue(server.as_fd()).unwrap();
     let socket = socket(server);
     assert_eq!(socket.measure(), Event::Unacknowledged { bytes: queue, fin: false });
-    // One that its owner has half-closed counts it.
+    // If the owner has half-closed the socket, the FIN counts as a byte.
     let socket = socket.half_closed(true);
     assert_eq!(socket.measure(), Event::Unacknowledged { bytes: queue - 1, fin: false });
-    // Unless it was reset before: there was none to send. It has unread data, so that the kernel resets.
+    // Unless the connection was reset before: then there was no FIN to send. The client has unread data, so
+    // that its kernel resets.
     drop(client);
     wait(&socket, PollFlags::RDHUP);
     let queue = linger_sys::send_queue(socket.as_fd()).unwrap();
@@ -246,9 +247,9 @@ fn a_local_peer_that_closes_unread_leaves_an_unknown_queue() {
     drop(client);
     assert_eq!(discard(&socket), Event::Reset);
     assert_eq!(socket.measure(), Event::Unknown);
-    // The end of the stream that follows says no more of it.
+    // The end of the stream that follows tells nothing more.
     assert_eq!((discard(&socket), socket.measure()), (Event::EndOfStream, Event::Unknown));
-    // One that has read all is known to have.
+    // A local peer that has read everything is known to have.
     let (mut client, mut server) = UnixStream::pair().unwrap();
     server.write_all(b"answer").unwrap();
     client.read_exact(&mut [0; 6]).unwrap();
@@ -321,7 +322,7 @@ fn an_option_of_the_program_does_not_block_the_close() {
     }
 }
 
-/// Only where both directions have ended does the option do nothing, and is left.
+/// The option has no effect only if both directions have ended; only then it is left set.
 #[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
 fn a_reset_that_the_program_has_asked_for_is_taken_off_while_a_direction_is_open() {
@@ -369,7 +370,7 @@ fn a_descriptor_that_is_no_socket_any_more_is_left_alone() {
     assert!(matches!(lost.half_close(), Event::Failed(_)));
     assert!(lost.is_lost());
     lost.close(false);
-    // Still open: it belongs to somebody else by now.
+    // The descriptor is still open, because it belongs to another file by now.
     let path = format!("/proc/self/fd/{fd}");
     assert!(std::fs::read_link(path).unwrap().to_string_lossy().starts_with("pipe:"));
     drop(read);

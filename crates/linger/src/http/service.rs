@@ -15,7 +15,7 @@ use super::{Layer, ResponseBody, Unread, Upload};
 use crate::Policy;
 use crate::tokio::Connection;
 
-/// A service of tower or hyper whose unread bodies are seen to; made by [`Layer`].
+/// A service of tower or hyper that discards the rest of unread bodies; made by [`Layer`].
 #[derive(Clone, Debug)]
 pub struct Service<S> {
     service: S,
@@ -170,7 +170,7 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
             return ResponseStep::Send(sent(response));
         };
         if self.expects && !rest.was_polled {
-            // The client has not begun, and to read would tell it to.
+            // The client has not begun to send its body, and a read would ask for it.
             self.ends_with(&mut response, false);
             return ResponseStep::Send(sent(response));
         }
@@ -197,7 +197,8 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
         ResponseStep::Empty(response, Emptying::new(rest.body, unread))
     }
 
-    /// Says that the connection ends with this response, and to the stream, whether an upload is under way on it.
+    /// Announces that the connection ends with this response, and tells the stream whether an upload is under way
+    /// on it.
     fn ends_with<R>(&self, response: &mut Response<R>, is_uploading: bool) {
         if self.is_http2 {
             return;

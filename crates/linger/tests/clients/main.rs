@@ -20,7 +20,7 @@ use server::{Front, Server};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
-    /// axum on hyper, as everybody has it.
+    /// axum on hyper, without this crate.
     Bare,
     /// [`linger::http::serve`].
     Lingering,
@@ -45,7 +45,7 @@ impl HttpVersion {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Via {
     Direct,
-    /// As it comes: it reads the whole of an upload before it asks the server.
+    /// As nginx is by default: it reads the whole of an upload before it asks the server.
     Nginx,
     /// With `proxy_request_buffering off`: the upload passes as it comes.
     NginxUnbuffered,
@@ -88,7 +88,7 @@ const UPLOAD: usize = 3_000_000;
 const PATIENCE: f64 = 60.0;
 const PATIENCE_IN_FAILURES: f64 = 5.0;
 
-/// What a client came to at a server, in so many rounds; nothing if it is not here.
+/// The result of a client at a server, in a number of rounds; `None` if the client is not installed.
 #[derive(Debug)]
 struct Row {
     kind: Kind,
@@ -143,7 +143,7 @@ fn one_round_of_each() {
         }
         // The kernel's TCPAbortOnData is not asked: a client that has everything and says goodbye later than `grace`, because the
         // machine is busy, counts there, and loses nothing.
-        // Else this would show nothing.
+        // Otherwise the test would show nothing.
         let client: &Clients = &[(Client::Python("http.client"), &[HttpVersion::One])];
         for row in at(Kind::Bare, client, &[Via::Direct], 20, 0.0) {
             assert!(row.whole.as_ref().is_none_or(|whole| whole.uploads < 20), "{row:?}");
@@ -169,7 +169,7 @@ fn forty_rounds_of_each() {
 const ROUNDS: usize = 40;
 const BARE_ROUNDS: usize = 10;
 
-/// Each by its own clock. That all was written is asserted by the clients: a write that fails is an exception in each.
+/// Each client pauses by its own clock. Each asserts that all was written: a failed write is an exception.
 #[test]
 #[ignore = "uploads of 24 s each: cargo test -p linger --all-features --test clients -- --ignored pause"]
 fn clients_that_pause_in_their_uploads() {

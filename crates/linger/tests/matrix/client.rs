@@ -19,8 +19,8 @@ use crate::support::connect_small;
 /// What a peer announces as its upload.
 const UPLOAD: usize = 200_000;
 
-/// How long a peer that stalls reads nothing. Like the other's pace it is the peer's own: no policy of the server's
-/// is known to a client.
+/// How long a peer that stalls reads nothing. This and the next pause are the peer's own: a client does not know
+/// the server's policy.
 const STALL: Duration = Duration::from_millis(200);
 
 /// How often a peer that drips sends a byte.
@@ -223,7 +223,7 @@ impl Line {
         (&*self.socket).write_all(&sealed)
     }
 
-    /// Reads the answer to its end; `None` where that is not a clean one.
+    /// Reads the answer to its end; `None` if the end is not clean.
     fn receive(&mut self, server: Server, answer: &mut Vec<u8>) -> Option<()> {
         let mut answered = 0;
         let mut buffer = vec![0; 16 << 10];

@@ -111,7 +111,7 @@ fn policy() -> Policy {
     policy
 }
 
-/// What a cell came to.
+/// The result of a cell.
 #[derive(Debug)]
 struct Result {
     felt: Felt,
@@ -169,7 +169,7 @@ impl Cell {
         if honest && result.delivered != TELLS_ACKNOWLEDGED {
             return wrong("everything arrived and the outcome denies it, or claims what nobody has told");
         }
-        // What ends a close depends on what is known to be acknowledged.
+        // How a close ends depends on whether the system tells what is acknowledged.
         let fits = !TELLS_ACKNOWLEDGED
             || match self.peer {
                 // Where the machine is so busy that a peer gets no turn for the whole of `grace`, it has been silent.
