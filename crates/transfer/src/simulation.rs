@@ -49,14 +49,14 @@ pub enum Event {
     Kill {
         /// The end whose process is killed.
         end: End,
-        /// The call.
+        /// The number of the call.
         step: u32,
     },
     /// The machine of `end` loses its power at the `step`th call: data that its disk had not synced may be lost.
     Power {
         /// The end whose machine loses its power.
         end: End,
-        /// The call.
+        /// The number of the call.
         step: u32,
     },
 }
