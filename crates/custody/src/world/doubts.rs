@@ -21,7 +21,7 @@ pub(super) struct Doubts {
     opaque: bool,
     /// Messages were sent unheard, which may be in flight, or what they carried was not seen.
     unheard: bool,
-    /// Sockets that may have been sent unheard.
+    /// Sockets that may be in such messages.
     suspect: BTreeSet<Inode>,
     /// Held connections may have been closed without a notification.
     closed_unheard: bool,

@@ -135,7 +135,8 @@ impl World {
             let waits = sent || blind && self.doubts.is_copying();
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),
-                // Its process may have it still, and not let itself be looked at: its close, if it is told, is counted then.
+                // A process that cannot be looked at may still have it. If so, its own close will be reported and
+                // counted.
                 None if census.hidden && lives => self.release(cookie),
                 None if (census.hidden || self.doubts.is_opaque(inode)) && (shared || blind) && !waits => {
                     self.leave(cookie);

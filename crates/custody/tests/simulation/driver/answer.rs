@@ -18,7 +18,7 @@ impl Driver {
             Ask::Census { copying } => self.look(kernel, &copying),
             Ask::Flights { copying, sending } => self.look_for_flights(kernel, &copying, &sending),
             Ask::Socket(kept) => self.ask_socket(kernel, kept),
-            // What is done is not to be undone, and by what is known it may be wrong.
+            // This cannot be undone, and may be wrong because of calls that are not known yet.
             Ask::Discard(_) if self.has_news(kernel) => Ok(Answer::Discarded(Discarded::Unable)),
             Ask::HandOver { kept, .. } if self.has_news(kernel) => self.refuse(kernel, kept),
             Ask::Discard(kept) => self.discard(kernel, kept),
@@ -143,7 +143,7 @@ impl Driver {
         Ok(Answer::Done(true))
     }
 
-    /// Calls were let happen since it was seen who has it.
+    /// Refuses, because calls were continued since the holders of the connection were looked for.
     fn refuse(&self, kernel: &mut Kernel, kept: Kept) -> Result<Answer, Fault> {
         let connection = &mut kernel.connections[self.connection(kept)?];
         connection.may_refuse = true;

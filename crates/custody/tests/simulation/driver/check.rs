@@ -204,12 +204,12 @@ impl Driver {
         Ok((self.kept.len() == 1 && self.kept.values().all(|one| one.looked_for == 1)).then_some(true))
     }
 
-    /// What was held is let go of once it is over, or where nobody can see when it is.
+    /// A held connection must be released once it is over, or if nobody can see when it is over.
     pub(super) fn check_released(&self, kernel: &Kernel, index: usize) -> Result<(), Fault> {
         let one = &kernel.connections[index];
         let was_hidden =
             |(process, this): (usize, &Process)| one.had & (1 << process) != 0 && this.hidden_once;
-        // Closed unheard, or by a process that is hidden, perhaps.
+        // It may have been closed by an unheard call, or by a hidden process.
         let unheard = self.is_unheard() && kernel.ever_hidden;
         let is_unseen = unheard || one.sent_unseen || kernel.processes.iter().enumerate().any(was_hidden);
         if one.counted + one.refused + one.handed == 0 && !is_unseen && !one.raced {
@@ -218,7 +218,7 @@ impl Driver {
         Ok(())
     }
 
-    /// All fds are looked at for a death only if the dead had something that is held.
+    /// All fds are looked at after a death only if the dead process had a held connection.
     pub(super) fn check_mourns(&self, kernel: &Kernel) -> Result<(), Fault> {
         let dead = self.dead_told.iter().fold(0, |bits, process| bits | 1_u8 << process);
         let is_orphan = |index: &usize| kernel.connections[*index].had & dead != 0;
@@ -229,7 +229,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The worst error: to end what the program still has.
+    /// Ending a connection that the program still has is the worst error.
     pub(super) fn check_over(kernel: &Kernel, index: usize, what: &str) -> Result<(), Fault> {
         let connection = &kernel.connections[index];
         if (kernel.is_open(File::Connection(index)) || connection.abroad) && !connection.raced {
@@ -281,7 +281,8 @@ impl Driver {
         if !one.closed && !one.is_close {
             return Err(format!("epolls are to forget connection {}, which may stay", one.connection));
         }
-        // What may have been sent unheard is closed plainly: its epolls may forget the fd with which it is closed.
+        // A connection that an unheard call may have sent is closed plainly: epolls may then lose the fd that is
+        // closed.
         let is_suspect = self.is_suspect(one.connection);
         if !one.closed && !raced && !is_suspect && kernel.is_carried(one.connection) {
             return Err(format!("epolls are to forget connection {}, which a message has", one.connection));

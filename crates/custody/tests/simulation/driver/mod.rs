@@ -117,7 +117,7 @@ pub(crate) struct Driver {
     at_hand: Option<AtHand>,
     kept: BTreeMap<Kept, KeptFd>,
     held: BTreeSet<usize>,
-    /// What was held, and is kept since the event that is being told: nobody was seen to have it.
+    /// Connections that were held, and are kept since the present event, because nobody was seen to have them.
     orphans: Vec<usize>,
     watched: BTreeSet<usize>,
     known: BTreeSet<usize>,
@@ -125,14 +125,13 @@ pub(crate) struct Driver {
     /// How many connections may be remembered before the next census.
     room: usize,
     ended: bool,
-    /// The world has nothing more to say of what it was told.
+    /// The world has dealt with everything that it was told.
     silent: bool,
     pace: Pace,
     stop: Stop,
-    /// Decides whether what is asked of the driver succeeds.
+    /// Decides whether the world's requests succeed.
     luck: u8,
-    /// Since there were so many connections nothing was told of by which one may come to have a second fd, and before them
-    /// all fds were looked at.
+    /// The number of connections at the last census, if no event since then can have given a connection a second fd.
     clean: Option<usize>,
     /// Whether the present event reports that the fd of a close is gone.
     closes: bool,
@@ -241,9 +240,9 @@ impl Driver {
         }
     }
 
-    /// Does one thing; whether there was any to do. `choice` decides which, where there are several.
+    /// Does one thing. Returns whether there was anything to do; `choice` selects among several things.
     ///
-    /// `luck` decides whether it succeeds. While the supervisor is stopped, the guard does it.
+    /// `luck` decides whether it succeeds. While the supervisor is stopped, this is a step of the guard.
     pub(crate) fn step(&mut self, kernel: &mut Kernel, choice: u8, luck: u8) -> Result<bool, Fault> {
         if self.stop.is_stopped {
             return Ok(Self::guard(kernel, choice));

@@ -202,7 +202,7 @@ impl Driver {
                 self.on("shutdown", Some(index), Event::Shutdown { seen, both });
             }
             Telling::Send(_, abroad) => {
-                // Whether it got there nobody will know.
+                // Nobody will know whether it arrived.
                 kernel.connections[index].sent_unseen |= abroad;
                 let known = self.known.iter().fold(0, |bits, process| bits | 1_u8 << process);
                 let unsure = kernel.ever_hidden || self.is_unheard() || self.has_news(kernel);

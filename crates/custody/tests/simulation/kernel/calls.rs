@@ -56,7 +56,7 @@ impl Kernel {
         self.note(!hidden && !unheard);
     }
 
-    /// A call that closes or copies fds; `told` is none where nobody was told of it.
+    /// Makes a call that closes or copies fds. `told` is `None` if the supervisor was not notified of it.
     fn change_fds(&mut self, process: usize, call: &Call, told: Option<&Vec<Told>>) {
         let serial = self.serial();
         if let Call::Dup(fd) | Call::Dup2(fd, _) = *call

@@ -92,9 +92,9 @@ pub(crate) struct Process {
     pub(crate) fds: Vec<Option<Fd>>,
     /// Messages that wait to be received.
     pub(crate) inbox: VecDeque<Vec<File>>,
-    /// What the supervisor was told of the calls that the threads were let go on with.
+    /// What the supervisor was told of the continued calls of the threads.
     pub(crate) told: [Vec<Told>; 2],
-    /// The guard has let the threads go on with these: nobody was told.
+    /// Whether the guard has continued the call of each thread, so that the supervisor was not notified.
     unheard: [bool; 2],
 }
 
@@ -132,13 +132,13 @@ pub(crate) struct Connection {
     pub(crate) abroad: bool,
     /// Was sent by a process that is hidden, or to another program.
     pub(crate) sent_unseen: bool,
-    /// Its last fd was closed by a call that the supervisor had been told another meaning of.
+    /// Its last fd was closed by a call for which the supervisor had been told of another file.
     pub(crate) closed_untold: bool,
-    /// The guard has let it be accepted.
+    /// Whether the guard continued the `accept` that returned it.
     pub(crate) accepted_unheard: bool,
     /// The supervisor was told that a message is about to carry it.
     pub(crate) told_sent: bool,
-    /// The processes that can have it by that message alone, as bits; none once there are two.
+    /// The processes that can have it only from that message, as bits; none once there are two such messages.
     pub(crate) receivers: u8,
     /// One of them was seen to have it.
     pub(crate) arrived: bool,
@@ -178,11 +178,11 @@ pub(crate) struct Kernel {
     closed_untold: BTreeSet<u32>,
     /// Some process was hidden at some time.
     pub(crate) ever_hidden: bool,
-    /// How many calls the guard has let happen.
+    /// How many calls the guard has continued.
     pub(crate) unheard: u32,
 }
 
-/// What the supervisor was told of a call: an fd, its connection, and which of those that the fd has named.
+/// What the supervisor was told of a call: an fd, its connection, and the serial number of the file at the fd.
 pub(crate) type Told = (i32, usize, u32);
 
 /// The call of a hidden process: it may concern any connection.
@@ -270,7 +270,7 @@ impl Kernel {
         }
     }
 
-    /// The guard lets a call happen that the supervisor does not answer.
+    /// The guard continues a call that the supervisor does not answer.
     pub(crate) fn let_happen(&mut self, process: usize, thread: usize) {
         let this = &mut self.processes[process];
         if let Thread::Notified(call) = &this.threads[thread] {
@@ -278,7 +278,7 @@ impl Kernel {
             this.told[thread].clear();
             this.unheard[thread] = true;
             this.threads[thread] = Thread::Continued(call.clone());
-            // Who gets what from whom is not to be known any more.
+            // From now on nobody can know which process gets which connection.
             self.connections.iter_mut().for_each(|one| (one.receivers, one.arrived) = (0, false));
         }
     }

@@ -20,7 +20,7 @@ pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Resul
             let wait = [1, 25, 60, 1_000, 5_000][usize::from(a) % 5];
             driver.now += Duration::from_millis(wait);
             if driver.now.saturating_sub(driver.went_on) >= LONG {
-                // Each half of a call takes less than that.
+                // Each half of a call takes less time than this.
                 for _ in 0..(wait / LONG.as_millis() as u64).clamp(1, 2) {
                     go_on_all(kernel);
                 }

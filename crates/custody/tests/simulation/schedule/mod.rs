@@ -43,16 +43,16 @@ pub(crate) enum What {
     Aborts,
     Read,
     Wait,
-    /// The supervisor is stopped, or goes on.
+    /// The supervisor is stopped; `Continue` lets it run again.
     Stop,
     Continue,
-    /// A thread goes on with what it was let do.
+    /// A thread makes a call that was continued.
     Run,
-    /// The supervisor does one thing, or the guard, while the supervisor is stopped.
+    /// The supervisor takes a step or, while it is stopped, the guard.
     Supervise,
 }
 
-/// With its share of a schedule.
+/// Each kind of step, with its share of a schedule.
 const WEIGHTS: [(What, u32); 28] = [
     (What::Accept, 8),
     (What::Close, 8),
@@ -108,9 +108,9 @@ pub(crate) fn random(seed: u64) -> (bool, Vec<Step>) {
     let total: u32 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
     let first = random.next();
     let hold = first & 1 == 1;
-    // Some schedules are without hidden processes, other programs and kills, so that what is hidden by those shows.
+    // Some schedules have no hidden processes, other programs or kills, because those can hide other faults.
     let calm = first & 6 == 0;
-    // In most the supervisor runs all the time: what it was not told of excuses much.
+    // In most schedules the supervisor is never stopped: faults are excused if it was not notified of a call.
     let stops = first & 0x30 == 0;
     let length = 140 + (first >> 8) % 128;
     let mut steps = Vec::with_capacity(length as usize);
