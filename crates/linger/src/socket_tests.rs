@@ -62,7 +62,7 @@ fn a_half_close_of_what_is_gone_is_no_failure() {
         (Errno::NOTCONN, Event::Gone),
         (Errno::PIPE, Event::Gone),
         (Errno::CONNRESET, Event::Gone),
-        // One that goes while it is read was reset; another reason is none of the connection's.
+        // ECONNABORTED means a reset. EACCES is no error of the connection.
         (Errno::CONNABORTED, Event::Reset),
         (Errno::ACCESS, Event::Failed(ErrorKind::PermissionDenied)),
     ] {
@@ -73,7 +73,7 @@ fn a_half_close_of_what_is_gone_is_no_failure() {
     assert!(socket.is_lost());
 }
 
-/// A socket of this protocol that nothing is connected to: its state is CLOSE.
+/// A socket of this protocol that is not connected: its state is CLOSE.
 #[cfg(not(linger_portable))]
 fn unconnected(protocol: rustix::net::Protocol) -> Socket {
     let (inet, stream) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
@@ -91,7 +91,7 @@ fn the_state_of_one_subflow_is_not_the_connections() {
     assert_eq!((single.is_other_subflow(), multiple.is_other_subflow()), (false, true));
     assert!(matches!(single.inspect(), Event::Inspected { .. }));
     assert_eq!(multiple.inspect(), Event::NotInspected);
-    // A subflow that is connected speaks for the connection.
+    // As long as the first subflow is connected, its state is that of the connection.
     let listener = unconnected(rustix::net::ipproto::MPTCP);
     rustix::net::bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     rustix::net::listen(&listener, 1).unwrap();
@@ -114,7 +114,8 @@ fn a_queue_that_is_left_over_tells_of_a_cut_where_one_path_is_all() {
     }
 }
 
-/// A half-close ends an attempt to connect, which is no reset of a connection; its queue says nothing.
+/// A half-close ends an attempt to connect. That is no reset of a connection, and the socket has no send
+/// queue to ask for.
 #[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
 fn an_attempt_to_connect_that_was_ended_never_was_a_connection() {
@@ -132,7 +133,7 @@ fn an_attempt_to_connect_that_was_ended_never_was_a_connection() {
     assert!(second.has_never_begun());
     assert_eq!(discard(&second), Event::Gone);
     assert_eq!(second.measure(), Event::Unknown);
-    // A connection that was reset was one.
+    // A connection that was reset has been a connection.
     let (client, mut server) = pair();
     server.write_all(b"answer").unwrap();
     let socket = socket(server);

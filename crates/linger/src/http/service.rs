@@ -188,7 +188,8 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
         unread: Unread,
     ) -> ResponseStep<B, R> {
         let is_last = self.closes || says(response.headers(), &CONNECTION, "close");
-        // A gateway that closes cannot pass an early answer on either.
+        // Even if the client closes, the response may have to wait for the body: the client may be a gateway that
+        // cannot pass an early answer on.
         let is_in_vain = is_last && unread.wait.is_zero();
         if is_in_vain || unread.keep == 0 || rest.body.size_hint().lower() > unread.keep {
             self.ends_with(&mut response, true);

@@ -24,7 +24,7 @@ pub(crate) enum Kind {
     Bare,
     /// [`linger::http::serve`].
     Lingering,
-    /// The same, and answers wait for the upload: for gateways that cannot pass on an early one.
+    /// The same, and its answers wait for the upload: for gateways that cannot pass an early answer on.
     Waiting,
 }
 
@@ -53,10 +53,10 @@ pub(crate) enum Via {
 }
 
 impl Via {
-    /// Whether it can lose an early answer that it has, whatever the server does. nginx tells its HTTP/1.1 client that the
-    /// connection is kept, and closes it (`ngx_http_finalize_connection`, `reading_body`); an HTTP/2 client may wait for
-    /// ever. HAProxy resets an HTTP/2 stream whose upload goes on. No server behind them can prevent that but by reading
-    /// all before it answers.
+    /// Whether it may lose an early answer that it has received, whatever the server does. nginx tells its HTTP/1.1
+    /// client that the connection is kept, and closes it (`ngx_http_finalize_connection`, `reading_body`); an HTTP/2
+    /// client may wait for ever. HAProxy resets an HTTP/2 stream whose upload goes on. A server behind them can only
+    /// prevent this by reading everything before it answers.
     fn loses_by_itself(self, client: Client, version: HttpVersion) -> bool {
         match self {
             Self::Direct | Self::Nginx => false,
@@ -75,7 +75,7 @@ impl Via {
     }
 }
 
-/// Those that may lose what they have.
+/// The gateways that may lose answers that they have received.
 const GATEWAYS: [Via; 2] = [Via::NginxUnbuffered, Via::Haproxy];
 
 const VIAS: [Via; 4] = [Via::Direct, Via::Nginx, Via::NginxUnbuffered, Via::Haproxy];
@@ -141,9 +141,9 @@ fn one_round_of_each() {
         for row in direct.iter().chain(&gateways).chain(&waiting) {
             assert!(row.is_right(1), "{row:?}");
         }
-        // The kernel's TCPAbortOnData is not asked: a client that has everything and says goodbye later than `grace`, because the
-        // machine is busy, counts there, and loses nothing.
-        // Otherwise the test would show nothing.
+        // The kernel's counter TCPAbortOnData is not checked: on a busy machine, a client that has everything and ends
+        // its connection later than `grace` counts there, and loses nothing.
+        // A bare server must lose answers: otherwise the test would show nothing.
         let client: &Clients = &[(Client::Python("http.client"), &[HttpVersion::One])];
         for row in at(Kind::Bare, client, &[Via::Direct], 20, 0.0) {
             assert!(row.whole.as_ref().is_none_or(|whole| whole.uploads < 20), "{row:?}");

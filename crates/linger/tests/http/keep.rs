@@ -253,13 +253,13 @@ fn an_answer_waits_for_the_body_if_it_is_told_to() {
         let server = Server::with(Kind::Serve, unread);
         let mut client = Client::new(&server);
         client.stream.write_all(&sized("/unread", 1000, 999)).unwrap();
-        // By then the first handler has answered.
+        // When this second client is served, the handler of the first has answered.
         assert!(Client::new(&server).is_kept());
         let response = client.ask("u");
         assert!(!response.closes(), "{response:?}");
         assert!(client.is_kept());
 
-        // Of a client that asks for the close, too: it may be a gateway.
+        // The same if the client asks for the close: it may be a gateway.
         let mut client = Client::new(&server);
         let closing = "content-length: 1000\r\nconnection: close\r\n";
         client.stream.write_all(&post("/unread", closing, &[b'u'; 999])).unwrap();
@@ -267,7 +267,7 @@ fn an_answer_waits_for_the_body_if_it_is_told_to() {
         assert_eq!(client.response().unwrap().body, b"unread");
         assert!(client.is_ended());
 
-        // Not longer than it is told to, nor for more than it is told to read.
+        // The response waits no longer than `wait`, and for no more than `keep` bytes.
         unread.wait = Duration::from_millis(50);
         let server = Server::with(Kind::Serve, unread);
         assert!(Client::new(&server).ask(sized("/unread", 1000, 999)).closes());

@@ -26,10 +26,10 @@ const STALL: Duration = Duration::from_millis(200);
 /// How often a peer that drips sends a byte.
 const DRIP: Duration = Duration::from_millis(100);
 
-/// What a client feels of a connection.
+/// The result of a connection, as its client experiences it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Felt {
-    /// Bytes of the answer, if they came to a clean end.
+    /// The bytes of the answer, if it came to a clean end.
     pub(crate) got: Option<usize>,
     /// Bytes of the answer, whatever came after them.
     pub(crate) bytes: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Felt {
 }
 
 impl Felt {
-    /// Whether another server's client has felt something better, in any of the three.
+    /// Whether another client's result is better, in any of the three.
     pub(crate) fn is_worse_than(&self, other: &Self) -> bool {
         self.bytes < other.bytes
             || self.read_failed && !other.read_failed
@@ -48,7 +48,7 @@ impl Felt {
     }
 }
 
-/// Plays a peer.
+/// Plays a peer. Returns its result.
 ///
 /// A peer that never leaves does so when `ended` says that the server has.
 pub(crate) fn run(connect: Connect, server: Server, peer: Peer, size: usize, ended: &Receiver<()>) -> Felt {
@@ -143,7 +143,7 @@ struct Upload {
 }
 
 impl Upload {
-    /// Whether the upload could not be written. A peer that sends for ever stops where it cannot.
+    /// Returns whether the upload could not be written. A peer that sends for ever stops when it cannot write.
     fn send(mut self, line: &mut Line, peer: Peer) -> bool {
         match peer {
             Peer::FinishesUpload | Peer::Stalls => {
@@ -206,7 +206,7 @@ impl Line {
         if let Some(tls) = &self.tls {
             tls.lock().unwrap().send_close_notify();
         }
-        // As above.
+        // If the bare server has reset the connection already, this fails.
         let _ = self.send(&[]);
     }
 
@@ -290,7 +290,7 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
     })
 }
 
-/// The bytes of the answer without what its protocol puts around them.
+/// The bytes of the answer, without the protocol's framing.
 fn payload(server: Server, answer: &[u8]) -> Option<usize> {
     match server {
         Server::AxumHttp1 => {
