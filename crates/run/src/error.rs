@@ -70,7 +70,7 @@ pub enum RunError {
          service (`RestrictAddressFamilies=AF_UNIX`, after its other such lines)"
     )]
     NoUnixSockets {
-        /// The system's error.
+        /// The error of the system.
         source: io::Error,
     },
     /// The seccomp filter cannot be installed.
@@ -86,7 +86,7 @@ pub enum RunError {
     DescriptorsRefused {
         /// The call that was refused.
         call: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
         /// What to do.
         remedy: &'static str,
@@ -107,7 +107,7 @@ pub enum RunError {
     Metrics {
         /// Where.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The calling process has more than one thread.
@@ -121,13 +121,13 @@ pub enum RunError {
     System {
         /// What was tried.
         what: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
 impl RunError {
-    /// What the system said; `EIO` where that is not known.
+    /// The error of the system; `EIO` if it is not known.
     pub(crate) fn number(&self) -> i32 {
         match self {
             Self::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
