@@ -1,4 +1,5 @@
-//! A listener's last connections under a server that knows nothing of them: they are handed out before that server stops.
+//! The last connections of a listener under a server that drops its listener at a stop: they are accepted and served
+//! first.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -17,16 +18,16 @@ use super::serve::FIRST_BYTE;
 type Accepted<L> = (<L as Accept>::Io, <L as Accept>::Addr);
 type Closing<L> = Pin<Box<dyn Future<Output = Vec<Accepted<L>>> + Send>>;
 
-/// Where connections come from. The mutexes are never locked: they make `Sync` what is only `Send`.
+/// Where connections come from. The mutexes are never locked: they only make values `Sync` that are `Send`.
 pub(super) enum Source<L: Accept> {
     Open(L),
     Closing(Mutex<Closing<L>>),
-    /// With what was in the accept queue.
+    /// Holds the connections that were in the accept queue.
     Closed(Mutex<IntoIter<Accepted<L>>>),
 }
 
 impl<L: Accept> Source<L> {
-    /// The next connection; `None` if the stop has come and the source is to be closed.
+    /// Returns the next connection, or `None` if the stop has come and the source has to be closed.
     pub(super) async fn accept(&mut self, stop: Option<&mut Stop>) -> Option<io::Result<Accepted<L>>> {
         if let Self::Open(listener) = self {
             return next(listener, stop).await;
@@ -40,7 +41,7 @@ impl<L: Accept> Source<L> {
         std::future::pending().await
     }
 
-    /// Begins to close an open source.
+    /// Starts to close an open source.
     pub(super) fn close(&mut self) {
         let closed = Self::Closed(Mutex::new(Vec::new().into_iter()));
         *self = match std::mem::replace(self, closed) {
@@ -67,7 +68,7 @@ impl<L: Accept> Source<L> {
     }
 }
 
-/// Accepts, until the stop comes.
+/// Accepts a connection, or returns `None` once the stop has come.
 async fn next<L: Accept>(listener: &mut L, stop: Option<&mut Stop>) -> Option<io::Result<Accepted<L>>> {
     let Some(stop) = stop else { return Some(listener.accept().await) };
     let mut accept = pin!(listener.accept());
@@ -75,7 +76,7 @@ async fn next<L: Accept>(listener: &mut L, stop: Option<&mut Stop>) -> Option<io
         if let Some(told) = &mut stop.told {
             match Pin::new(told).poll(context) {
                 Poll::Ready(Ok(())) => return Poll::Ready(None),
-                // Nobody waits for the signal any more.
+                // The server's future was dropped without a stop, so none can come any more.
                 Poll::Ready(Err(_)) => stop.told = None,
                 Poll::Pending => {}
             }
@@ -89,29 +90,29 @@ async fn next<L: Accept>(listener: &mut L, stop: Option<&mut Stop>) -> Option<io
 #[derive(Debug)]
 pub(super) struct Stop {
     told: Option<oneshot::Receiver<()>>,
-    /// Of which each connection that was not read from yet holds one; `None` when all connections are handed out.
+    /// Each connection that was not read from yet holds a clone. `None` when all connections have been returned.
     unread: Option<Unread>,
 }
 
-/// Held by a connection until it is read from.
+/// A connection holds this until it is read from for the first time.
 pub(super) type Unread = mpsc::Sender<Infallible>;
 
 impl Stop {
-    /// A stop at `signal`, and the future that is ready when a server may learn of it.
+    /// A stop at `signal`, and a future that is ready when the server may be told of the stop.
     pub(super) fn when<F: Future<Output = ()>>(signal: F) -> (Self, impl Future<Output = ()> + use<F>) {
         let (tell, told) = oneshot::channel();
         let (unread, mut all_read) = mpsc::channel(1);
         let stopped = async move {
             signal.await;
-            // The listener may be gone: its connections are not.
+            // If the listener is gone, its connections still have to be read from.
             let _ = tell.send(());
-            // Nothing is ever sent: the last sender's drop ends the wait.
+            // Nothing is ever sent: `recv` returns when the last sender is dropped.
             let _ = timeout(FIRST_BYTE, all_read.recv()).await;
         };
         (Self { told: Some(told), unread: Some(unread) }, stopped)
     }
 
-    /// For a connection to hold.
+    /// The value that a new connection holds until it is read from.
     pub(super) fn hold(&self) -> Option<Unread> {
         self.unread.clone()
     }

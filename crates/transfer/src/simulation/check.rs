@@ -1,4 +1,4 @@
-//! What must be true, whatever happens.
+//! What must be true at the end of a schedule, whatever has happened.
 
 use std::collections::BTreeMap;
 
@@ -13,19 +13,19 @@ use crate::path::WORK;
 use crate::progress::{ItemVerdict, Summary};
 use crate::serve::Served;
 
-/// What has the name already, where it is to be replaced.
+/// The content of the file that is replaced.
 pub(super) const OLD: &[u8] = b"what was there before";
 
-/// How the client has ended.
+/// The end of a run of the client.
 pub(super) struct Ended {
     pub(super) summary: Summary,
     pub(super) error: Option<Error>,
-    /// The first connection that is not of an earlier run.
+    /// The number of this run's first connection.
     pub(super) first: usize,
 }
 
 impl Ended {
-    /// The exit status of `linger put` and `linger get`.
+    /// The exit status with which `linger put` or `linger get` would end.
     pub(super) fn status(&self) -> u8 {
         status(&self.summary, self.error.as_ref())
     }
@@ -39,7 +39,7 @@ fn status(summary: &Summary, error: Option<&Error>) -> u8 {
     }
 }
 
-/// The exit status of `linger share --once`.
+/// The exit status with which `linger share --once` would end.
 fn served_status(served: &Served) -> u8 {
     let summary = &served.summary;
     if summary.failed == 0 && summary.unsent == 0 && summary.confirmed > 0 && !summary.peer_knows {
@@ -48,7 +48,7 @@ fn served_status(served: &Served) -> u8 {
     status(summary, served.error.as_ref())
 }
 
-/// The files that are sent, below `source`.
+/// The files that are sent, with their paths below `source`.
 pub(super) fn sources() -> Vec<(&'static str, Vec<u8>)> {
     let large = (0..2 * BLOCK + 5000).map(|at| (at / 251 + at % 253) as u8).collect();
     vec![
@@ -59,7 +59,7 @@ pub(super) fn sources() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// What has to be below the shared directory at the end.
+/// The files that have to be below the shared directory at the end.
 fn wanted(scenario: Scenario) -> BTreeMap<Vec<u8>, Image> {
     let files: BTreeMap<_, _> = sources().into_iter().collect();
     let file = |name: &str| (name.as_bytes().to_vec(), Image::File(files[name].clone()));
@@ -86,7 +86,8 @@ fn is_work(name: &[u8]) -> bool {
     name.starts_with(WORK.as_bytes())
 }
 
-/// Nothing has a final name but what was sent, whole. `needs`: all of it is there.
+/// Checks that every file with a final name is complete and as it was sent. With `needs`, all files have to
+/// exist.
 fn names(schedule: &Schedule, found: &BTreeMap<Vec<u8>, Image>, needs: bool) -> Result<(), String> {
     let wanted = wanted(schedule.scenario);
     for (name, image) in found.iter().filter(|(name, _)| !is_work(name)) {
@@ -99,7 +100,7 @@ fn names(schedule: &Schedule, found: &BTreeMap<Vec<u8>, Image>, needs: bool) -> 
     missing.map_or(Ok(()), |name| Err(format!("{} is missing", shown(name))))
 }
 
-/// Nothing stays of a transfer but what resuming needs.
+/// Checks that a transfer has left nothing but what is needed to resume it.
 fn leftovers(found: &BTreeMap<Vec<u8>, Image>, is_over: bool) -> Result<(), String> {
     let resumes =
         |name: &[u8]| name.ends_with(b".part") || name.ends_with(b".state") || name == WORK.as_bytes();
@@ -107,7 +108,8 @@ fn leftovers(found: &BTreeMap<Vec<u8>, Image>, is_over: bool) -> Result<(), Stri
     left.map_or(Ok(()), |name| Err(format!("{} stays", shown(name))))
 }
 
-/// After a power cut: what has its final name is whole, if receipts were to be for the disk.
+/// Checks after a power cut that the files with final names are complete, if receipts were asked for once
+/// files are on disk.
 pub(super) fn after_cut(schedule: &Schedule, disk: &Disk) -> Result<(), String> {
     if !schedule.to_disk {
         return Ok(());
@@ -115,7 +117,7 @@ pub(super) fn after_cut(schedule: &Schedule, disk: &Disk) -> Result<(), String> 
     names(schedule, &disk.found(), false).map_err(|told| format!("after a power cut, {told}"))
 }
 
-/// The last session's status at the server, if the server has lived to say it.
+/// The exit status of the last session at the server, if the server lived long enough to report it.
 fn last_served(world: &World, first: usize) -> Option<u8> {
     let state = world.state.borrow();
     let last = state.connections.len().checked_sub(1).filter(|last| *last >= first)?;
@@ -132,7 +134,7 @@ fn agree(world: &World, ended: &Ended) -> Result<(), String> {
     }
 }
 
-/// Whether what is there may have been lost rightly: nobody asked for the disk, and the power was cut.
+/// Whether files may be missing: nobody asked for durability, and the power was cut.
 fn may_be_lost(schedule: &Schedule, world: &World) -> bool {
     let state = world.state.borrow();
     !schedule.to_disk && state.boots[state.disk.owner as usize] > 2
@@ -163,7 +165,7 @@ pub(super) fn after_first(schedule: &Schedule, world: &World, ended: Option<&End
     Ok(())
 }
 
-/// In peace everything arrives, and both ends say so.
+/// Checks the second run, without faults: everything has arrived, and both ends report so.
 pub(super) fn after_second(schedule: &Schedule, world: &World, ended: Option<&Ended>) -> Result<(), String> {
     if let Some(told) = world.state.borrow().fault.clone() {
         return Err(told);
@@ -183,7 +185,8 @@ pub(super) fn after_second(schedule: &Schedule, world: &World, ended: Option<&En
     leftovers(&found, true)
 }
 
-/// A sink's command is started at most once, with all of it; the client says what is true of it.
+/// Checks that a sink's command was started at most once and with all bytes, and that the client's result is
+/// true.
 fn after_sink(world: &World, ended: Option<&Ended>) -> Result<(), String> {
     let state = world.state.borrow();
     let commands = &state.commands;
@@ -203,7 +206,7 @@ fn after_sink(world: &World, ended: Option<&Ended>) -> Result<(), String> {
     }
 }
 
-/// Whoever asks later hears the same.
+/// Checks that a client that asks later gets the same answer.
 pub(super) fn after_asking(
     world: &World,
     ended: Option<&Ended>,

@@ -1,4 +1,4 @@
-//! Runs a schedule: lets threads go on and bytes arrive, ends processes, starts the server anew.
+//! Runs a schedule: lets threads run and bytes arrive, ends processes, and restarts the server.
 
 use std::cell::RefCell;
 use std::fs;
@@ -23,31 +23,31 @@ use crate::remote::Destination;
 use crate::serve::{Server, ShareOptions};
 use crate::sink::PortsConfig;
 
-/// Turns of a schedule, at most; the longest that come to an end need a tenth of them.
+/// The most turns of a schedule. The longest schedules that end need a tenth of them.
 const MOST_TURNS: u64 = 400_000;
-/// Simulated time of a schedule, at most.
+/// The most simulated time of a schedule.
 const MOST_TIME: Duration = Duration::from_secs(12 * 3600);
 
-/// What came of a schedule.
+/// The result of a schedule.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// What must not happen, and has.
+    /// What has happened and must not happen; `None` if all went well.
     pub fault: Option<String>,
-    /// Events that came to pass.
+    /// How many of the events have happened.
     pub happened: u32,
-    /// Receipts that were checked.
+    /// How many receipts were checked.
     pub receipts: u64,
     /// The client's exit status; `None` if it was killed.
     pub client: Option<u8>,
-    /// Sessions, of both runs of the client.
+    /// The number of sessions, in both runs of the client.
     pub sessions: usize,
-    /// Commands that were started.
+    /// How many commands were started.
     pub commands: usize,
 }
 
 impl Outcome {
-    /// What can be counted.
+    /// The numbers in this result, with their names.
     pub fn counts(&self) -> [(&'static str, u64); 9] {
         let is = |status| u64::from(self.client == status);
         [
@@ -91,7 +91,7 @@ impl Runner {
         Ok(Self { base: base.to_owned(), threads: Threads::default() })
     }
 
-    /// Runs a schedule, with a fault if one is planted.
+    /// Runs a schedule, with the fault `planted` if there is one.
     pub fn run(&mut self, schedule: &Schedule, planted: Option<Planted>) -> Outcome {
         match self.begin(schedule, planted) {
             Ok(world) => {
@@ -125,7 +125,7 @@ impl Runner {
         Ok(world)
     }
 
-    /// Ends what still runs, and the simulation.
+    /// Ends all threads that still run, and the simulation.
     fn end(&mut self, world: &Rc<World>) {
         for end in [End::Client, End::Server] {
             self.kill(world, end);
@@ -133,7 +133,7 @@ impl Runner {
         set_world(None);
     }
 
-    /// The client's first run with all that happens, and then a second one in peace.
+    /// Runs the client with all events, and then a second time without any.
     fn both(&mut self, schedule: &Schedule, world: &Rc<World>, outcome: &mut Outcome) -> Result<(), String> {
         self.start_server(schedule, world);
         self.drive(schedule, world)?;
@@ -150,7 +150,7 @@ impl Runner {
         check::after_second(schedule, world, second.as_ref())
     }
 
-    /// Runs the client until everything has ended. `None` if the client was killed.
+    /// Runs the client until all threads have ended. Returns `None` if the client was killed.
     fn client(&mut self, schedule: &Schedule, world: &Rc<World>) -> Result<Option<Ended>, String> {
         let ended: Rc<RefCell<Option<(Summary, Option<Error>)>>> = Rc::default();
         let (result, base, schedule_of) = (ended.clone(), self.base.clone(), schedule.clone());
@@ -194,7 +194,7 @@ impl Runner {
         world.start_on(End::Server, Box::new(work));
     }
 
-    /// Runs until nothing is left to do.
+    /// Runs all threads until they have ended.
     fn drive(&mut self, schedule: &Schedule, world: &Rc<World>) -> Result<(), String> {
         for _ in 0..MOST_TURNS {
             self.start_threads(world)?;
@@ -275,7 +275,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Ends a process, or its machine.
+    /// Ends a process; with `power`, its machine.
     fn fall(&mut self, schedule: &Schedule, world: &Rc<World>, end: End, power: bool) -> Result<(), String> {
         if power {
             let mut state = world.state.borrow_mut();
@@ -297,7 +297,7 @@ impl Runner {
             }
         }
         if end == End::Server {
-            // Mostly soon, sometimes only when the client has given up.
+            // The server mostly restarts soon, and sometimes only after the client has given up.
             let most = if random.once_in(8) { 600_000 } else { 20_000 };
             state.restarts = Some(state.now + Duration::from_millis(state.random.below(most)));
         }
@@ -309,7 +309,7 @@ impl Runner {
         let mut state = world.state.borrow_mut();
         state.dying = Some(end);
         state.starting.retain(|(whose, _)| *whose != end);
-        // The thread that was on its way first: it may hold what the others want.
+        // The thread that runs now is ended first: it may hold locks that the others need in order to end.
         let current = state.current;
         let mut slots: Vec<usize> = (0..state.threads.len()).collect();
         slots.sort_by_key(|slot| *slot != current);
@@ -334,7 +334,7 @@ enum Next {
     Nothing,
 }
 
-/// Chooses what happens next.
+/// Chooses what happens next, at random.
 fn next(state: &mut State) -> Next {
     let (now, changes) = (state.now, state.changes);
     let mut choices = Vec::with_capacity(8);
@@ -370,7 +370,7 @@ fn options() -> ClientOptions {
     ClientOptions { security: Security::Never, ..ClientOptions::default() }
 }
 
-/// What the client does in a process of its own.
+/// What the client does in its process.
 fn transfer(base: &Path, schedule: &Schedule) -> (Summary, Option<Error>) {
     let client = match Client::new("simulated", 1, options()) {
         Ok(client) => client,

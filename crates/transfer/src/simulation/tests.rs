@@ -1,4 +1,4 @@
-//! The short run, planted faults, and what the long run has found.
+//! The short run, planted faults, and the schedules for which the long run has found faults.
 
 use super::*;
 

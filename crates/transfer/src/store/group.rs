@@ -18,7 +18,7 @@ use crate::message::{Durability, IfExists, Receipt, Refusal};
 use crate::path::RelPath;
 use crate::state::PartLog;
 
-/// A verified file without its final name.
+/// A complete and verified file that does not have its final name yet.
 pub(super) struct Landed {
     pub(super) file: OwnedFd,
     pub(super) temporary: Temporary,
@@ -31,9 +31,9 @@ pub(super) struct Landed {
     pub(super) by_blocks: bool,
 }
 
-/// Most files, and bytes, that one syncfs(2) confirms together.
+/// The most files, and bytes, that one syncfs(2) makes durable together.
 const GROUP: usize = 256;
-/// Up to this many files are confirmed by an fsync(2) each.
+/// Up to this many files, each gets an fsync(2) instead.
 const FEW: usize = 3;
 const GROUP_BYTES: u64 = 64 << 20;
 
@@ -70,7 +70,7 @@ impl Store<'_> {
         self.group_bytes = 0;
         let disk = self.options.durability == Durability::Disk;
         if self.group.len() > FEW && synced.is_ok() {
-            // The whole file system is durable, and directories with it.
+            // syncfs(2) has made the whole file system durable, the directories included.
             self.grown.clear();
         }
         let synced = synced.and_then(|()| self.sync_grown());
@@ -89,7 +89,7 @@ impl Store<'_> {
                 Ok(()) => self.name(&landed),
                 Err(error) => Err(Fault::new("make durable", dest, error)),
             };
-            // An older session of the same transfer may have renamed the same content meanwhile.
+            // An older session of the same transfer may have given the name to the same content meanwhile.
             let present = matches!(&named, Err(Fault(Refusal::Exists, _))) && self.has_same(&landed);
             let named = if present {
                 landed.temporary.remove(false);
@@ -148,7 +148,7 @@ impl Store<'_> {
                 .is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
     }
 
-    /// Gives one file its final name, all at once.
+    /// Gives one file its final name, atomically.
     fn name(&mut self, landed: &Landed) -> Result<(), Fault> {
         let replace = self.options.if_exists == IfExists::Replace;
         let dest = &landed.dest;
@@ -159,7 +159,7 @@ impl Store<'_> {
                 disk::renameat_with(&work.dir, name, &*landed.parent, to, flags)
             }
             Temporary::Nameless => match disk::link(&landed.file, &landed.parent, to) {
-                // linkat(2) cannot replace: link to a temporary name, then rename.
+                // linkat(2) cannot replace a file, so this makes a temporary name and renames that.
                 Err(Errno::EXIST) if replace => {
                     let name = self.next_name();
                     let (work, linked) = self.in_work(&landed.parent, |work| {

@@ -55,7 +55,8 @@ impl Store<'_> {
         if device == work.device {
             return Ok(work);
         }
-        // Another file system is mounted inside the tree. rename(2) cannot cross it: it gets its own work directory.
+        // Another file system is mounted inside the tree. rename(2) cannot cross it, so it gets a work directory of
+        // its own.
         let made = disk::mkdirat(&**parent, crate::path::WORK, Mode::RWXU);
         if let Err(error) = made
             && error != Errno::EXIST
@@ -67,7 +68,8 @@ impl Store<'_> {
         Ok(Rc::new(WorkDir { dir, device }))
     }
 
-    /// Calls `act` with the work directory; again, up to 5 times, if another session has removed the empty directory.
+    /// Calls `act` with the work directory. Tries again, up to 5 times, if another session has removed the empty
+    /// directory.
     pub(super) fn in_work<T>(
         &mut self,
         parent: &Rc<OwnedFd>,

@@ -16,7 +16,7 @@ use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links};
 
 impl Store<'_> {
-    /// Makes a directory, or goes on with one that is there.
+    /// Makes a directory, or uses one that exists.
     pub(crate) fn make_directory(&mut self, dest: &RelPath) -> Result<(), Fault> {
         if dest.is_root() {
             return Ok(());
@@ -69,7 +69,7 @@ impl Store<'_> {
         Ok(fd)
     }
 
-    /// Gives a complete directory its mode and time.
+    /// Gives a complete directory its announced mode and time.
     pub(crate) fn leave_directory(&mut self, dest: &RelPath, mode: u32, time: Time) -> Result<(), Fault> {
         if dest.is_root() {
             return Ok(());
