@@ -66,7 +66,7 @@ fn unpacked(folder: &Path, package: &Package) -> PathBuf {
     folder.join(format!("{}-{}", package.name, package.version))
 }
 
-/// Lets cargo find the crates in their folders, as if they had come from the registry: when it runs below `folder`.
+/// Makes cargo, when it runs below `folder`, find the crates in their folders, as if they had come from the registry.
 fn patch(folder: &Path, published: &[&&Package]) -> anyhow::Result<()> {
     let entry =
         |package: &&&Package| format!("{} = {{ path = {:?} }}\n", package.name, unpacked(folder, package));
@@ -117,7 +117,7 @@ fn project(folder: &Path, readme: &str) -> anyhow::Result<PathBuf> {
     fs::write(project.join("Cargo.toml"), format!("{manifest}{dependencies}"))?;
     fs::write(project.join("src/main.rs"), main)?;
     fs::write(project.join("src/bin/plain.rs"), include_str!("packaged/plain.rs"))?;
-    // The versions that are here already.
+    // The lock file names the versions that this machine already has.
     fs::copy(root().join("Cargo.lock"), project.join("Cargo.lock"))?;
     Ok(project)
 }

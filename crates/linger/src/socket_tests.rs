@@ -55,6 +55,95 @@ fn each_error_has_its_event() {
 }
 
 #[test]
+fn a_half_close_of_what_is_gone_is_no_failure() {
+    let (_client, server) = pair();
+    let socket = socket(server);
+    for (code, wanted) in [
+        (Errno::NOTCONN, Event::Gone),
+        (Errno::PIPE, Event::Gone),
+        (Errno::CONNRESET, Event::Gone),
+        // One that goes while it is read was reset; another reason is none of the connection's.
+        (Errno::CONNABORTED, Event::Reset),
+        (Errno::ACCESS, Event::Failed(ErrorKind::PermissionDenied)),
+    ] {
+        assert_eq!(socket.not_half_closed(&code.into()), wanted, "{code:?}");
+        assert!(!socket.is_lost(), "{code:?}");
+    }
+    socket.not_half_closed(&Errno::BADF.into());
+    assert!(socket.is_lost());
+}
+
+/// A socket of this protocol that nothing is connected to: its state is CLOSE.
+#[cfg(not(linger_portable))]
+fn unconnected(protocol: rustix::net::Protocol) -> Socket {
+    let (inet, stream) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
+    socket(rustix::net::socket(inet, stream, Some(protocol)).unwrap())
+}
+
+/// The state CLOSE is that of the connection, but with Multipath TCP that of its first subflow.
+#[test]
+#[cfg(not(linger_portable))]
+fn the_state_of_one_subflow_is_not_the_connections() {
+    let (single, multiple) =
+        (unconnected(rustix::net::ipproto::TCP), unconnected(rustix::net::ipproto::MPTCP));
+    assert_eq!((single.state(), multiple.state()), (Some(TcpState::Close), Some(TcpState::Close)));
+    assert_eq!((single.is_multipath(), multiple.is_multipath()), (false, true));
+    assert_eq!((single.is_other_subflow(), multiple.is_other_subflow()), (false, true));
+    assert!(matches!(single.inspect(), Event::Inspected { .. }));
+    assert_eq!(multiple.inspect(), Event::NotInspected);
+    // A subflow that is connected speaks for the connection.
+    let listener = unconnected(rustix::net::ipproto::MPTCP);
+    rustix::net::bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let address: SocketAddr = rustix::net::getsockname(&listener).unwrap().try_into().unwrap();
+    rustix::net::connect(&multiple, &address).unwrap();
+    assert!(!multiple.is_other_subflow());
+    assert!(matches!(multiple.inspect(), Event::Inspected { .. }));
+}
+
+#[test]
+fn a_queue_that_is_left_over_tells_of_a_cut_where_one_path_is_all() {
+    for (queue, is_multipath, wanted) in [
+        (Some(1), false, true),
+        (Some(1), true, false),
+        (Some(0), false, false),
+        (None, false, false),
+        (Some(2), false, true),
+    ] {
+        assert_eq!(is_cut(queue, || is_multipath), wanted, "{queue:?}, multipath: {is_multipath}");
+    }
+}
+
+/// A half-close ends an attempt to connect, which is no reset of a connection; its queue says nothing.
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn an_attempt_to_connect_that_was_ended_never_was_a_connection() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    // There is room for one connection that nobody accepts. The handshake of the next one does not end.
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first = TcpStream::connect(address).unwrap();
+    let (inet, stream) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
+    let second = rustix::net::socket_with(inet, stream, rustix::net::SocketFlags::NONBLOCK, None).unwrap();
+    assert_eq!(rustix::net::connect(&second, &address), Err(Errno::INPROGRESS));
+    let second = socket(second);
+    assert!(!second.has_never_begun(), "it is on its way");
+    assert_eq!(second.half_close(), Event::HalfClosed);
+    assert!(second.has_never_begun());
+    assert_eq!(discard(&second), Event::Gone);
+    assert_eq!(second.measure(), Event::Unknown);
+    // A connection that was reset was one.
+    let (client, mut server) = pair();
+    server.write_all(b"answer").unwrap();
+    let socket = socket(server);
+    wait(&client, PollFlags::IN);
+    drop(client);
+    wait(&socket.fd, PollFlags::RDHUP);
+    assert!(!socket.has_never_begun());
+    assert_eq!(discard(&socket), Event::Reset);
+}
+
+#[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
 fn a_connection_is_followed_to_its_end() {
     let (mut client, mut server) = pair();

@@ -51,6 +51,28 @@ pub enum RunError {
         /// Where it was found.
         path: PathBuf,
     },
+    /// A filter around this process forbids system calls that are needed.
+    #[error(
+        "the seccomp filter around this process forbids {0}; permit it in the service (`SystemCallFilter={0}`, after its other \
+         such lines) or in the container's profile{1}",
+        calls.join(" "),
+        if *optional { ", or use --via preload, which does without" } else { "" }
+    )]
+    CallsForbidden {
+        /// Their names.
+        calls: Vec<&'static str>,
+        /// Whether they are needed only for supervision by seccomp, and the program can do without.
+        optional: bool,
+    },
+    /// This process may make no unix sockets.
+    #[error(
+        "no unix socket can be made ({source}), over which the program's processes reach the supervisor; permit it in the \
+         service (`RestrictAddressFamilies=AF_UNIX`, after its other such lines)"
+    )]
+    NoUnixSockets {
+        /// What the system said.
+        source: io::Error,
+    },
     /// The seccomp filter cannot be installed.
     #[error("the seccomp filter is refused ({source}); {remedy}")]
     SeccompRefused {

@@ -77,7 +77,7 @@ pub(crate) fn away<T: Send + 'static>(
 fn wait(session: &mut Session, phase: Phase, total: u64, gauge: &Gauge, job: Job) -> Result<(), Error> {
     let Some(helper) = &session.helper else { return Ok(()) };
     let over = helper.over.clone();
-    if helper.jobs.send(job).is_err() {
+    if !helper.does(job) {
         return Err(Error::io("start", "some work", std::io::Error::other("a thread ended early")));
     }
     let cancel = session.canceller();

@@ -17,6 +17,7 @@ use crate::claim::{Claimant, Claims};
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::Tree;
+use crate::host::{self, Rule};
 use crate::identity::is_signed;
 use crate::limit::Limiter;
 use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, Signature, TransferId};
@@ -94,7 +95,7 @@ impl Client {
         };
         let mut id = TransferId::default();
         // The id only has to be unique, and hard to guess for others who may use the same sink.
-        let _ = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
+        let _ = host::random(&mut id);
         let options_of_both = common(options);
         let exact_modes = options.chmod.is_some();
         let mut put = Put {
@@ -117,6 +118,9 @@ impl Client {
             }
             let stream = self.open(session, &Operation::Put(put.clone()))?;
             put.again = true;
+            if host::lacks(Rule::KeepId) {
+                let _ = host::random(&mut put.id);
+            }
             let mut sender = Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe);
             // What goes to a sink is handed on, whatever was asked for.
             sender.least = put.sink.is_none().then_some(put.options.durability);
@@ -323,7 +327,8 @@ impl Client {
             if gained {
                 (pause, in_vain) = (retry.first, None);
             }
-            let waited = in_vain.get_or_insert_with(Instant::now).elapsed() + pause;
+            let waited =
+                host::now().saturating_duration_since(*in_vain.get_or_insert_with(host::now)) + pause;
             let temporary = error.is_temporary();
             tracing::info!(%error, connected, temporary, waited_seconds = waited.as_secs_f64(), "session ended early");
             // Only an established transfer waits out an outage; the first connection has to succeed.

@@ -10,9 +10,11 @@ mod journal;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::Fault;
+use crate::host::{self, Rule};
 use crate::message::{MemoryId, Receipt, Refusal, TransferId};
 use crate::reason::{Reason, Remedy};
 use journal::{DeliveryRecord, Journal};
@@ -74,7 +76,7 @@ impl Default for Deliveries {
 fn random() -> MemoryId {
     let mut name = MemoryId::default();
     // It only has to be another than before.
-    let _ = rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty());
+    let _ = host::random(&mut name);
     name
 }
 
@@ -175,9 +177,7 @@ impl Deliveries {
         let mut known = self.lock();
         loop {
             match known.deliveries.get(&id) {
-                Some(Delivery::Running) => {
-                    known = self.ended.wait(known).unwrap_or_else(PoisonError::into_inner);
-                }
+                Some(Delivery::Running) => known = self.wait(known),
                 Some(Delivery::Ended(outcome)) => return outcome.clone(),
                 Some(Delivery::Unknown) => {
                     return Err(may_have_been_done("this server ended while its command ran"));
@@ -186,7 +186,8 @@ impl Deliveries {
             }
         }
         // On disk before the command runs: a server that comes up again then knows that it may have run.
-        if let Err(error) = known.note(&id, &DeliveryRecord::Started) {
+        let late = host::lacks(Rule::NoteBeforeCommand);
+        if !late && let Err(error) = known.note(&id, &DeliveryRecord::Started) {
             return Err(Fault::io(format!("cannot note the delivery, so nothing was run: {error}"), &error));
         }
         known.deliveries.insert(id, Delivery::Running);
@@ -201,6 +202,18 @@ impl Deliveries {
         drop(known);
         self.ended.notify_all();
         outcome
+    }
+}
+
+impl Deliveries {
+    /// Waits until a command has ended.
+    fn wait<'a>(&'a self, known: MutexGuard<'a, Remembered>) -> MutexGuard<'a, Remembered> {
+        let Some(host) = host::simulated() else {
+            return self.ended.wait(known).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(known);
+        host.pause(Duration::from_millis(10));
+        self.lock()
     }
 }
 

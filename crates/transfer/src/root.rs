@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::disk;
 use crate::error::Error;
 use crate::message::Time;
 use crate::path::{RelPath, WORK};
@@ -145,7 +146,7 @@ impl Root {
         let path = RelPath::new(WORK).map_err(|_| Errno::INVAL)?;
         let mut tries = 0;
         loop {
-            match rustix::fs::mkdirat(&self.fd, WORK, Mode::RWXU) {
+            match disk::mkdirat(&self.fd, WORK, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
             }
@@ -166,7 +167,7 @@ impl Root {
 
     /// Removes the work directory if nothing is left in it.
     pub(crate) fn tidy(&self) {
-        let _ = rustix::fs::unlinkat(&self.fd, WORK, AtFlags::REMOVEDIR);
+        let _ = disk::unlinkat(&self.fd, WORK, AtFlags::REMOVEDIR);
     }
 }
 
@@ -197,7 +198,7 @@ pub(crate) fn set_mtime(fd: BorrowedFd<'_>, time: Time) -> Result<(), Errno> {
     use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     let last_modification = Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
-    rustix::fs::futimens(fd, &Timestamps { last_access, last_modification })
+    disk::futimens(fd, &Timestamps { last_access, last_modification })
 }
 
 /// Reads a file to its end or until the buffer is full, from `offset`.
@@ -217,7 +218,7 @@ pub(crate) fn read_full(fd: BorrowedFd<'_>, into: &mut [u8], offset: u64) -> io:
 /// Writes all of a buffer at `offset`.
 pub(crate) fn write_full(fd: BorrowedFd<'_>, mut from: &[u8], mut offset: u64) -> io::Result<()> {
     while !from.is_empty() {
-        match rustix::io::pwrite(fd, from, offset) {
+        match disk::pwrite(fd, from, offset) {
             Ok(0) => return Err(Errno::NOSPC.into()),
             Ok(bytes) => (from, offset) = (&from[bytes..], offset + bytes as u64),
             Err(Errno::INTR) => {}

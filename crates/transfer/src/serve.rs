@@ -24,6 +24,7 @@ use crate::delivery::Deliveries;
 use crate::driver::{Deadlines, Phase, PhaseWork, Session};
 use crate::error::Error;
 use crate::hash::hex;
+use crate::host;
 use crate::machine::{Role, SessionLimits};
 use crate::message::{Durability, Refusal};
 use crate::pair::Codes;
@@ -322,6 +323,16 @@ impl Server {
         peer: SocketAddr,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Served {
+        self.visit(peer, observe, |cancel| self.transport(stream, peer, cancel, observe))
+    }
+
+    /// Serves a connection that `greet` makes ready.
+    fn visit(
+        &self,
+        peer: SocketAddr,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+        greet: impl FnOnce(&Cancel) -> Result<(Box<dyn Transport>, Visitor), Error>,
+    ) -> Served {
         let mut served =
             Served { peer, request: String::new(), summary: Summary::default(), error: None, outcome: None };
         // Each session has a handle of its own, so that a newer session for the same file can cancel this one alone.
@@ -334,7 +345,10 @@ impl Server {
         };
         let number = self.accepted.fetch_add(1, Ordering::Relaxed);
         self.lobby.enter(number, peer.ip(), cancel.clone());
-        if let Err(error) = self.session(stream, (number, cancel), &mut served, observe) {
+        let greeted = greet(&cancel);
+        let result =
+            greeted.and_then(|greeted| self.session(greeted, (number, cancel), &mut served, observe));
+        if let Err(error) = result {
             served.error = Some(error);
         }
         self.lobby.leave(number);
@@ -342,14 +356,24 @@ impl Server {
         served
     }
 
+    /// Serves a connection of a simulated network.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn simulated_connection(
+        &self,
+        transport: Box<dyn Transport>,
+        peer: SocketAddr,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+    ) -> Served {
+        self.visit(peer, observe, |_| Ok((transport, Visitor::Accepted(Rights::default()))))
+    }
+
     fn session(
         &self,
-        stream: TcpStream,
+        (transport, caller): (Box<dyn Transport>, Visitor),
         (number, cancel): (u64, Cancel),
         served: &mut Served,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<(), Error> {
-        let (transport, caller) = self.transport(stream, served.peer, &cancel, observe)?;
         let (transport, first) = match self.gathering.greet(transport, &cancel)? {
             Greeted::Single(transport, first) => (transport, Some(first)),
             Greeted::Complete(transport) => (transport, None),
@@ -399,7 +423,7 @@ impl Server {
             cancel: claimant.cancel.clone(),
             activity: session.activity(),
         };
-        if self.slots.take(&asks, Instant::now()) {
+        if self.slots.take(&asks, host::now()) {
             return Ok(());
         }
         if !self.slots.queue(number, address) {
@@ -410,7 +434,7 @@ impl Server {
                 session.works(PhaseWork::new(Phase::Queue, 0, 0))?;
             }
             session.linger_for(Duration::from_millis(100))?;
-            if self.slots.take(&asks, Instant::now()) {
+            if self.slots.take(&asks, host::now()) {
                 break;
             }
         }

@@ -12,7 +12,9 @@ use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use crate::alive::Gauge;
+use crate::disk;
 use crate::hash::{BLOCK, Hashing, Sum, Tree};
+use crate::host::{self, Rule};
 use crate::message::{Time, Token};
 use crate::root::{mtime, read_full, write_full};
 
@@ -98,12 +100,12 @@ impl PartLog {
         part: &str,
         log: &str,
     ) -> Result<(Self, OwnedFd), Errno> {
-        let log = rustix::fs::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?;
+        let log = disk::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?;
         lock(&log)?;
         let empty = OPEN.union(OFlags::CREATE).union(OFlags::TRUNC);
-        let part = rustix::fs::openat(dir, part, empty, PRIVATE)?;
+        let part = disk::openat(dir, part, empty, PRIVATE)?;
         let header = header(token, hashing, &rustix::fs::fstat(&part)?);
-        rustix::fs::ftruncate(&log, 0)?;
+        disk::ftruncate(&log, 0)?;
         write_full(log.as_fd(), &header, 0)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok((Self { log, key: key(&header), records: 0, hashing }, part))
@@ -121,13 +123,13 @@ impl PartLog {
         log: &str,
         gauge: &Gauge,
     ) -> Result<Option<Found>, Errno> {
-        let log = match rustix::fs::openat(dir, log, OPEN, Mode::empty()) {
+        let log = match disk::openat(dir, log, OPEN, Mode::empty()) {
             Ok(log) => log,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error),
         };
         lock(&log)?;
-        let Ok(part) = rustix::fs::openat(dir, part, OPEN, Mode::empty()) else { return Ok(None) };
+        let Ok(part) = disk::openat(dir, part, OPEN, Mode::empty()) else { return Ok(None) };
         let stat = rustix::fs::fstat(&part)?;
         let mut stored = [0; RECORD];
         let Ok(RECORD) = read_full(log.as_fd(), &mut stored, 0) else { return Ok(None) };
@@ -140,9 +142,9 @@ impl PartLog {
         let tree = state.replay(part.as_fd(), &stat, stored == expected, gauge);
         let length = tree.bytes();
         if stat.st_size as u64 != length {
-            rustix::fs::ftruncate(&part, length)?;
+            disk::ftruncate(&part, length)?;
         }
-        rustix::fs::ftruncate(&state.log, (state.records + 1) * RECORD as u64)?;
+        disk::ftruncate(&state.log, (state.records + 1) * RECORD as u64)?;
         Ok(Some(Found { state, part, tree }))
     }
 
@@ -154,6 +156,7 @@ impl PartLog {
         let untouched = stat.st_size as u64 == logged.bytes() && last.is_none_or(|time| time == mtime(stat));
         let tree = match Trust::of(verified, same_boot, untouched) {
             Trust::Log => (logged, records),
+            Trust::Content if host::lacks(Rule::ComparePrefix) => (logged, records),
             Trust::Content => self.compare(part, records, gauge),
             Trust::Nothing => (Tree::new().hashed(self.hashing), 0),
         };
@@ -303,7 +306,7 @@ fn key(header: &[u8; RECORD]) -> [u8; 32] {
 
 /// Names the current boot. What was written before a reboot may not have reached the disk.
 fn boot() -> [u8; 16] {
-    named(&std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default())
+    named(&host::boot())
 }
 
 fn named(boot: &[u8]) -> [u8; 16] {

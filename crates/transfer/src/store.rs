@@ -20,6 +20,7 @@ use crate::chmod::Chmod;
 use crate::claim::{Claim, Claimant};
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Hashing, Sum, Tree, hex};
+use crate::host;
 use crate::message::{IfExists, Options, Refusal, Time, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
@@ -71,7 +72,7 @@ impl<'a> Store<'a> {
     pub(crate) fn new(root: &'a Root, options: Options, claimant: Claimant) -> Self {
         let mut random = [0; 8];
         // The prefix only has to be unique, which O_EXCL checks.
-        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+        let _ = host::random(&mut random);
         Self {
             root,
             options,

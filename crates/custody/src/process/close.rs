@@ -11,10 +11,10 @@ pub enum Close {
     /// Nothing is to be done: the fd is no tracked connection, or this process has other fds of the connection, or
     /// another process is to end it.
     Leave,
-    /// The table's connection was closed earlier, unseen by the library. The supervisor is to drop its fd of it;
-    /// nothing else is to be done.
+    /// The table has a connection at this fd, but that connection was closed earlier in a way that the library did not see.
+    /// The supervisor is to drop the fd that it holds of that connection; nothing else is to be done.
     Unhold(Unhold),
-    /// This process's last fd of what was handed over at a `shutdown`: take it out of the epolls.
+    /// This process's last fd of a connection that was handed over at a `shutdown`: remove the fd from the program's epolls.
     Handed(Epolls),
     /// This process's last fd: ask the socket, and [`fate`](crate::fate()) how to end it. Whether another process has one is
     /// for the supervisor to find out.

@@ -28,15 +28,15 @@ pub(super) struct Shared {
 
 /// Messages that carry a connection and whose arrival is not known.
 ///
-/// A message is sent with a notification and received without one. So a message counts as a holder until its arrival is
-/// known: by a process that has the connection, and cannot have got it otherwise.
+/// The supervisor is notified when a message is sent, not when it is received. So a message counts as a holder until the
+/// supervisor sees the connection in a process that can only have got it from a message.
 #[derive(Debug)]
 pub(super) struct Sent {
     /// How many.
     messages: usize,
-    /// Processes that have or had it otherwise, and whether they sent it.
+    /// Processes that have or had the connection from elsewhere, and whether they sent it.
     had: BTreeMap<Pid, bool>,
-    /// Threads that sent it: one may still be about to.
+    /// Threads that called `sendmsg`; one may still be in the call.
     pub(super) senders: BTreeSet<Tid>,
     /// Some went to a process whose closes nobody is notified of.
     pub(super) abroad: bool,

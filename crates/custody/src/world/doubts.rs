@@ -19,7 +19,7 @@ pub(super) struct Doubts {
     obscure: BTreeMap<Pid, Obscure>,
     /// A message was sent that cannot be read: it may carry any shared connection.
     opaque: bool,
-    /// Messages were sent unheard, which may be in flight.
+    /// Messages were sent unheard, which may be in flight, or what they carried was not seen.
     unheard: bool,
     /// Sockets that may have been sent unheard.
     suspect: BTreeSet<Inode>,
@@ -64,9 +64,9 @@ impl Doubts {
     }
 
     /// All that was done unheard is over, and nothing is in flight: what is open now may have been sent to anybody, and what
-    /// comes later was not.
-    pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>) {
-        self.unheard = false;
+    /// comes later was not; but what is open in a process that is `hidden` nobody can tell.
+    pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>, hidden: bool) {
+        self.unheard = hidden;
         self.suspect.extend(open);
     }
 

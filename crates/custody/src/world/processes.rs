@@ -130,10 +130,13 @@ impl World {
             let Some(connection) = self.connections.get_mut(&cookie) else { continue };
             let sent = connection.shared.as_ref().is_some_and(|shared| shared.sent.is_some());
             let shared = connection.shared.is_some();
+            let lives = connection.held.is_some_and(|pid| self.alive.contains_key(&pid));
             // Killed while a message holds it, perhaps, or the child of a fork whose caller has closed it in another thread.
             let waits = sent || blind && self.doubts.is_copying();
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),
+                // Its process may have it still, and not let itself be looked at: its close, if it is told, is counted then.
+                None if census.hidden && lives => self.release(cookie),
                 None if (census.hidden || self.doubts.is_opaque(inode)) && (shared || blind) && !waits => {
                     self.leave(cookie);
                 }

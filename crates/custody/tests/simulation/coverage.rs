@@ -11,7 +11,7 @@ use crate::schedule::Outcome;
 pub(crate) const LEAST: usize = 30;
 
 /// Kinds of event, as the driver names them.
-const EVENTS: [&str; 17] = [
+const EVENTS: [&str; 19] = [
     "accepted",
     "appeared",
     "close",
@@ -29,6 +29,8 @@ const EVENTS: [&str; 17] = [
     "died",
     "remembered",
     "tick",
+    "unheard",
+    "heard",
 ];
 
 const STATES: [State; 8] = [

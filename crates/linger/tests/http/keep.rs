@@ -199,7 +199,7 @@ fn kept_connections_are_the_same_ones() {
 fn pauses_before_its_body(server: &Server, head: &str) -> (Result<(), ErrorKind>, Option<Vec<u8>>) {
     let mut client = Client::new(server);
     let mut wrote = client.stream.write_all(head.as_bytes());
-    // Longer than `grace`, shorter than `idle`; the client's own clock.
+    // Longer than `grace`, shorter than `idle`. The pause is what the client does, not a wait for the server.
     std::thread::sleep(Duration::from_millis(900));
     for _ in 0..8 {
         wrote = wrote.and_then(|()| client.stream.write_all(&[b'u'; 16 << 10]));

@@ -4,8 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use rustix::process::{Pid, PidfdFlags};
+
+use super::trial::{MEMORY, forbidden};
 
 /// Opens a pidfd of a thread. Unlike the thread id, it never refers to a later thread.
 ///
@@ -50,15 +53,27 @@ pub(crate) fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> io::Res
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
     // SAFETY: writes at most the length of a live slice; the remote address is the kernel's to check.
-    let got = unsafe {
+    let got = permitted(|| unsafe {
         libc::process_vm_readv(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
-    };
-    match usize::try_from(got) {
-        Err(_) => or_by_file(io::Error::last_os_error(), || {
-            File::open(format!("/proc/{thread}/mem"))?.read_exact_at(into, address)
-        }),
-        Ok(got) if got == into.len() => Ok(()),
+    });
+    match got.map(usize::try_from) {
+        Err(error) => {
+            or_by_file(error, || File::open(format!("/proc/{thread}/mem"))?.read_exact_at(into, address))
+        }
+        Ok(Ok(got)) if got == into.len() => Ok(()),
         Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+    }
+}
+
+/// Makes a call on another process's memory, unless a filter would end this process for it.
+fn permitted(call: impl FnOnce() -> isize) -> io::Result<isize> {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    if !MAY.get_or_init(|| forbidden(MEMORY).is_empty()) {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    match call() {
+        -1 => Err(io::Error::last_os_error()),
+        got => Ok(got),
     }
 }
 
@@ -82,15 +97,15 @@ pub(crate) fn write_memory(thread: u32, address: u64, from: &[u8]) -> io::Result
     let local = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: from.len() };
     // SAFETY: reads a live slice of that length; the remote address is the kernel's to check.
-    let got = unsafe {
+    let got = permitted(|| unsafe {
         libc::process_vm_writev(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
-    };
-    match usize::try_from(got) {
-        Err(_) => or_by_file(io::Error::last_os_error(), || {
+    });
+    match got.map(usize::try_from) {
+        Err(error) => or_by_file(error, || {
             let memory = File::options().write(true).open(format!("/proc/{thread}/mem"))?;
             memory.write_all_at(from, address)
         }),
-        Ok(got) if got == from.len() => Ok(()),
+        Ok(Ok(got)) if got == from.len() => Ok(()),
         Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
     }
 }

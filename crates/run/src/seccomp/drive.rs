@@ -85,12 +85,18 @@ impl Driver {
         wanted: Wanted,
         counts: Arc<Counts>,
         tell: mpsc::Sender<Refusal>,
-        lends: bool,
+        // Where the program's fds cannot be copied: the listeners that it inherits.
+        lends: Option<Vec<OwnedFd>>,
     ) -> Self {
+        let lent = lends.map(|inherited| {
+            let lent = Lent::default();
+            inherited.into_iter().for_each(|listener| lent.socket(listener));
+            lent
+        });
         Self {
             ask: Ask::new(listener),
             world: World::default(),
-            hands: Hands::new(intake, lends.then(Lent::default)),
+            hands: Hands::new(intake, lent),
             wanted,
             counts,
             accepting: Vec::new(),

@@ -9,7 +9,8 @@ exit_killed() { kill -KILL $$; }
 exit_hup() { kill -HUP $$; }
 exit_trap() { trap 'echo left' EXIT; exit 4; }
 signal_trap() { trap 'echo got' USR2; kill -USR2 $$; exit 5; }
-signal_child_term() { sleep 60 & kill $!; wait $!; echo $?; }
+# dash tells of a job on stderr if it ends while it is waited for, and not if it has ended before.
+signal_child_term() { { sleep 60 & kill $!; wait $!; } 2> /dev/null; echo $?; }
 files_redirected() { echo a > one; echo b >> one; cat < one > two; }
 files_here() { cat > doc <<X
 text

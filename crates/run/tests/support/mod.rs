@@ -172,14 +172,31 @@ impl Drop for Server {
 }
 
 pub(crate) fn is_listening(port: u16) -> bool {
-    let wanted = format!(":{port:04X} ");
-    // Java listens on an IPv6 socket for every address.
+    states(port).iter().any(|state| state == LISTEN)
+}
+
+/// Whether a server has a connection, or is about to get one, of which it has not ended its half.
+pub(crate) fn is_open(port: u16) -> bool {
+    states(port).iter().any(|state| OPEN.contains(&state.as_str()))
+}
+
+/// States in the kernel's numbering (`tcp_states.h`): ESTABLISHED, SYN_RECV, CLOSE_WAIT.
+const OPEN: [&str; 3] = ["01", "03", "08"];
+const LISTEN: &str = "0A";
+
+/// The states of all sockets with a local port.
+fn states(port: u16) -> Vec<String> {
     let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+    // Java listens on an IPv6 socket for every address.
     let table = table("tcp") + &table("tcp6");
-    let listens = |line: &str| {
-        line.split(" 0A ").next().is_some_and(|left| left.contains(&wanted)) && line.contains(" 0A ")
+    let wanted = format!(":{port:04X}");
+    let state = |line: &str| {
+        // The number, the local address, the remote one, the state.
+        let mut words = line.split_whitespace().skip(1);
+        let local = words.next().is_some_and(|local| local.ends_with(&wanted));
+        words.nth(1).filter(|_| local).map(str::to_owned)
     };
-    table.lines().any(listens)
+    table.lines().filter_map(state).collect()
 }
 
 /// Waits until something listens on a port.

@@ -7,6 +7,7 @@ use rustix::event::PollFlags;
 
 use super::{BUFFER, DIRECT, Session};
 use crate::error::Error;
+use crate::host;
 use crate::wire::{FrameKind, Header, MAX_DATA};
 
 impl Session {
@@ -96,7 +97,7 @@ impl Session {
                         done += of_head;
                         body = &body[bytes - of_head..];
                         self.sent += bytes as u64;
-                        self.heard = Instant::now();
+                        self.heard = host::now();
                         continue;
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}

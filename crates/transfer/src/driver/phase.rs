@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use crate::error::Error;
+use crate::host;
 use crate::wire::{FrameKind, Header, Violation};
 
 /// Payload that counts as a step: a peer that drips single bytes does not get on.
@@ -97,7 +98,7 @@ pub(crate) struct Activity {
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { born: Instant::now(), step_ms: AtomicU64::new(0), works: AtomicBool::new(false) }
+        Self { born: host::now(), step_ms: AtomicU64::new(0), works: AtomicBool::new(false) }
     }
 }
 
@@ -142,8 +143,8 @@ impl Session {
     /// Marks the begin and the end of this side's own work, for which the peer is not to blame.
     pub(crate) fn set_working(&mut self, works: bool) {
         self.activity.works.store(works, Ordering::Relaxed);
-        self.activity.got_on(Instant::now());
-        self.heard = Instant::now();
+        self.activity.got_on(host::now());
+        self.heard = host::now();
     }
 
     /// Notes a frame of the peer's, before it is judged further.

@@ -8,6 +8,7 @@ use rustix::fs::SeekFrom;
 use super::Sender;
 use crate::error::Error;
 use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
+use crate::host;
 use crate::message::{Message, TreeEntry};
 use crate::outgoing::Source;
 use crate::progress::Progress;
@@ -255,7 +256,7 @@ impl Sender<'_, '_> {
     }
 
     pub(super) fn pause(&mut self, bytes: usize) -> Result<(), Error> {
-        let mut pause = self.limiter.pause(bytes, Instant::now());
+        let mut pause = self.limiter.pause(bytes, host::now());
         while !pause.is_zero() {
             let step = pause.min(Duration::from_secs(5));
             self.session.rest(step)?;

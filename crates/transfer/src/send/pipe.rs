@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Sender;
 use crate::error::Error;
 use crate::hash::{BLOCK, Sum, Tree};
+use crate::host;
 use crate::message::TreeEntry;
 use crate::outgoing::Source;
 use crate::reason::{Reason, Remedy};
@@ -70,10 +71,10 @@ impl Sender<'_, '_> {
             self.await_event()?;
             return Ok(Reading::Goes);
         }
-        let left = pipe.child.as_ref().map(|producer| producer.end.saturating_duration_since(Instant::now()));
+        let left = pipe.child.as_ref().map(|producer| producer.end.saturating_duration_since(host::now()));
         let pause = left.map_or(PAUSE, |left| left.min(PAUSE));
         if !self.session.wait_for(pipe.input.as_fd(), pause)? {
-            let is_over = pipe.child.as_ref().is_some_and(|producer| producer.end <= Instant::now());
+            let is_over = pipe.child.as_ref().is_some_and(|producer| producer.end <= host::now());
             if is_over && let Some(producer) = pipe.child.take() {
                 return self.give_up(entry, too_long(&producer.program));
             }

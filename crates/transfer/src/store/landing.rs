@@ -9,6 +9,7 @@ use super::group::Landed;
 use super::temporary::Temporary;
 use super::{Store, in_use, leaves_part, names};
 use crate::claim::Claim;
+use crate::disk;
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Hashing, Pieces, Sum, Tree};
 use crate::message::{Durability, Kind, Receipt, Refusal, Time, TreeEntry};
@@ -112,7 +113,7 @@ impl Store<'_> {
             Some(pieces) => write_pieces(pieces, offset, |piece, offset| {
                 root::write_full(opened.part.as_fd(), piece, offset)
             }),
-            None => rustix::fs::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
+            None => disk::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
         };
         written.map_err(|error| unwritten(&landing.dest, offset, &error))?;
         self.note(landing, LogStep::Block(sum))
@@ -136,7 +137,7 @@ impl Store<'_> {
     pub(crate) fn hole(&mut self, landing: &mut Landing, blocks: u64) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
         let opened = self.open(landing)?;
-        rustix::fs::ftruncate(&opened.part, offset + blocks * BLOCK as u64)
+        disk::ftruncate(&opened.part, offset + blocks * BLOCK as u64)
             .map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
         self.note(landing, LogStep::Hole(blocks))
     }
@@ -160,14 +161,14 @@ impl Store<'_> {
             };
             let (file, stat) = root.file(&dest).map_err(io("open"))?;
             if wished && Mode::from_raw_mode(stat.st_mode & 0o777) != mode {
-                rustix::fs::fchmod(&file, mode).map_err(io("set the mode of"))?;
+                disk::fchmod(&file, mode).map_err(io("set the mode of"))?;
             }
             if options.durability != Durability::Disk {
                 return Ok(());
             }
             let parent = dest.split().map_or_else(RelPath::root, |(parent, _)| parent);
-            rustix::fs::fsync(&file)
-                .and_then(|()| rustix::fs::fsync(root.directory(&parent, Links::Refuse)?))
+            disk::fsync(&file)
+                .and_then(|()| disk::fsync(root.directory(&parent, Links::Refuse)?))
                 .map_err(io("make durable"))
         })
     }
@@ -204,11 +205,10 @@ impl Store<'_> {
                 .map_err(|error| Fault::io(format!("cannot write {dest}: {error}"), &error))
                 .and_then(|()| {
                     if landing.entry.sparse {
-                        rustix::fs::ftruncate(&file, size).map_err(io("set the length of"))?;
+                        disk::ftruncate(&file, size).map_err(io("set the length of"))?;
                     }
                     if !has_mode {
-                        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
-                            .map_err(io("set the mode of"))?;
+                        disk::fchmod(&file, Mode::from_raw_mode(mode)).map_err(io("set the mode of"))?;
                     }
                     match landing.entry.mtime {
                         Some(time) => root::set_mtime(file.as_fd(), time).map_err(io("set the time of")),
@@ -291,5 +291,5 @@ fn write_sparse(file: BorrowedFd<'_>, block: &[u8], offset: u64) -> std::io::Res
         at = end;
     }
     // A final hole does not lengthen the file.
-    rustix::fs::ftruncate(file, offset + block.len() as u64).map_err(Into::into)
+    disk::ftruncate(file, offset + block.len() as u64).map_err(Into::into)
 }

@@ -35,6 +35,7 @@ impl Driver {
             || self.world.shares(inode_of(index as usize))
             || kernel.connections[index as usize].told_sent;
         let maybe_hidden = kernel.ever_hidden && is_doubtful;
+        let is_suspect = self.is_suspect(index as usize);
         let connection = &mut kernel.connections[index as usize];
         match reason {
             Count::Seen => return Err("counts what the driver counts".into()),
@@ -49,7 +50,7 @@ impl Driver {
                 }
                 connection.shared += 1;
             }
-            Count::Refused if !connection.may_refuse && !crowded && !maybe_hidden => {
+            Count::Refused if !connection.may_refuse && !crowded && !maybe_hidden && !is_suspect => {
                 return Err(format!("connection {index} is left alone without a reason"));
             }
             Count::Refused => connection.refused += 1,
@@ -71,7 +72,8 @@ impl Driver {
         let plain = matches!(reason, Count::Finished | Count::Drained | Count::Gone | Count::Aborted);
         let is_close = self.at_hand.is_some_and(|one| one.way == Some(Way::Close));
         let is_open = kernel.is_open(File::Connection(index as usize));
-        if plain && is_open && !is_close && !kernel.connections[index as usize].raced {
+        let is_excused = kernel.connections[index as usize].raced || self.has_news(kernel);
+        if plain && is_open && !is_close && !is_excused {
             return Err(format!("connection {index} counts as ended before a call that may fail"));
         }
         if plain && would_lose(kernel, index as usize) {
@@ -112,6 +114,13 @@ impl Driver {
         {
             return Err(format!("connection {index} is looked for, and nobody can have it"));
         }
+        let waits = |index: &usize| self.world.state(cookie_of(*index)) == State::InFlight;
+        let orphans = std::mem::take(&mut self.orphans);
+        if let Some(index) = orphans.into_iter().filter(|_| !self.saw_copying).find(waits)
+            && !kernel.connections[index].told_sent
+        {
+            return Err(format!("connection {index} was held, and is looked for where nobody can have it"));
+        }
         let is_awaited = |(index, one): &(usize, &Connection)| {
             one.arrived
                 && !one.raced
@@ -129,6 +138,7 @@ impl Driver {
         if in_flight != self.world.due().is_some() {
             return Err(format!("in flight: {in_flight}, to be looked for: {:?}", self.world.due()));
         }
+        self.check_held()?;
         if self.world.heeds_deaths() && self.held.is_empty() && self.hidden.is_subset(&self.dead_told) {
             return Err("heeds deaths for nothing".into());
         }
@@ -159,7 +169,8 @@ impl Driver {
         }
         let still = kernel.others(one.connection, process) & one.others;
         let connection = &kernel.connections[one.connection];
-        if one.is_close && still != 0 && connection.shared + connection.refused == 0 {
+        let counts = connection.shared + connection.refused > 0 || self.has_news(kernel);
+        if one.is_close && still != 0 && !counts {
             return Err(format!(
                 "a close of connection {}, which another process has, counts for nothing",
                 one.connection
@@ -194,13 +205,26 @@ impl Driver {
     }
 
     /// What was held is let go of once it is over, or where nobody can see when it is.
-    pub(super) fn check_released(kernel: &Kernel, index: usize) -> Result<(), Fault> {
+    pub(super) fn check_released(&self, kernel: &Kernel, index: usize) -> Result<(), Fault> {
         let one = &kernel.connections[index];
         let was_hidden =
             |(process, this): (usize, &Process)| one.had & (1 << process) != 0 && this.hidden_once;
-        let is_unseen = one.sent_unseen || kernel.processes.iter().enumerate().any(was_hidden);
+        // Closed unheard, or by a process that is hidden, perhaps.
+        let unheard = self.is_unheard() && kernel.ever_hidden;
+        let is_unseen = unheard || one.sent_unseen || kernel.processes.iter().enumerate().any(was_hidden);
         if one.counted + one.refused + one.handed == 0 && !is_unseen && !one.raced {
             return Err(format!("connection {index} is let go of, and is not over"));
+        }
+        Ok(())
+    }
+
+    /// All fds are looked at for a death only if the dead had something that is held.
+    pub(super) fn check_mourns(&self, kernel: &Kernel) -> Result<(), Fault> {
+        let dead = self.dead_told.iter().fold(0, |bits, process| bits | 1_u8 << process);
+        let is_orphan = |index: &usize| kernel.connections[*index].had & dead != 0;
+        let is_told = self.told.last().is_some_and(|(what, _)| *what == "died");
+        if is_told && !self.held.iter().any(is_orphan) {
+            return Err("looks at all fds for the dead, who had nothing that is held".into());
         }
         Ok(())
     }
@@ -257,7 +281,9 @@ impl Driver {
         if !one.closed && !one.is_close {
             return Err(format!("epolls are to forget connection {}, which may stay", one.connection));
         }
-        if !one.closed && !raced && kernel.is_carried(one.connection) {
+        // What may have been sent unheard is closed plainly: its epolls may forget the fd with which it is closed.
+        let is_suspect = self.is_suspect(one.connection);
+        if !one.closed && !raced && !is_suspect && kernel.is_carried(one.connection) {
             return Err(format!("epolls are to forget connection {}, which a message has", one.connection));
         }
         Ok(())
@@ -335,6 +361,7 @@ impl Driver {
                         && !connection.abroad
                         && !connection.sent_unseen
                         && !connection.was_sent
+                        && !connection.accepted_unheard
                         && connection.handed == 0
                         && !refused
                         && would_lose(kernel, index)

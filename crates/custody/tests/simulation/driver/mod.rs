@@ -7,6 +7,7 @@ mod forget;
 mod hints;
 mod pace;
 mod perform;
+mod stop;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,6 +18,7 @@ use linger_custody::world::{Cookie, Event, Inode, Kept, Limits, Pid, State, Tid,
 
 use hints::Hints;
 use pace::Pace;
+use stop::Stop;
 
 use crate::kernel::{Call, Kernel, Thread, Told};
 
@@ -114,6 +116,8 @@ pub(crate) struct Driver {
     at_hand: Option<AtHand>,
     kept: BTreeMap<Kept, KeptFd>,
     held: BTreeSet<usize>,
+    /// What was held, and is kept since the event that is being told: nobody was seen to have it.
+    orphans: Vec<usize>,
     watched: BTreeSet<usize>,
     known: BTreeSet<usize>,
     counts: [u64; Count::ALL],
@@ -123,6 +127,7 @@ pub(crate) struct Driver {
     /// The world has nothing more to say of what it was told.
     silent: bool,
     pace: Pace,
+    stop: Stop,
     /// Decides whether what is asked of the driver succeeds.
     luck: u8,
     /// Since there were so many connections nothing was told of by which one may come to have a second fd, and before them
@@ -197,6 +202,7 @@ impl Driver {
             at_hand: None,
             kept: BTreeMap::new(),
             held: BTreeSet::new(),
+            orphans: Vec::new(),
             watched: BTreeSet::new(),
             known: BTreeSet::new(),
             counts: [0; Count::ALL],
@@ -204,6 +210,7 @@ impl Driver {
             ended: false,
             silent: true,
             pace: Pace::default(),
+            stop: Stop::default(),
             luck: 0,
             clean: Some(0),
             closes: false,
@@ -235,8 +242,11 @@ impl Driver {
 
     /// Does one thing; whether there was any to do. `choice` decides which, where there are several.
     ///
-    /// `luck` decides whether it succeeds.
+    /// `luck` decides whether it succeeds. While the supervisor is stopped, the guard does it.
     pub(crate) fn step(&mut self, kernel: &mut Kernel, choice: u8, luck: u8) -> Result<bool, Fault> {
+        if self.stop.is_stopped {
+            return Ok(Self::guard(kernel, choice));
+        }
         self.luck = luck;
         if let Some(fault) = self.fault.take() {
             return Err(fault);
@@ -254,6 +264,9 @@ impl Driver {
         self.at_hand = None;
         if self.current.is_some() {
             self.tell_next(kernel);
+            return Ok(true);
+        }
+        if self.mind_unheard(kernel) {
             return Ok(true);
         }
         let notified = kernel.processes.iter().enumerate().flat_map(|(process, one)| {
@@ -301,7 +314,7 @@ impl Driver {
 
     /// Whether there is anything left to do without the program.
     pub(crate) fn is_busy(&self) -> bool {
-        self.current.is_some() || !self.kept.is_empty() || !self.held.is_empty()
+        self.current.is_some() || !self.kept.is_empty() || !self.held.is_empty() || self.is_unheard()
     }
 
     pub(crate) fn end(&mut self) -> Result<(), Fault> {

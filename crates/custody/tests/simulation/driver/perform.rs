@@ -31,6 +31,7 @@ impl Driver {
                 if !self.held.remove(&connection) {
                     return Err(format!("connection {connection} is not held"));
                 }
+                self.orphans.push(connection);
                 self.kept.insert(kept, KeptFd { connection, closed: true, ..KeptFd::default() });
             }
             Action::Drop(kept) => {
@@ -41,7 +42,7 @@ impl Driver {
                 if !self.held.remove(&(index as usize)) {
                     return Err(format!("connection {index} is released and not held"));
                 }
-                Self::check_released(kernel, index as usize)?;
+                self.check_released(kernel, index as usize)?;
             }
             Action::Watch(Pid(process)) => {
                 self.watched.insert(process as usize);

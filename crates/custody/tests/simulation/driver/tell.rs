@@ -15,20 +15,22 @@ impl Driver {
         self.about = about;
         self.closes = false;
         let is_clean = match event {
-            Event::Died(_) | Event::Ended | Event::Hidden { .. } | Event::Lost(_) => false,
+            Event::Died(_) | Event::Ended | Event::Hidden { .. } | Event::Lost(_) | Event::Unheard => false,
             Event::Appeared { open, hidden, .. } => open.is_empty() && !hidden,
             _ => true,
         };
         self.clean = self.clean.filter(|_| is_clean);
         let state = about.map_or(State::Unknown, |one| self.world.state(cookie(one)));
         (self.state, self.saw_copying, self.is_late) = (state, false, false);
-        self.told.push((what, state));
+        if !matches!(event, Event::Unheard | Event::Heard(_)) {
+            self.told.push((what, state));
+        }
         self.fault = about.and_then(|one| self.check_state(one, state).err());
         (self.told_at, self.asks) = (self.now, 0);
         if self.tracing {
             eprintln!("    {event:?} [{state:?}]");
         }
-        self.stray |= matches!(event, Event::Copy { .. } | Event::Fork { alone: false, .. });
+        self.stray |= matches!(event, Event::Copy { .. } | Event::Fork { alone: false, .. } | Event::Unheard);
         self.wants_room = matches!(what, "copy" | "fork" | "appeared" | "shutdown");
         self.may_add =
             matches!(what, "fork" | "appeared" | "shutdown") || !matches!(state, State::Shared | State::Sent);
@@ -45,7 +47,7 @@ impl Driver {
         }
         let mut rest = VecDeque::new();
         if !self.world.knows(pid(process)) {
-            if !self.known.insert(process) {
+            if self.known.contains(&process) {
                 self.fault = Some(format!("process {process} is not known any more"));
             }
             self.watched.insert(process);
@@ -128,6 +130,7 @@ impl Driver {
         if let Telling::Fork = telling {
             self.on("fork", about, Event::Fork { caller, open: &open, hidden, alone });
         } else {
+            self.known.insert(process);
             self.on("appeared", about, Event::Appeared { caller, open: &open, hidden });
         }
     }
@@ -202,11 +205,11 @@ impl Driver {
                 // Whether it got there nobody will know.
                 kernel.connections[index].sent_unseen |= abroad;
                 let known = self.known.iter().fold(0, |bits, process| bits | 1_u8 << process);
-                let hidden = kernel.ever_hidden;
+                let unsure = kernel.ever_hidden || self.is_unheard() || self.has_news(kernel);
                 let connection = &mut kernel.connections[index];
                 let is_first = !std::mem::replace(&mut connection.told_sent, true);
                 connection.receivers =
-                    if is_first && !abroad && !hidden { known & !connection.has } else { 0 };
+                    if is_first && !abroad && !unsure { known & !connection.has } else { 0 };
                 connection.arrived = false;
                 self.on("send", Some(index), Event::Send { caller, seen, abroad });
             }

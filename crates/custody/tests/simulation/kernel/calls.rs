@@ -8,6 +8,7 @@ impl Kernel {
     pub(crate) fn make(&mut self, process: usize, thread: usize, call: Call) {
         let hidden = self.processes[process].hidden;
         let told = std::mem::take(&mut self.processes[process].told[thread]);
+        let unheard = std::mem::take(&mut self.processes[process].unheard[thread]);
         if matches!(call, Call::Exec { fails: false } | Call::Exit) {
             self.finish_calls(process, thread);
         }
@@ -15,7 +16,7 @@ impl Kernel {
         self.processes[process].threads[thread] = Thread::Idle;
         match call {
             Call::Close(_) | Call::CloseRange(..) | Call::Dup(_) | Call::Dup2(..) => {
-                self.change_fds(process, &call, &told);
+                self.change_fds(process, &call, (!unheard).then_some(&told));
             }
             Call::Shutdown(fd, both) => {
                 if let (Some(File::Connection(index)), true) = (self.processes[process].file(fd), both) {
@@ -29,9 +30,11 @@ impl Kernel {
             Call::Exec { fails: true } => {}
             Call::Exec { fails: false } => self.execute(process),
             Call::Exit => self.end(process),
-            Call::Send(control, to) => self.send(process, &control, to, &told),
+            Call::Send(control, to) => self.send(process, &control, to, (!unheard).then_some(&told)),
             Call::Accept => {
-                self.accept(process);
+                if let Some(index) = self.accept(process) {
+                    self.connections[index].accepted_unheard = unheard;
+                }
             }
             Call::EpollCreate => {
                 let serial = self.serial();
@@ -50,14 +53,14 @@ impl Kernel {
                 self.closed_untold.insert(closed.2);
             }
         }
-        self.note(!hidden);
+        self.note(!hidden && !unheard);
     }
 
-    /// A call that closes or copies fds.
-    fn change_fds(&mut self, process: usize, call: &Call, told: &[Told]) {
+    /// A call that closes or copies fds; `told` is none where nobody was told of it.
+    fn change_fds(&mut self, process: usize, call: &Call, told: Option<&Vec<Told>>) {
         let serial = self.serial();
         if let Call::Dup(fd) | Call::Dup2(fd, _) = *call
-            && let Some(file) = self.processes[process].file(fd)
+            && let (Some(file), Some(told)) = (self.processes[process].file(fd), told)
         {
             self.note_race(process, fd, file, told, false);
         }
@@ -111,9 +114,9 @@ impl Kernel {
         }
     }
 
-    fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: &[Told]) {
+    fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: Option<&Vec<Told>>) {
         for fd in parse(control) {
-            if let Some(file) = self.processes[process].file(fd) {
+            if let (Some(file), Some(told)) = (self.processes[process].file(fd), told) {
                 self.note_race(process, fd, file, told, true);
             }
         }

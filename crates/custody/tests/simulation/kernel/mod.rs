@@ -94,6 +94,8 @@ pub(crate) struct Process {
     pub(crate) inbox: VecDeque<Vec<File>>,
     /// What the supervisor was told of the calls that the threads were let go on with.
     pub(crate) told: [Vec<Told>; 2],
+    /// The guard has let the threads go on with these: nobody was told.
+    unheard: [bool; 2],
 }
 
 /// How a connection ended, as far as it has.
@@ -130,6 +132,8 @@ pub(crate) struct Connection {
     pub(crate) sent_unseen: bool,
     /// Its last fd was closed by a call that the supervisor had been told another meaning of.
     pub(crate) closed_untold: bool,
+    /// The guard has let it be accepted.
+    pub(crate) accepted_unheard: bool,
     /// The supervisor was told that a message is about to carry it.
     pub(crate) told_sent: bool,
     /// The processes that can have it by that message alone, as bits; none once there are two.
@@ -171,6 +175,8 @@ pub(crate) struct Kernel {
     closed_untold: BTreeSet<u32>,
     /// Some process was hidden at some time.
     pub(crate) ever_hidden: bool,
+    /// How many calls the guard has let happen.
+    pub(crate) unheard: u32,
 }
 
 /// What the supervisor was told of a call: an fd, its connection, and which of those that the fd has named.
@@ -196,12 +202,14 @@ impl Process {
             fds,
             inbox: VecDeque::new(),
             told: [Vec::new(), Vec::new()],
+            unheard: [false; 2],
         }
     }
 
     /// A thread makes a call that the supervisor is notified of.
     pub(crate) fn call(&mut self, thread: usize, call: Call) {
         self.calls[thread] += 1;
+        self.unheard[thread] = false;
         self.threads[thread] = Thread::Notified(call);
     }
 
@@ -255,6 +263,20 @@ impl Kernel {
             serials: 0,
             closed_untold: BTreeSet::new(),
             ever_hidden: false,
+            unheard: 0,
+        }
+    }
+
+    /// The guard lets a call happen that the supervisor does not answer.
+    pub(crate) fn let_happen(&mut self, process: usize, thread: usize) {
+        let this = &mut self.processes[process];
+        if let Thread::Notified(call) = &this.threads[thread] {
+            self.unheard += 1;
+            this.told[thread].clear();
+            this.unheard[thread] = true;
+            this.threads[thread] = Thread::Continued(call.clone());
+            // Who gets what from whom is not to be known any more.
+            self.connections.iter_mut().for_each(|one| (one.receivers, one.arrived) = (0, false));
         }
     }
 
@@ -279,6 +301,7 @@ impl Kernel {
             abroad: false,
             sent_unseen: false,
             closed_untold: false,
+            accepted_unheard: false,
             told_sent: false,
             receivers: 0,
             arrived: false,

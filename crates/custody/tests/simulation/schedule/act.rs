@@ -14,11 +14,16 @@ pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Resul
     let Step { what, who, a, b } = step;
     match what {
         What::Supervise => return driver.step(kernel, a, b),
+        What::Stop => return Ok(driver.stop(b & 3)),
+        What::Continue => return Ok(driver.go_on()),
         What::Wait => {
             let wait = [1, 25, 60, 1_000, 5_000][usize::from(a) % 5];
             driver.now += Duration::from_millis(wait);
             if driver.now.saturating_sub(driver.went_on) >= LONG {
-                go_on_all(kernel);
+                // Each half of a call takes less than that.
+                for _ in 0..(wait / LONG.as_millis() as u64).clamp(1, 2) {
+                    go_on_all(kernel);
+                }
                 driver.went_on = driver.now;
             }
             driver.check_patience()?;
@@ -87,7 +92,7 @@ fn call(kernel: &Kernel, process: usize, Step { what, a, b, .. }: Step) -> Optio
             let more = chosen(this, b >> 4).filter(|more| *more != fd);
             let fds: Vec<i32> = [Some(fd), more].into_iter().flatten().collect();
             let to = usize::from(b & 7) % kernel.processes.len();
-            Call::Send(control(&fds, b >> 2), (b & 0x80 == 0 || b & 7 != 0).then_some(to))
+            Call::Send(control(&fds, b >> 2), (b & 0x80 == 0 || b & 3 != 0).then_some(to))
         }
         _ => return None,
     })

@@ -42,14 +42,17 @@ pub(crate) enum What {
     Aborts,
     Read,
     Wait,
+    /// The supervisor is stopped, or goes on.
+    Stop,
+    Continue,
     /// A thread goes on with what it was let do.
     Run,
-    /// The supervisor does one thing.
+    /// The supervisor does one thing, or the guard, while the supervisor is stopped.
     Supervise,
 }
 
 /// With its share of a schedule.
-const WEIGHTS: [(What, u32); 26] = [
+const WEIGHTS: [(What, u32); 28] = [
     (What::Accept, 8),
     (What::Close, 8),
     (What::CloseRange, 1),
@@ -74,6 +77,8 @@ const WEIGHTS: [(What, u32); 26] = [
     (What::Aborts, 1),
     (What::Read, 1),
     (What::Wait, 4),
+    (What::Stop, 2),
+    (What::Continue, 5),
     (What::Run, 22),
     (What::Supervise, 60),
 ];
@@ -103,6 +108,8 @@ pub(crate) fn random(seed: u64) -> (bool, Vec<Step>) {
     let hold = first & 1 == 1;
     // Some schedules are without hidden processes, other programs and kills, so that what is hidden by those shows.
     let calm = first & 6 == 0;
+    // In most the supervisor runs all the time: what it was not told of excuses much.
+    let stops = first & 0x30 == 0;
     let length = 140 + (first >> 8) % 128;
     let mut steps = Vec::with_capacity(length as usize);
     while (steps.len() as u64) < length {
@@ -116,7 +123,9 @@ pub(crate) fn random(seed: u64) -> (bool, Vec<Step>) {
             None
         });
         let what = what.unwrap_or(What::Supervise);
-        if calm && matches!(what, What::Hide | What::Kill) {
+        if calm && matches!(what, What::Hide | What::Kill)
+            || !stops && matches!(what, What::Stop | What::Continue)
+        {
             continue;
         }
         let b = if calm { (bits >> 48) as u8 & 0x7f } else { (bits >> 48) as u8 };

@@ -58,6 +58,7 @@ fn run_unguarded(hold: bool, steps: &[Step], tracing: bool) -> Outcome {
 
 /// Lets all processes exit, and the supervisor finish.
 fn finish(kernel: &mut Kernel, driver: &mut Driver, events: &mut usize) -> Result<(), Fault> {
+    driver.go_on();
     for turn in 0..4_000_u32 {
         if go_on_all(kernel) {
             *events += 1;
