@@ -47,7 +47,7 @@ struct Seen {
     stderr: String,
     /// Files in the directory that it ran in, with their modes and contents.
     files: BTreeMap<String, (u32, Vec<u8>)>,
-    /// What the client got, where nothing can be lost of it.
+    /// What the client received, if nothing of it can be lost.
     response: Option<String>,
 }
 
@@ -64,7 +64,7 @@ impl Response {
     }
 }
 
-/// How much of a table's programs were seen, by kind.
+/// How many of a table's programs were run, by kind.
 #[derive(Debug, Default)]
 struct Tally {
     programs: usize,
@@ -93,7 +93,7 @@ fn compare(command: &[&str], environment: &[(&str, &str)], expected: &Tally) {
             if seen != bare.0 {
                 different.push(format!("{name} {way:?}:\n  bare {:?}\n  now  {seen:?}", bare.0));
             }
-            // Without copies a connection that has been passed on is closed plainly.
+            // Without copies of fds a connection that was passed on is closed plainly.
             let cured =
                 name.starts_with("early_") && !(matches!(way, Way::WithoutCopies) && name.contains("pass"));
             if cured && let Some(got) = response.filter(|got| !got.is_whole()) {
@@ -102,7 +102,7 @@ fn compare(command: &[&str], environment: &[(&str, &str)], expected: &Tally) {
         }
     }
     assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
-    // A list that came out short would pass with less.
+    // A list that is too short would pass with fewer programs.
     let enough = tally.programs >= expected.programs
         && tally.connections >= expected.connections
         && tally.families >= expected.families;
@@ -113,14 +113,14 @@ fn serves(name: &str) -> bool {
     ["early_", "full_", "plain_"].iter().any(|kind| name.starts_with(kind))
 }
 
-/// Whether it makes a process, becomes another program or passes an fd on.
+/// Whether the program makes a process, becomes another program or passes an fd on.
 fn has_family(name: &str) -> bool {
     let kinds =
         "fork exec spawn pass clone child orphan popen system background pipeline inherited helper run stdin";
     kinds.split(' ').any(|kind| name.contains(kind))
 }
 
-/// What stands before a command, with `REPORT` where the name of a file is wanted.
+/// The words before a command, with `REPORT` for the name of the report's file.
 fn start(way: Way, refusing: &str) -> Vec<String> {
     let call = libc::SYS_pidfd_getfd.to_string();
     let words: &[&str] = match way {
@@ -227,7 +227,7 @@ fn files(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     let name = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
     let seen = entries.map(|entry| {
         let mode = entry.metadata().unwrap().permissions().mode();
-        // Other traces of a program that dumped core are not its own.
+        // A program that dumped core leaves other traces, which are not its own.
         (name(&entry), (mode, fs::read(entry.path()).unwrap_or_default()))
     });
     seen.filter(|(name, _)| !name.starts_with("core")).collect()

@@ -1,4 +1,4 @@
-//! A supervisor that does not do its work, and those that keep it from its work: the program goes on as without it.
+//! A supervisor that does not work, and processes that keep it from working: the program must go on as without it.
 
 mod support;
 
@@ -39,7 +39,7 @@ fn server(settings: &str) -> Option<Server> {
     Some(Server::start_listening(Some(settings), &[&python, &file], PORT))
 }
 
-/// Asks, and reads the answer, which must be whole; the connection's end is still to come.
+/// Sends a request, and reads the answer, which must be whole. The connection has not ended yet.
 fn ask() -> TcpStream {
     let mut stream = connect(PORT, None);
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
@@ -49,13 +49,13 @@ fn ask() -> TcpStream {
     stream
 }
 
-/// Whether the end comes within `wait`.
+/// Whether the connection ends within `wait`.
 fn ends(stream: &TcpStream, wait: Duration) -> bool {
     let wait = Timespec::try_from(wait).unwrap();
     poll(&mut [PollFd::new(stream, PollFlags::RDHUP)], Some(&wait)).unwrap() > 0
 }
 
-/// An end that is to come: as long as it takes.
+/// Waits for the end of the connection, as long as it takes.
 #[track_caller]
 fn await_end(stream: &TcpStream) {
     assert!(ends(stream, Duration::from_secs(30)), "it was not ended");
@@ -69,7 +69,7 @@ fn is_cured() -> bool {
 }
 
 fn await_state(process: Pid, state: &str) {
-    // There is no event for another process's stop.
+    // No event reports that another process has stopped, so this polls.
     loop {
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap();
         if stat.rsplit(')').next().unwrap().trim().starts_with(state) {
@@ -88,7 +88,8 @@ fn a_supervisor_that_is_stopped_costs_only_the_cure() {
         (0..closes).for_each(|_| await_end(&ask()));
         kill_process(supervisor, Signal::STOP).unwrap();
         await_state(supervisor, "T");
-        // What was said before anybody could know waits for it; soon nothing more is said.
+        // Connections that were sent before the library could notice the stop wait for the supervisor. Soon no more are
+        // sent.
         let mut stuck = Vec::new();
         loop {
             let stream = ask();
@@ -105,7 +106,7 @@ fn a_supervisor_that_is_stopped_costs_only_the_cure() {
         }
         kill_process(supervisor, Signal::CONT).unwrap();
         stuck.iter().for_each(await_end);
-        // It answers again, which is noticed by a close: that one or the next is cured.
+        // The supervisor runs again, which the library notices at a close: that close or the next is cured.
         while !is_cured() {
             closes += 1;
             assert!(closes < 1_000, "it is never noticed");
@@ -159,7 +160,7 @@ fn a_supervisor_without_descriptors_costs_only_the_cure() {
         let mut open: Vec<TcpStream> = (0..200).map(|_| ask()).collect();
         open.iter().for_each(await_end);
         let supervisor = server.supervisor();
-        // Nor does it spin.
+        // The supervisor must not spin, either.
         let before = processor_ticks(supervisor);
         std::thread::sleep(Duration::from_secs(1));
         let spent = processor_ticks(supervisor) - before;
@@ -178,7 +179,7 @@ fn processor_ticks(process: Pid) -> u64 {
     fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
-/// One that knows what the program's processes know, and means ill.
+/// A process that knows what the program's processes know, and is hostile.
 struct Hostile {
     name: String,
     token: [u8; 16],
@@ -237,7 +238,7 @@ fn strangers_keep_nobody_out() {
         let strangers: Vec<OwnedFd> = (0..400).map(|_| hostile.stranger()).collect();
         assert!(is_cured());
         strangers.iter().for_each(await_hang_up);
-        // One with another token.
+        // A stranger with a wrong token.
         let other = hostile.stranger();
         say(&other, Message::hello([0; 16]), None);
         await_hang_up(&other);
@@ -264,7 +265,7 @@ fn a_worker_that_lies_spoils_nothing_of_the_others() {
             say(&worker, Message::about(kind, cookie, 0), Some(writer.as_fd()));
         }
         say(&worker, Message::about(MessageKind::Uncounted, Count::Handed as u64, 1), None);
-        // It has heard all of that when it has closed the pipe's last fd.
+        // The supervisor has read all these messages when it has closed the last fd of the pipe.
         drop(writer);
         let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
         let gone = poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&patience)).unwrap();
@@ -295,7 +296,7 @@ fn a_worker_that_floods_keeps_nobody_from_being_cured() {
             say(&workers[turn % workers.len()], held, Some(socket.as_fd()));
         }
         drop(workers);
-        // The hang-up gives back what was held.
+        // The hang-up gives back the descriptors that were held.
         while !is_cured() {}
         kill_process(server.pid(), Signal::TERM).unwrap();
         assert!(server.said()["lingered"].as_u64() > Some(0));

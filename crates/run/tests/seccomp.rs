@@ -214,7 +214,7 @@ fn a_stopped_supervisor_costs_only_the_cure() {
             let server = Server::start_listening(Some(settings), &[&program, "close"], PORT);
             let supervisor = server.pid();
             assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings}");
-            // A connection that the supervisor holds, where it holds any.
+            // A connection that the supervisor holds, if it holds any.
             let mut held = connect(PORT, Some(4_096));
             await_call(child(&server), libc::SYS_read);
             kill_process(supervisor, Signal::STOP).unwrap();
@@ -222,7 +222,7 @@ fn a_stopped_supervisor_costs_only_the_cure() {
             held.write_all(&request(20_000)).unwrap();
             let mut got = vec![0; "HTTP/1.0 200 OK\r\n\r\n".len() + 600_000 + "END".len()];
             if settings == "hold" {
-                // Its copy keeps the connection from ending.
+                // The supervisor's copy keeps the connection from ending.
                 held.read_exact(&mut got).unwrap();
             }
             for _ in 0..3 {
@@ -233,7 +233,7 @@ fn a_stopped_supervisor_costs_only_the_cure() {
             let rest = read(held);
             let kind = rest.error.as_ref().map(std::io::Error::kind);
             assert_ne!(kind, Some(ErrorKind::WouldBlock), "{settings}: it has not ended");
-            // Once it is known what was done meanwhile.
+            // After the supervisor has found out what was done meanwhile.
             let until = Instant::now() + Duration::from_secs(30);
             while !late_reader(PORT, 20_000, false).is_whole() {
                 assert!(Instant::now() < until, "{settings}: nothing is cured any more");

@@ -1,4 +1,4 @@
-//! The test suites of other programs pass supervised as they pass bare.
+//! The test suites of other programs pass under supervision as they pass without.
 //!
 //! `cargo xtask setup` unpacks them into `target/peers/suites`.
 

@@ -1,7 +1,6 @@
 //! Shared by the tests of all crates: private networks, real servers, sample programs, and counted skips.
 //!
-//! For tests, benches and `cargo xtask` only. As a part of the test runner it may print, panic and read the environment,
-//! which the other libraries never do.
+//! For tests, benches and `cargo xtask` only: as a part of the test runner it prints, panics and reads the environment.
 
 mod hosts;
 #[allow(unsafe_code)]

@@ -81,7 +81,7 @@ impl Server {
         self.await_that(text, || log.lock().unwrap().contains(text));
     }
 
-    /// There is no event for what another process does in itself, so this polls.
+    /// No event reports what another process does internally, so this polls.
     fn await_that(&mut self, what: &str, is_so: impl Fn() -> bool) {
         let started = Instant::now();
         while !is_so() {
@@ -92,7 +92,7 @@ impl Server {
         }
     }
 
-    /// The supervisor's pid, where the program is the process that was started.
+    /// The supervisor's pid, if the program is the process that was started.
     pub(crate) fn supervisor(&self) -> Pid {
         let report = self.report.as_ref().unwrap().to_str().unwrap();
         let entries = fs::read_dir("/proc").unwrap().flatten();
@@ -108,7 +108,8 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until the program, all that it left behind and the supervisor have ended: nobody has their stderr then.
+    /// Waits until the program, all processes that it left behind and the supervisor have ended: then nobody has their
+    /// stderr.
     pub(crate) fn wait_for_all(&mut self) {
         self.wait();
         self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());

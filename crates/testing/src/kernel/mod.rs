@@ -37,9 +37,9 @@ pub fn allocated() -> usize {
 /// # Panics
 /// Panics for another call, and if the filter's compiler does not know this architecture.
 pub fn refuse(command: &mut Command, call: &str, error: Errno) {
-    // The C library reserves the stack of a thread without access, then opens all of it but the guard.
+    // The C library maps the stack of a thread without access, then gives access to all of it but the guard pages.
     const NO_ACCESS: u32 = libc::PROT_NONE as u32;
-    // As std and tempfile create files.
+    // The flags with which std and tempfile create files.
     const TRUNCATED: u32 = (libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC) as u32;
     const EXCLUSIVE: u32 = (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC) as u32;
     let rules = match call {
@@ -73,7 +73,7 @@ pub fn refuse(command: &mut Command, call: &str, error: Errno) {
     unsafe { command.pre_exec(install) };
 }
 
-/// The uses of a call by the low half of one argument, counted from 0.
+/// Matches a call by the low 32 bits of one argument; `number` is the argument's position, counted from 0.
 fn argument(number: u8, relation: SeccompCmpOp, value: u32) -> SeccompRule {
     let condition = SeccompCondition::new(number, SeccompCmpArgLen::Dword, relation, value.into());
     SeccompRule::new(vec![condition.expect("an argument's number below 6")]).expect("one condition")
