@@ -7,7 +7,7 @@ use super::{Action, Event};
 use crate::outcome::{Bound, Ended, Outcome};
 use crate::policy::{AtLimit, Mode, Policy, defaults};
 
-/// The machine without the width of an [`Instant`]: every time is in nanoseconds after an origin of the
+/// The machine without the width of an [`Instant`](std::time::Instant): every time is in nanoseconds after an origin of the
 /// driver's choice. The closer holds thousands of these.
 #[derive(Clone, Debug)]
 pub(crate) struct Core {
