@@ -256,6 +256,7 @@ fn what_a_hidden_process_has_left_to_its_children_is_looked_at() {
 #[test]
 fn what_was_done_unheard_is_looked_for() {
     let none = Census::default();
+    let hidden = Census { hidden: true, ..Census::default() };
     let mut open = Census::default();
     open.names.insert(INODE, vec![name(1, 3)]);
     for (unheard, heard, copied, ends) in [
@@ -263,6 +264,8 @@ fn what_was_done_unheard_is_looked_for() {
         (true, None, false, false),
         (true, Some(&open), false, false),
         (true, Some(&none), false, true),
+        // What a process has that cannot be looked at nobody knows.
+        (true, Some(&hidden), false, false),
         (true, Some(&none), true, false),
     ] {
         let mut bed = Bed::default();
@@ -278,6 +281,49 @@ fn what_was_done_unheard_is_looked_for() {
             bed.names.push(name(1, 5));
         }
         assert_eq!(hands_over(&bed.close(1, 3)), ends, "{unheard} {heard:?} {copied}");
+    }
+}
+
+/// What was closed last before nothing was in flight any more may have been sent before that.
+#[test]
+fn what_is_being_closed_when_all_is_heard_was_there_before() {
+    for unheard in [true, false] {
+        let mut bed = Bed { names: vec![name(1, 3)], ..Bed::default() };
+        bed.appear(1, &[]);
+        if unheard {
+            bed.tell(Event::Unheard);
+        }
+        let before = bed.tell(Event::Close { caller: caller(1), seen: seen(3), way: Way::Close });
+        bed.names.clear();
+        if unheard {
+            bed.tell(Event::Heard(&Census::default()));
+        }
+        assert_eq!(hands_over(&bed.closed(&before)), !unheard, "unheard: {unheard}");
+    }
+}
+
+/// What is held and seen nowhere after calls that nobody was told of was closed; unless its process does not let itself be looked
+/// at: then it is held no more, and its close is counted when it comes.
+#[test]
+fn what_was_held_and_closed_unheard_is_counted_if_it_is_sure_to_be_closed() {
+    for (hidden, died, counted) in
+        [(false, false, vec![Count::Refused]), (true, false, vec![]), (true, true, vec![Count::Refused])]
+    {
+        let mut bed = Bed { hidden, ..Bed::default() };
+        bed.appear(1, &[]);
+        bed.tell(Event::Accepted { cookie: COOKIE, inode: INODE, pid: Pid(1) });
+        let mut done = Vec::new();
+        if died {
+            // The world hears of it before it hears of the death.
+            bed.names = vec![name(1, 3)];
+            done.extend(bed.tell(Event::Unheard));
+            bed.names.clear();
+            done.extend(bed.tell(Event::Died(Pid(1))));
+        } else {
+            done.extend(bed.tell(Event::Unheard));
+        }
+        assert!(done.contains(&Action::Release(COOKIE)), "{hidden} {died}");
+        assert_eq!(counts(&done), counted, "{hidden} {died}");
     }
 }
 

@@ -9,17 +9,17 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_testing::sandboxed;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use linger_testing::secluded;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{PORT, SOURCES, SUPERVISOR, build, compiled, connect, is_listening, is_open, program};
+use support::{
+    PORT, SOURCES, SUPERVISOR, build, compiled, connect, has_ended, is_listening, is_open, program,
+};
 
 /// Without a supervisor, in its own place, as a child that is asked about its calls, and the same where its fds cannot be
 /// copied, as under the profiles of containers.
@@ -205,7 +205,7 @@ fn client(child: &mut Child, name: &str, bare: bool) -> Response {
         has_ended(&stream, 60);
     } else {
         // The server has ended its half, by a FIN or by a reset.
-        while is_open(PORT) && !has_ended(&stream, 1) {
+        while is_open(&stream) && !has_ended(&stream, 1) {
             assert!(started.elapsed() < LONGEST, "{name} does not end the connection");
         }
     }
@@ -219,13 +219,6 @@ fn client(child: &mut Child, name: &str, bare: bool) -> Response {
     let mut bytes = Vec::new();
     let clean = stream.read_to_end(&mut bytes).is_ok();
     Response { bytes, clean }
-}
-
-/// Whether a connection was reset, or ended in both directions, after at most some time.
-fn has_ended(stream: &TcpStream, milliseconds: i64) -> bool {
-    let mut end = [PollFd::new(stream, PollFlags::ERR | PollFlags::HUP)];
-    let patience = Timespec { tv_sec: milliseconds / 1_000, tv_nsec: milliseconds % 1_000 * 1_000_000 };
-    poll(&mut end, Some(&patience)).unwrap() > 0
 }
 
 fn files(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
@@ -242,7 +235,7 @@ fn files(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
 
 #[test]
 fn c_programs_do_the_same() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(acts) = compiled("acts", directory.path(), "gcc", "gcc", &[]) else { return };
         compare(&[&acts], &[], &Tally { programs: 110, connections: 48, families: 40 });
@@ -251,7 +244,7 @@ fn c_programs_do_the_same() {
 
 #[test]
 fn python_programs_do_the_same() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         // Not a script that looks for a version each time (pyenv).
         let found = Command::new(python).args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
@@ -263,7 +256,7 @@ fn python_programs_do_the_same() {
 
 #[test]
 fn shell_scripts_do_the_same() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(acts) = compiled("acts", directory.path(), "gcc", "gcc", &[]) else { return };
         let script = format!("{SOURCES}/acts.sh");
@@ -274,7 +267,7 @@ fn shell_scripts_do_the_same() {
 
 #[test]
 fn go_programs_do_the_same() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(go) = program("go", "golang-go") else { return };
         let directory = tempfile::tempdir().unwrap();
         let acts = directory.path().join("acts").display().to_string();

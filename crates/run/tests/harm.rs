@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use linger_preload::protocol::{Count, Message, MessageKind, Origin};
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
@@ -81,7 +81,7 @@ fn await_state(process: Pid, state: &str) {
 
 #[test]
 fn a_supervisor_that_is_stopped_costs_only_the_cure() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(mut server) = server("") else { return };
         let supervisor = server.supervisor();
         let mut closes: u64 = 20;
@@ -124,7 +124,7 @@ fn a_supervisor_that_is_stopped_costs_only_the_cure() {
 /// Its copies of what is closed meanwhile keep that open, and no longer than until it answers again.
 #[test]
 fn a_supervisor_that_is_stopped_holds_nothing_for_good() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(server) = server("hold") else { return };
         let supervisor = server.supervisor();
         await_end(&ask());
@@ -140,7 +140,7 @@ fn a_supervisor_that_is_stopped_holds_nothing_for_good() {
 
 #[test]
 fn a_supervisor_that_is_killed_costs_only_the_cure() {
-    sandboxed(|| {
+    secluded(|| {
         for settings in ["", "hold"] {
             let Some(server) = server(settings) else { return };
             await_end(&ask());
@@ -154,7 +154,7 @@ fn a_supervisor_that_is_killed_costs_only_the_cure() {
 /// With 64 descriptors the supervisor can keep no more than some of these, and ends none that it cannot keep.
 #[test]
 fn a_supervisor_without_descriptors_costs_only_the_cure() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(mut server) = server("nofile=64") else { return };
         // They do not close, so that their ends linger.
         let mut open: Vec<TcpStream> = (0..200).map(|_| ask()).collect();
@@ -231,7 +231,7 @@ fn await_hang_up(socket: &OwnedFd) {
 
 #[test]
 fn strangers_keep_nobody_out() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(server) = server("") else { return };
         let hostile = Hostile::new(&server);
         // More than there is room for, who say nothing.
@@ -249,7 +249,7 @@ fn strangers_keep_nobody_out() {
 /// A worker that lies of others' connections: that it holds them, that it has ended them, what became of them.
 #[test]
 fn a_worker_that_lies_spoils_nothing_of_the_others() {
-    sandboxed(|| {
+    secluded(|| {
         // Cookies count up on each processor (`gen_cookie_next`): here those of the next connections are known.
         let ours = rustix::thread::sched_getaffinity(None).unwrap();
         let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|number| ours.is_set(*number)).unwrap();
@@ -283,7 +283,7 @@ fn a_worker_that_lies_spoils_nothing_of_the_others() {
 /// A worker that passes more descriptors than the supervisor has, each held for ever.
 #[test]
 fn a_worker_that_floods_keeps_nobody_from_being_cured() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(mut server) = server("nofile=512") else { return };
         let hostile = Hostile::new(&server);
         let workers: Vec<OwnedFd> = (0..4).map(|_| hostile.worker()).collect();

@@ -8,7 +8,7 @@ mod support;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use linger_testing::{Counters, sandboxed};
+use linger_testing::{Counters, secluded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, kill_process};
 use support::{PORT, Report, Server, aborts, compiled, connect, late_reader, program, script};
@@ -48,7 +48,7 @@ fn stop(server: &mut Server) -> Report {
 
 #[test]
 fn a_child_that_goes_on_is_left_alone() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(holders) = holders(directory.path()) else { return };
         for settings in SETTINGS {
@@ -69,7 +69,7 @@ fn a_child_that_goes_on_is_left_alone() {
 
 #[test]
 fn a_child_that_is_gone_keeps_nothing_from_being_cured() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(holders) = holders(directory.path()) else { return };
         for settings in SETTINGS {
@@ -96,7 +96,7 @@ fn a_child_that_is_gone_keeps_nothing_from_being_cured() {
 /// it is seen to have it.
 #[test]
 fn what_cannot_be_proved_is_left_plain_and_named() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(holders) = holders(directory.path()) else { return };
         for (settings, refused) in [("incapable", 1), ("stay incapable", 1), ("", 0)] {
@@ -119,7 +119,7 @@ fn what_cannot_be_proved_is_left_plain_and_named() {
 /// A copy by a system call that the library does not see. The first closes of a program are looked into, whatever is known.
 #[test]
 fn an_unseen_copy_is_found() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(holders) = holders(directory.path()) else { return };
         for settings in ["", "hold"] {
@@ -162,7 +162,7 @@ while True:
 
 #[test]
 fn a_helper_that_is_passed_the_fd() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", PASS_FDS);

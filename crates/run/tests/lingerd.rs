@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Signal, kill_process};
 use support::{PORT, SUPERVISOR, Server, connect, late_reader, program, read, request};
@@ -40,7 +40,7 @@ fn start(connection: OwnedFd) -> Child {
 
 #[test]
 fn it_supervises_the_program_and_outlives_it() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
@@ -71,7 +71,7 @@ fn it_supervises_the_program_and_outlives_it() {
 /// Where nothing listens, or what listens ends, the program is supervised all the same.
 #[test]
 fn without_it_the_supervisor_is_made_here() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");

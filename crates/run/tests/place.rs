@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use linger_run::{Options, RunError};
-use linger_testing::{sandboxed, skip};
+use linger_testing::{secluded, skip};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use support::{PORT, SUPERVISOR, Server, aborts, connect, program, read, request};
 
@@ -277,7 +277,7 @@ while True:
 /// The port is free when the main process has ended, and its connections linger on, whatever signal the whole group gets.
 #[test]
 fn connections_outlive_the_program() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         for killed in [false, true] {
             let mut server = Server::start_listening(Some(""), &[&python, "-c", ANSWERS], PORT);
@@ -313,7 +313,7 @@ fn connections_outlive_the_program() {
 /// What the supervisor was forked from is not kept open by it: the program's pipes end with the program.
 #[test]
 fn the_supervisor_keeps_nothing_of_the_program() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         for (settings, keeps) in [("", false), ("stay", true)] {
             let directory = tempfile::tempdir().unwrap();

@@ -40,12 +40,13 @@ impl World {
         let by_chance: Vec<usize> = (0..FDS).filter(by_chance).collect();
         by_chance.into_iter().for_each(|fd| self.excuse(parent, fd));
         let (epolls, told) = (self.processes[parent].epolls, self.processes[parent].told);
-        let handed = self.processes[parent].handed;
+        let (handed, received) = (self.processes[parent].handed, self.processes[parent].received);
         let made = &mut self.processes[child];
         debug_assert!(!made.alive);
         made.threads = [None; THREADS];
         (made.alive, made.foreign, made.hidden, made.leaving) = (true, false, false, false);
-        (made.waiting, made.kept, made.counted, made.handed) = (0, 0, 0, handed);
+        (made.waiting, made.kept, made.counted) = (0, 0, 0);
+        (made.handed, made.received) = (handed, received);
         (made.table, made.files, made.epolls, made.told) = (table, files, epolls, told);
         made.table.child(pid(child));
         self.born(child);

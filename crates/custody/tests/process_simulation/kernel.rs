@@ -155,6 +155,8 @@ pub(crate) struct Process {
     pub(crate) kept: u32,
     /// The connections that the process has handed over at a `shutdown`.
     pub(crate) handed: u32,
+    /// The connections that it, or its parent before it was made, has received in a message.
+    pub(crate) received: u32,
     /// The connections that it has counted as closed without a loss.
     pub(crate) counted: u32,
     pub(crate) epolls: u8,
@@ -178,6 +180,7 @@ impl Process {
             origins: [Origin::UNKNOWN; CONNECTIONS],
             kept: 0,
             handed: 0,
+            received: 0,
             counted: 0,
             epolls: 0,
             told: [None; FDS],

@@ -214,6 +214,7 @@ impl World {
         self.unhold(process, unhold);
         self.processes[process].told[fd as usize] = Some(connection);
         if received {
+            self.processes[process].received |= 1 << connection;
             // A connection that has come back is the process's own again, under all fds that are still in the table.
             for fd in 0..FDS {
                 let tracked = self.processes[process].table.is_tracked(fd as i32)
@@ -276,7 +277,8 @@ impl World {
             At::Send(last, unread) => {
                 if self.send_now(process, last.cookie, last.held) {
                     let (connection, origin) = (last.cookie as u8, last.origin);
-                    let nominee = Nominee { connection, origin, by: process, unread, closed: true };
+                    let received = self.processes[process].received & 1 << connection != 0;
+                    let nominee = Nominee { connection, origin, received, by: process, unread, closed: true };
                     At::Real { handed: true, nominated: Some(nominee) }
                 } else {
                     self.count(Count::Unread, i64::from(unread));

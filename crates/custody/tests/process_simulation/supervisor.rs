@@ -12,6 +12,8 @@ use super::kernel::{CONNECTIONS, FDS, Fault, File, PROCESSES, Process, World, ha
 pub(crate) struct Nominee {
     pub(crate) connection: u8,
     pub(crate) origin: Origin,
+    /// The process got it in a message.
+    pub(crate) received: bool,
     pub(crate) by: usize,
     pub(crate) unread: bool,
     /// Whether by a close, and not by the end of the process.
@@ -62,11 +64,11 @@ impl World {
 
     /// What a look at the possible holders shows.
     fn standing(&mut self, nominee: Nominee) -> Standing {
-        let Nominee { connection, origin, by, .. } = nominee;
+        let Nominee { connection, origin, received, by, .. } = nominee;
         // A process that has got the connection from a message cannot know who else has it. After a bare close nobody
         // knows the origin. Another process that had the connection before may have shut it down.
         let known = &self.connections[usize::from(connection)];
-        if known.sent && !known.excused && !known.shut && origin != Origin::UNKNOWN {
+        if (received || known.sent && !known.shut) && !known.excused && origin != Origin::UNKNOWN {
             self.fail(Fault::Proof);
         }
         let pids: Vec<Pid> = match self.family.heirs(origin, Pid(pid(by) as u32)) {
@@ -226,7 +228,8 @@ impl World {
         for connection in (0..CONNECTIONS as u8).filter(|connection| waiting & 1 << connection != 0) {
             let unread = self.connections[usize::from(connection)].socket.unread > 0;
             let origin = self.processes[process].origins[usize::from(connection)];
-            self.judge(Nominee { connection, origin, by: process, unread, closed: false });
+            let received = self.processes[process].received & 1 << connection != 0;
+            self.judge(Nominee { connection, origin, received, by: process, unread, closed: false });
         }
     }
 }

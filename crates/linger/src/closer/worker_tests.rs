@@ -116,6 +116,25 @@ fn an_acknowledged_socket_is_the_first_of_its_peers_to_go() {
 }
 
 #[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: that a peer's kernel lives")]
+fn a_peer_that_answers_probes_and_reads_nothing_goes_before_older_ones() {
+    for per_peer in [None, Some(2)] {
+        let mut worker = worker(Budget { sockets: 2, sockets_per_peer: per_peer, ..Budget::default() });
+        let (first, server) = stuffed();
+        let old = admit(&mut worker, server, &patient());
+        let (second, server) = stuffed();
+        let short = Policy { idle: Duration::from_millis(100), ..patient() };
+        let paused = admit(&mut worker, server, &short);
+        until(&mut worker, |worker| worker.slab.get(1).unwrap().core.is_paused().then_some(()));
+        let (third, server) = stuffed();
+        let _last = admit(&mut worker, server, &patient());
+        assert_eq!(paused.try_recv().unwrap().ended, Ended::Evicted);
+        assert!(old.try_recv().is_err());
+        drop((first, second, third));
+    }
+}
+
+#[test]
 fn the_budget_is_kept_to_the_socket() {
     let mut worker = worker(Budget { sockets: 2, ..Budget::default() });
     let mut clients = Vec::new();

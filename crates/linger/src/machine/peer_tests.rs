@@ -51,6 +51,7 @@ fn silence_ends_no_close_of_a_peer_whose_kernel_answers() {
         look_again(&mut core, 9, false, ms(100));
         assert_eq!(core.next(ms(100)), Action::Inspect);
         core.on(answer, ms(100));
+        assert_eq!(core.is_paused(), goes_on, "{probes} {retransmits}");
         if goes_on {
             assert_eq!(core.next(ms(100)), Action::Wait { until: ms(200) }, "{probes} {retransmits}");
         } else {
@@ -90,7 +91,15 @@ fn silence_ends_no_close_of_a_peer_whose_kernel_answers() {
     let mut core = draining(&policy, Some(0));
     assert_eq!(core.next(ms(50)), Action::Inspect);
     core.on(ALIVE.event(), ms(50));
+    assert!(!core.is_paused());
     assert_eq!(ended(&mut core, ms(50)).ended, Ended::Acknowledged);
+    // One that has read a part meanwhile is waited for, and has not paused.
+    let mut core = draining(&policy, Some(9));
+    look_again(&mut core, 8, false, ms(100));
+    assert_eq!(core.next(ms(100)), Action::Inspect);
+    core.on(ALIVE.event(), ms(100));
+    assert!(!core.is_paused());
+    assert_eq!(core.next(ms(100)), Action::Wait { until: ms(200) });
 }
 
 #[test]

@@ -86,6 +86,7 @@ pub(crate) fn run(connect: Connect, server: Server, peer: Peer, size: usize, end
         // Above TLS without close_notify. A bare server's reset may be here already.
         Peer::HalfCloses => _ = shutdown(&*line.socket, Shutdown::Write),
         Peer::SaysGoodbye => line.say_goodbye(),
+        Peer::ReadsAfterTheClose => _ = ended.recv(),
         _ => {}
     }
     let sending = {

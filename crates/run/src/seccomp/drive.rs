@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use linger_custody::Count;
 use linger_custody::world::{Action, Answer, Ask as Wanting, Event, Pid, World};
+use linger_custody::{Count, Discarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -59,6 +59,15 @@ struct Unheard {
     /// Until when one of them may not be over, and when that is reported again.
     until: Instant,
     next: Instant,
+    /// The last look has found nothing in flight.
+    quiet: bool,
+}
+
+impl Unheard {
+    /// So many calls were let happen by now.
+    fn of(calls: u64, until: Instant, now: Instant) -> Self {
+        Self { calls, is_any: calls > 0, until, next: now, quiet: false }
+    }
 }
 
 /// The thread's rooms: none knows another.
@@ -103,7 +112,7 @@ impl Driver {
             accepting: Vec::new(),
             started: Instant::now(),
             look_at: Instant::now(),
-            unheard: Unheard { calls: 0, is_any: false, until: Instant::now(), next: Instant::now() },
+            unheard: Unheard::of(0, Instant::now(), Instant::now()),
             tell: Some(tell),
         }
     }
@@ -181,7 +190,7 @@ impl Driver {
         let now = Instant::now();
         if unheard != self.unheard.calls {
             tracing::warn!(calls = unheard, "the guard has let calls happen: this process was stopped");
-            self.unheard = Unheard { calls: unheard, is_any: true, until: now + OVER, next: now };
+            self.unheard = Unheard::of(unheard, now + OVER, now);
         }
         if !self.unheard.is_any || now < self.unheard.next {
             return;
@@ -192,8 +201,10 @@ impl Driver {
             return;
         }
         let processes = eyes::processes();
-        // The messages are checked first: an fd that is received between the two looks is then found open.
-        if eyes::quiet(&processes) {
+        // The messages are checked first: an fd that is received between the two looks is then found open. Twice, for `recvmsg`
+        // takes an fd out of its queue a moment before its process has it.
+        let quiet = eyes::quiet(&processes);
+        if std::mem::replace(&mut self.unheard.quiet, quiet) && quiet {
             self.unheard.is_any = false;
             self.tell(Event::Heard(&eyes::census_of(&processes)), None);
         }
@@ -257,8 +268,16 @@ impl Driver {
         }
     }
 
+    /// Whether the guard has let calls happen of which custody has not been told: what it knows may be wrong.
+    fn has_news(&self) -> bool {
+        self.ask.counted() != self.unheard.calls
+    }
+
     fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
         match ask {
+            // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
+            Wanting::Discard(_) if self.has_news() => Answer::Discarded(Discarded::Unable),
+            Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => Answer::Done(false),
             Wanting::Which { inode, names } => Answer::Name(eyes::which(inode, names)),
             Wanting::Census { copying } => {
                 self.counts.look();
