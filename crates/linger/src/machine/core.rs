@@ -253,7 +253,7 @@ impl Core {
         self.sent() == Sent::Acknowledged
     }
 
-    /// Whether the peer has just been found to live and to read nothing.
+    /// Whether the last look has found that the peer's kernel answers and its program reads nothing.
     pub(crate) fn is_paused(&self) -> bool {
         self.look == Look::Paused
     }
