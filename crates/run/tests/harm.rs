@@ -180,7 +180,7 @@ fn processor_ticks(process: Pid) -> u64 {
     fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
-/// A process that knows what the program's processes know, and is hostile.
+/// One that knows what the program's processes know, and means ill.
 struct Hostile {
     name: String,
     token: [u8; 16],
