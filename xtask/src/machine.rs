@@ -62,7 +62,7 @@ fn private_networks() -> Result<(), String> {
     works(&mut command)
 }
 
-/// As the tests make them: with a network and a `/proc` of their own.
+/// Whether PID namespaces can be made as the tests make them: with a network and a `/proc` of their own.
 fn pid_namespaces() -> Result<(), String> {
     let mut command = Command::new("true");
     Isolation::prepare().enter_before_exec(&mut command);

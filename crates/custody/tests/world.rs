@@ -264,7 +264,7 @@ fn what_was_done_unheard_is_looked_for() {
         (true, None, false, false),
         (true, Some(&open), false, false),
         (true, Some(&none), false, true),
-        // What a process has that cannot be looked at nobody knows.
+        // Nobody knows whether a process that cannot be looked at has the connection.
         (true, Some(&hidden), false, false),
         (true, Some(&none), true, false),
     ] {
@@ -284,7 +284,7 @@ fn what_was_done_unheard_is_looked_for() {
     }
 }
 
-/// What was closed last before nothing was in flight any more may have been sent before that.
+/// A connection that is being closed when nothing is in flight any more may have been sent before that.
 #[test]
 fn what_is_being_closed_when_all_is_heard_was_there_before() {
     for unheard in [true, false] {
@@ -302,8 +302,8 @@ fn what_is_being_closed_when_all_is_heard_was_there_before() {
     }
 }
 
-/// What is held and seen nowhere after calls that nobody was told of was closed; unless its process does not let itself be looked
-/// at: then it is held no more, and its close is counted when it comes.
+/// A held connection that no process has after unheard calls was closed, and is counted. But if its process cannot be
+/// looked at, the connection is only released, and the close is counted when it is reported.
 #[test]
 fn what_was_held_and_closed_unheard_is_counted_if_it_is_sure_to_be_closed() {
     for (hidden, died, counted) in
@@ -314,7 +314,7 @@ fn what_was_held_and_closed_unheard_is_counted_if_it_is_sure_to_be_closed() {
         bed.tell(Event::Accepted { cookie: COOKIE, inode: INODE, pid: Pid(1) });
         let mut done = Vec::new();
         if died {
-            // The world hears of it before it hears of the death.
+            // The unheard calls are reported before the death.
             bed.names = vec![name(1, 3)];
             done.extend(bed.tell(Event::Unheard));
             bed.names.clear();

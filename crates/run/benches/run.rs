@@ -199,7 +199,7 @@ fn harm() {
         }
         let supervisor = supervisor(&before);
         let begun = Instant::now();
-        // In the first part the supervisor works normally.
+        // In the first part it does its work.
         for turn in 0..CLOSES {
             if turn == CLOSES / 10
                 && let Some(pid) = supervisor

@@ -21,8 +21,8 @@ use support::{
     PORT, SOURCES, SUPERVISOR, build, compiled, connect, has_ended, is_listening, is_open, program,
 };
 
-/// Without a supervisor, in its own place, as a child that is asked about its calls, and the same where its fds cannot be
-/// copied, as under the profiles of containers.
+/// The ways to run: without a supervisor; in the caller's place; as a child with seccomp; and that without copies of
+/// fds, as under the profiles of containers.
 const WAYS: [Way; 4] = [Way::Bare, Way::Supervised(""), Way::Supervised("seccomp"), Way::WithoutCopies];
 
 #[derive(Clone, Copy, Debug)]
@@ -246,7 +246,7 @@ fn c_programs_do_the_same() {
 fn python_programs_do_the_same() {
     secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
-        // Not a script that looks for a version each time (pyenv).
+        // The interpreter itself, and not a script that selects a version at each start (pyenv).
         let found = Command::new(python).args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
         let python = String::from_utf8(found.stdout).unwrap().trim().to_owned();
         let script = format!("{SOURCES}/acts.py");

@@ -121,7 +121,7 @@ fn a_supervisor_that_is_stopped_costs_only_the_cure() {
     });
 }
 
-/// Its copies of what is closed meanwhile keep that open, and no longer than until it answers again.
+/// A stopped supervisor's copies keep closed connections open, but only until it runs again.
 #[test]
 fn a_supervisor_that_is_stopped_holds_nothing_for_good() {
     secluded(|| {
@@ -151,12 +151,13 @@ fn a_supervisor_that_is_killed_costs_only_the_cure() {
     });
 }
 
-/// With 64 descriptors the supervisor can keep no more than some of these, and ends none that it cannot keep.
+/// With 64 descriptors the supervisor can keep only some of these connections. It must not end those that it cannot
+/// keep.
 #[test]
 fn a_supervisor_without_descriptors_costs_only_the_cure() {
     secluded(|| {
         let Some(mut server) = server("nofile=64") else { return };
-        // They do not close, so that their ends linger.
+        // The clients do not close, so their connections linger.
         let mut open: Vec<TcpStream> = (0..200).map(|_| ask()).collect();
         open.iter().for_each(await_end);
         let supervisor = server.supervisor();
@@ -179,7 +180,7 @@ fn processor_ticks(process: Pid) -> u64 {
     fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
-/// A process that knows what the program's processes know, and is hostile.
+/// One that knows what the program's processes know, and means ill.
 struct Hostile {
     name: String,
     token: [u8; 16],
@@ -234,7 +235,7 @@ fn strangers_keep_nobody_out() {
     secluded(|| {
         let Some(server) = server("") else { return };
         let hostile = Hostile::new(&server);
-        // More than there is room for, who say nothing.
+        // More strangers than there is room for. They send nothing.
         let strangers: Vec<OwnedFd> = (0..400).map(|_| hostile.stranger()).collect();
         assert!(is_cured());
         strangers.iter().for_each(await_hang_up);
@@ -246,11 +247,11 @@ fn strangers_keep_nobody_out() {
     });
 }
 
-/// A worker that lies of others' connections: that it holds them, that it has ended them, what became of them.
+/// A worker lies about others' connections: that it holds them, that it has ended them, what became of them.
 #[test]
 fn a_worker_that_lies_spoils_nothing_of_the_others() {
     secluded(|| {
-        // Cookies count up on each processor (`gen_cookie_next`): here those of the next connections are known.
+        // Cookies count up on each processor (`gen_cookie_next`), so the test knows those of the next connections.
         let ours = rustix::thread::sched_getaffinity(None).unwrap();
         let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|number| ours.is_set(*number)).unwrap();
         let mut one = rustix::thread::CpuSet::new();

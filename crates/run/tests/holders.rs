@@ -92,8 +92,8 @@ fn a_child_that_is_gone_keeps_nothing_from_being_cured() {
     });
 }
 
-/// A child that cannot be looked at may have the connection: that is left plain, counted, and named. With the right to look
-/// it is seen to have it.
+/// A child that cannot be looked at may have the connection. So the close is left plain, counted, and reported. With
+/// the right to look, the child is seen to have it.
 #[test]
 fn what_cannot_be_proved_is_left_plain_and_named() {
     secluded(|| {
@@ -116,7 +116,8 @@ fn what_cannot_be_proved_is_left_plain_and_named() {
     });
 }
 
-/// A copy by a system call that the library does not see. The first closes of a program are looked into, whatever is known.
+/// A copy by a system call that the library does not see. The first closes of a program are looked for in all processes
+/// anyway.
 #[test]
 fn an_unseen_copy_is_found() {
     secluded(|| {

@@ -68,7 +68,7 @@ fn it_supervises_the_program_and_outlives_it() {
     });
 }
 
-/// Where nothing listens, or what listens ends, the program is supervised all the same.
+/// If nothing listens, or the listener closes each connection, the program is supervised all the same.
 #[test]
 fn without_it_the_supervisor_is_made_here() {
     secluded(|| {

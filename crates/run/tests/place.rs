@@ -310,7 +310,8 @@ fn connections_outlive_the_program() {
     });
 }
 
-/// What the supervisor was forked from is not kept open by it: the program's pipes end with the program.
+/// The supervisor does not keep the files of the process that it was forked from open: the program's pipes end with the
+/// program.
 #[test]
 fn the_supervisor_keeps_nothing_of_the_program() {
     secluded(|| {

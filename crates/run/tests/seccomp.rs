@@ -203,8 +203,8 @@ fn a_program_outlives_its_supervisor() {
     });
 }
 
-/// The supervisor is stopped (SIGSTOP): the guard lets the program's calls happen, also one that was received already (an
-/// `accept` of `hold`). After SIGCONT all is cured again, and what is held is ended.
+/// The supervisor is stopped (SIGSTOP): the guard continues the program's calls, also one that was received already (an
+/// `accept` of `hold`). After SIGCONT the cure works again, and held connections are ended.
 #[test]
 fn a_stopped_supervisor_costs_only_the_cure() {
     secluded(|| {

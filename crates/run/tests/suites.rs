@@ -41,7 +41,7 @@ fn run(python: &str, folder: &Path, settings: Option<&str>) -> Run {
     Run { failed, passed, closes }
 }
 
-/// Runs a suite twice; what passes bare passes supervised.
+/// Runs a suite twice. The tests that pass bare must pass supervised.
 fn passes_as_without(name: &'static str, settings: &'static str) {
     secluded(|| {
         let Some(python) = program("python3", "python3-venv, by `cargo xtask setup`") else { return };

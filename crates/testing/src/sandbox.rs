@@ -1,4 +1,4 @@
-//! A private network for a test, and processes that nobody else sees.
+//! A private network for a test, and a test's processes apart from all others.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -22,11 +22,12 @@ pub fn sandboxed(body: impl FnOnce()) {
     inside("private networks", |_| (), body);
 }
 
-/// As [`sandboxed`], and in a PID namespace of its own with its own `/proc`, below a first process that reaps orphans: the body
-/// sees no process of another test, and none of its own outlives it. The test is not the first process, nor the child of the
-/// machine's.
+/// Does what [`sandboxed`] does, in a PID namespace of its own with its own `/proc`. The body sees no process of
+/// another test, and none of its own outlives it. The test's parent is the namespace's first process, which reaps
+/// orphans.
 ///
-/// For what looks at processes that it has not made: `linger run` takes orphans of its user for its program's (docs/run.md).
+/// For tests of programs that look at processes which they have not started: `linger run` takes orphans of its user for
+/// its program's (docs/run.md).
 ///
 /// # Panics
 /// Panics if the body panics; the message has the body's output.

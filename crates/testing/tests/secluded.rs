@@ -1,4 +1,4 @@
-//! What a test in its own PID namespace sees, and what is left of it.
+//! Which processes a test in its own PID namespace sees, and which outlive it.
 
 use std::fs;
 use std::io::Read;
@@ -32,7 +32,7 @@ fn orphans_are_reaped() {
         let mut shell = start.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, mut output) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
         assert!(shell.wait().unwrap().success());
-        // The orphan has the output as well, until its input ends.
+        // The orphan has the shell's output open, too, until its input ends.
         drop(input);
         let mut said = String::new();
         output.read_to_string(&mut said).unwrap();
@@ -45,7 +45,8 @@ fn orphans_are_reaped() {
     });
 }
 
-/// The sleep has the test's output: as long as it lives, whoever reads that does not come to its end.
+/// The sleep has the test's output open: if it outlived the test, the reader of that output would wait for
+/// it.
 #[test]
 fn nothing_outlives_the_test() {
     secluded(|| {
@@ -54,7 +55,7 @@ fn nothing_outlives_the_test() {
     });
 }
 
-/// The status comes through both processes in between.
+/// The test's status passes through the two processes in between.
 #[test]
 #[should_panic(expected = "in the sandbox")]
 fn a_failure_inside_is_one_outside() {

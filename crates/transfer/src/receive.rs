@@ -187,7 +187,7 @@ impl<'a> Receiver<'a> {
             OpenTarget::Tree { base, store } => self.again || store.must_ask(base),
             OpenTarget::Stream { so_far, .. } => so_far.blocks() > 0,
             OpenTarget::Sink { deliveries, id, .. } => {
-                // An earlier session's, which outlives its connection.
+                // An earlier session's command may still run: it outlives the connection.
                 while deliveries.is_running(*id) {
                     self.session.works(PhaseWork::new(Phase::Command, 0, 0))?;
                     self.session.linger_for(Duration::from_millis(500))?;
@@ -200,7 +200,8 @@ impl<'a> Receiver<'a> {
             let event = match self.session.try_receive()? {
                 Some(event) => event,
                 None => {
-                    // Nothing more has arrived: what is complete need not wait for company.
+                    // Nothing more has arrived: the files that are complete are not kept waiting for more to
+                    // share a sync with.
                     self.commit()?;
                     self.session.receive()?
                 }
@@ -222,7 +223,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Everything has ended: the last receipts, and the peer's word that it has them.
+    /// All entries have ended: sends the last receipts, and waits for the peer to confirm that it has them.
     fn finish(&mut self) -> Result<(), Error> {
         debug_assert!(self.files.is_empty(), "the total comes after every end");
         self.commit()?;

@@ -93,7 +93,7 @@ fn silence_ends_no_close_of_a_peer_whose_kernel_answers() {
     core.on(ALIVE.event(), ms(50));
     assert!(!core.is_paused());
     assert_eq!(ended(&mut core, ms(50)).ended, Ended::Acknowledged);
-    // One that has read a part meanwhile is waited for, and has not paused.
+    // A peer that has read a part meanwhile is waited for, and does not count as paused.
     let mut core = draining(&policy, Some(9));
     look_again(&mut core, 8, false, ms(100));
     assert_eq!(core.next(ms(100)), Action::Inspect);

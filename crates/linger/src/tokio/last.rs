@@ -76,7 +76,7 @@ async fn next<L: Accept>(listener: &mut L, stop: Option<&mut Stop>) -> Option<io
         if let Some(told) = &mut stop.told {
             match Pin::new(told).poll(context) {
                 Poll::Ready(Ok(())) => return Poll::Ready(None),
-                // The server's future was dropped without a stop, so none can come any more.
+                // Nobody waits for the signal any more.
                 Poll::Ready(Err(_)) => stop.told = None,
                 Poll::Pending => {}
             }
@@ -90,11 +90,11 @@ async fn next<L: Accept>(listener: &mut L, stop: Option<&mut Stop>) -> Option<io
 #[derive(Debug)]
 pub(super) struct Stop {
     told: Option<oneshot::Receiver<()>>,
-    /// Each connection that was not read from yet holds a clone. `None` when all connections have been returned.
+    /// Of which each connection that was not read from yet holds one; `None` when all connections are handed out.
     unread: Option<Unread>,
 }
 
-/// A connection holds this until it is read from for the first time.
+/// Held by a connection until it is read from.
 pub(super) type Unread = mpsc::Sender<Infallible>;
 
 impl Stop {

@@ -83,7 +83,8 @@ pub(crate) fn run(connect: Connect, server: Server, peer: Peer, size: usize, end
             let _ = ended.recv();
             return Felt::default();
         }
-        // Above TLS without close_notify. A bare server's reset may be here already.
+        // TLS is half-closed without close_notify. If the bare server has reset the connection already, this
+        // fails.
         Peer::HalfCloses => _ = shutdown(&*line.socket, Shutdown::Write),
         Peer::SaysGoodbye => line.say_goodbye(),
         Peer::ReadsAfterTheClose => _ = ended.recv(),

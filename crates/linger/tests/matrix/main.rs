@@ -45,7 +45,7 @@ enum Peer {
     NeverCloses,
     /// Reads everything and sends a byte every tenth of a second.
     Drips,
-    /// Reads nothing until the server has closed: for the control alone.
+    /// Reads nothing until the server has closed: used for the control only.
     ReadsAfterTheClose,
 }
 
@@ -283,7 +283,7 @@ fn axum_http2() {
     all_cells_of(Server::AxumHttp2);
 }
 
-/// The matrix notices what it is for: on a bare server such cells fail.
+/// The test of the test: on a bare server such cells fail.
 #[test]
 fn a_plain_close_fails() {
     sandboxed(|| {

@@ -329,7 +329,7 @@ pub(crate) fn has_ended(stream: &TcpStream, milliseconds: i64) -> bool {
     poll(&mut end, Some(&patience)).unwrap() > 0
 }
 
-/// Goes on sending after its request, a byte now and then until a reset meets one, and only then reads.
+/// Goes on sending after its request, a byte at a time, until a reset answers one. Reads only then.
 pub(crate) fn late_sender(port: u16, reset_expected: bool) -> Got {
     let mut stream = connect(port, Some(4_096));
     let _ = stream.write_all(&request(0));

@@ -79,10 +79,12 @@ fn argument(number: u8, relation: SeccompCmpOp, value: u32) -> SeccompRule {
     SeccompRule::new(vec![condition.expect("an argument's number below 6")]).expect("one condition")
 }
 
-/// Makes a command run in a PID namespace of its own with its own `/proc`, below a first process that reaps orphans and ends with
-/// the command. Whatever is left then, the kernel kills. A refusal becomes the error of `spawn`.
+/// Makes a command run in a PID namespace of its own with its own `/proc`. Its parent there is the namespace's first
+/// process, which reaps orphans and ends with the command; then the kernel kills all processes that are left. If the
+/// kernel refuses this, `spawn` returns the error.
 ///
-/// What is spawned is a process outside, which waits and ends with the command's status, or with 128 and the signal.
+/// The spawned process itself stays outside. It waits, and ends with the command's status, or with 128 plus the
+/// signal's number.
 pub fn seclude(command: &mut Command) {
     // SAFETY: `enter_processes` makes system calls only: no allocation and no lock between fork and exec.
     unsafe { command.pre_exec(enter_processes) };
@@ -96,7 +98,7 @@ fn enter_processes() -> io::Result<()> {
     if let Some(first) = fork()? {
         end_with(first);
     }
-    // Without whoever waits for the status, nobody wants the test to go on.
+    // If the process that waits for the status is killed, the test must not go on.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     mount(c"proc", c"/proc", c"proc", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC)?;
     if let Some(test) = fork()? {
@@ -114,7 +116,7 @@ fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong) -> io:
     }
 }
 
-/// Returns the child in the parent, and nothing in the child.
+/// Returns the child's id in the parent, and `None` in the child.
 fn fork() -> io::Result<Option<i32>> {
     // SAFETY: the call of `fork(2)` without the C library's handlers, which take locks. Parent and child make system calls only.
     match unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } {
@@ -124,9 +126,9 @@ fn fork() -> io::Result<Option<i32>> {
     }
 }
 
-/// Reaps children until one of them has ended, and ends as it did.
+/// Reaps children until this one has ended, and ends with its status.
 fn end_with(child: i32) -> ! {
-    // The command's pipes, and the one by which `spawn` waits for `exec`, are not this process's to keep open.
+    // This process must not keep open the command's pipes, nor the pipe on which `spawn` waits for the `exec`.
     // SAFETY: the fds are copies of this process alone, which uses none of them.
     unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
     loop {

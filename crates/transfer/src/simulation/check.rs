@@ -48,7 +48,7 @@ fn served_status(served: &Served) -> u8 {
     status(summary, served.error.as_ref())
 }
 
-/// The files that are sent, with their paths below `source`.
+/// The files that are sent, below `source`.
 pub(super) fn sources() -> Vec<(&'static str, Vec<u8>)> {
     let large = (0..2 * BLOCK + 5000).map(|at| (at / 251 + at % 253) as u8).collect();
     vec![
