@@ -73,15 +73,18 @@ async fn next<L: Accept>(listener: &mut L, stop: Option<&mut Stop>) -> Option<io
     let Some(stop) = stop else { return Some(listener.accept().await) };
     let mut accept = pin!(listener.accept());
     poll_fn(|context| {
-        if let Some(told) = &mut stop.told {
+        if let Signal::Awaited(told) = &mut stop.signal {
             match Pin::new(told).poll(context) {
-                Poll::Ready(Ok(())) => return Poll::Ready(None),
+                Poll::Ready(Ok(())) => stop.signal = Signal::Come,
                 // Nobody waits for the signal any more.
-                Poll::Ready(Err(_)) => stop.told = None,
+                Poll::Ready(Err(_)) => stop.signal = Signal::Never,
                 Poll::Pending => {}
             }
         }
-        accept.as_mut().poll(context).map(Some)
+        match stop.signal {
+            Signal::Come => Poll::Ready(None),
+            Signal::Awaited(_) | Signal::Never => accept.as_mut().poll(context).map(Some),
+        }
     })
     .await
 }
@@ -89,9 +92,16 @@ async fn next<L: Accept>(listener: &mut L, stop: Option<&mut Stop>) -> Option<io
 /// The stop of a listener, as that listener knows it.
 #[derive(Debug)]
 pub(super) struct Stop {
-    told: Option<oneshot::Receiver<()>>,
+    signal: Signal,
     /// Of which each connection that was not read from yet holds one; `None` when all connections are handed out.
     unread: Option<Unread>,
+}
+
+#[derive(Debug)]
+enum Signal {
+    Awaited(oneshot::Receiver<()>),
+    Come,
+    Never,
 }
 
 /// Held by a connection until it is read from.
@@ -109,7 +119,7 @@ impl Stop {
             // Nothing is ever sent: `recv` returns when the last sender is dropped.
             let _ = timeout(FIRST_BYTE, all_read.recv()).await;
         };
-        (Self { told: Some(told), unread: Some(unread) }, stopped)
+        (Self { signal: Signal::Awaited(told), unread: Some(unread) }, stopped)
     }
 
     /// The value that a new connection holds until it is read from.
@@ -133,10 +143,11 @@ mod tests {
         let mut stopped = pin!(stopped);
         let connection = stop.hold();
         assert!(stopped.as_mut().poll(&mut context).is_pending());
-        assert!(stop.told.as_mut().unwrap().try_recv().is_err());
+        let Signal::Awaited(told) = &mut stop.signal else { unreachable!("nobody has asked it") };
+        assert!(told.try_recv().is_err());
         signal.send(()).unwrap();
         assert!(stopped.as_mut().poll(&mut context).is_pending());
-        assert!(stop.told.as_mut().unwrap().try_recv().is_ok());
+        assert!(told.try_recv().is_ok());
         drop(connection);
         assert!(stopped.as_mut().poll(&mut context).is_pending(), "the accept queue is not handed out");
         let last = stop.hold();
@@ -144,5 +155,46 @@ mod tests {
         assert!(stopped.as_mut().poll(&mut context).is_pending(), "a connection is not read from");
         drop(last);
         assert!(stopped.as_mut().poll(&mut context).is_ready());
+    }
+    /// A listener for which there are no descriptors, with one connection in its queue.
+    struct Full(tokio::net::UnixStream);
+
+    impl Accept for Full {
+        type Io = tokio::net::UnixStream;
+        type Addr = ();
+
+        async fn accept(&mut self) -> io::Result<(Self::Io, ())> {
+            Err(io::Error::other("no descriptors"))
+        }
+
+        fn local_addr(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        async fn close(self) -> Vec<(Self::Io, ())> {
+            vec![(self.0, ())]
+        }
+    }
+
+    #[test]
+    fn a_stop_while_room_is_made_is_not_forgotten_whoever_gives_up_waiting() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (stream, _peer) = tokio::net::UnixStream::pair().unwrap();
+            let listener = crate::tokio::Listener::new(Full(stream), crate::Policy::default());
+            let (mut listener, stopped) = listener.stop_when(std::future::ready(()));
+            let mut stopped = pin!(stopped);
+            let mut context = Context::from_waker(Waker::noop());
+            // It makes room, and is dropped while it does: before the stop, and after it.
+            assert!(pin!(listener.accept()).poll(&mut context).is_pending());
+            assert!(stopped.as_mut().poll(&mut context).is_pending());
+            assert!(pin!(listener.accept()).poll(&mut context).is_pending());
+            let (last, ()) = listener.accept().await;
+            assert!(stopped.as_mut().poll(&mut context).is_pending());
+            drop(last);
+            assert!(pin!(listener.accept()).poll(&mut context).is_pending());
+            assert!(stopped.as_mut().poll(&mut context).is_ready());
+            assert_eq!(listener.local_addr().unwrap_err().kind(), ErrorKind::NotConnected);
+        });
     }
 }

@@ -234,8 +234,12 @@ impl<L: Accept> Listener<L> {
                     self.lacks_room = true;
                     self.make_room().await;
                 }
-                None if std::mem::take(&mut self.lacks_room) => self.make_room().await,
-                None => self.source.close(),
+                None => {
+                    if self.lacks_room {
+                        self.make_room().await;
+                    }
+                    self.source.close();
+                }
             }
         }
     }
