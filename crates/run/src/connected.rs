@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use linger_custody::world::{Name, Pid};
 use linger_custody::{Count, Origin};
@@ -30,6 +31,7 @@ pub(crate) struct ConnectedProcess {
     waiting: HashMap<u64, HeldFd>,
     /// What it has counted, which is what it may take back.
     counted: [u64; COUNTS],
+    claims: Claims,
     _share: Share,
 }
 
@@ -64,8 +66,8 @@ impl ConnectedProcess {
         let peer = crate::kernel::peer_process(connection.as_fd()).unwrap_or(0);
         let user = socket_peercred(&connection).ok()?.uid.as_raw();
         let share = shares.take(user)?;
-        let (waiting, counted) = (HashMap::new(), [0; COUNTS]);
-        Some(Self { connection, known: false, peer, user, waiting, counted, _share: share })
+        let (waiting, counted, claims) = (HashMap::new(), [0; COUNTS], Claims::new(Instant::now()));
+        Some(Self { connection, known: false, peer, user, waiting, counted, claims, _share: share })
     }
 
     /// Whether a connection is to be ended when this process ends.
@@ -153,16 +155,54 @@ impl ConnectedProcess {
     }
 
     fn count(&mut self, more: bool, message: &Message, ender: &Ender) {
-        let count = Count::EACH.into_iter().find(|count| *count as u64 == message.cookie);
-        let Some(count) = count.filter(|count| *count != Count::Seen) else { return };
-        let own = &mut self.counted[count as usize];
+        let Some(count) = Count::EACH.into_iter().find(|count| *count as u64 == message.cookie) else {
+            return;
+        };
+        let Some(own) = self.counted.get_mut(count as usize).filter(|_| is_told(count)) else { return };
         if more {
-            *own += u64::from(message.unread);
-            ender.count(count, message.unread.into());
+            let number = self.claims.grant(message.unread, Instant::now());
+            *own += number;
+            ender.count(count, number);
         } else if *own > 0 {
             *own -= 1;
             ender.uncount(count);
         }
+    }
+}
+
+/// Whether a process can know this of a close. Of all else the supervisor has seen the outcome itself.
+fn is_told(count: Count) -> bool {
+    matches!(count, Count::Finished | Count::Aborted | Count::Gone | Count::Refused | Count::Unread)
+}
+
+/// How many closes a process can have made that nobody else has seen: its word is not taken for more.
+#[derive(Debug)]
+struct Claims {
+    left: u64,
+    since: Instant,
+}
+
+/// More than a process can make: a close takes the kernel microseconds.
+const CLOSES_A_MILLISECOND: u64 = 500;
+
+/// What a process may have to tell when it connects, or when the supervisor hears it again.
+const BEFORE: u64 = 1 << 16;
+
+impl Claims {
+    fn new(now: Instant) -> Self {
+        Self { left: BEFORE, since: now }
+    }
+
+    /// How many of those that a process claims may be true.
+    fn grant(&mut self, claimed: u32, now: Instant) -> u64 {
+        let milliseconds = now.duration_since(self.since).as_millis() as u64;
+        if milliseconds > 0 {
+            self.left = self.left.saturating_add(milliseconds.saturating_mul(CLOSES_A_MILLISECOND));
+            self.since = now;
+        }
+        let granted = u64::from(claimed).min(self.left);
+        self.left -= granted;
+        granted
     }
 }
 
@@ -215,5 +255,28 @@ fn receive(connection: &OwnedFd, mut dispose: impl FnMut(OwnedFd)) -> Received {
         Err(Errno::AGAIN) => Received::Nothing,
         // The library only sends messages of this length; anything else comes from a stranger.
         Ok(_) | Err(_) => Received::End,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_not_believed_more_closes_than_it_can_have_made() {
+        let start = Instant::now();
+        let mut claims = Claims::new(start);
+        assert_eq!((claims.grant(u32::MAX, start), claims.grant(1, start)), (BEFORE, 0));
+        let later = start + Duration::from_millis(10);
+        assert_eq!((claims.grant(100, later), claims.grant(u32::MAX, later)), (100, 4_900));
+    }
+
+    #[test]
+    fn outcomes_that_the_supervisor_sees_are_not_believed() {
+        let told = Count::EACH.map(is_told);
+        // Seen, Handed, Finished, Drained, Shared, Aborted, Gone, Refused, Unread.
+        assert_eq!(told, [false, false, true, false, false, true, true, true, true]);
     }
 }

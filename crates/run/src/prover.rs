@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use linger_custody::Origin;
-use linger_custody::proof::{Heirs, Sight, Standing, judge};
+use linger_custody::proof::{Heirs, Relations, Sight, Standing, judge};
 use linger_custody::world::{Name, Pid};
 
 use crate::proc;
@@ -23,6 +23,9 @@ const PROMISE: Duration = Duration::from_secs(10);
 
 /// Most connections that wait for a look. What is more is left plain.
 const PENDING: usize = 8_192;
+
+/// How often one look goes on to processes that were made during it.
+const ROUNDS: usize = 4;
 
 /// A look that takes long is followed by a pause of as many times its length.
 const REST: u32 = 4;
@@ -226,22 +229,26 @@ impl Prover {
         let is_held = |pending: &Pending| {
             pending.held.is_some_and(|(name, _)| proc::has(name.pid.0, name.fd, pending.inode))
         };
-        let mut heirs: HashMap<u64, (Vec<Pid>, Vec<Pid>)> = HashMap::new();
-        for (cookie, pending) in &self.pending {
-            if pending.closing.is_empty() && !is_held(pending) {
-                let nominee = &pending.nominee;
-                let pids = match family.heirs(nominee.origin, nominee.by.pid) {
-                    Heirs::None => Vec::new(),
-                    Heirs::Some(pids) => pids,
-                    Heirs::All => family.all().collect(),
-                };
-                let looked = if pending.audit { family.all().collect() } else { pids.clone() };
-                heirs.insert(*cookie, (pids, looked));
+        let judged: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| pending.closing.is_empty() && !is_held(pending))
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        let mut heirs = heirs_of(&judged, &self.pending, family);
+        let mut seen: HashMap<Pid, Option<HashMap<u64, Vec<i32>>>> = HashMap::new();
+        for round in 0..ROUNDS {
+            let looked = heirs.values().flat_map(|(_, looked)| looked).copied();
+            let unseen: BTreeSet<Pid> = looked.filter(|pid| !seen.contains_key(pid)).collect();
+            if unseen.is_empty() {
+                break;
             }
+            self.looks += u64::from(round == 0);
+            seen.extend(unseen.into_iter().map(|pid| (pid, proc::sockets(pid.0))));
+            // A process that was made meanwhile has what its maker may have closed before it was looked at.
+            let Some(family) = self.relatives.now() else { return };
+            heirs = heirs_of(&judged, &self.pending, family);
         }
-        let all: BTreeSet<Pid> = heirs.values().flat_map(|(_, looked)| looked).copied().collect();
-        self.looks += u64::from(!all.is_empty());
-        let seen: HashMap<Pid, _> = all.into_iter().map(|pid| (pid, proc::sockets(pid.0))).collect();
         let mut over = Vec::new();
         for (cookie, pending) in &mut self.pending {
             if pending.is_late(now) {
@@ -250,6 +257,10 @@ impl Prover {
             }
             // Still being closed, or held as before.
             let Some((heirs, looked)) = heirs.get(cookie) else { continue };
+            if looked.iter().any(|pid| !seen.contains_key(pid)) {
+                // The family grows faster than it is looked at: the next look begins anew.
+                continue;
+            }
             let sight = |pid: &Pid| match seen.get(pid).and_then(Option::as_ref) {
                 Some(fds) => Sight::Fds(fds.get(&pending.inode).cloned().unwrap_or_default()),
                 None if heirs.contains(pid) => Sight::Hidden,
@@ -282,4 +293,24 @@ impl Prover {
             });
         }
     }
+}
+
+/// For each connection, by cookie: who may have it, and whom to look at.
+fn heirs_of(
+    cookies: &[u64],
+    pending: &HashMap<u64, Pending>,
+    family: &Relations,
+) -> HashMap<u64, (Vec<Pid>, Vec<Pid>)> {
+    let pending = cookies.iter().filter_map(|cookie| Some((*cookie, pending.get(cookie)?)));
+    let heirs = pending.map(|(cookie, pending)| {
+        let nominee = &pending.nominee;
+        let pids = match family.heirs(nominee.origin, nominee.by.pid) {
+            Heirs::None => Vec::new(),
+            Heirs::Some(pids) => pids,
+            Heirs::All => family.all().collect(),
+        };
+        let looked = if pending.audit { family.all().collect() } else { pids.clone() };
+        (cookie, (pids, looked))
+    });
+    heirs.collect()
 }

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// A system call that is tried.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +34,7 @@ impl Trial {
         // SAFETY: no call of the lists below follows a pointer that it is given here, or changes more than the calling process,
         // which is a child that ends.
         let result = unsafe { libc::syscall(self.call, a, b, c, d) };
-        // SAFETY: the calling thread's own number.
-        let error = unsafe { *libc::__errno_location() };
+        let error = io::Error::last_os_error().raw_os_error().unwrap_or(0);
         result >= 0 || EXPLAINED.contains(&error) || self.may_lack && error == libc::ENOSYS
     }
 }
@@ -225,15 +225,19 @@ impl Shared {
     }
 
     fn note(&self, place: usize, outcome: Outcome) {
-        if place < PAGE {
-            // SAFETY: within the page. The parent reads after the child's end.
-            unsafe { self.0.add(place).write_volatile(outcome as u8) };
+        if let Some(cell) = self.cell(place) {
+            cell.store(outcome as u8, Relaxed);
         }
     }
 
+    /// The parent asks after the child's end.
     fn is(&self, place: usize, outcome: Outcome) -> bool {
-        // SAFETY: within the page.
-        place < PAGE && unsafe { self.0.add(place).read_volatile() } == outcome as u8
+        self.cell(place).is_some_and(|cell| cell.load(Relaxed) == outcome as u8)
+    }
+
+    fn cell(&self, place: usize) -> Option<&AtomicU8> {
+        // SAFETY: a byte of the page, which is there as long as this value.
+        (place < PAGE).then(|| unsafe { AtomicU8::from_ptr(self.0.wrapping_add(place)) })
     }
 }
 

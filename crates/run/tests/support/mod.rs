@@ -1,6 +1,8 @@
 //! A supervisor in a process of its own, servers to run under it, and clients that notice losses.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub(crate) mod hostile;
+
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
