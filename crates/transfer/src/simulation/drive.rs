@@ -283,6 +283,7 @@ impl Runner {
         }
         self.kill(world, end);
         let mut state = world.state.borrow_mut();
+        state.fell = true;
         let State { random, disk, boots, connections, .. } = &mut *state;
         if power {
             boots[end as usize] += 2;
@@ -380,7 +381,7 @@ fn transfer(base: &Path, schedule: &Schedule) -> (Summary, Option<Error>) {
     let source = base.join("source");
     let (path, to): (PathBuf, &[u8]) = match schedule.scenario {
         Scenario::File | Scenario::Replace => (source.join("file"), b"file"),
-        Scenario::Tree => (source.join("tree"), b"tree"),
+        Scenario::Tree => (source.join("tree"), b"new/tree"),
         Scenario::Large => (source.join("large"), b"large"),
         Scenario::Sink => (source.join("file"), b"@print"),
         Scenario::Get => {

@@ -89,6 +89,8 @@ pub(super) struct State {
     pub(super) durable: bool,
     pub(super) receipts: u64,
     pub(super) happened: u32,
+    /// A process or machine has ended in the middle.
+    pub(super) fell: bool,
 }
 
 impl State {
@@ -119,6 +121,7 @@ impl State {
             durable: true,
             receipts: 0,
             happened: 0,
+            fell: false,
         }
     }
 
