@@ -233,8 +233,6 @@ pub(super) fn after_asking(
     if is_true {
         return Ok(());
     }
-    println!("{:?}", state.served);
-    println!("{:?} {:?} {:?}", state.connections, state.now, state.threads);
     Err(format!(
         "asked later, the server says {answer:?}; the client said {status:?}, the command {outcome:?}"
     ))

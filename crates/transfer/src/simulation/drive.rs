@@ -140,7 +140,11 @@ impl Runner {
         let first = self.client(schedule, world)?;
         outcome.client = first.as_ref().map(|ended| ended.status());
         check::after_first(schedule, world, first.as_ref())?;
-        world.state.borrow_mut().events.clear();
+        {
+            let mut state = world.state.borrow_mut();
+            state.events.clear();
+            state.peace = true;
+        }
         if schedule.scenario == Scenario::Sink {
             let Some(id) = first.as_ref().and_then(|ended| ended.summary.transfer) else { return Ok(()) };
             let answer = self.ask(schedule, world, id)?;
@@ -356,7 +360,7 @@ fn next(state: &mut State) -> Next {
         }
     }
     // Time passes when there is nothing else to do, and now and then although there is.
-    if choices.is_empty() || state.random.once_in(100) {
+    if choices.is_empty() || (!state.peace && state.random.once_in(100)) {
         return match earliest {
             Some(time) => Next::Time(time),
             None if choices.is_empty() => Next::Nothing,

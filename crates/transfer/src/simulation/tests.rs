@@ -10,14 +10,6 @@ fn runner() -> (tempfile::TempDir, Runner) {
 }
 
 #[test]
-fn dbg640() {
-    let (_dir, mut runner) = runner();
-    let o = runner.run(&Schedule::new(640, Scenario::Sink, vec![Event::Power { end: End::Server, step: 63 }]), None);
-    println!("{o:?}");
-    panic!();
-}
-
-#[test]
 fn nothing_happens_and_all_is_well() {
     let (_dir, mut runner) = runner();
     for scenario in

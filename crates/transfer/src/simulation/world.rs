@@ -89,6 +89,8 @@ pub(super) struct State {
     pub(super) durable: bool,
     pub(super) receipts: u64,
     pub(super) happened: u32,
+    /// Nothing happens any more, and no time passes while there is something to do.
+    pub(super) peace: bool,
     /// A process or machine has ended in the middle.
     pub(super) fell: bool,
 }
@@ -121,6 +123,7 @@ impl State {
             durable: true,
             receipts: 0,
             happened: 0,
+            peace: false,
             fell: false,
         }
     }
