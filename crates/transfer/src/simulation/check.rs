@@ -49,20 +49,21 @@ fn served_status(served: &Served) -> u8 {
 }
 
 /// The files that are sent, below `source`.
-pub(super) fn sources() -> Vec<(&'static str, Vec<u8>)> {
-    let large = (0..2 * BLOCK + 5000).map(|at| (at / 251 + at % 253) as u8).collect();
-    vec![
-        ("file", b"one page for the printer\n".repeat(8)),
-        ("tree/a", b"the file a".to_vec()),
-        ("tree/inner/b", vec![b'b'; 700]),
-        ("large", large),
-    ]
+pub(super) const SOURCES: [&str; 4] = ["file", "tree/a", "tree/inner/b", "large"];
+
+/// What is in one of them.
+pub(super) fn content(source: &str) -> Vec<u8> {
+    match source {
+        "file" => b"one page for the printer\n".repeat(8),
+        "tree/a" => b"the file a".to_vec(),
+        "tree/inner/b" => vec![b'b'; 700],
+        _ => (0..2 * BLOCK + 5000).map(|at| (at / 251 + at % 253) as u8).collect(),
+    }
 }
 
 /// What has to be below the shared directory at the end.
 fn wanted(scenario: Scenario) -> BTreeMap<Vec<u8>, Image> {
-    let files: BTreeMap<_, _> = sources().into_iter().collect();
-    let file = |name: &str| (name.as_bytes().to_vec(), Image::File(files[name].clone()));
+    let file = |name: &str| (name.as_bytes().to_vec(), Image::File(content(name)));
     match scenario {
         Scenario::File | Scenario::Replace => [file("file")].into(),
         Scenario::Large => [file("large")].into(),
@@ -71,8 +72,8 @@ fn wanted(scenario: Scenario) -> BTreeMap<Vec<u8>, Image> {
             let above = if scenario == Scenario::Tree { "new/" } else { "" };
             let at = |name: &str| [above, name].concat().into_bytes();
             let mut all: BTreeMap<_, _> = [
-                (at("tree/a"), Image::File(files["tree/a"].clone())),
-                (at("tree/inner/b"), Image::File(files["tree/inner/b"].clone())),
+                (at("tree/a"), Image::File(content("tree/a"))),
+                (at("tree/inner/b"), Image::File(content("tree/inner/b"))),
                 (at("tree"), Image::Directory),
                 (at("tree/inner"), Image::Directory),
                 (at("tree/link"), Image::Link),
@@ -201,7 +202,7 @@ fn after_sink(world: &World, ended: Option<&Ended>) -> Result<(), String> {
     if commands.len() > 1 {
         return Err(format!("the command was started {} times", commands.len()));
     }
-    if commands.iter().any(|command| command.content != sources()[0].1) {
+    if commands.iter().any(|command| command.content != content("file")) {
         return Err("the command got something else than was sent".into());
     }
     let outcome = commands.first().map(|command| command.outcome);

@@ -84,8 +84,8 @@ impl Runner {
     pub fn new(base: &Path) -> io::Result<Self> {
         let source = base.join("source");
         fs::create_dir_all(source.join("tree/inner"))?;
-        for (name, content) in check::sources() {
-            fs::write(source.join(name), content)?;
+        for name in check::SOURCES {
+            fs::write(source.join(name), check::content(name))?;
         }
         std::os::unix::fs::symlink("a", source.join("tree/link"))?;
         Ok(Self { base: base.to_owned(), threads: Threads::default() })
