@@ -398,10 +398,13 @@ impl<'a> Receiver<'a> {
                     };
                 }
                 if let OpenTarget::Tree { store, .. } = &mut self.place {
-                    let settled = match store.settler(&landing) {
+                    let mut settled = match store.settler(&landing) {
                         Ok(settle) => away(self.session, Phase::Disk, 0, move |_| settle())?,
                         Err(fault) => Err(fault),
                     };
+                    if settled.is_ok() {
+                        settled = store.settle_above(landing.dest());
+                    }
                     if let Err(fault) = settled {
                         return self.failed_entry(index, fault);
                     }

@@ -9,13 +9,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::disk;
 use crate::error::Error;
 use crate::message::Time;
 use crate::path::{RelPath, WORK};
+
+/// How the names of temporary files in the work directory begin.
+pub(crate) const TEMPORARY: &str = "tmp-";
 
 /// A directory and everything below it, as far as it is reachable without leaving.
 #[derive(Debug)]
@@ -165,8 +168,24 @@ impl Root {
         self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse).ok()
     }
 
-    /// Removes the work directory if nothing is left in it.
+    /// Removes the work directory if nothing is left in it that a later session could use. Sessions lock it together as long
+    /// as they use it: whoever can lock it alone may remove what ended processes left.
     pub(crate) fn tidy(&self) {
+        let removed = disk::unlinkat(&self.fd, WORK, AtFlags::REMOVEDIR);
+        if removed != Err(Errno::NOTEMPTY) {
+            return;
+        }
+        let Some(work) = self.existing_work() else { return };
+        if rustix::fs::flock(&work, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return;
+        }
+        let Ok(names) = rustix::fs::Dir::read_from(&work) else { return };
+        for name in names.flatten() {
+            if name.file_name().to_bytes().starts_with(TEMPORARY.as_bytes()) {
+                let name = Path::new(OsStr::from_bytes(name.file_name().to_bytes()));
+                let _ = disk::unlinkat(&work, name, AtFlags::empty());
+            }
+        }
         let _ = disk::unlinkat(&self.fd, WORK, AtFlags::REMOVEDIR);
     }
 }

@@ -231,7 +231,8 @@ impl Spool {
         if let Some(host) = host::simulated() {
             let mut content = Vec::new();
             let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut content));
-            return read.and_then(|_| host.command(&content)).map_err(|error| self.fault(&error));
+            let ran = read.and_then(|_| host.command(&content));
+            return ran.map_err(|error| Fault(Refusal::Command, error.to_string().into()));
         }
         let stdin =
             self.file.rewind().and_then(|()| self.file.try_clone()).map_err(|error| self.fault(&error))?;

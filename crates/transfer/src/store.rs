@@ -21,7 +21,7 @@ use crate::claim::{Claim, Claimant};
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Hashing, Sum, Tree, hex};
 use crate::host;
-use crate::message::{IfExists, Options, Refusal, Time, Token, TreeEntry};
+use crate::message::{IfExists, Options, Receipt, Refusal, Time, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links, Root};
@@ -49,8 +49,10 @@ pub(crate) struct Store<'a> {
     claimant: Claimant,
     work: Option<Rc<WorkDir>>,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
-    /// Directories with new subdirectories, to be synced before anything below them is confirmed.
+    /// Directories with subdirectories that may be new, to be synced before anything below them is confirmed.
     grown: Vec<Rc<OwnedFd>>,
+    /// Links that wait for their receipts, with their directories.
+    linked: Vec<(Rc<OwnedFd>, Receipt)>,
     /// O_TMPFILE works. Otherwise temporary files get names in the work directory.
     nameless: bool,
     /// The process's umask.
@@ -80,12 +82,13 @@ impl<'a> Store<'a> {
             work: None,
             parent: None,
             grown: Vec::new(),
+            linked: Vec::new(),
             nameless: true,
             umask: umask(),
             modes: Modes::default(),
             quota: None,
             parents: RelPath::root(),
-            prefix: format!("tmp-{}", hex(&random)),
+            prefix: format!("{}{}", root::TEMPORARY, hex(&random)),
             count: 0,
             group: Vec::new(),
             group_bytes: 0,
@@ -124,6 +127,9 @@ impl<'a> Store<'a> {
         let fd = opened.map_err(|error| Fault::new("open the directory", &parent, error))?;
         let fd = Rc::new(fd);
         let name = name.to_vec();
+        if parent == self.parents {
+            self.note_parents();
+        }
         self.parent = Some((parent, fd.clone()));
         Ok((fd, name))
     }
@@ -256,7 +262,9 @@ impl<'a> Store<'a> {
                 landed.temporary.remove(false);
             }
         }
-        if self.work.is_some() {
+        // The session's own lock goes with its fd.
+        self.work = None;
+        if !self.options.dry_run {
             self.root.tidy();
         }
     }

@@ -107,14 +107,17 @@ impl Receiver<'_> {
                 Ok(())
             }
             Kind::Link => {
-                let made = dest.and_then(|dest| {
-                    if let OpenTarget::Tree { store, .. } = &mut self.place {
-                        store.make_link(&entry, &dest)?;
+                let options = self.options;
+                let made = dest.and_then(|dest| match &mut self.place {
+                    OpenTarget::Tree { store, .. } => {
+                        store.make_link(&entry, &dest, receipt(index, 0, None, options, &dest))?;
+                        Ok(store.is_due())
                     }
-                    Ok(dest)
+                    _ => Ok(false),
                 });
                 match made {
-                    Ok(dest) => self.confirm(receipt(index, 0, None, self.options, &dest)),
+                    Ok(true) => self.commit(),
+                    Ok(false) => Ok(()),
                     Err(fault) => self.failed(index, &entry.path, fault),
                 }
             }

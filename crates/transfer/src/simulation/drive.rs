@@ -84,8 +84,8 @@ impl Runner {
     pub fn new(base: &Path) -> io::Result<Self> {
         let source = base.join("source");
         fs::create_dir_all(source.join("tree/inner"))?;
-        for (name, content) in check::sources() {
-            fs::write(source.join(name), content)?;
+        for name in check::SOURCES {
+            fs::write(source.join(name), check::content(name))?;
         }
         std::os::unix::fs::symlink("a", source.join("tree/link"))?;
         Ok(Self { base: base.to_owned(), threads: Threads::default() })
@@ -140,7 +140,11 @@ impl Runner {
         let first = self.client(schedule, world)?;
         outcome.client = first.as_ref().map(|ended| ended.status());
         check::after_first(schedule, world, first.as_ref())?;
-        world.state.borrow_mut().events.clear();
+        {
+            let mut state = world.state.borrow_mut();
+            state.events.clear();
+            state.peace = true;
+        }
         if schedule.scenario == Scenario::Sink {
             let Some(id) = first.as_ref().and_then(|ended| ended.summary.transfer) else { return Ok(()) };
             let answer = self.ask(schedule, world, id)?;
@@ -283,6 +287,7 @@ impl Runner {
         }
         self.kill(world, end);
         let mut state = world.state.borrow_mut();
+        state.fell = true;
         let State { random, disk, boots, connections, .. } = &mut *state;
         if power {
             boots[end as usize] += 2;
@@ -355,7 +360,7 @@ fn next(state: &mut State) -> Next {
         }
     }
     // Time passes when there is nothing else to do, and now and then although there is.
-    if choices.is_empty() || state.random.once_in(100) {
+    if choices.is_empty() || (!state.peace && state.random.once_in(100)) {
         return match earliest {
             Some(time) => Next::Time(time),
             None if choices.is_empty() => Next::Nothing,
@@ -380,7 +385,7 @@ fn transfer(base: &Path, schedule: &Schedule) -> (Summary, Option<Error>) {
     let source = base.join("source");
     let (path, to): (PathBuf, &[u8]) = match schedule.scenario {
         Scenario::File | Scenario::Replace => (source.join("file"), b"file"),
-        Scenario::Tree => (source.join("tree"), b"tree"),
+        Scenario::Tree => (source.join("tree"), b"new/tree"),
         Scenario::Large => (source.join("large"), b"large"),
         Scenario::Sink => (source.join("file"), b"@print"),
         Scenario::Get => {

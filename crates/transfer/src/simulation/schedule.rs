@@ -21,12 +21,12 @@ impl Schedule {
     /// Makes the schedule of a seed.
     pub fn random(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x006c_696e_6765_7221);
-        let scenario = match random.below(64) {
-            0..20 => Scenario::File,
-            20..30 => Scenario::Replace,
-            30..42 => Scenario::Tree,
-            42 => Scenario::Large,
-            43..55 => Scenario::Sink,
+        let scenario = match random.below(128) {
+            0..40 => Scenario::File,
+            40..62 => Scenario::Replace,
+            62..84 => Scenario::Tree,
+            84 => Scenario::Large,
+            85..109 => Scenario::Sink,
             _ => Scenario::Get,
         };
         let to_disk = !random.once_in(4);

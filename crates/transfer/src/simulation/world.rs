@@ -90,6 +90,10 @@ pub(super) struct State {
     pub(super) durable: bool,
     pub(super) receipts: u64,
     pub(super) happened: u32,
+    /// Nothing happens any more, and no time passes while there is something to do.
+    pub(super) peace: bool,
+    /// A process or machine has ended in the middle.
+    pub(super) fell: bool,
 }
 
 impl State {
@@ -120,6 +124,8 @@ impl State {
             durable: true,
             receipts: 0,
             happened: 0,
+            peace: false,
+            fell: false,
         }
     }
 

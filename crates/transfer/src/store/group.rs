@@ -40,12 +40,12 @@ const GROUP_BYTES: u64 = 64 << 20;
 impl Store<'_> {
     /// Whether files wait for their final names.
     pub(crate) fn waits(&self) -> bool {
-        !self.group.is_empty()
+        !self.group.is_empty() || !self.linked.is_empty()
     }
 
     /// Whether the group should be confirmed now, even if more is to come.
     pub(crate) fn is_due(&self) -> bool {
-        self.group.len() >= GROUP
+        self.group.len() + self.linked.len() >= GROUP
             || self.group_bytes >= GROUP_BYTES
             || (self.waits() && self.options.durability != Durability::Disk)
     }
@@ -114,6 +114,20 @@ impl Store<'_> {
                 }
             }
         }
+        for (parent, receipt) in std::mem::take(&mut self.linked) {
+            match synced {
+                Ok(()) => {
+                    if last_parent.as_ref().is_none_or(|last| !Rc::ptr_eq(last, &parent)) {
+                        finish(last_parent.replace(parent));
+                    }
+                    results.push(Ok(Receipt { time: now, ..receipt }));
+                }
+                Err(error) => {
+                    let name = Untrusted::from(&*receipt.name).terminal().to_string();
+                    results.push(Err((receipt.index, Fault::new("make durable", name, error))));
+                }
+            }
+        }
         finish(last_parent);
         if let Err(error) = directories {
             for result in &mut results {
@@ -137,6 +151,11 @@ impl Store<'_> {
         }
         self.grown.clear();
         Ok(())
+    }
+
+    /// Makes the directories above a file durable that was complete here already.
+    pub(crate) fn settle_above(&mut self, dest: &RelPath) -> Result<(), Fault> {
+        self.sync_grown().map_err(|error| Fault::new("make durable the directories of", dest, error))
     }
 
     /// Whether the file under the final name has the same content.

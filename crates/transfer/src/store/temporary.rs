@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Store, log_name};
@@ -46,6 +46,8 @@ impl Store<'_> {
             Some(work) => work.clone(),
             None => {
                 let dir = self.root.work().map_err(fault)?;
+                // Whoever tidies up sees that it is used. Where directories cannot be locked, nobody tidies up.
+                let _ = rustix::fs::flock(&dir, FlockOperation::LockShared);
                 let work = Rc::new(WorkDir { device: device(dir.as_fd())?, dir });
                 self.work = Some(work.clone());
                 work
