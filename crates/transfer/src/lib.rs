@@ -19,11 +19,13 @@ mod client;
 mod conduit;
 mod confine;
 mod delivery;
+mod disk;
 mod driver;
 mod error;
 mod fault;
 mod hash;
 mod helper;
+mod host;
 mod identity;
 mod launch;
 mod limit;
@@ -45,6 +47,9 @@ mod root;
 mod selection;
 mod send;
 mod serve;
+#[cfg(any(test, feature = "simulation"))]
+#[doc(hidden)]
+pub mod simulation;
 mod sink;
 mod state;
 mod store;

@@ -127,7 +127,8 @@ fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
     several.conclude(show, &standing)
 }
 
-/// Gives up writing anywhere but where the files land, where their receipts are kept, and where keys are.
+/// Gives up the right to write (Landlock), except where the files land, where their receipts are kept, and
+/// where keys are.
 fn confine(to: &Path, copying: &Copying) -> Result<(), Error> {
     let parent = |path: &Path| match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -153,7 +154,7 @@ fn confine(to: &Path, copying: &Copying) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where several things go: a directory.
+/// The directory into which several operands go.
 fn directory(to: PathBuf) -> Result<PathBuf, Error> {
     let is_there = to.is_dir();
     if !is_there && (to.exists() || !to.as_os_str().as_bytes().ends_with(b"/")) {
@@ -179,7 +180,7 @@ fn output(to: &Path) -> Result<Output, Error> {
         .map_err(|error| Error::Usage(format!("standard output cannot be written: {error}").into()))
 }
 
-/// What is fetched, as it is shown.
+/// The name of what is fetched, as it is shown.
 fn named(place: &Destination) -> String {
     match place {
         Destination::Path { path, .. } => path.to_string(),
@@ -188,7 +189,7 @@ fn named(place: &Destination) -> String {
     }
 }
 
-/// Its last name, under which it lands.
+/// The last name of a place, under which its copy is stored.
 fn name_of(place: &Destination) -> String {
     match place {
         Destination::Path { path, .. } => {

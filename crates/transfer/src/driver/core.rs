@@ -12,6 +12,7 @@ use super::phase::Activity;
 use super::{Deadlines, Phase, PhaseWork, SessionEvent};
 use crate::cancel::Cancel;
 use crate::error::Error;
+use crate::host;
 use crate::machine::{Machine, Role, SessionLimits};
 use crate::transport::Transport;
 use crate::wire::{self, FrameKind, MAX_MESSAGE, reason_bytes};
@@ -91,7 +92,7 @@ impl Core {
             machine: Machine::new(role, limits),
             deadlines,
             cancel,
-            heard: Instant::now(),
+            heard: host::now(),
             activity: Arc::default(),
             is_gone: false,
             calls: 0,
@@ -310,7 +311,7 @@ impl Core {
 
     pub(super) fn took(&mut self, bytes: usize) -> Result<(), Error> {
         self.payload -= bytes;
-        self.heard = Instant::now();
+        self.heard = host::now();
         self.payload_went(bytes, self.payload == 0);
         if self.give_credit(self.payload_stream, bytes) {
             self.try_flush();

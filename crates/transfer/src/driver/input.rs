@@ -1,13 +1,13 @@
 //! What arrives: from bytes to frames, from frames to events.
 
 use std::io::ErrorKind;
-use std::time::Instant;
 
 use rustix::event::PollFlags;
 
 use super::SessionEvent;
 use super::core::{BUFFER, Core, DIRECT, GLANCE, eof};
 use crate::error::Error;
+use crate::host;
 use crate::machine::Disposal;
 use crate::wire::{self, FrameKind, HEADER, Header, PREFACE, read_reason};
 
@@ -115,7 +115,7 @@ impl Core {
             Ok(bytes) => {
                 self.filled += bytes;
                 self.received += bytes as u64;
-                self.heard = Instant::now();
+                self.heard = host::now();
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),

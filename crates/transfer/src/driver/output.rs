@@ -1,12 +1,12 @@
 //! Output: from frames to bytes. A session that waits for room in the socket reads meanwhile what arrives.
 
 use std::io::{self, ErrorKind};
-use std::time::Instant;
 
 use rustix::event::PollFlags;
 
 use super::core::{BUFFER, Core, DIRECT};
 use crate::error::Error;
+use crate::host;
 use crate::wire::{FrameKind, Header, MAX_DATA};
 
 impl Core {
@@ -87,7 +87,7 @@ impl Core {
                         done += of_head;
                         body = &body[bytes - of_head..];
                         self.sent += bytes as u64;
-                        self.heard = Instant::now();
+                        self.heard = host::now();
                         continue;
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(rest(peer), expected.concat());
     }
 
-    /// Whatever a peer keeps back until it is worth a frame, the other side gets on.
+    /// Both sides make progress even if each keeps credit back until it is worth a frame.
     #[test]
     fn a_small_window_is_no_obstacle() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

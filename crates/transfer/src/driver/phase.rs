@@ -1,4 +1,4 @@
-//! What a side does while nothing of it crosses the wire, and whether a session gets on.
+//! The work of a side during which it sends nothing, and whether a session makes progress.
 //!
 //! A peer that answers pings is alive; that is not the same as getting on. A session gets on with each message, with
 //! content, and with each step of the work that the peer says it does (WORK). What only answers is borne for
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::host;
 use crate::path::RelPath;
 use crate::wire::Violation;
 
@@ -102,7 +103,7 @@ const HERE: u64 = u64::MAX;
 impl Default for Activity {
     fn default() -> Self {
         Self {
-            born: Instant::now(),
+            born: host::now(),
             step_ms: AtomicU64::new(0),
             works: AtomicBool::new(false),
             away_ms: AtomicU64::new(HERE),

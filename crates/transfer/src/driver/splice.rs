@@ -1,7 +1,6 @@
 //! Payload that the kernel moves between a pipe and the socket (splice), without a copy in user space.
 
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -9,6 +8,7 @@ use rustix::pipe::{SpliceFlags, splice};
 
 use super::core::{Core, eof};
 use crate::error::Error;
+use crate::host;
 
 impl Core {
     /// Sends the `length` bytes that are in a pipe, at most 1 MiB, as one DATA frame.
@@ -30,7 +30,7 @@ impl Core {
                 Ok(bytes) => {
                     self.continued(bytes);
                     self.sent += bytes as u64;
-                    self.heard = Instant::now();
+                    self.heard = host::now();
                 }
                 Err(Errno::AGAIN) => self.await_writable()?,
                 Err(Errno::INTR) => {}

@@ -1,11 +1,11 @@
 //! What a session notes of both sides' work, and says of its own.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use super::core::Core;
 use super::phase::{Activity, Phase, PhaseWork};
 use crate::error::Error;
+use crate::host;
 use crate::wire::{FrameKind, Header};
 
 /// Payload that counts as a step: a peer that drips single bytes does not get on.
@@ -36,8 +36,8 @@ impl Core {
     /// Marks the begin and the end of this side's own work, for which the peer is not to blame.
     pub(super) fn set_working(&mut self, works: bool) {
         self.activity.works.store(works, Ordering::Relaxed);
-        self.activity.got_on(Instant::now());
-        self.heard = Instant::now();
+        self.activity.got_on(host::now());
+        self.heard = host::now();
     }
 
     /// Notes a frame of the peer's, before it is judged further.
