@@ -43,17 +43,18 @@ const RESTRICTED: [&str; 8] = [
     "--env=TMPDIR=/no/such/place",
 ];
 
-/// What containerd's default profile refuses to a container without capabilities, of the calls that look at other processes, make
-/// namespaces or come from a kernel that is newer than it (contrib/seccomp/seccomp_default.go, 1.6 and later). All others are permitted
-/// here: a profile that refuses less is no harder.
+/// The system calls that containerd's default profile refuses to a container without capabilities, as far as they look
+/// at other processes, make namespaces, or are newer than the profile (contrib/seccomp/seccomp_default.go, 1.6 and
+/// later). All other calls are permitted here: a profile that refuses less is no harder to work under.
 const REFUSED: &str = r#""bpf", "fanotify_init", "io_uring_enter", "io_uring_register", "io_uring_setup", "kcmp", "mount",
     "name_to_handle_at", "open_by_handle_at", "perf_event_open", "pidfd_getfd", "process_vm_readv", "process_vm_writev", "ptrace", "setns",
     "umount2", "unshare", "userfaultfd""#;
 
-/// The calls that older versions did not know (before 1.5).
+/// The calls that older versions of the profile (before 1.5) do not know, and so refuse.
 const UNKNOWN: &str = r#", "close_range", "pidfd_open""#;
 
-/// A profile as a container's runtime reads it. `clone3` is refused so that the C library takes `clone`, whose flags a filter can see.
+/// A profile in the form that a container's runtime reads. `clone3` is refused so that the C library uses `clone`,
+/// whose flags a filter can examine.
 fn profile(refused: &str) -> String {
     format!(
         r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
@@ -68,7 +69,7 @@ struct Engine {
 }
 
 impl Engine {
-    /// Starts an engine with an image called `case`, of `root`. `None` where that cannot be.
+    /// Starts an engine with an image called `case`, made of `root`. `None` if that is not possible here.
     fn start(root: &Path) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("root", "a Docker Engine of one's own needs it");
@@ -147,7 +148,7 @@ impl Drop for Engine {
     }
 }
 
-/// The program of this build is mounted: the engine copies an image for each container.
+/// The program of this build is mounted, because the engine would copy an image for each container.
 const MOUNTED: &str = concat!(env!("CARGO_BIN_EXE_linger"), ":/linger:ro");
 
 /// Puts a program's libraries into an image's root.
@@ -162,7 +163,8 @@ fn put_libraries(root: &Path, program: &str) {
     }
 }
 
-/// An image's root with `linger` and a server, linked both ways. `None` where that cannot be.
+/// An image's root with `linger`, and a server that is linked statically and dynamically. `None` if that is not
+/// possible here.
 fn image() -> Option<tempfile::TempDir> {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
@@ -182,7 +184,8 @@ fn image() -> Option<tempfile::TempDir> {
     Some(directory)
 }
 
-/// A pod as Kubernetes restricts it, under containerd's profile: no capability, a read-only root, a user that is not root, and nothing
+/// A pod that is restricted as in Kubernetes, under containerd's profile: no capability, a read-only root, a user that
+/// is not root, and no file that can be written can be executed.
 /// of what can be written can be executed.
 #[test]
 fn in_a_restricted_pod_of_containerd() {

@@ -56,10 +56,10 @@ pub type LingeringListener<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accep
 /// reset of the stream may overtake the answer, and only the layer can read the upload first. Without the layer both are as they
 /// are on bare axum. `linger::http::serve` has the layer and bounds the stop.
 ///
-/// **At a graceful stop `axum::serve` drops its listener, and the kernel resets what is in the accept queue**: as on bare axum,
-/// since a listener has no service to answer with, and to close those connections without an answer would take them from
-/// another process that has the listener (systemd's socket units, a successor). [`listen_until`] has the queue served, and so has
-/// `linger::http::serve`.
+/// **At a graceful stop `axum::serve` drops its listener, and the kernel resets the connections in its accept queue**,
+/// as with bare axum. A listener cannot prevent this: it has no service that could answer, and to close these
+/// connections without an answer would take them from another process that has the same listener (systemd's socket
+/// units, a successor). [`listen_until`] lets the queue be served first, and so does `linger::http::serve`.
 ///
 /// The listener is a [`TcpListener`] or a [`UnixListener`], each also with axum's `tap_io`, or any type that implements
 /// [`Accept`]. TLS goes above the result: write a listener that implements `axum::serve::Listener` over it.

@@ -291,7 +291,8 @@ impl<F: AsFd> AsFd for Socket<F> {
     }
 }
 
-/// Whether a connection whose state is CLOSE ended with bytes unacknowledged; of Multipath TCP the state does not say so.
+/// Whether a connection in the state CLOSE ended with bytes unacknowledged. With Multipath TCP the state does not tell,
+/// because it is that of one subflow.
 fn is_cut(queue: Option<u64>, is_multipath: impl FnOnce() -> bool) -> bool {
     queue.is_some_and(|queue| queue > 0) && !is_multipath()
 }

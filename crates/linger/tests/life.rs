@@ -53,7 +53,7 @@ impl Server {
                 let listener = tokio::net::TcpListener::from_std(bound).unwrap();
                 serve(listener, Box::pin(async { _ = stopped.await })).await
             });
-            // What an orderly end does not wait for.
+            // An orderly end does not wait for this.
             runtime.shutdown_background();
             summary
         });
@@ -64,7 +64,7 @@ impl Server {
         self.stop.take().unwrap().send(()).unwrap();
     }
 
-    /// How long the stop takes, and what it comes to.
+    /// Stops the server. Returns how long the stop takes, and its counts.
     fn stopped(mut self) -> (Duration, Snapshot) {
         let started = Instant::now();
         self.stop();
@@ -90,10 +90,10 @@ fn connect(address: SocketAddr) -> TcpStream {
 const SOON: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Each has its answer and goes on sending, a byte now and then, until the server closes.
+/// A client that has its answer, and then sends a byte now and then, until the server closes.
 fn drip(mut stream: TcpStream) {
     while stream.write_all(b".").is_ok() {
-        // Its own clock.
+        // The client's own pause.
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -136,11 +136,11 @@ fn a_handler_that_never_answers_holds_a_stop_until_its_deadline_and_an_idle_clie
         }
         let (took, _) = server.stopped();
         assert!(took < SOON, "{took:?}");
-        // Neither meets a reset.
+        // Neither client meets a reset.
         assert_eq!(stuck.read(&mut [0]).unwrap(), 0);
         assert_eq!(idle.read(&mut [0]).unwrap(), 0);
 
-        // Without the stuck one, the deadline is not used.
+        // Without the stuck handler the stop ends before the deadline.
         let server = Server::start(|listener| listener, app(), LONG);
         let mut idle = connect(server.address);
         idle.write_all(b"GET /hello HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
@@ -150,7 +150,7 @@ fn a_handler_that_never_answers_holds_a_stop_until_its_deadline_and_an_idle_clie
     });
 }
 
-/// tokio's listener without its close: the queue goes with it.
+/// tokio's listener without its `close`: the accept queue is lost with it.
 struct Forgetful(tokio::net::TcpListener);
 
 impl Accept for Forgetful {
@@ -166,7 +166,8 @@ impl Accept for Forgetful {
     }
 }
 
-/// What clients got that connected and asked while the only thread of the server was busy, and it was stopped then.
+/// The results of clients that connected and asked while the only thread of the server was busy, until the server was
+/// stopped.
 fn queued<F: Future<Output = Snapshot>>(
     serve: impl FnOnce(tokio::net::TcpListener, Router, Signal) -> F + Send + 'static,
 ) -> Vec<Result<bool, ErrorKind>> {
@@ -177,7 +178,7 @@ fn queued<F: Future<Output = Snapshot>>(
         let (begun, may_go) = (begun.clone(), may_go.clone());
         async move {
             begun.send(()).unwrap();
-            // The whole runtime waits.
+            // The whole runtime waits here.
             may_go.lock().unwrap().recv().unwrap();
             "done"
         }
@@ -345,7 +346,7 @@ fn attack(port: u16, request: &[u8], stop: Arc<AtomicBool>) -> thread::JoinHandl
                 Ok(_) => true,
                 Err(error) => error.kind() == ErrorKind::WouldBlock,
             });
-            // Its own clock.
+            // The client's own pause.
             thread::sleep(Duration::from_millis(10));
         }
     })
@@ -370,7 +371,7 @@ fn example(name: &str, port: u16, attacks: &[u8], honest: impl Fn() -> bool) {
         assert!(example.is_running(), "{name} has exited");
         assert_eq!(served, 36, "{name}");
         if let "axum_tls" | "sigterm" = name {
-            // In the middle of it.
+            // In the middle of the attack.
             let started = Instant::now();
             let id = rustix::process::Pid::from_child(&example.0);
             rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();

@@ -9,20 +9,20 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_testing::sandboxed;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use linger_testing::secluded;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{PORT, SOURCES, SUPERVISOR, build, compiled, connect, is_listening, is_open, program};
+use support::{
+    PORT, SOURCES, SUPERVISOR, build, compiled, connect, has_ended, is_listening, is_open, program,
+};
 
-/// Without a supervisor, in its own place, as a child that is asked about its calls, and the same where its fds cannot be
-/// copied, as under the profiles of containers.
+/// The ways to run: without a supervisor; in the caller's place; as a child with seccomp; and that without copies of
+/// fds, as under the profiles of containers.
 const WAYS: [Way; 4] = [Way::Bare, Way::Supervised(""), Way::Supervised("seccomp"), Way::WithoutCopies];
 
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ struct Seen {
     stderr: String,
     /// Files in the directory that it ran in, with their modes and contents.
     files: BTreeMap<String, (u32, Vec<u8>)>,
-    /// What the client got, where nothing can be lost of it.
+    /// What the client received, if nothing of it can be lost.
     response: Option<String>,
 }
 
@@ -64,7 +64,7 @@ impl Response {
     }
 }
 
-/// How much of a table's programs were seen, by kind.
+/// How many of a table's programs were run, by kind.
 #[derive(Debug, Default)]
 struct Tally {
     programs: usize,
@@ -93,7 +93,7 @@ fn compare(command: &[&str], environment: &[(&str, &str)], expected: &Tally) {
             if seen != bare.0 {
                 different.push(format!("{name} {way:?}:\n  bare {:?}\n  now  {seen:?}", bare.0));
             }
-            // Without copies a connection that has been passed on is closed plainly.
+            // Without copies of fds a connection that was passed on is closed plainly.
             let cured =
                 name.starts_with("early_") && !(matches!(way, Way::WithoutCopies) && name.contains("pass"));
             if cured && let Some(got) = response.filter(|got| !got.is_whole()) {
@@ -102,7 +102,7 @@ fn compare(command: &[&str], environment: &[(&str, &str)], expected: &Tally) {
         }
     }
     assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
-    // A list that came out short would pass with less.
+    // A list that is too short would pass with fewer programs.
     let enough = tally.programs >= expected.programs
         && tally.connections >= expected.connections
         && tally.families >= expected.families;
@@ -113,14 +113,14 @@ fn serves(name: &str) -> bool {
     ["early_", "full_", "plain_"].iter().any(|kind| name.starts_with(kind))
 }
 
-/// Whether it makes a process, becomes another program or passes an fd on.
+/// Whether the program makes a process, becomes another program or passes an fd on.
 fn has_family(name: &str) -> bool {
     let kinds =
         "fork exec spawn pass clone child orphan popen system background pipeline inherited helper run stdin";
     kinds.split(' ').any(|kind| name.contains(kind))
 }
 
-/// What stands before a command, with `REPORT` where the name of a file is wanted.
+/// The words before a command, with `REPORT` for the name of the report's file.
 fn start(way: Way, refusing: &str) -> Vec<String> {
     let call = libc::SYS_pidfd_getfd.to_string();
     let words: &[&str] = match way {
@@ -205,7 +205,7 @@ fn client(child: &mut Child, name: &str, bare: bool) -> Response {
         has_ended(&stream, 60);
     } else {
         // The server has ended its half, by a FIN or by a reset.
-        while is_open(PORT) && !has_ended(&stream, 1) {
+        while is_open(&stream) && !has_ended(&stream, 1) {
             assert!(started.elapsed() < LONGEST, "{name} does not end the connection");
         }
     }
@@ -221,20 +221,13 @@ fn client(child: &mut Child, name: &str, bare: bool) -> Response {
     Response { bytes, clean }
 }
 
-/// Whether a connection was reset, or ended in both directions, after at most some time.
-fn has_ended(stream: &TcpStream, milliseconds: i64) -> bool {
-    let mut end = [PollFd::new(stream, PollFlags::ERR | PollFlags::HUP)];
-    let patience = Timespec { tv_sec: milliseconds / 1_000, tv_nsec: milliseconds % 1_000 * 1_000_000 };
-    poll(&mut end, Some(&patience)).unwrap() > 0
-}
-
 fn files(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     use std::os::unix::fs::PermissionsExt;
     let entries = fs::read_dir(directory).unwrap().flatten();
     let name = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
     let seen = entries.map(|entry| {
         let mode = entry.metadata().unwrap().permissions().mode();
-        // Other traces of a program that dumped core are not its own.
+        // A program that dumped core leaves other traces, which are not its own.
         (name(&entry), (mode, fs::read(entry.path()).unwrap_or_default()))
     });
     seen.filter(|(name, _)| !name.starts_with("core")).collect()
@@ -242,7 +235,7 @@ fn files(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
 
 #[test]
 fn c_programs_do_the_same() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(acts) = compiled("acts", directory.path(), "gcc", "gcc", &[]) else { return };
         compare(&[&acts], &[], &Tally { programs: 110, connections: 48, families: 40 });
@@ -251,9 +244,9 @@ fn c_programs_do_the_same() {
 
 #[test]
 fn python_programs_do_the_same() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
-        // Not a script that looks for a version each time (pyenv).
+        // The interpreter itself, and not a script that selects a version at each start (pyenv).
         let found = Command::new(python).args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
         let python = String::from_utf8(found.stdout).unwrap().trim().to_owned();
         let script = format!("{SOURCES}/acts.py");
@@ -263,7 +256,7 @@ fn python_programs_do_the_same() {
 
 #[test]
 fn shell_scripts_do_the_same() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(acts) = compiled("acts", directory.path(), "gcc", "gcc", &[]) else { return };
         let script = format!("{SOURCES}/acts.sh");
@@ -274,7 +267,7 @@ fn shell_scripts_do_the_same() {
 
 #[test]
 fn go_programs_do_the_same() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(go) = program("go", "golang-go") else { return };
         let directory = tempfile::tempdir().unwrap();
         let acts = directory.path().join("acts").display().to_string();

@@ -12,7 +12,7 @@ pub mod servers;
 mod skip;
 
 pub use hosts::{HOSTS, two_hosts};
-pub use kernel::{allocated, close_under_its_owner, refuse, run_last};
+pub use kernel::{allocated, close_under_its_owner, refuse, run_last, seclude};
 pub use linger_netns::{Counters, Isolation, Namespace, net};
-pub use sandbox::{all_descriptors, sandboxed};
+pub use sandbox::{all_descriptors, sandboxed, secluded};
 pub use skip::skip;

@@ -1,7 +1,8 @@
-//! The long run of the simulation of both ends: `simulate_ends SCHEDULES [FIRST_SEED [THREADS]]`, a thread for each
-//! processor unless told otherwise.
+//! The long run of the simulation of both ends: `simulate_ends SCHEDULES [FIRST_SEED [THREADS]]`. By default it
+//! uses a thread for each processor.
 //!
-//! Exit status 1 if anything went wrong: each kind of it once, with the shrunk schedule.
+//! The exit status is 1 if anything went wrong. Each kind of fault is shown once, with the smallest schedule that
+//! causes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::time::Instant;
 
 use linger_transfer::simulation::{Runner, Schedule, shrink};
 
-/// Kinds of faults that are shown, at most.
+/// The most kinds of faults that are shown.
 const SHOWN: usize = 12;
 
 #[derive(Default)]
@@ -33,7 +34,8 @@ fn main() -> ExitCode {
     let threads = threads.and_then(Result::ok).unwrap_or_else(processors);
     let (next, counts) = (AtomicU64::new(first), Mutex::new(Counts::default()));
     let started = Instant::now();
-    // A fault may be a panic, and is tried again and again.
+    // A fault may be a panic, and is repeated often while its schedule is made smaller: its messages are not
+    // printed.
     std::panic::set_hook(Box::new(|_| {}));
     std::thread::scope(|scope| {
         for _ in 0..threads {

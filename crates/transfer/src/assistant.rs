@@ -137,7 +137,7 @@ mod tests {
         for round in 0..200u64 {
             assistant.lend(pieces.clone(), round << 20);
             if round % 3 == 0 {
-                // Long enough for the assistant to begin, or to be done: all of that is right.
+                // Long enough for the assistant to begin, or to be done. Both are right.
                 std::hint::black_box(hash(&pieces, 0));
             }
             let (back, values) = assistant.take_back().expect("what was lent");

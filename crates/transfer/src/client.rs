@@ -122,11 +122,11 @@ impl Client {
                 let _ = host::random(&mut put.id);
             }
             let mut sender = Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe);
-            // What goes to a sink is handed on, whatever was asked for.
+            // A sink hands the content on, so no durability can be required of it, whatever was asked for.
             sender.least = put.sink.is_none().then_some(put.options.durability);
             match sender.run() {
                 Ok(()) => Ok(Farewell::Due),
-                // All receipts are here. That the peer does not know that they are changes nothing.
+                // All receipts are here. That the peer does not know it does not change the result.
                 Err(error) if outgoing.is_settled() && error.is_temporary() => {
                     tracing::info!(%error, "the session ended early, after the last receipt");
                     heard_all = false;
@@ -287,7 +287,7 @@ impl Client {
     ) -> Result<(), Error> {
         let retry = self.options.retry;
         let mut pause = retry.first;
-        // The time of the last gain that lasts. Bytes that are sent again and again are no gain.
+        // Since when there has been no lasting progress. Bytes that are sent again and again are no progress.
         let mut in_vain: Option<Instant> = None;
         let mut furthest = 0;
         let (mut connected, mut greeted) = (false, false);
@@ -355,7 +355,7 @@ fn signed_account(
     is_signed(&key, &to_sign(&transfer, &account.digest()), &bytes).then_some(signed)
 }
 
-/// Whether our goodbye is still to be sent.
+/// Whether this side's goodbye is still to be sent.
 enum Farewell {
     Due,
     Said,

@@ -1,5 +1,5 @@
-//! What was handed to sinks: for each transfer the sink's command is started at most once, however often the client comes
-//! back, and whatever becomes of the server in between.
+//! The transfers that were handed to sinks. For each of them the sink's command is started at most once, however often
+//! the client comes back, and whatever becomes of the server in between.
 //!
 //! The connection may be lost after the command has run and before the client has the receipt. The client comes back with
 //! the same transfer id and gets the same receipt, also days later. With a [`Journal`] that outlives the process. If the
@@ -117,8 +117,8 @@ impl Deliveries {
         self.lock().memory
     }
 
-    /// Begins a transfer, or goes on with a known one. `sent`: the client sent all of it in an earlier session, when the
-    /// memory had this name.
+    /// Begins a transfer, or continues a known one. `sent`: the name that this memory had when the client had sent all
+    /// of the transfer, in an earlier session.
     ///
     /// # Errors
     /// Returns a refusal if nobody can know whether the command has run.
@@ -195,7 +195,7 @@ impl Deliveries {
         let outcome = command();
         let mut known = self.lock();
         if let Err(error) = known.note(&id, &DeliveryRecord::Ended(outcome.clone())) {
-            // After a restart the answer is "it may have been done", which is true.
+            // After a restart the client is told that it may have been done, which is true.
             tracing::warn!(%error, "what a command came to cannot be noted");
         }
         known.deliveries.insert(id, Delivery::Ended(outcome.clone()));

@@ -1,7 +1,7 @@
 //! The calls that change a file system, named as in `rustix`.
 //!
-//! All of them are made here, so that a simulation sees each: it counts them, ends a process or cuts the power between two of
-//! them, and knows what of them was synced.
+//! Transfers make all of them here, so that a simulation sees each. It counts the calls, can end a process or cut the
+//! power between two of them, and knows what has been synced.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -45,13 +45,14 @@ pub(crate) fn unlinkat(dir: impl AsFd, name: impl AsRef<Path>, flags: AtFlags) -
     change(DiskCall::Remove { dir, name }, || rustix::fs::unlinkat(dir, name, flags))
 }
 
-/// Gives a nameless file a name.
+/// Gives a file without a name (O_TMPFILE) its name.
 pub(crate) fn link(file: &OwnedFd, dir: impl AsFd, name: &Path) -> Result<(), Errno> {
     use std::os::fd::AsRawFd as _;
     let dir = dir.as_fd();
     change(DiskCall::Link { file: file.as_fd(), dir, name }, || {
         match rustix::fs::linkat(file, "", dir, name, AtFlags::EMPTY_PATH) {
-            // Before Linux 6.10 this needed CAP_DAC_READ_SEARCH; open(2) names the other way.
+            // Before Linux 6.10 this needed CAP_DAC_READ_SEARCH. open(2) describes the other way, through
+            // /proc/self/fd.
             Err(Errno::NOENT) => {
                 let link = format!("/proc/self/fd/{}", file.as_raw_fd());
                 rustix::fs::linkat(rustix::fs::CWD, link, dir, name, AtFlags::SYMLINK_FOLLOW)
@@ -109,7 +110,7 @@ pub(crate) fn pwrite(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<
     Ok(written)
 }
 
-/// Writes all bytes to a file that appends.
+/// Writes all bytes to a file that was opened for appending.
 pub(crate) fn append(file: impl AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
     let file = file.as_fd();
     while !bytes.is_empty() {
@@ -132,7 +133,7 @@ pub(crate) fn fsync(file: impl AsFd) -> Result<(), Errno> {
     change(DiskCall::Sync { file }, || rustix::fs::fsync(file))
 }
 
-/// `fdatasync(2)`: what is needed to read the content again.
+/// `fdatasync(2)`: makes the content durable, and of the metadata only what is needed to read it.
 pub(crate) fn fdatasync(file: impl AsFd) -> Result<(), Errno> {
     let file = file.as_fd();
     change(DiskCall::Sync { file }, || rustix::fs::fdatasync(file))

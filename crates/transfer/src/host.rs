@@ -1,7 +1,8 @@
-//! What both ends ask of the machine they run on: the time, to wait, random bytes, threads, connections.
+//! What both ends need from the machine on which they run: the time, waiting, random bytes, threads, connections.
 //!
-//! In a program these are the kernel's. A simulation stands in for the kernel on its own thread, so that the same code of
-//! both ends runs under a clock, a network and a disk that a seed decides. [`crate::disk`] has the calls that change files.
+//! In a program, the kernel provides these. A simulation takes the kernel's place on its own thread, so that the same
+//! code of both ends runs with a clock, a network and a disk that a seed decides. [`crate::disk`] has the calls that
+//! change files.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -21,20 +22,20 @@ pub(crate) trait Host {
     fn now(&self) -> Instant;
     fn poll(&self, fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> Result<usize, Errno>;
     fn random(&self, into: &mut [u8]);
-    /// Lets others go on for some time.
+    /// Lets other threads run for `time`.
     fn pause(&self, time: std::time::Duration);
-    /// Names the boot of the machine that asks.
+    /// A name for the current boot of the calling end's machine.
     fn boot(&self) -> Vec<u8>;
-    /// Starts a thread of the process that asks.
+    /// Starts a thread in the calling end's process.
     fn start(&self, work: Box<dyn FnOnce()>);
     fn connect(&self) -> io::Result<Box<dyn Transport>>;
     /// Runs a sink's command.
     fn command(&self, content: &[u8]) -> io::Result<()>;
-    /// Comes before each call that changes a file system. Returns false if the call has been made in its place.
+    /// Called before each call that changes a file system. Returns false if the simulation has done the call itself.
     fn before(&self, call: &DiskCall<'_>) -> Result<bool, Errno>;
-    /// Comes after each such call that succeeded.
+    /// Called after each such call that succeeded.
     fn after(&self, call: &DiskCall<'_>);
-    /// Whether a rule is left out on purpose.
+    /// Whether `rule` is left out on purpose.
     fn lacks(&self, rule: Rule) -> bool;
 }
 
@@ -48,7 +49,7 @@ pub(crate) enum DiskCall<'a> {
         name: &'a Path,
         flags: OFlags,
     },
-    /// Such a file is open.
+    /// A file that the last `Open` has opened.
     Opened {
         dir: BorrowedFd<'a>,
         name: &'a Path,
@@ -63,7 +64,7 @@ pub(crate) enum DiskCall<'a> {
         dir: BorrowedFd<'a>,
         name: &'a Path,
     },
-    /// Gives an open file a name.
+    /// Gives an open file without a name its name.
     Link {
         file: BorrowedFd<'a>,
         dir: BorrowedFd<'a>,
@@ -80,7 +81,7 @@ pub(crate) enum DiskCall<'a> {
         to: &'a Path,
         replaces: bool,
     },
-    /// `offset` is missing for bytes that are appended.
+    /// `offset` is `None` if the bytes are appended.
     Write {
         file: BorrowedFd<'a>,
         offset: Option<u64>,
@@ -90,17 +91,17 @@ pub(crate) enum DiskCall<'a> {
         file: BorrowedFd<'a>,
         length: u64,
     },
-    /// Mode or times.
+    /// Changes mode or times.
     Attributes,
-    /// A file or a directory.
+    /// Syncs a file or a directory.
     Sync {
         file: BorrowedFd<'a>,
     },
-    /// All of a file system.
+    /// Syncs the whole file system.
     SyncAll,
 }
 
-/// Rules that a simulation leaves out, to show that it notices.
+/// Rules of the code that a simulation can leave out, to show that it then finds a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
     /// A delivery is noted before its command starts.
@@ -111,7 +112,7 @@ pub(crate) enum Rule {
     ClaimFiles,
     /// A partial file is compared with its log after a reboot.
     ComparePrefix,
-    /// A client that comes back has the id of its transfer.
+    /// A client that reconnects uses the same id for its transfer.
     KeepId,
     /// Receipts are compared with what was sent.
     CompareReceipts,
@@ -122,7 +123,7 @@ thread_local! {
     static HOST: std::cell::RefCell<Option<Rc<dyn Host>>> = const { std::cell::RefCell::new(None) };
 }
 
-/// Puts a simulation in the kernel's place on this thread, or takes it away.
+/// Makes a simulation take the kernel's place on this thread, or ends that with `None`.
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) fn simulate(host: Option<Rc<dyn Host>>) {
     HOST.with(|place| *place.borrow_mut() = host);
@@ -131,11 +132,11 @@ pub(crate) fn simulate(host: Option<Rc<dyn Host>>) {
 /// The simulation on this thread, if there is one.
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) fn simulated() -> Option<Rc<dyn Host>> {
-    // Threads that end may ask after their own variables are gone.
+    // A thread that ends may call this when its thread-local variables are gone already.
     HOST.try_with(|place| place.borrow().clone()).ok().flatten()
 }
 
-/// No simulation is part of this build.
+/// Returns `None`: this build has no simulation.
 #[cfg(not(any(test, feature = "simulation")))]
 #[inline(always)]
 pub(crate) fn simulated() -> Option<Rc<dyn Host>> {
@@ -160,7 +161,7 @@ pub(crate) fn poll(fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> Result
     }
 }
 
-/// Fills a buffer of at most 256 bytes, which `getrandom(2)` always fills whole.
+/// Fills a buffer of at most 256 bytes. `getrandom(2)` always fills such a buffer completely.
 pub(crate) fn random(into: &mut [u8]) -> Result<(), Errno> {
     match simulated() {
         Some(host) => host.random(into),
@@ -169,7 +170,7 @@ pub(crate) fn random(into: &mut [u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Names the current boot.
+/// A name for the current boot.
 pub(crate) fn boot() -> Vec<u8> {
     match simulated() {
         Some(host) => host.boot(),

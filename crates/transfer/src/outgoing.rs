@@ -120,7 +120,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) closed: Option<(Account, Signature)>,
 }
 
-/// One thing to do, from the walk or again.
+/// One thing to do: a step of the walk, or an entry that is sent again.
 pub(crate) enum Act {
     Entry(TreeEntry, Option<OwnedFd>),
     Leave(u64, u32, Time),

@@ -1,8 +1,8 @@
-//! Both ends of a transfer in one thread, under a clock, a network and a disk that a seed decides.
+//! A simulation of both ends of a transfer in one thread, with a clock, a network and a disk that a seed decides.
 //!
 //! It runs the code that ships: client, server, journal, store. A [`Schedule`] says what happens: where the connection
-//! is cut, where a process or a machine ends. [`Runner::run`] says whether something that must not happen has happened.
-//! `docs/transfer.md` says what that is, and what is not simulated.
+//! is cut, and where a process ends or a machine loses its power. [`Runner::run`] says whether something happened that
+//! must not happen. `docs/transfer.md` lists that, and what is not simulated.
 
 mod check;
 mod disk;
@@ -23,7 +23,7 @@ pub use shrink::shrink;
 
 use crate::host::Rule;
 
-/// One of both ends.
+/// One of the two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)] // A connection has two.
 pub enum End {
@@ -39,53 +39,53 @@ impl End {
     }
 }
 
-/// Something that happens to both ends.
+/// A fault that happens to one of the ends, or to the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// A connection is cut.
     Cut(Cut),
-    /// A process ends at its so many-th call. The server is started anew after a time.
+    /// The process of `end` is killed at its `step`th call. The server is started again after a while.
     Kill {
-        /// Whose.
+        /// The end whose process is killed.
         end: End,
-        /// The call.
+        /// The number of the call.
         step: u32,
     },
-    /// The power is cut at an end's so many-th call: what its disk had not synced may be lost.
+    /// The machine of `end` loses its power at the `step`th call: data that its disk had not synced may be lost.
     Power {
-        /// Whose.
+        /// The end whose machine loses its power.
         end: End,
-        /// The call.
+        /// The number of the call.
         step: u32,
     },
 }
 
-/// Where a connection is cut, and who notices.
+/// Where a connection is cut, and which end notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cut {
     /// The end whose bytes are counted.
     pub sender: End,
-    /// Once it has sent so many bytes, all connections together.
+    /// The connection is cut when this end has sent this many bytes, over all connections.
     pub after: u32,
-    /// They still arrive; else those that were under way are lost.
+    /// Whether these bytes still arrive. Otherwise those under way are lost.
     pub arrives: bool,
-    /// Who notices.
+    /// Which end notices.
     pub manner: Manner,
 }
 
-/// Who notices a cut.
+/// Which end notices a cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Manner {
     /// Both ends get a reset.
     Reset,
-    /// Nobody: no byte arrives any more.
+    /// Neither end notices: no more bytes arrive.
     Silence,
-    /// The sender alone gets a reset.
+    /// Only the sender gets a reset.
     SenderHears,
-    /// The receiver alone gets a reset.
+    /// Only the receiver gets a reset.
     ReceiverHears,
 }
 
@@ -95,11 +95,11 @@ pub enum Manner {
 pub enum Scenario {
     /// A small file is put.
     File,
-    /// A small file is put where another has its name.
+    /// A small file is put, and another file has its name.
     Replace,
     /// A directory with a file, a link and a directory with a file is put.
     Tree,
-    /// A file of several blocks is put, so that it can be resumed.
+    /// A file of several blocks is put, so that a cut transfer can be resumed.
     Large,
     /// A file is put to a sink.
     Sink,
@@ -107,7 +107,7 @@ pub enum Scenario {
     Get,
 }
 
-/// A fault that is put in on purpose.
+/// A fault that is added on purpose, to show that the simulation finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Planted {
@@ -119,7 +119,7 @@ pub enum Planted {
     NameBeforeSync,
     /// The journal of deliveries is not synced: receipts leave before it is durable.
     NoJournalSync,
-    /// A machine that boots does not notice: what a partial file's log says is believed.
+    /// A reboot is not noticed, so that the log of a partial file is believed.
     BootForgotten,
     /// A rule of the code is left out.
     Rule(PlantedRule),
@@ -135,9 +135,9 @@ pub enum PlantedRule {
     CompareAccounts,
     /// Two sessions receive one file.
     ClaimFiles,
-    /// What is there of a file is believed after a reboot.
+    /// A partial file is believed after a reboot, without comparing it with its log.
     ComparePrefix,
-    /// A client that comes back has another id.
+    /// A client that reconnects uses another id for its transfer.
     KeepId,
     /// The sender does not compare receipts with what it sent.
     CompareReceipts,

@@ -205,7 +205,7 @@ impl Worker {
                 return Err(error);
             }
         } else if !entry.core.is_sated() && !entry.core.end_of_stream() {
-            // What nobody reads any more would be reported for ever.
+            // Bytes that nobody reads any more would be reported for ever.
             self.reactor.again(socket, key)?;
         }
         // A later deadline is handled when the timer fires; an earlier one must be re-armed now.

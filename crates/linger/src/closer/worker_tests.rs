@@ -70,7 +70,7 @@ fn until<T>(worker: &mut Worker, what: impl Fn(&mut Worker) -> Option<T>) -> T {
     }
 }
 
-/// Serves events and timers until something was told.
+/// Serves events and timers until an outcome was reported.
 fn told(worker: &mut Worker, told: &Receiver<Outcome>) -> Outcome {
     until(worker, |_| match told.try_recv() {
         Ok(outcome) => Some(outcome),
@@ -106,7 +106,7 @@ fn an_acknowledged_socket_is_the_first_of_its_peers_to_go() {
     let _last = admit(&mut worker, server, &patient());
     assert_eq!(silent.try_recv().unwrap().ended, Ended::Evicted);
     assert_eq!(worker.report.acknowledged, 0);
-    // With none acknowledged the oldest goes.
+    // If no peer has acknowledged everything, the oldest socket goes.
     let (fifth, server) = stuffed();
     let _last = admit(&mut worker, server, &patient());
     assert_eq!(slow.try_recv().unwrap().ended, Ended::Evicted);

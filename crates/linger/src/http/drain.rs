@@ -118,12 +118,12 @@ pub(super) enum HowDiscarded {
     Part,
 }
 
-/// Discards what has arrived of a body, or arrives in a time.
+/// Discards the part of a body that has arrived, or that arrives within a time.
 #[derive(Debug)]
 pub(super) struct Emptying<B> {
     body: B,
     left: u64,
-    /// `None` to wait for nothing.
+    /// The end of the time; `None` to discard only what has arrived.
     until: Option<Pin<Box<Sleep>>>,
     /// The server has been given a turn to read the connection since the last byte.
     has_yielded: bool,
@@ -137,7 +137,7 @@ impl<B: Body + Unpin> Emptying<B> {
         Self { body, left: unread.keep, until, has_yielded: false }
     }
 
-    /// Discards the body. Returns [`HowDiscarded::Part`] when no more of it has arrived, or arrives in time.
+    /// Discards the body. Returns [`HowDiscarded::Part`] if no more of it has arrived, or arrives in time.
     ///
     /// hyper's dispatcher reads the connection between two polls of its service, in the same task (`poll_loop`), but only
     /// after somebody has asked for a frame of the body. So if two polls in a row return no frame, none has arrived. No

@@ -95,8 +95,8 @@ pub struct Unread {
     /// Only bytes that have arrived are read, unless [`wait`](Self::wait) says otherwise. A higher number saves new connections
     /// after refused requests with small bodies, and costs the reading.
     pub keep: u64,
-    /// HTTP/1: longest time for which the response waits until the body has arrived, if no more than [`keep`](Self::keep) bytes
-    /// of it are left; zero (the default) for not at all.
+    /// HTTP/1: the longest time for which the response waits for the rest of the body, if that is no more than
+    /// [`keep`](Self::keep) bytes. Zero (the default) means that it does not wait.
     ///
     /// For servers behind a gateway that cannot pass an early answer on: nginx with `proxy_request_buffering off`, or HAProxy
     /// with HTTP/2 clients. (Seen with HAProxy 2.6 and curl 7.88, of 40 answers: 15 arrived from an nginx behind it, and half

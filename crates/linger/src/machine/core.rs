@@ -7,7 +7,7 @@ use super::{Action, Event};
 use crate::outcome::{Bound, Ended, Outcome};
 use crate::policy::{AtLimit, Mode, Policy, defaults};
 
-/// The machine without the width of an [`Instant`]: every time is in nanoseconds after an origin of the
+/// The machine without the width of an [`Instant`](std::time::Instant): every time is in nanoseconds after an origin of the
 /// driver's choice. The closer holds thousands of these.
 #[derive(Clone, Debug)]
 pub(crate) struct Core {
@@ -253,7 +253,7 @@ impl Core {
         self.sent() == Sent::Acknowledged
     }
 
-    /// Whether the peer has just been found to live and to read nothing.
+    /// Whether the last look has found that the peer's kernel answers and its program reads nothing.
     pub(crate) fn is_paused(&self) -> bool {
         self.look == Look::Paused
     }

@@ -36,8 +36,9 @@
 //! The kernel closes every descriptor of a process that exits and lingers for none of them, and resets what is in the
 //! accept queue of a listener. So, when told to stop: take what is in the queue, stop accepting, let the handlers end,
 //! wait for the closer, exit. `linger::http::serve` and `linger::tokio::serve` do all of it in one call, within one
-//! deadline: `.stop_when(sigterm).within(deadline)`. `linger::axum::listen_until` and `linger::tokio::Listener::stop_when` hand
-//! the queue out before another server stops. Where they are not used, the last part is:
+//! deadline: `.stop_when(sigterm).within(deadline)`. `linger::axum::listen_until` and
+//! `linger::tokio::Listener::stop_when` accept the connections in the queue before another server stops. Where they are
+//! not used, the last part is:
 //!
 //! ```
 //! use std::time::Duration;

@@ -1,4 +1,5 @@
-//! A listener's last connections under a server that knows nothing of them: they are handed out before that server stops.
+//! The last connections of a listener under a server that drops its listener at a stop: they are accepted and served
+//! first.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -17,16 +18,16 @@ use super::serve::FIRST_BYTE;
 type StreamAndAddress<L> = (<L as Accept>::Io, <L as Accept>::Addr);
 type Closing<L> = Pin<Box<dyn Future<Output = Vec<StreamAndAddress<L>>> + Send>>;
 
-/// Where connections come from. The mutexes are never locked: they make `Sync` what is only `Send`.
+/// Where connections come from. The mutexes are never locked: they only make values `Sync` that are `Send`.
 pub(super) enum ConnectionSource<L: Accept> {
     Open(L),
     Closing(Mutex<Closing<L>>),
-    /// With what was in the accept queue.
+    /// Holds the connections that were in the accept queue.
     Closed(Mutex<IntoIter<StreamAndAddress<L>>>),
 }
 
 impl<L: Accept> ConnectionSource<L> {
-    /// The next connection; `None` if the stop has come and the source is to be closed.
+    /// Returns the next connection, or `None` if the stop has come and the source has to be closed.
     pub(super) async fn accept(
         &mut self,
         stop: Option<&mut Stop>,
@@ -43,7 +44,7 @@ impl<L: Accept> ConnectionSource<L> {
         std::future::pending().await
     }
 
-    /// Begins to close an open source.
+    /// Starts to close an open source.
     pub(super) fn close(&mut self) {
         let closed = Self::Closed(Mutex::new(Vec::new().into_iter()));
         *self = match std::mem::replace(self, closed) {
@@ -70,7 +71,7 @@ impl<L: Accept> ConnectionSource<L> {
     }
 }
 
-/// Accepts, until the stop comes.
+/// Accepts a connection, or returns `None` once the stop has come.
 async fn next<L: Accept>(
     listener: &mut L,
     stop: Option<&mut Stop>,
@@ -113,21 +114,21 @@ enum Signal {
 pub(super) type Unread = mpsc::Sender<Infallible>;
 
 impl Stop {
-    /// A stop at `signal`, and the future that is ready when a server may learn of it.
+    /// A stop at `signal`, and a future that is ready when the server may be told of the stop.
     pub(super) fn when<F: Future<Output = ()>>(signal: F) -> (Self, impl Future<Output = ()> + use<F>) {
         let (tell, told) = oneshot::channel();
         let (unread, mut all_read) = mpsc::channel(1);
         let stopped = async move {
             signal.await;
-            // The listener may be gone: its connections are not.
+            // If the listener is gone, its connections still have to be read from.
             let _ = tell.send(());
-            // Nothing is ever sent: the last sender's drop ends the wait.
+            // Nothing is ever sent: `recv` returns when the last sender is dropped.
             let _ = timeout(FIRST_BYTE, all_read.recv()).await;
         };
         (Self { signal: Signal::Awaited(told), unread: Some(unread) }, stopped)
     }
 
-    /// For a connection to hold.
+    /// The value that a new connection holds until it is read from.
     pub(super) fn hold(&self) -> Option<Unread> {
         self.unread.clone()
     }

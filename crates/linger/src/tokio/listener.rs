@@ -190,13 +190,13 @@ impl<L: Accept> Listener<L> {
         Self { closer: Some(closer.clone()), ..self }
     }
 
-    /// Stops when `signal` is ready, for a server that would drop the listener with its accept queue. The second value is
-    /// the signal to give to that server.
+    /// Makes this listener stop when `signal` is ready, for a server that would otherwise drop the listener together
+    /// with the connections in its accept queue. The second value is the signal to give to that server.
     ///
-    /// After `signal` the listener is [closed](Accept::close), and [`accept`](Self::accept) returns the connections that were
-    /// in its queue, and then no more. The second value is ready when each connection has been read from once, or is
-    /// dropped: a server that is told to stop earlier drops connections unread. A connection that sends nothing has a
-    /// second. Both need to be polled, and the runtime's timer.
+    /// After `signal` the listener is [closed](Accept::close). [`accept`](Self::accept) then returns the connections
+    /// that were in its queue, and no more. The second value is ready when each connection has been read from once or
+    /// dropped, at the latest a second after `signal`: a server that is told to stop earlier would drop connections
+    /// unread. Both values have to be polled, and need the runtime's timer.
     ///
     /// ```no_run
     /// # async fn serve(listener: tokio::net::TcpListener, app: axum::Router, sigterm: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {

@@ -150,7 +150,7 @@ where
     let stopped = StopNotice { time: stopped };
     let mut connections = Connections(JoinSet::new());
     while let Some((stream, address)) = next(&mut listener, &mut signal).await {
-        // Forgets those that have ended. Nobody is woken for each of them.
+        // Forgets the connections that have ended. No wake-up is needed for each of them.
         while connections.0.try_join_next().is_some() {}
         connections.0.spawn(handler(stream, address, stopped.clone()));
     }

@@ -20,11 +20,11 @@ use server::{Front, Server};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
-    /// axum on hyper, as everybody has it.
+    /// axum on hyper, without this crate.
     Bare,
     /// [`linger::http::serve`].
     Lingering,
-    /// The same, and answers wait for the upload: for gateways that cannot pass on an early one.
+    /// The same, and its answers wait for the upload: for gateways that cannot pass an early answer on.
     Waiting,
 }
 
@@ -45,7 +45,7 @@ impl HttpVersion {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Via {
     Direct,
-    /// As it comes: it reads the whole of an upload before it asks the server.
+    /// As nginx is by default: it reads the whole of an upload before it asks the server.
     Nginx,
     /// With `proxy_request_buffering off`: the upload passes as it comes.
     NginxUnbuffered,
@@ -53,10 +53,10 @@ pub(crate) enum Via {
 }
 
 impl Via {
-    /// Whether it can lose an early answer that it has, whatever the server does. nginx tells its HTTP/1.1 client that the
-    /// connection is kept, and closes it (`ngx_http_finalize_connection`, `reading_body`); an HTTP/2 client may wait for
-    /// ever. HAProxy resets an HTTP/2 stream whose upload goes on. No server behind them can prevent that but by reading
-    /// all before it answers.
+    /// Whether it may lose an early answer that it has received, whatever the server does. nginx tells its HTTP/1.1
+    /// client that the connection is kept, and closes it (`ngx_http_finalize_connection`, `reading_body`); an HTTP/2
+    /// client may wait for ever. HAProxy resets an HTTP/2 stream whose upload goes on. A server behind them can only
+    /// prevent this by reading everything before it answers.
     fn loses_by_itself(self, client: Client, version: HttpVersion) -> bool {
         match self {
             Self::Direct | Self::Nginx => false,
@@ -75,7 +75,7 @@ impl Via {
     }
 }
 
-/// Those that may lose what they have.
+/// The gateways that may lose answers that they have received.
 const GATEWAYS: [Via; 2] = [Via::NginxUnbuffered, Via::Haproxy];
 
 const VIAS: [Via; 4] = [Via::Direct, Via::Nginx, Via::NginxUnbuffered, Via::Haproxy];
@@ -88,7 +88,7 @@ const UPLOAD: usize = 3_000_000;
 const PATIENCE: f64 = 60.0;
 const PATIENCE_IN_FAILURES: f64 = 5.0;
 
-/// What a client came to at a server, in so many rounds; nothing if it is not here.
+/// The result of a client at a server, in a number of rounds; `None` if the client is not installed.
 #[derive(Debug)]
 struct Row {
     kind: Kind,
@@ -141,9 +141,9 @@ fn one_round_of_each() {
         for row in direct.iter().chain(&gateways).chain(&waiting) {
             assert!(row.is_right(1), "{row:?}");
         }
-        // The kernel's TCPAbortOnData is not asked: a client that has everything and says goodbye later than `grace`, because the
-        // machine is busy, counts there, and loses nothing.
-        // Else this would show nothing.
+        // The kernel's counter TCPAbortOnData is not checked: on a busy machine, a client that has everything and ends
+        // its connection later than `grace` counts there, and loses nothing.
+        // A bare server must lose answers: otherwise the test would show nothing.
         let client: &Clients = &[(Client::Python("http.client"), &[HttpVersion::One])];
         for row in at(Kind::Bare, client, &[Via::Direct], 20, 0.0) {
             assert!(row.whole.as_ref().is_none_or(|whole| whole.uploads < 20), "{row:?}");
@@ -169,7 +169,7 @@ fn forty_rounds_of_each() {
 const ROUNDS: usize = 40;
 const BARE_ROUNDS: usize = 10;
 
-/// Each by its own clock. That all was written is asserted by the clients: a write that fails is an exception in each.
+/// Each client pauses by its own clock. Each asserts that all was written: a failed write is an exception.
 #[test]
 #[ignore = "uploads of 24 s each: cargo test -p linger --all-features --test clients -- --ignored pause"]
 fn clients_that_pause_in_their_uploads() {

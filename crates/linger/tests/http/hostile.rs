@@ -1,5 +1,5 @@
-//! Peers that violate HTTP/2, or use it against the server: each is told so, and none is closed in silence, makes anything
-//! panic, or is left running.
+//! Peers that violate HTTP/2, or use it against the server. Each gets an error code, and not only the end of the
+//! connection; nothing panics, and nothing is left running.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -32,7 +32,7 @@ const FRAME_SIZE_ERROR: u32 = 6;
 const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// Most of a frame's payload without other settings.
+/// The largest payload of a frame, unless SETTINGS say otherwise.
 const FRAME: usize = 16 << 10;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -87,7 +87,7 @@ impl Frame {
 struct Peer(TcpStream);
 
 impl Peer {
-    /// With windows in which every answer has room.
+    /// A peer that gives windows in which every answer has room.
     fn new(server: &Server) -> Self {
         let mut stream = connect_small(server.address);
         stream.set_read_timeout(Some(LONG)).unwrap();
@@ -102,7 +102,7 @@ impl Peer {
         self.0.write_all(frames).unwrap();
     }
 
-    /// The next frame; nothing at the end of the connection, which is no reset.
+    /// The next frame; `None` at the end of the connection. Panics at a reset.
     fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         match self.0.read_exact(&mut head) {
@@ -116,7 +116,7 @@ impl Peer {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// Reads up to a frame of this kind.
+    /// Reads frames up to one of this kind.
     #[track_caller]
     fn until(&mut self, kind: u8) -> Frame {
         loop {
@@ -128,7 +128,7 @@ impl Peer {
         }
     }
 
-    /// The connection is ended, with this code, and no reset.
+    /// Asserts that the server ends the connection with this error code, and without a reset.
     #[track_caller]
     fn is_sent_away(&mut self, code: u32) {
         let mut codes = Vec::new();
@@ -140,7 +140,7 @@ impl Peer {
         assert_eq!(codes.last(), Some(&code), "{codes:?}");
     }
 
-    /// The connection serves another stream.
+    /// Asserts that the connection serves another stream.
     #[track_caller]
     fn is_served(&mut self, stream: u32) {
         self.say(&get_hello(stream));
@@ -157,14 +157,14 @@ impl Peer {
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// Processor time of this process so far.
+/// The processor time that this process has used so far.
 fn used() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Lets a peer do its worst, in a network of its own. Afterwards others are served as before, no close is left, nothing has
-/// panicked, and nothing spins.
+/// Lets a peer attack a server, in a network of its own. Afterwards the server serves others as before, no close is
+/// left in the closer, nothing has panicked, and nothing spins.
 fn survives(connections: u64, attack: impl Fn(&Server) + Send + Sync + 'static) {
     sandboxed(move || {
         std::panic::set_hook(Box::new(|info| {
@@ -177,7 +177,7 @@ fn survives(connections: u64, attack: impl Fn(&Server) + Send + Sync + 'static) 
         until(Closer::global().unwrap(), |now| now.lingering == 0 && now.ended.total() == connections + 1);
         assert_eq!(PANICS.load(Ordering::SeqCst), 0);
         let before = used();
-        // Long enough for what spins to be seen; what does not uses nothing, however long the machine takes.
+        // Long enough to notice a thread that spins. Otherwise nothing is used, however slow the machine is.
         std::thread::sleep(Duration::from_millis(200));
         assert!(used() - before < Duration::from_millis(100), "something spins");
     });
@@ -207,11 +207,11 @@ fn headers_without_an_end() {
     });
 }
 
-/// Each of them wants an answer, and the peer reads none.
+/// Each of these frames needs an answer, and the peer reads none.
 #[test]
 fn settings_and_pings_whose_answers_are_not_read() {
     survives(2, |server| {
-        // Send buffers of this network that are soon full.
+        // Small send buffers, which are soon full.
         std::fs::write("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 65536").unwrap();
         for flood in [frame(SETTINGS, 0, 0, &[]), frame(PING, 0, 0, &[0; 8])] {
             let mut peer = Peer::new(server);
@@ -240,7 +240,7 @@ fn frames_that_cannot_be() {
             eprintln!("{what}");
             let mut peer = Peer::new(server);
             peer.say(&post(1, "/gated"));
-            // Its upload goes on, and the server's last word still arrives.
+            // The peer's upload goes on, and the server's GOAWAY still arrives.
             peer.say(&[frames.clone(), frame(DATA, 0, 1, &[0; 1000]).repeat(30)].concat());
             peer.is_sent_away(*code);
         }
@@ -273,7 +273,7 @@ fn a_body_with_trailers_is_answered() {
         let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0, 1, b'a', 1, b'b']);
         peer.say(&[post(1, "/read"), frame(DATA, 0, 1, b"12345"), trailers].concat());
         assert_eq!(peer.until(DATA).payload, b"5");
-        // In the middle of what the layer discards, too.
+        // Trailers in the middle of a body that the layer discards are no error, either.
         let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 3, &[0, 1, b'a', 1, b'b']);
         peer.say(&[post(3, "/unread"), frame(DATA, 0, 3, b"12345"), trailers].concat());
         assert_eq!(peer.until(DATA).payload, b"unread");
@@ -281,7 +281,7 @@ fn a_body_with_trailers_is_answered() {
     });
 }
 
-/// Reads the whole answer of a stream; whether it ended with END_STREAM.
+/// Reads the whole answer of a stream. Returns its length in bytes.
 fn answer(peer: &mut Peer, stream: u32) -> usize {
     let mut bytes = 0;
     while let Some(frame) = peer.next() {
@@ -320,7 +320,8 @@ fn a_stream_that_is_reset_while_it_is_discarded_ends_alone() {
     });
 }
 
-/// A hundred uploads that never go on, with answers for which the peer gives no window.
+/// A hundred uploads that never go on, with answers for which the peer gives no window: nothing of them is left
+/// afterwards.
 #[test]
 fn half_open_streams_hold_nothing_that_outlives_their_connection() {
     survives(1, |server| {

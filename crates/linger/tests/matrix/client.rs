@@ -19,17 +19,17 @@ use crate::support::connect_small;
 /// What a peer announces as its upload.
 const UPLOAD: usize = 200_000;
 
-/// How long a peer that stalls reads nothing. Like the other's pace it is the peer's own: no policy of the server's
-/// is known to a client.
+/// How long a peer that stalls reads nothing. This and the next pause are the peer's own: a client does not know
+/// the server's policy.
 const STALL: Duration = Duration::from_millis(200);
 
 /// How often a peer that drips sends a byte.
 const DRIP: Duration = Duration::from_millis(100);
 
-/// What a client feels of a connection.
+/// The result of a connection, as its client experiences it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Felt {
-    /// Bytes of the answer, if they came to a clean end.
+    /// The bytes of the answer, if it came to a clean end.
     pub(crate) got: Option<usize>,
     /// Bytes of the answer, whatever came after them.
     pub(crate) bytes: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Felt {
 }
 
 impl Felt {
-    /// Whether another server's client has felt something better, in any of the three.
+    /// Whether another client's result is better, in any of the three.
     pub(crate) fn is_worse_than(&self, other: &Self) -> bool {
         self.bytes < other.bytes
             || self.read_failed && !other.read_failed
@@ -48,7 +48,7 @@ impl Felt {
     }
 }
 
-/// Plays a peer.
+/// Plays a peer. Returns its result.
 ///
 /// A peer that never leaves does so when `ended` says that the server has.
 pub(crate) fn run(connect: Connect, server: Server, peer: Peer, size: usize, ended: &Receiver<()>) -> Felt {
@@ -83,7 +83,8 @@ pub(crate) fn run(connect: Connect, server: Server, peer: Peer, size: usize, end
             let _ = ended.recv();
             return Felt::default();
         }
-        // Above TLS without close_notify. A bare server's reset may be here already.
+        // TLS is half-closed without close_notify. If the bare server has reset the connection already, this
+        // fails.
         Peer::HalfCloses => _ = shutdown(&*line.socket, Shutdown::Write),
         Peer::SaysGoodbye => line.say_goodbye(),
         Peer::ReadsAfterTheClose => _ = ended.recv(),
@@ -144,7 +145,7 @@ struct Upload {
 }
 
 impl Upload {
-    /// Whether the upload could not be written. A peer that sends for ever stops where it cannot.
+    /// Returns whether the upload could not be written. A peer that sends for ever stops when it cannot write.
     fn send(mut self, line: &mut Line, peer: Peer) -> bool {
         match peer {
             Peer::FinishesUpload | Peer::Stalls => {
@@ -207,7 +208,7 @@ impl Line {
         if let Some(tls) = &self.tls {
             tls.lock().unwrap().send_close_notify();
         }
-        // As above.
+        // If the bare server has reset the connection already, this fails.
         let _ = self.send(&[]);
     }
 
@@ -224,7 +225,7 @@ impl Line {
         (&*self.socket).write_all(&sealed)
     }
 
-    /// Reads the answer to its end; `None` where that is not a clean one.
+    /// Reads the answer to its end; `None` if the end is not clean.
     fn receive(&mut self, server: Server, answer: &mut Vec<u8>) -> Option<()> {
         let mut answered = 0;
         let mut buffer = vec![0; 16 << 10];
@@ -291,7 +292,7 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
     })
 }
 
-/// The bytes of the answer without what its protocol puts around them.
+/// The bytes of the answer, without the protocol's framing.
 fn payload(server: Server, answer: &[u8]) -> Option<usize> {
     match server {
         Server::AxumHttp1 => {

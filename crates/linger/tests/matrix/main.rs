@@ -1,8 +1,9 @@
 //! Every early answer x peer x transport x server, each in a network of its own, on the real kernel.
 //!
-//! `client.rs` holds the peers, `server.rs` the servers; here stands what each cell must come to: which bytes
-//! arrived, the true outcome, and the resets that the kernel sent. Beside each cell the same server runs bare, and is
-//! in nothing better for the client. (The next request of a pool is asked for in `tests/http` and `tests/clients`.)
+//! `client.rs` holds the peers, `server.rs` the servers. This file says what is expected of each cell: which bytes
+//! arrive, the true outcome, and the resets that the kernel sends. The same server also runs bare for each cell, and
+//! must not be better for the client in anything. (The next request of a pool is tested in `tests/http` and
+//! `tests/clients`.)
 
 mod client;
 mod server;
@@ -32,7 +33,7 @@ enum Peer {
     Stalls,
     /// Ends its side after the request.
     HalfCloses,
-    /// Says close_notify after the request, and reads on (RFC 8446 section 6.1).
+    /// Sends close_notify after the request, and goes on reading (RFC 8446 section 6.1).
     SaysGoodbye,
     /// Closes after the request, without reading.
     Closes,
@@ -44,7 +45,7 @@ enum Peer {
     NeverCloses,
     /// Reads everything and sends a byte every tenth of a second.
     Drips,
-    /// Reads nothing until the server has closed: for the control alone.
+    /// Reads nothing until the server has closed: used for the control only.
     ReadsAfterTheClose,
 }
 
@@ -91,7 +92,7 @@ impl Server {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ending {
     Lingering,
-    /// The control: the same server on streams that are closed as everybody closes them.
+    /// The control: the same server on streams that are closed without this crate.
     Bare,
 }
 
@@ -113,7 +114,7 @@ fn policy() -> Policy {
     policy
 }
 
-/// What a cell came to.
+/// The result of a cell.
 #[derive(Debug)]
 struct Result {
     felt: Felt,
@@ -171,7 +172,7 @@ impl Cell {
         if honest && result.delivered != TELLS_ACKNOWLEDGED {
             return wrong("everything arrived and the outcome denies it, or claims what nobody has told");
         }
-        // What ends a close depends on what is known to be acknowledged.
+        // How a close ends depends on whether the system tells what is acknowledged.
         let fits = !TELLS_ACKNOWLEDGED
             || match self.peer {
                 // Where the machine is so busy that a peer gets no turn for the whole of `grace`, it has been silent.
@@ -221,7 +222,7 @@ impl Cell {
     }
 }
 
-/// Cells that run at once; they wait most of the time.
+/// Cells that run at the same time; they wait most of the time.
 const AT_ONCE: usize = 24;
 
 fn all_cells_of(server: Server) {
@@ -282,7 +283,7 @@ fn axum_http2() {
     all_cells_of(Server::AxumHttp2);
 }
 
-/// The matrix notices what it is for: on a bare server such cells fail.
+/// The test of the test: on a bare server such cells fail.
 #[test]
 fn a_plain_close_fails() {
     sandboxed(|| {

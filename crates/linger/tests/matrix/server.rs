@@ -47,7 +47,8 @@ pub(crate) fn listen(transport: Transport) -> (Connect, Accept) {
     (Connect::Tcp(listener.local_addr().unwrap(), tls), Accept::Tcp(listener))
 }
 
-/// Serves one connection; says how it ended and whether everything was acknowledged, of which a bare server knows nothing.
+/// Serves one connection. Returns how it ended, and whether everything was acknowledged; a bare server does not know
+/// this.
 pub(crate) fn run(
     accept: Accept,
     server: Server,
@@ -90,7 +91,7 @@ fn give_up_when_stalled(fd: &OwnedFd) {
     rustix::net::sockopt::set_socket_timeout(fd, rustix::net::sockopt::Timeout::Send, Some(STALLED)).unwrap();
 }
 
-/// As it is written without this crate.
+/// A server without this crate.
 fn bare(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, size: usize) {
     give_up_when_stalled(&fd);
     match tls {
@@ -137,7 +138,7 @@ fn closer(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, size: usize) -> O
     told.recv_timeout(LONG).unwrap()
 }
 
-/// Bare without a closer.
+/// Bare if there is no closer.
 fn in_runtime(
     fd: OwnedFd,
     server: Server,

@@ -134,7 +134,16 @@ ACT(signal_waited) {
     say("waited", got);
     return 0;
 }
-ACT(signal_alarm) { signal(SIGALRM, handler); ualarm(2000, 0); pause(); return 0; }
+ACT(signal_alarm) {
+    sigset_t set, old;
+    signal(SIGALRM, handler);
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    sigprocmask(SIG_BLOCK, &set, &old);
+    ualarm(2000, 0);
+    sigsuspend(&old);
+    return 0;
+}
 ACT(signal_child) {
     signal(SIGCHLD, handler);
     sigset_t set, old;

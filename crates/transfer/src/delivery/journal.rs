@@ -23,7 +23,7 @@ const HEADER: usize = 24;
 /// Length (32 bits), kind, id, then the message, then the check.
 const BEFORE: usize = 4 + 1 + 16;
 const CHECK: usize = 16;
-/// No message is longer.
+/// The longest message.
 const LONGEST: usize = 64 << 10;
 
 /// What a record says of a transfer.

@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(rest(peer), expected.concat());
     }
 
-    /// Whatever a peer keeps back until it is worth a frame, the other side gets on.
+    /// Both sides make progress even if each keeps credit back until it is worth a frame.
     #[test]
     fn a_small_window_is_no_obstacle() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -58,12 +58,12 @@ impl Session {
         if self.cancel.wait(pause) {
             return Err(Error::Cancelled);
         }
-        // The pause was this side's.
+        // The pause was this side's own, and does not count against the peer.
         self.activity.got_on(host::now());
         Ok(())
     }
 
-    /// Waits for `pause`, and takes up what the peer says meanwhile for later.
+    /// Waits for `pause`, and keeps what the peer sends meanwhile for later.
     ///
     /// # Errors
     /// Returns [`Error::Cut`] if the peer has gone, and the errors of [`receive`](Self::receive).

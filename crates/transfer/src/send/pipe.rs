@@ -1,4 +1,4 @@
-//! The bytes of a pipe, which cannot be read twice: blocks are held until the receiver has them.
+//! The content of a pipe, which cannot be read twice: blocks are kept until the receiver has them.
 
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ impl Sender<'_, '_> {
         loop {
             match self.read_pipe(&entry)? {
                 Reading::Goes if self.outgoing.waiting.contains_key(&index) => {}
-                // The receiver has given it up.
+                // The receiver has failed the entry.
                 Reading::Goes => return self.end(index, 0, None),
                 Reading::Ended => return self.end_pipe(&entry),
                 Reading::Aborted => return Ok(()),
@@ -135,7 +135,7 @@ impl Sender<'_, '_> {
             return self.abort(entry, fault.1);
         }
         let (size, hash) = (pipe.length(), pipe.hash());
-        // Another session can then ask whether the receiver has all of it.
+        // Recorded, so that a later session can ask whether the receiver has all of it.
         if let Some(sent) = self.outgoing.waiting.get_mut(&entry.index) {
             (sent.entry.size, sent.entry.hash) = (Some(size), Some(hash));
         }

@@ -1,7 +1,7 @@
-//! The receiver's disk: real files, with a shadow of what was synced.
+//! The disk of the receiver's machine: real files, and a record of what was synced.
 //!
-//! Nothing is really removed before the schedule ends: what a name loses is moved to an attic, for a power cut may bring it
-//! back.
+//! No file is really removed before the schedule ends. A file that loses its last name is moved to a directory called
+//! attic, because a power cut may bring it back.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ pub(super) struct Disk {
     shadow: Shadow,
     pub(super) shared: Ino,
     memory: Ino,
-    /// Syncs that come too late, if that is planted.
+    /// Files whose sync comes too late, if that fault is planted.
     late: Vec<Ino>,
 }
 
@@ -49,7 +49,7 @@ impl Disk {
         Ok(Self { owner, base: base.to_owned(), attic, shadow, shared, memory, late: Vec::new() })
     }
 
-    /// Puts a file there that is durable.
+    /// Makes a file that is durable from the start.
     pub(super) fn has(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
         let path = self.base.join("shared").join(name);
         fs::write(&path, content)?;
@@ -72,19 +72,19 @@ impl Disk {
         Ok(())
     }
 
-    /// What is there, as programs see it.
+    /// The files and directories that exist, as programs see them.
     pub(super) fn found(&self) -> std::collections::BTreeMap<Vec<u8>, Image> {
         let mut whole = self.shadow.clone();
         whole.sync_all();
         whole.durable(self.shared)
     }
 
-    /// What a power cut would leave at least.
+    /// The files and directories that survive any power cut.
     pub(super) fn durable(&self) -> std::collections::BTreeMap<Vec<u8>, Image> {
         self.shadow.durable(self.shared)
     }
 
-    /// Whether a power cut right now would lose what a receipt says is on disk, in words.
+    /// Says what a power cut right now would lose of a file whose receipt says that it is on disk. `None` if nothing.
     pub(super) fn is_lost(&self, confirmation: &Confirmation) -> Option<String> {
         if confirmation.durability != Durability::Disk {
             return None;
@@ -113,7 +113,7 @@ impl Disk {
         Some((dir, child))
     }
 
-    /// Moves what has a name to the attic.
+    /// Moves the file with this name to the attic.
     fn keep(&self, dir: BorrowedFd<'_>, name: &Path, ino: Ino) -> Result<(), Errno> {
         rustix::fs::renameat(dir, name, &self.attic, ino.to_string())
     }
@@ -222,7 +222,7 @@ impl Disk {
         std::mem::take(&mut self.late).into_iter().for_each(|ino| self.shadow.sync(ino));
     }
 
-    /// Cuts the power: what was not synced may be lost. The files become what is left.
+    /// Cuts the power: data that was not synced may be lost. Changes the real files accordingly.
     pub(super) fn cut(&mut self, random: &mut Random) -> io::Result<()> {
         self.late.clear();
         let before = self.shadow.clone();
@@ -246,7 +246,7 @@ impl Disk {
             }
             fs::rename(&child, self.base.join("attic").join(ino.to_string()))?;
             if fs::symlink_metadata(&child).is_ok() {
-                // A second name of what is in the attic already.
+                // A second name of a file that is in the attic already.
                 fs::remove_file(&child)?;
             }
         }
@@ -270,7 +270,8 @@ impl Disk {
             match self.shadow.nodes.get(&ino) {
                 Some(Node::Directory { .. }) => self.put_together(before, ino, &child, placed)?,
                 Some(Node::File { durable, .. }) if before.content(ino) != *durable => {
-                    // The same inode, so that it is the same file to those who know its number.
+                    // The content is changed in place, so that the file keeps its inode: an open descriptor must still
+                    // refer to it.
                     let file = File::options().write(true).truncate(true).open(&child)?;
                     rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
                     io::Write::write_all(&mut &file, durable)?;

@@ -1,4 +1,4 @@
-//! Runs a schedule: lets threads go on and bytes arrive, ends processes, starts the server anew.
+//! Runs a schedule: lets threads run and bytes arrive, ends processes, and restarts the server.
 
 use std::cell::RefCell;
 use std::fs;
@@ -23,31 +23,31 @@ use crate::remote::Destination;
 use crate::serve::{Server, ShareOptions};
 use crate::sink::PortsConfig;
 
-/// Turns of a schedule, at most; the longest that come to an end need a tenth of them.
+/// The most turns of a schedule. The longest schedules that end need a tenth of them.
 const MOST_TURNS: u64 = 400_000;
-/// Simulated time of a schedule, at most.
+/// The most simulated time of a schedule.
 const MOST_TIME: Duration = Duration::from_secs(12 * 3600);
 
-/// What came of a schedule.
+/// The result of a schedule.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// What must not happen, and has.
+    /// What has happened and must not happen; `None` if all went well.
     pub fault: Option<String>,
-    /// Events that came to pass.
+    /// How many of the events have happened.
     pub happened: u32,
-    /// Receipts that were checked.
+    /// How many receipts were checked.
     pub receipts: u64,
     /// The client's exit status; `None` if it was killed.
     pub client: Option<u8>,
-    /// Sessions, of both runs of the client.
+    /// The number of sessions, in both runs of the client.
     pub sessions: usize,
-    /// Commands that were started.
+    /// How many commands were started.
     pub commands: usize,
 }
 
 impl Outcome {
-    /// What can be counted.
+    /// The numbers in this result, with their names.
     pub fn counts(&self) -> [(&'static str, u64); 9] {
         let is = |status| u64::from(self.client == status);
         [
@@ -84,14 +84,14 @@ impl Runner {
     pub fn new(base: &Path) -> io::Result<Self> {
         let source = base.join("source");
         fs::create_dir_all(source.join("tree/inner"))?;
-        for (name, content) in check::sources() {
-            fs::write(source.join(name), content)?;
+        for name in check::SOURCES {
+            fs::write(source.join(name), check::content(name))?;
         }
         std::os::unix::fs::symlink("a", source.join("tree/link"))?;
         Ok(Self { base: base.to_owned(), threads: Threads::default() })
     }
 
-    /// Runs a schedule, with a fault if one is planted.
+    /// Runs a schedule, with the fault `planted` if there is one.
     pub fn run(&mut self, schedule: &Schedule, planted: Option<Planted>) -> Outcome {
         match self.begin(schedule, planted) {
             Ok(world) => {
@@ -125,7 +125,7 @@ impl Runner {
         Ok(world)
     }
 
-    /// Ends what still runs, and the simulation.
+    /// Ends all threads that still run, and the simulation.
     fn end(&mut self, world: &Rc<World>) {
         for end in [End::Client, End::Server] {
             self.kill(world, end);
@@ -133,14 +133,18 @@ impl Runner {
         set_world(None);
     }
 
-    /// The client's first run with all that happens, and then a second one in peace.
+    /// Runs the client with all events, and then a second time without any.
     fn both(&mut self, schedule: &Schedule, world: &Rc<World>, outcome: &mut Outcome) -> Result<(), String> {
         self.start_server(schedule, world);
         self.drive(schedule, world)?;
         let first = self.client(schedule, world)?;
         outcome.client = first.as_ref().map(|ended| ended.status());
         check::after_first(schedule, world, first.as_ref())?;
-        world.state.borrow_mut().events.clear();
+        {
+            let mut state = world.state.borrow_mut();
+            state.events.clear();
+            state.peace = true;
+        }
         if schedule.scenario == Scenario::Sink {
             let Some(id) = first.as_ref().and_then(|ended| ended.summary.transfer) else { return Ok(()) };
             let answer = self.ask(schedule, world, id)?;
@@ -150,7 +154,7 @@ impl Runner {
         check::after_second(schedule, world, second.as_ref())
     }
 
-    /// Runs the client until everything has ended. `None` if the client was killed.
+    /// Runs the client until all threads have ended. Returns `None` if the client was killed.
     fn client(&mut self, schedule: &Schedule, world: &Rc<World>) -> Result<Option<Ended>, String> {
         let ended: Rc<RefCell<Option<(Summary, Option<Error>)>>> = Rc::default();
         let (result, base, schedule_of) = (ended.clone(), self.base.clone(), schedule.clone());
@@ -194,7 +198,7 @@ impl Runner {
         world.start_on(End::Server, Box::new(work));
     }
 
-    /// Runs until nothing is left to do.
+    /// Runs all threads until they have ended.
     fn drive(&mut self, schedule: &Schedule, world: &Rc<World>) -> Result<(), String> {
         for _ in 0..MOST_TURNS {
             self.start_threads(world)?;
@@ -275,7 +279,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Ends a process, or its machine.
+    /// Ends a process; with `power`, its machine.
     fn fall(&mut self, schedule: &Schedule, world: &Rc<World>, end: End, power: bool) -> Result<(), String> {
         if power {
             let mut state = world.state.borrow_mut();
@@ -283,6 +287,7 @@ impl Runner {
         }
         self.kill(world, end);
         let mut state = world.state.borrow_mut();
+        state.fell = true;
         let State { random, disk, boots, connections, .. } = &mut *state;
         if power {
             boots[end as usize] += 2;
@@ -297,7 +302,7 @@ impl Runner {
             }
         }
         if end == End::Server {
-            // Mostly soon, sometimes only when the client has given up.
+            // The server mostly restarts soon, and sometimes only after the client has given up.
             let most = if random.once_in(8) { 600_000 } else { 20_000 };
             state.restarts = Some(state.now + Duration::from_millis(state.random.below(most)));
         }
@@ -309,7 +314,7 @@ impl Runner {
         let mut state = world.state.borrow_mut();
         state.dying = Some(end);
         state.starting.retain(|(whose, _)| *whose != end);
-        // The thread that was on its way first: it may hold what the others want.
+        // The thread that runs now is ended first: it may hold locks that the others need in order to end.
         let current = state.current;
         let mut slots: Vec<usize> = (0..state.threads.len()).collect();
         slots.sort_by_key(|slot| *slot != current);
@@ -334,7 +339,7 @@ enum Next {
     Nothing,
 }
 
-/// Chooses what happens next.
+/// Chooses what happens next, at random.
 fn next(state: &mut State) -> Next {
     let (now, changes) = (state.now, state.changes);
     let mut choices = Vec::with_capacity(8);
@@ -355,7 +360,7 @@ fn next(state: &mut State) -> Next {
         }
     }
     // Time passes when there is nothing else to do, and now and then although there is.
-    if choices.is_empty() || state.random.once_in(100) {
+    if choices.is_empty() || (!state.peace && state.random.once_in(100)) {
         return match earliest {
             Some(time) => Next::Time(time),
             None if choices.is_empty() => Next::Nothing,
@@ -370,7 +375,7 @@ fn options() -> ClientOptions {
     ClientOptions { security: Security::Never, ..ClientOptions::default() }
 }
 
-/// What the client does in a process of its own.
+/// What the client does in its process.
 fn transfer(base: &Path, schedule: &Schedule) -> (Summary, Option<Error>) {
     let client = match Client::new("simulated", 1, options()) {
         Ok(client) => client,
@@ -380,7 +385,7 @@ fn transfer(base: &Path, schedule: &Schedule) -> (Summary, Option<Error>) {
     let source = base.join("source");
     let (path, to): (PathBuf, &[u8]) = match schedule.scenario {
         Scenario::File | Scenario::Replace => (source.join("file"), b"file"),
-        Scenario::Tree => (source.join("tree"), b"tree"),
+        Scenario::Tree => (source.join("tree"), b"new/tree"),
         Scenario::Large => (source.join("large"), b"large"),
         Scenario::Sink => (source.join("file"), b"@print"),
         Scenario::Get => {

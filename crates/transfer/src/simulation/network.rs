@@ -1,4 +1,4 @@
-//! Connections whose bytes arrive when the schedule says, and are cut where it says.
+//! Simulated connections: bytes arrive when the seed decides, and connections are cut where the schedule says.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -11,29 +11,29 @@ use super::world::{World, world};
 use super::{Cut, End, Manner};
 use crate::transport::Transport;
 
-/// Bytes that one side has sent.
+/// The bytes that one side has sent.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     pub(super) under_way: VecDeque<u8>,
     pub(super) arrived: VecDeque<u8>,
-    /// The sender has closed; what was sent before still arrives.
+    /// The sender has closed. The bytes that it has sent before still arrive.
     closed: bool,
     end_arrived: bool,
-    /// Nothing arrives any more.
+    /// Nothing arrives any more: the connection is cut.
     pub(super) silent: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Side {
     open: bool,
-    /// Closed with a lingering close: what still comes is read and dropped.
+    /// This side has closed with a lingering close: bytes that still arrive are read and dropped.
     lingers: bool,
     reset: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// What the client, and the server, has sent.
+    /// The bytes sent by the client, and those sent by the server.
     pub(super) flows: [Flow; 2],
     pub(super) sides: [Side; 2],
     room: usize,
@@ -92,7 +92,7 @@ impl Connection {
         !flow.silent && (!flow.under_way.is_empty() || (flow.closed && !flow.end_arrived))
     }
 
-    /// Lets up to so many bytes arrive.
+    /// Lets at most `most` bytes that `end` has sent arrive.
     pub(super) fn arrive(&mut self, end: End, most: usize) {
         let flow = &mut self.flows[end as usize];
         let bytes = flow.under_way.len().min(most);
@@ -109,7 +109,7 @@ impl Connection {
         }
     }
 
-    /// This side's peer has answered with a reset.
+    /// The peer of `end` has answered with a reset.
     pub(super) fn reset(&mut self, end: End) {
         self.sides[end as usize].reset = true;
         self.flows[end as usize].under_way.clear();
@@ -127,7 +127,7 @@ impl Connection {
         }
         let unread = !self.flows[end.other() as usize].arrived.is_empty();
         if unread && !self.sides[end as usize].lingers {
-            // The kernel resets instead of closing; what was under way is lost.
+            // Unread bytes: the kernel sends a reset instead of a FIN, and bytes under way are lost.
             self.flows[end as usize].under_way.clear();
             if !self.flows[end as usize].silent {
                 self.sides[end.other() as usize].reset = true;
@@ -136,7 +136,7 @@ impl Connection {
         self.flows[end as usize].closed = true;
     }
 
-    /// The power of one side is cut: the peer hears nothing.
+    /// The machine of `end` loses its power: its peer gets nothing any more.
     pub(super) fn vanish(&mut self, end: End) {
         for flow in &mut self.flows {
             flow.silent = true;
@@ -144,7 +144,7 @@ impl Connection {
         self.sides[end as usize].open = false;
     }
 
-    /// The other side is up again, and knows nothing of this connection.
+    /// The other machine has booted again and does not know this connection: it answers with a reset.
     pub(super) fn is_unknown(&mut self, to: End) {
         if self.sides[to as usize].open {
             self.reset(to);
@@ -175,7 +175,7 @@ impl Connection {
     }
 }
 
-/// One side's fds, which are readable and writable when the connection is.
+/// The descriptors of one side, which poll(2) reports as readable and writable when the simulated connection is.
 #[derive(Debug)]
 pub(super) struct Link {
     connection: usize,
@@ -198,7 +198,7 @@ impl Link {
     }
 }
 
-/// An fd of a connection, and whether its counter was set.
+/// A descriptor of a connection, and the state that its counter was last set to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watched {
     pub(super) connection: usize,
@@ -208,8 +208,8 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Makes poll(2) report what is true of the connection: an eventfd is readable while its counter is not 0, and
-    /// writable while the counter is not at its end.
+    /// Makes poll(2) report the state of the connection: an eventfd is readable while its counter is not 0, and
+    /// writable while the counter is not at its maximum.
     pub(super) fn settle(&mut self, fd: BorrowedFd<'_>, connection: &Connection) {
         let sets =
             if self.writes { !connection.is_writable(self.end) } else { connection.is_readable(self.end) };
@@ -246,7 +246,7 @@ impl Transport for Link {
         self.write.as_fd()
     }
 
-    /// The kernel cannot move bytes here.
+    /// The kernel cannot move these bytes with splice(2).
     fn is_plain(&self) -> bool {
         false
     }

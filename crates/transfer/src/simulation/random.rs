@@ -1,4 +1,4 @@
-//! Random numbers that a seed repeats (SplitMix64).
+//! Random numbers that are the same for the same seed (SplitMix64).
 
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
@@ -21,7 +21,7 @@ impl Random {
         self.next() % bound
     }
 
-    /// True once in `times`.
+    /// True with a probability of 1 in `times`.
     pub(super) fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }

@@ -1,32 +1,32 @@
-//! What happens in one run: all of it follows from a seed.
+//! What happens in one run of a simulation: all of it follows from the seed.
 
 use super::random::Random;
 use super::{Cut, End, Event, Manner, Scenario};
 
-/// What is transferred, and what happens meanwhile.
+/// What is transferred, and which faults happen meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Schedule {
-    /// Decides who goes on, what arrives when, and what a power cut loses.
+    /// Decides which thread runs next, when bytes arrive, and what a power cut loses.
     pub seed: u64,
     /// What is transferred.
     pub scenario: Scenario,
-    /// Receipts are asked for once a file is on disk; else once it is in memory.
+    /// Whether receipts are asked for once a file is on disk. Otherwise once it is in memory.
     pub to_disk: bool,
-    /// What happens.
+    /// The faults that happen.
     pub events: Vec<Event>,
 }
 
 impl Schedule {
-    /// The schedule of a seed.
+    /// Makes the schedule of a seed.
     pub fn random(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x006c_696e_6765_7221);
-        let scenario = match random.below(64) {
-            0..20 => Scenario::File,
-            20..30 => Scenario::Replace,
-            30..42 => Scenario::Tree,
-            42 => Scenario::Large,
-            43..55 => Scenario::Sink,
+        let scenario = match random.below(128) {
+            0..40 => Scenario::File,
+            40..62 => Scenario::Replace,
+            62..84 => Scenario::Tree,
+            84 => Scenario::Large,
+            85..109 => Scenario::Sink,
             _ => Scenario::Get,
         };
         let to_disk = !random.once_in(4);
@@ -34,7 +34,7 @@ impl Schedule {
         Self { seed, scenario, to_disk, events }
     }
 
-    /// A schedule in which nothing happens but these events.
+    /// Makes a schedule with these faults alone.
     pub fn new(seed: u64, scenario: Scenario, events: Vec<Event>) -> Self {
         Self { seed, scenario, to_disk: true, events }
     }

@@ -1,10 +1,10 @@
-//! What of a file system was synced, and what a power cut may leave of the rest.
+//! A record of what was synced in a file system, and of what a power cut may leave of the rest.
 //!
-//! The files themselves are real ones; the kernel decides what each call does. This is the part that a kernel cannot show:
-//! what is on the disk. The model is the weakest that POSIX allows. A file's sync makes its content durable and not its
-//! name; a directory's sync makes the names in it durable. Of what was not synced, any writes may be lost, in any order, the
-//! last one may be torn, and of each directory's changes any prefix is kept. A rename inside a directory is atomic; one
-//! between directories never loses the file.
+//! The files themselves are real, and the kernel decides what each call does. This module adds what a kernel cannot
+//! show: the state of the disk. The model is the weakest that POSIX allows. To sync a file makes its content durable,
+//! but not its name; to sync a directory makes the names in it durable. Any writes that were not synced may be lost, in
+//! any order, and the last one may be torn. Of the changes of a directory that were not synced, any number of the first
+//! ones is kept. A rename inside a directory is atomic; one between directories never loses the file.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -32,12 +32,12 @@ pub(super) enum Change {
 pub(super) enum Renaming {
     Add(Name, Ino),
     Remove(Name),
-    /// To another directory, under a name there.
+    /// The name moved to another directory, where it has the last of these names.
     Away(Name, Ino, Name),
     Within(Name, Name, Ino),
 }
 
-/// The content of a directory, or of what else has a name.
+/// The content of a directory entry, for comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Image {
     File(Vec<u8>),
@@ -51,7 +51,7 @@ pub(super) struct Shadow {
 }
 
 impl Shadow {
-    /// Begins with a directory that is empty and durable.
+    /// Adds an empty directory that is durable.
     pub(super) fn root(&mut self, ino: Ino) {
         self.nodes.insert(ino, Node::Directory { durable: BTreeMap::new(), pending: Vec::new() });
     }
@@ -114,7 +114,7 @@ impl Shadow {
             }
             Some(Node::Link) | None => {}
         }
-        // What left is where it went, in any file system.
+        // A file that was moved away is durable in the directory to which it was moved: every file system does this.
         arrivals.into_iter().filter(|to| *to != ino).for_each(|to| self.sync(to));
     }
 
@@ -123,11 +123,11 @@ impl Shadow {
         all.into_iter().for_each(|ino| self.sync(ino));
     }
 
-    /// Loses what a power cut may lose.
+    /// Loses data that was not synced, as a power cut may.
     pub(super) fn cut(&mut self, random: &mut Random) {
         let mut all: Vec<Ino> = self.nodes.keys().copied().collect();
         all.sort_unstable();
-        // The names first: what a directory keeps of its changes.
+        // First the names: how many changes each directory keeps.
         let mut kept: HashMap<Ino, usize> = HashMap::new();
         for ino in &all {
             if let Some(Node::Directory { pending, .. }) = self.nodes.get(ino)
@@ -183,7 +183,7 @@ impl Shadow {
         }
     }
 
-    /// What would be there after a power cut that loses everything that was not synced.
+    /// What would remain after a power cut that loses everything that was not synced.
     pub(super) fn durable(&self, root: Ino) -> BTreeMap<Vec<u8>, Image> {
         let mut found = BTreeMap::new();
         self.durable_below(root, &[], &mut found);
@@ -213,7 +213,7 @@ fn rename(names: &mut BTreeMap<Name, Ino>, renaming: &Renaming) {
         Renaming::Add(name, ino) => drop(names.insert(name.clone(), *ino)),
         Renaming::Remove(name) | Renaming::Away(name, ..) => drop(names.remove(name)),
         Renaming::Within(name, to, ino) => {
-            // The name may be gone if an earlier change of it was.
+            // The name may be missing, if an earlier change was lost.
             names.remove(name);
             names.insert(to.clone(), *ino);
         }

@@ -1,8 +1,9 @@
-//! The smallest schedule that still goes wrong.
+//! Finds the smallest schedule that still fails.
 
 use super::{Event, Schedule};
 
-/// Leaves out events, and makes their places smaller, as long as `fails`.
+/// Leaves out events and makes their numbers smaller, as long as `fails` still returns true. Returns the
+/// smallest schedule.
 pub fn shrink(schedule: &Schedule, mut fails: impl FnMut(&Schedule) -> bool) -> Schedule {
     let mut least = schedule.clone();
     loop {

@@ -1,4 +1,4 @@
-//! Threads in lock step, as coroutines of one thread.
+//! The threads of both ends, as coroutines of one thread: only one of them runs at a time.
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -10,11 +10,11 @@ use super::world::Work;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
     Waits,
-    /// Its process ends.
+    /// Its process is to end.
     Ended,
 }
 
-/// Threads at once, at most.
+/// The most threads at a time.
 pub(super) const MOST: usize = 16;
 
 macro_rules! slots {
@@ -26,7 +26,7 @@ macro_rules! slots {
             keys[slot].set(yielder, work);
         }
 
-        /// Stops the thread in this slot, which is the one that calls.
+        /// Stops the calling coroutine, which is the one in this slot.
         pub(super) fn suspend(slot: usize, pause: Pause) {
             let keys = [$(&$name),*];
             keys[slot].with(|yielder| yielder.suspend(pause));
@@ -34,10 +34,11 @@ macro_rules! slots {
     };
 }
 
-// A key for each coroutine: the keys of one thread would be mixed up where coroutines take turns.
+// A thread-local key for each slot: if all coroutines used the same one, they would mix up each other's
+// values.
 slots!(S0 S1 S2 S3 S4 S5 S6 S7 S8 S9 S10 S11 S12 S13 S14 S15);
 
-/// The coroutines, and stacks for further ones.
+/// The coroutines, and unused stacks for more.
 #[derive(Default)]
 pub(super) struct Threads {
     running: [Option<Coroutine<(), Pause, (), DefaultStack>>; MOST],
@@ -60,7 +61,7 @@ impl Threads {
         Ok(())
     }
 
-    /// Lets a thread go on. Returns why it has stopped; `None` at its end.
+    /// Lets a thread run until it stops. Returns why it has stopped; `None` if it has ended.
     pub(super) fn resume(&mut self, slot: usize) -> Option<Pause> {
         let coroutine = self.running[slot].as_mut()?;
         match coroutine.resume(()) {
@@ -72,7 +73,7 @@ impl Threads {
         }
     }
 
-    /// Ends a thread where it is.
+    /// Ends a thread where it has stopped.
     pub(super) fn end(&mut self, slot: usize) {
         if let Some(mut coroutine) = self.running[slot].take() {
             coroutine.force_unwind();

@@ -1,6 +1,7 @@
-//! The world of one schedule: threads in lock step, a clock, connections, and what happens to them.
+//! The state of one schedule's simulation: threads, a clock, connections, and the events that are to happen.
 //!
-//! Each thread of either end is a coroutine. It runs until it waits; then the seed decides who goes on, or what arrives.
+//! Each thread of either end is a coroutine. It runs until it waits; then the seed decides which thread runs next, or
+//! which bytes arrive.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -46,7 +47,7 @@ pub(super) struct World {
 pub(super) struct Thread {
     pub(super) end: End,
     pub(super) deadline: Option<Duration>,
-    /// The last change of the world that it has looked at.
+    /// The number of the last change of the world that this thread has looked at.
     pub(super) seen: u64,
 }
 
@@ -71,24 +72,28 @@ pub(super) struct State {
     sent: [u32; 2],
     pub(super) connections: Vec<Connection>,
     watched: HashMap<RawFd, Watched>,
-    /// The end whose threads are being ended: its calls have no effect.
+    /// The end whose threads are being ended: their calls have no effect any more.
     pub(super) dying: Option<End>,
     pub(super) events: Vec<Event>,
-    /// An end whose process, or machine, ends now.
+    /// The end whose process is to end now and, if true, loses its machine's power.
     pub(super) doomed: Option<(End, bool)>,
     pub(super) server: Option<Arc<Server>>,
     pub(super) restarts: Option<Duration>,
     pub(super) boots: [u64; 2],
     pub(super) commands: Vec<Command>,
-    /// What the server's sessions came to, with their connections.
+    /// The results of the server's sessions, with the numbers of their connections.
     pub(super) served: Vec<(usize, Served)>,
     pub(super) planted: Option<Planted>,
     pub(super) disk: Disk,
     pub(super) fault: Option<String>,
-    /// Receipts have to be true of the disk.
+    /// Whether receipts that say so have to be true of the disk.
     pub(super) durable: bool,
     pub(super) receipts: u64,
     pub(super) happened: u32,
+    /// Nothing happens any more, and no time passes while there is something to do.
+    pub(super) peace: bool,
+    /// A process or machine has ended in the middle.
+    pub(super) fell: bool,
 }
 
 impl State {
@@ -119,6 +124,8 @@ impl State {
             durable: true,
             receipts: 0,
             happened: 0,
+            peace: false,
+            fell: false,
         }
     }
 
@@ -136,7 +143,7 @@ impl World {
         Rc::new(Self { state: RefCell::new(state) })
     }
 
-    /// Counts a call; the process, or the machine, of the caller may end before it.
+    /// Counts a call. The caller's process, or its machine, may end before the call.
     pub(super) fn step(&self) {
         let mut state = self.state.borrow_mut();
         if state.is_dying() {
@@ -184,7 +191,7 @@ impl World {
         if state.is_dying() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        // Now and then a byte at a time.
+        // Now and then only a few bytes at a time.
         let most = if state.random.once_in(8) { 1 + state.random.below(40) as usize } else { usize::MAX };
         state.connections[connection].read(end, into, most)
     }
@@ -234,7 +241,7 @@ impl World {
         suspend(slot, Pause::Waits);
     }
 
-    /// A receiver has confirmed an entry.
+    /// Checks the receipt of an entry that a receiver has confirmed.
     pub(super) fn confirmed(&self, confirmation: &Confirmation) {
         let mut state = self.state.borrow_mut();
         state.receipts += 1;
@@ -254,7 +261,7 @@ impl World {
     }
 }
 
-/// What the server tells while it serves.
+/// Handles the server's reports while it serves.
 fn observe(serving: Serving<'_>) {
     if let (Serving::Progress(_, Progress::Confirmed(confirmation)), Some(world)) = (serving, world())
         && world.state.borrow().disk.owner == End::Server

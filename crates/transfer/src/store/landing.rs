@@ -80,7 +80,7 @@ impl Store<'_> {
                     tries += 1;
                     match PartLog::create(work.dir.as_fd(), token, hashing, &name, &log) {
                         Ok(made) => break (work, made),
-                        // Another session has removed the directory meanwhile, being empty.
+                        // Another session has removed the directory, because it was empty.
                         Err(Errno::NOENT) if tries < 5 => self.work = None,
                         Err(error) => {
                             return Err(in_use("create a partial file for", &landing.dest, error));
@@ -96,7 +96,7 @@ impl Store<'_> {
         landing.opened.as_mut().ok_or_else(|| Fault(Refusal::Other, "no partial file".into()))
     }
 
-    /// Writes a verified block and notes it. `block` is `None` for a hole.
+    /// Writes a verified block and appends its record to the log. `block` is `None` for a hole.
     pub(crate) fn block(
         &mut self,
         landing: &mut Landing,
@@ -119,7 +119,7 @@ impl Store<'_> {
         self.note(landing, LogStep::Block(sum))
     }
 
-    /// Notes that the next step is written.
+    /// Appends the record of the step that was written.
     pub(crate) fn note(&mut self, landing: &mut Landing, step: LogStep) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
         if landing.entry.size.is_none() {
@@ -133,7 +133,7 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Makes a hole of so many blocks, of a file that is hashed by blocks or not at all.
+    /// Makes a hole of `blocks` blocks, in a file that is hashed by blocks or not at all.
     pub(crate) fn hole(&mut self, landing: &mut Landing, blocks: u64) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
         let opened = self.open(landing)?;
@@ -150,7 +150,7 @@ impl Store<'_> {
     ) -> Result<impl FnOnce() -> Result<(), Fault> + Send + use<>, Fault> {
         let dest = landing.dest.clone();
         let mode = Mode::from_raw_mode(self.mode(landing.entry.mode, false));
-        // The mode announced for a pipe was chosen by nobody, so it is not applied.
+        // Nobody has chosen the mode that is announced for a pipe, so it is not applied.
         let wished = landing.entry.kind == Kind::File;
         let root = self.root.again().map_err(|error| Fault::new("open", &dest, error))?;
         let options = self.options;
@@ -173,7 +173,8 @@ impl Store<'_> {
         })
     }
 
-    /// Writes the last bytes, `tail`, of a verified file and sets mode and time. It gets its final name with its group.
+    /// Writes `tail`, the last bytes of a verified file, and sets mode and time. The file gets its final name with its
+    /// group.
     pub(crate) fn land(
         &mut self,
         mut landing: Landing,
@@ -243,7 +244,7 @@ impl Landing {
         &self.dest
     }
 
-    /// A file without a temporary file: one for a sink or stream, or one that is here already.
+    /// A file that needs no temporary file: for a sink or a stream, or because it exists here already.
     pub(crate) fn bare(entry: TreeEntry, dest: RelPath, tree: Tree) -> Self {
         Self { entry, dest, tree, opened: None, claim: None }
     }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Store, log_name};
@@ -46,6 +46,8 @@ impl Store<'_> {
             Some(work) => work.clone(),
             None => {
                 let dir = self.root.work().map_err(fault)?;
+                // Whoever tidies up sees that it is used. Where directories cannot be locked, nobody tidies up.
+                let _ = rustix::fs::flock(&dir, FlockOperation::LockShared);
                 let work = Rc::new(WorkDir { device: device(dir.as_fd())?, dir });
                 self.work = Some(work.clone());
                 work
@@ -55,7 +57,8 @@ impl Store<'_> {
         if device == work.device {
             return Ok(work);
         }
-        // Another file system is mounted inside the tree. rename(2) cannot cross it: it gets its own work directory.
+        // Another file system is mounted inside the tree. rename(2) cannot cross it, so it gets a work directory of
+        // its own.
         let made = disk::mkdirat(&**parent, crate::path::WORK, Mode::RWXU);
         if let Err(error) = made
             && error != Errno::EXIST
@@ -67,7 +70,8 @@ impl Store<'_> {
         Ok(Rc::new(WorkDir { dir, device }))
     }
 
-    /// Calls `act` with the work directory; again, up to 5 times, if another session has removed the empty directory.
+    /// Calls `act` with the work directory. Tries again, up to 5 times, if another session has removed the empty
+    /// directory.
     pub(super) fn in_work<T>(
         &mut self,
         parent: &Rc<OwnedFd>,

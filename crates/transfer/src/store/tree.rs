@@ -10,13 +10,13 @@ use rustix::io::Errno;
 use super::{Store, os};
 use crate::disk;
 use crate::fault::Fault;
-use crate::message::{Durability, IfExists, Refusal, Time, TreeEntry};
+use crate::message::{Durability, IfExists, Receipt, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links};
 
 impl Store<'_> {
-    /// Makes a directory, or goes on with one that is there.
+    /// Makes a directory, or uses one that exists.
     pub(crate) fn make_directory(&mut self, dest: &RelPath) -> Result<(), Fault> {
         if dest.is_root() {
             return Ok(());
@@ -24,13 +24,15 @@ impl Store<'_> {
         let (parent, name) = self.parent_of(dest)?;
         match disk::mkdirat(&*parent, os(&name), Mode::RWXU) {
             Ok(()) => {
-                if self.grown.last().is_none_or(|last| !Rc::ptr_eq(last, &parent)) {
-                    self.grown.push(parent);
-                }
+                self.note_grown(parent);
                 Ok(())
             }
             Err(Errno::EXIST) => match self.root.directory(dest, Links::Refuse) {
-                Ok(dir) => self.open_up(dest, &dir),
+                Ok(dir) => {
+                    // An earlier session may have made it, and ended before it was synced.
+                    self.note_grown(parent);
+                    self.open_up(dest, &dir)
+                }
                 Err(Errno::ACCESS) => Err(Fault::new("open the directory", dest, Errno::ACCESS)),
                 Err(_) => {
                     let told = Reason::from(format!("{dest} exists and is no directory"));
@@ -38,6 +40,28 @@ impl Store<'_> {
                 }
             },
             Err(error) => Err(Fault::new("make the directory", dest, error)),
+        }
+    }
+
+    fn note_grown(&mut self, directory: Rc<OwnedFd>) {
+        if self.grown.last().is_none_or(|last| !Rc::ptr_eq(last, &directory)) {
+            self.grown.push(directory);
+        }
+    }
+
+    /// Notes the directories above the top of the transfer, which an earlier session may have made.
+    pub(super) fn note_parents(&mut self) {
+        if self.options.durability != Durability::Disk {
+            return;
+        }
+        let mut path = self.parents.clone();
+        while let Some((above, _)) = path.split() {
+            match self.root.directory(&above, Links::Refuse) {
+                Ok(fd) => self.grown.push(Rc::new(fd)),
+                // It is there, for it holds one that was just opened.
+                Err(error) => tracing::info!(%error, "a directory cannot be synced"),
+            }
+            path = above;
         }
     }
 
@@ -60,8 +84,7 @@ impl Store<'_> {
         for name in self.parents.clone().as_bytes().split(|byte| *byte == b'/') {
             path = path.child(name).map_err(|_| Errno::NAMETOOLONG)?;
             match disk::mkdirat(&fd, os(name), Mode::from_raw_mode(0o777)) {
-                Ok(()) => self.grown.push(Rc::new(fd)),
-                Err(Errno::EXIST) => {}
+                Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
             }
             fd = self.root.directory(&path, Links::Refuse)?;
@@ -69,7 +92,7 @@ impl Store<'_> {
         Ok(fd)
     }
 
-    /// Gives a complete directory its mode and time.
+    /// Gives a complete directory its announced mode and time.
     pub(crate) fn leave_directory(&mut self, dest: &RelPath, mode: u32, time: Time) -> Result<(), Fault> {
         if dest.is_root() {
             return Ok(());
@@ -88,8 +111,20 @@ impl Store<'_> {
         set.map_err(|error| Fault::new("set mode and time of", dest, error))
     }
 
-    /// Makes a symbolic link whose target stays inside `base`.
-    pub(crate) fn make_link(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<(), Fault> {
+    /// Makes a symbolic link whose target stays inside `base`. Its receipt waits for the group's.
+    pub(crate) fn make_link(
+        &mut self,
+        entry: &TreeEntry,
+        dest: &RelPath,
+        receipt: Receipt,
+    ) -> Result<(), Fault> {
+        self.link_in_place(entry, dest)?;
+        let (parent, _) = self.parent_of(dest)?;
+        self.linked.push((parent, receipt));
+        Ok(())
+    }
+
+    fn link_in_place(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<(), Fault> {
         if !entry.path.link_stays_inside(&entry.target) {
             let to = Untrusted::from(&*entry.target);
             return Err(Fault(
