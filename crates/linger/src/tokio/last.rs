@@ -15,20 +15,23 @@ use tokio::time::timeout;
 use super::Accept;
 use super::serve::FIRST_BYTE;
 
-type Accepted<L> = (<L as Accept>::Io, <L as Accept>::Addr);
-type Closing<L> = Pin<Box<dyn Future<Output = Vec<Accepted<L>>> + Send>>;
+type StreamAndAddress<L> = (<L as Accept>::Io, <L as Accept>::Addr);
+type Closing<L> = Pin<Box<dyn Future<Output = Vec<StreamAndAddress<L>>> + Send>>;
 
 /// Where connections come from. The mutexes are never locked: they only make values `Sync` that are `Send`.
-pub(super) enum Source<L: Accept> {
+pub(super) enum ConnectionSource<L: Accept> {
     Open(L),
     Closing(Mutex<Closing<L>>),
     /// Holds the connections that were in the accept queue.
-    Closed(Mutex<IntoIter<Accepted<L>>>),
+    Closed(Mutex<IntoIter<StreamAndAddress<L>>>),
 }
 
-impl<L: Accept> Source<L> {
+impl<L: Accept> ConnectionSource<L> {
     /// Returns the next connection, or `None` if the stop has come and the source has to be closed.
-    pub(super) async fn accept(&mut self, stop: Option<&mut Stop>) -> Option<io::Result<Accepted<L>>> {
+    pub(super) async fn accept(
+        &mut self,
+        stop: Option<&mut Stop>,
+    ) -> Option<io::Result<StreamAndAddress<L>>> {
         if let Self::Open(listener) = self {
             return next(listener, stop).await;
         }
@@ -51,7 +54,7 @@ impl<L: Accept> Source<L> {
     }
 
     /// The next connection that was in the accept queue of a source that is being closed.
-    pub(super) async fn rest(&mut self) -> Option<Accepted<L>> {
+    pub(super) async fn rest(&mut self) -> Option<StreamAndAddress<L>> {
         if let Self::Closing(closing) = self {
             let rest = closing.get_mut().unwrap_or_else(PoisonError::into_inner).await;
             *self = Self::Closed(Mutex::new(rest.into_iter()));
@@ -69,7 +72,10 @@ impl<L: Accept> Source<L> {
 }
 
 /// Accepts a connection, or returns `None` once the stop has come.
-async fn next<L: Accept>(listener: &mut L, stop: Option<&mut Stop>) -> Option<io::Result<Accepted<L>>> {
+async fn next<L: Accept>(
+    listener: &mut L,
+    stop: Option<&mut Stop>,
+) -> Option<io::Result<StreamAndAddress<L>>> {
     let Some(stop) = stop else { return Some(listener.accept().await) };
     let mut accept = pin!(listener.accept());
     poll_fn(|context| {

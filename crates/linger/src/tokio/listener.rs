@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::last::{Source, Stop};
+use super::last::{ConnectionSource, Stop};
 use super::{Lingering, Stream};
 use crate::{Closer, Policy};
 
@@ -161,7 +161,7 @@ fn rest<C>(accept: impl Fn() -> io::Result<C>) -> Vec<C> {
 /// # }
 /// ```
 pub struct Listener<L: Accept> {
-    source: Source<L>,
+    source: ConnectionSource<L>,
     policy: Policy,
     closer: Option<Closer>,
     stop: Option<Stop>,
@@ -182,7 +182,7 @@ impl<L: Accept> fmt::Debug for Listener<L> {
 impl<L: Accept> Listener<L> {
     /// Wraps a listener, so that every connection it accepts is ended by `policy`, on the global closer.
     pub fn new(listener: L, policy: Policy) -> Self {
-        Self { source: Source::Open(listener), policy, closer: None, stop: None, lacks_room: false }
+        Self { source: ConnectionSource::Open(listener), policy, closer: None, stop: None, lacks_room: false }
     }
 
     /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.

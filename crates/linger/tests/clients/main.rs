@@ -194,7 +194,7 @@ fn table(bare: &[Row], lingering: &[Row], waiting: &[Row]) -> String {
             whole.map_or("not here".to_owned(), |whole| format!("{} and {}", whole.uploads, whole.next))
         };
         let (bare, own, waiting) =
-            (cell(bare, "not here"), cell(lingering, "not here"), cell(waiting, "as that"));
+            (cell(bare, "not here"), cell(lingering, "not here"), cell(waiting, "not asked"));
         let (client, version, via) = (client.name(), version.name(), via.name());
         writeln!(text, "| {client} | {version} | {via} | {bare} | {own} | {waiting} |").unwrap();
     }
