@@ -29,7 +29,7 @@ pub(crate) struct ConnectedProcess {
     pub(crate) user: u32,
     /// Sockets to be ended when this process's connection hangs up, by cookie.
     waiting: HashMap<u64, HeldFd>,
-    /// What it has counted, which is what it may take back.
+    /// The closes that it has counted. It may take back no more than these.
     counted: [u64; COUNTS],
     claims: Claims,
     _share: Share,
@@ -206,10 +206,10 @@ impl Claims {
     }
 }
 
-/// Takes what a process has passed with the words for the connection of this cookie; `None` if it is to be left as it is.
+/// Takes the fd of a message about the connection with this cookie; `None` if the connection is not to be touched.
 fn accept(fd: OwnedFd, cookie: u64, user: u32, shares: &Shares, ender: &Ender) -> Option<Passed> {
-    // The socket's own word, not the process's. Another thread may have put another connection at that fd meanwhile, of which
-    // nothing was said.
+    // The cookie is the socket's own, not the message's: another thread may meanwhile have put another connection,
+    // which the message is not about, at that fd.
     let is_meant = socket_cookie(&fd).is_ok_and(|own| own == cookie);
     let share = if is_meant { shares.take(user) } else { None };
     match share {

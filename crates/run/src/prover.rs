@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a close that was announced may take: its thread may have to wait for a processor.
 const PROMISE: Duration = Duration::from_secs(10);
 
-/// Most connections that wait for a look. What is more is left plain.
+/// The largest number of connections that wait for a look. Further ones are closed plainly.
 const PENDING: usize = 8_192;
 
 /// How often one look goes on to processes that were made during it.

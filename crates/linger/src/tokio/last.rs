@@ -82,7 +82,7 @@ async fn next<L: Accept>(
         if let Signal::Awaited(told) = &mut stop.signal {
             match Pin::new(told).poll(context) {
                 Poll::Ready(Ok(())) => stop.signal = Signal::Come,
-                // Nobody waits for the signal any more.
+                // The server's future was dropped without a stop, so none can come any more.
                 Poll::Ready(Err(_)) => stop.signal = Signal::Never,
                 Poll::Pending => {}
             }
@@ -99,7 +99,7 @@ async fn next<L: Accept>(
 #[derive(Debug)]
 pub(super) struct Stop {
     signal: Signal,
-    /// Of which each connection that was not read from yet holds one; `None` when all connections are handed out.
+    /// Each connection that was not read from yet holds a clone. `None` when all connections have been returned.
     unread: Option<Unread>,
 }
 
@@ -110,7 +110,7 @@ enum Signal {
     Never,
 }
 
-/// Held by a connection until it is read from.
+/// A connection holds this until it is read from for the first time.
 pub(super) type Unread = mpsc::Sender<Infallible>;
 
 impl Stop {

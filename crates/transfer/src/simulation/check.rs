@@ -48,7 +48,7 @@ fn served_status(served: &Served) -> u8 {
     status(summary, served.error.as_ref())
 }
 
-/// The files that are sent, below `source`.
+/// The files that are sent, with their paths below `source`.
 pub(super) const SOURCES: [&str; 4] = ["file", "tree/a", "tree/inner/b", "large"];
 
 /// What is in one of them.

@@ -359,7 +359,7 @@ fn next(state: &mut State) -> Next {
             }
         }
     }
-    // Time passes when there is nothing else to do, and now and then although there is.
+    // Time passes when nothing else can happen, and at random now and then.
     if choices.is_empty() || (!state.peace && state.random.once_in(100)) {
         return match earliest {
             Some(time) => Next::Time(time),

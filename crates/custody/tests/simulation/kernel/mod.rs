@@ -134,7 +134,7 @@ pub(crate) struct Connection {
     pub(crate) sent_unseen: bool,
     /// Its last fd was closed by a call for which the supervisor had been told of another file.
     pub(crate) closed_untold: bool,
-    /// Whether the guard continued the `accept` that returned it.
+    /// The guard has let it be accepted.
     pub(crate) accepted_unheard: bool,
     /// The supervisor was told that a message is about to carry it.
     pub(crate) told_sent: bool,
