@@ -125,7 +125,7 @@ pub(super) fn after_cut(schedule: &Schedule, disk: &Disk) -> Result<(), String> 
 }
 
 /// The last session's status at the server, if the server has lived to say it.
-fn last_served(world: &World, first: usize) -> Option<u8> {
+pub(super) fn last_served(world: &World, first: usize) -> Option<u8> {
     let state = world.state.borrow();
     let last = state.connections.len().checked_sub(1).filter(|last| *last >= first)?;
     let (_, served) = state.served.iter().find(|(number, _)| *number == last)?;
