@@ -1,7 +1,7 @@
 //! The bytes of one file: read, hashed and sent block by block, or moved by the kernel.
 
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::SeekFrom;
 

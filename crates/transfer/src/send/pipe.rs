@@ -1,7 +1,7 @@
 //! The bytes of a pipe, which cannot be read twice: blocks are held until the receiver has them.
 
 use std::os::fd::AsFd as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Sender;
 use crate::error::Error;
