@@ -77,11 +77,6 @@ fn a_missing_sync_of_directories_is_found() {
 }
 
 #[test]
-fn a_name_before_its_sync_is_found() {
-    finds(Planted::NameBeforeSync, &[Scenario::File, Scenario::Replace]);
-}
-
-#[test]
 fn a_receipt_before_its_journal_is_found() {
     finds(Planted::NoJournalSync, &[Scenario::Sink]);
 }
