@@ -106,16 +106,12 @@ pub(crate) enum DiskCall<'a> {
 pub(crate) enum Rule {
     /// A delivery is noted before its command starts.
     NoteBeforeCommand,
-    /// The sender compares the receiver's account with its own.
-    CompareAccounts,
     /// One session at a time receives a file.
     ClaimFiles,
     /// A partial file is compared with its log after a reboot.
     ComparePrefix,
     /// A client that reconnects uses the same id for its transfer.
     KeepId,
-    /// Receipts are compared with what was sent.
-    CompareReceipts,
 }
 
 #[cfg(any(test, feature = "simulation"))]

@@ -99,8 +99,17 @@ pub(crate) struct SentEntry {
     pub(crate) entry: TreeEntry,
     pub(crate) leave: Option<(u32, Time)>,
     pub(crate) ended: bool,
+    /// It was sent whole in an earlier session, and may be there.
+    pub(crate) was_ended: bool,
     /// Length and hash of the content as it was sent, which the receipt has to repeat.
     pub(crate) content: Option<(u64, Option<Hash>)>,
+}
+
+impl SentEntry {
+    /// Whether all of it was sent, in whichever session.
+    fn is_sent(&self) -> bool {
+        self.ended || self.was_ended
+    }
 }
 
 /// The entries to be sent, and the state of each. Outlives sessions.
@@ -145,8 +154,8 @@ impl<'a> Outgoing<'a> {
 
     /// Counts, after the last session, entries that were sent whole without a receipt, and those that were not.
     pub(crate) fn settle(&mut self) {
-        self.summary.unconfirmed = self.waiting.values().filter(|sent| sent.ended).count() as u64;
-        self.summary.unsent = self.waiting.values().filter(|sent| !sent.ended).count() as u64;
+        self.summary.unconfirmed = self.waiting.values().filter(|sent| sent.is_sent()).count() as u64;
+        self.summary.unsent = self.waiting.values().filter(|sent| !sent.is_sent()).count() as u64;
         self.summary.unsent += u64::from(!self.exhausted);
     }
 
@@ -160,7 +169,7 @@ impl<'a> Outgoing<'a> {
         let mut acts = VecDeque::new();
         let mut open: Vec<(u64, RelPath, u32, Time)> = Vec::new();
         for (index, sent) in &mut self.waiting {
-            sent.ended = false;
+            sent.was_ended |= std::mem::take(&mut sent.ended);
             let path = sent.entry.path.as_bytes();
             while let Some((_, above, ..)) = open.last() {
                 let above = above.as_bytes();

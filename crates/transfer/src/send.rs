@@ -14,7 +14,6 @@ use crate::alive::{Gauge, away};
 use crate::driver::{Phase, Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::{BLOCK, Hash, Hashing, Tree};
-use crate::host::{self, Rule};
 use crate::limit::Limiter;
 use crate::message::{Durability, EntryAnswer, Kind, Message, Options, Receipt, Refusal, TreeEntry};
 use crate::outgoing::{Act, Outgoing, SentEntry, Source};
@@ -211,9 +210,10 @@ impl<'s, 'a> Sender<'s, 'a> {
             return self.dry(entry);
         }
         // If an earlier session has left this directory, it is left again in this one.
-        let leave = self.outgoing.waiting.get(&index).and_then(|sent| sent.leave);
+        let before = self.outgoing.waiting.get(&index);
+        let (leave, was_ended) = before.map_or((None, false), |sent| (sent.leave, sent.was_ended));
         // Record it before sending: the walk yields it once, and a later session may have to repeat it.
-        let sent = SentEntry { entry: entry.clone(), leave, ended: false, content: None };
+        let sent = SentEntry { entry: entry.clone(), leave, ended: false, was_ended, content: None };
         self.outgoing.waiting.insert(index, sent);
         self.say(&Message::Entry(entry.clone()))?;
         if entry.kind == Kind::Link
@@ -434,9 +434,7 @@ impl<'s, 'a> Sender<'s, 'a> {
                     self.not_delivered(sent.entry.path, refusal, text);
                 }
             }
-            Message::Done { confirmed, failed, digest, .. }
-                if !self.agrees(confirmed, failed, digest) && !host::lacks(Rule::CompareAccounts) =>
-            {
+            Message::Done { confirmed, failed, digest, .. } if !self.agrees(confirmed, failed, digest) => {
                 return Err(Violation::Unexpected("another account of the session").into());
             }
             Message::Done { signature, .. } => {
@@ -465,8 +463,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             self.dispute(sent.entry.path, Refusal::Other, text.into());
             return Ok(());
         }
-        let is_other = sent.content.is_some_and(|content| content != (receipt.size, receipt.hash));
-        if is_other && !host::lacks(Rule::CompareReceipts) {
+        if sent.content.is_some_and(|content| content != (receipt.size, receipt.hash)) {
             let text = format!("the receipt of {} is for other content than was sent", sent.entry.path);
             self.dispute(sent.entry.path, Refusal::Corrupt, text.into());
             return Ok(());

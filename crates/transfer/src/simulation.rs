@@ -131,27 +131,21 @@ pub enum Planted {
 pub enum PlantedRule {
     /// A delivery is noted only after its command.
     NoteBeforeCommand,
-    /// The sender does not compare accounts.
-    CompareAccounts,
     /// Two sessions receive one file.
     ClaimFiles,
     /// A partial file is believed after a reboot, without comparing it with its log.
     ComparePrefix,
     /// A client that reconnects uses another id for its transfer.
     KeepId,
-    /// The sender does not compare receipts with what it sent.
-    CompareReceipts,
 }
 
 impl PlantedRule {
     fn rule(self) -> Rule {
         match self {
             Self::NoteBeforeCommand => Rule::NoteBeforeCommand,
-            Self::CompareAccounts => Rule::CompareAccounts,
             Self::ClaimFiles => Rule::ClaimFiles,
             Self::ComparePrefix => Rule::ComparePrefix,
             Self::KeepId => Rule::KeepId,
-            Self::CompareReceipts => Rule::CompareReceipts,
         }
     }
 }

@@ -127,7 +127,7 @@ pub(super) fn after_cut(schedule: &Schedule, disk: &Disk) -> Result<(), String> 
 }
 
 /// The exit status of the last session at the server, if the server lived long enough to report it.
-fn last_served(world: &World, first: usize) -> Option<u8> {
+pub(super) fn last_served(world: &World, first: usize) -> Option<u8> {
     let state = world.state.borrow();
     let last = state.connections.len().checked_sub(1).filter(|last| *last >= first)?;
     let (_, served) = state.served.iter().find(|(number, _)| *number == last)?;

@@ -30,6 +30,7 @@ pub(super) struct Disk {
     memory: Ino,
     /// Files whose sync comes too late, if that fault is planted.
     late: Vec<Ino>,
+    late_is_due: bool,
 }
 
 /// The directories of a schedule.
@@ -46,7 +47,16 @@ impl Disk {
         shadow.root(shared);
         shadow.root(memory);
         let attic = File::open(base.join("attic"))?;
-        Ok(Self { owner, base: base.to_owned(), attic, shadow, shared, memory, late: Vec::new() })
+        Ok(Self {
+            owner,
+            base: base.to_owned(),
+            attic,
+            shadow,
+            shared,
+            memory,
+            late: Vec::new(),
+            late_is_due: false,
+        })
     }
 
     /// Makes a file that is durable from the start.
@@ -119,6 +129,9 @@ impl Disk {
     }
 
     pub(super) fn before(&mut self, call: &DiskCall<'_>, planted: Option<Planted>) -> Result<bool, Errno> {
+        if std::mem::take(&mut self.late_is_due) {
+            std::mem::take(&mut self.late).into_iter().for_each(|ino| self.shadow.sync(ino));
+        }
         match *call {
             DiskCall::Open { dir, name, flags } if flags.contains(OFlags::TRUNC) => {
                 if let Some((_, child)) = self.child(dir, name) {
@@ -190,7 +203,7 @@ impl Disk {
             DiskCall::Link { file, dir, name } => {
                 if let (Some(file), Some(dir)) = (ino(file), ino(dir)) {
                     self.shadow.renamed(dir, Renaming::Add(bytes(name), file));
-                    self.flush_late();
+                    self.late_is_due = true;
                 }
             }
             DiskCall::Rename { from, name, dir, to, .. } => {
@@ -202,7 +215,7 @@ impl Disk {
                     self.shadow.renamed(dir, Renaming::Add(bytes(to), file));
                     self.shadow.renamed(from, Renaming::Away(bytes(name), dir, bytes(to)));
                 }
-                self.flush_late();
+                self.late_is_due = true;
             }
             DiskCall::Write { file, offset, bytes } => {
                 let Some(file) = ino(file) else { return };
@@ -216,10 +229,6 @@ impl Disk {
             }
             _ => {}
         }
-    }
-
-    fn flush_late(&mut self) {
-        std::mem::take(&mut self.late).into_iter().for_each(|ino| self.shadow.sync(ino));
     }
 
     /// Cuts the power: data that was not synced may be lost. Changes the real files accordingly.

@@ -40,6 +40,8 @@ pub struct Outcome {
     pub receipts: u64,
     /// The client's exit status; `None` if it was killed.
     pub client: Option<u8>,
+    /// The exit status of the server's last session; `None` if it ended before it could say.
+    pub server: Option<u8>,
     /// The number of sessions, in both runs of the client.
     pub sessions: usize,
     /// How many commands were started.
@@ -139,6 +141,7 @@ impl Runner {
         self.drive(schedule, world)?;
         let first = self.client(schedule, world)?;
         outcome.client = first.as_ref().map(|ended| ended.status());
+        outcome.server = check::last_served(world, 0);
         check::after_first(schedule, world, first.as_ref())?;
         {
             let mut state = world.state.borrow_mut();
