@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use linger_custody::Count;
 use linger_custody::world::{Action, Answer, Ask as Wanting, Event, Kept, Pid, World};
+use linger_custody::{Count, Discarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -32,7 +32,7 @@ const LAST: Duration = Duration::from_micros(200);
 /// How long a signal waits for a thread that waits for a connection, which only a fatal one interrupts.
 const SIGNALS: Duration = Duration::from_millis(50);
 
-/// A call that the guard has let happen is over by then.
+/// After this time a call that the guard has continued is over.
 const OVER: Duration = Duration::from_secs(1);
 
 /// The calls that copy fds, but for messages.
@@ -52,14 +52,23 @@ const COPYING: &[i64] = &[
 
 const SENDING: &[i64] = &[libc::SYS_sendmsg, libc::SYS_sendmmsg];
 
-/// Calls that the guard has let happen.
+/// Calls that the guard has continued.
 struct Unheard {
     calls: u64,
-    /// What they did is not known yet.
+    /// Their effects are not known yet.
     is_any: bool,
-    /// Until when one of them may not be over, and when that is told next.
+    /// Until when one of them may not be over, and when that is reported again.
     until: Instant,
     next: Instant,
+    /// The last look has found nothing in flight.
+    quiet: bool,
+}
+
+impl Unheard {
+    /// So many calls were let happen by now.
+    fn of(calls: u64, until: Instant, now: Instant) -> Self {
+        Self { calls, is_any: calls > 0, until, next: now, quiet: false }
+    }
 }
 
 /// What has ended a wait.
@@ -100,7 +109,7 @@ pub(super) struct Driver {
     /// When to look at what was let close: many take long.
     look_at: Instant,
     unheard: Unheard,
-    /// Where the first refusal is told.
+    /// Receives the first refusal.
     tell: Option<mpsc::Sender<Refusal>>,
 }
 
@@ -113,9 +122,16 @@ impl Driver {
         wanted: Wanted,
         counts: Arc<Counts>,
         tell: mpsc::Sender<Refusal>,
-        lends: bool,
+        // If the program's fds cannot be copied, the supervisor needs copies of the listeners that the program
+        // inherits.
+        lends: Option<Vec<OwnedFd>>,
     ) -> rustix::io::Result<Self> {
-        let hands = Hands::new(intake, lends.then(Lent::default));
+        let lent = lends.map(|inherited| {
+            let lent = Lent::default();
+            inherited.into_iter().for_each(|listener| lent.socket(listener));
+            lent
+        });
+        let hands = Hands::new(intake, lent);
         let now = Instant::now();
         Ok(Self {
             ask: Ask::new(listener),
@@ -127,7 +143,7 @@ impl Driver {
             accepting: Vec::new(),
             started: now,
             look_at: now,
-            unheard: Unheard { calls: 0, is_any: false, until: now, next: now },
+            unheard: Unheard::of(0, now, now),
             tell: Some(tell),
         })
     }
@@ -246,7 +262,7 @@ impl Driver {
         let now = Instant::now();
         if unheard != self.unheard.calls {
             tracing::warn!(calls = unheard, "the guard has let calls happen: this process was stopped");
-            self.unheard = Unheard { calls: unheard, is_any: true, until: now + OVER, next: now };
+            self.unheard = Unheard::of(unheard, now + OVER, now);
         }
         if !self.unheard.is_any || now < self.unheard.next {
             return;
@@ -257,8 +273,10 @@ impl Driver {
             return;
         }
         let processes = eyes::processes();
-        // First the messages: what is received between the two looks is seen open.
-        if eyes::quiet(&processes) {
+        // The messages are checked first: an fd that is received between the two looks is then found open. Twice, for `recvmsg`
+        // takes an fd out of its queue a moment before its process has it.
+        let quiet = eyes::quiet(&processes);
+        if std::mem::replace(&mut self.unheard.quiet, quiet) && quiet {
             self.unheard.is_any = false;
             self.tell(Event::Heard(&eyes::census_of(&processes)), None);
         }
@@ -268,7 +286,7 @@ impl Driver {
         self.started.elapsed()
     }
 
-    /// Tells custody about an event, and carries out its decisions. Returns whether the call is answered instead of
+    /// Reports an event to custody, and carries out its decisions. Returns whether the call is answered instead of
     /// made.
     fn tell(&mut self, event: Event<'_>, taken: Option<Taken>) -> bool {
         let cookie = match event {
@@ -294,7 +312,8 @@ impl Driver {
                 Action::Drop(kept) => self.hands.drop_kept(kept),
                 Action::Release(cookie) => self.hands.release(cookie),
                 Action::Watch(pid) => {
-                    // One that cannot be watched any more is gone, which is noticed at the next look for the dead.
+                    // A process that cannot be watched any more has ended, which is noticed at the next look for dead
+                    // processes.
                     self.hands.watch(pid);
                 }
                 Action::Pretend => pretends = true,
@@ -312,7 +331,7 @@ impl Driver {
         self.counts.add(reason);
     }
 
-    /// Names the first process that cannot be looked at.
+    /// Reports the first process that cannot be looked at.
     fn name(&mut self, Pid(process): Pid) {
         if let Some(tell) = self.tell.take()
             && tell.send(Refusal::new(process, Errno::PERM.into())).is_ok()
@@ -322,12 +341,20 @@ impl Driver {
         }
     }
 
+    /// Whether the guard has let calls happen of which custody has not been told: what it knows may be wrong.
+    fn has_news(&self) -> bool {
+        self.ask.counted() != self.unheard.calls
+    }
+
     fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
         match ask {
+            // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
+            Wanting::Discard(_) if self.has_news() => Answer::Discarded(Discarded::Unable),
+            Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => Answer::Done(false),
             Wanting::Which { inode, names } => Answer::Name(eyes::which(inode, names)),
             Wanting::Census { copying } => {
                 self.counts.look();
-                // Before the census: a call that is over by then has its result in it.
+                // Before the census, so that the census shows the results of calls that are over by then.
                 let copying = self.hands.within(copying, COPYING);
                 Answer::Census { copying, census: eyes::census() }
             }
@@ -336,7 +363,7 @@ impl Driver {
                 let copying = self.hands.within(copying, COPYING);
                 let sending = self.hands.within(sending, SENDING);
                 let processes = eyes::processes();
-                // First the messages: what is received between the two looks is seen open.
+                // The messages are checked first: an fd that is received between the two looks is then found open.
                 let quiet = eyes::quiet(&processes);
                 let census = eyes::census_of(&processes);
                 Answer::Flights { copying, sending, quiet, census, took: started.elapsed() }
@@ -363,7 +390,7 @@ impl Driver {
         }
     }
 
-    /// Tells of the processes that have died.
+    /// Reports the processes that have died.
     fn bury(&mut self) {
         let ended = self.hands.ended();
         if let Some(lent) = self.hands.lent().filter(|_| !ended.is_empty()) {
