@@ -25,7 +25,7 @@ const BUSY: Duration = Duration::from_micros(1_600);
 #[derive(Debug)]
 pub(super) struct Rounds {
     timer: OwnedFd,
-    pace: Pace,
+    cadence: Cadence,
 }
 
 impl Rounds {
@@ -35,7 +35,7 @@ impl Rounds {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         let timer = own(&timer).ok_or(io::Errno::MFILE)?;
-        Ok(Self { timer, pace: Pace::default() })
+        Ok(Self { timer, cadence: Cadence::default() })
     }
 
     /// Readable when it is time to look.
@@ -45,29 +45,29 @@ impl Rounds {
 
     /// A close is let happen.
     pub(super) fn closing(&mut self) {
-        self.pace.pause = SOON;
+        self.cadence.pause = SOON;
     }
 
     /// The timer has fired; `needed` if a look was due that no notification has brought.
     pub(super) fn fired(&mut self, needed: bool) {
         let _ = io::read(&self.timer, &mut [0; 8]);
-        self.pace.fired(needed);
+        self.cadence.fired(needed);
     }
 
     /// The timer's look has found nothing closed.
     pub(super) fn in_vain(&mut self) {
-        self.pace.in_vain();
+        self.cadence.in_vain();
     }
 
     /// Whether the timer fires early enough for the next look, if there are `calls` to look at, and for what is `due`.
     pub(super) fn is_set(&self, now: Duration, calls: bool, due: Option<Duration>) -> bool {
-        self.pace.next(now, calls, due).is_none()
+        self.cadence.next(now, calls, due).is_none()
     }
 
     /// Sets the timer for both.
     pub(super) fn set(&mut self, now: Duration, calls: bool, due: Option<Duration>) {
-        let Some(until) = self.pace.next(now, calls, due) else { return };
-        self.pace.set = Some(until);
+        let Some(until) = self.cadence.next(now, calls, due) else { return };
+        self.cadence.set = Some(until);
         // A timer of no time is none.
         let pause = until.saturating_sub(now).max(Duration::from_nanos(1));
         let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -80,7 +80,7 @@ impl Rounds {
 
 /// The decisions, without a clock.
 #[derive(Debug)]
-struct Pace {
+struct Cadence {
     /// Until the next look at a call that has not happened yet.
     pause: Duration,
     /// Until the timer fires for the first looks.
@@ -89,13 +89,13 @@ struct Pace {
     set: Option<Duration>,
 }
 
-impl Default for Pace {
+impl Default for Cadence {
     fn default() -> Self {
         Self { pause: SOON, spare: SOON, set: None }
     }
 }
 
-impl Pace {
+impl Cadence {
     fn fired(&mut self, needed: bool) {
         self.set = None;
         self.spare = if needed { SOON } else { (self.spare * 2).min(BUSY) };
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_timer_is_set_again_only_for_something_earlier() {
-        let mut pace = Pace::default();
+        let mut pace = Cadence::default();
         assert_eq!(pace.next(us(0), false, None), None);
         assert_eq!(pace.next(us(0), true, None), Some(SOON));
         pace.set = Some(SOON);
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_earlier_of_both_counts() {
-        let pace = Pace::default();
+        let pace = Cadence::default();
         assert_eq!(pace.next(us(0), true, Some(us(5_000))), Some(SOON));
         assert_eq!(pace.next(us(4_900), true, Some(us(5_000))), Some(us(5_000)));
         assert_eq!(pace.next(us(0), false, Some(us(5_000))), Some(us(5_000)));
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_timer_that_was_not_needed_fires_later_next_time() {
-        let mut pace = Pace { set: Some(SOON), ..Pace::default() };
+        let mut pace = Cadence { set: Some(SOON), ..Cadence::default() };
         pace.fired(false);
         assert_eq!(pace.next(us(0), true, None), Some(SOON * 2));
         (0..40).for_each(|_| pace.fired(false));
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_call_that_does_not_happen_is_looked_at_ever_more_seldom() {
-        let mut pace = Pace::default();
+        let mut pace = Cadence::default();
         pace.in_vain();
         assert_eq!(pace.next(us(0), true, None), Some(SOON * 2));
         (0..40).for_each(|_| pace.in_vain());
