@@ -35,6 +35,18 @@ pub enum Discarded {
     Failed,
 }
 
+/// What a socket says of itself after its half-close.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "plain facts, of which a driver fills in each")]
+pub struct HalfClosed {
+    /// The kernel has no connection any more (`TCP_CLOSE`).
+    pub closed: bool,
+    /// The connection has ended with an error (`POLLERR`).
+    pub failed: bool,
+    /// Received bytes that nobody has read (`FIONREAD`).
+    pub unread: u32,
+}
+
 /// How to end a connection whose last holder lets go of it.
 ///
 /// The kernel resets a connection that is closed with unread bytes, or to which bytes come later (`tcp_close` and
@@ -58,4 +70,12 @@ pub const fn after_discarding(discarded: Discarded) -> Fate {
         Discarded::Unable => Fate::Linger,
         Discarded::Failed => Fate::Plain(Count::Gone),
     }
+}
+
+/// Whether a half-closed connection is over, so that a plain close loses nothing and there is nothing to report.
+///
+/// The kernel ends it in order when both FINs have arrived and its own is acknowledged, with all that was sent before
+/// (`tcp_time_wait` and `tcp_done` in Linux). A reset and a timeout end it as well, with an error.
+pub const fn is_over(socket: &HalfClosed) -> bool {
+    socket.closed && !socket.failed && socket.unread == 0
 }

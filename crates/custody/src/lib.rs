@@ -26,6 +26,6 @@ mod sync;
 pub mod world;
 
 pub use count::Count;
-pub use fate::{Discarded, Fate, Socket, after_discarding, fate};
+pub use fate::{Discarded, Fate, HalfClosed, Socket, after_discarding, fate, is_over};
 pub use origin::Origin;
 pub use rights::Rights;

@@ -1,6 +1,6 @@
 //! What both drivers share, each rule with a counter-example one field away.
 
-use linger_custody::{Count, Discarded, Fate, Rights, Socket, after_discarding, fate};
+use linger_custody::{Count, Discarded, Fate, HalfClosed, Rights, Socket, after_discarding, fate, is_over};
 
 const QUIET: Socket = Socket { aborts: false, peer_finished: false, over: false, unread: 0 };
 
@@ -36,6 +36,16 @@ fn discarding_decides() {
     assert_eq!(after_discarding(Discarded::ToTheEnd), Fate::Plain(Count::Drained));
     assert_eq!(after_discarding(Discarded::Unable), Fate::Linger);
     assert_eq!(after_discarding(Discarded::Failed), Fate::Plain(Count::Gone));
+}
+
+#[test]
+fn a_half_closed_connection_is_over_when_nothing_is_left_of_it() {
+    let over = HalfClosed { closed: true, failed: false, unread: 0 };
+    assert!(is_over(&over));
+    assert!(!is_over(&HalfClosed { closed: false, ..over }));
+    // A reset is told in the report, and what is unread is discarded and counted: by the closer.
+    assert!(!is_over(&HalfClosed { failed: true, ..over }));
+    assert!(!is_over(&HalfClosed { unread: 1, ..over }));
 }
 
 #[test]

@@ -81,7 +81,7 @@ impl Supervision {
             Arc::new(move || {
                 let report =
                     RunReport::new(way.counts(&tally), way.looks(&tally), &closer.snapshot(), &tally);
-                report.with_coverage(survey.counts())
+                way.with_partings(report).with_coverage(survey.counts())
             })
         };
         if let Some(listener) = metrics {
@@ -148,6 +148,18 @@ impl Way {
         match self {
             Self::Preload(_) => tally.looks.load(Relaxed),
             Self::Seccomp(counts) => counts.looks(),
+        }
+    }
+
+    /// With what came of connections before the closer could have them.
+    fn with_partings(&self, report: RunReport) -> RunReport {
+        match self {
+            Self::Preload(_) => report,
+            Self::Seccomp(counts) => RunReport {
+                peer_closed: report.peer_closed + counts.peer_closed.load(Relaxed),
+                bytes_saved: report.bytes_saved + counts.bytes_saved.load(Relaxed),
+                ..report
+            },
         }
     }
 

@@ -29,7 +29,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::Rlimit;
 
 use crate::{Options, Refusal, RunError};
+use drive::Driver;
 use eyes::Wanted;
+use hands::Partings;
 
 /// The system calls of which the supervisor is notified: those that close or shut down a connection, those that can give
 /// another fd or another process a hold on it (`dup`, `sendmsg`, `fork`, `execve`), and those that create listeners and
@@ -80,9 +82,20 @@ pub(crate) struct Counts {
     /// In the order of [`Count`].
     closes: [AtomicU64; COUNTS],
     looks: AtomicU64,
+    /// Of those that were half-closed and over before they could be handed over.
+    pub(crate) peer_closed: AtomicU64,
+    pub(crate) bytes_saved: AtomicU64,
 }
 
 impl Counts {
+    /// What became of connections after their half-close. They are counted as handed over.
+    fn part(&self, Partings { peer_closed, refused, bytes_saved }: Partings) {
+        self.peer_closed.fetch_add(peer_closed, Relaxed);
+        self.bytes_saved.fetch_add(bytes_saved, Relaxed);
+        self.closes[Count::Handed as usize].fetch_sub(refused, Relaxed);
+        self.closes[Count::Refused as usize].fetch_add(refused, Relaxed);
+    }
+
     fn add(&self, what: Count) {
         self.closes[what as usize].fetch_add(1, Relaxed);
     }
@@ -158,10 +171,17 @@ impl Seccomp {
             });
             match begun {
                 Ok((listener, child)) => {
-                    let _ = tell.send(Ok(()));
-                    let _ = child.go();
                     let lends = lends.then(|| fds.collect());
-                    drive::Driver::new(listener, intake, wanted, counts, refuse, lends).run();
+                    match Driver::new(listener, intake, wanted, counts, refuse, lends) {
+                        Ok(driver) => {
+                            let _ = tell.send(Ok(()));
+                            let _ = child.go();
+                            driver.run();
+                        }
+                        Err(error) => {
+                            let _ = tell.send(Err(LaunchRefused::Means(error.into())));
+                        }
+                    }
                 }
                 Err(refused) => {
                     let _ = tell.send(Err(refused));

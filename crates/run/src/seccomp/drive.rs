@@ -6,27 +6,28 @@
 
 mod calls;
 mod lend;
+mod pace;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use linger_custody::world::{Action, Answer, Ask as Wanting, Event, Pid, World};
+use linger_custody::world::{Action, Answer, Ask as Wanting, Event, Kept, Pid, World};
 use linger_custody::{Count, Discarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::Counts;
-use super::ask::Ask;
+use super::ask::{Ask, Call};
 use super::eyes::{self, Wanted};
 use super::hands::{Accepting, Fd, Hands, Lent, Taken};
 use crate::Refusal;
 use crate::kernel::Listener;
+use pace::{Rounds, SOON};
 
-/// First pause before looking whether a call has happened that was let go on; doubles while none has.
-const SOON: Duration = Duration::from_micros(200);
-const LATE: Duration = Duration::from_millis(100);
+/// The pause after the last thread has left the filter, until its process has closed its fds.
+const LAST: Duration = Duration::from_micros(200);
 
 /// How long a signal waits for a thread that waits for a connection, which only a fatal one interrupts.
 const SIGNALS: Duration = Duration::from_millis(50);
@@ -70,6 +71,30 @@ impl Unheard {
     }
 }
 
+/// What has ended a wait.
+struct Woken {
+    /// Of the notification fd.
+    asked: PollFlags,
+    timer: bool,
+    /// The guard, the end of a process, or a thread that waits for a connection.
+    others: bool,
+}
+
+impl Woken {
+    /// Waits for the notification fd, the timer, and all others.
+    fn of<'fd>(mut fds: impl AsMut<[PollFd<'fd>]>, timeout: Option<Timespec>) -> Self {
+        let fds = fds.as_mut();
+        match (poll(fds, timeout.as_ref()), &*fds) {
+            (Ok(_), [asked, timer, others @ ..]) => Self {
+                asked: asked.revents(),
+                timer: !timer.revents().is_empty(),
+                others: others.iter().any(|other| !other.revents().is_empty()),
+            },
+            _ => Self { asked: PollFlags::empty(), timer: false, others: false },
+        }
+    }
+}
+
 /// The thread's rooms: none knows another.
 pub(super) struct Driver {
     ask: Ask,
@@ -80,6 +105,7 @@ pub(super) struct Driver {
     /// Threads that wait for a connection (with `--hold`).
     accepting: Vec<Accepting>,
     started: Instant,
+    rounds: Rounds,
     /// When to look at what was let close: many take long.
     look_at: Instant,
     unheard: Unheard,
@@ -88,6 +114,8 @@ pub(super) struct Driver {
 }
 
 impl Driver {
+    /// # Errors
+    /// No descriptor is left.
     pub(super) fn new(
         listener: Listener,
         intake: OwnedFd,
@@ -97,51 +125,74 @@ impl Driver {
         // If the program's fds cannot be copied, the supervisor needs copies of the listeners that the program
         // inherits.
         lends: Option<Vec<OwnedFd>>,
-    ) -> Self {
+    ) -> rustix::io::Result<Self> {
         let lent = lends.map(|inherited| {
             let lent = Lent::default();
             inherited.into_iter().for_each(|listener| lent.socket(listener));
             lent
         });
-        Self {
+        let hands = Hands::new(intake, lent);
+        let now = Instant::now();
+        Ok(Self {
             ask: Ask::new(listener),
             world: World::default(),
-            hands: Hands::new(intake, lent),
+            rounds: Rounds::new(|timer| hands.move_up(timer))?,
+            hands,
             wanted,
             counts,
             accepting: Vec::new(),
-            started: Instant::now(),
-            look_at: Instant::now(),
-            unheard: Unheard::of(0, Instant::now(), Instant::now()),
+            started: now,
+            look_at: now,
+            unheard: Unheard::of(0, now, now),
             tell: Some(tell),
-        }
+        })
     }
 
     /// Answers until the last process of the program has ended.
     pub(super) fn run(mut self) {
-        let mut pause = SOON;
+        self.answer_all();
+        self.hand_over(true);
+    }
+
+    fn answer_all(&mut self) {
         loop {
-            let (events, others) = self.wait(pause);
+            let Woken { asked, timer, others } = self.wait_or_look();
+            let others = others || !self.accepting.is_empty();
             self.mind_unheard(others);
-            // First what was let close before: right after its answer a thread has not made its call yet.
-            let before = self.hands.calls();
-            self.look();
-            let closed = self.hands.calls() < before;
-            if events.contains(PollFlags::IN) {
+            let now = self.now();
+            let is_due = self.hands.is_called_before(now.saturating_sub(SOON));
+            if timer {
+                self.rounds.fired(is_due || self.hands.parted_due().is_some_and(|due| due <= now));
+            }
+            let is_over = asked.contains(PollFlags::HUP);
+            let mut called = if is_due || others || is_over { self.hands.called() } else { Vec::new() };
+            let is_asked = asked.contains(PollFlags::IN);
+            if is_asked {
                 match self.ask.next() {
-                    Ok(Some((notification, call))) => self.notified(&notification, call),
+                    Ok(Some((notification, call))) => {
+                        // A close is answered first. What else is asked is decided without a search if what is closed is known.
+                        if !matches!(call, Call::Close(_)) {
+                            self.look(&self.hands.called());
+                            called.clear();
+                        }
+                        self.notified(&notification, call);
+                    }
                     Ok(None) => {}
                     Err(_) => return,
                 }
             }
+            let waiting = self.hands.calls();
+            self.look(&called);
+            if timer && !called.is_empty() && self.hands.calls() == waiting {
+                self.rounds.in_vain();
+            }
+            self.hand_over(false);
             if others {
                 self.accept_all();
                 self.bury();
             }
             self.tell(Event::Tick, None);
-            let news = closed || events.contains(PollFlags::IN);
-            pause = if news { SOON } else { (pause * 2).min(LATE) };
-            if events.contains(PollFlags::HUP) && self.hands.calls() == 0 {
+            if is_over && self.hands.calls() == 0 {
                 // No thread can make a call any more. The last process may still be closing its fds.
                 self.accepting.clear();
                 self.tell(Event::Ended, None);
@@ -149,36 +200,57 @@ impl Driver {
                     return;
                 }
                 // The last process leaves the filter first and closes its fds afterwards; no fd reports that.
-                std::thread::sleep(SOON);
+                std::thread::sleep(LAST);
             }
         }
     }
 
-    /// Waits for a notification, or until it is time to look; whether anything else has happened, too.
-    fn wait(&self, pause: Duration) -> (PollFlags, bool) {
+    /// Hands over what was half-closed some time ago, or `all`.
+    fn hand_over(&mut self, all: bool) {
+        let now = self.now();
+        if self.hands.parted_due().is_some_and(|due| all || due <= now) {
+            let partings = self.hands.hand_over_parted(now, all);
+            self.counts.part(partings);
+        }
+    }
+
+    /// Waits for a notification, or until it is time to look. The timer is set only if there is none yet.
+    fn wait_or_look(&mut self) -> Woken {
+        let (calls, due) = (self.hands.calls() > 0, self.hands.parted_due());
+        if !self.rounds.is_set(self.now(), calls, due) {
+            let woken = self.wait(Some(Timespec { tv_sec: 0, tv_nsec: 0 }));
+            if !woken.asked.is_empty() || woken.timer || woken.others {
+                return woken;
+            }
+            self.rounds.set(self.now(), calls, due);
+        }
+        self.wait(self.timeout())
+    }
+
+    fn wait(&self, timeout: Option<Timespec>) -> Woken {
         let heeds_deaths = self.world.heeds_deaths() || self.hands.lent().is_some();
-        let mut fds = vec![PollFd::new(&self.ask, PollFlags::IN)];
-        // Many of them would make each notification dearer.
+        let always = [
+            PollFd::new(&self.ask, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.rounds.timer(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.ask.news(), PollFlags::IN),
+        ];
+        // Usually there are no more. Many of them would make each notification dearer.
+        if !heeds_deaths && self.accepting.is_empty() {
+            return Woken::of(always, timeout);
+        }
+        let mut fds = Vec::from(always);
         let ends = self.hands.ends().filter(|_| heeds_deaths);
         fds.extend(ends.map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN)));
-        fds.push(PollFd::from_borrowed_fd(self.ask.news(), PollFlags::IN));
         fds.extend(self.accepting.iter().map(|waiting| PollFd::new(&waiting.listener, PollFlags::IN)));
+        Woken::of(fds, timeout)
+    }
+
+    /// Until when to wait for what comes seldom.
+    fn timeout(&self) -> Option<Timespec> {
         let due = self.world.due().map(|due| due.saturating_sub(self.now()));
-        let waits = [
-            (self.hands.calls() > 0).then_some(pause),
-            (!self.accepting.is_empty()).then_some(SIGNALS),
-            self.unheard.is_any.then_some(OVER / 10),
-            due,
-        ];
-        let least = waits.into_iter().flatten().min();
-        let timeout = least.and_then(|wait| Timespec::try_from(wait).ok());
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) => {
-                let others = fds[1..].iter().any(|other| !other.revents().is_empty());
-                (fds[0].revents(), others || !self.accepting.is_empty())
-            }
-            Err(_) => (PollFlags::empty(), false),
-        }
+        let waits =
+            [(!self.accepting.is_empty()).then_some(SIGNALS), self.unheard.is_any.then_some(OVER / 10), due];
+        Timespec::try_from(waits.into_iter().flatten().min()?).ok()
     }
 
     /// Tells of calls that the guard has let happen while this process was stopped.
@@ -232,7 +304,8 @@ impl Driver {
                 }
                 Action::Keep(kept) => {
                     if let (Some(taken), Some(cookie)) = (at_hand.take(), cookie) {
-                        self.hands.keep(kept, cookie, taken);
+                        self.hands.keep(kept, cookie, taken, self.started.elapsed());
+                        self.rounds.closing();
                     }
                 }
                 Action::KeepHeld(kept, cookie) => self.hands.keep_held(kept, cookie),
@@ -299,7 +372,7 @@ impl Driver {
             Wanting::Discard(kept) => Answer::Discarded(self.hands.discard(kept)),
             Wanting::Unwatch(kept) => Answer::Done(self.hands.unwatch(kept)),
             Wanting::HandOver { kept, cookie, unread } => {
-                Answer::Done(self.hands.hand_over(kept, cookie, unread))
+                Answer::Done(self.hands.part(kept, cookie, unread, self.started.elapsed()))
             }
             Wanting::HandOverShutdown { cookie, unread } => {
                 let done = at_hand
@@ -328,14 +401,14 @@ impl Driver {
         }
     }
 
-    /// Looks whether what the program was let close is closed.
-    fn look(&mut self) {
+    /// Looks whether these that the program was let close are closed.
+    fn look(&mut self, called: &[Kept]) {
         let started = Instant::now();
-        if self.hands.calls() == 0 || started < self.look_at {
+        if called.is_empty() || started < self.look_at {
             return;
         }
-        let states: Vec<_> =
-            self.hands.called().into_iter().map(|kept| (kept, self.hands.look_at(kept))).collect();
+        let now = started - self.started;
+        let states: Vec<_> = called.iter().map(|kept| (*kept, self.hands.look_at(*kept, now))).collect();
         let took = started.elapsed();
         for (kept, state) in states {
             self.tell(

@@ -197,10 +197,12 @@ impl Driver {
 
     /// The connection that a copy of an fd is of, if it is one.
     fn recognize(&self, copy: OwnedFd, thread: &Rc<Thread>, fd: RawFd) -> Found {
-        let (Some(cookie), Ok(status)) = (self.wanted.cookie(copy.as_fd()), rustix::fs::fstat(&copy)) else {
+        let connection = self.wanted.connection(copy.as_fd());
+        let (Some((cookie, state)), Ok(status)) = (connection, rustix::fs::fstat(&copy)) else {
             return Found::Other;
         };
-        let seen = Seen { fd, cookie, inode: Inode(status.st_ino), socket: eyes::socket(copy.as_fd()) };
+        let socket = eyes::socket_in(state, copy.as_fd());
+        let seen = Seen { fd, cookie, inode: Inode(status.st_ino), socket };
         Found::Connection(seen, Taken { copy, thread: Rc::clone(thread), fd })
     }
 

@@ -48,8 +48,18 @@ impl Wanted {
 
     /// The cookie of a socket, if it is a connection to be supervised.
     pub(in crate::seccomp) fn cookie(&self, socket: BorrowedFd<'_>) -> Option<Cookie> {
+        self.connection(socket).map(|(cookie, _)| cookie)
+    }
+
+    /// The same, with the state of a TCP connection.
+    pub(in crate::seccomp) fn connection(
+        &self,
+        socket: BorrowedFd<'_>,
+    ) -> Option<(Cookie, Option<TcpState>)> {
         let address = rustix::net::getsockname(socket).ok()?;
-        if let Ok(address) = SocketAddr::try_from(address.clone()) {
+        let ip = SocketAddr::try_from(address.clone());
+        let is_ip = ip.is_ok();
+        if let Ok(address) = ip {
             let port = address.port();
             let known = self.outgoing || self.listening.contains(&port);
             let meant = !self.except.contains(&port) && (self.only.is_empty() || self.only.contains(&port));
@@ -60,14 +70,18 @@ impl Wanted {
             // The accepted end of a unix connection has the listener's address; the connecting end and a socketpair have none.
             return None;
         }
-        let connected = match linger_sys::family(socket).ok()? {
-            Family::Tcp => {
-                !matches!(linger_sys::tcp_state(socket), Err(_) | Ok(TcpState::Listen | TcpState::SynSent))
-            }
-            _ => !sockopt::socket_acceptconn(socket).ok()?,
-        };
-        let cookie = if connected { sockopt::socket_cookie(socket).ok() } else { None };
-        cookie.filter(|cookie| !self.own.contains(cookie)).map(Cookie)
+        // TCP, the usual case, says so by its state.
+        let state = if is_ip { linger_sys::tcp_state(socket).ok() } else { None };
+        if state.is_none()
+            && (linger_sys::family(socket).ok()? == Family::Tcp || sockopt::socket_acceptconn(socket).ok()?)
+        {
+            return None;
+        }
+        if let Some(TcpState::Listen | TcpState::SynSent) = state {
+            return None;
+        }
+        let cookie = sockopt::socket_cookie(socket).ok().filter(|cookie| !self.own.contains(cookie))?;
+        Some((Cookie(cookie), state))
     }
 }
 

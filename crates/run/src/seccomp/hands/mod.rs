@@ -4,9 +4,10 @@
 mod accept;
 mod epolls;
 mod lent;
+mod parted;
 mod thread;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -21,10 +22,12 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown
 use super::eyes;
 use crate::kernel::{least_of_own, open_thread};
 use epolls::AllEpolls;
+use parted::Parted;
 use thread::{Threads, has_ended};
 
 pub(super) use accept::{Accepted, Accepting};
 pub(super) use lent::Lent;
+pub(super) use parted::Partings;
 pub(super) use thread::Thread;
 
 /// An fd of the program, and the supervisor's copy of it.
@@ -42,8 +45,8 @@ struct KeptFd {
     /// The program's fd that it was copied from; `None` if it was held since `accept`.
     from: Option<(Rc<Thread>, RawFd)>,
     cookie: Cookie,
-    /// Whether the program's fd has still to be watched until it is gone.
-    watched: bool,
+    /// While the program's fd has still to be watched until it is gone: since when it was not looked at.
+    watched: Option<Duration>,
 }
 
 /// Whether the program's fd still refers to the connection.
@@ -67,6 +70,8 @@ pub(super) struct Hands {
     kept: BTreeMap<Kept, KeptFd>,
     /// With [`Options::hold`](crate::Options::hold): a copy of every accepted connection.
     held: HashMap<Cookie, OwnedFd>,
+    /// Half-closed connections that are soon handed over.
+    parted: VecDeque<Parted>,
     /// Where fds cannot be copied.
     lent: Option<Lent>,
 }
@@ -82,6 +87,7 @@ impl Hands {
             epolls: AllEpolls::new(least),
             kept: BTreeMap::new(),
             held: HashMap::new(),
+            parted: VecDeque::new(),
             lent,
         }
     }
@@ -137,14 +143,14 @@ impl Hands {
         ended
     }
 
-    pub(super) fn keep(&mut self, kept: Kept, cookie: Cookie, taken: Taken) {
+    pub(super) fn keep(&mut self, kept: Kept, cookie: Cookie, taken: Taken, now: Duration) {
         let Taken { copy, thread, fd } = taken;
-        self.kept.insert(kept, KeptFd { copy, from: Some((thread, fd)), cookie, watched: true });
+        self.kept.insert(kept, KeptFd { copy, from: Some((thread, fd)), cookie, watched: Some(now) });
     }
 
     pub(super) fn keep_held(&mut self, kept: Kept, cookie: Cookie) {
         if let Some(copy) = self.unhold(cookie) {
-            self.kept.insert(kept, KeptFd { copy, from: None, cookie, watched: false });
+            self.kept.insert(kept, KeptFd { copy, from: None, cookie, watched: None });
         }
     }
 
@@ -183,19 +189,24 @@ impl Hands {
 
     /// The kept connections whose program fd is still watched.
     pub(super) fn called(&self) -> Vec<Kept> {
-        self.kept.iter().filter(|(_, one)| one.watched).map(|(kept, _)| *kept).collect()
+        self.kept.iter().filter(|(_, one)| one.watched.is_some()).map(|(kept, _)| *kept).collect()
+    }
+
+    /// Whether one of them was not looked at since a time.
+    pub(super) fn is_called_before(&self, before: Duration) -> bool {
+        self.kept.values().any(|one| one.watched.is_some_and(|since| since <= before))
     }
 
     /// Number of kept connections whose program fd is still watched.
     pub(super) fn calls(&self) -> usize {
-        self.kept.values().filter(|one| one.watched).count()
+        self.kept.values().filter(|one| one.watched.is_some()).count()
     }
 
     /// Checks whether the program's fd still refers to a kept connection, and stops watching it once it does not.
-    pub(super) fn look_at(&mut self, kept: Kept) -> Fd {
+    pub(super) fn look_at(&mut self, kept: Kept, now: Duration) -> Fd {
         let Some(one) = self.kept.get_mut(&kept) else { return Fd::Lost };
         let state = one.state();
-        one.watched = state == Fd::Open;
+        one.watched = (state == Fd::Open).then_some(now);
         state
     }
 
@@ -233,9 +244,10 @@ impl Hands {
     pub(super) fn unwatch(&mut self, kept: Kept) -> bool {
         let Some(KeptFd { from: Some((thread, fd)), .. }) = self.kept.get(&kept) else { return true };
         let (thread, fd) = (Rc::clone(thread), *fd);
-        let lister = if thread.has_ended() { thread.process } else { thread.thread };
-        let list =
-            || eyes::open(lister).filter(|(_, open)| *open == eyes::Open::Epoll).map(|(fd, _)| fd).collect();
+        let list = || {
+            let lister = if thread.has_ended() { thread.process } else { thread.thread };
+            eyes::open(lister).filter(|(_, open)| *open == eyes::Open::Epoll).map(|(fd, _)| fd).collect()
+        };
         let Some(epolls) = self.epolls.of(&thread, list) else { return false };
         let mut epolls = epolls.peekable();
         if epolls.peek().is_none() {
@@ -244,16 +256,20 @@ impl Hands {
         if fd >= self.least {
             return false;
         }
-        if let Some(other) =
-            self.kept.iter_mut().find(|(other, one)| **other != kept && one.copy.as_raw_fd() == fd)
-        {
-            let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(&other.1.copy, self.least) else { return false };
-            other.1.copy = moved;
+        let kept_here =
+            self.kept.iter_mut().filter(|(other, _)| **other != kept).map(|(_, one)| &mut one.copy);
+        let parted_here = self.parted.iter_mut().map(|one| &mut one.copy);
+        if let Some(other) = kept_here.chain(parted_here).find(|other| other.as_raw_fd() == fd) {
+            let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(&*other, self.least) else { return false };
+            *other = moved;
         }
         let Some(one) = self.kept.get(&kept) else { return false };
         let mut at_fd = None;
         if one.copy.as_raw_fd() != fd {
             let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(&one.copy, fd) else { return false };
+            if copy.as_raw_fd() != fd {
+                return false;
+            }
             at_fd = Some(copy);
         }
         let named = at_fd.as_ref().unwrap_or(&one.copy);
@@ -262,14 +278,6 @@ impl Hands {
             let _ = rustix::event::epoll::delete(epoll, named);
         }
         true
-    }
-
-    /// Hands a kept connection over to the closer, and half-closes it. True if the closer has it.
-    pub(super) fn hand_over(&self, kept: Kept, cookie: Cookie, unread: u32) -> bool {
-        let Some(one) = self.kept.get(&kept) else { return false };
-        let taken = self.send(Message::about(MessageKind::Close, cookie.0, unread), one.copy.as_fd());
-        let _ = rustix::net::shutdown(&one.copy, Shutdown::Write);
-        taken
     }
 
     /// Half-closes the connection of a `shutdown`, and hands it over. True if both succeeded.

@@ -1,0 +1,96 @@
+//! Connections that are half-closed and nobody's, for the short time until the closer gets them.
+//!
+//! Most peers close as soon as they have their answer. What is over by then is closed here: for it neither the intake's thread
+//! nor the closer's is woken. Whatever arrives meanwhile waits in the socket's receive buffer.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use linger_custody::is_over;
+use linger_custody::world::{Cookie, Kept};
+use linger_preload::protocol::{Message, MessageKind};
+use rustix::net::Shutdown;
+
+use super::{Hands, KeptFd};
+use crate::seccomp::eyes;
+
+/// How long a peer is given to close before the closer waits for it.
+const SHORTLY: Duration = Duration::from_millis(5);
+
+/// With more than these the oldest are handed over at once; and with more than an eighth of the descriptors that are there.
+const MOST: usize = 256;
+
+/// A connection that is half-closed.
+#[derive(Debug)]
+pub(super) struct Parted {
+    pub(super) copy: OwnedFd,
+    /// When it is handed over.
+    due: Duration,
+    message: Message,
+    /// Bytes that were not acknowledged at the half-close.
+    unacknowledged: u64,
+}
+
+/// What became of parted connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::seccomp) struct Partings {
+    /// Ended by their peers' close, everything acknowledged.
+    pub(in crate::seccomp) peer_closed: u64,
+    /// Nobody could take them.
+    pub(in crate::seccomp) refused: u64,
+    /// Bytes acknowledged since the half-close.
+    pub(in crate::seccomp) bytes_saved: u64,
+}
+
+/// Bytes of a half-closed connection that are not acknowledged: the kernel counts the FIN as one.
+fn unacknowledged(copy: &OwnedFd) -> u64 {
+    linger_sys::send_queue(copy.as_fd()).unwrap_or(0).saturating_sub(1)
+}
+
+impl Hands {
+    /// Half-closes a kept connection, and hands it over to the closer soon, unless it is over by then. True if it will.
+    pub(in crate::seccomp) fn part(
+        &mut self,
+        kept: Kept,
+        cookie: Cookie,
+        unread: u32,
+        now: Duration,
+    ) -> bool {
+        let Some(KeptFd { copy, .. }) = self.kept.remove(&kept) else { return false };
+        let _ = rustix::net::shutdown(&copy, Shutdown::Write);
+        let message = Message::about(MessageKind::Close, cookie.0, unread);
+        let unacknowledged = unacknowledged(&copy);
+        self.parted.push_back(Parted { copy, due: now + SHORTLY, message, unacknowledged });
+        true
+    }
+
+    /// When the next connection is to be handed over.
+    pub(in crate::seccomp) fn parted_due(&self) -> Option<Duration> {
+        let most = usize::try_from(self.least / 8).map_or(MOST, |most| most.min(MOST));
+        let due = self.parted.front()?.due;
+        Some(if self.parted.len() > most { Duration::ZERO } else { due })
+    }
+
+    /// Hands over the parted connections whose time has come, or `all`, if they are not over.
+    pub(in crate::seccomp) fn hand_over_parted(&mut self, now: Duration, all: bool) -> Partings {
+        let mut partings = Partings::default();
+        while self.parted_due().is_some_and(|due| all || due <= now)
+            && let Some(one) = self.parted.pop_front()
+        {
+            if is_over(&eyes::half_closed(one.copy.as_fd())) {
+                tracing::debug!(one.message.cookie, "the peer has closed");
+                partings.peer_closed += 1;
+                partings.bytes_saved += one.unacknowledged;
+                continue;
+            }
+            if one.unacknowledged > 0 {
+                // What is acknowledged later is counted by those who take it.
+                partings.bytes_saved += one.unacknowledged.saturating_sub(unacknowledged(&one.copy));
+            }
+            if !self.send(one.message, one.copy.as_fd()) {
+                partings.refused += 1;
+            }
+        }
+        partings
+    }
+}
