@@ -1,6 +1,6 @@
 //! `linger run` in containers of a real Docker Engine, under its default profile as it is: no capability is added.
 //!
-//! The engine is one of this test's own, with its files in a directory that ends with it and no network. It needs root.
+//! The engine is this test's own: its files are in a temporary directory, and it has no network. It needs root.
 
 mod common;
 
@@ -31,7 +31,7 @@ while more := c.recv(65536): got += more
 print(len(got), got[-3:])
 ";
 
-/// What a read-only root, no capability, no new privileges and another user leave.
+/// The options of a container with a read-only root, no capability, no new privileges and another user.
 const RESTRICTED: [&str; 8] = [
     "--read-only",
     "--cap-drop",
@@ -43,17 +43,18 @@ const RESTRICTED: [&str; 8] = [
     "--env=TMPDIR=/no/such/place",
 ];
 
-/// What containerd's default profile refuses to a container without capabilities, of the calls that look at other processes, make
-/// namespaces or come from a kernel that is newer than it (contrib/seccomp/seccomp_default.go, 1.6 and later). All others are permitted
-/// here: a profile that refuses less is no harder.
+/// The system calls that containerd's default profile refuses to a container without capabilities, as far as they look
+/// at other processes, make namespaces, or are newer than the profile (contrib/seccomp/seccomp_default.go, 1.6 and
+/// later). All other calls are permitted here: a profile that refuses less is no harder to work under.
 const REFUSED: &str = r#""bpf", "fanotify_init", "io_uring_enter", "io_uring_register", "io_uring_setup", "kcmp", "mount",
     "name_to_handle_at", "open_by_handle_at", "perf_event_open", "pidfd_getfd", "process_vm_readv", "process_vm_writev", "ptrace", "setns",
     "umount2", "unshare", "userfaultfd""#;
 
-/// The calls that older versions did not know (before 1.5).
+/// The calls that older versions of the profile (before 1.5) do not know, and so refuse.
 const UNKNOWN: &str = r#", "close_range", "pidfd_open""#;
 
-/// A profile as a container's runtime reads it. `clone3` is refused so that the C library takes `clone`, whose flags a filter can see.
+/// A profile in the form that a container's runtime reads. `clone3` is refused so that the C library uses `clone`,
+/// whose flags a filter can examine.
 fn profile(refused: &str) -> String {
     format!(
         r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
@@ -68,7 +69,7 @@ struct Engine {
 }
 
 impl Engine {
-    /// Starts an engine with an image called `case`, of `root`. `None` where that cannot be.
+    /// Starts an engine with an image called `case`, made of `root`. `None` if that is not possible here.
     fn start(root: &Path) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("root", "a Docker Engine of one's own needs it");
@@ -141,13 +142,13 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // It ends its containers' runtime as well.
+        // The engine ends the runtime of its containers as well.
         let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
         let _ = self.process.wait();
     }
 }
 
-/// The program of this build is mounted: the engine copies an image for each container.
+/// The program of this build is mounted, because the engine would copy an image for each container.
 const MOUNTED: &str = concat!(env!("CARGO_BIN_EXE_linger"), ":/linger:ro");
 
 /// Puts a program's libraries into an image's root.
@@ -162,7 +163,8 @@ fn put_libraries(root: &Path, program: &str) {
     }
 }
 
-/// An image's root with `linger` and a server, linked both ways. `None` where that cannot be.
+/// An image's root with `linger`, and a server that is linked statically and dynamically. `None` if that is not
+/// possible here.
 fn image() -> Option<tempfile::TempDir> {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
@@ -182,7 +184,8 @@ fn image() -> Option<tempfile::TempDir> {
     Some(directory)
 }
 
-/// A pod as Kubernetes restricts it, under containerd's profile: no capability, a read-only root, a user that is not root, and nothing
+/// A pod that is restricted as in Kubernetes, under containerd's profile: no capability, a read-only root, a user that
+/// is not root, and no file that can be written can be executed.
 /// of what can be written can be executed.
 #[test]
 fn in_a_restricted_pod_of_containerd() {

@@ -1,5 +1,6 @@
-//! `linger run` in services with the limits that systemd can put on one: the program is served as without it and cured, or
-//! `linger run` ends with the line that mends the unit. A filter that ends who makes another call is met by neither.
+//! `linger run` in services with the limits that systemd can set. Either the program is served as without the limit,
+//! and no answer is cut, or `linger run` ends with an error that names the line which mends the unit. A filter that
+//! kills a process for a forbidden call must kill neither the program nor `linger run`.
 
 mod common;
 
@@ -8,7 +9,8 @@ use std::path::Path;
 
 use common::host::{Host, LINGER, default_target, service};
 
-/// Serves its first socket from the service manager. A port that is there before the program needs no waiting for.
+/// Serves its first socket from the service manager. The port exists before the program starts, so that no test has to
+/// wait for it.
 const SERVER: &str = "
 import socket
 l = socket.socket(fileno=3)
@@ -16,7 +18,8 @@ while True:
     c, _ = l.accept(); c.recv(10); c.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21); c.sendall(b'x' * 600000); c.close()
 ";
 
-/// Asks at each port that it is given, and says where the answer was whole. Where `-` is before the port, it waits for the reset.
+/// Sends a request to each port given, and prints whether the answer was whole. For a port with `-` before it, it waits
+/// for the reset before it reads.
 const CLIENT: &str = "
 import select, socket, sys
 for word in sys.argv[1:]:
@@ -34,18 +37,18 @@ for word in sys.argv[1:]:
     print(abs(int(word)), 'whole' if got == 600000 else 'cut')
 ";
 
-/// What comes of a service.
+/// The expected result of a service.
 #[derive(Clone, Copy)]
 enum Expected<'a> {
     Bare,
     Cured,
-    /// `linger run` ends, and says this.
+    /// `linger run` ends with this error.
     Ends(&'a str),
 }
 
 use Expected::{Bare, Cured, Ends};
 
-/// A filter that ends who makes a call that it does not know, and one that fails such calls.
+/// A filter that kills a process for a call that is not listed, and one that makes such a call fail.
 const KILLING: &str = "SystemCallFilter=@system-service";
 const FAILING: &str = "SystemCallFilter=@system-service\nSystemCallErrorNumber=EPERM";
 
@@ -54,7 +57,7 @@ const NO_SECCOMP: &str = "forbids seccomp; permit it in the service (`SystemCall
 const NO_UNIX: &str =
     "permit it in the service (`RestrictAddressFamilies=AF_UNIX`, after its other such lines)";
 
-/// What the documents say of a unit with many limits.
+/// The limits that `docs/run.md` lists for a service.
 fn documented() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/run.md");
     let text = fs::read_to_string(path).unwrap();
@@ -66,11 +69,11 @@ fn documented() -> String {
 fn each_limit_of_a_service_is_kept_or_named() {
     let documented = documented();
     let families = "RestrictAddressFamilies=AF_INET AF_INET6";
-    // Of what the supervisor needs and a plain server does not.
+    // Calls that the supervisor needs, and a plain server does not.
     let few = format!("{KILLING}\nSystemCallFilter=~signalfd4 timerfd_create");
     let few_named = "forbids signalfd4 timerfd_create; permit it in the service (`SystemCallFilter=signalfd4 timerfd_create`, after";
     let few_mended = format!("{few}\nSystemCallFilter=signalfd4 timerfd_create");
-    // By way, limits, and what comes of it.
+    // The command before the program, the limits, and the expected result.
     let (preload, seccomp) = ("/run/linger run --", "/run/linger run --via seccomp --");
     let cases: [(&str, &str, Expected<'_>); 10] = [
         ("", "", Bare),
@@ -86,7 +89,7 @@ fn each_limit_of_a_service_is_kept_or_named() {
     ];
     let mut units = vec![(default_target().0.to_owned(), default_target().1.to_owned())];
     for (number, (way, limits, expected)) in cases.iter().enumerate() {
-        // To start one of this type is to wait for its end.
+        // To start a oneshot service means to wait for its end.
         let kind = if matches!(expected, Ends(_)) { "oneshot" } else { "simple" };
         let lines =
             format!("Type={kind}\nStandardError=file:/run/{number}.log\nStandardOutput=null\n{limits}");
@@ -99,7 +102,7 @@ fn each_limit_of_a_service_is_kept_or_named() {
         ));
     }
     let units: Vec<(&str, &str)> = units.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    // Where every user may come to them, wherever the build is.
+    // At a path that every user can reach, wherever the build is.
     let before = format!(
         "cat > /run/server.py <<'END-OF-FILE'\n{SERVER}\nEND-OF-FILE\ntouch /run/linger\nmount --bind {LINGER} /run/linger\n"
     );

@@ -45,7 +45,7 @@ for s in all:
 print('whole', whole, flush=True)
 "#;
 
-/// Nothing of what lingers keeps a restart, and the restart ends nothing of it.
+/// A restart does not wait for lingering connections, and does not end them.
 #[test]
 fn a_restart_waits_for_no_client() {
     let python = "/usr/bin/python3";
@@ -91,7 +91,7 @@ fn a_restart_waits_for_no_client() {
     assert_eq!(rest, "whole 50\n");
 }
 
-/// What systemd tells the process that it starts is told to the program: it is that process.
+/// The program gets what systemd gives to the process that it starts, because it is that process.
 #[test]
 fn the_program_is_the_main_process() {
     let script = "grep SigIgn /proc/self/status; echo watchdog $((WATCHDOG_PID == $$)) listen $((LISTEN_PID == $$)) $LISTEN_FDS";
@@ -139,7 +139,8 @@ fn the_program_is_the_main_process() {
             let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
             assert_eq!(mask >> 12 & 1 == 1, ignored, "{run}: SIGPIPE, {said}");
         }
-        // A child's word is not the main process's (NotifyAccess=main): that one of them must differ.
+        // systemd accepts notifications of the main process only (NotifyAccess=main). With `--stay` and with seccomp
+        // the program is a child, so that the last two must fail.
         let started = host.command(&["systemctl", "start", &format!("notify{number}")]).status().unwrap();
         assert_eq!(started.success(), number < 2, "{run}: Type=notify");
         let _ = host.command(&["systemctl", "stop", &format!("notify{number}")]).status();
@@ -176,7 +177,7 @@ fn a_share_runs_as_a_user_of_its_own() {
         ]);
         put.args([file.to_str().unwrap(), "127.0.0.1:new/"]).output().unwrap()
     };
-    // The first connection starts the service. Root is a stranger to it, too, and has no code.
+    // The first connection starts the service. To the service root is a stranger, too, and has no code.
     fs::write(&code, "0000-0000").unwrap();
     let refused = put(code.to_str().unwrap());
     assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));

@@ -32,7 +32,7 @@ enum EndsSeen {
     /// There has never been a connection: the half-close has ended the attempt to connect, and the kernel's counts of bytes
     /// mean nothing (`tcp_disconnect`).
     NeverBegan,
-    /// The peer's FIN was read. No handshake is under way then.
+    /// The peer's FIN was read, so the handshake is over, and an empty send queue means that everything is acknowledged.
     Peers,
     /// Both directions have ended, and everything is acknowledged, the FIN of this side included. The socket's state is
     /// CLOSE; if the kernel remembers the connection, it does so in a TIME_WAIT socket (`tcp_time_wait`).
@@ -120,11 +120,12 @@ impl<F: AsFd> Socket<F> {
                 self.fin.set(Fin::Queued);
                 Event::HalfClosed
             }
-            Err(error) => match io::Error::from(error) {
-                error if IS_GONE.contains(&error.kind()) => Event::Gone,
-                error => self.failure(&error),
-            },
+            Err(error) => self.not_half_closed(&error.into()),
         }
+    }
+
+    fn not_half_closed(&self, error: &io::Error) -> Event {
+        if IS_GONE.contains(&error.kind()) { Event::Gone } else { self.failure(error) }
     }
 
     pub(crate) fn discard(&self, discarder: &mut Discarder, max: u64) -> Event {
@@ -262,8 +263,7 @@ impl<F: AsFd> Socket<F> {
     pub(crate) fn is_dead(&self) -> bool {
         self.family == Family::Tcp
             && self.state() == Some(TcpState::Close)
-            && linger_sys::send_queue(self.fd.as_fd()).is_ok_and(|queue| queue > 0)
-            && !self.is_multipath()
+            && is_cut(linger_sys::send_queue(self.fd.as_fd()).ok(), || self.is_multipath())
     }
 
     /// Whether the state that the kernel tells is only that of a subflow that has ended.
@@ -289,6 +289,12 @@ impl<F: AsFd> AsFd for Socket<F> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Whether a connection in the state CLOSE ended with bytes unacknowledged. With Multipath TCP the state does not tell,
+/// because it is that of one subflow.
+fn is_cut(queue: Option<u64>, is_multipath: impl FnOnce() -> bool) -> bool {
+    queue.is_some_and(|queue| queue > 0) && !is_multipath()
 }
 
 /// What `shutdown(2)` says of a connection that is over: ENOTCONN, EPIPE, ECONNRESET.

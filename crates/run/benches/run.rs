@@ -68,7 +68,7 @@ fn main() {
     requests("keep-alive, --via seccomp", &[], "seccomp", Wanted::default());
 }
 
-/// This program again, as the supervisor.
+/// Runs this program again, as the supervisor.
 fn supervise(command: &OsStr) {
     let text = command.to_string_lossy().into_owned();
     let mut words = text.split('\u{1f}').map(OsString::from);
@@ -81,7 +81,7 @@ fn supervise(command: &OsStr) {
     std::process::exit(ended.status.and_then(|status| status.code()).unwrap_or(1));
 }
 
-/// Who runs where: processors of this process's.
+/// Which programs run on which of this process's processors.
 #[derive(Clone, Copy)]
 enum Side {
     Server,
@@ -208,7 +208,7 @@ fn harm() {
         }
         let supervisor = supervisor(&before);
         let (begun, mut flood) = (Instant::now(), None);
-        // In the first part it does its work.
+        // In the first part the supervisor works normally.
         for turn in 0..CLOSES {
             if turn == CLOSES / 10
                 && let Some(pid) = supervisor
@@ -383,7 +383,7 @@ fn requests(name: &str, options: &[&str], settings: &str, wanted: Wanted) {
         .collect::<Vec<_>>();
     let until = Instant::now() + Duration::from_secs(10);
     for port in PORTS {
-        // Nobody outside a server is told that it listens.
+        // No event tells other processes that a server listens, so this polls.
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < until, "nginx does not listen at {port}");
             thread::sleep(Duration::from_millis(10));

@@ -40,7 +40,8 @@ pub fn run(
 ) -> Result<ProgramEnd, RunError> {
     let asked = if options.via == Some(Via::Seccomp) { SECCOMP } else { &[] };
     let calls = forbidden(&[ALWAYS, asked].concat());
-    // Whoever lacks nothing else is told below that there is a way without.
+    // If only calls of supervision by seccomp are forbidden, `may_ask` below says whether the program can be run
+    // without it.
     if calls.iter().any(|call| !is_of_seccomp(call)) {
         return Err(RunError::CallsForbidden { calls, optional: false });
     }
@@ -94,7 +95,8 @@ fn is_of_seccomp(call: &str) -> bool {
     SECCOMP.iter().any(|trial| trial.name == call)
 }
 
-/// Whether a filter around this process permits the calls of supervision by seccomp. It may end who makes another.
+/// Fails if the program is to be supervised by seccomp, and a filter around this process forbids a call that this
+/// needs.
 fn may_ask(via: Via, program: &Program) -> Result<(), RunError> {
     let calls = if via == Via::Seccomp { forbidden(SECCOMP) } else { Vec::new() };
     let optional = program.kind.obstacle().is_none();

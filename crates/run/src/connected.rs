@@ -1,4 +1,4 @@
-//! A process of the program that is connected to the supervisor, and what it says.
+//! A process of the program that is connected to the supervisor, and the messages that it sends.
 
 use std::collections::HashMap;
 use std::io::IoSliceMut;
@@ -21,7 +21,7 @@ use crate::shares::{Passed, Share, Shares};
 #[derive(Debug)]
 pub(crate) struct ConnectedProcess {
     pub(crate) connection: OwnedFd,
-    /// Whether it has said the token.
+    /// Whether it has sent the token.
     pub(crate) known: bool,
     /// The process that connected (`SO_PEERCRED`); 0 if it is in a pid namespace of which nothing is known.
     peer: u32,
@@ -42,11 +42,11 @@ pub(crate) struct HeldFd {
     by: Name,
     origin: Origin,
     unread: u32,
-    /// Whether the process has announced its end. Otherwise it is killed.
+    /// Whether the process has announced its exit or `execve`. If not, a hang-up means that it was killed.
     last: bool,
 }
 
-/// Who has sent a message, by the kernel's word.
+/// The sender of a message, as the kernel names it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender {
     pid: u32,
@@ -54,14 +54,14 @@ pub(crate) struct Sender {
 }
 
 pub(crate) enum Received {
-    /// With the fd that it carries.
+    /// A message, the fd that it carries, and its sender.
     Message(Message, Option<OwnedFd>, Sender),
     Nothing,
     End,
 }
 
 impl ConnectedProcess {
-    /// One that has connected; `None` if its user has its share of connections.
+    /// Takes a new connection; `None` if its user already has its share of connections.
     pub(crate) fn new(connection: OwnedFd, shares: &Shares) -> Option<Self> {
         let peer = crate::kernel::peer_process(connection.as_fd()).unwrap_or(0);
         let user = socket_peercred(&connection).ok()?.uid.as_raw();
@@ -80,7 +80,7 @@ impl ConnectedProcess {
         receive(&self.connection, |fd| ender.dispose(fd))
     }
 
-    /// What was to be ended when the process ends.
+    /// The connections that are to be ended because the process has ended.
     pub(crate) fn has_ended(self) -> impl Iterator<Item = Nominee> {
         self.waiting.into_iter().map(|(cookie, held)| {
             let HeldFd { passed, by, origin, unread, last } = held;
@@ -103,7 +103,7 @@ impl ConnectedProcess {
         if fd.is_none() && matches!(kind, Some(MessageKind::Counted | MessageKind::Uncounted)) {
             return self.count(kind == Some(MessageKind::Counted), message, ender);
         }
-        // Sent between the accept and the request for credentials: the sender is most likely who connected.
+        // Sent between the accept and the request for credentials: most likely by the process that connected.
         let user = if by.pid == 0 { self.user } else { by.user };
         // For a held connection the fd arrived with the `Hold` message.
         let held = self.waiting.remove(&message.cookie).map(|held| held.passed);
@@ -145,7 +145,7 @@ impl ConnectedProcess {
         }
     }
 
-    /// Who lets go of a connection, and where it comes from.
+    /// The fd that was closed, with its process, and the connection's origin.
     fn origin(&self, message: &Message, by: Sender) -> (Name, Origin) {
         let Nomination { origin, process, fd, .. } = message.nomination();
         // In a pid namespace of its own a process does not know the pids that are known here.

@@ -51,7 +51,7 @@ pub enum RunError {
         /// Where it was found.
         path: PathBuf,
     },
-    /// A filter around this process forbids system calls that are needed.
+    /// A seccomp filter around this process forbids system calls that `linger run` needs.
     #[error(
         "the seccomp filter around this process forbids {0}; permit it in the service (`SystemCallFilter={0}`, after its other \
          such lines) or in the container's profile{1}",
@@ -59,18 +59,18 @@ pub enum RunError {
         if *optional { ", or use --via preload, which does without" } else { "" }
     )]
     CallsForbidden {
-        /// Their names.
+        /// The names of the calls.
         calls: Vec<&'static str>,
-        /// Whether they are needed only for supervision by seccomp, and the program can do without.
+        /// Whether only supervision by seccomp needs them, and the program can be run without it.
         optional: bool,
     },
-    /// This process may make no unix sockets.
+    /// This process must not make unix sockets.
     #[error(
         "no unix socket can be made ({source}), over which the program's processes reach the supervisor; permit it in the \
          service (`RestrictAddressFamilies=AF_UNIX`, after its other such lines)"
     )]
     NoUnixSockets {
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The seccomp filter cannot be installed.
@@ -86,7 +86,7 @@ pub enum RunError {
     DescriptorsRefused {
         /// The call that was refused.
         call: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
         /// What to do.
         remedy: &'static str,
@@ -107,7 +107,7 @@ pub enum RunError {
     Metrics {
         /// Where.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The calling process has more than one thread.
@@ -121,13 +121,13 @@ pub enum RunError {
     System {
         /// What was tried.
         what: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
 impl RunError {
-    /// What the system said; `EIO` where that is not known.
+    /// The error of the system; `EIO` if it is not known.
     pub(crate) fn number(&self) -> i32 {
         match self {
             Self::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),

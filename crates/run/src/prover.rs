@@ -11,11 +11,11 @@ use crate::proc;
 use crate::relatives::Relatives;
 use crate::shares::{Passed, Share, Shares};
 
-/// First pause before what was found open is looked at again; doubles.
+/// First pause before a connection that was found open is looked at again; doubles each time.
 const SOON: Duration = Duration::from_micros(200);
 
-/// How long a connection is kept that another process has. A child that is about to call `execve`, or to end, has let go of
-/// it by then; one that goes on with it is to end it, and to see its own close as the kernel's.
+/// How long a connection is kept that another process still has. A child that is about to call `execve`, or to exit,
+/// has closed it by then. A process that goes on using it ends it with its own close.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long a close that was announced may take: its thread may have to wait for a processor.
@@ -30,15 +30,15 @@ const ROUNDS: usize = 4;
 /// A look that takes long is followed by a pause of as many times its length.
 const REST: u32 = 4;
 
-/// So many connections are looked for in all processes although nobody is known to have inherited them: the first of a program,
-/// and later as many as take [`AUDIT`] of the time. A program that copies or passes on descriptors by system calls of its own,
-/// which the library does not see, is found out so.
+/// This many of a program's first connections are looked for in all processes, although no process can have inherited
+/// them. Later ones are, too, as far as [`AUDIT`] permits. So a program is found out that copies or passes on fds by
+/// system calls of its own, which the library does not see.
 const TRUST: u32 = 64;
 
-/// The part of the time that looks without a cause may take: one in so many.
+/// Such looks may take one part in this many of the time.
 const AUDIT: u32 = 100;
 
-/// A connection that a process has let go of, with the supervisor's copy of it.
+/// A connection that a process has nominated, with the supervisor's copy of it.
 #[derive(Debug)]
 pub(crate) struct Nominee {
     pub(crate) passed: Passed,
@@ -48,11 +48,11 @@ pub(crate) struct Nominee {
     pub(crate) origin: Origin,
     /// Received bytes that the program had not read.
     pub(crate) unread: u32,
-    /// By a close. The end of a process that others with the connection survive is none.
+    /// Whether by a close. The exit of a process does not count as a close if the connection has other holders.
     pub(crate) closed: bool,
 }
 
-/// What a nomination has come to.
+/// The result of a nomination.
 #[derive(Debug)]
 pub(crate) enum Proof {
     /// Nobody has the connection: it may be ended.
@@ -74,14 +74,15 @@ struct Pending {
     held: Option<(Name, Instant)>,
     /// It is looked for in all processes, also in those that cannot have inherited it.
     audit: bool,
-    /// The last look has found nobody. Whoever had it until then may have said so since, and is the one that ends it.
+    /// The last look has found nobody. A process that had it until then may have nominated it since, and then that
+    /// nomination ends it.
     proved: bool,
     since: Instant,
     _share: Share,
 }
 
 impl Pending {
-    /// Whether it was waited for long enough.
+    /// Whether it has been waited for long enough.
     fn is_late(&self, now: Instant) -> bool {
         let held = self.held.is_some_and(|(_, since)| now.duration_since(since) >= PATIENCE);
         held || now.duration_since(self.since) >= PROMISE
@@ -98,12 +99,12 @@ pub(crate) struct Prover {
     pause: Duration,
     due: Instant,
     looks: u64,
-    /// How long the last call of `judge` has searched.
+    /// How long the last call of `judge` has spent on searches.
     searched: Duration,
-    /// Looks without a cause that are due before what is known is trusted.
+    /// How many more connections are looked for although no process can have inherited them.
     untrusted: u32,
     next_audit: Instant,
-    /// A process had what nobody was known to have: nothing is trusted any more.
+    /// A process had a connection that it cannot have inherited. From then on every connection is looked for.
     unseen: bool,
 }
 
@@ -145,7 +146,7 @@ impl Prover {
         self.searched
     }
 
-    /// Judges what was nominated. All of it was let go of before this looks, so one look serves all.
+    /// Judges the nominated connections. All of them were closed before this looks, so one look serves all.
     pub(crate) fn judge(&mut self, mut tell: impl FnMut(Proof)) {
         self.searched = Duration::ZERO;
         if self.fresh.is_empty() && self.pending.is_empty() {
@@ -164,7 +165,8 @@ impl Prover {
         };
         for nominee in self.fresh.drain(..) {
             let by = nominee.by.pid;
-            // What is known of descendants says nothing of a process that is none.
+            // The process is no known descendant, so nothing is known about the processes that may have inherited from
+            // it.
             if !family.contains(by) && proc::stat(by.0).is_some() {
                 tell(Proof::Hidden(nominee, Some(by)));
                 continue;
@@ -176,7 +178,7 @@ impl Prover {
                 continue;
             }
             self.untrusted = self.untrusted.saturating_sub(audit.into());
-            // Each makes the looks longer for all.
+            // Each pending connection makes the looks longer for all users.
             let share = self.shares.take(nominee.passed.share.user());
             let Some(share) = share else {
                 tell(Proof::Hidden(nominee, None));

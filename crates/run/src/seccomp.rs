@@ -36,7 +36,7 @@ use eyes::Wanted;
 /// epolls. All other calls run at full speed.
 const RULES: &[Rule] = &[
     Rule { call: libc::SYS_close, when: When::Always },
-    // A half-close alone loses nothing, and nobody can shut the read side in the program's place.
+    // A half-close alone loses nothing. A shutdown of the read side alone cannot be made in the program's place.
     Rule { call: libc::SYS_shutdown, when: When::Is(1, &[libc::SHUT_RDWR as u32]) },
     Rule { call: libc::SYS_sendmsg, when: When::Always },
     Rule { call: libc::SYS_sendmmsg, when: When::Always },
@@ -70,7 +70,7 @@ const HOLD_RULES: &[Rule] = &[
 /// The calls notified in addition where the program's fds cannot be copied: its sockets and epolls are made in its place.
 const LEND_RULES: &[Rule] = &[
     Rule { call: libc::SYS_socket, when: When::Always },
-    // One that connects is none of the supervisor's.
+    // The supervisor does not keep a socket that connects.
     Rule { call: libc::SYS_connect, when: When::Always },
 ];
 
@@ -133,7 +133,8 @@ impl Seccomp {
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(RunError::system(what))?;
         let own = own_sockets();
         let wanted = Wanted::new(options, &own.iter().map(|(socket, _)| socket).collect::<Vec<_>>());
-        // What the program inherits nobody makes in its place.
+        // The supervisor makes the program's sockets in its place. Those that the program inherits exist already: they
+        // are copied here.
         let is_lent = |(socket, is_inherited): &(OwnedFd, bool)| {
             lends && *is_inherited && socket_acceptconn(socket).is_ok_and(|listens| listens)
         };

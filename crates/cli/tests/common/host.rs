@@ -25,7 +25,7 @@ exec unshare --mount --pid --net --uts --ipc --cgroup --fork --kill-child sh -c 
 
 pub(crate) struct Host {
     unshare: Child,
-    /// systemd's pid outside.
+    /// The pid of systemd as the host sees it.
     systemd: String,
     group: String,
 }
@@ -36,7 +36,7 @@ impl Host {
         Self::boot_with(units, "")
     }
 
-    /// The same, with what a shell does before.
+    /// Does the same, after the shell commands `before`.
     pub(crate) fn boot_with(units: &[(&str, &str)], before: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("root", "a systemd of one's own needs it");

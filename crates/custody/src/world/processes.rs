@@ -15,7 +15,7 @@ use crate::{Count, Socket};
 impl World {
     pub(super) fn appeared(&mut self, caller: Caller, open: &[Open], hidden: bool) {
         self.alive.insert(caller.pid, true);
-        // The number of a process that has died is given again.
+        // The pid of a process that has died may be reused.
         self.doubts.forget(caller.pid);
         if hidden {
             self.hides(caller.pid);
@@ -26,7 +26,7 @@ impl World {
         self.inherit_all(caller, open, true);
     }
 
-    /// A process and its child, or a new process and its parent, both have these.
+    /// Notes that a process and its child, or a new process and its parent, both have these sockets.
     pub(super) fn inherit_all(&mut self, caller: Caller, open: &[Open], is_new: bool) {
         let mut known = BTreeSet::new();
         for socket in open {
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    /// Ends what processes held that have died, or have closed it without a word.
+    /// Ends held connections whose process has died, or has closed them without a notification.
     pub(super) fn orphans(&mut self, known: &Known) -> Result<(), Ask> {
         let any = self.doubts.is_closed_unheard();
         let is_orphan = |connection: &Connection| {
@@ -130,10 +130,14 @@ impl World {
             let Some(connection) = self.connections.get_mut(&cookie) else { continue };
             let sent = connection.shared.as_ref().is_some_and(|shared| shared.sent.is_some());
             let shared = connection.shared.is_some();
+            let lives = connection.held.is_some_and(|pid| self.alive.contains_key(&pid));
             // Killed while a message holds it, perhaps, or the child of a fork whose caller has closed it in another thread.
             let waits = sent || blind && self.doubts.is_copying();
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),
+                // A process that cannot be looked at may still have it. If so, its own close will be reported and
+                // counted.
+                None if census.hidden && lives => self.release(cookie),
                 None if (census.hidden || self.doubts.is_opaque(inode)) && (shared || blind) && !waits => {
                     self.leave(cookie);
                 }

@@ -12,7 +12,7 @@ use crate::support::{RESPONSE, no_resets};
 /// Rounds of a client: an upload that is refused, and the next request.
 const ROUNDS: usize = 60;
 
-/// What a client has said, each line with its count; `None` where the client is not there.
+/// The lines that a client has printed, each with its count; `None` if the client is not installed.
 fn said(program: &str, package: &str, arguments: &[String]) -> Option<BTreeMap<String, usize>> {
     let output = match Command::new(program).args(arguments).output() {
         Ok(output) => output,
@@ -34,8 +34,8 @@ fn script(name: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// With the layer all is right. With the close alone, the next request meets a connection that ends unannounced: else
-/// this would show nothing.
+/// With the layer all requests succeed. With the close alone the next request meets a connection that ends
+/// unannounced: otherwise the test would show nothing.
 fn next_requests(program: &str, package: &str, name: &str) {
     sandboxed(|| {
         let right = |kind| {
@@ -56,7 +56,7 @@ fn next_requests(program: &str, package: &str, name: &str) {
     });
 }
 
-/// What axum says to a body that is too large.
+/// The length of axum's answer to a body that is too large.
 const REFUSAL: usize = 56;
 
 #[test]
@@ -69,7 +69,7 @@ fn pythons_connection_gets_each_answer_and_each_next_one() {
     next_requests("python3", "python3", "pool.py");
 }
 
-/// hyper-util's pool, which is reqwest's: what it gets for an upload that is refused, and for a request after it that
+/// The results of reqwest, which uses hyper-util's pool: for an upload that is refused, and for a next request that
 /// is not sent twice.
 async fn pooled(server: &Server) -> [usize; 2] {
     use http_body_util::{BodyExt, Full};

@@ -44,8 +44,8 @@ pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
     u32::try_from(peer.pid).ok().filter(|pid| result == 0 && *pid != 0)
 }
 
-/// Reads another process's memory (`process_vm_readv(2)`) until `into` is full. Where a profile refuses the call, which needs
-/// the same right as the process's file in `/proc`, through that.
+/// Reads another process's memory (`process_vm_readv(2)`) until `into` is full. If a container's profile refuses the
+/// call, reads the process's `mem` file in `/proc`, which needs the same right.
 ///
 /// # Errors
 /// `EFAULT` for an invalid address, `EPERM`, `ESRCH`.
@@ -65,7 +65,7 @@ pub(crate) fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> io::Res
     }
 }
 
-/// Makes a call on another process's memory, unless a filter would end this process for it.
+/// Makes a call on another process's memory, unless a filter would kill this process for it.
 fn permitted(call: impl FnOnce() -> isize) -> io::Result<isize> {
     static MAY: OnceLock<bool> = OnceLock::new();
     if !MAY.get_or_init(|| forbidden(MEMORY).is_empty()) {
@@ -77,12 +77,12 @@ fn permitted(call: impl FnOnce() -> isize) -> io::Result<isize> {
     }
 }
 
-/// Another way to another process's memory, if the call was not permitted.
+/// Uses the process's file in `/proc` if the call was not permitted.
 fn or_by_file(refused: io::Error, file: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     match refused.raw_os_error() {
         Some(libc::EPERM | libc::ENOSYS) => file().map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => refused,
-            // What is no address of the process's is read and written short, or fails with EIO (`mem_rw` in Linux).
+            // At an invalid address the file is read or written only in part, or fails with EIO (`mem_rw` in Linux).
             _ => io::Error::from_raw_os_error(libc::EFAULT),
         }),
         _ => Err(refused),

@@ -2,12 +2,14 @@
 
 use super::trial::{CHOOSE_CLASS, forbidden};
 
-/// Makes the calling thread, and those that it starts from now on, wait for their turn instead of interrupting whoever wakes
-/// them (`SCHED_BATCH`, sched(7)). False if that is not to be had.
+/// Gives the calling thread, and those that it starts from now on, the scheduling class `SCHED_BATCH` (sched(7)): when
+/// they are woken they wait for their turn, and do not interrupt the thread that wakes them. Returns false if the class
+/// cannot be set.
 ///
-/// A thread that is woken by each message of a busy server interrupts it each time, for two changes of context a message. In this
-/// class it runs when the server waits for its next event, on an idle processor at once, and otherwise in its turn: by then several
-/// messages are there. So the kernel makes the batches, and no message waits for a timer.
+/// In the usual class a thread that each message of a busy server wakes interrupts the server each time, with two
+/// context switches for each message. In this class it runs at once on an idle processor, and otherwise in its turn,
+/// mostly when the server waits for its next event. By then several messages have arrived. So the kernel makes the
+/// batches, and no message waits for a timer.
 ///
 /// A thread that has another class already keeps it: real-time threads do not interrupt their equals.
 pub(crate) fn work_in_batches() -> bool {

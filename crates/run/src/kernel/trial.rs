@@ -1,7 +1,8 @@
-//! System calls that a filter around this process forbids: a container's profile, or systemd's `SystemCallFilter=`.
+//! Finds the system calls that a seccomp filter around this process forbids: a container's profile, or systemd's
+//! `SystemCallFilter=`.
 //!
-//! Such a filter may end who makes a call that it does not know, and that would be the service. So children make the calls
-//! first, with arguments by which nothing happens.
+//! Such a filter may kill a process for a call that it does not permit, and this process is the service. So child
+//! processes try the calls first, with arguments for which they have no effect.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +15,7 @@ pub(crate) struct Trial {
     pub(crate) name: &'static str,
     call: i64,
     arguments: [i64; 4],
-    /// Whether the C library has another way on a kernel without it.
+    /// Whether older kernels lack the call, so that ENOSYS is not a refusal: the C library then uses another call.
     may_lack: bool,
 }
 
@@ -27,7 +28,7 @@ impl Trial {
         Self { name, call, arguments, may_lack: true }
     }
 
-    /// Makes the call. False if its error is none that the arguments explain.
+    /// Makes the call. Returns false if its error is not one that the arguments cause.
     fn is_permitted(&self) -> bool {
         let [a, b, c, d] = self.arguments;
         // SAFETY: no call of the lists below follows a pointer that it is given here, or changes more than the calling process,
@@ -38,7 +39,7 @@ impl Trial {
     }
 }
 
-/// What the kernel says of the arguments of a call that it knows. A filter answers as its maker likes, mostly with EPERM or ENOSYS.
+/// The errors that the kernel returns for these arguments. A filter can return any error; most return EPERM or ENOSYS.
 const EXPLAINED: [i32; 8] = [
     libc::EBADF,
     libc::EINVAL,
@@ -50,11 +51,12 @@ const EXPLAINED: [i32; 8] = [
     libc::EOPNOTSUPP,
 ];
 
-/// What is not there: an fd, a process, an address family, a flag.
+/// A number that no fd, process, address family or set of flags has.
 const NONE: i64 = -1;
 
-/// The calls that both ways need of the starter, the supervisor and the preloaded library. Those of any program with a thread and a
-/// child (`clone`, `wait4`, `exit`, `mmap` and what the languages' runtimes call) are not tried.
+/// The calls that both ways of supervision need: in the process that starts the program, in the supervisor and in the
+/// preloaded library. Calls that any program with a thread and a child makes (`clone`, `wait4`, `exit`, `mmap`, and
+/// those of the languages' runtimes) are not tried.
 pub(crate) const ALWAYS: &[Trial] = &[
     Trial::new("accept4", libc::SYS_accept4, [NONE, 0, 0, 0]),
     Trial::new("bind", libc::SYS_bind, [NONE, 0, 0, 0]),
@@ -70,7 +72,7 @@ pub(crate) const ALWAYS: &[Trial] = &[
     Trial::new("getsockname", libc::SYS_getsockname, [NONE, 0, 0, 0]),
     Trial::new("getsockopt", libc::SYS_getsockopt, [NONE, 0, 0, 0]),
     Trial::new("ioctl", libc::SYS_ioctl, [NONE, 0, 0, 0]),
-    // i32::MIN is the number of no process.
+    // No process has the number i32::MIN.
     Trial::new("kill", libc::SYS_kill, [i32::MIN as i64, 0, 0, 0]),
     Trial::new("listen", libc::SYS_listen, [NONE, 0, 0, 0]),
     Trial::new("ppoll", libc::SYS_ppoll, [0, u32::MAX as i64, 0, 0]),
@@ -103,7 +105,7 @@ pub(crate) const ALWAYS: &[Trial] = &[
     Trial::new("rt_sigaction", libc::SYS_rt_sigaction, [NONE, 0, 0, 8]),
     Trial::new("rt_sigprocmask", libc::SYS_rt_sigprocmask, [NONE, 0, 0, 8]),
     Trial::new("sched_getscheduler", libc::SYS_sched_getscheduler, [NONE, 0, 0, 0]),
-    // Of the child alone.
+    // Changes only the child that tries it.
     Trial::new("setsid", libc::SYS_setsid, [0, 0, 0, 0]),
     Trial::new("statfs", libc::SYS_statfs, [0, 0, 0, 0]),
     Trial::of_newer_kernels("clone3", libc::SYS_clone3, [0, 0, 0, 0]),
@@ -149,15 +151,15 @@ pub(super) const MEMORY: &[Trial] = &[
 pub(super) const CHOOSE_CLASS: Trial =
     Trial::new("sched_setscheduler", libc::SYS_sched_setscheduler, [NONE, 0, 0, 0]);
 
-/// The names of those calls that a filter forbids, in their order.
+/// The names of the calls that a filter forbids, in the order of `trials`.
 ///
-/// The children, one and one more for each call that ends its process, send no signal at their end.
+/// Starts one child, and one more after each call that kills its child. The children send no SIGCHLD when they end.
 pub(crate) fn forbidden(trials: &[Trial]) -> Vec<&'static str> {
     if !is_filtered() {
         return Vec::new();
     }
     let Some(seen) = Shared::new() else { return Vec::new() };
-    // A process that is ended leaves no core file; unless this ends it as well.
+    // A killed child leaves no core file, unless the filter kills it for setting that limit as well.
     let may_limit = in_child(leave_no_core);
     let mut first = 0;
     while first < trials.len() {
@@ -172,10 +174,10 @@ pub(crate) fn forbidden(trials: &[Trial]) -> Vec<&'static str> {
             }
         });
         if made.is_none() {
-            // Without a child nothing is known, and the calls say so themselves.
+            // Without a child nothing can be found out: the forbidden calls will fail where they are made.
             return Vec::new();
         }
-        // The one that has ended the child, if one has.
+        // The call that killed the child, if one did.
         let ended = (first..trials.len()).find(|place| seen.is(*place, Outcome::Begun));
         let Some(ended) = ended else { break };
         first = ended + 1;
@@ -186,7 +188,7 @@ pub(crate) fn forbidden(trials: &[Trial]) -> Vec<&'static str> {
 
 /// Whether the calling thread is under a seccomp filter.
 pub(super) fn is_filtered() -> bool {
-    // By a file's plainest calls: others may be forbidden.
+    // Uses only the plainest calls for files, because others may be forbidden.
     let mut status = [0; 4_096];
     let read = File::open("/proc/thread-self/status").and_then(|mut file| file.read(&mut status));
     let status = String::from_utf8_lossy(status.get(..read.unwrap_or(0)).unwrap_or_default());
@@ -200,7 +202,7 @@ fn leave_no_core() {
     unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
 }
 
-/// What is known of a call.
+/// What is known of a call from its trial.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Begun = 1,
@@ -211,7 +213,7 @@ enum Outcome {
 /// A page that a child writes to and its parent reads.
 struct Shared(*mut u8);
 
-/// Its length, which is more than there are trials.
+/// The page's length. It is more than the number of trials.
 const PAGE: usize = 4_096;
 
 impl Shared {
@@ -246,8 +248,8 @@ impl Drop for Shared {
     }
 }
 
-/// Does `task`, which makes system calls only, in a child, and waits for that. Returns whether the child came to its end by
-/// itself; `None` if none can be made.
+/// Runs `task`, which may only make system calls, in a child, and waits for the child. Returns whether the child came
+/// to its end by itself, or `None` if no child can be started.
 fn in_child(task: impl FnOnce()) -> Option<bool> {
     let nothing = 0usize;
     // SAFETY: a fork that sends no signal at its end. The child makes system calls only and never returns.
@@ -277,7 +279,8 @@ mod tests {
 
     use super::*;
 
-    /// Forbids calls to the calling thread: the first ends it, the second fails with an error of its own.
+    /// Forbids two calls to the calling thread: the filter kills the process for `ends`, and `fails` returns an error
+    /// that no other filter uses.
     fn forbid(ends: i64, fails: i64) {
         let line = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
         let returns = |what: u32| line(libc::BPF_RET | libc::BPF_K, what, 0, 0);
@@ -301,7 +304,7 @@ mod tests {
     #[test]
     fn what_ends_a_process_or_fails_is_named_and_nothing_else() {
         let all = [ALWAYS, SECCOMP].concat();
-        // Where the tests run, a filter may be in place.
+        // There may be a filter already where the tests run.
         let before = forbidden(&all);
         let named = thread::spawn(move || {
             forbid(libc::SYS_sendmsg, libc::SYS_seccomp);

@@ -8,6 +8,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::{Store, os};
+use crate::disk;
 use crate::fault::Fault;
 use crate::message::{Durability, IfExists, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
@@ -15,13 +16,13 @@ use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links};
 
 impl Store<'_> {
-    /// Makes a directory, or goes on with one that is there.
+    /// Makes a directory, or uses one that exists.
     pub(crate) fn make_directory(&mut self, dest: &RelPath) -> Result<(), Fault> {
         if dest.is_root() {
             return Ok(());
         }
         let (parent, name) = self.parent_of(dest)?;
-        match rustix::fs::mkdirat(&*parent, os(&name), Mode::RWXU) {
+        match disk::mkdirat(&*parent, os(&name), Mode::RWXU) {
             Ok(()) => {
                 if self.grown.last().is_none_or(|last| !Rc::ptr_eq(last, &parent)) {
                     self.grown.push(parent);
@@ -47,7 +48,7 @@ impl Store<'_> {
             if mode.contains(Mode::RWXU) || stat.st_uid != rustix::process::geteuid().as_raw() {
                 return Ok(());
             }
-            rustix::fs::fchmod(dir, mode | Mode::RWXU)
+            disk::fchmod(dir, mode | Mode::RWXU)
         });
         opened.map_err(|error| Fault::new("write into the directory", dest, error))
     }
@@ -58,7 +59,7 @@ impl Store<'_> {
         let mut path = RelPath::root();
         for name in self.parents.clone().as_bytes().split(|byte| *byte == b'/') {
             path = path.child(name).map_err(|_| Errno::NAMETOOLONG)?;
-            match rustix::fs::mkdirat(&fd, os(name), Mode::from_raw_mode(0o777)) {
+            match disk::mkdirat(&fd, os(name), Mode::from_raw_mode(0o777)) {
                 Ok(()) => self.grown.push(Rc::new(fd)),
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
@@ -68,7 +69,7 @@ impl Store<'_> {
         Ok(fd)
     }
 
-    /// Gives a complete directory its mode and time.
+    /// Gives a complete directory its announced mode and time.
     pub(crate) fn leave_directory(&mut self, dest: &RelPath, mode: u32, time: Time) -> Result<(), Fault> {
         if dest.is_root() {
             return Ok(());
@@ -77,10 +78,10 @@ impl Store<'_> {
             .root
             .directory(dest, Links::Refuse)
             .map_err(|error| Fault::new("open the directory", dest, error))?;
-        let set = rustix::fs::fchmod(&dir, Mode::from_raw_mode(self.mode(mode, true)))
+        let set = disk::fchmod(&dir, Mode::from_raw_mode(self.mode(mode, true)))
             .and_then(|()| root::set_mtime(dir.as_fd(), time))
             .and_then(|()| match self.options.durability {
-                Durability::Disk => rustix::fs::fsync(&dir),
+                Durability::Disk => disk::fsync(&dir),
                 Durability::Memory | Durability::Handed => Ok(()),
             });
         let set = set.and_then(|()| self.sync_grown());
@@ -98,7 +99,7 @@ impl Store<'_> {
         }
         let (parent, name) = self.parent_of(dest)?;
         let (name, target) = (os(&name), os(&entry.target));
-        match rustix::fs::symlinkat(target, &*parent, name) {
+        match disk::symlinkat(target, &*parent, name) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => {
                 let there = rustix::fs::readlinkat(&*parent, name, Vec::new());
@@ -110,8 +111,8 @@ impl Store<'_> {
                 }
                 let temporary = self.next_name();
                 let (work, made) =
-                    self.in_work(&parent, |work| rustix::fs::symlinkat(target, &work.dir, &temporary))?;
-                made.and_then(|()| rustix::fs::renameat(&work.dir, &temporary, &*parent, name))
+                    self.in_work(&parent, |work| disk::symlinkat(target, &work.dir, &temporary))?;
+                made.and_then(|()| disk::renameat(&work.dir, &temporary, &*parent, name))
                     .map_err(|error| Fault::new("replace", dest, error))
             }
             Err(error) => Err(Fault::new("make the link", dest, error)),

@@ -1,4 +1,4 @@
-//! What the driver answers, and what it does for an answer.
+//! How the driver answers the world's questions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use linger_custody::world::{Answer, Ask, Census, Cookie, Inode, Kept, Name, Stat
 use super::{AtHand, Driver, Fault, KeptFd, LIMITS, inode, pid};
 use crate::kernel::{Call, Kernel, Thread};
 
-/// What is asked with this luck or more is refused.
+/// A request at this luck or more is refused.
 const UNLUCKY: u8 = 0xf0;
 
 impl Driver {
@@ -18,6 +18,9 @@ impl Driver {
             Ask::Census { copying } => self.look(kernel, &copying),
             Ask::Flights { copying, sending } => self.look_for_flights(kernel, &copying, &sending),
             Ask::Socket(kept) => self.ask_socket(kernel, kept),
+            // This cannot be undone, and may be wrong because of calls that are not known yet.
+            Ask::Discard(_) if self.has_news(kernel) => Ok(Answer::Discarded(Discarded::Unable)),
+            Ask::HandOver { kept, .. } if self.has_news(kernel) => self.refuse(kernel, kept),
             Ask::Discard(kept) => self.discard(kernel, kept),
             Ask::Unwatch(kept) => self.unwatch(kernel, kept),
             Ask::HandOver { kept, cookie, unread } => self.hand_over(kernel, kept, cookie, unread),
@@ -47,11 +50,14 @@ impl Driver {
         if !copying.iter().all(|tid| self.copying.contains(tid)) {
             return Err("asks whether a thread copies that has made another call".into());
         }
-        let is_clean = self.clean.is_some_and(|clean| self.about.is_none_or(|about| about >= clean));
+        let is_clean = self
+            .clean
+            .is_some_and(|clean| self.about.is_none_or(|about| about >= clean && !self.is_suspect(about)));
         let is_full = self.may_add && self.world.remembered() >= self.room;
-        if (is_clean || self.wants_room) && !is_full {
+        if (is_clean && !self.has_news(kernel) || self.wants_room) && !is_full {
             return Err("looks at all fds, and nothing may have two".into());
         }
+        self.check_mourns(kernel)?;
         if !is_full {
             self.check_hints(kernel, None)?;
             self.check_waits()?;
@@ -118,8 +124,10 @@ impl Driver {
     }
 
     fn unwatch(&mut self, kernel: &mut Kernel, kept: Kept) -> Result<Answer, Fault> {
-        self.check_unwatches(kernel, kept)?;
-        let refused = self.luck >= UNLUCKY;
+        let refused = self.luck >= UNLUCKY || self.has_news(kernel);
+        if !refused {
+            self.check_unwatches(kernel, kept)?;
+        }
         let KeptFd { connection, name, reported, closed, .. } =
             self.kept.get_mut(&kept).ok_or("unwatches what is not kept")?;
         let (process, _) = name.ok_or("unwatches what was held")?;
@@ -133,6 +141,14 @@ impl Driver {
             kernel.connections[*connection].watched_by.remove(&epoll);
         }
         Ok(Answer::Done(true))
+    }
+
+    /// Refuses, because calls were continued since the holders of the connection were looked for.
+    fn refuse(&self, kernel: &mut Kernel, kept: Kept) -> Result<Answer, Fault> {
+        let connection = &mut kernel.connections[self.connection(kept)?];
+        connection.may_refuse = true;
+        connection.saves_unread += u32::from(self.kept[&kept].unread > 0);
+        Ok(Answer::Done(false))
     }
 
     fn hand_over(
@@ -193,7 +209,7 @@ impl Driver {
     }
 }
 
-/// Who has what open, of those that let it be looked at.
+/// The census: what is open in the processes that let their fds be looked at.
 pub(super) fn census(kernel: &Kernel) -> Census {
     let mut census = Census::default();
     for (index, process) in kernel.processes.iter().enumerate() {

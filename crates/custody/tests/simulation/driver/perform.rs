@@ -1,11 +1,11 @@
-//! What the driver does for the world.
+//! How the driver carries out the world's actions.
 
 use linger_custody::world::{Action, Answer, Cookie, Kept, Pid, Way};
 
 use super::{AtHand, Driver, Fault, KeptFd, LIMITS};
 use crate::kernel::{Call, Kernel};
 
-/// Most that is asked of one event: a few questions of each connection that there may be.
+/// The largest number of questions for one event: a few for each connection that can exist.
 const ASKS: u32 = 200;
 
 impl Driver {
@@ -31,6 +31,7 @@ impl Driver {
                 if !self.held.remove(&connection) {
                     return Err(format!("connection {connection} is not held"));
                 }
+                self.orphans.push(connection);
                 self.kept.insert(kept, KeptFd { connection, closed: true, ..KeptFd::default() });
             }
             Action::Drop(kept) => {
@@ -41,7 +42,7 @@ impl Driver {
                 if !self.held.remove(&(index as usize)) {
                     return Err(format!("connection {index} is released and not held"));
                 }
-                Self::check_released(kernel, index as usize)?;
+                self.check_released(kernel, index as usize)?;
             }
             Action::Watch(Pid(process)) => {
                 self.watched.insert(process as usize);
@@ -63,7 +64,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What is answered is not asked again.
+    /// A question that was answered is not asked again without end.
     pub(super) fn check_asks(&mut self) -> Result<(), Fault> {
         self.asks += 1;
         if self.asks > ASKS { Err("asks again and again".into()) } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! What the driver tells the world, and when the program goes on.
+//! What the driver reports to the world, and when it continues the program's calls.
 
 use std::collections::VecDeque;
 
@@ -15,20 +15,22 @@ impl Driver {
         self.about = about;
         self.closes = false;
         let is_clean = match event {
-            Event::Died(_) | Event::Ended | Event::Hidden { .. } | Event::Lost(_) => false,
+            Event::Died(_) | Event::Ended | Event::Hidden { .. } | Event::Lost(_) | Event::Unheard => false,
             Event::Appeared { open, hidden, .. } => open.is_empty() && !hidden,
             _ => true,
         };
         self.clean = self.clean.filter(|_| is_clean);
         let state = about.map_or(State::Unknown, |one| self.world.state(cookie(one)));
         (self.state, self.saw_copying, self.is_late) = (state, false, false);
-        self.told.push((what, state));
+        if !matches!(event, Event::Unheard | Event::Heard(_)) {
+            self.told.push((what, state));
+        }
         self.fault = about.and_then(|one| self.check_state(one, state).err());
         (self.told_at, self.asks) = (self.now, 0);
         if self.tracing {
             eprintln!("    {event:?} [{state:?}]");
         }
-        self.stray |= matches!(event, Event::Copy { .. } | Event::Fork { alone: false, .. });
+        self.stray |= matches!(event, Event::Copy { .. } | Event::Fork { alone: false, .. } | Event::Unheard);
         self.wants_room = matches!(what, "copy" | "fork" | "appeared" | "shutdown");
         self.may_add =
             matches!(what, "fork" | "appeared" | "shutdown") || !matches!(state, State::Shared | State::Sent);
@@ -45,7 +47,7 @@ impl Driver {
         }
         let mut rest = VecDeque::new();
         if !self.world.knows(pid(process)) {
-            if !self.known.insert(process) {
+            if self.known.contains(&process) {
                 self.fault = Some(format!("process {process} is not known any more"));
             }
             self.watched.insert(process);
@@ -111,7 +113,7 @@ impl Driver {
         }
     }
 
-    /// Tells of a process, with all that it has open.
+    /// Reports an event of a process, with all sockets that it has open.
     fn tell_process(&mut self, kernel: &Kernel, process: usize, caller: Caller, telling: Telling) {
         let this = &kernel.processes[process];
         let known = |(fd, index)| Open {
@@ -128,11 +130,12 @@ impl Driver {
         if let Telling::Fork = telling {
             self.on("fork", about, Event::Fork { caller, open: &open, hidden, alone });
         } else {
+            self.known.insert(process);
             self.on("appeared", about, Event::Appeared { caller, open: &open, hidden });
         }
     }
 
-    /// Tells what a process does that cannot be looked at.
+    /// Reports what a process does that cannot be looked at.
     fn tell_hidden(&mut self, process: usize, telling: Telling) {
         if let Some(current) = &mut self.current {
             // `pidfd_getfd` is refused before it looks whether there is such an fd.
@@ -152,7 +155,7 @@ impl Driver {
         self.on("hidden", None, Event::Hidden { pid: pid(process), does });
     }
 
-    /// Tells what is about to be done with the fd of a connection.
+    /// Reports what is about to happen to the fd of a connection.
     fn tell_fd(
         &mut self,
         kernel: &mut Kernel,
@@ -175,7 +178,7 @@ impl Driver {
         });
         current.told.push((fd, index, kernel.processes[process].serial(fd)));
         if let Telling::Close(..) | Telling::Send(..) = telling {
-            // It is not over: what looks have found before says nothing of later.
+            // The connection is in use again: earlier looks prove nothing any more.
             let same = self.kept.values_mut().filter(|one| one.connection == index);
             same.for_each(|one| (one.looked_for, one.looks) = (0, 0));
         }
@@ -199,14 +202,14 @@ impl Driver {
                 self.on("shutdown", Some(index), Event::Shutdown { seen, both });
             }
             Telling::Send(_, abroad) => {
-                // Whether it got there nobody will know.
+                // Nobody will know whether it arrived.
                 kernel.connections[index].sent_unseen |= abroad;
                 let known = self.known.iter().fold(0, |bits, process| bits | 1_u8 << process);
-                let hidden = kernel.ever_hidden;
+                let unsure = kernel.ever_hidden || self.is_unheard() || self.has_news(kernel);
                 let connection = &mut kernel.connections[index];
                 let is_first = !std::mem::replace(&mut connection.told_sent, true);
                 connection.receivers =
-                    if is_first && !abroad && !hidden { known & !connection.has } else { 0 };
+                    if is_first && !abroad && !unsure { known & !connection.has } else { 0 };
                 connection.arrived = false;
                 self.on("send", Some(index), Event::Send { caller, seen, abroad });
             }
@@ -214,7 +217,7 @@ impl Driver {
         }
     }
 
-    /// Lets the call happen.
+    /// Continues the call.
     fn reply(&mut self, kernel: &mut Kernel, waits: bool) {
         let Some(current) = self.current.take() else { return };
         if !waits {
@@ -234,7 +237,7 @@ impl Driver {
         let state = &mut kernel.processes[process].threads[thread];
         *state = if pretended { Thread::Idle } else { Thread::Continued(call.clone()) };
         if call == Call::Accept && self.hold {
-            // Accepted here, and given to the program.
+            // The driver accepts the connection itself, and gives it to the program.
             *state = Thread::Idle;
             if let Some(index) = kernel.accept(process) {
                 let accepted =

@@ -1,13 +1,14 @@
-//! What the program's calls do.
+//! The effects of the program's calls.
 
 use super::control::parse;
 use super::{Call, FDS, Fd, File, HIDDEN, Kernel, PROCESSES, Process, Thread, Told};
 
 impl Kernel {
-    /// Makes a call that was let go on.
+    /// Makes a call that was continued.
     pub(crate) fn make(&mut self, process: usize, thread: usize, call: Call) {
         let hidden = self.processes[process].hidden;
         let told = std::mem::take(&mut self.processes[process].told[thread]);
+        let unheard = std::mem::take(&mut self.processes[process].unheard[thread]);
         if matches!(call, Call::Exec { fails: false } | Call::Exit) {
             self.finish_calls(process, thread);
         }
@@ -15,7 +16,7 @@ impl Kernel {
         self.processes[process].threads[thread] = Thread::Idle;
         match call {
             Call::Close(_) | Call::CloseRange(..) | Call::Dup(_) | Call::Dup2(..) => {
-                self.change_fds(process, &call, &told);
+                self.change_fds(process, &call, (!unheard).then_some(&told));
             }
             Call::Shutdown(fd, both) => {
                 if let (Some(File::Connection(index)), true) = (self.processes[process].file(fd), both) {
@@ -29,9 +30,11 @@ impl Kernel {
             Call::Exec { fails: true } => {}
             Call::Exec { fails: false } => self.execute(process),
             Call::Exit => self.end(process),
-            Call::Send(control, to) => self.send(process, &control, to, &told),
+            Call::Send(control, to) => self.send(process, &control, to, (!unheard).then_some(&told)),
             Call::Accept => {
-                self.accept(process);
+                if let Some(index) = self.accept(process) {
+                    self.connections[index].accepted_unheard = unheard;
+                }
             }
             Call::EpollCreate => {
                 let serial = self.serial();
@@ -40,7 +43,7 @@ impl Kernel {
                 }
             }
         }
-        // Another thread has changed what the call closes since the supervisor was told of it.
+        // Another thread has changed which file the call closes since the supervisor was notified of it.
         let after: Vec<Told> = self.processes[process].open_now().collect();
         for closed in before.iter().filter(|one| !after.contains(one)) {
             let connection = &mut self.connections[closed.1];
@@ -50,14 +53,14 @@ impl Kernel {
                 self.closed_untold.insert(closed.2);
             }
         }
-        self.note(!hidden);
+        self.note(!hidden && !unheard);
     }
 
-    /// A call that closes or copies fds.
-    fn change_fds(&mut self, process: usize, call: &Call, told: &[Told]) {
+    /// Makes a call that closes or copies fds. `told` is `None` if the supervisor was not notified of it.
+    fn change_fds(&mut self, process: usize, call: &Call, told: Option<&Vec<Told>>) {
         let serial = self.serial();
         if let Call::Dup(fd) | Call::Dup2(fd, _) = *call
-            && let Some(file) = self.processes[process].file(fd)
+            && let (Some(file), Some(told)) = (self.processes[process].file(fd), told)
         {
             self.note_race(process, fd, file, told, false);
         }
@@ -97,11 +100,11 @@ impl Kernel {
         self.release(process);
     }
 
-    /// Notes a connection that a call copies or sends, and that the supervisor was not told of.
+    /// Notes that a call copies or sends a connection of which the supervisor was not told.
     fn note_race(&mut self, process: usize, fd: i32, file: File, told: &[Told], is_send: bool) {
         let serial = self.processes[process].serial(fd);
-        // Of a copy only where the supervisor could not see it coming: it was told of no connection at that fd, or of one that
-        // was closed in such a race itself.
+        // A copy counts only if the supervisor could not foresee it: it was told of no connection at that fd, or of one
+        // that was closed in such a race itself.
         let was_seen =
             told.iter().any(|(other, _, serial)| *other == fd && !self.closed_untold.contains(serial));
         let race = is_send || !was_seen;
@@ -111,9 +114,9 @@ impl Kernel {
         }
     }
 
-    fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: &[Told]) {
+    fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: Option<&Vec<Told>>) {
         for fd in parse(control) {
-            if let Some(file) = self.processes[process].file(fd) {
+            if let (Some(file), Some(told)) = (self.processes[process].file(fd), told) {
                 self.note_race(process, fd, file, told, true);
             }
         }
@@ -139,7 +142,7 @@ impl Kernel {
         }
     }
 
-    /// The second half of `fork`: its child is there.
+    /// The second half of `fork`: makes the child visible.
     pub(crate) fn bear(&mut self, process: usize, thread: usize) {
         let state = std::mem::replace(&mut self.processes[process].threads[thread], Thread::Idle);
         let Thread::Forking(fds, waits) = state else { return };
@@ -157,7 +160,7 @@ impl Kernel {
         self.note(!hidden);
     }
 
-    /// The other threads are killed on their way back from a call that they were let go on with.
+    /// Ends the other threads, after the continued calls that they are in.
     fn finish_calls(&mut self, process: usize, besides: usize) {
         for thread in 0..2 {
             if thread == besides {
@@ -172,7 +175,7 @@ impl Kernel {
         }
     }
 
-    /// A child of `vfork` has its own memory, or is gone: its parent goes on.
+    /// A child of `vfork` has its own memory now, or has ended: its parent continues.
     fn release(&mut self, child: usize) {
         for thread in self.processes.iter_mut().flat_map(|process| &mut process.threads) {
             if *thread == Thread::WaitsFor(child) {
@@ -199,7 +202,7 @@ impl Kernel {
         self.note(false);
     }
 
-    /// A process does not let itself be looked at any more; whether it did before.
+    /// Makes a process hide its fds. Returns whether it did not hide them before.
     pub(crate) fn hide(&mut self, process: usize) -> bool {
         self.ever_hidden = true;
         let this = &mut self.processes[process];
