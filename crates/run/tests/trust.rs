@@ -32,7 +32,8 @@ fn as_other_user<R: Send + 'static>(
             .and_then(|()| rustix::thread::set_thread_res_gid(group, group, group))
             .and_then(|()| rustix::thread::set_thread_res_uid(user, user, user));
         if became.is_err() {
-            return drop(done.send(false));
+            let _ = done.send(false);
+            return;
         }
         let kept = attack();
         let _ = done.send(true);
@@ -141,7 +142,7 @@ fn forgeries_by_another_user_end_and_hold_nothing() {
 #[test]
 fn another_user_neither_signals_nor_reads_the_supervisor() {
     secluded(|| {
-        let Some(mut server) = server("") else { return };
+        let Some(server) = server("") else { return };
         let supervisor = server.supervisor();
         let (tell, told) = mpsc::channel();
         let attack = move || {
