@@ -208,7 +208,7 @@ fn harm() {
         }
         let supervisor = supervisor(&before);
         let (begun, mut flood) = (Instant::now(), None);
-        // In the first part it does its work.
+        // In the first part the supervisor works normally.
         for turn in 0..CLOSES {
             if turn == CLOSES / 10
                 && let Some(pid) = supervisor

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{PORT, SUPERVISOR, compiled, late_reader, program, script};
 
@@ -25,7 +25,7 @@ while True:
 
 #[test]
 fn an_inherited_listener_is_covered_also_where_nothing_can_be_copied() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let Some(refusing) = compiled("refusing", directory.path(), "gcc", "gcc", &[]) else { return };

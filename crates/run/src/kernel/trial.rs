@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// A system call that is tried.
@@ -155,16 +156,17 @@ pub(super) const CHOOSE_CLASS: Trial =
 ///
 /// Starts one child, and one more after each call that kills its child. The children send no SIGCHLD when they end.
 pub(crate) fn forbidden(trials: &[Trial]) -> Vec<&'static str> {
+    static MAY_LIMIT: OnceLock<bool> = OnceLock::new();
     if !is_filtered() {
         return Vec::new();
     }
     let Some(seen) = Shared::new() else { return Vec::new() };
     // A killed child leaves no core file, unless the filter kills it for setting that limit as well.
-    let may_limit = in_child(leave_no_core);
+    let may_limit = *MAY_LIMIT.get_or_init(|| in_child(leave_no_core) == Some(true));
     let mut first = 0;
     while first < trials.len() {
         let made = in_child(|| {
-            if may_limit == Some(true) {
+            if may_limit {
                 leave_no_core();
             }
             for (place, trial) in trials.iter().enumerate().skip(first) {
