@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use linger_custody::world::{Action, Answer, Ask as Wanting, Event, Pid, World};
+use linger_custody::world::{Action, Answer, Ask as Wanting, Census, Event, Pid, World};
 use linger_custody::{Count, Discarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -265,6 +265,11 @@ impl Driver {
         self.ask.counted() != self.unheard.calls
     }
 
+    /// What the calls have done that the guard has let happen is hidden from a look.
+    fn seen(&self, census: Census) -> Census {
+        Census { hidden: census.hidden || self.has_news(), ..census }
+    }
+
     fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
         match ask {
             // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
@@ -275,7 +280,7 @@ impl Driver {
                 self.counts.look();
                 // Before the census: a call that is over by then has its result in it.
                 let copying = self.hands.within(copying, COPYING);
-                Answer::Census { copying, census: eyes::census() }
+                Answer::Census { copying, census: self.seen(eyes::census()) }
             }
             Wanting::Flights { copying, sending } => {
                 let started = Instant::now();
@@ -284,7 +289,7 @@ impl Driver {
                 let processes = eyes::processes();
                 // First the messages: what is received between the two looks is seen open.
                 let quiet = eyes::quiet(&processes);
-                let census = eyes::census_of(&processes);
+                let census = self.seen(eyes::census_of(&processes));
                 Answer::Flights { copying, sending, quiet, census, took: started.elapsed() }
             }
             Wanting::Socket(kept) => Answer::Socket(self.hands.socket(kept)),

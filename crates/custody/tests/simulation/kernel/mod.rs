@@ -132,8 +132,8 @@ pub(crate) struct Connection {
     pub(crate) sent_unseen: bool,
     /// Its last fd was closed by a call that the supervisor had been told another meaning of.
     pub(crate) closed_untold: bool,
-    /// The guard has let it be accepted.
-    pub(crate) accepted_unheard: bool,
+    /// It is not held: the guard has let it be accepted, or it was let go of because the guard had let calls happen.
+    pub(crate) unheld: bool,
     /// The supervisor was told that a message is about to carry it.
     pub(crate) told_sent: bool,
     /// The processes that can have it by that message alone, as bits; none once there are two.
@@ -301,7 +301,7 @@ impl Kernel {
             abroad: false,
             sent_unseen: false,
             closed_untold: false,
-            accepted_unheard: false,
+            unheld: false,
             told_sent: false,
             receivers: 0,
             arrived: false,
