@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use linger_custody::world::{Action, Answer, Ask as Wanting, Event, Kept, Pid, World};
+use linger_custody::world::{Action, Answer, Ask as Wanting, Census, Event, Kept, Pid, World};
 use linger_custody::{Count, Discarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -346,6 +346,11 @@ impl Driver {
         self.ask.counted() != self.unheard.calls
     }
 
+    /// What the calls have done that the guard has let happen is hidden from a look.
+    fn seen(&self, census: Census) -> Census {
+        Census { hidden: census.hidden || self.has_news(), ..census }
+    }
+
     fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
         match ask {
             // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
@@ -356,7 +361,7 @@ impl Driver {
                 self.counts.look();
                 // Before the census, so that the census shows the results of calls that are over by then.
                 let copying = self.hands.within(copying, COPYING);
-                Answer::Census { copying, census: eyes::census() }
+                Answer::Census { copying, census: self.seen(eyes::census()) }
             }
             Wanting::Flights { copying, sending } => {
                 let started = Instant::now();
@@ -365,7 +370,7 @@ impl Driver {
                 let processes = eyes::processes();
                 // The messages are checked first: an fd that is received between the two looks is then found open.
                 let quiet = eyes::quiet(&processes);
-                let census = eyes::census_of(&processes);
+                let census = self.seen(eyes::census_of(&processes));
                 Answer::Flights { copying, sending, quiet, census, took: started.elapsed() }
             }
             Wanting::Socket(kept) => Answer::Socket(self.hands.socket(kept)),

@@ -7,6 +7,7 @@
 mod account;
 mod content;
 mod entries;
+mod news;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -71,6 +72,7 @@ struct Received {
 struct With {
     options: Options,
     again: bool,
+    from_the_start: bool,
 }
 
 const VERIFIED: Options =
@@ -79,11 +81,11 @@ const UNVERIFIED: Options = Options { verify: false, ..VERIFIED };
 const DRY: Options = Options { dry_run: true, ..VERIFIED };
 
 fn with(options: Options) -> With {
-    With { options, again: false }
+    With { options, again: false, from_the_start: false }
 }
 
 fn again(options: Options) -> With {
-    With { options, again: true }
+    With { again: true, ..with(options) }
 }
 
 fn frame(kind: Frame, stream: u16, payload: &[u8]) -> Vec<u8> {
@@ -188,6 +190,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
     let mut receiver =
         Receiver::new(&mut session, STREAM, target, with.options, claimant, &mut summary, &mut observe);
     receiver.again = with.again;
+    receiver.from_the_start = with.from_the_start;
     let result = receiver.run();
     let _ = session.flush();
     session.close(&linger::Policy::default());

@@ -66,7 +66,7 @@ impl Driver {
             self.clean = Some(kernel.connections.len());
         }
         let copying = within(kernel, copying, copies);
-        let census = census(kernel);
+        let census = self.census(kernel);
         self.saw_copying |= !copying.is_empty();
         if !census.hidden {
             self.several.clear();
@@ -75,6 +75,12 @@ impl Driver {
         self.several.extend(several.map(|(inode, _)| *inode));
         self.stray &= census.hidden || !copying.is_empty();
         Ok(Answer::Census { copying, census })
+    }
+
+    /// What calls do that nobody was told of yet is hidden from a look.
+    fn census(&self, kernel: &Kernel) -> Census {
+        let census = census(kernel);
+        Census { hidden: census.hidden || self.has_news(kernel), ..census }
     }
 
     fn look_for_flights(
@@ -92,7 +98,7 @@ impl Driver {
             copying,
             sending: within(kernel, sending, |call| matches!(call, Call::Send(..))),
             quiet: kernel.processes.iter().all(|process| process.inbox.iter().all(Vec::is_empty)),
-            census: census(kernel),
+            census: self.census(kernel),
             took,
         })
     }

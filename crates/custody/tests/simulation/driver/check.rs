@@ -35,7 +35,7 @@ impl Driver {
             || self.world.shares(inode_of(index as usize))
             || kernel.connections[index as usize].told_sent;
         let maybe_hidden = kernel.ever_hidden && is_doubtful;
-        let is_suspect = self.is_suspect(index as usize);
+        let is_suspect = self.is_suspect(index as usize) || self.has_news(kernel);
         let connection = &mut kernel.connections[index as usize];
         match reason {
             Count::Seen => return Err("counts what the driver counts".into()),
@@ -210,7 +210,7 @@ impl Driver {
         let was_hidden =
             |(process, this): (usize, &Process)| one.had & (1 << process) != 0 && this.hidden_once;
         // Closed unheard, or by a process that is hidden, perhaps.
-        let unheard = self.is_unheard() && kernel.ever_hidden;
+        let unheard = self.is_unheard() && (kernel.ever_hidden || self.has_news(kernel));
         let is_unseen = unheard || one.sent_unseen || kernel.processes.iter().enumerate().any(was_hidden);
         if one.counted + one.refused + one.handed == 0 && !is_unseen && !one.raced {
             return Err(format!("connection {index} is let go of, and is not over"));
@@ -303,6 +303,7 @@ impl Driver {
         for one in self.kept.values().filter(is_meant) {
             let watched = &kernel.connections[one.connection].watched_by;
             if one.name.is_some_and(|name| name.0 == process)
+                && !self.has_news(kernel)
                 && kernel.is_sole(one.connection)
                 && kernel.processes[process].epolls().any(|epoll| watched.contains(&epoll))
             {
@@ -362,7 +363,7 @@ impl Driver {
                         && !connection.abroad
                         && !connection.sent_unseen
                         && !connection.was_sent
-                        && !connection.accepted_unheard
+                        && !connection.unheld
                         && connection.handed == 0
                         && !refused
                         && would_lose(kernel, index)

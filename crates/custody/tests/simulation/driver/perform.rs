@@ -43,6 +43,7 @@ impl Driver {
                     return Err(format!("connection {index} is released and not held"));
                 }
                 self.check_released(kernel, index as usize)?;
+                kernel.connections[index as usize].unheld |= self.is_unheard();
             }
             Action::Watch(Pid(process)) => {
                 self.watched.insert(process as usize);

@@ -33,7 +33,7 @@ impl Kernel {
             Call::Send(control, to) => self.send(process, &control, to, (!unheard).then_some(&told)),
             Call::Accept => {
                 if let Some(index) = self.accept(process) {
-                    self.connections[index].accepted_unheard = unheard;
+                    self.connections[index].unheld = unheard;
                 }
             }
             Call::EpollCreate => {

@@ -134,8 +134,8 @@ pub(crate) struct Connection {
     pub(crate) sent_unseen: bool,
     /// Its last fd was closed by a call for which the supervisor had been told of another file.
     pub(crate) closed_untold: bool,
-    /// The guard has let it be accepted.
-    pub(crate) accepted_unheard: bool,
+    /// It is not held: the guard has let it be accepted, or it was let go of because the guard had let calls happen.
+    pub(crate) unheld: bool,
     /// The supervisor was told that a message is about to carry it.
     pub(crate) told_sent: bool,
     /// The processes that can have it only from that message, as bits; none once there are two such messages.
@@ -304,7 +304,7 @@ impl Kernel {
             abroad: false,
             sent_unseen: false,
             closed_untold: false,
-            accepted_unheard: false,
+            unheld: false,
             told_sent: false,
             receivers: 0,
             arrived: false,

@@ -1,0 +1,93 @@
+//! What a sender says beside its entries.
+
+use super::*;
+use crate::driver::{Phase, PhaseWork};
+
+/// Word about the sender's own work is passed on, and is nothing that is sent: the file arrives around it. Of a phase that the
+/// protocol does not have the receiver believes nothing.
+#[test]
+fn what_the_sender_says_of_its_work_is_passed_on() {
+    let word = |phase: u8| {
+        let numbers = [7_u64.to_be_bytes(), 9_u64.to_be_bytes()].concat();
+        Step::Frame(Frame::Work, 0, [&[phase][..], &numbers].concat())
+    };
+    for (phase, told) in [(1, Some(Phase::Verify)), (4, Some(Phase::Source)), (9, None)] {
+        let to = tempfile::tempdir().unwrap();
+        let mut script = one_file(b"content", 7, true);
+        script.insert(1, word(phase));
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+        let seen = received.seen.iter().filter_map(|progress| match progress {
+            Progress::PeerWorks(work) => Some(*work),
+            _ => None,
+        });
+        let seen: Vec<PhaseWork> = seen.collect();
+        match told {
+            Some(phase) => {
+                received.done(1, 0);
+                assert_eq!(seen, [PhaseWork::new(phase, 7, 9)]);
+                assert_eq!(read(&to, "top"), b"content");
+            }
+            None => {
+                assert_eq!(received.violation(), &Violation::Malformed("word about its work"));
+                assert_eq!(seen, []);
+            }
+        }
+    }
+}
+
+fn unsent(path: &str, refusal: Refusal) -> Step {
+    Say(Message::Unsent {
+        path: RelPath::new(path.as_bytes()).unwrap(),
+        refusal,
+        text: Reason::from("no disk"),
+    })
+}
+
+/// What the sender could not send is named and counts as failed.
+#[test]
+fn what_was_not_sent_is_named() {
+    for count in [1, 2] {
+        let to = tempfile::tempdir().unwrap();
+        let mut script: Vec<Step> =
+            (0..count).map(|number| unsent(&format!("file{number}"), Refusal::Source)).collect();
+        script.extend(one_file(b"content", 7, true));
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+        received.done(1, count);
+        let is_named = |progress: &&Progress| {
+            matches!(progress, Progress::NotDelivered { refusal: Refusal::Source, .. })
+        };
+        assert_eq!(received.seen.iter().filter(is_named).count() as u64, count);
+    }
+}
+
+/// A session that has brought everything from the start knows how many entries there were, and that there were some; one that goes
+/// on with another's knows the least.
+#[test]
+fn a_total_is_of_all_that_was_announced() {
+    let one = || one_file(b"content", 7, true).into_iter().take(3).collect::<Vec<_>>();
+    let none = Vec::new;
+    for (from_the_start, begins, entries, good) in [
+        (true, none(), 0, false),
+        (true, vec![unsent("file", Refusal::Source)], 0, true),
+        (true, vec![unsent("file", Refusal::Skipped)], 0, true),
+        (true, vec![unsent("file", Refusal::Source)], 1, false),
+        (true, one(), 1, true),
+        (true, one(), 0, false),
+        (true, one(), 2, false),
+        (false, none(), 0, true),
+        (false, none(), 1, true),
+        (false, one(), 0, false),
+        (false, one(), 1, true),
+        (false, one(), 2, true),
+    ] {
+        let to = tempfile::tempdir().unwrap();
+        let mut script: Vec<Step> = begins;
+        script.push(total(entries));
+        let with = With { from_the_start, ..with(VERIFIED) };
+        let received = receive(To::Directory(to.path()), with, &script);
+        assert_eq!(received.result.is_ok(), good, "{from_the_start} {entries} {received:?}");
+        if !good {
+            assert_eq!(received.violation(), &Violation::Unexpected("a total of something else"));
+        }
+    }
+}
