@@ -1,7 +1,7 @@
 //! Finds circles of files inside a crate: files that depend on each other. Two files that need each other can neither be understood nor moved alone.
 //!
-//! A file needs the modules in its paths that begin with `crate::` or `super::`; its tests are left out. A module and its
-//! submodules may need each other.
+//! A file needs the modules that it names in paths beginning with `crate::` or `super::`, and those whose names the
+//! crate's root re-exports. Comments and tests are left out. A module and its submodules may need each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

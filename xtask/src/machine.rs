@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
-use linger_testing::Isolation;
+use linger_testing::{Isolation, seclude};
 use linger_watch::{Filter, Watcher};
 use rustix::thread::CapabilitySet;
 
@@ -15,9 +15,7 @@ const NEEDS: [Need; 9] = [
     ("private networks", private_networks),
     ("live tracepoints", || Watcher::open(Filter::default()).map(drop).map_err(|error| error.to_string())),
     ("mount namespaces", || works(Command::new("unshare").args(["-rm", "setpriv", "--version"]))),
-    ("pid namespaces", || {
-        works(Command::new("unshare").args(["--map-root-user", "--pid", "--fork", "--mount-proc", "true"]))
-    }),
+    ("pid namespaces", pid_namespaces),
     ("seccomp notifications", seccomp_notifications),
     ("Landlock", landlock),
     ("two processors", two_processors),
@@ -61,6 +59,14 @@ fn two_processors() -> Result<(), String> {
 fn private_networks() -> Result<(), String> {
     let mut command = Command::new("true");
     Isolation::prepare().enter_before_exec(&mut command);
+    works(&mut command)
+}
+
+/// Whether PID namespaces can be made as the tests make them: with a network and a `/proc` of their own.
+fn pid_namespaces() -> Result<(), String> {
+    let mut command = Command::new("true");
+    Isolation::prepare().enter_before_exec(&mut command);
+    seclude(&mut command);
     works(&mut command)
 }
 

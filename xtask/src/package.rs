@@ -66,7 +66,7 @@ fn unpacked(folder: &Path, package: &Package) -> PathBuf {
     folder.join(format!("{}-{}", package.name, package.version))
 }
 
-/// Lets cargo find the crates in their folders, as if they had come from the registry: when it runs below `folder`.
+/// Makes cargo, when it runs below `folder`, find the crates in their folders, as if they had come from the registry.
 fn patch(folder: &Path, published: &[&&Package]) -> anyhow::Result<()> {
     let entry =
         |package: &&&Package| format!("{} = {{ path = {:?} }}\n", package.name, unpacked(folder, package));
@@ -88,11 +88,21 @@ fn complete(folder: &Path) -> anyhow::Result<()> {
         ensure!(text.lines().count() > 5, "{} in {} is no text", name, folder.display());
     }
     let manifest = fs::read_to_string(folder.join("Cargo.toml"))?;
-    for key in ["repository", "documentation", "readme", "rust-version", "keywords", "categories"] {
+    // No `repository`: there is no public address yet (CONTRIBUTING.md, "A release").
+    for key in ["documentation", "readme", "rust-version", "keywords", "categories"] {
         let has = manifest.lines().any(|line| line.starts_with(&format!("{key} = ")));
         ensure!(has, "{}: no `{key}` in the manifest", folder.display());
     }
+    for path in relative_links(&fs::read_to_string(folder.join("README.md"))?) {
+        ensure!(folder.join(path).exists(), "{}: the README's link {path} leads nowhere", folder.display());
+    }
     Ok(())
+}
+
+/// The files that a Markdown text links to beside it.
+fn relative_links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://") && !target.starts_with('#')).collect()
 }
 
 /// Makes the project of the README: its dependencies and its program, letter by letter.
@@ -107,7 +117,7 @@ fn project(folder: &Path, readme: &str) -> anyhow::Result<PathBuf> {
     fs::write(project.join("Cargo.toml"), format!("{manifest}{dependencies}"))?;
     fs::write(project.join("src/main.rs"), main)?;
     fs::write(project.join("src/bin/plain.rs"), include_str!("packaged/plain.rs"))?;
-    // The versions that are here already.
+    // The lock file names the versions that this machine already has.
     fs::copy(root().join("Cargo.lock"), project.join("Cargo.lock"))?;
     Ok(project)
 }
@@ -122,6 +132,12 @@ fn fenced<'a>(text: &'a str, language: &str) -> anyhow::Result<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_links_to_files_are_relative() {
+        let text = "[a](x/y.rs), [b](https://h/z), [c](#d) and `[e](f)`";
+        assert_eq!(relative_links(text), ["x/y.rs", "f"]);
+    }
 
     #[test]
     fn a_block_is_found_by_its_language() {

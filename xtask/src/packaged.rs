@@ -14,7 +14,7 @@ use linger_netns::{Isolation, net};
 
 use crate::call;
 
-/// The word by which this program calls itself.
+/// The argument with which this program starts itself in a network of its own.
 pub(crate) const WORD: &str = "packaged-clients";
 
 /// Uploads of each client.
@@ -37,7 +37,7 @@ pub(crate) fn in_a_network_of_its_own(project: &Path, programs: &Path) -> anyhow
     call(&mut again)
 }
 
-/// Everything, in the network that was made for it.
+/// Runs all checks, inside the network that was made for them.
 pub(crate) fn run(project: &str, programs: &str) -> anyhow::Result<()> {
     net::up("lo").context("lo")?;
     let (project, programs) = (Path::new(project), Path::new(programs));
@@ -99,7 +99,7 @@ fn readme(folder: &Path, program: &Path) -> anyhow::Result<()> {
     sigterm(folder, &mut server.0)
 }
 
-/// Ends the server by SIGTERM while a client sends a byte now and then of what its handler waits for.
+/// Ends the server by SIGTERM while a client sends, byte by byte, the body that its handler waits for.
 fn sigterm(folder: &Path, server: &mut Child) -> anyhow::Result<()> {
     let words = "s_client -connect localhost:8443 -CAfile cert.pem -quiet -no_ign_eof";
     let mut command = Command::new("openssl");

@@ -1,6 +1,7 @@
-//! `cargo xtask test portable`: what is promised to systems on which nothing can be run here.
+//! `cargo xtask test portable`: what is promised for systems on which nothing can be run here.
 //!
-//! The published crates that are portable are compiled for these systems; the code that they get there is tested on Linux.
+//! The portable crates are compiled for each of these systems. The code that they use there instead of `sys/src/linux`
+//! is tested on Linux, with `--cfg linger_portable`.
 
 use std::process::Command;
 

@@ -141,8 +141,8 @@ fn record() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// For who runs the tests in a checkout in which no set-up was run, because it needs root: records what is lacking and installs
-/// nothing. An older record stays, so that what goes missing after a set-up is a failure.
+/// For a checkout in which nobody has run the set-up, which needs root: records what is missing, and installs nothing.
+/// A record that is there already is kept, so that what goes missing after a set-up is a failure.
 pub(crate) fn record_at_first() -> anyhow::Result<()> {
     if missing_file().exists() {
         return Ok(());

@@ -42,7 +42,7 @@ pub(crate) struct ClientArguments {
     /// Go on until a connection is reset, whether or not bytes are missing.
     #[arg(long, group = "end")]
     until_reset: bool,
-    /// Make so many connections [default: 100].
+    /// Make this many connections [default: 100].
     #[arg(long, value_name = "N", group = "end", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     #[command(flatten)]
@@ -155,7 +155,7 @@ fn print(out: &mut Stdout, seen: &Campaign, server: &HostPort) -> Result<(), Sto
     Ok(())
 }
 
-/// What the numbers do not say by themselves.
+/// Prints what the numbers do not show by themselves.
 fn moral(seen: &Campaign, server: SocketAddr, until: Until) {
     let tally = &seen.tally;
     if seen.cut > 0 {

@@ -1,4 +1,4 @@
-//! Every command of this program that a document shows is one that the program understands.
+//! Checks that this program understands every command of its own that a document shows.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,8 +25,8 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// The lines of a document's blocks that are commands, each with its number; continued lines are joined. Where a
-/// block has a prompt, what has none is output.
+/// The command lines in a document's code blocks, each with its line number; continued lines are joined. In a
+/// block with prompts, a line without a prompt is output.
 fn command_lines(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut block: Option<Vec<(usize, String)>> = None;
@@ -61,16 +61,17 @@ fn command_lines(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The command lines of this program in a line of shell, those in its arguments included.
+/// The commands of this program in a line of shell, also those that are arguments of other commands.
 fn commands(line: &str) -> Vec<Vec<String>> {
-    // What is no shell, and has an odd number of quotes, has no command of ours either.
+    // A line that is not shell, for example because it has an odd number of quotes, contains no command of this
+    // program.
     let Some(words) = shlex::split(&line.replace("$LINGER_SERVER", "10.0.0.1")) else { return Vec::new() };
     let mut found: Vec<Vec<String>> = Vec::new();
     let mut words = words.into_iter().peekable();
     while let Some(word) = words.next() {
         let is_own = word.trim_start_matches('!') == "linger" || word.ends_with("/linger");
         let is_cargo_run = word == "cargo" && words.peek().is_some_and(|next| next == "run");
-        // Before `--` stands what is cargo's: an example is a program of its own.
+        // The words before `--` are cargo's. An example is a program of its own.
         let cargos: Vec<String> = match is_cargo_run {
             true => words.by_ref().take_while(|word| word != "--").collect(),
             false => Vec::new(),
@@ -99,7 +100,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// What is wrong with a command that stands in a sentence, where values may be left out or stand for others.
+/// What is wrong with a command in a sentence, where values may be left out or replaced by placeholders.
 fn fault_in_sentence(span: &str, program: &Command) -> Option<String> {
     let mut words = span.split_whitespace().skip(1).peekable();
     let mut command = program;
@@ -132,7 +133,7 @@ fn faults(text: &str) -> Vec<String> {
     for (place, line) in command_lines(text) {
         for command in commands(&line) {
             if let Err(error) = Arguments::try_parse_from(&command) {
-                // `--help` and `--version` are such errors, too.
+                // clap reports `--help` and `--version` as such errors, too.
                 if error.use_stderr() {
                     wrong.push(format!("{place}: {}: {error}", command.join(" ")));
                 }
@@ -157,7 +158,7 @@ fn documents_show_commands_that_there_are() {
     for path in documents() {
         let mut text = fs::read_to_string(&path).unwrap();
         if path.extension().is_some_and(|extension| extension == "service") {
-            // All of a unit is a block; its line numbers are one too high.
+            // A unit is treated as one block; its line numbers are one too high.
             text = format!("```\n{text}```\n");
         }
         shown += command_lines(&text).iter().flat_map(|(_, line)| commands(line)).count();

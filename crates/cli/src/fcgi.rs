@@ -183,7 +183,7 @@ impl JsonBeside {
         }
     }
 
-    /// Ends with a fault: in the line if lines were asked for, else in a sentence.
+    /// Reports a fault, in the line with `--json` and otherwise as a sentence. Returns `status`.
     fn end(self, told: lines::Fcgi, status: u8, error: impl Display) -> ExitCode {
         if !self.json {
             return exit::fail(status, error);

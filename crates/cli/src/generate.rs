@@ -180,7 +180,7 @@ mod tests {
         }
     }
 
-    /// zsh completes on a terminal alone; what it offers there is what its script lists.
+    /// zsh completes only on a terminal. So the test looks for the values in the script.
     #[test]
     fn zsh_lists_every_value() {
         let script = script(Shell::Zsh);

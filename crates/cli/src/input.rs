@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// More than any scenario, configuration or list of patterns, and less than would be missed.
+/// The largest file: more than any scenario, configuration or list of patterns, and little enough for any
+/// machine's memory.
 const LARGEST: u64 = 4 << 20;
 
 /// Reads a text file.

@@ -40,7 +40,8 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
     thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }
 
-/// Whether SIGHUP was ignored when the program started (`SigIgn` of proc_pid_status(5)); true also where nothing tells.
+/// Whether SIGHUP was ignored when the program started (`SigIgn` of proc_pid_status(5)). True also if `/proc` does not
+/// tell.
 fn outlives_terminal() -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);

@@ -1,4 +1,4 @@
-//! Too little memory.
+//! Ends the program in order when there is too little memory.
 //!
 //! Before a buffer whose size the user chose is used, its memory is asked for; if there is too little, the program ends with
 //! a sentence. If a small allocation fails inside std, std prints "memory allocation of N bytes failed" and aborts. A shell
@@ -13,7 +13,7 @@ use signal_hook::consts::SIGABRT;
 
 use crate::exit;
 
-/// Gives an abort for want of memory its status. An abort after a panic is a defect and stays an abort.
+/// Gives an abort for lack of memory its own exit status. An abort after a panic is a defect and stays an abort.
 pub(crate) fn prepare() {
     let is_memory = Arc::new(AtomicBool::new(true));
     // If this fails, the program ends with the status of the abort.

@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
         say!("linger: interrupted; the other questions were not asked");
         let report = told.report.take();
         if let Some(report) = report.as_ref().filter(|_| json && told.printed.is_ok()) {
-            // Whether it can be written or not: the status says that this is not all.
+            // Whether or not the summary can be written, the status says that questions are missing.
             let _ = summary(&mut told.out, report, true);
         }
         let found = report.is_some_and(|report| has_faults(&report, at_risk_ok));
@@ -124,7 +124,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     if let Some(why) = &report.unwatched {
         say!("linger: causes and processes are not shown: {why}");
     }
-    // To the end: whoever interrupts from here on has the whole report already.
+    // Held to the end: an interrupt from here on waits for this lock, and so prints no second summary.
     let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
     let printed = std::mem::replace(&mut told.printed, Ok(()));
     let printed = printed.and_then(|()| conclude(&mut told.out, &report, json));
@@ -153,7 +153,7 @@ impl Told {
     }
 }
 
-/// An accepted risk must not hide a fault.
+/// Whether any answer is a fault. A risk that is accepted is none, and does not hide a fault.
 fn has_faults(report: &ProbeReport, at_risk_ok: bool) -> bool {
     report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND)
 }

@@ -22,8 +22,8 @@ use crate::typed::{Bytes, Names, duration, one_of, port};
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.
 ///
-/// Nothing in the program, its configuration or the kernel changes. Where that can be, the program takes this
-/// process's place: pid, signals, terminal and exit status are its own, and a process apart, `linger-run`, ends its
+/// Nothing in the program, its configuration or the kernel changes. Where possible, the program takes this process's
+/// place: pid, signals, terminal and exit status are its own, and a separate process, `linger-run`, ends its
 /// connections and outlives it. Otherwise this process stays its parent, and passes everything on. -v says which.
 /// SIGUSR1 to `linger-run`, or to the parent, prints a report.
 #[derive(Args, Debug)]
@@ -110,7 +110,8 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
                 // Die by the same signal as the program: the parent sees the same wait status.
                 linger_run::die_of(signal);
             }
-            // The first process of a container does not die of every signal. Shells report a signal so.
+            // A process with pid 1, as in a container, does not die of every signal. 128 plus the number is how shells
+            // report a signal.
             let code = status.code().or(status.signal().map(|signal| 128 + signal));
             ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
@@ -166,7 +167,7 @@ fn code(error: &RunError) -> u8 {
     }
 }
 
-/// How reports are given, wherever the supervisor runs.
+/// How reports are printed, wherever the supervisor runs.
 #[derive(Clone, Copy)]
 struct Manner {
     json: bool,
@@ -181,7 +182,7 @@ impl fmt::Display for Manner {
 }
 
 impl Manner {
-    /// The reverse of its text.
+    /// Parses the text that `Display` writes.
     fn of(text: &str) -> Self {
         let has = |wanted| text.split(' ').any(|word| word == wanted);
         Self { json: has("json"), quiet: has("quiet") }
@@ -190,7 +191,7 @@ impl Manner {
     fn tell(self, notice: &Notice<'_>) {
         match notice {
             Notice::Report(report) => self.report(report),
-            // A listener that is covered is no news to who wants to be told of faults only.
+            // With `--quiet` only faults are reported: a listener that is covered is none.
             Notice::Coverage(coverage) if self.quiet && !coverage.has_gaps() => {}
             Notice::Coverage(coverage) if self.json => say_json(&line(lines::Coverage::from(*coverage))),
             Notice::Coverage(coverage) => say_each(*coverage),

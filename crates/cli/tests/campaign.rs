@@ -41,7 +41,8 @@ fn server_and_client_agree_on_what_was_lost() {
     assert_eq!(told["errors"], serde_json::json!({}));
 }
 
-/// 8 bytes are unread at the close of a server on loopback whose response fits into the client's window.
+/// The server closes with 8 bytes unread. Its response fits into the client's window over loopback, so every
+/// byte arrives before the reset.
 #[test]
 fn a_connection_that_ends_in_a_reset_is_no_success() {
     let mut server = linger(&[
@@ -75,7 +76,7 @@ fn a_connection_that_ends_in_a_reset_is_no_success() {
     assert_eq!((&told["lost"], &told["at_risk"], &told["kept"]), (&0.into(), &20.into(), &0.into()));
     assert_eq!(told["first_at_risk"]["trial"], 1);
     assert_eq!(client(&[&counted[..], &["--at-risk-ok"]].concat()).status.code(), Some(0));
-    // One field away: the request ends where the server's reading does.
+    // One field changed: the request is as long as the server reads.
     let kept = client(&["--request", "100", "--count", "20", "--json"]);
     assert_eq!(kept.status.code(), Some(0), "{kept:?}");
     assert_eq!(lines(&kept)[0]["kept"], 20);
@@ -85,7 +86,8 @@ fn a_connection_that_ends_in_a_reset_is_no_success() {
 
 #[test]
 fn where_nobody_listens_no_response_is_called_lost() {
-    // While it listens at one loopback address, nobody else gets that port, and at another one it is refused.
+    // The listener keeps the port from other programs. At another loopback address nobody listens on that
+    // port.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("127.0.0.2:{}", listener.local_addr().unwrap().port());
     let output = run(&["client", &address, "--count", "3"]);

@@ -39,8 +39,8 @@ fn capture(name: &str) -> String {
     captures.join(format!("{name}.pcap.gz")).display().to_string()
 }
 
-/// What is promised is what stands in `tests/schema` (`LINGER_SCHEMA=overwrite cargo test -p linger-cli --test contract`
-/// renews it). A field that went, or got another name or type, needs a new version in `src/lines/mod.rs`.
+/// The files in `tests/schema` are the promise (`LINGER_SCHEMA=overwrite cargo test -p linger-cli --test contract`
+/// renews them). A field that is removed, or gets another name or type, needs a new version in `src/lines/mod.rs`.
 #[test]
 fn a_change_of_the_schema_is_seen() {
     for verb in VERBS {
@@ -78,12 +78,12 @@ fn verbs_of(words: &[&str]) -> Vec<String> {
     let help = text(&output.stdout);
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let names = listed.take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
-    // A description that goes on is further to the right.
+    // The further lines of a description are indented more.
     let names = names.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split(' ').next());
     names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
-/// A verb with `--json` that nobody here knows has lines that nobody checks.
+/// Every verb with `--json` must be known to these tests, or nobody would check its lines.
 #[test]
 fn every_verb_with_json_has_a_schema() {
     let mut with_json = BTreeSet::new();
@@ -182,7 +182,7 @@ fn why() {
             why(&[path.to_str().unwrap()]);
         }
     }
-    // Two views, one of them missing, and a capture that is cut.
+    // Two captures of the same connection and a missing file; then a capture that is cut off.
     why(&[&capture("forged-perfect.client"), &capture("forged-perfect.server"), "none"]);
     let cut = home.path().join("cut\u{1b}[31m\u{202e}.gz");
     let whole = fs::read(capture("data-after-close.server")).unwrap();
@@ -221,7 +221,7 @@ impl Serving {
         Self { child, address, rest }
     }
 
-    /// What it printed since, once it was asked to end.
+    /// Asks the verb to end, and returns what it has printed since it was ready.
     fn end(mut self) -> String {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
         let mut rest = String::new();
@@ -250,7 +250,7 @@ fn client_and_server() {
 #[test]
 fn probe() {
     let home = tempfile::tempdir().unwrap();
-    // Of C0 a header has none, or it is no header (httparse); C1 and what reorders text pass.
+    // httparse refuses C0 controls in a header. C1 controls and characters that reorder text pass.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -280,7 +280,7 @@ fn fcgi() {
     let output = linger(home.path(), &["fcgi", "get", &server.address, "/x", "--json"]);
     assert_eq!(lines("fcgi", &text(&output.stderr)).len(), 1);
     server.end();
-    // An application that closes in the middle.
+    // An application that closes in the middle of its response.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -292,7 +292,7 @@ fn fcgi() {
     let said = text(&cut.stderr);
     assert_eq!(lines("fcgi", &said).len(), 1, "{said}");
     assert_eq!(cut.status.code(), Some(1), "{said}");
-    // One whose log looks like a line of ours.
+    // An application whose log looks like a line of this program.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -426,7 +426,7 @@ fn watch() {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
-    // It sees what happens once it has opened the kernel's tracepoints; until then each reset is one more try.
+    // `watch` sees resets only once it has opened the kernel's tracepoints. Until then each reset is one more attempt.
     let (first, told) = std::sync::mpsc::channel();
     let reading = std::thread::spawn(move || {
         let mut all = String::new();

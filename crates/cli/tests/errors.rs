@@ -11,7 +11,7 @@ use linger_testing::skip;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
-/// Runs the program in `folder` as `user`, and holds what it says against what it should.
+/// Runs the program in `folder` as `user`, and compares its message and its status with the expected ones.
 #[track_caller]
 fn says(program: &Path, folder: &Path, user: Option<u32>, words: &str, status: i32, said: &str) {
     let mut command = Command::new(program);
@@ -101,7 +101,8 @@ fn an_address_in_use_is_status_3_and_said() {
 fn what_a_user_may_not_is_said_so() {
     let folder = folder();
     let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    // Root may everything: then it is tried as nobody, with a program that nobody can reach.
+    // Root may do everything. So root runs the test as user 65534, with a copy of the program that this user
+    // can reach.
     let (program, user) = if rustix::process::getuid().is_root() {
         let copy = folder.path().join("linger");
         fs::copy(LINGER, &copy).unwrap();
@@ -127,7 +128,8 @@ fn what_a_user_may_not_is_said_so() {
     let denied = "Permission denied (os error 13)";
     says("why text", 3, &format!("text: cannot be opened: {denied}; read it as a user who may"));
     if user.is_some() {
-        // In the user namespace of a lab that is not root's, its owner may everything with files of his own.
+        // Without root the lab runs in a user namespace, where its owner may do everything with his own
+        // files.
         says("lab text", 3, &format!("cannot read text: {denied}; `namei -l` of the path says who may"));
         says("lab --link lan --pcap dir", 3, &format!("cannot write to dir: {denied}"));
     }

@@ -1,4 +1,4 @@
-//! `linger lab exec`: programs that nobody here made, over an emulated link.
+//! `linger lab exec`: foreign programs, over an emulated link.
 
 mod common;
 
@@ -52,7 +52,7 @@ fn the_examples_of_exec_lose_and_keep() {
         .filter_map(|line| line.strip_prefix("  "))
         .collect();
     let [file, loses, keeps] = commands[..] else { panic!("{commands:?}") };
-    // The file that is asked for is the test's own.
+    // The example's file is replaced by the test's own.
     let directory = tempfile::tempdir().unwrap();
     let shell = |command: &str| {
         let own = command.replace("/tmp", directory.path().to_str().unwrap());
@@ -82,7 +82,8 @@ fn nothing_is_left_behind_after_sigkill() {
          s = socket.create_server(('', 9)); print('held', flush=True); time.sleep(600)",
         lock.display()
     );
-    // The shell starts it in the background, in a session of its own: no process group reaches it.
+    // The shell starts it in the background and in a session of its own, so that no signal to the process
+    // group reaches it.
     let server = format!("setsid python3 -c \"{hold}\" & wait");
     let mut lab = linger(&["lab", "exec", "--link", "lan", "--server", &server, "--client", "sleep 600"])
         .stdout(Stdio::piped())

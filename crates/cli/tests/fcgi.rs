@@ -1,4 +1,5 @@
-//! `linger fcgi`: two of them talk, over an inherited socket too, and the exit status is true.
+//! `linger fcgi get` against `linger fcgi serve`, also over an inherited socket. The exit status must be
+//! right.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -92,7 +93,7 @@ fn the_exit_status_is_true() {
     let refused = Command::new(LINGER).args(["fcgi", "get", &nobody, "/x"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(3), "{}", String::from_utf8_lossy(&refused.stderr));
 
-    // An application that answers half of a record and goes.
+    // An application that sends half of a record and closes.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let cutting = std::thread::spawn(move || {

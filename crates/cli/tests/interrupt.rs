@@ -53,7 +53,7 @@ fn interrupted(words: &str, signal: Signal) -> (Option<i32>, String, String) {
 
 #[test]
 fn every_verb_ends_in_order() {
-    // It accepts by its backlog, and never answers.
+    // The kernel accepts connections into its backlog, and nobody answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let (silent, _listener) = (silent.local_addr().unwrap(), silent);
     let port = silent.port();
@@ -93,7 +93,7 @@ fn a_watch_ends_with_its_counts() {
     }
 }
 
-/// A closed terminal asks as Ctrl-C does; under nohup(1) it asks nothing.
+/// A closed terminal (SIGHUP) ends the verb as Ctrl-C does; under nohup(1) it has no effect.
 #[test]
 fn a_closed_terminal_ends_a_verb_in_order() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -109,7 +109,7 @@ fn a_closed_terminal_ends_a_verb_in_order() {
             ]),
             home,
         );
-        // It has begun the receipt once it has connected.
+        // `put` has connected, and so it has begun the receipt file.
         let (_stream, _) = silent.accept().unwrap();
         let id = Pid::from_child(&put);
         kill_process(id, Signal::HUP).unwrap();

@@ -45,7 +45,7 @@ fn without_panic(words: &[&str], output: &Output) -> ExitStatus {
     output.status
 }
 
-/// Answers requests, and says what it says of itself.
+/// A web server on a thread of its own. Returns its URL.
 fn web() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -81,7 +81,7 @@ fn where_nobody_reads_the_status_is_the_verdict_or_sigpipe() {
             false,
             Some(0),
         ),
-        // Cells come one by one, and the lab ends with the first that nobody reads.
+        // Cells are printed one by one, and the lab ends at the first that nobody reads.
         (
             &[
                 "lab", "--json", "--trials", "1", "--link", "loopback", "--ending", "close", "--peer",
@@ -100,7 +100,8 @@ fn where_nobody_reads_the_status_is_the_verdict_or_sigpipe() {
             let closed = command(&words).stdout(unread()).output().unwrap();
             let status = without_panic(&words, &closed);
             match verdict {
-                // What a reset says of the capture's rest is not known after its first line; that it is harmful, is.
+                // After the first line of a capture's report the rest is unknown. That the reset is harmful is
+                // known.
                 Some(verdict) => {
                     assert_eq!(normal.status.code(), Some(verdict), "linger {words:?}: {}", said(&normal));
                     assert_eq!(status.code(), Some(verdict), "linger {words:?}: {status} {}", said(&closed));
@@ -114,14 +115,14 @@ fn where_nobody_reads_the_status_is_the_verdict_or_sigpipe() {
     }
 }
 
-/// What a server or a share has to say comes while it serves: then it ends.
+/// A share prints lines while it serves. It ends once nobody reads them.
 #[test]
 fn a_share_whose_lines_nobody_reads_ends() {
     let home = tempfile::tempdir().unwrap();
     let words = ["share", "--json", "--listen", "127.0.0.1:0", home.path().to_str().unwrap()];
     let output = command(&words).env("XDG_CONFIG_HOME", home.path()).stdout(unread()).output().unwrap();
     assert_eq!(without_panic(&words, &output).signal(), Some(SIGPIPE), "{}", said(&output));
-    // It says nothing on standard output without --json, so there is nothing to be unread.
+    // Without --json it prints nothing on standard output, so nothing can be unread.
     let words = ["share", "--listen", "127.0.0.1:0", "/dev/null/none"];
     let output = command(&words).env("XDG_CONFIG_HOME", home.path()).stdout(unread()).output().unwrap();
     assert_eq!(without_panic(&words, &output).code(), Some(3));
@@ -151,7 +152,7 @@ fn a_full_disk_is_status_3_and_named() {
     }
 }
 
-/// Standard error has nobody to complain to.
+/// A failed write to standard error is reported nowhere, and changes no status.
 #[test]
 fn where_standard_error_is_full_or_unread_the_status_is_the_same() {
     let harmful = harmful();
@@ -166,7 +167,7 @@ fn where_standard_error_is_full_or_unread_the_status_is_the_same() {
         &["put", "/dev/null/none", "127.0.0.1:"],
         &["fcgi", "get", "127.0.0.1:1", "/x"],
         &["lab", "none.toml"],
-        // Not what others on this host do meanwhile.
+        // Leaves out resets of other programs on this host.
         &["watch", "--for", "0", "--plain", "--process", "nobody"],
     ] {
         let normal = command(words).stdout(Stdio::null()).output().unwrap();
@@ -227,7 +228,7 @@ fn a_page_is_there_whole_or_the_old_one_is() {
     let output = why(folder.path(), &["a.pcap", "--html", "/dev/full"]);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     assert!(said(&output).contains("cannot write /dev/full: No space left"), "{}", said(&output));
-    // The page is what was asked for; that nobody reads the text beside it takes nothing away.
+    // The page was asked for, and is complete although nobody reads the text on standard output.
     fs::write(&page, "").unwrap();
     let words = ["why", "a.pcap", "--html", "page.html"];
     let output = command(&words).current_dir(folder.path()).stdout(unread()).output().unwrap();

@@ -49,7 +49,8 @@ impl Drop for Server {
     }
 }
 
-/// The response is on the client's side when the late byte meets a socket that is no more: nothing is lost, by luck.
+/// The response has reached the client's kernel before the late byte meets a socket that no longer exists. Nothing
+/// is lost, by luck.
 #[test]
 fn a_reset_after_all_bytes_is_at_risk_and_no_success() {
     let directory = tempfile::tempdir().unwrap();

@@ -11,8 +11,9 @@ const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 const FILES: usize = 1500;
 
 /// Sends many empty files to a place with a very long name, which each receipt repeats: six megabytes of receipts
-/// over 20 Mbit/s. When the server has written the last of them more than a megabyte waits, and the client gives
-/// credit for the next ones while they come; to a socket that is closed that is late data.
+/// over 20 Mbit/s. When the server has written the last receipt, more than a megabyte of them still waits in its
+/// send queue. The client sends CREDIT frames while it reads these. If the server has closed its socket by then,
+/// they are late data, and the kernel answers with a reset.
 fn transfer(place: &Path, ending: &str) -> Output {
     let long = ["d"; 19].map(|letter| letter.repeat(200)).join("/");
     fs::create_dir_all(place.join("to").join(&long)).unwrap();

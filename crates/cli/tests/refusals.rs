@@ -1,16 +1,17 @@
-//! Transfers that cannot be: every error says what happened, to what, and what to do, both exit statuses are true,
-//! and nothing is left under the final name.
+//! Transfers that must fail: every error says what happened, to what, and what to do, the exit statuses of both
+//! sides are right, and nothing is left under the final name.
 
 mod common;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use linger_testing::skip;
+use rustix::net::{self, AddressFamily, SocketType};
 use serde_json::Value;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
@@ -172,10 +173,10 @@ fn what_the_other_side_cannot_do_is_said_with_what_to_do() {
 #[test]
 fn a_port_where_nobody_listens_is_named_with_what_to_do() {
     let place = Place::new();
-    // Bound and not listening: nobody else can take it meanwhile.
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
-    drop(taken);
+    // The socket is bound and does not listen, so that connections are refused and nobody else can take the port.
+    let taken = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    net::bind(&taken, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = SocketAddrV4::try_from(net::getsockname(&taken).unwrap()).unwrap().port().to_string();
     for (verb, status) in [("put file 127.0.0.1:", 1), ("get 127.0.0.1:x", 1), ("ls 127.0.0.1:", 3)] {
         let mut arguments: Vec<_> = verb.split(' ').collect();
         arguments.extend(["--port", &port]);
@@ -189,7 +190,8 @@ fn a_port_where_nobody_listens_is_named_with_what_to_do() {
     }
 }
 
-/// Of a tree the lines would be too many; a hint for a thousand failures is needed once.
+/// The lines of all files of a tree would be too many, and a hint that applies to a thousand failures is needed
+/// once.
 #[test]
 fn a_tree_is_summed_up_and_its_failures_are_named() {
     let place = Place::new();
@@ -249,7 +251,8 @@ fn a_file_system_that_is_full_or_read_only_is_said_with_what_to_do() {
     }
 }
 
-/// It says why in an orderly end; a reset would be taken for a cut, and tried again for two minutes.
+/// The share reports the reason and closes in order. The client would take a reset for a lost connection, and
+/// would try again for two minutes.
 #[test]
 fn a_client_that_does_not_encrypt_is_told_so() {
     let place = Place::new();
@@ -296,7 +299,7 @@ fn the_editors_reach_the_clipboard_with_what_the_manual_says() {
         fs::write(place.path("snippet.el"), lisp).unwrap();
         let mut command = place.prepared(Command::new(program), arguments);
         let output = command.env("PATH", &path).env("TERM", "dumb").output();
-        // If the editor did not come to it, the share would wait for ever.
+        // If the editor has not connected, this request ends the share, which would otherwise wait for ever.
         let _ = place.command(&["ls", "127.0.0.1:", "--port", &port]).output();
         let served = share.wait().unwrap().code();
         output.ok().map(|output| (output, served))
@@ -324,7 +327,7 @@ fn the_editors_reach_the_clipboard_with_what_the_manual_says() {
             assert_eq!(fs::read_to_string(&clip).unwrap(), "from emacs\n");
             let (output, served) = run("emacs", &emacs(paste)).unwrap();
             assert_eq!((served, &output.stdout[..]), (Some(0), &b"from emacs\n"[..]), "{output:?}");
-            // What failed is an error of the editor's, and nothing of it stands in the buffer.
+            // A failed paste is an error in the editor, and no text of it gets into the buffer.
             fs::remove_file(&clip).unwrap();
             let (output, served) = run("emacs", &emacs(paste)).unwrap();
             assert_eq!(served, Some(1), "{output:?}");

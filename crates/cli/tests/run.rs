@@ -39,7 +39,7 @@ fn signal(process: u32, name: &str) {
     assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
 }
 
-/// In the program's place, and as its parent.
+/// The two ways to run: the program takes `linger`'s place, or is its child.
 const PLACES: [&[&str]; 2] = [&["--quiet"], &["--quiet", "--stay"]];
 
 #[test]
@@ -87,7 +87,7 @@ fn a_report_is_given_on_request() {
         let (mut child, _output) = start(options, "echo ready; while :; do sleep 0.01; done");
         let asked = if stay { child.id() } else { supervisor(&child) };
         let mut errors = BufReader::new(child.stderr.take().unwrap());
-        // As a parent, it must not pass it on: the shell has no handler for it.
+        // As a parent, `linger run` must not pass the signal on: the shell has no handler for it.
         signal(asked, "-USR1");
         let mut line = String::new();
         errors.read_line(&mut line).unwrap();
@@ -169,7 +169,7 @@ fn what_is_asked_about_already_is_refused() {
     assert!(text.contains("seccomp") && text.contains("refused"), "{text}");
 }
 
-/// As under the profiles of containers: what is refused is named, and what permits it.
+/// What the profiles of containers refuse is named, together with what would permit it.
 #[test]
 fn what_a_container_does_not_permit_is_named() {
     use rustix::io::Errno;
@@ -195,17 +195,17 @@ fn what_a_container_does_not_permit_is_named() {
     }
 }
 
-/// What the profiles of containers refuse without a capability, and what is needed all the same.
+/// Which of the calls that the profiles of containers refuse are needed, and for which way of running.
 #[test]
 fn what_a_container_does_not_permit_is_not_always_needed() {
     let (preload, seccomp) = (&["--quiet"][..], &["--quiet", "--via", "seccomp"][..]);
     let cases = [
         (preload, "unshare", true),
         (seccomp, "unshare", true),
-        // Sockets are made in the program's place, and its memory is read by its file.
+        // Not needed: the supervisor makes sockets for the program, and reads its memory through a file in `/proc`.
         (seccomp, "pidfd_getfd", true),
         (seccomp, "process_vm_readv", true),
-        // Where the program's end could not be seen from outside, it is a child.
+        // Without this call the program's end cannot be seen from outside, so the program is run as a child.
         (preload, "pidfd_open", true),
         (seccomp, "pidfd_open", false),
         (preload, "clone", false),
@@ -221,7 +221,7 @@ fn what_a_container_does_not_permit_is_not_always_needed() {
     }
 }
 
-/// As in a pod with a read-only root: the library is in memory, unless TMPDIR names a place for it.
+/// As in a pod with a read-only root: the library is in memory, unless TMPDIR names a directory for it.
 #[test]
 fn no_writable_place_is_needed() {
     let writable = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

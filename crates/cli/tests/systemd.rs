@@ -8,139 +8,10 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
+use std::process::Stdio;
 use std::time::Instant;
 
-use linger_testing::skip;
-use rustix::process::{Pid, Signal, kill_process};
-
-use common::ready::Readiness;
-
-const LINGER: &str = env!("CARGO_BIN_EXE_linger");
-
-/// Mounts the second version of control groups where only this process sees it. In the first, systemd would make groups in every
-/// hierarchy of the host's.
-const CONTROL_GROUPS: &str =
-    "mount --make-rprivate / && mount -t cgroup2 cgroup2 /sys/fs/cgroup && cd /sys/fs/cgroup";
-
-/// Moves itself to a control group of its own, `$2`, and makes the namespaces, in which `$1` runs.
-const OUTSIDE: &str = r#" && mkdir "$2" && echo $$ > "$2/cgroup.procs" &&
-exec unshare --mount --pid --net --uts --ipc --cgroup --fork --kill-child sh -c "$1""#;
-
-struct Host {
-    unshare: Child,
-    /// systemd's pid outside.
-    systemd: String,
-    group: String,
-}
-
-impl Host {
-    /// Boots a systemd that knows these units. `None` where that cannot be.
-    fn boot(units: &[(&str, &str)]) -> Option<Self> {
-        Self::boot_with(units, "")
-    }
-
-    /// The same, with what a shell does before.
-    fn boot_with(units: &[(&str, &str)], before: &str) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            skip("root", "a systemd of one's own needs it");
-            return None;
-        }
-        if !Path::new("/lib/systemd/systemd").exists() {
-            skip("systemd", "it is not installed");
-            return None;
-        }
-        // systemd removes what it finds in /tmp: nothing of the host may be writable before it starts.
-        let mut script = String::from(
-            "set -e\nmount --make-rprivate /\nmount -o remount,bind,ro /\n\
-             for place in /tmp /var/tmp /run /var/log /var/lib; do mount -t tmpfs -o mode=1777 tmpfs $place; done\n",
-        );
-        script += "mount -t proc proc /proc\numount -l /sys/fs/cgroup\nmount -t cgroup2 cgroup2 /sys/fs/cgroup\nip link set lo up\n";
-        script += "mkdir -p /run/systemd/system /run/lock\n";
-        // Not the host's default target, which would start the services that are enabled there.
-        script += "printf '[Unit]\\nDefaultDependencies=no\\n' > /run/systemd/system/nothing.target\n";
-        for (name, text) in units {
-            script += &format!("cat > /run/systemd/system/{name} <<'END-OF-UNIT'\n{text}\nEND-OF-UNIT\n");
-        }
-        script += before;
-        let ready = Readiness::new();
-        script += &format!("export NOTIFY_SOCKET={}\n", ready.path().display());
-        script += "export container=lxc\nexec /lib/systemd/systemd --system --unit=nothing.target --log-target=null\n";
-        let test = thread::current().name().unwrap_or_default().to_owned();
-        let group = format!("linger-{test}-{}", std::process::id());
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--mount", "sh", "-c", &format!("{CONTROL_GROUPS}{OUTSIDE}"), "sh", &script, &group]);
-        unshare.stdin(Stdio::null()).stdout(Stdio::null());
-        let unshare = unshare.stderr(Stdio::null()).spawn().unwrap();
-        let mut host = Self { unshare, systemd: String::new(), group };
-        if !host.is_booted(&ready) {
-            skip("systemd", "it does not start in namespaces of its own here");
-            return None;
-        }
-        Some(host)
-    }
-
-    /// Waits until systemd has started its target: the first process of a container says so to `NOTIFY_SOCKET`.
-    fn is_booted(&mut self, ready: &Readiness) -> bool {
-        if !ready.wait() {
-            return false;
-        }
-        let pid = self.unshare.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        children.trim().clone_into(&mut self.systemd);
-        !self.systemd.is_empty()
-    }
-
-    /// A command in systemd's namespaces.
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--all", "--target", &self.systemd]).args(words);
-        command
-    }
-
-    fn said(&self, words: &[&str]) -> String {
-        let Output { status, stdout, stderr } = self.command(words).output().unwrap();
-        let text = String::from_utf8_lossy(&stdout).into_owned();
-        assert!(status.success(), "{words:?}: {text}{}", String::from_utf8_lossy(&stderr));
-        text.trim().to_owned()
-    }
-
-    fn systemctl(&self, words: &[&str]) -> String {
-        self.said(&[&["systemctl"], words].concat())
-    }
-
-    /// How many processes a unit has.
-    fn processes(&self, unit: &str) -> usize {
-        let group = self.systemctl(&["show", "--value", "--property=ControlGroup", unit]);
-        self.said(&["cat", &format!("/sys/fs/cgroup{group}/cgroup.procs")]).lines().count()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // With the first process of the pid namespace all others end, before it is reaped.
-        match self.systemd.parse().ok().and_then(Pid::from_raw) {
-            Some(systemd) => drop(kill_process(systemd, Signal::KILL)),
-            None => drop(self.unshare.kill()),
-        }
-        let _ = self.unshare.wait();
-        let remove = format!("{CONTROL_GROUPS} && find {} -depth -type d -exec rmdir {{}} +", self.group);
-        let _ = Command::new("unshare").args(["--mount", "sh", "-c", &remove]).status();
-    }
-}
-
-/// A unit of `deploy/`, with the program of this build.
-fn deployed(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name);
-    let text = fs::read_to_string(path).unwrap();
-    // What the units wait for at a boot would clean and mount things in the namespaces.
-    text.replace("/usr/bin/linger", LINGER).replacen("[Unit]", "[Unit]\nDefaultDependencies=no", 1)
-}
-
-fn service(lines: &str, command: &str) -> String {
-    format!("[Unit]\nDefaultDependencies=no\n[Service]\n{lines}\nExecStart={command}\n")
-}
+use common::host::{Host, LINGER, default_target, deployed, service};
 
 const SERVER: &str = r#"
 import os, socket
@@ -174,11 +45,7 @@ for s in all:
 print('whole', whole, flush=True)
 "#;
 
-fn default_target() -> (&'static str, &'static str) {
-    ("default.target", "[Unit]\nDescription=nothing\n")
-}
-
-/// Nothing of what lingers keeps a restart, and the restart ends nothing of it.
+/// A restart does not wait for lingering connections, and does not end them.
 #[test]
 fn a_restart_waits_for_no_client() {
     let python = "/usr/bin/python3";
@@ -224,7 +91,7 @@ fn a_restart_waits_for_no_client() {
     assert_eq!(rest, "whole 50\n");
 }
 
-/// What systemd tells the process that it starts is told to the program: it is that process.
+/// The program gets what systemd gives to the process that it starts, because it is that process.
 #[test]
 fn the_program_is_the_main_process() {
     let script = "grep SigIgn /proc/self/status; echo watchdog $((WATCHDOG_PID == $$)) listen $((LISTEN_PID == $$)) $LISTEN_FDS";
@@ -272,7 +139,8 @@ fn the_program_is_the_main_process() {
             let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
             assert_eq!(mask >> 12 & 1 == 1, ignored, "{run}: SIGPIPE, {said}");
         }
-        // A child's word is not the main process's (NotifyAccess=main): that one of them must differ.
+        // systemd accepts notifications of the main process only (NotifyAccess=main). With `--stay` and with seccomp
+        // the program is a child, so that the last two must fail.
         let started = host.command(&["systemctl", "start", &format!("notify{number}")]).status().unwrap();
         assert_eq!(started.success(), number < 2, "{run}: Type=notify");
         let _ = host.command(&["systemctl", "stop", &format!("notify{number}")]).status();
@@ -309,7 +177,7 @@ fn a_share_runs_as_a_user_of_its_own() {
         ]);
         put.args([file.to_str().unwrap(), "127.0.0.1:new/"]).output().unwrap()
     };
-    // The first connection starts the service. Root is a stranger to it, too, and has no code.
+    // The first connection starts the service. To the service root is a stranger, too, and has no code.
     fs::write(&code, "0000-0000").unwrap();
     let refused = put(code.to_str().unwrap());
     assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));

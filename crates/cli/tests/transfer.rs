@@ -1,4 +1,5 @@
-//! The transfer as processes: killed, starved of room and stopped, its exit statuses have to be true.
+//! Transfers between processes that are killed, run out of disk space or are stopped. Their exit statuses must
+//! be right.
 
 mod common;
 
@@ -46,7 +47,7 @@ impl Share {
         let value: Value = common::contract::line("share", &line);
         let address = value["address"].as_str().unwrap();
         let port = address.rsplit(':').next().unwrap().parse().unwrap();
-        // What it says further is read, or it would wait for us.
+        // The further output is read, or the share would wait for its reader.
         let lines = std::thread::spawn(move || {
             for line in out.lines() {
                 common::contract::line("share", &line.unwrap());
@@ -140,7 +141,8 @@ fn stopping_proxy(server: u16, at: usize) -> (u16, mpsc::Receiver<()>, mpsc::Sen
     (port, told, go)
 }
 
-/// Kills one side when so many bytes have passed; then checks the other's word, and that a second try goes on.
+/// Kills one side after a given number of bytes. Then checks the exit status of the other side, and that a
+/// second attempt continues the transfer.
 fn kill_and_resume(kill_server: bool) {
     let temp = tempfile::tempdir().unwrap();
     let (home, to) = (temp.path().join("home"), temp.path().join("to"));
@@ -215,7 +217,7 @@ fn a_sender_at_a_limited_rate_is_interrupted_at_once() {
     fs::create_dir_all(home.join("linger")).unwrap();
     fs::create_dir(&to).unwrap();
     let file = temp.path().join("file");
-    // An hour's worth.
+    // At this rate the transfer would take an hour.
     fs::write(&file, content(4 * BLOCK as usize)).unwrap();
     let server = Share::new(&home, &to, &["--once"]);
     let mut sender = put(&home, server.port, &file, "copy", &["--limit", "1KiB"]).spawn().unwrap();

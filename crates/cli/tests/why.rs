@@ -1,4 +1,4 @@
-//! `linger why` as a program: exit codes, JSON, the page, input that is none.
+//! `linger why` as a program: exit codes, JSON, the page, and input that is no capture.
 
 mod common;
 

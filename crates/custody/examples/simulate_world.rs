@@ -1,7 +1,7 @@
 //! The long run of the simulation: `simulate_world SCHEDULES [FIRST_SEED [THREADS]]`, a thread for each processor
 //! unless told otherwise.
 //!
-//! It goes on from seed to seed until so many schedules had 30 events or more; shorter ones are run, and not counted.
+//! Runs seed after seed until SCHEDULES schedules had 30 events or more; shorter ones are run, and not counted.
 //! Exit status 1 if anything went wrong, with the shrunk schedule and the seed that repeats it.
 
 #[path = "../tests/simulation/coverage.rs"]
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         shrunk.hold,
         shrunk.events()
     );
-    // Told on standard error, step by step.
+    // Run it again, with every step printed on standard error.
     schedule::run(shrunk.hold, &shrunk.steps, true);
     ExitCode::FAILURE
 }

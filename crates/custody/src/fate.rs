@@ -1,6 +1,6 @@
 use crate::Count;
 
-/// What a socket says of itself when its last fd is closed.
+/// The state of a socket when its last fd is closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Socket {
     /// `SO_LINGER` is set with a time of 0: the program wants a reset.
@@ -13,18 +13,18 @@ pub struct Socket {
     pub unread: u32,
 }
 
-/// How a connection ends whose last holder lets go of it.
+/// How a connection ends when its last holder closes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
     /// A plain close loses nothing that the program did not want to lose, for this reason.
     Plain(Count),
-    /// All that will ever come is there: discard it, then ask [`after_discarding`].
+    /// Everything that the peer will ever send has arrived: discard it, then ask [`after_discarding`].
     Discard,
     /// More may come, and would make the kernel reset the connection: end it with a lingering close.
     Linger,
 }
 
-/// What came of discarding the unread bytes of a socket.
+/// The result of discarding the unread bytes of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Discarded {
     /// The end of the peer's stream was reached.

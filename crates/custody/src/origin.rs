@@ -1,4 +1,4 @@
-/// By which process a connection was accepted, and when: one word, that fits a table without locks and a message.
+/// Which process accepted a connection, and when, packed into one word: it fits a table without locks, and a message.
 ///
 /// A process that was made before the accept cannot have inherited the connection (`fork(2)` copies the table of fds as it
 /// is), so birth and accept together say who may have the connection without being asked.
@@ -11,7 +11,7 @@
 pub struct Origin(u64);
 
 impl Origin {
-    /// Of a connection that came from another process.
+    /// The origin of a connection that came from another process.
     pub const UNKNOWN: Self = Self(0);
 
     const TIME_BITS: u32 = 42;
@@ -27,12 +27,12 @@ impl Origin {
         Self(pid << Self::TIME_BITS | accepted_ms)
     }
 
-    /// As it was packed.
+    /// Unpacks a word.
     pub const fn from_word(word: u64) -> Self {
         Self(word)
     }
 
-    /// For a word of a table, or of a message.
+    /// Packs the origin into a word of a table, or of a message.
     pub const fn word(self) -> u64 {
         self.0
     }

@@ -1,4 +1,4 @@
-//! Who may have a connection that one process has let go of.
+//! Which processes may still have a connection that one process has closed.
 //!
 //! A process nominates a connection: it has closed its last fd of it. That ends the connection only if no other process
 //! has an fd. Nobody notifies of the calls that give one away, so this must be proved from what the kernel tells: when
@@ -14,11 +14,13 @@ use crate::world::{Name, Pid};
 #[derive(Clone, Debug, Default)]
 pub struct Relations {
     born_by_ms: BTreeMap<Pid, u64>,
-    /// The same by birth: most connections have no heir, and that is to be known without going through all.
+    /// The same processes by the time of their start. Most connections have no heir, and this order shows it without a
+    /// walk through all processes.
     by_birth: BTreeSet<(u64, Pid)>,
 }
 
-/// Which processes must be looked at before a connection is known to be nobody's.
+/// The processes that may have inherited a connection. Each of them must be looked at before it is known that nobody
+/// has the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heirs {
     /// None: all were made before the connection was accepted, by the process that lets go of it.
@@ -56,7 +58,7 @@ impl Relations {
         self.born_by_ms.keys().copied()
     }
 
-    /// Who may have a connection of this origin, of which `by` has let go.
+    /// The processes that may still have a connection of this origin after `by` has closed it.
     ///
     /// A process gets the fds of the one that makes it at that moment. So one made before the accept has not inherited the
     /// connection, nor has any that it makes, unless it is the one that accepted. What is passed in a message is not
@@ -82,7 +84,7 @@ pub enum Sight {
     Hidden,
 }
 
-/// What the looks at all heirs come to.
+/// The result of the looks at all heirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// Nobody has the connection.
@@ -95,7 +97,7 @@ pub enum Standing {
     Hidden(Pid),
 }
 
-/// Judges what was seen of a connection; `closing` are the fds of which was said that they are being closed.
+/// Judges what was seen of a connection; `closing` are the fds that are known to be closing.
 pub fn judge(seen: &[(Pid, Sight)], closing: &[Name]) -> Standing {
     let names = seen.iter().flat_map(|(pid, sight)| {
         let fds = if let Sight::Fds(fds) = sight { fds.as_slice() } else { &[] };

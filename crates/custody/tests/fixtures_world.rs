@@ -1,4 +1,4 @@
-//! What supervisors of real programs were told and did, before `World` decided for them: told to it, it does the same.
+//! Replays recordings of supervisors of real programs that did not use `World`: it must decide the same.
 //!
 //! The recorded supervisor kept its knowledge and its hands in one object. `fixtures/seccomp.txt` says how it was
 //! recorded, and how it is read. Each difference has an entry in [`DIFFERENCES`] that says why it is right.

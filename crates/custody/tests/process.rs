@@ -134,7 +134,8 @@ fn a_copy_beyond_the_table_makes_it_nobody_s() {
     assert_eq!(process.table.copied(3, 16), Some(Unhold { cookie: 7 }));
 }
 
-/// Whether the other has it is not for the table to say: each says when it has let go.
+/// The table of one process does not know whether the other process still has the connection. Each process reports
+/// its own last close.
 #[test]
 fn of_two_processes_each_lets_go() {
     let parent = Process::accepting(false);
@@ -173,7 +174,8 @@ fn a_child_is_held_for_as_its_parent() {
         child.table.not_held(3);
         assert_eq!((parent.close(3), child.close(3)), (Close::Last(Last { held, ..ENDED }), LAST));
     }
-    // Handed over, and then received, or connected, once more: the supervisor ends it, and holds it for nobody.
+    // A connection that was handed over and then received or connected once more: the supervisor ends it, and
+    // holds it for nobody.
     for (handed, received) in [(true, true), (true, false), (false, true), (false, false)] {
         let parent = Process::accepting(false);
         if handed {
@@ -187,7 +189,7 @@ fn a_child_is_held_for_as_its_parent() {
         assert_eq!(child.table.child_holds(3, Some(7)), !handed);
         assert_eq!(child.table.entry(3).unwrap().held, !handed);
     }
-    // Closed by a bare call: nothing is held under its cookie.
+    // The fd was closed by a bare system call: nothing is held under its cookie.
     let child = Process::accepting(true).fork();
     assert!(!child.table.child_holds(3, Some(8)));
     assert_eq!(child.close(3), Close::Leave);
@@ -198,7 +200,7 @@ fn where_it_comes_from_is_known_until_it_is_passed() {
     let origin = |process: &Process| process.table.entry(3).unwrap().origin;
     let process = Process::accepting(false);
     assert_eq!((origin(&process), origin(&process.fork())), (ORIGIN, ORIGIN));
-    // Received from another, for the first time and again.
+    // Received from another process, for the first time and again.
     assert_eq!(process.receive(5, 7, false), None);
     assert_eq!(origin(&process), Origin::UNKNOWN);
     let last = Last { origin: Origin::UNKNOWN, ..ENDED };
@@ -208,7 +210,7 @@ fn where_it_comes_from_is_known_until_it_is_passed() {
     assert_eq!(process.close(3), Close::Last(last));
 }
 
-/// It has come while an `execve` was under way, which fails.
+/// A connection that is received while an `execve` is under way, which then fails.
 #[test]
 fn what_is_received_beside_an_execve_comes_from_elsewhere() {
     for (received, origin) in [(true, Origin::UNKNOWN), (false, ORIGIN)] {
@@ -227,7 +229,7 @@ fn what_is_received_beside_an_execve_comes_from_elsewhere() {
 fn an_origin_is_what_it_was_made_of() {
     assert_eq!(Origin::new(4_194_303, 5).known(), Some((4_194_303, 5)));
     assert_eq!(Origin::from_word(Origin::new(7, u64::MAX >> 22).word()).known(), Some((7, u64::MAX >> 22)));
-    // What does not fit, and the start of the machine, are unknown.
+    // Values that do not fit, and the start of the machine, are unknown.
     for (process, ms) in [(4_194_304, 5), (0, 5), (-1, 5), (7, 1 << 42), (7, 0)] {
         assert_eq!(Origin::new(process, ms).known(), None, "{process} {ms}");
     }
@@ -266,7 +268,7 @@ fn what_comes_back_is_ours_again() {
     assert_eq!(process.receive(5, 7, false), None);
     let last = Last { origin: Origin::UNKNOWN, ..ENDED };
     assert_eq!((process.close(5), process.close(4)), (Close::Leave, Close::Last(last)));
-    // Another connection does not make it so.
+    // Getting another connection does not take the passed one back.
     let process = Process::accepting(false);
     process.copy(3, 4);
     assert_eq!(process.table.given_away(3), None);
@@ -274,7 +276,8 @@ fn what_comes_back_is_ours_again() {
     assert_eq!(process.close(4), Close::Leave);
 }
 
-/// Also while an `execve` is under way, which fails: nothing of it is announced, and it is left to no plain close.
+/// The same while an `execve` is under way, which then fails: nothing of it is announced, and the connection is
+/// not left to a plain close.
 #[test]
 fn what_comes_back_beside_an_execve_is_ours_again() {
     for comes_back in [true, false] {
@@ -308,7 +311,7 @@ fn epolls_are_remembered() {
         process.table.watched(3, epoll);
         assert_eq!(process.table.entry(3).unwrap().epolls, expected);
     }
-    // A number that does not fit is one of many.
+    // An epoll's fd that is too large for the word counts as many epolls.
     let process = Process::accepting(false);
     process.table.watched(3, (1 << 20) - 3);
     assert_eq!(process.table.entry(3).unwrap().epolls, Epolls::One((1 << 20) - 3));
@@ -326,7 +329,7 @@ fn an_exec_announces_what_it_closes() {
     let back = TakenBack { unhold: Some(Unhold { cookie: 7 }), hold: None, uncount: Some(Count::Handed) };
     assert_eq!(process.fails(), [back, TakenBack::default()]);
     assert_eq!((process.close(3), process.close(4)), (Close::Leave, LAST));
-    // One of the two survives.
+    // One of the two fds survives the `execve`.
     let process = Process::accepting(false);
     process.copy(3, 4);
     assert_eq!(process.executes(&[4]), []);
@@ -340,13 +343,13 @@ fn an_exec_that_fails_holds_again() {
     let process = Process::accepting(true);
     assert_eq!(process.executes(&[3]), [Executes::Unhold(Unhold { cookie: 7 })]);
     assert_eq!(process.fails(), [again]);
-    // What is held is announced as well, so it is held again.
+    // A held connection is announced as well, so it is held again after the failure.
     let process = Process::accepting(true);
     assert_eq!(process.executes(&[]).len(), 1);
     process.table.announced(3, Count::Handed);
     assert_eq!(process.fails(), [TakenBack { uncount: Some(Count::Handed), ..again }]);
     assert!(process.table.entry(3).unwrap().held);
-    // What was to be closed plainly is held again, too.
+    // A connection that was to be closed plainly is held again, too.
     let process = Process::accepting(true);
     assert_eq!(process.executes(&[]).len(), 1);
     process.table.announced(3, Count::Finished);

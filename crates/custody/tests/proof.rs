@@ -1,4 +1,5 @@
-//! Who may have a connection that one process lets go of, each rule with a counter-example one field away.
+//! Which processes may have a connection that one process has closed: each rule with a counter-example that
+//! differs in one field.
 
 use linger_custody::Origin;
 use linger_custody::proof::{Heirs, Relations, Sight, Standing, judge};
@@ -18,7 +19,7 @@ fn some(pids: &[u32]) -> Heirs {
     Heirs::Some(pids.iter().copied().map(Pid).collect())
 }
 
-/// One millisecond earlier it cannot have inherited the connection.
+/// A process that was made one millisecond earlier cannot have inherited the connection.
 #[test]
 fn who_is_made_at_the_accept_or_later_may_have_it() {
     for (born_by_ms, expected) in [
@@ -37,7 +38,7 @@ fn the_acceptor_may_have_what_another_lets_go_of() {
     let family = relations(&[(99, 500), (100, 1_000), (101, 6_000)]);
     assert_eq!(family.heirs(ORIGIN, Pid(101)), some(&[100, 101]));
     assert_eq!(family.heirs(ORIGIN, ACCEPTOR), some(&[101]));
-    // Also where the other has ended, and where no process is as young.
+    // The same if the other process has ended, and if no process is that young.
     let family = relations(&[(99, 500), (100, 1_000)]);
     assert_eq!(family.heirs(ORIGIN, Pid(101)), some(&[100]));
     assert_eq!(family.heirs(ORIGIN, ACCEPTOR), Heirs::None);
@@ -61,18 +62,18 @@ fn of_unknown_origin_all_may_have_it() {
 fn who_has_ended_is_no_heir() {
     let mut family = relations(&[(100, 1_000), (101, 6_000), (102, 7_000)]);
     let mut heirs = Vec::new();
-    // The youngest, then one that never was, then the next youngest.
+    // The youngest process ends, then one that never existed, then the next youngest.
     for ended in [102, 103, 101] {
         family.remove(Pid(ended));
         heirs.push(family.heirs(ORIGIN, ACCEPTOR));
     }
     assert_eq!(heirs, [some(&[101]), some(&[101]), Heirs::None]);
     assert!(family.contains(ACCEPTOR) && !family.contains(Pid(101)) && !family.contains(Pid(103)));
-    // One that is not the youngest.
+    // A process ends that is not the youngest.
     let mut family = relations(&[(100, 1_000), (101, 6_000)]);
     family.remove(ACCEPTOR);
     assert_eq!(family.heirs(ORIGIN, ACCEPTOR), some(&[101]));
-    // The last of all, and one with its pid.
+    // The last process of all ends, and a new one gets its pid.
     family.remove(Pid(101));
     assert_eq!(family.heirs(ORIGIN, ACCEPTOR), Heirs::None);
     family.insert(Pid(101), 9_000);
@@ -97,7 +98,7 @@ fn it_is_nobody_s_if_nobody_has_an_fd() {
     assert_eq!(judge(&[fds(A, &[]), fds(B, &[3])], &[name(A, 3)]), Standing::Held(name(B, 3)));
 }
 
-/// The same number in another process, or another number in the same, is another fd.
+/// The same fd number in another process, or another number in the same process, is another fd.
 #[test]
 fn what_is_being_closed_is_looked_at_again() {
     let seen = [fds(A, &[3]), fds(B, &[])];
@@ -112,9 +113,9 @@ fn what_is_being_closed_is_looked_at_again() {
 fn who_does_not_let_itself_be_looked_at_may_have_it() {
     let hidden = (B, Sight::Hidden);
     assert_eq!(judge(&[fds(A, &[]), hidden.clone()], &[]), Standing::Hidden(B));
-    // Another has it for certain, or has it for a moment yet.
+    // Another process has it for certain, or has it until its close is over.
     assert_eq!(judge(&[hidden.clone(), fds(A, &[3])], &[]), Standing::Held(name(A, 3)));
     assert_eq!(judge(&[hidden.clone(), fds(A, &[3])], &[name(A, 3)]), Standing::Closing);
-    // It is no fd that it closes.
+    // The hidden process is not known to be closing an fd of it.
     assert_eq!(judge(&[hidden], &[name(B, 3)]), Standing::Hidden(B));
 }

@@ -76,7 +76,7 @@ fn fds_are_read_from_all_control_messages_of_rights() {
 #[test]
 fn control_data_that_contradicts_itself_ends_it() {
     let whole = message(1, 1, &fds(&[5, 6]));
-    // As the kernel writes it where the last padding has no room.
+    // The kernel writes it like this if there is no room for the last padding.
     assert_eq!(read(&message(1, 1, &fds(&[5]))[..20]), [5]);
     for cut in 0..whole.len() {
         assert_eq!(read(&whole[..cut]), [], "{cut} bytes of a message of two");

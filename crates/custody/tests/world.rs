@@ -1,4 +1,4 @@
-//! Decisions of the world, each beside a case one field away that is decided otherwise.
+//! Decisions of the world, each beside a case that differs in one field and is decided otherwise.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn name(pid: u32, fd: i32) -> Name {
     Name { pid: Pid(pid), fd }
 }
 
-/// A world, and what is true.
+/// A world, and the truth about the program.
 #[derive(Default)]
 struct Bed {
     world: World,
@@ -35,7 +35,7 @@ struct Bed {
 }
 
 impl Bed {
-    /// Tells an event, answers by what is true, and returns what was to be done, questions included.
+    /// Reports an event, answers the world's questions truthfully, and returns all actions, questions included.
     fn tell(&mut self, event: Event<'_>) -> Vec<Action> {
         self.world.on(event, self.now);
         let mut done = Vec::new();
@@ -158,7 +158,7 @@ fn two_messages_are_two() {
             bed.tell(Event::Send { caller: caller(1), seen: seen(3), abroad: false });
         }
         bed.close(1, 3);
-        // One has arrived.
+        // One message has arrived.
         bed.appear(2, &[]);
         bed.names = vec![name(2, 5)];
         let done = bed.close(2, 5);
@@ -188,7 +188,7 @@ fn a_fork_beside_other_threads_makes_a_new_connection_doubtful() {
         let mut bed = Bed::default();
         bed.appear(1, &[]);
         bed.tell(Event::Fork { caller: caller(1), open: &[], hidden: false, alone });
-        // Accepted since, and the child has it, too, if another thread could accept it.
+        // Accepted since. The child has it, too, if another thread could accept it.
         bed.names = vec![name(1, 3)];
         if !alone {
             bed.names.push(name(2, 3));
@@ -251,8 +251,8 @@ fn what_a_hidden_process_has_left_to_its_children_is_looked_at() {
     }
 }
 
-/// A connection may be in a message that nobody was told of, until nothing is in flight. What was open then may have gone to
-/// another program; what is accepted later has not, but may have been copied by a call that was under way.
+/// A connection may be in a message without a notification, until nothing is in flight. What was open then may be in
+/// another program. What is accepted later is not, but a call that was under way may have copied it.
 #[test]
 fn what_was_done_unheard_is_looked_for() {
     let none = Census::default();
@@ -264,7 +264,7 @@ fn what_was_done_unheard_is_looked_for() {
         (true, None, false, false),
         (true, Some(&open), false, false),
         (true, Some(&none), false, true),
-        // What a process has that cannot be looked at nobody knows.
+        // Nobody knows whether a process that cannot be looked at has the connection.
         (true, Some(&hidden), false, false),
         (true, Some(&none), true, false),
     ] {
@@ -284,7 +284,7 @@ fn what_was_done_unheard_is_looked_for() {
     }
 }
 
-/// What was closed last before nothing was in flight any more may have been sent before that.
+/// A connection that is being closed when nothing is in flight any more may have been sent before that.
 #[test]
 fn what_is_being_closed_when_all_is_heard_was_there_before() {
     for unheard in [true, false] {
@@ -302,8 +302,8 @@ fn what_is_being_closed_when_all_is_heard_was_there_before() {
     }
 }
 
-/// What is held and seen nowhere after calls that nobody was told of was closed; unless its process does not let itself be looked
-/// at: then it is held no more, and its close is counted when it comes.
+/// A held connection that no process has after unheard calls was closed, and is counted. But if its process cannot be
+/// looked at, the connection is only released, and the close is counted when it is reported.
 #[test]
 fn what_was_held_and_closed_unheard_is_counted_if_it_is_sure_to_be_closed() {
     for (hidden, died, counted) in
@@ -314,7 +314,7 @@ fn what_was_held_and_closed_unheard_is_counted_if_it_is_sure_to_be_closed() {
         bed.tell(Event::Accepted { cookie: COOKIE, inode: INODE, pid: Pid(1) });
         let mut done = Vec::new();
         if died {
-            // The world hears of it before it hears of the death.
+            // The unheard calls are reported before the death.
             bed.names = vec![name(1, 3)];
             done.extend(bed.tell(Event::Unheard));
             bed.names.clear();
@@ -355,7 +355,7 @@ fn what_is_seen_between_two_looks_has_been_nowhere_for_one_look_only() {
         bed.now = bed.world.due().expect("it is looked for");
         assert!(!hands_over(&bed.tell(Event::Tick)), "one look is not enough");
         if seen_again {
-            // Its sender has received it, and sends it on.
+            // The sender has received the connection back, and sends it on.
             bed.names = vec![name(1, 4)];
             bed.tell(Event::Send { caller: caller(1), seen: seen(4), abroad: false });
             bed.close(1, 4);

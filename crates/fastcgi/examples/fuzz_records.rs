@@ -12,7 +12,7 @@ use linger_fastcgi::record::{self, RecordType, Role};
 use linger_fastcgi::replies::Replies;
 use linger_fastcgi::{Limits, Params, cgi};
 
-/// SplitMix64 (Steele, Lea, Flood 2014): all that is needed here is that a seed repeats a run.
+/// SplitMix64 (Steele, Lea, Flood 2014). It only has to give the same numbers for the same seed.
 struct Chance(u64);
 
 impl Chance {
@@ -25,7 +25,7 @@ impl Chance {
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        // Of nothing there is only nothing.
+        // A limit of 0 gives 0.
         (self.next() % limit.max(1) as u64) as usize
     }
 }
@@ -71,7 +71,7 @@ fn main() {
         env::args().skip(1).map(|text| text.parse::<u64>().expect("COUNT and SEED are numbers"));
     let (count, seed) = (arguments.next().unwrap_or(100_000), arguments.next().unwrap_or(1));
     let mut limits = Limits::default();
-    // Small, so that they are met.
+    // The limits are small, so that the random connections reach them.
     (limits.params_bytes, limits.params_count, limits.multiplexed) = (1000, 8, 3);
     let (started, mut bytes, mut events, mut errors) = (Instant::now(), 0u64, 0u64, 0u64);
     let mut wire = Vec::new();

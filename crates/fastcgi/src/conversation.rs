@@ -40,16 +40,16 @@ use drain::{Drains, Need};
 pub use open::Key;
 use open::OpenRequest;
 
-/// What the gateway's log says of a handler that panicked.
+/// The line in the gateway's log if a handler panicked.
 pub const PANICKED: &str = "the handler panicked";
-/// Reported to the gateway if a handler returned without a response.
+/// The line in the gateway's log if a handler returned without a response.
 pub const SILENT: &str = "the handler gave no response";
 
 /// The bounds of a conversation. Plain data.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Bounds {
-    /// The end of the connection, and of each body that is not read on a kept one.
+    /// The bounds of the connection's lingering close, and of draining each body that is not read on a kept connection.
     pub policy: Policy,
     /// Bounds on the memory of this connection.
     pub limits: Limits,
@@ -80,13 +80,14 @@ impl Bounds {
 pub enum Step {
     /// Send these records.
     Send(Vec<u8>),
-    /// Receive, and wait for bytes until this time; with `None` as long as handlers run.
+    /// Receive, and wait for bytes until this time. `None`: without a deadline, because handlers run and the gateway
+    /// has nothing to send.
     Receive(Option<Instant>),
     /// As `Receive`, but no request is under way: the connection rests between two requests.
     Rest(Option<Instant>),
     /// Ask the kernel what of the answers is unacknowledged, and report it to [`Conversation::measured`].
     Measure,
-    /// Receive nothing: a handler has to read, or to end. Ask again then.
+    /// Receive nothing until a handler has read or has ended. Then ask for the next step.
     Hold,
     /// End the connection.
     End(End),
@@ -96,7 +97,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct End {
-    /// The bounds of its close.
+    /// The bounds of the connection's lingering close.
     pub policy: Policy,
     /// Requests that were served.
     pub requests: u64,
@@ -110,7 +111,7 @@ pub struct Conversation {
     bounds: Bounds,
     incoming: Incoming,
     life: Life,
-    /// Begun, and not yet given to the driver.
+    /// Requests that were begun and not yet given to the driver.
     fresh: VecDeque<(Key, Start)>,
     open: Vec<OpenRequest>,
     /// Requests whose last records were not sent yet, fresh ones among them.
@@ -196,7 +197,7 @@ impl Conversation {
         } else if owes || self.served == 0 {
             Some(self.bounds.io_timeout)
         } else {
-            // Handlers run and the gateway has nothing to say, or a drain has bounds of its own.
+            // No deadline: handlers run and the gateway has nothing to send, or a drain has bounds of its own.
             None
         };
         self.deadline = patience.and_then(|patience| self.deadline.or(now.checked_add(patience)));
@@ -267,7 +268,7 @@ impl Conversation {
         self.fresh.push_back((key, start));
     }
 
-    /// Reports that nothing came until the time of the step.
+    /// Reports that nothing came until the deadline of the step.
     pub fn silent(&mut self, now: Instant) {
         self.drains.silent(now);
         if self.deadline.is_some_and(|deadline| now >= deadline) {
@@ -275,12 +276,12 @@ impl Conversation {
         }
     }
 
-    /// The gateway has closed its side.
+    /// Reports that the gateway has closed its side.
     pub fn closed(&mut self) {
         self.life = Life::Deaf(Gone::Closed);
     }
 
-    /// The connection failed, while it was read or while [replies](Step::Send) were sent.
+    /// Reports that the connection failed, while it was read or while [replies](Step::Send) were sent.
     pub fn lost(&mut self, kind: ErrorKind) {
         self.life = Life::Deaf(Gone::Failed(kind));
     }
@@ -338,7 +339,7 @@ impl Conversation {
         !matches!(self.life, Life::Deaf(_)) && self.open.iter().any(waits)
     }
 
-    /// A handler reads no more of its request.
+    /// Notes that a handler reads no more of its request.
     pub fn unwanted(&mut self, key: Key) {
         if let Ok(open) = self.find(key) {
             open.unwanted();
@@ -376,7 +377,7 @@ impl Conversation {
         verdict
     }
 
-    /// The last records of a request were sent, or could not be.
+    /// Reports whether the last records of a request were sent.
     pub fn answered(&mut self, sent: bool) {
         debug_assert!(self.running > self.open.len(), "answered before it was finished");
         self.running -= 1;

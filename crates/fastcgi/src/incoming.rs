@@ -22,7 +22,7 @@ pub struct Start {
     pub params: Params,
 }
 
-/// What the gateway said.
+/// What the gateway has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received<'a> {
@@ -136,7 +136,7 @@ impl Incoming {
         &mut self.replies
     }
 
-    /// Notes that END_REQUEST was sent. Returns whether the gateway is still sending the request's body.
+    /// Notes that END_REQUEST was sent. Returns whether the rest of the request's body is still to come.
     pub fn finish(&mut self, id: u16) -> bool {
         let Some(at) = self.active.iter().position(|active| active.id == id) else { return false };
         let active = &mut self.active[at];
@@ -149,12 +149,12 @@ impl Incoming {
         }
     }
 
-    /// Whether a request that was answered is still being sent.
+    /// Whether the body of any answered request is still to come.
     pub fn is_draining(&self) -> bool {
         self.active.iter().any(|active| active.stage == Stage::Draining)
     }
 
-    /// Whether the gateway still sends the body of this request, which was answered.
+    /// Whether the rest of the body of this request, which was answered, is still to come.
     pub(crate) fn drains(&self, id: u16) -> bool {
         self.active.iter().any(|active| active.id == id && active.stage == Stage::Draining)
     }
@@ -289,7 +289,8 @@ impl Incoming {
         let end = self.decoder.offset();
         let Some(active) = self.find(id) else { return Ok(None) };
         let Stage::Params(params) = &mut active.stage else { return Ok(None) };
-        // Offsets within the pairs mean nothing in a stream cut into records: the pairs' end is named.
+        // The pairs may span several records, so an offset within them is no offset in the connection. The error names
+        // the pairs' end.
         let params = Params::parse(std::mem::take(params), &limits)
             .map_err(|error| ProtocolError::new(end, error.fault))?;
         active.stage = Stage::Running;
@@ -309,7 +310,7 @@ impl Incoming {
                 self.active.swap_remove(at);
                 Some(Received::Discarded(0))
             }
-            // Nobody serves it yet, and the gateway waits for its end.
+            // No handler has the request yet. The gateway waits for its END_REQUEST, which is sent here.
             Stage::Params(_) => {
                 self.active.swap_remove(at);
                 let end = EndRequest::new(0, ProtocolStatus::RequestComplete);

@@ -1,5 +1,5 @@
-//! Each rule of what a gateway may say, with the case one field away from it. Splits, noise and whole requests are in
-//! `tests/protocol.rs`.
+//! Each rule of what a gateway may send, with a case that differs in one field. Splits, noise and whole requests are
+//! in `tests/protocol.rs`.
 
 use super::*;
 use crate::record::{push, push_begin};
@@ -10,7 +10,7 @@ fn incoming(multiplex: bool) -> Incoming {
     Incoming::new(limits, Capacity::new(10, 20, multiplex))
 }
 
-/// What comes of these bytes, with the pieces of content as they are.
+/// The events of these bytes, as text. Pieces of content are not joined.
 fn hear(incoming: &mut Incoming, mut bytes: &[u8]) -> Result<Vec<String>, Fault> {
     let mut events = Vec::new();
     while let Some(event) = incoming.next(&mut bytes).map_err(|error| error.fault)? {
@@ -63,7 +63,7 @@ fn a_request_begins_with_eight_bytes() {
         let content = vec![0; usize::from(length)];
         assert_eq!(record(&mut incoming(true), RecordType::BeginRequest, 1, &content), Err(fault));
     }
-    // Other records are as long as they are.
+    // Records of other types may have any length.
     assert_eq!(record(&mut incoming(true), RecordType::Params, 1, &[0; 7]), Ok(vec![]));
 }
 
@@ -87,7 +87,7 @@ fn an_id_is_used_by_one_request_at_a_time() {
     record(&mut incoming, RecordType::Params, 1, b"").unwrap();
     assert_eq!(begin(&mut incoming, 1, Role::Responder), Err(Fault::BeginTwice(1)));
     assert!(incoming.finish(1));
-    // What is left of the body of one that was answered stands in nobody's way.
+    // The rest of an answered request's body does not block the id: the gateway may use it again.
     assert!(incoming.drains(1) && !incoming.drains(2) && !incoming.drains(3));
     assert_eq!(begin(&mut incoming, 1, Role::Responder), Ok(vec![]));
     assert!(!incoming.drains(1) && !incoming.is_draining());
@@ -140,7 +140,7 @@ fn parameters_are_bounded_over_all_their_records() {
         Ok(vec!["start 1 Responder true".to_owned()])
     );
     assert_eq!(record(&mut above, RecordType::Params, 1, &pair(1001)), Err(Fault::ParamsTooLong(5000)));
-    // Those of a request that was refused are not kept.
+    // Parameters of a refused request are not kept, so the limit does not apply to them.
     assert_eq!(record(&mut within, RecordType::Params, 9, &[0; 6000]), Ok(vec![]));
     assert_eq!(record(&mut within, RecordType::Params, 9, b""), Ok(vec![]));
     assert_eq!(record(&mut within, RecordType::Params, 1, b""), Ok(vec![]), "they end once");

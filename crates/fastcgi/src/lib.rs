@@ -1,17 +1,17 @@
 //! FastCGI done so that nothing is lost at the end of a request.
 //!
-//! The protocol leaves the end of a connection to its implementors, and most get it wrong: a responder that
-//! closes while so much as the empty STDIN record is unread makes the kernel reset the connection and throw
-//! away what of the response is still to be sent. The order that works behind every gateway measured is
-//! **END_REQUEST, half-close, bounded drain, close**; [`Responder`] keeps it, through crate `linger`.
+//! The protocol leaves the end of a connection to its implementors, and most get it wrong: a responder that closes
+//! while so much as the empty STDIN record is unread makes the kernel reset the connection and throw away the part of
+//! the response that was not sent yet. The order that works behind every gateway measured is **END_REQUEST,
+//! half-close, bounded drain, close**; [`Responder`] keeps it, through crate `linger`.
 //!
 //! - [`record`], [`params`], [`incoming`], [`replies`]: the protocol, without sockets.
 //! - [`conversation`]: what is read, what is answered and when a connection is over, without sockets, too. Threads and
 //!   tokio only drive it, so that both answer the same.
-//! - [`Responder`]: serves requests on blocking threads; with the feature `tokio` the module of that name does on a
-//!   runtime, and with `tower` its module serves any HTTP application.
-//! - [`Client`]: the gateway's side. It reads while it writes, takes a response only with its END_REQUEST,
-//!   and salvages what arrived before a reset.
+//! - [`Responder`]: serves requests on blocking threads. Module `tokio` (with the feature of that name) serves them on
+//!   a tokio runtime, and module `tower` serves any HTTP application.
+//! - [`Client`]: the gateway's side. It reads while it writes, takes a response for complete only with its
+//!   END_REQUEST, and salvages what arrived before a reset.
 //!
 //! ```no_run
 //! use std::io::Write;

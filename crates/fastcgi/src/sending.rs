@@ -1,8 +1,8 @@
-//! Records on their way out of a connection that several requests write to.
+//! Sends records on a connection to which several requests write, without mixing them.
 
 use std::io::{self, ErrorKind, IoSlice};
 
-/// Whether the stream stands between two records.
+/// Whether the output ends between two records.
 #[derive(Debug)]
 pub(crate) enum Output {
     Whole,
@@ -23,7 +23,7 @@ impl Output {
     }
 }
 
-/// A piece that is being sent. Dropped before nothing is left of it, it has torn the output.
+/// Parts that are being sent. If this is dropped before all of them are sent, the output stays torn.
 #[derive(Debug)]
 pub(crate) struct Sending<'a, 'b> {
     output: &'a mut Output,
@@ -42,7 +42,7 @@ impl<'b> Sending<'_, 'b> {
         Some(self.parts)
     }
 
-    /// Notes that so many bytes went out.
+    /// Notes that this many bytes were sent.
     pub(crate) fn sent(&mut self, bytes: usize) {
         IoSlice::advance_slices(&mut self.parts, bytes);
     }
@@ -61,7 +61,7 @@ mod tests {
         texts.iter().map(|text| IoSlice::new(text.as_bytes())).collect()
     }
 
-    /// What is sent where so many bytes go out at once.
+    /// Sends `texts`, with the numbers of bytes in `at_once` for the single writes. Returns what was sent.
     fn sent(output: &mut Output, texts: &[&str], at_once: &[usize]) -> io::Result<String> {
         let mut parts = parts(texts);
         let mut sending = output.begin(&mut parts)?;
@@ -92,7 +92,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(sent(&mut output, &["cd"], &[2]).unwrap_err().kind(), ErrorKind::BrokenPipe);
         }
-        // Nothing of this one was ever tried.
+        // Also a write of which nothing was sent tears the output if it is dropped.
         let mut output = Output::Whole;
         let _ = output.begin(&mut parts(&["ab"])).unwrap();
         assert!(output.begin(&mut parts(&["cd"])).is_err());

@@ -75,11 +75,11 @@ impl Acceptor for UnixListener {
 /// Serves connections until the listener fails; drop the future to stop accepting.
 ///
 /// `handler` answers each request and [ends](Response::end) its response. If it returns an error or panics, the gateway
-/// gets what [`Handler::handle`](crate::responder::Handler::handle) describes. Requests are always multiplexed, whatever
-/// [`Config::multiplex`] says, and [`Config::allowed`] is not looked at: the listener may check addresses.
+/// gets what [`Handler::handle`](crate::responder::Handler::handle) describes. Requests are always multiplexed,
+/// whatever [`Config::multiplex`] says, and [`Config::allowed`] is ignored: the listener may check addresses.
 ///
 /// # Errors
-/// Returns the errors of accepting that waiting does not cure.
+/// Returns the errors of accepting that do not pass by themselves.
 pub async fn serve<L, H, F>(listener: L, config: Config, handler: H) -> io::Result<()>
 where
     L: Acceptor,
@@ -175,13 +175,14 @@ where
             }
             Step::Measure => desk.lock().conversation.measured(out.wire.unacknowledged(), Instant::now()),
             Step::Hold => desk.news.notified().await,
-            // Every response was ended, and has let go of the connection before that was told.
+            // Every response has ended. Each gave up its `Arc` of the connection before the conversation was told of
+            // its end.
             Step::End(end) => return Some((Arc::into_inner(out)?.wire, end)),
         }
     }
 }
 
-/// Receives, and waits for it until then.
+/// Receives, waiting for bytes until `until`. Returns `None` if none came in time.
 async fn receive(wire: &impl AsyncWire, to: &mut [u8], until: Option<Instant>) -> Option<io::Result<usize>> {
     let receiving = poll_fn(|context| wire.poll_receive(context, to));
     match until {

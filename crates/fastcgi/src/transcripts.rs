@@ -1,9 +1,9 @@
-//! The same conversations through both drivers: what a gateway gets must be equal, byte for byte and request by
-//! request, and what the specification asks for; what handlers see must be equal, too.
+//! Random conversations through both drivers. What the gateway receives must be equal byte for byte and request by
+//! request, and must be what the specification asks for. What the handlers see must be equal, too.
 //!
 //! The drivers are the real ones, over a gateway in memory (`memory`) and over real sockets (`sockets`). The long runs:
-//! `LINGER_CONVERSATIONS=100000 cargo test -p linger-fastcgi --features tokio --lib threads_and_tokio -- --nocapture`, and
-//! 5000 of `over_real`; `LINGER_SEED` begins them elsewhere.
+//! `LINGER_CONVERSATIONS=100000 cargo test -p linger-fastcgi --features tokio --lib threads_and_tokio -- --nocapture`,
+//! and with 5000 for `over_real`. `LINGER_SEED` sets the first seed.
 
 pub(crate) mod expected;
 pub(crate) mod memory;
@@ -20,14 +20,14 @@ use sockets::Place;
 
 use crate::responder;
 
-/// How many conversations a test holds, and from which seed on.
+/// How many conversations a test runs, and the first seed.
 fn run(default: u64) -> (u64, u64) {
     let number =
         |name, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     (number("LINGER_CONVERSATIONS", default), number("LINGER_SEED", 1))
 }
 
-/// Holds so many conversations, and says how many of each kind there were.
+/// Runs this many conversations, and prints how many of each kind there were.
 fn each(conversations: u64, first: u64, hold: impl Fn(&Script)) {
     let mut kinds = [0; 5];
     for seed in first..first + conversations {
@@ -71,10 +71,10 @@ fn threads_and_tokio_say_the_same() {
     });
 }
 
-/// Checks what two gateways got and their handlers saw, each for itself and one against the other.
+/// Checks what two gateways received and what their handlers saw, each against the script and one against the other.
 fn compare(script: &Script, one: (&[u8], &Gateway), two: (&[u8], &Gateway)) {
     if let Leaving::Gone(_) = script.leaving {
-        // Each got a part of what it would have got.
+        // Each gateway has received a part of what it would have received had it stayed.
         let mut whole = script.clone();
         whole.leaving = Leaving::Last;
         let whole = Gateway::new(whole, 3);

@@ -17,7 +17,7 @@ const BODIES: [usize; 4] = [0, 67_000, 2 << 20, 8 << 20];
 const ANSWERS: [usize; 2] = [67_000, 2 << 20];
 const TRIALS: usize = 2;
 
-/// What an ending came to behind one gateway.
+/// The results of one ending behind one gateway.
 #[derive(Debug, Default)]
 struct Tally {
     trials: usize,
@@ -50,7 +50,7 @@ impl Tally {
 fn options(buffered: bool) -> GatewayOptions {
     let mut options = GatewayOptions::default();
     options.buffered = buffered;
-    // What stalls is given up soon; everything else takes milliseconds.
+    // An ending that stalls is given up soon; everything else takes milliseconds.
     options.timeout_seconds = 2;
     options
 }

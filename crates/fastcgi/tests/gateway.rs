@@ -1,4 +1,4 @@
-//! Our client in front of real applications, and of responders that end in each of the seven ways.
+//! This crate's client in front of real applications, and of responders that end in each of the seven ways.
 
 mod common;
 
@@ -100,7 +100,8 @@ fn in_front_of_libfcgi() {
     in_front_of("libfcgi", || libfcgi_echo(ECHO, 2));
 }
 
-/// Sends `body` bytes to a responder that reads none and answers 67,000; what came, or why not.
+/// Sends `body` bytes to a responder that reads none and answers 67,000. Returns how many bytes came, or the
+/// error.
 fn ask(address: SocketAddr, body: usize) -> Result<u64, String> {
     let request = GatewayRequest::new("POST", "/").param("HTTP_X_READ", "0").param("HTTP_X_ANSWER", "67000");
     let mut response =
@@ -183,7 +184,8 @@ fn what_arrived_before_a_reset_is_salvaged_and_what_is_cut_is_refused() {
     });
 }
 
-/// Serves one request on each connection, and closes with the promise of keeping it broken.
+/// The application promises to keep its connections. It serves one request on each, and then breaks the
+/// promise.
 #[test]
 fn only_what_can_be_repeated_is_sent_again() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -202,7 +204,7 @@ fn only_what_can_be_repeated_is_sent_again() {
             record::push_end(&mut end, 1, EndRequest::new(0, ProtocolStatus::RequestComplete));
             stream.write_all(&end).unwrap();
             if connection != 1 {
-                // The next request on it is taken, and then nobody answers.
+                // Takes the next request on the connection, and closes without an answer.
                 let _ = stream.read(&mut buffer).unwrap();
                 drop(stream);
             } else {
@@ -230,7 +232,7 @@ fn only_what_can_be_repeated_is_sent_again() {
         Ok(())
     };
     finish(GatewayRequest::new("POST", "/")).unwrap();
-    // A POST may have been done: it is not.
+    // A POST may have taken effect already, so it is not sent again.
     let error = finish(GatewayRequest::new("POST", "/")).unwrap_err();
     assert!(matches!(error, Error::Cut { received: 0, .. }), "{error}");
     assert_eq!(served.join().unwrap(), 3);

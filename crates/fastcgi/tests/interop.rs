@@ -1,7 +1,7 @@
-//! Our responder behind real gateways, in a private network whose counters belong to the test alone.
+//! This crate's responder behind real gateways, in a private network whose counters belong to the test alone.
 //!
-//! What a gateway must get is every byte of every response, with no reset sent by the responder's host for
-//! unread data, whatever was read of the request.
+//! The gateway must get every byte of every response, and the responder's host must send no reset for unread
+//! data, however much of the request was read.
 
 mod common;
 
@@ -24,7 +24,7 @@ fn options(buffered: bool, request_buffered: bool, keep_conn: bool) -> GatewayOp
 
 type Start = fn(SocketAddr) -> Result<RunningServer, Unavailable>;
 
-/// Every size, unread, half read and read, through each gateway.
+/// Sends every size through each gateway, with the body unread, half read and read.
 fn behind(gateways: &[(&str, Start)]) {
     sandboxed(|| {
         for (name, start) in gateways {

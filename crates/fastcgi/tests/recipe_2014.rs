@@ -19,10 +19,10 @@ use linger_testing::servers::{GatewayOptions, httpd_fcgi, program};
 /// Bytes of the request and of the response.
 const SIZE: usize = 67_000;
 
-/// What ab says of its hundred requests.
+/// What ab reports about its hundred requests.
 ///
-/// It takes the length of the first answer for the right one, so that answers which are all cut at the same byte are
-/// none of its failures: the sum of their bytes tells.
+/// ab takes the length of the first answer for the right one. If all answers are cut at the same byte, it reports no
+/// failure; only the sum of their bytes shows it.
 #[derive(Debug)]
 struct Said {
     /// Requests that it calls failed, and answers other than 200.
@@ -39,7 +39,7 @@ impl Said {
             let line = text.lines().find_map(|line| line.strip_prefix(label))?;
             line.split_whitespace().next()?.parse::<u64>().ok()
         };
-        // ab leaves the second line out where there is none.
+        // ab prints the second line only if there are such responses.
         let failed = number("Failed requests:")? + number("Non-2xx responses:").unwrap_or(0);
         Some(Self { failed, bytes: number("HTML transferred:")?, first: number("Document Length:")? })
     }

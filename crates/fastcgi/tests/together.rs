@@ -1,4 +1,5 @@
-//! Our client against our responder over real sockets: both roles' promises, without a foreign peer.
+//! This crate's client against its responder over real sockets: both keep their promises, without a foreign
+//! peer.
 
 mod common;
 
@@ -113,7 +114,7 @@ fn kept_connections_are_used_again_even_after_an_early_answer() {
     let running = Running::start(Config::default(), Counted(ends.clone()));
     let client = client(&running, true);
     for round in 0..50 {
-        // Small enough to have been sent whole before the answer comes, so that the connection can be kept.
+        // Small enough to be sent whole before the answer comes, so that the connection can be kept.
         let mut response = client.send(call(1000, Some(round % 2), 10)).unwrap();
         io::copy(&mut response, &mut io::sink()).unwrap();
     }

@@ -146,7 +146,8 @@ fn rate() -> io::Result<()> {
     Ok(())
 }
 
-/// Chance is fixed by the seed, so this is the same in every run; one seed in twenty would miss.
+/// The seed fixes the random losses, so the result is the same in every run. With another seed it would miss the
+/// interval one time in twenty.
 fn loss() -> io::Result<()> {
     const DATAGRAMS: u64 = 50_000;
     for asked in [0.01, 0.05] {

@@ -59,7 +59,7 @@ struct Host {
     v4: Ipv4Addr,
     v6: Ipv6Addr,
     mac: net::Mac,
-    /// The name of the host's interface at the wire's side.
+    /// The name of the other end of this host's veth pair, in the link's namespace.
     wire: &'static str,
 }
 
@@ -182,7 +182,7 @@ impl Bed {
     /// Stops the link and returns what it carried; `None` for loopback, which has no wire.
     ///
     /// # Errors
-    /// Returns the error that had stopped the wire before.
+    /// Returns the error that stopped the link, if one did.
     pub fn stop(mut self) -> io::Result<Option<WireReport>> {
         self.wire.take().map(Wire::stop).transpose()
     }

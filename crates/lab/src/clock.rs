@@ -4,7 +4,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::emulator::Nanos;
 
-/// The monotonic clock that the wire lives by.
+/// The time on the monotonic clock, by which the link delays packets.
 pub(crate) fn now() -> Nanos {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64

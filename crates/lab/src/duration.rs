@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-/// The longest: more than anybody waits, and far from where instants overflow.
+/// The longest time that is accepted: more than anybody waits, and far from where instants overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// A time as options and scenarios write it, which may be zero.

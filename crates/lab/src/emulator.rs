@@ -267,8 +267,9 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         None
     }
 
-    /// Releases held data behind a reset that its receiver will accept: one whose sequence number is exactly where the held
-    /// data begins (RFC 5961 section 3.2).
+    /// Ends [`LinkFault::HoldDataUntilReset`] for a connection: if the receiver will accept this reset, sends the held
+    /// packets right after it. The receiver accepts a reset whose sequence number is that of the first held byte (RFC
+    /// 5961 section 3.2).
     fn reset_passes(&mut self, direction: Direction, flow: u32, sequence: u32, due: Nanos) {
         let Some(held) = self.held.get(&flow) else { return };
         let oldest = held.iter().filter(|held| held.pending.direction == direction).map(|held| held.sequence);

@@ -162,7 +162,8 @@ fn the_reset_overtakes_the_data() {
     let mut emulator = Emulator::new(link, 0);
     let to_client = |seq, flags, payload| frame(Direction::ToClient, seq, 1, flags, payload);
     let data = to_client(101, Flags::ACK | Flags::PSH, 1_000);
-    // The active reset's sequence number is behind the data: its receiver answers with a challenge ACK (RFC 5961).
+    // The first reset's sequence number is after the data, so its receiver answers with a challenge ACK (RFC
+    // 5961).
     let active = to_client(1_101, Flags::RST | Flags::ACK, 0);
     // The reset that answers the challenge has the sequence number that the receiver expects.
     let exact = to_client(101, Flags::RST, 0);

@@ -46,7 +46,7 @@ impl Ending {
         }
     }
 
-    /// Ends a connection this way. `exit` needs a process of its own, and is a plain close here.
+    /// Ends a connection this way. `exit` is a plain close here: the exit itself needs a process of its own.
     ///
     /// # Errors
     /// Returns an error if a socket option, the half-close or the close fails. The socket is closed in every case.

@@ -77,7 +77,7 @@ pub fn exec(plan: &ExecPlan, stop: &Stop) -> io::Result<ExecReport> {
     Ok(ExecReport { client: client_status, server_counters, client_counters, wire: bed.stop()? })
 }
 
-/// A running command. Its thread lives as long as it does.
+/// A running command. The thread that started it lives as long as it does.
 struct Program {
     pid: Pid,
     status: mpsc::Receiver<io::Result<ExitStatus>>,
@@ -138,7 +138,7 @@ impl Program {
         self.status.recv().map_err(|_| io::ErrorKind::BrokenPipe)?.map(Some)
     }
 
-    /// Sends SIGTERM to the process group, and SIGKILL after a while.
+    /// Sends SIGTERM to the process group, and SIGKILL if it is still running after [`GRACE`].
     fn end(&self) -> io::Result<()> {
         use std::os::fd::AsFd;
         let patient = Stop::new()?;

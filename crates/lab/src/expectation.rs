@@ -16,7 +16,8 @@ pub enum Share {
     None,
     /// At least one, and not all.
     Some,
-    /// At least nine in ten. A busy machine that stops a server between its `write()` and its `close()` saves a few.
+    /// At least nine in ten. If a busy machine stops a server between its `write()` and its `close()`, a few responses
+    /// arrive before the reset.
     Most,
     /// Every one.
     All,
@@ -92,7 +93,8 @@ struct Each {
 }
 
 impl<'de> Deserialize<'de> for Expectation {
-    /// A word, or a table with a word for each. By hand, because an untagged enum does not say what is wrong with a word.
+    /// Accepts a word, or a table with a word for each verdict. Written by hand, because the error of an untagged enum
+    /// would not say which words are possible.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
 

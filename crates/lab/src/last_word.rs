@@ -1,7 +1,8 @@
 //! Finds out whether a connection is reset after the end of its stream.
 //!
 //! A server that half-closes and then closes with bytes unread sends FIN and RST. A client that has read the end of the
-//! stream and closes at once never sees the reset, although with another order of packets it would have cut the response.
+//! stream and closes at once never sees the reset. If the packets had arrived in another order, the reset would have
+//! cut the response.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -67,8 +68,8 @@ mod tests {
 
     use super::*;
 
-    /// A client that has read the end of the stream of a server that has 1 byte unread, or none; which half-closes and
-    /// keeps its side open, or closes.
+    /// Runs a client that has read the end of the stream, and returns what [`is_reset`] returns. The server has
+    /// half-closed with one byte unread, or none (`unread`), and then closes or keeps its side open (`closes`).
     fn after_the_end(unread: bool, closes: bool) -> io::Result<bool> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

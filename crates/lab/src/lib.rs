@@ -1,4 +1,5 @@
-//! Reproduces responses lost at `close()`, and shows the close that cures it.
+//! Reproduces the loss of responses at `close()`, and shows that a lingering close prevents it: servers and
+//! clients on the real kernel, joined by an emulated link in private network namespaces.
 
 mod backlog;
 mod bed;
@@ -61,7 +62,7 @@ pub use stop::Stop;
 pub use units::{Bytes, Rate};
 pub use wire::{Lateness, Wire, WireReport};
 
-/// Locks a mutex, poisoned or not: no change to the data in it stops half-way.
+/// Locks a mutex, poisoned or not: no panic leaves the data in it half changed.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

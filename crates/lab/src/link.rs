@@ -28,7 +28,7 @@ impl Direction {
         self as usize
     }
 
-    /// The way back.
+    /// The opposite direction.
     pub const fn reverse(self) -> Self {
         match self {
             Self::ToClient => Self::ToServer,

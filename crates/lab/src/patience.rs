@@ -15,7 +15,8 @@ pub(crate) struct Patience<'a> {
 }
 
 impl Patience<'_> {
-    /// Waits for a socket; nothing if a signal came first. `TimedOut` at the deadline, `Interrupted` at the stop.
+    /// Waits until the socket is ready for `interest`, and returns its events; none if a signal ended the wait.
+    /// Fails with `TimedOut` at the deadline, and with `Interrupted` at the stop.
     pub(crate) fn wait(&self, socket: &impl AsFd, interest: PollFlags) -> io::Result<PollFlags> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

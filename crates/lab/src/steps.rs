@@ -92,7 +92,8 @@ impl Steps {
         let mut steps: Vec<Step> = Vec::new();
         for (at, actor, action) in noted {
             let at = Duration::from_nanos(at - first);
-            // Steps of others between two reads do not separate them: a transfer is one step.
+            // Steps of the other side between two reads or two writes are passed over, so that a whole transfer is
+            // one step.
             let before = steps.iter_mut().rev().find(|step| step.actor == actor);
             match (before.map(|step| (&mut step.action, &mut step.at)), &action) {
                 (Some((StepAction::Read(sum), last)), StepAction::Read(bytes)) => {
@@ -138,7 +139,8 @@ impl<'a> Notes<'a> {
 /// Finds the server's first reset among the frames of a link, and counts the response bytes before it.
 #[derive(Debug, Default)]
 pub(crate) struct ResetWatch {
-    /// Bytes of the response that have entered and left the link: the highest sequence numbers relative to the SYN.
+    /// Bytes of the response that have entered, and that have left, the link: the highest sequence number of each,
+    /// relative to the SYN.
     bytes: [u64; 2],
     start: Option<u32>,
     seen: [bool; 2],

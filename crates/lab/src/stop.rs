@@ -59,7 +59,7 @@ impl Stop {
         Ok(ready[0].revents().is_empty() && !ready[1].revents().is_empty())
     }
 
-    /// Sleeps for `duration`, or until the stop is requested.
+    /// Sleeps for `duration`, or until the stop is requested or a signal arrives.
     ///
     /// # Errors
     /// Returns the errors of `poll(2)`.

@@ -110,7 +110,7 @@ impl Wire {
     /// Stops the wire and returns what it carried. Packets on the link are dropped.
     ///
     /// # Errors
-    /// Returns the error that had stopped the wire before.
+    /// Returns the error that stopped the wire, if one did.
     pub fn stop(mut self) -> io::Result<WireReport> {
         self.halt().unwrap_or_else(|| Ok(WireReport::default()))
     }
@@ -134,7 +134,8 @@ impl Drop for Wire {
 }
 
 struct Pump {
-    /// In the order of [`Direction`]'s *origin*: the server's end, then the client's.
+    /// The port at the server's end, then the one at the client's: indexed by the direction of the frames that arrive
+    /// there.
     ports: [Port; 2],
     pool: FramePool,
     emulator: Emulator<Frame>,

@@ -70,7 +70,7 @@ fn a_small_response_that_is_reset_is_at_risk() {
             ("shutdown-close", "unread", 6),
             ("shutdown-close", "late", 6),
             ("close", "upload", 6),
-            // One field away.
+            // Each of these differs in one field from a case above, and is kept.
             ("close", "reads-all", 0),
             ("shutdown-close", "reads-all", 0),
             ("lingering", "unread", 0),
@@ -148,7 +148,8 @@ fn an_accept_queue_that_overflows_is_recognised() {
     });
 }
 
-/// The steps of one connection. Reading the last bytes makes the difference; all other calls are the same.
+/// The steps of one connection: lost with a plain close, and kept if the server reads the last 8 bytes too or ends with
+/// a lingering close.
 #[test]
 fn one_connection_is_told_step_by_step() {
     let told = |ending: &str, request: u64, extra: u64| {
@@ -173,7 +174,7 @@ fn one_connection_is_told_step_by_step() {
         );
         let failed = at(&lost, Actor::Client, &|action| matches!(action, StepAction::ReadFailed(_)));
         assert!(wrote < ended && ended < sent && Some(sent) < arrived && arrived < failed, "{lost:#?}");
-        // One field away: the 8 bytes belong to what the server reads.
+        // One field changed: the 8 bytes are a part of the request, and the server reads them.
         let kept = told("close", 108, 0);
         assert_eq!(kept.attempt.verdict(), Verdict::Kept, "{kept:?}");
         assert!(at(&kept, Actor::Server, &closed(0)).is_some(), "{kept:#?}");

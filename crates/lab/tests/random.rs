@@ -11,7 +11,7 @@ use linger_testing::sandboxed;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Trials of an ordinary test run; `LINGER_TRIALS=10000` makes it the long one.
+/// The number of trials in an ordinary test run; `LINGER_TRIALS=10000` makes a long one.
 const TRIALS: u64 = 600;
 /// Connections that share one random link.
 const IN_A_CELL: u64 = 10;
@@ -46,14 +46,14 @@ fn random_plan(seed: u64) -> CellPlan {
     plan.concurrency = 1 + upto(7);
     plan.timeout = Duration::from_secs(100);
     plan.seed = seed;
-    // Drawn last, so that the seeds of earlier runs still give the same links.
+    // Drawn last, so that earlier seeds still give the same links.
     if upto(1) == 0 {
         plan.policy.grace = plan.policy.idle;
     }
     plan
 }
 
-/// Every client has the whole response and a clean end, its own writes' included.
+/// Whether every client got the whole response, a clean end, and no error from its own writes.
 fn is_as_it_must_be(report: &CellReport) -> bool {
     report.tally.of(Fate::Complete) == report.tally.trials
 }

@@ -36,7 +36,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 Ok::<_, Infallible>(Response::new("hello\n".to_owned()))
             });
             let answer = linger::http::layer().of(&stream.connection()).wrap(answer);
-            // hyper shuts the TLS stream down, which says goodbye and sends the FIN, and drops it: then it lingers.
+            // At the end hyper shuts the TLS stream down, which sends close_notify and the FIN, and drops it: then
+            // it lingers.
             let stream = match acceptor.accept(stream).await {
                 Ok(stream) => stream,
                 Err(error) => return eprintln!("{peer}: {error}"),

@@ -34,7 +34,7 @@ fn answer(mut stream: TcpStream, closer: &Closer) -> std::io::Result<()> {
     let read = stream.read(&mut [0; 4096])?;
     let body = format!("{read} bytes were enough for me\n");
     write!(stream, "HTTP/1.1 413 Content Too Large\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
-    // The thread ends now; `linger::close(stream, &policy)` would wait, and say what came of it.
+    // The thread ends now. `linger::close(stream, &policy)` would wait, and return the outcome.
     closer.close(stream, &Policy::default());
     Ok(())
 }

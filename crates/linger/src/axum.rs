@@ -18,9 +18,9 @@
 //! # async fn serve(app: axum::Router, sigterm: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
 //! # use std::time::Duration;
 //! # let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
-//! let listener = linger::axum::listen(listener, linger::Policy::default());
+//! let (listener, stopped) = linger::axum::listen_until(listener, linger::Policy::default(), sigterm);
 //! let app = app.layer(linger::http::layer()); // the last layer, so that it is the outermost
-//! axum::serve(listener, app).with_graceful_shutdown(sigterm).await?;
+//! axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
 //! // What lingers now is the closer's: give it a deadline before the process exits.
 //! let closer = linger::Closer::global()?;
 //! tokio::task::spawn_blocking(|| closer.finish(Duration::from_secs(10))).await?;
@@ -54,8 +54,12 @@ pub type LingeringListener<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accep
 /// bytes and not messages. After an early answer hyper ends the connection without having said `Connection: close`, and the
 /// next request of a pooled client goes into a connection that is ending; only the layer can announce the end. Over HTTP/2 a
 /// reset of the stream may overtake the answer, and only the layer can read the upload first. Without the layer both are as they
-/// are on bare axum. `linger::http::serve` has the layer, serves the accept queue at a stop, which
-/// `axum::serve` drops with its listener, and bounds the stop.
+/// are on bare axum. `linger::http::serve` has the layer and bounds the stop.
+///
+/// **At a graceful stop `axum::serve` drops its listener, and the kernel resets the connections in its accept queue**,
+/// as with bare axum. A listener cannot prevent this: it has no service that could answer, and to close these
+/// connections without an answer would take them from another process that has the same listener (systemd's socket
+/// units, a successor). [`listen_until`] lets the queue be served first, and so does `linger::http::serve`.
 ///
 /// The listener is a [`TcpListener`] or a [`UnixListener`], each also with axum's `tap_io`, or any type that implements
 /// [`Accept`]. TLS goes above the result: write a listener that implements `axum::serve::Listener` over it.
@@ -66,6 +70,24 @@ pub fn listen<L: Accept>(listener: L, policy: Policy) -> LingeringListener<L> {
 /// Does what [`listen`] does, but `closer` ends the connections, within its budget, instead of the global closer.
 pub fn listen_with<L: Accept>(listener: L, policy: Policy, closer: &Closer) -> LingeringListener<L> {
     Listener::new(listener, policy).with_closer(closer).tap_io(|_| ())
+}
+
+/// Does what [`listen`] does, until `signal`: then the listener is closed, and what is in its accept queue is served. Give
+/// the second value to `with_graceful_shutdown`; see [`Listener::stop_when`].
+///
+/// ```no_run
+/// # async fn serve(listener: tokio::net::TcpListener, app: axum::Router, sigterm: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+/// let (listener, stopped) = linger::axum::listen_until(listener, linger::Policy::default(), sigterm);
+/// axum::serve(listener, app).with_graceful_shutdown(stopped).await
+/// # }
+/// ```
+pub fn listen_until<L: Accept, F: Future<Output = ()> + Send + 'static>(
+    listener: L,
+    policy: Policy,
+    signal: F,
+) -> (LingeringListener<L>, impl Future<Output = ()> + Send + use<L, F>) {
+    let (listener, stopped) = Listener::new(listener, policy).stop_when(signal);
+    (listener.tap_io(|_| ()), stopped)
 }
 
 impl<L: Accept> axum::serve::Listener for Listener<L> {

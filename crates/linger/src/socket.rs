@@ -32,7 +32,7 @@ enum EndsSeen {
     /// There has never been a connection: the half-close has ended the attempt to connect, and the kernel's counts of bytes
     /// mean nothing (`tcp_disconnect`).
     NeverBegan,
-    /// The peer's FIN was read. No handshake is under way then.
+    /// The peer's FIN was read, so the handshake is over, and an empty send queue means that everything is acknowledged.
     Peers,
     /// Both directions have ended, and everything is acknowledged, the FIN of this side included. The socket's state is
     /// CLOSE; if the kernel remembers the connection, it does so in a TIME_WAIT socket (`tcp_time_wait`).
@@ -291,7 +291,8 @@ impl<F: AsFd> AsFd for Socket<F> {
     }
 }
 
-/// Whether a connection whose state is CLOSE ended with bytes unacknowledged; of Multipath TCP the state does not say so.
+/// Whether a connection in the state CLOSE ended with bytes unacknowledged. With Multipath TCP the state does not tell,
+/// because it is that of one subflow.
 fn is_cut(queue: Option<u64>, is_multipath: impl FnOnce() -> bool) -> bool {
     queue.is_some_and(|queue| queue > 0) && !is_multipath()
 }

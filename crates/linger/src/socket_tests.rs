@@ -62,7 +62,7 @@ fn a_half_close_of_what_is_gone_is_no_failure() {
         (Errno::NOTCONN, Event::Gone),
         (Errno::PIPE, Event::Gone),
         (Errno::CONNRESET, Event::Gone),
-        // One that goes while it is read was reset; another reason is none of the connection's.
+        // ECONNABORTED means a reset. EACCES is no error of the connection.
         (Errno::CONNABORTED, Event::Reset),
         (Errno::ACCESS, Event::Failed(ErrorKind::PermissionDenied)),
     ] {
@@ -73,7 +73,7 @@ fn a_half_close_of_what_is_gone_is_no_failure() {
     assert!(socket.is_lost());
 }
 
-/// A socket of this protocol that nothing is connected to: its state is CLOSE.
+/// A socket of this protocol that is not connected: its state is CLOSE.
 #[cfg(not(linger_portable))]
 fn unconnected(protocol: rustix::net::Protocol) -> Socket {
     let (inet, stream) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
@@ -91,7 +91,7 @@ fn the_state_of_one_subflow_is_not_the_connections() {
     assert_eq!((single.is_other_subflow(), multiple.is_other_subflow()), (false, true));
     assert!(matches!(single.inspect(), Event::Inspected { .. }));
     assert_eq!(multiple.inspect(), Event::NotInspected);
-    // A subflow that is connected speaks for the connection.
+    // As long as the first subflow is connected, its state is that of the connection.
     let listener = unconnected(rustix::net::ipproto::MPTCP);
     rustix::net::bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     rustix::net::listen(&listener, 1).unwrap();
@@ -114,7 +114,8 @@ fn a_queue_that_is_left_over_tells_of_a_cut_where_one_path_is_all() {
     }
 }
 
-/// A half-close ends an attempt to connect, which is no reset of a connection; its queue says nothing.
+/// A half-close ends an attempt to connect. That is no reset of a connection, and the socket has no send
+/// queue to ask for.
 #[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
 fn an_attempt_to_connect_that_was_ended_never_was_a_connection() {
@@ -132,7 +133,7 @@ fn an_attempt_to_connect_that_was_ended_never_was_a_connection() {
     assert!(second.has_never_begun());
     assert_eq!(discard(&second), Event::Gone);
     assert_eq!(second.measure(), Event::Unknown);
-    // A connection that was reset was one.
+    // A connection that was reset has been a connection.
     let (client, mut server) = pair();
     server.write_all(b"answer").unwrap();
     let socket = socket(server);
@@ -198,10 +199,11 @@ fn without_a_fin_no_byte_is_taken_for_it() {
     let queue = linger_sys::send_queue(server.as_fd()).unwrap();
     let socket = socket(server);
     assert_eq!(socket.measure(), Event::Unacknowledged { bytes: queue, fin: false });
-    // One that its owner has half-closed counts it.
+    // If the owner has half-closed the socket, the FIN counts as a byte.
     let socket = socket.half_closed(true);
     assert_eq!(socket.measure(), Event::Unacknowledged { bytes: queue - 1, fin: false });
-    // Unless it was reset before: there was none to send. It has unread data, so that the kernel resets.
+    // Unless the connection was reset before: then there was no FIN to send. The client has unread data, so
+    // that its kernel resets.
     drop(client);
     wait(&socket, PollFlags::RDHUP);
     let queue = linger_sys::send_queue(socket.as_fd()).unwrap();
@@ -246,9 +248,9 @@ fn a_local_peer_that_closes_unread_leaves_an_unknown_queue() {
     drop(client);
     assert_eq!(discard(&socket), Event::Reset);
     assert_eq!(socket.measure(), Event::Unknown);
-    // The end of the stream that follows says no more of it.
+    // The end of the stream that follows tells nothing more.
     assert_eq!((discard(&socket), socket.measure()), (Event::EndOfStream, Event::Unknown));
-    // One that has read all is known to have.
+    // A local peer that has read everything is known to have.
     let (mut client, mut server) = UnixStream::pair().unwrap();
     server.write_all(b"answer").unwrap();
     client.read_exact(&mut [0; 6]).unwrap();
@@ -321,7 +323,7 @@ fn an_option_of_the_program_does_not_block_the_close() {
     }
 }
 
-/// Only where both directions have ended does the option do nothing, and is left.
+/// The option has no effect only if both directions have ended; only then it is left set.
 #[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
 fn a_reset_that_the_program_has_asked_for_is_taken_off_while_a_direction_is_open() {
@@ -369,7 +371,7 @@ fn a_descriptor_that_is_no_socket_any_more_is_left_alone() {
     assert!(matches!(lost.half_close(), Event::Failed(_)));
     assert!(lost.is_lost());
     lost.close(false);
-    // Still open: it belongs to somebody else by now.
+    // The descriptor is still open, because it belongs to another file by now.
     let path = format!("/proc/self/fd/{fd}");
     assert!(std::fs::read_link(path).unwrap().to_string_lossy().starts_with("pipe:"));
     drop(read);

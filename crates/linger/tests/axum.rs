@@ -38,7 +38,8 @@ fn app() -> Router {
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static GATE: Semaphore = Semaphore::const_new(0);
 
-/// Serves on a runtime of its own until told to stop; returns when the graceful shutdown is over.
+/// A server on a runtime of its own, until it is told to stop. `stop` returns when the graceful shutdown is
+/// over.
 struct Server {
     address: SocketAddr,
     stop: Arc<Notify>,

@@ -92,14 +92,15 @@ fn honest_clients_are_served_while_five_thousand_drip() {
                 for _ in 0..5_000 {
                     let mut peer = TcpStream::connect(address).unwrap();
                     peer.write_all(b"d").unwrap();
-                    // It has been served: the accept queue never fills, which would be another story.
+                    // The server has answered it, so that the accept queue never fills, which would be
+                    // another experiment.
                     peer.read_exact(&mut [0; 1]).unwrap();
                     peers.push(peer);
                 }
                 tell.send(()).unwrap();
                 while !over.load(Ordering::Relaxed) {
                     for peer in &mut peers {
-                        // Those that were evicted are told so by an error.
+                        // Evicted peers get an error.
                         let _ = peer.write(b".");
                     }
                     // A drip: well inside `idle`, so that none ends by itself.
@@ -140,7 +141,8 @@ fn a_peer_that_is_killed_is_noticed() {
         peer.kill().unwrap();
         peer.wait().unwrap();
         let outcome = told.recv_timeout(LONG).unwrap();
-        // Gone: the reset may come before the half-close, which is the closer's first act.
+        // The reset may come before the half-close, which is the closer's first action: then the connection
+        // is gone.
         assert!(matches!(outcome.ended, Ended::PeerReset | Ended::Gone), "{outcome}");
         assert!(outcome.unacknowledged.unwrap() > 0);
     });
@@ -318,7 +320,7 @@ fn a_descriptor_that_is_closed_under_its_feet_is_an_outcome() {
         close_under_its_owner(fd);
         let outcome = told.recv_timeout(LONG).unwrap();
         assert!(matches!(outcome.ended, Ended::Failed(_)), "{outcome}");
-        // All others go on as ever.
+        // All other sockets are served as before.
         let other = TcpStream::connect(address).unwrap();
         closer.close(listener.accept().unwrap().0, &patient());
         drop((client, other));

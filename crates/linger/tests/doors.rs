@@ -37,7 +37,7 @@ fn app() -> Router {
     Router::new().route("/", post(refuse))
 }
 
-/// Serves an uploading client by what the argument makes of a listener; nothing is reset.
+/// Serves an uploading client on what `server` makes of a listener. Nothing may be reset.
 fn serves<F>(server: impl FnOnce(TcpListener) -> F)
 where
     F: Future<Output = io::Result<()>> + Send + 'static,

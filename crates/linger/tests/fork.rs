@@ -1,7 +1,7 @@
-//! A prefork server: what was made before a fork, used in the child.
+//! A prefork server: objects that were made before a fork, used in the child.
 //!
-//! Each case runs in a process of its own, which has a closer whose thread works, and forks. The child has
-//! the memory and not the thread, and ends within the test all the same.
+//! Each case runs in a process of its own, which has a closer with a running thread, and forks. The child has
+//! the closer's memory and not its thread, and must end within the test nevertheless.
 
 mod support;
 
@@ -16,7 +16,7 @@ use linger_sys::testing::forked;
 use linger_testing::sandboxed;
 use support::{LONG, until};
 
-/// Its bounds are what ends a close here, for the peer never does.
+/// The policy's bounds end each close here, because the peer never closes.
 fn policy() -> Policy {
     let mut policy = Policy::default();
     policy.idle = Duration::from_millis(200);
@@ -43,7 +43,7 @@ fn answered() -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-/// The client has the whole answer, and a clean end.
+/// Asserts that the client has the whole answer, and a clean end.
 #[track_caller]
 fn whole(mut client: TcpStream) {
     client.set_read_timeout(Some(LONG)).unwrap();
@@ -72,7 +72,8 @@ fn in_child(body: impl FnOnce()) {
     assert_eq!(said.as_deref(), Ok("as documented"));
 }
 
-/// What became of a socket that a child ended by its parent's closer: read empty once, and closed.
+/// Asserts the outcome of a socket that a child ended with its parent's closer: read once until empty, and
+/// closed.
 #[track_caller]
 fn ended_at_once(outcome: Outcome) {
     assert_eq!((outcome.ended, outcome.discarded), (Ended::Evicted, 9), "{outcome}");
@@ -90,7 +91,7 @@ const METHODS: &[Method] = &[
     ("close: what is no stream", |closer| {
         let (read, write) = rustix::pipe::pipe().unwrap();
         closer.close(write, &patient());
-        // It is closed: nobody else has the other end.
+        // It is closed: the other end has hung up.
         assert_eq!(rustix::io::read(&read, &mut [0; 1]).unwrap(), 0);
     }),
     ("close_then", |closer| {
@@ -188,7 +189,8 @@ fn the_global_closer_is_each_processes_own() {
             let own = Closer::global().unwrap();
             assert!(!std::ptr::eq(parents, own) && std::ptr::eq(own, Closer::global().unwrap()));
             assert_eq!(own.snapshot(), Snapshot::default());
-            // In the grandchild the two are an ancestor's each, and in a second child of this process again.
+            // In the grandchild both closers belong to an ancestor. So they do in a second child of this
+            // process.
             for _ in 0..2 {
                 in_child(|| {
                     let grandchilds = Closer::global().unwrap();
@@ -245,7 +247,7 @@ fn the_blocking_close_in_a_child() {
 fn tls_in_a_child() {
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-    /// Neither side has said more than its first word; there is something to flush all the same.
+    /// Neither side has sent more than its first message. There is something to flush all the same.
     fn connection() -> ClientConnection {
         let config = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
             .with_safe_default_protocol_versions()
@@ -315,8 +317,8 @@ mod tasks {
 
     type Adapter = (&'static str, fn(&Closer) -> std::pin::Pin<Box<dyn Future<Output = ()> + '_>>);
 
-    /// Every way to end a connection of tokio's: by the global closer, whose thread the child has, and by the
-    /// parent's.
+    /// Every way to end a connection of tokio: with the global closer, whose thread is the parent's, and with
+    /// a closer of the parent's.
     const ADAPTERS: &[Adapter] = &[
         ("close", |_| {
             Box::pin(async {

@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -19,6 +20,8 @@ use linger_testing::{sandboxed, skip};
 use support::{LONG, RESPONSE};
 use tokio::sync::oneshot;
 
+type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A server that is stopped by a call.
 struct Server {
     address: SocketAddr,
@@ -32,6 +35,14 @@ impl Server {
         app: Router,
         deadline: Duration,
     ) -> Self {
+        Self::run(move |bound, stopped| async move {
+            linger::http::serve(listener(bound), app).stop_when(stopped).within(deadline).await.unwrap()
+        })
+    }
+
+    fn run<F: Future<Output = Snapshot>>(
+        serve: impl FnOnce(tokio::net::TcpListener, Signal) -> F + Send + 'static,
+    ) -> Self {
         let bound = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = bound.local_addr().unwrap();
         bound.set_nonblocking(true).unwrap();
@@ -39,11 +50,10 @@ impl Server {
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let summary = runtime.block_on(async move {
-                let listener = listener(tokio::net::TcpListener::from_std(bound).unwrap());
-                let stopped = async { _ = stopped.await };
-                linger::http::serve(listener, app).stop_when(stopped).within(deadline).await.unwrap()
+                let listener = tokio::net::TcpListener::from_std(bound).unwrap();
+                serve(listener, Box::pin(async { _ = stopped.await })).await
             });
-            // What an orderly end does not wait for.
+            // An orderly end does not wait for this.
             runtime.shutdown_background();
             summary
         });
@@ -54,7 +64,7 @@ impl Server {
         self.stop.take().unwrap().send(()).unwrap();
     }
 
-    /// How long the stop takes, and what it comes to.
+    /// Stops the server. Returns how long the stop takes, and its counts.
     fn stopped(mut self) -> (Duration, Snapshot) {
         let started = Instant::now();
         self.stop();
@@ -80,10 +90,10 @@ fn connect(address: SocketAddr) -> TcpStream {
 const SOON: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Each has its answer and goes on sending, a byte now and then, until the server closes.
+/// A client that has its answer, and then sends a byte now and then, until the server closes.
 fn drip(mut stream: TcpStream) {
     while stream.write_all(b".").is_ok() {
-        // Its own clock.
+        // The client's own pause.
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -126,11 +136,11 @@ fn a_handler_that_never_answers_holds_a_stop_until_its_deadline_and_an_idle_clie
         }
         let (took, _) = server.stopped();
         assert!(took < SOON, "{took:?}");
-        // Neither meets a reset.
+        // Neither client meets a reset.
         assert_eq!(stuck.read(&mut [0]).unwrap(), 0);
         assert_eq!(idle.read(&mut [0]).unwrap(), 0);
 
-        // Without the stuck one, the deadline is not used.
+        // Without the stuck handler the stop ends before the deadline.
         let server = Server::start(|listener| listener, app(), LONG);
         let mut idle = connect(server.address);
         idle.write_all(b"GET /hello HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
@@ -140,7 +150,7 @@ fn a_handler_that_never_answers_holds_a_stop_until_its_deadline_and_an_idle_clie
     });
 }
 
-/// tokio's listener without its close: the queue goes with it.
+/// tokio's listener without its `close`: the accept queue is lost with it.
 struct Forgetful(tokio::net::TcpListener);
 
 impl Accept for Forgetful {
@@ -156,9 +166,10 @@ impl Accept for Forgetful {
     }
 }
 
-/// What clients got that connected and asked while the only thread of the server was busy, and it was stopped then.
-fn queued<L: Accept<Addr: Clone + Sync>>(
-    listener: impl FnOnce(tokio::net::TcpListener) -> L + Send + 'static,
+/// The results of clients that connected and asked while the only thread of the server was busy, until the server was
+/// stopped.
+fn queued<F: Future<Output = Snapshot>>(
+    serve: impl FnOnce(tokio::net::TcpListener, Router, Signal) -> F + Send + 'static,
 ) -> Vec<Result<bool, ErrorKind>> {
     let (begun, has_begun) = mpsc::channel();
     let (go, may_go) = mpsc::channel::<()>();
@@ -167,16 +178,17 @@ fn queued<L: Accept<Addr: Clone + Sync>>(
         let (begun, may_go) = (begun.clone(), may_go.clone());
         async move {
             begun.send(()).unwrap();
-            // The whole runtime waits.
+            // The whole runtime waits here.
             may_go.lock().unwrap().recv().unwrap();
             "done"
         }
     };
-    let mut server = Server::start(listener, app().route("/block", get(block)), LONG);
+    let app = app().route("/block", get(block));
+    let mut server = Server::run(move |listener, stopped| serve(listener, app, stopped));
     let mut first = connect(server.address);
     first.write_all(b"GET /block HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").unwrap();
     has_begun.recv().unwrap();
-    let clients: Vec<_> = (0..10)
+    let clients: Vec<_> = (0..QUEUE)
         .map(|_| {
             let mut client = connect(server.address);
             client.write_all(b"GET /hello HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
@@ -197,11 +209,88 @@ fn queued<L: Accept<Addr: Clone + Sync>>(
     got
 }
 
+const QUEUE: usize = 40;
+const SERVED: [Result<bool, ErrorKind>; QUEUE] = [Ok(true); QUEUE];
+const RESET: Result<bool, ErrorKind> = Err(ErrorKind::ConnectionReset);
+
+async fn served<L: Accept<Addr: Clone + Sync>>(listener: L, app: Router, stopped: Signal) -> Snapshot {
+    linger::http::serve(listener, app).stop_when(stopped).within(LONG).await.unwrap()
+}
+
+/// By `axum::serve`, whose stop lasts as long as its handlers, and lets the closes go on.
+async fn by_axum<L>(listener: L, app: Router, stopped: Signal) -> Snapshot
+where
+    L: axum::serve::Listener<Addr: std::fmt::Debug>,
+{
+    axum::serve(listener, app).with_graceful_shutdown(stopped).await.unwrap();
+    linger::Closer::global().unwrap().snapshot()
+}
+
 #[test]
 fn who_is_in_the_accept_queue_at_a_stop_is_served() {
     sandboxed(|| {
-        assert_eq!(queued(|listener| listener), [Ok(true); 10]);
-        assert_eq!(queued(Forgetful), [Err(ErrorKind::ConnectionReset); 10]);
+        assert_eq!(queued(served), SERVED);
+        assert_eq!(
+            queued(|listener, app, stopped| served(Forgetful(listener), app, stopped)),
+            [RESET; QUEUE]
+        );
+    });
+}
+
+#[test]
+fn axum_serves_the_accept_queue_if_its_listener_knows_of_the_stop() {
+    let until = |listener, app, signal| {
+        let (listener, stopped) = linger::axum::listen_until(listener, Policy::default(), signal);
+        by_axum(listener, app, Box::pin(stopped))
+    };
+    sandboxed(move || {
+        assert_eq!(queued(until), SERVED);
+        // If it does not know, as without this crate. Before each accept axum chooses at random between the connection
+        // and the stop: 2^-40 that all are accepted.
+        let listen =
+            |listener, app, stopped| by_axum(linger::axum::listen(listener, Policy::default()), app, stopped);
+        assert!(queued(listen).contains(&RESET));
+        assert!(queued(by_axum).contains(&RESET));
+    });
+}
+
+#[test]
+fn a_stop_of_axum_waits_a_second_for_a_silent_connection() {
+    sandboxed(|| {
+        let server = Server::run(|listener, signal| {
+            let (listener, stopped) = linger::axum::listen_until(listener, Policy::default(), signal);
+            by_axum(listener, app(), Box::pin(stopped))
+        });
+        // Accepted in order: when the second has its answer, the server has the first.
+        let mut silent = connect(server.address);
+        let mut idle = connect(server.address);
+        idle.write_all(b"GET /hello HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
+        idle.read_exact(&mut [0; 50]).unwrap();
+        let (took, _) = server.stopped();
+        assert!((Duration::from_secs(1)..SOON).contains(&took), "{took:?}");
+        // A FIN, no reset.
+        assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_policy_that_cannot_be_is_refused_by_name_before_anything_is_accepted() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut policy = Policy::default();
+        policy.idle = policy.total;
+        for is_good in [true, false] {
+            policy.idle += Duration::from_nanos(u64::from(!is_good));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = linger::http::serve(listener, app()).policy(policy).stop_when(async {});
+            match server.await {
+                Ok(_) => assert!(is_good),
+                Err(error) => {
+                    assert!(!is_good && error.kind() == ErrorKind::InvalidInput, "{error}");
+                    assert!(error.to_string().contains("idle"), "{error}");
+                }
+            }
+        }
     });
 }
 
@@ -257,7 +346,7 @@ fn attack(port: u16, request: &[u8], stop: Arc<AtomicBool>) -> thread::JoinHandl
                 Ok(_) => true,
                 Err(error) => error.kind() == ErrorKind::WouldBlock,
             });
-            // Its own clock.
+            // The client's own pause.
             thread::sleep(Duration::from_millis(10));
         }
     })
@@ -282,7 +371,7 @@ fn example(name: &str, port: u16, attacks: &[u8], honest: impl Fn() -> bool) {
         assert!(example.is_running(), "{name} has exited");
         assert_eq!(served, 36, "{name}");
         if let "axum_tls" | "sigterm" = name {
-            // In the middle of it.
+            // In the middle of the attack.
             let started = Instant::now();
             let id = rustix::process::Pid::from_child(&example.0);
             rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();

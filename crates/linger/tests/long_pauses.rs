@@ -1,4 +1,4 @@
-//! Peers that pause for up to half a minute, with the default policy: they take that long.
+//! Peers that pause for up to half a minute, with the default policy. The tests take as long.
 //!
 //! `cargo xtask test`, or `cargo test -p linger --all-features --test long_pauses`.
 
@@ -14,7 +14,8 @@ use linger_testing::{Counters, sandboxed};
 use pauses::{Server, Vanishes, all, reads_late, reads_nothing, uploads_slowly};
 use support::{RESPONSE, no_resets, until};
 
-/// Further than any other server: httpd keeps a client for 25 s, nginx and lighttpd for 5 s.
+/// The pauses are longer than any other server allows: httpd keeps a client for 25 s, nginx and lighttpd for
+/// 5 s.
 #[test]
 fn a_client_that_reads_nothing_gets_everything_after_every_pause_below_total() {
     sandboxed(|| {
@@ -33,7 +34,8 @@ fn a_client_that_reads_nothing_gets_everything_after_every_pause_below_total() {
         let snapshot = until(&closer, |snapshot| snapshot.ended.total() == pauses.len() as u64);
         assert_eq!(snapshot.undelivered, 0, "{snapshot:?}");
         no_resets(&before);
-        // One that takes longer than `total` does not: else this would show nothing.
+        // A client that takes longer than `total` does not get everything: otherwise the test would show
+        // nothing.
         let late = reads_late(server.address, Duration::from_secs(33));
         assert_ne!(late, all(200, RESPONSE));
     });

@@ -38,7 +38,7 @@ fn an_uploader_that_pauses_and_reads_at_the_end_gets_its_answer() {
     });
 }
 
-/// What axum says to a body that is too large.
+/// The length of axum's answer to a body that is too large.
 const REFUSAL: usize = 56;
 
 #[test]
@@ -66,7 +66,7 @@ fn a_client_that_reads_nothing_for_a_while_gets_everything() {
     });
 }
 
-/// Who only does not read is waited for until `total`; who is gone is not.
+/// A peer that only does not read is waited for until `total`. A peer that is gone is not.
 #[test]
 fn a_peer_that_is_gone_is_told_from_one_that_does_not_read() {
     sandboxed(|| {

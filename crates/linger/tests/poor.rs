@@ -1,4 +1,4 @@
-//! Closes of a process that may have no descriptor more.
+//! Closes by a process that may not open another descriptor.
 
 mod support;
 
@@ -13,7 +13,7 @@ use linger_testing::{Counters, sandboxed};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{Got, LONG, RESPONSE, connect_small, no_resets};
 
-/// Lets this process have no descriptor more. The lowest free one is the next.
+/// Sets the limit of descriptors so that this process cannot open another one.
 fn no_more_descriptors() {
     let next = TcpListener::bind("127.0.0.1:0").unwrap().as_raw_fd();
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
@@ -63,7 +63,7 @@ fn a_blocking_close_needs_no_descriptor() {
         let outcome = ending.join().unwrap();
         assert_eq!((outcome.discarded, outcome.delivered()), (250_000, true), "{outcome}");
 
-        // One reads all and never closes.
+        // This client reads everything and never closes.
         let (mut client, server) = stays;
         let ending = close(server);
         client.read_exact(&mut [0; RESPONSE]).unwrap();

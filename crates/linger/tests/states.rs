@@ -213,8 +213,8 @@ fn until(is_so: impl Fn() -> bool) {
     }
 }
 
-/// What a row is to come to: how the close ends, the bytes that were not acknowledged, and whether the client's program
-/// closed after it had everything.
+/// The expected outcome of a row: how the close ends, the bytes that were not acknowledged, and whether the client's
+/// program closed after it had everything.
 type Claims = (Ended, Option<u64>, bool);
 
 /// Runs a row by each way to close. The clients live until the close has ended.
@@ -236,7 +236,7 @@ const NONE: Option<u64> = Some(ANSWER.len() as u64);
 fn claims_in_each_state() {
     use TcpState as S;
     sandboxed(|| {
-        // The peer has the answer in its kernel, and keeps its socket open; and the same where it has not.
+        // The peer's kernel has the answer, and its socket stays open. Then the same without the answer.
         let open = || Pair::new().answered();
         row("ESTABLISHED", (Ended::Acknowledged, ALL, false), || {
             open().acknowledged().once_in(S::Established)
@@ -290,7 +290,8 @@ fn claims_after_a_reset_or_a_timeout() {
         let cut = || Pair::new().vanished().answered();
         row("CLOSE, reset before the answer", (Ended::Gone, NONE, false), || reset(cut(), false));
         let cut_fin = || reset(cut().server_half_closed(), false);
-        // Nobody can tell whether the queue holds the FIN that the program has sent: it may be taken for a byte.
+        // Nobody can tell whether the queue still holds the FIN that the program has sent: the FIN may be counted as a
+        // byte.
         let one_more = Some(ANSWER.len() as u64 + 1);
         row("CLOSE, reset before the answer, FIN sent", (Ended::Gone, one_more, false), cut_fin);
         // The kernel has given the peer up by itself, before the close.
@@ -368,7 +369,7 @@ fn claims_of_multipath_tcp() {
                 client.read_to_end(&mut got).unwrap();
                 assert_eq!(got.len() as u64, written);
             }
-            // A client that goes with its answer unread: reset, and not delivered.
+            // A client that closes with its answer unread: a reset, and not delivered.
             for close in CLOSES {
                 let Pair { client, mut server } = new();
                 server.set_nonblocking(true).unwrap();

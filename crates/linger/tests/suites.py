@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""suites.py hyper|axum|tokio-tungstenite CHECKOUT [bare]: makes the tests of a checkout of that project run on lingering
+"""suites.py hyper|axum|tokio-tungstenite|tonic CHECKOUT [bare]: makes the tests of a checkout of that project run on lingering
 streams, by another listener; with `bare` it only brings the checkout back. Then, in the checkout:
 
     hyper              cargo test --features full --test server -- --test-threads 4
     axum               cargo test -p axum --lib
     tokio-tungstenite  cargo test
+    tonic              cargo test -p integration-tests  (wants protobuf-compiler)
 
 A test that fails on lingering streams and not on bare ones shows a fault of this crate. Nothing of theirs is kept here."""
 import pathlib, subprocess, sys
@@ -23,9 +24,9 @@ def edit(path, *changes):
         text = text.replace(old, new)
     path.write_text(text)
 
-def needs(path):
+def needs(path, kind="dev-dependencies"):
     """The new dependency. Only `tokio`, so that there is no circle."""
-    edit(path, ("[dev-dependencies]\n", f'[dev-dependencies]\nlinger = {{ path = "{linger}", features = ["tokio"] }}\n'))
+    edit(path, (f"[{kind}]\n", f'[{kind}]\nlinger = {{ path = "{linger}", features = ["tokio"] }}\n'))
 
 # A listener with the methods of tokio's that the tests use.
 LISTENER = """
@@ -101,5 +102,50 @@ elif name == "tokio-tungstenite":
         path = f"tests/{test}.rs"
         edit(path, ("net::{TcpListener, TcpStream}", "net::TcpStream"), ("TcpListener::bind", "lingering::Listener::bind"))
         (checkout / path).write_text((checkout / path).read_text() + LISTENER)
+elif name == "tonic":
+    needs("tonic/Cargo.toml", "dependencies")
+    incoming = "tonic/src/transport/server/incoming.rs"
+    edit(
+        incoming,
+        ("    type Item = std::io::Result<TcpStream>;\n", "    type Item = std::io::Result<Lingers>;\n"),
+        (
+            "        polled\n    }\n}\n",
+            "        polled.map_ok(|stream| Lingers(linger::tokio::Lingering::new(stream, linger::Policy::default())))\n    }\n}\n",
+        ),
+    )
+    with (checkout / incoming).open("a") as file:
+        file.write("""
+/// A stream that lingers.
+#[derive(Debug)]
+pub struct Lingers(linger::tokio::Lingering<TcpStream>);
+
+impl super::Connected for Lingers {
+    type ConnectInfo = super::TcpConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.0.get_ref().connect_info()
+    }
+}
+
+impl tokio::io::AsyncRead for Lingers {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl tokio::io::AsyncWrite for Lingers {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+""")
 else:
     sys.exit(__doc__)

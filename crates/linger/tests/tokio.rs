@@ -93,7 +93,7 @@ fn a_lingering_stream_closes_and_tells_with_and_without_a_shutdown_before() {
     });
 }
 
-/// A shutdown is a FIN and nothing more, as on the plain stream, which is the judge.
+/// A shutdown is a FIN and nothing more. The plain stream is the standard.
 #[test]
 fn a_shutdown_ends_the_writes_and_leaves_the_reads() {
     async fn shut_down<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, mut client: TcpStream) -> S {
@@ -106,7 +106,7 @@ fn a_shutdown_ends_the_writes_and_leaves_the_reads() {
         client.shutdown().await.unwrap();
         stream.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "after the end of the other side");
-        // Again, and both sides have ended.
+        // A second shutdown, after both sides have ended.
         stream.shutdown().await.unwrap();
         stream
     }
@@ -152,7 +152,8 @@ fn a_drop_a_panic_and_the_end_of_the_runtime_lose_nothing() {
                         assert!(runtime.block_on(task).unwrap_err().is_panic());
                     }
                     _ => {
-                        // The runtime goes first, a task that waits for ever with it, then another stream.
+                        // The runtime ends first, and with it a task that waits for ever; then another
+                        // stream.
                         let (second, other) = runtime.block_on(async {
                             let (listener, client) = bind().await;
                             (Lingering::new(answer(listener).await, Policy::default()), client)
@@ -254,7 +255,7 @@ fn a_close_that_lost_bytes_says_so() {
     });
 }
 
-/// A task watches the end of its connection first; that must bound nothing by the task's own progress.
+/// A task watches the end of its connection first. No bound may depend on the task's own progress.
 #[test]
 fn a_runtime_that_is_blocked_delays_no_close() {
     sandboxed(|| {

@@ -1,5 +1,5 @@
-//! Upgraded connections joined with an upstream, as behind CONNECT or a WebSocket proxy: a half-close of either side
-//! leaves the other direction as it is. The bare server is the judge: what both ends see there they must see here.
+//! Upgraded connections joined with an upstream, as behind CONNECT or a WebSocket proxy: a half-close of one side
+//! leaves the other direction as it is. The bare server is the standard: both ends must see the same here as there.
 
 mod support;
 
@@ -22,7 +22,7 @@ use linger_testing::{Counters, sandboxed};
 use support::{LONG, RESPONSE, no_resets, undelivered, until};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-/// What one direction carries.
+/// The number of bytes that one direction carries.
 const MUCH: usize = 1 << 20;
 
 /// How a server gets its connections, and whether they linger.
@@ -43,7 +43,7 @@ const JUDGED: [(Server, Server); 3] = [
     (Server::BareStream, Server::Stream),
 ];
 
-/// Which side ends its direction first, and what it has said by then; the other then says the rest.
+/// Which side ends its direction first, and how much it has sent by then. The other side then sends the rest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum First {
     /// The upstream says little and ends; the client, which has seen that, sends much.
@@ -54,7 +54,7 @@ enum First {
     Neither,
 }
 
-/// How a connection went for one of its ends.
+/// The result of a connection for one of its ends.
 #[derive(Clone, Debug, PartialEq)]
 struct End {
     wrote: Result<(), ErrorKind>,
@@ -62,7 +62,7 @@ struct End {
     read: (usize, Result<(), ErrorKind>),
 }
 
-/// How it went for all: the client, the upstream, and the task between them with its counts.
+/// The results for all: the client, the upstream, and the task between them with its counts.
 #[derive(Clone, Debug, PartialEq)]
 struct Told {
     client: End,
@@ -151,7 +151,7 @@ fn read(mut stream: &TcpStream) -> (usize, Result<(), ErrorKind>) {
     (bytes.len(), result)
 }
 
-/// Plays one end. What it waits for is the end of the other side's direction, never a time.
+/// Plays one end. It waits for the end of the other side's direction, never for a time.
 fn play(stream: TcpStream, is_first: bool, both: bool) -> End {
     if both {
         let writer = stream.try_clone().unwrap();
@@ -210,7 +210,8 @@ fn a_half_close_of_either_side_leaves_the_other_direction() {
     });
 }
 
-/// The tunnel's close lingers, too: the handler says its last and goes while the client is still sending.
+/// The tunnel's close lingers, too: the handler sends its last bytes and drops the stream while the client is still
+/// sending.
 #[test]
 fn the_close_of_an_upgraded_connection_begins_when_the_handler_drops_it() {
     async fn upgrade(request: Request) -> Response {
@@ -235,7 +236,7 @@ fn the_close_of_an_upgraded_connection_begins_when_the_handler_drops_it() {
         });
         let stream = connect(Server::Axum, address);
         let writer = stream.try_clone().unwrap();
-        // Ends when the reader has everything and takes the connection down.
+        // Ends when the reader has everything and closes the connection.
         let writing = thread::spawn(move || while (&writer).write_all(&[b'u'; 4096]).is_ok() {});
         assert_eq!(read(&stream), (RESPONSE, Ok(())));
         assert_eq!(Counters::read().unwrap().since(&before).of("TCPAbortOnClose"), 0);

@@ -47,7 +47,7 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// Whether there may be comments. Cheaper than [`Packet::comments`].
+    /// Whether the packet carries any pcapng options. Comments are options. Cheaper than [`Packet::comments`].
     #[inline]
     pub fn has_options(&self) -> bool {
         self.options.is_some()
@@ -61,7 +61,7 @@ pub enum ReadError {
     /// The file cannot be opened: it does not exist, is a directory, or may not be read.
     #[error("cannot be opened: {source}{}", remedy(source))]
     Open {
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The file has no bytes.
@@ -97,13 +97,13 @@ pub enum ReadError {
     Io {
         /// The offset at which reading failed.
         offset: u64,
-        /// What it said.
+        /// The error of the operating system or the decompressor.
         source: io::Error,
     },
 }
 
 impl ReadError {
-    /// Whether all bytes were read, and the capture merely ends early.
+    /// Whether the capture only ends early, and everything before its end was read.
     pub fn is_cut_off(&self) -> bool {
         match self {
             Self::CutOff { .. } => true,
@@ -113,7 +113,7 @@ impl ReadError {
     }
 }
 
-/// A hint for an error of the system or the decompressor.
+/// What the user can do about an error of the operating system or the decompressor: the end of a message.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; is the path right?",
@@ -124,7 +124,7 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Text as text, all else as hexadecimal numbers.
+/// The first bytes of a file, for a message: quoted text if they are printable, otherwise hexadecimal numbers.
 fn shown(bytes: &[u8]) -> String {
     if bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
         return format!("the text \"{}\"", bytes.escape_ascii());

@@ -2,7 +2,7 @@
 //!
 //! [`Segment`] finds the TCP header of a frame and reads it, without copying or allocating. [`capture::open`] reads captures, [`pcapng::Writer`] writes them.
 //!
-//! This crate does not judge: `linger-why` does.
+//! This crate draws no conclusions from the packets: `linger-why` does that.
 #![warn(clippy::exhaustive_enums)]
 
 pub mod capture;

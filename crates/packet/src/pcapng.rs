@@ -68,7 +68,8 @@ impl<W: Write> Writer<W> {
     /// `original_len` is its length on the wire; `data` may be shorter.
     ///
     /// # Errors
-    /// Returns `InvalidInput` for an interface of another writer; otherwise the errors of the underlying writer.
+    /// Returns `InvalidInput` if this writer has no interface of that number; otherwise the errors of the
+    /// underlying writer.
     pub fn packet(
         &mut self,
         interface: InterfaceId,

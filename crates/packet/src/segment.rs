@@ -64,7 +64,7 @@ pub enum NotTcp {
     NotUnderstood(Layer),
 }
 
-/// A layer that is not read, by the number that announced it.
+/// A layer that this crate cannot read, named by the number that announced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Layer {

@@ -1,4 +1,4 @@
-//! Segments found in hand-made frames, and never a panic.
+//! Finds segments in hand-made frames. No frame makes the parser panic.
 
 use proptest::prelude::*;
 

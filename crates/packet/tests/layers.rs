@@ -1,4 +1,5 @@
-//! A segment is found in every wrapping, and what is not understood is said to be.
+//! Finds a segment in every wrapping. What the crate does not understand is reported as such, and not as "no
+//! TCP".
 
 #[path = "common/layers.rs"]
 mod layers;
@@ -15,13 +16,13 @@ fn read(link: u16, frame: &[u8]) -> Result<((u16, u16), u32), NotTcp> {
 fn a_segment_is_found_in_every_wrapping() {
     for wrapping in wrappings() {
         assert_eq!(read(wrapping.link, &wrapping.frame), Ok((PORTS, SEQ)), "{}", wrapping.name);
-        // Padded to the shortest Ethernet frame, or with a checksum behind it.
+        // With padding up to the shortest Ethernet frame, or with a checksum after it.
         let padded = join(&[&wrapping.frame, &[0; 4]]);
         assert_eq!(read(wrapping.link, &padded), Ok((PORTS, SEQ)), "{}", wrapping.name);
     }
 }
 
-/// Cut anywhere, a frame is never more than it is, and never a panic.
+/// A frame that is cut anywhere yields its own segment or an error: never another segment, and never a panic.
 #[test]
 fn a_wrapping_that_is_cut_is_no_other_segment() {
     for wrapping in wrappings() {
@@ -36,7 +37,7 @@ fn a_wrapping_that_is_cut_is_no_other_segment() {
     }
 }
 
-/// Each one field away from a wrapping in which there is a segment.
+/// Each frame differs in one field from a wrapping in which there is a segment.
 #[test]
 fn what_is_not_understood_is_told_from_what_is_no_tcp() {
     let ip = segment();
@@ -102,7 +103,7 @@ fn what_is_not_understood_is_told_from_what_is_no_tcp() {
     }
 }
 
-/// Tunnels in tunnels without end.
+/// Tunnels may nest only eight deep.
 #[test]
 fn wrappings_nest_to_a_bound() {
     let mut frame = ethernet(0x0800, &segment());
@@ -111,7 +112,7 @@ fn wrappings_nest_to_a_bound() {
         let expected = if depth <= 8 { Ok((PORTS, SEQ)) } else { Err(NotTcp::OtherProtocol) };
         assert_eq!(read(1, &frame), expected, "{depth}");
     }
-    // A label stack is as long as its frame.
+    // A stack of MPLS labels does not count as nesting: only the end of the frame ends it.
     let labels = vec![0; 4 * 300];
     assert_eq!(read(1, &ethernet(0x8847, &labels)), Err(NotTcp::TooShort));
 }

@@ -1,4 +1,4 @@
-//! The layout of a written capture, by the words of the pcapng specification.
+//! Checks the layout of a written capture against the pcapng specification.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! What is written is read by the program that most people read captures with.
+//! tshark reads the captures that this crate writes, and finds the same segments.
 
 mod common;
 #[path = "common/layers.rs"]
@@ -31,7 +31,7 @@ fn tshark_reads_it_without_a_warning() {
     );
 }
 
-/// Every wrapping is one in which the other program finds the same segment.
+/// tshark finds the same segment in every wrapping that it understands.
 #[test]
 fn tshark_finds_the_same_segment_in_every_wrapping() {
     let wrappings: Vec<_> = layers::wrappings().into_iter().filter(|wrapping| wrapping.tshark).collect();

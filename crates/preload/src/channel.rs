@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::patience::{HungUp, Progress, Waits};
 use crate::protocol::Message;
-use crate::{message, settings, sys};
+use crate::{message, sandbox, settings, sys};
 
 /// The fd and the cookie in one atomic word, so that both are always of the same socket. Zero is none.
 static CHANNEL: AtomicU64 = AtomicU64::new(0);
@@ -25,7 +25,8 @@ static WAITS: Waits = Waits::new();
 static PROGRESS: Progress = Progress::new();
 static HUNG_UP: HungUp = HungUp::new();
 
-/// Whether an fd is the connection to the supervisor, which the program must not close.
+/// Whether an fd is the connection to the supervisor, which the program must not close. In a sandbox none is: no message is sent
+/// any more.
 #[inline]
 pub(crate) fn is(fd: c_int) -> bool {
     descriptor() == Some(fd)
@@ -34,6 +35,7 @@ pub(crate) fn is(fd: c_int) -> bool {
 pub(crate) fn descriptor() -> Option<c_int> {
     match CHANNEL.load(Relaxed) {
         0 => None,
+        _ if sandbox::is_entered() => None,
         both => Some((both >> COOKIE_BITS) as c_int),
     }
 }

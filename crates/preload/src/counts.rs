@@ -1,4 +1,4 @@
-//! Closes that end in this process, plainly: each is told to the supervisor.
+//! Counts of the closes that this process makes plainly itself. They are reported to the supervisor.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
@@ -7,10 +7,10 @@ use linger_custody::Count;
 use crate::channel;
 use crate::protocol::{Message, MessageKind};
 
-/// What could not be told yet: told as soon as the supervisor hears anything again.
+/// Counts that could not be reported yet. They are reported as soon as the supervisor takes messages again.
 static UNTOLD: [AtomicU32; Count::ALL] = [const { AtomicU32::new(0) }; Count::ALL];
 
-/// Whether there is any.
+/// Whether any of them is not zero.
 static ANY: AtomicBool = AtomicBool::new(false);
 
 /// Counts a close. Does not wait for a supervisor that does not read.
@@ -18,7 +18,7 @@ pub(crate) fn count(what: Count) {
     tell(what, 1);
 }
 
-/// Tells what could not be told before: the supervisor has just heard something.
+/// Reports the counts that could not be reported before: the supervisor has just taken a message.
 pub(crate) fn tell_the_rest() {
     if ANY.load(Relaxed) && ANY.swap(false, Relaxed) {
         Count::EACH.into_iter().for_each(|what| tell(what, 0));
@@ -39,13 +39,13 @@ pub(crate) fn uncount(what: Count) {
     channel::send(Message::about(MessageKind::Uncounted, what as u64, 1), None);
 }
 
-/// In a forked child: the parent tells its own.
+/// In a forked child: forgets the parent's counts, which the parent reports.
 pub(crate) fn forget() {
     ANY.store(false, Relaxed);
     UNTOLD.iter().for_each(|untold| untold.store(0, Relaxed));
 }
 
-/// What has not been told: all, where there is no supervisor.
+/// Counts that were not reported: all of them, if there is no supervisor.
 #[cfg(test)]
 pub(crate) fn untold(what: Count) -> u64 {
     UNTOLD[what as usize].load(Relaxed).into()

@@ -41,7 +41,7 @@ pub(crate) fn accepted(fd: c_int) {
     );
 }
 
-/// Notes a connection that the program has made of a socket. Who has inherited that before is not known.
+/// Notes a socket that the program has connected. Which processes have inherited the socket before is not known.
 pub(crate) fn connected(fd: c_int) {
     note(fd, || Origin::UNKNOWN, |cookie, origin, held| TABLE.accepted(fd, cookie, origin, held));
 }
@@ -132,7 +132,7 @@ fn finish(fd: c_int, last: Last) {
     }
 }
 
-/// Tells the supervisor that this process, of which the table is, lets go of a connection.
+/// Nominates a connection: tells the supervisor that this process closes its last fd of it.
 pub(crate) fn nominate(kind: MessageKind, fd: c_int, last: &Last, unread: u32) -> bool {
     let passed = (!last.held).then_some(fd);
     let word = Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin);
@@ -144,8 +144,8 @@ pub(crate) fn nominate(kind: MessageKind, fd: c_int, last: &Last, unread: u32) -
     sent
 }
 
-/// For this process's last fd of a connection: the number of unread bytes, or why a plain close loses nothing. What is
-/// unread may be another process's to read.
+/// For this process's last fd of a connection: the number of unread bytes, or why a plain close loses nothing. Another
+/// process may still read the unread bytes.
 pub(crate) fn settle(fd: c_int) -> Result<u32, Count> {
     let socket = if aborts(fd) { Socket { aborts: true, ..Socket::default() } } else { ask(fd) };
     match fate(&socket) {
@@ -197,7 +197,7 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
 /// Makes a call that restricts the process (`seccomp(2)`): from then on it has no connection that this library handles.
 pub(crate) fn entering_sandbox<T: Default + PartialOrd>(real: impl FnOnce() -> T) -> T {
     if settings::settings().is_some_and(|settings| settings.hold) {
-        // Nobody could be told of their close.
+        // The later close of held connections could not be reported to the supervisor.
         let _errno = sys::Errno::keep();
         TABLE.fds(0, c_int::MAX).for_each(|fd| unhold(TABLE.given_away(fd)));
     }

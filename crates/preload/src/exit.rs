@@ -11,7 +11,7 @@ use crate::protocol::MessageKind;
 use crate::state::{TABLE, is_this_process, unwatch};
 use crate::sys;
 
-/// How often an `execve` waits 50 us for one of another thread: a tenth of a second in all.
+/// How often an `execve` waits 50 us for an `execve` of another thread: a tenth of a second in all.
 const PATIENCE: u32 = 2_000;
 
 /// Announces every connection, before the process ends.

@@ -89,7 +89,7 @@ pub(crate) extern "C" fn close(fd: c_int) -> c_int {
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const CLOEXEC: c_int = 4;
-    if flags & CLOEXEC != 0 || first > last {
+    if flags & CLOEXEC != 0 || first > last || sandbox::is_entered() {
         return sys::close_range(first, last, flags);
     }
     let number = |fd: c_uint| c_int::try_from(fd).unwrap_or(c_int::MAX);

@@ -1,4 +1,4 @@
-//! How long this process waits for a supervisor that does not read, and when it takes it for one that does not answer.
+//! How long this process waits for a supervisor that does not read, and when the supervisor counts as not answering.
 //!
 //! Whatever the supervisor does, a close costs at most [`ONCE_US`] more, and all of them together [`TOGETHER_US`] in any
 //! second. A connection that stands in the queue of a supervisor which does not read is not ended at all, which is worse than
@@ -12,10 +12,10 @@ const ONCE_US: u64 = 900;
 /// All waits of the process, in any second.
 const TOGETHER_US: u64 = 50_000;
 
-/// After so long without a wait they are counted from zero.
+/// After this time without a wait, the sum starts at zero again.
 const PERIOD_MS: u64 = 1_000;
 
-/// A queue that has stood still for so long belongs to a supervisor that is stopped, or is as good as that.
+/// If the queue has not moved for this long, the supervisor counts as stopped.
 const SILENCE_MS: u64 = 100;
 
 /// Pause before the next attempt to reach a supervisor that has hung up.
@@ -71,7 +71,7 @@ impl Progress {
         if self.looked_ms.swap(now_ms, Relaxed) != now_ms {
             let (sent, queued) = (self.sent.swap(0, Relaxed) > 0, queued());
             let before = self.queued.swap(queued, Relaxed);
-            // Where as much was read as was sent, the queue is as long as before.
+            // If as much was read as was sent, the queue is as long as before.
             if queued == 0 || queued < before || (queued == before && sent) {
                 self.moved_ms.store(now_ms, Relaxed);
             }

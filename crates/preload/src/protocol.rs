@@ -20,16 +20,16 @@ pub enum MessageKind {
     /// The first message of every connection, with the token that keeps strangers out.
     Hello = 1,
     /// A socket whose last known fd in this process is about to be closed. If nobody else has it, half-close it, drain it
-    /// and close it. Carries no fd if the socket is held.
+    /// and close it. Carries no fd if the supervisor holds one already.
     Close = 2,
-    /// A socket that the program has shut down and half-closed, and has still open: drain it, and at the end shut down both
-    /// directions.
+    /// A socket for which the program has called `shutdown(SHUT_RDWR)`: the library has half-closed it, and the program still
+    /// has it open. Drain it, and at the end shut down both directions.
     Shutdown = 3,
-    /// A socket that is closed by the process's exit or by the next `execve`: as `Close`, when this connection hangs up.
-    /// Carries no fd if the socket is held.
+    /// A socket that is closed by the process's exit or by its next `execve`: treat it as with `Close`, but only when this
+    /// connection to the supervisor hangs up. Carries no fd if the supervisor holds one already.
     Last = 4,
-    /// Sent at `accept`: hold this socket, and end it when this connection hangs up, unless it is also held for another
-    /// process.
+    /// Sent at `accept`: hold this socket, and end it when this connection to the supervisor hangs up, unless it is also held
+    /// for another process.
     Hold = 5,
     /// Carries no fd: drop the socket that is held or announced under this cookie, without ending it.
     Release = 6,

@@ -1,7 +1,9 @@
-//! Seccomp filters that the program installs: in a process with one of its own, this library makes no system call.
+//! Seccomp filters that the program installs: in a process that has installed one, this library makes only the calls that the
+//! program asks for.
 //!
-//! Such a filter permits the calls that the program makes. One more may end the process. So its connections are closed as
-//! without this library, and the supervisor says that it is not covered.
+//! Such a filter permits what the program does. A call that it does not permit may end the process. So the program's connections
+//! are closed as without this library, the fd of the connection to the supervisor may be closed or replaced, and the supervisor
+//! says that the process is not covered.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -25,8 +27,9 @@ pub(crate) fn enter() {
     ENTERED.store(true, Relaxed);
 }
 
-/// Whether the process has more filters than the one that became the program: it was restricted before its `execve`. Uses
-/// the calls that the loader has just used: a filter that lets a program start permits them.
+/// Whether this process has more than `most` seccomp filters, the number that `linger run` had. If so, a filter was installed
+/// before an `execve`, and this library stays inactive. Reads a file, with the calls that the loader has just made: a filter that
+/// lets a program start permits them.
 pub(crate) fn has_more_filters_than(most: u32) -> bool {
     let _errno = sys::Errno::keep();
     let mut status = [0; 8_192];

@@ -15,7 +15,7 @@ pub(crate) struct Settings {
     pub(crate) token: [u8; 16],
     pub(crate) hold: bool,
     pub(crate) outgoing: bool,
-    /// The seccomp filters of the process that became the program.
+    /// The number of seccomp filters of the process that became the program.
     pub(crate) filters: u32,
     only: Ports,
     except: Ports,

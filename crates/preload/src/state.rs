@@ -27,7 +27,8 @@ pub(crate) fn is_this_process() -> bool {
     TABLE.is_of(sys::pid())
 }
 
-/// Whether an fd has an entry. Never where no call may be made for one.
+/// Whether an fd has an entry. False in a process with a seccomp filter of its own, where no call may be made for the
+/// fd.
 #[inline]
 pub(crate) fn is_tracked(fd: c_int) -> bool {
     TABLE.is_tracked(fd) && !sandbox::is_entered()

@@ -1,7 +1,7 @@
 //! System calls without the C library's wrappers, and the few library functions that are needed.
 //!
-//! The C library's wrappers are cancellation points, and several are functions that this library itself replaces. Its
-//! `syscall(2)` is no cancellation point, and is asked for past this library's own.
+//! The C library's wrappers are cancellation points, and several are functions that this library itself replaces,
+//! `syscall(2)` among them. So this file makes system calls by the processor's own instruction.
 
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use core::mem::size_of;

@@ -1,4 +1,5 @@
-//! The questions that any client may ask.
+//! The questions that an ordinary client may ask a server: how to ask each of them, and what its answer is. The
+//! questions of a hostile client are in `hostile`.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -312,7 +313,7 @@ fn half_close(prober: &Prober) -> CheckFinding {
         check,
         &[&|prober| {
             let mut trial = Trial::open(prober, true)?;
-            // In one segment, so that every server meets both at once.
+            // The request and the FIN are in one segment, so that every server gets both at the same time.
             trial.queue(&prober.dialect.request(RequestShape::GET));
             trial.send_and_half_close(STUCK);
             trial.late();

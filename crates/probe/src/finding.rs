@@ -26,7 +26,7 @@ pub enum Check {
     UploadInProgress,
     /// Does the response arrive when another request follows the one after which the server closes?
     Pipelined,
-    /// Does the response arrive when a byte arrives after the response began?
+    /// Does the response arrive when the server receives another byte after it has begun to answer?
     LateByte,
     /// Does the response arrive when the client half-closes first?
     HalfClose,

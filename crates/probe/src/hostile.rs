@@ -9,8 +9,9 @@ use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::trial::{Trial, Until};
 
-/// When a held connection is tested, in seconds after the server's FIN. Each test needs a connection of its own, because the
-/// byte that the test sends ends the client's silence.
+/// How long each connection is held before it is tested, in seconds after the last of the connections has received the
+/// server's FIN. Each test needs a connection of its own, because the byte that the test sends ends the client's
+/// silence.
 const LOOKS: [f64; 7] = [0.05, 0.6, 1.5, 2.5, 6.0, 12.0, 31.0];
 
 /// Opens a connection, reads a complete answer and the server's FIN, and leaves the client's side open.
@@ -28,8 +29,9 @@ pub(crate) fn idle_open(prober: &Prober) -> CheckFinding {
         LOOKS.into_iter().map(Duration::from_secs_f64).filter(|look| *look < hold).collect();
     looks.push(hold);
     let mut connections = Vec::new();
-    // The connection that is held longest is opened first. Each may occupy one of a few workers; when these run out, the loop
-    // stops and only shorter holds are missing. The longest one finds a server that never lets go.
+    // The connection that is held longest is opened first. Each may occupy one of a few workers. When no worker is
+    // left, the loop stops, and only tests after shorter times are missing. The longest test is the one that shows
+    // whether the server ever gives a connection up.
     for look in looks.into_iter().rev() {
         match held(prober) {
             Some(trial) => connections.push((look, trial)),
@@ -39,7 +41,7 @@ pub(crate) fn idle_open(prober: &Prober) -> CheckFinding {
     }
     connections.reverse();
     let started = Instant::now();
-    // A worker that is tied to a held connection cannot answer this.
+    // A plain request. It is not answered if held connections occupy all workers.
     let served = serves(prober);
     let meanwhile =
         if served { "others were served meanwhile" } else { "**nobody else was served meanwhile**" };

@@ -24,9 +24,9 @@ pub enum Scheme {
 
 /// Where to connect, and what to ask for.
 ///
-/// `http://host[:port]/path`, `https://...`, `fcgi://host:port/path/of/the/script`, `tcp://host:port`. In place of
-/// the host, `unix:` and a path in brackets or before a colon name a unix socket:
-/// `http://unix:/run/app.sock:/path`, `fcgi://unix:/run/php.sock:/srv/index.php`, `unix:/run/app.sock` (HTTP, `/`).
+/// `http://host[:port]/path`, `https://...`, `fcgi://host[:port]/path/of/the/script`, `tcp://host:port`. For a unix
+/// socket write `unix:PATH:` in place of the host and the port: `http://unix:/run/app.sock:/path`,
+/// `fcgi://unix:/run/php.sock:/srv/index.php`. `unix:/run/app.sock` alone is HTTP with the path `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Target {

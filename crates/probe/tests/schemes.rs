@@ -99,11 +99,11 @@ fn bytes_of_ones_own() {
     });
 }
 
-/// Accepts, reads a little, says `response` and closes in order, as often as asked.
+/// A server that reads a little of each connection, sends `response` and closes cleanly. Returns its URL.
 fn says(response: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // Ends with the process of the test.
+    // The thread ends with the test's process.
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -153,6 +153,6 @@ fn hostile_questions_need_ones_own_server() {
     let target: Target = "http://192.0.2.1/".parse().unwrap();
     let mut config = ProbeConfig::default();
     config.hostile = true;
-    // Nothing is sent to it.
+    // The probe refuses before it sends anything to this address.
     assert!(matches!(probe(&target, &config, |_| {}), Err(ProbeError::NotYours(_))));
 }

@@ -88,7 +88,7 @@ fn lighttpd_keeps() {
 
 #[test]
 fn axum_with_linger_keeps() {
-    // hyper treats a half-closed client as gone and sends no response. This is not about closing.
+    // hyper treats a half-closed client as gone and sends no response. The close has no part in that.
     let [Check::LargeResponse, rest @ .., Check::HalfClose, Check::UploadInProgress] = &LOSSES else {
         panic!()
     };
@@ -98,7 +98,7 @@ fn axum_with_linger_keeps() {
 
 #[test]
 fn nginx_off_loses() {
-    // It reads a body that it refuses; other bytes lead to a reset.
+    // nginx reads a body that it refuses. Other bytes lead to a reset.
     loses("nginx, lingering_close off", &[Check::Pipelined, Check::LateByte]);
 }
 
@@ -107,7 +107,8 @@ fn python_http_server_loses() {
     loses("Python http.server", &[Check::UnreadBody, Check::LateByte]);
 }
 
-/// It refuses an upload with one segment. The connection is always reset; whether the segment arrives before is chance.
+/// Python's server refuses an upload with one segment. The connection is always reset; whether the segment arrives
+/// before is chance.
 #[test]
 fn python_http_server_resets_an_upload() {
     sandboxed(|| {
@@ -163,8 +164,8 @@ fn a_loss_has_a_cause_and_a_process() {
 
 /// Asks each question with a known answer a hundred times; none may differ. A server takes about a minute, mostly waiting.
 ///
-/// `cargo test -p linger-probe --test servers a_hundred_times -- --ignored`, with the name of one behind the `::`
-/// for that one; on an idle machine and on a loaded one.
+/// `cargo test -p linger-probe --test servers a_hundred_times -- --ignored`. To ask only one server, append `::` and
+/// its name. Run it on an idle machine, and on a loaded one.
 mod a_hundred_times {
     use super::*;
 

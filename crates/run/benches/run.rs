@@ -9,15 +9,24 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use linger_preload::protocol::{Message, MessageKind};
 use linger_run::{Options, Via};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
+};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 const SUPERVISED: &str = "LINGER_BENCH_COMMAND";
@@ -59,7 +68,7 @@ fn main() {
     requests("keep-alive, --via seccomp", &[], "seccomp", Wanted::default());
 }
 
-/// This program again, as the supervisor.
+/// Runs this program again, as the supervisor.
 fn supervise(command: &OsStr) {
     let text = command.to_string_lossy().into_owned();
     let mut words = text.split('\u{1f}').map(OsString::from);
@@ -72,7 +81,7 @@ fn supervise(command: &OsStr) {
     std::process::exit(ended.status.and_then(|status| status.code()).unwrap_or(1));
 }
 
-/// Who runs where: processors of this process's.
+/// Which programs run on which of this process's processors.
 #[derive(Clone, Copy)]
 enum Side {
     Server,
@@ -179,7 +188,7 @@ fn supervisors() -> Vec<u32> {
 /// What a close costs the program while its supervisor does not do its work: at most a millisecond more.
 fn harm() {
     let mut usual = 0.0;
-    for state in ["bare", "supervised", "killed", "stopped"] {
+    for state in ["bare", "supervised", "killed", "stopped", "starved", "flooded"] {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("times");
         let before = supervisors();
@@ -198,18 +207,13 @@ fn harm() {
             thread::sleep(Duration::from_millis(10));
         }
         let supervisor = supervisor(&before);
-        let begun = Instant::now();
+        let (begun, mut flood) = (Instant::now(), None);
         // In the first part it does its work.
         for turn in 0..CLOSES {
             if turn == CLOSES / 10
                 && let Some(pid) = supervisor
             {
-                let signal = match state {
-                    "killed" => Some(Signal::KILL),
-                    "stopped" => Some(Signal::STOP),
-                    _ => None,
-                };
-                signal.into_iter().for_each(|signal| kill_process(pid, signal).expect("our supervisor"));
+                flood = disturb(state, pid, server.id());
             }
             thread::sleep((Duration::from_secs(1) / A_SECOND * turn as u32).saturating_sub(begun.elapsed()));
             let mut stream = TcpStream::connect(("127.0.0.1", TIMED_PORT)).expect("it listens");
@@ -217,6 +221,7 @@ fn harm() {
             let _ = stream.read_exact(&mut [0; 5]);
         }
         let _ = server.wait();
+        drop(flood);
         if let (Some(pid), "stopped") = (supervisor, state) {
             let _ = kill_process(pid, Signal::CONT);
         }
@@ -235,6 +240,85 @@ fn harm() {
             times.iter().sum::<f64>() / 1_000.0 / (CLOSES as f64 / f64::from(A_SECOND)),
         );
     }
+}
+
+/// Keeps the supervisor from its work. What is returned is kept until the server has ended.
+fn disturb(state: &str, supervisor: Pid, server: u32) -> Option<Flood> {
+    match state {
+        "killed" => kill_process(supervisor, Signal::KILL).expect("our supervisor"),
+        "stopped" => kill_process(supervisor, Signal::STOP).expect("our supervisor"),
+        "starved" => {
+            // No new descriptor is to be had below the ones that are open.
+            let none = Rlimit { current: Some(3), maximum: Some(3) };
+            prlimit(Some(supervisor), Resource::Nofile, none).expect("our supervisor");
+        }
+        "flooded" => return Some(Flood::start(server)),
+        _ => {}
+    }
+    None
+}
+
+/// Processes, as it seems, that connect to the supervisor and pass it descriptors as fast as they can.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<u64>>,
+}
+
+impl Flood {
+    /// Knows what the processes of the program know.
+    fn start(server: u32) -> Self {
+        let environment = fs::read(format!("/proc/{server}/environ")).expect("our server");
+        let text = String::from_utf8_lossy(&environment).into_owned();
+        let settings =
+            text.split('\0').find_map(|one| one.strip_prefix("LINGER_RUN=")).expect("a supervisor");
+        let value = |key| settings.split(';').find_map(|one| one.strip_prefix(key)).unwrap_or_default();
+        let digits = value("token=").as_bytes().chunks(2).filter_map(|two| std::str::from_utf8(two).ok());
+        let token: Vec<u8> = digits.filter_map(|two| u8::from_str_radix(two, 16).ok()).collect();
+        let (name, token) = (value("name=").to_owned(), token.try_into().expect("16 bytes"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = || {
+            let (name, stop) = (name.clone(), Arc::clone(&stop));
+            thread::spawn(move || flood(&name, token, &stop))
+        };
+        Self { threads: vec![thread(), thread()], stop }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        let said: u64 = self.threads.drain(..).filter_map(|thread| thread.join().ok()).sum();
+        println!("flooded by {said} messages with a descriptor");
+    }
+}
+
+/// Returns how many messages were taken.
+fn flood(name: &str, token: [u8; 16], stop: &AtomicBool) -> u64 {
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).expect("a short name");
+    let mut taken = 0;
+    while !stop.load(Relaxed) {
+        let kind = SocketType::SEQPACKET;
+        let Ok(socket) = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+        else {
+            continue;
+        };
+        if rustix::net::connect(&socket, &address).is_err() {
+            continue;
+        }
+        let _ = rustix::io::write(&socket, &Message::hello(token).to_bytes());
+        for cookie in 1..1_000 {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let passed = [socket.as_fd()];
+            control.push(SendAncillaryMessage::ScmRights(&passed));
+            let message = Message::about(MessageKind::Hold, cookie, 0).to_bytes();
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            taken += u64::from(
+                rustix::net::sendmsg(&socket, &[IoSlice::new(&message)], &mut control, flags).is_ok(),
+            );
+        }
+    }
+    taken
 }
 
 /// A server's configuration, in a file.
@@ -299,7 +383,7 @@ fn requests(name: &str, options: &[&str], settings: &str, wanted: Wanted) {
         .collect::<Vec<_>>();
     let until = Instant::now() + Duration::from_secs(10);
     for port in PORTS {
-        // Nobody outside a server is told that it listens.
+        // No event tells other processes that a server listens, so this polls.
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < until, "nginx does not listen at {port}");
             thread::sleep(Duration::from_millis(10));

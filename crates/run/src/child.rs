@@ -70,7 +70,7 @@ pub(crate) fn run(
     Ok(ProgramEnd { status: Some(status), report })
 }
 
-/// Where this process was named as the one that a variable is for, names the program instead.
+/// If a variable names this process's pid, makes it name the program's pid instead.
 fn name_own_pid(command: &mut Command, called: &OsStr, program: &Program) -> Result<(), RunError> {
     let own = std::process::id().to_string();
     // The command inherits this process's environment, changed by what was put into it.
@@ -136,7 +136,8 @@ fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(bool)) -> io::Resul
             }
         }
         if stops.both() {
-            // The shell waits for this process: only where it stops as well is the job stopped. SIGCONT ends it.
+            // The shell waits for this process, so the job counts as stopped only if this process stops, too.
+            // SIGCONT continues it.
             let _ = kill_process(getpid(), Signal::STOP);
         }
         // An interruption is impossible: every signal is blocked.
@@ -167,7 +168,7 @@ impl Stops {
         self.child = Some(signal);
     }
 
-    /// Whether both have come, in either order. Forgets them if so.
+    /// Whether both events have come, in any order. Forgets them if so.
     fn both(&mut self) -> bool {
         let both = self.arrived.is_some() && self.arrived == self.child;
         if both {

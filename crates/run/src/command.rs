@@ -9,7 +9,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::intake::Address;
 use crate::job::{Job, Parts, ProgramEnd, Way};
-use crate::kernel::has_one_thread;
+use crate::kernel::{ALWAYS, SECCOMP, forbidden, has_one_thread};
 use crate::options::Via;
 use crate::preload::Preload;
 use crate::survey::Means;
@@ -38,10 +38,21 @@ pub fn run(
     options: &Options,
     notify: impl FnMut(Notice<'_>),
 ) -> Result<ProgramEnd, RunError> {
+    let asked = if options.via == Some(Via::Seccomp) { SECCOMP } else { &[] };
+    let calls = forbidden(&[ALWAYS, asked].concat());
+    // If only calls of supervision by seccomp are forbidden, `may_ask` below says whether the program can be run
+    // without it.
+    if calls.iter().any(|call| !is_of_seccomp(call)) {
+        return Err(RunError::CallsForbidden { calls, optional: false });
+    }
     check(options)?;
     let program = Program::find(command, &options.search)?;
     let via = way_in(&program, options)?;
-    let address = Address::new().map_err(RunError::system("cannot listen for the program's connections"))?;
+    may_ask(via, &program)?;
+    let address = Address::new().map_err(|source| match source.raw_os_error() {
+        Some(libc::EAFNOSUPPORT) => RunError::NoUnixSockets { source },
+        _ => RunError::system("cannot listen for the program's connections")(source),
+    })?;
     let metrics = options.metrics.map(metrics::listen).transpose()?;
     let (name, token) = (address.name.clone(), address.token);
     let (root, filters) = (std::process::id(), proc::filters(std::process::id()));
@@ -78,6 +89,18 @@ fn check(options: &Options) -> Result<(), RunError> {
     }
     let too_many = options.ports.len().max(options.exclude_ports.len()) > 64;
     if too_many { Err(RunError::Options("more than 64 ports".to_owned())) } else { Ok(()) }
+}
+
+fn is_of_seccomp(call: &str) -> bool {
+    SECCOMP.iter().any(|trial| trial.name == call)
+}
+
+/// Fails if the program is to be supervised by seccomp, and a filter around this process forbids a call that this
+/// needs.
+fn may_ask(via: Via, program: &Program) -> Result<(), RunError> {
+    let calls = if via == Via::Seccomp { forbidden(SECCOMP) } else { Vec::new() };
+    let optional = program.kind.obstacle().is_none();
+    if calls.is_empty() { Ok(()) } else { Err(RunError::CallsForbidden { calls, optional }) }
 }
 
 /// The requested way to see closes, or the one that fits the program.

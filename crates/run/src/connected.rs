@@ -1,9 +1,10 @@
-//! A process of the program that is connected to the supervisor, and what it says.
+//! A process of the program that is connected to the supervisor, and the messages that it sends.
 
 use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use linger_custody::world::{Name, Pid};
 use linger_custody::{Count, Origin};
@@ -20,7 +21,7 @@ use crate::shares::{Passed, Share, Shares};
 #[derive(Debug)]
 pub(crate) struct ConnectedProcess {
     pub(crate) connection: OwnedFd,
-    /// Whether it has said the token.
+    /// Whether it has sent the token.
     pub(crate) known: bool,
     /// The process that connected (`SO_PEERCRED`); 0 if it is in a pid namespace of which nothing is known.
     peer: u32,
@@ -30,6 +31,7 @@ pub(crate) struct ConnectedProcess {
     waiting: HashMap<u64, HeldFd>,
     /// What it has counted, which is what it may take back.
     counted: [u64; COUNTS],
+    claims: Claims,
     _share: Share,
 }
 
@@ -40,11 +42,11 @@ pub(crate) struct HeldFd {
     by: Name,
     origin: Origin,
     unread: u32,
-    /// Whether the process has announced its end. Otherwise it is killed.
+    /// Whether the process has announced its exit or `execve`. If not, a hang-up means that it was killed.
     last: bool,
 }
 
-/// Who has sent a message, by the kernel's word.
+/// The sender of a message, as the kernel names it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender {
     pid: u32,
@@ -52,20 +54,20 @@ pub(crate) struct Sender {
 }
 
 pub(crate) enum Received {
-    /// With the fd that it carries.
+    /// A message, the fd that it carries, and its sender.
     Message(Message, Option<OwnedFd>, Sender),
     Nothing,
     End,
 }
 
 impl ConnectedProcess {
-    /// One that has connected; `None` if its user has its share of connections.
+    /// Takes a new connection; `None` if its user already has its share of connections.
     pub(crate) fn new(connection: OwnedFd, shares: &Shares) -> Option<Self> {
         let peer = crate::kernel::peer_process(connection.as_fd()).unwrap_or(0);
         let user = socket_peercred(&connection).ok()?.uid.as_raw();
         let share = shares.take(user)?;
-        let (waiting, counted) = (HashMap::new(), [0; COUNTS]);
-        Some(Self { connection, known: false, peer, user, waiting, counted, _share: share })
+        let (waiting, counted, claims) = (HashMap::new(), [0; COUNTS], Claims::new(Instant::now()));
+        Some(Self { connection, known: false, peer, user, waiting, counted, claims, _share: share })
     }
 
     /// Whether a connection is to be ended when this process ends.
@@ -78,7 +80,7 @@ impl ConnectedProcess {
         receive(&self.connection, |fd| ender.dispose(fd))
     }
 
-    /// What was to be ended when the process ends.
+    /// The connections that are to be ended because the process has ended.
     pub(crate) fn has_ended(self) -> impl Iterator<Item = Nominee> {
         self.waiting.into_iter().map(|(cookie, held)| {
             let HeldFd { passed, by, origin, unread, last } = held;
@@ -101,7 +103,7 @@ impl ConnectedProcess {
         if fd.is_none() && matches!(kind, Some(MessageKind::Counted | MessageKind::Uncounted)) {
             return self.count(kind == Some(MessageKind::Counted), message, ender);
         }
-        // Sent between the accept and the request for credentials: the sender is most likely who connected.
+        // Sent between the accept and the request for credentials: most likely by the process that connected.
         let user = if by.pid == 0 { self.user } else { by.user };
         // For a held connection the fd arrived with the `Hold` message.
         let held = self.waiting.remove(&message.cookie).map(|held| held.passed);
@@ -143,7 +145,7 @@ impl ConnectedProcess {
         }
     }
 
-    /// Who lets go of a connection, and where it comes from.
+    /// The fd that was closed, with its process, and the connection's origin.
     fn origin(&self, message: &Message, by: Sender) -> (Name, Origin) {
         let Nomination { origin, process, fd, .. } = message.nomination();
         // In a pid namespace of its own a process does not know the pids that are known here.
@@ -153,16 +155,54 @@ impl ConnectedProcess {
     }
 
     fn count(&mut self, more: bool, message: &Message, ender: &Ender) {
-        let count = Count::EACH.into_iter().find(|count| *count as u64 == message.cookie);
-        let Some(count) = count.filter(|count| *count != Count::Seen) else { return };
-        let own = &mut self.counted[count as usize];
+        let Some(count) = Count::EACH.into_iter().find(|count| *count as u64 == message.cookie) else {
+            return;
+        };
+        let Some(own) = self.counted.get_mut(count as usize).filter(|_| is_told(count)) else { return };
         if more {
-            *own += u64::from(message.unread);
-            ender.count(count, message.unread.into());
+            let number = self.claims.grant(message.unread, Instant::now());
+            *own += number;
+            ender.count(count, number);
         } else if *own > 0 {
             *own -= 1;
             ender.uncount(count);
         }
+    }
+}
+
+/// Whether a process can know this of a close. Of all else the supervisor has seen the outcome itself.
+fn is_told(count: Count) -> bool {
+    matches!(count, Count::Finished | Count::Aborted | Count::Gone | Count::Refused | Count::Unread)
+}
+
+/// How many closes a process can have made that nobody else has seen: its word is not taken for more.
+#[derive(Debug)]
+struct Claims {
+    left: u64,
+    since: Instant,
+}
+
+/// More than a process can make: a close takes the kernel microseconds.
+const CLOSES_A_MILLISECOND: u64 = 500;
+
+/// What a process may have to tell when it connects, or when the supervisor hears it again.
+const BEFORE: u64 = 1 << 16;
+
+impl Claims {
+    fn new(now: Instant) -> Self {
+        Self { left: BEFORE, since: now }
+    }
+
+    /// How many of those that a process claims may be true.
+    fn grant(&mut self, claimed: u32, now: Instant) -> u64 {
+        let milliseconds = now.duration_since(self.since).as_millis() as u64;
+        if milliseconds > 0 {
+            self.left = self.left.saturating_add(milliseconds.saturating_mul(CLOSES_A_MILLISECOND));
+            self.since = now;
+        }
+        let granted = u64::from(claimed).min(self.left);
+        self.left -= granted;
+        granted
     }
 }
 
@@ -215,5 +255,28 @@ fn receive(connection: &OwnedFd, mut dispose: impl FnMut(OwnedFd)) -> Received {
         Err(Errno::AGAIN) => Received::Nothing,
         // The library only sends messages of this length; anything else comes from a stranger.
         Ok(_) | Err(_) => Received::End,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_not_believed_more_closes_than_it_can_have_made() {
+        let start = Instant::now();
+        let mut claims = Claims::new(start);
+        assert_eq!((claims.grant(u32::MAX, start), claims.grant(1, start)), (BEFORE, 0));
+        let later = start + Duration::from_millis(10);
+        assert_eq!((claims.grant(100, later), claims.grant(u32::MAX, later)), (100, 4_900));
+    }
+
+    #[test]
+    fn outcomes_that_the_supervisor_sees_are_not_believed() {
+        let told = Count::EACH.map(is_told);
+        // Seen, Handed, Finished, Drained, Shared, Aborted, Gone, Refused, Unread.
+        assert_eq!(told, [false, false, true, false, false, true, true, true, true]);
     }
 }

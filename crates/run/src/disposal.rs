@@ -1,7 +1,7 @@
 //! Closes descriptors whose close may block, in a thread of its own.
 //!
-//! The close of a socket with `SO_LINGER` waits for the peer, and that of a file for its file system: a process may pass a
-//! descriptor of one that it serves itself (FUSE), and never answer.
+//! The close of a socket with `SO_LINGER` waits for the peer, and the close of a file for its file system: a process
+//! may pass a file of a file system that it serves itself (FUSE), and never answer.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -25,7 +25,7 @@ impl<T: Send + 'static> Disposal<T> {
     pub(crate) fn start() -> io::Result<Self> {
         let (sender, receiver) = sync_channel(MOST);
         let task = move || receiver.into_iter().for_each(drop);
-        // It ends with its last descriptor; nobody waits for that.
+        // The thread ends after its last descriptor; nobody waits for it.
         thread::Builder::new().name("linger-disposal".into()).spawn(task)?;
         Ok(Self { sender })
     }
@@ -37,7 +37,7 @@ impl<T: Send + 'static> Disposal<T> {
         }
         match self.sender.try_send((fd, with)) {
             Ok(()) => {}
-            // Kept for ever, as what it is counted under: better than a wait for it.
+            // The descriptor is leaked, together with what it is counted under: better than to wait for its close.
             Err(TrySendError::Full(left) | TrySendError::Disconnected(left)) => mem::forget(left),
         }
     }

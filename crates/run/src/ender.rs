@@ -45,10 +45,10 @@ struct Begun {
 }
 
 impl Begun {
-    /// More than linger at a time, or are let go of by two processes at about the same one.
+    /// More than the connections that linger at a time, or that two processes close at about the same time.
     const MOST: usize = 1 << 16;
 
-    /// False if it was there.
+    /// Remembers a cookie. Returns false if it is remembered already.
     fn insert(&mut self, cookie: u64) -> bool {
         let new = self.cookies.insert(cookie);
         if new {
@@ -80,7 +80,7 @@ impl Ender {
         Ok(Self { closer, policy, tally, begun, shares, disposal })
     }
 
-    /// Closes an fd that is not to be ended here.
+    /// Closes an fd of a connection that is not to be ended here.
     pub(crate) fn let_go(&self, Passed { fd, share }: Passed) {
         self.disposal.close(fd, Some(share));
     }
@@ -90,12 +90,12 @@ impl Ender {
         self.disposal.close(fd, None);
     }
 
-    /// Counts what a process has ended itself.
+    /// Counts closes that a process has made plainly itself.
     pub(crate) fn count(&self, what: Count, number: u64) {
         self.tally.count(what, number);
     }
 
-    /// Takes that back.
+    /// Takes one such close back.
     pub(crate) fn uncount(&self, what: Count) {
         self.tally.uncount(what);
     }
@@ -105,7 +105,7 @@ impl Ender {
         self.tally.looks.store(looks, Relaxed);
     }
 
-    /// Carries out what a proof has come to.
+    /// Carries out the result of a proof.
     pub(crate) fn conclude(&self, proof: Proof) {
         match proof {
             Proof::Sole(nominee) => self.end(nominee),
@@ -121,23 +121,23 @@ impl Ender {
                 if let Some(Pid(process)) = process
                     && self.tally.refuse(process)
                 {
-                    // The thread that tells it on waits for signals.
+                    // Wakes the main thread, which waits for signals, so that it reports the process.
                     let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::CHILD);
                 }
             }
         }
     }
 
-    /// One that nobody has any more.
+    /// Ends a connection that nobody has any more.
     fn end(&self, nominee: Nominee) {
         let Nominee { passed, cookie, unread, .. } = nominee;
         if !self.begin(cookie) {
-            // Another process has let go of it meanwhile, as the last.
+            // Another process has closed it meanwhile, as the last one.
             self.tally.count(Count::Shared, nominee.closed.into());
             return self.let_go(passed);
         }
         self.tally.count(Count::Unread, (unread > 0).into());
-        // All that will come is there: without it the plain close loses nothing.
+        // The peer has sent its FIN: once the unread bytes are discarded, a plain close loses nothing.
         if unread > 0 && socket::socket(passed.fd.as_fd()).peer_finished {
             let reason = match socket::discard(&passed.fd) {
                 Discarded::ToTheEnd => Some(Count::Drained),
@@ -155,17 +155,19 @@ impl Ender {
         }
     }
 
-    /// Whether a connection is not ended yet: a process may let go of what another has shut down, or has let go of last.
+    /// Whether a connection is not being ended yet. Another process may have shut it down, or may have closed it as the
+    /// last one.
     fn begin(&self, cookie: u64) -> bool {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).insert(cookie)
     }
 
-    /// One that the seccomp thread has counted, and half-closed.
+    /// Ends a connection that the seccomp thread has counted, and half-closed.
     pub(crate) fn end_proved(&self, passed: Passed) {
         self.end_then(passed, HalfClose::Done, || {});
     }
 
-    /// For a socket that the program still has open: it learns of the end by what `shutdown` of both sides brings.
+    /// Ends the connection of a socket that the program still has open. At the end both directions are shut down, which
+    /// tells the program.
     pub(crate) fn end_and_shut_down(&self, passed: Passed, cookie: u64, unread: u32) {
         if !self.begin(cookie) {
             return self.let_go(passed);
@@ -180,13 +182,13 @@ impl Ender {
         }
     }
 
-    /// One that was to be held here, and is not.
+    /// Counts a connection that was to be held here, and is not.
     pub(crate) fn missed(&self) {
         self.tally.count(Count::Refused, 1);
     }
 
-    /// The closer half-closes at once, in this thread. False if the user has its share of connections that linger: this one is
-    /// left plain.
+    /// Hands a connection over to the closer, which half-closes at once, in this thread. Returns false if the user's
+    /// share of lingering connections is used up: the close is then plain.
     fn end_then(&self, passed: Passed, half_close: HalfClose, then: impl FnOnce() + Send + 'static) -> bool {
         let Some(lingering) = self.shares.take(passed.share.user()) else {
             self.missed();

@@ -51,6 +51,28 @@ pub enum RunError {
         /// Where it was found.
         path: PathBuf,
     },
+    /// A seccomp filter around this process forbids system calls that `linger run` needs.
+    #[error(
+        "the seccomp filter around this process forbids {0}; permit it in the service (`SystemCallFilter={0}`, after its other \
+         such lines) or in the container's profile{1}",
+        calls.join(" "),
+        if *optional { ", or use --via preload, which does without" } else { "" }
+    )]
+    CallsForbidden {
+        /// The names of the calls.
+        calls: Vec<&'static str>,
+        /// Whether only supervision by seccomp needs them, and the program can be run without it.
+        optional: bool,
+    },
+    /// This process must not make unix sockets.
+    #[error(
+        "no unix socket can be made ({source}), over which the program's processes reach the supervisor; permit it in the \
+         service (`RestrictAddressFamilies=AF_UNIX`, after its other such lines)"
+    )]
+    NoUnixSockets {
+        /// The error of the system.
+        source: io::Error,
+    },
     /// The seccomp filter cannot be installed.
     #[error("the seccomp filter is refused ({source}); {remedy}")]
     SeccompRefused {
@@ -64,7 +86,7 @@ pub enum RunError {
     DescriptorsRefused {
         /// The call that was refused.
         call: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
         /// What to do.
         remedy: &'static str,
@@ -85,7 +107,7 @@ pub enum RunError {
     Metrics {
         /// Where.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The calling process has more than one thread.
@@ -99,13 +121,13 @@ pub enum RunError {
     System {
         /// What was tried.
         what: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
 impl RunError {
-    /// What the system said; `EIO` where that is not known.
+    /// The error of the system; `EIO` if it is not known.
     pub(crate) fn number(&self) -> i32 {
         match self {
             Self::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),

@@ -22,19 +22,19 @@ use crate::shares::Shares;
 use crate::strangers::Strangers;
 use crate::tally::Tally;
 
-/// Pause after each round of work while much arrives, so that the next messages arrive as one batch. The end of a response
-/// waits for it: the FIN of a close is sent after its proof. So it is only made where the kernel does not make the batches
+/// Pause after each round of work while many messages arrive, so that the next ones arrive as one batch. It delays the
+/// FIN of a close, which is sent after its proof. So there is no pause if the kernel makes the batches
 /// ([`work_in_batches`]).
 const NAP: Duration = Duration::from_micros(20);
 
-/// Messages in the time of a [`NAP`] that are much.
+/// This many messages within a [`NAP`] count as many.
 const MUCH: usize = 8;
 
-/// The part of the time that may be spent on finding out which processes there are: one in so many. A proof from what is
-/// known takes none.
+/// The search for the program's processes may take one part in this many of the time. A proof that needs no search
+/// takes none.
 const SHARE: u32 = 2;
 
-/// A search that is not worth a pause.
+/// After a search that is shorter there is no pause.
 const SHORT: Duration = Duration::from_micros(200);
 
 /// Longest pause after a search.
@@ -46,7 +46,7 @@ const TURN: usize = 256;
 /// Most processes that are accepted before others have their turn.
 const GUESTS: usize = 64;
 
-/// How long nobody is accepted after no descriptor was left for it. Who waits meanwhile loses nothing but the cure.
+/// How long no process is accepted after the fds have run out. The closes of a process that waits meanwhile stay plain.
 const DEAF: Duration = Duration::from_millis(10);
 
 /// Descriptors that are never given to the program's processes.
@@ -81,14 +81,14 @@ impl Address {
         let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        // Inherited by what is accepted, since Linux 6.16.
+        // Accepted sockets inherit this since Linux 6.16.
         rustix::net::sockopt::set_socket_passcred(&listener, true)?;
         rustix::net::bind(&listener, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
         rustix::net::listen(&listener, 4_096)?;
         Ok(Self { name, token: token.try_into().unwrap_or_default(), listener, root: std::process::id() })
     }
 
-    /// One that the process `root` listens at, with a copy of its listener.
+    /// The address at which the process `root` listens, with a copy of its listener.
     pub(crate) fn received(name: String, token: [u8; 16], listener: OwnedFd, root: u32) -> Self {
         Self { name, token, listener, root }
     }
@@ -204,7 +204,7 @@ impl Worker {
     fn judge(&mut self) -> Duration {
         let (ender, processes) = (&self.ender, &self.processes);
         self.prover.judge(|proof| {
-            // What another process has announced, or is held for it, ends with that one.
+            // A connection that another process has announced, or for which it is held, ends with that process.
             let waits =
                 |nominee: &Nominee| processes.values().any(|process| process.waits_for(nominee.cookie));
             match proof {
@@ -216,8 +216,8 @@ impl Worker {
         self.prover.searched()
     }
 
-    /// Accepts processes, and reads what they have sent: one that has ended already is heard before its connections are
-    /// judged. Returns the number of messages.
+    /// Accepts processes, and reads what they have sent. So the messages of a process that has ended already are read
+    /// before its connections are judged. Returns the number of messages.
     fn accept(&mut self) -> usize {
         let first = self.next;
         for _ in 0..GUESTS {
@@ -242,7 +242,7 @@ impl Worker {
         let _ = epoll::modify(&self.epoll, &self.address.listener, data, events);
     }
 
-    /// Takes a process that has connected. One that is turned away finds its connection closed, and ends its own plainly.
+    /// Takes a process that has connected. If it is turned away, its connection is closed, and its closes stay plain.
     fn welcome(&mut self, connection: OwnedFd) {
         let id = self.next;
         let Some(process) = ConnectedProcess::new(connection, &self.shares) else {
@@ -263,7 +263,7 @@ impl Worker {
         }
     }
 
-    /// Turns away who is silent for too long, and accepts again.
+    /// Turns away processes that were silent for too long, and accepts again.
     fn turn_away(&mut self, now: Instant) {
         while let Some(id) = self.strangers.late(now) {
             tracing::info!(id, "process turned away: it has sent no token");
@@ -275,7 +275,7 @@ impl Worker {
         }
     }
 
-    /// Handles pending messages of one process. Returns their number; the end is one.
+    /// Handles pending messages of one process. Returns their number; the hang-up counts as one.
     fn serve(&mut self, id: u64) -> usize {
         let Some(process) = self.processes.get_mut(&id) else { return 0 };
         let mut messages = 0;

@@ -1,4 +1,4 @@
-//! The program in the place of the process that was called; the supervisor is a process apart.
+//! The program in the place of the process that was called; the supervisor is a separate process.
 
 use std::os::unix::process::CommandExt;
 
@@ -43,7 +43,7 @@ pub(crate) fn run(
 /// Becomes the program. Returns only if that fails.
 fn become_program(job: Job, supervisor: Departed, options: &Options) -> RunError {
     let Job { program, mut command, parts, .. } = job;
-    // What was unpacked is the supervisor's to remove.
+    // The supervisor removes the unpacked library.
     let parts = std::mem::ManuallyDrop::new(parts);
     let address = &parts.address;
     let error = match parts.way.put_into(&mut command, &address.name, address.token, options, parts.limit) {

@@ -60,7 +60,7 @@ pub(crate) struct Supervision {
     way: Arc<Way>,
     report: Arc<dyn Fn() -> RunReport + Send + Sync>,
     survey: Survey,
-    /// As long as this is there, the survey goes on.
+    /// The survey ends when this is dropped.
     surveys: Sender<()>,
 }
 
@@ -103,7 +103,8 @@ impl Supervision {
         self.tally.refusal()
     }
 
-    /// What is to be told of the program's listeners, once. SIGCHLD to this process says that there is something.
+    /// The coverage of the program's listeners if it is to be reported, once. SIGCHLD to this process says that there
+    /// is something.
     pub(crate) fn coverage_news(&self) -> Option<Coverage> {
         self.survey.news()
     }
@@ -179,7 +180,7 @@ impl Way {
         }
     }
 
-    /// What the memory maps of every process of the program name.
+    /// The name that the memory maps of every process of the program contain.
     pub(crate) fn mark(&self) -> Option<String> {
         self.preload().map(Preload::mark)
     }

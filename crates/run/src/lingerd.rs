@@ -24,7 +24,7 @@ const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// Asks for a supervisor at the address of a `SOCK_SEQPACKET` socket, and waits until it is ready.
 ///
 /// # Errors
-/// There is none. It will not supervise the program, even if it comes too late.
+/// No supervisor is ready in time. One that comes too late does not supervise the program.
 pub(crate) fn ask(
     address: &Path,
     program: &OwnedFd,

@@ -45,7 +45,7 @@ pub(crate) fn serve(listener: TcpListener, closer: Closer, source: ReportSource)
     thread::Builder::new().name("linger-metrics".into()).spawn(task).map(drop)
 }
 
-/// What can fall again.
+/// The counts that can fall again.
 const GAUGES: [&str; 3] = ["lingering", "listeners", "listeners_covered"];
 
 struct Reports(ReportSource);

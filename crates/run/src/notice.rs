@@ -1,17 +1,17 @@
-//! What the supervisor has to say while the program runs.
+//! The supervisor's notices while the program runs.
 
 use crate::coverage::Coverage;
 use crate::refusal::Refusal;
 use crate::report::RunReport;
 
-/// What the supervisor has to say while the program runs.
+/// A notice of the supervisor while the program runs.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Notice<'a> {
     /// The counts, as requested by SIGUSR1.
     Report(&'a RunReport),
-    /// Which listeners are covered: when the first is there, when one that is not covered comes later, and after each report
-    /// that was requested.
+    /// Which listeners are covered. Reported when the first listener is seen, when a listener that is not covered is
+    /// seen later, and after each requested report.
     Coverage(&'a Coverage),
     /// The fds of a process cannot be looked at. Reported for the first such process of a run.
     Refused(&'a Refusal),

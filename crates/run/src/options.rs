@@ -27,8 +27,9 @@ pub struct Options {
     pub policy: Policy,
     /// Limits for all lingering connections together. By default only this process's limit of fds counts.
     pub budget: Budget,
-    /// Whether this process stays the program's parent until its last connection has ended, even where the program could take
-    /// its place. Needed where everything ends with this process and that cannot be seen from here.
+    /// Whether this process stays the program's parent until its last connection has ended, even if the program could
+    /// take its place. Needed if the supervisor would be ended together with this process, and that cannot be detected
+    /// from here.
     pub stay: bool,
     /// Longest time that connections may linger after the program has ended.
     ///

@@ -11,8 +11,8 @@ use crate::{Options, Via};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Place {
-    /// The calling process. Everything that its starter gave it is the program's: the pid, signals, the terminal, sockets.
-    /// The supervisor is a process apart, which outlives the program.
+    /// The calling process. Everything that its starter gave it is the program's: the pid, signals, the terminal,
+    /// sockets. The supervisor is a separate process, which outlives the program.
     Itself,
     /// A child of the calling process, which is the supervisor and stays until the last connection has ended.
     Child,

@@ -116,7 +116,7 @@ impl Preload {
         self.files.path().to_str().unwrap_or_default()
     }
 
-    /// What the memory maps of every process with the library name.
+    /// The name that the memory maps of every process with the library contain.
     pub(crate) fn mark(&self) -> String {
         match self.files {
             Files::Memory { .. } => format!("/memfd:{LIBRARY}"),
@@ -168,8 +168,8 @@ impl Preload {
     }
 }
 
-/// Makes AddressSanitizer's library accept one before itself. It then finds this project's functions where it looks for the
-/// C library's.
+/// Makes AddressSanitizer's library accept another library before itself. It then calls this project's functions where
+/// it looks for those of the C library.
 pub(crate) fn permit_before_sanitizer(command: &mut Command, present: &OsStr) {
     let mut all = present.to_owned();
     all.push(if all.is_empty() { "" } else { ":" });

@@ -4,18 +4,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use linger_custody::Origin;
-use linger_custody::proof::{Heirs, Sight, Standing, judge};
+use linger_custody::proof::{Heirs, Relations, Sight, Standing, judge};
 use linger_custody::world::{Name, Pid};
 
 use crate::proc;
 use crate::relatives::Relatives;
 use crate::shares::{Passed, Share, Shares};
 
-/// First pause before what was found open is looked at again; doubles.
+/// First pause before a connection that was found open is looked at again; doubles each time.
 const SOON: Duration = Duration::from_micros(200);
 
-/// How long a connection is kept that another process has. A child that is about to call `execve`, or to end, has let go of
-/// it by then; one that goes on with it is to end it, and to see its own close as the kernel's.
+/// How long a connection is kept that another process still has. A child that is about to call `execve`, or to exit,
+/// has closed it by then. A process that goes on using it ends it with its own close.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long a close that was announced may take: its thread may have to wait for a processor.
@@ -24,18 +24,21 @@ const PROMISE: Duration = Duration::from_secs(10);
 /// Most connections that wait for a look. What is more is left plain.
 const PENDING: usize = 8_192;
 
+/// How often one look goes on to processes that were made during it.
+const ROUNDS: usize = 4;
+
 /// A look that takes long is followed by a pause of as many times its length.
 const REST: u32 = 4;
 
-/// So many connections are looked for in all processes although nobody is known to have inherited them: the first of a program,
-/// and later as many as take [`AUDIT`] of the time. A program that copies or passes on descriptors by system calls of its own,
-/// which the library does not see, is found out so.
+/// This many of a program's first connections are looked for in all processes, although no process can have inherited
+/// them. Later ones are, too, as far as [`AUDIT`] permits. So a program is found out that copies or passes on fds by
+/// system calls of its own, which the library does not see.
 const TRUST: u32 = 64;
 
-/// The part of the time that looks without a cause may take: one in so many.
+/// Such looks may take one part in this many of the time.
 const AUDIT: u32 = 100;
 
-/// A connection that a process has let go of, with the supervisor's copy of it.
+/// A connection that a process has nominated, with the supervisor's copy of it.
 #[derive(Debug)]
 pub(crate) struct Nominee {
     pub(crate) passed: Passed,
@@ -45,11 +48,11 @@ pub(crate) struct Nominee {
     pub(crate) origin: Origin,
     /// Received bytes that the program had not read.
     pub(crate) unread: u32,
-    /// By a close. The end of a process that others with the connection survive is none.
+    /// Whether by a close. The exit of a process does not count as a close if the connection has other holders.
     pub(crate) closed: bool,
 }
 
-/// What a nomination has come to.
+/// The result of a nomination.
 #[derive(Debug)]
 pub(crate) enum Proof {
     /// Nobody has the connection: it may be ended.
@@ -71,14 +74,15 @@ struct Pending {
     held: Option<(Name, Instant)>,
     /// It is looked for in all processes, also in those that cannot have inherited it.
     audit: bool,
-    /// The last look has found nobody. Whoever had it until then may have said so since, and is the one that ends it.
+    /// The last look has found nobody. A process that had it until then may have nominated it since, and then that
+    /// nomination ends it.
     proved: bool,
     since: Instant,
     _share: Share,
 }
 
 impl Pending {
-    /// Whether it was waited for long enough.
+    /// Whether it has been waited for long enough.
     fn is_late(&self, now: Instant) -> bool {
         let held = self.held.is_some_and(|(_, since)| now.duration_since(since) >= PATIENCE);
         held || now.duration_since(self.since) >= PROMISE
@@ -95,12 +99,12 @@ pub(crate) struct Prover {
     pause: Duration,
     due: Instant,
     looks: u64,
-    /// How long the last call of `judge` has searched.
+    /// How long the last call of `judge` has spent on searches.
     searched: Duration,
-    /// Looks without a cause that are due before what is known is trusted.
+    /// How many more connections are looked for although no process can have inherited them.
     untrusted: u32,
     next_audit: Instant,
-    /// A process had what nobody was known to have: nothing is trusted any more.
+    /// A process had a connection that it cannot have inherited. From then on every connection is looked for.
     unseen: bool,
 }
 
@@ -142,7 +146,7 @@ impl Prover {
         self.searched
     }
 
-    /// Judges what was nominated. All of it was let go of before this looks, so one look serves all.
+    /// Judges the nominated connections. All of them were closed before this looks, so one look serves all.
     pub(crate) fn judge(&mut self, mut tell: impl FnMut(Proof)) {
         self.searched = Duration::ZERO;
         if self.fresh.is_empty() && self.pending.is_empty() {
@@ -161,7 +165,8 @@ impl Prover {
         };
         for nominee in self.fresh.drain(..) {
             let by = nominee.by.pid;
-            // What is known of descendants says nothing of a process that is none.
+            // The process is no known descendant, so nothing is known about the processes that may have inherited from
+            // it.
             if !family.contains(by) && proc::stat(by.0).is_some() {
                 tell(Proof::Hidden(nominee, Some(by)));
                 continue;
@@ -173,7 +178,7 @@ impl Prover {
                 continue;
             }
             self.untrusted = self.untrusted.saturating_sub(audit.into());
-            // Each makes the looks longer for all.
+            // Each pending connection makes the looks longer for all users.
             let share = self.shares.take(nominee.passed.share.user());
             let Some(share) = share else {
                 tell(Proof::Hidden(nominee, None));
@@ -224,22 +229,26 @@ impl Prover {
         let is_held = |pending: &Pending| {
             pending.held.is_some_and(|(name, _)| proc::has(name.pid.0, name.fd, pending.inode))
         };
-        let mut heirs: HashMap<u64, (Vec<Pid>, Vec<Pid>)> = HashMap::new();
-        for (cookie, pending) in &self.pending {
-            if pending.closing.is_empty() && !is_held(pending) {
-                let nominee = &pending.nominee;
-                let pids = match family.heirs(nominee.origin, nominee.by.pid) {
-                    Heirs::None => Vec::new(),
-                    Heirs::Some(pids) => pids,
-                    Heirs::All => family.all().collect(),
-                };
-                let looked = if pending.audit { family.all().collect() } else { pids.clone() };
-                heirs.insert(*cookie, (pids, looked));
+        let judged: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| pending.closing.is_empty() && !is_held(pending))
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        let mut heirs = heirs_of(&judged, &self.pending, family);
+        let mut seen: HashMap<Pid, Option<HashMap<u64, Vec<i32>>>> = HashMap::new();
+        for round in 0..ROUNDS {
+            let looked = heirs.values().flat_map(|(_, looked)| looked).copied();
+            let unseen: BTreeSet<Pid> = looked.filter(|pid| !seen.contains_key(pid)).collect();
+            if unseen.is_empty() {
+                break;
             }
+            self.looks += u64::from(round == 0);
+            seen.extend(unseen.into_iter().map(|pid| (pid, proc::sockets(pid.0))));
+            // A process that was made meanwhile has what its maker may have closed before it was looked at.
+            let Some(family) = self.relatives.now() else { return };
+            heirs = heirs_of(&judged, &self.pending, family);
         }
-        let all: BTreeSet<Pid> = heirs.values().flat_map(|(_, looked)| looked).copied().collect();
-        self.looks += u64::from(!all.is_empty());
-        let seen: HashMap<Pid, _> = all.into_iter().map(|pid| (pid, proc::sockets(pid.0))).collect();
         let mut over = Vec::new();
         for (cookie, pending) in &mut self.pending {
             if pending.is_late(now) {
@@ -248,6 +257,10 @@ impl Prover {
             }
             // Still being closed, or held as before.
             let Some((heirs, looked)) = heirs.get(cookie) else { continue };
+            if looked.iter().any(|pid| !seen.contains_key(pid)) {
+                // The family grows faster than it is looked at: the next look begins anew.
+                continue;
+            }
             let sight = |pid: &Pid| match seen.get(pid).and_then(Option::as_ref) {
                 Some(fds) => Sight::Fds(fds.get(&pending.inode).cloned().unwrap_or_default()),
                 None if heirs.contains(pid) => Sight::Hidden,
@@ -280,4 +293,24 @@ impl Prover {
             });
         }
     }
+}
+
+/// For each connection, by cookie: who may have it, and whom to look at.
+fn heirs_of(
+    cookies: &[u64],
+    pending: &HashMap<u64, Pending>,
+    family: &Relations,
+) -> HashMap<u64, (Vec<Pid>, Vec<Pid>)> {
+    let pending = cookies.iter().filter_map(|cookie| Some((*cookie, pending.get(cookie)?)));
+    let heirs = pending.map(|(cookie, pending)| {
+        let nominee = &pending.nominee;
+        let pids = match family.heirs(nominee.origin, nominee.by.pid) {
+            Heirs::None => Vec::new(),
+            Heirs::Some(pids) => pids,
+            Heirs::All => family.all().collect(),
+        };
+        let looked = if pending.audit { family.all().collect() } else { pids.clone() };
+        (cookie, (pids, looked))
+    });
+    heirs.collect()
 }

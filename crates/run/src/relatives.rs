@@ -133,7 +133,7 @@ impl Relatives {
     /// Whether a new process is one of the program's. One whose descent cannot be followed may be.
     fn is_ours(&self, pid: u32, new: &HashMap<u32, (u64, proc::Stat)>) -> bool {
         let mut at = pid;
-        // No line of descent is longer than the processes are many.
+        // A line of descent has at most as many members as there are processes.
         for _ in 0..=new.len() {
             let Some((_, stat)) = new.get(&at) else { return true };
             let known = self.known.get(&stat.parent);
@@ -189,7 +189,7 @@ impl LastPid {
         Self { file: file.filter(is_real), seen: None }
     }
 
-    /// The pids that were given since the last call; `None` where nobody knows, or they are many.
+    /// The pids that were given since the last call; `None` if the kernel does not tell, or if they are many.
     fn given(&mut self) -> Option<RangeInclusive<u32>> {
         let mut line = [0; 128];
         let read = self.file.as_ref()?.read_at(&mut line, 0).ok()?;

@@ -19,11 +19,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use crate::kernel::{Filter, Handshake, LaunchRefused, Rule, When, apart, before_exec, may_copy_fds};
+use crate::kernel::{
+    Filter, Handshake, LaunchRefused, Rule, When, apart, before_exec, copy_own, may_copy_fds,
+};
 use linger_custody::Count;
 use linger_preload::protocol::{COUNTS, Message};
+use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd};
+use rustix::process::Rlimit;
 
 use crate::{Options, Refusal, RunError};
 use eyes::Wanted;
@@ -33,7 +36,7 @@ use eyes::Wanted;
 /// epolls. All other calls run at full speed.
 const RULES: &[Rule] = &[
     Rule { call: libc::SYS_close, when: When::Always },
-    // A half-close alone loses nothing, and nobody can shut the read side in the program's place.
+    // A half-close alone loses nothing. A shutdown of the read side alone cannot be made in the program's place.
     Rule { call: libc::SYS_shutdown, when: When::Is(1, &[libc::SHUT_RDWR as u32]) },
     Rule { call: libc::SYS_sendmsg, when: When::Always },
     Rule { call: libc::SYS_sendmmsg, when: When::Always },
@@ -67,7 +70,7 @@ const HOLD_RULES: &[Rule] = &[
 /// The calls notified in addition where the program's fds cannot be copied: its sockets and epolls are made in its place.
 const LEND_RULES: &[Rule] = &[
     Rule { call: libc::SYS_socket, when: When::Always },
-    // One that connects is none of the supervisor's.
+    // The supervisor does not keep a socket that connects.
     Rule { call: libc::SYS_connect, when: When::Always },
 ];
 
@@ -128,11 +131,23 @@ impl Seccomp {
         let intake = connect(name, token).map_err(RunError::system(what))?;
         let (guard_waits, alive) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(RunError::system(what))?;
-        let wanted = Wanted::new(options, &own_sockets());
+        let own = own_sockets();
+        let wanted = Wanted::new(options, &own.iter().map(|(socket, _)| socket).collect::<Vec<_>>());
+        // The supervisor makes the program's sockets in its place. Those that the program inherits exist already: they
+        // are copied here.
+        let is_lent = |(socket, is_inherited): &(OwnedFd, bool)| {
+            lends && *is_inherited && socket_acceptconn(socket).is_ok_and(|listens| listens)
+        };
+        let inherited: Vec<OwnedFd> = own.into_iter().filter(is_lent).map(|(socket, _)| socket).collect();
         let (tell, started) = mpsc::channel();
         let (refuse, refusals) = mpsc::channel();
         let task = move |fds: Vec<OwnedFd>| {
-            let Ok([handshake, intake, guard_waits, alive]) = <[OwnedFd; 4]>::try_from(fds) else { return };
+            let mut fds = fds.into_iter();
+            let (Some(handshake), Some(intake), Some(guard_waits), Some(alive)) =
+                (fds.next(), fds.next(), fds.next(), fds.next())
+            else {
+                return;
+            };
             let begun = Handshake::from_fd(handshake).listener().and_then(|(listener, child)| {
                 let least = crate::kernel::least_of_own();
                 let listener = listener.move_up(least).map_err(LaunchRefused::Means)?;
@@ -145,6 +160,7 @@ impl Seccomp {
                 Ok((listener, child)) => {
                     let _ = tell.send(Ok(()));
                     let _ = child.go();
+                    let lends = lends.then(|| fds.collect());
                     drive::Driver::new(listener, intake, wanted, counts, refuse, lends).run();
                 }
                 Err(refused) => {
@@ -154,7 +170,8 @@ impl Seccomp {
             // The guard sees the end of this pipe, however this thread ends.
             drop(alive);
         };
-        let thread = apart("linger-watch", vec![handshake, intake, guard_waits, alive], task);
+        let fds = [handshake, intake, guard_waits, alive].into_iter().chain(inherited).collect();
+        let thread = apart("linger-watch", fds, task);
         Ok(Self { thread: thread.map_err(RunError::system(what))?, started, refusals })
     }
 
@@ -228,12 +245,8 @@ fn connect(name: &str, token: [u8; 16]) -> std::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The sockets of this process, including listeners that the program inherits (socket activation).
-fn own_sockets() -> Vec<OwnedFd> {
-    let me = std::process::id();
-    let Ok(process) = crate::kernel::open_thread(me) else { return Vec::new() };
-    let sockets = eyes::open(me).filter(|(_, open)| matches!(open, eyes::Open::Socket(_)));
-    let copies =
-        sockets.filter_map(|(number, _)| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());
-    copies.collect()
+/// Copies of the sockets of this process, and whether the program inherits each.
+fn own_sockets() -> Vec<(OwnedFd, bool)> {
+    let sockets = eyes::open(std::process::id()).filter(|(_, open)| matches!(open, eyes::Open::Socket(_)));
+    sockets.filter_map(|(number, _)| copy_own(number)).collect()
 }

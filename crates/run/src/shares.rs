@@ -1,8 +1,8 @@
-//! How much of what is limited each user of the program's processes may have.
+//! How much of a limited resource the users of the program's processes may have, each for itself.
 //!
-//! A worker that runs as another user may be hostile: it can send as many descriptors as it likes. Nobody is in want while one
-//! user has all; but as soon as another comes, nobody may have more than is left free. So whoever takes much leaves as much
-//! for the others, and gets no more until it has given back.
+//! A worker that runs as another user may be hostile: it can send as many descriptors as it likes. A single user may
+//! have nearly all. As soon as there is a second, nobody may have more than what is left free. So a user that takes
+//! much leaves as much for the others, and gets no more until it has given some back.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ pub(crate) struct Shares(Arc<Mutex<TakenShares>>);
 
 #[derive(Debug)]
 struct TakenShares {
-    /// How many there are for all.
+    /// The number for all users together.
     most: usize,
     /// How many a user may have while nobody else has any.
     alone: usize,
@@ -21,7 +21,7 @@ struct TakenShares {
     total: usize,
 }
 
-/// One, of a user. Dropping it gives it back.
+/// One unit of the resource, taken by a user. Dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Share {
     user: u32,
@@ -40,7 +40,7 @@ impl Shares {
         Self(Arc::new(Mutex::new(TakenShares { most, alone, of: HashMap::new(), total: 0 })))
     }
 
-    /// Takes one for a user; `None` if it has its share.
+    /// Takes one for a user; `None` if the user's share is used up.
     pub(crate) fn take(&self, user: u32) -> Option<Share> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.of.get(&user).copied().unwrap_or(0);
@@ -55,7 +55,7 @@ impl Shares {
 }
 
 impl Share {
-    /// Whose it is.
+    /// The user.
     pub(crate) fn user(&self) -> u32 {
         self.user
     }

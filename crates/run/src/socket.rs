@@ -1,4 +1,4 @@
-//! What a socket says of itself, and the discarding of what is unread.
+//! Reads the state of a socket, and discards unread bytes.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;

@@ -1,12 +1,13 @@
-//! Those that have connected and have not said the token yet. Any process of the host can connect.
+//! Connections that have not sent the token yet. Any process of the host can connect.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Most of them. The library says the token at once, so that it is there when its process is accepted.
+/// The largest number of them. The library sends the token at once, so it has arrived when the process is
+/// accepted.
 const MOST: usize = 256;
 
-/// How long one may be silent.
+/// How long such a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -16,7 +17,8 @@ pub(crate) struct Strangers {
 }
 
 impl Strangers {
-    /// Notes one. Returns whom to turn away for it: the first of the user that has the most.
+    /// Adds a connection. Returns the one to turn away for it, if they are too many: the first of the user
+    /// that has the most.
     pub(crate) fn enter(&mut self, id: u64, user: u32, now: Instant) -> Option<u64> {
         self.waiting.push_back((id, user, now + SILENCE));
         if self.waiting.len() <= MOST {
@@ -29,17 +31,17 @@ impl Strangers {
         self.waiting.remove(place).map(|(id, ..)| id)
     }
 
-    /// One has said the token, or is gone.
+    /// Removes a connection that has sent the token, or is gone.
     pub(crate) fn leave(&mut self, id: u64) {
         self.waiting.retain(|(other, ..)| *other != id);
     }
 
-    /// When the next one has been silent for too long.
+    /// When the next connection has been silent for too long.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.waiting.front().map(|(.., until)| *until)
     }
 
-    /// One that has been silent for too long.
+    /// A connection that has been silent for too long.
     pub(crate) fn late(&mut self, now: Instant) -> Option<u64> {
         self.due().filter(|until| now >= *until)?;
         self.waiting.pop_front().map(|(id, ..)| id)
@@ -57,7 +59,7 @@ mod tests {
         for id in 2..=256 {
             assert_eq!(strangers.enter(id, 9, now), None);
         }
-        // The oldest is the other user's.
+        // The oldest connection is the other user's.
         assert_eq!(strangers.enter(257, 9, now), Some(2));
         assert_eq!(strangers.enter(258, 7, now), Some(3));
     }

@@ -10,7 +10,7 @@ use crate::job::{Parts, Supervision, raise_descriptor_limit};
 use crate::kernel::{Caller, Mask, Signals};
 use crate::{Notice, Options, RunError, RunReport, leftovers};
 
-/// Supervises a program to its end, and to that of its connections. `None` if the program was not started.
+/// Supervises a program until it and its connections have ended. `None` if the program was not started.
 pub(crate) fn supervise(
     parts: Parts,
     program: &OwnedFd,

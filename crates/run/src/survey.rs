@@ -15,8 +15,8 @@ use crate::coverage::{CoveredListener, Gap};
 use crate::listeners::{ListeningSocket, listening};
 use crate::{Coverage, Options, Program, Via, proc};
 
-/// First pause between two looks, and after each change at the start; doubles up to the longest. Nothing tells of a listener in a process
-/// that no library is preloaded into.
+/// First pause between two looks, and after each change at the start; doubles up to the longest. No event reports a
+/// listener of a process without the preloaded library.
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -30,7 +30,7 @@ pub(crate) struct Means {
     /// The program, or the process whose child it is.
     pub(crate) root: u32,
     pub(crate) via: Via,
-    /// What the memory maps of every process with the preloaded library name.
+    /// The name that the memory maps of every process with the preloaded library contain.
     pub(crate) mark: Option<String>,
     /// The seccomp filters of the process that becomes the program, before any is installed for it.
     pub(crate) filters: u32,
@@ -57,26 +57,27 @@ pub(crate) struct Survey(Arc<Mutex<SurveyState>>);
 #[derive(Debug)]
 struct SurveyState {
     surveyor: Surveyor,
-    /// As seen when it last listened at all.
+    /// The coverage when the program last had a listener.
     last: Coverage,
-    /// What is to be told, until it is.
+    /// The coverage that is still to be reported.
     untold: Option<Coverage>,
     told: ToldCoverage,
 }
 
-/// What has been told.
+/// What has been reported.
 #[derive(Debug, Default)]
 struct ToldCoverage {
     /// That there are listeners.
     begun: bool,
     /// Which process is not covered at which listener.
     gaps: HashSet<(u64, u32)>,
-    /// The look before: what is seen once only is not told. A child that is about to `execve` has its parent's listeners.
+    /// The look before this one. A gap that is seen only once is not reported: a child that is about to `execve` has
+    /// its parent's listeners.
     before: Coverage,
 }
 
 impl ToldCoverage {
-    /// Whether a look has something new to tell.
+    /// Whether a look shows something that was not reported yet.
     fn is_news(&mut self, seen: &Coverage) -> bool {
         let stays =
             seen.listeners.iter().filter(|one| self.before.listeners.contains(one)).collect::<Vec<_>>();
@@ -104,7 +105,7 @@ impl Survey {
         thread::Builder::new().name("linger-survey".into()).spawn(move || {
             let (started, mut pause) = (Instant::now(), FIRST);
             while until.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                // Later changes are the usual case: a worker that is replaced, a child for each connection.
+                // Later changes are normal: a worker that is replaced, a child for each connection.
                 let starting = started.elapsed() < START;
                 let longest = if starting { LONGEST_AT_START } else { LONGEST };
                 let changed = own.take_part();
@@ -114,7 +115,7 @@ impl Survey {
         Ok((survey, alive))
     }
 
-    /// Looks, and has told what is new. True if anything has changed.
+    /// Takes a look, and reports what is new. Returns whether anything has changed.
     fn take_part(&self) -> bool {
         let mut state = self.state();
         let seen = state.look();
@@ -127,7 +128,7 @@ impl Survey {
         changed
     }
 
-    /// What is to be told, once.
+    /// The coverage that is to be reported, once.
     pub(crate) fn news(&self) -> Option<Coverage> {
         self.state().untold.take()
     }
@@ -150,7 +151,7 @@ impl Survey {
 impl SurveyState {
     fn look(&mut self) -> Coverage {
         let seen = self.surveyor.look();
-        // The program's end leaves none: what it had is what the report is about.
+        // When the program has ended it has no listeners. The report is about those that it had.
         if !seen.listeners.is_empty() {
             self.last.clone_from(&seen);
         }
@@ -162,7 +163,7 @@ impl SurveyState {
 #[derive(Debug)]
 struct Surveyor {
     means: Means,
-    /// The processes that were found last, with their births: an orphan has another parent than before.
+    /// The processes that were found last, with the times of their start: an orphan has a new parent.
     family: HashMap<u32, u64>,
     has_cookies: bool,
 }
@@ -191,7 +192,8 @@ impl Surveyor {
         }
         let seen: HashSet<u64> = listeners.iter().map(|one| one.inode).collect();
         for (process, namespace) in hidden {
-            // What it has open nobody can tell. A socket of its user that no other process has is most likely its own.
+            // Nobody can tell what the process has open. A listener of its user that no other process has is most
+            // likely its own.
             let user = proc::user(process);
             let sockets = namespaces.get(&namespace).into_iter().flatten();
             let own = sockets.filter(|(inode, socket)| {
@@ -211,7 +213,7 @@ impl Surveyor {
         Coverage { listeners }
     }
 
-    /// The processes at and below the root, those that were, and those that have the library.
+    /// The processes at and below the root, those that were found before, and those that have the library.
     fn find_family(&mut self) {
         let own = std::process::id();
         let since = proc::stat(own).map_or(0, |stat| stat.born_by_ms);

@@ -15,8 +15,8 @@ pub(crate) struct Tally {
     pub(crate) closed_before: AtomicU64,
     /// Connections that ended with bytes that the peer never acknowledged.
     pub(crate) lost: AtomicU64,
-    /// What the preloaded libraries have told, and what came of their nominations, in the order of [`Count`]. `Seen` is not
-    /// used: it is the sum.
+    /// What the preloaded libraries have reported, and the results of their nominations, in the order of [`Count`].
+    /// `Seen` is not used: it is the sum.
     counts: [AtomicU64; COUNTS],
     /// Searches through the fds of processes.
     pub(crate) looks: AtomicU64,

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use linger_probe::{Check, CheckAnswer, ProbeConfig, probe};
 use linger_testing::Counters;
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::process::Signal;
 use support::{PORT, Server, aborts, gunicorn, nginx, program, script, uwsgi, words};
 
@@ -64,7 +64,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()
 ";
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let checks = [Check::UnreadBody, Check::UploadInProgress, Check::LateByte];
         before_and_after(&[&python, "-c", SERVER], &checks);
@@ -73,7 +73,7 @@ http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()
 
 #[test]
 fn uwsgi_http_socket() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(command) = uwsgi("--http-socket", &wsgi(directory.path())) else { return };
         before_and_after(&words(&command), &EARLY);
@@ -82,7 +82,7 @@ fn uwsgi_http_socket() {
 
 #[test]
 fn gunicorn_sync_and_gthread() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         wsgi(directory.path());
         for class in ["sync", "gthread"] {
@@ -98,7 +98,7 @@ fn node() {
   response.writeHead(200, { 'Content-Length': 300000 });
   response.end(Buffer.alloc(300000, 'r'));
 }).listen(8000, '127.0.0.1');";
-    sandboxed(|| {
+    secluded(|| {
         let Some(node) = program("node", "nodejs") else { return };
         before_and_after(&[&node, "-e", SERVER], &EARLY);
     });
@@ -106,7 +106,7 @@ fn node() {
 
 #[test]
 fn nginx_told_not_to_linger() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("large"), "r".repeat(LENGTH)).unwrap();
         let location = format!("location / {{ root {}; }}", directory.path().display());
@@ -120,7 +120,7 @@ fn nginx_told_not_to_linger() {
 
 #[test]
 fn bare_axum() {
-    sandboxed(|| {
+    secluded(|| {
         let axum = linger_testing::servers::sample_program("axum-bare").unwrap();
         before_and_after(&[axum.to_str().unwrap(), "8000"], &EARLY);
     });

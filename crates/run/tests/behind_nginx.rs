@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linger_testing::Counters;
-use linger_testing::{sandboxed, skip};
+use linger_testing::{secluded, skip};
 use rustix::process::Signal;
 use support::{
     Got, PORT, Report, Server, aborts, connect, gunicorn, nginx, read, request, script, uwsgi, words,
@@ -77,7 +77,7 @@ fn behind_nginx(command: &[&str], location: &str, body: usize, loses: bool) -> R
 const HTTP: &str = "location / { proxy_pass http://127.0.0.1:8000; }";
 
 fn uwsgi_with(socket: &'static str, location: &'static str) {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(command) = uwsgi(socket, &script(directory.path(), "app.py", WSGI)) else { return };
         for body in [2_000_000, 8_000_000] {
@@ -99,7 +99,7 @@ fn uwsgi_own_socket() {
 
 #[test]
 fn gunicorn_sync_and_gthread() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         // Answers when more of the body waits unread than the 64 KiB that gunicorn drains.
         let wait = "import socket\ndef app(e, s):\n    \
@@ -133,7 +133,7 @@ fn php_fpm() -> Option<PathBuf> {
 /// This server drains by itself, so nothing is lost either way. Supervised, its closes are seen, too.
 #[test]
 fn php_fpm_keeps_what_it_kept() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(php) = php_fpm() else { return };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display();

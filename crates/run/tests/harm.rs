@@ -1,45 +1,22 @@
-//! A supervisor that does not do its work, and those that keep it from its work: the program goes on as without it.
+//! A supervisor that does not work, and processes that keep it from working: the program must go on as without it.
 
 mod support;
 
 use std::fs;
-use std::io::{IoSlice, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use linger_preload::protocol::{Count, Message, MessageKind, Origin};
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{PORT, Server, connect, late_reader, program, script};
+use support::hostile::{ANSWER, Hostile, await_hang_up, is_cured, say, server};
+use support::{PORT, connect};
 
-/// Answers each request, of which it reads 64 bytes, and closes.
-const ANSWERS: &str = r"
-import socket
-l = socket.create_server(('127.0.0.1', 8000), backlog=512)
-while True:
-    c, _ = l.accept()
-    c.recv(64)
-    c.sendall(b'HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello')
-    c.close()
-";
-
-const ANSWER: &[u8] = b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-
-fn server(settings: &str) -> Option<Server> {
-    let python = program("python3", "python3")?;
-    let directory = tempfile::tempdir().unwrap();
-    let file = script(directory.path(), "server.py", ANSWERS);
-    Some(Server::start_listening(Some(settings), &[&python, &file], PORT))
-}
-
-/// Asks, and reads the answer, which must be whole; the connection's end is still to come.
+/// Sends a request, and reads the answer, which must be whole. The connection has not ended yet.
 fn ask() -> TcpStream {
     let mut stream = connect(PORT, None);
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
@@ -49,27 +26,20 @@ fn ask() -> TcpStream {
     stream
 }
 
-/// Whether the end comes within `wait`.
+/// Whether the connection ends within `wait`.
 fn ends(stream: &TcpStream, wait: Duration) -> bool {
     let wait = Timespec::try_from(wait).unwrap();
     poll(&mut [PollFd::new(stream, PollFlags::RDHUP)], Some(&wait)).unwrap() > 0
 }
 
-/// An end that is to come: as long as it takes.
+/// Waits for the end of the connection, as long as it takes.
 #[track_caller]
 fn await_end(stream: &TcpStream) {
     assert!(ends(stream, Duration::from_secs(30)), "it was not ended");
 }
 
-/// Asks with a body that the server does not read. A plain close resets the connection, though the small answer may have
-/// arrived before.
-fn is_cured() -> bool {
-    let got = late_reader(PORT, 20_000, false);
-    got.is_whole() && got.error.is_none()
-}
-
 fn await_state(process: Pid, state: &str) {
-    // There is no event for another process's stop.
+    // No event reports that another process has stopped, so this polls.
     loop {
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap();
         if stat.rsplit(')').next().unwrap().trim().starts_with(state) {
@@ -81,14 +51,15 @@ fn await_state(process: Pid, state: &str) {
 
 #[test]
 fn a_supervisor_that_is_stopped_costs_only_the_cure() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(mut server) = server("") else { return };
         let supervisor = server.supervisor();
         let mut closes: u64 = 20;
         (0..closes).for_each(|_| await_end(&ask()));
         kill_process(supervisor, Signal::STOP).unwrap();
         await_state(supervisor, "T");
-        // What was said before anybody could know waits for it; soon nothing more is said.
+        // Connections that were sent before the library could notice the stop wait for the supervisor. Soon no more are
+        // sent.
         let mut stuck = Vec::new();
         loop {
             let stream = ask();
@@ -105,7 +76,7 @@ fn a_supervisor_that_is_stopped_costs_only_the_cure() {
         }
         kill_process(supervisor, Signal::CONT).unwrap();
         stuck.iter().for_each(await_end);
-        // It answers again, which is noticed by a close: that one or the next is cured.
+        // The supervisor runs again, which the library notices at a close: that close or the next is cured.
         while !is_cured() {
             closes += 1;
             assert!(closes < 1_000, "it is never noticed");
@@ -120,10 +91,10 @@ fn a_supervisor_that_is_stopped_costs_only_the_cure() {
     });
 }
 
-/// Its copies of what is closed meanwhile keep that open, and no longer than until it answers again.
+/// A stopped supervisor's copies keep closed connections open, but only until it runs again.
 #[test]
 fn a_supervisor_that_is_stopped_holds_nothing_for_good() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(server) = server("hold") else { return };
         let supervisor = server.supervisor();
         await_end(&ask());
@@ -139,7 +110,7 @@ fn a_supervisor_that_is_stopped_holds_nothing_for_good() {
 
 #[test]
 fn a_supervisor_that_is_killed_costs_only_the_cure() {
-    sandboxed(|| {
+    secluded(|| {
         for settings in ["", "hold"] {
             let Some(server) = server(settings) else { return };
             await_end(&ask());
@@ -150,16 +121,17 @@ fn a_supervisor_that_is_killed_costs_only_the_cure() {
     });
 }
 
-/// With 64 descriptors the supervisor can keep no more than some of these, and ends none that it cannot keep.
+/// With 64 descriptors the supervisor can keep only some of these connections. It must not end those that it cannot
+/// keep.
 #[test]
 fn a_supervisor_without_descriptors_costs_only_the_cure() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(mut server) = server("nofile=64") else { return };
-        // They do not close, so that their ends linger.
+        // The clients do not close, so their connections linger.
         let mut open: Vec<TcpStream> = (0..200).map(|_| ask()).collect();
         open.iter().for_each(await_end);
         let supervisor = server.supervisor();
-        // Nor does it spin.
+        // The supervisor must not spin, either.
         let before = processor_ticks(supervisor);
         std::thread::sleep(Duration::from_secs(1));
         let spent = processor_ticks(supervisor) - before;
@@ -178,66 +150,16 @@ fn processor_ticks(process: Pid) -> u64 {
     fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
-/// One that knows what the program's processes know, and means ill.
-struct Hostile {
-    name: String,
-    token: [u8; 16],
-}
-
-impl Hostile {
-    fn new(server: &Server) -> Self {
-        let environment = fs::read(format!("/proc/{}/environ", server.pid().as_raw_nonzero())).unwrap();
-        let text = String::from_utf8_lossy(&environment).into_owned();
-        let settings = text.split('\0').find_map(|one| one.strip_prefix("LINGER_RUN=")).unwrap();
-        let value = |key| settings.split(';').find_map(|one| one.strip_prefix(key)).unwrap();
-        let digits = value("token=").as_bytes().chunks(2);
-        let bytes = digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap());
-        Self { name: value("name=").to_owned(), token: bytes.collect::<Vec<_>>().try_into().unwrap() }
-    }
-
-    fn stranger(&self) -> OwnedFd {
-        let kind = SocketType::SEQPACKET;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
-        rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(self.name.as_bytes()).unwrap())
-            .unwrap();
-        socket
-    }
-
-    fn worker(&self) -> OwnedFd {
-        let socket = self.stranger();
-        say(&socket, Message::hello(self.token), None);
-        socket
-    }
-}
-
-/// Whether the message was taken.
-fn say(socket: &OwnedFd, message: Message, fd: Option<BorrowedFd<'_>>) -> bool {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    rustix::net::sendmsg(socket, &[IoSlice::new(&message.to_bytes())], &mut control, SendFlags::NOSIGNAL)
-        .is_ok()
-}
-
-/// Waits until the other end has hung up.
-fn await_hang_up(socket: &OwnedFd) {
-    let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
-    assert_ne!(poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&patience)).unwrap(), 0, "it may stay");
-}
-
 #[test]
 fn strangers_keep_nobody_out() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(server) = server("") else { return };
         let hostile = Hostile::new(&server);
-        // More than there is room for, who say nothing.
+        // More strangers than there is room for. They send nothing.
         let strangers: Vec<OwnedFd> = (0..400).map(|_| hostile.stranger()).collect();
         assert!(is_cured());
         strangers.iter().for_each(await_hang_up);
-        // One with another token.
+        // A stranger with a wrong token.
         let other = hostile.stranger();
         say(&other, Message::hello([0; 16]), None);
         await_hang_up(&other);
@@ -245,11 +167,11 @@ fn strangers_keep_nobody_out() {
     });
 }
 
-/// A worker that lies of others' connections: that it holds them, that it has ended them, what became of them.
+/// A worker lies about others' connections: that it holds them, that it has ended them, what became of them.
 #[test]
 fn a_worker_that_lies_spoils_nothing_of_the_others() {
-    sandboxed(|| {
-        // Cookies count up on each processor (`gen_cookie_next`): here those of the next connections are known.
+    secluded(|| {
+        // Cookies count up on each processor (`gen_cookie_next`), so the test knows those of the next connections.
         let ours = rustix::thread::sched_getaffinity(None).unwrap();
         let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|number| ours.is_set(*number)).unwrap();
         let mut one = rustix::thread::CpuSet::new();
@@ -264,7 +186,7 @@ fn a_worker_that_lies_spoils_nothing_of_the_others() {
             say(&worker, Message::about(kind, cookie, 0), Some(writer.as_fd()));
         }
         say(&worker, Message::about(MessageKind::Uncounted, Count::Handed as u64, 1), None);
-        // It has heard all of that when it has closed the pipe's last fd.
+        // The supervisor has read all these messages when it has closed the last fd of the pipe.
         drop(writer);
         let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
         let gone = poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&patience)).unwrap();
@@ -282,7 +204,7 @@ fn a_worker_that_lies_spoils_nothing_of_the_others() {
 /// A worker that passes more descriptors than the supervisor has, each held for ever.
 #[test]
 fn a_worker_that_floods_keeps_nobody_from_being_cured() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(mut server) = server("nofile=512") else { return };
         let hostile = Hostile::new(&server);
         let workers: Vec<OwnedFd> = (0..4).map(|_| hostile.worker()).collect();
@@ -295,7 +217,7 @@ fn a_worker_that_floods_keeps_nobody_from_being_cured() {
             say(&workers[turn % workers.len()], held, Some(socket.as_fd()));
         }
         drop(workers);
-        // The hang-up gives back what was held.
+        // The hang-up gives back the descriptors that were held.
         while !is_cured() {}
         kill_process(server.pid(), Signal::TERM).unwrap();
         assert!(server.said()["lingered"].as_u64() > Some(0));

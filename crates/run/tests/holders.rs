@@ -1,18 +1,19 @@
-//! Who else may have a connection when a process closes it: the supervisor ends it if nobody has, however a child was made.
+//! Which other processes may have a connection when a process closes it. The supervisor ends it only if none has,
+//! however a child was made.
 //!
-//! Each way has its counter-example: the child goes on with the connection, or lets go of it.
+//! Each way has its counter-example: the child goes on using the connection, or closes it.
 
 mod support;
 
 use std::io::{Read, Write};
 use std::path::Path;
 
-use linger_testing::{Counters, sandboxed};
+use linger_testing::{Counters, secluded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, kill_process};
 use support::{PORT, Report, Server, aborts, compiled, connect, late_reader, program, script};
 
-/// How a child is made. The C library tells a preloaded library of the first and the last alone.
+/// How a child is made. The C library runs a preloaded library's fork handlers for the first and the last only.
 const HOW: [&str; 7] = ["fork", "_Fork", "raw-clone", "isolated", "clone", "spawn", "fork-exec"];
 
 const SETTINGS: [&str; 4] = ["", "hold", "stay", "seccomp"];
@@ -27,8 +28,8 @@ fn ask(server: &mut Server) -> (String, bool) {
     let mut stream = connect(PORT, None);
     stream.write_all(&[b'y'; 2_048]).unwrap();
     server.await_log("closed");
-    // Nothing tells that the supervisor leaves it alone. Did it not, the end would be here long before; one that came later
-    // would still be seen by what the child answers.
+    // No event reports that the supervisor leaves the connection alone. If it did not, the end would have come long
+    // before; a later end would still show in the child's answer.
     let mut end = [PollFd::new(&stream, PollFlags::RDHUP)];
     let patience = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
     let ended = poll(&mut end, Some(&patience)).unwrap() > 0;
@@ -47,7 +48,7 @@ fn stop(server: &mut Server) -> Report {
 
 #[test]
 fn a_child_that_goes_on_is_left_alone() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(holders) = holders(directory.path()) else { return };
         for settings in SETTINGS {
@@ -57,7 +58,7 @@ fn a_child_that_goes_on_is_left_alone() {
                 let (got, ended) = ask(&mut server);
                 assert_eq!((got.as_str(), ended), ("saw 4096 of 4096", false), "{settings:?} {how}");
                 let report = stop(&mut server);
-                // The parent's close is one of two, and no end.
+                // The parent's close is one of two, and ends nothing.
                 assert_eq!(report["shared"], 1, "{settings:?} {how}: {report:?}");
                 assert_eq!(report["would_have_reset"], 0, "{settings:?} {how}: {report:?}");
                 assert_eq!(aborts(&before), 0, "{settings:?} {how}");
@@ -68,7 +69,7 @@ fn a_child_that_goes_on_is_left_alone() {
 
 #[test]
 fn a_child_that_is_gone_keeps_nothing_from_being_cured() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(holders) = holders(directory.path()) else { return };
         for settings in SETTINGS {
@@ -80,7 +81,8 @@ fn a_child_that_is_gone_keeps_nothing_from_being_cured() {
                         assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings:?} {how} {who}");
                     }
                     let report = stop(&mut server);
-                    // Of two processes that let go of it at about the same time, either may be heard first: `shared` may be 0 or 3.
+                    // If two processes close it at about the same time, either may be read first: `shared` may be 0 or
+                    // 3.
                     let counts = (&report["lingered"], &report["refused"]);
                     assert_eq!(counts, (&3.into(), &0.into()), "{settings:?} {how} {who}: {report:?}");
                     assert_eq!(aborts(&before), 0, "{settings:?} {how} {who}");
@@ -90,11 +92,11 @@ fn a_child_that_is_gone_keeps_nothing_from_being_cured() {
     });
 }
 
-/// A child that cannot be looked at may have the connection: that is left plain, counted, and named. With the right to look
-/// it is seen to have it.
+/// A child that cannot be looked at may have the connection. So the close is left plain, counted, and reported. With
+/// the right to look, the child is seen to have it.
 #[test]
 fn what_cannot_be_proved_is_left_plain_and_named() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(holders) = holders(directory.path()) else { return };
         for (settings, refused) in [("incapable", 1), ("stay incapable", 1), ("", 0)] {
@@ -102,7 +104,8 @@ fn what_cannot_be_proved_is_left_plain_and_named() {
             let (got, ended) = ask(&mut server);
             assert_eq!((got.as_str(), ended), ("saw 4096 of 4096", false), "{settings:?}");
             let report = stop(&mut server);
-            // The child's own end as well, where a process of another test, in the same control group, may have it.
+            // The child's own close counts as well if a process of another test, in the same control group, may have
+            // the connection.
             assert!(report["refused"].as_u64() >= Some(refused), "{settings:?}: {report:?}");
             assert_eq!(report["shared"], 1 - refused, "{settings:?}: {report:?}");
             let log = server.log();
@@ -113,10 +116,11 @@ fn what_cannot_be_proved_is_left_plain_and_named() {
     });
 }
 
-/// A copy by a system call that the library does not see. The first closes of a program are looked into, whatever is known.
+/// A copy by a system call that the library does not see. The first closes of a program are looked for in all processes
+/// anyway.
 #[test]
 fn an_unseen_copy_is_found() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(holders) = holders(directory.path()) else { return };
         for settings in ["", "hold"] {
@@ -130,7 +134,7 @@ fn an_unseen_copy_is_found() {
     });
 }
 
-/// Gives each connection to a helper by its number, or runs a helper that has nothing to do with it.
+/// Passes each connection to a helper by its fd number, or starts a helper that has nothing to do with it.
 const PASS_FDS: &str = r#"
 import socket, subprocess, sys
 HELPER = '''
@@ -159,7 +163,7 @@ while True:
 
 #[test]
 fn a_helper_that_is_passed_the_fd() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", PASS_FDS);

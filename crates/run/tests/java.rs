@@ -4,7 +4,7 @@ mod support;
 
 use std::process::Command;
 
-use linger_testing::{sandboxed, skip};
+use linger_testing::{secluded, skip};
 use support::{PORT, compare, late_reader, program, script};
 
 /// Blocking sockets, which the runtime closes by `dup2`, and channels, which it closes by `close`.
@@ -43,7 +43,7 @@ class Early {
 
 #[test]
 fn java_closes_both_ways() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(java) = program("java", "default-jdk-headless") else { return };
         let directory = tempfile::tempdir().unwrap();
         let source = script(directory.path(), "Early.java", SERVER);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Signal, kill_process};
 use support::{PORT, SUPERVISOR, Server, connect, late_reader, program, read, request};
@@ -40,7 +40,7 @@ fn start(connection: OwnedFd) -> Child {
 
 #[test]
 fn it_supervises_the_program_and_outlives_it() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
@@ -57,7 +57,7 @@ fn it_supervises_the_program_and_outlives_it() {
         client.write_all(&request(20_000)).unwrap();
         server.await_log("closed\nclosed");
         kill_process(server.pid(), Signal::TERM).unwrap();
-        // The program has ended, and nobody of its maker's is left.
+        // The program has ended, and so has every process that the test has made.
         assert!(!server.wait().success());
         assert!(std::net::TcpListener::bind(("127.0.0.1", PORT)).is_ok(), "its port is free");
         assert!(supervisor.try_wait().unwrap().is_none() && !server.has_reported());
@@ -68,16 +68,16 @@ fn it_supervises_the_program_and_outlives_it() {
     });
 }
 
-/// Where nothing listens, or what listens ends, the program is supervised all the same.
+/// If nothing listens, or the listener closes each connection, the program is supervised all the same.
 #[test]
 fn without_it_the_supervisor_is_made_here() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let settings = format!("lingerd={}", path.display());
         for listens in [false, true] {
-            // What listens closes each connection.
+            // The listener closes each connection.
             let other = listens
                 .then(|| listen(&path))
                 .map(|listener| thread::spawn(move || drop(rustix::net::accept(&listener).unwrap())));
@@ -90,7 +90,7 @@ fn without_it_the_supervisor_is_made_here() {
     });
 }
 
-/// Anybody may connect: what is no assignment is refused.
+/// Anybody may connect. A message that is no assignment is refused.
 #[test]
 fn strangers_are_refused() {
     let words = [&b""[..], b"x", b"{}", br#"{"version":"0.0.0"}"#, &[b'{'; 4_096]];

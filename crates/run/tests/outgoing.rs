@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::TcpListener;
 
 use linger_testing::Counters;
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 use support::{PORT, Server, await_reset, late_reader, program, read, script};
@@ -30,7 +30,7 @@ fn listener() -> TcpListener {
 
 #[test]
 fn a_client_that_closes_with_unread_bytes() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let listener = listener();
         for (settings, reset) in [(None, true), (Some(""), true), (Some("outgoing"), false)] {
@@ -73,7 +73,7 @@ serve(8000)
 
 #[test]
 fn ports_are_chosen() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", TWO_PORTS);

@@ -1,4 +1,5 @@
-//! What a program finds and what its starter sees: as without a supervisor, whichever process the program runs in.
+//! What a program finds and what its starter sees must be the same as without a supervisor, whichever process the
+//! program runs in.
 //!
 //! "Bare" is a start without a supervisor; a program in the caller's place must not differ from it, and a child
 //! (`stay`, seccomp) only in its pid and parent.
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use linger_run::{Options, RunError};
-use linger_testing::{sandboxed, skip};
+use linger_testing::{secluded, skip};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use support::{PORT, SUPERVISOR, Server, aborts, connect, program, read, request};
 
@@ -34,7 +35,7 @@ fn command(way: Option<&str>, report: &Path, words: &[&str]) -> Command {
     command
 }
 
-/// What a command says that a starter in Python has started by `exec`, after some lines of Python of the caller's.
+/// The output of a command that a starter in Python has started by `exec`, after the lines `starter`.
 fn said_after(starter: &str, way: Option<&str>, words: &[&str]) -> Option<String> {
     let python = program("python3", "python3")?;
     let directory = tempfile::tempdir().unwrap();
@@ -119,7 +120,7 @@ fn the_starters_descriptors_are_the_programs() {
     assert_eq!(all.len(), starters.len(), "what the starters leave open differs: {all:?}");
 }
 
-/// `LISTEN_PID` and `WATCHDOG_PID` are for one process (sd_listen_fds(3), sd_watchdog_enabled(3)): the program.
+/// `LISTEN_PID` and `WATCHDOG_PID` name one process (sd_listen_fds(3), sd_watchdog_enabled(3)): the program.
 #[test]
 fn what_is_for_the_started_process_is_for_the_program() {
     let mine = "for n in ('LISTEN_PID', 'WATCHDOG_PID'): os.environ[n] = str(os.getpid())";
@@ -140,7 +141,7 @@ fn what_is_for_the_started_process_is_for_the_program() {
     }
 }
 
-/// Where the program runs: pid, and what the supervisor is to it.
+/// Which process the program is, and how the supervisor is related to it.
 #[test]
 fn the_program_is_the_process_that_was_started() {
     let directory = tempfile::tempdir().unwrap();
@@ -160,7 +161,7 @@ fn the_program_is_the_process_that_was_started() {
             None | Some("") => assert_eq!(said[..2], [pid.as_str(), own.as_str()], "{way:?}"),
             _ => assert_eq!(said[1], pid, "{way:?}: a child"),
         }
-        // `cat` itself.
+        // The third is `cat` itself.
         assert_eq!(said.len(), 3, "{way:?}: the program has no child that it did not make: {text}");
     }
 }
@@ -276,7 +277,7 @@ while True:
 /// The port is free when the main process has ended, and its connections linger on, whatever signal the whole group gets.
 #[test]
 fn connections_outlive_the_program() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         for killed in [false, true] {
             let mut server = Server::start_listening(Some(""), &[&python, "-c", ANSWERS], PORT);
@@ -309,10 +310,11 @@ fn connections_outlive_the_program() {
     });
 }
 
-/// What the supervisor was forked from is not kept open by it: the program's pipes end with the program.
+/// The supervisor does not keep the files of the process that it was forked from open: the program's pipes end with the
+/// program.
 #[test]
 fn the_supervisor_keeps_nothing_of_the_program() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         for (settings, keeps) in [("", false), ("stay", true)] {
             let directory = tempfile::tempdir().unwrap();
@@ -341,14 +343,14 @@ fn the_supervisor_keeps_nothing_of_the_program() {
     });
 }
 
-/// The program cannot be executed after all: one error, the caller's, and nothing left.
+/// The program turns out not to be executable. There is one error, the caller's, and nothing is left behind.
 #[test]
 fn a_program_that_cannot_be_executed_is_told_once() {
     let directory = tempfile::tempdir().unwrap();
     let (copy, report) = (directory.path().join("copy"), directory.path().join("report"));
     fs::copy("/bin/true", &copy).unwrap();
     for way in ["", "stay", "seccomp"] {
-        // ETXTBSY: somebody may still change it.
+        // ETXTBSY: the file is open for writing.
         let busy = fs::File::options().append(true).open(&copy).unwrap();
         let start = || command(Some(way), &report, &[copy.to_str().unwrap()]).output().unwrap();
         let output = start();
@@ -360,7 +362,7 @@ fn a_program_that_cannot_be_executed_is_told_once() {
     }
 }
 
-/// Where all ends with this process, or with its parent, it stays the program's parent.
+/// If other processes are ended together with this process, or with its parent, it stays the program's parent.
 #[test]
 fn the_first_process_of_a_container_stays() {
     let directory = tempfile::tempdir().unwrap();
@@ -394,7 +396,7 @@ fn a_process_that_adopts_orphans_stays() {
 
 #[test]
 fn a_process_with_threads_is_refused() {
-    // The test's harness has one.
+    // The test harness has a second thread.
     let refused = linger_run::run(OsStr::new("/bin/true"), &[], &Options::default(), |_| ());
     assert!(matches!(refused, Err(RunError::Threads)), "{refused:?}");
 }

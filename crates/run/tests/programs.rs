@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::process::Signal;
 use support::{PORT, Server, asked_once, compare, late_reader, late_sender, nginx, program, script, words};
 
@@ -28,7 +28,7 @@ http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()
 
 #[test]
 fn python_http_server() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", HTTP_SERVER);
@@ -82,7 +82,7 @@ while True:
 
 #[test]
 fn every_way_to_end_a_connection() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", ENDINGS);
@@ -101,7 +101,7 @@ fn every_way_to_end_a_connection() {
 /// The program calls `execve`, and the new one listens again. The connection of the first must still be ended.
 #[test]
 fn exec_closes_what_is_marked_so() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", ENDINGS);
@@ -115,7 +115,7 @@ fn exec_closes_what_is_marked_so() {
 
 #[test]
 fn a_worker_that_exits_after_its_last_write() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", HTTP_SERVER);
@@ -131,7 +131,7 @@ fn a_worker_that_exits_after_its_last_write() {
 /// one, unless the supervisor is the parent.
 #[test]
 fn a_program_that_leaves_the_process_group() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         for settings in ["", "stay"] {
             for leaving in ["os.setpgid(0, 0)", "os.fork() and os._exit(7); os.setsid()"] {
@@ -158,7 +158,7 @@ fn a_program_that_leaves_the_process_group() {
 
 #[test]
 fn a_killed_worker_loses_nothing_that_is_held() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", HTTP_SERVER);
@@ -171,7 +171,7 @@ fn a_killed_worker_loses_nothing_that_is_held() {
 
 #[test]
 fn what_is_held_ends_as_without() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", ENDINGS);
@@ -186,7 +186,7 @@ fn what_is_held_ends_as_without() {
 
 #[test]
 fn excluded_ports_are_left_alone() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", HTTP_SERVER);
@@ -198,7 +198,7 @@ fn excluded_ports_are_left_alone() {
 
 #[test]
 fn node_answers_early() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(node) = program("node", "nodejs") else { return };
         let directory = tempfile::tempdir().unwrap();
         let text = "require('http').createServer((q, s) => { s.writeHead(413, {'Connection': 'close', \
@@ -213,7 +213,7 @@ fn node_answers_early() {
 
 #[test]
 fn nginx_told_not_to_linger() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let page = "x".repeat(1_000_000);
         fs::write(directory.path().join("page"), page).unwrap();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::process::Signal;
 use support::{PORT, Server, connect, program, script};
 
@@ -80,7 +80,7 @@ fn no_connection_ends_another_via_seccomp() {
 fn race(settings: &str) {
     const CLIENTS: u64 = 6;
     const EACH: u64 = 400;
-    sandboxed(|| {
+    secluded(|| {
         let program = std::env::current_exe().unwrap();
         let command = [
             "/usr/bin/env",
@@ -169,7 +169,7 @@ fn many_connections_leave_nothing_behind_via_seccomp() {
 
 fn many(settings: &str) {
     const CLIENTS: u64 = 4;
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let wanted = std::env::var("LINGER_TEST_CONNECTIONS").ok();
         let connections: u64 = wanted.map_or(10_000, |text| text.parse().unwrap());
@@ -219,7 +219,7 @@ fn many(settings: &str) {
 /// `shutdown` of both directions is counted at the call: a killed process never reaches close().
 #[test]
 fn a_killed_worker_that_had_shut_down_adds_up() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let script = "import os, signal, socket\n\
                       c, _ = socket.create_server(('127.0.0.1', 8000)).accept()\n\

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_testing::sandboxed;
+use linger_testing::secluded;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, waitpid};
 use support::{
@@ -35,7 +35,7 @@ fn early(directory: &Path) -> Option<String> {
 
 #[test]
 fn go_answers_early() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(server) = early(directory.path()) else { return };
         let (lost, aborted, report) = compare(&[&server], "", 10, |bare| late_reader(PORT, 1_000_000, bare));
@@ -48,7 +48,7 @@ fn go_answers_early() {
 
 #[test]
 fn go_exits_after_its_last_write() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(server) = early(directory.path()) else { return };
         for (settings, reset) in [(None, true), (Some(""), false)] {
@@ -112,27 +112,27 @@ fn every_way_to_pass_a_connection_on(settings: &str) {
 
 #[test]
 fn connections_that_are_passed_on() {
-    sandboxed(|| every_way_to_pass_a_connection_on("seccomp"));
+    secluded(|| every_way_to_pass_a_connection_on("seccomp"));
 }
 
 #[test]
 fn connections_that_are_passed_on_and_held() {
-    sandboxed(|| every_way_to_pass_a_connection_on("seccomp hold"));
+    secluded(|| every_way_to_pass_a_connection_on("seccomp hold"));
 }
 
 #[test]
 fn every_way_to_end_a_connection() {
-    sandboxed(|| every_way("gcc", "gcc"));
+    secluded(|| every_way("gcc", "gcc"));
 }
 
 #[test]
 fn every_way_to_end_a_connection_with_musl() {
-    sandboxed(|| every_way("musl-gcc", "musl-tools"));
+    secluded(|| every_way("musl-gcc", "musl-tools"));
 }
 
 #[test]
 fn a_worker_that_exits_or_becomes_another() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for way in ["exit", "exec"] {
@@ -152,7 +152,7 @@ fn a_worker_that_exits_or_becomes_another() {
 
 #[test]
 fn excluded_ports_are_left_alone() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         let server = Server::start_listening(Some("exclude=8000"), &[&program, "close"], PORT);
@@ -164,7 +164,7 @@ fn excluded_ports_are_left_alone() {
 /// A client of its own server: outgoing connections are left alone unless requested.
 #[test]
 fn outgoing_connections_end_as_the_program_says() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let script = "import socket\n\
                       l = socket.create_server(('127.0.0.1', 8000))\n\
@@ -183,7 +183,7 @@ fn outgoing_connections_end_as_the_program_says() {
 /// `accept`, a notification that the supervisor has received and not answered.
 #[test]
 fn a_program_outlives_its_supervisor() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for settings in ["", "hold"] {
@@ -203,18 +203,18 @@ fn a_program_outlives_its_supervisor() {
     });
 }
 
-/// The supervisor is stopped (SIGSTOP): the guard lets the program's calls happen, also one that was received already (an
-/// `accept` of `hold`). After SIGCONT all is cured again, and what is held is ended.
+/// The supervisor is stopped (SIGSTOP): the guard continues the program's calls, also one that was received already (an
+/// `accept` of `hold`). After SIGCONT the cure works again, and held connections are ended.
 #[test]
 fn a_stopped_supervisor_costs_only_the_cure() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for settings in ["", "hold"] {
             let server = Server::start_listening(Some(settings), &[&program, "close"], PORT);
             let supervisor = server.pid();
             assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings}");
-            // A connection that the supervisor holds, where it holds any.
+            // A connection that the supervisor holds, if it holds any.
             let mut held = connect(PORT, Some(4_096));
             await_call(child(&server), libc::SYS_read);
             kill_process(supervisor, Signal::STOP).unwrap();
@@ -222,7 +222,7 @@ fn a_stopped_supervisor_costs_only_the_cure() {
             held.write_all(&request(20_000)).unwrap();
             let mut got = vec![0; "HTTP/1.0 200 OK\r\n\r\n".len() + 600_000 + "END".len()];
             if settings == "hold" {
-                // Its copy keeps the connection from ending.
+                // The supervisor's copy keeps the connection from ending.
                 held.read_exact(&mut got).unwrap();
             }
             for _ in 0..3 {
@@ -233,7 +233,7 @@ fn a_stopped_supervisor_costs_only_the_cure() {
             let rest = read(held);
             let kind = rest.error.as_ref().map(std::io::Error::kind);
             assert_ne!(kind, Some(ErrorKind::WouldBlock), "{settings}: it has not ended");
-            // Once it is known what was done meanwhile.
+            // After the supervisor has found out what was done meanwhile.
             let until = Instant::now() + Duration::from_secs(30);
             while !late_reader(PORT, 20_000, false).is_whole() {
                 assert!(Instant::now() < until, "{settings}: nothing is cured any more");
@@ -272,7 +272,7 @@ fn child(supervisor: &Server) -> Pid {
 
 #[test]
 fn bare_axum() {
-    sandboxed(|| {
+    secluded(|| {
         let server = linger_testing::servers::sample_program("axum-bare").unwrap().display().to_string();
         for settings in ["", "seccomp"] {
             let (lost, aborted, report) =
@@ -285,7 +285,7 @@ fn bare_axum() {
 
 #[test]
 fn a_killed_worker_loses_nothing_that_is_held() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for (settings, reset) in [(None, true), (Some(""), true), (Some("hold"), false)] {
@@ -298,7 +298,7 @@ fn a_killed_worker_loses_nothing_that_is_held() {
 
 #[test]
 fn what_is_held_ends_as_without() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(server) = ways(directory.path(), "gcc", "gcc") else { return };
         for way in ["close", "shutdown", "dup", "fork", "epoll", "thread", "pass"] {
@@ -317,7 +317,7 @@ fn what_is_held_ends_as_without() {
 /// A signal reaches a program that waits in `accept`, which the supervisor performs for it.
 #[test]
 fn signals_reach_a_program_that_accepts() {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
         let script = "import os, signal, socket\n\
                       signal.signal(signal.SIGTERM, lambda *_: os._exit(5))\n\
@@ -331,7 +331,7 @@ fn signals_reach_a_program_that_accepts() {
 /// `shutdown` of both directions is counted at the call: a killed process never reaches close().
 #[test]
 fn a_killed_worker_that_had_shut_down_adds_up() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for settings in ["seccomp", "seccomp hold"] {
@@ -347,7 +347,7 @@ fn a_killed_worker_that_had_shut_down_adds_up() {
 #[test]
 fn a_fork_with_many_connections_costs_few_looks() {
     const CONNECTIONS: u64 = 1_000;
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = compiled("crowd", directory.path(), "gcc", "gcc", &["-static"]) else { return };
         for settings in ["seccomp", "seccomp hold"] {
@@ -363,7 +363,7 @@ fn a_fork_with_many_connections_costs_few_looks() {
 /// The closes of a process whose fds cannot be copied stay plain. That is reported once, with the missing permission.
 #[test]
 fn a_process_whose_descriptors_are_refused_is_named() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for (settings, refused) in [("seccomp incapable", 1), ("seccomp", 0)] {
@@ -387,7 +387,7 @@ fn a_process_whose_descriptors_are_refused_is_named() {
 /// A connection of a process whose fds cannot be read is never half-closed because another process closed its copy.
 #[test]
 fn what_a_process_that_is_refused_may_have_is_left_alone() {
-    sandboxed(|| {
+    secluded(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for (settings, refused) in [("seccomp incapable", true), ("seccomp", false)] {

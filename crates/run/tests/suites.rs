@@ -1,4 +1,4 @@
-//! The test suites of other programs pass supervised as they pass bare.
+//! The test suites of other programs pass under supervision as they pass without.
 //!
 //! `cargo xtask setup` unpacks them into `target/peers/suites`.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use linger_testing::{sandboxed, skip};
+use linger_testing::{secluded, skip};
 use support::{Server, program};
 
 /// The result of a run of a suite.
@@ -41,9 +41,9 @@ fn run(python: &str, folder: &Path, settings: Option<&str>) -> Run {
     Run { failed, passed, closes }
 }
 
-/// Runs a suite twice; what passes bare passes supervised.
+/// Runs a suite twice. The tests that pass bare must pass supervised.
 fn passes_as_without(name: &'static str, settings: &'static str) {
-    sandboxed(|| {
+    secluded(|| {
         let Some(python) = program("python3", "python3-venv, by `cargo xtask setup`") else { return };
         let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers");
         let (own, folder) = (peers.join("python/bin/python"), peers.join("suites").join(name));

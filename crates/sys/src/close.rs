@@ -1,4 +1,4 @@
-//! A close whose answer is heard.
+//! Closes a descriptor, and reports the error of the close.
 
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};

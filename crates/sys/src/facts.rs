@@ -1,4 +1,4 @@
-//! What can be known of a socket, whether or not this system tells it.
+//! The types for what a system tells about a socket. They are the same on systems that tell less.
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use std::time::Duration;
 pub enum Family {
     /// TCP over IPv4 or IPv6, or Multipath TCP ([`is_multipath`](crate::is_multipath)): acknowledgements are known to the byte.
     Tcp,
-    /// A local stream socket: what counts is whether the peer has read.
+    /// A local stream socket: bytes count as acknowledged when the peer has read them.
     Unix,
-    /// Any other stream (vsock, SMC ...): the bounds hold, acknowledgement may be unknown.
+    /// Any other stream (vsock, SMC ...): the bounds of a lingering close hold, and what is acknowledged may be
+    /// unknown.
     Other,
 }
 

@@ -37,5 +37,6 @@ pub use process::Process;
 pub use rustix::fd;
 pub use set_once::SetOnce;
 
-/// Size of the buffer for sockets that cannot discard without one. A call that discards more than this used none.
+/// Size of the buffer for sockets that cannot discard without one. A call that discards more than this did not use the
+/// buffer.
 pub const SCRATCH: u64 = 64 << 10;

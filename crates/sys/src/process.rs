@@ -9,8 +9,8 @@ use crate::platform::process_number;
 /// into memory is still there in the child. A library that stores the `Process` in which it started its threads can
 /// compare it with the current one, and so notice that it runs in a child.
 ///
-/// On Linux no two processes of one line are equal. Elsewhere this is the process id, and a process that has the id of an
-/// ancestor that is gone would take itself for that ancestor.
+/// On Linux no process is equal to one of its ancestors. Elsewhere, and on Linux before 4.14, this is the process id: a
+/// process that got the id of a dead ancestor would be taken for that ancestor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(u64);
 

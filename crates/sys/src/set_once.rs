@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 #[derive(Debug)]
 pub struct SetOnce<T> {
     value: AtomicPtr<T>,
-    /// A value set by one thread is read by all, and stays where it was made.
+    /// Makes this type `Send` and `Sync` only if `T` allows it: an `AtomicPtr<T>` alone is both for every `T`.
     owns: PhantomData<T>,
 }
 
-// SAFETY: `get` gives out shared references, for which T is to be Sync; `set` moves a value to whichever thread
-// reads it, for which T is to be Send.
+// SAFETY: `get` gives out shared references, so T must be Sync. `set` moves a value to whichever thread reads it, so T
+// must be Send.
 unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
 
 impl<T: Send + Sync + 'static> SetOnce<T> {
@@ -56,7 +56,7 @@ fn publish<T>(place: &impl Pointer<T>, value: *mut T) -> bool {
     place.fill(value, Ordering::Release, Ordering::Relaxed)
 }
 
-/// An atomic pointer: that of the standard library, and in the models that of loom, which no static can hold.
+/// An atomic pointer: the standard library's, or in the models loom's, which cannot be in a static.
 trait Pointer<T> {
     fn load(&self, order: Ordering) -> *mut T;
     /// Replaces null by `value`. Returns whether the pointer was null.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-/// Longer than any such child takes; only one that hangs gets near it.
+/// Far longer than such a child takes. A child that reaches it hangs.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Runs `body` in a forked child, without `exec` in between, and returns what `body` returned.
@@ -23,8 +23,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// Panics if no child can be made or waited for.
 pub fn forked(body: impl FnOnce() -> String) -> Result<String, String> {
     let (read, write) = rustix::pipe::pipe().expect("a pipe");
-    // SAFETY: the child goes on with what memory it has, as every prefork server's does: the C library sees to
-    // it that its allocator can be used in the child of a process with threads.
+    // SAFETY: the child goes on with its copy of the memory, as the workers of every prefork server do. The C library
+    // makes its allocator usable in the child of a process with threads.
     match unsafe { libc::fork() } {
         -1 => panic!("no child: {}", std::io::Error::last_os_error()),
         0 => child(body, write),

@@ -1,10 +1,11 @@
-//! A private network for a test.
+//! A private network for a test, and a test's processes apart from all others.
 
 use std::process::{Command, Stdio};
 use std::thread;
 
 use linger_netns::{Isolation, IsolationRefused, net};
 
+use crate::kernel::seclude;
 use crate::skip::skip;
 
 /// Environment variable that is set in the process inside the sandbox.
@@ -18,6 +19,24 @@ const INSIDE: &str = "LINGER_SANDBOXED";
 /// # Panics
 /// Panics if the body panics; the message has the body's output.
 pub fn sandboxed(body: impl FnOnce()) {
+    inside("private networks", |_| (), body);
+}
+
+/// Does what [`sandboxed`] does, in a PID namespace of its own with its own `/proc`. The body sees no process of
+/// another test, and none of its own outlives it. The test's parent is the namespace's first process, which reaps
+/// orphans.
+///
+/// For tests of programs that look at processes which they have not started: `linger run` takes orphans of its user for
+/// its program's (docs/run.md).
+///
+/// # Panics
+/// Panics if the body panics; the message has the body's output.
+pub fn secluded(body: impl FnOnce()) {
+    inside("pid namespaces", seclude, body);
+}
+
+/// Runs a body in a process of its own in a private network, prepared further by `prepare`, or skips the test for `need`.
+fn inside(need: &str, prepare: impl FnOnce(&mut Command), body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         net::up("lo").expect("lo can be set up in a namespace of one's own");
         all_descriptors();
@@ -34,10 +53,11 @@ pub fn sandboxed(body: impl FnOnce()) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     isolation.enter_before_exec(&mut again);
+    prepare(&mut again);
     let child = match again.spawn() {
         Ok(child) => child,
         Err(error) => {
-            return skip("private networks", &IsolationRefused::explain(error).to_string());
+            return skip(need, &IsolationRefused::explain(error).to_string());
         }
     };
     let output = child.wait_with_output().expect("the sandboxed test can be waited for");

@@ -1,9 +1,9 @@
 //! Hostile peers against both sides, each connection made from a seed: `fuzz_peers [FRAMES] [SEED]`.
 //!
-//! The frames of real sessions are dropped, doubled, swapped and damaged, names that lead elsewhere put into
-//! them, and said over loopback TCP to a server that receives, and to clients that put and get. No side may
-//! panic, wait for what cannot come, write outside of its directory, make a link that leads out of it, or
-//! take more than 128 MiB. Everything lies below `TMPDIR`; on tmpfs it goes faster.
+//! The frames of real sessions are dropped, doubled, swapped and damaged, and names that lead elsewhere are
+//! put into them. They are sent over loopback TCP to a server that receives, and to clients that put and get.
+//! No side may panic, wait for something that cannot come, write outside of its directory, make a link that
+//! leads out of it, or take more than 128 MiB. Everything lies below `TMPDIR`; on tmpfs it goes faster.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -26,7 +26,7 @@ use common::*;
 
 /// Connections between two looks at the directories, after which they are empty again.
 const CHECK: u64 = 8;
-/// What fits into the socket buffers, so that it can be said before anybody listens.
+/// As many bytes as fit into the socket buffers, so that they can be sent before anybody reads.
 const FITS: usize = 100 << 10;
 
 fn main() {
@@ -48,12 +48,12 @@ fn main() {
     println!("seed {seed}: no panic, nothing outside, {peak} MiB at most, {seconds:.0} s");
 }
 
-/// What was said and what came of it.
+/// What was sent, and the results.
 #[derive(Default)]
 struct Counts {
     connections: AtomicU64,
     frames: AtomicU64,
-    /// Entries that arrived, or were confirmed, all the same.
+    /// Entries that arrived, or were confirmed, in spite of the damage.
     confirmed: AtomicU64,
     violations: AtomicU64,
 }
@@ -82,13 +82,13 @@ impl Counts {
     }
 }
 
-/// What sane peers said.
+/// The frames of well-behaved peers.
 struct Corpus {
     /// Clients that put: a tree, the same again, a file of more than a block.
     putting: Vec<Vec<Vec<u8>>>,
-    /// Servers that are put to.
+    /// Servers that receive a put.
     answering: Vec<Vec<Vec<u8>>>,
-    /// Servers that are got from.
+    /// Servers that a client gets from.
     giving: Vec<Vec<Vec<u8>>>,
 }
 
@@ -134,7 +134,7 @@ impl Corpus {
     }
 }
 
-/// One of a corpus, damaged; the large ones seldom.
+/// A damaged copy of one session of a corpus. Large sessions are chosen seldom.
 fn mad(corpus: &[Vec<Vec<u8>>], iteration: u64, random: &mut ChaCha8Rng) -> Vec<Vec<u8>> {
     let (large, small) = corpus.split_last().expect("recorded sessions");
     let mut said = if iteration.is_multiple_of(64) || small.is_empty() {
@@ -153,7 +153,7 @@ fn client(port: u16) -> Client {
     Client::new("127.0.0.1", port, options).expect("a client")
 }
 
-/// The peer's end follows what it says, so that nobody ever has to wait.
+/// The peer closes after its last frame, so that nobody ever has to wait.
 fn deadlines() -> Deadlines {
     let mut deadlines = Deadlines::default();
     deadlines.stall = Duration::from_secs(5);
@@ -235,14 +235,14 @@ fn against_clients(corpus: &Corpus, from: &Path, frames: u64, seed: u64, counts:
     look_around(top.path(), &directory);
 }
 
-/// Says everything, whoever listens; a peer that has had enough closes.
+/// Sends everything, whether or not somebody reads. A peer that has had enough closes the connection.
 fn say(mut peer: &TcpStream, bytes: &[u8]) {
     let _ = peer.set_write_timeout(Some(Duration::from_secs(5)));
     let _ = peer.write_all(bytes);
     let _ = peer.shutdown(Shutdown::Write);
 }
 
-/// Nothing outside has changed and no link leads there; then what is inside is removed.
+/// Checks that nothing outside has changed and that no link leads there. Then removes what is inside.
 fn look_around(top: &Path, directory: &Path) {
     assert_untouched(top);
     let mut todo = vec![directory.to_owned()];
@@ -269,7 +269,7 @@ fn look_around(top: &Path, directory: &Path) {
     }
 }
 
-/// Judged by the text alone, as nothing it names may exist.
+/// Whether a link stays inside, judged by its text alone: nothing that it names need exist.
 fn stays_inside(directory: &Path, link: &Path, target: &Path) -> bool {
     let mut place: PathBuf = link.parent().expect("a directory").to_owned();
     for component in target.components() {

@@ -1,4 +1,4 @@
-//! The closing account of a session: what came of every entry, which both ends compute and compare.
+//! The closing account of a session: the outcome of every entry, which both ends compute and compare.
 //!
 //! Each outcome is hashed and added to a sum of 256 bits, so that the order in which the ends learn of outcomes does not
 //! matter, and nothing has to be kept. Receipts on file hold the same sum: whoever has all lines can compute it again.
@@ -58,7 +58,7 @@ impl ConfirmedEntry<'_> {
     }
 }
 
-/// What came of the entries so far.
+/// The outcomes of the entries so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Account {
     pub(crate) confirmed: u64,

@@ -33,12 +33,12 @@ impl Gauge {
     }
 }
 
-/// Does `work` on the session's helper thread, and returns its result. The peer hears of `phase`, and how many of `total`
-/// bytes are done.
+/// Does `work` on the session's helper thread, and returns its result. Meanwhile the peer is told `phase`, and how many
+/// of `total` bytes are done.
 ///
 /// # Errors
-/// Returns [`Error::Cancelled`] at once if the end is asked for: the work then goes on without anybody, until it looks
-/// at its gauge. Otherwise the errors of writing to the peer.
+/// Returns [`Error::Cancelled`] at once if a stop is requested: the work then goes on without the session, until it
+/// looks at its gauge. Otherwise the errors of writing to the peer.
 pub(crate) fn away<T: Send + 'static>(
     session: &mut Session,
     phase: Phase,
@@ -66,7 +66,7 @@ pub(crate) fn away<T: Send + 'static>(
     session.set_working(false);
     if waited.is_err() {
         gauge.unwanted.store(true, Ordering::Relaxed);
-        // What it still does is not this session's any more, and nobody waits for it.
+        // The session has no helper from here on: nobody waits for what the old one still does.
         session.helper = None;
     }
     waited?;
@@ -77,7 +77,7 @@ pub(crate) fn away<T: Send + 'static>(
 fn wait(session: &mut Session, phase: Phase, total: u64, gauge: &Gauge, job: Job) -> Result<(), Error> {
     let Some(helper) = &session.helper else { return Ok(()) };
     let over = helper.over.clone();
-    if helper.jobs.send(job).is_err() {
+    if !helper.does(job) {
         return Err(Error::io("start", "some work", std::io::Error::other("a thread ended early")));
     }
     let cancel = session.canceller();
@@ -115,13 +115,13 @@ mod tests {
             .map(|(stream, role)| Session::new(Box::new(Plain::new(stream).unwrap()), role).unwrap())
     }
 
-    /// The work waits for what the peer says once it has heard of the work: were it done on the session's thread, neither
-    /// would ever come.
+    /// The work waits for a message that the peer sends only once it has been told of the work. If the work were done
+    /// on the session's thread, neither would ever come.
     #[test]
     fn the_peer_hears_how_far_the_work_is() {
         let [mut mine, mut theirs] = pair();
         let (heard, go) = mpsc::channel();
-        // Both prefaces have to be there: a peer of version 1 would hear pings.
+        // Both prefaces must have arrived: a peer of version 1 would be sent pings.
         theirs.flush().unwrap();
         mine.open(b"").unwrap();
         mine.flush().unwrap();

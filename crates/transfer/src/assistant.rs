@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::hash::{PIECE, PIECES, subtree};
+use crate::host;
 
 /// Pieces lent at once: half a block. Both threads then have equal work, and the owner has the other half to hash
 /// before it needs the result.
@@ -40,7 +41,9 @@ enum Work {
 impl Assistant {
     /// Starts the thread. `None` if this process may use fewer than `processors`, or if no thread can be made.
     pub(crate) fn hire(processors: usize) -> Option<Self> {
-        if std::thread::available_parallelism().map_or(1, usize::from) < processors {
+        if host::simulated().is_some()
+            || std::thread::available_parallelism().map_or(1, usize::from) < processors
+        {
             return None;
         }
         let desk = Arc::new(Desk { work: Mutex::new(Work::Nothing), changed: Condvar::new() });
@@ -134,7 +137,7 @@ mod tests {
         for round in 0..200u64 {
             assistant.lend(pieces.clone(), round << 20);
             if round % 3 == 0 {
-                // Long enough for the assistant to begin, or to be done: all of that is right.
+                // Long enough for the assistant to begin, or to be done. Both are right.
                 std::hint::black_box(hash(&pieces, 0));
             }
             let (back, values) = assistant.take_back().expect("what was lent");

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::cancel::Cancel;
 use crate::error::Error;
+use crate::host;
 use crate::transport::Transport;
 use crate::wire::{PREFACE, Violation};
 
@@ -135,7 +136,7 @@ pub(crate) fn introduction(name: Name, index: usize, count: usize) -> Vec<u8> {
 
 /// Writes all bytes, blocking.
 pub(crate) fn write_all(transport: &mut dyn Transport, mut bytes: &[u8]) -> Result<(), Error> {
-    let until = Instant::now() + PATIENCE;
+    let until = host::now() + PATIENCE;
     loop {
         let done = if bytes.is_empty() { transport.flush().map(|()| 0) } else { transport.write(bytes, &[]) };
         match done {
@@ -150,7 +151,7 @@ pub(crate) fn write_all(transport: &mut dyn Transport, mut bytes: &[u8]) -> Resu
 }
 
 fn read_exact<const N: usize>(transport: &mut dyn Transport, cancel: &Cancel) -> Result<[u8; N], Error> {
-    let until = Instant::now() + PATIENCE;
+    let until = host::now() + PATIENCE;
     let mut bytes = [0; N];
     let mut done = 0;
     while done < N {
@@ -158,7 +159,7 @@ fn read_exact<const N: usize>(transport: &mut dyn Transport, cancel: &Cancel) ->
             Ok(0) => return Err(Error::Cut(io::ErrorKind::UnexpectedEof.into())),
             Ok(read) => done += read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let left = until.saturating_duration_since(Instant::now());
+                let left = until.saturating_duration_since(host::now());
                 match cancel.wait_beside(transport.socket(), PollFlags::IN, left) {
                     Ok(true) => {}
                     Ok(false) => {
@@ -176,9 +177,9 @@ fn read_exact<const N: usize>(transport: &mut dyn Transport, cancel: &Cancel) ->
 }
 
 fn wait(socket: BorrowedFd<'_>, interest: PollFlags, until: Instant) -> Result<(), Error> {
-    let left = until.saturating_duration_since(Instant::now());
+    let left = until.saturating_duration_since(host::now());
     let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-    match rustix::event::poll(&mut [PollFd::from_borrowed_fd(socket, interest)], Some(&timeout)) {
+    match host::poll(&mut [PollFd::from_borrowed_fd(socket, interest)], Some(&timeout)) {
         Ok(0) => Err(Error::Cut(io::Error::new(io::ErrorKind::TimedOut, "the connection said nothing"))),
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(Error::Cut(error.into())),
@@ -226,10 +227,9 @@ impl Gathering {
         let mut gathering = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Drop bundles that took too long. Dropping a bundle closes its connections.
         gathering.retain(|_, gathered| gathered.since.elapsed() < PATIENCE);
-        let gathered = gathering.entry(name).or_insert_with(|| Gathered {
-            since: Instant::now(),
-            members: (0..count).map(|_| None).collect(),
-        });
+        let gathered = gathering
+            .entry(name)
+            .or_insert_with(|| Gathered { since: host::now(), members: (0..count).map(|_| None).collect() });
         let agrees = count == gathered.members.len();
         match gathered.members.get_mut(index) {
             Some(place @ None) if agrees => *place = Some(transport),

@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::host;
 
 /// The error of a call that was stopped on request.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,7 @@ impl Cancel {
     pub fn wait(&self, timeout: Duration) -> bool {
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         let mut fds = self.to_poll();
-        matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1..))
+        matches!(host::poll(&mut fds, Some(&timeout)), Ok(1..))
     }
 
     /// Waits until an fd is ready. Returns false after the timeout.
@@ -67,13 +69,13 @@ impl Cancel {
         interest: PollFlags,
         timeout: Duration,
     ) -> io::Result<bool> {
-        let end = Instant::now() + timeout;
+        let end = host::now() + timeout;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.saturating_duration_since(host::now());
             let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
             let [own, above] = self.to_poll();
             let mut fds = [own, above, PollFd::from_borrowed_fd(fd, interest)];
-            match rustix::event::poll(&mut fds, Some(&left)) {
+            match host::poll(&mut fds, Some(&left)) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
                 Ok(_) if !(fds[0].revents() | fds[1].revents()).is_empty() => {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chmod(Vec<Clause>);
 
-/// A text that is no mode.
+/// A text that cannot be read as a mode.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no mode; write 644, u=rw,go=r or D755,F644")]
 #[non_exhaustive]
@@ -14,7 +14,7 @@ pub struct BadChmod(String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Clause {
-    /// `Some(true)` for directories alone, `Some(false)` for files alone.
+    /// `Some(true)`: only for directories. `Some(false)`: only for files. `None`: for both.
     directories: Option<bool>,
     change: Change,
 }
@@ -23,12 +23,12 @@ struct Clause {
 enum Change {
     Number(u32),
     Symbols {
-        /// The bits of the classes that are meant.
+        /// The bits of the classes (user, group, others) that the clause names.
         who: u32,
         operator: u8,
         /// Permissions of all three classes.
         bits: u32,
-        /// `X`: execution where a directory is, or somebody may execute already.
+        /// `X`: the right to execute, for a directory, or for a file that somebody may execute already.
         search: bool,
     },
 }

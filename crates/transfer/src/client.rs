@@ -17,6 +17,7 @@ use crate::claim::{Claimant, Claims};
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::Tree;
+use crate::host::{self, Rule};
 use crate::identity::is_signed;
 use crate::limit::Limiter;
 use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, Signature, TransferId};
@@ -94,7 +95,7 @@ impl Client {
         };
         let mut id = TransferId::default();
         // The id only has to be unique, and hard to guess for others who may use the same sink.
-        let _ = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
+        let _ = host::random(&mut id);
         let options_of_both = common(options);
         let exact_modes = options.chmod.is_some();
         let mut put = Put {
@@ -117,12 +118,15 @@ impl Client {
             }
             let stream = self.open(session, &Operation::Put(put.clone()))?;
             put.again = true;
+            if host::lacks(Rule::KeepId) {
+                let _ = host::random(&mut put.id);
+            }
             let mut sender = Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe);
-            // What goes to a sink is handed on, whatever was asked for.
+            // A sink hands the content on, so no durability can be required of it, whatever was asked for.
             sender.least = put.sink.is_none().then_some(put.options.durability);
             match sender.run() {
                 Ok(()) => Ok(Farewell::Due),
-                // All receipts are here. That the peer does not know that they are changes nothing.
+                // All receipts are here. That the peer does not know it does not change the result.
                 Err(error) if outgoing.is_settled() && error.is_temporary() => {
                     tracing::info!(%error, "the session ended early, after the last receipt");
                     heard_all = false;
@@ -283,7 +287,7 @@ impl Client {
     ) -> Result<(), Error> {
         let retry = self.options.retry;
         let mut pause = retry.first;
-        // The time of the last gain that lasts. Bytes that are sent again and again are no gain.
+        // Since when there has been no lasting progress. Bytes that are sent again and again are no progress.
         let mut in_vain: Option<Instant> = None;
         let mut furthest = 0;
         let (mut connected, mut greeted) = (false, false);
@@ -323,7 +327,8 @@ impl Client {
             if gained {
                 (pause, in_vain) = (retry.first, None);
             }
-            let waited = in_vain.get_or_insert_with(Instant::now).elapsed() + pause;
+            let waited =
+                host::now().saturating_duration_since(*in_vain.get_or_insert_with(host::now)) + pause;
             let temporary = error.is_temporary();
             tracing::info!(%error, connected, temporary, waited_seconds = waited.as_secs_f64(), "session ended early");
             // Only an established transfer waits out an outage; the first connection has to succeed.
@@ -350,7 +355,7 @@ fn signed_account(
     is_signed(&key, &to_sign(&transfer, &account.digest()), &bytes).then_some(signed)
 }
 
-/// Whether our goodbye is still to be sent.
+/// Whether this side's goodbye is still to be sent.
 enum Farewell {
     Due,
     Said,

@@ -22,6 +22,7 @@ use rustix::event::PollFlags;
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::helper::Helper;
+use crate::host;
 use crate::machine::{Machine, Role, SessionLimits};
 use crate::transport::Transport;
 use crate::wire::{self, FrameKind, MAX_MESSAGE, reason_bytes};
@@ -134,7 +135,7 @@ impl Session {
             machine: Machine::new(role, limits),
             deadlines,
             cancel,
-            heard: Instant::now(),
+            heard: host::now(),
             activity: Arc::default(),
             helper: None,
             peers_work: None,
@@ -351,7 +352,7 @@ impl Session {
 
     fn took(&mut self, bytes: usize) -> Result<(), Error> {
         self.payload -= bytes;
-        self.heard = Instant::now();
+        self.heard = host::now();
         self.payload_went(bytes, self.payload == 0);
         if self.give_credit(self.payload_stream, bytes) {
             self.try_flush();

@@ -18,11 +18,13 @@ mod claim;
 mod client;
 mod confine;
 mod delivery;
+mod disk;
 mod driver;
 mod error;
 mod fault;
 mod hash;
 mod helper;
+mod host;
 mod identity;
 mod limit;
 mod loopback;
@@ -43,6 +45,9 @@ mod root;
 mod selection;
 mod send;
 mod serve;
+#[cfg(any(test, feature = "simulation"))]
+#[doc(hidden)]
+pub mod simulation;
 mod sink;
 mod state;
 mod store;

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::host;
+
 /// A token bucket that holds the bytes of a tenth of a second.
 #[derive(Debug)]
 pub(crate) struct Limiter {
@@ -13,7 +15,7 @@ pub(crate) struct Limiter {
 impl Limiter {
     /// `rate` in bytes a second; 0 for no limit.
     pub(crate) fn new(rate: u64) -> Self {
-        Self { rate, free_at: Instant::now() }
+        Self { rate, free_at: host::now() }
     }
 
     /// The most bytes to send at once, to avoid bursts.

@@ -36,7 +36,7 @@ pub(crate) struct Signature {
     pub(crate) bytes: [u8; 64],
 }
 
-/// One thing of the tree that is sent.
+/// An entry of the tree that is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TreeEntry {
     /// Counts up from 0 in a transfer, over all its sessions.
@@ -85,7 +85,7 @@ pub(crate) struct Receipt {
     pub(crate) present: bool,
 }
 
-/// What is said inside a stream.
+/// A message inside a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
     /// Sender of a `get`: the name and kind of what will come.

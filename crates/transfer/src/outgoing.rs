@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::account::Account;
 use crate::hash::{Hash, Tree};
+use crate::host;
 use crate::message::{Kind, MemoryId, Refusal, Signature, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Summary;
@@ -54,7 +55,7 @@ impl Pipe {
     pub(crate) fn new(input: OwnedFd) -> Self {
         let mut token = [0; 16];
         // The token must be unique, not secret.
-        let _ = rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty());
+        let _ = host::random(&mut token);
         let entry = TreeEntry {
             index: 0,
             kind: Kind::Pipe,
@@ -119,7 +120,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) closed: Option<(Account, Signature)>,
 }
 
-/// One thing to do, from the walk or again.
+/// One thing to do: a step of the walk, or an entry that is sent again.
 pub(crate) enum Act {
     Entry(TreeEntry, Option<OwnedFd>),
     Leave(u64, u32, Time),

@@ -86,7 +86,7 @@ impl RelPath {
         &self.0
     }
 
-    /// For the system's calls.
+    /// The path for system calls.
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
     }

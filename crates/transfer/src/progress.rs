@@ -174,7 +174,8 @@ impl Summary {
         }
     }
 
-    /// Adds what another transfer came to. Without a word from this one, `other` decides what the peer knows.
+    /// Adds the result of another transfer. If this summary has none yet, `other` decides what the peer
+    /// knows.
     pub fn add(&mut self, other: &Self) {
         let is_first = *self == Self::default();
         self.confirmed += other.confirmed;

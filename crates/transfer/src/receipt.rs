@@ -36,22 +36,23 @@ pub struct ReceiptLine {
     /// BLAKE3, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
-    /// Whether `blake3` is that of a file of blocks, which other programs do not print: it is mostly holes.
+    /// Whether `blake3` is the hash by blocks, which other programs do not compute. It is used for files that are
+    /// mostly holes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_blocks: bool,
-    /// Where a link leads, in hexadecimal where it is not UTF-8.
+    /// The target of a link, in hexadecimal if it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// Whether `target` is in hexadecimal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub target_is_hex: bool,
-    /// The name at the receiver, as far as it can be printed.
+    /// The name at the receiver, escaped where it cannot be printed.
     pub name: String,
     /// How durable the file was when the receipt was written.
     pub durability: Durability,
     /// The receiver's clock, in seconds since 1970.
     pub time: f64,
-    /// Whether the same content was there already.
+    /// Whether the receiver had the same content before the transfer.
     pub present: bool,
     /// The receiver's host, as the user named it.
     pub receiver: String,
@@ -79,7 +80,7 @@ impl ReceiptLine {
         }
     }
 
-    /// What the line adds to the account of its session; `None` if it is no line of a receipt.
+    /// This line's contribution to the account of its session; `None` if the line cannot be read as a receipt.
     fn account(&self) -> Option<Account> {
         let path = self.path()?;
         let target = match &self.target {
@@ -121,7 +122,7 @@ fn from_text(text: &str, is_hex: bool) -> Option<Vec<u8>> {
     digits.map(|two| unhex::<1>(std::str::from_utf8(two).ok()?).map(|[byte]| byte)).collect()
 }
 
-/// The last line of a receipt file, by which a file that lost a line is told from a whole one.
+/// The last line of a receipt file. It counts the others, so that a file that has lost a line is noticed.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LastLine {
@@ -129,7 +130,7 @@ struct LastLine {
     receipts: u64,
     /// BLAKE3 of those lines, in hexadecimal.
     blake3: String,
-    /// The receiver's signature of the lines of the last session.
+    /// The receiver's signature of the last session's lines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     signed: Option<Signed>,
 }
@@ -138,7 +139,7 @@ struct LastLine {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Signed {
-    /// Lines before the first that is signed: those of sessions that were cut.
+    /// The number of lines before the first signed line: they belong to sessions that were cut.
     after: u64,
     transfer: String,
     failed: u64,
@@ -159,7 +160,7 @@ impl Signed {
         }
     }
 
-    /// The key that has signed `account`, which the lines amount to.
+    /// The key that has signed the last session, if the signature fits `account`, which was computed from the lines.
     fn signer(&self, account: &Account) -> Option<PublicKey> {
         let failed_sum = HashSum::of(unhex(&self.failed_sum)?);
         let account = Account { failed: self.failed, failed_sum, ..*account };
@@ -175,7 +176,7 @@ pub struct Receipts<W: Write> {
     to: W,
     receiver: String,
     count: u64,
-    /// Lines of earlier sessions.
+    /// The number of lines of earlier sessions.
     earlier: u64,
     hasher: blake3::Hasher,
 }
@@ -186,7 +187,7 @@ impl<W: Write> Receipts<W> {
         Self { to, receiver: receiver.into(), count: 0, earlier: 0, hasher: blake3::Hasher::new() }
     }
 
-    /// Notes that another session begins: its end is signed for itself.
+    /// Notes that another session begins: the receiver signs each session separately.
     pub fn begin_session(&mut self) {
         self.earlier = self.count;
     }
@@ -239,9 +240,9 @@ pub struct Verified {
     pub receipts: u64,
     /// Receipts that differ from what is there.
     pub different: u64,
-    /// Files whose receipt has no hash: their length is the same, and nobody knows of their content.
+    /// Files whose receipt has no hash: their length is the same, but their content could not be compared.
     pub length_only: u64,
-    /// Receipts that their receiver has signed together; the others are as whoever kept the file has them.
+    /// The receipts that the receiver's signature covers. The others prove nothing against whoever keeps the file.
     pub signed: u64,
     /// The key with which they are signed.
     pub signer: Option<PublicKey>,
@@ -266,7 +267,7 @@ pub fn verify_receipt(
     let mut verified = Verified::default();
     let mut hasher = blake3::Hasher::new();
     let mut last: Option<LastLine> = None;
-    // What the lines from each on amount to is known once the last line says which are signed.
+    // Which lines are signed is known only from the last line: until then, each line's account is kept.
     let mut sums = Vec::new();
     let mut file = BufReader::new(file);
     let mut text = String::new();
@@ -331,7 +332,7 @@ pub fn verify_receipt(
     whole.map_err(|why| Error::Usage(format!("{shown} is not the whole receipt: {why}").into()))
 }
 
-/// Where a link below `top` leads; nothing on the way to it may be a link.
+/// The target of a link below `top`. No component of the path to it may be a link.
 fn read_link(top: &Path, below: &RelPath) -> Result<Vec<u8>, Errno> {
     let Some((parent, name)) = below.split() else {
         return rustix::fs::readlink(top, Vec::new()).map(|target| target.into_bytes());

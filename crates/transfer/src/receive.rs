@@ -41,11 +41,11 @@ const MAX_DIRECTORIES: usize = crate::path::MAX_DEPTH + 1;
 /// The key that signs the account of a transfer.
 type Signer<'a> = (&'a Identity, TransferId);
 
-/// Where what arrives goes.
+/// Where the received content goes.
 pub(crate) enum Target<'a> {
-    /// Below a directory, the top of the transfer under this path.
+    /// Below a directory. The transfer's top entry gets the path `base`.
     Tree { root: &'a Root, base: RelPath },
-    /// To a command of the receiver's, as a whole and once for each transfer.
+    /// To a command of the receiver: all content at once, and once for each transfer.
     Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId },
     /// To an fd, block by block. Each block is verified before it is written; the hashes so far are kept here for
     /// later sessions.
@@ -66,26 +66,27 @@ pub(crate) struct Receiver<'a> {
     pub(crate) summary: &'a mut Summary,
     pub(crate) observe: &'a mut dyn FnMut(Progress),
     place: OpenTarget<'a>,
-    /// Announced files, in the order in which their content comes; that of the first is arriving.
+    /// Announced files, in the order in which their content arrives; the content of the first is arriving.
     files: VecDeque<Waiting>,
-    /// Directories between their announcement and the end of what is in them.
+    /// Directories that were announced, and have not been left yet.
     directories: BTreeMap<u64, RelPath>,
-    /// An earlier session of this transfer was cut: some of it may be here, or about to be.
+    /// An earlier session of this transfer was cut: some of the files may be here, or may still be written by
+    /// that session.
     pub(crate) again: bool,
-    /// This session is the whole transfer.
+    /// Whether this session began the transfer, so that all entries are announced in it.
     pub(crate) from_the_start: bool,
-    /// Whether the top is a directory, if that was said before.
+    /// Whether the top is a directory, if the peer has said so before the entries.
     pub(crate) offered_directory: Option<bool>,
-    /// The name at the sender, for a file that goes into the directory that was named.
+    /// The file's name at the sender, which is used if the path that the user gave is a directory.
     pub(crate) own_name: Vec<u8>,
     /// Entries that were announced in this session.
     announced: u64,
     account: Account,
-    /// Who signs the account.
+    /// The key that signs the account, and the transfer's id.
     pub(crate) signs: Option<Signer<'a>>,
-    /// Names what this receiver remembers; zeros if that is nothing.
+    /// The name of this receiver's memory of deliveries; zeros if it has none.
     pub(crate) memory: MemoryId,
-    /// Every answer that is due has been given before data arrives.
+    /// Whether the sender has to wait for an answer to each file before it sends data.
     ask: bool,
     arriving: Arriving,
     paths: BTreeMap<u64, Announced>,
@@ -104,7 +105,7 @@ enum Waits {
         hash: Hash,
         landing: Box<Landing>,
     },
-    /// Refused or failed: what still comes is dropped, the sender knows why.
+    /// Refused or failed. The sender has been told; content of the file that still arrives is dropped.
     Dropped,
 }
 
@@ -114,7 +115,7 @@ impl Waits {
         if let Self::Landing(landing) = self { landing.tree.bytes() } else { 0 }
     }
 
-    /// The sender's file differs from the one that is here: it is received as a new file.
+    /// The sender has other content than the file that is here: a new file is received.
     fn differs(&mut self) {
         if let Self::Complete { .. } = self
             && let Self::Complete { landing, .. } = std::mem::replace(self, Self::Dropped)
@@ -186,7 +187,7 @@ impl<'a> Receiver<'a> {
             OpenTarget::Tree { base, store } => self.again || store.must_ask(base),
             OpenTarget::Stream { so_far, .. } => so_far.blocks() > 0,
             OpenTarget::Sink { deliveries, id, .. } => {
-                // An earlier session's, which outlives its connection.
+                // An earlier session's command may still run: it outlives the connection.
                 while deliveries.is_running(*id) {
                     self.session.works(PhaseWork::new(Phase::Command, 0, 0))?;
                     self.session.linger_for(Duration::from_millis(500))?;
@@ -199,7 +200,8 @@ impl<'a> Receiver<'a> {
             let event = match self.session.try_receive()? {
                 Some(event) => event,
                 None => {
-                    // Nothing more has arrived: what is complete need not wait for company.
+                    // Nothing more has arrived: the files that are complete are not kept waiting for more to
+                    // share a sync with.
                     self.commit()?;
                     self.session.receive()?
                 }
@@ -221,7 +223,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Everything has ended: the last receipts, and the peer's word that it has them.
+    /// All entries have ended: sends the last receipts, and waits for the peer to confirm that it has them.
     fn finish(&mut self) -> Result<(), Error> {
         debug_assert!(self.files.is_empty(), "the total comes after every end");
         self.commit()?;
@@ -266,7 +268,7 @@ impl<'a> Receiver<'a> {
                 (self.observe)(Progress::NotDelivered { path, refusal, text });
             }
             Message::Total { entries, failed_before } if self.files.is_empty() => {
-                // In a session that goes on with another's, some of them were announced before.
+                // In a session that continues an earlier one, some of the entries were announced before.
                 let counts = if self.from_the_start {
                     let has_something = entries > 0 || self.summary.failed > 0 || self.summary.skipped > 0;
                     has_something && entries == self.announced
@@ -277,7 +279,7 @@ impl<'a> Receiver<'a> {
                     return Err(Violation::Unexpected("a total of something else").into());
                 }
                 if failed_before > 0 {
-                    // The transfer has failed, though this session may have brought the rest of it.
+                    // The transfer has failed, even if this session has delivered the rest of it.
                     self.summary.failed = self.summary.failed.saturating_add(failed_before);
                     let told = || Reason::from("something failed in an earlier session of this transfer");
                     self.summary.first_failure.get_or_insert_with(told);
@@ -326,7 +328,7 @@ impl<'a> Receiver<'a> {
         hash: Option<Hash>,
     ) -> Result<(), Error> {
         let index = landing.entry.index;
-        // The files of a tree get their names and receipts in groups; anything else at once.
+        // The files of a tree get their final names and receipts in groups, everything else at once.
         let landed = match &mut self.place {
             OpenTarget::Tree { store, .. } => match store.land(landing, tail, size, hash) {
                 Ok(()) if store.is_due() => return self.commit(),
@@ -342,7 +344,8 @@ impl<'a> Receiver<'a> {
                 match spool.write(tail).and_then(|()| spool.hand_over()) {
                     Ok(mut spool) => {
                         let (deliveries, id) = (deliveries.clone(), *id);
-                        // It goes on without the session if that is cancelled: what it came to is remembered.
+                        // The command goes on without the session if that is cancelled; its result is remembered
+                        // for a later session.
                         away(self.session, Phase::Command, 0, move |_| {
                             let command = || spool.deliver().map(|()| Receipt { time: now(), ..receipt });
                             deliveries.run(id, command)
@@ -395,10 +398,13 @@ impl<'a> Receiver<'a> {
                     };
                 }
                 if let OpenTarget::Tree { store, .. } = &mut self.place {
-                    let settled = match store.settler(&landing) {
+                    let mut settled = match store.settler(&landing) {
                         Ok(settle) => away(self.session, Phase::Disk, 0, move |_| settle())?,
                         Err(fault) => Err(fault),
                     };
+                    if settled.is_ok() {
+                        settled = store.settle_above(landing.dest());
+                    }
                     if let Err(fault) = settled {
                         return self.failed_entry(index, fault);
                     }
@@ -416,7 +422,7 @@ impl<'a> Receiver<'a> {
         match self.take(index)?.state {
             Waits::Landing(landing) => landing.abandon(refusal == Refusal::Source),
             Waits::Complete { .. } => {}
-            // Noted when it was dropped.
+            // The failure was noted when the file was dropped.
             Waits::Dropped => return Ok(()),
         }
         let Announced { path, .. } = self.paths.remove(&index).unwrap_or_default();
@@ -427,10 +433,10 @@ impl<'a> Receiver<'a> {
     }
 
     fn leave(&mut self, index: u64, mode: u32, mtime: crate::message::Time) -> Result<(), Error> {
-        // Files of the directory that wait for their names would change its time again.
+        // Files of this directory that still wait for their final names would change the directory's time again.
         self.commit()?;
         let Some(dest) = self.directories.remove(&index) else {
-            // It failed when it was announced, and the sender has been told.
+            // The directory failed when it was announced, and the sender has been told.
             return Ok(());
         };
         let left = match &mut self.place {

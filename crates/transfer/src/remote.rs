@@ -1,11 +1,11 @@
-//! What is meant at a server: a path, or a sink or source.
+//! The place at a server that a user names: a path, or a sink or source.
 
 use crate::path::{BadPath, RelPath};
 
-/// The port that is used if none is named.
+/// The port of a server if the user names none.
 pub const PORT: u16 = 7117;
 
-/// What is meant at a host.
+/// The place at a server that a user names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Destination {

@@ -1,23 +1,24 @@
-//! What a known client may do.
+//! The rights of a client whose key is known.
 
 use std::str::FromStr;
 
 use crate::hash::{hex, unhex_any};
 use crate::path::RelPath;
 
-/// What a known client may do. Without a word in the file: everything that the server offers.
+/// The rights of a client whose key is known. A line of the key file without such words allows everything
+/// that the server offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rights {
     /// It may get and list.
     pub read: bool,
-    /// It may put, where the server takes anything.
+    /// It may put, if the server accepts files at all.
     pub write: bool,
     /// The sinks and sources that it may use; `None` is all of them.
     pub sinks: Option<Vec<String>>,
-    /// The directory below the shared one that is its whole world.
+    /// The directory below the shared one that the client sees as its root.
     pub directory: RelPath,
-    /// The most bytes that the files of that directory may have, for it to put more.
+    /// The most bytes that the files in that directory may have together for the client to put more.
     pub quota: Option<u64>,
 }
 
@@ -33,7 +34,7 @@ impl Rights {
         self.sinks.as_ref().is_none_or(|sinks| sinks.iter().any(|sink| sink == port))
     }
 
-    /// The words of a line; none for what is not limited.
+    /// The words of a line of the key file; none for rights that are not limited.
     pub fn words(&self) -> Vec<String> {
         let mut words = Vec::new();
         if !self.read {
@@ -61,7 +62,8 @@ impl Rights {
         words
     }
 
-    /// Reads the words of a line. A word that is not understood is an error: it may be a limit.
+    /// Reads the words of a line of the key file. Returns `None` for a word that it does not know: it may be
+    /// a limit.
     pub(crate) fn read<'a>(words: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut rights = Self::default();
         for word in words {

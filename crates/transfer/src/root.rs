@@ -1,7 +1,7 @@
 //! A directory as the root of all names: the kernel resolves each of them below one fd.
 //!
-//! `openat2(2)` with `RESOLVE_BENEATH` refuses `..`, absolute names and symbolic links that lead outside, and
-//! cannot be raced by renames. What is written to never goes through a symbolic link at all.
+//! `openat2(2)` with `RESOLVE_BENEATH` refuses `..`, absolute names and symbolic links that lead outside, and a
+//! rename at the same time cannot deceive it. A path that is written to may have no symbolic link in it at all.
 
 use std::ffi::OsStr;
 use std::io;
@@ -9,12 +9,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::disk;
 use crate::error::Error;
 use crate::message::Time;
 use crate::path::{RelPath, WORK};
+
+/// How the names of temporary files in the work directory begin.
+pub(crate) const TEMPORARY: &str = "tmp-";
 
 /// A directory and everything below it, as far as it is reachable without leaving.
 #[derive(Debug)]
@@ -51,7 +55,7 @@ impl Root {
         }
     }
 
-    /// A directory below as a root of its own.
+    /// Opens a directory below this one as a root of its own.
     pub(crate) fn below(&self, path: &RelPath) -> Result<Self, Errno> {
         let fd = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse)?;
         Ok(Self { fd, path: self.path.join(path.as_path()) })
@@ -70,14 +74,14 @@ impl Root {
         let name = if path.is_root() { Path::new(".") } else { path.as_path() };
         loop {
             match rustix::fs::openat2(&self.fd, name, flags | OFlags::CLOEXEC, mode, how) {
-                // A rename or mount elsewhere in the tree during the resolution; openat2(2) says to try again.
+                // Something in the tree was renamed or mounted during the resolution; openat2(2) says to try again.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => return other,
             }
         }
     }
 
-    /// The same directory, for another thread.
+    /// The same directory through another descriptor, for another thread.
     pub(crate) fn again(&self) -> Result<Self, Errno> {
         Ok(Self { fd: rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?, path: self.path.clone() })
     }
@@ -107,14 +111,14 @@ impl Root {
             Links::Follow,
         )?;
         let opened = rustix::fs::fstat(&fd)?;
-        // Replaced between the two calls: the file that was checked is not the one that was opened.
+        // The path was replaced between the two calls: the opened file is not the one whose type was checked.
         if (opened.st_dev, opened.st_ino) != (found.st_dev, found.st_ino) {
             return Err(Errno::AGAIN);
         }
         Ok((fd, opened))
     }
 
-    /// Opens a regular file for reading wherever links lead: for this program's own user alone.
+    /// Opens a regular file for reading, wherever links lead. Only for paths that this program's own user has named.
     pub(crate) fn anywhere(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let found = rustix::fs::statat(&self.fd, path.as_path(), AtFlags::empty())?;
@@ -124,13 +128,13 @@ impl Root {
         rustix::fs::openat(&self.fd, path.as_path(), flags, Mode::empty())
     }
 
-    /// What is at a path, without following a link in its last component.
+    /// The status of a path. A link in its last component is not followed.
     pub(crate) fn stat(&self, path: &RelPath, links: Links) -> Result<Stat, Errno> {
         if hides_work(path) {
             return Err(Errno::NOENT);
         }
         let flags = if links == Links::Refuse { OFlags::PATH | OFlags::NOFOLLOW } else { OFlags::PATH };
-        // NO_SYMLINKS refuses a final link even with O_NOFOLLOW, so the last step is made on its own.
+        // NO_SYMLINKS refuses a final link even with O_NOFOLLOW, so the last component is looked up separately.
         match path.split() {
             Some((parent, name)) if links == Links::Refuse => {
                 let parent = self.resolve(&parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty(), links)?;
@@ -145,7 +149,7 @@ impl Root {
         let path = RelPath::new(WORK).map_err(|_| Errno::INVAL)?;
         let mut tries = 0;
         loop {
-            match rustix::fs::mkdirat(&self.fd, WORK, Mode::RWXU) {
+            match disk::mkdirat(&self.fd, WORK, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
             }
@@ -164,9 +168,25 @@ impl Root {
         self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse).ok()
     }
 
-    /// Removes the work directory if nothing is left in it.
+    /// Removes the work directory if nothing is left in it that a later session could use. Sessions lock it together as long
+    /// as they use it: whoever can lock it alone may remove what ended processes left.
     pub(crate) fn tidy(&self) {
-        let _ = rustix::fs::unlinkat(&self.fd, WORK, AtFlags::REMOVEDIR);
+        let removed = disk::unlinkat(&self.fd, WORK, AtFlags::REMOVEDIR);
+        if removed != Err(Errno::NOTEMPTY) {
+            return;
+        }
+        let Some(work) = self.existing_work() else { return };
+        if rustix::fs::flock(&work, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return;
+        }
+        let Ok(names) = rustix::fs::Dir::read_from(&work) else { return };
+        for name in names.flatten() {
+            if name.file_name().to_bytes().starts_with(TEMPORARY.as_bytes()) {
+                let name = Path::new(OsStr::from_bytes(name.file_name().to_bytes()));
+                let _ = disk::unlinkat(&work, name, AtFlags::empty());
+            }
+        }
+        let _ = disk::unlinkat(&self.fd, WORK, AtFlags::REMOVEDIR);
     }
 }
 
@@ -197,7 +217,7 @@ pub(crate) fn set_mtime(fd: BorrowedFd<'_>, time: Time) -> Result<(), Errno> {
     use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     let last_modification = Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
-    rustix::fs::futimens(fd, &Timestamps { last_access, last_modification })
+    disk::futimens(fd, &Timestamps { last_access, last_modification })
 }
 
 /// Reads a file to its end or until the buffer is full, from `offset`.
@@ -217,7 +237,7 @@ pub(crate) fn read_full(fd: BorrowedFd<'_>, into: &mut [u8], offset: u64) -> io:
 /// Writes all of a buffer at `offset`.
 pub(crate) fn write_full(fd: BorrowedFd<'_>, mut from: &[u8], mut offset: u64) -> io::Result<()> {
     while !from.is_empty() {
-        match rustix::io::pwrite(fd, from, offset) {
+        match disk::pwrite(fd, from, offset) {
             Ok(0) => return Err(Errno::NOSPC.into()),
             Ok(bytes) => (from, offset) = (&from[bytes..], offset + bytes as u64),
             Err(Errno::INTR) => {}

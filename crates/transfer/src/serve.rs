@@ -24,6 +24,7 @@ use crate::delivery::Deliveries;
 use crate::driver::{Deadlines, Phase, PhaseWork, Session};
 use crate::error::Error;
 use crate::hash::hex;
+use crate::host;
 use crate::machine::{Role, SessionLimits};
 use crate::message::{Durability, Refusal};
 use crate::pair::Codes;
@@ -38,7 +39,7 @@ use crate::wire::MAX_REASON;
 use lobby::{Lobby, network};
 use slots::{Slots, TakenSlot};
 
-/// How to share.
+/// How a directory is shared.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ShareOptions {
@@ -54,20 +55,21 @@ pub struct ShareOptions {
     pub durability: Durability,
     /// The server's own key and the keys of known clients.
     pub keys: Option<ServerKeys>,
-    /// Accept unencrypted connections over loopback without a proof that the client is the same user: from every user of
-    /// this machine, and from whoever reaches it through a forward.
+    /// Accept unencrypted connections over loopback without a proof that the client is the same user. Then every user
+    /// of this machine can connect, and everybody who reaches it through a forwarded port.
     pub insecure_loopback: bool,
     /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
-    /// The largest number of requests that are served at the same time; a request costs up to 20 MiB. Further clients wait
-    /// until one ends, or has done nothing for [`idle`](Self::idle) and is ended. With keys, a quarter is for clients whose key is known,
-    /// and clients of one address without a key get at most half of the others. Connections that have not sent a request
-    /// yet do not count; there may be 256 of them, 64 of one address, and one more makes another end.
+    /// The largest number of requests that are served at the same time; a request takes up to 20 MiB of memory. Further
+    /// clients wait until a request ends, or has made no progress for [`idle`](Self::idle) and is therefore ended. With
+    /// keys, a quarter of the places is for clients whose key is known, and clients without a key from one address get
+    /// at most half of the others. Connections that have not sent a request yet do not count here: there may be 256 of
+    /// them, and 64 from one address. One more ends an older one.
     pub connections: usize,
-    /// A directory in which to remember what was handed to sinks, so that no command runs twice though the server is
-    /// started anew. Without it, that is remembered as long as the process lives.
+    /// A directory in which the server remembers the transfers that it has handed to sinks, so that no command runs
+    /// twice even if the server is restarted. Without it, they are remembered as long as the process lives.
     pub memory: Option<PathBuf>,
-    /// How long a session may do nothing while somebody waits for its place.
+    /// How long a session may make no progress while another client waits for its place.
     pub idle: Duration,
     /// How long a session may be silent.
     pub deadlines: Deadlines,
@@ -89,7 +91,8 @@ pub enum ShareEnding {
 }
 
 impl ShareOptions {
-    /// Shares a directory for reading. Nobody can connect before there are keys, or one of the two insecure ways is chosen.
+    /// Shares a directory for reading. Nobody can connect before [`keys`](Self::keys) or one of the two insecure
+    /// options is set.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
@@ -110,12 +113,12 @@ impl ShareOptions {
     }
 }
 
-/// Who called, as far as the connection itself says.
+/// Who has connected, as far as the connection itself shows.
 #[derive(Clone, Debug)]
 enum Visitor {
-    /// A known key, a right code, or whoever it is: the server asks for nothing more.
+    /// A client with a known key or the right code, or anybody if the server asks for neither.
     Accepted(Rights),
-    /// Somebody over loopback, who has to prove to be the same user.
+    /// A client over loopback. It has to prove that it is the same user.
     Unproven { ours: SocketAddr, theirs: SocketAddr },
 }
 
@@ -135,7 +138,7 @@ pub struct Served {
     pub outcome: Option<linger::Outcome>,
 }
 
-/// The request of a connection that is one of several; the last of them has the real request.
+/// The request that is reported for a connection of a bundle; the last connection of the bundle has the real request.
 const PART: &str = "one connection of several";
 
 impl Served {
@@ -145,7 +148,7 @@ impl Served {
     }
 }
 
-/// Something to tell while serving.
+/// An event while serving.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Serving<'a> {
@@ -155,7 +158,7 @@ pub enum Serving<'a> {
     Served(Box<Served>),
     /// There is a new code: tell it to the person who wants to pair.
     Code(String),
-    /// An address that has used up a code gets another one for itself.
+    /// An address that has used up a code gets a code for itself alone.
     CodeFor(IpAddr, String),
 }
 
@@ -177,7 +180,7 @@ pub struct Server {
     /// Requests that have begun, and those that have ended.
     begun: AtomicUsize,
     ended: AtomicUsize,
-    /// Most requests that may begin.
+    /// The most requests that may begin.
     most: AtomicUsize,
 }
 
@@ -224,12 +227,13 @@ impl Server {
         self.last.clone()
     }
 
-    /// The code for the next unknown client. [`Serving::Code`] reports every change.
+    /// The code for the next unknown client. Every change is reported as [`Serving::Code`].
     pub fn code(&self) -> String {
         self.codes.current()
     }
 
-    /// The code that counts for an address. It has one of its own once it has used one up; [`Serving::CodeFor`] reports it.
+    /// The code that counts for an address. An address that has used up a code has one of its own, reported as
+    /// [`Serving::CodeFor`].
     pub fn code_for(&self, address: IpAddr) -> String {
         self.codes.of(address)
     }
@@ -264,7 +268,7 @@ impl Server {
                             }
                         }
                         io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
-                        // ENFILE, EMFILE: an fd is freed when a session ends.
+                        // ENFILE, EMFILE: no descriptor is free until a session ends.
                         _ if matches!(error.raw_os_error(), Some(23 | 24)) => {
                             std::thread::sleep(Duration::from_millis(50));
                             continue;
@@ -274,8 +278,8 @@ impl Server {
                 };
                 // A dual-stack socket reports IPv4 peers as mapped addresses.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                // The stream is in a slot: if it were moved into a thread that cannot be started, it would be dropped,
-                // and the connection reset.
+                // The stream is behind an `Arc`: if it were moved into the thread, and the thread could not be started,
+                // the stream would be dropped, and the connection reset.
                 let slot = Arc::new(Mutex::new(Some(stream)));
                 let serve = move |slot: &Mutex<Option<TcpStream>>| {
                     let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -322,6 +326,16 @@ impl Server {
         peer: SocketAddr,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Served {
+        self.visit(peer, observe, |cancel| self.transport(stream, peer, cancel, observe))
+    }
+
+    /// Serves a connection that `greet` makes ready.
+    fn visit(
+        &self,
+        peer: SocketAddr,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+        greet: impl FnOnce(&Cancel) -> Result<(Box<dyn Transport>, Visitor), Error>,
+    ) -> Served {
         let mut served =
             Served { peer, request: String::new(), summary: Summary::default(), error: None, outcome: None };
         // Each session has a handle of its own, so that a newer session for the same file can cancel this one alone.
@@ -334,7 +348,10 @@ impl Server {
         };
         let number = self.accepted.fetch_add(1, Ordering::Relaxed);
         self.lobby.enter(number, peer.ip(), cancel.clone());
-        if let Err(error) = self.session(stream, (number, cancel), &mut served, observe) {
+        let greeted = greet(&cancel);
+        let result =
+            greeted.and_then(|greeted| self.session(greeted, (number, cancel), &mut served, observe));
+        if let Err(error) = result {
             served.error = Some(error);
         }
         self.lobby.leave(number);
@@ -342,14 +359,24 @@ impl Server {
         served
     }
 
+    /// Serves a connection of a simulated network.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn simulated_connection(
+        &self,
+        transport: Box<dyn Transport>,
+        peer: SocketAddr,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+    ) -> Served {
+        self.visit(peer, observe, |_| Ok((transport, Visitor::Accepted(Rights::default()))))
+    }
+
     fn session(
         &self,
-        stream: TcpStream,
+        (transport, caller): (Box<dyn Transport>, Visitor),
         (number, cancel): (u64, Cancel),
         served: &mut Served,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<(), Error> {
-        let (transport, caller) = self.transport(stream, served.peer, &cancel, observe)?;
         let (transport, first) = match self.gathering.greet(transport, &cancel)? {
             Greeted::Single(transport, first) => (transport, Some(first)),
             Greeted::Complete(transport) => (transport, None),
@@ -381,7 +408,7 @@ impl Server {
         result
     }
 
-    /// Waits until there is room for one more request, and then lets the session's first request be answered.
+    /// Waits until there is a place for one more request. Then the session's first request is answered.
     fn admit(&self, session: &mut Session, claimant: &Claimant, peer: SocketAddr) -> Result<(), Error> {
         let number = claimant.session;
         self.lobby.leave(number);
@@ -394,12 +421,12 @@ impl Server {
         let address = network(peer.ip());
         let asks = TakenSlot {
             number,
-            // Who is encrypted has a key that is known by now.
+            // The key of a client that encrypts is known by now.
             stranger: (!session.is_encrypted()).then_some(address),
             cancel: claimant.cancel.clone(),
             activity: session.activity(),
         };
-        if self.slots.take(&asks, Instant::now()) {
+        if self.slots.take(&asks, host::now()) {
             return Ok(());
         }
         if !self.slots.queue(number, address) {
@@ -410,7 +437,7 @@ impl Server {
                 session.works(PhaseWork::new(Phase::Queue, 0, 0))?;
             }
             session.linger_for(Duration::from_millis(100))?;
-            if self.slots.take(&asks, Instant::now()) {
+            if self.slots.take(&asks, host::now()) {
                 break;
             }
         }
@@ -424,7 +451,7 @@ impl Server {
         cancel: &Cancel,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<(Box<dyn Transport>, Visitor), Error> {
-        // The greeting blocks. Linux does not inherit O_NONBLOCK over accept(2), others do.
+        // The TLS handshake blocks. Linux does not inherit O_NONBLOCK over accept(2), other systems do.
         let set_up = |error| Error::io("set up", peer.to_string(), error);
         stream.set_nonblocking(false).map_err(set_up)?;
         let wants_tls = first_byte(&stream, cancel).map_err(tls::cut)? == TLS_HANDSHAKE;

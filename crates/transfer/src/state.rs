@@ -12,12 +12,14 @@ use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use crate::alive::Gauge;
+use crate::disk;
 use crate::hash::{BLOCK, Hashing, Sum, Tree};
+use crate::host::{self, Rule};
 use crate::message::{Time, Token};
 use crate::root::{mtime, read_full, write_full};
 
 const MAGIC: [u8; 8] = *b"LNGRST01";
-/// How both files are opened.
+/// The flags with which the partial file and its log are opened.
 const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Length of the header, and of each record.
@@ -37,12 +39,12 @@ pub(crate) struct PartLog {
 pub(crate) enum LogStep {
     /// One block.
     Block(Sum),
-    /// So many blocks of a hole.
+    /// A hole of this many blocks.
     Hole(u64),
 }
 
 impl LogStep {
-    /// Whether it ends within `whole` blocks, after so many.
+    /// Whether this step, after `after` blocks, ends within `whole` blocks.
     fn fits(self, after: u64, whole: u64) -> bool {
         let blocks = if let Self::Hole(blocks) = self { blocks } else { 1 };
         after.checked_add(blocks).is_some_and(|end| end <= whole)
@@ -68,20 +70,20 @@ enum Trust {
 }
 
 impl Trust {
-    /// `verified`: the records hold chaining values. `same_boot`: no written page can have been lost by a reboot.
-    /// `untouched`: the file has the length and mtime of the last record.
+    /// `verified`: the records hold chaining values. `same_boot`: the machine has not rebooted since, so no written
+    /// page can have been lost. `untouched`: the file has the length and mtime of the last record.
     fn of(verified: bool, same_boot: bool, untouched: bool) -> Self {
         match (verified, same_boot, untouched) {
             (true, true, true) => Self::Log,
             (true, ..) => Self::Content,
-            // An unverified transfer has no chaining values to compare with; it goes by length.
+            // An unverified transfer has no chaining values to compare with: the file's length decides.
             (false, true, _) => Self::Log,
             (false, false, _) => Self::Nothing,
         }
     }
 }
 
-/// The state that an earlier session left.
+/// The partial file and the log that an earlier session left.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) state: PartLog,
@@ -98,12 +100,12 @@ impl PartLog {
         part: &str,
         log: &str,
     ) -> Result<(Self, OwnedFd), Errno> {
-        let log = rustix::fs::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?;
+        let log = disk::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?;
         lock(&log)?;
         let empty = OPEN.union(OFlags::CREATE).union(OFlags::TRUNC);
-        let part = rustix::fs::openat(dir, part, empty, PRIVATE)?;
+        let part = disk::openat(dir, part, empty, PRIVATE)?;
         let header = header(token, hashing, &rustix::fs::fstat(&part)?);
-        rustix::fs::ftruncate(&log, 0)?;
+        disk::ftruncate(&log, 0)?;
         write_full(log.as_fd(), &header, 0)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok((Self { log, key: key(&header), records: 0, hashing }, part))
@@ -121,18 +123,18 @@ impl PartLog {
         log: &str,
         gauge: &Gauge,
     ) -> Result<Option<Found>, Errno> {
-        let log = match rustix::fs::openat(dir, log, OPEN, Mode::empty()) {
+        let log = match disk::openat(dir, log, OPEN, Mode::empty()) {
             Ok(log) => log,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error),
         };
         lock(&log)?;
-        let Ok(part) = rustix::fs::openat(dir, part, OPEN, Mode::empty()) else { return Ok(None) };
+        let Ok(part) = disk::openat(dir, part, OPEN, Mode::empty()) else { return Ok(None) };
         let stat = rustix::fs::fstat(&part)?;
         let mut stored = [0; RECORD];
         let Ok(RECORD) = read_full(log.as_fd(), &mut stored, 0) else { return Ok(None) };
         let expected = header(token, hashing, &stat);
-        // Everything but the boot has to match; the boot decides how far the log is believed.
+        // Everything but the boot id has to match. Whether that matches decides how far the log is believed.
         if stored[..BOOT] != expected[..BOOT] || stored[BOOT + 16..] != expected[BOOT + 16..] {
             return Ok(None);
         }
@@ -140,9 +142,9 @@ impl PartLog {
         let tree = state.replay(part.as_fd(), &stat, stored == expected, gauge);
         let length = tree.bytes();
         if stat.st_size as u64 != length {
-            rustix::fs::ftruncate(&part, length)?;
+            disk::ftruncate(&part, length)?;
         }
-        rustix::fs::ftruncate(&state.log, (state.records + 1) * RECORD as u64)?;
+        disk::ftruncate(&state.log, (state.records + 1) * RECORD as u64)?;
         Ok(Some(Found { state, part, tree }))
     }
 
@@ -154,6 +156,7 @@ impl PartLog {
         let untouched = stat.st_size as u64 == logged.bytes() && last.is_none_or(|time| time == mtime(stat));
         let tree = match Trust::of(verified, same_boot, untouched) {
             Trust::Log => (logged, records),
+            Trust::Content if host::lacks(Rule::ComparePrefix) => (logged, records),
             Trust::Content => self.compare(part, records, gauge),
             Trust::Nothing => (Tree::new().hashed(self.hashing), 0),
         };
@@ -207,7 +210,7 @@ impl PartLog {
                     let whole = matches!(read_full(part, &mut block, tree.bytes()), Ok(BLOCK));
                     whole && logged == Sum::of(tree.place(), &block)
                 }
-                // A hole has no data in it.
+                // There must be no data in the hole.
                 Some((LogStep::Hole(blocks), _)) => {
                     let end = (tree.blocks() + blocks) * BLOCK as u64;
                     match rustix::fs::seek(part, SeekFrom::Data(tree.bytes())) {
@@ -218,7 +221,7 @@ impl PartLog {
             };
             let Some((step, _)) = logged.filter(|_| agrees) else { return (tree, number) };
             step.add_to(&mut tree);
-            // What nobody waits for is compared again by the next session.
+            // If nobody waits for the result any more, the comparison stops, and the next session compares again.
             if !gauge.advance(BLOCK as u64) {
                 return (tree, number + 1);
             }
@@ -267,7 +270,8 @@ impl PartLog {
         Some((LogStep::Block(Sum { value, alone }), time))
     }
 
-    /// A keyed hash over a record and its number. It detects torn records, and records of another place or of another log.
+    /// A keyed hash over a record and its number. It detects records that were written partly, and records from another
+    /// place or another log.
     fn check(&self, number: u64, record: &[u8]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&number.to_be_bytes());
@@ -276,10 +280,10 @@ impl PartLog {
     }
 }
 
-/// Offset of the boot's name in the header (16 bytes), and of how the file is hashed.
+/// Offset in the header of the boot id (16 bytes), which the kind of hashing follows.
 const BOOT: usize = 48;
 const HASHING: usize = 40;
-/// Offset in a record of the flag that it stands for a hole.
+/// Offset in a record of the flag that says that the record stands for a hole.
 const HOLE: usize = 76;
 
 fn header(token: Token, hashing: Hashing, part: &Stat) -> [u8; RECORD] {
@@ -301,9 +305,9 @@ fn key(header: &[u8; RECORD]) -> [u8; 32] {
     blake3::derive_key("linger-transfer 2026 state of a partial file", header)
 }
 
-/// Names the current boot. What was written before a reboot may not have reached the disk.
+/// A name for the current boot, from its boot id. Data that was written before a reboot may not have reached the disk.
 fn boot() -> [u8; 16] {
-    named(&std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default())
+    named(&host::boot())
 }
 
 fn named(boot: &[u8]) -> [u8; 16] {

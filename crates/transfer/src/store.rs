@@ -20,7 +20,8 @@ use crate::chmod::Chmod;
 use crate::claim::{Claim, Claimant};
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Hashing, Sum, Tree, hex};
-use crate::message::{IfExists, Options, Refusal, Time, Token, TreeEntry};
+use crate::host;
+use crate::message::{IfExists, Options, Receipt, Refusal, Time, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links, Root};
@@ -29,15 +30,15 @@ use group::Landed;
 pub(crate) use landing::Landing;
 use temporary::{WorkDir, umask};
 
-/// What becomes of the modes that a sender announces.
+/// What is done with the modes that a sender announces.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Modes {
-    /// The umask takes from them, as from those of every new file.
+    /// The umask is applied, as to every new file.
     #[default]
     Masked,
-    /// A person has chosen them.
+    /// The announced modes are used as they are: a person has chosen them.
     Exact,
-    /// This side's user has chosen others.
+    /// This side's user has given changes to them.
     Changed(Chmod),
 }
 
@@ -48,17 +49,19 @@ pub(crate) struct Store<'a> {
     claimant: Claimant,
     work: Option<Rc<WorkDir>>,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
-    /// Directories with new subdirectories, to be synced before anything below them is confirmed.
+    /// Directories with subdirectories that may be new, to be synced before anything below them is confirmed.
     grown: Vec<Rc<OwnedFd>>,
+    /// Links that wait for their receipts, with their directories.
+    linked: Vec<(Rc<OwnedFd>, Receipt)>,
     /// O_TMPFILE works. Otherwise temporary files get names in the work directory.
     nameless: bool,
     /// The process's umask.
     umask: u32,
-    /// How modes are changed as they arrive.
+    /// How announced modes are changed.
     pub(crate) modes: Modes,
     /// Bytes that may still be stored.
     pub(crate) quota: Option<u64>,
-    /// The directories down to this one are made if they are missing.
+    /// This directory and those above it are made if they are missing.
     pub(crate) parents: RelPath,
     /// Temporary names are this random prefix and a counter.
     prefix: String,
@@ -71,7 +74,7 @@ impl<'a> Store<'a> {
     pub(crate) fn new(root: &'a Root, options: Options, claimant: Claimant) -> Self {
         let mut random = [0; 8];
         // The prefix only has to be unique, which O_EXCL checks.
-        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+        let _ = host::random(&mut random);
         Self {
             root,
             options,
@@ -79,19 +82,20 @@ impl<'a> Store<'a> {
             work: None,
             parent: None,
             grown: Vec::new(),
+            linked: Vec::new(),
             nameless: true,
             umask: umask(),
             modes: Modes::default(),
             quota: None,
             parents: RelPath::root(),
-            prefix: format!("tmp-{}", hex(&random)),
+            prefix: format!("{}{}", root::TEMPORARY, hex(&random)),
             count: 0,
             group: Vec::new(),
             group_bytes: 0,
         }
     }
 
-    /// Whether some of the files may be here already, so that the sender has to ask for each before it sends data.
+    /// Whether some of the files may exist here already, so that the sender has to wait for an answer to each file.
     pub(crate) fn must_ask(&self, base: &RelPath) -> bool {
         if self.options.dry_run || self.root.stat(base, Links::Refuse).is_ok() {
             return true;
@@ -123,11 +127,14 @@ impl<'a> Store<'a> {
         let fd = opened.map_err(|error| Fault::new("open the directory", &parent, error))?;
         let fd = Rc::new(fd);
         let name = name.to_vec();
+        if parent == self.parents {
+            self.note_parents();
+        }
         self.parent = Some((parent, fd.clone()));
         Ok((fd, name))
     }
 
-    /// Looks for what is here under a file's final name.
+    /// Looks at what exists under a file's final name.
     pub(crate) fn look(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<Here, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {
@@ -152,7 +159,7 @@ impl<'a> Store<'a> {
         Ok(Here::Nothing)
     }
 
-    /// Returns a closure that looks for what an earlier session left of a file.
+    /// Returns a closure that opens the partial file that an earlier session left, if there is one.
     pub(crate) fn resumer(
         &mut self,
         entry: &TreeEntry,
@@ -174,7 +181,7 @@ impl<'a> Store<'a> {
     /// The mode that a file or directory gets. Set-user-ID, set-group-ID and sticky are never taken from a peer.
     fn mode(&self, announced: u32, is_directory: bool) -> u32 {
         match &self.modes {
-            // An unknown umask takes nothing: better the sender's mode than none.
+            // If the umask is unknown, none is applied: the sender's mode is better than none.
             Modes::Masked if self.umask != 0o777 => announced & 0o777 & !self.umask,
             Modes::Masked | Modes::Exact => announced & 0o777,
             Modes::Changed(chmod) => chmod.apply(announced, is_directory),
@@ -189,12 +196,12 @@ impl<'a> Store<'a> {
         exists(dest, is_file)
     }
 
-    /// Whether a path is that of a directory.
+    /// Whether the path is a directory.
     pub(crate) fn has_directory(&self, path: &RelPath) -> bool {
         !path.is_root() && self.root.directory(path, Links::Refuse).is_ok()
     }
 
-    /// Whether a file of `bytes` more bytes has room. What the file system cannot say is room enough.
+    /// Whether the file system has room for `bytes` more. If it cannot say, there is.
     fn room(&self, parent: &OwnedFd, dest: &RelPath, bytes: u64) -> Result<(), Fault> {
         let Ok(free) = rustix::fs::fstatvfs(parent) else { return Ok(()) };
         let told = if free.f_files > 0 && free.f_favail == 0 {
@@ -208,7 +215,7 @@ impl<'a> Store<'a> {
         Err(Fault(Refusal::NoSpace, Reason::from(told).with(Remedy::MakeRoom)))
     }
 
-    /// Takes bytes of the quota.
+    /// Counts bytes against the quota.
     fn charge(&mut self, dest: &RelPath, bytes: u64) -> Result<(), Fault> {
         let Some(left) = self.quota else { return Ok(()) };
         self.quota = Some(left.checked_sub(bytes).ok_or_else(|| {
@@ -219,8 +226,8 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
-    /// Another name for a file whose own is taken by other content: one that is free, or that an earlier transfer of the
-    /// same file has got.
+    /// Another name for a file whose own name other content has: a free one, or the one that an earlier transfer of the
+    /// same file got.
     pub(crate) fn another_name(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<RelPath, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0).unwrap_or(name.len());
@@ -255,7 +262,9 @@ impl<'a> Store<'a> {
                 landed.temporary.remove(false);
             }
         }
-        if self.work.is_some() {
+        // The session's own lock goes with its fd.
+        self.work = None;
+        if !self.options.dry_run {
             self.root.tidy();
         }
     }
@@ -316,7 +325,7 @@ pub(crate) fn now() -> Time {
     Time { seconds: now.as_secs() as i64, nanos: now.subsec_nanos() }
 }
 
-/// Reads a file for its hash and length, in whichever way it is hashed. Holes are not read where that is no loss.
+/// Computes the hash and length of a file, by blocks or as a whole. By blocks, holes are not read.
 pub(crate) fn hash_as(file: BorrowedFd<'_>, by_blocks: bool, gauge: &Gauge) -> std::io::Result<(Hash, u64)> {
     if !by_blocks {
         return hash_file(file, gauge);
@@ -343,7 +352,7 @@ pub(crate) fn hash_as(file: BorrowedFd<'_>, by_blocks: bool, gauge: &Gauge) -> s
     }
 }
 
-/// Reads a whole file for its hash and length.
+/// Computes the hash and length of a file by reading all of it.
 pub(crate) fn hash_file(file: BorrowedFd<'_>, gauge: &Gauge) -> std::io::Result<(Hash, u64)> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; BLOCK];

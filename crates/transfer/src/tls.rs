@@ -29,13 +29,13 @@ use any_key::AnyKey;
 pub(crate) use greeting::cut;
 use greeting::{Deadline, Greeting, Word};
 
-/// Longest time for handshake and pairing together, a person's typing not counted.
+/// The longest time for handshake and pairing together, without the time in which a person types the code.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest time for a person to type the code.
 const TYPING: Duration = Duration::from_secs(120);
 /// Plaintext that one record carries (RFC 8446, section 5.1).
 const RECORD: usize = 16 << 10;
-/// How much is encrypted ahead of the socket.
+/// How many bytes are encrypted before the socket has taken them.
 const AHEAD: usize = 16 * RECORD;
 
 fn wrong(error: rustls::Error) -> Error {
@@ -89,9 +89,9 @@ pub type AskCode = Arc<dyn Fn(&str, &str) -> Option<String> + Send + Sync>;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ClientKeys {
-    /// Who we are.
+    /// This side's own key.
     pub identity: Arc<Identity>,
-    /// Whom we know.
+    /// The keys of known servers.
     pub known_hosts: Keyring,
     /// Asks the user for a code.
     pub ask: AskCode,
@@ -114,9 +114,9 @@ impl std::fmt::Debug for ClientKeys {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerKeys {
-    /// Who we are.
+    /// This side's own key.
     pub identity: Arc<Identity>,
-    /// Who may connect.
+    /// The keys of the clients that may connect.
     pub known_clients: Keyring,
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn connect(
         socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
     };
     let server = greeting.handshake()?;
-    // A server with our own key is this user's, in this home.
+    // A server that has this user's own key uses the same home directory: it is this user's.
     let pinned = if server == keys.identity.public() { Some(server) } else { pinned };
     if let Some(pinned) = pinned
         && pinned != server
@@ -231,7 +231,7 @@ pub(crate) fn accept(
         socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
     };
     let client = greeting.handshake()?;
-    // A client with our own key is this user's, in this home.
+    // A client that has this user's own key uses the same home directory: it is this user's.
     let rights = if client == keys.identity.public() {
         Some(Rights::default())
     } else {
@@ -241,7 +241,7 @@ pub(crate) fn accept(
     let knows_us = greeting.hear()? == Word::Known;
     greeting.say(if known { Word::Known } else { Word::Stranger })?;
     if !(known && knows_us) {
-        // A person has to type the code; only then does the attempt begin.
+        // A person has to type the code, so the time for that is given first.
         greeting.socket.until = Instant::now() + TYPING;
         if greeting.hear()? != Word::Known {
             return Err(Error::Identity(format!("{peer} gave up before giving a code").into()));
@@ -291,7 +291,7 @@ impl Drop for AtEnd<'_> {
     }
 }
 
-/// An encrypted connection, as a session drives it.
+/// An encrypted connection, as a [`Transport`] of a session.
 pub(crate) struct Tls {
     stream: TcpStream,
     connection: Connection,

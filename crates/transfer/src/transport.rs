@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A connection that never blocks, and can be taken apart when it is to be closed.
+/// A connection whose calls never block. It can be taken apart into its sockets, which are then closed.
 ///
 /// A method that would have to wait returns `WouldBlock`; the session then polls [`socket`](Self::socket) or
 /// [`socket_to_write`](Self::socket_to_write).
@@ -40,7 +40,7 @@ pub trait Transport: Send {
         false
     }
 
-    /// Whether the bytes on the socket are the bytes of the session, so that the kernel can move them.
+    /// Whether the bytes on the socket are those of the session, so that the kernel can move them with splice(2).
     fn is_plain(&self) -> bool;
 
     /// Whether nobody on the way can read or change the bytes, and each side knows the other's key.
@@ -48,7 +48,8 @@ pub trait Transport: Send {
         !self.is_plain()
     }
 
-    /// Tells the peer that nothing more will be written (TLS: close_notify). Does not half-close: the closer does.
+    /// Tells the peer that nothing more will be written (TLS: close_notify). Does not half-close the socket:
+    /// [`linger::close`] does.
     fn farewell(&mut self);
 
     /// Returns the descriptors, which the caller closes: several if the transport is a bundle, otherwise one.

@@ -1,7 +1,7 @@
 //! What is to be sent: a tree walked in the order of the directory, or one file, or a pipe.
 //!
-//! The walk holds one open directory for each of the upper levels and nothing else, so that its memory does not grow with
-//! the number of files. Of deeper levels it holds the names, and opens the directory where it needs it.
+//! The walk keeps one directory open for each of the upper levels, so that its memory does not grow with the number of
+//! files. For deeper levels it keeps the names, and opens the directory again where it needs it.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,7 +56,7 @@ impl Patterns {
 
 /// One step of the walk.
 pub(crate) enum WalkedEntry {
-    /// One entry; a regular file comes with its open fd. A directory's contents follow it.
+    /// An entry. A regular file has its open descriptor with it. A directory's contents follow.
     Entry(TreeEntry, Option<OwnedFd>),
     /// A directory is complete.
     Leave { index: u64, mode: u32, mtime: Time },
@@ -67,15 +67,16 @@ pub(crate) enum WalkedEntry {
 /// Levels whose directories stay open: two descriptors each, of the 1,024 that a process has by default.
 const HELD: usize = 100;
 
-/// Holes of so many bytes in one file are too much to hash as zeros: half a minute's work at either end.
+/// A file with this many bytes of holes is hashed by blocks: to hash them as zeros would take half a minute at each
+/// end.
 const MOSTLY_HOLES: u64 = 64 << 30;
 
 struct Level {
     names: NamesLeft,
-    /// Missing in deep levels.
+    /// The open directory; `None` in deep levels.
     fd: Option<OwnedFd>,
     path: RelPath,
-    /// Device and inode, so that a link that leads back is noticed.
+    /// Device and inode of the directory, to notice a link that leads back to it.
     identity: (u64, u64),
     index: u64,
     mode: u32,
@@ -131,7 +132,7 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A walk for somebody else, who sees nothing outside the root.
+    /// A walk for a client, which sees nothing outside the root.
     pub(crate) fn new(root: &'a Root, top: RelPath, patterns: Patterns, selection: Selection) -> Self {
         Self {
             root,
@@ -158,18 +159,19 @@ impl<'a> Walk<'a> {
         Self { chmod, roams: true, ..Self::new(root, top, patterns, selection) }
     }
 
-    /// Whether files are sent as long as they are when their turn comes.
+    /// Whether files are sent as they are when their turn comes.
     pub(crate) fn is_live(&self) -> bool {
         self.selection.live
     }
 
-    /// Whether the walk goes through a directory.
+    /// Whether the top is a directory.
     pub(crate) fn is_directory(&self) -> bool {
         let top = self.root.stat(&self.top, Links::Follow);
         top.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
 
-    /// Opens a file of the walk again, for another session. `None` if another file, or another content, has its name by now.
+    /// Opens a file of the walk again, for another session. Returns `None` if its name now belongs to another file or
+    /// other content.
     pub(crate) fn reopen(&self, entry: &TreeEntry) -> Result<Option<OwnedFd>, Errno> {
         let path = self.top.join(&entry.path).map_err(|_| Errno::NAMETOOLONG)?;
         let (fd, stat) = if self.roams && self.selection.links == LinkMode::Follow {
@@ -324,7 +326,7 @@ impl<'a> Walk<'a> {
         if self.levels.iter().any(|level| level.identity == identity) {
             return self.leave_out(path, "is a link back to a directory that holds it");
         }
-        // Of a path through links the kernel cannot be asked again without them.
+        // A path that goes through links cannot be opened again: the kernel is asked to refuse links there.
         let is_held = self.levels.len() < HELD || self.selection.links == LinkMode::Follow;
         let (names, fd) = if is_held {
             (NamesLeft::Open(dir), Some(fd))
@@ -342,7 +344,7 @@ impl<'a> Walk<'a> {
         WalkedEntry::Entry(entry, None)
     }
 
-    /// What cannot be sent, and is left out or fails as the user wants it.
+    /// An entry that cannot be sent: left out, or reported as a failure, as the user wants it.
     fn leave_out(&self, path: RelPath, told: &str) -> WalkedEntry {
         let (refusal, text) = if self.selection.skip_special {
             (Refusal::Skipped, format!("{path} {told}: left out"))
@@ -396,7 +398,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// A regular file, as it is or, with `live`, as it is now.
+    /// A regular file as it is or, with `live`, a snapshot of it.
     fn file(&mut self, path: RelPath, fd: OwnedFd, stat: Stat) -> WalkedEntry {
         let snapshot = if self.is_live() && !self.no_clones { self.snapshot(&fd) } else { None };
         let mut entry = self.entry(Kind::File, path, &stat);
@@ -409,8 +411,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A copy without a name that shares its blocks with the file, so that nobody writes to it. Needs a file system that
-    /// can, and a directory that this user may write to.
+    /// A copy that has no name and shares its blocks with the file, so that nobody can write to it. It needs a file
+    /// system that supports this, and a directory that this user may write to.
     fn snapshot(&mut self, fd: &OwnedFd) -> Option<(OwnedFd, u64)> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let parent = match self.top.split() {
@@ -459,7 +461,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What a link leads to, in its place.
+    /// The entry for a link's target, in the place of the link.
     fn follow(&mut self, path: RelPath, name: &Path, target: &[u8]) -> WalkedEntry {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         // Looked at first: opening a device or a named pipe has effects.
@@ -506,7 +508,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether a file in a work directory is a receiver's: see `store`.
+/// Whether a file in a work directory is one that a receiver makes there: see `store`.
 fn is_work(name: &[u8]) -> bool {
     matches!(name, b"." | b"..")
         || name.starts_with(b"tmp-")
@@ -523,8 +525,8 @@ fn describe(kind: FileType) -> &'static str {
     }
 }
 
-/// Identifies the content of a file without reading it: device, inode, size, ctime and mtime. A write changes it, and so
-/// does whatever else changes the ctime, which no program can set.
+/// Identifies the content of a file without reading it: by device, inode, size, mtime and ctime. Every write changes
+/// the ctime, and no program can set it. Other changes, such as of the mode, change it, too.
 pub(crate) fn token(stat: &Stat, path: &RelPath) -> Token {
     let mut identity = b"linger-transfer source file\0".to_vec();
     for number in [
@@ -538,7 +540,7 @@ pub(crate) fn token(stat: &Stat, path: &RelPath) -> Token {
     ] {
         identity.extend(number.to_be_bytes());
     }
-    // Hard links are files of their own at the receiver.
+    // Hard links are separate files at the receiver, so the path is part of the token.
     identity.extend(path.as_bytes());
     short(blake3::hash(&identity))
 }

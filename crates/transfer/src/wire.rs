@@ -1,12 +1,13 @@
-//! Frames on the wire: the preface, headers and their limits. No I/O; `docs/transfer-protocol.md` is the text.
+//! Frames on the wire: the preface, headers and their limits, without I/O. `docs/transfer-protocol.md` specifies
+//! them.
 
-/// The first bytes either side sends; the last two name the version spoken and the oldest understood.
+/// The first bytes that each side sends. Two bytes follow: the newest version that it speaks, and the oldest.
 pub(crate) const MAGIC: [u8; 6] = *b"LNGRTX";
 /// The newest version of the protocol that this crate speaks.
 pub const VERSION: u8 = 2;
-/// The oldest that it understands: version 2 adds WORK, and fields at the end of some messages.
+/// The oldest version that this crate speaks. Version 2 adds WORK, and fields at the end of some messages.
 const OLDEST: u8 = 1;
-/// Bytes of a preface.
+/// Bytes of a preface: the magic and two versions.
 pub(crate) const PREFACE: usize = 8;
 /// Bytes of a frame header.
 pub(crate) const HEADER: usize = 8;
@@ -104,7 +105,7 @@ pub(crate) fn preface() -> [u8; PREFACE] {
     [a, b, c, d, e, f, VERSION, OLDEST]
 }
 
-/// Reads the peer's preface. Returns the version that both sides speak then: the newest that both know.
+/// Reads the peer's preface. Returns the newest version that both sides speak.
 pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<u8, Violation> {
     let [magic @ .., newest, oldest] = bytes;
     if magic != MAGIC {
@@ -132,14 +133,14 @@ pub(crate) fn read_reason(payload: &[u8]) -> Result<(u16, String), Violation> {
     Ok((u16::from_be_bytes(*code), reason.to_owned()))
 }
 
-/// What a peer did that the protocol forbids. The connection ends with it.
+/// A violation of the protocol by the peer. It ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
     /// The first bytes are not this protocol's.
     #[error("does not speak this protocol")]
     NotThisProtocol,
-    /// No version in common.
+    /// Both sides have no version in common.
     #[error(
         "speaks versions {oldest} to {newest} of the protocol, this program speaks {OLDEST} to {VERSION}"
     )]
@@ -152,7 +153,7 @@ pub enum Violation {
     /// A frame of no known kind.
     #[error("sent a frame of unknown kind {0}")]
     UnknownFrame(u8),
-    /// A frame that does not fit its own checks.
+    /// A frame whose header or payload does not fit its check byte.
     #[error("sent a frame whose {0} arrived damaged")]
     Damaged(&'static str),
     /// A frame longer or shorter than its kind may be.
@@ -213,7 +214,7 @@ mod tests {
         }
     }
 
-    /// Each kind's shortest and longest payload pass, and one byte less or more does not.
+    /// The shortest and the longest payload of each kind are accepted; one byte less or more is not.
     #[test]
     fn every_kind_has_its_lengths() {
         for (number, kind, shortest, longest) in [

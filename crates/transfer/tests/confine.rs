@@ -1,4 +1,4 @@
-//! The second wall: a confined thread cannot leave the shared directory with plain system calls either.
+//! The second protection: a confined thread cannot leave the shared directory by plain system calls, either.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,7 +8,8 @@ use std::process::Command;
 use linger_transfer::{confine, confine_writes};
 use tempfile::tempdir;
 
-/// Runs `act` in a thread of its own, which Landlock confines alone; false if the kernel has none.
+/// Runs `act` in a thread of its own, and confines that thread with Landlock. Returns false if the kernel has
+/// no Landlock.
 fn confined(directory: &Path, home: &Path, writable: bool, act: impl FnOnce() + Send) -> bool {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -58,7 +59,7 @@ fn nothing_outside_can_be_opened_whatever_the_name() {
                 "{name:?} was opened to write"
             );
         }
-        // A descriptor from before helps nobody.
+        // A descriptor that was opened before does not help, either.
         use rustix::fs::{Mode, OFlags, openat};
         let opened = openat(&above, "outside", OFlags::RDONLY, Mode::empty());
         assert_eq!(opened.err(), Some(rustix::io::Errno::ACCESS));

@@ -1,4 +1,4 @@
-//! What people have and what they type: special files, links, growing files, deep trees, names that are taken.
+//! What users have and type: special files, links, growing files, deep trees, names that are taken.
 
 mod common;
 
@@ -22,7 +22,8 @@ fn options(change: impl FnOnce(&mut PutOptions)) -> PutOptions {
     options
 }
 
-/// A project as there are many: a virtual environment's link, a named pipe, links to nowhere and in a circle.
+/// A project like many: with a virtual environment's link, a named pipe, a dangling link, and links in a
+/// circle.
 fn project(top: &Path) {
     fs::create_dir_all(top.join("bin")).unwrap();
     fs::write(top.join("x"), b"x").unwrap();
@@ -59,9 +60,9 @@ fn what_cannot_be_sent_fails_or_is_left_out_as_it_was_asked_for() {
                 options.selection.skip_special = true;
             };
             let summary = shared.put_with(&top, "followed", &options(follow));
-            // Nothing leads to `nowhere`, and `up` leads back.
+            // `nowhere` is a dangling link, and `up` leads back to a directory that contains it.
             assert_eq!((summary.confirmed, summary.skipped), (5, 3));
-            // The same for a get, where the server knows nothing outside of its directory.
+            // The same for a get: the server follows no link out of its directory.
             let mut get = GetOptions::default();
             get.selection.links = LinkMode::Follow;
             symlink("/etc/passwd", to.path().join("left-out/secret")).unwrap();
@@ -143,7 +144,7 @@ fn a_growing_file_arrives_as_long_as_it_was() {
                     assert_eq!(fs::read(to.path().join(&name)).unwrap(), before);
                 }
             }
-            // A file that has become shorter has not what was announced.
+            // A file that has become shorter no longer has the announced content.
             let cut = |progress: Progress| {
                 if let Progress::Started { .. } = progress {
                     fs::File::options().write(true).open(&log).unwrap().set_len(BLOCK as u64).unwrap();

@@ -1,4 +1,5 @@
-//! Faults on the way: whatever happens, the final name is absent or identical, and both sides say the truth.
+//! Faults on the connection: whatever happens, the final name is absent or has the right content, and both
+//! sides' results are true.
 
 mod common;
 
@@ -21,7 +22,7 @@ fn patient(port: u16) -> Client {
     Client::new("127.0.0.1", port, options).unwrap()
 }
 
-/// A flipped bit in a length makes both sides wait for what never comes.
+/// Short deadlines: after a flipped bit in a length, both sides wait for bytes that never come.
 fn quick() -> Deadlines {
     let mut deadlines = Deadlines::default();
     deadlines.ping = Duration::from_millis(100);
@@ -35,7 +36,7 @@ fn put(client: &Client, file: &Path, name: &str) -> (Summary, Option<Error>) {
     client.put(Input::Path(file.into()), &place(name), &options, &mut |_| {})
 }
 
-/// Where frames end in what a client sent.
+/// The positions in a client's bytes at which frames end.
 fn boundaries(sent: &[u8]) -> Vec<u64> {
     let mut ends = vec![8];
     let mut at = 8;
@@ -131,7 +132,7 @@ fn a_thousand_random_faults_and_nothing_wrong() {
             } else {
                 let there = fs::read(&copy).ok();
                 if let Some(there) = &there {
-                    // Absent or identical; a flipped bit in the request may have changed the name or an option.
+                    // Absent or identical, even if a flipped bit in the request has changed an option.
                     assert!(*there == fs::read(&file).unwrap(), "{told}");
                     fs::remove_file(&copy).unwrap();
                 }
@@ -140,7 +141,8 @@ fn a_thousand_random_faults_and_nothing_wrong() {
                     assert!(there.is_some(), "{told}");
                 }
             }
-            // A connection that is cut or damaged beyond the request is always made good.
+            // A cut connection is always made good. After a flipped bit that must hold only for the single
+            // files, and for bytes to the server behind the names.
             let in_names = way == Way::ToServer && at < 400;
             let is_flip = matches!(fault, Fault::Flip(_));
             assert!(
@@ -150,14 +152,14 @@ fn a_thousand_random_faults_and_nothing_wrong() {
             );
         }
     };
-    // Most of the time is spent waiting for what never comes.
+    // In parallel, because most of the time is spent waiting for bytes that never come.
     share(to.path(), quick, |shared| {
         std::thread::scope(|scope| {
             for seed in 1..=8 {
                 scope.spawn(move || trials(shared, seed));
             }
         });
-        // The other tests of this process have a few of their own.
+        // The other tests of this process may have a few descriptors of their own open.
         let open = fs::read_dir("/proc/self/fd").unwrap().count();
         assert!(open < 300, "{open} descriptors are open after 1,000 sessions that failed");
     });
@@ -179,7 +181,8 @@ fn a_client_that_comes_back_goes_on_where_it_was() {
         // All of it may have left before the cut was noticed; then it is unconfirmed.
         assert_ne!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?}");
         assert!(!to.path().join("copy").exists());
-        // A newer session takes the file over at once, from one that has not yet noticed its end.
+        // A newer session takes the file over at once, even from a session that has not noticed yet that its
+        // connection is cut.
         shared.wait_for_sessions(1);
         let mut resumed = 0;
         let (summary, error) = shared.client().put(
@@ -212,7 +215,7 @@ fn a_get_that_is_cut_goes_on_where_it_was() {
             let proxy = Proxy::new(shared.port, Some((Way::ToClient, 5 * BLOCK as u64, Fault::Reset)));
             let output = Output::Path(mine.path().join("copy"));
             let client = patient(proxy.port);
-            // What was said to be here, and what came after that.
+            // The bytes that the server said it had, and the bytes that were sent after that.
             let (mut resumed, mut moved) = (0, 0);
             let (summary, error) =
                 client.get(&place("file"), &output, &GetOptions::default(), &mut |progress| match progress {
@@ -244,7 +247,7 @@ fn unverified_transfers_that_are_cut_go_on_where_they_were() {
         let put = |input, name: &str, port| patient(port).put(input, &place(name), &options, &mut |_| {}).0;
         let summary = put(Input::Path(file.clone()), "file", proxy.port);
         assert_eq!((summary.confirmed, summary.failed), (1, 0), "{summary:?}");
-        // What is there already goes by its length and time.
+        // Now the file exists at the server: length and time are compared.
         let summary = put(Input::Path(file.clone()), "file", shared.port);
         assert!(summary.confirmed == 1 && summary.wire < 1000, "{summary:?}");
         let proxy = cut(Way::ToServer);

@@ -1,6 +1,8 @@
-//! Peers that have gone mad: frames of real sessions, dropped, doubled, swapped and damaged, against both sides.
+//! Peers that send damaged frames: the frames of real sessions are dropped, doubled, swapped and damaged, and sent to
+//! both sides.
 //!
-//! No panic, bounded memory, nothing written outside of the directory. `examples/fuzz_peers.rs` does the same at length.
+//! No side may panic, take much memory, or write outside of its directory. `examples/fuzz_peers.rs` does the same for
+//! longer.
 
 mod common;
 
@@ -73,7 +75,7 @@ fn a_mad_client_harms_nobody() {
             damage(&mut mad, &mut random);
             babble(TcpStream::connect(("127.0.0.1", shared.port)).unwrap(), &mad);
         }
-        // It still serves whoever behaves.
+        // The server still serves a well-behaved client.
         shared.put(&tree, "afterwards");
     });
     assert_untouched(top.path());

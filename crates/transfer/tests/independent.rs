@@ -38,7 +38,7 @@ fn a_client_made_from_the_text_puts_and_gets() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     let (file, back) = (from.path().join("file"), from.path().join("back"));
-    // Two blocks and some: BLAKE3 in Python takes a second for each.
+    // Two blocks and a rest: BLAKE3 in Python takes a second for each block.
     let content = bytes(BLOCK + 70_001, 77);
     fs::write(&file, &content).unwrap();
     let served = share(
@@ -53,7 +53,7 @@ fn a_client_made_from_the_text_puts_and_gets() {
             assert!(fs::read(to.path().join("copy")).unwrap() == content);
             run(&["get", "copy", &path(&back)]);
             assert!(fs::read(&back).unwrap() == content);
-            // Another file may not have its name.
+            // A different file is refused under the same name.
             fs::write(&file, "other").unwrap();
             run(&["put-cut", &path(&file), "again"]);
             let refused = python(&["127.0.0.1", &port, "put", &path(&file), "copy"]).unwrap();

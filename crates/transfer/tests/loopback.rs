@@ -1,4 +1,5 @@
-//! Over loopback without encryption: only the same user is served, also through a forward.
+//! Over loopback without encryption: only clients of the same user are served, even if somebody forwards the
+//! connection.
 
 mod common;
 
@@ -78,7 +79,7 @@ fn the_same_user_needs_no_code_and_a_stranger_behind_a_forward_does() {
             assert!(client.list(&RelPath::root(), &mut |_| listed += 1).is_err());
             assert_eq!(listed, 0, "{name}");
         }
-        // Without keys there is no proof.
+        // A client without keys has no proof.
         let (verdict, error, _) = put(&shared.client(), &file, "keyless");
         assert_eq!(verdict, ItemVerdict::NotDelivered);
         assert_eq!(error.unwrap().remedy(), Some(Remedy::Encrypt));
@@ -104,7 +105,8 @@ fn who_wants_everybody_on_loopback_says_so() {
     });
 }
 
-/// A user who can make this user's client connect to a port of theirs has its proof, and can pass it on.
+/// Another user may get this user's client to connect to a port of theirs, and could pass its proof on: it must not
+/// be accepted over a connection of theirs.
 #[test]
 fn another_users_forward_is_not_this_user() {
     if !rustix::process::geteuid().is_root() {
@@ -116,7 +118,8 @@ fn another_users_forward_is_not_this_user() {
     fs::write(&file, b"x").unwrap();
     for (user, expected) in [(0, ItemVerdict::Confirmed), (23_997, ItemVerdict::NotDelivered)] {
         share(to.path(), with_keys(ours.path()), |shared| {
-            // A listener that hands its connection to a program of that user, which connects on its own.
+            // A listener that hands each connection to a program of the other user, which connects to the server on
+            // its own.
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let port = listener.local_addr().unwrap().port();
             std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Connections of people who want nothing: they end no service and take nobody's place.
+//! Connections without a request: they end no service and take no client's place.
 
 mod common;
 
@@ -36,7 +36,7 @@ fn one_request_is_served_whoever_else_knocks() {
                     }
                 })
             });
-            // A port scan, one that says a byte and waits, one that says nothing at all.
+            // A port scan, a connection that sends one byte and waits, and one that sends nothing.
             drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
             let mut begun = TcpStream::connect(("127.0.0.1", port)).unwrap();
             begun.write_all(b"L").unwrap();
@@ -47,7 +47,7 @@ fn one_request_is_served_whoever_else_knocks() {
             let (summary, error) =
                 client.put(Input::Path(file.clone()), &place("copy"), &PutOptions::default(), &mut |_| {});
             assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
-            // While the strangers are still there.
+            // While these connections are still open.
             serving.join().unwrap().unwrap();
         });
         let [summary] = &asked.into_inner().unwrap()[..] else { panic!("one request") };
@@ -101,7 +101,7 @@ fn hundreds_of_idle_connections_lock_nobody_out() {
             let mut strangers: Vec<_> =
                 (0..300).map(|_| TcpStream::connect(("127.0.0.1", shared.port)).unwrap()).collect();
             for stranger in strangers.iter_mut().step_by(2) {
-                // The oldest have been sent away already.
+                // The server has ended the oldest ones already.
                 let _ = stranger.write_all(b"LN");
             }
             shared.put(&file, "copy");
@@ -141,13 +141,13 @@ fn put_request(name: &str) -> Vec<u8> {
     request
 }
 
-/// A client that asks for something and then only answers pings, until it is sent away.
+/// A client that sends a request and then only answers pings, until the server ends the session.
 fn answers_alone(port: u16, name: &str, holds: &Barrier) -> Option<String> {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let plain = Box::new(session::Plain::new(stream).unwrap());
     let mut session = Session::new(plain, session::Role::Initiator).unwrap();
     session.open(&put_request(name)).unwrap();
-    // Its place is taken once the server accepts.
+    // The client has its place once the server accepts.
     assert!(matches!(session.receive(), Ok(SessionEvent::Message { .. })));
     holds.wait();
     loop {
@@ -178,7 +178,7 @@ fn who_only_answers_pings_gives_its_place_to_who_waits() {
                 scope.spawn(move || answers_alone(port, name, holds))
             });
             holds.wait();
-            // Without the bound this would wait for ever.
+            // Without the bound on sessions that make no progress, this would wait for ever.
             shared.put(&file, "copy");
             shared.server.canceller().cancel();
             for idler in idlers {
@@ -214,8 +214,8 @@ fn from_address(last: u8, port: u16) -> std::io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// A client with a known key, put beside so many strangers: some idle, some drip a handshake, some ask for something and
-/// never send it. Returns how long the put took.
+/// Makes a put with a known key beside many strangers: some are idle, some send a handshake byte by byte, some send a
+/// put request and nothing more. Returns how long the put took.
 fn known_client_beside(strangers: usize) -> Duration {
     let (from, to, home) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
     let file = from.path().join("file");
@@ -228,7 +228,7 @@ fn known_client_beside(strangers: usize) -> Duration {
         |options| options.keys = Some(known),
         |shared| {
             let begun: Vec<u8> = {
-                // A preface, and a put of nothing.
+                // A preface and a put request, whose content never comes.
                 let request = put_request("x");
                 let parity = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum ^ byte);
                 let mut header = vec![parity(&request), 0, 0, request.len() as u8, 1, 0, 0, 1];
@@ -264,7 +264,7 @@ fn known_client_beside(strangers: usize) -> Duration {
     took
 }
 
-/// The times are shown, and decide nothing: `cargo nextest run -p linger-transfer five_hundred --no-capture`.
+/// The times are only printed, not checked: `cargo nextest run -p linger-transfer five_hundred --no-capture`.
 #[test]
 fn five_hundred_strangers_do_not_keep_a_known_client_out() {
     let times = [0, 500, 0, 500].map(known_client_beside);

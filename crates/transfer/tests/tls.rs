@@ -12,7 +12,7 @@ use common::*;
 use linger_transfer::*;
 use tempfile::tempdir;
 
-/// A client whose code comes from `code`, and how often it was asked for.
+/// A client that gets its code from `code`, and the number of times that it was asked for one.
 fn client(port: u16, home: &Path, code: Arc<Mutex<String>>) -> (Client, Arc<AtomicUsize>) {
     client_with(port, home, code, 1)
 }
@@ -114,7 +114,8 @@ fn a_server_whose_client_forgot_it_asks_for_a_code_again() {
     assert_eq!(known.lines().count(), 1, "the server knew the client all the time");
 }
 
-/// The same home at both ends is the same user: no code. Another home on the same machine is a stranger's.
+/// Both ends with the same home directory are the same user: no code is needed. Another home directory on the
+/// same machine is another user's.
 #[test]
 fn the_same_users_ends_know_each_other_and_other_users_do_not() {
     let (to, mine, theirs) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
@@ -123,7 +124,7 @@ fn the_same_users_ends_know_each_other_and_other_users_do_not() {
         let (own, asked) = client(shared.port, mine.path(), Arc::default());
         own.list(&RelPath::root(), &mut |_| {}).unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), 0);
-        // Also where another server had this port before.
+        // Even if another server had this port before.
         let name = format!("127.0.0.1:{}", shared.port);
         Keyring::new(mine.path().join("known_hosts")).add(&name, &[7; 32]).unwrap();
         own.list(&RelPath::root(), &mut |_| {}).unwrap();

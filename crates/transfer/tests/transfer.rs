@@ -1,4 +1,5 @@
-//! Put, get and ls over loopback TCP, between threads of this process: what arrives, what is refused, what is said.
+//! Put, get and ls over loopback TCP, between threads of this process: what arrives, what is refused, what is
+//! reported.
 
 mod common;
 
@@ -92,7 +93,8 @@ fn a_tree_that_is_there_is_compared_and_not_sent_again() {
             let again = shared.put(&top, "tree");
             assert_eq!(again.confirmed, first.confirmed);
             assert!(again.wire < 10_000, "{} bytes for nothing", again.wire);
-            // One file has other content of the same length and time: it is not overwritten, and it is named.
+            // One file here has other content of the same length and time: it is not overwritten, and its name is
+            // reported.
             let changed = to.path().join("tree/small");
             let time = fs::metadata(&changed).unwrap().modified().unwrap();
             fs::write(&changed, bytes(4096, 99)).unwrap();
@@ -147,7 +149,7 @@ fn a_pipe_of_unknown_length_arrives_and_a_file_goes_to_a_stream() {
     assert!(fs::read(to.path().join("piped")).unwrap() == content);
 }
 
-/// It ends in the middle of a frame, whose header cannot be taken back: what follows it must not suffer.
+/// The file ends in the middle of a DATA frame, whose length is sent already: the files after it must still arrive.
 #[test]
 fn a_file_that_shrinks_while_it_is_sent_is_not_delivered_and_the_others_are() {
     for verify in [true, false] {
@@ -263,7 +265,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         },
     );
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
-    // The same for what would be fetched.
+    // The same for a get.
     share(
         from.path(),
         |_| {},
@@ -279,7 +281,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
             });
             assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
             assert_eq!((would, bytes), (12, (9 * BLOCK + 4096 + 12_345 + 1) as u64));
-            // What is in the way is said, too.
+            // A file that is in the way is reported, too.
             fs::write(to.path().join("tree"), b"a file").unwrap();
             let output = Output::Path(to.path().join("tree"));
             let (summary, _) = shared.client().get(&place("tree/small"), &output, &options, &mut |_| {});
@@ -289,7 +291,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
 }
 
-/// A link that is named is meant for what it leads to, wherever that is; the copy has the name that was given.
+/// For a link that the user names, its target is sent, wherever that is. The copy has the name of the link.
 #[test]
 fn a_link_that_is_put_by_name_is_followed() {
     let (elsewhere, from, to) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
@@ -312,7 +314,8 @@ fn a_link_that_is_put_by_name_is_followed() {
     assert!(!fs::symlink_metadata(to.path().join("to-file")).unwrap().is_symlink());
 }
 
-/// Whoever listens on the port may be anything: a client must not wait two minutes for it to learn the protocol.
+/// Any program may listen on the port: the client must not wait for two minutes until it notices that the server
+/// speaks another protocol.
 #[test]
 fn a_server_of_another_kind_is_told_at_once() {
     use std::io::Read as _;
@@ -405,7 +408,7 @@ fn links_out_of_the_directory_lead_nowhere() {
                 let delivered = summary.verdict(error.as_ref()) == ItemVerdict::Confirmed;
                 assert!(!delivered, "{into} {summary:?} {error:?}");
             }
-            // A whole tree names what it cannot send, and sends the rest.
+            // For a tree, the entries that cannot be sent are named, and the rest is sent.
             fs::write(to.path().join("plain"), b"plain").unwrap();
             let (summary, _) = shared.get_with("", back.path().join("all"), &GetOptions::default());
             assert_eq!((summary.confirmed, summary.failed), (2, 4), "the receiver gets what could be sent");
@@ -465,7 +468,7 @@ fn sinks_get_everything_or_nothing() {
             assert!(said.contains(expected) && said.remedy() == Some(&remedy), "{said:?}");
             assert!(!to.path().join("bad").exists());
         }
-        // A command takes one file: for each of a tree it would run again.
+        // A command takes one file: for a tree it would run once for each file.
         let (_, error) = shared.try_put(to.path(), "@print", &PutOptions::default());
         assert!(matches!(error, Some(Error::Usage(_))), "{error:?}");
         let stdout = Output::Stream(fs::File::create(to.path().join("stream")).unwrap().into());
@@ -534,7 +537,7 @@ fn several_connections_carry_one_transfer() {
     assert!(served.iter().all(|one| one.error.is_none()), "{served:?}");
 }
 
-/// Ten terabytes of nothing and a little content cost neither end more than a moment.
+/// A file with ten terabytes of holes and a little content is sent within a moment.
 #[test]
 fn a_file_of_ten_terabytes_of_holes_is_sent_in_a_moment() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
@@ -562,7 +565,7 @@ fn a_file_of_ten_terabytes_of_holes_is_sent_in_a_moment() {
             assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
             assert!(summary.wire < 2 << 20, "{}", summary.wire);
             fs::write(&receipt, kept.finish(None).unwrap()).unwrap();
-            // Once more: what is there is compared, by blocks as well.
+            // Once more: the file exists now and is compared, by blocks as well.
             assert_eq!(shared.put(&file, "copy").confirmed, 1);
         },
     );

@@ -1,4 +1,4 @@
-//! Both ends say the same, and what they say is so: names, what could not be sent, whose content it is, what a sink has done.
+//! Both ends report the same, and what they report is true: names, failures, who has the content, what a sink has done.
 
 mod common;
 
@@ -43,7 +43,7 @@ fn both_ends_count_what_could_not_be_sent() {
             let (summary, error) = shared.get_with("tree", back.path().join("tree"), &GetOptions::default());
             assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
             assert_eq!((summary.confirmed, summary.failed), (2, 1), "{summary:?}");
-            // Without it all is well: the counter-example.
+            // The counter-example: without the named pipe everything is confirmed.
             fs::remove_file(to.path().join("tree/fifo")).unwrap();
             shared.get("tree", back.path().join("again"));
         },
@@ -58,7 +58,7 @@ fn a_name_of_the_receivers_own_is_not_left_out_in_silence() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
     let top = from.path().join("tree");
     fs::create_dir_all(top.join(".linger")).unwrap();
-    // As a cut transfer into this tree leaves it.
+    // A file as a cut transfer into this tree leaves it.
     fs::write(top.join(".linger/0123.part"), "").unwrap();
     fs::write(top.join(".linger/0123.state"), "").unwrap();
     share(
@@ -111,7 +111,7 @@ fn a_source_that_is_another_one_by_now_is_not_mixed_with_the_first() {
                 let client = patient(cut.port, Duration::from_secs(60));
                 let (mut sessions, options) = (0, PutOptions::default());
                 let mut observe = |progress| {
-                    // The connection is down.
+                    // Between two connections.
                     if matches!(progress, Progress::Retrying { .. }) {
                         sessions += 1;
                         if let Some(change) = change {
@@ -159,7 +159,7 @@ fn what_is_there_gets_the_mode_that_it_is_said_to_have() {
     );
 }
 
-/// A connection that is cut anywhere: one run of the command, one receipt, and the truth at both ends.
+/// Wherever the connection is cut: the command runs once, there is one receipt, and both ends report the truth.
 #[test]
 fn a_sink_runs_once_wherever_the_connection_is_cut() {
     let to = tempdir().unwrap();
@@ -188,7 +188,7 @@ fn a_sink_runs_once_wherever_the_connection_is_cut() {
             assert_eq!(told, [Durability::Handed]);
         };
         put(&client);
-        // Another transfer of the same letter is another letter.
+        // Another transfer of the same content makes the command run again.
         put(&client);
         assert_eq!(fs::read_to_string(&printed).unwrap(), "one cheque\none cheque\n");
         let half = |bytes: &std::sync::Mutex<Vec<u8>>| bytes.lock().unwrap().len() / 2;
@@ -198,7 +198,7 @@ fn a_sink_runs_once_wherever_the_connection_is_cut() {
             for at in (0..length as u64).step_by(7) {
                 fs::remove_file(&printed).unwrap();
                 let proxy = Proxy::new(shared.port, Some((way, at, Fault::Cut)));
-                // The first connection has to be made; from then on it comes back.
+                // The client has to connect once; after that it reconnects whenever the connection is cut.
                 put(&patient(proxy.port, Duration::from_secs(60)));
                 assert_eq!(fs::read_to_string(&printed).unwrap(), "one cheque\n", "cut {way:?} at {at}");
             }
@@ -229,7 +229,7 @@ fn what_a_server_has_forgotten_is_not_done_again_and_not_called_undone() {
         length
     };
     fs::remove_file(&printed).unwrap();
-    // The receipt is lost, and the server that the client finds afterwards is another process's.
+    // The receipt is lost, and the client reconnects to the server of another process.
     share(to.path(), configured, |first| {
         share(to.path(), configured, |second| {
             let cut =
@@ -268,7 +268,7 @@ fn patience_ends_although_bytes_move() {
     );
 }
 
-/// The receipts of a transfer, kept in a file.
+/// Puts, and writes the receipts to a file.
 fn receipts(shared: &Shared<'_>, top: &Path, to: &str, options: &PutOptions, file: &Path) {
     let mut kept = Receipts::new(Vec::new(), "host");
     let (summary, error) =
@@ -299,14 +299,14 @@ fn a_receipt_says_what_it_does_not_know_and_notices_what_changed() {
             receipts(shared, &top, "tree", &PutOptions::default(), &receipt);
             let there = to.path().join("tree");
             assert_eq!(counts(&there).unwrap(), (5, 0, 0));
-            // A link that leads elsewhere, also where something of that name is there.
+            // A link with another target differs, even if something of the same name exists.
             fs::remove_file(there.join("link")).unwrap();
             symlink("sub", there.join("link")).unwrap();
             assert_eq!(counts(&there).unwrap(), (5, 1, 0));
             fs::remove_file(there.join("link")).unwrap();
             fs::write(there.join("link"), "text").unwrap();
             assert_eq!(counts(&there).unwrap(), (5, 1, 0));
-            // What lies behind a link is not what the receipt is for.
+            // A directory was replaced by a link: what lies behind the link is not what the receipt is for.
             fs::rename(there.join("sub"), to.path().join("elsewhere")).unwrap();
             symlink("../elsewhere", there.join("sub")).unwrap();
             assert_eq!(counts(&there).unwrap(), (5, 3, 0));
@@ -337,7 +337,7 @@ fn a_receipt_says_what_it_does_not_know_and_notices_what_changed() {
     );
 }
 
-/// A sender that has every receipt knows, whoever hangs up then.
+/// A sender that has every receipt knows that everything was delivered, even if the connection is cut then.
 #[test]
 fn a_cut_after_the_last_receipt_is_no_failure() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
@@ -375,7 +375,8 @@ fn a_cut_after_the_last_receipt_is_no_failure() {
     );
 }
 
-/// What a command has started ends with it: it would deliver what was called failed.
+/// When a command takes too long, the processes that it has started are ended with it: otherwise they could still
+/// deliver what was reported as failed.
 #[test]
 fn a_command_that_takes_too_long_ends_with_all_that_it_started() {
     let to = tempdir().unwrap();
@@ -392,12 +393,12 @@ fn a_command_that_takes_too_long_ends_with_all_that_it_started() {
             let (summary, error) = shared.try_put(&file, "@slow", &PutOptions::default());
             assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered, "{summary:?} {error:?}");
             let group = fs::read_to_string(late.with_extension("pid")).unwrap();
-            // Dead ones count until their parent, who is nobody's here, has reaped them.
+            // A dead process counts until its parent has reaped it; here that is init.
             let alive = || {
                 let words = ["-r", "R,S,D,T", "-g", group.trim()];
                 std::process::Command::new("pgrep").args(words).output().unwrap().stdout
             };
-            // A kill is delivered soon, not at once; ten minutes of sleep are not soon.
+            // The kill takes effect soon, not at once. The sleep is ten minutes, so that 60 seconds tell them apart.
             let end = std::time::Instant::now() + Duration::from_secs(60);
             while !alive().is_empty() && std::time::Instant::now() < end {
                 std::thread::yield_now();
@@ -423,14 +424,14 @@ fn a_receipt_is_replayed_by_a_server_that_was_started_anew() {
     };
     let mut ids = Vec::new();
     share(to.path(), with_memory, |shared| {
-        // The receipt itself is lost: the answer to the transfer's last frames.
+        // Now the receipt is lost: the answer to the transfer's last frames.
         let clean = Proxy::new(shared.port, None);
         let put = |port, sink: &str| {
             let client = patient(port, Duration::ZERO);
             client.put(Input::Path(file.clone()), &place(sink), &PutOptions::default(), &mut |_| {})
         };
         assert_eq!(put(clean.port, "@print").0.confirmed, 1);
-        // Accept is the first answer, after the preface; whatever follows is cut.
+        // Accept is the first answer after the preface; everything that follows it is cut.
         let lost = Proxy::new(shared.port, Some((Way::ToClient, 8 + 8 + 18, Fault::Cut)));
         let (summary, error) = put(lost.port, "@print");
         assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Unconfirmed, "{summary:?} {error:?}");
@@ -482,7 +483,7 @@ fn a_receipt_is_signed_by_its_receiver_and_no_line_of_it_can_be_changed() {
     let verify = || verify_receipt(&receipt, &to.path().join("tree"), |_, _| {});
     let verified = verify().unwrap();
     assert_eq!((verified.signed, verified.signer), (verified.receipts, Some(key)));
-    // Whoever keeps the file makes its last line anew, but not the signature.
+    // Whoever keeps the file can compute its last line anew, but not the signature.
     let text = fs::read_to_string(&receipt).unwrap();
     for (said, forged) in [("\"disk\"", "\"memory\""), ("\"length\":4096", "\"length\":4097")] {
         let (lines, last) = text.trim_end().rsplit_once('\n').unwrap();

@@ -47,7 +47,7 @@ impl Display for Html<'_> {
     }
 }
 
-/// Honours a width, as columns of a table need.
+/// Pads the text to the width that the format asks for: the columns of tables need that.
 fn padded(f: &mut fmt::Formatter<'_>, write: impl FnOnce(&mut String) -> fmt::Result) -> fmt::Result {
     let mut text = String::new();
     write(&mut text)?;
@@ -85,8 +85,9 @@ pub fn message(text: &str) -> String {
     shown
 }
 
-/// Whether a character may be shown as it is: it is no control character (C0, DEL, C1), no separator of lines, no character
-/// without a width, and no character that reorders the text around it (Unicode TR 36 section 3.3, TR 9 section 2).
+/// Whether a character may be shown as it is. It must be no control character (C0, DEL, C1), no line or paragraph
+/// separator, and none of the invisible format characters listed here, some of which reorder the text around them
+/// (Unicode TR 36 section 3.3, TR 9 section 2).
 pub(crate) fn is_printable(c: char) -> bool {
     let hidden = matches!(
         c,

@@ -7,7 +7,8 @@ use serde_json::ser::Formatter;
 
 use crate::escape::is_printable;
 
-/// One line of JSON in which every character that is not printable is written as `\uXXXX`.
+/// One line of JSON in which every character that is not printable is escaped, as `\uXXXX` or in JSON's short form
+/// (`\n`).
 ///
 /// RFC 8259 section 7 asks for escapes below U+0020 only, and serde_json escapes no more. But a terminal also obeys the C1
 /// controls and the characters that reorder text.
@@ -29,7 +30,7 @@ impl Formatter for Printable {
         fragment: &str,
     ) -> io::Result<()> {
         if fragment.is_ascii() && !fragment.contains('\x7f') {
-            // serde_json has escaped the rest of what ASCII has.
+            // serde_json has escaped all other controls of ASCII.
             return writer.write_all(fragment.as_bytes());
         }
         let mut buffer = [0; 4];

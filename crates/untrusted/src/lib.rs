@@ -12,7 +12,8 @@
 //! | the value of a Prometheus label | [`Untrusted::label`] |
 //! | HTML text and quoted attributes | [`Untrusted::html`] |
 //!
-//! No form loses anything that is UTF-8: every escape can be read back, and no escape makes two different texts look alike.
+//! No form loses anything of a text that is UTF-8: every escape can be read back, and two different texts never look
+//! alike. In JSON each byte that is not UTF-8 becomes U+FFFD.
 //! The crate does no I/O and depends on serde and serde_json only, so that every crate of the workspace can use it.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
@@ -51,8 +52,8 @@ impl Untrusted {
         Terminal(&self.0)
     }
 
-    /// Escaped as [`terminal`](Self::terminal) does, with all white space escaped too, so that the text is exactly one word of
-    /// a line.
+    /// Escaped as [`terminal`](Self::terminal) does, with all white space escaped too, so that the text is exactly one
+    /// word of a line, or none if the text is empty.
     pub fn plain(&self) -> EscapedLine<'_> {
         EscapedLine(&self.0)
     }

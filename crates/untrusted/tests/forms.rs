@@ -1,4 +1,4 @@
-//! What each form lets through, and that it can be read back.
+//! What each form lets through, and whether a text can be read back from it.
 
 use linger_untrusted::{Untrusted, message, to_json};
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ fn is_dangerous(c: char) -> bool {
         || (0x2066..=0x2069).contains(&c)
 }
 
-/// Half of it what strangers would send to do harm.
+/// Texts in which half of the characters are such as an attacker would use.
 fn texts() -> impl Strategy<Value = String> {
     let harm = prop::sample::select(vec![
         '\x1b', '\n', '\r', '\0', '\t', '\x7f', '\u{9b}', '\u{85}', '\u{202e}', '\u{2066}', '\u{2028}',
@@ -91,7 +91,7 @@ proptest! {
         prop_assert!(serde_json::from_str::<String>(&to_json(&untrusted).unwrap()).is_ok());
     }
 
-    /// No markup begins in it, and no quoted attribute ends.
+    /// The text can neither begin markup nor end a quoted attribute.
     #[test]
     fn html_stays_text(text in texts()) {
         let html = Untrusted::from(text).html().to_string();

@@ -1,4 +1,4 @@
-//! A small HTTP server for scrapers: several peers at once, each bounded in time, and all of them in number.
+//! A small HTTP server for scrapers. It serves several peers at once, and bounds their number and the time of each.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -10,13 +10,13 @@ use linger::{Closer, Policy};
 
 /// Longest request that is read, in bytes.
 const MAX_REQUEST: usize = 8 << 10;
-/// Wait after a failed accept. It fails at once again while descriptors have run out.
+/// Wait after a failed accept: as long as no fd is left, the next accept would fail at once.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// What peers may use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerLimits {
-    /// For one request and its response together, however often bytes arrive.
+    /// Longest time for one request and its response together, however often bytes arrive.
     pub(crate) patience: Duration,
     /// Number of peers served at once. One more ends the oldest of them, so that slow peers never lock out a new one.
     pub(crate) most_peers: usize,
@@ -49,7 +49,8 @@ where
             let serving = move || {
                 let until = Instant::now() + limits.patience;
                 let answered = exchange(&stream, until, &*answer);
-                // First, for it closes the second descriptor: the last one ends the connection.
+                // Before the close: `forget` closes this program's other fd of the connection, and only the last
+                // close ends it.
                 mine.forget(id);
                 if answered.is_ok() {
                     closer.close(stream, &Policy::short());
@@ -126,7 +127,7 @@ mod tests {
 
     /// No deadline falls within a test.
     const NEVER: Duration = Duration::from_secs(3_600);
-    /// Reached only by a failure.
+    /// A bound that only a failure reaches.
     const HANG: Duration = Duration::from_secs(20);
 
     fn server(patience: Duration, most_peers: usize) -> SocketAddr {
@@ -143,7 +144,7 @@ mod tests {
         stream
     }
 
-    /// Completes the request of `peer`.
+    /// Sends the rest of the request of `peer`, and returns the response.
     fn answered(peer: &mut TcpStream) -> io::Result<String> {
         peer.write_all(b"ET /metrics HTTP/1.0\r\n\r\n")?;
         let mut response = String::new();

@@ -1,4 +1,4 @@
-//! The terminal view: top causes, top processes, the latest resets, one of them opened.
+//! The terminal view: top causes, top processes, the latest resets, and the details of one of them.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -296,8 +296,8 @@ fn rings_are_as_large_as_the_locked_memory_allows() {
     if watcher(1).is_none() {
         return;
     }
-    // What follows is of this thread only: other tests need no limit. A user of its own, because another process of the
-    // same user may give back at any time what it has locked.
+    // The following settings are of this thread only: other tests need no limit. The thread becomes a user of its own,
+    // because other processes of the same user may at any time unlock memory that counts for the user.
     let mut sets = capabilities(None).unwrap();
     set_keep_capabilities(true).unwrap();
     set_thread_uid(Uid::from_raw(54_321)).unwrap();
@@ -308,7 +308,7 @@ fn rings_are_as_large_as_the_locked_memory_allows() {
     let page = rustix::param::page_size() as u64;
     let processors = std::fs::read_to_string("/proc/stat").unwrap().matches("\ncpu").count() as u64;
     let rings_of = |kib: u64| processors * ((kib << 10) + page);
-    // What is pinned already is not known when a size is chosen: the kernel refuses the first ones.
+    // A watcher cannot know how much is pinned already. So the kernel refuses the first sizes that it tries.
     for (room, chosen) in [(rings_of(256), 256), (rings_of(256) - page, 128), (rings_of(64), 64)] {
         let _limit = LockedMemoryLimit::set(pinned() + room);
         let watcher = watcher(1).expect("smaller rings pass");

@@ -1,7 +1,7 @@
 //! Speed and memory of the diagnosis, against tshark and tcptrace on the same capture, in one run.
 //!
-//! `cargo bench -p linger-why --bench why`. What is timed is a process of its own, from start to exit, as for the
-//! others: this program, called again with `--examine FILE`.
+//! `cargo bench -p linger-why --bench why`. Times whole processes, from start to exit: the other programs, and
+//! this one, called again with `--examine FILE`.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use linger_packet::{LinkType, capture, pcapng};
 use linger_why::{AnalyzerLimits, Groups, examine};
 
-/// As the capture on which the others were measured first.
+/// As many packets as the capture has on which tshark and tcptrace were measured first.
 const PACKETS: u64 = 273_000;
-/// Connections under way at any moment, a packet of each in turn.
+/// Connections that are open at any moment; they send one packet each in turn.
 const AT_ONCE: usize = 200;
 const FLOWS: u32 = 100_000;
 const STREAM: u64 = 5 << 30;
@@ -247,7 +247,7 @@ impl<W: Write> Traffic<W> {
         self.out.write_all(frame)
     }
 
-    /// One packet more of a connection; false once it has ended.
+    /// Writes the next packet of a connection. Returns false once the connection has ended.
     fn step(&mut self, open: &mut Open) -> io::Result<bool> {
         const REQUEST: &[u8] = b"GET /page HTTP/1.1\r\nHost: server\r\n\r\n";
         const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 16896\r\n\r\n";
@@ -306,7 +306,7 @@ impl<W: Write> Traffic<W> {
         }
     }
 
-    /// So many packets of so many connections at a time, one packet of each in turn.
+    /// Writes `packets` packets of `at_once` connections at a time, one packet of each in turn.
     fn exchange(&mut self, packets: u64, at_once: usize) -> io::Result<()> {
         let mut open: Vec<Open> = (0..at_once).map(|_| self.open()).collect();
         for at in 0..packets {
@@ -317,7 +317,7 @@ impl<W: Write> Traffic<W> {
         Ok(())
     }
 
-    /// Connections that all stay open: a handshake, a request, half a response.
+    /// Writes connections that all stay open: a handshake, a request, half a response.
     fn live(&mut self, connections: u32) -> io::Result<()> {
         let mut open: Vec<Open> = (0..connections).map(|_| self.open()).collect();
         for _ in 0..12 {

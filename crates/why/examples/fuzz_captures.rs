@@ -1,9 +1,10 @@
-//! Feeds damaged captures to the whole diagnosis, for ever the same ones from the same seed.
+//! Feeds damaged captures to the whole diagnosis. The same seed gives the same captures.
 //!
 //! `cargo run --release -p linger-why --example fuzz_captures -- ITERATIONS [SEED]`
 //!
-//! It takes the labelled captures, joins some, turns bits, lengths and whole fields over, cuts, repeats and
-//! reorders packets, and says how far it came. A panic ends it, with the iteration and the seed to repeat it.
+//! It takes the labelled captures, joins some, flips bits, changes lengths and whole fields, cuts, repeats
+//! and reorders packets, and prints how far it has come. A panic ends it, with the iteration and the seed
+//! that repeat it.
 
 use std::path::Path;
 use std::time::Instant;
@@ -93,7 +94,7 @@ fn damaged(corpus: &[Vec<(u64, Vec<u8>)>], random: &mut ChaCha8Rng) -> Vec<u8> {
             0 => frame[byte] ^= 1 << below(random, 8),
             1 => frame[byte] = VALUES[below(random, VALUES.len())],
             2 => frame.truncate(byte),
-            // The TCP flags, where they stand most often.
+            // The TCP flags, at their usual place.
             3 if frame.len() > 47 => frame[47] = random.next_u32() as u8,
             4 => frames.swap(at, 0),
             5 => {
@@ -117,7 +118,7 @@ fn damaged(corpus: &[Vec<(u64, Vec<u8>)>], random: &mut ChaCha8Rng) -> Vec<u8> {
         writer.packet(interface, *time, frame, frame.len() as u32, None).expect("memory");
     }
     let mut bytes = writer.into_inner();
-    // Damage to the file itself, in a third of them.
+    // In a third of the captures, damage to the file itself.
     if below(random, 3) == 0 {
         for _ in 0..1 + below(random, 4) {
             let at = below(random, bytes.len());

@@ -14,9 +14,9 @@ use crate::Cause;
 pub struct Tools {
     /// Shows resets live, with the kernel's reason for each.
     pub live: Option<&'static str>,
-    /// A library with which a server closes lingeringly.
+    /// A library that gives a server a lingering close.
     pub library: Option<&'static str>,
-    /// Makes an unmodified program close lingeringly.
+    /// Gives an unmodified program a lingering close.
     pub wrapper: Option<&'static str>,
     /// Sets how many connections are remembered at once.
     pub remember: Option<&'static str>,
@@ -42,15 +42,15 @@ pub enum NextEvidence {
 pub enum Capture {
     /// At the client.
     Client,
-    /// At the server, which does not have a firewall's answer.
+    /// At the server: a reset that a firewall sent in its name is not in that capture.
     Server,
-    /// At the alleged sender, which does not have a forged reset.
+    /// At the alleged sender: a forged reset is not in that capture.
     AllegedSender,
-    /// At the sender, from before its FIN.
+    /// At the sender, beginning before its FIN.
     SenderBeforeFin,
-    /// At the sender, for its own FIN or reset that was lost on the way.
+    /// At the sender, to see its own FIN or reset that was lost on the way.
     SenderGoodbye,
-    /// At the other end, for the way on which packets are lost.
+    /// At the other end, to see in which direction packets are lost.
     OtherEnd,
     /// A capture of both directions.
     BothDirections,
@@ -66,7 +66,7 @@ pub enum Alike {
     AbortOrListener,
     /// An abort by `SO_LINGER` 0, by `ss -K`, and of a killed process.
     Aborts,
-    /// An abort, and a close with unread data, of which something else speaks for the latter.
+    /// An abort, and a close with unread data, if other evidence speaks for the close.
     UnreadLikely,
     /// An abort, and a close with unread data.
     AbortOrUnread,
@@ -234,7 +234,7 @@ impl Remedy {
     }
 }
 
-/// By what a server closes lingeringly.
+/// The ways to a lingering close that a server has, for a sentence.
 fn lingering(tools: &Tools) -> String {
     const NGINX: &str = "`lingering_close always` in nginx";
     match (tools.library, tools.wrapper) {
@@ -244,7 +244,7 @@ fn lingering(tools: &Tools) -> String {
     }
 }
 
-/// Remedies that name nothing but what every host has.
+/// The remedies that need no tool but those of every host.
 fn against(cause: Cause) -> &'static str {
     match cause {
         Cause::AcceptQueueOverflow => {

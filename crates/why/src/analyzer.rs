@@ -67,7 +67,7 @@ pub struct PacketCounts {
     pub duplicates: u64,
     /// Connections seen.
     pub connections: u64,
-    /// Connections forgotten while alive, because too many were.
+    /// Connections forgotten while alive, because there were too many.
     pub forgotten: u64,
     /// Connections with a reset.
     pub resets: u64,

@@ -214,7 +214,7 @@ impl App {
             }
         }
         match content_length {
-            // Sequence numbers tell no more than 2 GiB apart, the head included.
+            // Sequence numbers can express distances below 2 GiB only, the head included.
             Some(length) if length < LONGEST => Extent::Known(end.wrapping_add(length as u32)),
             Some(_) => Extent::Lost,
             None if response => Extent::UntilClose,

@@ -133,7 +133,8 @@ impl ObservedConnection {
     /// Keeps a packet for the ladder.
     pub(crate) fn keep(&mut self, record: Record) {
         self.ring[self.ring_len as usize % KEPT] = record;
-        // The count wraps only after it has passed KEPT by far, and KEPT divides what it falls back by.
+        // Before it overflows, the count goes back to a small number above KEPT. The position in the ring continues,
+        // because KEPT divides 2^32.
         self.ring_len = if self.ring_len == u32::MAX { KEPT as u32 * 2 } else { self.ring_len + 1 };
     }
 }

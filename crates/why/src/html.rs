@@ -35,7 +35,7 @@ const REMARKS: usize = RIGHT + 10;
 const LETTER: usize = 8;
 const SHOWN: usize = 100;
 
-/// Writes the whole page; `tools` are what it may name.
+/// Writes the whole page. Its remedies name `tools`.
 ///
 /// # Errors
 /// Returns the errors of `out`.

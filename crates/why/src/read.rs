@@ -24,13 +24,14 @@ pub struct Examined {
     pub not_understood: Vec<(Layer, u64)>,
     /// Why reading stopped before the end, if it did.
     pub stopped: Option<String>,
-    /// Whether packets may follow there: the capture is damaged, not merely cut off, or was left.
+    /// Whether more packets may follow after the point where reading stopped: the capture is damaged there, or reading
+    /// was stopped on request. False if the capture is only cut off.
     pub unread: bool,
 }
 
 impl Examined {
-    /// Whether more than half of the packets have a layer that is not understood: what is said of the rest says little of the
-    /// capture.
+    /// Whether more than half of the packets have a layer that is not understood. Then the findings say little about
+    /// the capture.
     pub fn is_mostly_not_understood(&self) -> bool {
         self.counts.not_understood > self.counts.packets / 2
     }

@@ -7,7 +7,8 @@ use crate::key::Dir;
 /// Two packets with the same header fields are one packet captured twice if they are this close, in nanoseconds.
 const DUPLICATE_WITHIN: u64 = 1_000_000;
 
-/// A time since the connection's first packet: 48 bits of microseconds. More than nine years are nine years.
+/// A time since the connection's first packet: 48 bits of microseconds. A time above nine years becomes the
+/// largest number.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Since([u16; 3]);
 

@@ -197,7 +197,8 @@ impl Side {
             self.take_id(id);
         }
         let (advances, repeated) = self.take_sequence(segment, other);
-        // RFC 1122 section 4.2.3.6: one less than the next, with no byte or one.
+        // A probe's sequence number is one less than the next, and it carries no byte or one (RFC 1122 section
+        // 4.2.3.6).
         let probe = !advances
             && segment.payload_len <= 1
             && segment.seq == self.next.wrapping_sub(1)
@@ -230,7 +231,8 @@ impl Side {
         let options = segment.parse_options();
         self.scale = options.window_scale.unwrap_or(0);
         self.timestamps |= options.timestamps.is_some();
-        // Windows of SYNs are never scaled (RFC 7323 section 2.2). Without the option the scale may be cut off.
+        // Windows of SYNs are never scaled (RFC 7323 section 2.2). If no such option is seen, it may have been cut off
+        // by the snap length: the scale is not known.
         if options.window_scale.is_some() {
             self.greatest_window = segment.window.unwrap_or(0) >> self.scale;
         }

@@ -43,7 +43,8 @@ impl ListenerHistory {
             .unwrap_or(0)
     }
 
-    /// How many connections its side ended at once, at most, in the time before `time`.
+    /// The largest number of connections that the listener's side ended at once, at most `before` nanoseconds
+    /// before `time`.
     pub(crate) fn ended_within(&self, time: u64, before: u64) -> u32 {
         [self.burst, self.greatest]
             .iter()
@@ -67,7 +68,7 @@ impl Surroundings {
 
     fn touch(&mut self, listener: ListenerAddress, time: u64) -> &mut ListenerHistory {
         if self.listeners.len() >= MAX_LISTENERS && !self.listeners.contains_key(&listener) {
-            // Half at once: the search costs little for each listener that is added.
+            // Half of them at once, so that the search costs little for each listener that is added.
             let mut times: Vec<u64> = self.listeners.values().map(|listener| listener.touched).collect();
             let middle = times.len() / 2;
             let (_, &mut median, _) = times.select_nth_unstable(middle);

@@ -100,7 +100,7 @@ impl Table {
         (slot, evicted)
     }
 
-    /// The slots there are. Each is either in the index or free.
+    /// The number of slots. Each of them is either in the index or free.
     fn places(&self) -> usize {
         let last = self.chunks.last().map_or(0, Vec::len);
         self.chunks.len().saturating_sub(1) * CHUNK + last

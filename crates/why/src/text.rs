@@ -10,7 +10,7 @@ const WIDTH: usize = 44;
 /// Members of a group that are listed by name.
 const LISTED: usize = 8;
 
-/// Writes the whole report; `tools` are what it may name.
+/// Writes the whole report. Its remedies name `tools`.
 ///
 /// # Errors
 /// Returns the errors of `out`.

@@ -155,7 +155,7 @@ impl Judge<'_> {
         }
     }
 
-    /// The capture holds one direction: only the form of the reset is known.
+    /// The cause if the capture holds one direction: only the form of the reset is known.
     fn one_direction(&mut self, class: Class) -> Opinion {
         self.say(None, "no packet of the other side is in the capture");
         self.ask(NextEvidence::Capture(Capture::BothDirections));
@@ -228,7 +228,7 @@ impl Judge<'_> {
         if cause == ProcessGone || !f.whole() {
             return false;
         }
-        // Everything that the sender wrote had arrived, its FIN too: it reset a farewell.
+        // Everything that the sender wrote had arrived, its FIN too. The reset answered no more than a goodbye.
         let delivered = f.delivered(s, r);
         if delivered && s.app.has_said_goodbye() {
             return true;

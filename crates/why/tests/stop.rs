@@ -1,4 +1,4 @@
-//! An examination that is stopped ends, and what it has is a result.
+//! An examination that is stopped ends, and what it found until then is its result.
 
 use std::io::Write;
 use std::process::Command;
@@ -19,7 +19,7 @@ fn a_pipe_that_stays_open_can_be_left() {
         let reading = scope.spawn(|| examine_until(&pipe, AnalyzerLimits::default(), &stop, |_| {}));
         let mut writer = std::fs::File::options().write(true).open(&pipe).unwrap();
         writer.write_all(&header).unwrap();
-        // Its end of the pipe was opened by an examination that has begun; how far it is does not matter.
+        // The examination has opened the pipe, so it has begun. How far it has come does not matter.
         stop.request();
         (reading.join().unwrap().unwrap(), writer)
     });

@@ -48,7 +48,7 @@ use crate::{exit, interrupt, progress};
 pub(crate) struct LabArguments {
     #[command(subcommand)]
     verb: Option<LabVerb>,
-    /// Scenarios to run; what they say cannot be said by options as well.
+    /// Scenario files to run; options for what a scenario contains cannot be given as well.
     #[arg(
         value_name = "FILE.toml",
         value_hint = ValueHint::FilePath,
@@ -63,7 +63,7 @@ pub(crate) struct LabArguments {
     one: bool,
     #[command(flatten)]
     grid: Grid,
-    /// Try each cell exactly so often [default: until its result is settled, at most 100 times].
+    /// Try each cell exactly this often [default: until its result is settled, at most 100 times].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     trials: Option<u64>,
     #[command(flatten)]
@@ -156,7 +156,7 @@ pub(crate) fn run(arguments: LabArguments) -> ExitCode {
     finish(&mut out, &results, arguments.output.json)
 }
 
-/// A server holds its response whole.
+/// The largest response of all cells, in bytes: a server holds its whole response in memory.
 fn largest_response(tasks: &[Task]) -> u64 {
     let responses = tasks.iter().filter_map(|task| match &task.plan {
         Plan::Cell(plan) => Some(plan.response),
@@ -334,7 +334,8 @@ fn quoted(word: &str) -> String {
 mod tests {
     use clap::CommandFactory;
 
-    /// Beside a scenario an option is obeyed or refused, also one that is added tomorrow.
+    /// With a scenario each option is either used or refused. The test finds options that are added later,
+    /// too.
     #[test]
     fn a_scenario_leaves_to_options_what_it_does_not_say() {
         const OBEYED: [&str; 7] = ["trials", "seed", "at_risk_ok", "json", "pcap", "decisions", "verbose"];

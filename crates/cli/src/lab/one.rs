@@ -13,7 +13,7 @@ use crate::exit;
 use crate::lines::{self, line};
 use crate::output::Stdout;
 
-/// The cell of which one connection is shown: what was named, or the loss.
+/// The cell of which one connection is shown: the one that the options name, by default a loss.
 pub(super) fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, RefusedPlan> {
     let several = |what: &str| (exit::BAD_USAGE, format!("--one: name one {what}, not several"));
     let ending = only(&grid.cells.ending, || Ok(Ending::Close)).map_err(|()| several("ending"))?;

@@ -26,7 +26,7 @@ pub(crate) struct Grid {
     family: Family,
 }
 
-/// What only the lab's cells have.
+/// The options that only the lab's cells have.
 #[derive(Args, Debug)]
 #[group(multiple = true)]
 pub(crate) struct Cells {
@@ -42,10 +42,10 @@ pub(crate) struct Cells {
     /// Size of the part of the request that the server reads.
     #[arg(long, value_name = "BYTES", default_value = "100")]
     request: Bytes,
-    /// What comes beyond it; 8 bytes are FastCGI's empty STDIN record.
+    /// Bytes that the client sends beyond that part; 8 are FastCGI's empty STDIN record.
     #[arg(long, value_name = "BYTES", default_value = "8")]
     extra: Bytes,
-    /// What the peer `upload` sends beyond it.
+    /// Bytes that the peer `upload` sends beyond that part.
     #[arg(long, value_name = "BYTES", default_value = "256KiB")]
     upload: Bytes,
     /// Congestion control of both ends, as cubic, bbr or reno [default: this machine's].

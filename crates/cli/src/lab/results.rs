@@ -20,7 +20,8 @@ pub(crate) enum TaskReport {
     Failed(std::io::Error),
 }
 
-/// Whether every response of a cell must be kept: by the lingering close, and by any close where all is read.
+/// Whether every response of a cell must be kept: by the lingering close, unless the peer never reads, and by
+/// any close but an abort, if the server reads everything that the client sends.
 pub(crate) fn must_keep(plan: &CellPlan) -> bool {
     plan.ending == Ending::Lingering && plan.peer != Peer::NeverReads
         || plan.ending != Ending::Abort && plan.peer.is_innocent()

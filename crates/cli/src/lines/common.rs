@@ -28,7 +28,7 @@ impl At {
     }
 }
 
-/// Nothing for a time that the form has no room for.
+/// Returns `None` for a time that RFC 3339 cannot express.
 pub(super) fn rfc3339(seconds: f64) -> Option<String> {
     let since = Duration::try_from_secs_f64(seconds).ok()?;
     let mut text = String::new();

@@ -93,7 +93,7 @@ pub(crate) struct Cell {
     request_bytes: u64,
     #[serde(flatten)]
     counts: Counts,
-    /// Whom the losses are due to.
+    /// What caused the losses: `nobody`, `close`, `accept_queue` or `unclear`.
     blame: &'static str,
     /// Connections whose server met an error before it had written everything.
     server_errors: u64,
@@ -103,7 +103,7 @@ pub(crate) struct Cell {
     counters: Counted,
     #[serde(flatten)]
     carried: Carried,
-    /// What the link's chance was fed with.
+    /// The seed of the link's random decisions.
     seed: u64,
     /// How long it took.
     seconds: f64,
@@ -148,7 +148,7 @@ pub(crate) struct Backlog {
     link: String,
     #[serde(flatten)]
     counts: Counts,
-    /// Whom the losses are due to.
+    /// What caused the losses: `nobody`, `close`, `accept_queue` or `unclear`.
     blame: &'static str,
     /// The kernel's counters of the server's side, by its own names.
     counters: Counted,
@@ -176,10 +176,10 @@ impl From<&BacklogReport> for Backlog {
     }
 }
 
-/// What a lab came to.
+/// The result of a run of the lab.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Lab {
-    /// What the links' chance was fed with.
+    /// The seed of the links' random decisions.
     pub(crate) seed: u64,
     /// `as_expected`, `unexpected` or `interrupted`.
     pub(crate) outcome: &'static str,
@@ -200,7 +200,7 @@ impl LineBody for Lab {
 /// What `lab exec` saw beside its two commands.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Exec {
-    /// What the link's chance was fed with.
+    /// The seed of the link's random decisions.
     seed: u64,
     /// The client's exit status; null where a signal ended it.
     client_status: Option<i32>,
@@ -245,11 +245,11 @@ pub(crate) struct One {
     received_bytes: u64,
     /// Response bytes that should have come, as far as known.
     expected_bytes: Option<u64>,
-    /// What the server met.
+    /// The error of one of the server's calls, if one failed.
     server_error: Option<String>,
     /// What happened, in order.
     steps: Vec<Stepped>,
-    /// What the link's chance was fed with.
+    /// The seed of the link's random decisions.
     seed: u64,
 }
 
@@ -260,7 +260,7 @@ impl LineBody for One {
 /// One step.
 #[derive(Serialize, JsonSchema)]
 struct Stepped {
-    /// Since the connection began.
+    /// Time since the first step.
     seconds: f64,
     /// `client`, `server` or `link`.
     actor: &'static str,
@@ -306,7 +306,7 @@ pub(crate) struct ClientSummary {
     first_loss: Option<FirstSeen>,
     /// The first response that arrived whole and was at risk.
     first_at_risk: Option<FirstSeen>,
-    /// What the system said of a connection that could not be made.
+    /// The first error of a connection, with how the connection ended.
     error: Option<String>,
     /// Connections that were cut when the run was interrupted, and are not counted.
     cut: u64,
@@ -314,7 +314,7 @@ pub(crate) struct ClientSummary {
     seconds: f64,
 }
 
-/// The first of its kind.
+/// The first connection with a certain verdict.
 #[derive(Serialize, JsonSchema)]
 struct FirstSeen {
     /// How many connections had been made.
@@ -354,11 +354,11 @@ pub(crate) struct Hosting {
     accepted: u64,
     /// Bytes of responses that were written.
     written_bytes: u64,
-    /// What the system said, and how often.
+    /// Errors by their text, and how often each occurred.
     errors: BTreeMap<String, u64>,
     /// Lingering closes, by how they ended.
     closes: BTreeMap<String, u64>,
-    /// What the kernel counted meanwhile, for everybody on this host.
+    /// Growth of the kernel's counters meanwhile, for the whole network namespace.
     counters: Counted,
 }
 

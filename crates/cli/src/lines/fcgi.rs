@@ -12,7 +12,7 @@ pub(crate) struct Fcgi {
     pub(crate) complete: bool,
     /// Bytes of the response; null where it was cut or could not be written.
     pub(crate) response_bytes: Option<u64>,
-    /// What the application ended with.
+    /// The application's exit status.
     pub(crate) app_status: Option<u32>,
     /// Why the request was not read to its end.
     pub(crate) write_error: Option<String>,

@@ -1,8 +1,9 @@
 //! The contract of `--json`: one type for each kind of line, and what all lines have in common.
 //!
-//! These types are separate from the libraries' types, which can change without breaking anybody's dashboard.
-//! `linger schema` prints the JSON Schema made from them; a change of a field's name, type or meaning, or
-//! of what is there always, is a new [`SCHEMA`]. A new field, a new kind of line and a new value of a field are not.
+//! These types are separate from the libraries' types, which can change without breaking anybody's dashboard. `linger
+//! schema` prints the JSON Schema made from them. [`SCHEMA`] is increased if a field gets another name, type or
+//! meaning, or is no longer always there. It is not increased for a new field, a new kind of line or a new value of a
+//! field.
 //!
 //! Names are in snake_case, with their unit where they have one: `_bytes`, `_seconds`. A time stands there twice, as
 //! RFC 3339 in UTC and in seconds since 1970. What can be unknown is null, not left out.
@@ -83,7 +84,8 @@ impl Verb {
 
 /// A kind of line.
 pub(crate) trait LineBody: Serialize + JsonSchema {
-    /// The `type` of the lines. One type has one shape, whichever verb prints it; a verb's account of itself has the verb's name.
+    /// The `type` of the lines. A type has one shape, whichever verb prints it. The summary of a verb has the verb's
+    /// name as its type.
     const KIND: &'static str;
 }
 

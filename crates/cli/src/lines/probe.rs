@@ -99,7 +99,7 @@ impl From<&library::CheckFinding> for Finding {
     }
 }
 
-/// The library's word for machines, as it serialises it.
+/// The identifier as which the library serialises a value.
 fn identifier(value: impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(text)) => text,
@@ -116,7 +116,7 @@ pub(crate) struct Probe {
     server: Option<String>,
     /// Length of the plain answer's body.
     response_bytes: u64,
-    /// How its end is known: `content-length`, `chunked`, `end-request`, `close`.
+    /// How the end of that answer is known: `content-length`, `chunked`, `end-request`, `close`.
     framing: &'static str,
     /// Why the server's resets could not be watched; null where they were, or where it is on another host.
     unwatched: Option<String>,

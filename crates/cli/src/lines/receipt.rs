@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{LineBody, common};
 
-/// What became of one line of the receipts.
+/// The check of one receipt.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct CheckedEntry<'a> {
     /// Path below what was sent, in hexadecimal where it is not UTF-8; empty for a single file.
@@ -35,7 +35,7 @@ impl<'a> CheckedEntry<'a> {
     }
 }
 
-/// What all lines came to.
+/// The result of all checks.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct VerifySummary {
     /// Lines of the receipts.

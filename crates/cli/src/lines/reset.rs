@@ -61,7 +61,7 @@ pub(crate) struct Reset {
     local: Option<String>,
     /// The other end; null if the kernel does not say.
     remote: Option<String>,
-    /// The kernel's own word for it.
+    /// The kernel's name of the reason.
     reason: Option<String>,
     /// The socket's TCP state at that moment.
     state: Option<&'static str>,

@@ -14,7 +14,7 @@ pub(crate) struct Report {
     lingered: u64,
     /// The peer had closed and nothing was unread: a plain close loses nothing.
     finished: u64,
-    /// The peer had closed; what it had sent was read away first.
+    /// The peer had closed; the bytes that it had sent were discarded first.
     drained: u64,
     /// Closed plainly, since another process of the program still has the connection.
     shared: u64,
@@ -44,12 +44,12 @@ pub(crate) struct Report {
     peer_reset: u64,
     /// Peers that neither closed nor stayed silent until a bound ended it: out of time, or past `max_discard`.
     misbehaved: u64,
-    /// Given up for the sake of others.
+    /// Closed early, to make room for others.
     evicted: u64,
     /// Ended otherwise: the system refused.
     failed: u64,
-    /// Times that all descriptors of the program were looked at, to learn who else has a connection (with seccomp). Each
-    /// makes the program's call wait in proportion to them.
+    /// How often the supervisor looked at all descriptors of the program, to learn which other processes have a
+    /// connection (with seccomp). The program's call waits meanwhile; the wait grows with the number of descriptors.
     looks: u64,
     /// Sockets on which the program listens; in the last report, those on which it listened last.
     listeners: u64,

@@ -13,9 +13,9 @@ use crate::transfer::hint::{error_with_hint, with_hint};
 /// `share` listens.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Listening {
-    /// Where.
+    /// The address at which it listens.
     pub(crate) address: String,
-    /// What a new machine has to be told.
+    /// The pairing code, which a new machine needs.
     pub(crate) code: String,
 }
 
@@ -23,12 +23,12 @@ impl LineBody for Listening {
     const KIND: &'static str = "listening";
 }
 
-/// A new code has to be told to whoever wants to pair.
+/// There is a new pairing code.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Code {
     /// The code.
     pub(crate) code: String,
-    /// The only address that it is for, which has used up another one; null for everybody.
+    /// The only address that may use the code, because it has used up another one; null if everybody may.
     pub(crate) address: Option<String>,
 }
 
@@ -199,7 +199,7 @@ impl LineBody for WouldSend {
 /// The connection was lost; another is made after a pause.
 #[derive(Serialize, JsonSchema)]
 struct Retrying {
-    /// Why.
+    /// The error.
     error: String,
     /// How long the pause is.
     pause_seconds: f64,
@@ -209,7 +209,7 @@ impl LineBody for Retrying {
     const KIND: &'static str = "retrying";
 }
 
-/// What a transfer came to, as far as this side can know.
+/// The result of a transfer, as far as this side can know it.
 #[derive(Serialize, JsonSchema)]
 struct Account {
     /// Entries whose receipt was received, or sent.
@@ -378,7 +378,8 @@ pub(crate) fn progress(event: &Progress, peer: &str, out: &mut Stdout) -> Result
     out.flush()
 }
 
-/// Bytes so that they can be read back: as they are if they are UTF-8, else in hexadecimal; and whether they are.
+/// Bytes as text from which they can be read back, and whether it is in hexadecimal, as for bytes that are not
+/// UTF-8.
 fn exact(bytes: &[u8]) -> (String, bool) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.to_owned(), false),
@@ -391,7 +392,7 @@ fn shown(path: &library::RelPath) -> (String, bool) {
     exact(if path.is_root() { b"." } else { path.as_bytes() })
 }
 
-/// The library's word for machines, as it serialises it.
+/// The identifier as which the library serialises a value.
 fn word(value: impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(text)) => text,

@@ -12,11 +12,11 @@ use super::reset::{Queue, Reset};
 use super::{LineBody, line};
 use crate::output::{Stdout, Stopped};
 
-/// What will end in resets.
+/// A condition that leads to resets.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Warned {
     /// `listener-near-limit`: the accept queue is at four fifths or more; `unread-after-peer-closed`: the peer has
-    /// closed and bytes of it lie unread, so that closing now would reset.
+    /// closed and bytes from it are unread, so that a plain close now would reset the connection.
     warning: &'static str,
     /// This host's end, or the listener.
     local: String,
@@ -71,7 +71,7 @@ pub(crate) struct Counters {
     missed: u64,
     /// Events that the kernel dropped because they were not read in time.
     events_lost: u64,
-    /// How often sockets were destroyed faster than they could be told of: bytes of some resets are unknown.
+    /// How often the netlink buffer for destroyed sockets overflowed: the byte counts of some resets are unknown.
     overruns: u64,
 }
 

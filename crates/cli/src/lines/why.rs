@@ -96,7 +96,7 @@ pub(crate) struct Summary {
     duplicates: u64,
     /// Connections seen.
     connections: u64,
-    /// Connections forgotten while alive, because too many were.
+    /// Connections forgotten while alive, because there were too many.
     forgotten: u64,
     /// Connections with a reset.
     resets: u64,
@@ -112,7 +112,8 @@ pub(crate) struct Summary {
     last_seconds: Option<f64>,
     /// Why reading stopped before the end, if it did.
     stopped: Option<String>,
-    /// Whether packets may follow there: the capture is damaged, not merely cut off, or was left.
+    /// Whether more packets may follow after the point where reading stopped: the capture is damaged there,
+    /// or reading was stopped on request. False if the capture is only cut off.
     unread: bool,
 }
 

@@ -35,7 +35,7 @@ impl ClientSide {
 /// What a link does by chance.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Chance {
-    /// Feeds the links' chance; the same seed decides the same for the same packet.
+    /// Seed of the links' random decisions; the same seed decides the same for the same packet.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }

@@ -36,7 +36,7 @@ impl Content {
         }
     }
 
-    /// Whether a file that begins so is one of this kind.
+    /// Whether a file that begins with `head` is of this kind.
     fn is_begun_by(self, head: &[u8]) -> bool {
         match self {
             _ if head.is_empty() => true,
@@ -111,7 +111,7 @@ pub(crate) struct NewFile {
 
 #[derive(Debug)]
 enum WritePlace {
-    /// Beside its final name.
+    /// A temporary file in the same directory, and the final name.
     Beside(NamedTempFile, PathBuf),
     /// A device or a pipe, which nothing can be renamed onto.
     Direct(File),
@@ -270,7 +270,7 @@ mod tests {
             assert!(matches!(refused, Err(Refused::Input(_))), "{name}: {refused:?}");
             assert_eq!(fs::read(at("in")).unwrap(), b"text");
         }
-        // Its twin that is not read may be replaced.
+        // A file of the same content that is no input may be replaced.
         write(&at("other"), Content::Text, &[&at("in")]).unwrap();
         assert_eq!(fs::read(at("other")).unwrap(), b"<!doctype html>");
     }

@@ -46,7 +46,7 @@ impl Stdout {
     }
 }
 
-/// For what libraries write.
+/// Lets libraries write to standard output.
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.out.write(bytes)
@@ -64,7 +64,7 @@ impl From<io::Error> for Stopped {
 }
 
 impl Stopped {
-    /// Ends the program. `known` is the verdict, if there is one that nothing unread can change.
+    /// Ends the program. `known` is the verdict, if no output that is missing could change it.
     pub(crate) fn end(self, known: Option<u8>) -> ExitCode {
         match (self, known) {
             (Self::Unread, Some(known)) => ExitCode::from(known),

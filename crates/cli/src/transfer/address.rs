@@ -7,7 +7,7 @@ use linger_untrusted::Untrusted;
 
 use crate::typed::host_and_rest;
 
-/// A host, its port and what is meant there.
+/// A host, its port, and the destination there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remote {
     pub(crate) host: String,

@@ -122,7 +122,8 @@ fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
     several.conclude(show)
 }
 
-/// Gives up writing anywhere but where the files land, where their receipts are kept, and where keys are.
+/// Gives up the right to write (Landlock), except where the files land, where their receipts are kept, and
+/// where keys are.
 fn confine(to: &Path, copying: &Copying) -> Result<(), Error> {
     let parent = |path: &Path| match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -148,7 +149,7 @@ fn confine(to: &Path, copying: &Copying) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where several things go: a directory.
+/// The directory into which several operands go.
 fn directory(to: PathBuf) -> Result<PathBuf, Error> {
     let is_there = to.is_dir();
     if !is_there && (to.exists() || !to.as_os_str().as_bytes().ends_with(b"/")) {
@@ -174,7 +175,7 @@ fn output(to: &Path) -> Result<Output, Error> {
         .map_err(|error| Error::Usage(format!("standard output cannot be written: {error}").into()))
 }
 
-/// What is fetched, as it is shown.
+/// The name of what is fetched, as it is shown.
 fn named(place: &Destination) -> String {
     match place {
         Destination::Path { path, .. } => path.to_string(),
@@ -183,7 +184,7 @@ fn named(place: &Destination) -> String {
     }
 }
 
-/// Its last name, under which it lands.
+/// The last name of a place, under which its copy is stored.
 fn name_of(place: &Destination) -> String {
     match place {
         Destination::Path { path, .. } => {

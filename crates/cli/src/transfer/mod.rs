@@ -76,7 +76,7 @@ pub(crate) struct Copying {
     /// Leave out devices, named pipes, sockets and links that lead out, and do not fail for them.
     #[arg(long)]
     skip_special: bool,
-    /// Send of growing files, such as logs, what they have when their turn comes.
+    /// Send growing files, such as logs, with what they have when their turn comes.
     #[arg(long)]
     live: bool,
     /// Modes of the copies, as 644, u=rwX,go=rX or D755,F644, whatever the umask is.
@@ -296,7 +296,8 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The same, if what was known could not all be told here: that is no loss of what was sent.
+/// Does what [`conclude`] does. `told` is the error of printing or keeping the results, which loses nothing of what was
+/// sent.
 fn conclude_told(summary: &Summary, error: Option<&Error>, told: Result<(), Error>) -> ExitCode {
     match told {
         Err(told) if summary.verdict(error) == ItemVerdict::Confirmed => {

@@ -111,7 +111,7 @@ fn matches_name(matcher: &GlobMatcher, pattern: &[u8], name: &[u8]) -> bool {
     !is_hidden && matcher.is_match(std::ffi::OsStr::from_bytes(name))
 }
 
-/// `None` for what is no pattern after all, such as `a[`: it stands for itself.
+/// `None` for a text that is no pattern after all, such as `a[`: it is an ordinary name.
 fn matcher(pattern: &[u8]) -> Option<GlobMatcher> {
     let text = std::str::from_utf8(pattern).ok()?;
     GlobBuilder::new(text).literal_separator(true).build().ok().map(|glob| glob.compile_matcher())

@@ -18,7 +18,7 @@ use crate::lines::{self, CheckedEntry, VerifySummary};
 use crate::options::Json;
 use crate::output::Stdout;
 
-/// Checks what is on file against receipts.
+/// Checks files against their receipts, or asks what came of an earlier transfer.
 #[derive(Args, Debug)]
 pub(crate) struct ReceiptArguments {
     #[command(subcommand)]
@@ -87,7 +87,7 @@ fn ask(sink: &OsString, transfer: &str, connect: &Connect) -> Result<ExitCode, E
                 Err(stopped) => Ok(stopped.end(Some(exit::NOTHING_LOST))),
             }
         }
-        // A command that failed has failed; one of which nobody knows has a remedy: to look.
+        // The command is known to have failed. If its result is unknown, the remedy is to look before sending again.
         Err(Error::Refused(Refusal::Command, why)) if why.remedy() != Some(&Remedy::LookBeforeSending) => {
             Ok(exit::fail(exit::LOSS_FOUND, super::hint::with_hint(&why)))
         }

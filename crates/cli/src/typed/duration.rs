@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use linger_lab::duration;
 
-/// A time longer than nothing.
+/// A time greater than zero.
 pub(crate) fn positive(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;
     if time.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(time) }

@@ -1,4 +1,4 @@
-//! What is to be probed: a URL, whose `HOST:PORT` is held to the same rules as everybody's.
+//! The URL of a probe. Its `HOST:PORT` follows the same rules as in every other verb.
 
 use linger_probe::Target;
 

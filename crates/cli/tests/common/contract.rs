@@ -1,4 +1,4 @@
-//! Lines of `--json`, held against the schema that the program prints of itself.
+//! Checks lines of `--json` against the schema that the program prints.
 #![allow(dead_code)] // Each test is compiled with a copy of this file, and uses a part of it.
 
 use std::collections::HashMap;
@@ -15,8 +15,8 @@ pub(crate) fn schema(verb: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The lines, each of them valid. Here a line may have nothing that the schema does not name: whoever reads the schema
-/// is promised that new fields may come, but this version of the program has none that it keeps to itself.
+/// Returns the lines after a check of each. A field that the schema does not name is an error here: later versions may
+/// have new fields, but this version must name all of its own.
 #[track_caller]
 pub(crate) fn lines(verb: &str, text: &str) -> Vec<Value> {
     text.lines().map(|text| line(verb, text)).collect()
@@ -36,7 +36,7 @@ pub(crate) fn line(verb: &str, text: &str) -> Value {
     value
 }
 
-/// Why a line is not of the verb.
+/// Why a line is not valid for the verb; `None` if it is valid.
 pub(crate) fn invalid(verb: &str, value: &Value) -> Option<String> {
     type Compiled = HashMap<String, (Schemas, SchemaIndex)>;
     static KNOWN: OnceLock<Mutex<Compiled>> = OnceLock::new();
@@ -54,7 +54,7 @@ pub(crate) fn invalid(verb: &str, value: &Value) -> Option<String> {
     schemas.validate(value, *index).err().map(|error| format!("{error:#}"))
 }
 
-/// Lets no object have a field that is not named.
+/// Makes every object of the schema refuse fields that it does not name.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

@@ -1,5 +1,6 @@
 //! What several tests of the program share.
 
 pub(crate) mod contract;
+pub(crate) mod host;
 pub(crate) mod program;
 pub(crate) mod ready;

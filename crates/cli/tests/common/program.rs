@@ -16,7 +16,7 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     linger(arguments).output().unwrap()
 }
 
-/// Whether this machine lets the lab build its networks; if not, the test is skipped aloud.
+/// Whether this machine lets the lab build its networks. If not, the skip is reported.
 pub(crate) fn has_networks() -> bool {
     let possible =
         run(&["lab", "--link", "lan", "--ending", "lingering", "--peer", "unread", "--trials", "1"]);
@@ -28,7 +28,7 @@ pub(crate) fn has_networks() -> bool {
     true
 }
 
-/// As Ctrl-C does.
+/// Sends SIGINT, as Ctrl-C does.
 pub(crate) fn interrupt(child: &Child) {
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());

@@ -24,7 +24,7 @@ impl Readiness {
         self.directory.path().join("ready")
     }
 
-    /// Whether the service says it within half a minute since its last word.
+    /// Whether the service reports that it is ready. Gives up when no message has come for half a minute.
     pub(crate) fn wait(&self) -> bool {
         let mut message = [0; 4096];
         while let Ok(length) = self.socket.recv(&mut message) {

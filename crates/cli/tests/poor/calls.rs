@@ -55,14 +55,14 @@ fn every_verb_meets_every_fault_with_a_sentence() {
             }
         }
     }
-    // A fault that changes nothing anywhere would be no fault.
+    // A fault that changed the result of no verb would test nothing.
     for (call, _) in FAULTS {
         let without_root = ["perf_event_open", "unshare", "seccomp"].contains(&call);
         assert!(bitten.contains(call) || without_root, "{call} has bitten nobody: {bitten:?}");
     }
 }
 
-/// What cannot be done without a thread is not possible here; what can be done without one is done.
+/// Without a new thread, some work is not possible on this machine. Work that needs no thread is done.
 #[test]
 fn without_threads_the_status_is_4_and_the_sentence_says_what_to_raise() {
     let machine = Machine::new();
@@ -87,7 +87,8 @@ fn without_threads_the_status_is_4_and_the_sentence_says_what_to_raise() {
     }
 }
 
-/// Calls that fail once, the first, the second and so on: what was there for the beginning is not there for the rest.
+/// Calls of which only one fails, the first, the second and so on, so that a resource may run out in the middle of
+/// the work.
 const ONCE: [(&str, &str); 8] = [
     ("clone,clone3,vfork", "EAGAIN"),
     ("openat", "EMFILE"),
@@ -98,7 +99,7 @@ const ONCE: [(&str, &str); 8] = [
     ("pipe2", "EMFILE"),
     ("mmap", "ENOMEM"),
 ];
-/// Of each call, the first so many: `watch` opens files of every process.
+/// How many calls of each kind are made to fail in turn: `watch` opens files of every process.
 const MOST: usize = 24;
 
 fn strace(log: &Path, options: &[&str]) -> Command {
@@ -147,7 +148,8 @@ fn every_call_may_fail_alone() {
     }
 }
 
-/// After the thread for signals neither side gets another one: a file is served, hashed and confirmed all the same.
+/// After the thread for signals, neither side gets another thread. A file is served, hashed and confirmed all the
+/// same.
 #[test]
 fn a_transfer_without_threads_is_confirmed() {
     if Command::new("strace").arg("--version").output().is_err() {

@@ -39,8 +39,8 @@ fn smallest() -> u64 {
         .expect("a gigabyte is enough to print a version")
 }
 
-/// What cannot be done without memory is not possible here; where an allocation fails that std or glibc cannot do without,
-/// the sentence is theirs and the status ours.
+/// Work that needs more memory is not possible on this machine. If std or glibc cannot do without an allocation that
+/// fails, they print the message, and this program sets the status.
 #[test]
 fn every_verb_ends_in_order_with_any_amount_of_memory() {
     if Command::new("prlimit").arg("--version").output().is_err() {
@@ -63,7 +63,7 @@ fn every_verb_ends_in_order_with_any_amount_of_memory() {
     assert!(bitten > VERBS.len(), "{bitten} is no limit");
 }
 
-/// What somebody types may be larger than the machine.
+/// A size that a user types may exceed the machine's memory.
 #[test]
 fn large_buffers_are_refused_with_a_sentence() {
     if Command::new("prlimit").arg("--version").output().is_err() {

@@ -27,11 +27,11 @@ pub(crate) const VERBS: [(&str, bool); 25] = [
     ("lab --link loopback --ending close --peer unread --trials 2", false),
     ("lab --link lan --ending close --peer unread --trials 2", false),
     ("lab exec --link lan --ready 0 --server true --client true", false),
-    // In its own place the program would meet what the supervisor is to meet.
+    // With `--stay`, because otherwise the program would get the faults that are meant for the supervisor.
     ("run --stay --via preload -- true", false),
     ("run --via seccomp -- true", false),
     ("run --stay --metrics 127.0.0.1:0 -- true", false),
-    // Not what others on this host do meanwhile.
+    // Leaves out resets of other programs on this host.
     ("watch --plain --for 0 --process nobody", false),
     ("watch --prometheus 127.0.0.1:0 --for 0 --process nobody", false),
     ("fcgi get 127.0.0.1:1 /x", false),
@@ -43,7 +43,7 @@ pub(crate) const VERBS: [(&str, bool); 25] = [
 
 pub(crate) struct Machine {
     pub(crate) home: tempfile::TempDir,
-    /// Takes connections by its backlog, and never answers.
+    /// The kernel accepts connections into its backlog, and nobody answers.
     silent: TcpListener,
 }
 
@@ -77,7 +77,7 @@ impl Machine {
         command
     }
 
-    /// Ends what does not end by itself once it takes SIGINT.
+    /// Runs a command. If it does not end by itself (`endless`), it gets SIGINT as soon as it handles that signal.
     pub(crate) fn run(&self, mut command: Command, endless: bool) -> Output {
         let child = command.spawn().unwrap();
         if endless {
@@ -113,8 +113,8 @@ impl Machine {
         let said = String::from_utf8_lossy(&output.stderr);
         let what = format!("linger {words} under {fault}: {} {said}", output.status);
         assert!(!said.contains("panicked"), "{what}");
-        // `run` passes SIGABRT on to the program, as systemd's watchdog wants it, so there the abort of std, or of a libc that
-        // has not even the memory for its sentence, stays one.
+        // `run` passes SIGABRT on to the program, as systemd's watchdog wants it. So an abort of std, or of a libc
+        // without the memory for its message, ends `run` by SIGABRT.
         let is_std_abort = words.starts_with("run ")
             && (said.contains("memory allocation of") || fault.starts_with("--as="))
             && output.status.signal() == Some(Signal::ABORT.as_raw());
@@ -124,7 +124,7 @@ impl Machine {
         assert!(output.status.signal().is_none(), "{what}");
         assert!(matches!(output.status.code(), Some(0..=4)), "{what}");
         if !matches!(output.status.code(), Some(0 | 1)) {
-            // The sentences of std and glibc, where an allocation fails that they cannot do without.
+            // The messages of std and glibc if an allocation fails that they cannot do without.
             let is_memory =
                 said.contains("memory allocation of") || said.contains("glibc error: failed to register");
             let is_theirs = is_memory && output.status.code() == Some(4);

@@ -43,7 +43,8 @@ fn every_verb_ends_in_order_where_a_place_is_not_there() {
     }
 }
 
-/// A user without an environment, who has this home by the passwd database, or whom that does not know.
+/// Runs the program without an environment, as a user whose home is `home` by the passwd database, or, for
+/// `None`, as a user whom that database does not know.
 fn homeless(machine: &Machine, home: Option<&Path>, words: &str) -> Command {
     let mut command = Command::new("unshare");
     command.arg("--user");
@@ -101,7 +102,7 @@ fn every_verb_ends_in_order_without_temporary_files() {
     }
 }
 
-/// The sentence names what is missing where nothing else would say it.
+/// The message names `/proc`, which the error alone would not name.
 #[test]
 fn a_missing_proc_is_named() {
     if !has_mount_namespaces() {

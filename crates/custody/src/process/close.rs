@@ -11,10 +11,10 @@ pub enum Close {
     /// Nothing is to be done: the fd is no tracked connection, or this process has other fds of the connection, or
     /// another process is to end it.
     Leave,
-    /// The table's connection was closed earlier, unseen by the library. The supervisor is to drop its fd of it;
-    /// nothing else is to be done.
+    /// The table has a connection at this fd, but that connection was closed earlier in a way that the library did not see.
+    /// The supervisor is to drop the fd that it holds of that connection; nothing else is to be done.
     Unhold(Unhold),
-    /// This process's last fd of what was handed over at a `shutdown`: take it out of the epolls.
+    /// This process's last fd of a connection that was handed over at a `shutdown`: remove the fd from the program's epolls.
     Handed(Epolls),
     /// This process's last fd: ask the socket, and [`fate`](crate::fate()) how to end it. Whether another process has one is
     /// for the supervisor to find out.
@@ -25,9 +25,9 @@ pub enum Close {
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Last {
-    /// The connection's.
+    /// The connection's cookie.
     pub cookie: u64,
-    /// Where it was accepted.
+    /// Which process accepted it, and when.
     pub origin: Origin,
     /// The supervisor has an fd of it already.
     pub held: bool,
@@ -52,7 +52,7 @@ impl Last {
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// It is the program's own affair.
+    /// Nothing is to be done: let the program's own `shutdown` happen.
     Leave,
     /// The supervisor has it already.
     Done,
@@ -61,7 +61,7 @@ pub enum Shutdown {
     /// [`Table::handed`]. Send an fd even if the supervisor holds one: a fork or an `execve` in another thread may make it
     /// drop its own meanwhile.
     HandOver {
-        /// The connection's.
+        /// The connection's cookie.
         cookie: u64,
     },
 }
@@ -98,8 +98,8 @@ impl<const N: usize> Table<N> {
         stale.or(unhold)
     }
 
-    /// The program gets once more what the table has, and the supervisor may have taken an fd of it: that is kept if this
-    /// process is to end the connection.
+    /// The program has got a connection once more that the table has already. If `held`, the supervisor has taken an fd
+    /// of it, and keeps that fd if this process is to end the connection.
     fn again(&self, connection: usize, held: bool, change: impl Fn(Record) -> Record) -> Option<Unhold> {
         let before = self.update(connection, |record| {
             let record = change(record);
@@ -129,7 +129,7 @@ impl<const N: usize> Table<N> {
         unhold
     }
 
-    /// A connection is not this process's to end from here on.
+    /// Notes that this process is no longer to end a connection.
     fn give(&self, connection: usize) -> Option<Unhold> {
         let given = |record| Some(Record { phase: Phase::Given, held: false, ..record });
         let before = self.update(connection, given)?;
@@ -149,7 +149,7 @@ impl<const N: usize> Table<N> {
         });
     }
 
-    /// The program closes an fd, whose cookie the kernel gives as `cookie`. This is to be asked before the close itself.
+    /// What the close of an fd means; `cookie` is what the kernel gives for the fd. Called before the close itself.
     pub fn close(&self, fd: i32, cookie: Option<u64>) -> Close {
         let Some(open) = self.take(fd) else { return Close::Leave };
         let Some(gone) = self.let_go(open).filter(Gone::was_last) else { return Close::Leave };

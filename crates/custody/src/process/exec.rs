@@ -40,7 +40,8 @@ impl<const N: usize> Table<N> {
         self.under_way.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
     }
 
-    /// Before an `execve`, for each fd: whether it closes this one. What the next program inherits does not end with this one.
+    /// Called before an `execve`, for each fd: `closes` says whether the call closes this one. A connection of which
+    /// the next program inherits an fd does not end.
     ///
     /// A connection that another thread opens after this is left alone, because nobody knows whether its fd survives
     /// the `execve`.
@@ -55,12 +56,12 @@ impl<const N: usize> Table<N> {
         (!closes && before.is_held()).then_some(Unhold { cookie })
     }
 
-    /// Before an `execve`, for each fd, once [`will_close`](Self::will_close) has been said of all.
+    /// Called before an `execve`, for each fd, after [`will_close`](Self::will_close) for all of them.
     pub fn executes(&self, fd: i32, cookie: Option<u64>) -> Executes {
         let Some(open) = self.open(fd) else { return Executes::Leave };
         let Some(known) = self.cookie(open.connection) else { return Executes::Leave };
         if cookie != Some(known) {
-            // Closed behind the library's back.
+            // The program has closed this fd without the library's knowledge.
             let stale = self.take(fd).and_then(|stale| self.forget(stale));
             return stale.map_or(Executes::Leave, Executes::Unhold);
         }
@@ -82,13 +83,13 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// The `execve` has failed, and all has been taken back.
+    /// Notes that a failed `execve` is over: everything has been taken back.
     pub fn goes_on(&self) {
         // Release, for the next one's Acquire: it must see all that was taken back.
         self.under_way.store(0, Release);
     }
 
-    /// The `execve` has failed: for each fd.
+    /// Called for each fd after a failed `execve`. Returns what is to be taken back.
     pub fn failed_to_execute(&self, fd: i32, cookie: Option<u64>) -> TakenBack {
         let nothing = TakenBack::default();
         let Some(open) = self.open(fd) else { return nothing };

@@ -21,7 +21,8 @@ impl Field {
         (word >> self.shift) & self.most()
     }
 
-    /// A word that has this value here, of which what fits, and zeros elsewhere: fields are added up.
+    /// A word that has as much of this value as fits in the field, and zeros elsewhere. The words of several
+    /// fields can be added.
     pub(super) const fn put(self, value: u64) -> u64 {
         (value & self.most()) << self.shift
     }

@@ -80,7 +80,7 @@ fn loom_what_is_replaced_is_known() {
     model(|| {
         let table = table::<2>();
         let other = Arc::clone(&table);
-        // Closed behind the library's back between the two.
+        // The program closes the fd without the library's knowledge between the two accepts.
         let (one, two) = both(move || other.accepted(0, 77, ORIGIN, true), {
             let table = Arc::clone(&table);
             move || table.accepted(0, 88, ORIGIN, true)
@@ -216,7 +216,7 @@ fn loom_what_is_found_is_what_was_looked_for() {
     });
 }
 
-/// A thread replaces the program while another closes the only fd: one of the two says that it is let go of.
+/// A thread replaces the program while another closes the only fd: exactly one of the two reports the last close.
 #[test]
 fn loom_a_close_while_another_thread_executes() {
     model(|| {

@@ -13,8 +13,9 @@ const EPOLLS: usize = if cfg!(loom) { 2 } else { 64 };
 /// a program may close and open fds behind this library's back, so what a close means is decided with the cookie that the
 /// kernel gives for the fd.
 ///
-/// A slot says of an fd which connection it is. A connection has a place of its own, for it may have several fds, and
-/// whoever lets go of the last one ends it. Fds from `N` on are not tracked: they are closed plainly. `N` is at most 2^18.
+/// A slot belongs to an fd, and says which connection it is. A connection has a place of its own, because it may have
+/// several fds; whoever closes the last one ends it. Fds from `N` on are not tracked: they are closed plainly. `N` is
+/// at most 2^18.
 pub struct Table<const N: usize> {
     /// A [`Slot`] each.
     slots: [AtomicU64; N],
@@ -57,7 +58,7 @@ impl ConnectionSlot {
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Unhold {
-    /// The connection's.
+    /// The connection's cookie.
     pub cookie: u64,
 }
 
@@ -65,7 +66,7 @@ pub struct Unhold {
 #[derive(Clone, Copy, Debug)]
 pub struct FoundAt {
     fd: i32,
-    /// The fd's word then: it changes when the fd is closed.
+    /// The fd's word at that moment. It changes when the fd is closed.
     slot: Slot,
     connection: usize,
 }
@@ -89,7 +90,7 @@ pub struct Entry {
 /// The record of an fd that was closed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gone {
-    /// Its connection before; with one fd if this was the last.
+    /// The connection's record before the close. It has one fd if this was the last.
     pub(super) record: Record,
     pub(super) cookie: u64,
     pub(super) origin: Origin,
@@ -156,7 +157,7 @@ impl<const N: usize> Table<N> {
         (first.max(0)..self.used.load(Relaxed).min(last.saturating_add(1))).filter(|fd| self.is_tracked(*fd))
     }
 
-    /// Says whose fds these are.
+    /// Sets the process whose fds these are.
     pub fn belongs_to(&self, process: i32) {
         self.process.store(process, Relaxed);
     }
@@ -224,7 +225,7 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Takes an fd out of the table; of two that come at once, one gets it.
+    /// Takes an fd out of the table. If two threads do so at once, one of them gets it.
     pub(super) fn take(&self, fd: i32) -> Option<OpenFd> {
         let slot = self.slot(fd)?;
         let mut word = Slot(slot.load(Acquire));
@@ -287,7 +288,8 @@ impl<const N: usize> Table<N> {
         Some(if record.received { Origin::UNKNOWN } else { origin })
     }
 
-    /// Changes what is known of a connection that has an fd, unless the change declines; what was known before.
+    /// Changes the record of a connection that has an fd, unless `change` declines. Returns the record as it was
+    /// before.
     ///
     /// Release and Acquire: a thread that lets go of an fd has read the cookie before the last one frees the slot.
     pub(super) fn update(
@@ -306,7 +308,7 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Lets go of an fd that was taken. The last one frees the connection's place.
+    /// Counts one fd less of a connection, after [`take`](Self::take). The last one frees the connection's place.
     pub(super) fn let_go(&self, fd: OpenFd) -> Option<Gone> {
         let cookie = self.cookie(fd.connection)?;
         let origin = Origin::from_word(self.connections.get(fd.connection)?.origin.get());
@@ -343,7 +345,7 @@ impl<const N: usize> Table<N> {
         })
     }
 
-    /// What an fd was that has been closed behind the library's back.
+    /// Removes the record of an fd that was closed without the library's knowledge.
     pub(super) fn forget(&self, fd: OpenFd) -> Option<Unhold> {
         self.let_go(fd).filter(Gone::was_last)?.unhold()
     }

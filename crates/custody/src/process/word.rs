@@ -82,7 +82,7 @@ impl Slot {
 /// Who ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Whoever of the program's processes closes it last: this one says when it has.
+    /// The process of the program that closes it last. This process reports when it has closed its own last fd.
     Ours,
     /// The supervisor: `shutdown` has handed it over.
     Handed,
@@ -141,7 +141,7 @@ impl Record {
         self.held && !matches!(self.exec, Exec::Survives)
     }
 
-    /// The same word with no fds and no `execve` under way: in between only, while fds are counted.
+    /// The same word with no fds and no `execve` under way. Used only while fds are counted anew.
     pub(super) const fn without_fds(word: u64) -> u64 {
         word - Self::FDS.put(Self::FDS.of(word)) - Self::EXEC.put(Self::EXEC.of(word))
     }

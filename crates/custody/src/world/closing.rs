@@ -1,4 +1,4 @@
-//! What a call means that closes an fd: before it is made, and once the fd is gone.
+//! What a call that closes an fd means: before it is made, and after the fd is gone.
 
 use super::World;
 use super::connection::Passed;
@@ -43,7 +43,7 @@ impl World {
         let last = may_be_last && (sole || self.is_last(cookie, seen.inode, name, known)?);
         let kept = self.keep(seen, name, way, passed != Passed::No);
         if last {
-            // Before the call: the program's next may be the wait.
+            // Done before the call, because the program's next call may be an `epoll_wait`.
             self.push(Task::Unwatch(kept));
         }
         Ok(())
@@ -54,7 +54,7 @@ impl World {
         if known.done.ok_or(Ask::Unwatch(kept))? {
             ending.unwatched = true;
         } else {
-            // Kept on, it would be reported to a program that has forgotten it.
+            // If the supervisor kept its fd, epolls would report the connection to a program that has closed it.
             self.refuse(kept);
         }
         Ok(())
@@ -70,7 +70,7 @@ impl World {
         if (self.doubts.about(connection.inode) || known.census.is_some())
             && let Some(name) = name
         {
-            // It may have come to be shared since the call was let happen.
+            // It may have become shared since the call was continued.
             self.share(cookie, connection.inode, name, known)?;
         }
         let Some(connection) = self.connections.get(&cookie) else { return Ok(()) };
@@ -88,7 +88,7 @@ impl World {
         }
         match self.holder(cookie, inode, closing, known)? {
             Holder::Process(holder) => {
-                // A bystander's end, one of two fds in one process, and what was passed on are no close.
+                // Not counted: a bystander's exit, one of two fds in a process, a passed connection.
                 let close = matches!(way, Way::Close | Way::Replace);
                 if close && !was_passed && holder != name.pid {
                     let reason = Count::Shared;
@@ -99,14 +99,16 @@ impl World {
             }
             Holder::Unborn => self.put_off(kept),
             _ if passed != Passed::No => self.put_off(kept),
-            // No end is better than one of what a process has that cannot be looked at.
+            // A process that cannot be looked at may have it. A plain close is better than a half-close under such a
+            // process.
             Holder::Unknown => self.refuse(kept),
             Holder::Nobody => self.end_shared(cookie, kept),
         }
         Ok(())
     }
 
-    /// Keeps a connection that nobody is seen to have, but perhaps a message, or the child of a fork, until it is known.
+    /// Keeps a connection that no process is seen to have, until it is known whether a message or the child of a fork
+    /// has it.
     pub(super) fn put_off(&mut self, kept: Kept) {
         let Some(cookie) = self.endings.get(&kept).map(|ending| ending.cookie) else { return };
         if self.is_abroad(cookie) {
@@ -114,7 +116,7 @@ impl World {
             self.release(cookie);
             return self.forget_ending(kept);
         }
-        // One is enough to look for.
+        // One kept fd is enough to look for the connection.
         if self.flights.contains(cookie) {
             return self.forget_ending(kept);
         }
@@ -137,7 +139,7 @@ impl World {
         if !matches!(fate(&seen.socket), Fate::Linger | Fate::Discard) {
             return Ok(());
         }
-        // What still comes is not to be answered with a reset while the program writes.
+        // The read side stays open: bytes that still come would be answered with a reset while the program writes.
         if !both || self.shut_down.contains_key(&cookie) {
             self.act(Action::Pretend);
             return Ok(());
@@ -146,7 +148,7 @@ impl World {
         let unread = seen.socket.unread;
         if known.done.ok_or(Ask::HandOverShutdown { cookie, unread })? {
             self.shut_down.insert(cookie, seen.inode);
-            // Counted here, for a process that is killed comes to no close.
+            // Counted here, because a process that is killed never reaches a close.
             self.count(cookie, Count::Handed);
             if unread > 0 {
                 self.count(cookie, Count::Unread);

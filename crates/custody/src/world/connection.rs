@@ -28,15 +28,15 @@ pub(super) struct Shared {
 
 /// Messages that carry a connection and whose arrival is not known.
 ///
-/// A message is sent with a notification and received without one. So a message counts as a holder until its arrival is
-/// known: by a process that has the connection, and cannot have got it otherwise.
+/// The supervisor is notified when a message is sent, not when it is received. So a message counts as a holder until the
+/// supervisor sees the connection in a process that can only have got it from a message.
 #[derive(Debug)]
 pub(super) struct Sent {
     /// How many.
     messages: usize,
-    /// Processes that have or had it otherwise, and whether they sent it.
+    /// Processes that have or had the connection from elsewhere, and whether they sent it.
     had: BTreeMap<Pid, bool>,
-    /// Threads that sent it: one may still be about to.
+    /// Threads that called `sendmsg`; one may still be in the call.
     pub(super) senders: BTreeSet<Tid>,
     /// Some went to a process whose closes nobody is notified of.
     pub(super) abroad: bool,
@@ -80,7 +80,8 @@ impl Connection {
             .map_or(Passed::No, |sent| sent.seen_by(pid))
     }
 
-    /// Notes that a process has it, perhaps by a message that has arrived; whether a message may hold it still.
+    /// Notes that a process has it, perhaps from a message that has arrived. Returns whether a message may still hold
+    /// it.
     pub(super) fn seen_at(&mut self, pid: Pid) -> Passed {
         let Some(shared) = &mut self.shared else { return Passed::No };
         if shared.sent.as_mut().is_some_and(|sent| sent.arrived_at(pid)) {
@@ -131,7 +132,7 @@ impl Shared {
 }
 
 impl Sent {
-    /// Notes that a process has the connection; whether no message is left that may.
+    /// Notes that a process has the connection. Returns whether no message is left that may hold it.
     fn arrived_at(&mut self, pid: Pid) -> bool {
         if self.had.contains_key(&pid) {
             return false;
@@ -140,7 +141,7 @@ impl Sent {
         // It came by a message, and by one: another may be in flight to somebody else.
         self.had.insert(pid, false);
         self.messages -= 1;
-        // What went abroad is there for good.
+        // A message to another program may hold it for ever.
         self.messages == 0 && !self.abroad
     }
 

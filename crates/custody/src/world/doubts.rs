@@ -5,13 +5,13 @@ use std::vec::Vec;
 
 use super::vocabulary::{Census, Inode, Pid, Tid};
 
-/// What was done that the kernel has not told of.
+/// What may have happened without a notification.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
-    /// Threads that were let copy fds, and may still be about it.
+    /// Threads whose call to copy an fd was continued, and may not be over.
     copying: BTreeSet<Tid>,
-    /// No look at all fds has shown yet what was copied: by a fork also what another thread accepted meanwhile, by a copy
-    /// what another thread has put at the fd since, and by a process that could not be looked at anything.
+    /// There may be copies that no census has shown yet: a fork also copies what another thread accepted meanwhile,
+    /// `dup` what another thread has put at the fd since, and a process that cannot be looked at may copy anything.
     stray: bool,
     /// Sockets with several fds at the last look that are not known as connections.
     several: BTreeSet<Inode>,
@@ -21,9 +21,9 @@ pub(super) struct Doubts {
     opaque: bool,
     /// Messages were sent unheard, which may be in flight, or what they carried was not seen.
     unheard: bool,
-    /// Sockets that may have been sent unheard.
+    /// Sockets that may be in such messages.
     suspect: BTreeSet<Inode>,
-    /// What is held was closed, perhaps.
+    /// Held connections may have been closed without a notification.
     closed_unheard: bool,
 }
 
@@ -35,28 +35,28 @@ struct Obscure {
 }
 
 impl Doubts {
-    /// A thread makes a call, so that its last one is over.
+    /// Notes that a thread makes a call, so that its last one is over.
     pub(super) fn calls(&mut self, tid: Tid) {
         self.copying.remove(&tid);
     }
 
-    /// A thread is let copy an fd.
+    /// Notes that a thread's call to copy an fd is continued.
     pub(super) fn copies(&mut self, tid: Tid) {
         self.forks(tid, false);
     }
 
-    /// A process is let fork that has one thread (`alone`), or several.
+    /// Notes that a fork is continued, of a process that has one thread (`alone`), or several.
     pub(super) fn forks(&mut self, tid: Tid, alone: bool) {
         self.copying.insert(tid);
         self.stray |= !alone;
     }
 
-    /// A process that cannot be looked at sends a message.
+    /// Notes that a process that cannot be looked at sends a message.
     pub(super) fn sends_unseen(&mut self) {
         self.opaque = true;
     }
 
-    /// Anything may have been copied, sent, and closed.
+    /// Notes that calls were made without a notification: anything may have been copied, sent and closed.
     pub(super) fn unheard(&mut self) {
         self.stray = true;
         self.unheard = true;
@@ -70,17 +70,17 @@ impl Doubts {
         self.suspect.extend(open);
     }
 
-    /// Whether what is held may have been closed without a word.
+    /// Whether held connections may have been closed without a notification.
     pub(super) fn is_closed_unheard(&self) -> bool {
         self.closed_unheard
     }
 
-    /// All that is held was looked for.
+    /// Notes that all held connections were looked for.
     pub(super) fn looked_for_held(&mut self) {
         self.closed_unheard = false;
     }
 
-    /// Notes a process that cannot be looked at; whether that is new.
+    /// Notes a process that cannot be looked at. Returns whether it is new.
     pub(super) fn hides(&mut self, pid: Pid) -> bool {
         let is_new = !self.obscure.contains_key(&pid);
         self.obscure.entry(pid).or_insert(Obscure { counted: false });
@@ -97,7 +97,7 @@ impl Doubts {
         self.stray |= self.obscure.remove(&pid).is_some();
     }
 
-    /// Whether a process does things that nobody sees.
+    /// Whether any process cannot be looked at.
     pub(super) fn any_hides(&self) -> bool {
         !self.obscure.is_empty()
     }
@@ -127,7 +127,7 @@ impl Doubts {
         self.copying.iter().copied().collect()
     }
 
-    /// Of the threads that may have been copying these still may.
+    /// Keeps only these of the threads that may be copying.
     pub(super) fn still_copy(&mut self, tids: &[Tid]) {
         self.copying.retain(|tid| tids.contains(tid));
     }

@@ -1,5 +1,5 @@
-//! Connections that the program was let close, or that no process has any more: each is an ending until it is known what
-//! becomes of it.
+//! Connections that the program is closing, or that no process has any more. Each of them is an ending until it is
+//! known what becomes of the connection.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use super::connection::Connection;
 use super::vocabulary::{Action, Cookie, Inode, Kept, Name, Seen, Way};
 use crate::Count;
 
-/// How long a call that may fail is given to close what it would.
+/// How long to wait until a call that may fail has closed its fd.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A connection that the program was let close, or that no process has any more.
+/// A connection that the program is closing, or that no process has any more.
 #[derive(Debug)]
 pub(super) struct Ending {
     pub(super) cookie: Cookie,
-    /// The fd that the program was let close; `None` for a connection of a killed process.
+    /// The fd that the program is closing; `None` for a connection of a killed process.
     pub(super) name: Option<Name>,
     pub(super) way: Way,
     pub(super) unread: u32,
     /// A message may have held it when the call was made.
     pub(super) passed: bool,
-    /// The program's epolls have forgotten it.
+    /// It was removed from the program's epolls.
     pub(super) unwatched: bool,
     pub(super) stage: Stage,
 }
@@ -29,11 +29,11 @@ pub(super) struct Ending {
 /// How far an ending has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The call was let happen: it is to be seen that the fd is gone. It was first seen not to be at this time.
+    /// The call was continued, and the fd has to be gone. `open_since` is when it was first seen to be still open.
     Called { open_since: Option<Duration> },
     /// The fd is gone: it is being decided who else holds the connection.
     Closed,
-    /// Nobody is seen to have it, but perhaps a message, or the child of a fork under way.
+    /// No process is seen to have it. A message, or the child of a fork that is not over, may have it.
     InFlight,
     /// Nobody holds it: it is being ended.
     Over,
@@ -50,7 +50,7 @@ impl World {
         kept
     }
 
-    /// A call that was interrupted, or an `execve` that failed, may have left one behind.
+    /// Forgets endings of this fd that an interrupted call or a failed `execve` has left behind.
     pub(super) fn forget_endings_of(&mut self, cookie: Cookie, name: Name) {
         let kept = self.connections.get(&cookie).map(|one| one.kept.clone()).unwrap_or_default();
         for kept in kept {
@@ -90,7 +90,7 @@ impl World {
         self.tidy(ending.cookie);
     }
 
-    /// A call that may fail is not waited for without end.
+    /// Notes that the fd is still open, and does not wait for ever for a call that may fail.
     pub(super) fn still_open(&mut self, kept: Kept) {
         let Some(Ending { way: Way::Replace | Way::Exec, stage: Stage::Called { open_since }, .. }) =
             self.endings.get_mut(&kept)
@@ -103,7 +103,7 @@ impl World {
         }
     }
 
-    /// Notes that a connection has ended: another call that closes it is none to end it again.
+    /// Notes that a connection has ended, so that another call that closes it does not end it again.
     pub(super) fn note_end(&mut self, cookie: Cookie) {
         self.lately.push_front(cookie);
         self.lately.truncate(self.limits.lately);

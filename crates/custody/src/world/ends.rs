@@ -24,7 +24,7 @@ impl World {
         for cookie in cookies {
             let Some(connection) = self.connections.get(&cookie) else { continue };
             if let Some(holder) = census.holder(connection.inode) {
-                // One that has made no call yet may have it from its parent as well.
+                // A process that has made no call yet may have it from its parent, not from a message.
                 if self.knows(holder) {
                     self.seen_at(cookie, holder);
                 }
@@ -79,7 +79,7 @@ impl World {
     pub(super) fn begin_end(&mut self, kept: Kept) {
         let Some(ending) = self.endings.get_mut(&kept) else { return };
         ending.stage = Stage::Over;
-        // Others had it when the call was made, and had let go of it since.
+        // Others had it when the call was made, and have closed it since.
         if !ending.unwatched && ending.way != Way::Exit {
             self.push(Task::Unwatch(kept));
         }
@@ -99,7 +99,7 @@ impl World {
             return Ok(());
         }
         let socket = known.socket.ok_or(Ask::Socket(kept))?;
-        // Of a killed process nobody has asked before.
+        // Nobody has asked before how much of a killed process's connection is unread.
         let unread = if name.is_some() { unread } else { socket.unread };
         let fate = match fate(&socket) {
             Fate::Discard => after_discarding(known.discarded.ok_or(Ask::Discard(kept))?),

@@ -1,4 +1,4 @@
-//! Connections that no process of the program has, but perhaps a message, and when to look for them.
+//! Connections that no process of the program has and that a message may carry, and when to look for them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -79,7 +79,7 @@ impl Flights {
         (!self.flights.is_empty()).then_some(self.next)
     }
 
-    /// Notes of a connection that nobody has whether a message may carry it.
+    /// Notes whether a message may carry a connection that nobody has: not if the look was `silent`.
     pub(super) fn judge(&mut self, cookie: Cookie, silent: bool, now: Duration) -> Verdict {
         let Some(flight) = self.flights.get_mut(&cookie) else { return Verdict::InFlight };
         if !silent {
@@ -90,7 +90,8 @@ impl Flights {
         if now.saturating_sub(since) >= CERTAIN { Verdict::Over } else { Verdict::InFlight }
     }
 
-    /// A process has a connection that is looked for: that no message was found before says nothing of later ones.
+    /// Notes that a process has a connection that is looked for. That no message was found before proves nothing
+    /// any more.
     pub(super) fn seen(&mut self, cookie: Cookie) {
         if let Some(flight) = self.flights.get_mut(&cookie) {
             flight.quiet_since = None;

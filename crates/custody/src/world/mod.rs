@@ -36,7 +36,8 @@ pub use vocabulary::{
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "plain data: every field has a default to start from")]
 pub struct Limits {
-    /// Connections that are shared or shut down before those that are gone are looked for; more, if more are still there.
+    /// How many shared or shut-down connections are remembered before a census looks for those that are gone. More are
+    /// remembered if more still exist.
     pub shared: usize,
     /// Fds that are remembered of one shared connection: more save looks at all fds of the program.
     pub names: usize,
@@ -63,9 +64,9 @@ pub enum State {
     Shared,
     /// Perhaps several fds, and a message.
     Sent,
-    /// An fd was let close.
+    /// A call that closes an fd was continued.
     Closing,
-    /// Nobody has it, but perhaps a message.
+    /// No process has it; a message may carry it.
     InFlight,
     /// `shutdown` has handed it over; the program has its fd still.
     ShutDown,
@@ -83,7 +84,7 @@ pub struct World {
     inodes: BTreeMap<Inode, Cookie>,
     /// The connections that the closer has already (`shutdown` was called), and of which the program still has an fd.
     shut_down: BTreeMap<Cookie, Inode>,
-    /// How many of both to remember before those that are gone are looked for.
+    /// How many of `inodes` and `shut_down` to remember before a census looks for those that are gone.
     room: usize,
     endings: BTreeMap<Kept, Ending>,
     next_kept: u64,

@@ -15,7 +15,7 @@ use crate::{Count, Socket};
 impl World {
     pub(super) fn appeared(&mut self, caller: Caller, open: &[Open], hidden: bool) {
         self.alive.insert(caller.pid, true);
-        // The number of a process that has died is given again.
+        // The pid of a process that has died may be reused.
         self.doubts.forget(caller.pid);
         if hidden {
             self.hides(caller.pid);
@@ -26,7 +26,7 @@ impl World {
         self.inherit_all(caller, open, true);
     }
 
-    /// A process and its child, or a new process and its parent, both have these.
+    /// Notes that a process and its child, or a new process and its parent, both have these sockets.
     pub(super) fn inherit_all(&mut self, caller: Caller, open: &[Open], is_new: bool) {
         let mut known = BTreeSet::new();
         for socket in open {
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    /// Ends what processes held that have died, or have closed it without a word.
+    /// Ends held connections whose process has died, or has closed them without a notification.
     pub(super) fn orphans(&mut self, known: &Known) -> Result<(), Ask> {
         let any = self.doubts.is_closed_unheard();
         let is_orphan = |connection: &Connection| {
@@ -135,7 +135,8 @@ impl World {
             let waits = sent || blind && self.doubts.is_copying();
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),
-                // Its process may have it still, and not let itself be looked at: its close, if it is told, is counted then.
+                // A process that cannot be looked at may still have it. If so, its own close will be reported and
+                // counted.
                 None if census.hidden && lives => self.release(cookie),
                 None if (census.hidden || self.doubts.is_opaque(inode)) && (shared || blind) && !waits => {
                     self.leave(cookie);

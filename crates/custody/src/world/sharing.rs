@@ -15,7 +15,7 @@ pub(super) enum Holder {
     Process(Pid),
     /// A process that cannot be looked at, perhaps.
     Unknown,
-    /// The child of a fork under way, perhaps, which cannot be seen yet.
+    /// Perhaps the child of a fork that is not over, which cannot be seen yet.
     Unborn,
     Nobody,
 }
@@ -42,7 +42,8 @@ impl World {
         Ok(())
     }
 
-    /// Has all fds looked at, which shows what is gone, before there are twice as many to remember as after the last look.
+    /// Asks for a census, which shows what is gone, before there are twice as many connections to remember as after the
+    /// last one.
     pub(super) fn make_room(&self, known: &Known) -> Result<(), Ask> {
         let is_full = self.remembered() >= self.room;
         if is_full && known.census.is_none() { Err(self.census_ask()) } else { Ok(()) }
@@ -157,7 +158,7 @@ impl World {
         if names.is_empty() { Ok(None) } else { Err(Ask::Which { inode, names }) }
     }
 
-    /// Whether nobody has a shared connection but by fds that are being closed, `name` among them.
+    /// Whether all fds of a shared connection are being closed, `name` among them.
     pub(super) fn is_last(
         &self,
         cookie: Cookie,

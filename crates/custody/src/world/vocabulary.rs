@@ -25,7 +25,7 @@ pub struct Tid(pub u32);
 /// An fd of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
-    /// Whose fd.
+    /// The process whose fd it is.
     pub pid: Pid,
     /// The fd.
     pub fd: i32,
@@ -90,7 +90,8 @@ pub enum Unseen {
 
 /// What happened, or is about to.
 ///
-/// A call is told before it is made; the driver lets it happen once [`World::next`](super::World::next) has nothing more to say.
+/// An event is reported before its call is made. The driver continues the call once [`World::next`](super::World::next)
+/// returns `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named for their types, and the variants say what they mean")]
 pub enum Event<'a> {
@@ -110,10 +111,11 @@ pub enum Event<'a> {
     Shutdown { seen: Seen, both: bool },
     /// The process does not let its fds be looked at (`ptrace(2)` access is refused), and does this.
     Hidden { pid: Pid, does: Unseen },
-    /// Calls were made that nobody was told of: somebody has answered in the driver's place. Told again while one of them may
-    /// not be over.
+    /// Calls were made without a notification, because somebody else has answered in the driver's place. Reported again
+    /// as long as one of them may not be over.
     Unheard,
-    /// All calls of which nobody was told are over, and after that nothing was in flight; this is open since.
+    /// All calls without a notification are over, and after that nothing was in flight. The census shows what is open
+    /// now.
     Heard(&'a Census),
     /// A connection was accepted in the program's place and given to it; the driver holds an fd of its own.
     Accepted { cookie: Cookie, inode: Inode, pid: Pid },

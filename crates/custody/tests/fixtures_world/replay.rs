@@ -14,7 +14,7 @@ struct KeptFd {
     cookie: u64,
     /// `None` for what was held since it was accepted.
     fd: Option<(Name, Inode)>,
-    /// That it is gone was told.
+    /// Its close was reported.
     closed: bool,
 }
 
@@ -113,7 +113,8 @@ impl Replay {
         }
     }
 
-    /// Nobody watched what only `World` keeps: it is closed when it is seen nowhere.
+    /// The recording does not show when an fd is closed that only `World` keeps. It counts as closed when it is seen
+    /// nowhere.
     fn see_what_is_closed(&mut self, at: usize, step: &Step) {
         let is_gone = |one: &KeptFd| {
             one.fd.is_some_and(|(name, inode)| {

@@ -54,10 +54,10 @@ impl Coverage {
         }
     }
 
-    /// The cells that no schedule has reached, and any could.
+    /// The combinations that no schedule has reached, although one could.
     ///
-    /// What concerns the whole process is noted for what is tracked. A fd is got where none is, so what is there then is
-    /// what a bare call has closed: that is rare, and counted where `rare` says so.
+    /// An event that concerns a whole process is counted for tracked fds only. A new fd is opened where there was none;
+    /// a table entry found there comes from a close by a bare system call, which is rare, and counted only if `rare`.
     pub(crate) fn empty(&self, rare: bool) -> Vec<String> {
         let mut empty = Vec::new();
         for kind in KINDS.into_iter().filter(|kind| !matches!(kind, Kind::Go | Kind::Peer | Kind::RawClone)) {

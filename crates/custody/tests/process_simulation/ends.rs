@@ -7,7 +7,7 @@ use super::kernel::{FDS, Fault, Fd, File, THREADS, World, pid};
 use super::ops::Op;
 
 impl World {
-    /// Where an `execve` is that has not begun: at 4 it has. Those who wait for it, wait to its end.
+    /// The state of a waiting `execve`: 4 once it has begun. Others wait until it has ended.
     pub(super) fn begins(&mut self, process: usize, begun: u8) -> u8 {
         if self.processes[process].table.begins() { 4 } else { begun.max(1) }
     }
@@ -15,23 +15,24 @@ impl World {
     pub(super) fn make_child(&mut self, parent: usize, child: usize) {
         let table = self.processes[parent].table.forked();
         let mut files = self.processes[parent].files;
-        // What no call had returned when the fork began, the child's program does not know.
+        // The child does not know a connection whose call had not returned when the fork began.
         for (fd, file) in files.iter_mut().enumerate() {
             let busy = self.processes[parent].is_busy(fd);
             if let File::Connection(fd) = file {
                 fd.known &= !busy;
-                // What another thread of the parent is about to close by an `execve`, the child has.
+                // The child still has an fd that another thread of the parent is about to close by an `execve`.
                 fd.closing = false;
             }
         }
-        // Who has an fd of what is passed on does not end it, nor say when it is gone.
+        // A process that has inherited an fd of a connection that was passed on does not end the connection, and does
+        // not report its own close.
         for fd in
             files.iter().filter_map(|file| if let File::Connection(fd) = file { Some(fd) } else { None })
         {
             self.connections[usize::from(fd.connection)].excused |= fd.given;
         }
-        // What it has by chance, from the middle of a call of another thread, or what its parent's table does not know, it
-        // cannot say that it has let go of.
+        // The child may have an fd by chance, because the fork came in the middle of another thread's call, or an fd
+        // that its parent's table does not know. It cannot report the close of such an fd.
         let parent_of = &self.processes[parent];
         let by_chance = |fd: &usize| {
             parent_of.is_busy(*fd) || !parent_of.table.is_tracked(*fd as i32) || parent_of.is_stale(*fd)
@@ -57,7 +58,8 @@ impl World {
         for fd in 0..FDS {
             let cookie = self.cookie(child, fd);
             let holds = self.processes[child].table.child_holds(fd as i32, cookie);
-            // As for the parent, not more, unless an `execve` has made the parent drop it; and not what is another's to end.
+            // The supervisor holds for the child what it holds for the parent, unless an `execve` has made the parent
+            // drop it. It does not hold connections that another process is to end.
             let held = self.processes[parent].table.entry(fd as i32).is_some_and(|entry| entry.held);
             let entry = self.processes[child].table.entry(fd as i32);
             let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
@@ -173,7 +175,7 @@ impl World {
         self.processes[process].table.goes_on();
     }
 
-    /// A successful `execve`: into a program without the library, which has what is not closed.
+    /// After a successful `execve` the process is a program without the library, with the fds that were not closed.
     fn becomes_another_program(&mut self, process: usize) {
         self.abandon(process);
         for fd in 0..FDS {

@@ -1,4 +1,4 @@
-//! What an event starts, where it can.
+//! What each event starts, if it is possible.
 
 use linger_custody::process::Phase;
 
@@ -8,7 +8,7 @@ use super::ops::{At, Got, Op};
 use super::schedule::{Event, Kind};
 
 impl World {
-    /// Does what an event says, where it can.
+    /// Carries out an event, if it is possible.
     pub(crate) fn happens(&mut self, event: Event, coverage: &mut Coverage) {
         let process = usize::from(event.process) % PROCESSES;
         self.events += 1;
@@ -26,11 +26,11 @@ impl World {
             }
             return;
         }
-        // What is announced, and closed before the `execve` fails, the supervisor has to the end of the process: no hook can
-        // make the two one.
+        // If a connection is announced, and closed before the `execve` fails, the supervisor keeps it to the end of the
+        // process: no hook can connect the two.
         let fails = |op: &Op| matches!(op, Op::Exec { fails: true, .. });
         let fails = self.processes[process].threads.iter().flatten().any(fails);
-        // But another `execve`, which waits.
+        // Another `execve` is allowed: it waits.
         let execs = matches!(event.kind, Kind::Exec | Kind::FailedExec);
         if self.processes[process].threads[thread].is_some() || fails && !execs {
             return;
@@ -57,7 +57,7 @@ impl World {
 
     /// Ends all calls, then all processes.
     pub(crate) fn finish(&mut self) {
-        // A thread may wait for another of its process.
+        // A thread may wait for another thread of its process.
         for thread in (0..THREADS).cycle().take(4 * THREADS) {
             (0..PROCESSES).for_each(|process| self.go(process, thread, u8::MAX));
         }
@@ -101,7 +101,7 @@ impl World {
                 let fd = self.processes[process].free_fd().filter(|_| self.accepted < CONNECTIONS)?;
                 let connection = self.accepted as u8;
                 self.accepted += 1;
-                // What is accepted beside an `execve`, no next program knows of.
+                // The next program does not know of a connection that was accepted beside an `execve`.
                 let file = Fd { cloexec: a & 3 != 0 || leaving, ..Fd::new(connection) };
                 self.processes[process].files[fd] = File::Connection(file);
                 let now = self.now_ms();
@@ -114,7 +114,8 @@ impl World {
             Kind::Receive => {
                 let fd = self.processes[process].free_fd()?;
                 let at = usize::from(a).checked_rem(self.in_flight.len())?;
-                // What others may have, too, is held and let go of by its cookie: not by two threads of a process at once.
+                // A connection that other processes may have, too, is held and released by its cookie. So two threads
+                // of a process must not do that at the same time.
                 let shut = self.connections[usize::from(self.in_flight[at])].shut;
                 let alone = self.processes[process].threads.iter().flatten().count() == 0;
                 if shut && !alone {
@@ -141,7 +142,7 @@ impl World {
                 None
             }
             Kind::Fork => {
-                // A child made while another thread exits has what was announced already.
+                // A child that is made while another thread exits has connections that were announced already.
                 let exits = |op: &Op| matches!(op, Op::Exit { .. });
                 if self.processes[process].threads.iter().flatten().any(exits) {
                     return None;
@@ -181,7 +182,7 @@ impl World {
         }
     }
 
-    /// A call in one piece.
+    /// Makes a call without interruption.
     fn whole(&mut self, process: usize, op: Op) -> Option<Op> {
         let mut next = Some(op);
         while let Some(op) = next {
@@ -196,15 +197,15 @@ impl World {
         }
     }
 
-    /// The program gives up what the coming exit or `execve` closes.
+    /// Notes that the program gives up the fds that the coming exit or `execve` closes.
     fn closing_all(&mut self, process: usize, all: bool) {
         for fd in 0..FDS {
             if self.processes[process].is_busy(fd) {
-                // What a thread does while another ends the process may come too late to be seen.
+                // What a thread does while another ends the process may come too late to be noticed.
                 self.excuse(process, fd);
             }
             if let Some(fd) = self.processes[process].fd_mut(fd) {
-                // What a call has not returned yet, no next program knows of.
+                // The next program does not know of an fd whose call has not returned yet.
                 fd.cloexec |= !fd.known;
                 fd.closing |= all || fd.cloexec;
             }
@@ -247,7 +248,7 @@ impl World {
                     other != process && (known.holds(connection) || known.waits(connection) || says)
                 };
                 let shared = (0..PROCESSES).any(elsewhere) && self.mode != Mode::PassedAndShared;
-                // What was shut down nobody half-closes wrongly, whoever has it.
+                // A connection that was shut down cannot be half-closed wrongly, whoever has it.
                 let shut = self.connections[usize::from(connection)].shut;
                 if given || shared && !shut || !alone {
                     return None;
@@ -255,7 +256,7 @@ impl World {
                 self.in_flight.push(connection);
                 let known = &mut self.connections[usize::from(connection)];
                 (known.sent, known.passed) = (true, true);
-                // It is the receiver's, whatever the sender has done.
+                // The connection is the receiver's, whatever the sender has done with it.
                 self.processes[process].handed &= !(1 << connection);
                 self.give(process, connection);
                 Some(Op::Give { fd: fd as u8 })
@@ -274,7 +275,7 @@ impl World {
                 self.born(child);
                 let made = &mut self.processes[child];
                 (made.alive, made.foreign, made.waiting) = (true, true, 0);
-                // As one that the kernel does not let others look at: it has changed its user.
+                // Like a process that has changed its user, whose fds the kernel does not show to others.
                 made.hidden = b & 1 != 0;
                 made.files = [File::Closed; FDS];
                 made.threads = [None; THREADS];
@@ -291,7 +292,7 @@ impl World {
                 fd_known.watched_by_both |= fd_known.watched == 3;
                 let table = &self.processes[process].table;
                 if !made && epoll == 0 {
-                    // One that is made and closed again and again takes one place.
+                    // One epoll that is made and closed again and again takes only one place.
                     (0..64).for_each(|_| table.made_epoll(19));
                     table.made_epoll(20);
                 }
@@ -299,7 +300,8 @@ impl World {
                 None
             }
             Kind::Again => {
-                // Only what is connected is got twice under one number, and nobody has passed it on or shut it down.
+                // Only a socket that is connected twice is got twice under one number, and only if nobody has passed it
+                // on or shut it down.
                 let entry = self.processes[process].table.entry(fd as i32);
                 let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
                 let stale = self.processes[process].is_stale(fd);
@@ -308,7 +310,7 @@ impl World {
                     Op::Get { fd: fd as u8, connection, noted: None, found: None, got: Got::Connected };
                 if ours && !given && !stale && alone && !self.processes[process].leaving {
                     self.connections[usize::from(connection)].passed = true;
-                    // A program does not exit in the middle of it.
+                    // A program does not exit in the middle of this call.
                     return self.whole(process, again);
                 }
                 None
@@ -321,7 +323,7 @@ impl World {
             }
             Kind::RawClose => {
                 self.excuse(process, fd);
-                // Another file may take the number, or another connection, which a bare call has copied there.
+                // Another file may get the number, or another connection, which a bare call has copied there.
                 let other = self.choose(process, b).filter(|other| *other != fd);
                 self.processes[process].files[fd] = match (b % 4, other) {
                     (0 | 1, _) | (2, None) => File::Closed,
@@ -337,7 +339,7 @@ impl World {
         }
     }
 
-    /// All fds that the process has of it are only closed from here on.
+    /// From here on the process only closes all its fds of this connection.
     fn give(&mut self, process: usize, connection: u8) {
         for fd in 0..FDS {
             if let Some(known) = self.processes[process].fd_mut(fd)

@@ -16,39 +16,39 @@ pub(crate) const PROCESSES: usize = 6;
 pub(crate) const THREADS: usize = 2;
 pub(crate) const CONNECTIONS: usize = 24;
 
-/// A process's pid, of the greatest that there are. One is greater than Linux gives (`PID_MAX_LIMIT`), and than an origin
-/// can say.
+/// The pid of a simulated process: among the largest possible. One is larger than any of Linux (`PID_MAX_LIMIT`), and
+/// than an origin can store.
 pub(crate) const fn pid(process: usize) -> i32 {
     if process == 2 { 1 << 22 } else { (1 << 22) - 1 - process as i32 }
 }
 
-/// Whether an origin can name a process.
+/// Whether an origin can store the pid of a process.
 pub(crate) const fn has_name(process: usize) -> bool {
     pid(process) < 1 << 22
 }
 
-/// The machine has run for 139 years: the last milliseconds that an origin can say.
+/// The last milliseconds that an origin can store: the machine has run for 139 years.
 const START_MS: u64 = (1 << 42) - 100;
 
-/// The cookie of whatever is no connection.
+/// The cookie of every file that is no connection.
 const OTHER: u64 = u64::MAX;
 
 /// What must never happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// A connection was half-closed that the program still has.
+    /// A connection was half-closed although the program still has it.
     HalfClosed,
     /// A last close ended a connection twice.
     EndedTwice,
-    /// A last close ended a connection not at all.
+    /// A last close did not end a connection.
     NotEnded,
-    /// The supervisor was told to end what it does not hold.
+    /// The supervisor was told to end a connection that it does not hold.
     Missing,
-    /// The supervisor holds what the process has let go of.
+    /// The supervisor still holds a connection that the process has closed.
     Leaked,
-    /// An epoll goes on to report a connection that was handed over.
+    /// An epoll still reports a connection that was handed over.
     Reported,
-    /// A close loses what the peer sends, or keeps the program from losing what it wants to lose.
+    /// A close loses bytes that the peer sends, or prevents a reset that the program wants.
     Fate,
     /// A call waits for ever.
     Stuck,
@@ -56,16 +56,17 @@ pub(crate) enum Fault {
     Panicked,
     /// The counts do not add up.
     Counts,
-    /// The proof looks at a process that cannot have the connection, or does not see what it looks at.
+    /// The proof looks at a process that cannot have the connection, or misses an fd that the process has.
     Proof,
 }
 
-/// What no look at the fds of processes shows: a connection that is in flight. Each is a fault that the simulation must find.
+/// Connections in flight, which no look at the fds of processes shows. Each of these modes leads to a fault that the
+/// simulation must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// None of these.
+    /// No such connections.
     Seen,
-    /// A connection passed in a message that another process holds, too.
+    /// A connection is passed in a message while another process holds it, too.
     PassedAndShared,
 }
 
@@ -86,9 +87,9 @@ pub(crate) struct Fd {
     pub(crate) closing: bool,
     /// The program has passed it on, and only closes it.
     pub(crate) given: bool,
-    /// The epolls that watch it, of which the library has not seen the second being made.
+    /// The epolls that watch it. The library has not seen how the second one was made.
     pub(crate) watched: u8,
-    /// Both have: all that are known are gone through then.
+    /// Both epolls have watched it. Then all known epolls are searched.
     pub(crate) watched_by_both: bool,
 }
 
@@ -119,20 +120,20 @@ pub(crate) struct Connection {
     pub(crate) ends: i32,
     /// The supervisor ends it.
     pub(crate) supervised: bool,
-    /// Closes that lose nothing, for which the peer or the program had given a reason.
+    /// Closes that lose nothing: the peer or the program had given a reason for that.
     pub(crate) told: i32,
     /// It has had an fd beyond the table's end.
     pub(crate) beyond: bool,
-    /// Who has accepted it, and when.
+    /// Which process has accepted it, and when.
     pub(crate) acceptor: u8,
     pub(crate) accepted_ms: u64,
     /// A process that may have it does not let its fds be looked at.
     pub(crate) unproved: bool,
     /// It has been in a message.
     pub(crate) sent: bool,
-    /// It has been in a message, or was connected: nobody need know where it comes from.
+    /// It was in a message, or was connected by the program, so that its origin may be unknown.
     pub(crate) passed: bool,
-    /// Nobody need end it: its holder was killed, or it went to where no hook is.
+    /// Nobody has to end it: its holder was killed, or it is in a program without the library.
     pub(crate) excused: bool,
 }
 
@@ -146,20 +147,20 @@ pub(crate) struct Process {
     pub(crate) table: Table<TRACKED>,
     pub(crate) files: [File; FDS],
     pub(crate) threads: [Option<Op>; THREADS],
-    /// What the supervisor holds for this process, by connection.
+    /// The connections that the supervisor holds for this process.
     pub(crate) waiting: u32,
-    /// Where it says that these come from.
+    /// The origins that the process has reported for them.
     pub(crate) origins: [Origin; CONNECTIONS],
-    /// What the supervisor keeps since a message was lost.
+    /// The connections that the supervisor still holds because a message was lost.
     pub(crate) kept: u32,
-    /// What the process has handed over at a `shutdown`.
+    /// The connections that the process has handed over at a `shutdown`.
     pub(crate) handed: u32,
-    /// What it, or its parent before it was made, has received in a message.
+    /// The connections that it, or its parent before it was made, has received in a message.
     pub(crate) received: u32,
-    /// What it has counted as closed without a loss.
+    /// The connections that it has counted as closed without a loss.
     pub(crate) counted: u32,
     pub(crate) epolls: u8,
-    /// What the table was last told that an fd is: another connection than it is after a bare close.
+    /// The connection that the table was last told of for each fd. After a bare close the fd is another.
     pub(crate) told: [Option<u8>; FDS],
     /// An exit or a successful exec is under way.
     pub(crate) leaving: bool,
@@ -240,13 +241,13 @@ pub(crate) struct World {
     pub(crate) accepted: usize,
     pub(crate) in_flight: Vec<u8>,
     pub(crate) counts: [i64; Count::ALL],
-    /// What was let go of while another fd of it was being closed.
+    /// Connections that were nominated while another fd of them was being closed.
     pub(crate) nominated: Vec<Nominee>,
-    /// Half events that have passed: two are in one millisecond.
+    /// The number of half events so far; two fall into one millisecond.
     pub(crate) events: u64,
     /// The processes as the supervisor knows them.
     pub(crate) family: Relations,
-    /// Connections that the supervisor was to hold and does not.
+    /// Connections that the supervisor was to hold and did not take.
     pub(crate) refused: u32,
     /// The next message is lost.
     pub(crate) refuses: bool,
@@ -280,10 +281,10 @@ impl World {
         START_MS + self.events / 2
     }
 
-    /// A process has been made.
+    /// Notes that a process has been made.
     pub(crate) fn born(&mut self, process: usize) {
         self.processes[process].made_ms = self.now_ms();
-        // When it was made the supervisor may learn a moment after it has seen it.
+        // The supervisor may see a process a moment before it learns when the process was made.
         self.family.insert(Pid(pid(process) as u32), u64::MAX);
         self.family.insert(Pid(pid(process) as u32), self.now_ms());
     }
@@ -305,12 +306,12 @@ impl World {
         &mut self.connections[of as usize]
     }
 
-    /// Whether any process has it for its own use, or will get it.
+    /// Whether any process uses it, or will get it from a message.
     pub(crate) fn is_had(&self, connection: u8) -> bool {
         self.processes.iter().any(|process| process.has(connection)) || self.in_flight.contains(&connection)
     }
 
-    /// Calls that end with the process, half done: what they were about to end is ended by nobody.
+    /// Drops calls that end half-way with the process. Nobody ends the connections that they were about to end.
     pub(crate) fn abandon(&mut self, process: usize) {
         for thread in 0..THREADS {
             if let Some(op) = self.processes[process].threads[thread].take() {
@@ -337,7 +338,7 @@ impl World {
         self.hang_up(process);
     }
 
-    /// The signal that no hook sees. What the supervisor holds, it ends.
+    /// Kills the process, which no hook sees. The supervisor ends the connections that it holds.
     pub(crate) fn kill(&mut self, process: usize) {
         let idle = self.hold && self.processes[process].threads.iter().all(Option::is_none);
         let own = (0..CONNECTIONS as u8).filter(|connection| {
@@ -360,7 +361,7 @@ impl World {
         }
     }
 
-    /// Whatever holds between two calls.
+    /// Checks what must hold between any two calls.
     pub(crate) fn check(&mut self) {
         for nominee in std::mem::take(&mut self.nominated) {
             self.judge(nominee);
@@ -377,7 +378,7 @@ impl World {
         }
     }
 
-    /// Whatever holds when all processes have ended.
+    /// Checks what must hold when all processes have ended.
     pub(crate) fn check_end(&mut self) {
         self.check();
         for connection in 0..self.accepted {

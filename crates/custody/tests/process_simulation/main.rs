@@ -20,7 +20,7 @@ fn nothing_wrong_in_random_schedules() {
     assert_eq!(coverage.empty(false), Vec::<String>::new());
 }
 
-/// What is in flight nobody has: that the simulation finds it says that it looks.
+/// No process has a connection that is in flight. That the simulation finds this fault shows that it looks.
 #[test]
 fn faults_that_no_look_can_see_are_found() {
     let mode = Mode::PassedAndShared;

@@ -1,4 +1,4 @@
-//! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
+//! The calls of threads, each as the steps of the preloaded library and of the kernel, in their order.
 
 use linger_custody::process::{Close, Epolls, FoundAt, Last, Phase, Shutdown, Unhold};
 use linger_custody::{Count, Origin, Rights, Socket};
@@ -7,7 +7,7 @@ use super::kernel::{Connection, FDS, Fault, Fd, File, World, pid};
 use super::sockets::control;
 use super::supervisor::Nominee;
 
-/// Where a close is.
+/// How far a close has come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum At {
     /// Asks the kernel for the cookie.
@@ -16,7 +16,7 @@ pub(crate) enum At {
     Ask(Option<u64>),
     /// Asks the socket.
     Settle(Last),
-    /// Nominates; whether it had unread bytes.
+    /// Nominates the connection; the flag says whether it had unread bytes.
     Send(Last, bool),
     /// The close itself. The supervisor may have the connection; what was nominated is judged after it.
     Real { handed: bool, nominated: Option<Nominee> },
@@ -33,7 +33,7 @@ pub(crate) enum Got {
 /// A call under way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Op {
-    /// `then` is what takes the fd's place.
+    /// `then` is the file that takes the fd's place.
     Close {
         fd: u8,
         at: At,
@@ -43,9 +43,9 @@ pub(crate) enum Op {
     Get {
         fd: u8,
         connection: u8,
-        /// Where it comes from, and whether the supervisor holds it.
+        /// Its origin, and whether the supervisor holds it.
         noted: Option<(Origin, bool)>,
-        /// Where the table has it already.
+        /// Where the table had it before.
         found: Option<Option<FoundAt>>,
         got: Got,
     },
@@ -63,11 +63,11 @@ pub(crate) enum Op {
     Give {
         fd: u8,
     },
-    /// Gone through up to this fd.
+    /// All fds up to this one have been handled.
     Exit {
         fd: u8,
     },
-    /// Gone through up to this fd, twice; then the call.
+    /// All fds up to this one have been handled. There are two such rounds, and then the call.
     Exec {
         begun: u8,
         fd: u8,
@@ -98,7 +98,7 @@ impl Op {
         }
     }
 
-    /// A connection that may be in no table any more.
+    /// The connection of this call, which may no longer be in any table.
     pub(crate) fn connection(&self) -> Option<u8> {
         match *self {
             Self::Close { at: At::Settle(last) | At::Send(last, _), .. }
@@ -110,7 +110,7 @@ impl Op {
 }
 
 impl World {
-    /// Takes the next step of a thread; whether the call is over.
+    /// Takes the next step of a thread. Returns `None` once the call is over.
     pub(crate) fn step(&mut self, process: usize, op: Op) -> Option<Op> {
         match op {
             Op::Close { fd, at, then } => self.close(process, fd, at, then),
@@ -136,7 +136,7 @@ impl World {
             }
             Op::Shutdown { fd, asked, half_closed } => self.shutdown(process, fd, asked, half_closed),
             Op::Give { fd } => {
-                // No message has so many: what goes on for ever is wrong, and seen to be.
+                // No message has this many fds. An iteration without end would be a fault, and is seen here.
                 for passed in Rights::new(&control(fd)).take(2 * FDS) {
                     let unhold = self.processes[process].table.given_away(passed);
                     self.unhold(process, unhold);
@@ -207,14 +207,15 @@ impl World {
             table.accepted(fd, cookie, origin, held)
         };
         self.processes[process].counted &= !(1 << connection);
-        // What it has handed over and has still stays so, however it gets one more fd of it.
+        // A connection that the process has handed over, and still has, stays handed over, however it gets one more fd
+        // of it.
         let is_new = matches!(found, Some(None));
         self.processes[process].handed &= !(u32::from(is_new) << connection);
         self.unhold(process, unhold);
         self.processes[process].told[fd as usize] = Some(connection);
         if received {
             self.processes[process].received |= 1 << connection;
-            // What has come back is the process's own again, under all fds that are still in the table.
+            // A connection that has come back is the process's own again, under all fds that are still in the table.
             for fd in 0..FDS {
                 let tracked = self.processes[process].table.is_tracked(fd as i32)
                     && !self.processes[process].is_stale(fd);
@@ -231,7 +232,7 @@ impl World {
 
     pub(super) fn ask(&mut self, process: usize, fd: u8, cookie: Option<u64>) -> Close {
         let table = &self.processes[process].table;
-        // So in a child of `vfork`, which has other fds.
+        // Nothing is done in a child of `vfork`, which has other fds than the table says.
         if table.is_of(pid(process)) { table.close(fd.into(), cookie) } else { Close::Leave }
     }
 
@@ -243,7 +244,7 @@ impl World {
             At::Cookie => At::Ask(self.cookie(process, fd.into())),
             At::Ask(cookie) => match self.ask(process, fd, cookie) {
                 Close::Last(last) => {
-                    // What a `shutdown` has handed over, nobody lets go of once more.
+                    // A connection that a `shutdown` has handed over must not be nominated again.
                     if self.processes[process].handed & 1 << last.cookie != 0 {
                         self.fail(Fault::Fate);
                     }
@@ -341,7 +342,8 @@ impl World {
             let Connection { socket, supervised, beyond, .. } = *self.connection(cookie);
             match self.processes[process].table.shutdown(fd.into(), Some(cookie)) {
                 Shutdown::HandOver { cookie: known } => {
-                    // Not what is another's. What the supervisor has, another process may have shut down.
+                    // The connection must not be another process's. If the supervisor has it, another process may have
+                    // shut it down.
                     let done = self.processes[process].handed & 1 << cookie != 0;
                     if known != cookie || !ours || done {
                         self.fail(Fault::Fate);

@@ -1,9 +1,10 @@
-//! Random schedules of events, and what they make of a world: run, shrunk, and counted by kind and state.
+//! Random schedules of events, and what happens when they run: shrunk, and counted by kind and state.
 
 use super::coverage::Coverage;
 use super::kernel::{Fault, Mode, PROCESSES, World};
 
-/// What may happen. The numbers of an event choose among what there is, so that any part of a schedule is one.
+/// The kinds of event. The numbers of an event choose among the possibilities at that moment, so that any part of
+/// a schedule is a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Accept,
@@ -34,7 +35,7 @@ pub(crate) enum Kind {
     Peer,
     /// A process is made by a bare system call.
     RawClone,
-    /// Goes on with what a thread is in the middle of.
+    /// Continues a call that a thread is in.
     Go,
 }
 
@@ -62,7 +63,7 @@ pub(crate) const KINDS: [Kind; 21] = [
     Kind::Go,
 ];
 
-/// How often each is chosen, of all.
+/// How often each kind is chosen, relative to the sum.
 const WEIGHTS: [u32; 21] = [24, 10, 12, 6, 22, 6, 5, 2, 6, 14, 2, 3, 3, 2, 2, 4, 3, 4, 8, 2, 24];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ pub(crate) struct Event {
     pub(crate) process: u8,
     pub(crate) a: u8,
     pub(crate) b: u8,
-    /// Steps of the call before others go on; all but few are whole.
+    /// Steps of the call before other threads continue. Most calls are made whole.
     pub(crate) steps: u8,
 }
 
@@ -107,7 +108,7 @@ impl Schedule {
         into.hold = random.below(3) == 0;
         let processes = 2 + random.below(PROCESSES as u32 - 1) as u8;
         into.events.clear();
-        // In half of them some kinds are left out, so that the others meet more often.
+        // Half of the schedules leave some kinds out, so that the others occur together more often.
         let left_out = if random.below(2) == 0 { random.next() & random.next() } else { 0 };
         let weight = |kind: Kind, weight| {
             let always = matches!(kind, Kind::Accept | Kind::Close | Kind::Go);
@@ -134,7 +135,7 @@ impl Schedule {
         Self { mode: Mode::Seen, hold: false, events: Vec::new() }
     }
 
-    /// Runs it; the first fault.
+    /// Runs the schedule. Returns the first fault.
     pub(crate) fn run(&self, coverage: &mut Coverage) -> Option<Fault> {
         let run = std::panic::AssertUnwindSafe(|| self.run_through(coverage));
         std::panic::catch_unwind(run).unwrap_or(Some(Fault::Panicked))
@@ -153,7 +154,7 @@ impl Schedule {
         world.fault
     }
 
-    /// The least part of it that has the same fault, each event as simple as can be.
+    /// The smallest part of the schedule with the same fault, each event as simple as possible.
     pub(crate) fn shrunk(&self, fault: Fault) -> Self {
         let fails = |schedule: &Self| schedule.run(&mut Coverage::default()) == Some(fault);
         let mut least = self.clone();

@@ -25,7 +25,7 @@ use coverage::Coverage;
 use kernel::{Fault, Mode};
 use schedule::{Random, Schedule};
 
-/// A schedule that has a fault, and the same made small.
+/// A schedule that leads to a fault, and its shrunk form.
 pub(crate) struct Found {
     pub(crate) number: u64,
     pub(crate) fault: Fault,
@@ -52,7 +52,8 @@ pub(crate) fn simulate(
     found
 }
 
-/// A failed assertion is a fault like others: told once it is small, and by this thread alone.
+/// Silences panics while a schedule is run: a failed assertion is a fault like others, and is reported after
+/// shrinking.
 fn quiet(quiet: bool) {
     static INSTALLED: Once = Once::new();
     thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });

@@ -1,11 +1,12 @@
-//! What a socket says when its last fd is closed, and what a message carries.
+//! The state of a socket when its last fd is closed, and the control data of messages.
 
 use linger_custody::{Count, Fate, fate};
 
 use super::kernel::{Fault, World};
 
 impl World {
-    /// As the driver does, and says whether it was right: the number of unread bytes, or why a plain close loses nothing.
+    /// Decides as the driver does, and checks the decision. Returns the number of unread bytes, or why a plain close
+    /// loses nothing.
     pub(super) fn settle(&mut self, cookie: u64) -> Result<u32, Count> {
         let socket = self.connection(cookie).socket;
         let settled = match fate(&socket) {
@@ -41,7 +42,7 @@ pub(super) fn control(fd: u8) -> Vec<u8> {
         ints.iter().for_each(|int| bytes.extend(int.to_ne_bytes()));
         bytes.resize(bytes.len().next_multiple_of(size_of::<usize>()), 0);
     };
-    // The fds 0 to 7 are others' where they are not passed.
+    // The fds 0 to 7 belong to other files, unless they are passed.
     let strangers = [0, 1, 2, 3, 4, 5, 6, 7].map(|other| if other == i32::from(fd) { -1 } else { other });
     match fd % 4 {
         0 => put(SOL_SOCKET, SCM_RIGHTS, &[fd.into()]),

@@ -1,4 +1,4 @@
-//! The supervisor's side of the messages: what it holds, and whose connections it proves to be nobody's.
+//! The supervisor's side of the messages: which connections it holds, and which of them it proves to have no holder.
 
 use linger_custody::process::Last;
 use linger_custody::proof::{Heirs, Sight, Standing, judge};
@@ -7,7 +7,7 @@ use linger_custody::{Count, Origin};
 
 use super::kernel::{CONNECTIONS, FDS, Fault, File, PROCESSES, Process, World, has_name, pid};
 
-/// What a process has let go of.
+/// A connection that a process has nominated, because it has closed its last fd.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nominee {
     pub(crate) connection: u8,
@@ -16,20 +16,20 @@ pub(crate) struct Nominee {
     pub(crate) received: bool,
     pub(crate) by: usize,
     pub(crate) unread: bool,
-    /// By a close, and not by its end.
+    /// Whether by a close, and not by the end of the process.
     pub(crate) closed: bool,
 }
 
 impl World {
-    /// After the fd that was let go of was closed: ends the connection if it is proved that nobody has it. Who has it may be a
-    /// program that knows nothing of it.
+    /// Called after the nominated fd was closed. Ends the connection if it is proved that nobody has it. A holder may
+    /// be a program that knows nothing of the library.
     pub(crate) fn judge(&mut self, nominee: Nominee) {
         let Nominee { connection, unread, closed, .. } = nominee;
         let known = self.connections[usize::from(connection)];
         let elsewhere = known.supervised || self.processes.iter().any(|process| process.waits(connection));
         match if elsewhere { None } else { Some(self.standing(nominee)) } {
             None | Some(Standing::Held(_)) => {
-                // Who has passed it on does not say when it has closed its own.
+                // A process that has passed the connection on does not report its own close.
                 let given =
                     |process: &Process| process.fds().any(|fd| fd.connection == connection && fd.given);
                 self.connections[usize::from(connection)].excused |= self.processes.iter().any(given);
@@ -62,11 +62,11 @@ impl World {
         }
     }
 
-    /// What a look at those shows who may have it.
+    /// What a look at the possible holders shows.
     fn standing(&mut self, nominee: Nominee) -> Standing {
         let Nominee { connection, origin, received, by, .. } = nominee;
-        // Who has got it in a message cannot know who else has. Only what was shut down may be with another that had it before.
-        // After a bare close, nobody knows what came from where.
+        // A process that has got the connection from a message cannot know who else has it. After a bare close nobody
+        // knows the origin. Another process that had the connection before may have shut it down.
         let known = &self.connections[usize::from(connection)];
         if (received || known.sent && !known.shut) && !known.excused && origin != Origin::UNKNOWN {
             self.fail(Fault::Proof);
@@ -91,7 +91,7 @@ impl World {
         let mut seen = Vec::new();
         for whose in pids {
             let process = (0..PROCESSES).find(|at| is(*at, whose) && self.processes[*at].alive);
-            // It has ended, or there never was one.
+            // The process has ended, or there never was one.
             let Some(process) = process else {
                 self.fail(Fault::Proof);
                 continue;
@@ -112,8 +112,8 @@ impl World {
         judge(&seen, &closing)
     }
 
-    /// Whether a process can have inherited a connection: it was made when that had been accepted, or it has accepted it and
-    /// another lets go.
+    /// Whether a process can have inherited a connection: it was made after the accept, or it is the acceptor and
+    /// another process nominates.
     fn may_have(&self, connection: u8, heir: Pid, by: usize) -> bool {
         let known = &self.connections[usize::from(connection)];
         (0..PROCESSES).filter(|at| is(*at, heir)).any(|at| {
@@ -139,7 +139,7 @@ impl World {
         self.counts[count as usize] += number;
     }
 
-    /// A close that loses nothing is told by each process for itself, once.
+    /// Each process reports a close that loses nothing for itself, once.
     fn ended(&mut self, process: usize, connection: u64, reason: Count, number: i32) {
         let known = &mut self.connections[connection as usize];
         if reason == Count::Handed {
@@ -160,7 +160,8 @@ impl World {
 
     /// `Kind::Last`: the supervisor ends it when the process ends.
     pub(crate) fn send_last(&mut self, process: usize, fd: usize, last: &Last) -> bool {
-        // Another thread has put another connection there. The supervisor sees it by the socket's own cookie, and drops it.
+        // Another thread has put another connection at this fd. The supervisor sees that by the socket's cookie, and
+        // drops the fd.
         if self.cookie(process, fd) != Some(last.cookie) {
             return true;
         }
@@ -171,7 +172,7 @@ impl World {
         sent || last.held
     }
 
-    /// `Kind::Hold`: the supervisor ends it when the process ends, unless another holds it.
+    /// `MessageKind::Hold`: the supervisor ends it when the process ends, unless it holds it for another process.
     pub(crate) fn send_waiting(&mut self, process: usize, fd: usize, origin: Origin) -> bool {
         let Some(connection) = self.processes[process].fd(fd).map(|fd| fd.connection) else { return false };
         if std::mem::take(&mut self.refuses) {
@@ -200,7 +201,7 @@ impl World {
     /// `Kind::Close` or `Kind::Shutdown`, with an fd unless it is held.
     pub(crate) fn send_now(&mut self, process: usize, cookie: u64, held: bool) -> bool {
         if std::mem::take(&mut self.refuses) {
-            // What it holds it ends with the process.
+            // A connection that the supervisor holds is ended when the process ends.
             self.connection(cookie).excused |= held;
             self.processes[process].kept |= u32::from(held) << cookie;
             return false;
@@ -221,7 +222,7 @@ impl World {
         }
     }
 
-    /// The process is no more, or another program: what the supervisor has of it is judged.
+    /// The process has ended, or is another program. Judges the connections that the supervisor holds for it.
     pub(crate) fn hang_up(&mut self, process: usize) {
         let waiting = std::mem::take(&mut self.processes[process].waiting);
         for connection in (0..CONNECTIONS as u8).filter(|connection| waiting & 1 << connection != 0) {

@@ -44,7 +44,7 @@ const STATES: [State; 8] = [
     State::Ended,
 ];
 
-/// What cannot be, with the reason.
+/// The reason if an event cannot meet a state.
 fn cannot_be(event: &str, state: State) -> Option<&'static str> {
     match (event, state) {
         ("died" | "tick" | "hidden", _) => Some("concerns no single connection"),
@@ -58,7 +58,8 @@ fn cannot_be(event: &str, state: State) -> Option<&'static str> {
         ("closed" | "still open" | "lost", State::ShutDown | State::Ended) => {
             Some("a kept fd is one that is being closed")
         }
-        // What ended lately can be met again only where its fd was copied behind the supervisor's back.
+        // A connection that ended lately can be met again only if its fd was copied without the supervisor's
+        // knowledge.
         _ => None,
     }
 }
@@ -68,10 +69,11 @@ fn cannot_be(event: &str, state: State) -> Option<&'static str> {
 pub(crate) struct Coverage {
     met: BTreeMap<(&'static str, State), u64>,
     pub(crate) schedules: u64,
-    /// How many were too short to be counted.
+    /// How many schedules were too short to be counted.
     pub(crate) short: u64,
     pub(crate) events: u64,
-    /// Connections, and those that were excused: the program copied or sent them in a race with itself.
+    /// The number of connections, and of those that were excused, because the program copied or sent them in
+    /// a race with itself.
     connections: u64,
     raced: u64,
     pub(crate) fewest: Option<usize>,
@@ -93,7 +95,7 @@ impl Coverage {
         self.fewest = Some(self.fewest.map_or(outcome.events, |fewest| fewest.min(outcome.events)));
     }
 
-    /// What can be, and was never met.
+    /// The combinations that are possible and were never met.
     pub(crate) fn missing(&self) -> Vec<String> {
         let all = EVENTS.iter().flat_map(|event| STATES.iter().map(move |state| (*event, *state)));
         let missing = all.filter(|what| !self.met.contains_key(what) && cannot_be(what.0, what.1).is_none());

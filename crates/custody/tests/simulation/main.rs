@@ -12,10 +12,10 @@ mod schedule;
 use coverage::Coverage;
 use schedule::shrink::Shrunk;
 
-/// More, or fewer, with `LINGER_SCHEDULES`; only so many meet everything.
+/// `LINGER_SCHEDULES` sets another number. With fewer, some combinations may not occur.
 const SCHEDULES: u64 = 20_000;
 
-/// A fault is to be seen in fewer events than this; else some more are looked for.
+/// A fault should be shown in fewer events than this; otherwise some more faults are searched.
 const FEW: usize = 10;
 const FAULTS: usize = 60;
 
@@ -25,7 +25,7 @@ fn nothing_goes_wrong_in_random_schedules() {
     let mut coverage = Coverage::default();
     let mut least: Option<(u64, Shrunk)> = None;
     let mut faults = 0;
-    // A fault may be a panic, and is tried again and again.
+    // A fault may be a panic, which shrinking repeats many times.
     std::panic::set_hook(Box::new(|_| {}));
     for seed in 0..asked.unwrap_or(SCHEDULES) {
         let (hold, steps) = schedule::random(seed);
@@ -59,7 +59,7 @@ fn nothing_goes_wrong_in_random_schedules() {
     assert_eq!(coverage.missing(), Vec::<String>::new(), "what was never met: {coverage}");
 }
 
-/// A seed repeats, and what is printed of a fault is what happens.
+/// A seed gives the same schedule again, and the printed schedule gives the same fault.
 #[test]
 fn a_seed_repeats() {
     for seed in 0..50 {

@@ -1,4 +1,4 @@
-//! What a handler says, made into records, and how a request ends.
+//! Turns a handler's response into records, and decides which records end a request.
 
 use std::io::IoSlice;
 
@@ -29,17 +29,18 @@ pub enum Said {
 pub enum RequestEnd {
     /// The rest of the response, the end of STDOUT, END_REQUEST with the handler's status.
     Complete(u32),
-    /// Why, to the gateway's log; a `500`, END_REQUEST.
+    /// The reason for the gateway's log, a `500` response, END_REQUEST.
     Refused,
     /// END_REQUEST alone: the gateway wants no answer any more (specification section 5.4).
     Bare,
-    /// Why, to the gateway's log, and **no** END_REQUEST, so that nobody takes the part for the whole.
+    /// The reason for the gateway's log, and **no** END_REQUEST, so that nobody takes the part for the whole
+    /// response.
     Cut,
 }
 
 impl RequestEnd {
-    /// Decides by the handler's status (`None` if it failed), by what was already sent, and by whether the gateway
-    /// aborted the request.
+    /// Decides by the handler's status (`None` if it failed), by how much was already sent, and by whether the
+    /// gateway aborted the request.
     pub(super) fn of(status: Option<u32>, said: Said, aborted: bool) -> Self {
         match (status, said) {
             (_, Said::Torn) => Self::Cut,
@@ -95,7 +96,7 @@ pub enum Accepted<'a> {
 pub struct Answer {
     id: u16,
     said: Said,
-    /// Room for a header, then content.
+    /// Space for a record's header, then the content.
     gathered: Vec<u8>,
 }
 
@@ -150,7 +151,7 @@ impl Answer {
         self.gathered = emptied(buffer);
     }
 
-    /// Records that say something to the gateway's log.
+    /// The STDERR records with a message for the gateway's log.
     pub fn log(&self, message: &[u8]) -> Vec<u8> {
         let mut records = Vec::new();
         record::push_stream(&mut records, RecordType::Stderr, self.id, message);
@@ -159,7 +160,7 @@ impl Answer {
 
     /// The request's last records, to be sent in one write: nginx closes as soon as it has the empty STDOUT record.
     ///
-    /// `reason` is sent to the gateway's log if the verdict says so.
+    /// `reason` goes to the gateway's log, unless `verdict` is `Complete` or `Bare`.
     pub fn last(mut self, verdict: RequestEnd, reason: &str) -> Last {
         let verdict = if self.said == Said::Torn { RequestEnd::Cut } else { verdict };
         if let RequestEnd::Complete(status) = verdict {

@@ -1,13 +1,14 @@
-//! Bodies whose requests were answered before all of the body was read: how long, and for how many bytes, the rest is read.
+//! Drains bodies whose requests were answered before all of the body was read, and bounds the time and the bytes of
+//! that.
 //!
-//! `linger`'s machine decides it, as it decides the end of a connection. END_REQUEST stands for the half-close, the
-//! body's end for the end of the stream, and the machine's close for giving the connection up.
+//! `linger`'s machine makes the decisions, as it does for the close of a connection. Here END_REQUEST stands for the
+//! half-close, the body's end for the end of the stream, and the machine's close for giving the connection up.
 
 use std::time::{Duration, Instant};
 
 use linger::{Action, Event, Machine, Mode, Policy};
 
-/// How often to ask whether everything is acknowledged: as long as no FIN was sent, no event tells of it.
+/// How often to ask the kernel whether everything is acknowledged: before a FIN is sent, no event reports that.
 const ASK: Duration = Duration::from_millis(100);
 
 /// The drains of one connection.
@@ -22,13 +23,13 @@ pub(super) struct Drains {
 pub(super) enum Need {
     /// Nothing: there are no drains.
     Nothing,
-    /// To know how many bytes arrive until this time.
+    /// The number of bytes that arrive until this time.
     Wait(Instant),
-    /// To know how many bytes have arrived already.
+    /// The number of bytes that have arrived already.
     Look,
-    /// To know how many bytes are not acknowledged.
+    /// The number of bytes that are not acknowledged.
     Measure,
-    /// To end the connection, with the rest of the policy.
+    /// The end of the connection, within what is left of the policy.
     GiveUp(Policy),
 }
 
@@ -58,7 +59,7 @@ impl Drains {
         Self { policy, list: Vec::new() }
     }
 
-    /// Begins one: END_REQUEST of request `id` is about to be sent, and its body has not ended.
+    /// Begins a drain: END_REQUEST of request `id` is about to be sent, and the request's body has not ended.
     pub(super) fn begin(&mut self, id: u16, now: Instant) {
         debug_assert!(self.list.iter().all(|drain| drain.id != id), "request {id} is drained already");
         self.list.push(Drain {
@@ -72,14 +73,15 @@ impl Drains {
         });
     }
 
-    /// Notes that bytes of a body were dropped, before [`settle`](Self::settle).
+    /// Notes that bytes of a body were dropped. [`settle`](Self::settle) reports them to the drain's machine.
     pub(super) fn discarded(&mut self, id: u16, bytes: usize) {
         if let Some(drain) = self.list.iter_mut().find(|drain| drain.id == id) {
             drain.untold += bytes as u64;
         }
     }
 
-    /// The connection was read: forgets the drains that are over, and tells the others.
+    /// Called after the connection was read: forgets the drains that are over, and reports the dropped bytes to the
+    /// others.
     pub(super) fn settle(&mut self, is_draining: impl Fn(u16) -> bool, now: Instant) {
         self.list.retain(|drain| is_draining(drain.id));
         self.list.iter_mut().for_each(|drain| drain.settle(now));
@@ -91,7 +93,7 @@ impl Drains {
             match drain.asked {
                 Asked::Look => drain.machine.on(Event::Empty, now),
                 Asked::Wait(until) if now >= until => drain.machine.on(Event::Woken, now),
-                // Another's time has come.
+                // The time that has come is another drain's.
                 _ => continue,
             }
             drain.asked = Asked::Nothing;
@@ -116,7 +118,7 @@ impl Drains {
         self.list.is_empty()
     }
 
-    /// The connection ends in another way.
+    /// Forgets all drains, because the connection ends in another way.
     pub(super) fn clear(&mut self) {
         self.list.clear();
     }
@@ -135,7 +137,7 @@ struct Drain {
     is_unacknowledged: bool,
 }
 
-/// What the machine waits to be told.
+/// What the machine has asked for and not been told yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Nothing,
@@ -159,12 +161,13 @@ impl Drain {
     fn next(&mut self, policy: &Policy, now: Instant) -> Need {
         loop {
             let (asked, need) = match self.machine.next(now) {
-                // END_REQUEST says to the gateway what a FIN says to a peer.
+                // END_REQUEST has told the gateway that no more follows, as a FIN tells a peer. So there is nothing to
+                // shut down.
                 Action::HalfClose => {
                     self.machine.on(Event::HalfClosed, now);
                     continue;
                 }
-                // The close that follows asks about the peer.
+                // Whether the peer is alive is left to the lingering close of the connection.
                 Action::Inspect => {
                     self.machine.on(Event::NotInspected, now);
                     continue;

@@ -1,4 +1,5 @@
-//! The conversation alone: each rule with the case one field away that must come out otherwise, and a model.
+//! The conversation alone, without a driver: each rule with a case that differs in one field and must be decided
+//! differently, and a model.
 
 mod answers;
 mod bodies;
@@ -41,7 +42,7 @@ impl Talk {
         Self::with(bounds)
     }
 
-    /// The gateway says this.
+    /// The gateway sends these bytes.
     fn hear(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let before = bytes.len();

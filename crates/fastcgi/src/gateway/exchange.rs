@@ -1,4 +1,4 @@
-//! One request on its way and the response to it, both at once.
+//! Sends one request to an application, and receives the response at the same time.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -24,12 +24,12 @@ const MOST_STDERR: usize = 64 << 10;
 /// is reported **only after END_REQUEST**, everything else is an error that wraps [`Error`].
 #[derive(Debug)]
 pub struct GatewayResponse {
-    /// Gone once it is back in the pool.
+    /// `None` once the connection is back in the pool.
     socket: Option<Socket>,
     pool: Arc<Pool>,
     config: Config,
     body: Body,
-    /// How much of it has been made into records.
+    /// How much of the body has been made into records.
     body_at: usize,
     data: Option<Arc<[u8]>>,
     body_ended: bool,
@@ -82,13 +82,14 @@ impl GatewayResponse {
             end: None,
         };
         if let Body::Bytes(_) = response.body {
-            // From memory nothing can fail; a small request leaves in one segment.
+            // A body in memory cannot fail to be read. Because it is appended now, a small request leaves in one
+            // segment.
             let _ = response.append_body();
         }
         response
     }
 
-    /// Goes on until the response begins or ends.
+    /// Sends and receives until the response begins or ends.
     pub(super) fn begin(&mut self) -> Result<(), Error> {
         self.more().map(drop)
     }
@@ -167,7 +168,7 @@ impl GatewayResponse {
         Ok(true)
     }
 
-    /// The connection can serve again if both sides are done with this request.
+    /// Puts the connection back into the pool if both sides are done with this request.
     fn give_back(&mut self) {
         let sent = self.body_ended && self.out_at == self.out.len() && self.write_error.is_none();
         let in_step = self.config.trusting || (self.body_at == 0 && self.data.is_none());

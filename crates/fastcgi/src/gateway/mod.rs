@@ -61,7 +61,7 @@ impl Default for Config {
 /// A request body.
 #[non_exhaustive]
 pub enum Body {
-    /// Bytes in memory, which can be sent again. None, for no body.
+    /// Bytes in memory, which can be sent again. Empty for no body.
     Bytes(Arc<[u8]>),
     /// Read as the application takes it. A source that blocks delays the response too.
     Stream(Box<dyn Read + Send>),
@@ -260,7 +260,7 @@ impl Client {
             match again {
                 Some(again) if safe && retries > 0 => {
                     retries -= 1;
-                    // The others of its age have most likely ended with it.
+                    // The application has most likely closed the other idle connections, too.
                     self.pool.clear();
                     request = again;
                 }

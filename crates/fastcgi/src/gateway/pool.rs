@@ -23,7 +23,7 @@ impl Pool {
         Self { address, config, idle: Mutex::default() }
     }
 
-    /// A connection, and whether it has been used before, which `kept` allows.
+    /// Returns a connection, and whether it was used before. It is a new one unless `kept`.
     pub(super) fn take(&self, kept: bool) -> Result<(Socket, bool), Error> {
         while let Some((socket, since)) = self.idle().pop() {
             if !kept {

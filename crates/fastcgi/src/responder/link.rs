@@ -1,4 +1,5 @@
-//! One connection, shared by its requests. Drives the conversation on the threads of the requests that wait.
+//! One connection, shared by its requests. Handlers that wait for their body drive the conversation; if requests are
+//! multiplexed, the thread that reads the connection does.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,11 +17,12 @@ const BUFFER: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Link<W: ?Sized> {
     state: Mutex<Conversation>,
-    /// A stream got bytes or ended (for requests), or was read (for the thread that reads the connection).
+    /// Handlers wait here for bytes of a stream or its end, the reading thread for a handler's read.
     news: Condvar,
     reader: Mutex<Reader>,
     writing: Mutex<Output>,
-    /// Whether handlers have threads of their own, and another one reads.
+    /// Whether requests are multiplexed: handlers then have threads of their own, and only the connection's thread
+    /// reads.
     is_shared: bool,
     io_timeout: Duration,
     wire: W,
@@ -93,7 +95,7 @@ impl<W: Wire + ?Sized> Link<W> {
         self.wire.rest(until, stop)
     }
 
-    /// How the connection is to end though it could be kept.
+    /// How to end the connection if it is not kept.
     pub(super) fn end(&self) -> End {
         self.state().end()
     }
@@ -124,7 +126,7 @@ impl<W: Wire + ?Sized> Link<W> {
         }
     }
 
-    /// Writes all parts without a gap: no record of another request comes in between.
+    /// Writes all parts without a break: no record of another request comes in between.
     pub(super) fn write(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut output = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sending = output.begin(parts)?;
@@ -179,9 +181,9 @@ impl<W: Wire + ?Sized> Link<W> {
         }
     }
 
-    /// Takes one event, or receives once, waiting until then.
+    /// Takes one event, or receives once, waiting for input until `until`.
     fn advance(&self, until: Option<Instant>) {
-        // The bytes are there already more often than not.
+        // More often than not the bytes have arrived already.
         while !self.advance_with_what_is_there() {
             match self.wire.await_input(until) {
                 Ok(Awaited::Input) => continue,

@@ -1,4 +1,4 @@
-//! The driver on threads over a gateway in memory.
+//! Runs the driver on threads against a gateway in memory.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::panic::resume_unwind;
@@ -48,7 +48,7 @@ impl Wire for Arc<Gateway> {
     }
 }
 
-/// Holds a conversation on this thread and, if the handlers have threads, on theirs.
+/// Holds a conversation on this thread, and on the handlers' threads if they have threads of their own.
 pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &StopResponder) -> End {
     let config = Config { multiplex: gateway.script.multiplexed, ..Config::default() };
     let handler = |request: &mut Request, response: &mut Response| handle(gateway, request, response);
@@ -57,7 +57,7 @@ pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &StopResponder) -> End {
         .1
 }
 
-/// Does what its plan says, in blocking calls.
+/// A handler that does what the plan of its request says, in blocking calls.
 pub(crate) fn handle(gateway: &Gateway, request: &mut Request, response: &mut Response) -> io::Result<u32> {
     let index = gateway.start(request.params());
     let mut read = 0;
@@ -70,7 +70,8 @@ pub(crate) fn handle(gateway: &Gateway, request: &mut Request, response: &mut Re
     match done {
         Done::Status(status) => Ok(status),
         Done::Error => Err(io::Error::other(REASON)),
-        // Without the hook, which would print a hundred thousand of them.
+        // A panic that does not call the panic hook, which would print a message for each of a hundred
+        // thousand requests.
         Done::Panic => resume_unwind(Box::new(())),
     }
 }

@@ -85,7 +85,7 @@ impl Config {
     }
 }
 
-/// What answers requests.
+/// An application: answers requests.
 pub trait Handler: Send + Sync {
     /// Answers one request: reads what it wants of the body, and writes the response (a CGI header block first). Returns the
     /// application's exit status.
@@ -97,7 +97,8 @@ pub trait Handler: Send + Sync {
     /// refused. A request that the gateway has aborted is only ended.
     fn handle(&self, request: &mut Request, response: &mut Response) -> io::Result<u32>;
 
-    /// Hears how each connection ended, on the thread that ends them all: it should count or log, not block.
+    /// Called with the outcome of each closed connection. All closes share the calling thread, so count or log here,
+    /// and do not block.
     fn closed(&self, _connection: &Closed) {}
 }
 
@@ -188,7 +189,7 @@ impl Responder {
         Ok(address_of(&self.listener.local_addr()?))
     }
 
-    /// A way to end it from another thread or a signal handler's thread.
+    /// Returns a handle that stops the responder from another thread.
     pub fn stopper(&self) -> StopResponder {
         self.stop.clone()
     }

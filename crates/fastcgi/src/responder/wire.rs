@@ -13,13 +13,13 @@ use socket2::Socket;
 use super::StopResponder;
 use crate::socket;
 
-/// A connection that never waits, and ways to wait for it.
+/// A connection whose calls never wait, with calls that wait for it.
 pub(super) trait Wire: Debug + Send + Sync {
     /// Receives without waiting. Returns 0 at the end of the stream; `WouldBlock` if nothing has arrived.
     fn receive(&self, to: &mut [u8]) -> io::Result<usize>;
     /// Sends as much as the send buffer takes; `WouldBlock` if it is full.
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Waits until there may be something to receive, for a [wake](Self::wake), or until the time has come.
+    /// Waits until there may be something to receive, for a [wake](Self::wake), or until `until`.
     fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited>;
     /// Waits until the send buffer has room. Returns false if it had none for `patience`.
     fn await_room(&self, patience: Duration) -> io::Result<bool>;
@@ -59,7 +59,7 @@ impl SocketWire {
         self.socket
     }
 
-    /// Waits for the socket and for another descriptor; which of them has something to be read.
+    /// Waits for the socket and for another descriptor. Returns for each whether it is readable.
     fn await_either(&self, until: Option<Instant>, other: Option<&OwnedFd>) -> io::Result<(bool, bool)> {
         // If there is no other fd, the second entry watches nothing.
         let (other, interest) =
@@ -89,7 +89,7 @@ impl Wire for SocketWire {
     fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited> {
         let (input, woken) = self.await_either(until, self.wake.as_ref())?;
         if let Some(wake) = self.wake.as_ref().filter(|_| woken) {
-            // Only its being readable says something.
+            // Resets the counter, whose value does not matter.
             let _ = rustix::io::read(wake, &mut [0; 8]);
             return Ok(Awaited::Wake);
         }
@@ -119,7 +119,7 @@ impl Wire for SocketWire {
     }
 
     fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool {
-        // A request that came together with the end is still served.
+        // A request that arrives at the same time as the stop is still served.
         self.await_either(until, Some(stop.fd())).is_ok_and(|(input, _)| input)
     }
 }

@@ -16,7 +16,7 @@ use super::gate::Gate;
 use super::serve::{self, Surroundings};
 use super::{Config, Handler, StopResponder};
 
-/// Threads that stay when there is nothing to do.
+/// Threads that are kept when there is nothing to do.
 const SPARE: usize = 16;
 
 struct Pool<'a, H> {
@@ -74,7 +74,7 @@ fn work<'s, H: Handler + 'static>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_
             let started =
                 thread::Builder::new().name("fastcgi".into()).spawn_scoped(scope, || work(pool, scope));
             if started.is_err() {
-                // The next free thread accepts.
+                // No thread could be started. The next thread that becomes free accepts.
                 let mut count = lock(pool);
                 count.threads -= 1;
                 count.idle -= 1;

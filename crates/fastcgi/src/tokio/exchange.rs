@@ -38,7 +38,7 @@ impl Request {
         self.start.role
     }
 
-    /// The gateway's number for the request.
+    /// The gateway's id for the request.
     pub fn id(&self) -> u16 {
         self.start.id
     }
@@ -52,7 +52,7 @@ impl Request {
         poll_fn(|context| self.poll_chunk(context)).await
     }
 
-    /// As [`chunk`](Self::chunk), for a caller that polls.
+    /// Does what [`chunk`](Self::chunk) does, for a caller that polls.
     pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         self.desk.poll_piece(self.key, Which::Stdin, context)
     }
@@ -101,7 +101,7 @@ impl Drop for Response {
         if let Some((live, back)) = self.live.take()
             && let Err(live) = back.send(live)
         {
-            // The runtime has dropped the task that would end it.
+            // The task that would receive and end it no longer exists: the runtime has dropped it.
             live.abandon();
         }
     }
@@ -209,8 +209,8 @@ impl Live {
     }
 }
 
-/// Last records that are being sent. However that ends, by an error or a cancelled future among others, the conversation
-/// hears of it, and nothing of this request holds the connection then.
+/// Last records that are being sent. When the sending ends, also by an error or because its future is dropped, the
+/// conversation is told. Before that, this request gives up its share of the connection.
 struct Answering {
     desk: Arc<Desk>,
     out: Option<Arc<Out<dyn AsyncWire>>>,

@@ -1,4 +1,4 @@
-//! The driver on tokio over a gateway in memory.
+//! Runs the driver on tokio against a gateway in memory.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::panic::resume_unwind;
@@ -47,7 +47,7 @@ pub(crate) async fn converse(gateway: &Arc<Gateway>) -> End {
     super::converse(gateway.clone(), &config, &handler).await.expect("nobody keeps the connection").1
 }
 
-/// Does what its plan says, as a future.
+/// A handler that does what the plan of its request says, as a future.
 pub(crate) async fn handle(
     gateway: Arc<Gateway>,
     mut request: Request,
@@ -80,7 +80,7 @@ async fn act(
     request: &mut Request,
     response: &mut Response,
 ) -> io::Result<()> {
-    // Pieces come as they came; a part of one that was not asked for is left for the next act.
+    // A piece of the body may be longer than an act wants to read. The rest is left for the next act.
     let mut left = Bytes::new();
     let mut written = 0;
     for act in acts {

@@ -27,7 +27,8 @@ macro_rules! wire {
                     ready!(self.poll_read_ready(context))?;
                     let mut got = None;
                     let read = self.try_io(Interest::READABLE, || match socket::receive(self, to) {
-                        // It is all there was. Told so, the runtime does not ask again before the next event.
+                        // A short read: nothing more is there. `WouldBlock` makes the runtime wait for the
+                        // next event instead of reading again at once.
                         Ok(short @ 1..) if short < to.len() => {
                             got = Some(short);
                             Err(ErrorKind::WouldBlock.into())

@@ -104,7 +104,7 @@ where
     let (parts, body) = service.call(request).await.map_err(|error| failed(&error))?.into_parts();
     let mut head = format!("Status: {}\r\n", parts.status.as_str()).into_bytes();
     for (name, value) in &parts.headers {
-        // How the body is framed is between the gateway and its client.
+        // The gateway alone decides how the body is framed for its client.
         if name == http::header::TRANSFER_ENCODING || name == http::header::CONNECTION {
             continue;
         }
@@ -118,7 +118,7 @@ where
     let mut body = pin!(body);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| failed(&error))?;
-        // Trailers have no place in CGI.
+        // CGI has no trailers.
         if let Ok(mut data) = frame.into_data() {
             while data.has_remaining() {
                 let chunk = data.chunk();
@@ -163,7 +163,7 @@ fn translate(request: Request) -> Result<http::Request<Body>, String> {
         if value.is_empty() {
             continue;
         }
-        // A header that HTTP does not allow was none of the client's.
+        // HTTP allows no such header, so the client has not sent it.
         if let (Ok(name), Ok(value)) =
             (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
         {

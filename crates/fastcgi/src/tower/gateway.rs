@@ -223,7 +223,7 @@ where
     }
 }
 
-/// Gives whether the connection can serve again.
+/// Carries one request and its response over a connection. Returns whether the connection can be used again.
 async fn exchange<S, B>(stream: &mut S, config: &Config, head: Vec<u8>, body: B, tell: Told) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -271,7 +271,7 @@ where
                 Ok(Some(Reply::Stdout(bytes))) => {
                     received += bytes.len() as u64;
                     if !outbox.take(bytes).await {
-                        // Nobody listens any more.
+                        // The caller has dropped the response.
                         return false;
                     }
                 }
@@ -341,7 +341,7 @@ struct Outbox {
 }
 
 impl Outbox {
-    /// Hands some of STDOUT on; `false` when nobody wants it.
+    /// Passes bytes of STDOUT on. Returns false if the caller has dropped the response.
     async fn take(&mut self, bytes: &[u8]) -> bool {
         if let Some(body) = &self.body {
             return body.send(Ok(Bytes::copy_from_slice(bytes))).await.is_ok();

@@ -1,4 +1,4 @@
-//! FastCGI for whoever thinks in HTTP: an axum or tower application behind a FastCGI gateway, and a FastCGI
+//! FastCGI for HTTP programs: an axum or tower application behind a FastCGI gateway, and a FastCGI
 //! application as a `tower` service.
 
 mod application;

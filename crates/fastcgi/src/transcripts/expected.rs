@@ -1,11 +1,11 @@
-//! What must come of a conversation, by the specification alone, and what came.
+//! The expected result of a conversation, by the specification alone, and the result that came.
 
 use std::collections::BTreeMap;
 
 use super::plan::{Act, Done, Plan, REASON, Sent, pattern};
 
 impl Plan {
-    /// What must come of it when the gateway has sent this much.
+    /// The expected result of this request if the gateway has sent this much of it.
     pub(super) fn expect(&self, sent: &Sent) -> Expected {
         let mut expected = Expected::default();
         let mut failure = None;
@@ -53,7 +53,7 @@ impl Plan {
         let reason = failure.unwrap_or_default();
         match (failure, self.done) {
             (None, Done::Status(status)) => expected.end = Some((status, 0)),
-            // What an aborted request said before is all that is known of it.
+            // How much of its response an aborted request has sent before the abort is not known.
             _ if sent.aborted => {
                 expected.end = Some((1, 0));
                 expected.is_part = true;
@@ -78,7 +78,7 @@ const CLOSED: &str = "the gateway closed the connection before the request was c
 const REFUSAL: &[u8] =
     b"Status: 500\r\nContent-Type: text/plain\r\n\r\nThe application failed; its log says why.\n";
 
-/// What must come of a request.
+/// The expected result of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expected {
     pub(crate) stdout: Vec<u8>,
@@ -95,7 +95,7 @@ pub(crate) struct Expected {
     pub(crate) failure: Option<&'static str>,
 }
 
-/// What an application has said, request by request: raw bytes, and what they mean.
+/// What an application has sent for one request: the raw bytes, and what they mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transcript {
     pub(crate) raw: Vec<u8>,
@@ -131,7 +131,7 @@ pub(crate) fn transcripts(output: &[u8]) -> BTreeMap<u16, Transcript> {
     all
 }
 
-/// What a handler came to.
+/// What a handler has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) read: usize,

@@ -1,4 +1,4 @@
-//! A gateway in memory: it says what a script says, in pieces of any size, and keeps what it is told.
+//! A gateway in memory: it sends what a script says, in pieces of any size, and keeps what it receives.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -38,7 +38,7 @@ struct Pipe {
 }
 
 impl Gateway {
-    /// `salt` makes the pieces differ, not what they make.
+    /// `salt` changes how the bytes are cut into pieces, and not the bytes.
     pub(crate) fn new(script: Script, salt: u64) -> Arc<Self> {
         let pipe = Pipe {
             items: script.items.clone().into(),
@@ -66,7 +66,7 @@ impl Gateway {
         self.pipe.lock().unwrap()
     }
 
-    /// What was told to the gateway.
+    /// What the gateway has received.
     pub(crate) fn output(&self) -> Vec<u8> {
         self.pipe().output.clone()
     }
@@ -75,7 +75,7 @@ impl Gateway {
         self.seen.lock().unwrap().clone()
     }
 
-    /// `waker` is woken when there is something to receive, where there is not now.
+    /// Receives what the gateway has sent. If there is nothing now, `waker` is woken when there is.
     pub(crate) fn receive(&self, to: &mut [u8], waker: Option<&Waker>) -> io::Result<usize> {
         let mut pipe = self.pipe();
         let result = pipe.receive(to);
@@ -93,7 +93,8 @@ impl Gateway {
         sent.map_err(Into::into)
     }
 
-    /// Waits for something to receive; `None` when it was woken, or the time has come.
+    /// Waits until there is something to receive. Returns `Some(false)` if it was woken first, and `None` at
+    /// the time `until`.
     pub(crate) fn await_input(&self, until: Option<Instant>) -> Option<bool> {
         let mut pipe = self.pipe();
         loop {
@@ -141,7 +142,8 @@ impl Gateway {
         drop(self.all_started.wait_while(self.started.lock().unwrap(), |started| *started < most).unwrap());
     }
 
-    /// A handler has done what it does, and read so much of its body; this is how it is to end.
+    /// Notes that a handler is done, with how much of its body it has read. Returns how the handler is to
+    /// end.
     pub(crate) fn note(&self, index: usize, read: usize, acted: &io::Result<()>) -> Done {
         let done = self.script.plans[index].done;
         let failure = match (acted, done) {
@@ -194,7 +196,7 @@ impl Pipe {
         if self.is_gone {
             return Err(ErrorKind::BrokenPipe);
         }
-        // No room now and then; the next try finds some.
+        // Now and then there is no room. The next try finds some.
         self.is_full = !self.is_full && self.random.one_in(4);
         if self.is_full {
             return Err(ErrorKind::WouldBlock);

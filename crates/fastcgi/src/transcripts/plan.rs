@@ -50,14 +50,14 @@ pub(crate) enum Done {
     Panic,
 }
 
-/// What a failing handler says.
+/// The message of the error with which a handler fails.
 pub(crate) const REASON: &str = "no database";
 
 /// One request, as the gateway sends it and the application answers it.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) id: u16,
-    /// 1 to 3; [`UNKNOWN`] is refused.
+    /// 1 to 3; a request for [`UNKNOWN`] is refused.
     pub(super) role: u16,
     pub(super) keep_conn: bool,
     pub(super) body: Vec<usize>,
@@ -93,7 +93,8 @@ impl Plan {
             _ => Done::Status(random.below(3) as u32),
         };
         if aborted && !matches!(done, Done::Status(_)) {
-            // Whether it fails before or after the abort must not be a matter of time.
+            // A handler that fails reads the whole body first, so that it always fails after the abort.
+            // Otherwise the order would depend on timing.
             acts.insert(0, Act::ReadAll);
         }
         Self { id, role, keep_conn: only_good || !random.one_in(5), body, data, aborted, acts, done }
@@ -142,7 +143,7 @@ pub(super) struct Sent {
     pub(super) aborted: bool,
 }
 
-/// Lengths that cross what matters: nothing, a few bytes, what is gathered, what fits into a record.
+/// Lengths around the thresholds that matter: nothing, a few bytes, the gathered size, a record's size.
 fn length(random: &mut Random) -> usize {
     match random.below(200) {
         0 => 65_519 + random.below(16),
@@ -153,7 +154,7 @@ fn length(random: &mut Random) -> usize {
     }
 }
 
-/// Bytes by which a place in a stream can be told.
+/// Bytes that show their place in a stream.
 pub(crate) fn pattern(at: usize, length: usize) -> Vec<u8> {
     (at..at + length).map(|at| (at % 251) as u8).collect()
 }

@@ -1,18 +1,18 @@
-//! Random conversations, and what must come of them: written from the specification alone, with nothing of the crate.
+//! Random conversations and their expected results, written from the specification alone, without code of this crate.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::expected::{Expected, Seen, Transcript, transcripts};
 use super::plan::{Act, Plan, Random, Sent, UNKNOWN, record};
 
-/// How a gateway leaves.
+/// How a gateway leaves the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leaving {
     /// When everything was answered.
     Last,
-    /// It sends no more at some point, and reads on to the end.
+    /// It sends no more from some point on, and still reads to the end.
     HalfClosed,
-    /// It is gone for good when so many bytes have reached it.
+    /// It closes both directions after it has received this many bytes.
     Gone(usize),
 }
 
@@ -20,9 +20,9 @@ pub(crate) enum Leaving {
 #[derive(Clone)]
 pub(crate) enum Item {
     Bytes(Vec<u8>),
-    /// Nothing until so many END_REQUESTs have come.
+    /// Sends nothing until this many END_REQUESTs have come.
     Await(usize),
-    /// No more, ever.
+    /// Sends nothing any more.
     Close,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Script {
     pub(crate) plans: Vec<Plan>,
     pub(crate) items: Vec<Item>,
     pub(crate) leaving: Leaving,
-    /// What must come of each plan; `None` for one that does not begin.
+    /// The expected result of each plan; `None` for a request that does not begin.
     pub(crate) expected: Vec<Option<Expected>>,
 }
 
@@ -112,7 +112,7 @@ impl Script {
         self.plans.iter().zip(&self.expected).any(of)
     }
 
-    /// Each request after the end of the one before.
+    /// Sends each request after the end of the one before.
     fn in_turn(&self, random: &mut Random) -> Vec<Item> {
         let mut items = Vec::new();
         for (index, plan) in self.plans.iter().enumerate() {
@@ -136,12 +136,12 @@ impl Script {
         items
     }
 
-    /// All at once, in any order that keeps the order of each.
+    /// Sends all requests at once, in a random order that keeps the order within each request.
     fn at_once(&self, random: &mut Random) -> Vec<Item> {
         let queues = self.plans.iter().enumerate().map(|(index, plan)| plan.records(index));
         let mut queues: Vec<VecDeque<Vec<u8>>> = queues.collect();
         let mut bytes = Vec::new();
-        // What is refused, and what is unknown, is heard before the first request can end the connection.
+        // Refused requests and unknown records come first, before any request can end the connection.
         for (plan, queue) in self.plans.iter().zip(&mut queues).filter(|(plan, _)| !plan.is_served()) {
             debug_assert!(plan.role == UNKNOWN);
             bytes.extend(std::mem::take(queue).into_iter().flatten());
@@ -192,8 +192,8 @@ impl Script {
         }
     }
 
-    /// Takes out the requests whose parameters are cut: whether they are refused would be a matter of time where another
-    /// ends the connection.
+    /// Removes requests whose parameters are cut. Whether such a request is refused would depend on timing if another
+    /// request ends the connection.
     fn leave_out_half_begun(&mut self) {
         let sent = self.sent();
         let begun = |id: u16| self.plans.iter().zip(&sent).any(|(plan, sent)| plan.id == id && sent.begun);
@@ -227,7 +227,7 @@ impl Script {
                 names.insert(id, usize::from(index - b'0'));
             }
             if let (1, [_, 9, _, _, _, _, _, _]) = (*kind, content) {
-                // What is refused is refused at once.
+                // A refused request is refused at its BEGIN_REQUEST.
                 let refused =
                     |(plan, sent): &(&Plan, &mut Sent)| plan.id == id && !plan.is_served() && !sent.begun;
                 self.plans
@@ -255,7 +255,7 @@ impl Script {
         sent
     }
 
-    /// How many bytes are answered, about.
+    /// How many bytes are answered, roughly.
     fn answer_bytes(&self) -> usize {
         let written = |act: &Act| if let Act::Write(bytes) = act { *bytes } else { 30 };
         self.plans.iter().flat_map(|plan| &plan.acts).map(written).sum::<usize>() + 40
@@ -263,7 +263,7 @@ impl Script {
 }
 
 impl Script {
-    /// Checks what the gateway got, and what the handlers saw, against what must come.
+    /// Checks what the gateway received, and what the handlers saw, against the expected results.
     pub(crate) fn check(&self, output: &[u8], seen: &[Option<Seen>]) {
         let got = transcripts(output);
         let mut want: BTreeMap<u16, Transcript> = BTreeMap::new();

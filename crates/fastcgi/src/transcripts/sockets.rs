@@ -1,4 +1,4 @@
-//! A gateway on a real socket, in front of each driver.
+//! A gateway on a real socket, with each driver behind it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -23,7 +23,7 @@ pub(super) enum Place {
     Unix,
 }
 
-/// Says what the script says in pieces of any size, reads meanwhile, and gives what it was told.
+/// Sends what the script says in pieces of any size, receives at the same time, and returns what it received.
 fn talk(script: &Script, socket: &Socket, salt: u64) -> Vec<u8> {
     let told = (Mutex::new((0, false)), Condvar::new());
     let (ends, news) = &told;
@@ -49,7 +49,8 @@ fn talk(script: &Script, socket: &Socket, salt: u64) -> Vec<u8> {
                 Item::Close => socket.shutdown(Shutdown::Write),
             };
             if let Err(error) = said {
-                // The application ends a connection when it may; whether it may is for the transcript to say.
+                // The application has ended the connection. Whether it was allowed to is checked in the
+                // transcript.
                 assert!(
                     matches!(
                         error.kind(),
@@ -91,7 +92,7 @@ fn listen(script: &Script, mut socket: &Socket, told: impl Fn(usize)) -> Vec<u8>
             super::expected::transcripts(&output).values().map(|transcript| transcript.ends.len()).sum();
         told(ends);
     }
-    // Gone for good: what is unread makes the kernel reset.
+    // The gateway leaves for good: if it has unread bytes, its kernel resets.
     let _ = socket.shutdown(Shutdown::Both);
     output
 }
@@ -149,7 +150,7 @@ pub(super) fn with_threads(gateway: &Arc<Gateway>, place: Place) -> Vec<u8> {
     output
 }
 
-/// Gives one connection, then waits for ever.
+/// An acceptor that gives one connection, then waits for ever.
 struct Once<S>(Mutex<Option<S>>);
 
 impl<S: crate::tokio::GatewayStream> crate::tokio::Acceptor for Once<S> {
@@ -167,7 +168,7 @@ impl<S: crate::tokio::GatewayStream> crate::tokio::Acceptor for Once<S> {
 /// One conversation with [`crate::tokio::serve`].
 pub(super) fn with_tokio(gateway: &Arc<Gateway>, place: Place, runtime: &tokio::runtime::Runtime) -> Vec<u8> {
     let _inside = runtime.enter();
-    // Its other end is dropped with the last handler, and so with the connection.
+    // `alive` is dropped with the last handler, and so at the end of the connection.
     let (alive, over) = mpsc::channel::<()>();
     let handler = {
         let gateway = gateway.clone();

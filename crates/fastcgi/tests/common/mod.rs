@@ -1,4 +1,5 @@
-//! What the tests with foreign peers share: a responder, the wrong ones beside it, an HTTP client that counts.
+//! Shared by the tests with foreign peers: this crate's responder, responders that end in other ways, and an
+//! HTTP client that counts bytes.
 #![allow(dead_code)] // Each test binary uses its part.
 
 use std::io::{self, Read, Write};
@@ -15,8 +16,8 @@ use linger_fastcgi::{Address, Limits, Params, Request, Responder, Response, cgi}
 #[allow(unused_imports)] // As above.
 pub(crate) use linger_testing::servers::available;
 
-/// Body sizes that cross every threshold seen so far: nothing, less than a record's header, what 2014 failed
-/// with, more than a socket buffer, more than the largest receive window of a default kernel.
+/// Body sizes that cross every threshold seen so far: nothing, less than a record's header, the size of the
+/// failures of 2014, more than a socket buffer, more than the largest receive window of a default kernel.
 pub(crate) const SIZES: [usize; 5] = [0, 8, 67_000, 2 << 20, 8 << 20];
 
 /// How much of the body to read and how much to answer: HTTP headers of the tests, as CGI variables.
@@ -25,7 +26,7 @@ fn wanted(params: &Params) -> (u64, u64) {
     (number("HTTP_X_READ").unwrap_or(u64::MAX), number("HTTP_X_ANSWER").unwrap_or(0))
 }
 
-/// Reads and answers as told.
+/// Reads and answers as the headers say.
 pub(crate) fn sized(request: &mut Request, response: &mut Response) -> io::Result<u32> {
     let (read, answer) = wanted(request.params());
     io::copy(&mut request.take(read), &mut io::sink())?;
@@ -93,7 +94,7 @@ impl Ending {
         [Self::Close, Self::ShutWrite, Self::ShutBoth, Self::SoLinger, Self::DrainFirst, Self::DrainNoFin];
 }
 
-/// A responder that ends as told; it has nothing of the crate's own but the records.
+/// A responder that ends in the given way. It uses only this crate's records.
 pub(crate) struct Raw {
     pub(crate) address: SocketAddr,
     stopped: Arc<AtomicBool>,
@@ -138,8 +139,8 @@ fn raw_request(mut stream: TcpStream, ending: Ending) -> io::Result<()> {
     let mut buffer = [0; 4096];
     let mut read =
         |stream: &mut TcpStream, got: &mut u64, ended: &mut bool, request: &mut Option<(u64, u64)>| {
-            // As close to what was asked for as uWSGI gets, which reads record by record: the last eight bytes,
-            // the empty STDIN record, must not come along by chance.
+            // Come as close to the wanted number of bytes as uWSGI does, which reads record by record. The last
+            // eight bytes, the empty STDIN record, must not be read by chance.
             let near = request.is_some_and(|(wanted, _)| wanted.saturating_sub(*got) < 8192);
             let received = stream.read(if near { &mut buffer[..8] } else { &mut buffer })?;
             if received == 0 {
@@ -195,7 +196,7 @@ fn raw_request(mut stream: TcpStream, ending: Ending) -> io::Result<()> {
 /// What an HTTP client got.
 #[derive(Clone, Debug)]
 pub(crate) struct Got {
-    /// 0 where not even a status line came.
+    /// 0 if not even a status line came.
     pub(crate) status: u16,
     pub(crate) body: usize,
     pub(crate) error: Option<io::ErrorKind>,
@@ -208,7 +209,8 @@ impl Got {
     }
 }
 
-/// Posts `body` bytes and reads the answer to its end, both at once. HTTP/1.0: the end is the connection's.
+/// Posts `body` bytes and reads the answer to its end, both at once. In HTTP/1.0 the end of the connection is
+/// the end of the answer.
 pub(crate) fn post(server: SocketAddr, body: usize, read: Option<usize>, answer: usize) -> Got {
     let started = Instant::now();
     let mut head = format!(

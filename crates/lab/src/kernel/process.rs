@@ -34,7 +34,7 @@ pub(crate) fn serve_and_exit(
         0 => child([wait.as_fd(), connection.as_fd(), tell.as_fd()], consume, response),
         pid => {
             drop((wait, tell, connection));
-            // The end of this pipe is the sign to begin.
+            // The child begins when this end of the pipe is closed.
             drop(go);
             match rustix::process::Pid::from_raw(pid) {
                 Some(pid) => Ok(WorkerProcess { pid, wrote }),
@@ -148,10 +148,12 @@ fn enclose() -> io::Result<()> {
 /// Waits for one child, reaping all others, and exits with its status.
 fn stand_by(child: libc::pid_t) -> ! {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
-        // SAFETY: ignoring a signal installs no handler. Whom it concerns is the command.
+        // SAFETY: ignoring a signal installs no handler. The command, in the same process group, gets the signal
+        // itself.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // SAFETY: nothing in this process uses an fd any more; the one that tells of a failed exec must go.
+    // SAFETY: nothing in this process uses an fd any more. The one by which `spawn` hears of a failed exec must be
+    // closed, for `spawn` waits for its end.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     loop {
         let mut status = 0;

@@ -109,7 +109,7 @@ pub(crate) fn serve(kind: &str) {
     println!("{}", snapshot.undelivered);
 }
 
-/// Such a process.
+/// A server process that [`serve`] runs in.
 struct Process {
     child: Child,
     output: BufReader<ChildStdout>,
@@ -142,7 +142,7 @@ impl Process {
         Some(Run { per_second: wrk.per_second, cpu, errors: wrk.errors })
     }
 
-    /// Ends the server; the answers that are not known to have arrived.
+    /// Ends the server. Returns the number of answers that are not known to have arrived.
     fn undelivered(mut self) -> u64 {
         drop(self.child.stdin.take());
         let undelivered = self.number();
@@ -171,7 +171,7 @@ fn beside_bare(kind: &str) {
     let (mut ratios, mut cpu, mut errors) = (Vec::new(), Vec::new(), 0.0);
     let mut rates = [Vec::new(), Vec::new()];
     for pair in 0..=PAIRS {
-        // Each goes first every other time.
+        // Each of them goes first every other time.
         let order = if pair % 2 == 0 { [&bare, &mine] } else { [&mine, &bare] };
         let (Some(first), Some(second)) = (order[0].measure(), order[1].measure()) else { return };
         let (without, with) = if pair % 2 == 0 { (first, second) } else { (second, first) };

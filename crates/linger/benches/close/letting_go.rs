@@ -1,4 +1,4 @@
-//! How long a peer that has everything, and keeps its socket open, holds the server's.
+//! How long a peer that has everything and keeps its socket open holds the server's socket.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -42,7 +42,7 @@ fn time_held(server: SocketAddr) -> f64 {
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     let port = client.local_addr().expect("connected").port();
     while server_holds(server.port(), port) && started.elapsed() < Duration::from_secs(60) {
-        // To within which it is told; only the server itself is told of its close.
+        // The precision of the result. No event tells anybody else of the server's close, so this polls.
         std::thread::sleep(Duration::from_millis(5));
     }
     started.elapsed().as_secs_f64()

@@ -64,7 +64,7 @@ fn start(
             println!("skipped: {name}: it does not listen on {address} after 10 s");
             return None;
         }
-        // Nobody outside a server is told that it listens.
+        // No event tells other processes that a server listens, so this polls.
         std::thread::sleep(Duration::from_millis(20));
     }
     Some(peer)

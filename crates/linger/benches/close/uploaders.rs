@@ -35,7 +35,7 @@ pub(crate) fn run() {
         let answered = Arc::new(AtomicUsize::new(0));
         let attack = attack(server.address, &stop, &answered);
         let present = until(&closer, |snapshot| snapshot.since(&before).handed_over >= UPLOADERS as u64);
-        // From here on it is uploads that nobody wants, and not the answers.
+        // All answers have been read: from here on there are only uploads that nobody wants.
         while answered.load(Ordering::Relaxed) < UPLOADERS * RESPONSE {
             // Seldom enough to be no load, and nothing is measured yet.
             std::thread::sleep(Duration::from_millis(1));
@@ -101,7 +101,7 @@ fn attack(
             let Ok((events, _)) = epoll::wait(&room, &mut events, Some(&soon)) else { continue };
             for event in events {
                 let mut peer = &peers[event.data.u64() as usize];
-                // Errors are what it deserves.
+                // An attacker's errors are ignored.
                 while let Ok(bytes @ 1..) = peer.read(&mut page) {
                     answered.fetch_add(bytes, Ordering::Relaxed);
                 }

@@ -148,7 +148,7 @@ fn tonic() {
     });
 }
 
-/// Else all of the above would show nothing.
+/// Otherwise the tests above would show nothing.
 #[test]
 fn without_a_door_answers_are_lost() {
     let runtime = Runtime::new().unwrap();

@@ -97,7 +97,7 @@ fn loom_the_earliest_time_wins() {
     });
 }
 
-/// A budget that is exceeded gives back whom the thread did not take: each socket is in one place.
+/// If the budget is exceeded, a socket that the thread has not taken is given back: each socket is in one place.
 #[test]
 fn loom_what_is_given_back_is_not_taken() {
     loom::model(|| {

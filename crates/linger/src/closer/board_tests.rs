@@ -179,7 +179,7 @@ fn what_is_published_adds_up() {
     report.done.record(&outcome(5));
     shared.publish(&mut report);
     assert_eq!((report.reported, report.done, report.acknowledged), (0, Snapshot::default(), 2));
-    // Published again, only the number that is none of a difference stays.
+    // When the report is published again, only `acknowledged` stays, because it is not a difference.
     shared.look(0, &mut report, &mut Work::new());
     let snapshot = shared.snapshot();
     assert_eq!((snapshot.handed_over, snapshot.lingering, snapshot.lingering_acknowledged), (3, 2, 2));
@@ -231,7 +231,7 @@ fn finish_tells_of_what_it_waited_for() {
         (summary.handed_over, summary.lingering, summary.ended.total(), summary.discarded),
         (1, 0, 1, 4)
     );
-    // Both orders are gone with those who gave them.
+    // Both orders are withdrawn when their callers return.
     let board = shared.lock();
     assert_eq!((board.finishing, board.orders.deadline), (0, None));
 }
@@ -241,7 +241,8 @@ fn finish_gives_up_a_second_after_its_deadline() {
     let shared = board(8);
     assert_eq!(shared.bring(1, false), None);
     let summary = shared.finish(Duration::ZERO);
-    // Nobody has ended it; that a second and no more has passed is the clock's word.
+    // Nobody has ended the socket, so `finish` returns a second after its deadline. The second is not
+    // asserted: it depends on the clock.
     assert_eq!((summary.handed_over, summary.lingering), (1, 1));
     assert!(shared.clock().now() >= 1_000_000_000);
     assert_eq!(shared.lock().orders.deadline, None, "its order is gone with it");

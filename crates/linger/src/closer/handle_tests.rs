@@ -123,7 +123,7 @@ fn a_child_has_no_closer_and_its_handle_says_nothing() {
     assert_eq!(said, Ok(String::new()));
 }
 
-/// A worker that its watcher forks: the child has no closer any more when the watcher returns.
+/// A watcher may fork a worker: when it returns in that child, the process no longer has the closer.
 #[test]
 fn after_a_watcher_the_process_may_be_another() {
     let shared = Arc::new(Shared::new(8).unwrap());

@@ -29,14 +29,14 @@ fn patient() -> Policy {
     Policy { idle: LONG, total: LONG, grace: LONG, ..Policy::default() }
 }
 
-/// Hands a stream over and waits for what it came to.
+/// Hands a stream over, and waits for its outcome.
 fn outcome(closer: &Closer, stream: impl Into<OwnedFd>, policy: &Policy) -> Outcome {
     let (tell, told) = mpsc::channel();
     closer.close_then(stream, policy, move |outcome| tell.send(outcome).unwrap());
     told.recv_timeout(LONG).unwrap()
 }
 
-/// Waits until the closer says so; a close is not handed over by its caller's return.
+/// Waits until the closer's counts are as wanted. A socket may be counted only after its caller has returned.
 fn until(closer: &Closer, what: impl Fn(&Snapshot) -> bool) -> Snapshot {
     let end = Instant::now() + LONG;
     loop {
@@ -217,7 +217,7 @@ fn finish_ends_everything_and_says_how() {
     assert_eq!(summary.undelivered, 1);
     assert_eq!(sends.read(&mut [0]).unwrap(), 0, "a clean end of stream");
     drop(unread);
-    // It can be used on, with the policy's own bounds.
+    // The closer can be used again, with the policy's own bounds.
     let (client, server) = pair();
     closer.close(server, &patient());
     until(&closer, |snapshot| snapshot.lingering == 1);

@@ -37,7 +37,7 @@ pub(super) struct Worker {
     wheel: Wheel,
     /// Sockets whose peers have acknowledged everything and are silent. They are evicted first.
     acknowledged: Ring<AGE>,
-    /// All others, the oldest first.
+    /// All others: those whose peers answer probes and read nothing, then the oldest first.
     pending: Ring<AGE>,
     peers: Peers,
     /// Sockets that have, or may have, something to read, in the order of their turns.
@@ -205,7 +205,7 @@ impl Worker {
                 return Err(error);
             }
         } else if !entry.core.is_sated() && !entry.core.end_of_stream() {
-            // What nobody reads any more would be reported for ever.
+            // Bytes that nobody reads any more would be reported for ever.
             self.reactor.again(socket, key)?;
         }
         // A later deadline is handled when the timer fires; an earlier one must be re-armed now.
@@ -214,11 +214,17 @@ impl Worker {
         // `idle`.
         let is_sated = entry.core.is_sated();
         let rearm = nearer || is_sated || entry.flags.has(Flags::FAR) || entry.slot == UNARMED;
+        let paused = entry.core.is_paused() && !entry.flags.has(Flags::ACKNOWLEDGED);
         if nearer {
             self.pending.remove(&mut self.slab, index);
             self.acknowledged.push_back(&mut self.slab, index);
             self.peers.prefer(&mut self.slab, index);
             self.report.acknowledged += 1;
+        }
+        if paused {
+            self.pending.remove(&mut self.slab, index);
+            self.pending.push_front(&mut self.slab, index);
+            self.peers.prefer(&mut self.slab, index);
         }
         if rearm {
             if let Some(entry) = self.slab.get(index) {

@@ -1,4 +1,4 @@
-//! What the events of the epoll lead to, and what it is told.
+//! What the epoll's events lead to, and which sockets are registered with it.
 
 use super::*;
 

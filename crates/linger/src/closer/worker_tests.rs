@@ -70,7 +70,7 @@ fn until<T>(worker: &mut Worker, what: impl Fn(&mut Worker) -> Option<T>) -> T {
     }
 }
 
-/// Serves events and timers until something was told.
+/// Serves events and timers until an outcome was reported.
 fn told(worker: &mut Worker, told: &Receiver<Outcome>) -> Outcome {
     until(worker, |_| match told.try_recv() {
         Ok(outcome) => Some(outcome),
@@ -106,13 +106,32 @@ fn an_acknowledged_socket_is_the_first_of_its_peers_to_go() {
     let _last = admit(&mut worker, server, &patient());
     assert_eq!(silent.try_recv().unwrap().ended, Ended::Evicted);
     assert_eq!(worker.report.acknowledged, 0);
-    // With none acknowledged the oldest goes.
+    // If no peer has acknowledged everything, the oldest socket goes.
     let (fifth, server) = stuffed();
     let _last = admit(&mut worker, server, &patient());
     assert_eq!(slow.try_recv().unwrap().ended, Ended::Evicted);
     assert!(also_slow.try_recv().is_err());
     assert_eq!(worker.slab.len(), 3);
     drop((unread, second, third, fourth, fifth));
+}
+
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: that a peer's kernel lives")]
+fn a_peer_that_answers_probes_and_reads_nothing_goes_before_older_ones() {
+    for per_peer in [None, Some(2)] {
+        let mut worker = worker(Budget { sockets: 2, sockets_per_peer: per_peer, ..Budget::default() });
+        let (first, server) = stuffed();
+        let old = admit(&mut worker, server, &patient());
+        let (second, server) = stuffed();
+        let short = Policy { idle: Duration::from_millis(100), ..patient() };
+        let paused = admit(&mut worker, server, &short);
+        until(&mut worker, |worker| worker.slab.get(1).unwrap().core.is_paused().then_some(()));
+        let (third, server) = stuffed();
+        let _last = admit(&mut worker, server, &patient());
+        assert_eq!(paused.try_recv().unwrap().ended, Ended::Evicted);
+        assert!(old.try_recv().is_err());
+        drop((first, second, third));
+    }
 }
 
 #[test]

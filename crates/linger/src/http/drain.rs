@@ -8,7 +8,7 @@ use bytes::Buf;
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Unread;
 
@@ -118,33 +118,40 @@ pub(super) enum HowDiscarded {
     Part,
 }
 
-/// Discards what has arrived of a body, and no more.
+/// Discards the part of a body that has arrived, or that arrives within a time.
 #[derive(Debug)]
 pub(super) struct Emptying<B> {
     body: B,
     left: u64,
+    /// The end of the time; `None` to discard only what has arrived.
+    until: Option<Pin<Box<Sleep>>>,
     /// The server has been given a turn to read the connection since the last byte.
     has_yielded: bool,
 }
 
 impl<B: Body + Unpin> Emptying<B> {
-    pub(super) fn new(body: B, bytes: u64) -> Self {
-        Self { body, left: bytes, has_yielded: false }
+    pub(super) fn new(body: B, unread: Unread) -> Self {
+        // Without a runtime there is no timer.
+        let waits = !unread.wait.is_zero() && Handle::try_current().is_ok();
+        let until = waits.then(|| Box::pin(sleep(unread.wait)));
+        Self { body, left: unread.keep, until, has_yielded: false }
     }
 
-    /// Discards what has arrived of the body. Returns [`HowDiscarded::Part`] when no more of it has arrived.
+    /// Discards the body. Returns [`HowDiscarded::Part`] if no more of it has arrived, or arrives in time.
     ///
     /// hyper's dispatcher reads the connection between two polls of its service, in the same task (`poll_loop`), but only
     /// after somebody has asked for a frame of the body. So if two polls in a row return no frame, none has arrived. No
     /// clock is needed for that.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<HowDiscarded> {
         let before = self.left;
-        match poll_discard(&mut self.body, &mut self.left, context) {
-            Poll::Ready(discarded) => return Poll::Ready(discarded),
-            Poll::Pending if self.has_yielded && self.left == before => {
-                return Poll::Ready(HowDiscarded::Part);
-            }
-            Poll::Pending => {}
+        if let Poll::Ready(discarded) = poll_discard(&mut self.body, &mut self.left, context) {
+            return Poll::Ready(discarded);
+        }
+        if let Some(until) = &mut self.until {
+            return until.as_mut().poll(context).map(|()| HowDiscarded::Part);
+        }
+        if self.has_yielded && self.left == before {
+            return Poll::Ready(HowDiscarded::Part);
         }
         self.has_yielded = true;
         context.waker().wake_by_ref();

@@ -87,7 +87,7 @@ impl<L, S, T> Serve<L, S, T> {
         self
     }
 
-    /// Does so by this about bodies that handlers leave unread, unless a response says something else.
+    /// Treats bodies that handlers leave unread by `unread`, unless a response has an `Unread` of its own.
     pub fn unread(self, unread: Unread) -> Self {
         Self { layer: self.layer.unread(unread), ..self }
     }
@@ -113,7 +113,7 @@ impl<L, S, T> Serve<L, S, T> {
 }
 
 impl<L, S> Serve<L, S> {
-    /// Serves above TLS: the handshake gets the lingering stream, and gives what HTTP is spoken on.
+    /// Serves above TLS: the handshake gets the lingering stream, and returns the stream on which HTTP is spoken.
     ///
     /// ```no_run
     /// # #[cfg(feature = "axum")]
@@ -180,7 +180,8 @@ where
 {
     /// Counts of the closes for which the stop has waited.
     ///
-    /// An error means that [`Closer::global`] could not make a closer; no connection has needed one in that case.
+    /// An error names the wrong field of a policy that cannot be (`InvalidInput`, before anything is accepted), or means that
+    /// [`Closer::global`] could not make a closer; no connection has needed one in that case.
     type Output = io::Result<Snapshot>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
@@ -230,7 +231,7 @@ async fn connection<I, A, S, T, R>(
         builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut serving = pin!(serving);
     let mut is_stopping = false;
-    // How a connection fails is its peer's to see; how it ends, the closer's to tell.
+    // An error of the connection is the peer's to see. How the connection ends is reported by the closer.
     let _ = poll_fn(|context| {
         // First, so that a request that is here is taken before the stop.
         let served = serving.as_mut().poll(context);
@@ -247,7 +248,7 @@ async fn connection<I, A, S, T, R>(
 /// The stop of the server, as one connection waits for it.
 struct Stopping<F> {
     until: F,
-    /// It has come: until when a connection may begin.
+    /// When the stop has come: until when a connection may still begin.
     told: Option<Instant>,
 }
 

@@ -15,7 +15,7 @@ use super::{Layer, ResponseBody, Unread, Upload};
 use crate::Policy;
 use crate::tokio::Connection;
 
-/// A service of tower or hyper whose unread bodies are seen to; made by [`Layer`].
+/// A service of tower or hyper that discards the rest of unread bodies; made by [`Layer`].
 #[derive(Clone, Debug)]
 pub struct Service<S> {
     service: S,
@@ -170,7 +170,7 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
             return ResponseStep::Send(sent(response));
         };
         if self.expects && !rest.was_polled {
-            // The client has not begun, and to read would tell it to.
+            // The client has not begun to send its body, and a read would ask for it.
             self.ends_with(&mut response, false);
             return ResponseStep::Send(sent(response));
         }
@@ -188,14 +188,18 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
         unread: Unread,
     ) -> ResponseStep<B, R> {
         let is_last = self.closes || says(response.headers(), &CONNECTION, "close");
-        if is_last || unread.keep == 0 || rest.body.size_hint().lower() > unread.keep {
+        // Even if the client closes, the response may have to wait for the body: the client may be a gateway that
+        // cannot pass an early answer on.
+        let is_in_vain = is_last && unread.wait.is_zero();
+        if is_in_vain || unread.keep == 0 || rest.body.size_hint().lower() > unread.keep {
             self.ends_with(&mut response, true);
             return ResponseStep::Send(sent(response));
         }
-        ResponseStep::Empty(response, Emptying::new(rest.body, unread.keep))
+        ResponseStep::Empty(response, Emptying::new(rest.body, unread))
     }
 
-    /// Says that the connection ends with this response, and to the stream, whether an upload is under way on it.
+    /// Announces that the connection ends with this response, and tells the stream whether an upload is under way
+    /// on it.
     fn ends_with<R>(&self, response: &mut Response<R>, is_uploading: bool) {
         if self.is_http2 {
             return;

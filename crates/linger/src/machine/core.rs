@@ -7,7 +7,7 @@ use super::{Action, Event};
 use crate::outcome::{Bound, Ended, Outcome};
 use crate::policy::{AtLimit, Mode, Policy, defaults};
 
-/// The machine without the width of an [`Instant`]: every time is in nanoseconds after an origin of the
+/// The machine without the width of an [`Instant`](std::time::Instant): every time is in nanoseconds after an origin of the
 /// driver's choice. The closer holds thousands of these.
 #[derive(Clone, Debug)]
 pub(crate) struct Core {
@@ -40,6 +40,8 @@ enum Look {
     LateAcknowledgement,
     /// The kernel has been asked about the peer.
     Inspected,
+    /// As `Inspected`: the peer's kernel answers, and its program has read nothing for the whole of `idle`.
+    Paused,
 }
 
 /// When the peer's end of the stream came, as far as the looks at the socket can tell.
@@ -209,7 +211,7 @@ impl Core {
         debug_assert!(until <= self.end_at(), "no wait goes past `total`");
         match self.look {
             _ if now < until => Wait::Until(until),
-            Look::Inspected => Wait::Over(self.at_patience()),
+            Look::Inspected | Look::Paused => Wait::Over(self.at_patience()),
             Look::InTime | Look::Late | Look::LateAcknowledgement => Wait::Inspect,
         }
     }
@@ -249,6 +251,11 @@ impl Core {
     /// Whether the peer has acknowledged everything, as far as is known.
     pub(crate) fn acknowledged(&self) -> bool {
         self.sent() == Sent::Acknowledged
+    }
+
+    /// Whether the last look has found that the peer's kernel answers and its program reads nothing.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.look == Look::Paused
     }
 
     pub(crate) fn half_closed(&self) -> bool {
@@ -354,10 +361,12 @@ impl Core {
         if data_segments > WHOLE_REQUEST && !self.is_sated() {
             self.grace = self.idle;
         }
-        if answers && !self.acknowledged() {
+        let is_spared = answers && !self.acknowledged();
+        if is_spared {
             self.progressed(now);
         }
-        self.look = Look::Inspected;
+        let has_read = self.look == Look::LateAcknowledgement;
+        self.look = if is_spared && !has_read { Look::Paused } else { Look::Inspected };
     }
 
     /// Dates a new acknowledgement, if it can be done without the kernel's help.

@@ -8,12 +8,13 @@ use crate::machine::Machine;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Milliseconds as the core counts time.
+/// Milliseconds in the core's unit of time.
 pub(super) fn ms(millis: u64) -> u64 {
     millis * NANOS
 }
 
-/// A core that has half-closed at 0, found nothing to read and, unless `None`, so many bytes unacknowledged.
+/// A core that has half-closed at 0, has found nothing to read and, unless `queue` is `None`, that many bytes
+/// unacknowledged.
 pub(super) fn draining(policy: &Policy, queue: Option<u64>) -> Core {
     let mut core = Core::new(policy, 0);
     core.on(Event::HalfClosed, 0);
@@ -29,7 +30,7 @@ pub(super) fn look_again(core: &mut Core, bytes: u64, fin: bool, now: u64) {
     core.on(Event::Unacknowledged { bytes, fin }, now);
 }
 
-/// What the close came to, where the kernel knows nothing of the peer.
+/// The outcome of the close, if the kernel knows nothing of the peer.
 #[track_caller]
 pub(super) fn ended(core: &mut Core, now: u64) -> Outcome {
     if core.next(now) == Action::Inspect {
@@ -59,7 +60,7 @@ fn the_shorter_of_grace_and_idle_bounds_a_silent_peer_that_has_everything() {
 #[test]
 fn each_bound_counts_from_its_own_event() {
     let policy = policy_of(100, 1_000, 50);
-    // One byte less is progress, none is not; nor is one more.
+    // One byte less is progress. The same number is none, and neither is one more.
     for (bytes, until) in [(8, 140), (9, 100), (10, 100)] {
         let mut core = draining(&policy, Some(9));
         look_again(&mut core, bytes, false, ms(40));
@@ -78,17 +79,17 @@ fn each_bound_counts_from_its_own_event() {
         look_again(&mut core, 9, false, ms(now));
         assert_eq!(core.next(ms(now)), Action::Wait { until: ms(until) });
     }
-    // So does a byte received.
+    // A byte received is progress, too.
     core.on(Event::Woken, ms(30));
     core.on(Event::Discarded(1), ms(30));
     look_again(&mut core, 9, false, ms(31));
     assert_eq!(core.next(ms(31)), Action::Wait { until: ms(130) });
-    // A clock that runs backwards takes nothing back.
+    // A clock that runs backwards makes no deadline earlier.
     core.on(Event::Woken, ms(20));
     core.on(Event::Discarded(1), ms(20));
     look_again(&mut core, 9, false, ms(31));
     assert_eq!(core.next(ms(31)), Action::Wait { until: ms(130) });
-    // `total` is the end of them all.
+    // `total` ends even a close with progress.
     core.on(Event::Discarded(1), ms(950));
     look_again(&mut core, 9, false, ms(951));
     assert_eq!(core.next(ms(951)), Action::Wait { until: ms(1_000) });
@@ -102,7 +103,7 @@ fn what_has_been_acknowledged_stays_so() {
         core.on(event, ms(10));
         core.on(Event::Empty, ms(10));
         assert!(core.acknowledged());
-        // And nobody asks again, or takes it for progress.
+        // The kernel is not asked again, and no further event counts as progress.
         assert_eq!(core.next(ms(10)), Action::Wait { until: ms(50) });
         core.on(Event::EndOfStream, ms(10));
         let outcome = ended(&mut core, ms(10));
@@ -130,7 +131,7 @@ fn the_end_of_the_stream_ends_it_unless_bytes_are_known_to_be_missing() {
         core.on(Event::Woken, ms(10));
         core.on(Event::EndOfStream, ms(10));
         assert!(core.end_of_stream());
-        // Whether it was asked before or not: the peer may have acknowledged together with its FIN.
+        // It is measured in any case: the peer may have acknowledged together with its FIN.
         assert_eq!(core.next(ms(10)), Action::Measure);
         core.on(answer, ms(10));
         match (core.next(ms(10)), wanted) {
@@ -167,7 +168,7 @@ fn at_the_end_of_time_the_last_bytes_are_asked_for() {
     core.on(Event::Unacknowledged { bytes: 4, fin: false }, ms(200));
     let outcome = ended(&mut core, ms(200));
     assert_eq!((outcome.ended, outcome.unacknowledged), (Ended::TimedOut(Bound::Total), Some(4)));
-    // A nanosecond before there is.
+    // A nanosecond earlier there is time.
     let mut core = draining(&policy, Some(9));
     core.on(Event::Woken, ms(200) - 1);
     assert_eq!(core.next(ms(200) - 1), Action::Discard { max: u64::MAX });
@@ -176,7 +177,7 @@ fn at_the_end_of_time_the_last_bytes_are_asked_for() {
 #[test]
 fn who_has_read_all_it_may_ends_by_its_limit() {
     let limited = |cap| Policy { max_discard: Some(cap), ..policy_of(100, 200, 50) };
-    // Everything is acknowledged: by patience, and by `total`.
+    // Everything is acknowledged: `patience` ends the close, and `total` does.
     for now in [100, 200] {
         for (cap, wanted) in [
             (8, Ended::Limit),
@@ -186,12 +187,12 @@ fn who_has_read_all_it_may_ends_by_its_limit() {
             core.on(Event::Discarded(8), 0);
             core.on(Event::Empty, 0);
             assert_eq!((core.is_sated(), core.discarded()), (cap == 8, 8));
-            // Of one that may still send it is known that it was sending.
+            // A peer that may still send is known to have been sending.
             assert_eq!(core.patience(), ms(if cap == 8 { 50 } else { 100 }));
             assert_eq!(ended(&mut core, ms(now)).ended, wanted);
         }
     }
-    // Something is not: silence proves nothing, `total` ends it.
+    // Something is not acknowledged: silence proves nothing, and only `total` ends the close.
     let mut core = draining(&limited(8), Some(1));
     core.on(Event::Discarded(8), 0);
     assert_eq!((core.patience(), core.end_at()), (ms(200), ms(200)));
@@ -251,7 +252,7 @@ fn every_early_end_is_asked_what_it_left_and_said_by_name() {
             let outcome = ended(&mut core, ms(2));
             assert_eq!((outcome.ended, outcome.unacknowledged), (wanted, if asks { Some(7) } else { known }));
             assert_eq!(outcome.elapsed, Duration::from_millis(2));
-            // It is over: nothing changes it, an eviction neither.
+            // The close is over: nothing changes the outcome, not even an eviction.
             core.evict();
             for late in [Event::Reset, Event::Woken, Event::HalfClosed, Event::Discarded(3)] {
                 core.on(late, ms(3));
@@ -260,12 +261,12 @@ fn every_early_end_is_asked_what_it_left_and_said_by_name() {
             assert!(!core.end_of_stream() && core.half_closed());
         }
     }
-    // What cannot be answered leaves what was known.
+    // If the kernel cannot answer, the last known number stays.
     let mut core = draining(&policy, Some(9));
     core.on(Event::Reset, 0);
     core.on(Event::Unknown, 0);
     assert_eq!(ended(&mut core, 0).unacknowledged, Some(9));
-    // What was acknowledged needs no question.
+    // If everything was acknowledged, the kernel is not asked.
     let mut core = draining(&policy, Some(0));
     core.on(Event::Reset, 0);
     assert_eq!(ended(&mut core, 0).unacknowledged, Some(0));
@@ -289,7 +290,7 @@ fn bounds_are_rounded_up_and_count_from_the_start() {
     assert_eq!(core.next(start + 1), Action::Wait { until: start + ms(2) });
     let outcome = ended(&mut core, start + ms(2));
     assert_eq!((outcome.ended, outcome.elapsed), (Ended::TimedOut(Bound::Idle), Duration::from_millis(2)));
-    // 49 days are the end of the scale.
+    // Bounds are cut at 49 days, the largest value that fits.
     let core = Core::new(&Policy { total: Duration::MAX, ..policy }, 0);
     assert_eq!(core.end_at(), ms(u64::from(u32::MAX)));
 }
@@ -298,7 +299,7 @@ fn bounds_are_rounded_up_and_count_from_the_start() {
 fn hurry_bounds_total_from_now_and_silence_from_the_last_progress() {
     let policy = policy_of(100, 1_000, 80);
     for (queue, idle, total, until) in [
-        // Of idle, grace and total the tightest counts, theirs or ours.
+        // The tightest of idle, grace and total counts, whether it is the policy's or the hurry's.
         (1, 70, 500, 70),
         (1, 500, 500, 100),
         (0, 500, 500, 80),
@@ -321,10 +322,10 @@ fn hurry_bounds_total_from_now_and_silence_from_the_last_progress() {
 fn without_lingering_silence_is_not_awaited_but_the_peer_may_have_closed() {
     let mut core = draining(&Policy::none(), Some(9));
     assert_eq!(ended(&mut core, 0).ended, Ended::Unwaited);
-    // With the time over, that is what ended it.
+    // If the time is over, that is what ended the close.
     let mut core = draining(&Policy { total: Duration::from_millis(5), ..Policy::none() }, Some(9));
     assert_eq!(ended(&mut core, ms(5)).ended, Ended::TimedOut(Bound::Total));
-    // One read that gave something is enough, one that gave nothing too; lingering reads on.
+    // One read is enough, whether or not it gave something. A lingering close reads on.
     for (policy, reads_on) in [(Policy::none(), false), (Policy::default(), true)] {
         let mut core = Core::new(&policy, 0);
         core.on(Event::HalfClosed, 0);

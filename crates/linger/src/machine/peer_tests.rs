@@ -1,4 +1,5 @@
-//! What the machine makes of the peer's signs of life, with what decides otherwise one step away from each.
+//! How the machine treats the peer's signs of life, each rule with a case that differs in one step and is
+//! decided otherwise.
 
 use super::tests::{draining, ended, look_again, ms, policy_of};
 use super::*;
@@ -13,7 +14,7 @@ struct Facts {
     data_segments: u32,
 }
 
-/// Of one that has answered everything a moment ago, over a path without length, after a request of one segment.
+/// A peer that has answered everything a moment ago, over a path without delay, after a request of one segment.
 const ALIVE: Facts = Facts {
     probes: 0,
     retransmits: 0,
@@ -22,7 +23,7 @@ const ALIVE: Facts = Facts {
     data_segments: 1,
 };
 
-/// Of one that answers no more.
+/// A peer that no longer answers.
 const GONE: Facts = Facts { probes: 2, ..ALIVE };
 
 impl Facts {
@@ -50,6 +51,7 @@ fn silence_ends_no_close_of_a_peer_whose_kernel_answers() {
         look_again(&mut core, 9, false, ms(100));
         assert_eq!(core.next(ms(100)), Action::Inspect);
         core.on(answer, ms(100));
+        assert_eq!(core.is_paused(), goes_on, "{probes} {retransmits}");
         if goes_on {
             assert_eq!(core.next(ms(100)), Action::Wait { until: ms(200) }, "{probes} {retransmits}");
         } else {
@@ -60,7 +62,7 @@ fn silence_ends_no_close_of_a_peer_whose_kernel_answers() {
             );
         }
     }
-    // It is asked each time anew, until `total` ends it; or the peer is gone by then.
+    // The kernel is asked again each time, until `total` ends the close, or until the peer is gone.
     for is_gone in [false, true] {
         let mut core = draining(&policy, Some(9));
         for (now, until) in [(100, 200), (200, 300), (300, 350)] {
@@ -78,18 +80,26 @@ fn silence_ends_no_close_of_a_peer_whose_kernel_answers() {
             assert_eq!(ended(&mut core, ms(350)).ended, Ended::TimedOut(Bound::Total));
         }
     }
-    // Also once the peer has closed its side and not acknowledged all.
+    // The same once the peer has closed its side and not acknowledged everything.
     let mut core = draining(&policy, Some(9));
     core.on(Event::EndOfStream, 0);
     core.on(Event::Unacknowledged { bytes: 9, fin: false }, 0);
     assert_eq!(core.next(ms(100)), Action::Inspect);
     core.on(ALIVE.event(), ms(100));
     assert_eq!(core.next(ms(100)), Action::Wait { until: ms(200) });
-    // One that has everything answers nothing any more: there is nothing to answer.
+    // A peer that has everything no longer answers, because there is nothing to answer.
     let mut core = draining(&policy, Some(0));
     assert_eq!(core.next(ms(50)), Action::Inspect);
     core.on(ALIVE.event(), ms(50));
+    assert!(!core.is_paused());
     assert_eq!(ended(&mut core, ms(50)).ended, Ended::Acknowledged);
+    // A peer that has read a part meanwhile is waited for, and does not count as paused.
+    let mut core = draining(&policy, Some(9));
+    look_again(&mut core, 8, false, ms(100));
+    assert_eq!(core.next(ms(100)), Action::Inspect);
+    core.on(ALIVE.event(), ms(100));
+    assert!(!core.is_paused());
+    assert_eq!(core.next(ms(100)), Action::Wait { until: ms(200) });
 }
 
 #[test]
@@ -99,7 +109,7 @@ fn a_late_acknowledgement_counts_from_when_it_came() {
     for (bytes, fin, answer, wanted) in [
         (8, false, came(30), Some(170)),
         (8, false, came(99), Some(101)),
-        // At the last progress, and before it.
+        // The answer came at the last progress, or before it.
         (8, false, came(100), None),
         (8, false, came(500), None),
         // Nothing new was acknowledged: an answer to a probe is no progress.
@@ -107,7 +117,7 @@ fn a_late_acknowledgement_counts_from_when_it_came() {
         // All of it: `grace` counts from then.
         (0, true, came(30), Some(120)),
         (0, true, came(50), None),
-        // The kernel cannot say: now.
+        // The kernel cannot say when: so it counts as now.
         (8, false, Event::NotInspected, Some(200)),
         (9, false, Event::NotInspected, None),
     ] {
@@ -121,11 +131,11 @@ fn a_late_acknowledgement_counts_from_when_it_came() {
             (action, _) => panic!("{bytes} {answer:?}: {action:?}"),
         }
     }
-    // In time it needs no inquiry.
+    // An acknowledgement in time needs no inquiry.
     let mut core = draining(&policy, Some(9));
     look_again(&mut core, 8, false, ms(99));
     assert_eq!(core.next(ms(99)), Action::Wait { until: ms(199) });
-    // The next look is another one.
+    // The next look starts anew.
     look_again(&mut core, 8, false, ms(199));
     assert_eq!(core.next(ms(199)), Action::Inspect);
 }
@@ -142,11 +152,11 @@ fn a_peer_that_was_still_sending_gets_idle_instead_of_grace() {
         }
         assert_eq!(core.next(ms(10)), Action::Wait { until: ms(until) });
     }
-    // A limit of bytes ends the reading, and with it all knowledge of what the peer sends.
+    // A limit of bytes ends the reading, and then nothing is known of what the peer sends.
     let mut core = draining(&Policy { max_discard: Some(1), ..policy }, Some(0));
     core.on(Event::Discarded(1), ms(10));
     assert_eq!(core.next(ms(10)), Action::Wait { until: ms(60) });
-    // A hurry holds for both.
+    // The bounds of a hurry apply to both.
     let mut core = draining(&policy, Some(0));
     core.on(Event::Discarded(1), 0);
     core.on(Event::Empty, 0);
@@ -173,7 +183,7 @@ fn a_peer_that_has_sent_more_than_one_segment_gets_idle_instead_of_grace() {
 
 #[test]
 fn who_sends_on_after_the_limit_gets_grace() {
-    // With a byte left to discard it gets idle.
+    // With a byte left to discard the peer gets `idle`.
     for (max_discard, until) in [(8, None), (9, Some(100))] {
         let policy = Policy { max_discard: Some(max_discard), ..policy_of(100, 1_000, 50) };
         let mut core = draining(&policy, Some(0));
@@ -212,7 +222,7 @@ fn grace_is_eight_round_trips_at_least_and_idle_at_most() {
             (action, _) => panic!("{round_trip}: {action:?}"),
         }
     }
-    // A hurry is not undone by it.
+    // The inquiry does not undo a hurry.
     let mut core = draining(&policy, Some(0));
     core.hurry(Duration::from_millis(20), Duration::from_millis(500), 0);
     core.on(Facts { round_trip: Duration::from_secs(1), ..ALIVE }.event(), ms(20));
@@ -243,7 +253,7 @@ fn who_closes_after_it_has_everything_is_told_from_who_closed_before() {
         let outcome = ended(&mut core, 0);
         assert_eq!((outcome.ended, outcome.closed_after), (Ended::PeerClosed, wanted), "{events:?}");
     }
-    // One that keeps its socket open has not closed.
+    // A peer that keeps its socket open has not closed.
     assert!(!ended(&mut draining(&policy, Some(0)), ms(50)).closed_after);
 }
 

@@ -88,7 +88,8 @@
 //! # `http::Unread`: 256 KiB, 256 MiB, 30 s, 1 s
 //!
 //! An unread body of up to 256 KiB that has arrived is discarded for the sake of its HTTP/1 connection: what Go's
-//! net/http reads. It waits for none of it: two turns of the server without a byte say that none is here.
+//! net/http reads. It waits for none of it: two turns of the server without a byte say that none is here. Behind a gateway
+//! that loses early answers, [`wait`](../../http/struct.Unread.html#structfield.wait) lets the response come after the upload.
 //!
 //! Over HTTP/2 a stream that is reset before its upload has ended is a lost response with some clients (curl 7.88: every
 //! third, none with the discarding). A client must read to get window updates, so that by the end of 256 MiB

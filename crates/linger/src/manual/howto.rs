@@ -6,7 +6,7 @@
 //! | an event loop, or threads that must not wait | a [`Closer`](crate::Closer); `closer.close(stream, &policy)` |
 //! | tokio, own protocol | [`linger::tokio::serve(listener, handler)`](../../tokio/index.html), or a `Lingering` stream around each accepted one |
 //! | axum, any tower service | `linger::http::serve(listener, app)` instead of `axum::serve(listener, app)` |
-//! | axum on `axum::serve` | `axum::serve(linger::axum::listen(listener, policy), app.layer(linger::http::layer()))` |
+//! | axum on `axum::serve` | `linger::axum::listen_until(listener, policy, sigterm)`, and `app.layer(linger::http::layer())` |
 //! | hyper, hyper-util | `linger::hyper::io(stream, policy)` instead of `TokioIo::new(stream)`, and `linger::http::layer()` around the service |
 //! | tonic | a `Lingering` stream in what `serve_with_incoming` gets (see the module `hyper`) |
 //! | TLS with threads | `linger::rustls::close(&mut connection, socket, &policy)` |
@@ -36,7 +36,9 @@
 //! The kernel closes every descriptor of a process that exits and lingers for none of them, and resets what is in the
 //! accept queue of a listener. So, when told to stop: take what is in the queue, stop accepting, let the handlers end,
 //! wait for the closer, exit. `linger::http::serve` and `linger::tokio::serve` do all of it in one call, within one
-//! deadline: `.stop_when(sigterm).within(deadline)`. Where they are not used, the last part is:
+//! deadline: `.stop_when(sigterm).within(deadline)`. `linger::axum::listen_until` and
+//! `linger::tokio::Listener::stop_when` accept the connections in the queue before another server stops. Where they are
+//! not used, the last part is:
 //!
 //! ```
 //! use std::time::Duration;
@@ -64,7 +66,8 @@
 //! # When descriptors run out
 //!
 //! A [`Budget`](crate::Budget) bounds what lingers, by default to half of the descriptors; above it the closer evicts,
-//! first those whose peers have everything. A server whose `accept` fails with `EMFILE` calls
+//! first those whose peers have everything, then those whose peers answer the kernel's probes and read nothing, then the
+//! oldest. A server whose `accept` fails with `EMFILE` calls
 //! [`Closer::evict`](crate::Closer::evict) and tries again; `linger::tokio::Listener`, and with it all that this crate
 //! accepts, does. [`linger::close`](crate::close) needs no descriptor of its own.
 //!

@@ -157,8 +157,8 @@ impl<S: Stream> Watching<S> {
                     // The runtime of this stream has ended, and this task is another's.
                     None => return Look::Give,
                 },
-                // What is acknowledged matters when the peer has closed, or to the closer. Most peers close next, so
-                // that it is asked once.
+                // While the peer has not closed, this task does not need to know what is acknowledged: it waits. Most peers
+                // close next, and then one question to the kernel is enough.
                 Action::Measure if is_empty && *lingers => {
                     *has_waited = true;
                     return Look::Wait;

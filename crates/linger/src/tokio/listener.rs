@@ -1,10 +1,12 @@
-//! Accepting connections that linger, also when descriptors run out, up to the last one in the accept queue.
+//! Accepting connections that linger, also when descriptors run out.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
+use super::last::{Source, Stop};
 use super::{Lingering, Stream};
 use crate::{Closer, Policy};
 
@@ -158,24 +160,58 @@ fn rest<C>(accept: impl Fn() -> io::Result<C>) -> Vec<C> {
 /// }
 /// # }
 /// ```
-#[derive(Debug)]
-pub struct Listener<L> {
-    listener: L,
+pub struct Listener<L: Accept> {
+    source: Source<L>,
     policy: Policy,
     closer: Option<Closer>,
+    stop: Option<Stop>,
     /// The last try has failed for want of descriptors or memory.
     lacks_room: bool,
+}
+
+impl<L: Accept> fmt::Debug for Listener<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { policy, lacks_room, .. } = self;
+        f.debug_struct("Listener")
+            .field("policy", policy)
+            .field("lacks_room", lacks_room)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<L: Accept> Listener<L> {
     /// Wraps a listener, so that every connection it accepts is ended by `policy`, on the global closer.
     pub fn new(listener: L, policy: Policy) -> Self {
-        Self { listener, policy, closer: None, lacks_room: false }
+        Self { source: Source::Open(listener), policy, closer: None, stop: None, lacks_room: false }
     }
 
     /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.
     pub fn with_closer(self, closer: &Closer) -> Self {
         Self { closer: Some(closer.clone()), ..self }
+    }
+
+    /// Makes this listener stop when `signal` is ready, for a server that would otherwise drop the listener together
+    /// with the connections in its accept queue. The second value is the signal to give to that server.
+    ///
+    /// After `signal` the listener is [closed](Accept::close). [`accept`](Self::accept) then returns the connections
+    /// that were in its queue, and no more. The second value is ready when each connection has been read from once or
+    /// dropped, at the latest a second after `signal`: a server that is told to stop earlier would drop connections
+    /// unread. Both values have to be polled, and need the runtime's timer.
+    ///
+    /// ```no_run
+    /// # async fn serve(listener: tokio::net::TcpListener, app: axum::Router, sigterm: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    /// let listener = linger::tokio::Listener::new(listener, linger::Policy::default());
+    /// let (listener, stopped) = listener.stop_when(sigterm);
+    /// # #[cfg(feature = "axum")]
+    /// axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn stop_when<F>(self, signal: F) -> (Self, impl Future<Output = ()> + Send + use<L, F>)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, stopped) = Stop::when(signal);
+        (Self { stop: Some(stop), ..self }, stopped)
     }
 
     /// Accepts one connection.
@@ -187,15 +223,22 @@ impl<L: Accept> Listener<L> {
         // Start the global closer while there are descriptors left: it needs two.
         let _ = self.closer();
         loop {
-            match self.listener.accept().await {
-                Ok((stream, address)) => {
+            match self.source.accept(self.stop.as_mut()).await {
+                Some(Ok((stream, address))) => {
                     self.lacks_room = false;
-                    return (lingering(stream, self.policy, self.closer.as_ref()), address);
+                    let stream = lingering(stream, self.policy, self.closer.as_ref());
+                    return (stream.holding(self.stop.as_ref().and_then(Stop::hold)), address);
                 }
-                Err(error) if concerns_one_connection(&error) => {}
-                Err(_) => {
+                Some(Err(error)) if concerns_one_connection(&error) => {}
+                Some(Err(_)) => {
                     self.lacks_room = true;
                     self.make_room().await;
+                }
+                None => {
+                    if self.lacks_room {
+                        self.make_room().await;
+                    }
+                    self.source.close();
                 }
             }
         }
@@ -204,9 +247,9 @@ impl<L: Accept> Listener<L> {
     /// Where it listens.
     ///
     /// # Errors
-    /// Returns the errors of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`, and `NotConnected` if it was told to stop and is closed.
     pub fn local_addr(&self) -> io::Result<L::Addr> {
-        self.listener.local_addr()
+        self.source.local_addr()
     }
 
     /// Closes the listener, and returns the connections that were still in its accept queue; see [`Accept::close`].
@@ -214,9 +257,13 @@ impl<L: Accept> Listener<L> {
         if self.lacks_room {
             self.make_room().await;
         }
-        let Self { listener, policy, closer, .. } = self;
-        let rest = listener.close().await.into_iter();
-        rest.map(|(stream, address)| (lingering(stream, policy, closer.as_ref()), address)).collect()
+        let Self { mut source, policy, closer, .. } = self;
+        source.close();
+        let mut rest = Vec::new();
+        while let Some((stream, address)) = source.rest().await {
+            rest.push((lingering(stream, policy, closer.as_ref()), address));
+        }
+        rest
     }
 
     async fn make_room(&mut self) {

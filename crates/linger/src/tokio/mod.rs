@@ -8,6 +8,7 @@
 
 mod connection;
 mod ending;
+mod last;
 mod listener;
 mod serve;
 
@@ -25,6 +26,7 @@ use tokio::net::UnixStream;
 
 pub use self::connection::Connection;
 use self::ending::LingeringClose;
+use self::last::Unread;
 pub use self::listener::{Accept, Listener};
 pub use self::serve::{Serve, StopNotice, serve};
 #[cfg(feature = "hyper")]
@@ -202,6 +204,8 @@ pub struct Lingering<S: Stream> {
     closer: Option<Closer>,
     /// Made when first asked for.
     connection: OnceLock<Connection>,
+    /// A stop of the listener waits for this stream's first byte.
+    unread: Option<Unread>,
 }
 
 impl<S: Stream> Lingering<S> {
@@ -213,7 +217,14 @@ impl<S: Stream> Lingering<S> {
             policy,
             closer: None,
             connection: OnceLock::new(),
+            unread: None,
         }
+    }
+
+    fn holding(self, unread: Option<Unread>) -> Self {
+        let mut this = self;
+        this.unread = unread;
+        this
     }
 
     /// Wraps a stream that `closer` is to end.
@@ -309,7 +320,9 @@ impl<S: Stream> AsyncRead for Lingering<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.pinned().poll_read(cx, buf)
+        let read = ready!(self.pinned().poll_read(cx, buf));
+        self.unread = None;
+        Poll::Ready(read)
     }
 }
 

@@ -75,7 +75,7 @@ const DEADLINE: Duration = Duration::from_secs(9);
 const LINGERING_SHARE: u32 = 5;
 
 /// How long a connection out of the accept queue, or a new one, may take for its first byte after a stop.
-const FIRST_BYTE: Duration = Duration::from_secs(1);
+pub(super) const FIRST_BYTE: Duration = Duration::from_secs(1);
 
 impl<L, H> fmt::Debug for Serve<L, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,7 +124,8 @@ where
 {
     /// Counts of the closes for which the stop has waited.
     ///
-    /// An error means that [`Closer::global`] could not make a closer; no connection has needed one in that case.
+    /// An error names the wrong field of a policy that cannot be (`InvalidInput`, before anything is accepted), or means that
+    /// [`Closer::global`] could not make a closer; no connection has needed one in that case.
     type Output = io::Result<Snapshot>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
@@ -140,6 +141,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let ServerLife { policy, closer, mut signal, deadline } = life;
+    policy.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let mut listener = Listener::new(listener, policy);
     if let Some(closer) = &closer {
         listener = listener.with_closer(closer);
@@ -148,7 +150,7 @@ where
     let stopped = StopNotice { time: stopped };
     let mut connections = Connections(JoinSet::new());
     while let Some((stream, address)) = next(&mut listener, &mut signal).await {
-        // Forgets those that have ended. Nobody is woken for each of them.
+        // Forgets the connections that have ended. No wake-up is needed for each of them.
         while connections.0.try_join_next().is_some() {}
         connections.0.spawn(handler(stream, address, stopped.clone()));
     }

@@ -56,12 +56,12 @@ pub(crate) struct Run<'a> {
     pub(crate) patience: f64,
 }
 
-/// How many of a run's requests came to the whole of their answers.
+/// How many of a run's requests got the whole of their answers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Whole {
     pub(crate) uploads: usize,
     pub(crate) next: usize,
-    /// What the client has said of the others.
+    /// What the client has printed about the others.
     pub(crate) complaints: Vec<String>,
 }
 

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -11,6 +12,7 @@ use axum::routing::{get, post};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use linger::http::Unread;
 use linger_testing::servers::{Launch, RunningServer, Unavailable, available, free_port, nginx, program};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -53,14 +55,24 @@ fn serve(runtime: &tokio::runtime::Runtime, kind: Kind, tls: Option<TlsAcceptor>
         match (kind, tls) {
             (Kind::Bare, None) => axum::serve(listener, app()).await.unwrap(),
             (Kind::Bare, Some(tls)) => bare_above_tls(listener, tls).await,
-            (Kind::Lingering, None) => _ = linger::http::serve(listener, app()).await.unwrap(),
-            (Kind::Lingering, Some(tls)) => {
-                let server = linger::http::serve(listener, app());
+            (Kind::Lingering | Kind::Waiting, None) => {
+                linger::http::serve(listener, app()).unread(unread(kind)).await.unwrap();
+            }
+            (Kind::Lingering | Kind::Waiting, Some(tls)) => {
+                let server = linger::http::serve(listener, app()).unread(unread(kind));
                 server.above(move |stream| tls.accept(stream)).await.unwrap();
             }
         }
     });
     address
+}
+
+fn unread(kind: Kind) -> Unread {
+    let mut unread = Unread::default();
+    if kind == Kind::Waiting {
+        (unread.keep, unread.wait) = (256 << 20, Duration::from_secs(30));
+    }
+    unread
 }
 
 async fn bare_above_tls(listener: tokio::net::TcpListener, tls: TlsAcceptor) {

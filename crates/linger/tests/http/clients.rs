@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
+use linger::http::Unread;
 use linger_testing::{Counters, sandboxed, skip};
 
 use crate::server::{Kind, Server};
-use crate::support::{RESPONSE, no_resets};
+use crate::support::{LONG, RESPONSE, no_resets};
 
 /// Rounds of a client: an upload that is refused, and the next request.
 const ROUNDS: usize = 60;
 
-/// What a client has said, each line with its count; `None` where the client is not there.
+/// The lines that a client has printed, each with its count; `None` if the client is not installed.
 fn said(program: &str, package: &str, arguments: &[String]) -> Option<BTreeMap<String, usize>> {
     let output = match Command::new(program).args(arguments).output() {
         Ok(output) => output,
@@ -34,8 +35,8 @@ fn script(name: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// With the layer all is right. With the close alone, the next request meets a connection that ends unannounced: else
-/// this would show nothing.
+/// With the layer all requests succeed. With the close alone the next request meets a connection that ends
+/// unannounced: otherwise the test would show nothing.
 fn next_requests(program: &str, package: &str, name: &str) {
     sandboxed(|| {
         let right = |kind| {
@@ -56,7 +57,7 @@ fn next_requests(program: &str, package: &str, name: &str) {
     });
 }
 
-/// What axum says to a body that is too large.
+/// The length of axum's answer to a body that is too large.
 const REFUSAL: usize = 56;
 
 #[test]
@@ -69,7 +70,7 @@ fn pythons_connection_gets_each_answer_and_each_next_one() {
     next_requests("python3", "python3", "pool.py");
 }
 
-/// hyper-util's pool, which is reqwest's: what it gets for an upload that is refused, and for a request after it that
+/// The results of reqwest, which uses hyper-util's pool: for an upload that is refused, and for a next request that
 /// is not sent twice.
 async fn pooled(server: &Server) -> [usize; 2] {
     use http_body_util::{BodyExt, Full};
@@ -118,8 +119,11 @@ fn curl_gets_each_early_answer_over_http_2() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![b'u'; 3_000_000]).unwrap();
         let body = format!("@{}", file.path().display());
+        // A machine so busy that curl has no turn for a second (`Unread::idle`) is not asked about here.
+        let mut unread = Unread::default();
+        unread.idle = LONG;
         let whole = |kind| {
-            let server = Server::start(kind);
+            let server = Server::with(kind, unread);
             let url = format!("http://{}/refused", server.address);
             let mut whole = 0;
             for _ in 0..UPLOADS {

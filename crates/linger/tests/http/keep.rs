@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use linger::Closer;
+use linger::http::Unread;
 use linger_testing::sandboxed;
 
 use crate::server::{Kind, Server};
@@ -40,7 +41,7 @@ impl Client {
         self.response_to(request.as_ref()).unwrap()
     }
 
-    /// The next response, or nothing where the connection has ended.
+    /// The next response; `None` if the connection has ended.
     fn response(&mut self) -> Option<Response> {
         self.response_to(b"")
     }
@@ -133,7 +134,8 @@ fn a_connection_is_kept_exactly_if_nothing_more_of_the_request_can_come() {
                 assert!(client.is_kept(), "{what}");
             } else {
                 assert!(client.is_ended(), "{what}");
-                // The bare server does not keep it either, whatever it says, but where the handler wants this.
+                // The bare server does not keep the connection either, whatever its response says, except where the
+                // handler wants this.
                 let mut client = Client::new(&bare);
                 client.ask(&request);
                 assert_eq!(client.is_kept(), what == UNKEPT, "{what}: bare is better");
@@ -193,12 +195,12 @@ fn kept_connections_are_the_same_ones() {
     });
 }
 
-/// A client that sends the head of an upload alone, pauses, then sends the body and only then reads: whether it could
-/// write all of it, and what it got.
+/// A client that sends only the head of an upload, pauses, then sends the body, and only then reads. Returns whether
+/// it could write all of it, and what it got.
 fn pauses_before_its_body(server: &Server, head: &str) -> (Result<(), ErrorKind>, Option<Vec<u8>>) {
     let mut client = Client::new(server);
     let mut wrote = client.stream.write_all(head.as_bytes());
-    // Longer than `grace`, shorter than `idle`; the client's own clock.
+    // Longer than `grace`, shorter than `idle`. The pause is what the client does, not a wait for the server.
     std::thread::sleep(Duration::from_millis(900));
     for _ in 0..8 {
         wrote = wrote.and_then(|()| client.stream.write_all(&[b'u'; 16 << 10]));
@@ -215,7 +217,7 @@ fn an_announced_upload_is_waited_for_as_long_as_idle() {
         let head = "POST /unread HTTP/1.1\r\nhost: t\r\ncontent-length: 131072\r\n\r\n";
         let server = Server::start(Kind::Serve);
         assert_eq!(pauses_before_its_body(&server, head), (Ok(()), Some(b"unread".to_vec())));
-        // Nobody has told the stream.
+        // Nobody has told the stream about the announced upload.
         let server = Server::start(Kind::Listen);
         assert!(pauses_before_its_body(&server, head).0.is_err());
         // Nothing is owed to one that asks for leave and does not wait for it.
@@ -240,5 +242,38 @@ fn a_response_says_how_its_connection_ends() {
             let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.ended.total() == ends);
             assert_eq!(snapshot.ended.aborted, 1, "{kind:?} {snapshot:?}");
         }
+    });
+}
+
+#[test]
+fn an_answer_waits_for_the_body_if_it_is_told_to() {
+    sandboxed(|| {
+        let mut unread = Unread::default();
+        unread.wait = LONG;
+        let server = Server::with(Kind::Serve, unread);
+        let mut client = Client::new(&server);
+        client.stream.write_all(&sized("/unread", 1000, 999)).unwrap();
+        // When this second client is served, the handler of the first has answered.
+        assert!(Client::new(&server).is_kept());
+        let response = client.ask("u");
+        assert!(!response.closes(), "{response:?}");
+        assert!(client.is_kept());
+
+        // The same if the client asks for the close: it may be a gateway.
+        let mut client = Client::new(&server);
+        let closing = "content-length: 1000\r\nconnection: close\r\n";
+        client.stream.write_all(&post("/unread", closing, &[b'u'; 999])).unwrap();
+        client.stream.write_all(b"u").unwrap();
+        assert_eq!(client.response().unwrap().body, b"unread");
+        assert!(client.is_ended());
+
+        // The response waits no longer than `wait`, and for no more than `keep` bytes.
+        unread.wait = Duration::from_millis(50);
+        let server = Server::with(Kind::Serve, unread);
+        assert!(Client::new(&server).ask(sized("/unread", 1000, 999)).closes());
+        unread.wait = LONG * 10;
+        unread.keep = 998;
+        let server = Server::with(Kind::Serve, unread);
+        assert!(Client::new(&server).ask(sized("/unread", 1000, 1000)).closes());
     });
 }

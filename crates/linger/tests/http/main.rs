@@ -1,9 +1,11 @@
-//! Early answers as clients feel them: the answer, the write side, and the next request on the same pool.
+//! Early answers as clients experience them: the answer, the client's writes, and the next request on the same
+//! pool.
 //!
-//! The bare server is the judge: the layer must never be worse than it in what arrives, in errors, or in what comes
-//! next.
+//! The bare server is the standard: with the layer no client may get less, meet more errors, or do worse at its
+//! next request.
 
 mod clients;
+mod hostile;
 mod keep;
 mod server;
 #[path = "../support/mod.rs"]

@@ -19,13 +19,13 @@ use tokio::sync::Semaphore;
 
 use crate::support::RESPONSE;
 
-/// How much of the crate a server has.
+/// How much of this crate a server uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     Bare,
     /// The lingering close alone.
     Listen,
-    /// And the layer.
+    /// The lingering close and the layer.
     Layer,
     /// A server of this crate, which has both, and tells the stream what was announced.
     Serve,

@@ -43,7 +43,8 @@ impl Body for Endless {
     }
 }
 
-/// Uploads until the server ends the stream; how much was taken of the body. The response has come whole.
+/// Uploads until the server ends the stream. Returns how much of the body was taken. The response must have
+/// come whole.
 async fn upload(server: &Server, path: &str, sends: bool) -> u64 {
     let io = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
     let (mut send, connection) =

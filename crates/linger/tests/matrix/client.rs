@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -20,23 +19,39 @@ use crate::support::connect_small;
 /// What a peer announces as its upload.
 const UPLOAD: usize = 200_000;
 
-/// How long a peer that stalls reads nothing. Like the other's pace it is the peer's own: no policy of the server's
-/// is known to a client.
+/// How long a peer that stalls reads nothing. This and the next pause are the peer's own: a client does not know
+/// the server's policy.
 const STALL: Duration = Duration::from_millis(200);
 
 /// How often a peer that drips sends a byte.
 const DRIP: Duration = Duration::from_millis(100);
 
-/// Plays a peer; says how many bytes of the answer came, if they came to a clean end.
+/// The result of a connection, as its client experiences it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Felt {
+    /// The bytes of the answer, if it came to a clean end.
+    pub(crate) got: Option<usize>,
+    /// Bytes of the answer, whatever came after them.
+    pub(crate) bytes: usize,
+    /// Reading the answer has failed, or ended too early.
+    pub(crate) read_failed: bool,
+    /// The upload that was announced could not be written.
+    pub(crate) write_failed: bool,
+}
+
+impl Felt {
+    /// Whether another client's result is better, in any of the three.
+    pub(crate) fn is_worse_than(&self, other: &Self) -> bool {
+        self.bytes < other.bytes
+            || self.read_failed && !other.read_failed
+            || self.write_failed && !other.write_failed
+    }
+}
+
+/// Plays a peer. Returns its result.
 ///
 /// A peer that never leaves does so when `ended` says that the server has.
-pub(crate) fn run(
-    connect: Connect,
-    server: Server,
-    peer: Peer,
-    size: usize,
-    ended: &Receiver<()>,
-) -> Option<usize> {
+pub(crate) fn run(connect: Connect, server: Server, peer: Peer, size: usize, ended: &Receiver<()>) -> Felt {
     let (socket, tls) = match connect {
         Connect::Unix(stream) => (File::from(OwnedFd::from(stream)), None),
         Connect::Tcp(address, tls) => {
@@ -52,46 +67,47 @@ pub(crate) fn run(
         writing: Arc::default(),
     };
     line.handshake();
-    let complete = matches!(peer, Peer::HalfCloses | Peer::NeverCloses | Peer::Drips);
+    let complete = matches!(peer, Peer::HalfCloses | Peer::SaysGoodbye | Peer::NeverCloses | Peer::Drips);
     let head = head(server, if complete { 8 } else { UPLOAD });
     if line.send(&head).is_err() {
-        return None;
+        return Felt { write_failed: true, ..Felt::default() };
     }
     let upload = Upload { server, sent: 0 };
     match peer {
         Peer::Resets => {
             sockopt::set_socket_linger(&*line.socket, Some(Duration::ZERO)).unwrap();
-            return None;
+            return Felt::default();
         }
-        Peer::Closes => return None,
+        Peer::Closes => return Felt::default(),
         Peer::NeverReads => {
             let _ = ended.recv();
-            return None;
+            return Felt::default();
         }
-        Peer::HalfCloses => shutdown(&*line.socket, Shutdown::Write).unwrap(),
+        // TLS is half-closed without close_notify. If the bare server has reset the connection already, this
+        // fails.
+        Peer::HalfCloses => _ = shutdown(&*line.socket, Shutdown::Write),
+        Peer::SaysGoodbye => line.say_goodbye(),
+        Peer::ReadsAfterTheClose => _ = ended.recv(),
         _ => {}
     }
-    let over = Arc::new(AtomicBool::new(false));
     let sending = {
-        let (mut line, over) = (line.clone(), over.clone());
-        thread::spawn(move || upload.send(&mut line, peer, &over))
+        let mut line = line.clone();
+        thread::spawn(move || upload.send(&mut line, peer))
     };
     if peer == Peer::Stalls {
         // The stall itself.
         thread::sleep(STALL);
     }
-    let got = line.receive(server, size);
-    over.store(true, Ordering::Release);
-    match peer {
-        Peer::NeverCloses => _ = ended.recv(),
-        Peer::EndlessUpload | Peer::Drips => {}
-        _ => {
-            // Unblocks a writer whose window will not open again; what it has sent is sent.
-            let _ = shutdown(&*line.socket, Shutdown::Write);
-        }
+    let mut answer = Vec::new();
+    let is_clean = line.receive(server, &mut answer).is_some();
+    let bytes = payload(server, &answer).unwrap_or_default();
+    let got = (is_clean && (server.is_axum() || answer == vec![b'r'; size])).then_some(bytes);
+    if peer == Peer::NeverCloses {
+        let _ = ended.recv();
     }
-    sending.join().unwrap();
-    got
+    let write_failed = sending.join().unwrap();
+    let _ = shutdown(&*line.socket, Shutdown::Write);
+    Felt { got, bytes, read_failed: !is_clean, write_failed }
 }
 
 fn head(server: Server, length: usize) -> Vec<u8> {
@@ -129,12 +145,13 @@ struct Upload {
 }
 
 impl Upload {
-    fn send(mut self, line: &mut Line, peer: Peer, over: &AtomicBool) {
+    /// Returns whether the upload could not be written. A peer that sends for ever stops when it cannot write.
+    fn send(mut self, line: &mut Line, peer: Peer) -> bool {
         match peer {
             Peer::FinishesUpload | Peer::Stalls => {
-                while self.sent < UPLOAD - 8 && !over.load(Ordering::Acquire) {
+                while self.sent < UPLOAD - 8 {
                     if self.chunk(line, 4_000).is_err() {
-                        return;
+                        return true;
                     }
                 }
             }
@@ -152,6 +169,7 @@ impl Upload {
             }
             _ => {}
         }
+        false
     }
 
     /// Sends more of the upload. Over HTTP/2, where a window bounds it, it goes on in frames of a kind that
@@ -186,6 +204,14 @@ impl Line {
         }
     }
 
+    fn say_goodbye(&mut self) {
+        if let Some(tls) = &self.tls {
+            tls.lock().unwrap().send_close_notify();
+        }
+        // If the bare server has reset the connection already, this fails.
+        let _ = self.send(&[]);
+    }
+
     fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         let _alone = self.writing.lock().unwrap();
         let Some(tls) = &self.tls else { return (&*self.socket).write_all(bytes) };
@@ -199,9 +225,8 @@ impl Line {
         (&*self.socket).write_all(&sealed)
     }
 
-    /// Reads the answer to its end; `None` where that is not a clean one.
-    fn receive(&mut self, server: Server, size: usize) -> Option<usize> {
-        let mut answer = Vec::new();
+    /// Reads the answer to its end; `None` if the end is not clean.
+    fn receive(&mut self, server: Server, answer: &mut Vec<u8>) -> Option<()> {
         let mut answered = 0;
         let mut buffer = vec![0; 16 << 10];
         loop {
@@ -233,21 +258,10 @@ impl Line {
                 }
             }
             if server == Server::AxumHttp2 {
-                self.pong(&answer, &mut answered);
+                self.pong(answer, &mut answered);
             }
         }
-        match server {
-            Server::AxumHttp1 => {
-                let head = answer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-                Some(answer.len() - head)
-            }
-            Server::AxumHttp2 => {
-                let data =
-                    frames(&answer).filter(|(kind, ..)| *kind == 0).map(|(_, _, payload)| payload.len());
-                Some(data.sum())
-            }
-            _ => (answer == vec![b'r'; size]).then_some(answer.len()),
-        }
+        Some(())
     }
 
     /// Answers the PINGs after `answered` bytes: the server's graceful shutdown waits for that.
@@ -276,4 +290,19 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
         bytes = &rest[length..];
         Some((*kind, *flags, payload))
     })
+}
+
+/// The bytes of the answer, without the protocol's framing.
+fn payload(server: Server, answer: &[u8]) -> Option<usize> {
+    match server {
+        Server::AxumHttp1 => {
+            let head = answer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+            Some(answer.len() - head)
+        }
+        Server::AxumHttp2 => {
+            let data = frames(answer).filter(|(kind, ..)| *kind == 0).map(|(_, _, payload)| payload.len());
+            Some(data.sum())
+        }
+        _ => Some(answer.len()),
+    }
 }

@@ -1,7 +1,9 @@
 //! Every early answer x peer x transport x server, each in a network of its own, on the real kernel.
 //!
-//! `client.rs` holds the peers, `server.rs` the servers; here stands what each cell must come to: which bytes
-//! arrived, the true outcome, and the resets that the kernel sent.
+//! `client.rs` holds the peers, `server.rs` the servers. This file says what is expected of each cell: which bytes
+//! arrive, the true outcome, and the resets that the kernel sends. The same server also runs bare for each cell, and
+//! must not be better for the client in anything. (The next request of a pool is tested in `tests/http` and
+//! `tests/clients`.)
 
 mod client;
 mod server;
@@ -12,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
+use client::Felt;
 use linger::{Bound, Ended, Policy};
 use linger_sys::TELLS_ACKNOWLEDGED;
 use linger_testing::sandboxed;
@@ -30,6 +33,8 @@ enum Peer {
     Stalls,
     /// Ends its side after the request.
     HalfCloses,
+    /// Sends close_notify after the request, and goes on reading (RFC 8446 section 6.1).
+    SaysGoodbye,
     /// Closes after the request, without reading.
     Closes,
     /// Resets after the request.
@@ -40,13 +45,16 @@ enum Peer {
     NeverCloses,
     /// Reads everything and sends a byte every tenth of a second.
     Drips,
+    /// Reads nothing until the server has closed: used for the control only.
+    ReadsAfterTheClose,
 }
 
-const PEERS: [Peer; 9] = [
+const PEERS: [Peer; 10] = [
     Peer::FinishesUpload,
     Peer::EndlessUpload,
     Peer::Stalls,
     Peer::HalfCloses,
+    Peer::SaysGoodbye,
     Peer::Closes,
     Peer::Resets,
     Peer::NeverReads,
@@ -73,13 +81,25 @@ enum Server {
     Tokio,
     AxumHttp1,
     AxumHttp2,
-    /// The control: what everybody does.
-    PlainClose,
+}
+
+impl Server {
+    fn is_axum(self) -> bool {
+        matches!(self, Self::AxumHttp1 | Self::AxumHttp2)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    Lingering,
+    /// The control: the same server on streams that are closed without this crate.
+    Bare,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     server: Server,
+    ending: Ending,
     transport: Transport,
     peer: Peer,
     size: usize,
@@ -94,11 +114,10 @@ fn policy() -> Policy {
     policy
 }
 
-/// What a cell came to.
+/// The result of a cell.
 #[derive(Debug)]
 struct Result {
-    /// Bytes of the answer that the peer has read, if it read to a clean end.
-    got: Option<usize>,
+    felt: Felt,
     ended: Ended,
     delivered: bool,
 }
@@ -106,9 +125,14 @@ struct Result {
 impl Cell {
     /// Why there is nothing to test, for the cells that do not exist.
     fn is_moot(&self) -> Option<&'static str> {
-        let axum = matches!(self.server, Server::AxumHttp1 | Server::AxumHttp2);
+        let axum = self.server.is_axum();
         match self.peer {
-            Peer::HalfCloses if self.server == Server::AxumHttp2 => Some("HTTP/2 has no half-close"),
+            Peer::HalfCloses | Peer::SaysGoodbye if self.server == Server::AxumHttp2 => {
+                Some("HTTP/2 has no half-close")
+            }
+            Peer::SaysGoodbye if !matches!(self.transport, Transport::Tls12 | Transport::Tls13) => {
+                Some("there is no TLS")
+            }
             Peer::NeverReads if self.server == Server::AxumHttp2 => {
                 Some("HTTP/2 shuts down after a PING, which this peer never answers: no close begins")
             }
@@ -120,14 +144,14 @@ impl Cell {
     }
 
     fn run(&self) -> Result {
-        let Cell { server, transport, peer, size } = *self;
+        let Cell { server, ending, transport, peer, size } = *self;
         let (connect, accept) = server::listen(transport);
         let (over, is_over) = mpsc::channel();
         let client = std::thread::spawn(move || client::run(connect, server, peer, size, &is_over));
-        let (ended, delivered) = server::run(accept, server, transport, size);
+        let (ended, delivered) = server::run(accept, server, ending, transport, size);
         drop(over);
-        let got = client.join().unwrap();
-        Result { got, ended, delivered }
+        let felt = client.join().unwrap();
+        Result { felt, ended, delivered }
     }
 
     fn check(&self) -> std::result::Result<(), String> {
@@ -142,17 +166,21 @@ impl Cell {
             Err(format!("{self:?}: {what}: {result:?} {counted:?}"))
         };
         let honest = !matches!(self.peer, Peer::Closes | Peer::Resets | Peer::NeverReads);
-        if honest && result.got != Some(self.size) {
+        if honest && result.felt.got != Some(self.size) {
             return wrong("bytes of the answer are missing");
         }
         if honest && result.delivered != TELLS_ACKNOWLEDGED {
             return wrong("everything arrived and the outcome denies it, or claims what nobody has told");
         }
-        // What ends a close depends on what is known to be acknowledged.
+        // How a close ends depends on whether the system tells what is acknowledged.
         let fits = !TELLS_ACKNOWLEDGED
             || match self.peer {
                 // Where the machine is so busy that a peer gets no turn for the whole of `grace`, it has been silent.
-                Peer::FinishesUpload | Peer::Stalls | Peer::HalfCloses => {
+                Peer::FinishesUpload
+                | Peer::Stalls
+                | Peer::HalfCloses
+                | Peer::SaysGoodbye
+                | Peer::ReadsAfterTheClose => {
                     matches!(result.ended, Ended::PeerClosed | Ended::Acknowledged)
                 }
                 Peer::EndlessUpload | Peer::Drips => {
@@ -181,11 +209,20 @@ impl Cell {
         if !hostile && (caused > 0 || resets.of("OutRsts") > resets.of("RetransSegs")) {
             return wrong("a reset was sent");
         }
+        if honest && result.felt.write_failed {
+            return wrong("the upload could not be written");
+        }
+        if self.ending == Ending::Lingering {
+            let bare = Cell { ending: Ending::Bare, ..*self }.run().felt;
+            if result.felt.is_worse_than(&bare) {
+                return wrong(&format!("the bare server is better: {bare:?}"));
+            }
+        }
         Ok(())
     }
 }
 
-/// Cells that run at once; they wait most of the time.
+/// Cells that run at the same time; they wait most of the time.
 const AT_ONCE: usize = 24;
 
 fn all_cells_of(server: Server) {
@@ -195,7 +232,7 @@ fn all_cells_of(server: Server) {
         for transport in TRANSPORTS {
             for peer in PEERS {
                 for size in SIZES {
-                    let cell = Cell { server, transport, peer, size };
+                    let cell = Cell { server, ending: Ending::Lingering, transport, peer, size };
                     if cell.is_moot().is_none() {
                         cells.push(cell);
                     }
@@ -246,17 +283,29 @@ fn axum_http2() {
     all_cells_of(Server::AxumHttp2);
 }
 
-/// The matrix notices what it is for: with a plain close the same cells fail.
+/// The test of the test: on a bare server such cells fail.
 #[test]
 fn a_plain_close_fails() {
     sandboxed(|| {
         server::Certificate::prepare();
         for size in [100_000, 1_000_000] {
-            let peer = Peer::FinishesUpload;
-            let cell = Cell { server: Server::PlainClose, transport: Transport::Ipv4, peer, size };
+            let (server, transport) = (Server::Blocking, Transport::Ipv4);
+            let peer = Peer::ReadsAfterTheClose;
+            let cell = Cell { server, ending: Ending::Bare, transport, peer, size };
             let network = Namespace::new().unwrap();
             let failure = network.run(|| cell.check()).unwrap().unwrap_err();
             assert!(failure.contains("missing") && failure.contains("TCPAbortOnClose"), "{failure}");
         }
     });
+}
+
+#[test]
+fn a_client_that_feels_less_of_one_thing_is_worse_off() {
+    let felt = Felt { got: None, bytes: 7, read_failed: true, write_failed: true };
+    assert!(!felt.is_worse_than(&felt));
+    for better in
+        [Felt { bytes: 8, ..felt }, Felt { read_failed: false, ..felt }, Felt { write_failed: false, ..felt }]
+    {
+        assert!(felt.is_worse_than(&better) && !better.is_worse_than(&felt), "{better:?}");
+    }
 }

@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{RootCertStore, ServerConnection, StreamOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Server, Transport, policy};
+use super::{Ending, Server, Transport, policy};
 use crate::support::{LONG, until};
 
 /// A write that makes no progress for so long is given up, and the close begins.
@@ -47,22 +47,30 @@ pub(crate) fn listen(transport: Transport) -> (Connect, Accept) {
     (Connect::Tcp(listener.local_addr().unwrap(), tls), Accept::Tcp(listener))
 }
 
-/// Serves one connection; says how it ended and whether everything was acknowledged.
-pub(crate) fn run(accept: Accept, server: Server, transport: Transport, size: usize) -> (Ended, bool) {
+/// Serves one connection. Returns how it ended, and whether everything was acknowledged; a bare server does not know
+/// this.
+pub(crate) fn run(
+    accept: Accept,
+    server: Server,
+    ending: Ending,
+    transport: Transport,
+    size: usize,
+) -> (Ended, bool) {
     let fd: OwnedFd = match accept {
         Accept::Tcp(listener) => listener.accept().unwrap().0.into(),
         Accept::Unix(stream) => stream.into(),
     };
     let tls = Certificate::get().and_then(|all| all.server(transport));
     let outcome = match server {
-        Server::Blocking => blocking(fd, tls, size),
-        Server::Closer => closer(fd, tls, size),
-        Server::PlainClose => {
-            answer(&File::from(fd), size);
+        Server::Blocking | Server::Closer if ending == Ending::Bare => {
+            bare(fd, tls, size);
             return (Ended::Unwaited, true);
         }
+        Server::Blocking => blocking(fd, tls, size),
+        Server::Closer => closer(fd, tls, size),
         Server::Tokio | Server::AxumHttp1 | Server::AxumHttp2 => {
-            return in_runtime(fd, server, transport, tls, size);
+            let closer = (ending == Ending::Lingering).then(|| Closer::new(Budget::default()).unwrap());
+            return in_runtime(fd, server, closer, transport, tls, size);
         }
     };
     (outcome.ended, outcome.delivered())
@@ -81,6 +89,20 @@ fn secure(fd: &OwnedFd, tls: Arc<rustls::ServerConfig>) -> StreamOwned<ServerCon
 
 fn give_up_when_stalled(fd: &OwnedFd) {
     rustix::net::sockopt::set_socket_timeout(fd, rustix::net::sockopt::Timeout::Send, Some(STALLED)).unwrap();
+}
+
+/// A server without this crate.
+fn bare(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, size: usize) {
+    give_up_when_stalled(&fd);
+    match tls {
+        None => answer(&File::from(fd), size),
+        Some(tls) => {
+            let mut stream = secure(&fd, tls);
+            answer(&mut stream, size);
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    }
 }
 
 fn blocking(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, size: usize) -> Outcome {
@@ -116,39 +138,49 @@ fn closer(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, size: usize) -> O
     told.recv_timeout(LONG).unwrap()
 }
 
+/// Bare if there is no closer.
 fn in_runtime(
     fd: OwnedFd,
     server: Server,
+    closer: Option<Closer>,
     transport: Transport,
     tls: Option<Arc<rustls::ServerConfig>>,
     size: usize,
 ) -> (Ended, bool) {
-    let closer = Closer::new(Budget::default()).unwrap();
     rustix::io::ioctl_fionbio(&fd, true).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if transport == Transport::Unix {
             let stream = tokio::net::UnixStream::from_std(fd.into()).unwrap();
-            serve(Lingering::with_closer(stream, policy(), &closer), server, size).await;
+            match &closer {
+                Some(closer) => serve(Lingering::with_closer(stream, policy(), closer), server, size).await,
+                None => serve(stream, server, size).await,
+            }
             return;
         }
         let stream = tokio::net::TcpStream::from_std(fd.into()).unwrap();
-        let stream = Lingering::with_closer(stream, policy(), &closer);
-        match tls {
-            None => serve(stream, server, size).await,
-            // A peer that resets early fails the handshake, which drops the stream: that is an end, too.
-            Some(tls) => {
-                if let Ok(stream) = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await {
-                    serve(stream, server, size).await;
-                }
-            }
+        match &closer {
+            Some(closer) => above(Lingering::with_closer(stream, policy(), closer), tls, server, size).await,
+            None => above(stream, tls, server, size).await,
         }
     });
+    let Some(closer) = closer else { return (Ended::Unwaited, true) };
     let snapshot = until(&closer, |snapshot| snapshot.ended.total() == 1);
     let mut ways = vec![Ended::PeerClosed, Ended::Acknowledged, Ended::PeerReset, Ended::Limit, Ended::Gone];
     ways.extend([linger::Bound::Idle, linger::Bound::Total, linger::Bound::Kernel].map(Ended::TimedOut));
     let ended = ways.into_iter().find(|ended| snapshot.ended.of(*ended) == 1);
     (ended.unwrap_or_else(|| panic!("{snapshot:?}")), snapshot.undelivered == 0)
+}
+
+async fn above<S>(stream: S, tls: Option<Arc<rustls::ServerConfig>>, server: Server, size: usize)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Some(tls) = tls else { return serve(stream, server, size).await };
+    // A peer that resets early fails the handshake, which drops the stream: that is an end, too.
+    if let Ok(stream) = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await {
+        serve(stream, server, size).await;
+    }
 }
 
 async fn serve<S>(mut stream: S, server: Server, size: usize)

@@ -49,7 +49,7 @@ pub(crate) fn connect_small(server: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// Reads as over a link of some 4 MB/s.
+/// Reads at the speed of a link of some 4 MB/s.
 struct Slow<R>(R);
 
 impl<R: Read> Read for Slow<R> {
@@ -60,7 +60,7 @@ impl<R: Read> Read for Slow<R> {
     }
 }
 
-/// Uploads while it reads, as browsers and curl do: what the server answers early it should get whole.
+/// Uploads while it reads, as browsers and curl do. It should get the whole of an early answer.
 ///
 /// The upload stops at its end, at the end of the response, or at an error, which is no failure by itself.
 pub(crate) fn upload(server: SocketAddr, head: &str, body: usize) -> Got {
@@ -117,13 +117,13 @@ pub(crate) fn no_resets(before: &Counters) {
     assert!(count <= since.of("RetransSegs") && !causes.contains("TCPAbort"), "{causes}; all: {all:?}");
 }
 
-/// How many of so many closes that lost nothing are counted as undelivered: all of them where nobody tells what was
-/// acknowledged.
+/// How many of this many closes that lost nothing are counted as undelivered: all of them on systems that do not
+/// tell what was acknowledged.
 pub(crate) fn undelivered(closes: u64) -> u64 {
     if linger_sys::TELLS_ACKNOWLEDGED { 0 } else { closes }
 }
 
-/// Waits until a closer has come to that.
+/// Waits until the counts of a closer are as wanted.
 #[track_caller]
 pub(crate) fn until(closer: &Closer, what: impl Fn(&Snapshot) -> bool) -> Snapshot {
     let end = Instant::now() + LONG;

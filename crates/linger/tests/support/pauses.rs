@@ -44,7 +44,7 @@ impl Server {
     }
 }
 
-/// What a client saw: whether all its writes were taken, and the whole of a response.
+/// The result of a client: whether all its writes succeeded, and the whole of a response.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Seen {
     pub(crate) wrote: Result<(), ErrorKind>,
@@ -59,7 +59,7 @@ fn seen(wrote: std::io::Result<()>, got: &Got) -> Seen {
     Seen { wrote: wrote.map_err(|error| error.kind()), whole }
 }
 
-/// Asks, reads nothing for so long, sends something more, and then reads to the end. Its kernel answers all the
+/// Asks, reads nothing for `pause`, sends something more, and then reads to the end. Its kernel answers all the
 /// while.
 pub(crate) fn reads_late(server: SocketAddr, pause: Duration) -> Seen {
     let mut stream = connect_small(server);
@@ -104,7 +104,7 @@ pub(crate) enum Vanishes {
     WithItsWindowClosed,
 }
 
-/// A client that reads nothing; what the close of its connection comes to.
+/// A client that reads nothing. Returns the outcome of its connection's close.
 pub(crate) fn reads_nothing(vanishes: Vanishes, policy: &Policy) -> Outcome {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = connect_small(listener.local_addr().unwrap());
@@ -114,7 +114,7 @@ pub(crate) fn reads_nothing(vanishes: Vanishes, policy: &Policy) -> Outcome {
     }
     server.write_all(&[7; RESPONSE]).unwrap();
     if vanishes == Vanishes::WithItsWindowClosed {
-        // What is not in the client's buffer by then will never be: nobody reads there.
+        // What is not in the client's buffer by then never gets there, because nobody reads.
         let mut before = u64::MAX;
         loop {
             let queue = linger_sys::send_queue(server.as_fd()).unwrap();
@@ -129,7 +129,7 @@ pub(crate) fn reads_nothing(vanishes: Vanishes, policy: &Policy) -> Outcome {
     linger::close(server, policy)
 }
 
-/// Everything that a client with these two has said to the end.
+/// The result of a client whose writes all succeeded and that got a response of this status and length.
 pub(crate) fn all(status: u16, bytes: usize) -> Seen {
     Seen { wrote: Ok(()), whole: Some((status, bytes)) }
 }

@@ -37,7 +37,7 @@ impl Isolation {
     /// first. Inside, the process is root, and may make more network namespaces.
     ///
     /// # Errors
-    /// Returns [`IsolationRefused`], which says what stands in the way as far as the machine tells. Its error is
+    /// Returns [`IsolationRefused`], with the cause as far as it can be found out. Its error is
     /// `EINVAL` if a user namespace is needed and the process already has more than one thread (`unshare(2)`).
     pub fn enter(&self) -> Result<(), IsolationRefused> {
         self.enter_raw().map_err(|error| IsolationRefused::with(error.into(), self.privileged))

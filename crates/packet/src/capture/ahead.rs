@@ -14,7 +14,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 const BLOCK: usize = 128 << 10;
 /// The number of blocks, for two threads of uneven speed. With 4 blocks, one of the threads waits a tenth of the time.
 const BLOCKS: usize = 12;
-/// Room before a block for the start of a record that ends in it. Only records that cross two blocks are copied.
+/// Space before a block for the beginning of a record that crosses from the previous block into this one. Only such
+/// records are copied.
 const HEADROOM: usize = 64 << 10;
 
 /// A block of a capture.
@@ -113,7 +114,7 @@ impl AheadState {
 
 impl AheadShared {
     fn lock(&self) -> MutexGuard<'_, AheadState> {
-        // No statement under the lock leaves the state half changed.
+        // A poisoned lock is usable: no panic can leave the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -151,7 +152,8 @@ impl AheadShared {
     }
 }
 
-/// Tells the consumer, which would wait for ever, that the thread has panicked. A decompressor may panic.
+/// Reports to the consumer that the reading thread has panicked: without an error the consumer would wait for ever. A
+/// decompressor may panic.
 struct Fallen<'a>(&'a AheadShared);
 
 impl Drop for Fallen<'_> {

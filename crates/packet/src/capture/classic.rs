@@ -32,7 +32,8 @@ impl FileHeader {
         let magic = order.u32(bytes, 0);
         let header = Self {
             order,
-            // The upper bits tell of a frame check sequence, which the IP header's length excludes anyway.
+            // The upper bits say whether frames end with a frame check sequence. They are not needed: the IP header's
+            // length leaves it out.
             link: LinkType(order.u32(bytes, 20) as u16),
             nanoseconds_per_unit: if magic == NANOSECONDS { 1 } else { 1_000 },
             record_header: if magic == PATCHED { 24 } else { 16 },

@@ -64,7 +64,7 @@ enum Compression {
     Zstd,
 }
 
-/// By the file's first bytes.
+/// Recognises the compression by the file's first bytes.
 fn compression(first: [u8; 4]) -> Option<Compression> {
     Some(match first {
         [0x1f, 0x8b, ..] => Compression::Gzip,
@@ -76,7 +76,7 @@ fn compression(first: [u8; 4]) -> Option<Compression> {
     })
 }
 
-/// All frames of an lz4 stream. The library's decoder ends after the first.
+/// Reads all frames of an lz4 stream; the library's decoder ends after the first one.
 struct Lz4(Option<FrameDecoder<BufReader<RawInput>>>);
 
 impl Read for Lz4 {
@@ -119,7 +119,7 @@ impl Read for ZstdFrames {
     }
 }
 
-/// All frames of a zstd stream. The library's decoder ends after the first.
+/// Reads all frames of a zstd stream; the library's decoder ends after the first one.
 enum Zstd {
     Between(ZstdFrames),
     Inside(Box<StreamingDecoder<ZstdFrames, ruzstd::decoding::FrameDecoder>>),

@@ -9,9 +9,9 @@ const INTERFACE_DESCRIPTION: u32 = 1;
 const OBSOLETE_PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
 const ENHANCED_PACKET: u32 = 6;
-/// Limit of interfaces in a section. More are taken for damage.
+/// The largest number of interfaces in a section. A file with more counts as damaged.
 const MAX_INTERFACES: usize = 65_536;
-/// A packet's block: fixed fields, the packet, and options of at most 64 KiB each.
+/// The largest block that is accepted: fixed fields, the largest packet, and 256 KiB for the rest, mostly options.
 const MAX_BLOCK: usize = MAX_PACKET + (256 << 10);
 
 #[derive(Debug, Default)]
@@ -89,7 +89,7 @@ impl Section {
             let offset = source.offset();
             let damaged = |what: String| ReadError::Damaged { offset, what };
             let Some(header) = source.record(12)? else { return Ok(None) };
-            // The number of a section header is the same in both byte orders.
+            // A section header's block type reads the same in both byte orders.
             if Order::Little.u32(header, 0) == SECTION_HEADER {
                 self.order = match Order::Little.u32(header, 8) {
                     0x1a2b_3c4d => Order::Little,
@@ -119,7 +119,7 @@ impl Section {
                 return Err(ReadError::CutOff { offset });
             }
             source.consume(length);
-            // The body, between the two lengths.
+            // The body stands between the block's two length fields.
             let body = length - 12;
             let block = &source.behind(length)[8..8 + body];
             if kind == INTERFACE_DESCRIPTION {
@@ -152,7 +152,7 @@ impl Section {
         {
             return None;
         }
-        // The body, between the two lengths.
+        // The body stands between the block's two length fields.
         let block = bytes.get(8..length)?.get(..length - 12)?;
         let place = self.place(kind, block).ok()?;
         let data = block.get(place.at..place.at + place.captured)?;
@@ -233,7 +233,7 @@ impl Section {
     }
 }
 
-/// The position of a packet in its block.
+/// Where the packet's bytes stand in its block.
 struct PacketPlace {
     time_ns: u64,
     link: LinkType,
@@ -243,7 +243,8 @@ struct PacketPlace {
     wire_len: usize,
 }
 
-/// Section 4.2 of the draft, `if_tsresol`: a power of ten, or with the top bit of two.
+/// Reads the option `if_tsresol` (section 4.2 of the draft): the unit of times is a negative power of ten or, with the
+/// top bit set, of two.
 fn clock(resolution: u8) -> Result<Clock, String> {
     let exponent = u32::from(resolution & 0x7f);
     let impossible = || format!("a clock of resolution {resolution:#04x}");

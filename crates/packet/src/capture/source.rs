@@ -3,7 +3,7 @@
 use super::ReadError;
 use super::ahead::{Ahead, Block, Stopper};
 
-/// A source of records that need not be copied.
+/// A source of records that lends its bytes without copying them.
 ///
 /// Only this crate implements it.
 pub trait Source: sealed::Sealed {
@@ -15,7 +15,7 @@ pub trait Source: sealed::Sealed {
     /// Skips `length` bytes that a peek has shown.
     #[doc(hidden)]
     fn consume(&mut self, length: usize);
-    /// `length` bytes that an earlier peek has shown, the last ones before the current position.
+    /// The last `length` bytes before the current position, which an earlier peek has shown.
     #[doc(hidden)]
     fn behind(&self, length: usize) -> &[u8];
     /// The bytes in memory, and the current position in them.
@@ -99,7 +99,7 @@ impl Source for Memory<'_> {
 pub struct FileStream {
     ahead: Ahead,
     block: Block,
-    /// Bytes that have been received, up to `block.end`.
+    /// Bytes of the capture that the reading threads have delivered: the offset of `block.end`.
     come: u64,
     ended: bool,
 }
@@ -128,7 +128,8 @@ impl FileStream {
         Ok(())
     }
 
-    /// Moves the rest of this block in front of the next one. A record too large for that is assembled in a buffer.
+    /// Copies the rest of this block into the space before the next one. A rest that is too large for that space is
+    /// joined with the next block in a buffer.
     fn append(&mut self, mut next: Block) {
         let block = &mut self.block;
         self.come += (next.end - next.start) as u64;

@@ -143,7 +143,7 @@ fn what_is_no_capture_is_said() {
     assert!(error.to_string().starts_with("damaged at byte 24: a packet of 4294967295 bytes;"), "{error}");
 }
 
-/// Enough for two threads to take turns many times.
+/// 20,000 packets fill so many blocks that the two threads take turns many times.
 #[test]
 fn a_file_of_many_blocks_comes_in_order() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -160,7 +160,7 @@ fn a_file_of_many_blocks_comes_in_order() {
     }
     assert!(reader.next().unwrap().is_none());
     assert_eq!(reader.offset(), file.as_file().metadata().unwrap().len());
-    // The same in pieces of what is in memory.
+    // The same file again, with `at_hand` for the packets that are in memory.
     let mut reader = open(file.path()).unwrap();
     let mut n = 0;
     while let Some(first) = reader.next().unwrap() {
@@ -214,7 +214,7 @@ fn records_across_the_buffer_and_larger_than_it() {
     assert!(seen.iter().zip(sizes).all(|(packet, size)| packet.iter().all(|&byte| byte == size as u8)));
 }
 
-/// The programs by which captures are compressed, what their files' names end in, and the package that has the program.
+/// For each compression: the program, the extension of its files, and the Debian package that contains the program.
 const COMPRESSORS: [(&str, &str, &str); 5] = [
     ("gzip", "gz", "gzip"),
     ("zstd", "zst", "zstd"),
@@ -223,7 +223,7 @@ const COMPRESSORS: [(&str, &str, &str); 5] = [
     ("lz4", "lz4", "lz4"),
 ];
 
-/// A file as one of these programs compresses it.
+/// Returns the file as `program` compresses it, or `None` if the program is not installed.
 fn compressed(program: &str, package: &str, path: &std::path::Path) -> Option<Vec<u8>> {
     let Ok(output) = Command::new(program).arg("-c").arg(path).output() else {
         linger_testing::skip(package, "it is not installed");

@@ -70,11 +70,11 @@ impl<'a> Cursor<'a> {
         if header[0] >> 4 != 4 || header_len < 20 {
             return Err(NotTcp::Malformed);
         }
-        // Any fragment: even the first does not hold the segment's length.
+        // Every fragment is refused: even the first one does not contain the length of the whole segment.
         if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
             return Err(NotTcp::Fragment);
         }
-        // Zero: captured before the network card segmented it.
+        // A total length of 0: the packet was captured before the network card segmented it.
         if total != 0 {
             if total < header_len {
                 return Err(NotTcp::Malformed);
@@ -96,7 +96,7 @@ impl<'a> Cursor<'a> {
             return Err(NotTcp::Malformed);
         }
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        // Zero: a jumbogram, or captured before the network card segmented it.
+        // A payload length of 0: a jumbogram, or a packet that was captured before the network card segmented it.
         if length != 0 {
             self.wire_len = self.wire_len.min(self.at + 40 + length);
         }
@@ -112,7 +112,7 @@ impl<'a> Cursor<'a> {
         };
         let mut next = header[6];
         let mut cursor = self.skip(40);
-        // RFC 8200 section 4: each extension header once, one of them twice.
+        // Each extension header may occur once, and destination options twice (RFC 8200 section 4.1).
         for _ in 0..MAX_DEPTH {
             let rest = cursor.rest();
             let length = match next {
@@ -139,7 +139,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn tcp(self, ip: Ip) -> Result<Segment<'a>, NotTcp> {
         let on_wire = self.wire_len.saturating_sub(self.at);
         let rest = self.rest();
-        // Not the link layer's padding.
+        // Leave out the link layer's padding.
         let rest = &rest[..rest.len().min(on_wire)];
         let Some(header) = rest.first_chunk::<LEAST_HEADER>() else { return Err(NotTcp::TooShort) };
         let header_len = usize::from(header[12] >> 4) * 4;

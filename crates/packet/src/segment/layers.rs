@@ -6,14 +6,14 @@ use super::cursor::{Cursor, TCP, be16};
 use super::{Layer, NotTcp, Segment};
 use crate::LinkType;
 
-/// What a layer turns out to hold.
+/// The segment inside a layer, or why there is none.
 type Inner<'a> = Result<Segment<'a>, NotTcp>;
 
 /// LLC with a SNAP header, unnumbered information (IEEE 802.2).
 const SNAP: [u8; 3] = [0xaa, 0xaa, 0x03];
 
-/// EtherTypes of which it is known that no TCP is in them: ARP, RARP, AppleTalk and its ARP, IPX, flow control, LACP, PPPoE
-/// discovery, 802.1X, PROFINET, EtherCAT, ATA, LLDP, PTP, 802.1ag, FIP, loopback tests, WoL, TRILL's and MVRP's control.
+/// EtherTypes that never carry TCP: ARP, RARP, AppleTalk and its ARP, IPX, flow control, LACP, PPPoE discovery, 802.1X,
+/// PROFINET, EtherCAT, ATA, LLDP, PTP, 802.1ag, FIP, loopback tests, WoL, TRILL's and MVRP's control.
 const OTHERS: [u16; 23] = [
     0x0806, 0x8035, 0x809b, 0x80f3, 0x8137, 0x8138, 0x8808, 0x8809, 0x8863, 0x888e, 0x8892, 0x88a4, 0x88a2,
     0x88b8, 0x88ba, 0x88cc, 0x88f7, 0x8902, 0x8914, 0x9000, 0x0842, 0x22f4, 0x88f5,
@@ -39,7 +39,7 @@ impl<'a> Cursor<'a> {
         let rest = self.rest();
         let le16 = |at| be16(rest, at).map(u16::swap_bytes).ok_or(NotTcp::TooShort);
         match link.0 {
-            // PPP, in HDLC-like framing, of pppd, with a byte for the direction.
+            // PPP: plain, in HDLC-like framing, and of pppd; 204 has a byte for the direction first.
             9 | 50 | 166 => self.ppp(),
             204 => self.skip(1).ppp(),
             // PPPoE without Ethernet.
@@ -65,21 +65,22 @@ impl<'a> Cursor<'a> {
                 self.skip(usize::try_from(length.min(1 << 16)).unwrap_or(usize::MAX)).wireless()
             }
             127 => self.radiotap(),
-            // PPI: its length, and the link type of what follows, in the order of x86.
+            // PPI: the header's length, and the link type of what follows, both little-endian.
             192 => {
                 let (length, inner) = (le16(2)?, le16(4)?);
                 self.deeper()?.skip(length.into()).any(LinkType(inner))
             }
-            // PKTAP: as PPI, in 32 bits each.
+            // PKTAP: the same as PPI, with fields of 32 bits.
             258 => {
                 let (length, inner) = (le16(0)?, le16(8)?);
                 self.deeper()?.skip(length.into()).any(LinkType(inner))
             }
             239 => self.nflog(),
-            // pf's log: its length, rounded up to words, is the first byte. IPsec's interface `enc`.
+            // 117, pf's log: the first byte is the header's length, to be rounded up to words. 109: IPsec's interface
+            // `enc`.
             117 => self.skip(usize::from(*rest.first().ok_or(NotTcp::TooShort)?).next_multiple_of(4)).ip(),
             109 => self.skip(12).ip(),
-            // Apple's IP over FireWire: two addresses of 8 bytes. Solaris's IPNET.
+            // 138, Apple's IP over FireWire: two addresses of 8 bytes. 226: Solaris's IPNET.
             138 => self.ether_type_at(16, 18),
             226 => self.skip(24).ip(),
             _ => Err(NotTcp::NotUnderstood(Layer::Link(link))),
@@ -126,7 +127,7 @@ impl<'a> Cursor<'a> {
                 let inner = self.deeper()?.skip(if flags & 1 == 0 { 12 } else { 20 });
                 if flags >> 10 & 0x1f == 2 { inner.ip() } else { inner.ethernet() }
             }
-            // Network service header (RFC 8300): its length in words, and the next protocol.
+            // Network service header (RFC 8300): it contains its length in words, and the next protocol.
             0x894f => {
                 let words = be16(rest, 0).ok_or(NotTcp::TooShort)? & 0x3f;
                 let protocol = *rest.get(3).ok_or(NotTcp::TooShort)?;
@@ -134,13 +135,15 @@ impl<'a> Cursor<'a> {
             }
             // 802.1ah: four bytes of service instance. Then a whole frame.
             0x88e7 => self.deeper()?.skip(4).ethernet(),
-            // FabricPath: the tag is in a frame of its own. TRILL (RFC 6325): options in words.
+            // FabricPath: two bytes of tag, then a whole frame. TRILL (RFC 6325): the header contains the number of its
+            // options in words.
             0x8903 => self.deeper()?.skip(2).ethernet(),
             0x22f3 => {
                 let options = usize::from(be16(rest, 0).ok_or(NotTcp::TooShort)? >> 6 & 0x1f);
                 self.deeper()?.skip(6 + 4 * options).ethernet()
             }
-            // Cisco's metadata: its length in words after the first two bytes. 802.1CB and 802.1BR: tags.
+            // Cisco's metadata: the second byte is the length in words of what follows the first two. 802.1CB and
+            // 802.1BR: tags of a fixed length.
             0x8909 => {
                 let length = 2 + 4 * usize::from(*rest.get(1).ok_or(NotTcp::TooShort)?);
                 self.deeper()?.ether_type_at(length, length + 2)
@@ -157,7 +160,7 @@ impl<'a> Cursor<'a> {
             // WCCP: a redirect header of four bytes in its second version, none in the first.
             0x883e if rest.first().is_some_and(|byte| byte >> 4 == 4) => self.deeper()?.ipv4(),
             0x883e => self.deeper()?.skip(4).ipv4(),
-            // A length: IEEE 802.3.
+            // IEEE 802.3: the field is the frame's length, and LLC follows.
             0..=0x05ff => self.llc(),
             other if OTHERS.contains(&other) => Err(NotTcp::OtherProtocol),
             other => Err(NotTcp::NotUnderstood(Layer::EtherType(other))),
@@ -170,7 +173,7 @@ impl<'a> Cursor<'a> {
         let header = *rest.first_chunk::<3>().ok_or(NotTcp::TooShort)?;
         match header {
             SNAP => match rest.get(3..6).ok_or(NotTcp::TooShort)? {
-                // Ethernet's own numbers, and those of bridges that tunnel them (802.1H).
+                // An EtherType follows: the organisation codes of RFC 1042 and of bridges that tunnel (802.1H).
                 [0, 0, 0] | [0, 0, 0xf8] => self.deeper()?.ether_type_at(6, 8),
                 // RFC 2684: bridged Ethernet, with two bytes of padding, maybe with its checksum.
                 [0, 0x80, 0xc2] => self.deeper()?.skip(10).ethernet(),
@@ -192,7 +195,7 @@ impl<'a> Cursor<'a> {
         self.skip(6).ppp()
     }
 
-    /// PPP (RFC 1661): address and control may be left out, and the first byte of the protocol.
+    /// PPP (RFC 1661): the address and control bytes may be left out, and so may the first byte of the protocol.
     fn ppp(self) -> Inner<'a> {
         let cursor = if self.rest().starts_with(&[0xff, 0x03]) { self.skip(2) } else { self };
         let rest = cursor.rest();
@@ -205,7 +208,7 @@ impl<'a> Cursor<'a> {
         match protocol {
             0x0021 | 0x0057 => cursor.skip(length).ip(),
             0x0281 | 0x0283 => cursor.skip(length).mpls(),
-            // Control protocols, and those of other networks.
+            // PPP's own control protocols, and network protocols other than IP.
             0x4001.. | 0x0023..=0x002b => Err(NotTcp::OtherProtocol),
             other => Err(NotTcp::NotUnderstood(Layer::Ppp(other))),
         }
@@ -232,7 +235,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// What VXLAN-GPE and NSH have in common.
+    /// Continues with the next protocol of VXLAN-GPE or NSH, which share these numbers.
     fn next_protocol(self, protocol: u8) -> Inner<'a> {
         match protocol {
             1 | 2 => self.ip(),
@@ -243,8 +246,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Netlink's log of packets: attributes in the order of bytes of the capturing machine, which is little-endian here; the
-    /// ninth kind is the packet.
+    /// NFLOG: netlink attributes in the byte order of the capturing machine, which is assumed to be little-endian.
+    /// Attribute 9 is the packet.
     fn nflog(self) -> Inner<'a> {
         let mut cursor = self.skip(4);
         loop {
@@ -261,7 +264,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A packet in an IP packet that is not TCP.
+    /// Continues with the payload of an IP packet that is not TCP.
     #[cold]
     #[inline(never)]
     pub(super) fn tunnel(self, protocol: u8) -> Inner<'a> {
@@ -270,7 +273,7 @@ impl<'a> Cursor<'a> {
             4 | 41 | 94 => self.deeper()?.ip(),
             47 => self.gre(),
             17 => self.udp(),
-            // Authentication (RFC 4302): in words, less two.
+            // Authentication header (RFC 4302): its length is in words, less two.
             51 => {
                 let (next, words) = (rest.first(), rest.get(1));
                 let (Some(next), Some(words)) = (next, words) else { return Err(NotTcp::TooShort) };
@@ -299,7 +302,8 @@ impl<'a> Cursor<'a> {
                 }
                 self.deeper()?.skip(4 + 4 * words).ether_type(ether_type)
             }
-            // PPTP: the key is a length and a call. An acknowledgement alone carries nothing.
+            // PPTP: the key holds the payload's length and a call number. A packet without a sequence number is only an
+            // acknowledgement.
             (0, 1) if flags & 0x1000 == 0 => Err(NotTcp::OtherProtocol),
             (0, 1) => self.deeper()?.skip(4 + 4 * words(&[0x2000, 0x1000, 0x0080])).ether_type(ether_type),
             _ => Err(NotTcp::OtherProtocol), // source routes, which nobody sends
@@ -312,7 +316,7 @@ impl<'a> Cursor<'a> {
         let Some(body) = rest.get(8..) else { return Err(NotTcp::TooShort) };
         let inner = self.skip(8);
         match (destination, source.unwrap_or(0)) {
-            // VXLAN (RFC 7348), and the port that Linux used before it had a number.
+            // VXLAN (RFC 7348), at its port and at the one that Linux used before the port was assigned.
             (4789 | 8472, _) => match body.first() {
                 Some(flags) if flags & 0x08 != 0 => inner.deeper()?.skip(8).ethernet(),
                 Some(_) => Err(NotTcp::OtherProtocol),
@@ -336,18 +340,18 @@ impl<'a> Cursor<'a> {
             (37_008, _) => inner.tzsp(),
             // MPLS in UDP (RFC 7510).
             (6635, _) => inner.mpls(),
-            // Teredo (RFC 4380), with nothing before the IPv6 packet.
+            // Teredo (RFC 4380), if no authentication or origin header stands before the IPv6 packet.
             (3544, _) | (_, 3544) if body.first().is_some_and(|byte| byte >> 4 == 6) => inner.deeper()?.ip(),
             _ if is_vxlan(body) => inner.deeper()?.skip(8).ethernet(),
             _ => Err(NotTcp::OtherProtocol),
         }
     }
 
-    /// GTP-U (3GPP TS 29.281): a packet of a phone.
+    /// GTP-U (3GPP TS 29.281): a tunnel for the packets of a mobile phone.
     fn gtp(self) -> Inner<'a> {
         let rest = self.rest();
         let (flags, kind) = (*rest.first().ok_or(NotTcp::TooShort)?, *rest.get(1).ok_or(NotTcp::TooShort)?);
-        // Version 1, not GTP', and a packet rather than a word between gateways.
+        // Only version 1, not GTP', and only messages that carry a packet: the others are between gateways.
         if flags & 0xf0 != 0x30 || kind != 0xff {
             return Err(NotTcp::OtherProtocol);
         }
@@ -382,7 +386,7 @@ impl<'a> Cursor<'a> {
         self.deeper()?.skip(length + offset).ppp()
     }
 
-    /// TaZmen sniffer protocol: what an access point has heard. Tags until the end tag, then the frame.
+    /// TaZmen sniffer protocol: a frame that an access point has received. Tags up to the end tag, then the frame.
     fn tzsp(self) -> Inner<'a> {
         let rest = self.rest();
         let Some([1, _, _, _]) = rest.first_chunk::<4>() else { return Err(NotTcp::OtherProtocol) };
@@ -403,15 +407,15 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// What follows an IP header.
+    /// Continues with what follows an IP header.
     #[inline]
     pub(super) fn transport(self, protocol: u8, ip: super::cursor::Ip) -> Inner<'a> {
         if protocol == TCP { self.tcp(ip) } else { self.tunnel(protocol) }
     }
 }
 
-/// Whether it can only be VXLAN, at whichever port: its fixed bits, and a frame with an IPv4 header whose checksum is right.
-/// One in four billion datagrams of random bytes would pass the checksum and the fixed bits alone.
+/// Whether a datagram, at any port, is VXLAN: its fixed bytes are right, and it contains an Ethernet frame with an IPv4
+/// header whose checksum is right. Ten bytes have to match, so that other datagrams are not taken for VXLAN.
 fn is_vxlan(body: &[u8]) -> bool {
     if body.get(..4) != Some(&[8, 0, 0, 0]) || body.get(7) != Some(&0) || body.get(20..22) != Some(&[8, 0]) {
         return false;

@@ -10,7 +10,7 @@ impl<'a> Cursor<'a> {
         let length = usize::from(be16(rest, 2).ok_or(NotTcp::TooShort)?.swap_bytes());
         let mut at = 4;
         let present = *rest.get(at).ok_or(NotTcp::TooShort)?;
-        // The last word has bit 31 clear.
+        // Bit 31 of the last word of flags is clear.
         while rest.get(at + 3).ok_or(NotTcp::TooShort)? & 0x80 != 0 {
             at += 4;
         }
@@ -31,7 +31,7 @@ impl<'a> Cursor<'a> {
     fn wireless_frame(self, is_padded: bool) -> Result<Segment<'a>, NotTcp> {
         let rest = self.rest();
         let [control, flags] = *rest.first_chunk::<2>().ok_or(NotTcp::TooShort)?;
-        // Version 0, type data, not a subtype without data.
+        // Only version 0, frames of type data, and no subtype without data.
         if control & 0x0f != 0x08 || control & 0x40 != 0 {
             return Err(NotTcp::OtherProtocol);
         }
@@ -39,11 +39,11 @@ impl<'a> Cursor<'a> {
             return Err(NotTcp::NotUnderstood(Layer::Encrypted));
         }
         let sequence = be16(rest, 22).ok_or(NotTcp::TooShort)?.swap_bytes();
-        // More fragments, or not the first.
+        // More fragments follow, or this is not the first one.
         if flags & 0x04 != 0 || sequence & 0x0f != 0 {
             return Err(NotTcp::Fragment);
         }
-        // A fourth address between access points.
+        // Frames between access points have a fourth address.
         let mut length = if flags & 0x03 == 0x03 { 30 } else { 24 };
         if control & 0x80 != 0 {
             let quality = *rest.get(length).ok_or(NotTcp::TooShort)?;

@@ -6,7 +6,8 @@ pub(crate) const PORTS: (u16, u16) = (40_001, 80);
 /// The segment's sequence number.
 pub(crate) const SEQ: u32 = 0x0102_0304;
 
-/// A wrapping: its name, the link type of the capture, the frame, and whether tshark finds the segment in it without being told.
+/// A wrapping: its name, the link type of the capture, the frame, and whether tshark finds the segment in it without
+/// special settings.
 pub(crate) struct Wrapping {
     pub(crate) name: &'static str,
     pub(crate) link: u16,
@@ -61,7 +62,7 @@ pub(crate) fn join(parts: &[&[u8]]) -> Vec<u8> {
 const SNAP: [u8; 8] = [0xaa, 0xaa, 3, 0, 0, 0, 8, 0];
 /// LLC with a maker's own SNAP: Cisco's discovery protocol.
 pub(crate) const SNAP_OF_OTHERS: [u8; 8] = [0xaa, 0xaa, 3, 0, 0, 0x0c, 0x20, 0];
-/// A data frame to an access point, without the fields that say more.
+/// The header of a data frame to an access point, without the optional fields.
 pub(crate) const WIRELESS: [u8; 24] =
     [0x08, 0x01, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 2, 2, 2, 2, 4, 0x10, 0];
 
@@ -72,7 +73,7 @@ pub(crate) fn wrappings() -> Vec<Wrapping> {
     let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
     let mut all = Vec::new();
     let mut on = |link: u16, name: &'static str, frame: Vec<u8>| {
-        // tshark does not know the number 9200, and looks for a frame in MPLS only where it is told to.
+        // tshark does not know EtherType 0x9200, and looks for a frame in MPLS only if its settings say so.
         let tshark = !matches!(name, "VLAN of old" | "MPLS, pseudowire");
         all.push(Wrapping { name, link, frame, tshark });
     };

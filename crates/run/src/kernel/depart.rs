@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_getfd};
 
+use super::trial::{PIDFD_OPEN, forbidden};
+
 /// Which of the two processes this is.
 #[derive(Debug)]
 pub(crate) enum Side {
@@ -159,6 +161,9 @@ impl Caller {
 /// # Errors
 /// Before Linux 5.3, or where a container's profile does not permit it.
 pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
+    if !forbidden(&[PIDFD_OPEN]).is_empty() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
     let pid = rustix::process::getpid();
     Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
 }

@@ -4,8 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use rustix::process::{Pid, PidfdFlags};
+
+use super::trial::{MEMORY, forbidden};
 
 /// Opens a pidfd of a thread. Unlike the thread id, it never refers to a later thread.
 ///
@@ -41,8 +44,8 @@ pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
     u32::try_from(peer.pid).ok().filter(|pid| result == 0 && *pid != 0)
 }
 
-/// Reads another process's memory (`process_vm_readv(2)`) until `into` is full. Where a profile refuses the call, which needs
-/// the same right as the process's file in `/proc`, through that.
+/// Reads another process's memory (`process_vm_readv(2)`) until `into` is full. If a container's profile refuses the
+/// call, reads the process's `mem` file in `/proc`, which needs the same right.
 ///
 /// # Errors
 /// `EFAULT` for an invalid address, `EPERM`, `ESRCH`.
@@ -50,24 +53,36 @@ pub(crate) fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> io::Res
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
     // SAFETY: writes at most the length of a live slice; the remote address is the kernel's to check.
-    let got = unsafe {
+    let got = permitted(|| unsafe {
         libc::process_vm_readv(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
-    };
-    match usize::try_from(got) {
-        Err(_) => or_by_file(io::Error::last_os_error(), || {
-            File::open(format!("/proc/{thread}/mem"))?.read_exact_at(into, address)
-        }),
-        Ok(got) if got == into.len() => Ok(()),
+    });
+    match got.map(usize::try_from) {
+        Err(error) => {
+            or_by_file(error, || File::open(format!("/proc/{thread}/mem"))?.read_exact_at(into, address))
+        }
+        Ok(Ok(got)) if got == into.len() => Ok(()),
         Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
     }
 }
 
-/// Another way to another process's memory, if the call was not permitted.
+/// Makes a call on another process's memory, unless a filter would kill this process for it.
+fn permitted(call: impl FnOnce() -> isize) -> io::Result<isize> {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    if !MAY.get_or_init(|| forbidden(MEMORY).is_empty()) {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    match call() {
+        -1 => Err(io::Error::last_os_error()),
+        got => Ok(got),
+    }
+}
+
+/// Uses the process's file in `/proc` if the call was not permitted.
 fn or_by_file(refused: io::Error, file: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     match refused.raw_os_error() {
         Some(libc::EPERM | libc::ENOSYS) => file().map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => refused,
-            // What is no address of the process's is read and written short, or fails with EIO (`mem_rw` in Linux).
+            // At an invalid address the file is read or written only in part, or fails with EIO (`mem_rw` in Linux).
             _ => io::Error::from_raw_os_error(libc::EFAULT),
         }),
         _ => Err(refused),
@@ -82,15 +97,15 @@ pub(crate) fn write_memory(thread: u32, address: u64, from: &[u8]) -> io::Result
     let local = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: from.len() };
     // SAFETY: reads a live slice of that length; the remote address is the kernel's to check.
-    let got = unsafe {
+    let got = permitted(|| unsafe {
         libc::process_vm_writev(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
-    };
-    match usize::try_from(got) {
-        Err(_) => or_by_file(io::Error::last_os_error(), || {
+    });
+    match got.map(usize::try_from) {
+        Err(error) => or_by_file(error, || {
             let memory = File::options().write(true).open(format!("/proc/{thread}/mem"))?;
             memory.write_all_at(from, address)
         }),
-        Ok(got) if got == from.len() => Ok(()),
+        Ok(Ok(got)) if got == from.len() => Ok(()),
         Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
     }
 }

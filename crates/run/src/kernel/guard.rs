@@ -55,8 +55,8 @@ impl Listener {
         unsafe { libc::_exit(0) }
     }
 
-    /// Waits for the supervisor's death. While something is asked, and only then, it looks now and then whether the supervisor
-    /// is stopped, and then lets happen what is asked.
+    /// Waits for the supervisor's death. While a notification waits, and only then, it also checks from time to time
+    /// whether the supervisor is stopped. If so, it continues the calls that wait.
     fn stand_by(&self, alive: RawFd) {
         let listener = self.as_fd().as_raw_fd();
         // SAFETY: takes nothing, changes nothing.
@@ -67,7 +67,7 @@ impl Listener {
                 return;
             }
             if asked & libc::POLLHUP != 0 {
-                // Nobody asks any more: the supervisor's end is next.
+                // No process has the filter any more. Only the supervisor's death is left to wait for.
                 wait(&mut [(alive, 0)], -1);
                 return;
             }
@@ -92,11 +92,11 @@ impl Listener {
     }
 }
 
-/// How often the guard looks whether the supervisor is stopped, while something is asked; a call is answered after two looks
-/// at the latest.
+/// How often the guard checks whether the supervisor is stopped, while a notification waits. A call is continued after
+/// two checks at the latest.
 const TICK_MS: i32 = 40;
 
-/// So many looks at which nothing is asked end them, until something is.
+/// After this many checks without a waiting notification the checks stop, until one waits again.
 const IDLE: u32 = 3;
 
 /// Polls descriptors. Makes system calls only.

@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal
 use super::filter::Filter;
 use super::foreign::read_memory;
 use super::listener::Listener;
+use super::trial::{PIDFD_GETFD, forbidden};
 
 /// The socket over which the child and the serving thread talk before `exec`.
 #[derive(Debug)]
@@ -68,12 +69,25 @@ pub(crate) fn before_exec(
     Ok(Handshake(ours))
 }
 
-/// Whether this process may copy fds of others at all (`pidfd_getfd(2)`): the profiles of containers refuse the call.
+/// Whether this process may copy fds of other processes at all (`pidfd_getfd(2)`). The profiles of containers refuse
+/// the call, and a filter of systemd's may kill the process that makes it.
 pub(crate) fn may_copy_fds() -> bool {
+    if !forbidden(&[PIDFD_GETFD]).is_empty() {
+        return false;
+    }
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
     let own = own.map_err(drop);
     // This pidfd is one of the process's fds. Only a refused call fails.
     own.and_then(|own| pidfd_getfd_of(&own).map_err(drop)).is_ok()
+}
+
+/// A copy of one of this process's own fds, and whether an `execve` leaves the fd open.
+pub(crate) fn copy_own(number: RawFd) -> Option<(OwnedFd, bool)> {
+    // SAFETY: the fd is borrowed for two calls, which accept any number.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    let flags = rustix::io::fcntl_getfd(fd).ok()?;
+    let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0).ok()?;
+    Some((copy, !flags.contains(rustix::io::FdFlags::CLOEXEC)))
 }
 
 fn pidfd_getfd_of(own: &OwnedFd) -> rustix::io::Result<OwnedFd> {
@@ -83,7 +97,8 @@ fn pidfd_getfd_of(own: &OwnedFd) -> rustix::io::Result<OwnedFd> {
 /// A process without the filter that has the child's fds: `sendmsg` of the child itself would wait for an answer.
 struct Passer {
     process: i32,
-    /// Of the pipe that both have; never closed, for a `close` would wait as well. An `execve` does that.
+    /// The write end of the pipe that both processes have. It is never closed here, because a `close` would wait for an
+    /// answer as well; the `execve` closes it.
     go: RawFd,
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Notification {
 pub(crate) struct Listener {
     fd: OwnedFd,
     unanswered: Unanswered,
-    /// Readable once the guard has let calls happen.
+    /// Readable once the guard has continued calls.
     news: OwnedFd,
 }
 
@@ -114,7 +114,7 @@ impl Listener {
         self.unanswered.is_empty()
     }
 
-    /// In the guard: wakes the supervisor, once it runs.
+    /// In the guard: wakes the supervisor as soon as it runs again.
     pub(super) fn tell(&self) {
         let one = 1u64.to_ne_bytes();
         // It fails only if the counter is full: it is readable then.
@@ -122,18 +122,18 @@ impl Listener {
         unsafe { libc::write(self.news.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
-    /// Readable once the guard has let calls happen.
+    /// Readable once the guard has continued calls.
     pub(crate) fn news(&self) -> BorrowedFd<'_> {
         self.news.as_fd()
     }
 
-    /// Makes [`news`](Self::news) unreadable until there are more.
+    /// Makes [`news`](Self::news) unreadable until the guard continues more calls.
     pub(crate) fn forget_news(&self) {
-        // `EAGAIN`: there are none.
+        // `EAGAIN`: it was not readable.
         let _ = rustix::io::read(&self.news, &mut [0; 8]);
     }
 
-    /// How many calls the guard has let happen.
+    /// How many calls the guard has continued.
     pub(crate) fn unheard(&self) -> u64 {
         self.unanswered.unheard()
     }

@@ -11,7 +11,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unanswered {
     places: &'static [AtomicU64],
-    /// How many calls the guard has let happen.
+    /// How many calls the guard has continued.
     unheard: &'static AtomicU64,
 }
 
@@ -55,7 +55,7 @@ impl Unanswered {
         self.places.iter().all(|place| place.load(Relaxed) == 0)
     }
 
-    /// Before the guard lets a call happen: whoever sees what the call has done sees this as well.
+    /// Called before the guard continues a call, so that whoever sees an effect of the call sees this count as well.
     pub(super) fn goes_unheard(&self) {
         self.unheard.fetch_add(1, Ordering::SeqCst);
     }

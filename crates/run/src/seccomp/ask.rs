@@ -124,18 +124,18 @@ impl Ask {
         self.listener.give(id, fd, close_on_exec)
     }
 
-    /// Readable once the guard has let calls happen.
+    /// Readable once the guard has continued calls.
     pub(super) fn news(&self) -> BorrowedFd<'_> {
         self.listener.news()
     }
 
-    /// How many calls the guard has let happen, of which nothing is known.
+    /// How many calls the guard has continued, of which nothing is known. Makes [`news`](Self::news) unreadable.
     pub(super) fn unheard(&self) -> u64 {
         self.listener.forget_news();
         self.counted()
     }
 
-    /// The same, while there is no news of them.
+    /// The same number; leaves [`news`](Self::news) as it is.
     pub(super) fn counted(&self) -> u64 {
         self.listener.unheard()
     }

@@ -31,7 +31,7 @@ const LATE: Duration = Duration::from_millis(100);
 /// How long a signal waits for a thread that waits for a connection, which only a fatal one interrupts.
 const SIGNALS: Duration = Duration::from_millis(50);
 
-/// A call that the guard has let happen is over by then.
+/// After this time a call that the guard has continued is over.
 const OVER: Duration = Duration::from_secs(1);
 
 /// The calls that copy fds, but for messages.
@@ -51,12 +51,12 @@ const COPYING: &[i64] = &[
 
 const SENDING: &[i64] = &[libc::SYS_sendmsg, libc::SYS_sendmmsg];
 
-/// Calls that the guard has let happen.
+/// Calls that the guard has continued.
 struct Unheard {
     calls: u64,
-    /// What they did is not known yet.
+    /// Their effects are not known yet.
     is_any: bool,
-    /// Until when one of them may not be over, and when that is told next.
+    /// Until when one of them may not be over, and when that is reported again.
     until: Instant,
     next: Instant,
     /// The last look has found nothing in flight.
@@ -83,7 +83,7 @@ pub(super) struct Driver {
     /// When to look at what was let close: many take long.
     look_at: Instant,
     unheard: Unheard,
-    /// Where the first refusal is told.
+    /// Receives the first refusal.
     tell: Option<mpsc::Sender<Refusal>>,
 }
 
@@ -94,12 +94,19 @@ impl Driver {
         wanted: Wanted,
         counts: Arc<Counts>,
         tell: mpsc::Sender<Refusal>,
-        lends: bool,
+        // If the program's fds cannot be copied, the supervisor needs copies of the listeners that the program
+        // inherits.
+        lends: Option<Vec<OwnedFd>>,
     ) -> Self {
+        let lent = lends.map(|inherited| {
+            let lent = Lent::default();
+            inherited.into_iter().for_each(|listener| lent.socket(listener));
+            lent
+        });
         Self {
             ask: Ask::new(listener),
             world: World::default(),
-            hands: Hands::new(intake, lends.then(Lent::default)),
+            hands: Hands::new(intake, lent),
             wanted,
             counts,
             accepting: Vec::new(),
@@ -194,8 +201,8 @@ impl Driver {
             return;
         }
         let processes = eyes::processes();
-        // First the messages: what is received between the two looks is seen open. Twice, for `recvmsg` takes an fd out of its
-        // queue a moment before its process has it.
+        // The messages are checked first: an fd that is received between the two looks is then found open. Twice, for `recvmsg`
+        // takes an fd out of its queue a moment before its process has it.
         let quiet = eyes::quiet(&processes);
         if std::mem::replace(&mut self.unheard.quiet, quiet) && quiet {
             self.unheard.is_any = false;
@@ -207,7 +214,7 @@ impl Driver {
         self.started.elapsed()
     }
 
-    /// Tells custody about an event, and carries out its decisions. Returns whether the call is answered instead of
+    /// Reports an event to custody, and carries out its decisions. Returns whether the call is answered instead of
     /// made.
     fn tell(&mut self, event: Event<'_>, taken: Option<Taken>) -> bool {
         let cookie = match event {
@@ -232,7 +239,8 @@ impl Driver {
                 Action::Drop(kept) => self.hands.drop_kept(kept),
                 Action::Release(cookie) => self.hands.release(cookie),
                 Action::Watch(pid) => {
-                    // One that cannot be watched any more is gone, which is noticed at the next look for the dead.
+                    // A process that cannot be watched any more has ended, which is noticed at the next look for dead
+                    // processes.
                     self.hands.watch(pid);
                 }
                 Action::Pretend => pretends = true,
@@ -250,7 +258,7 @@ impl Driver {
         self.counts.add(reason);
     }
 
-    /// Names the first process that cannot be looked at.
+    /// Reports the first process that cannot be looked at.
     fn name(&mut self, Pid(process): Pid) {
         if let Some(tell) = self.tell.take()
             && tell.send(Refusal::new(process, Errno::PERM.into())).is_ok()
@@ -278,7 +286,7 @@ impl Driver {
             Wanting::Which { inode, names } => Answer::Name(eyes::which(inode, names)),
             Wanting::Census { copying } => {
                 self.counts.look();
-                // Before the census: a call that is over by then has its result in it.
+                // Before the census, so that the census shows the results of calls that are over by then.
                 let copying = self.hands.within(copying, COPYING);
                 Answer::Census { copying, census: self.seen(eyes::census()) }
             }
@@ -287,7 +295,7 @@ impl Driver {
                 let copying = self.hands.within(copying, COPYING);
                 let sending = self.hands.within(sending, SENDING);
                 let processes = eyes::processes();
-                // First the messages: what is received between the two looks is seen open.
+                // The messages are checked first: an fd that is received between the two looks is then found open.
                 let quiet = eyes::quiet(&processes);
                 let census = self.seen(eyes::census_of(&processes));
                 Answer::Flights { copying, sending, quiet, census, took: started.elapsed() }
@@ -314,7 +322,7 @@ impl Driver {
         }
     }
 
-    /// Tells of the processes that have died.
+    /// Reports the processes that have died.
     fn bury(&mut self) {
         let ended = self.hands.ended();
         if let Some(lent) = self.hands.lent().filter(|_| !ended.is_empty()) {

@@ -134,7 +134,16 @@ ACT(signal_waited) {
     say("waited", got);
     return 0;
 }
-ACT(signal_alarm) { signal(SIGALRM, handler); ualarm(2000, 0); pause(); return 0; }
+ACT(signal_alarm) {
+    sigset_t set, old;
+    signal(SIGALRM, handler);
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    sigprocmask(SIG_BLOCK, &set, &old);
+    ualarm(2000, 0);
+    sigsuspend(&old);
+    return 0;
+}
 ACT(signal_child) {
     signal(SIGCHLD, handler);
     sigset_t set, old;
@@ -316,6 +325,23 @@ ACT(same_sandbox) {
     int c = socket(AF_INET, SOCK_STREAM, 0);
     said("close", close(c));
     return 3;
+}
+
+/* Restricted to less than a close of a connection takes, with one that has been shut down and with one to the supervisor. */
+ACT(plain_sandbox_range) {
+    struct sock_filter f[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getpid, 4, 0), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getsockopt, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_close, 2, 0), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sendmsg, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)};
+    struct sock_fprog p = {7, f};
+    int c = client(listening(0));
+    early(c);
+    said("shutdown", shutdown(c, SHUT_RDWR));
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    said("sandbox", prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p));
+    for (int fd = 890; fd < 910; fd++) if (dup2(1, fd) != fd) said("over", fd);
+    said("range", close_range(3, ~0u, 0));
+    return 4;
 }
 
 /* ---- connections ---- */

@@ -1,6 +1,8 @@
 //! A supervisor in a process of its own, servers to run under it, and clients that notice losses.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub(crate) mod hostile;
+
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -81,7 +83,7 @@ impl Server {
         self.await_that(text, || log.lock().unwrap().contains(text));
     }
 
-    /// There is no event for what another process does in itself, so this polls.
+    /// No event reports what another process does internally, so this polls.
     fn await_that(&mut self, what: &str, is_so: impl Fn() -> bool) {
         let started = Instant::now();
         while !is_so() {
@@ -92,7 +94,7 @@ impl Server {
         }
     }
 
-    /// The supervisor's pid, where the program is the process that was started.
+    /// The supervisor's pid, if the program is the process that was started.
     pub(crate) fn supervisor(&self) -> Pid {
         let report = self.report.as_ref().unwrap().to_str().unwrap();
         let entries = fs::read_dir("/proc").unwrap().flatten();
@@ -108,7 +110,8 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until the program, all that it left behind and the supervisor have ended: nobody has their stderr then.
+    /// Waits until the program, all processes that it left behind and the supervisor have ended: then nobody has their
+    /// stderr.
     pub(crate) fn wait_for_all(&mut self) {
         self.wait();
         self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());
@@ -172,14 +175,38 @@ impl Drop for Server {
 }
 
 pub(crate) fn is_listening(port: u16) -> bool {
-    let wanted = format!(":{port:04X} ");
-    // Java listens on an IPv6 socket for every address.
+    const LISTEN: &str = "0A";
+    sockets().iter().any(|socket| socket.local == port && socket.state == LISTEN)
+}
+
+/// Whether the other end of a connection, on this host, has not ended its half: it neither sent a FIN nor a reset.
+pub(crate) fn is_open(stream: &TcpStream) -> bool {
+    // ESTABLISHED, SYN_RECV, CLOSE_WAIT, in the kernel's numbering (`tcp_states.h`).
+    const OPEN: [&str; 3] = ["01", "03", "08"];
+    let (Ok(own), Ok(other)) = (stream.local_addr(), stream.peer_addr()) else { return false };
+    sockets().iter().any(|socket| {
+        (socket.local, socket.remote) == (other.port(), own.port()) && OPEN.contains(&socket.state.as_str())
+    })
+}
+
+/// A TCP socket, as `/proc/net/tcp` has it.
+struct Row {
+    local: u16,
+    remote: u16,
+    state: String,
+}
+
+fn sockets() -> Vec<Row> {
     let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+    // Java listens on an IPv6 socket for every address.
     let table = table("tcp") + &table("tcp6");
-    let listens = |line: &str| {
-        line.split(" 0A ").next().is_some_and(|left| left.contains(&wanted)) && line.contains(" 0A ")
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let row = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, remote) = (port(words.next()?)?, port(words.next()?)?);
+        Some(Row { local, remote, state: words.next()?.to_owned() })
     };
-    table.lines().any(listens)
+    table.lines().filter_map(row).collect()
 }
 
 /// Waits until something listens on a port.
@@ -284,15 +311,27 @@ pub(crate) fn late_reader(port: u16, body: usize, reset_expected: bool) -> Got {
     read(stream)
 }
 
-/// Waits for a reset. If none is expected the wait is short; that cannot hide one, as a later reset is still counted.
+/// Waits for a reset. If none is expected, waits for the end of the other end's half, and a little longer: a close at once after
+/// it would reset. One that comes later is still counted.
 pub(crate) fn await_reset(stream: &TcpStream, expected: bool) {
-    let patience = if expected { 5_000 } else { 300 };
-    let mut fds = [PollFd::new(stream, PollFlags::ERR | PollFlags::HUP)];
-    let timeout = Timespec { tv_sec: patience / 1_000, tv_nsec: patience % 1_000 * 1_000_000 };
-    poll(&mut fds, Some(&timeout)).unwrap();
+    let patience = Duration::from_millis(if expected { 30_000 } else { 300 });
+    let started = Instant::now();
+    while !has_ended(stream, 1) && started.elapsed() < patience {
+        if !expected && !is_open(stream) {
+            has_ended(stream, 20);
+            return;
+        }
+    }
 }
 
-/// Goes on sending after its request, a byte now and then until a reset meets one, and only then reads.
+/// Whether a connection was reset, or has ended in both directions, after at most some time.
+pub(crate) fn has_ended(stream: &TcpStream, milliseconds: i64) -> bool {
+    let mut end = [PollFd::new(stream, PollFlags::ERR | PollFlags::HUP)];
+    let patience = Timespec { tv_sec: milliseconds / 1_000, tv_nsec: milliseconds % 1_000 * 1_000_000 };
+    poll(&mut end, Some(&patience)).unwrap() > 0
+}
+
+/// Goes on sending after its request, a byte at a time, until a reset answers one. Reads only then.
 pub(crate) fn late_sender(port: u16, reset_expected: bool) -> Got {
     let mut stream = connect(port, Some(4_096));
     let _ = stream.write_all(&request(0));

@@ -1,6 +1,7 @@
-//! What these tests start in a server's place: `supervisor REPORT SETTINGS COMMAND...`. Runs the command, and writes the report.
+//! The program that these tests start in place of a server: `supervisor REPORT SETTINGS COMMAND...`. Runs the command,
+//! and writes the report.
 //!
-//! Without arguments it is what a service manager starts: the supervisor of the program at the other end of stdin.
+//! Without arguments it is what a service manager starts: it supervises the program at the other end of stdin.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;

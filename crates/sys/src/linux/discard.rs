@@ -1,4 +1,4 @@
-//! Reading without use.
+//! Discards the bytes that a socket has received.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

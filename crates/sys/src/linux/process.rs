@@ -10,8 +10,8 @@ use crate::SetOnce;
 /// The number of the calling process: see [`Process`](crate::Process).
 ///
 /// A process id is reused, and a child in a new pid namespace may have the id of its parent. So the number is in a page
-/// that the kernel sets to zero in a child (`MADV_WIPEONFORK`, Linux 4.14), and asking costs loads instead of a system call.
-/// If the kernel has no such pages, it is the process id after all.
+/// that the kernel sets to zero in a child (`MADV_WIPEONFORK`, Linux 4.14), and asking costs loads instead of a system
+/// call. If the kernel has no such pages, the number is the process id.
 pub(crate) fn process_number() -> u64 {
     static PAGE: SetOnce<Page> = SetOnce::new();
     /// A child continues its parent's count, so no ancestor has had the same number.
@@ -26,7 +26,7 @@ pub(crate) fn process_number() -> u64 {
     }
 }
 
-/// A bit that is set if a [`Process`] is a process id. Numbers from the page never become that large.
+/// A bit that is set if a [`Process`](crate::Process) is a process id. Numbers from the page never become that large.
 const NO_PAGE: u64 = 1 << 63;
 
 /// Returns the number of this process. The first thread that asks takes it from `next` and stores it in `page`.

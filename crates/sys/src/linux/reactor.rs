@@ -14,7 +14,7 @@ use rustix::time::{
 use super::timespec;
 use crate::Ready;
 
-/// The alarm's data in the epoll; no key of a socket.
+/// The alarm's key in the epoll. No socket has this key.
 const ALARM: u64 = u64::MAX;
 
 /// A timer whose fd becomes readable at the time that was set last.
@@ -30,7 +30,7 @@ impl Alarm {
         Ok(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).map(Self)?)
     }
 
-    /// Sets the alarm to ring in so much time: a wait of its reactor then ends. An earlier setting is replaced.
+    /// Sets the alarm to ring after `within`: a wait of its reactor then ends. An earlier setting is replaced.
     pub fn set(&self, within: Duration) {
         let timer = Itimerspec {
             it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
@@ -52,12 +52,12 @@ pub struct ReadyList {
 }
 
 impl ReadyList {
-    /// Room for so many events.
+    /// Makes room for `capacity` events.
     pub fn new(capacity: usize) -> Self {
         Self { events: Vec::with_capacity(capacity) }
     }
 
-    /// What the last wait has reported.
+    /// The events of the last wait.
     pub fn iter(&self) -> impl Iterator<Item = Ready> + '_ {
         self.events.iter().filter(|event| event.data.u64() != ALARM).map(|event| {
             let (key, flags) = (event.data.u64(), event.flags);
@@ -92,10 +92,11 @@ impl Reactor {
         Ok(Self(epoll))
     }
 
-    /// Adds a socket. What has happened until now is reported at once; the acknowledgement of the FIN is reported if
-    /// `awaits_acknowledgement`.
+    /// Adds a socket. What has happened before is reported by the next wait. The acknowledgement of the FIN is reported
+    /// if `awaits_acknowledgement`.
     ///
-    /// Edge-triggered with EPOLLOUT, for that acknowledgement raises an event (`tcp_rcv_state_process`).
+    /// For that the interest includes EPOLLOUT: an edge-triggered epoll reports it when the FIN is acknowledged
+    /// (`tcp_rcv_state_process`).
     ///
     /// # Errors
     /// Returns the errors of `epoll_ctl(2)`.
@@ -107,7 +108,8 @@ impl Reactor {
         Ok(epoll::add(&self.0, socket, epoll::EventData::new_u64(key), interest)?)
     }
 
-    /// Goes on reporting a socket of which something was reported. Edges need no such call.
+    /// Asks for the next event of a socket of which one was reported. Does nothing here: an edge-triggered epoll goes
+    /// on reporting.
     ///
     /// # Errors
     /// None here.
@@ -121,7 +123,7 @@ impl Reactor {
         let _ = epoll::delete(&self.0, socket);
     }
 
-    /// Waits for events, for the alarm, or for the time. A signal may end the wait, too.
+    /// Waits for an event or for the alarm, at most for `timeout`. A signal may end the wait, too.
     pub fn wait(&self, ready: &mut ReadyList, timeout: Option<Duration>) {
         let timeout = timeout.map(timespec);
         ready.events.clear();
@@ -136,7 +138,7 @@ impl AsFd for Reactor {
     }
 }
 
-/// For tests: with what is no epoll, every registration fails.
+/// For tests: if the fd is not an epoll, every registration fails.
 #[cfg(any(test, feature = "testing"))]
 impl From<OwnedFd> for Reactor {
     fn from(fd: OwnedFd) -> Self {
@@ -161,7 +163,7 @@ mod tests {
         assert_eq!(left(&alarm), 0, "it is not set");
         alarm.set(Duration::from_secs(50_000));
         assert!((40_000_000..=50_000_000).contains(&left(&alarm)));
-        // At once is a time like any other.
+        // A time of zero rings at once: it does not switch the alarm off.
         alarm.set(Duration::ZERO);
         poll(&mut [PollFd::new(&alarm.0, PollFlags::IN)], None).unwrap();
         alarm.set(Duration::from_nanos(u64::MAX));
@@ -177,7 +179,7 @@ mod tests {
             alarm.set(Duration::from_nanos(1));
             reactor.wait(&mut ready, Some(Duration::from_secs(10)));
             assert_eq!((ready.events.len(), ready.iter().count()), (1, 0), "it has rung, and is no socket");
-            // Nobody has read the timer.
+            // Although nobody has read the timer, it is not reported again.
             reactor.wait(&mut ready, Some(Duration::ZERO));
             assert!(ready.events.is_empty());
         }

@@ -59,7 +59,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        // So that the time since is something to be reset: the clock of these fields ticks in milliseconds.
+        // Waits until `last_ack` is well above zero, so that its reset can be seen: the kernel counts it in
+        // milliseconds.
         while tcp_info(client.as_fd()).unwrap().last_ack < Duration::from_millis(50) {
             std::thread::yield_now();
         }

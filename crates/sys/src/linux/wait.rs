@@ -22,8 +22,8 @@ pub struct SocketWait {
 const SLICES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 impl SocketWait {
-    /// Waits for an event of the socket, the acknowledgement of the FIN among them, or for the time. `has_read`: something
-    /// was read since the last wait, so that readable means that more has come.
+    /// Waits for an event of the socket, the acknowledgement of the FIN among them, until `until` at the latest.
+    /// `has_read`: something was read since the last wait, so that "readable" means that more has arrived.
     ///
     /// `poll(2)` cannot await that acknowledgement: after a half-close it reports POLLOUT for ever. An
     /// edge-triggered epoll with EPOLLOUT is woken by the change from FIN_WAIT1 to FIN_WAIT2
@@ -53,7 +53,7 @@ impl SocketWait {
         }
     }
 
-    /// Waits until the socket takes more bytes, or for the time. Returns whether it takes some.
+    /// Waits until the socket takes more bytes, until `until` at the latest. Returns whether it takes some.
     ///
     /// # Errors
     /// Returns the errors of `poll(2)`.
@@ -68,7 +68,7 @@ impl SocketWait {
     fn poll(&mut self, socket: BorrowedFd<'_>, has_read: bool, until: Instant) -> io::Result<()> {
         let (shortest, longest) = SLICES;
         self.slice = (self.slice * 2).clamp(shortest, longest);
-        // `poll` would report bytes that stay unread, and the peer's end once it was seen, at once and for ever.
+        // Without a read in between, `poll` would report the unread bytes, or the peer's end, again at once.
         let events = if has_read { PollFlags::IN } else { PollFlags::empty() };
         let until = until.min(Instant::now() + self.slice);
         match poll(&mut [PollFd::from_borrowed_fd(socket, events)], Some(&left(until))) {
@@ -78,7 +78,7 @@ impl SocketWait {
     }
 }
 
-/// An epoll with the socket. What happened before is reported by the first wait.
+/// Makes an epoll that has only this socket. What happened before is reported by the first wait.
 fn register(socket: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     let made = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let interest =

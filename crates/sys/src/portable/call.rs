@@ -1,4 +1,4 @@
-//! The calls in which Unix systems and Windows differ.
+//! The calls that differ between Unix systems and Windows.
 
 use std::io;
 
@@ -16,8 +16,8 @@ pub(super) fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resu
 
 /// Sends what the socket takes now. Returns the number of bytes.
 ///
-/// Never waits, even on a blocking socket. Where a write to a closed connection raises SIGPIPE, programs of Rust ignore
-/// that signal from their start.
+/// Never waits, even on a blocking socket. Where a write to a closed connection raises SIGPIPE, it does no harm: Rust
+/// programs ignore that signal from their start.
 ///
 /// # Errors
 /// Returns `WouldBlock` if the socket takes nothing now; otherwise the errors of `send`.
@@ -48,7 +48,7 @@ mod never_blocking {
     }
 }
 
-/// Winsock has no flag for one call, so that the socket itself is made not to block, and stays so.
+/// Winsock has no flag that makes a single call non-blocking. So the socket itself is made non-blocking, and stays so.
 #[cfg(windows)]
 mod never_blocking {
     use super::*;

@@ -1,4 +1,4 @@
-//! What a socket is; what its peer has acknowledged is not known.
+//! The kind of a socket. What its peer has acknowledged is unknown on these systems.
 
 use std::io;
 
@@ -32,7 +32,7 @@ pub fn send_queue(_socket: BorrowedFd<'_>) -> io::Result<u64> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether it is a Multipath TCP socket: not asked here, where nothing depends on it.
+/// Whether it is a Multipath TCP socket. Always `false` here: nothing depends on the answer.
 ///
 /// # Errors
 /// None here.

@@ -4,7 +4,8 @@
 //! macOS (`SO_NWRITE`) and FreeBSD (`FIONWRITE`) tell the bytes in the send buffer, but not whether the FIN was
 //! acknowledged, and Windows tells nothing.
 //!
-//! Where systems differ, in `call.rs`, the difference was looked up in their manuals; **it was compiled, and never run**.
+//! The differences between these systems, in `call.rs`, were looked up in their manuals. The code was compiled for
+//! them, and **never run on them**.
 
 mod call;
 mod discard;

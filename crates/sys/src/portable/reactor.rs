@@ -20,13 +20,13 @@ pub struct Alarm {
 
 #[derive(Debug, Default)]
 struct Times {
-    /// When the alarm rings.
+    /// When the alarm rings; `None` if it is not set.
     rings: Option<Instant>,
-    /// Until when the reactor waits; `None` while it does not.
+    /// When the present wait of the reactor ends; `None` if it is not waiting.
     waits: Option<Instant>,
 }
 
-/// The longest wait: longer ones are waited for in parts.
+/// The longest single wait; a longer one is made of several.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
 impl Alarm {
@@ -38,13 +38,13 @@ impl Alarm {
         Ok(Self { poller: Arc::new(Poller::new()?), times: Arc::default() })
     }
 
-    /// Sets the alarm to ring in so much time: a wait of its reactor then ends. An earlier setting is replaced.
+    /// Sets the alarm to ring after `within`: a wait of its reactor then ends. An earlier setting is replaced.
     pub fn set(&self, within: Duration) {
         let rings = Instant::now() + within.min(LONGEST);
         let mut times = self.times();
         times.rings = Some(rings);
         if times.waits.is_some_and(|waits| rings < waits) {
-            // It may have been woken already and not have noted it yet; once more does no harm.
+            // The reactor may be awake already, and not have noted it yet. A second wake-up does no harm.
             let _ = self.poller.notify();
         }
     }
@@ -64,14 +64,14 @@ pub struct Reactor {
 pub struct ReadyList(Events);
 
 impl ReadyList {
-    /// Room for so many events.
+    /// Makes room for `capacity` events.
     pub fn new(capacity: usize) -> Self {
         Self(Events::with_capacity(NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN)))
     }
 
-    /// What the last wait has reported.
+    /// The events of the last wait.
     pub fn iter(&self) -> impl Iterator<Item = Ready> + '_ {
-        // A read finds out the rest.
+        // Whether the connection is over is not reported here: the next read finds out.
         self.0.iter().map(|event| Ready { key: event.key as u64, is_over: false, is_fresh: false })
     }
 }
@@ -91,7 +91,8 @@ impl Reactor {
         Ok(Self { alarm: alarm.clone() })
     }
 
-    /// Adds a socket, of which the next event is reported, or what has happened until now. No acknowledgement is.
+    /// Adds a socket. Its next event is reported, also if it has happened already. Acknowledgements are not reported
+    /// on these systems.
     ///
     /// # Errors
     /// Returns the errors of the system's calls for events.
@@ -102,7 +103,7 @@ impl Reactor {
         unsafe { self.alarm.poller.add(raw(&socket), Event::readable(key as usize)) }
     }
 
-    /// Goes on reporting a socket of which something was reported: its next event, or what has happened until now.
+    /// Asks for the next event of a socket of which one was reported. It is reported also if it has happened already.
     ///
     /// # Errors
     /// Returns the errors of the system's calls for events.
@@ -115,7 +116,7 @@ impl Reactor {
         let _ = self.alarm.poller.delete(socket);
     }
 
-    /// Waits for events, for the alarm, or for the time. A signal may end the wait, too.
+    /// Waits for an event or for the alarm, at most for `timeout`. A signal may end the wait, too.
     pub fn wait(&self, ready: &mut ReadyList, timeout: Option<Duration>) {
         let end = Instant::now() + timeout.unwrap_or(LONGEST).min(LONGEST);
         ready.0.clear();
@@ -176,7 +177,7 @@ mod tests {
             assert!(waiting(&reactor, &mut ready, 600), "it has rung");
             assert!(alarm.times().rings.is_none());
         }
-        // From another thread, to an earlier time than the wait's.
+        // Another thread sets the alarm to a time before the end of the wait.
         alarm.set(Duration::from_secs(500));
         let other = alarm.clone();
         let setting = std::thread::spawn(move || {

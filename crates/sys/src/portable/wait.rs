@@ -14,8 +14,8 @@ use crate::fd::BorrowedFd;
 pub struct SocketWait {}
 
 impl SocketWait {
-    /// Waits for an event of the socket, or for the time. `has_read`: something was read since the last wait, so that
-    /// readable means that more has come.
+    /// Waits for an event of the socket, until `until` at the latest. `has_read`: something was read since the last
+    /// wait, so that "readable" means that more has arrived.
     ///
     /// # Errors
     /// Returns the errors of `poll`.
@@ -28,7 +28,7 @@ impl SocketWait {
         wait_for(socket, PollFlags::IN, until).map(drop)
     }
 
-    /// Waits until the socket takes more bytes, or for the time. Returns whether it takes some.
+    /// Waits until the socket takes more bytes, until `until` at the latest. Returns whether it takes some.
     ///
     /// # Errors
     /// Returns the errors of `poll`.

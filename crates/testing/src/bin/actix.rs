@@ -1,4 +1,4 @@
-//! actix-web as it is.
+//! A server of actix-web, without any crate of this project.
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 

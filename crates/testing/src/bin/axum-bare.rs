@@ -1,4 +1,4 @@
-//! axum as it is.
+//! A server of axum, without any crate of this project.
 
 fn main() -> anyhow::Result<()> {
     let address = linger_testing::samples::address()?;

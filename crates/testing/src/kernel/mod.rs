@@ -1,11 +1,14 @@
 //! The system calls of this crate, and its only unsafe code; each block says why it is sound.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::io::Errno;
+use rustix::process::Signal;
+use rustix::thread::UnshareFlags;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
@@ -34,9 +37,9 @@ pub fn allocated() -> usize {
 /// # Panics
 /// Panics for another call, and if the filter's compiler does not know this architecture.
 pub fn refuse(command: &mut Command, call: &str, error: Errno) {
-    // The C library reserves the stack of a thread without access, then opens all of it but the guard.
+    // The C library maps the stack of a thread without access, then gives access to all of it but the guard pages.
     const NO_ACCESS: u32 = libc::PROT_NONE as u32;
-    // As std and tempfile create files.
+    // The flags with which std and tempfile create files.
     const TRUNCATED: u32 = (libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC) as u32;
     const EXCLUSIVE: u32 = (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC) as u32;
     let rules = match call {
@@ -70,10 +73,78 @@ pub fn refuse(command: &mut Command, call: &str, error: Errno) {
     unsafe { command.pre_exec(install) };
 }
 
-/// The uses of a call by the low half of one argument, counted from 0.
+/// Matches a call by the low 32 bits of one argument; `number` is the argument's position, counted from 0.
 fn argument(number: u8, relation: SeccompCmpOp, value: u32) -> SeccompRule {
     let condition = SeccompCondition::new(number, SeccompCmpArgLen::Dword, relation, value.into());
     SeccompRule::new(vec![condition.expect("an argument's number below 6")]).expect("one condition")
+}
+
+/// Makes a command run in a PID namespace of its own with its own `/proc`. Its parent there is the namespace's first
+/// process, which reaps orphans and ends with the command; then the kernel kills all processes that are left. If the
+/// kernel refuses this, `spawn` returns the error.
+///
+/// The spawned process itself stays outside. It waits, and ends with the command's status, or with 128 plus the
+/// signal's number.
+pub fn seclude(command: &mut Command) {
+    // SAFETY: `enter_processes` makes system calls only: no allocation and no lock between fork and exec.
+    unsafe { command.pre_exec(enter_processes) };
+}
+
+fn enter_processes() -> io::Result<()> {
+    let flags = UnshareFlags::NEWPID | UnshareFlags::NEWNS;
+    // SAFETY: neither flag changes which fds or memory this process shares with others; it has one thread.
+    unsafe { rustix::thread::unshare_unsafe(flags) }?;
+    mount(c"none", c"/", c"", libc::MS_REC | libc::MS_PRIVATE)?;
+    if let Some(first) = fork()? {
+        end_with(first);
+    }
+    // If the process that waits for the status is killed, the test must not go on.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    mount(c"proc", c"/proc", c"proc", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC)?;
+    if let Some(test) = fork()? {
+        end_with(test);
+    }
+    Ok(())
+}
+
+fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong) -> io::Result<()> {
+    let (source, target, kind) = (source.as_ptr(), target.as_ptr(), kind.as_ptr());
+    // SAFETY: the strings live across the call, which keeps no reference; no options are passed.
+    match unsafe { libc::mount(source, target, kind, flags, std::ptr::null()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Returns the child's id in the parent, and `None` in the child.
+fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: the call of `fork(2)` without the C library's handlers, which take locks. Parent and child make system calls only.
+    match unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        child => Ok(Some(child as i32)),
+    }
+}
+
+/// Reaps children until this one has ended, and ends with its status.
+fn end_with(child: i32) -> ! {
+    // This process must not keep open the command's pipes, nor the pipe on which `spawn` waits for the `exec`.
+    // SAFETY: the fds are copies of this process alone, which uses none of them.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+    loop {
+        let mut status = 0;
+        // SAFETY: the number is live for the call.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if ended == child || (ended < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted) {
+            let code = if libc::WIFSIGNALED(status) {
+                128 + libc::WTERMSIG(status)
+            } else {
+                libc::WEXITSTATUS(status)
+            };
+            // SAFETY: it ends this process at once, without the handlers of the program that it was forked from.
+            unsafe { libc::_exit(code) };
+        }
+    }
 }
 
 /// Lets the calling thread run only while nobody else wants its processor (`SCHED_IDLE`, `sched(7)`).

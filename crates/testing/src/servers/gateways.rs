@@ -144,7 +144,7 @@ pub fn nginx_uwsgi(application: SocketAddr) -> Result<RunningServer, Unavailable
     )
 }
 
-/// httpd with the modules that every use needs, and `config` after them.
+/// httpd with the modules that all tests need, and `config` after them.
 ///
 /// # Errors
 /// Returns the errors of [`Launch::start`].
@@ -192,7 +192,7 @@ pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Ru
     )
 }
 
-/// lighttpd with `config` after what every use needs.
+/// lighttpd with the settings that all tests need, and `config` after them.
 ///
 /// # Errors
 /// Returns the errors of [`Launch::start`].

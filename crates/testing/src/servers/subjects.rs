@@ -298,7 +298,8 @@ fn go() -> Result<Subject, Unavailable> {
 /// Builds a Go program that uses only the standard library, and starts it with the port as its argument.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable::Missing`] if Go is not installed, [`Unavailable::Failed`] if the program does not
+/// compile, and the errors of [`Launch::start`].
 pub fn go_program(name: &str, source: &str) -> Result<RunningServer, Unavailable> {
     let go = program("go", "golang-go")?;
     let launch = Launch::new(name);

@@ -1,4 +1,4 @@
-//! The ways to move a file or a tree: each gets its own processes, and says how long it took.
+//! The ways to move a file or a tree. Each runs in its own processes, and returns how long it took.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -20,8 +20,8 @@ fn run(command: &mut Command) -> String {
     told
 }
 
-/// What one of our own processes said of itself: the seconds that it kept a processor busy. It may not have
-/// taken more than 32 MiB.
+/// The seconds that one of this project's processes kept a processor busy, by its own report. It must not
+/// have taken more than 32 MiB.
 fn busy(told: &str) -> f64 {
     let usage =
         told.lines().find_map(|line| line.strip_prefix("usage ")?.split_once(' ')).expect("its usage");
@@ -49,7 +49,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
-/// A server of others, ended with the measurement even if that fails.
+/// Another project's server. It is ended with the measurement, even if that fails.
 struct Running(Child);
 
 impl Drop for Running {
@@ -158,7 +158,7 @@ pub(crate) fn rsync(place: &Place, from: &str) -> f64 {
         .expect("rsync");
     await_port(port);
     let started = Instant::now();
-    // Whole files: a delta against nothing would only cost it time.
+    // Whole files: a delta against nothing would only cost rsync time.
     run(Command::new("rsync")
         .args(["-aW"])
         .arg(place.path(from))

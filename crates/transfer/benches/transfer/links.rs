@@ -1,4 +1,5 @@
-//! One file over links that lose, or are long: beside the rsync daemon, one stream each, in the lab's networks.
+//! One file over links that lose packets, or are long: beside the rsync daemon, one stream each, in the lab's
+//! networks.
 //!
 //! The sending command times itself, so that neither the networks nor the server's start count.
 
@@ -48,7 +49,7 @@ pub(crate) fn end(words: &[&str]) {
     }
 }
 
-/// Races the two over each link, `rounds` times, with another seed for the link's chance each time.
+/// Races the two over each link, `rounds` times, each time with another seed for the link.
 pub(crate) fn links(place: &Place, rounds: usize) {
     let mut block = vec![0; SIZE];
     blake3::Hasher::new().finalize_xof().fill(&mut block);

@@ -27,7 +27,7 @@ const KEPT: usize = 4 << 10;
 pub(crate) struct Reserve(Option<Child>);
 
 impl Reserve {
-    /// Makes a reserve of `bytes`, or says aloud why there is none.
+    /// Makes a reserve of `bytes`, or prints why there is none.
     pub(crate) fn hold(bytes: u64) -> Self {
         let gib = bytes as f64 / f64::from(1 << 30);
         eprintln!("keeping {gib:.1} GiB of memory from being given back to a host, for the files to come");
@@ -83,7 +83,8 @@ fn start(bytes: u64) -> Result<Child, String> {
     Err(if told.is_empty() { "no mount namespace is to be had here".into() } else { told.trim_end().into() })
 }
 
-/// That process: makes the reserve, says `ready` or what is wrong, and keeps it until its standard input ends.
+/// The process that holds the reserve: makes it, prints `ready` or what is wrong, and keeps it until its standard
+/// input ends.
 pub(crate) fn keep(bytes: u64) {
     match make(bytes) {
         Ok(_reserve) => {

@@ -15,6 +15,7 @@ use crate::bundle::{self, Bundle};
 use crate::cancel::Cancel;
 use crate::driver::Session;
 use crate::error::Error;
+use crate::host;
 use crate::loopback;
 use crate::machine::{Role, SessionLimits};
 use crate::options::Security;
@@ -52,6 +53,9 @@ impl Client {
 
     fn connection(&self) -> Result<Box<dyn Transport>, Error> {
         let name = format!("{}, port {}", self.host, self.port);
+        if let Some(host) = host::simulated() {
+            return host.connect().map_err(|source| Error::Unreachable { what: name, source });
+        }
         let addresses = (self.host.as_str(), self.port).to_socket_addrs();
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         match addresses {

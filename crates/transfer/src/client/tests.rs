@@ -13,7 +13,7 @@ use crate::message::{Time, Token, TreeEntry};
 use crate::progress::ItemVerdict;
 use crate::transport::Plain;
 
-/// What a server says, in order.
+/// What a server sends, in order.
 enum Said {
     Message(Message),
     Data(&'static [u8]),
@@ -48,7 +48,7 @@ fn total(entries: u64) -> Said {
     Said::Message(Message::Total { entries, failed_before: 0 })
 }
 
-/// Serves one `get` so.
+/// Serves one `get` by a script.
 fn serve(listener: &TcpListener, script: Vec<Said>) {
     let (accepted, _) = listener.accept().unwrap();
     let plain = Box::new(Plain::new(accepted).unwrap());
@@ -69,7 +69,7 @@ fn serve(listener: &TcpListener, script: Vec<Said>) {
     session.close(&linger::Policy::default());
 }
 
-/// What a `get` from a server that says this comes to.
+/// The verdict on a `get` from a server that follows a script.
 fn get(asked: &str, script: Vec<Said>, replace: bool, here: &Path) -> ItemVerdict {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -127,13 +127,13 @@ fn what_is_overwritten_was_asked_for() {
     fs::write(here.path().join(".bashrc"), "mine").unwrap();
     assert_eq!(got("disk.img", b".bashrc", RelPath::root(), true, here.path()), [".bashrc", "disk.img"]);
     assert_eq!(fs::read(here.path().join(".bashrc")).unwrap(), b"mine");
-    // Nor is it what lies below what was asked for, which is a file.
+    // A path below the requested name is refused, too: what was asked for is a file.
     let below = RelPath::new(*b".bashrc").unwrap();
     assert_eq!(got("other", b"other", below, true, here.path()), [".bashrc", "disk.img"]);
     assert_eq!(fs::read(here.path().join(".bashrc")).unwrap(), b"mine");
 }
 
-/// What was announced is what came: no more, no less, and nothing else.
+/// The announced totals must be those of the entries that came: no more, no less, and nothing else.
 #[test]
 fn an_account_that_does_not_add_up_is_no_success() {
     let file = || entry(0, Kind::File, RelPath::root());

@@ -1,18 +1,20 @@
-//! The deliveries to sinks on disk: what a command was started for, and what it came to.
+//! The record on disk of deliveries to sinks: for which of them the command was started, and how it ended.
 //!
 //! One file, to which records are appended. A record is synced before what it stands for becomes visible: "started" before the
 //! command is, "ended" before the receipt leaves. A record that a power cut tore fails its check, and was not acted upon.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
+use crate::disk;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Hash;
+use crate::host;
 use crate::message::{MemoryId, Message, Receipt, TransferId};
 
 const MAGIC: [u8; 8] = *b"LNGRDJ01";
@@ -21,7 +23,7 @@ const HEADER: usize = 24;
 /// Length (32 bits), kind, id, then the message, then the check.
 const BEFORE: usize = 4 + 1 + 16;
 const CHECK: usize = 16;
-/// No message is longer.
+/// The longest message.
 const LONGEST: usize = 64 << 10;
 
 /// What a record says of a transfer.
@@ -38,8 +40,14 @@ pub(super) type History = Vec<(TransferId, DeliveryRecord)>;
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    path: PathBuf,
+    /// Where it lies, and its name there.
+    directory: File,
+    name: OsString,
 }
+
+/// How the file is opened.
+const OPEN: OFlags = OFlags::RDWR.union(OFlags::APPEND).union(OFlags::CREATE).union(OFlags::CLOEXEC);
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 impl Journal {
     /// Opens the journal, or makes it. `keep` are the transfers to remember; if there are more, the oldest are forgotten,
@@ -49,9 +57,11 @@ impl Journal {
             let shown = path.display().to_string();
             move |error: io::Error| Error::io(doing, shown, error)
         };
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.read(true).append(true).create(true).mode(0o600).open(path).map_err(failed("open"))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = File::open(parent.unwrap_or(Path::new("."))).map_err(failed("open"))?;
+        let name = path.file_name().unwrap_or_default().to_owned();
+        let file = disk::openat(&directory, &name, OPEN, PRIVATE);
+        let mut file = File::from(file.map_err(|error| failed("open")(error.into()))?);
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| failed("lock")(error.into()))?;
         let mut bytes = Vec::new();
@@ -66,34 +76,29 @@ impl Journal {
         let mut memory = MemoryId::default();
         match bytes.get(8..HEADER) {
             Some(name) if whole && !forgets => memory.copy_from_slice(name),
-            _ => rustix::rand::getrandom(&mut memory, rustix::rand::GetRandomFlags::empty())
-                .map(drop)
-                .map_err(|error| failed("name")(error.into()))?,
+            _ => host::random(&mut memory).map_err(|error| failed("name")(error.into()))?,
         }
-        let journal = Self { file, path: path.to_owned() };
+        let journal = Self { file, directory, name };
         let journal = journal.compact(&memory, &latest).map_err(failed("write"))?;
         Ok((journal, memory, latest))
     }
 
     /// Writes the file anew, without what is not needed any more, and without a torn end.
     fn compact(self, memory: &MemoryId, history: &History) -> io::Result<Self> {
-        let temporary = self.path.with_extension("new");
+        let temporary = Path::new(&self.name).with_extension("new");
         // A leftover of a crash; nobody else writes it, because the old file is locked.
-        let _ = fs::remove_file(&temporary);
-        let mut options = OpenOptions::new();
-        let mut file = options.append(true).create_new(true).mode(0o600).open(&temporary)?;
+        let _ = disk::unlinkat(&self.directory, &temporary, AtFlags::empty());
+        let file = File::from(disk::openat(&self.directory, &temporary, OPEN.union(OFlags::EXCL), PRIVATE)?);
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         let mut bytes = [&MAGIC[..], memory].concat();
         for (id, record) in history {
             bytes.extend(encode(id, record));
         }
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            File::open(parent)?.sync_all()?;
-        }
-        Ok(Self { file, path: self.path })
+        disk::append(&file, &bytes)?;
+        disk::fsync(&file)?;
+        disk::renameat(&self.directory, &temporary, &self.directory, &self.name)?;
+        disk::fsync(&self.directory)?;
+        Ok(Self { file, ..self })
     }
 
     #[cfg(test)]
@@ -103,8 +108,8 @@ impl Journal {
 
     /// Appends a record, which is on disk on return.
     pub(super) fn append(&mut self, id: &TransferId, record: &DeliveryRecord) -> io::Result<()> {
-        self.file.write_all(&encode(id, record))?;
-        self.file.sync_data()
+        disk::append(&self.file, &encode(id, record))?;
+        Ok(disk::fdatasync(&self.file)?)
     }
 }
 
@@ -177,6 +182,8 @@ fn latest(history: History) -> History {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::message::{Durability, Refusal, Time};
 

@@ -40,7 +40,7 @@ pub enum SessionEvent {
         /// The peer's reason, as text.
         reason: String,
     },
-    /// The peer is busy with something else than the connection.
+    /// The peer reports how far some work is during which it sends nothing else.
     Works(PhaseWork),
     /// The peer's last frame: it is done, or says why it gives up.
     Bye {

@@ -7,6 +7,7 @@ use rustix::event::PollFlags;
 
 use super::{BUFFER, DIRECT, GLANCE, Session, SessionEvent, eof};
 use crate::error::Error;
+use crate::host;
 use crate::machine::Disposal;
 use crate::wire::{self, FrameKind, HEADER, Header, PREFACE, read_reason};
 
@@ -114,7 +115,7 @@ impl Session {
             Ok(bytes) => {
                 self.filled += bytes;
                 self.received += bytes as u64;
-                self.heard = Instant::now();
+                self.heard = host::now();
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),

@@ -7,6 +7,7 @@ use rustix::event::PollFlags;
 
 use super::{BUFFER, DIRECT, Session};
 use crate::error::Error;
+use crate::host;
 use crate::wire::{FrameKind, Header, MAX_DATA};
 
 impl Session {
@@ -96,7 +97,7 @@ impl Session {
                         done += of_head;
                         body = &body[bytes - of_head..];
                         self.sent += bytes as u64;
-                        self.heard = Instant::now();
+                        self.heard = host::now();
                         continue;
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!(rest(peer), expected.concat());
     }
 
-    /// Whatever a peer keeps back until it is worth a frame, the other side gets on.
+    /// Both sides make progress even if each keeps credit back until it is worth a frame.
     #[test]
     fn a_small_window_is_no_obstacle() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! What a side does while nothing of it crosses the wire, and whether a session gets on.
+//! The work of a side during which it sends nothing, and whether a session makes progress.
 //!
 //! A peer that answers pings is alive; that is not the same as getting on. A session gets on with each message, with
 //! content, and with each step of the work that the peer says it does (WORK). What only answers is borne for
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use crate::error::Error;
+use crate::host;
 use crate::wire::{FrameKind, Header, Violation};
 
 /// Payload that counts as a step: a peer that drips single bytes does not get on.
@@ -97,7 +98,7 @@ pub(crate) struct Activity {
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { born: Instant::now(), step_ms: AtomicU64::new(0), works: AtomicBool::new(false) }
+        Self { born: host::now(), step_ms: AtomicU64::new(0), works: AtomicBool::new(false) }
     }
 }
 
@@ -142,14 +143,14 @@ impl Session {
     /// Marks the begin and the end of this side's own work, for which the peer is not to blame.
     pub(crate) fn set_working(&mut self, works: bool) {
         self.activity.works.store(works, Ordering::Relaxed);
-        self.activity.got_on(Instant::now());
-        self.heard = Instant::now();
+        self.activity.got_on(host::now());
+        self.heard = host::now();
     }
 
     /// Notes a frame of the peer's, before it is judged further.
     pub(super) fn frame_came(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), Error> {
         match kind {
-            // Credit is bounded by what was sent, but can be given a byte at a time.
+            // These are no progress: credit, for one, could be given a byte at a time.
             FrameKind::Ping | FrameKind::Pong | FrameKind::Credit | FrameKind::Data => {}
             FrameKind::Work => {
                 let work = PhaseWork::decode(payload)?;
@@ -175,8 +176,8 @@ impl Session {
         }
     }
 
-    /// Whether the peer does what has no bound of ours: it waits for its turn, for a command with a bound of its own,
-    /// or for a source that gives nothing.
+    /// Whether the peer is at work for which this side has no bound: it waits for its turn, for a command with a
+    /// bound of its own, or for a source that gives nothing.
     pub(super) fn peer_may_rest(&self) -> bool {
         self.peers_work
             .is_some_and(|work| matches!(work.phase, Phase::Queue | Phase::Command | Phase::Source))

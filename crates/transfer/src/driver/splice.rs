@@ -7,6 +7,7 @@ use rustix::event::PollFlags;
 
 use super::{Session, eof};
 use crate::error::Error;
+use crate::host;
 
 impl Session {
     /// Sends `length` bytes of a file from `offset`, at most 1 MiB, as one DATA frame, without copying them through this
@@ -34,7 +35,7 @@ impl Session {
                 Ok(bytes) => {
                     self.continued(bytes);
                     self.sent += bytes as u64;
-                    self.heard = Instant::now();
+                    self.heard = host::now();
                 }
                 Err(rustix::io::Errno::AGAIN) => self.await_writable()?,
                 Err(rustix::io::Errno::INTR) => {}

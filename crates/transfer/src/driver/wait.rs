@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Session;
 use crate::error::Error;
+use crate::host;
 use crate::wire::FrameKind;
 
 /// How long a session waits.
@@ -57,12 +58,12 @@ impl Session {
         if self.cancel.wait(pause) {
             return Err(Error::Cancelled);
         }
-        // The pause was this side's.
-        self.activity.got_on(Instant::now());
+        // The pause was this side's own, and does not count against the peer.
+        self.activity.got_on(host::now());
         Ok(())
     }
 
-    /// Waits for `pause`, and takes up what the peer says meanwhile for later.
+    /// Waits for `pause`, and keeps what the peer sends meanwhile for later.
     ///
     /// # Errors
     /// Returns [`Error::Cut`] if the peer has gone, and the errors of [`receive`](Self::receive).
@@ -91,7 +92,7 @@ impl Session {
         let [own, above] = self.cancel.to_poll();
         let socket = PollFd::from_borrowed_fd(self.transport.socket(), PollFlags::IN);
         let mut fds = [own, above, socket, PollFd::from_borrowed_fd(other, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
+        match host::poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Error::io("wait for", "the source", error)),
         }
@@ -100,7 +101,7 @@ impl Session {
         }
         let is_readable = !fds[3].revents().is_empty();
         if is_readable {
-            self.activity.got_on(Instant::now());
+            self.activity.got_on(host::now());
         }
         Ok(is_readable)
     }
@@ -115,15 +116,15 @@ impl Session {
 
     /// Waits for the socket, pinging a silent peer if `ping`.
     pub(super) fn wait(&mut self, interest: PollFlags, ping: bool) -> Result<PollFlags, Error> {
-        let started = Instant::now();
+        let started = host::now();
         self.heard = self.heard.max(started.checked_sub(self.deadlines.ping).unwrap_or(started));
         loop {
-            let silent = self.heard.elapsed();
+            let silent = host::now().saturating_duration_since(self.heard);
             if silent >= self.deadlines.stall {
                 let told = format!("nothing was heard for {:.0} s", silent.as_secs_f64());
                 return Err(Error::Cut(io::Error::new(ErrorKind::TimedOut, told)));
             }
-            let idle = self.activity.idle(Instant::now());
+            let idle = self.activity.idle(host::now());
             if idle >= self.deadlines.progress && !self.peer_may_rest() {
                 let told = format!("it is there, but nothing has come of it for {:.0} s", idle.as_secs_f64());
                 return Err(Error::Cut(io::Error::new(ErrorKind::TimedOut, told)));
@@ -141,7 +142,7 @@ impl Session {
                 (true, false) => [own, above, read.clone(), read],
                 _ => [own, above, write.clone(), write],
             };
-            match rustix::event::poll(&mut fds, Some(&timeout)) {
+            match host::poll(&mut fds, Some(&timeout)) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(Error::io("wait for", "the connection", error)),
                 Ok(0) if ping => {

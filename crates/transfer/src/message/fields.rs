@@ -84,7 +84,7 @@ impl Writer {
         self.bytes(text.to_wire(MAX_TEXT).as_bytes());
     }
 
-    /// What version 2 has at the end of Done.
+    /// Writes the fields that version 2 has added at the end of Done.
     pub(super) fn signed(&mut self, digest: Option<&Hash>, signature: Option<&Signature>) {
         let Some(digest) = digest else { return };
         self.fixed(digest);
@@ -182,7 +182,7 @@ impl Reader<'_> {
         self.take(length).map(<[u8]>::to_vec)
     }
 
-    /// What version 2 has added at the end of a message; nothing in a message of version 1.
+    /// Reads a field that version 2 has added at the end of a message; nothing in a message of version 1.
     pub(super) fn added<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, Violation>,

@@ -1,4 +1,4 @@
-//! What messages are about, as programs see it too: kinds of entries, reasons, durability, times.
+//! The values in messages that programs see, too: kinds of entries, reasons, durability, times.
 
 use linger_untrusted::Untrusted;
 

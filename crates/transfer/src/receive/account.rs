@@ -1,4 +1,4 @@
-//! What is confirmed and what has failed: told to the sender, to the program, and counted.
+//! Confirmations and failures: they are sent to the sender, reported to the program, and counted.
 
 use linger_untrusted::Untrusted;
 
@@ -43,7 +43,7 @@ impl Receiver<'_> {
         self.session.flush()
     }
 
-    /// Notes that an entry failed whose path is on record.
+    /// Notes that an entry failed. Its path is looked up by its index.
     pub(super) fn failed_entry(&mut self, index: u64, fault: Fault) -> Result<(), Error> {
         let path = self.paths.get(&index).map(|announced| announced.path.clone()).unwrap_or_default();
         self.failed(index, &path, fault)
@@ -55,7 +55,7 @@ impl Receiver<'_> {
 pub(crate) struct Announced {
     pub(crate) path: RelPath,
     pub(crate) kind: Kind,
-    /// Where a link leads; empty for anything else.
+    /// The target of a link; empty for everything else.
     pub(crate) target: Vec<u8>,
     /// The file is hashed by blocks.
     pub(crate) by_blocks: bool,

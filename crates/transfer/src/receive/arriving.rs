@@ -21,9 +21,9 @@ enum Tail {
     /// In memory: less than a block, perhaps nothing.
     #[default]
     Filling,
-    /// In memory: a whole block, and its chaining value comes next.
+    /// In memory: a whole block. Its chaining value must be the next message.
     Whole,
-    /// In the file already, where the kernel put so many bytes; less than a block.
+    /// In the file already: the kernel moved this many bytes there, less than a block.
     Moved(usize),
 }
 
@@ -36,12 +36,12 @@ impl Arriving {
         }
     }
 
-    /// Whether a block's chaining value has to come next.
+    /// Whether the next message has to be a block's chaining value.
     pub(super) fn is_whole(&self) -> bool {
         matches!(self.tail, Tail::Whole)
     }
 
-    /// Whether data of this length may come now.
+    /// Whether a DATA frame of this length may come now.
     pub(super) fn takes(&self, length: usize) -> bool {
         !self.is_whole() && self.bytes() + length <= BLOCK
     }
@@ -57,7 +57,7 @@ impl Arriving {
         self.block.arrived(bytes);
     }
 
-    /// Hashes what has arrived of block `number`. Once the block is whole, its chaining value has to come next.
+    /// Hashes the bytes of block `number` that have arrived.
     pub(super) fn hash(&mut self, number: u64) {
         self.block.hash_pieces(number);
         if self.block.filled() == BLOCK {
@@ -65,18 +65,18 @@ impl Arriving {
         }
     }
 
-    /// What the whole block `number` contributes to the hash of its file.
+    /// The chaining value of the whole block `number`, computed from the bytes that have arrived.
     pub(super) fn sum(&mut self, number: u64) -> Sum {
         debug_assert!(self.is_whole());
         self.block.sum(number)
     }
 
-    /// Asks for an assistant if this program has `processors` or more.
+    /// Starts an assistant thread if this process may use at least `processors` processors.
     pub(super) fn hire(&mut self, processors: usize) {
         self.block.hire(processors);
     }
 
-    /// The hash of the file that ends here.
+    /// The hash of the file, which ends with the bytes that have arrived.
     pub(super) fn end(&mut self, tree: &Tree) -> Hash {
         debug_assert!(matches!(self.tail, Tail::Filling), "what is moved cannot be hashed");
         self.block.end(tree)
@@ -88,8 +88,8 @@ impl Arriving {
         self.block.pieces()
     }
 
-    /// Notes that the kernel has put `bytes` more into the file. Returns whether they complete a block, of which then
-    /// nothing is kept here any more.
+    /// Notes that the kernel has moved `bytes` more into the file. Returns whether a block is complete; then this
+    /// starts anew for the next block.
     pub(super) fn moved(&mut self, bytes: usize) -> bool {
         debug_assert!(self.block.filled() == 0, "what is moved is not in memory");
         let bytes = self.bytes() + bytes;

@@ -7,7 +7,8 @@ use crate::hash::{BLOCK, Hash, PIECE, PIECES, Pieces, Sum, Tree, subtree};
 
 #[derive(Debug, Default)]
 pub(super) struct Block {
-    /// Each is allocated with [`PIECE`] bytes when its first byte arrives, and empty while it is lent.
+    /// Each piece is allocated with [`PIECE`] bytes when its first byte arrives. It is empty while the assistant has
+    /// it.
     pieces: [Vec<u8>; PIECES],
     filled: usize,
     values: [[u8; 32]; PIECES],
@@ -18,9 +19,9 @@ pub(super) struct Block {
 /// Where the chaining values of the pieces are.
 #[derive(Clone, Copy, Debug)]
 enum Hashed {
-    /// The values of the first so many pieces are here.
+    /// This many pieces are hashed, and their values are here.
     Here(usize),
-    /// So many pieces are hashed or being hashed. The first [`LENT`] of them, with their values, are with the assistant.
+    /// This many pieces are hashed or being hashed. The assistant has the first [`LENT`] of them, with their values.
     Lent(usize),
 }
 
@@ -68,7 +69,8 @@ impl Block {
         debug_assert!(self.filled <= BLOCK, "room() gave no more");
     }
 
-    /// Hashes the pieces that have arrived whole, or lends them. The block is number `number` of its file.
+    /// Hashes the pieces that have arrived completely, or lends them to the assistant. `number` is the block's number
+    /// in its file.
     pub(super) fn hash_pieces(&mut self, number: u64) {
         if let (Hashed::Here(0), Some(Some(assistant))) = (self.hashed, self.assistant.get()) {
             if self.filled < LENT * PIECE {
@@ -83,8 +85,8 @@ impl Block {
         }
     }
 
-    /// Returns what the bytes that have arrived contribute, as block `number`, to the file's hash. They must be more than
-    /// one piece, unless the file has other blocks.
+    /// Returns the chaining value of the bytes that have arrived, as block `number` of the file. They must be more than
+    /// one piece, unless the file has other blocks: the root of a tree is computed by another function.
     pub(super) fn sum(&mut self, number: u64) -> Sum {
         while self.hashed.pieces() * PIECE < self.filled {
             self.hash(number);
@@ -99,10 +101,10 @@ impl Block {
         self.assistant.get_or_init(|| Assistant::hire(processors));
     }
 
-    /// The hash of the file that ends with these bytes, `tree` having seen everything before them.
+    /// The hash of the file that ends with these bytes. `tree` holds all blocks before them.
     pub(super) fn end(&mut self, tree: &Tree) -> Hash {
         if self.filled <= PIECE {
-            // This may be the whole file, and its root is computed by another function.
+            // These bytes may be the whole file, whose hash is a root, which another function computes.
             return tree.end(self.pieces()[0]);
         }
         tree.finish(Some(self.sum(tree.place())))
@@ -150,7 +152,7 @@ impl Block {
 mod tests {
     use super::*;
 
-    /// Takes a file in portions of `portion` bytes, as it would arrive; gives its hash and what would be written.
+    /// Receives a file in portions of `portion` bytes. Returns its hash, and the bytes that would be written.
     fn receive(block: &mut Block, file: &[u8], portion: usize) -> (Hash, Vec<u8>) {
         let mut tree = Tree::new();
         let mut written = Vec::new();

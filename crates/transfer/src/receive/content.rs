@@ -36,7 +36,7 @@ impl Receiver<'_> {
         if !self.arriving.takes(length) {
             return Err(Violation::Unexpected("data across the end of a block").into());
         }
-        // The file has failed: the session drains what is not taken.
+        // The file has failed: its content is read from the connection and dropped.
         let Some(landing) = self.current()? else { return Ok(()) };
         let number = landing.tree.place();
         if self.splices() {
@@ -54,7 +54,7 @@ impl Receiver<'_> {
             }
         }
         (self.observe)(Progress::Moved { bytes: length as u64 });
-        // A verified block waits for its value.
+        // The block is complete, and waits for its chaining value.
         if !self.options.verify && self.arriving.bytes() == BLOCK {
             self.store_block(Sum::default())?;
         }
@@ -165,12 +165,12 @@ impl Receiver<'_> {
         let Some(landing) = self.current()? else { return Ok(()) };
         let (first, blocks) = (landing.tree.blocks(), bytes / BLOCK as u64);
         let by_blocks = landing.entry.by_blocks;
-        // Zeros cost the sender nothing: a file may not grow beyond its announced size.
+        // Zeros cost the sender nothing, so their number is checked: the file may not grow beyond its announced size.
         let end = landing.tree.bytes().checked_add(bytes);
         if end.is_none_or(|end| landing.entry.size.is_none_or(|size| end > size)) {
             return Err(Violation::Unexpected("a hole beyond the end").into());
         }
-        // What need not be hashed as zeros, or written as zeros, is one step however long it is.
+        // If the zeros need neither be hashed one by one nor be written, the hole is one step, however long it is.
         if let (true, OpenTarget::Tree { store, .. }) = (by_blocks || !verify, &mut self.place)
             && let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut()
         {
@@ -180,7 +180,7 @@ impl Receiver<'_> {
         }
         let hashing = Hashing::of(verify, by_blocks);
         for number in first..first + blocks {
-            // A hole may be hours of work: the peer hears of us, and whoever asks for the end is heard.
+            // Hashing a hole may take hours: meanwhile the peer is sent pings, and a request to stop is noticed.
             if number % PORTION == 0 {
                 self.session.ping()?;
                 self.session.rest(Duration::ZERO)?;

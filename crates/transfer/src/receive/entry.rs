@@ -1,4 +1,5 @@
-//! Announced entries: whether each may be stored, what of it is here already, and where it will land.
+//! Announced entries: whether each may be stored, what an earlier session has left of it, and where it will be
+//! stored.
 
 use std::os::fd::AsFd as _;
 
@@ -17,24 +18,24 @@ use crate::store::{Here, Landing, Modes, hash_as, leaves_part};
 use crate::wire::Violation;
 
 impl Receiver<'_> {
-    /// Changes the modes that are announced.
+    /// Sets how the announced modes are changed.
     pub(crate) fn change_modes(&mut self, modes: Modes) {
         if let OpenTarget::Tree { store, .. } = &mut self.place {
             store.modes = modes;
         }
     }
 
-    /// Refuses what is more than so many bytes together.
+    /// Refuses files once they are more than `bytes` together.
     pub(crate) fn take_at_most(&mut self, bytes: u64) {
         if let OpenTarget::Tree { store, .. } = &mut self.place {
             store.quota = Some(bytes);
         }
     }
 
-    /// Settles where the top of the transfer goes, once its kind is known.
+    /// Decides the path of the top of the transfer, once its kind is known.
     fn settle_base(&mut self, kind: Kind) {
         let OpenTarget::Tree { base, store } = &mut self.place else { return };
-        // As with cp(1): a file goes into the directory that has the name.
+        // As with cp(1): if the path is a directory, a file is stored inside it.
         if kind == Kind::File
             && !self.own_name.is_empty()
             && store.has_directory(base)
@@ -45,7 +46,7 @@ impl Receiver<'_> {
         store.parents = base.split().map_or_else(RelPath::root, |(parent, _)| parent);
     }
 
-    /// Takes an announcement.
+    /// Handles the announcement of an entry.
     pub(super) fn entry(&mut self, entry: TreeEntry) -> Result<(), Error> {
         if entry.path.is_root() {
             self.settle_base(entry.kind);
@@ -106,14 +107,17 @@ impl Receiver<'_> {
                 Ok(())
             }
             Kind::Link => {
-                let made = dest.and_then(|dest| {
-                    if let OpenTarget::Tree { store, .. } = &mut self.place {
-                        store.make_link(&entry, &dest)?;
+                let options = self.options;
+                let made = dest.and_then(|dest| match &mut self.place {
+                    OpenTarget::Tree { store, .. } => {
+                        store.make_link(&entry, &dest, receipt(index, 0, None, options, &dest))?;
+                        Ok(store.is_due())
                     }
-                    Ok(dest)
+                    _ => Ok(false),
                 });
                 match made {
-                    Ok(dest) => self.confirm(receipt(index, 0, None, self.options, &dest)),
+                    Ok(true) => self.commit(),
+                    Ok(false) => Ok(()),
                     Err(fault) => self.failed(index, &entry.path, fault),
                 }
             }
@@ -121,7 +125,7 @@ impl Receiver<'_> {
         }
     }
 
-    /// In a dry run every entry is answered, and nothing else happens.
+    /// Handles an announcement in a dry run: the entry is answered, and nothing is written.
     fn dry(&mut self, entry: TreeEntry) -> Result<(), Error> {
         let looked = self.dest(&entry.path).and_then(|dest| match &mut self.place {
             OpenTarget::Tree { store, .. } if entry.kind == Kind::File => store.look(&entry, &dest),
@@ -134,7 +138,7 @@ impl Receiver<'_> {
         };
         let answer = match looked {
             Ok(None) => EntryAnswer::Fresh,
-            // The directory would have been made by then.
+            // In a real run the directory would have been made by now.
             Err(Fault(Refusal::NotFound, _)) => EntryAnswer::Fresh,
             Err(Fault(Refusal::Exists, _)) if self.options.if_exists == IfExists::KeepBoth => {
                 EntryAnswer::Fresh
@@ -221,7 +225,7 @@ impl Receiver<'_> {
             OpenTarget::Tree { store, .. } => store,
             OpenTarget::Sink { spool, deliveries, id } => {
                 return Ok(match deliveries.outcome(*id) {
-                    // An earlier session has delivered it: it is not delivered again, even if the sender's file has
+                    // An earlier session has run the command: it does not run again, even if the sender's file has
                     // changed.
                     Some(Ok(receipt)) => {
                         let hash = receipt.hash.unwrap_or_default();

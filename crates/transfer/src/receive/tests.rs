@@ -1,7 +1,8 @@
-//! The receiver against a scripted sender: what it says, keeps and refuses, each with a case one step away.
+//! The receiver against a scripted sender: what it answers, stores and refuses, each with a case that differs in
+//! one detail.
 //!
 //! A thread writes the sender's frames as bytes and reads every frame that comes back, so that nothing here depends
-//! on what our own sender would do.
+//! on this project's sender.
 
 mod account;
 mod content;
@@ -29,7 +30,7 @@ use crate::sink::{Displays, PortsConfig};
 use crate::transport::Plain;
 use crate::wire::{self, FrameKind as Frame, HEADER, Header, PREFACE};
 
-/// Of an earlier request, and still open.
+/// The stream of an earlier request that is still open.
 const EARLIER: u16 = 1;
 const STREAM: u16 = 3;
 const SIZE: u64 = BLOCK as u64;
@@ -48,10 +49,10 @@ enum Step {
 
 use Step::{Data, Say};
 
-/// What a test receives into.
+/// Where a test receives.
 enum To<'a> {
     Directory(&'a Path),
-    /// The same, below a directory of it that may not exist.
+    /// Below the given path of a directory. The path may not exist.
     Below(&'a Path, &'a str),
     Sink(&'a str),
     Stream(&'a OwnedFd, &'a mut Tree),
@@ -65,7 +66,7 @@ struct Received {
     seen: Vec<Progress>,
 }
 
-/// A receiver's circumstances.
+/// The receiver's options.
 #[derive(Clone, Copy)]
 struct With {
     options: Options,
@@ -90,7 +91,7 @@ fn frame(kind: Frame, stream: u16, payload: &[u8]) -> Vec<u8> {
     [&Header { kind, stream, length: payload.len() as u32 }.encode(payload)[..], payload].concat()
 }
 
-/// What has come back, and whether more can come.
+/// The messages that have come back, and whether the connection has ended.
 type Heard = Arc<(Mutex<(Vec<Message>, bool)>, Condvar)>;
 
 /// Takes the frames that come back until the other side closes.
@@ -113,7 +114,8 @@ fn listen(mut socket: TcpStream, heard: &Heard) {
     heard.1.notify_all();
 }
 
-/// Writes the script and closes its half; gives the messages that come back until the other side closes.
+/// Writes the script and closes this half of the connection. Returns the messages that came back until the other
+/// side closed.
 fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
     let heard = Heard::default();
     let reading = socket.try_clone().unwrap();
@@ -136,7 +138,7 @@ fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
                 }
             }
         }
-        // A receiver that refuses leaves before the end.
+        // A receiver that refuses closes before the end of the script, so that this fails.
         let _ = socket.write_all(&bytes);
         let _ = socket.shutdown(Shutdown::Write);
     });
@@ -144,13 +146,13 @@ fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
     said
 }
 
-/// Receives what the script sends.
+/// Runs a receiver on what the script sends.
 fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
     let plain = Box::new(Plain::new(accepted).unwrap());
-    // Both ends are here: silence means that one of them has forgotten the other.
+    // Both ends are in this process: a silence means that one of them waits for something that cannot come.
     let deadlines =
         Deadlines { ping: Duration::from_secs(5), stall: Duration::from_secs(10), ..Deadlines::default() };
     let cancel = Cancel::new().unwrap();
@@ -195,7 +197,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
 }
 
 impl Received {
-    /// It went well: what was said between the acceptance and the account at the end.
+    /// Checks that the session succeeded. Returns the messages between the acceptance and the closing account.
     fn done(&self, confirmed: u64, failed: u64) -> &[Message] {
         assert!(self.result.is_ok(), "{self:?}");
         assert_eq!(
@@ -297,7 +299,7 @@ fn unverified_end(index: u64, content: &[u8]) -> Step {
     Say(Message::End { index, size: content.len() as u64, hash: None })
 }
 
-/// The end of an entry, with a hash only where that is agreed.
+/// The end of an entry, with its hash only if the options have hashes.
 fn agreed_end(index: u64, content: &[u8], options: Options) -> Step {
     if options.verify { end(index, content) } else { unverified_end(index, content) }
 }
@@ -310,7 +312,7 @@ fn sum(number: u64, block: &[u8]) -> Step {
     Say(Message::Sum { value: Sum::of(number, block).value })
 }
 
-/// The content of one file: each block, or what there is of the last, in frames of at most `portion` bytes.
+/// The content of one file: each block, and the rest, in DATA frames of at most `portion` bytes.
 fn content(content: &[u8], portion: usize, verify: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     for (number, block) in content.chunks(BLOCK).enumerate() {
@@ -331,7 +333,7 @@ fn one_file(whole: &[u8], portion: usize, verify: bool) -> Vec<Step> {
     script
 }
 
-/// Names in the work directory.
+/// The names in the work directory.
 fn kept(to: &TempDir) -> Vec<String> {
     let Ok(dir) = std::fs::read_dir(to.path().join(".linger")) else { return Vec::new() };
     let mut names: Vec<_> = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -343,7 +345,7 @@ fn read(to: &TempDir, name: &str) -> Vec<u8> {
     std::fs::read(to.path().join(name)).unwrap()
 }
 
-/// Receives two blocks of a longer file, and is cut.
+/// Receives two blocks of a longer file. Then the connection is cut.
 fn two_blocks_and_a_cut(to: &TempDir, whole: &[u8], options: Options) {
     let mut script = vec![file(0, "", whole.len() as u64)];
     script.extend(content(&whole[..2 * BLOCK], BLOCK, options.verify));

@@ -8,6 +8,7 @@ use rustix::fs::SeekFrom;
 use super::Sender;
 use crate::error::Error;
 use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
+use crate::host;
 use crate::message::{Message, TreeEntry};
 use crate::outgoing::Source;
 use crate::progress::Progress;
@@ -19,14 +20,14 @@ use crate::walk::token;
 /// so that one is in transit while the other is read.
 const FRAME: usize = 512 << 10;
 
-/// Most blocks that one Hole is for: a tenth of a second's hashing.
+/// The most blocks that one Hole message stands for: a tenth of a second's hashing.
 const HOLE: u64 = 256;
 
-/// What was read of a file.
+/// The result of reading a block.
 enum Read {
     /// A full block.
     Whole(Sum),
-    /// Less than a block, perhaps nothing: the file ends here.
+    /// Less than a block, perhaps nothing: the file ends here. Holds the hash of the file.
     Last(Hash),
 }
 
@@ -153,7 +154,7 @@ impl Sender<'_, '_> {
             *data_until = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
             return Ok(false);
         }
-        // In portions, so that the receiver works while the next is hashed here, and both hear whoever asks for the end.
+        // In portions, so that the receiver works while this side hashes the next, and both notice a request to stop.
         let portion = if by_blocks { blocks } else { blocks.min(HOLE) };
         if by_blocks {
             tree.push_zeros(portion);
@@ -219,7 +220,7 @@ impl Sender<'_, '_> {
         matches!(&self.outgoing.source, Source::Tree(walk) if walk.is_live())
     }
 
-    /// Whether a file begins with the blocks that the receiver has. Blocks that were not hashed cannot be compared.
+    /// Whether the file begins with the blocks that the receiver has. Without hashes, they cannot be compared.
     pub(super) fn begins_with(&mut self, file: BorrowedFd<'_>, theirs: &Tree) -> Result<bool, Error> {
         if theirs.blocks() > 0 && !self.options.verify {
             return Ok(false);
@@ -255,7 +256,7 @@ impl Sender<'_, '_> {
     }
 
     pub(super) fn pause(&mut self, bytes: usize) -> Result<(), Error> {
-        let mut pause = self.limiter.pause(bytes, Instant::now());
+        let mut pause = self.limiter.pause(bytes, host::now());
         while !pause.is_zero() {
             let step = pause.min(Duration::from_secs(5));
             self.session.rest(step)?;

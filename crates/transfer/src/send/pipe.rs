@@ -1,4 +1,4 @@
-//! The bytes of a pipe, which cannot be read twice: blocks are held until the receiver has them.
+//! The content of a pipe, which cannot be read twice: blocks are kept until the receiver has them.
 
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Sender;
 use crate::error::Error;
 use crate::hash::{BLOCK, Sum, Tree};
+use crate::host;
 use crate::message::TreeEntry;
 use crate::outgoing::Source;
 use crate::reason::{Reason, Remedy};
@@ -52,7 +53,7 @@ impl Sender<'_, '_> {
         loop {
             match self.read_pipe(&entry)? {
                 Reading::Goes if self.outgoing.waiting.contains_key(&index) => {}
-                // The receiver has given it up.
+                // The receiver has failed the entry.
                 Reading::Goes => return self.end(index, 0, None),
                 Reading::Ended => return self.end_pipe(&entry),
                 Reading::Aborted => return Ok(()),
@@ -70,10 +71,10 @@ impl Sender<'_, '_> {
             self.await_event()?;
             return Ok(Reading::Goes);
         }
-        let left = pipe.child.as_ref().map(|producer| producer.end.saturating_duration_since(Instant::now()));
+        let left = pipe.child.as_ref().map(|producer| producer.end.saturating_duration_since(host::now()));
         let pause = left.map_or(PAUSE, |left| left.min(PAUSE));
         if !self.session.wait_for(pipe.input.as_fd(), pause)? {
-            let is_over = pipe.child.as_ref().is_some_and(|producer| producer.end <= Instant::now());
+            let is_over = pipe.child.as_ref().is_some_and(|producer| producer.end <= host::now());
             if is_over && let Some(producer) = pipe.child.take() {
                 return self.give_up(entry, too_long(&producer.program));
             }
@@ -134,7 +135,7 @@ impl Sender<'_, '_> {
             return self.abort(entry, fault.1);
         }
         let (size, hash) = (pipe.length(), pipe.hash());
-        // Another session can then ask whether the receiver has all of it.
+        // Recorded, so that a later session can ask whether the receiver has all of it.
         if let Some(sent) = self.outgoing.waiting.get_mut(&entry.index) {
             (sent.entry.size, sent.entry.hash) = (Some(size), Some(hash));
         }

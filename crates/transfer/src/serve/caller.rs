@@ -15,8 +15,8 @@ use crate::walk::{Patterns, Walk, WalkedEntry};
 use crate::wire::Violation;
 
 impl Server {
-    /// What a client may do. One over loopback has to prove that it has this server's key, before its first request is
-    /// looked at.
+    /// The rights of a client. A client over loopback has to prove first that it has this server's key, before its
+    /// request is read.
     pub(super) fn authenticate(
         &self,
         session: &mut Session,
@@ -55,7 +55,7 @@ impl Server {
         self.refuse(session, stream, stranger()).map(|()| Rights::default())
     }
 
-    /// The world of a client: the shared directory, or one below it, with what it may still put there.
+    /// The directory that a client sees as its root, and how many bytes it may still put there.
     pub(super) fn world(&self, rights: &Rights) -> Result<(Root, Option<u64>), Fault> {
         let path = &rights.directory;
         let fault = |error| Fault::new("open the directory of this client", path, error);
@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-/// Refuses what the rights do not include.
+/// Refuses a request that the client's rights do not include.
 pub(super) fn check(operation: &Operation, rights: &Rights) -> Result<(), Fault> {
     let (allowed, what) = match operation {
         Operation::Put(Put { sink: Some(name), .. }) | Operation::Get(Get { source: Some(name), .. }) => {
@@ -73,13 +73,13 @@ pub(super) fn check(operation: &Operation, rights: &Rights) -> Result<(), Fault>
         }
         Operation::Put(_) => (rights.write, "write here"),
         Operation::Get(_) | Operation::List { .. } => (rights.read, "read here"),
-        // Whoever knows the transfer's id has made the transfer.
+        // Only the client that made the transfer knows its id.
         Operation::Ask { .. } => return Ok(()),
     };
     if allowed { Ok(()) } else { Err(Fault(Refusal::Forbidden, format!("this key may not {what}").into())) }
 }
 
-/// The bytes of the files below a directory; what cannot be read counts nothing.
+/// The bytes of all files below a directory. Files that cannot be read do not count.
 fn usage(root: &Root) -> u64 {
     let mut bytes = 0u64;
     let mut walk = Walk::new(root, RelPath::root(), Patterns::none(), Selection::default());

@@ -1,4 +1,4 @@
-//! Connections that have asked for nothing yet: anybody can make them, so they take nobody's place.
+//! Connections that have not sent a request yet. Anybody can make them, so they must not take the places of requests.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -6,13 +6,13 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::cancel::Cancel;
 
-/// The largest number of connections that have asked for nothing yet. One more makes another end: a client that wants
-/// something asks for it within a round trip or two.
+/// The largest number of connections without a request. One more ends another: a client that wants something sends its
+/// request within a round trip or two.
 pub(super) const MOST: usize = 256;
-/// The largest number of them from one address. A bundle of a client has 16.
+/// The largest number of them from one address. One bundle of a client has up to 16.
 pub(super) const EACH: usize = 64;
 
-/// The connections that have asked for nothing yet, the oldest first.
+/// The connections without a request, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Lobby(Mutex<VecDeque<Guest>>);
 
@@ -23,7 +23,8 @@ struct Guest {
     cancel: Cancel,
 }
 
-/// The part of an address that one host cannot choose freely: of IPv6, the first 64 bits.
+/// The part of an address that a host cannot choose freely: the whole IPv4 address, or the first 64 bits of an IPv6
+/// address.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -35,8 +36,8 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Lobby {
-    /// Notes a new connection. If there are too many, the oldest of the same address ends, or of that address which has
-    /// the most.
+    /// Notes a new connection. If there are too many, ends the oldest one of the same address, or of the address that
+    /// has the most.
     pub(super) fn enter(&self, number: u64, address: IpAddr, cancel: Cancel) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = network(address);
@@ -62,7 +63,7 @@ impl Lobby {
         at.is_some_and(|at| waiting.remove(at).is_some())
     }
 
-    /// Cancels all connections that have asked for nothing yet.
+    /// Cancels all connections that have not sent a request yet.
     pub(super) fn clear(&self) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.drain(..).for_each(|guest| guest.cancel.cancel());
@@ -85,7 +86,7 @@ mod tests {
         IpAddr::from([192, 0, 2, last as u8])
     }
 
-    /// Fills a lobby: `EACH` connections of each of so many addresses, the first ones first.
+    /// Fills a lobby: `EACH` connections from each of several addresses, one address after the other.
     fn crowded() -> (Lobby, Vec<Cancel>) {
         let lobby = Lobby::default();
         let cancels: Vec<_> = (0..MOST).map(|_| Cancel::new().unwrap()).collect();
@@ -107,10 +108,10 @@ mod tests {
         };
         let single = newcomer(1_000, v4(77));
         assert!(!cancels.iter().any(Cancel::is_cancelled), "there was room for it");
-        // One more of a full address: its own oldest goes.
+        // One more from a full address: the oldest of that address is ended.
         newcomer(1_001, v4(2));
         assert_eq!(cancels.iter().position(Cancel::is_cancelled), Some(2 * EACH));
-        // The lobby is full: somebody of a crowd goes, not the one that came alone.
+        // The lobby is full: a connection of an address with many is ended, not the only one of its address.
         for number in 0..3 {
             newcomer(2_000 + number, v4(78));
         }

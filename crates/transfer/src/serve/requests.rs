@@ -1,4 +1,4 @@
-//! What clients ask a server for.
+//! Handles the requests of clients.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -27,10 +27,10 @@ use crate::store::Modes;
 use crate::walk::{Patterns, Walk};
 use crate::wire::Violation;
 
-/// Where a client's requests lead.
+/// What a client can reach.
 struct World<'a> {
     root: &'a Root,
-    /// The bytes that it may still put there.
+    /// The bytes that the client may still put.
     quota: Option<u64>,
     claimant: &'a Claimant,
 }
@@ -101,7 +101,7 @@ impl Server {
         }
     }
 
-    /// Says what came of a transfer to a sink. Who asks knows the transfer's id, which only its client has.
+    /// Answers how a transfer to a sink ended. Only the client that made the transfer knows its id.
     fn answer(&self, session: &mut Session, stream: u16, id: TransferId) -> Result<(), Error> {
         let fault = match self.deliveries.ask(id) {
             AskedDelivery::Delivered(receipt) => {
@@ -121,7 +121,7 @@ impl Server {
         self.refuse(session, stream, fault)
     }
 
-    /// Refuses a request as a whole; the reason reaches the peer before the end.
+    /// Refuses the whole request. The reason reaches the peer before the end of the stream.
     pub(super) fn refuse(
         &self,
         session: &mut Session,
@@ -253,7 +253,7 @@ impl Server {
             if matches!(name, b"." | b"..") || name == WORK.as_bytes() {
                 continue;
             }
-            // Skip what was removed since the directory was read.
+            // Skip an entry that was removed after the directory was read.
             let Some(stat) = path.child(name).ok().and_then(|path| root.stat(&path, Links::Refuse).ok())
             else {
                 continue;

@@ -1,7 +1,8 @@
 //! Places for requests: who gets one, and who has to give it back.
 //!
-//! A peer whose key is known gets a place whoever else is here: the others have a share, and an address a share of that. A
-//! session that does not get on gives its place up when somebody waits for it: its client comes back and goes on.
+//! A client with a known key can take any place. Clients without one have a share of the places, and each address has a
+//! share of that. A session that makes no progress loses its place when another client waits for it; its client
+//! reconnects and continues.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::driver::Activity;
 
-/// How long a session may do nothing while somebody waits for its place, by default.
+/// How long a session may make no progress while another client waits for its place, by default.
 pub(super) const IDLE: Duration = Duration::from_secs(20);
-/// Requests that wait for a place, at most, and of one address.
+/// The most requests that wait for a place, in all and from one address.
 const MOST_WAITING: usize = 256;
 const WAITING_EACH: usize = 64;
 
@@ -20,7 +21,7 @@ const WAITING_EACH: usize = 64;
 #[derive(Debug)]
 pub(super) struct Slots {
     most: usize,
-    /// Some clients are known by their keys: strangers get no more than their share.
+    /// Whether some clients are known by their keys: then clients without a known key get only their share.
     has_known: bool,
     idle: Duration,
     state: Mutex<SlotTable>,
@@ -36,7 +37,7 @@ struct SlotTable {
 #[derive(Clone, Debug)]
 pub(super) struct TakenSlot {
     pub(super) number: u64,
-    /// Where a stranger comes from; `None` for a client whose key is known.
+    /// The address of a client without a known key; `None` for a client with one.
     pub(super) stranger: Option<IpAddr>,
     pub(super) cancel: Cancel,
     pub(super) activity: Arc<Activity>,
@@ -47,12 +48,13 @@ impl Slots {
         Self { most: most.max(1), has_known, idle, state: Mutex::default() }
     }
 
-    /// Takes a place. Returns false if there is none; a session that has done nothing for long is then ended.
+    /// Takes a place. Returns false if there is none for this client; then a session that has made no progress for long
+    /// is ended.
     pub(super) fn take(&self, asks: &TakenSlot, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = &mut state.taken;
         let strangers = if self.has_known { self.most - self.most / 4 } else { self.most };
-        // A place of its own for every address, however few there are.
+        // Every address may have at least one place, however few there are.
         let each = if self.has_known { (strangers / 2).max(1) } else { strangers };
         let rival = |other: &TakenSlot| match asks.stranger {
             None => true,
@@ -69,7 +71,8 @@ impl Slots {
             state.waiting.retain(|(number, _)| *number != asks.number);
             return true;
         }
-        // Only a place that would serve: one of its address if that has its share, else one of its own kind or any.
+        // Only the end of a session whose place this client could have: one of its own address if that has its full
+        // share, otherwise one of a client without a known key; for a client with a known key, any.
         let serves = |other: &&TakenSlot| {
             if asks.stranger.is_some() && of_its_address >= each { same(other) } else { rival(other) }
         };
@@ -81,7 +84,7 @@ impl Slots {
         false
     }
 
-    /// Joins those that wait. Returns false if too many do.
+    /// Adds a request to those that wait. Returns false if too many wait.
     pub(super) fn queue(&self, number: u64, address: IpAddr) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let of_it = state.waiting.iter().filter(|(_, other)| *other == address).count();
@@ -92,7 +95,7 @@ impl Slots {
         fits
     }
 
-    /// Gives a place back, or stops to wait.
+    /// Gives a place back, or gives up waiting for one.
     pub(super) fn leave(&self, number: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.taken.retain(|taken| taken.number != number);

@@ -1,4 +1,4 @@
-//! What is believed of an earlier session, each with a case one step away that is not.
+//! What a later session believes of an earlier session's log, each with a case that differs in one detail.
 
 use super::*;
 use crate::alive::Gauge;
@@ -15,7 +15,7 @@ fn dir() -> (tempfile::TempDir, OwnedFd) {
     (temp, fd)
 }
 
-/// Receives three blocks and goes away.
+/// Receives three blocks. Then the session ends.
 fn three_blocks(dir: &OwnedFd) {
     let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s").unwrap();
     for number in 0..3 {
@@ -99,7 +99,7 @@ fn an_unverified_log_is_not_taken_for_a_verified_one() {
     let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::None, "p", "s").unwrap();
     write_full(part.as_fd(), &block(0), 0).unwrap();
     state.append(part.as_fd(), LogStep::Block(Sum::default())).unwrap();
-    // A kill before the next record.
+    // The process is killed before it writes the next record.
     write_full(part.as_fd(), &block(1), BLOCK as u64).unwrap();
     drop((state, part));
     let found =
@@ -118,13 +118,13 @@ fn the_part_of_another_name_is_not_taken() {
     assert_eq!(resumed(&dir), 0);
 }
 
-/// Opens the log or the part, and lets a test write to it.
+/// Opens the log or the partial file, and writes `bytes` to it.
 fn change(temp: &tempfile::TempDir, name: &str, bytes: &[u8], offset: u64) {
     let file = std::fs::OpenOptions::new().write(true).open(temp.path().join(name)).unwrap();
     write_full(file.as_fd(), bytes, offset).unwrap();
 }
 
-/// Changes a byte of the second block, and gives the part the time that it had before.
+/// Changes a byte of the second block, and sets the file's time back, so that the change leaves no trace.
 fn change_unseen(temp: &tempfile::TempDir) {
     let part = std::fs::File::options().write(true).open(temp.path().join("p")).unwrap();
     let time = part.metadata().unwrap().modified().unwrap();
@@ -132,7 +132,7 @@ fn change_unseen(temp: &tempfile::TempDir) {
     part.set_modified(time).unwrap();
 }
 
-/// Receives three blocks before another boot.
+/// Receives three blocks, and makes the log that of another boot.
 fn three_blocks_before_a_boot(dir: &OwnedFd, verified: bool) {
     let (state, part) =
         PartLog::create(dir.as_fd(), [7; 16], Hashing::of(verified, false), "p", "s").unwrap();
@@ -164,7 +164,8 @@ fn a_log_is_believed_if_it_was_verified_or_nothing_could_be_lost() {
     }
 }
 
-/// A change that left no trace is believed within a boot, and found with any of the three traces.
+/// Within a boot, a change that leaves no trace is not noticed. Another time, another length or another boot
+/// makes the file be read.
 #[test]
 fn a_trace_of_a_change_makes_it_read_the_file() {
     let (temp, dir) = dir();
@@ -276,7 +277,7 @@ fn a_new_log_forgets_the_old_one_and_its_part() {
     assert_eq!((length("p"), length("s")), (0, RECORD as u64));
 }
 
-/// A header with anything else in it is another format's.
+/// A header that differs in any byte is refused: it may be another format's.
 #[test]
 fn a_header_that_is_not_exactly_ours_is_refused() {
     let found = |dir: &OwnedFd| {
@@ -296,7 +297,7 @@ fn a_header_that_is_not_exactly_ours_is_refused() {
     assert!(!found(&dir), "a torn header");
 }
 
-/// A record is good at its place in its log, and nowhere else.
+/// A record is accepted only at its place in its log.
 #[test]
 fn records_of_another_place_or_another_log_are_refused() {
     let (temp, dir) = dir();
@@ -327,10 +328,10 @@ fn a_hole_is_one_record_and_is_proved_by_having_no_data() {
         rustix::fs::ftruncate(&part, (1 + (1 << 20)) * BLOCK as u64).unwrap();
         state.append(part.as_fd(), LogStep::Hole(1 << 20)).unwrap();
         if fill {
-            // Somebody has written into it.
+            // Somebody has written into the hole.
             write_full(part.as_fd(), b"x", 1 << 39).unwrap();
         } else {
-            // The time alone is another: the content has to be looked at.
+            // Only the file's time has changed: so its content is read.
             crate::root::set_mtime(part.as_fd(), Time { seconds: 1, nanos: 0 }).unwrap();
         }
         drop((state, part));

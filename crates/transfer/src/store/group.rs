@@ -8,16 +8,17 @@ use linger_untrusted::Untrusted;
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::temporary::{Temporary, link};
+use super::temporary::Temporary;
 use super::{Store, hash_as, log_name, now, os};
 use crate::alive::Gauge;
 use crate::claim::Claim;
+use crate::disk;
 use crate::fault::Fault;
 use crate::message::{Durability, IfExists, Receipt, Refusal};
 use crate::path::RelPath;
 use crate::state::PartLog;
 
-/// A verified file without its final name.
+/// A complete and verified file that does not have its final name yet.
 pub(super) struct Landed {
     pub(super) file: OwnedFd,
     pub(super) temporary: Temporary,
@@ -30,21 +31,21 @@ pub(super) struct Landed {
     pub(super) by_blocks: bool,
 }
 
-/// Most files, and bytes, that one syncfs(2) confirms together.
+/// The most files, and bytes, that one syncfs(2) makes durable together.
 const GROUP: usize = 256;
-/// Up to this many files are confirmed by an fsync(2) each.
+/// Up to this many files, each gets an fsync(2) instead.
 const FEW: usize = 3;
 const GROUP_BYTES: u64 = 64 << 20;
 
 impl Store<'_> {
     /// Whether files wait for their final names.
     pub(crate) fn waits(&self) -> bool {
-        !self.group.is_empty()
+        !self.group.is_empty() || !self.linked.is_empty()
     }
 
     /// Whether the group should be confirmed now, even if more is to come.
     pub(crate) fn is_due(&self) -> bool {
-        self.group.len() >= GROUP
+        self.group.len() + self.linked.len() >= GROUP
             || self.group_bytes >= GROUP_BYTES
             || (self.waits() && self.options.durability != Durability::Disk)
     }
@@ -60,11 +61,7 @@ impl Store<'_> {
         let files = files.map(|landed| rustix::io::fcntl_dupfd_cloexec(&landed.file, 0));
         let files = files.collect::<Result<Vec<_>, _>>()?;
         Ok(Some(move || {
-            files.iter().try_for_each(
-                |file| {
-                    if whole { rustix::fs::syncfs(file) } else { rustix::fs::fsync(file) }
-                },
-            )
+            files.iter().try_for_each(|file| if whole { disk::syncfs(file) } else { disk::fsync(file) })
         }))
     }
 
@@ -73,7 +70,7 @@ impl Store<'_> {
         self.group_bytes = 0;
         let disk = self.options.durability == Durability::Disk;
         if self.group.len() > FEW && synced.is_ok() {
-            // The whole file system is durable, and directories with it.
+            // syncfs(2) has made the whole file system durable, the directories included.
             self.grown.clear();
         }
         let synced = synced.and_then(|()| self.sync_grown());
@@ -81,7 +78,7 @@ impl Store<'_> {
         let mut last_parent: Option<Rc<OwnedFd>> = None;
         let mut directories: Result<(), Errno> = Ok(());
         let mut finish = |parent: Option<Rc<OwnedFd>>| match parent {
-            Some(parent) if disk && directories.is_ok() => directories = rustix::fs::fsync(&*parent),
+            Some(parent) if disk && directories.is_ok() => directories = disk::fsync(&*parent),
             _ => {}
         };
         let now = now();
@@ -92,7 +89,7 @@ impl Store<'_> {
                 Ok(()) => self.name(&landed),
                 Err(error) => Err(Fault::new("make durable", dest, error)),
             };
-            // An older session of the same transfer may have renamed the same content meanwhile.
+            // An older session of the same transfer may have given the name to the same content meanwhile.
             let present = matches!(&named, Err(Fault(Refusal::Exists, _))) && self.has_same(&landed);
             let named = if present {
                 landed.temporary.remove(false);
@@ -103,7 +100,7 @@ impl Store<'_> {
             match named {
                 Ok(()) => {
                     if let (Temporary::Named { work, name }, Some(_)) = (&landed.temporary, &landed.log) {
-                        let _ = rustix::fs::unlinkat(&work.dir, log_name(name), AtFlags::empty());
+                        let _ = disk::unlinkat(&work.dir, log_name(name), AtFlags::empty());
                     }
                     if last_parent.as_ref().is_none_or(|last| !Rc::ptr_eq(last, &landed.parent)) {
                         finish(last_parent.replace(landed.parent));
@@ -114,6 +111,20 @@ impl Store<'_> {
                 Err(fault) => {
                     landed.temporary.remove(landed.log.is_some());
                     results.push(Err((index, fault)));
+                }
+            }
+        }
+        for (parent, receipt) in std::mem::take(&mut self.linked) {
+            match synced {
+                Ok(()) => {
+                    if last_parent.as_ref().is_none_or(|last| !Rc::ptr_eq(last, &parent)) {
+                        finish(last_parent.replace(parent));
+                    }
+                    results.push(Ok(Receipt { time: now, ..receipt }));
+                }
+                Err(error) => {
+                    let name = Untrusted::from(&*receipt.name).terminal().to_string();
+                    results.push(Err((receipt.index, Fault::new("make durable", name, error))));
                 }
             }
         }
@@ -136,10 +147,15 @@ impl Store<'_> {
     /// Syncs the directories that got subdirectories: without their entries nothing below can be found after a crash.
     pub(super) fn sync_grown(&mut self) -> Result<(), Errno> {
         if self.options.durability == Durability::Disk {
-            self.grown.iter().try_for_each(rustix::fs::fsync)?;
+            self.grown.iter().try_for_each(|directory| disk::fsync(&**directory))?;
         }
         self.grown.clear();
         Ok(())
+    }
+
+    /// Makes the directories above a file durable that was complete here already.
+    pub(crate) fn settle_above(&mut self, dest: &RelPath) -> Result<(), Fault> {
+        self.sync_grown().map_err(|error| Fault::new("make durable the directories of", dest, error))
     }
 
     /// Whether the file under the final name has the same content.
@@ -151,7 +167,7 @@ impl Store<'_> {
                 .is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
     }
 
-    /// Gives one file its final name, all at once.
+    /// Gives one file its final name, atomically.
     fn name(&mut self, landed: &Landed) -> Result<(), Fault> {
         let replace = self.options.if_exists == IfExists::Replace;
         let dest = &landed.dest;
@@ -159,16 +175,17 @@ impl Store<'_> {
         let named = match &landed.temporary {
             Temporary::Named { work, name } => {
                 let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-                rustix::fs::renameat_with(&work.dir, name, &*landed.parent, to, flags)
+                disk::renameat_with(&work.dir, name, &*landed.parent, to, flags)
             }
-            Temporary::Nameless => match link(&landed.file, &landed.parent, to) {
-                // linkat(2) cannot replace: link to a temporary name, then rename.
+            Temporary::Nameless => match disk::link(&landed.file, &landed.parent, to) {
+                // linkat(2) cannot replace a file, so this makes a temporary name and renames that.
                 Err(Errno::EXIST) if replace => {
                     let name = self.next_name();
-                    let (work, linked) =
-                        self.in_work(&landed.parent, |work| link(&landed.file, &work.dir, Path::new(&name)))?;
+                    let (work, linked) = self.in_work(&landed.parent, |work| {
+                        disk::link(&landed.file, &work.dir, Path::new(&name))
+                    })?;
                     linked
-                        .and_then(|()| rustix::fs::renameat(&work.dir, &name, &*landed.parent, to))
+                        .and_then(|()| disk::renameat(&work.dir, &name, &*landed.parent, to))
                         .inspect_err(|_| Temporary::Named { work, name }.remove(false))
                 }
                 other => other,

@@ -9,6 +9,7 @@ use super::group::Landed;
 use super::temporary::Temporary;
 use super::{Store, in_use, leaves_part, names};
 use crate::claim::Claim;
+use crate::disk;
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Hashing, Pieces, Sum, Tree};
 use crate::message::{Durability, Kind, Receipt, Refusal, Time, TreeEntry};
@@ -79,7 +80,7 @@ impl Store<'_> {
                     tries += 1;
                     match PartLog::create(work.dir.as_fd(), token, hashing, &name, &log) {
                         Ok(made) => break (work, made),
-                        // Another session has removed the directory meanwhile, being empty.
+                        // Another session has removed the directory, because it was empty.
                         Err(Errno::NOENT) if tries < 5 => self.work = None,
                         Err(error) => {
                             return Err(in_use("create a partial file for", &landing.dest, error));
@@ -95,7 +96,7 @@ impl Store<'_> {
         landing.opened.as_mut().ok_or_else(|| Fault(Refusal::Other, "no partial file".into()))
     }
 
-    /// Writes a verified block and notes it. `block` is `None` for a hole.
+    /// Writes a verified block and appends its record to the log. `block` is `None` for a hole.
     pub(crate) fn block(
         &mut self,
         landing: &mut Landing,
@@ -112,13 +113,13 @@ impl Store<'_> {
             Some(pieces) => write_pieces(pieces, offset, |piece, offset| {
                 root::write_full(opened.part.as_fd(), piece, offset)
             }),
-            None => rustix::fs::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
+            None => disk::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
         };
         written.map_err(|error| unwritten(&landing.dest, offset, &error))?;
         self.note(landing, LogStep::Block(sum))
     }
 
-    /// Notes that the next step is written.
+    /// Appends the record of the step that was written.
     pub(crate) fn note(&mut self, landing: &mut Landing, step: LogStep) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
         if landing.entry.size.is_none() {
@@ -132,11 +133,11 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Makes a hole of so many blocks, of a file that is hashed by blocks or not at all.
+    /// Makes a hole of `blocks` blocks, in a file that is hashed by blocks or not at all.
     pub(crate) fn hole(&mut self, landing: &mut Landing, blocks: u64) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
         let opened = self.open(landing)?;
-        rustix::fs::ftruncate(&opened.part, offset + blocks * BLOCK as u64)
+        disk::ftruncate(&opened.part, offset + blocks * BLOCK as u64)
             .map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
         self.note(landing, LogStep::Hole(blocks))
     }
@@ -149,7 +150,7 @@ impl Store<'_> {
     ) -> Result<impl FnOnce() -> Result<(), Fault> + Send + use<>, Fault> {
         let dest = landing.dest.clone();
         let mode = Mode::from_raw_mode(self.mode(landing.entry.mode, false));
-        // The mode announced for a pipe was chosen by nobody, so it is not applied.
+        // Nobody has chosen the mode that is announced for a pipe, so it is not applied.
         let wished = landing.entry.kind == Kind::File;
         let root = self.root.again().map_err(|error| Fault::new("open", &dest, error))?;
         let options = self.options;
@@ -160,19 +161,20 @@ impl Store<'_> {
             };
             let (file, stat) = root.file(&dest).map_err(io("open"))?;
             if wished && Mode::from_raw_mode(stat.st_mode & 0o777) != mode {
-                rustix::fs::fchmod(&file, mode).map_err(io("set the mode of"))?;
+                disk::fchmod(&file, mode).map_err(io("set the mode of"))?;
             }
             if options.durability != Durability::Disk {
                 return Ok(());
             }
             let parent = dest.split().map_or_else(RelPath::root, |(parent, _)| parent);
-            rustix::fs::fsync(&file)
-                .and_then(|()| rustix::fs::fsync(root.directory(&parent, Links::Refuse)?))
+            disk::fsync(&file)
+                .and_then(|()| disk::fsync(root.directory(&parent, Links::Refuse)?))
                 .map_err(io("make durable"))
         })
     }
 
-    /// Writes the last bytes, `tail`, of a verified file and sets mode and time. It gets its final name with its group.
+    /// Writes `tail`, the last bytes of a verified file, and sets mode and time. The file gets its final name with its
+    /// group.
     pub(crate) fn land(
         &mut self,
         mut landing: Landing,
@@ -204,11 +206,10 @@ impl Store<'_> {
                 .map_err(|error| Fault::io(format!("cannot write {dest}: {error}"), &error))
                 .and_then(|()| {
                     if landing.entry.sparse {
-                        rustix::fs::ftruncate(&file, size).map_err(io("set the length of"))?;
+                        disk::ftruncate(&file, size).map_err(io("set the length of"))?;
                     }
                     if !has_mode {
-                        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
-                            .map_err(io("set the mode of"))?;
+                        disk::fchmod(&file, Mode::from_raw_mode(mode)).map_err(io("set the mode of"))?;
                     }
                     match landing.entry.mtime {
                         Some(time) => root::set_mtime(file.as_fd(), time).map_err(io("set the time of")),
@@ -243,7 +244,7 @@ impl Landing {
         &self.dest
     }
 
-    /// A file without a temporary file: one for a sink or stream, or one that is here already.
+    /// A file that needs no temporary file: for a sink or a stream, or because it exists here already.
     pub(crate) fn bare(entry: TreeEntry, dest: RelPath, tree: Tree) -> Self {
         Self { entry, dest, tree, opened: None, claim: None }
     }
@@ -291,5 +292,5 @@ fn write_sparse(file: BorrowedFd<'_>, block: &[u8], offset: u64) -> std::io::Res
         at = end;
     }
     // A final hole does not lengthen the file.
-    rustix::fs::ftruncate(file, offset + block.len() as u64).map_err(Into::into)
+    disk::ftruncate(file, offset + block.len() as u64).map_err(Into::into)
 }

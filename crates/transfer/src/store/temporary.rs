@@ -1,13 +1,13 @@
 //! Files before they have their final names: without one, or with one in a work directory.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Store, log_name};
+use crate::disk;
 use crate::fault::Fault;
 use crate::path::RelPath;
 
@@ -27,9 +27,9 @@ impl Temporary {
     /// Removes the file, and its log if it has one.
     pub(super) fn remove(&self, has_log: bool) {
         if let Self::Named { work, name } = self {
-            let _ = rustix::fs::unlinkat(&work.dir, name, AtFlags::empty());
+            let _ = disk::unlinkat(&work.dir, name, AtFlags::empty());
             if has_log {
-                let _ = rustix::fs::unlinkat(&work.dir, log_name(name), AtFlags::empty());
+                let _ = disk::unlinkat(&work.dir, log_name(name), AtFlags::empty());
             }
         }
     }
@@ -46,6 +46,8 @@ impl Store<'_> {
             Some(work) => work.clone(),
             None => {
                 let dir = self.root.work().map_err(fault)?;
+                // Whoever tidies up sees that it is used. Where directories cannot be locked, nobody tidies up.
+                let _ = rustix::fs::flock(&dir, FlockOperation::LockShared);
                 let work = Rc::new(WorkDir { device: device(dir.as_fd())?, dir });
                 self.work = Some(work.clone());
                 work
@@ -55,8 +57,9 @@ impl Store<'_> {
         if device == work.device {
             return Ok(work);
         }
-        // Another file system is mounted inside the tree. rename(2) cannot cross it: it gets its own work directory.
-        let made = rustix::fs::mkdirat(&**parent, crate::path::WORK, Mode::RWXU);
+        // Another file system is mounted inside the tree. rename(2) cannot cross it, so it gets a work directory of
+        // its own.
+        let made = disk::mkdirat(&**parent, crate::path::WORK, Mode::RWXU);
         if let Err(error) = made
             && error != Errno::EXIST
         {
@@ -67,7 +70,8 @@ impl Store<'_> {
         Ok(Rc::new(WorkDir { dir, device }))
     }
 
-    /// Calls `act` with the work directory; again, up to 5 times, if another session has removed the empty directory.
+    /// Calls `act` with the work directory. Tries again, up to 5 times, if another session has removed the empty
+    /// directory.
     pub(super) fn in_work<T>(
         &mut self,
         parent: &Rc<OwnedFd>,
@@ -98,7 +102,7 @@ impl Store<'_> {
         let mode = Mode::from_raw_mode(mode | 0o600);
         if self.nameless {
             let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-            match rustix::fs::openat(&**parent, ".", flags, mode) {
+            match disk::openat(&**parent, ".", flags, mode) {
                 Ok(file) => return Ok((Temporary::Nameless, file)),
                 Err(Errno::OPNOTSUPP | Errno::ISDIR) => self.nameless = false,
                 Err(error) => return Err(fault(error)),
@@ -106,25 +110,13 @@ impl Store<'_> {
         }
         let name = self.next_name();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let (work, file) = self.in_work(parent, |work| rustix::fs::openat(&work.dir, &name, flags, mode))?;
+        let (work, file) = self.in_work(parent, |work| disk::openat(&work.dir, &name, flags, mode))?;
         Ok((Temporary::Named { work, name }, file.map_err(fault)?))
     }
 
     pub(super) fn next_name(&mut self) -> String {
         self.count += 1;
         format!("{}-{}", self.prefix, self.count)
-    }
-}
-
-/// Gives a nameless file a name.
-pub(super) fn link(file: &OwnedFd, dir: &OwnedFd, name: &Path) -> Result<(), Errno> {
-    match rustix::fs::linkat(file, "", dir, name, AtFlags::EMPTY_PATH) {
-        // Before Linux 6.10 this needed CAP_DAC_READ_SEARCH; open(2) names the other way.
-        Err(Errno::NOENT) => {
-            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-            rustix::fs::linkat(rustix::fs::CWD, link, dir, name, AtFlags::SYMLINK_FOLLOW)
-        }
-        other => other,
     }
 }
 

@@ -8,28 +8,31 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::{Store, os};
+use crate::disk;
 use crate::fault::Fault;
-use crate::message::{Durability, IfExists, Refusal, Time, TreeEntry};
+use crate::message::{Durability, IfExists, Receipt, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links};
 
 impl Store<'_> {
-    /// Makes a directory, or goes on with one that is there.
+    /// Makes a directory, or uses one that exists.
     pub(crate) fn make_directory(&mut self, dest: &RelPath) -> Result<(), Fault> {
         if dest.is_root() {
             return Ok(());
         }
         let (parent, name) = self.parent_of(dest)?;
-        match rustix::fs::mkdirat(&*parent, os(&name), Mode::RWXU) {
+        match disk::mkdirat(&*parent, os(&name), Mode::RWXU) {
             Ok(()) => {
-                if self.grown.last().is_none_or(|last| !Rc::ptr_eq(last, &parent)) {
-                    self.grown.push(parent);
-                }
+                self.note_grown(parent);
                 Ok(())
             }
             Err(Errno::EXIST) => match self.root.directory(dest, Links::Refuse) {
-                Ok(dir) => self.open_up(dest, &dir),
+                Ok(dir) => {
+                    // An earlier session may have made it, and ended before it was synced.
+                    self.note_grown(parent);
+                    self.open_up(dest, &dir)
+                }
                 Err(Errno::ACCESS) => Err(Fault::new("open the directory", dest, Errno::ACCESS)),
                 Err(_) => {
                     let told = Reason::from(format!("{dest} exists and is no directory"));
@@ -40,6 +43,28 @@ impl Store<'_> {
         }
     }
 
+    fn note_grown(&mut self, directory: Rc<OwnedFd>) {
+        if self.grown.last().is_none_or(|last| !Rc::ptr_eq(last, &directory)) {
+            self.grown.push(directory);
+        }
+    }
+
+    /// Notes the directories above the top of the transfer, which an earlier session may have made.
+    pub(super) fn note_parents(&mut self) {
+        if self.options.durability != Durability::Disk {
+            return;
+        }
+        let mut path = self.parents.clone();
+        while let Some((above, _)) = path.split() {
+            match self.root.directory(&above, Links::Refuse) {
+                Ok(fd) => self.grown.push(Rc::new(fd)),
+                // It is there, for it holds one that was just opened.
+                Err(error) => tracing::info!(%error, "a directory cannot be synced"),
+            }
+            path = above;
+        }
+    }
+
     /// Lets this user write into a directory of his own that is here already. It gets its mode once it is complete.
     fn open_up(&self, dest: &RelPath, dir: &OwnedFd) -> Result<(), Fault> {
         let opened = rustix::fs::fstat(dir).and_then(|stat| {
@@ -47,7 +72,7 @@ impl Store<'_> {
             if mode.contains(Mode::RWXU) || stat.st_uid != rustix::process::geteuid().as_raw() {
                 return Ok(());
             }
-            rustix::fs::fchmod(dir, mode | Mode::RWXU)
+            disk::fchmod(dir, mode | Mode::RWXU)
         });
         opened.map_err(|error| Fault::new("write into the directory", dest, error))
     }
@@ -58,9 +83,8 @@ impl Store<'_> {
         let mut path = RelPath::root();
         for name in self.parents.clone().as_bytes().split(|byte| *byte == b'/') {
             path = path.child(name).map_err(|_| Errno::NAMETOOLONG)?;
-            match rustix::fs::mkdirat(&fd, os(name), Mode::from_raw_mode(0o777)) {
-                Ok(()) => self.grown.push(Rc::new(fd)),
-                Err(Errno::EXIST) => {}
+            match disk::mkdirat(&fd, os(name), Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
             }
             fd = self.root.directory(&path, Links::Refuse)?;
@@ -68,7 +92,7 @@ impl Store<'_> {
         Ok(fd)
     }
 
-    /// Gives a complete directory its mode and time.
+    /// Gives a complete directory its announced mode and time.
     pub(crate) fn leave_directory(&mut self, dest: &RelPath, mode: u32, time: Time) -> Result<(), Fault> {
         if dest.is_root() {
             return Ok(());
@@ -77,18 +101,30 @@ impl Store<'_> {
             .root
             .directory(dest, Links::Refuse)
             .map_err(|error| Fault::new("open the directory", dest, error))?;
-        let set = rustix::fs::fchmod(&dir, Mode::from_raw_mode(self.mode(mode, true)))
+        let set = disk::fchmod(&dir, Mode::from_raw_mode(self.mode(mode, true)))
             .and_then(|()| root::set_mtime(dir.as_fd(), time))
             .and_then(|()| match self.options.durability {
-                Durability::Disk => rustix::fs::fsync(&dir),
+                Durability::Disk => disk::fsync(&dir),
                 Durability::Memory | Durability::Handed => Ok(()),
             });
         let set = set.and_then(|()| self.sync_grown());
         set.map_err(|error| Fault::new("set mode and time of", dest, error))
     }
 
-    /// Makes a symbolic link whose target stays inside `base`.
-    pub(crate) fn make_link(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<(), Fault> {
+    /// Makes a symbolic link whose target stays inside `base`. Its receipt waits for the group's.
+    pub(crate) fn make_link(
+        &mut self,
+        entry: &TreeEntry,
+        dest: &RelPath,
+        receipt: Receipt,
+    ) -> Result<(), Fault> {
+        self.link_in_place(entry, dest)?;
+        let (parent, _) = self.parent_of(dest)?;
+        self.linked.push((parent, receipt));
+        Ok(())
+    }
+
+    fn link_in_place(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<(), Fault> {
         if !entry.path.link_stays_inside(&entry.target) {
             let to = Untrusted::from(&*entry.target);
             return Err(Fault(
@@ -98,7 +134,7 @@ impl Store<'_> {
         }
         let (parent, name) = self.parent_of(dest)?;
         let (name, target) = (os(&name), os(&entry.target));
-        match rustix::fs::symlinkat(target, &*parent, name) {
+        match disk::symlinkat(target, &*parent, name) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => {
                 let there = rustix::fs::readlinkat(&*parent, name, Vec::new());
@@ -110,8 +146,8 @@ impl Store<'_> {
                 }
                 let temporary = self.next_name();
                 let (work, made) =
-                    self.in_work(&parent, |work| rustix::fs::symlinkat(target, &work.dir, &temporary))?;
-                made.and_then(|()| rustix::fs::renameat(&work.dir, &temporary, &*parent, name))
+                    self.in_work(&parent, |work| disk::symlinkat(target, &work.dir, &temporary))?;
+                made.and_then(|()| disk::renameat(&work.dir, &temporary, &*parent, name))
                     .map_err(|error| Fault::new("replace", dest, error))
             }
             Err(error) => Err(Fault::new("make the link", dest, error)),

@@ -1,4 +1,4 @@
-//! A verifier that takes every key, for both sides: TLS proves that the peer holds it.
+//! A verifier that accepts every key, for both sides. TLS only proves that the peer holds the key it shows.
 
 use std::sync::Arc;
 

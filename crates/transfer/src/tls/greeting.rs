@@ -25,7 +25,7 @@ pub(super) enum Word {
 pub(super) struct Deadline<'a> {
     pub(super) stream: &'a TcpStream,
     pub(super) until: Instant,
-    /// Ends the wait.
+    /// Interrupts the wait when it is used.
     pub(super) cancel: &'a Cancel,
 }
 
@@ -126,7 +126,7 @@ impl Greeting<'_> {
 }
 
 pub(crate) fn cut(error: io::Error) -> Error {
-    // rustls reports errors of the peer's records with this kind.
+    // rustls gives errors in the peer's records this kind.
     if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) {
         Error::Cancelled
     } else if error.kind() == io::ErrorKind::InvalidData {

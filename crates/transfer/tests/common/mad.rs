@@ -1,4 +1,4 @@
-//! Peers that have gone mad: what they say, and what must not come of it.
+//! Peers that send damaged frames: how the frames are damaged, and what must not happen.
 
 use std::fs;
 use std::path::Path;
@@ -57,13 +57,13 @@ pub(crate) fn damage(frames: &mut Vec<Vec<u8>>, random: &mut ChaCha8Rng) {
             return;
         }
     }
-    // A frame that does not fit its checks goes no further than to them.
+    // A frame whose check bytes do not fit is refused at once, so most frames get check bytes that fit.
     if below(8) > 0 {
         frames[1..].iter_mut().for_each(|frame| seal(frame));
     }
 }
 
-/// Makes the checks of a frame fit, as somebody would who means harm.
+/// Makes the check bytes of a frame fit, as an attacker would.
 fn seal(frame: &mut [u8]) {
     let parity = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum ^ byte);
     if frame.len() >= 8 {
@@ -73,14 +73,14 @@ fn seal(frame: &mut [u8]) {
     }
 }
 
-/// The most memory this process had.
+/// The most memory that this process has had, in MiB.
 pub(crate) fn peak_mib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
 }
 
-/// A directory beside others that nobody may touch.
+/// A directory with others beside it that must not be touched.
 pub(crate) fn guarded(top: &Path) -> std::path::PathBuf {
     fs::create_dir_all(top.join("etc")).unwrap();
     fs::write(top.join("etc/passwd"), b"untouched").unwrap();

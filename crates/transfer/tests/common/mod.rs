@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use linger_transfer::*;
 
-/// A server that runs until the closure returns, and what it served.
+/// A server that runs until the test's closure returns, and the sessions that it has served.
 pub(crate) struct Shared<'a> {
     pub(crate) port: u16,
     pub(crate) directory: &'a Path,
@@ -23,7 +23,7 @@ pub(crate) struct Shared<'a> {
 }
 
 impl Shared<'_> {
-    /// Waits until so many sessions have ended, and with them what they had received is kept.
+    /// Waits until `count` sessions have ended. Then everything they received is stored.
     pub(crate) fn wait_for_sessions(&self, count: usize) {
         let served = self.served.0.lock().unwrap();
         drop(self.served.1.wait_while(served, |served| served.len() < count).unwrap());
@@ -89,7 +89,7 @@ pub(crate) fn share(
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let served = (Mutex::new(Vec::new()), Condvar::new());
-    /// Ends the server even if the test panics, or the panic would wait for ever.
+    /// Ends the server even if the test panics: otherwise the panic would wait for the server for ever.
     struct End(session::Cancel);
     impl Drop for End {
         fn drop(&mut self) {
@@ -149,7 +149,7 @@ pub(crate) fn picture(top: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// A tree with one of everything.
+/// A tree with an entry of every kind.
 pub(crate) fn make_tree(top: &Path) {
     fs::create_dir_all(top.join("sub/deep")).unwrap();
     fs::create_dir(top.join("empty")).unwrap();

@@ -1,11 +1,11 @@
-//! A connection with a fault in it: bytes are forwarded until a place, where something happens once.
+//! A proxy that causes one fault: it forwards bytes up to a given place, where the fault happens once.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What happens at the place.
+/// The fault that happens at the place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// Both connections are reset.
@@ -16,22 +16,22 @@ pub(crate) enum Fault {
     Flip(u8),
 }
 
-/// Which way the byte goes.
+/// The direction of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     ToServer,
     ToClient,
 }
 
-/// Forwards connections to a server, and plays tricks on the first of them that gets that far.
+/// Forwards connections to a server, and causes the fault in the first connection that reaches the place.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     pub(crate) done: Arc<AtomicBool>,
-    /// Bytes towards the server, all connections together.
+    /// Bytes sent to the server, over all connections.
     pub(crate) forwarded: Arc<AtomicU64>,
-    /// What went to the server first, to find frames in.
+    /// The bytes that the first connection sent to the server: tests look for frames in them.
     pub(crate) recorded: Arc<Mutex<Vec<u8>>>,
-    /// What came back.
+    /// The bytes that the server sent back.
     pub(crate) answered: Arc<Mutex<Vec<u8>>>,
     over: Arc<AtomicBool>,
 }
@@ -54,7 +54,7 @@ impl Proxy {
         Self::start(servers, Some(fault), false)
     }
 
-    /// The fault meets every connection.
+    /// Causes the fault in every connection.
     pub(crate) fn always(server: u16, fault: (Way, u64, Fault)) -> Self {
         Self::start([server, server], Some(fault), true)
     }

@@ -80,8 +80,9 @@ impl Leftovers {
         Ok(Self { socket, buffer: vec![0; LONGEST], only_with_bytes: false })
     }
 
-    /// Calls `on_leftover` for each pending message, without blocking. After an overflow, attaches a socket filter that admits
-    /// only sockets with bytes in a queue, which keeps the rate low on the busiest hosts.
+    /// Calls `on_leftover` for each pending message, at most [`AT_ONCE`] of them, without blocking. After an overflow,
+    /// attaches a socket filter that admits only sockets with bytes in a queue, which keeps the rate low on the busiest
+    /// hosts.
     pub(crate) fn drain(&mut self, mut on_leftover: impl FnMut(Leftover)) -> Drained {
         let mut drained = Drained::default();
         while drained.taken < AT_ONCE {
@@ -101,7 +102,8 @@ impl Leftovers {
         drained
     }
 
-    /// Attaches a classic BPF filter: admits sockets with a write queue, or with more in the read queue than a FIN.
+    /// Attaches a classic BPF filter: admits sockets with a write queue, or with more than one byte in the read queue.
+    /// A single byte may be the peer's FIN, so a socket with one unread byte is left out, too.
     fn want_only_with_bytes(&mut self) {
         if self.only_with_bytes {
             return;

@@ -93,7 +93,7 @@ mod tests {
         for (processors, kib) in hosts {
             assert_eq!(largest(LockableMemory { processors, ..USUAL }), kib * KIB, "{processors} processors");
         }
-        // systemd before 250.
+        // The default limit of systemd before version 250.
         assert_eq!(largest(LockableMemory { limit: Some(64 << 10), ..USUAL }), 512 * KIB);
         assert_eq!(largest(LockableMemory { limit: None, processors: 1_000, ..USUAL }), 2048 * KIB);
     }
@@ -110,7 +110,7 @@ mod tests {
         // Less than a page of allowance is none (`sysctl_perf_event_mlock >> (PAGE_SHIFT - 10)`).
         assert_eq!(largest(LockableMemory { each_kib: 519, ..exact }), 1024 * KIB);
         assert_eq!(largest(LockableMemory { each_kib: 515, ..exact }), 512 * KIB);
-        // The same limits with one page the less for head and tail: without it the ring would pass.
+        // The limit lacks one page, for the ring's head and tail. With that page the larger ring passes.
         let tight = LockableMemory { each_kib: 0, processors: 1, limit: Some(512 * 4096), ..USUAL };
         assert_eq!(largest(tight), 1024 * KIB);
         assert_eq!(largest(LockableMemory { limit: Some(513 * 4096), ..tight }), 2048 * KIB);
@@ -120,7 +120,7 @@ mod tests {
     fn sizes_are_halved_down_to_the_smallest() {
         let sizes: Vec<_> = USUAL.rings().map(|size| size / KIB).collect();
         assert_eq!(sizes, [1024, 512, 256, 128, 64]);
-        // Where nothing should pass the smallest is tried all the same.
+        // Where no size should pass, the smallest is tried all the same.
         let none = LockableMemory { each_kib: 0, limit: Some(0), ..USUAL };
         assert_eq!(none.rings().collect::<Vec<_>>(), [64 * KIB]);
         assert_eq!(none.least_kib(), 8 * 17 * 4);

@@ -3,7 +3,7 @@
 use linger_watch::{Filter, Watcher};
 use rustix::thread::CapabilitySet;
 
-/// A watcher, or `None` after saying why there can be none. Who has every right may watch: then it is a failure.
+/// A watcher. If it cannot be opened, prints why and returns `None`; with all capabilities that is a failure.
 pub(crate) fn watcher(filter: Filter) -> Option<Watcher> {
     match Watcher::open(filter) {
         Ok(watcher) => Some(watcher),

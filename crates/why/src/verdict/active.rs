@@ -20,7 +20,7 @@ impl Judge<'_> {
                 run.count, shortest, longest
             ),
         );
-        // Even pauses, the pause before the reset included, are those of a timer.
+        // If the pauses are about equal, the pause before the reset included, a timer made them.
         let last = (f.reset.at.time_ns.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
         let even = longest.max(last) <= shortest.min(last).saturating_mul(2);
         if even {

@@ -10,7 +10,8 @@ use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
 impl Judge<'_> {
-    /// A NetScaler's code, a BIG-IP's text, or a diagnostic payload.
+    /// The reason that a middlebox gave in the reset: a NetScaler's code, a BIG-IP's text, or a diagnostic
+    /// payload.
     pub(super) fn said_by_a_box(&mut self) -> Option<Opinion> {
         let reset = self.f.reset;
         let frame = reset.at.frame;
@@ -99,7 +100,7 @@ impl Judge<'_> {
                     }
                 },
             );
-            // A firewall that answers a packet does not tell the other side either.
+            // A firewall that answers a packet in a host's name does not tell that host either.
             if !f.active() && hops.is_some() && f.trigger.is_some() {
                 self.ask(NextEvidence::Capture(Capture::AllegedSender));
                 return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));

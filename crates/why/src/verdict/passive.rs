@@ -48,7 +48,8 @@ impl Judge<'_> {
             if let Some(opinion) = self.process_gone(fin_time, DataAfterClose) {
                 return opinion;
             }
-            // "After" is the order at this point of the path; without the trigger it may differ at the server.
+            // The capture shows the order of packets at its place. If the reset's trigger was not seen, the order at
+            // the server may have been another.
             let confidence = if f.trigger.is_some() && !s.gap { Certain } else { Likely };
             return (DataAfterClose, confidence, vec![DataAfterClose]);
         }

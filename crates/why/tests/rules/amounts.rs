@@ -221,7 +221,7 @@ fn a_ladder_repeats_nothing() {
         .rst(Client);
     let frames: Vec<_> = long.findings()[0].ladder.iter().map(|rung| rung.frame).collect();
     assert_eq!(frames, [1, 2, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
-    // The FIN is the first of those kept, and stands there once.
+    // The FIN is the oldest of the packets kept. It is listed once, not twice.
     let edge = (0..7)
         .fold(flow().syn().syn_ack().ack(Client).fin(Server), |flow, _| flow.bytes(Client, 1))
         .rst(Client);

@@ -1,4 +1,4 @@
-//! A rule's case: what a base scenario comes to, and what it comes to when one thing is changed.
+//! The cases of a rule: the verdict on a base scenario, and the verdict on the scenario with one change.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -37,7 +37,7 @@ impl Cases {
             self.wrong.push(format!("{change}: expected {expected}, got {}\n{details}", words.join(" ")));
         }
         let told = |findings: &[Finding]| findings.iter().map(details).collect::<String>();
-        // Which end has the lower address changes nothing.
+        // The verdict does not depend on which end has the lower address.
         let mirrored = flow.clone().mirrored().findings();
         assert_eq!(told(&mirrored), told(&findings), "{}, {change}: mirrored", self.name);
         write!(self.recorded, "{change}:\n{}", told(&findings)).unwrap();

@@ -1,6 +1,7 @@
-//! Captures made packet by packet: both ends keep their numbers, a case changes one field of one packet.
+//! Captures made packet by packet. Both ends count their own sequence numbers, and a case changes one field of
+//! one packet.
 //!
-//! What is built here goes the whole way of a capture file: bytes, reader, analyzer, verdict.
+//! A capture built here is read as a file is: bytes, reader, analyzer, verdict.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -114,7 +115,7 @@ impl Flow {
         self
     }
 
-    /// The window field of what it sends from here on.
+    /// The window field of the packets that `who` sends from here on.
     pub(crate) fn window(mut self, who: Who, window: u16) -> Self {
         self.ends[who as usize].window = window;
         self
@@ -125,7 +126,7 @@ impl Flow {
         self
     }
 
-    /// The identification of its next packet.
+    /// The identification of the next packet of `who`.
     pub(crate) fn id(mut self, who: Who, id: u16) -> Self {
         self.ends[who as usize].id = id;
         self
@@ -140,13 +141,13 @@ impl Flow {
         self
     }
 
-    /// The next packet comes so much after the last one, in microseconds, and not a millisecond.
+    /// Lets the next packet come `us` microseconds after the last one, not a millisecond.
     pub(crate) fn just(mut self, us: u64) -> Self {
         self.now = self.packets.last().map_or(self.now, |packet| packet.time) + us * 1_000;
         self
     }
 
-    /// A packet as the side would send it now.
+    /// Adds a packet as `who` would send it now.
     pub(crate) fn packet(mut self, who: Who, flags: Flags, payload: &[u8]) -> Self {
         let other = &self.ends[who.other() as usize];
         let (destination, ack) = (other.address, if flags.has(A) { other.next } else { 0 });
@@ -201,7 +202,7 @@ impl Flow {
         self.packet(who, A | Flags::PSH, payload)
     }
 
-    /// So many bytes that are of no known protocol.
+    /// Payload of `count` bytes that belong to no known protocol.
     pub(crate) fn bytes(self, who: Who, count: usize) -> Self {
         self.data(who, &vec![b'x'; count])
     }
@@ -210,7 +211,7 @@ impl Flow {
         self.packet(who, F | A, b"")
     }
 
-    /// A reset of its own accord.
+    /// A reset that answers no packet.
     pub(crate) fn rst(self, who: Who) -> Self {
         self.packet(who, R | A, b"")
     }
@@ -268,7 +269,7 @@ impl Flow {
         self
     }
 
-    /// The same between the other's addresses, so that the other end is the one with the lower address.
+    /// The same connection with the two addresses exchanged, so that the other end has the lower address.
     pub(crate) fn mirrored(self) -> Self {
         self.with_all(|packet| {
             let (source, destination) = (packet.source.ip(), packet.destination.ip());
@@ -277,25 +278,25 @@ impl Flow {
         })
     }
 
-    /// The last packet was sent, and is not in the capture.
+    /// Leaves the last packet out of the capture, although it was sent.
     pub(crate) fn unseen(mut self) -> Self {
         self.packets.pop();
         self
     }
 
-    /// Nothing of what was sent so far is in the capture.
+    /// Leaves everything that was sent so far out of the capture.
     pub(crate) fn all_unseen(mut self) -> Self {
         self.packets.clear();
         self
     }
 
-    /// Nothing that this side sends is in the capture.
+    /// Leaves all packets of `who` out of the capture.
     pub(crate) fn without(mut self, who: Who) -> Self {
         self.packets.retain(|packet| packet.from != who);
         self
     }
 
-    /// The packets of another connection, too, each at its own time.
+    /// Adds the packets of another connection, each at its own time.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.packets.extend(other.packets);
         self.packets.sort_by_key(|packet| packet.time);

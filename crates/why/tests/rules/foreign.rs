@@ -1,4 +1,5 @@
-//! Resets of somebody else: what does not fit the alleged sender, and what boxes say of themselves.
+//! Resets that another than the alleged sender has sent: fields that do not fit, and reasons that middleboxes
+//! give.
 
 use linger_packet::Flags;
 
@@ -10,7 +11,7 @@ fn exchange() -> Flow {
     flow().shake().data(Client, GET).data(Server, &response(20, 20)).ack(Client)
 }
 
-/// The reset, and then an exchange as if there had been none.
+/// The reset, then an exchange as if there had been no reset.
 fn ignored(flow: Flow) -> Flow {
     flow.data(Client, GET).data(Server, &response(20, 20)).ack(Client)
 }

@@ -1,9 +1,9 @@
-//! Each deciding rule with a counter-example one field away, over captures made packet by packet.
+//! Each deciding rule with a counter-example that differs in one field, over captures made packet by packet.
 //!
-//! A rule's cases stand in the file of its stage: `opening` before a connection came to anything, `passive` for
-//! answers to packets, `active` for resets nobody asked for, `client` for those of the client, `foreign` for
-//! resets of somebody else, `timers` for probes and retransmissions, `window` for the re-opened window, `protocols`
-//! and `records` for what the payload says, `amounts` for numbers and ladders, `places` for several captures.
+//! The cases of a rule stand in the file of its stage: `opening` before any data was acknowledged, `passive` for
+//! answers to packets, `active` for resets that no packet asked for, `client` for those of the client, `foreign`
+//! for resets of another sender, `timers` for probes and retransmissions, `window` for the re-opened window,
+//! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `places` for several captures.
 
 mod active;
 mod amounts;

@@ -1,4 +1,4 @@
-//! Resets before a connection came to anything.
+//! Resets before any data was acknowledged.
 
 use crate::GET;
 use crate::case::rule;

@@ -318,7 +318,7 @@ fn a_side_without_memory() {
 }
 
 impl Flow {
-    /// The same without its handshake, between two ports that tell nothing.
+    /// The same connection as if its handshake had not been captured, between these two ports.
     fn all_but_ports(self, client: u16, server: u16) -> Flow {
         self.with_at(0, |p| p.destination.set_port(9)).with_at(1, |p| p.source.set_port(9)).with_all(|p| {
             for end in [&mut p.source, &mut p.destination] {

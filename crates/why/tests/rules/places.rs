@@ -43,7 +43,7 @@ fn summary(finding: &Finding, name: impl Fn(&str) -> String) -> String {
 
 fn is(views: &[&Flow], expected: &[&str]) {
     assert_eq!(compared(views), expected);
-    // Which end has the lower address changes nothing.
+    // The verdict does not depend on which end has the lower address.
     let mirrored: Vec<Flow> = views.iter().map(|view| (*view).clone().mirrored()).collect();
     assert_eq!(compared(&mirrored.iter().collect::<Vec<_>>()), expected, "mirrored");
 }
@@ -58,8 +58,8 @@ fn v6(flow: Flow) -> Flow {
     })
 }
 
-/// The same connection as it is seen so many hops from the client, on the way of four: TTLs differ, and times by
-/// 5 ms a hop. The clock there is `ahead` milliseconds ahead.
+/// The same connection as a capture shows it that is `hops` hops away from the client, on a path of four. Each hop
+/// takes one off the TTL, and 5 ms. The clock of the capture is `ahead` milliseconds fast.
 fn seen_at(flow: &Flow, hops: u8, ahead: i64) -> Flow {
     flow.clone().with_all(|packet: &mut Packet| {
         let (travelled, from) = if packet.from == Client { (hops, 64) } else { (4 - hops, 64) };
@@ -69,7 +69,8 @@ fn seen_at(flow: &Flow, hops: u8, ahead: i64) -> Flow {
     })
 }
 
-/// The same connection as it is seen beside this side; what the other sends comes so many microseconds later.
+/// The same connection as a capture beside `who` shows it. Packets of the other side arrive `us` microseconds after
+/// they were sent.
 fn near(flow: &Flow, who: Who, us: i64) -> Flow {
     flow.clone().with_all(|packet: &mut Packet| {
         let travel = if packet.from == who { 0 } else { us * 1_000 };
@@ -89,8 +90,8 @@ fn a_reset_that_its_sender_never_sent() {
     let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 3 packets of it, and not this reset";
     is(&[&client], &["view0: forged likely foreign harmful: "]);
     is(&[&client, &server], &[forged]);
-    // One field away: the view is of the other end, the place is unknown, nothing of the sender is in it, the
-    // reset is in it, the capture ends before.
+    // Each of these differs in one thing: the other capture is of the other end, its place is unknown, it has no
+    // packet of the sender, it has the reset, it ends before the reset.
     is(
         &[&seen_at(&at_client, 4, 0), &seen_at(&at_sender, 0, 0)],
         &["view0: forged likely foreign harmful: it never reached view1"],
@@ -185,12 +186,12 @@ fn a_goodbye_that_never_arrived() {
         let both = [&expected, first];
         is(&[&client, &server], if flags.has(R) { &both } else { &both[..1] });
     }
-    // The reset is no goodbye before itself, though it came here with another identification.
+    // The reset does not count as a goodbye before itself, even if it has another identification here.
     let (client, server) = views(A, 900_031);
     let rewritten = server.with(|reset| reset.id = 9);
     let expected = format!("view0: half-open likely passive-after-data harmful: {is_there}");
     is(&[&client, &rewritten], &[&expected]);
-    // The goodbye is seen where the finding is, and lacks elsewhere.
+    // The goodbye is in the finding's own capture, and missing in the other.
     let (client, server) = views(F | A, 900_031);
     is(
         &[&server, &client],
@@ -222,7 +223,7 @@ fn places_on_one_link_are_told_apart_by_who_answers_sooner() {
     );
 }
 
-/// As many as are compared, all of them under way at once: none loses its later packets to the bound.
+/// As many connections as are compared, all of them open at once: the limit takes no later packets from any.
 #[test]
 fn as_many_connections_as_are_compared_are_compared_whole() {
     const MOST: u16 = 4_096;
@@ -235,7 +236,7 @@ fn as_many_connections_as_are_compared_are_compared_whole() {
             let flow = flow.data(Client, GET);
             seen(&if reset { flow.rst(Server) } else { flow })
         };
-        // In pairs, since each is sorted into the other.
+        // Joined in pairs, because each joining sorts all packets.
         let mut flows: Vec<Flow> = (0..MOST).map(flow_of).collect();
         while flows.len() > 1 {
             flows = flows.chunks(2).map(|pair| pair[0].clone().and(pair[1].clone())).collect();

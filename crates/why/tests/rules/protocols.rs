@@ -1,4 +1,4 @@
-//! What HTTP says of lengths and ends.
+//! What the payload of HTTP and of mail says about lengths and ends.
 
 use crate::case::rule;
 use crate::flow::{Client, Flow, Server, flow};
@@ -209,7 +209,7 @@ fn requests() {
 
 #[test]
 fn many_messages_in_one_segment() {
-    // 32 of them are read, the rest is not waited for.
+    // Only 32 messages of a segment are read. The analyzer does not wait for the others.
     let of = |count: usize, more: &[u8]| {
         answered(&[GET.repeat(count), more.to_vec()].concat(), &[&response(0, 0).repeat(count)])
     };
@@ -321,7 +321,7 @@ fn bytes_that_are_missing_end_what_is_known() {
         .done();
 }
 
-/// A mail client says these lines, and closes. The server's last reply meets nobody.
+/// A mail client sends these lines, and closes. The server's last reply finds the socket closed.
 fn left(lines: &[&[u8]]) -> Flow {
     let greeted = flow()
         .ports(40_000, 25)

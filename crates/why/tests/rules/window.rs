@@ -9,7 +9,7 @@ fn shrunk(shrunk: u16) -> Flow {
     flow().shake().bytes(Client, 900).window(Server, shrunk).ack(Server)
 }
 
-/// And then resets with `reopened`.
+/// The same, and then a reset with the window `to`.
 fn reset(from: u16, to: u16) -> Flow {
     shrunk(from).window(Server, to).rst(Server)
 }

@@ -1,4 +1,4 @@
-//! What the driver answers, and what it does for an answer.
+//! How the driver answers the world's questions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use linger_custody::world::{Answer, Ask, Census, Cookie, Inode, Kept, Name, Stat
 use super::{AtHand, Driver, Fault, KeptFd, LIMITS, inode, pid};
 use crate::kernel::{Call, Kernel, Thread};
 
-/// What is asked with this luck or more is refused.
+/// A request at this luck or more is refused.
 const UNLUCKY: u8 = 0xf0;
 
 impl Driver {
@@ -18,7 +18,7 @@ impl Driver {
             Ask::Census { copying } => self.look(kernel, &copying),
             Ask::Flights { copying, sending } => self.look_for_flights(kernel, &copying, &sending),
             Ask::Socket(kept) => self.ask_socket(kernel, kept),
-            // What is done is not to be undone, and by what is known it may be wrong.
+            // This cannot be undone, and may be wrong because of calls that are not known yet.
             Ask::Discard(_) if self.has_news(kernel) => Ok(Answer::Discarded(Discarded::Unable)),
             Ask::HandOver { kept, .. } if self.has_news(kernel) => self.refuse(kernel, kept),
             Ask::Discard(kept) => self.discard(kernel, kept),
@@ -149,7 +149,7 @@ impl Driver {
         Ok(Answer::Done(true))
     }
 
-    /// Calls were let happen since it was seen who has it.
+    /// Refuses, because calls were continued since the holders of the connection were looked for.
     fn refuse(&self, kernel: &mut Kernel, kept: Kept) -> Result<Answer, Fault> {
         let connection = &mut kernel.connections[self.connection(kept)?];
         connection.may_refuse = true;
@@ -215,7 +215,7 @@ impl Driver {
     }
 }
 
-/// Who has what open, of those that let it be looked at.
+/// The census: what is open in the processes that let their fds be looked at.
 pub(super) fn census(kernel: &Kernel) -> Census {
     let mut census = Census::default();
     for (index, process) in kernel.processes.iter().enumerate() {

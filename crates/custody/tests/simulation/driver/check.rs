@@ -1,4 +1,4 @@
-//! What must never be, and what must be at the end.
+//! What must never happen, and what must hold at the end.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::answer::{copies, within};
 use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of, inode as inode_of};
 use crate::kernel::{Call, Connection, End, File, Kernel, Process};
 
-/// How long a call that may fail is waited for.
+/// How long to wait for a call that may fail.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Driver {
@@ -26,7 +26,7 @@ impl Driver {
             |other: usize| other != index as usize && self.world.state(cookie_of(other)) == State::InFlight;
         let crowded =
             (0..kernel.connections.len()).filter(|other| in_flight(*other)).count() >= LIMITS.in_flight;
-        // What is looked for there was a doubt about when that began.
+        // There was a doubt about such a connection when the search for it began.
         let is_doubtful = !self.hidden.is_empty()
             || self.opaque
             || self.stray
@@ -82,7 +82,7 @@ impl Driver {
         Ok(())
     }
 
-    /// A process that cannot be looked at is counted once, and for a close.
+    /// A process that cannot be looked at is counted once, and only for a close.
     fn count_hidden(&mut self, reason: Count, who: Option<Pid>) -> Result<(), Fault> {
         let Some(Pid(process)) = who.filter(|_| reason == Count::Refused) else {
             return Err(format!("counts {reason:?} of nothing"));
@@ -94,7 +94,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What holds whenever all that was told is dealt with.
+    /// Checks what must hold whenever the world has dealt with everything that it was told.
     pub(super) fn check_silent(&mut self, kernel: &Kernel) -> Result<(), Fault> {
         if self.world.is_idle() != (self.kept.is_empty() && self.held.is_empty()) {
             return Err(format!(
@@ -148,7 +148,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What the world says of a connection is what was done.
+    /// The state that the world reports for a connection must agree with what was done for it.
     pub(super) fn check_state(&self, index: usize, state: State) -> Result<(), Fault> {
         let kept = self.kept.values().any(|one| one.connection == index);
         let right = match state {
@@ -179,8 +179,8 @@ impl Driver {
         Ok(())
     }
 
-    /// What nobody has is not looked for without end; whether a second look is to confirm that something is nowhere,
-    /// where that is sure.
+    /// The world must not look without end for a connection that nobody has. Returns whether a second look is to
+    /// confirm that it is nowhere, if that is certain.
     pub(super) fn check_waiting(
         &mut self,
         kernel: &Kernel,
@@ -200,16 +200,16 @@ impl Driver {
                 return Err(format!("{kept:?} is looked for without end"));
             }
         }
-        // Of several one may be confirmed already, or be waited for.
+        // Of several connections one may have been confirmed already, or may still be waited for.
         Ok((self.kept.len() == 1 && self.kept.values().all(|one| one.looked_for == 1)).then_some(true))
     }
 
-    /// What was held is let go of once it is over, or where nobody can see when it is.
+    /// A held connection must be released once it is over, or if nobody can see when it is over.
     pub(super) fn check_released(&self, kernel: &Kernel, index: usize) -> Result<(), Fault> {
         let one = &kernel.connections[index];
         let was_hidden =
             |(process, this): (usize, &Process)| one.had & (1 << process) != 0 && this.hidden_once;
-        // Closed unheard, or by a process that is hidden, perhaps.
+        // It may have been closed by an unheard call, or by a hidden process.
         let unheard = self.is_unheard() && (kernel.ever_hidden || self.has_news(kernel));
         let is_unseen = unheard || one.sent_unseen || kernel.processes.iter().enumerate().any(was_hidden);
         if one.counted + one.refused + one.handed == 0 && !is_unseen && !one.raced {
@@ -218,7 +218,7 @@ impl Driver {
         Ok(())
     }
 
-    /// All fds are looked at for a death only if the dead had something that is held.
+    /// All fds are looked at after a death only if the dead process had a held connection.
     pub(super) fn check_mourns(&self, kernel: &Kernel) -> Result<(), Fault> {
         let dead = self.dead_told.iter().fold(0, |bits, process| bits | 1_u8 << process);
         let is_orphan = |index: &usize| kernel.connections[*index].had & dead != 0;
@@ -229,7 +229,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The worst error: to end what the program still has.
+    /// Ending a connection that the program still has is the worst error.
     pub(super) fn check_over(kernel: &Kernel, index: usize, what: &str) -> Result<(), Fault> {
         let connection = &kernel.connections[index];
         if (kernel.is_open(File::Connection(index)) || connection.abroad) && !connection.raced {
@@ -238,7 +238,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What the program closed its epolls must not report.
+    /// The program's epolls must not report a connection that the program has closed.
     pub(super) fn check_unwatched(&self, kernel: &Kernel, kept: Kept) -> Result<(), Fault> {
         let Some(KeptFd { connection, name: Some((process, _)), reported, is_exit, .. }) =
             self.kept.get(&kept)
@@ -261,7 +261,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What is not over they are not to forget.
+    /// The epolls must not forget a connection that is not over.
     pub(super) fn check_unwatches(&self, kernel: &Kernel, kept: Kept) -> Result<(), Fault> {
         let one = self.kept.get(&kept).ok_or("unwatches what is not kept")?;
         let is_closing = |process: usize, fd: i32| {
@@ -281,7 +281,8 @@ impl Driver {
         if !one.closed && !one.is_close {
             return Err(format!("epolls are to forget connection {}, which may stay", one.connection));
         }
-        // What may have been sent unheard is closed plainly: its epolls may forget the fd with which it is closed.
+        // A connection that an unheard call may have sent is closed plainly: epolls may then lose the fd that is
+        // closed.
         let is_suspect = self.is_suspect(one.connection);
         if !one.closed && !raced && !is_suspect && kernel.is_carried(one.connection) {
             return Err(format!("epolls are to forget connection {}, which a message has", one.connection));
@@ -289,7 +290,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Nor must they before: the program's next call may be the wait.
+    /// The epolls must have forgotten it before the call, because the program's next call may be `epoll_wait`.
     pub(super) fn check_reported(
         &self,
         kernel: &Kernel,
@@ -312,7 +313,7 @@ impl Driver {
         Ok(())
     }
 
-    /// A call that may fail is not waited for without end.
+    /// The world must not wait without end for a call that may fail.
     pub(crate) fn check_patience(&self) -> Result<(), Fault> {
         match self.kept.iter().find(|(_, one)| one.may_fail && one.told_late > 1) {
             Some((kept, _)) => Err(format!("{kept:?} is waited for without end")),
@@ -320,7 +321,7 @@ impl Driver {
         }
     }
 
-    /// At the end of all: nothing is left, and the counts add up.
+    /// At the very end nothing may be left over, and the counts must add up.
     pub(crate) fn check_end(&mut self, kernel: &Kernel) -> Result<(), Fault> {
         if !self.kept.is_empty() || !self.held.is_empty() || !self.world.is_idle() {
             return Err(format!("left over: {:?} kept, {:?} held", self.kept, self.held));
@@ -356,7 +357,7 @@ impl Driver {
                 End::Closed if connection.handed == 0 && would_lose(kernel, index) && !refused => {
                     return Err(format!("connection {index} was closed plainly, which loses"));
                 }
-                // Held from the start: a kill loses nothing either.
+                // The driver has held it from the accept on, so that a kill loses nothing either.
                 End::Unseen
                     if self.hold
                         && !connection.abroad

@@ -1,4 +1,4 @@
-//! Nothing is remembered for good: what is gone is forgotten at the next look, and the next look comes.
+//! Nothing is remembered for ever: the next census removes connections that are gone, and it does come.
 
 use linger_custody::Socket;
 use linger_custody::world::{Action, Answer, Ask, Cookie, Event, Inode, Name, Seen, State};
@@ -11,8 +11,8 @@ use crate::kernel::Kernel;
 const OTHERS: u64 = 1_000;
 
 impl Driver {
-    /// After the end another process calls `shutdown` on connections of its own, until all fds are looked at: what the
-    /// schedule has left is forgotten.
+    /// After the end another process calls `shutdown` on connections of its own until there is a census. Then nothing
+    /// of the schedule may be remembered.
     pub(super) fn check_forgotten(&mut self, kernel: &Kernel) -> Result<(), Fault> {
         let mut own: Vec<Seen> = Vec::new();
         let mut looked = false;
@@ -49,7 +49,7 @@ impl Driver {
         }
         for (index, connection) in kernel.connections.iter().enumerate() {
             let state = self.world.state(cookie(index));
-            // A message that never arrived may have gone to a program that has it still.
+            // A message that never arrived may be in a program that still has it.
             let may_be_sent = connection.told_sent || self.opaque;
             if !matches!(state, State::Unknown | State::Ended) && !may_be_sent {
                 return Err(format!("connection {index} is gone, and remembered as {state:?}"));

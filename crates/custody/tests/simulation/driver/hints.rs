@@ -1,4 +1,5 @@
-//! Which fds of a shared connection the world may know from before: said here once more, apart from its own memory.
+//! Which fds of a shared connection the world may remember. Computed here a second time, independently of the world's
+//! own memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +8,12 @@ use linger_custody::world::{Census, Event, Inode, Name, Pid, World};
 use super::{Driver, Fault, KeptFd, LIMITS, cookie, inode, pid};
 use crate::kernel::{File, Kernel};
 
-/// The first fds of each shared connection that were told of, or seen in a look at all; `None` where it is not sure that
-/// one is remembered, which takes the place of another.
+/// The first fds of each shared connection that were reported, or seen in a census. `None` stands for an fd that the
+/// world may remember or not, and that then takes the place of another.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
     names: BTreeMap<Inode, Vec<Option<Name>>>,
-    /// Who has sent a connection, while nobody else is known to have it; `None` afterwards.
+    /// The only process that has sent a connection, as long as no other is known to have it; `None` afterwards.
     senders: BTreeMap<Inode, Option<Pid>>,
 }
 
@@ -40,7 +41,7 @@ impl Hints {
         self.names.keys().copied().filter(|inode| world.shares(*inode)).collect()
     }
 
-    /// All fds were looked at; `before` were shared until then.
+    /// Notes a census; `before` are the connections that were shared until then.
     pub(super) fn renew(&mut self, census: &Census, before: &BTreeSet<Inode>, world: &World) {
         for inode in before {
             let names = census.names(*inode).iter().filter(|_| world.shares(*inode));
@@ -55,11 +56,11 @@ impl Hints {
 }
 
 impl Driver {
-    /// Notes the fds that an event tells of.
+    /// Notes the fds of an event.
     pub(super) fn note_hints(&mut self, event: &Event<'_>) {
         self.is_ending = matches!(event, Event::Close { .. } | Event::Closed(_));
         self.asked_which = false;
-        // What is not shared any more is not remembered.
+        // A connection that is no longer shared is not remembered.
         self.hints.names.retain(|inode, _| self.world.shares(*inode));
         match event {
             Event::Copy { caller, seen } => {
@@ -93,7 +94,7 @@ impl Driver {
         }
     }
 
-    /// What the closing process has sent is most likely in flight, and to look for it can wait.
+    /// A connection that the closing process has sent is most likely in flight. The search for it can wait.
     pub(super) fn check_waits(&self) -> Result<(), Fault> {
         let Some(index) = self.about.filter(|_| self.is_ending) else { return Ok(()) };
         let mut kept = self.kept.values().filter(|one| one.connection == index);
@@ -107,7 +108,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Of a close all fds are looked at only if none that is remembered has the connection, and those are asked for.
+    /// At a close the world may ask for a census only if none of the remembered fds has the connection, and it must ask
+    /// for those first.
     pub(super) fn check_hints(&self, kernel: &Kernel, asked: Option<&[Name]>) -> Result<(), Fault> {
         let Some(index) = self.about.filter(|_| self.is_ending && !self.asked_which) else { return Ok(()) };
         let names = self.hints.names.get(&inode(index)).into_iter().flatten().flatten();

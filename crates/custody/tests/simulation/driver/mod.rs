@@ -1,5 +1,5 @@
-//! The supervisor's driver over the simulated kernel: what it is told, it is told as the real one is, and what it does
-//! takes as many steps, between which the program goes on.
+//! The supervisor's driver over the simulated kernel. It is notified as the real driver is, and its work takes as many
+//! steps; between them the program goes on.
 
 mod answer;
 mod check;
@@ -34,11 +34,11 @@ struct Notification {
     process: usize,
     thread: usize,
     call: Call,
-    /// Which of the thread's calls it is of.
+    /// Which of the thread's calls this notification is of.
     id: u32,
-    /// A shutdown that a reset may follow while the program writes, unless it is answered here.
+    /// A `shutdown` that the driver must answer itself: otherwise a reset could follow while the program writes.
     to_pretend: Option<usize>,
-    /// What is still to be told, in order.
+    /// What the world is still to be told, in order.
     rest: VecDeque<Telling>,
     pretended: bool,
     told: Vec<Told>,
@@ -59,37 +59,38 @@ struct KeptFd {
     connection: usize,
     /// The program's fd; `None` for what was held.
     name: Option<(usize, i32)>,
-    /// The call that was to close it may fail.
+    /// The call that is to close it may fail.
     may_fail: bool,
-    /// It was the only one.
+    /// It was the connection's only fd.
     sole: bool,
     /// The thread's call that closes it.
     call: Option<(usize, u32)>,
-    /// How many fds had been opened when the call was told, and processes made.
+    /// How many fds had been opened, and processes made, when the world was told of the call.
     serials: u32,
     processes: usize,
-    /// It was to close this fd, or to replace it.
+    /// The call closes or replaces this fd.
     is_close: bool,
-    /// Its process was to end.
+    /// The call ends the process.
     is_exit: bool,
-    /// How often it was said to be open still when the patience had ended.
+    /// How often the world was told that the fd is still open after the time limit.
     told_late: u32,
-    /// Looks in a row that found nobody who has it, nor a call that may give it to somebody.
+    /// Censuses in a row that found nobody who has it, and no call that may pass it on.
     looked_for: u32,
-    /// Looks since its connection was last told of: two that agree show that it is nowhere.
+    /// Censuses since the world was last told of the connection. Two that agree show that nobody has it.
     looks: u32,
-    /// Unread bytes when it was kept, or, of what was held, when the socket was asked.
+    /// Unread bytes when it was kept; for a held connection, when the socket was asked.
     unread: u32,
     /// The fd was seen to be gone.
     closed: bool,
     open_since: Option<Duration>,
-    /// The program's epolls could not be told to forget it.
+    /// It could not be removed from the program's epolls.
     reported: bool,
-    /// Its fd was seen gone while these other processes had the connection, and no message ever did: that is counted.
+    /// Other processes that had the connection when its fd was seen to be gone. If no message ever carried it, such a
+    /// close is counted.
     others: u8,
 }
 
-/// The fd of an event that is being told.
+/// The fd of the present event.
 #[derive(Clone, Copy, Debug)]
 struct AtHand {
     connection: usize,
@@ -98,7 +99,7 @@ struct AtHand {
     unread: u32,
     /// What is about to close it, if anything is.
     way: Option<Way>,
-    /// The connection has no other fd, and nothing is under way that may give it one.
+    /// The connection has no other fd, and no call may give it one.
     sole: bool,
     /// How many fds had been opened, and processes made.
     serials: u32,
@@ -108,34 +109,33 @@ struct AtHand {
 pub(crate) struct Driver {
     pub(crate) world: World,
     pub(crate) now: Duration,
-    /// When all calls that were let go on had been made.
+    /// When all continued calls had been made.
     pub(crate) went_on: Duration,
     hold: bool,
     current: Option<Notification>,
-    /// The fd of the event that is being told.
+    /// The fd of the present event.
     at_hand: Option<AtHand>,
     kept: BTreeMap<Kept, KeptFd>,
     held: BTreeSet<usize>,
-    /// What was held, and is kept since the event that is being told: nobody was seen to have it.
+    /// Connections that were held, and are kept since the present event, because nobody was seen to have them.
     orphans: Vec<usize>,
     watched: BTreeSet<usize>,
     known: BTreeSet<usize>,
     counts: [u64; Count::ALL],
-    /// How many connections may be remembered before the next look.
+    /// How many connections may be remembered before the next census.
     room: usize,
     ended: bool,
-    /// The world has nothing more to say of what it was told.
+    /// The world has dealt with everything that it was told.
     silent: bool,
     pace: Pace,
     stop: Stop,
-    /// Decides whether what is asked of the driver succeeds.
+    /// Decides whether the world's requests succeed.
     luck: u8,
-    /// Since there were so many connections nothing was told of by which one may come to have a second fd, and before them
-    /// all fds were looked at.
+    /// The number of connections at the last census, if no event since then can have given a connection a second fd.
     clean: Option<usize>,
-    /// The event that is being told is that the fd of a close is gone.
+    /// Whether the present event reports that the fd of a close is gone.
     closes: bool,
-    /// The connection of the event that is being told.
+    /// The connection of the present event.
     about: Option<usize>,
     /// Processes that cannot be looked at: those that were told of, that were named, that closed something, and that were
     /// counted for it.
@@ -144,31 +144,31 @@ pub(crate) struct Driver {
     dead_told: BTreeSet<usize>,
     closed_unseen: BTreeSet<usize>,
     counted: BTreeSet<usize>,
-    /// One of them has sent a message.
+    /// A process that cannot be looked at has sent a message.
     opaque: bool,
-    /// Something was copied, or a process with several threads forked, and no look has shown since what came of it.
+    /// Something was copied, or a process with several threads forked, and no census has shown the result yet.
     stray: bool,
-    /// The last look has shown connections with several fds.
+    /// Connections with several fds at the last census.
     several: BTreeSet<Inode>,
     hints: Hints,
-    /// The event that is being told is of a close, and which of the known fds has the connection was asked.
+    /// The present event is a close, and the world has asked which of the known fds has the connection.
     is_ending: bool,
     asked_which: bool,
-    /// What was known of its connection before, and a look has shown since that something may be copied.
+    /// The connection's state before the event; and whether a census has shown since that something may be copied.
     state: State,
     saw_copying: bool,
-    /// All fds need be looked at for it only if there is no room to remember more; and it may bring more to remember.
+    /// The world may ask for a census at this event only to make room for more connections.
     wants_room: bool,
     may_add: bool,
-    /// The event is that a kept fd is open still.
+    /// The present event reports that a kept fd is still open.
     is_late: bool,
     /// Threads whose last call copies.
     copying: BTreeSet<Tid>,
     /// When the world was last told something.
     told_at: Duration,
-    /// What has been asked since it was told of an event.
+    /// The number of questions since the event.
     asks: u32,
-    /// What an event has shown to be wrong.
+    /// The fault that an event has shown.
     fault: Option<Fault>,
     pub(crate) told: Vec<(&'static str, State)>,
     pub(crate) tracing: bool,
@@ -240,9 +240,9 @@ impl Driver {
         }
     }
 
-    /// Does one thing; whether there was any to do. `choice` decides which, where there are several.
+    /// Does one thing. Returns whether there was anything to do; `choice` selects among several things.
     ///
-    /// `luck` decides whether it succeeds. While the supervisor is stopped, the guard does it.
+    /// `luck` decides whether it succeeds. While the supervisor is stopped, this is a step of the guard.
     pub(crate) fn step(&mut self, kernel: &mut Kernel, choice: u8, luck: u8) -> Result<bool, Fault> {
         if self.stop.is_stopped {
             return Ok(Self::guard(kernel, choice));
@@ -305,7 +305,8 @@ impl Driver {
         Ok(due)
     }
 
-    /// Processes of which it is told that they have died: where it matters, for to watch them costs each notification.
+    /// Processes whose death is reported. Only if that matters to the world: watching processes costs time at each
+    /// notification.
     fn dead(&self, kernel: &Kernel) -> Vec<usize> {
         let heeds = self.world.heeds_deaths();
         let dead = |process: &usize| heeds && !kernel.processes[*process].alive;
@@ -341,7 +342,7 @@ impl Driver {
         self.silent && self.current.is_none()
     }
 
-    /// Whether no fd of the program is waited for.
+    /// Whether the driver waits for no fd of the program.
     pub(crate) fn has_settled(&self, kernel: &Kernel) -> bool {
         self.is_at_rest() && self.kept.values().all(|one| one.closed) && self.dead(kernel).is_empty()
     }

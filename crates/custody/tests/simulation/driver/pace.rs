@@ -1,4 +1,4 @@
-//! How often what is in flight is looked for: said here once more, apart from the world's own reckoning.
+//! How often connections in flight are looked for. Computed here a second time, independently of the world.
 
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ const LATE: Duration = Duration::from_secs(1);
 /// When the next look is due.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// Something is looked for, since the last look or since it began.
+    /// Since when something is looked for, or the time of the last look.
     since: Option<Duration>,
-    /// What may be the pause before the next look: it is not always known outside whether a look has to be confirmed.
+    /// The possible pauses before the next look. From outside it is not always known whether a look has to be
+    /// confirmed.
     pauses: Vec<Duration>,
     /// What the last look took.
     took: Duration,
 }
 
 impl Pace {
-    /// Checks when the world wants to be told that time has passed; `now` if it may have begun to look just now.
+    /// Checks when the world wants a tick; `now` is allowed if it may have begun to look just now.
     pub(super) fn check(&mut self, due: Option<Duration>, now: Duration) -> Result<(), Fault> {
         let Some(due) = due else {
             self.since = None;
@@ -35,7 +36,7 @@ impl Pace {
         if self.pauses.is_empty() { Err(format!("looks at {due:?}, after {since:?}")) } else { Ok(()) }
     }
 
-    /// Notes a look; whether something was found nowhere, so that a second look is to confirm it, if that is known.
+    /// Notes a look. `confirms` says whether a second look is to confirm that something is nowhere, if that is known.
     pub(super) fn looked(&mut self, took: Duration, confirms: Option<bool>, now: Duration) {
         (self.since, self.took) = (Some(now), took);
         self.pauses.iter_mut().for_each(|pause| *pause = (*pause * 2).min(LATE));

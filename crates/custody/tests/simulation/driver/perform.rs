@@ -1,11 +1,11 @@
-//! What the driver does for the world.
+//! How the driver carries out the world's actions.
 
 use linger_custody::world::{Action, Answer, Cookie, Kept, Pid, Way};
 
 use super::{AtHand, Driver, Fault, KeptFd, LIMITS};
 use crate::kernel::{Call, Kernel};
 
-/// Most that is asked of one event: a few questions of each connection that there may be.
+/// The largest number of questions for one event: a few for each connection that can exist.
 const ASKS: u32 = 200;
 
 impl Driver {
@@ -65,7 +65,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What is answered is not asked again.
+    /// A question that was answered is not asked again without end.
     pub(super) fn check_asks(&mut self) -> Result<(), Fault> {
         self.asks += 1;
         if self.asks > ASKS { Err("asks again and again".into()) } else { Ok(()) }

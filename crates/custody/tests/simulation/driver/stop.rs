@@ -1,5 +1,5 @@
-//! The supervisor is stopped (SIGSTOP, a debugger): the guard lets the program's calls happen, and the supervisor learns
-//! afterwards only that there were some.
+//! The supervisor is stopped (SIGSTOP, a debugger). Meanwhile the guard continues the program's calls. Afterwards the
+//! supervisor learns only that there were such calls, which the names here call unheard.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,43 +10,44 @@ use super::answer::census;
 use super::{Driver, Fault, cookie};
 use crate::kernel::{End, File, Kernel, Thread};
 
-/// A call that the guard has let happen is over by then.
+/// After this time a call that the guard has continued is over.
 const OVER: Duration = Duration::from_secs(1);
 
 /// Whether the supervisor is stopped, and what it knows of its stops.
 #[derive(Debug, Default)]
 pub(super) struct Stop {
     pub(super) is_stopped: bool,
-    /// It was stopped after it had looked whether there is news: so many things it does before it looks again.
+    /// The supervisor may be stopped after its check for unheard calls: it then takes this many more steps before it
+    /// checks again.
     unminded: u8,
-    /// Calls that the guard has let happen, as far as is known here.
+    /// How many calls the guard has continued, as far as the supervisor knows.
     calls: u32,
-    /// What they did is not known yet.
+    /// The effects of these calls are not known yet.
     is_any: bool,
-    /// Until when one of them may not be over, and when that is told next.
+    /// Until when one of them may not be over, and when that is reported again.
     until: Duration,
     next: Duration,
     /// Nothing was in flight at the last look.
     quiet: bool,
-    /// What was held, and had no fd left when that was told.
+    /// Held connections that had no fd left when unheard calls were reported.
     gone: BTreeSet<usize>,
-    /// Connections that may have been sent to anybody, unheard.
+    /// Connections that unheard calls may have sent to other processes.
     suspects: BTreeSet<usize>,
 }
 
 impl Driver {
-    /// Stops the supervisor; whether it ran.
+    /// Stops the supervisor. Returns whether it was running.
     pub(crate) fn stop(&mut self, unminded: u8) -> bool {
         self.stop.unminded = unminded;
         !std::mem::replace(&mut self.stop.is_stopped, true)
     }
 
-    /// Lets it go on; whether it was stopped.
+    /// Lets the supervisor run again. Returns whether it was stopped.
     pub(crate) fn go_on(&mut self) -> bool {
         std::mem::take(&mut self.stop.is_stopped)
     }
 
-    /// The guard lets one of the calls happen that wait for an answer, if there are any.
+    /// The guard continues one of the calls that wait for an answer. Returns false if there are none.
     pub(super) fn guard(kernel: &mut Kernel, choice: u8) -> bool {
         let threads = (0..2 * kernel.processes.len()).map(|one| (one / 2, one % 2));
         let notified: Vec<_> = threads
@@ -61,12 +62,12 @@ impl Driver {
         true
     }
 
-    /// Whether calls were let happen since the supervisor has looked: what it knows may be wrong.
+    /// Whether calls were continued since the supervisor's last check: what it knows may be wrong.
     pub(super) fn has_news(&self, kernel: &Kernel) -> bool {
         kernel.unheard != self.stop.calls
     }
 
-    /// Tells of calls that were let happen; whether there was anything to tell.
+    /// Reports calls that the guard has continued. Returns whether there was anything to report.
     pub(super) fn mind_unheard(&mut self, kernel: &Kernel) -> bool {
         if self.stop.unminded > 0 {
             self.stop.unminded -= 1;
@@ -104,30 +105,30 @@ impl Driver {
         };
         self.stop.suspects.extend((0..kernel.connections.len()).filter(open));
         let census = census(kernel);
-        // Of what a hidden process has nobody will know where it was sent.
+        // Nobody can know where a hidden process has sent its connections.
         self.opaque |= census.hidden;
         self.cover("heard", kernel);
         self.on("heard", None, Event::Heard(&census));
         true
     }
 
-    /// It concerns all connections.
+    /// Counts this event for the states of all connections.
     fn cover(&mut self, what: &'static str, kernel: &Kernel) {
         let states = (0..kernel.connections.len()).map(|index| self.world.state(cookie(index)));
         self.told.extend(states.map(|state| (what, state)));
     }
 
-    /// Whether it is not known yet what was done by calls that were let happen.
+    /// Whether the effects of unheard calls are not known yet.
     pub(super) fn is_unheard(&self) -> bool {
         self.stop.is_any
     }
 
-    /// Whether a connection may be where nobody can know of, since calls were let happen.
+    /// Whether unheard calls may have sent a connection to a process that nobody knows of.
     pub(super) fn is_suspect(&self, index: usize) -> bool {
         self.stop.is_any || self.stop.suspects.contains(&index)
     }
 
-    /// What was held, and was closed unheard, is let go of.
+    /// Checks that held connections that an unheard call has closed are released.
     pub(super) fn check_held(&mut self) -> Result<(), Fault> {
         match std::mem::take(&mut self.stop.gone).intersection(&self.held).next() {
             Some(index) => Err(format!("connection {index} was closed unheard, and is held still")),

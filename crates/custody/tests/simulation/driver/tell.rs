@@ -1,4 +1,4 @@
-//! What the driver tells the world, and when the program goes on.
+//! What the driver reports to the world, and when it continues the program's calls.
 
 use std::collections::VecDeque;
 
@@ -113,7 +113,7 @@ impl Driver {
         }
     }
 
-    /// Tells of a process, with all that it has open.
+    /// Reports an event of a process, with all sockets that it has open.
     fn tell_process(&mut self, kernel: &Kernel, process: usize, caller: Caller, telling: Telling) {
         let this = &kernel.processes[process];
         let known = |(fd, index)| Open {
@@ -135,7 +135,7 @@ impl Driver {
         }
     }
 
-    /// Tells what a process does that cannot be looked at.
+    /// Reports what a process does that cannot be looked at.
     fn tell_hidden(&mut self, process: usize, telling: Telling) {
         if let Some(current) = &mut self.current {
             // `pidfd_getfd` is refused before it looks whether there is such an fd.
@@ -155,7 +155,7 @@ impl Driver {
         self.on("hidden", None, Event::Hidden { pid: pid(process), does });
     }
 
-    /// Tells what is about to be done with the fd of a connection.
+    /// Reports what is about to happen to the fd of a connection.
     fn tell_fd(
         &mut self,
         kernel: &mut Kernel,
@@ -178,7 +178,7 @@ impl Driver {
         });
         current.told.push((fd, index, kernel.processes[process].serial(fd)));
         if let Telling::Close(..) | Telling::Send(..) = telling {
-            // It is not over: what looks have found before says nothing of later.
+            // The connection is in use again: earlier looks prove nothing any more.
             let same = self.kept.values_mut().filter(|one| one.connection == index);
             same.for_each(|one| (one.looked_for, one.looks) = (0, 0));
         }
@@ -202,7 +202,7 @@ impl Driver {
                 self.on("shutdown", Some(index), Event::Shutdown { seen, both });
             }
             Telling::Send(_, abroad) => {
-                // Whether it got there nobody will know.
+                // Nobody will know whether it arrived.
                 kernel.connections[index].sent_unseen |= abroad;
                 let known = self.known.iter().fold(0, |bits, process| bits | 1_u8 << process);
                 let unsure = kernel.ever_hidden || self.is_unheard() || self.has_news(kernel);
@@ -217,7 +217,7 @@ impl Driver {
         }
     }
 
-    /// Lets the call happen.
+    /// Continues the call.
     fn reply(&mut self, kernel: &mut Kernel, waits: bool) {
         let Some(current) = self.current.take() else { return };
         if !waits {
@@ -237,7 +237,7 @@ impl Driver {
         let state = &mut kernel.processes[process].threads[thread];
         *state = if pretended { Thread::Idle } else { Thread::Continued(call.clone()) };
         if call == Call::Accept && self.hold {
-            // Accepted here, and given to the program.
+            // The driver accepts the connection itself, and gives it to the program.
             *state = Thread::Idle;
             if let Some(index) = kernel.accept(process) {
                 let accepted =

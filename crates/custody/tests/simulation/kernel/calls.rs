@@ -1,10 +1,10 @@
-//! What the program's calls do.
+//! The effects of the program's calls.
 
 use super::control::parse;
 use super::{Call, FDS, Fd, File, HIDDEN, Kernel, PROCESSES, Process, Thread, Told};
 
 impl Kernel {
-    /// Makes a call that was let go on.
+    /// Makes a call that was continued.
     pub(crate) fn make(&mut self, process: usize, thread: usize, call: Call) {
         let hidden = self.processes[process].hidden;
         let told = std::mem::take(&mut self.processes[process].told[thread]);
@@ -43,7 +43,7 @@ impl Kernel {
                 }
             }
         }
-        // Another thread has changed what the call closes since the supervisor was told of it.
+        // Another thread has changed which file the call closes since the supervisor was notified of it.
         let after: Vec<Told> = self.processes[process].open_now().collect();
         for closed in before.iter().filter(|one| !after.contains(one)) {
             let connection = &mut self.connections[closed.1];
@@ -56,7 +56,7 @@ impl Kernel {
         self.note(!hidden && !unheard);
     }
 
-    /// A call that closes or copies fds; `told` is none where nobody was told of it.
+    /// Makes a call that closes or copies fds. `told` is `None` if the supervisor was not notified of it.
     fn change_fds(&mut self, process: usize, call: &Call, told: Option<&Vec<Told>>) {
         let serial = self.serial();
         if let Call::Dup(fd) | Call::Dup2(fd, _) = *call
@@ -100,11 +100,11 @@ impl Kernel {
         self.release(process);
     }
 
-    /// Notes a connection that a call copies or sends, and that the supervisor was not told of.
+    /// Notes that a call copies or sends a connection of which the supervisor was not told.
     fn note_race(&mut self, process: usize, fd: i32, file: File, told: &[Told], is_send: bool) {
         let serial = self.processes[process].serial(fd);
-        // Of a copy only where the supervisor could not see it coming: it was told of no connection at that fd, or of one that
-        // was closed in such a race itself.
+        // A copy counts only if the supervisor could not foresee it: it was told of no connection at that fd, or of one
+        // that was closed in such a race itself.
         let was_seen =
             told.iter().any(|(other, _, serial)| *other == fd && !self.closed_untold.contains(serial));
         let race = is_send || !was_seen;
@@ -142,7 +142,7 @@ impl Kernel {
         }
     }
 
-    /// The second half of `fork`: its child is there.
+    /// The second half of `fork`: makes the child visible.
     pub(crate) fn bear(&mut self, process: usize, thread: usize) {
         let state = std::mem::replace(&mut self.processes[process].threads[thread], Thread::Idle);
         let Thread::Forking(fds, waits) = state else { return };
@@ -160,7 +160,7 @@ impl Kernel {
         self.note(!hidden);
     }
 
-    /// The other threads are killed on their way back from a call that they were let go on with.
+    /// Ends the other threads, after the continued calls that they are in.
     fn finish_calls(&mut self, process: usize, besides: usize) {
         for thread in 0..2 {
             if thread == besides {
@@ -175,7 +175,7 @@ impl Kernel {
         }
     }
 
-    /// A child of `vfork` has its own memory, or is gone: its parent goes on.
+    /// A child of `vfork` has its own memory now, or has ended: its parent continues.
     fn release(&mut self, child: usize) {
         for thread in self.processes.iter_mut().flat_map(|process| &mut process.threads) {
             if *thread == Thread::WaitsFor(child) {
@@ -202,7 +202,7 @@ impl Kernel {
         self.note(false);
     }
 
-    /// A process does not let itself be looked at any more; whether it did before.
+    /// Makes a process hide its fds. Returns whether it did not hide them before.
     pub(crate) fn hide(&mut self, process: usize) -> bool {
         self.ever_hidden = true;
         let this = &mut self.processes[process];

@@ -21,7 +21,7 @@ pub(crate) fn control(fds: &[i32], shape: u8) -> Vec<u8> {
             }
         }
     };
-    // Credentials of uid 0 and so on: ints that would be fds in a message of the other kind.
+    // Credentials of uid 0 and so on: numbers that would be fds in a message of type SCM_RIGHTS.
     if shape & 1 != 0 {
         push(SOL_SOCKET, SCM_CREDENTIALS, &[0, 1, 2]);
     }
@@ -32,7 +32,7 @@ pub(crate) fn control(fds: &[i32], shape: u8) -> Vec<u8> {
     bytes
 }
 
-/// What the kernel makes of control data: written apart from the parser under test.
+/// Parses control data as the kernel does. Written independently of the parser under test.
 pub(super) fn parse(control: &[u8]) -> Vec<i32> {
     let int = |at: usize| i32::from_ne_bytes(control[at..at + 4].try_into().expect("four bytes"));
     let (mut at, mut fds) = (0, Vec::new());

@@ -1,6 +1,6 @@
 //! A small kernel: processes, fds, connections, messages in flight, epolls.
 //!
-//! It knows what is true. What the supervisor may know of it is in `driver.rs`.
+//! It knows the truth. What the supervisor may know of it is in `driver`.
 
 mod calls;
 mod control;
@@ -22,7 +22,7 @@ pub(crate) enum File {
 pub(crate) struct Fd {
     pub(crate) file: File,
     pub(crate) closes_on_exec: bool,
-    /// Which of the files that this fd has named: one that is closed and opened again is another.
+    /// The serial number of the file at this fd: an fd that is closed and opened again has another one.
     pub(crate) serial: u32,
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum Call {
         fails: bool,
     },
     Exit,
-    /// Control data, and the receiving process; `None` is another program.
+    /// Control data, and the receiving process; `None` stands for another program.
     Send(Vec<u8>, Option<usize>),
     Accept,
     EpollCreate,
@@ -66,13 +66,13 @@ impl Call {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Thread {
     Idle,
-    /// Waits for the supervisor's answer.
+    /// The thread waits for the supervisor's answer.
     Notified(Call),
-    /// Was let go on, and has not yet made the call.
+    /// The call was continued, and has not been made yet.
     Continued(Call),
     /// `recvmsg` has taken these out of the queue and not yet installed them.
     Receiving(Vec<File>),
-    /// `fork` has copied the fds, and its child is not to be seen yet (`copy_process`); the flag is for `vfork`.
+    /// `fork` has copied the fds, and the child is not visible yet (`copy_process`). The flag is for `vfork`.
     Forking(Vec<Option<Fd>>, bool),
     /// Waits for its child of `vfork`.
     WaitsFor(usize),
@@ -87,14 +87,14 @@ pub(crate) struct Process {
     /// Has one thread.
     pub(crate) single: bool,
     pub(crate) threads: [Thread; 2],
-    /// How many calls each has made: a notification is of one of them.
+    /// How many calls each thread has made. A notification belongs to one of them.
     pub(crate) calls: [u32; 2],
     pub(crate) fds: Vec<Option<Fd>>,
     /// Messages that wait to be received.
     pub(crate) inbox: VecDeque<Vec<File>>,
-    /// What the supervisor was told of the calls that the threads were let go on with.
+    /// What the supervisor was told of the continued calls of the threads.
     pub(crate) told: [Vec<Told>; 2],
-    /// The guard has let the threads go on with these: nobody was told.
+    /// Whether the guard has continued the call of each thread, so that the supervisor was not notified.
     unheard: [bool; 2],
 }
 
@@ -105,7 +105,8 @@ pub(crate) enum End {
     Open,
     /// Its last fd in the program is gone, by a call that the supervisor was notified of.
     Closed,
-    /// As `Closed`, but nobody could see to it: by a kill, in a process that is hidden, or in another program.
+    /// Its last fd is gone, and nobody could see that: it was killed, or closed in a hidden process or in another
+    /// program.
     Unseen,
 }
 
@@ -113,15 +114,16 @@ pub(crate) enum End {
 pub(crate) struct Connection {
     pub(crate) socket: Socket,
     pub(crate) end: End,
-    /// No process has an fd of it, since a call that the supervisor was notified of (or not): a message may have it.
+    /// No process has an fd of it, and a message may have it. The flag says whether the supervisor was notified of the
+    /// last close.
     pub(crate) fds_gone: Option<bool>,
     /// The closer has it.
     pub(crate) handed: u32,
-    /// By `shutdown`, so that the program may still have it.
+    /// It was handed over by a `shutdown`, so that the program may still have it.
     pub(crate) by_shutdown: bool,
     /// Ends that were counted.
     pub(crate) counted: u32,
-    /// Times that it was left alone, for nobody could tell who has it.
+    /// How often it was left to a plain close because nobody could tell who has it.
     pub(crate) refused: u32,
     pub(crate) unread_counted: u32,
     /// Epolls that report it.
@@ -130,21 +132,22 @@ pub(crate) struct Connection {
     pub(crate) abroad: bool,
     /// Was sent by a process that is hidden, or to another program.
     pub(crate) sent_unseen: bool,
-    /// Its last fd was closed by a call that the supervisor had been told another meaning of.
+    /// Its last fd was closed by a call for which the supervisor had been told of another file.
     pub(crate) closed_untold: bool,
-    /// It is not held: the guard has let it be accepted, or it was let go of because the guard had let calls happen.
+    /// Nobody holds it: the guard continued the `accept` that returned it, or it was released because of calls that the guard continued.
     pub(crate) unheld: bool,
     /// The supervisor was told that a message is about to carry it.
     pub(crate) told_sent: bool,
-    /// The processes that can have it by that message alone, as bits; none once there are two.
+    /// The processes that can have it only from that message, as bits; none once there are two such messages.
     pub(crate) receivers: u8,
     /// One of them was seen to have it.
     pub(crate) arrived: bool,
-    /// A message carried it, or a fork under way alone: if its last holder is killed meanwhile, who gets it is not held
+    /// It was only in a message, or in the child of a fork that was not over. If its last holder is killed meanwhile,
+    /// the receiver's copy is no longer held.
     /// any more.
     pub(crate) was_sent: bool,
-    /// Was copied or sent by a call whose fd another thread had made to mean it since the call began: the program's own
-    /// race, in which nobody knows which connection is meant.
+    /// It was copied or sent by a call at whose fd another thread had put it after the call had begun. In this race of
+    /// the program with itself nobody knows which connection is meant.
     pub(crate) raced: bool,
     /// The processes that have it, and that ever had it, as bits.
     pub(crate) has: u8,
@@ -153,15 +156,15 @@ pub(crate) struct Connection {
     pub(crate) fds_closed: u32,
     /// Closes that were counted as by one of several holders.
     pub(crate) shared: u32,
-    /// Whether its fd was closed could not be seen any more, and it was.
+    /// Its fd was closed when nobody could see it any more.
     pub(crate) lost: bool,
-    /// How often a close was counted as refused before it was made, which it then may not have been.
+    /// How often its close was counted as refused before the call was made, which then may not have happened.
     pub(crate) early: u32,
-    /// There was a reason to leave it alone: something refused, or too much in flight.
+    /// There was a reason for a plain close: a request was refused, or too much was in flight.
     pub(crate) may_refuse: bool,
     /// The closer did not take it.
     pub(crate) untaken: bool,
-    /// How often its unread bytes are to be counted.
+    /// How often its unread bytes must be counted.
     pub(crate) saves_unread: u32,
 }
 
@@ -171,21 +174,21 @@ pub(crate) struct Kernel {
     pub(crate) connections: Vec<Connection>,
     pub(crate) epolls: usize,
     pub(crate) serials: u32,
-    /// Of fds that were closed by a call that the supervisor had been told another meaning of.
+    /// Serial numbers of fds that were closed by a call for which the supervisor had been told of another file.
     closed_untold: BTreeSet<u32>,
     /// Some process was hidden at some time.
     pub(crate) ever_hidden: bool,
-    /// How many calls the guard has let happen.
+    /// How many calls the guard has continued.
     pub(crate) unheard: u32,
 }
 
-/// What the supervisor was told of a call: an fd, its connection, and which of those that the fd has named.
+/// What the supervisor was told of a call: an fd, its connection, and the serial number of the file at the fd.
 pub(crate) type Told = (i32, usize, u32);
 
-/// Told of a call of a process that is hidden: it may mean any connection.
+/// The call of a hidden process: it may concern any connection.
 pub(crate) const HIDDEN: Told = (-1, 0, 0);
 
-/// Most of each, so that schedules meet.
+/// The limits are small, so that the events of a schedule meet.
 const PROCESSES: usize = 6;
 const CONNECTIONS: usize = 6;
 const FDS: usize = 12;
@@ -218,7 +221,7 @@ impl Process {
         Some(fd.file)
     }
 
-    /// Which of the files that it has named an fd names.
+    /// The serial number of the file at an fd.
     pub(crate) fn serial(&self, fd: i32) -> u32 {
         self.fds.get(fd as usize).and_then(Option::as_ref).map_or(0, |fd| fd.serial)
     }
@@ -230,7 +233,7 @@ impl Process {
         })
     }
 
-    /// The fds of connections, with which of those that they have named.
+    /// The fds that are connections, with the serial numbers of their files.
     fn open_now(&self) -> impl Iterator<Item = Told> {
         self.connections().map(|(fd, index)| (fd, index, self.serial(fd)))
     }
@@ -267,7 +270,7 @@ impl Kernel {
         }
     }
 
-    /// The guard lets a call happen that the supervisor does not answer.
+    /// The guard continues a call that the supervisor does not answer.
     pub(crate) fn let_happen(&mut self, process: usize, thread: usize) {
         let this = &mut self.processes[process];
         if let Thread::Notified(call) = &this.threads[thread] {
@@ -275,12 +278,12 @@ impl Kernel {
             this.told[thread].clear();
             this.unheard[thread] = true;
             this.threads[thread] = Thread::Continued(call.clone());
-            // Who gets what from whom is not to be known any more.
+            // From now on nobody can know which process gets which connection.
             self.connections.iter_mut().for_each(|one| (one.receivers, one.arrived) = (0, false));
         }
     }
 
-    /// Gives a process a new connection; its index.
+    /// Gives a process a new connection. Returns the connection's index.
     pub(crate) fn accept(&mut self, process: usize) -> Option<usize> {
         if self.connections.len() >= CONNECTIONS {
             return None;
@@ -333,14 +336,14 @@ impl Kernel {
         })
     }
 
-    /// Whether a message to a process that lives carries a connection, and one that the supervisor knows of.
+    /// Whether a message that the supervisor knows of carries a connection to a living process.
     pub(crate) fn is_carried(&self, index: usize) -> bool {
         let one = &self.connections[index];
         let mut messages = self.processes.iter().flat_map(|process| process.inbox.iter().flatten());
         one.told_sent && !one.sent_unseen && messages.any(|file| *file == File::Connection(index))
     }
 
-    /// The processes that have a connection besides this one, as bits; none where they cannot be told or it has it, too.
+    /// The other processes that have a connection, as bits; none if they are not known, or if `besides` has it, too.
     pub(crate) fn others(&self, connection: usize, besides: usize) -> u8 {
         let one = &self.connections[connection];
         if one.has & (1 << besides) != 0 || one.told_sent || one.raced || self.ever_hidden {
@@ -350,13 +353,13 @@ impl Kernel {
         }
     }
 
-    /// Whether a connection has one fd, and nothing is under way by which it may get another.
+    /// Whether a connection has one fd, and no call or message can give it another.
     pub(crate) fn is_sole(&self, index: usize) -> bool {
         let fds = self.processes.iter().flat_map(Process::connections).filter(|(_, other)| *other == index);
         fds.count() == 1 && !self.connections[index].told_sent && self.is_calm()
     }
 
-    /// Whether no process is hidden or was, and no call or message is under way by which one may get another fd.
+    /// Whether no process is or was hidden, and no call or message can make another fd of a connection.
     pub(crate) fn is_calm(&self) -> bool {
         let is_calm = |thread: &Thread| match thread {
             Thread::Idle => true,
@@ -372,7 +375,8 @@ impl Kernel {
         self.serials
     }
 
-    /// Notes who has which connection now; `seen` if what has changed was by a call that the supervisor knows of.
+    /// Notes which processes have which connection now; `seen` says whether the supervisor knows of the call that has
+    /// changed it.
     pub(crate) fn note(&mut self, seen: bool) {
         let mut has = [0_u8; CONNECTIONS];
         for (process, one) in self.processes.iter().enumerate() {
@@ -388,7 +392,7 @@ impl Kernel {
                 connection.closed_untold = false;
             }
             let is_open = self.is_open(File::Connection(index));
-            // No process has it, and a message or a fork under way does.
+            // No process has it; a message does, or a fork that is not over.
             self.connections[index].was_sent |= has == 0 && is_open;
             if self.connections[index].end == End::Open && !is_open {
                 let connection = &mut self.connections[index];

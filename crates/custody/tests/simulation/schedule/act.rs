@@ -6,10 +6,10 @@ use super::{Step, What};
 use crate::driver::{Driver, Fault};
 use crate::kernel::{Call, End, File, Kernel, Process, Thread, control};
 
-/// No call takes so long that does not wait.
+/// A call that does not wait takes less time than this.
 const LONG: Duration = Duration::from_millis(50);
 
-/// Does one step; whether it did anything.
+/// Takes one step of a schedule. Returns whether it did anything.
 pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Result<bool, Fault> {
     let Step { what, who, a, b } = step;
     match what {
@@ -20,7 +20,7 @@ pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Resul
             let wait = [1, 25, 60, 1_000, 5_000][usize::from(a) % 5];
             driver.now += Duration::from_millis(wait);
             if driver.now.saturating_sub(driver.went_on) >= LONG {
-                // Each half of a call takes less than that.
+                // Each half of a call takes less time than this.
                 for _ in 0..(wait / LONG.as_millis() as u64).clamp(1, 2) {
                     go_on_all(kernel);
                 }
@@ -39,7 +39,7 @@ pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Resul
     let Some(process) = alive.get(usize::from(who >> 1) % alive.len().max(1)).copied() else {
         return Ok(false);
     };
-    // The end of the last process is the end of the schedule: seldom before its time.
+    // When the last process ends, the schedule ends. So that seldom happens early.
     if alive.len() == 1 && matches!(what, What::Kill | What::Exit) && b < 240 {
         return Ok(false);
     }
@@ -98,7 +98,7 @@ fn call(kernel: &Kernel, process: usize, Step { what, a, b, .. }: Step) -> Optio
     })
 }
 
-/// What a thread does without that the supervisor is notified; whether it does.
+/// Does what needs no notification of the supervisor. Returns whether it did anything.
 fn do_untold(kernel: &mut Kernel, process: usize, thread: usize, Step { what, a, .. }: Step) -> bool {
     let this = &mut kernel.processes[process];
     if what == What::Receive {
@@ -116,7 +116,7 @@ fn do_untold(kernel: &mut Kernel, process: usize, thread: usize, Step { what, a,
     let (Some(File::Connection(index)), Some(epoll)) = (this.file(fd), this.epolls().next()) else {
         return false;
     };
-    // What another thread is closing meanwhile is the program's own race.
+    // If another thread closes the fd meanwhile, that is the program's race with itself.
     let closes = |thread: &Thread| matches!(thread, Thread::Notified(call) | Thread::Continued(call) if call.closes(fd));
     !this.threads.iter().any(closes) && kernel.connections[index].watched_by.insert(epoll)
 }
@@ -141,7 +141,7 @@ fn change(kernel: &mut Kernel, what: What, a: u8) -> bool {
     true
 }
 
-/// A thread makes the call that it was let go on with, or installs what it has received.
+/// Makes a thread's continued call, or installs the fds that it has received.
 fn go_on(kernel: &mut Kernel, process: usize, thread: usize) -> bool {
     match kernel.processes[process].threads[thread].clone() {
         Thread::Continued(call) => kernel.make(process, thread, call),

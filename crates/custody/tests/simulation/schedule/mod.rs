@@ -1,4 +1,4 @@
-//! Random schedules over the simulated kernel: what is done, in which order, and what is found wrong.
+//! Random schedules over the simulated kernel: the steps, their order, and the faults that are found.
 
 mod act;
 mod run;
@@ -7,7 +7,8 @@ pub(crate) mod shrink;
 pub(crate) use run::{Outcome, run};
 pub(crate) use shrink::shrink;
 
-/// What is done next. The parameters choose among what there is, so that a schedule with a step less is one, too.
+/// One step. Its parameters choose among the possibilities at that moment, so that a schedule without one of its steps
+/// is a schedule, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) what: What,
@@ -42,16 +43,16 @@ pub(crate) enum What {
     Aborts,
     Read,
     Wait,
-    /// The supervisor is stopped, or goes on.
+    /// The supervisor is stopped; `Continue` lets it run again.
     Stop,
     Continue,
-    /// A thread goes on with what it was let do.
+    /// A thread makes a call that was continued.
     Run,
-    /// The supervisor does one thing, or the guard, while the supervisor is stopped.
+    /// The supervisor takes a step or, while it is stopped, the guard.
     Supervise,
 }
 
-/// With its share of a schedule.
+/// Each kind of step, with its share of a schedule.
 const WEIGHTS: [(What, u32); 28] = [
     (What::Accept, 8),
     (What::Close, 8),
@@ -83,7 +84,7 @@ const WEIGHTS: [(What, u32); 28] = [
     (What::Supervise, 60),
 ];
 
-/// A small, fast generator (xorshift64*): what is wanted of it is that a seed repeats.
+/// A small, fast generator (xorshift64*). It only has to give the same numbers for the same seed.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -100,15 +101,16 @@ impl Random {
     }
 }
 
-/// A random schedule; with the ends of all processes, which follow it, it comes to 30 steps that do something or more.
+/// A random schedule. Together with the end of all processes, which follows it, it has at least 30 steps that do
+/// something.
 pub(crate) fn random(seed: u64) -> (bool, Vec<Step>) {
     let mut random = Random::new(seed);
     let total: u32 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
     let first = random.next();
     let hold = first & 1 == 1;
-    // Some schedules are without hidden processes, other programs and kills, so that what is hidden by those shows.
+    // Some schedules have no hidden processes, other programs or kills, because those can hide other faults.
     let calm = first & 6 == 0;
-    // In most the supervisor runs all the time: what it was not told of excuses much.
+    // In most schedules the supervisor is never stopped: faults are excused if it was not notified of a call.
     let stops = first & 0x30 == 0;
     let length = 140 + (first >> 8) % 128;
     let mut steps = Vec::with_capacity(length as usize);

@@ -10,14 +10,14 @@ use super::act::{act, go_on_all};
 use crate::driver::{Driver, Fault};
 use crate::kernel::{Call, Kernel, Thread};
 
-/// What a run has come to.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) fault: Option<Fault>,
     /// Steps that did something: of the program, of the peers, of the supervisor.
     pub(crate) events: usize,
     pub(crate) connections: usize,
-    /// Of which what is wrong was excused.
+    /// Connections whose faults were excused.
     pub(crate) raced: usize,
     pub(crate) covered: BTreeMap<(&'static str, State), u64>,
 }

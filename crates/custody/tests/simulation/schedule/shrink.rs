@@ -1,12 +1,12 @@
-//! The smallest schedule that goes wrong.
+//! Shrinks a schedule to the smallest that still fails.
 
 use super::{Step, What, run};
 use crate::driver::Fault;
 
-/// Longer schedules are not tried without each two of their steps.
+/// In schedules longer than this, pairs of steps are not left out.
 const PAIRS: usize = 70;
 
-/// A schedule that goes wrong, and how.
+/// A schedule that fails, and the fault.
 #[derive(Clone, Debug)]
 pub(crate) struct Shrunk {
     pub(crate) hold: bool,
@@ -15,7 +15,7 @@ pub(crate) struct Shrunk {
 }
 
 impl Shrunk {
-    /// What the program, its processes and its peers do; the rest says only when somebody goes on.
+    /// The number of steps of the program, its processes and its peers. The other steps only say who continues when.
     pub(crate) fn events(&self) -> usize {
         self.steps
             .iter()
@@ -23,7 +23,7 @@ impl Shrunk {
             .count()
     }
 
-    /// Takes other steps if they go wrong, too.
+    /// Replaces the steps by others if these fail, too.
     fn attempt(&mut self, steps: Vec<Step>) -> bool {
         match run(self.hold, &steps, false).fault {
             Some(fault) => {
@@ -50,7 +50,7 @@ impl Shrunk {
         }
     }
 
-    /// Leaves out each two steps; or one, and another thing is done by the supervisor later.
+    /// Leaves out each pair of steps, or one step while the supervisor does another thing later.
     fn leave_out_pairs(&mut self) {
         let mut at = 0;
         'next: while at < self.steps.len() && self.steps.len() <= PAIRS {
@@ -95,7 +95,7 @@ impl Shrunk {
     }
 }
 
-/// The smallest schedule that goes wrong in some way: without steps that are not needed, then with small parameters.
+/// The smallest schedule that fails in some way: without needless steps, and with small parameters.
 pub(crate) fn shrink(hold: bool, steps: &[Step]) -> Shrunk {
     let fault = run(hold, steps, false).fault.unwrap_or_default();
     let mut best = Shrunk { hold, steps: steps.to_vec(), fault };

@@ -166,7 +166,7 @@ fn a_handler_that_does_not_read_holds_the_connection_up() {
     assert!(talk.conversation.is_held(), "until the driver has asked");
     assert!(matches!(talk.next(), Step::Receive(_)));
     assert!(!talk.conversation.is_held());
-    // One that waits for the other stream would wait for ever.
+    // A handler that waits for its other stream would wait for ever if the connection were not read.
     talk.record(RecordType::Data, 1, &[2; 200]);
     assert_eq!(talk.next(), Step::Hold);
     assert_eq!(talk.read(key, Which::Stdin), Ok(Input::Later));

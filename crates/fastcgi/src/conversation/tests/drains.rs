@@ -80,7 +80,8 @@ fn a_gateway_that_has_everything_and_is_silent_gets_grace() {
     assert_eq!(talk.settled(Some(0)), Step::Receive(Some(start + GRACE)));
     talk.silence(GRACE);
     assert!(ends(talk.settled(Some(0))));
-    // One that has not gets idle; no event tells of the acknowledgement, so it is asked for.
+    // A gateway that has not acknowledged everything gets `idle`. No event reports the acknowledgement, so
+    // the kernel is asked for it.
     let mut talk = early(|_| {});
     assert_eq!(talk.settled(Some(1)), Step::Receive(Some(start.max(talk.now) + ASK)));
     talk.silence(ASK);
@@ -89,7 +90,7 @@ fn a_gateway_that_has_everything_and_is_silent_gets_grace() {
     assert_eq!(talk.settled(Some(0)), Step::Receive(Some(talk.now + GRACE)));
     talk.silence(GRACE);
     assert!(ends(talk.settled(Some(0))));
-    // Where the kernel cannot say, idle holds alone.
+    // If the kernel cannot say what is acknowledged, only `idle` counts.
     let mut talk = early(|_| {});
     assert_eq!(talk.settled(None), Step::Receive(Some(talk.now + IDLE)));
 }
@@ -208,7 +209,7 @@ fn each_drain_has_its_own_bounds() {
     talk.now += IDLE / 2;
     talk.answer(two);
     assert_eq!(talk.settled(None), Step::Receive(Some(start + IDLE)), "the first that runs out");
-    // Bytes of one are no progress of the other.
+    // Bytes of one request's body are no progress of the other's.
     talk.record(RecordType::Stdin, 2, b"more");
     assert_eq!(talk.settled(None), Step::Receive(Some(start + IDLE)));
     talk.record(RecordType::Stdin, 1, b"");
@@ -252,7 +253,7 @@ fn a_wake_up_for_nothing_changes_nothing() {
 
 #[test]
 fn of_several_drains_the_one_that_runs_out_first_counts() {
-    // The later one, for bytes came of the earlier one since.
+    // The later drain runs out first: bytes of the earlier one have come since.
     let mut talk = early(|_| {});
     let two = talk.begin(2, Role::Responder, true);
     talk.answer(two);
@@ -263,7 +264,7 @@ fn of_several_drains_the_one_that_runs_out_first_counts() {
     assert_eq!(talk.settled(None), Step::Receive(Some(start + IDLE)));
     talk.silence(IDLE / 2);
     assert!(ends(talk.settled(None)));
-    // The earlier one, though the later one has time left.
+    // The earlier drain runs out first, although the later one has time left.
     let mut talk = early(|_| {});
     let two = talk.begin(2, Role::Responder, true);
     talk.settled(None);

@@ -265,7 +265,7 @@ fn without_multiplexing_a_second_request_is_refused() {
 
 #[test]
 fn nothing_more_is_awaited_of_a_request_that_was_aborted() {
-    // While it runs.
+    // The abort comes while the request runs.
     let mut talk = Talk::new();
     let key = talk.begin(1, Role::Filter, true);
     talk.record(RecordType::AbortRequest, 1, b"");
@@ -274,7 +274,7 @@ fn nothing_more_is_awaited_of_a_request_that_was_aborted() {
     assert!(matches!(talk.next(), Step::Rest(_)), "its body needs no drain");
     talk.record(RecordType::Stdin, 1, b"late");
     assert!(matches!(talk.next(), Step::Rest(_)));
-    // While what it sent is drained.
+    // The abort comes while the rest of the request's body is drained.
     let mut talk = Talk::new();
     let key = talk.begin(1, Role::Responder, true);
     let other = talk.begin(2, Role::Responder, true);
@@ -284,7 +284,7 @@ fn nothing_more_is_awaited_of_a_request_that_was_aborted() {
     assert!(matches!(talk.next(), Step::Receive(_)), "the other is drained");
     talk.record(RecordType::AbortRequest, 1, b"");
     assert!(matches!(talk.next(), Step::Rest(_)));
-    // Before it was served: its gateway waits for an END_REQUEST.
+    // The abort comes before the request is served: the gateway waits for an END_REQUEST.
     let mut talk = Talk::new();
     let mut bytes = Vec::new();
     record::push_begin(&mut bytes, 1, Role::Responder, true);
@@ -294,7 +294,7 @@ fn nothing_more_is_awaited_of_a_request_that_was_aborted() {
     assert_eq!(records(&bytes), [(3, 1, vec![0, 0, 0, 0, 0, 0, 0, 0])]);
     talk.record(RecordType::Params, 1, b"");
     assert!(talk.conversation.request().is_none());
-    // One that does not run is none.
+    // An abort of a request that does not run changes nothing.
     talk.record(RecordType::AbortRequest, 9, b"");
     assert!(matches!(talk.next(), Step::Receive(_)));
 }

@@ -88,7 +88,7 @@ struct Model {
     served: u64,
     last: bool,
     deaf: bool,
-    /// Since when nothing was heard, and nothing answered.
+    /// Since when nothing was received, and no request was answered.
     quiet: Option<Instant>,
     replies: Vec<(u16, [u8; 5])>,
     said: Vec<(u16, [u8; 5])>,
@@ -98,7 +98,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let mut bounds = bounds();
-        // No drain is given up here: that is the machine's, and `drains` shows it.
+        // The bounds are so long that no drain is given up. `drains` tests that.
         (bounds.policy.idle, bounds.policy.total) = (Duration::from_secs(7200), Duration::from_secs(7200));
         Self {
             talk: Talk::with(bounds),
@@ -200,14 +200,14 @@ impl Model {
     }
 
     fn bytes(&mut self, which: Which, id: u16, bytes: usize) {
-        // Within a stream's parameters its bytes are out of order; what comes of that is not modelled.
+        // Bytes that come before the parameters have ended are out of order. The model leaves them out.
         if self.find(id).is_some_and(|request| request.stage == Stage::Asking) {
             return;
         }
         self.counter = self.counter.wrapping_add(1);
         let content = vec![self.counter; bytes];
         self.record(if which == Which::Stdin { 5 } else { 8 }, id, &content);
-        // After an abort nothing more is meant for it.
+        // After an abort the handler gets no more bytes.
         if let Some(request) = self.find(id).filter(|request| request.is_running() && !request.aborted) {
             let stream = request.stream(which);
             if stream.open && !stream.unwanted {
@@ -309,7 +309,7 @@ impl Model {
         }
     }
 
-    /// Asks what to do, and compares.
+    /// Asks the conversation for its next step, and compares it with the model's.
     fn check(&mut self) {
         let step = loop {
             match self.talk.settled(None) {
@@ -371,7 +371,7 @@ impl Model {
         }
     }
 
-    /// Lets time that has run out be noticed; gives whether the silence was too long.
+    /// Returns whether the deadline of the present step has passed.
     fn expire(&mut self) -> bool {
         let (Step::Receive(Some(until)) | Step::Rest(Some(until))) = self.talk.next() else { return false };
         until <= self.talk.now

@@ -1,4 +1,4 @@
-//! What the program's calls are, told to custody before they are made.
+//! Reports the program's calls to custody before they are made.
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -50,9 +50,10 @@ impl Driver {
         }
     }
 
-    /// A close by a thread that has called before, with few system calls; false if the thread must be looked at first.
+    /// Handles a close by a thread that has called before, with few system calls. Returns false if the thread must be
+    /// looked at first.
     ///
-    /// A copy of its fd was to be had by its pidfd, so it lives, and with it the process that was met.
+    /// If its fd can be copied through its pidfd, the thread is alive, and so is the known process that it belongs to.
     fn close_of_known(&mut self, notification: &Notification, fd: RawFd) -> bool {
         let Some(thread) = self.hands.known(notification.thread) else { return false };
         let caller = Caller { pid: Pid(thread.process), tid: Tid(notification.thread) };
@@ -76,7 +77,7 @@ impl Driver {
         true
     }
 
-    /// Tells of a process that makes its first call.
+    /// Reports a process that makes its first call.
     fn meet(&mut self, caller: Caller, thread: &Rc<Thread>) {
         if self.world.knows(caller.pid) && self.hands.watches(thread.process) {
             return;
@@ -95,7 +96,7 @@ impl Driver {
         }
     }
 
-    /// Tells of a call; whether it has been answered, or will be.
+    /// Reports a call. Returns whether it was answered, or will be.
     fn called(
         &mut self,
         notification: &Notification,
@@ -135,7 +136,7 @@ impl Driver {
             Call::Exec => {
                 self.hands.forget_epolls(thread.process);
                 let ask = &self.ask;
-                // The call leaves the process one thread, which has the first one's number.
+                // After the call the process has one thread, with the id of the first thread.
                 if let Some(first) = self.hands.first_thread(thread.process, || ask.waits(id)) {
                     self.close_all(id, caller, &first, Way::Exec, |_| true);
                 }
@@ -248,7 +249,7 @@ impl Driver {
         }
     }
 
-    /// `shutdown` of both sides; whether it is to be answered with success instead of made.
+    /// Reports a `shutdown` of both sides. Returns whether to answer it with success instead of making it.
     fn shutdown(&mut self, id: u64, thread: &Rc<Thread>, fd: RawFd, how: i32) -> bool {
         match self.find(thread, fd) {
             Found::Connection(seen, taken) if how == libc::SHUT_RDWR && self.ask.waits(id) => {
@@ -258,7 +259,7 @@ impl Driver {
         }
     }
 
-    /// Messages are about to be sent, and may carry fds to another process.
+    /// Reports messages that are about to be sent, and may carry fds to another process.
     fn send(&mut self, caller: Caller, thread: &Rc<Thread>, socket: RawFd, headers: u64, count: u64) {
         /// `struct msghdr` and, of the same form with a length behind it, `struct mmsghdr`.
         const MMSGHDR: u64 = 64;
@@ -293,20 +294,20 @@ impl Driver {
         peer.is_some_and(|peer| self.world.knows(Pid(peer)) || eyes::processes().contains(&peer))
     }
 
-    /// Notes the port of a socket that is about to listen; whether the call has been answered.
+    /// Notes the port of a socket that is about to listen. Returns whether the call was answered.
     fn listen(&mut self, id: u64, thread: &Thread, fd: RawFd, backlog: i32) -> bool {
         let Ok(socket) = thread.take(fd) else { return false };
         if self.wanted.listens(socket.as_fd()).is_some() || !self.ask.waits(id) {
             return false;
         }
-        // Without a port until the call itself gives it one: the call is made here.
+        // The socket gets its port only from the call itself, so the call is made here.
         let listening = rustix::net::listen(&socket, backlog);
         self.wanted.listens(socket.as_fd());
         self.ask.result(id, listening.map(|()| 0).map_err(Errno::raw_os_error));
         true
     }
 
-    /// Accepts for a thread, which gets the connection, an error, or waits on.
+    /// Accepts for a thread, which gets the connection or an error, or goes on waiting.
     pub(super) fn accept(&mut self, accepting: Accepting) {
         match accepting.attempt(&self.ask) {
             Accepted::NotYet => self.accepting.push(accepting),

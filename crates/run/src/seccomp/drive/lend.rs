@@ -8,14 +8,14 @@ use super::Driver;
 use crate::kernel::{Notification, make_socket};
 
 impl Driver {
-    /// Makes a stream socket for the program; whether the call has been answered.
+    /// Makes a stream socket for the program. Returns whether the call was answered.
     pub(super) fn lend_socket(&mut self, notification: &Notification) -> bool {
         let Some(lent) = self.hands.lent() else { return false };
         let Notification { id, thread, arguments: [domain, kind, protocol, ..], .. } = *notification;
         let (domain, kind) = (domain as i32, kind as i32);
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let may_listen = matches!(domain, libc::AF_INET | libc::AF_INET6 | libc::AF_UNIX);
-        // A socket belongs to the network of who makes it.
+        // A socket belongs to the network namespace of the thread that makes it.
         if !may_listen || kind & !flags != libc::SOCK_STREAM || !is_in_own_network(thread) {
             return false;
         }
@@ -29,7 +29,7 @@ impl Driver {
         true
     }
 
-    /// Makes an epoll for the program; whether the call has been answered.
+    /// Makes an epoll for the program. Returns whether the call was answered.
     pub(super) fn lend_epoll(&mut self, notification: &Notification, process: u32) -> bool {
         let Some(lent) = self.hands.lent() else { return false };
         let Notification { id, call, arguments: [argument, ..], .. } = *notification;
@@ -49,7 +49,8 @@ impl Driver {
         true
     }
 
-    /// Closes the copies of what the program is about to let go of: a listener must not outlive its last fd.
+    /// Closes the copies of fds that the program is about to close: a listener must not outlive its last fd
+    /// in the program.
     pub(super) fn take_back(&mut self, call: Call, thread: &Thread) {
         let Some(lent) = self.hands.lent() else { return };
         let process = thread.process;

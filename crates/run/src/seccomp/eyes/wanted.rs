@@ -23,8 +23,8 @@ pub(in crate::seccomp) struct Wanted {
 
 impl Wanted {
     /// `own` are the sockets of this process; the program inherits some of them.
-    pub(in crate::seccomp) fn new(options: &Options, own: &[OwnedFd]) -> Self {
-        let listens = |socket: &&OwnedFd| sockopt::socket_acceptconn(socket).is_ok_and(|listens| listens);
+    pub(in crate::seccomp) fn new(options: &Options, own: &[&OwnedFd]) -> Self {
+        let listens = |socket: &&&OwnedFd| sockopt::socket_acceptconn(socket).is_ok_and(|listens| listens);
         Self {
             only: options.ports.clone(),
             except: options.exclude_ports.clone(),

@@ -67,7 +67,7 @@ impl AllEpolls {
                     Ok(epoll) => {
                         epolls.fds.push((fd, rustix::io::fcntl_dupfd_cloexec(&epoll, self.least).ok()?));
                     }
-                    // One that was not lent may have the connection, and cannot be changed.
+                    // An epoll that was not lent may have the connection, and cannot be changed.
                     Err(_) if thread.is_lent_to() => return None,
                     Err(_) => {}
                 }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::seccomp::eyes;
 
-/// What was lent, shared by the parts that give and those that look for it.
+/// What was lent to the program, for the parts that lend and those that look for it.
 #[derive(Clone, Debug, Default)]
 pub(in crate::seccomp) struct Lent(Rc<RefCell<Copies>>);
 
@@ -77,8 +77,8 @@ impl Lent {
         }
     }
 
-    /// A process is about to close fds. What no fd of the program names any more then must not stay open here: a listener
-    /// would keep its port.
+    /// Called before a process closes fds. If no fd of the program names a copy's file afterwards, the copy must not
+    /// stay open: a listener would keep its port.
     pub(in crate::seccomp) fn closing(&self, process: u32, closed: impl Fn(RawFd) -> bool) {
         self.0.borrow_mut().epolls.retain(|(owner, fd), _| *owner != process || !closed(*fd));
         let open = eyes::open(process).filter(|(fd, _)| closed(*fd));
@@ -88,7 +88,7 @@ impl Lent {
         }
     }
 
-    /// A process is about to call `execve`, which closes some of its fds.
+    /// Called before a process makes an `execve`, which closes some of its fds.
     pub(in crate::seccomp) fn executing(&self) {
         self.0.borrow_mut().stale = true;
     }
@@ -100,13 +100,14 @@ impl Lent {
         }
     }
 
-    /// Closes the copies of what no process of the program has, apart from the fds that are `going`.
+    /// Closes the copies of files that no process of the program has open, apart from fds that are `going`.
     pub(in crate::seccomp) fn sweep(&self, going: impl Fn(u32, RawFd) -> bool) {
         if self.0.borrow().sockets.is_empty() {
             return;
         }
         let census = eyes::census();
-        // One that a process has which cannot be looked at is closed here as well: it keeps it, and its connections end plainly.
+        // A process that cannot be looked at may have one of them: it is closed here as well, and its connections then
+        // end plainly.
         let is_open = |inode: &u64| {
             let names = census.names.get(&Inode(*inode)).into_iter().flatten();
             names.into_iter().any(|name| !going(name.pid.0, name.fd))

@@ -1,4 +1,4 @@
-//! Ends, receipts and the account at the end.
+//! Ends, receipts and the closing account.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -61,7 +61,7 @@ fn a_tree_lands_with_modes_times_and_receipts() {
     }
 }
 
-/// A receipt does not wait for the end of the tree while nothing more comes.
+/// A complete file is confirmed while the sender is silent, not only at the end of the tree.
 #[test]
 fn what_is_complete_is_confirmed_in_a_silence() {
     let to = tempdir();
@@ -78,7 +78,7 @@ fn what_is_complete_is_confirmed_in_a_silence() {
     receive(To::Directory(to.path()), with(options), &script).done(2, 0);
 }
 
-/// A cut after a file is complete costs its receipt and not the file.
+/// If the connection is cut after a file is complete, its receipt is lost, but not the file.
 #[test]
 fn what_was_complete_before_a_cut_is_there() {
     let to = tempdir();
@@ -89,7 +89,7 @@ fn what_was_complete_before_a_cut_is_there() {
     assert_eq!(read(&to, "top"), b"x");
 }
 
-/// Whatever ends has to be the file that was announced first.
+/// An End has to be that of the first announced file.
 #[test]
 fn files_end_in_their_order() {
     for step in [
@@ -167,7 +167,7 @@ fn frame_of(kind: Frame, stream: u16, payload: &[u8]) -> Step {
     Step::Frame(kind, stream, payload.to_vec())
 }
 
-/// What is here is compared by the sender; it says *same*, or sends it as a new file.
+/// For a file that exists here, the sender compares the hashes: it says *same*, or sends the file anew.
 #[test]
 fn a_file_that_is_here_is_confirmed_or_comes_anew() {
     let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 7);
@@ -207,7 +207,7 @@ fn a_file_that_is_here_is_confirmed_or_comes_anew() {
     };
     assert!(!receipt.present);
     assert_eq!(read(&to, "top"), b"anew");
-    // An empty file is sent by its end alone.
+    // Of an empty file the sender sends only the End.
     let to = tempdir();
     std::fs::write(to.path().join("top"), b"").unwrap();
     std::fs::File::options().write(true).open(to.path().join("top")).unwrap().set_modified(time).unwrap();
@@ -227,7 +227,7 @@ fn the_same_is_said_of_what_is_complete_here_alone() {
     assert_eq!(received.violation(), &Violation::Unexpected("the same of another file"));
 }
 
-/// A directory that has gone when it is left fails; one that was never there is passed over.
+/// A Leave for a directory that was not announced is ignored.
 #[test]
 fn leaving_a_directory_that_is_unknown_says_nothing() {
     let to = tempdir();
@@ -235,7 +235,8 @@ fn leaving_a_directory_that_is_unknown_says_nothing() {
     assert!(received.done(0, 0).is_empty());
 }
 
-/// What the sender gives up counts once, and what is kept of it depends on whose fault it is.
+/// A file that the sender aborts counts as one failure. What has arrived of it is kept, unless the source has
+/// changed.
 #[test]
 fn an_abort_forgets_a_source_that_has_changed() {
     for (refusal, keeps) in [(Refusal::Source, 0), (Refusal::Other, 2)] {
@@ -263,7 +264,7 @@ fn an_abort_forgets_a_source_that_has_changed() {
     received.done(1, 1);
 }
 
-/// After an abort in the middle of a block the next file begins with nothing.
+/// A file is aborted in the middle of a block: nothing of it gets into the next file.
 #[test]
 fn nothing_of_an_aborted_file_gets_into_the_next() {
     for options in [VERIFIED, UNVERIFIED] {

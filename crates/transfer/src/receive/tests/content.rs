@@ -49,7 +49,7 @@ fn data_never_crosses_the_end_of_a_block() {
     }
 }
 
-/// After a whole block its value is due: neither data, nor a hole, nor an end will do.
+/// After a whole block its chaining value has to come: data, a hole and an end are refused.
 #[test]
 fn a_whole_block_is_followed_by_its_value() {
     let whole = bytes(BLOCK);
@@ -113,7 +113,7 @@ fn a_damaged_block_is_not_kept_and_those_before_it_are() {
     assert_eq!(tree.blocks(), 1);
 }
 
-/// Both lengths and the hash have to be right; what is known to be wrong is forgotten.
+/// Both lengths and the hash have to be right. If they are wrong, the partial file is removed.
 #[test]
 fn an_end_that_does_not_fit_is_refused() {
     let whole = bytes(BLOCK + 10);
@@ -125,7 +125,7 @@ fn an_end_that_does_not_fit_is_refused() {
         (None, Message::End { index: 0, size: SIZE + 9, hash: hash(&whole) }, false, 0),
         (None, Message::End { index: 0, size: SIZE + 11, hash: hash(&whole) }, false, 0),
         (None, Message::End { index: 0, size: SIZE + 10, hash: hash(b"") }, false, 0),
-        // The sender does not say that it is wrong: it says nothing.
+        // An End without a hash does not say that the content is wrong: the partial file is kept.
         (None, Message::End { index: 0, size: SIZE + 10, hash: None }, false, 2),
     ] {
         let to = tempdir();
@@ -172,7 +172,7 @@ fn holes_are_zeros() {
     }
 }
 
-/// Whole blocks, between blocks, and not beyond what was announced.
+/// A hole has to be of whole blocks, begin between blocks, and stay within the announced size.
 #[test]
 fn a_hole_has_its_place_and_its_length() {
     for (announced, before, bytes, expected) in [
@@ -202,7 +202,8 @@ fn a_hole_has_its_place_and_its_length() {
     }
 }
 
-/// Blocks cannot be written: the sender is told once, what still comes is dropped, and the next file lands.
+/// If blocks cannot be written, the sender is told once, the rest of the file is dropped, and the next file
+/// is stored.
 #[test]
 fn a_file_that_cannot_be_written_does_not_end_the_session() {
     for options in [VERIFIED, UNVERIFIED] {
@@ -255,7 +256,7 @@ fn pipe() -> (std::fs::File, OwnedFd) {
 fn a_stream_gets_verified_blocks_and_the_end() {
     for options in [VERIFIED, UNVERIFIED] {
         let (mut reading, out) = pipe();
-        // A descriptor that takes nothing now is waited for.
+        // If the descriptor takes nothing now, the receiver waits for it.
         rustix::io::ioctl_fionbio(&out, true).unwrap();
         let whole = [bytes(BLOCK), vec![0; BLOCK], bytes(77)].concat();
         let copy = std::thread::spawn(move || {
@@ -281,7 +282,7 @@ fn a_stream_gets_verified_blocks_and_the_end() {
     }
 }
 
-/// What a stream has taken is not sent again.
+/// Blocks that the stream has taken are not sent again in the next session.
 #[test]
 fn a_stream_that_was_cut_goes_on_behind_what_it_has() {
     let (mut reading, out) = pipe();
@@ -355,7 +356,7 @@ fn a_sink_whose_command_fails_or_that_is_too_small_says_so() {
         received.done(0, 1);
         assert_eq!(received.failures(), [(0, expected)]);
     }
-    // Its length is not known before, and its last bytes are too many.
+    // The length is not announced, and the last bytes exceed the sink's bound.
     let mut script = vec![Say(Message::Entry(entry(0, Kind::Pipe, "", None)))];
     let whole = bytes(3_000_001);
     script.extend(content(&whole, BLOCK, true));

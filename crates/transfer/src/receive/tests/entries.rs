@@ -8,7 +8,7 @@ fn tempdir() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Answers are due where something may be here already, or when the sender has been here before.
+/// The receiver asks the sender to wait for answers where a file may exist here already, or after an earlier session.
 #[test]
 fn it_asks_where_something_may_be_here_already() {
     let unfinished = |to: &TempDir, name: &str| {
@@ -78,7 +78,8 @@ fn as_many_directories_are_open_as_a_path_has_levels() {
     assert_eq!(MAX_DIRECTORIES, 2049);
 }
 
-/// With answers a file that cannot land is not waited for; without, its content is dropped.
+/// A file that cannot be stored is refused in an answer, if the sender waits for answers. Otherwise its content is
+/// dropped.
 #[test]
 fn a_refused_file_is_told_as_an_answer_or_as_a_failure() {
     let script = |more: &[Step]| {
@@ -99,7 +100,7 @@ fn a_refused_file_is_told_as_an_answer_or_as_a_failure() {
     let received =
         receive(To::Directory(to.path()), with(VERIFIED), &script(&[Data(b"x".to_vec()), end(0, b"x")]));
     received.done(1, 1);
-    // Only where a part may be kept is a directory needed before the end.
+    // The directory is needed at the start only where a partial file may be kept; this file is too small for one.
     assert_eq!(received.failures(), [(0, Refusal::NotFound)]);
     let reason = received.summary.first_failure.as_ref().unwrap();
     assert_eq!(reason.remedy(), Some(&crate::reason::Remedy::ListFirst));
@@ -123,7 +124,7 @@ fn a_directory_that_cannot_be_made_and_a_link_that_leads_out_fail() {
     }
 }
 
-/// A part belongs to what is sent *and* to where it goes.
+/// A partial file belongs to a source *and* a destination.
 #[test]
 fn the_part_of_one_name_is_not_taken_for_another() {
     let (to, whole) = (tempdir(), bytes(2 * BLOCK + 9));
@@ -142,7 +143,7 @@ fn the_part_of_one_name_is_not_taken_for_another() {
     }
 }
 
-/// Whatever is sent to one place has to be one file.
+/// A sink or stream takes one file, and nothing else.
 #[test]
 fn sinks_and_streams_take_one_file() {
     let mut link = entry(0, Kind::Link, "", None);
@@ -165,7 +166,7 @@ fn sinks_and_streams_take_one_file() {
     }
 }
 
-/// A dry run answers everything and leaves nothing.
+/// A dry run answers every entry and writes nothing.
 #[test]
 fn a_dry_run_answers_and_writes_nothing() {
     let to = tempdir();
@@ -220,7 +221,7 @@ fn a_dry_run_answers_and_writes_nothing() {
     assert_eq!(would, expected.map(|(path, bytes)| (path.to_owned(), bytes)));
     assert_eq!(std::fs::read_dir(to.path().join("top")).unwrap().count(), 3);
     assert!(kept(&to).is_empty());
-    // Directories that are missing would be made, and are not.
+    // A real run would make the missing directories; a dry run does not.
     let to = tempdir();
     for path in ["", "a"] {
         let script = [file(0, path, 3), total(1)];
@@ -237,7 +238,7 @@ fn a_dry_run_answers_and_writes_nothing() {
     received.done(0, 1);
 }
 
-/// Of a file that other sessions wrote meanwhile the receiver's own word counts: it is refused when it gets its name.
+/// A name that other content has is refused in the answer to its announcement.
 #[test]
 fn a_name_that_is_taken_when_it_lands_fails() {
     let to = tempdir();

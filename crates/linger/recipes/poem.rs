@@ -1,4 +1,4 @@
-//! poem: a listener of one's own is its door.
+//! poem takes any listener that a program defines. The connections of this one linger.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! axum-server: its trait for what is done to an accepted stream is the door. `ConnectInfo` stays what it was.
+//! axum-server lets a program change each accepted stream: here into one that lingers. `ConnectInfo` stays what it was.
 
 use std::future::{Ready, ready};
 use std::io;

@@ -1,4 +1,4 @@
-//! salvo: a listener of one's own is its door.
+//! salvo takes any listener that a program defines. The connections of this one linger.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use salvo_core::fuse::ArcFusePolicy;
 use salvo_core::http::{Version, uri::Scheme};
 use tokio::net::{TcpListener, TcpStream};
 
-/// `salvo::Server::new(Linger::new(listener)?)`. salvo's own policy against slow clients is not asked.
+/// `salvo::Server::new(Linger::new(listener)?)`. salvo's own policy against slow clients is not used.
 pub struct Linger {
     listener: linger::tokio::Listener<TcpListener>,
     holdings: Vec<Holding>,

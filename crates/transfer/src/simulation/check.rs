@@ -1,0 +1,243 @@
+//! What must be true at the end of a schedule, whatever has happened.
+
+use std::collections::BTreeMap;
+
+use super::disk::Disk;
+use super::shadow::Image;
+use super::world::World;
+use super::{Scenario, Schedule};
+use crate::error::Error;
+use crate::hash::BLOCK;
+use crate::message::Refusal;
+use crate::path::WORK;
+use crate::progress::{ItemVerdict, Summary};
+use crate::serve::Served;
+
+/// The content of the file that is replaced.
+pub(super) const OLD: &[u8] = b"what was there before";
+
+/// The end of a run of the client.
+pub(super) struct Ended {
+    pub(super) summary: Summary,
+    pub(super) error: Option<Error>,
+    /// The number of this run's first connection.
+    pub(super) first: usize,
+}
+
+impl Ended {
+    /// The exit status with which `linger put` or `linger get` would end.
+    pub(super) fn status(&self) -> u8 {
+        status(&self.summary, self.error.as_ref())
+    }
+}
+
+fn status(summary: &Summary, error: Option<&Error>) -> u8 {
+    match summary.verdict(error) {
+        ItemVerdict::Confirmed => 0,
+        ItemVerdict::NotDelivered => 1,
+        ItemVerdict::Unconfirmed => 3,
+    }
+}
+
+/// The exit status with which `linger share --once` would end.
+fn served_status(served: &Served) -> u8 {
+    let summary = &served.summary;
+    if summary.failed == 0 && summary.unsent == 0 && summary.confirmed > 0 && !summary.peer_knows {
+        return 3;
+    }
+    status(summary, served.error.as_ref())
+}
+
+/// The files that are sent, below `source`.
+pub(super) const SOURCES: [&str; 4] = ["file", "tree/a", "tree/inner/b", "large"];
+
+/// What is in one of them.
+pub(super) fn content(source: &str) -> Vec<u8> {
+    match source {
+        "file" => b"one page for the printer\n".repeat(8),
+        "tree/a" => b"the file a".to_vec(),
+        "tree/inner/b" => vec![b'b'; 700],
+        _ => (0..2 * BLOCK + 5000).map(|at| (at / 251 + at % 253) as u8).collect(),
+    }
+}
+
+/// The files that have to be below the shared directory at the end.
+fn wanted(scenario: Scenario) -> BTreeMap<Vec<u8>, Image> {
+    let file = |name: &str| (name.as_bytes().to_vec(), Image::File(content(name)));
+    match scenario {
+        Scenario::File | Scenario::Replace => [file("file")].into(),
+        Scenario::Large => [file("large")].into(),
+        Scenario::Sink => BTreeMap::new(),
+        Scenario::Tree | Scenario::Get => {
+            let above = if scenario == Scenario::Tree { "new/" } else { "" };
+            let at = |name: &str| [above, name].concat().into_bytes();
+            let mut all: BTreeMap<_, _> = [
+                (at("tree/a"), Image::File(content("tree/a"))),
+                (at("tree/inner/b"), Image::File(content("tree/inner/b"))),
+                (at("tree"), Image::Directory),
+                (at("tree/inner"), Image::Directory),
+                (at("tree/link"), Image::Link),
+            ]
+            .into();
+            if scenario == Scenario::Tree {
+                all.insert(b"new".to_vec(), Image::Directory);
+            }
+            all
+        }
+    }
+}
+
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
+
+fn is_work(name: &[u8]) -> bool {
+    name.starts_with(WORK.as_bytes())
+}
+
+/// Checks that every file with a final name is complete and as it was sent. With `needs`, all files have to
+/// exist.
+fn names(schedule: &Schedule, found: &BTreeMap<Vec<u8>, Image>, needs: bool) -> Result<(), String> {
+    let wanted = wanted(schedule.scenario);
+    for (name, image) in found.iter().filter(|(name, _)| !is_work(name)) {
+        let old = schedule.scenario == Scenario::Replace && *image == Image::File(OLD.to_vec()) && !needs;
+        if wanted.get(name) != Some(image) && !old {
+            return Err(format!("{} is there, and is not what was sent", shown(name)));
+        }
+    }
+    let missing = wanted.keys().find(|name| needs && !found.contains_key(*name));
+    missing.map_or(Ok(()), |name| Err(format!("{} is missing", shown(name))))
+}
+
+/// Checks that a transfer has left nothing but what is needed to resume it.
+fn leftovers(found: &BTreeMap<Vec<u8>, Image>, is_over: bool) -> Result<(), String> {
+    let resumes =
+        |name: &[u8]| name.ends_with(b".part") || name.ends_with(b".state") || name == WORK.as_bytes();
+    let left = found.keys().find(|name| is_work(name) && (is_over || !resumes(name)));
+    left.map_or(Ok(()), |name| Err(format!("{} stays", shown(name))))
+}
+
+/// Checks after a power cut that the files with final names are complete, if receipts were asked for once
+/// files are on disk.
+pub(super) fn after_cut(schedule: &Schedule, disk: &Disk) -> Result<(), String> {
+    if !schedule.to_disk {
+        return Ok(());
+    }
+    names(schedule, &disk.found(), false).map_err(|told| format!("after a power cut, {told}"))
+}
+
+/// The exit status of the last session at the server, if the server lived long enough to report it.
+fn last_served(world: &World, first: usize) -> Option<u8> {
+    let state = world.state.borrow();
+    let last = state.connections.len().checked_sub(1).filter(|last| *last >= first)?;
+    let (_, served) = state.served.iter().find(|(number, _)| *number == last)?;
+    served.has_asked().then(|| served_status(served))
+}
+
+fn agree(world: &World, ended: &Ended) -> Result<(), String> {
+    match (ended.status(), last_served(world, ended.first)) {
+        (client @ 0, Some(server @ 1)) | (client @ 1, Some(server @ 0)) => {
+            Err(format!("the client says {client} and the server {server}: {:?}", ended.error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether files may be missing: nobody asked for durability, and the power was cut.
+fn may_be_lost(schedule: &Schedule, world: &World) -> bool {
+    let state = world.state.borrow();
+    !schedule.to_disk && state.boots[state.disk.owner as usize] > 2
+}
+
+pub(super) fn after_first(schedule: &Schedule, world: &World, ended: Option<&Ended>) -> Result<(), String> {
+    if let Some(told) = world.state.borrow().fault.clone() {
+        return Err(told);
+    }
+    if let Some(ended) = ended {
+        agree(world, ended)?;
+    }
+    if schedule.scenario == Scenario::Sink {
+        return after_sink(world, ended);
+    }
+    if may_be_lost(schedule, world) {
+        return Ok(());
+    }
+    let found = world.state.borrow().disk.found();
+    let is_done = ended.is_some_and(|ended| ended.status() == 0);
+    names(schedule, &found, is_done)
+        .map_err(|told| format!("{told}; the client says {:?}", ended.map(Ended::status)))?;
+    if !world.state.borrow().fell {
+        // What ended in the middle is tidied up by the next session.
+        leftovers(&found, false)?;
+    }
+    if is_done && schedule.to_disk {
+        names(schedule, &world.state.borrow().disk.durable(), true)
+            .map_err(|told| format!("all is confirmed as on disk, and {told} after a power cut"))?;
+    }
+    Ok(())
+}
+
+/// Checks the second run, without faults: everything has arrived, and both ends report so.
+pub(super) fn after_second(schedule: &Schedule, world: &World, ended: Option<&Ended>) -> Result<(), String> {
+    if let Some(told) = world.state.borrow().fault.clone() {
+        return Err(told);
+    }
+    let Some(ended) = ended else { return Err("the second client was not killed, and has not ended".into()) };
+    let both = (ended.status(), last_served(world, ended.first));
+    let lost = may_be_lost(schedule, world);
+    if both != (0, Some(0)) && !lost {
+        let why = ended.summary.first_failure.as_ref().map(ToString::to_string);
+        return Err(format!("in peace the two ends say {both:?}: {:?}, {why:?}", ended.error));
+    }
+    if lost {
+        return Ok(());
+    }
+    let found = world.state.borrow().disk.found();
+    names(schedule, &found, true)?;
+    leftovers(&found, true)
+}
+
+/// Checks that a sink's command was started at most once and with all bytes, and that the client's result is
+/// true.
+fn after_sink(world: &World, ended: Option<&Ended>) -> Result<(), String> {
+    let state = world.state.borrow();
+    let commands = &state.commands;
+    if commands.len() > 1 {
+        return Err(format!("the command was started {} times", commands.len()));
+    }
+    if commands.iter().any(|command| command.content != content("file")) {
+        return Err("the command got something else than was sent".into());
+    }
+    let outcome = commands.first().map(|command| command.outcome);
+    match (ended.map(Ended::status), outcome) {
+        (Some(0), Some(Some(true))) | (Some(3) | None, _) => Ok(()),
+        (Some(1), None | Some(Some(false))) => Ok(()),
+        (status, outcome) => {
+            Err(format!("the client says {status:?}, and the command's outcome is {outcome:?}"))
+        }
+    }
+}
+
+/// Checks that a client that asks later gets the same answer.
+pub(super) fn after_asking(
+    world: &World,
+    ended: Option<&Ended>,
+    answer: &Result<(), Error>,
+) -> Result<(), String> {
+    let state = world.state.borrow();
+    let outcome = state.commands.first().map(|command| command.outcome);
+    let status = ended.map(Ended::status);
+    let is_true = match answer {
+        Ok(()) => outcome == Some(Some(true)) && status != Some(1),
+        Err(Error::Refused(Refusal::NotFound, _)) => outcome.is_none() && status != Some(0),
+        // It failed, or nobody can know: it may even be that it was noted and then not started.
+        Err(Error::Refused(Refusal::Command, _)) => status != Some(0),
+        Err(_) => false,
+    };
+    if is_true {
+        return Ok(());
+    }
+    Err(format!(
+        "asked later, the server says {answer:?}; the client said {status:?}, the command {outcome:?}"
+    ))
+}
