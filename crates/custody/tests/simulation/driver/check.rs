@@ -209,7 +209,7 @@ impl Driver {
         let one = &kernel.connections[index];
         let was_hidden =
             |(process, this): (usize, &Process)| one.had & (1 << process) != 0 && this.hidden_once;
-        // Closed unheard, or by a process that is hidden, perhaps.
+        // It may have been closed by an unheard call, or by a hidden process.
         let unheard = self.is_unheard() && (kernel.ever_hidden || self.has_news(kernel));
         let is_unseen = unheard || one.sent_unseen || kernel.processes.iter().enumerate().any(was_hidden);
         if one.counted + one.refused + one.handed == 0 && !is_unseen && !one.raced {

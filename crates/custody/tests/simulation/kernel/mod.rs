@@ -134,7 +134,8 @@ pub(crate) struct Connection {
     pub(crate) sent_unseen: bool,
     /// Its last fd was closed by a call for which the supervisor had been told of another file.
     pub(crate) closed_untold: bool,
-    /// It is not held: the guard has let it be accepted, or it was let go of because the guard had let calls happen.
+    /// Nobody holds it: the guard continued the `accept` that returned it, or it was released because of calls that the guard
+    /// continued.
     pub(crate) unheld: bool,
     /// The supervisor was told that a message is about to carry it.
     pub(crate) told_sent: bool,
