@@ -31,6 +31,8 @@ struct Bed {
     hidden: bool,
     /// Threads that are within a call that copies.
     copying: Vec<Tid>,
+    /// The answer to a hand-over, if it is not taken.
+    refusal: Option<Answer>,
     now: Duration,
 }
 
@@ -64,7 +66,8 @@ impl Bed {
                 Answer::Flights { copying, sending: Vec::new(), quiet: true, census, took: Duration::ZERO }
             }
             Ask::Socket(_) => Answer::Socket(Socket::default()),
-            Ask::Unwatch(_) | Ask::HandOver { .. } | Ask::HandOverShutdown { .. } => Answer::Done(true),
+            Ask::HandOver { .. } => self.refusal.clone().unwrap_or(Answer::Done(true)),
+            Ask::Unwatch(_) | Ask::HandOverShutdown { .. } => Answer::Done(true),
             Ask::Discard(_) => unreachable!("no test has unread bytes at a finished peer"),
         }
     }
@@ -299,6 +302,34 @@ fn what_is_being_closed_when_all_is_heard_was_there_before() {
             bed.tell(Event::Heard(&Census::default()));
         }
         assert_eq!(hands_over(&bed.closed(&before)), !unheard, "unheard: {unheard}");
+    }
+}
+
+/// The child of an unheard fork ends what its parent closed, and its unread bytes are counted then. Where only nobody has
+/// taken the connection, it is over, and another thread's call that closes it as well does not end it again.
+#[test]
+fn a_close_that_may_not_be_the_last_is_no_end() {
+    let unread = Seen { socket: Socket { unread: 5, ..Socket::default() }, ..seen(3) };
+    for (refusal, first, again) in [
+        (Answer::Unsure, vec![Count::Refused], vec![Count::Unread, Count::Handed]),
+        (Answer::Done(false), vec![Count::Unread, Count::Refused], vec![]),
+    ] {
+        let mut bed = Bed { names: vec![name(1, 3)], refusal: Some(refusal), ..Bed::default() };
+        bed.appear(1, &[]);
+        let close = |pid| Event::Close { caller: caller(pid), seen: unread, way: Way::Close };
+        let before = bed.tell(close(1));
+        bed.names.clear();
+        let done = bed.closed(&before);
+        assert_eq!(counts(&done), first);
+        bed.refusal = None;
+        bed.names = vec![name(2, 3)];
+        let mut done = bed.tell(close(2));
+        bed.names.clear();
+        if done.iter().any(|action| matches!(action, Action::Keep(_))) {
+            done.extend(bed.closed(&done));
+        }
+        assert_eq!(counts(&done), again);
+        assert_eq!(hands_over(&done), !again.is_empty());
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Known {
     pub(super) socket: Option<Socket>,
     pub(super) discarded: Option<Discarded>,
     pub(super) done: Option<bool>,
+    /// Somebody may have the connection after all.
+    pub(super) unsure: bool,
 }
 
 impl Known {
@@ -68,6 +70,7 @@ impl Known {
             Answer::Socket(socket) => self.socket = Some(socket),
             Answer::Discarded(discarded) => self.discarded = Some(discarded),
             Answer::Done(done) => self.done = Some(done),
+            Answer::Unsure => self.unsure = true,
         }
     }
 }

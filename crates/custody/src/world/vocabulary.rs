@@ -202,6 +202,9 @@ pub enum Answer {
     Discarded(Discarded),
     /// Whether it was done.
     Done(bool),
+    /// [`Ask::Discard`], [`Ask::Unwatch`] or [`Ask::HandOver`] was not done: calls were made that are not reported yet,
+    /// so that somebody may have the connection.
+    Unsure,
 }
 
 /// A census: which process has which socket open, at one moment.

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use linger_custody::Count;
 use linger_custody::world::{Action, Answer, Ask as Wanting, Census, Event, Kept, Pid, World};
-use linger_custody::{Count, Discarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -354,8 +354,9 @@ impl Driver {
     fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
         match ask {
             // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
-            Wanting::Discard(_) if self.has_news() => Answer::Discarded(Discarded::Unable),
-            Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => Answer::Done(false),
+            Wanting::Discard(_) | Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => {
+                Answer::Unsure
+            }
             Wanting::Which { inode, names } => Answer::Name(eyes::which(inode, names)),
             Wanting::Census { copying } => {
                 self.counts.look();
