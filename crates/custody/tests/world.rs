@@ -263,20 +263,21 @@ fn what_was_done_unheard_is_looked_for() {
     let mut open = Census::default();
     open.names.insert(INODE, vec![name(1, 3)]);
     for (unheard, heard, copied, ends) in [
-        (false, None, false, true),
-        (true, None, false, false),
-        (true, Some(&open), false, false),
-        (true, Some(&none), false, true),
-        // Nobody knows whether a process that cannot be looked at has the connection.
-        (true, Some(&hidden), false, false),
-        (true, Some(&none), true, false),
+        (false, vec![], false, true),
+        (true, vec![], false, false),
+        (true, vec![&open], false, false),
+        (true, vec![&none], false, true),
+        // Nobody knows whether a process that cannot be looked at has the connection, until it has ended.
+        (true, vec![&hidden], false, false),
+        (true, vec![&hidden, &none], false, true),
+        (true, vec![&none], true, false),
     ] {
         let mut bed = Bed::default();
         bed.appear(1, &[]);
         if unheard {
             bed.tell(Event::Unheard);
         }
-        if let Some(census) = heard {
+        for census in &heard {
             bed.tell(Event::Heard(census));
         }
         bed.names = vec![name(1, 3)];
@@ -284,6 +285,41 @@ fn what_was_done_unheard_is_looked_for() {
             bed.names.push(name(1, 5));
         }
         assert_eq!(hands_over(&bed.close(1, 3)), ends, "{unheard} {heard:?} {copied}");
+    }
+}
+
+/// The kernel gives an inode again. What may be in another program is forgotten by a look that finds it nowhere, unless
+/// the look is not the whole truth, or an event is being told of it.
+#[test]
+fn what_may_have_been_sent_unheard_is_forgotten_when_it_is_gone() {
+    let mut open = Census::default();
+    open.names.insert(INODE, vec![name(1, 3)]);
+    for (looked, gone, hidden, copying, ends) in [
+        (true, true, false, false, true),
+        (false, true, false, false, false),
+        (true, false, false, false, false),
+        (true, true, true, false, false),
+        (true, true, false, true, false),
+    ] {
+        let mut bed = Bed { hidden, ..Bed::default() };
+        bed.appear(1, &[]);
+        bed.tell(Event::Unheard);
+        bed.tell(Event::Heard(&open));
+        if copying {
+            bed.tell(Event::Fork { caller: caller(1), open: &[], hidden: false, alone: true });
+            bed.copying.push(Tid(10));
+        }
+        if !gone {
+            bed.names = vec![name(1, 3)];
+        }
+        if looked {
+            // Unheard calls may have copied another connection, so that all fds are looked at.
+            let other = Seen { cookie: Cookie(8), inode: Inode(80), ..seen(4) };
+            bed.tell(Event::Close { caller: caller(1), seen: other, way: Way::Close });
+        }
+        bed.hidden = false;
+        bed.copying.clear();
+        assert_eq!(hands_over(&bed.close(1, 3)), ends, "{looked} {gone} {hidden} {copying}");
     }
 }
 

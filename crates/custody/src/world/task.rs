@@ -35,14 +35,19 @@ pub(super) enum Task {
 }
 
 impl Task {
-    /// Whether an event is being told of this connection.
-    pub(super) fn is_about(&self, cookie: Cookie) -> bool {
+    /// The connection that an event is being told of.
+    pub(super) fn seen(&self) -> Option<&Seen> {
         match self {
             Self::Share(seen, _) | Self::Send(seen, ..) | Self::Close(seen, ..) | Self::Shutdown(seen, _) => {
-                seen.cookie == cookie
+                Some(seen)
             }
-            _ => false,
+            _ => None,
         }
+    }
+
+    /// Whether an event is being told of this connection.
+    pub(super) fn is_about(&self, cookie: Cookie) -> bool {
+        self.seen().is_some_and(|seen| seen.cookie == cookie)
     }
 }
 

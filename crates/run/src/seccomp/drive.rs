@@ -35,6 +35,9 @@ const SIGNALS: Duration = Duration::from_millis(50);
 /// After this time a call that the guard has continued is over.
 const OVER: Duration = Duration::from_secs(1);
 
+/// Looks for what these calls have done take at most one in this many parts of the time.
+const SHARE: u32 = 20;
+
 /// The calls that copy fds, but for messages.
 const COPYING: &[i64] = &[
     libc::SYS_fcntl,
@@ -248,8 +251,11 @@ impl Driver {
     /// Until when to wait for what comes seldom.
     fn timeout(&self) -> Option<Timespec> {
         let due = self.world.due().map(|due| due.saturating_sub(self.now()));
-        let waits =
-            [(!self.accepting.is_empty()).then_some(SIGNALS), self.unheard.is_any.then_some(OVER / 10), due];
+        let waits = [
+            (!self.accepting.is_empty()).then_some(SIGNALS),
+            self.unheard.is_any.then(|| self.unheard.next.saturating_duration_since(Instant::now())),
+            due,
+        ];
         Timespec::try_from(waits.into_iter().flatten().min()?).ok()
     }
 
@@ -277,9 +283,16 @@ impl Driver {
         // takes an fd out of its queue a moment before its process has it.
         let quiet = eyes::quiet(&processes);
         if std::mem::replace(&mut self.unheard.quiet, quiet) && quiet {
-            self.unheard.is_any = false;
-            self.tell(Event::Heard(&eyes::census_of(&processes)), None);
+            let census = eyes::census_of(&processes);
+            // Nobody knows what a process that cannot be looked at has, and what it has been sent: until it ends, nothing is
+            // known to be over.
+            self.unheard.is_any = census.hidden;
+            if !census.hidden {
+                self.tell(Event::Heard(&census), None);
+            }
         }
+        let took = now.elapsed();
+        self.unheard.next = now + took + (took * SHARE).max(OVER / 10);
     }
 
     fn now(&self) -> Duration {
