@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use linger_custody::Count;
 use linger_custody::world::{Action, Answer, Ask as Wanting, Census, Event, Kept, Pid, World};
-use linger_custody::{Count, Discarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -34,6 +34,9 @@ const SIGNALS: Duration = Duration::from_millis(50);
 
 /// After this time a call that the guard has continued is over.
 const OVER: Duration = Duration::from_secs(1);
+
+/// Looks for what these calls have done take at most one in this many parts of the time.
+const SHARE: u32 = 20;
 
 /// The calls that copy fds, but for messages.
 const COPYING: &[i64] = &[
@@ -248,8 +251,11 @@ impl Driver {
     /// Until when to wait for what comes seldom.
     fn timeout(&self) -> Option<Timespec> {
         let due = self.world.due().map(|due| due.saturating_sub(self.now()));
-        let waits =
-            [(!self.accepting.is_empty()).then_some(SIGNALS), self.unheard.is_any.then_some(OVER / 10), due];
+        let waits = [
+            (!self.accepting.is_empty()).then_some(SIGNALS),
+            self.unheard.is_any.then(|| self.unheard.next.saturating_duration_since(Instant::now())),
+            due,
+        ];
         Timespec::try_from(waits.into_iter().flatten().min()?).ok()
     }
 
@@ -277,9 +283,16 @@ impl Driver {
         // takes an fd out of its queue a moment before its process has it.
         let quiet = eyes::quiet(&processes);
         if std::mem::replace(&mut self.unheard.quiet, quiet) && quiet {
-            self.unheard.is_any = false;
-            self.tell(Event::Heard(&eyes::census_of(&processes)), None);
+            let census = eyes::census_of(&processes);
+            // Nobody knows what a process that cannot be looked at has, and what it has been sent: until it ends, nothing is
+            // known to be over.
+            self.unheard.is_any = census.hidden;
+            if !census.hidden {
+                self.tell(Event::Heard(&census), None);
+            }
         }
+        let took = now.elapsed();
+        self.unheard.next = now + took + (took * SHARE).max(OVER / 10);
     }
 
     fn now(&self) -> Duration {
@@ -354,8 +367,9 @@ impl Driver {
     fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
         match ask {
             // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
-            Wanting::Discard(_) if self.has_news() => Answer::Discarded(Discarded::Unable),
-            Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => Answer::Done(false),
+            Wanting::Discard(_) | Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => {
+                Answer::Unsure
+            }
             Wanting::Which { inode, names } => Answer::Name(eyes::which(inode, names)),
             Wanting::Census { copying } => {
                 self.counts.look();
