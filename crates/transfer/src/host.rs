@@ -1,7 +1,7 @@
 //! What both ends need from the machine on which they run: the time, waiting, random bytes, threads, connections.
 //!
 //! In a program, the kernel provides these. A simulation takes the kernel's place on its own thread, so that the same
-//! code of both ends runs with a clock, a network and a disk that a seed decides. [`crate::disk`] has the calls that
+//! code of both ends runs with a clock, a network and a disk that a seed decides. `disk.rs` has the calls that
 //! change files.
 
 use std::io;
@@ -18,7 +18,7 @@ use rustix::rand::GetRandomFlags;
 use crate::transport::Transport;
 
 /// What a simulation does in place of the kernel.
-pub(crate) trait Host {
+pub(crate) trait HostCalls {
     fn now(&self) -> Instant;
     fn poll(&self, fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> Result<usize, Errno>;
     fn random(&self, into: &mut [u8]);
@@ -116,18 +116,18 @@ pub(crate) enum Rule {
 
 #[cfg(any(test, feature = "simulation"))]
 thread_local! {
-    static HOST: std::cell::RefCell<Option<Rc<dyn Host>>> = const { std::cell::RefCell::new(None) };
+    static HOST: std::cell::RefCell<Option<Rc<dyn HostCalls>>> = const { std::cell::RefCell::new(None) };
 }
 
 /// Makes a simulation take the kernel's place on this thread, or ends that with `None`.
 #[cfg(any(test, feature = "simulation"))]
-pub(crate) fn simulate(host: Option<Rc<dyn Host>>) {
+pub(crate) fn simulate(host: Option<Rc<dyn HostCalls>>) {
     HOST.with(|place| *place.borrow_mut() = host);
 }
 
 /// The simulation on this thread, if there is one.
 #[cfg(any(test, feature = "simulation"))]
-pub(crate) fn simulated() -> Option<Rc<dyn Host>> {
+pub(crate) fn simulated() -> Option<Rc<dyn HostCalls>> {
     // A thread that ends may call this when its thread-local variables are gone already.
     HOST.try_with(|place| place.borrow().clone()).ok().flatten()
 }
@@ -135,7 +135,7 @@ pub(crate) fn simulated() -> Option<Rc<dyn Host>> {
 /// Returns `None`: this build has no simulation.
 #[cfg(not(any(test, feature = "simulation")))]
 #[inline(always)]
-pub(crate) fn simulated() -> Option<Rc<dyn Host>> {
+pub(crate) fn simulated() -> Option<Rc<dyn HostCalls>> {
     None
 }
 

@@ -4,9 +4,12 @@
 //! is cut, and where a process ends or a machine loses its power. [`Runner::run`] says whether something happened that
 //! must not happen. `docs/transfer.md` lists that, and what is not simulated.
 
+mod calls;
 mod check;
 mod disk;
 mod drive;
+mod ends;
+mod link;
 mod network;
 mod random;
 mod schedule;
@@ -26,14 +29,14 @@ use crate::host::Rule;
 /// One of the two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)] // A connection has two.
-pub enum End {
+pub enum EndOfTransfer {
     /// The side that connects.
     Client = 0,
     /// The side that listens.
     Server = 1,
 }
 
-impl End {
+impl EndOfTransfer {
     fn other(self) -> Self {
         if self == Self::Client { Self::Server } else { Self::Client }
     }
@@ -42,20 +45,20 @@ impl End {
 /// A fault that happens to one of the ends, or to the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
+pub enum ScheduledEvent {
     /// A connection is cut.
     Cut(Cut),
     /// The process of `end` is killed at its `step`th call. The server is started again after a while.
     Kill {
         /// The end whose process is killed.
-        end: End,
+        end: EndOfTransfer,
         /// The number of the call.
         step: u32,
     },
     /// The machine of `end` loses its power at the `step`th call: data that its disk had not synced may be lost.
     Power {
         /// The end whose machine loses its power.
-        end: End,
+        end: EndOfTransfer,
         /// The number of the call.
         step: u32,
     },
@@ -66,7 +69,7 @@ pub enum Event {
 #[non_exhaustive]
 pub struct Cut {
     /// The end whose bytes are counted.
-    pub sender: End,
+    pub sender: EndOfTransfer,
     /// The connection is cut when this end has sent this many bytes, over all connections.
     pub after: u32,
     /// Whether these bytes still arrive. Otherwise those under way are lost.

@@ -23,15 +23,15 @@ impl Core {
 
     /// Takes the connection, to close it. `None` if somebody has taken it already.
     pub(super) fn take_transport(&mut self) -> Option<Box<dyn Transport>> {
-        let taken = std::mem::replace(&mut self.transport, Box::new(Gone(self.cancel.clone())));
+        let taken = std::mem::replace(&mut self.transport, Box::new(ClosedTransport(self.cancel.clone())));
         (!std::mem::replace(&mut self.is_gone, true)).then_some(taken)
     }
 }
 
 /// In the place of a connection that is closed.
-struct Gone(Cancel);
+struct ClosedTransport(Cancel);
 
-impl Transport for Gone {
+impl Transport for ClosedTransport {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(ErrorKind::NotConnected.into())
     }

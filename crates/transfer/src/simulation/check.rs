@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::disk::Disk;
 use super::shadow::Image;
-use super::world::World;
+use super::world::SimulatedWorld;
 use super::{Scenario, Schedule};
 use crate::error::Error;
 use crate::hash::BLOCK;
@@ -17,14 +17,14 @@ use crate::serve::Served;
 pub(super) const OLD: &[u8] = b"what was there before";
 
 /// The end of a run of the client.
-pub(super) struct Ended {
+pub(super) struct EndedClient {
     pub(super) summary: Summary,
     pub(super) error: Option<Error>,
     /// The number of this run's first connection.
     pub(super) first: usize,
 }
 
-impl Ended {
+impl EndedClient {
     /// The exit status with which `linger put` or `linger get` would end.
     pub(super) fn status(&self) -> u8 {
         status(&self.summary, self.error.as_ref())
@@ -127,14 +127,14 @@ pub(super) fn after_cut(schedule: &Schedule, disk: &Disk) -> Result<(), String> 
 }
 
 /// The exit status of the last session at the server, if the server lived long enough to report it.
-pub(super) fn last_served(world: &World, first: usize) -> Option<u8> {
+pub(super) fn last_served(world: &SimulatedWorld, first: usize) -> Option<u8> {
     let state = world.state.borrow();
     let last = state.connections.len().checked_sub(1).filter(|last| *last >= first)?;
     let (_, served) = state.served.iter().find(|(number, _)| *number == last)?;
     served.has_asked().then(|| served_status(served))
 }
 
-fn agree(world: &World, ended: &Ended) -> Result<(), String> {
+fn agree(world: &SimulatedWorld, ended: &EndedClient) -> Result<(), String> {
     match (ended.status(), last_served(world, ended.first)) {
         (client @ 0, Some(server @ 1)) | (client @ 1, Some(server @ 0)) => {
             Err(format!("the client says {client} and the server {server}: {:?}", ended.error))
@@ -144,12 +144,16 @@ fn agree(world: &World, ended: &Ended) -> Result<(), String> {
 }
 
 /// Whether files may be missing: nobody asked for durability, and the power was cut.
-fn may_be_lost(schedule: &Schedule, world: &World) -> bool {
+fn may_be_lost(schedule: &Schedule, world: &SimulatedWorld) -> bool {
     let state = world.state.borrow();
     !schedule.to_disk && state.boots[state.disk.owner as usize] > 2
 }
 
-pub(super) fn after_first(schedule: &Schedule, world: &World, ended: Option<&Ended>) -> Result<(), String> {
+pub(super) fn after_first(
+    schedule: &Schedule,
+    world: &SimulatedWorld,
+    ended: Option<&EndedClient>,
+) -> Result<(), String> {
     if let Some(told) = world.state.borrow().fault.clone() {
         return Err(told);
     }
@@ -165,7 +169,7 @@ pub(super) fn after_first(schedule: &Schedule, world: &World, ended: Option<&End
     let found = world.state.borrow().disk.found();
     let is_done = ended.is_some_and(|ended| ended.status() == 0);
     names(schedule, &found, is_done)
-        .map_err(|told| format!("{told}; the client says {:?}", ended.map(Ended::status)))?;
+        .map_err(|told| format!("{told}; the client says {:?}", ended.map(EndedClient::status)))?;
     if !world.state.borrow().fell {
         // What ended in the middle is tidied up by the next session.
         leftovers(&found, false)?;
@@ -178,7 +182,11 @@ pub(super) fn after_first(schedule: &Schedule, world: &World, ended: Option<&End
 }
 
 /// Checks the second run, without faults: everything has arrived, and both ends report so.
-pub(super) fn after_second(schedule: &Schedule, world: &World, ended: Option<&Ended>) -> Result<(), String> {
+pub(super) fn after_second(
+    schedule: &Schedule,
+    world: &SimulatedWorld,
+    ended: Option<&EndedClient>,
+) -> Result<(), String> {
     if let Some(told) = world.state.borrow().fault.clone() {
         return Err(told);
     }
@@ -199,7 +207,7 @@ pub(super) fn after_second(schedule: &Schedule, world: &World, ended: Option<&En
 
 /// Checks that a sink's command was started at most once and with all bytes, and that the client's result is
 /// true.
-fn after_sink(world: &World, ended: Option<&Ended>) -> Result<(), String> {
+fn after_sink(world: &SimulatedWorld, ended: Option<&EndedClient>) -> Result<(), String> {
     let state = world.state.borrow();
     let commands = &state.commands;
     if commands.len() > 1 {
@@ -209,7 +217,7 @@ fn after_sink(world: &World, ended: Option<&Ended>) -> Result<(), String> {
         return Err("the command got something else than was sent".into());
     }
     let outcome = commands.first().map(|command| command.outcome);
-    match (ended.map(Ended::status), outcome) {
+    match (ended.map(EndedClient::status), outcome) {
         (Some(0), Some(Some(true))) | (Some(3) | None, _) => Ok(()),
         (Some(1), None | Some(Some(false))) => Ok(()),
         (status, outcome) => {
@@ -220,13 +228,13 @@ fn after_sink(world: &World, ended: Option<&Ended>) -> Result<(), String> {
 
 /// Checks that a client that asks later gets the same answer.
 pub(super) fn after_asking(
-    world: &World,
-    ended: Option<&Ended>,
+    world: &SimulatedWorld,
+    ended: Option<&EndedClient>,
     answer: &Result<(), Error>,
 ) -> Result<(), String> {
     let state = world.state.borrow();
     let outcome = state.commands.first().map(|command| command.outcome);
-    let status = ended.map(Ended::status);
+    let status = ended.map(EndedClient::status);
     let is_true = match answer {
         Ok(()) => outcome == Some(Some(true)) && status != Some(1),
         Err(Error::Refused(Refusal::NotFound, _)) => outcome.is_none() && status != Some(0),

@@ -15,14 +15,14 @@ use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 
 use super::random::Random;
-use super::shadow::{Change, Image, Ino, Node, Renaming, Shadow};
-use super::{End, Planted};
+use super::shadow::{ContentChange, Image, Ino, Node, Renaming, Shadow};
+use super::{EndOfTransfer, Planted};
 use crate::host::DiskCall;
 use crate::message::{Durability, Kind};
 use crate::progress::Confirmation;
 
 pub(super) struct Disk {
-    pub(super) owner: End,
+    pub(super) owner: EndOfTransfer,
     base: PathBuf,
     attic: File,
     shadow: Shadow,
@@ -37,7 +37,7 @@ pub(super) struct Disk {
 const PLACES: [&str; 3] = ["shared", "memory", "attic"];
 
 impl Disk {
-    pub(super) fn new(base: &Path, owner: End) -> io::Result<Self> {
+    pub(super) fn new(base: &Path, owner: EndOfTransfer) -> io::Result<Self> {
         for place in PLACES {
             fs::create_dir(base.join(place))?;
         }
@@ -65,7 +65,7 @@ impl Disk {
         fs::write(&path, content)?;
         let ino = fs::metadata(&path)?.ino();
         self.shadow.file(ino);
-        self.shadow.changed(ino, Change::Write(0, content.to_vec()));
+        self.shadow.changed(ino, ContentChange::Write(0, content.to_vec()));
         self.shadow.renamed(self.shared, Renaming::Add(name.as_bytes().to_vec(), ino));
         self.shadow.sync_all();
         Ok(())
@@ -135,7 +135,7 @@ impl Disk {
         match *call {
             DiskCall::Open { dir, name, flags } if flags.contains(OFlags::TRUNC) => {
                 if let Some((_, child)) = self.child(dir, name) {
-                    self.shadow.changed(child, Change::Truncate(0));
+                    self.shadow.changed(child, ContentChange::Truncate(0));
                 }
             }
             DiskCall::Remove { dir, name } => {
@@ -220,11 +220,11 @@ impl Disk {
             DiskCall::Write { file, offset, bytes } => {
                 let Some(file) = ino(file) else { return };
                 let offset = offset.unwrap_or_else(|| self.shadow.length(file));
-                self.shadow.changed(file, Change::Write(offset, bytes.to_vec()));
+                self.shadow.changed(file, ContentChange::Write(offset, bytes.to_vec()));
             }
             DiskCall::Truncate { file, length } => {
                 if let Some(file) = ino(file) {
-                    self.shadow.changed(file, Change::Truncate(length));
+                    self.shadow.changed(file, ContentChange::Truncate(length));
                 }
             }
             _ => {}

@@ -9,19 +9,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::check::{self, Ended};
+use super::calls::stand_in;
+use super::check::{self, EndedClient};
 use super::disk::Disk;
+use super::ends::{ClientResult, options, share, transfer};
 use super::threads::{Pause, Threads};
-use super::world::{State, Thread, World, set_world, world};
-use super::{End, Planted, Scenario, Schedule};
+use super::world::{SimulatedState, SimulatedWorld, Thread};
+use super::{EndOfTransfer, Planted, Scenario, Schedule};
 use crate::client::Client;
 use crate::error::Error;
-use crate::message::{Durability, IfExists};
-use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions, Security};
-use crate::progress::{Progress, Summary};
-use crate::remote::Destination;
-use crate::serve::{Server, ShareOptions};
-use crate::sink::PortsConfig;
+use crate::serve::Server;
 
 /// The most turns of a schedule. The longest schedules that end need a tenth of them.
 const MOST_TURNS: u64 = 400_000;
@@ -31,7 +28,7 @@ const MOST_TIME: Duration = Duration::from_secs(12 * 3600);
 /// The result of a schedule.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Outcome {
+pub struct ScheduleOutcome {
     /// What has happened and must not happen; `None` if all went well.
     pub fault: Option<String>,
     /// How many of the events have happened.
@@ -48,7 +45,7 @@ pub struct Outcome {
     pub commands: usize,
 }
 
-impl Outcome {
+impl ScheduleOutcome {
     /// The numbers in this result, with their names.
     pub fn counts(&self) -> [(&'static str, u64); 9] {
         let is = |status| u64::from(self.client == status);
@@ -94,10 +91,10 @@ impl Runner {
     }
 
     /// Runs a schedule, with the fault `planted` if there is one.
-    pub fn run(&mut self, schedule: &Schedule, planted: Option<Planted>) -> Outcome {
+    pub fn run(&mut self, schedule: &Schedule, planted: Option<Planted>) -> ScheduleOutcome {
         match self.begin(schedule, planted) {
             Ok(world) => {
-                let mut outcome = Outcome::default();
+                let mut outcome = ScheduleOutcome::default();
                 let result = self.both(schedule, &world, &mut outcome);
                 self.end(&world);
                 let state = world.state.borrow();
@@ -106,37 +103,44 @@ impl Runner {
                 (outcome.sessions, outcome.commands) = (state.connections.len(), state.commands.len());
                 outcome
             }
-            Err(error) => {
-                Outcome { fault: Some(format!("the simulation itself: {error}")), ..Outcome::default() }
-            }
+            Err(error) => ScheduleOutcome {
+                fault: Some(format!("the simulation itself: {error}")),
+                ..ScheduleOutcome::default()
+            },
         }
     }
 
-    fn begin(&self, schedule: &Schedule, planted: Option<Planted>) -> io::Result<Rc<World>> {
+    fn begin(&self, schedule: &Schedule, planted: Option<Planted>) -> io::Result<Rc<SimulatedWorld>> {
         Disk::clear(&self.base)?;
-        let owner = if schedule.scenario == Scenario::Get { End::Client } else { End::Server };
+        let owner =
+            if schedule.scenario == Scenario::Get { EndOfTransfer::Client } else { EndOfTransfer::Server };
         let mut disk = Disk::new(&self.base, owner)?;
         if schedule.scenario == Scenario::Replace {
             disk.has("file", check::OLD)?;
         }
-        let mut state = State::new(schedule.seed, schedule.events.clone(), disk);
+        let mut state = SimulatedState::new(schedule.seed, schedule.events.clone(), disk);
         state.planted = planted;
         state.durable = schedule.to_disk;
-        let world = World::new(state);
-        set_world(Some(world.clone()));
+        let world = SimulatedWorld::new(state);
+        stand_in(Some(world.clone()));
         Ok(world)
     }
 
     /// Ends all threads that still run, and the simulation.
-    fn end(&mut self, world: &Rc<World>) {
-        for end in [End::Client, End::Server] {
+    fn end(&mut self, world: &Rc<SimulatedWorld>) {
+        for end in [EndOfTransfer::Client, EndOfTransfer::Server] {
             self.kill(world, end);
         }
-        set_world(None);
+        stand_in(None);
     }
 
     /// Runs the client with all events, and then a second time without any.
-    fn both(&mut self, schedule: &Schedule, world: &Rc<World>, outcome: &mut Outcome) -> Result<(), String> {
+    fn both(
+        &mut self,
+        schedule: &Schedule,
+        world: &Rc<SimulatedWorld>,
+        outcome: &mut ScheduleOutcome,
+    ) -> Result<(), String> {
         self.start_server(schedule, world);
         self.drive(schedule, world)?;
         let first = self.client(schedule, world)?;
@@ -158,21 +162,25 @@ impl Runner {
     }
 
     /// Runs the client until all threads have ended. Returns `None` if the client was killed.
-    fn client(&mut self, schedule: &Schedule, world: &Rc<World>) -> Result<Option<Ended>, String> {
-        let ended: Rc<RefCell<Option<(Summary, Option<Error>)>>> = Rc::default();
+    fn client(
+        &mut self,
+        schedule: &Schedule,
+        world: &Rc<SimulatedWorld>,
+    ) -> Result<Option<EndedClient>, String> {
+        let ended: Rc<RefCell<Option<ClientResult>>> = Rc::default();
         let (result, base, schedule_of) = (ended.clone(), self.base.clone(), schedule.clone());
         let work = move || *result.borrow_mut() = Some(transfer(&base, &schedule_of));
         let first = world.state.borrow().connections.len();
-        world.start_on(End::Client, Box::new(work));
+        world.start_on(EndOfTransfer::Client, Box::new(work));
         self.drive(schedule, world)?;
         let ended = ended.borrow_mut().take();
-        Ok(ended.map(|(summary, error)| Ended { summary, error, first }))
+        Ok(ended.map(|(summary, error)| EndedClient { summary, error, first }))
     }
 
     fn ask(
         &mut self,
         schedule: &Schedule,
-        world: &Rc<World>,
+        world: &Rc<SimulatedWorld>,
         id: [u8; 16],
     ) -> Result<Result<(), Error>, String> {
         let answer: Rc<RefCell<Option<Result<(), Error>>>> = Rc::default();
@@ -181,12 +189,12 @@ impl Runner {
             let client = Client::new("simulated", 1, options());
             *result.borrow_mut() = Some(client.and_then(|client| client.ask(id).map(drop)));
         };
-        world.start_on(End::Client, Box::new(work));
+        world.start_on(EndOfTransfer::Client, Box::new(work));
         self.drive(schedule, world)?;
         answer.borrow_mut().take().ok_or_else(|| "whoever asks gets no answer".to_owned())
     }
 
-    fn start_server(&self, schedule: &Schedule, world: &World) {
+    fn start_server(&self, schedule: &Schedule, world: &SimulatedWorld) {
         let (base, schedule) = (self.base.clone(), schedule.clone());
         let work = move || {
             let started = Server::new(share(&base, &schedule));
@@ -198,11 +206,11 @@ impl Runner {
                 Err(error) => world.fails(format!("the server does not come up again: {error}")),
             }
         };
-        world.start_on(End::Server, Box::new(work));
+        world.start_on(EndOfTransfer::Server, Box::new(work));
     }
 
     /// Runs all threads until they have ended.
-    fn drive(&mut self, schedule: &Schedule, world: &Rc<World>) -> Result<(), String> {
+    fn drive(&mut self, schedule: &Schedule, world: &Rc<SimulatedWorld>) -> Result<(), String> {
         for _ in 0..MOST_TURNS {
             self.start_threads(world)?;
             let mut state = world.state.borrow_mut();
@@ -243,7 +251,7 @@ impl Runner {
         Err("it comes to no end".into())
     }
 
-    fn start_threads(&mut self, world: &World) -> Result<(), String> {
+    fn start_threads(&mut self, world: &SimulatedWorld) -> Result<(), String> {
         let starting = std::mem::take(&mut world.state.borrow_mut().starting);
         for (end, work) in starting {
             let slot = self.threads.free().ok_or("too many threads")?;
@@ -257,7 +265,7 @@ impl Runner {
         Ok(())
     }
 
-    fn resume(&mut self, schedule: &Schedule, world: &Rc<World>, slot: usize) -> Result<(), String> {
+    fn resume(&mut self, schedule: &Schedule, world: &Rc<SimulatedWorld>, slot: usize) -> Result<(), String> {
         match catch_unwind(AssertUnwindSafe(|| self.threads.resume(slot))) {
             Ok(Some(Pause::Waits)) => {}
             Ok(Some(Pause::Ended)) => {
@@ -283,7 +291,13 @@ impl Runner {
     }
 
     /// Ends a process; with `power`, its machine.
-    fn fall(&mut self, schedule: &Schedule, world: &Rc<World>, end: End, power: bool) -> Result<(), String> {
+    fn fall(
+        &mut self,
+        schedule: &Schedule,
+        world: &Rc<SimulatedWorld>,
+        end: EndOfTransfer,
+        power: bool,
+    ) -> Result<(), String> {
         if power {
             let mut state = world.state.borrow_mut();
             state.connections.iter_mut().for_each(|connection| connection.vanish(end));
@@ -291,7 +305,7 @@ impl Runner {
         self.kill(world, end);
         let mut state = world.state.borrow_mut();
         state.fell = true;
-        let State { random, disk, boots, connections, .. } = &mut *state;
+        let SimulatedState { random, disk, boots, connections, .. } = &mut *state;
         if power {
             boots[end as usize] += 2;
             if disk.owner == end {
@@ -304,7 +318,7 @@ impl Runner {
                 }
             }
         }
-        if end == End::Server {
+        if end == EndOfTransfer::Server {
             // The server mostly restarts soon, and sometimes only after the client has given up.
             let most = if random.once_in(8) { 600_000 } else { 20_000 };
             state.restarts = Some(state.now + Duration::from_millis(state.random.below(most)));
@@ -313,7 +327,7 @@ impl Runner {
         Ok(())
     }
 
-    fn kill(&mut self, world: &World, end: End) {
+    fn kill(&mut self, world: &SimulatedWorld, end: EndOfTransfer) {
         let mut state = world.state.borrow_mut();
         state.dying = Some(end);
         state.starting.retain(|(whose, _)| *whose != end);
@@ -329,7 +343,7 @@ impl Runner {
                 world.state.borrow_mut().threads[slot] = None;
             }
         }
-        let server = if end == End::Server { world.state.borrow_mut().server.take() } else { None };
+        let server = if end == EndOfTransfer::Server { world.state.borrow_mut().server.take() } else { None };
         drop(server);
         world.state.borrow_mut().dying = None;
     }
@@ -337,13 +351,13 @@ impl Runner {
 
 enum Next {
     Thread(usize),
-    Arrival(usize, End),
+    Arrival(usize, EndOfTransfer),
     Time(Duration),
     Nothing,
 }
 
 /// Chooses what happens next, at random.
-fn next(state: &mut State) -> Next {
+fn next(state: &mut SimulatedState) -> Next {
     let (now, changes) = (state.now, state.changes);
     let mut choices = Vec::with_capacity(8);
     let mut earliest = state.restarts;
@@ -356,7 +370,7 @@ fn next(state: &mut State) -> Next {
         }
     }
     for (number, connection) in state.connections.iter().enumerate() {
-        for end in [End::Client, End::Server] {
+        for end in [EndOfTransfer::Client, EndOfTransfer::Server] {
             if connection.can_arrive(end) {
                 choices.push(Next::Arrival(number, end));
             }
@@ -372,57 +386,4 @@ fn next(state: &mut State) -> Next {
     }
     let choice = state.random.below(choices.len() as u64) as usize;
     choices.swap_remove(choice)
-}
-
-fn options() -> ClientOptions {
-    ClientOptions { security: Security::Never, ..ClientOptions::default() }
-}
-
-/// What the client does in its process.
-fn transfer(base: &Path, schedule: &Schedule) -> (Summary, Option<Error>) {
-    let client = match Client::new("simulated", 1, options()) {
-        Ok(client) => client,
-        Err(error) => return (Summary::default(), Some(error)),
-    };
-    let durability = if schedule.to_disk { Durability::Disk } else { Durability::Memory };
-    let source = base.join("source");
-    let (path, to): (PathBuf, &[u8]) = match schedule.scenario {
-        Scenario::File | Scenario::Replace => (source.join("file"), b"file"),
-        Scenario::Tree => (source.join("tree"), b"new/tree"),
-        Scenario::Large => (source.join("large"), b"large"),
-        Scenario::Sink => (source.join("file"), b"@print"),
-        Scenario::Get => {
-            let mut observe = |progress: Progress| {
-                if let (Progress::Confirmed(confirmation), Some(world)) = (progress, world()) {
-                    world.confirmed(&confirmation);
-                }
-            };
-            let options = GetOptions { durability, ..GetOptions::default() };
-            let from = match Destination::typed(b"tree") {
-                Ok(from) => from,
-                Err(bad) => return (Summary::default(), Some(Error::Usage(bad.to_string().into()))),
-            };
-            return client.get(&from, &Output::Path(base.join("shared/tree")), &options, &mut observe);
-        }
-    };
-    let to = match Destination::typed(to) {
-        Ok(to) => to,
-        Err(bad) => return (Summary::default(), Some(Error::Usage(bad.to_string().into()))),
-    };
-    let if_exists = if schedule.scenario == Scenario::Replace { IfExists::Replace } else { IfExists::Fail };
-    let options = PutOptions { durability, if_exists, ..PutOptions::default() };
-    client.put(Input::Path(path), &to, &options, &mut |_| {})
-}
-
-fn share(base: &Path, schedule: &Schedule) -> ShareOptions {
-    let is_get = schedule.scenario == Scenario::Get;
-    let directory = base.join(if is_get { "source" } else { "shared" });
-    let config = PortsConfig::parse("[sink.print]\ncommand = ['lp', '-']").unwrap_or_default();
-    ShareOptions {
-        writable: !is_get,
-        insecure: true,
-        memory: (!is_get).then(|| base.join("memory")),
-        config,
-        ..ShareOptions::new(directory)
-    }
 }

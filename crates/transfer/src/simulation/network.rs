@@ -2,18 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
-use std::rc::Rc;
+use std::os::fd::BorrowedFd;
 
-use rustix::event::EventfdFlags;
-
-use super::world::{World, world};
-use super::{Cut, End, Manner};
-use crate::transport::Transport;
+use super::{Cut, EndOfTransfer, Manner};
 
 /// The bytes that one side has sent.
 #[derive(Debug, Default)]
-pub(super) struct Flow {
+pub(super) struct SimulatedFlow {
     pub(super) under_way: VecDeque<u8>,
     pub(super) arrived: VecDeque<u8>,
     /// The sender has closed. The bytes that it has sent before still arrive.
@@ -24,7 +19,7 @@ pub(super) struct Flow {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Side {
+pub(super) struct SimulatedSide {
     open: bool,
     /// This side has closed with a lingering close: bytes that still arrive are read and dropped.
     lingers: bool,
@@ -32,20 +27,20 @@ pub(super) struct Side {
 }
 
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct SimulatedConnection {
     /// The bytes sent by the client, and those sent by the server.
-    pub(super) flows: [Flow; 2],
-    pub(super) sides: [Side; 2],
+    pub(super) flows: [SimulatedFlow; 2],
+    pub(super) sides: [SimulatedSide; 2],
     room: usize,
 }
 
-impl Connection {
+impl SimulatedConnection {
     pub(super) fn new(room: usize) -> Self {
-        let side = || Side { open: true, ..Side::default() };
-        Self { flows: [Flow::default(), Flow::default()], sides: [side(), side()], room }
+        let side = || SimulatedSide { open: true, ..SimulatedSide::default() };
+        Self { flows: [SimulatedFlow::default(), SimulatedFlow::default()], sides: [side(), side()], room }
     }
 
-    pub(super) fn read(&mut self, end: End, into: &mut [u8], most: usize) -> io::Result<usize> {
+    pub(super) fn read(&mut self, end: EndOfTransfer, into: &mut [u8], most: usize) -> io::Result<usize> {
         let from = &mut self.flows[end.other() as usize];
         let bytes = into.len().min(from.arrived.len()).min(most.max(1));
         if bytes > 0 {
@@ -60,12 +55,12 @@ impl Connection {
         if from.end_arrived || into.is_empty() { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) }
     }
 
-    fn free(&self, end: End) -> usize {
+    fn free(&self, end: EndOfTransfer) -> usize {
         let flow = &self.flows[end as usize];
         self.room.saturating_sub(flow.under_way.len() + flow.arrived.len())
     }
 
-    pub(super) fn write(&mut self, end: End, bytes: &[u8]) -> io::Result<usize> {
+    pub(super) fn write(&mut self, end: EndOfTransfer, bytes: &[u8]) -> io::Result<usize> {
         if self.sides[end as usize].reset {
             return Err(ErrorKind::BrokenPipe.into());
         }
@@ -77,23 +72,23 @@ impl Connection {
         Ok(bytes.len())
     }
 
-    pub(super) fn is_readable(&self, end: End) -> bool {
+    pub(super) fn is_readable(&self, end: EndOfTransfer) -> bool {
         let from = &self.flows[end.other() as usize];
         !from.arrived.is_empty() || from.end_arrived || self.sides[end as usize].reset
     }
 
-    pub(super) fn is_writable(&self, end: End) -> bool {
+    pub(super) fn is_writable(&self, end: EndOfTransfer) -> bool {
         self.free(end) > 0 || self.sides[end as usize].reset
     }
 
     /// Whether something that `end` has sent can arrive.
-    pub(super) fn can_arrive(&self, end: End) -> bool {
+    pub(super) fn can_arrive(&self, end: EndOfTransfer) -> bool {
         let flow = &self.flows[end as usize];
         !flow.silent && (!flow.under_way.is_empty() || (flow.closed && !flow.end_arrived))
     }
 
     /// Lets at most `most` bytes that `end` has sent arrive.
-    pub(super) fn arrive(&mut self, end: End, most: usize) {
+    pub(super) fn arrive(&mut self, end: EndOfTransfer, most: usize) {
         let flow = &mut self.flows[end as usize];
         let bytes = flow.under_way.len().min(most);
         let peer = &mut self.sides[end.other() as usize];
@@ -110,17 +105,17 @@ impl Connection {
     }
 
     /// The peer of `end` has answered with a reset.
-    pub(super) fn reset(&mut self, end: End) {
+    pub(super) fn reset(&mut self, end: EndOfTransfer) {
         self.sides[end as usize].reset = true;
         self.flows[end as usize].under_way.clear();
         self.flows[end as usize].silent = true;
     }
 
-    pub(super) fn lingers(&mut self, end: End) {
+    pub(super) fn lingers(&mut self, end: EndOfTransfer) {
         self.sides[end as usize].lingers = true;
     }
 
-    pub(super) fn close(&mut self, end: End) {
+    pub(super) fn close(&mut self, end: EndOfTransfer) {
         let side = &mut self.sides[end as usize];
         if !std::mem::replace(&mut side.open, false) {
             return;
@@ -137,7 +132,7 @@ impl Connection {
     }
 
     /// The machine of `end` loses its power: its peer gets nothing any more.
-    pub(super) fn vanish(&mut self, end: End) {
+    pub(super) fn vanish(&mut self, end: EndOfTransfer) {
         for flow in &mut self.flows {
             flow.silent = true;
         }
@@ -145,7 +140,7 @@ impl Connection {
     }
 
     /// The other machine has booted again and does not know this connection: it answers with a reset.
-    pub(super) fn is_unknown(&mut self, to: End) {
+    pub(super) fn is_unknown(&mut self, to: EndOfTransfer) {
         if self.sides[to as usize].open {
             self.reset(to);
         }
@@ -175,34 +170,11 @@ impl Connection {
     }
 }
 
-/// The descriptors of one side, which poll(2) reports as readable and writable when the simulated connection is.
-#[derive(Debug)]
-pub(super) struct Link {
-    connection: usize,
-    end: End,
-    read: OwnedFd,
-    write: OwnedFd,
-}
-
-impl Link {
-    pub(super) fn new(world: &World, connection: usize, end: End) -> io::Result<Self> {
-        let eventfd = || rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let (read, write) = (eventfd()?, eventfd()?);
-        world.watch(read.as_raw_fd(), Watched { connection, end, writes: false, is_set: false });
-        world.watch(write.as_raw_fd(), Watched { connection, end, writes: true, is_set: false });
-        Ok(Self { connection, end, read, write })
-    }
-
-    fn world() -> io::Result<Rc<World>> {
-        world().ok_or_else(|| io::Error::other("the simulation is over"))
-    }
-}
-
 /// A descriptor of a connection, and the state that its counter was last set to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watched {
     pub(super) connection: usize,
-    pub(super) end: End,
+    pub(super) end: EndOfTransfer,
     pub(super) writes: bool,
     pub(super) is_set: bool,
 }
@@ -210,7 +182,7 @@ pub(super) struct Watched {
 impl Watched {
     /// Makes poll(2) report the state of the connection: an eventfd is readable while its counter is not 0, and
     /// writable while the counter is not at its maximum.
-    pub(super) fn settle(&mut self, fd: BorrowedFd<'_>, connection: &Connection) {
+    pub(super) fn settle(&mut self, fd: BorrowedFd<'_>, connection: &SimulatedConnection) {
         let sets =
             if self.writes { !connection.is_writable(self.end) } else { connection.is_readable(self.end) };
         if sets != self.is_set {
@@ -222,55 +194,5 @@ impl Watched {
             };
             self.is_set = sets;
         }
-    }
-}
-
-impl Transport for Link {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        Self::world()?.read(self.connection, self.end, into)
-    }
-
-    fn write(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize> {
-        Self::world()?.write(self.connection, self.end, if head.is_empty() { body } else { head })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn socket(&self) -> BorrowedFd<'_> {
-        self.read.as_fd()
-    }
-
-    fn socket_to_write(&self) -> BorrowedFd<'_> {
-        self.write.as_fd()
-    }
-
-    /// The kernel cannot move these bytes with splice(2).
-    fn is_plain(&self) -> bool {
-        false
-    }
-
-    fn is_encrypted(&self) -> bool {
-        false
-    }
-
-    fn farewell(&mut self) {
-        if let Some(world) = world() {
-            world.with(self.connection, |connection| connection.lingers(self.end));
-        }
-    }
-
-    fn into_sockets(self: Box<Self>) -> Vec<OwnedFd> {
-        Vec::new()
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        let Some(world) = world() else { return };
-        let fds: [RawFd; 2] = [self.read.as_raw_fd(), self.write.as_raw_fd()];
-        world.unwatch(fds);
-        world.with(self.connection, |connection| connection.close(self.end));
     }
 }

@@ -1,7 +1,7 @@
 //! What happens in one run of a simulation: all of it follows from the seed.
 
 use super::random::Random;
-use super::{Cut, End, Event, Manner, Scenario};
+use super::{Cut, EndOfTransfer, Manner, Scenario, ScheduledEvent};
 
 /// What is transferred, and which faults happen meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Schedule {
     /// Whether receipts are asked for once a file is on disk. Otherwise once it is in memory.
     pub to_disk: bool,
     /// The faults that happen.
-    pub events: Vec<Event>,
+    pub events: Vec<ScheduledEvent>,
 }
 
 impl Schedule {
@@ -35,13 +35,13 @@ impl Schedule {
     }
 
     /// Makes a schedule with these faults alone.
-    pub fn new(seed: u64, scenario: Scenario, events: Vec<Event>) -> Self {
+    pub fn new(seed: u64, scenario: Scenario, events: Vec<ScheduledEvent>) -> Self {
         Self { seed, scenario, to_disk: true, events }
     }
 }
 
-fn event(random: &mut Random, scenario: Scenario) -> Event {
-    let end = if random.once_in(2) { End::Client } else { End::Server };
+fn event(random: &mut Random, scenario: Scenario) -> ScheduledEvent {
+    let end = if random.once_in(2) { EndOfTransfer::Client } else { EndOfTransfer::Server };
     let most = match scenario {
         Scenario::Large => 200,
         Scenario::Tree | Scenario::Get => 120,
@@ -49,8 +49,8 @@ fn event(random: &mut Random, scenario: Scenario) -> Event {
     };
     let step = 1 + random.below(most) as u32;
     match random.below(4) {
-        0 => Event::Kill { end, step },
-        1 => Event::Power { end, step },
+        0 => ScheduledEvent::Kill { end, step },
+        1 => ScheduledEvent::Power { end, step },
         _ => {
             let bytes = match scenario {
                 Scenario::Large if random.once_in(2) => 2_300_000,
@@ -64,7 +64,7 @@ fn event(random: &mut Random, scenario: Scenario) -> Event {
                 _ => Manner::ReceiverHears,
             };
             let after = random.below(bytes) as u32;
-            Event::Cut(Cut { sender: end, after, arrives: random.once_in(2), manner })
+            ScheduledEvent::Cut(Cut { sender: end, after, arrives: random.once_in(2), manner })
         }
     }
 }

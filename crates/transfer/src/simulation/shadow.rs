@@ -11,18 +11,18 @@ use std::collections::{BTreeMap, HashMap};
 use super::random::Random;
 
 pub(super) type Ino = u64;
-type Name = Vec<u8>;
+type EntryName = Vec<u8>;
 
 #[derive(Clone, Debug)]
 pub(super) enum Node {
-    File { durable: Vec<u8>, pending: Vec<Change> },
-    Directory { durable: BTreeMap<Name, Ino>, pending: Vec<Renaming> },
+    File { durable: Vec<u8>, pending: Vec<ContentChange> },
+    Directory { durable: BTreeMap<EntryName, Ino>, pending: Vec<Renaming> },
     Link,
 }
 
 /// A change of a file's content.
 #[derive(Clone, Debug)]
-pub(super) enum Change {
+pub(super) enum ContentChange {
     Write(u64, Vec<u8>),
     Truncate(u64),
 }
@@ -30,11 +30,11 @@ pub(super) enum Change {
 /// A change of a directory.
 #[derive(Clone, Debug)]
 pub(super) enum Renaming {
-    Add(Name, Ino),
-    Remove(Name),
+    Add(EntryName, Ino),
+    Remove(EntryName),
     /// The name moved to another directory, where it has the last of these names.
-    Away(Name, Ino, Name),
-    Within(Name, Name, Ino),
+    Away(EntryName, Ino, EntryName),
+    Within(EntryName, EntryName, Ino),
 }
 
 /// The content of a directory entry, for comparison.
@@ -60,7 +60,7 @@ impl Shadow {
         self.nodes.insert(ino, Node::File { durable: Vec::new(), pending: Vec::new() });
     }
 
-    pub(super) fn changed(&mut self, ino: Ino, change: Change) {
+    pub(super) fn changed(&mut self, ino: Ino, change: ContentChange) {
         if let Some(Node::File { pending, .. }) = self.nodes.get_mut(&ino) {
             pending.push(change);
         }
@@ -76,13 +76,13 @@ impl Shadow {
     pub(super) fn length(&self, ino: Ino) -> u64 {
         let Some(Node::File { durable, pending }) = self.nodes.get(&ino) else { return 0 };
         pending.iter().fold(durable.len() as u64, |length, change| match change {
-            Change::Write(at, bytes) => length.max(at + bytes.len() as u64),
-            Change::Truncate(length) => *length,
+            ContentChange::Write(at, bytes) => length.max(at + bytes.len() as u64),
+            ContentChange::Truncate(length) => *length,
         })
     }
 
     /// The names in a directory as programs see them.
-    pub(super) fn names(&self, directory: Ino) -> BTreeMap<Name, Ino> {
+    pub(super) fn names(&self, directory: Ino) -> BTreeMap<EntryName, Ino> {
         let Some(Node::Directory { durable, pending }) = self.nodes.get(&directory) else {
             return BTreeMap::new();
         };
@@ -136,7 +136,7 @@ impl Shadow {
                 kept.insert(*ino, random.below(pending.len() as u64 + 1) as usize);
             }
         }
-        let arrived = |shadow: &Self, to: Ino, name: &Name, from: &HashMap<Ino, usize>| {
+        let arrived = |shadow: &Self, to: Ino, name: &EntryName, from: &HashMap<Ino, usize>| {
             let Some(Node::Directory { pending, durable }) = shadow.nodes.get(&to) else { return true };
             let until = from.get(&to).copied().unwrap_or(pending.len());
             let mut names = durable.clone();
@@ -167,11 +167,11 @@ impl Shadow {
                             _ => random.once_in(2),
                         };
                         match (keeps, change) {
-                            (true, Change::Write(place, mut bytes)) => {
+                            (true, ContentChange::Write(place, mut bytes)) => {
                                 if at == last && random.once_in(2) {
                                     bytes.truncate(random.below(bytes.len() as u64 + 1) as usize);
                                 }
-                                write(durable, &Change::Write(place, bytes));
+                                write(durable, &ContentChange::Write(place, bytes));
                             }
                             (true, change) => write(durable, &change),
                             (false, _) => {}
@@ -208,7 +208,7 @@ impl Shadow {
     }
 }
 
-fn rename(names: &mut BTreeMap<Name, Ino>, renaming: &Renaming) {
+fn rename(names: &mut BTreeMap<EntryName, Ino>, renaming: &Renaming) {
     match renaming {
         Renaming::Add(name, ino) => drop(names.insert(name.clone(), *ino)),
         Renaming::Remove(name) | Renaming::Away(name, ..) => drop(names.remove(name)),
@@ -220,15 +220,15 @@ fn rename(names: &mut BTreeMap<Name, Ino>, renaming: &Renaming) {
     }
 }
 
-fn write(content: &mut Vec<u8>, change: &Change) {
+fn write(content: &mut Vec<u8>, change: &ContentChange) {
     match change {
-        Change::Write(at, bytes) => {
+        ContentChange::Write(at, bytes) => {
             let (at, end) = (*at as usize, *at as usize + bytes.len());
             if content.len() < end {
                 content.resize(end, 0);
             }
             content[at..end].copy_from_slice(bytes);
         }
-        Change::Truncate(length) => content.resize(*length as usize, 0),
+        ContentChange::Truncate(length) => content.resize(*length as usize, 0),
     }
 }

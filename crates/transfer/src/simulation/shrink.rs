@@ -1,6 +1,6 @@
 //! Finds the smallest schedule that still fails.
 
-use super::{Event, Schedule};
+use super::{Schedule, ScheduledEvent};
 
 /// Leaves out events and makes their numbers smaller, as long as `fails` still returns true. Returns the
 /// smallest schedule.
@@ -18,8 +18,8 @@ pub fn shrink(schedule: &Schedule, mut fails: impl FnMut(&Schedule) -> bool) -> 
         for at in 0..least.events.len() {
             let mut earlier = least.clone();
             let place = match &mut earlier.events[at] {
-                Event::Cut(cut) => &mut cut.after,
-                Event::Kill { step, .. } | Event::Power { step, .. } => step,
+                ScheduledEvent::Cut(cut) => &mut cut.after,
+                ScheduledEvent::Kill { step, .. } | ScheduledEvent::Power { step, .. } => step,
             };
             if *place == 0 {
                 continue;

@@ -95,8 +95,9 @@ fn another_id_for_the_same_transfer_is_found() {
 #[test]
 fn what_was_sent_whole_once_is_unconfirmed() {
     let (_dir, mut runner) = runner();
-    let cut = Cut { sender: End::Server, after: 270, arrives: true, manner: Manner::SenderHears };
-    let events = vec![Event::Cut(cut), Event::Kill { end: End::Server, step: 39 }];
+    let cut = Cut { sender: EndOfTransfer::Server, after: 270, arrives: true, manner: Manner::SenderHears };
+    let events =
+        vec![ScheduledEvent::Cut(cut), ScheduledEvent::Kill { end: EndOfTransfer::Server, step: 39 }];
     for seed in [1_006_317, 1_083_678] {
         let outcome = runner.run(&Schedule::new(seed, Scenario::Sink, events.clone()), None);
         assert_eq!(outcome.fault, None);
@@ -112,11 +113,12 @@ fn what_was_sent_whole_once_is_unconfirmed() {
 fn a_reset_after_any_byte_prints_once() {
     let (_dir, mut runner) = runner();
     let mut ends = [0; 2];
-    for sender in [End::Client, End::Server] {
+    for sender in [EndOfTransfer::Client, EndOfTransfer::Server] {
         for after in (0..700).step_by(7) {
             for arrives in [true, false] {
                 let cut = Cut { sender, after, arrives, manner: Manner::Reset };
-                let outcome = runner.run(&Schedule::new(2, Scenario::Sink, vec![Event::Cut(cut)]), None);
+                let outcome =
+                    runner.run(&Schedule::new(2, Scenario::Sink, vec![ScheduledEvent::Cut(cut)]), None);
                 let told = format!("{cut:?}: {outcome:?}");
                 assert_eq!((&outcome.fault, outcome.client, outcome.commands), (&None, Some(0), 1), "{told}");
                 match outcome.server {

@@ -4,7 +4,8 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use scoped_tls::scoped_thread_local;
 
-use super::world::Work;
+/// What a thread does.
+pub(super) type ThreadWork = Box<dyn FnOnce()>;
 
 /// Why a thread has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ macro_rules! slots {
     ($($name:ident)*) => {
         $(scoped_thread_local!(static $name: Yielder<(), Pause>);)*
 
-        fn enter(slot: usize, yielder: &Yielder<(), Pause>, work: Work) {
+        fn enter(slot: usize, yielder: &Yielder<(), Pause>, work: ThreadWork) {
             let keys = [$(&$name),*];
             keys[slot].set(yielder, work);
         }
@@ -51,7 +52,7 @@ impl Threads {
         self.running.iter().position(Option::is_none)
     }
 
-    pub(super) fn start(&mut self, slot: usize, work: Work) -> std::io::Result<()> {
+    pub(super) fn start(&mut self, slot: usize, work: ThreadWork) -> std::io::Result<()> {
         let stack = match self.stacks.pop() {
             Some(stack) => stack,
             None => DefaultStack::new(1 << 20)?,
