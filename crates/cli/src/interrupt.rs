@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use linger_lab::Stop;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -38,11 +38,11 @@ pub(crate) fn on_first_and_overdue(
     overdue: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     let taken = take(first, overdue)?;
-    let mut set = SigSet::empty();
-    for &signal in taken {
-        set.add(nix::sys::signal::Signal::try_from(signal)?);
-    }
-    set.thread_block().map_err(Into::into)
+    set_of(taken)?.thread_block().map_err(Into::into)
+}
+
+fn set_of(signals: &[i32]) -> io::Result<SigSet> {
+    signals.iter().map(|&signal| Ok(Signal::try_from(signal)?)).collect()
 }
 
 /// Starts the thread that takes the signals. Returns which these are.
@@ -52,7 +52,11 @@ fn take(
 ) -> io::Result<&'static [i32]> {
     let signals: &'static [i32] =
         if outlives_terminal() { &[SIGINT, SIGTERM] } else { &[SIGINT, SIGTERM, SIGHUP] };
-    let mut taken = Signals::new(signals)?;
+    // A signal between the installation of the handler and its registration would be lost: it stays pending meanwhile.
+    let before = set_of(signals)?.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let taken = Signals::new(signals);
+    before.thread_set_mask()?;
+    let mut taken = taken?;
     let wait = move || {
         if taken.forever().next().is_none() {
             return;

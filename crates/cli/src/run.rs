@@ -140,6 +140,7 @@ fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
     options.unpack_into = std::env::var_os("TMPDIR").map(Into::into);
     options.search = std::env::var_os("PATH").unwrap_or(options.search);
     options.sanitizer_options = std::env::var_os("ASAN_OPTIONS").unwrap_or_default();
+    options.environment = std::env::vars_os().collect();
     options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
     options
 }

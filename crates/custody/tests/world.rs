@@ -31,6 +31,8 @@ struct Bed {
     hidden: bool,
     /// Threads that are within a call that copies.
     copying: Vec<Tid>,
+    /// The answer to a hand-over, if it is not taken.
+    refusal: Option<Answer>,
     now: Duration,
 }
 
@@ -64,7 +66,8 @@ impl Bed {
                 Answer::Flights { copying, sending: Vec::new(), quiet: true, census, took: Duration::ZERO }
             }
             Ask::Socket(_) => Answer::Socket(Socket::default()),
-            Ask::Unwatch(_) | Ask::HandOver { .. } | Ask::HandOverShutdown { .. } => Answer::Done(true),
+            Ask::HandOver { .. } => self.refusal.clone().unwrap_or(Answer::Done(true)),
+            Ask::Unwatch(_) | Ask::HandOverShutdown { .. } => Answer::Done(true),
             Ask::Discard(_) => unreachable!("no test has unread bytes at a finished peer"),
         }
     }
@@ -260,20 +263,21 @@ fn what_was_done_unheard_is_looked_for() {
     let mut open = Census::default();
     open.names.insert(INODE, vec![name(1, 3)]);
     for (unheard, heard, copied, ends) in [
-        (false, None, false, true),
-        (true, None, false, false),
-        (true, Some(&open), false, false),
-        (true, Some(&none), false, true),
-        // Nobody knows whether a process that cannot be looked at has the connection.
-        (true, Some(&hidden), false, false),
-        (true, Some(&none), true, false),
+        (false, vec![], false, true),
+        (true, vec![], false, false),
+        (true, vec![&open], false, false),
+        (true, vec![&none], false, true),
+        // Nobody knows whether a process that cannot be looked at has the connection, until it has ended.
+        (true, vec![&hidden], false, false),
+        (true, vec![&hidden, &none], false, true),
+        (true, vec![&none], true, false),
     ] {
         let mut bed = Bed::default();
         bed.appear(1, &[]);
         if unheard {
             bed.tell(Event::Unheard);
         }
-        if let Some(census) = heard {
+        for census in &heard {
             bed.tell(Event::Heard(census));
         }
         bed.names = vec![name(1, 3)];
@@ -281,6 +285,41 @@ fn what_was_done_unheard_is_looked_for() {
             bed.names.push(name(1, 5));
         }
         assert_eq!(hands_over(&bed.close(1, 3)), ends, "{unheard} {heard:?} {copied}");
+    }
+}
+
+/// The kernel gives an inode again. What may be in another program is forgotten by a look that finds it nowhere, unless
+/// the look is not the whole truth, or an event is being told of it.
+#[test]
+fn what_may_have_been_sent_unheard_is_forgotten_when_it_is_gone() {
+    let mut open = Census::default();
+    open.names.insert(INODE, vec![name(1, 3)]);
+    for (looked, gone, hidden, copying, ends) in [
+        (true, true, false, false, true),
+        (false, true, false, false, false),
+        (true, false, false, false, false),
+        (true, true, true, false, false),
+        (true, true, false, true, false),
+    ] {
+        let mut bed = Bed { hidden, ..Bed::default() };
+        bed.appear(1, &[]);
+        bed.tell(Event::Unheard);
+        bed.tell(Event::Heard(&open));
+        if copying {
+            bed.tell(Event::Fork { caller: caller(1), open: &[], hidden: false, alone: true });
+            bed.copying.push(Tid(10));
+        }
+        if !gone {
+            bed.names = vec![name(1, 3)];
+        }
+        if looked {
+            // Unheard calls may have copied another connection, so that all fds are looked at.
+            let other = Seen { cookie: Cookie(8), inode: Inode(80), ..seen(4) };
+            bed.tell(Event::Close { caller: caller(1), seen: other, way: Way::Close });
+        }
+        bed.hidden = false;
+        bed.copying.clear();
+        assert_eq!(hands_over(&bed.close(1, 3)), ends, "{looked} {gone} {hidden} {copying}");
     }
 }
 
@@ -299,6 +338,34 @@ fn what_is_being_closed_when_all_is_heard_was_there_before() {
             bed.tell(Event::Heard(&Census::default()));
         }
         assert_eq!(hands_over(&bed.closed(&before)), !unheard, "unheard: {unheard}");
+    }
+}
+
+/// The child of an unheard fork ends what its parent closed, and its unread bytes are counted then. Where only nobody has
+/// taken the connection, it is over, and another thread's call that closes it as well does not end it again.
+#[test]
+fn a_close_that_may_not_be_the_last_is_no_end() {
+    let unread = Seen { socket: Socket { unread: 5, ..Socket::default() }, ..seen(3) };
+    for (refusal, first, again) in [
+        (Answer::Unsure, vec![Count::Refused], vec![Count::Unread, Count::Handed]),
+        (Answer::Done(false), vec![Count::Unread, Count::Refused], vec![]),
+    ] {
+        let mut bed = Bed { names: vec![name(1, 3)], refusal: Some(refusal), ..Bed::default() };
+        bed.appear(1, &[]);
+        let close = |pid| Event::Close { caller: caller(pid), seen: unread, way: Way::Close };
+        let before = bed.tell(close(1));
+        bed.names.clear();
+        let done = bed.closed(&before);
+        assert_eq!(counts(&done), first);
+        bed.refusal = None;
+        bed.names = vec![name(2, 3)];
+        let mut done = bed.tell(close(2));
+        bed.names.clear();
+        if done.iter().any(|action| matches!(action, Action::Keep(_))) {
+            done.extend(bed.closed(&done));
+        }
+        assert_eq!(counts(&done), again);
+        assert_eq!(hands_over(&done), !again.is_empty());
     }
 }
 

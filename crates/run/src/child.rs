@@ -1,6 +1,6 @@
 //! The program as a child of the supervisor, which stays until the program and its last connection have ended.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -41,7 +41,7 @@ pub(crate) fn run(
         .map_err(RunError::system("cannot adopt the program's orphans"))?;
     let watched = way.put_into(&mut command, &name, token, options, limit)?;
     as_at_start(&mut command, Some(mask), if ignores_children { vec![libc::SIGCHLD] } else { Vec::new() });
-    name_own_pid(&mut command, &called, &program)?;
+    name_own_pid(&mut command, &called, &program, options.environment.clone())?;
     let started = start(&program, &mut command).inspect_err(|_| way.remove());
     // Dropping the command closes the fds that only the child was to have.
     drop(command);
@@ -70,11 +70,14 @@ pub(crate) fn run(
     Ok(ProgramEnd { status: Some(status), report })
 }
 
-/// If a variable names this process's pid, makes it name the program's pid instead.
-fn name_own_pid(command: &mut Command, called: &OsStr, program: &Program) -> Result<(), RunError> {
+/// If a variable of `environment`, which the command inherits, names this process's pid, makes it name the program's pid instead.
+fn name_own_pid(
+    command: &mut Command,
+    called: &OsStr,
+    program: &Program,
+    mut environment: Vec<(OsString, OsString)>,
+) -> Result<(), RunError> {
     let own = std::process::id().to_string();
-    // The command inherits this process's environment, changed by what was put into it.
-    let mut environment: Vec<_> = std::env::vars_os().collect();
     let meant: Vec<&str> = OWN_PID
         .into_iter()
         .filter(|name| environment.iter().any(|(key, value)| key == name && *value == *own))
@@ -82,6 +85,7 @@ fn name_own_pid(command: &mut Command, called: &OsStr, program: &Program) -> Res
     if meant.is_empty() {
         return Ok(());
     }
+    // What was put into the command comes on top.
     for (name, value) in command.get_envs() {
         environment.retain(|(key, _)| key != name);
         environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));

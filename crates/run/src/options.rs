@@ -58,6 +58,9 @@ pub struct Options {
     pub preloaded: OsString,
     /// The present value of ASAN_OPTIONS, which is kept.
     pub sanitizer_options: OsString,
+    /// The environment of this process, which the program gets. Where it has LISTEN_PID or WATCHDOG_PID and the program is a
+    /// child, these must name the child.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Default for Options {
@@ -82,6 +85,7 @@ impl Default for Options {
             search: "/usr/local/bin:/usr/bin:/bin".into(),
             preloaded: OsString::new(),
             sanitizer_options: OsString::new(),
+            environment: Vec::new(),
         }
     }
 }

@@ -245,6 +245,38 @@ fn a_stopped_supervisor_costs_only_the_cure() {
     });
 }
 
+/// What a process that cannot be looked at has been sent while the supervisor was stopped nobody knows. After its end the
+/// cure works again.
+#[test]
+fn a_stop_beside_a_hidden_process_costs_the_cure_until_that_has_ended() {
+    secluded(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
+        let mut server =
+            Server::start_listening(Some("seccomp incapable"), &[&program, "beside-hidden"], PORT);
+        let hidden = children(child(&server));
+        assert!(late_reader(PORT, 20_000, false).is_whole());
+        kill_process(server.pid(), Signal::STOP).unwrap();
+        waitpid(Some(server.pid()), WaitOptions::UNTRACED).unwrap();
+        assert!(!late_reader(PORT, 20_000, true).is_whole(), "closed plainly");
+        kill_process(server.pid(), Signal::CONT).unwrap();
+        // Longer than the supervisor needs to find out what was done, where nothing is hidden.
+        let until = Instant::now() + Duration::from_millis(1_500);
+        while Instant::now() < until {
+            assert!(!late_reader(PORT, 20_000, true).is_whole(), "the hidden process lives");
+        }
+        for process in hidden {
+            kill_process(process, Signal::KILL).unwrap();
+        }
+        let until = Instant::now() + Duration::from_secs(30);
+        while !late_reader(PORT, 20_000, false).is_whole() {
+            assert!(Instant::now() < until, "nothing is cured any more");
+        }
+        kill_process(server.pid(), Signal::TERM).unwrap();
+        assert!(server.said()["lingered"].as_u64() >= Some(2));
+    });
+}
+
 /// Waits until a process waits in a system call.
 fn await_call(process: Pid, call: i64) {
     let (path, wanted) = (format!("/proc/{process}/syscall"), format!("{call} "));
@@ -262,12 +294,16 @@ fn await_call(process: Pid, call: i64) {
 
 /// The program `ways` that a supervisor has started.
 fn child(supervisor: &Server) -> Pid {
-    let tasks = fs::read_dir(format!("/proc/{}/task", supervisor.pid())).unwrap().flatten();
-    let children: String =
-        tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
     let is_it =
-        |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "ways\n");
-    Pid::from_raw(children.split_whitespace().find(is_it).unwrap().parse().unwrap()).unwrap()
+        |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "ways\n");
+    children(supervisor.pid()).into_iter().find(is_it).unwrap()
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).unwrap().flatten();
+    let all: String =
+        tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
+    all.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
 }
 
 #[test]

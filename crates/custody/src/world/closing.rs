@@ -51,7 +51,7 @@ impl World {
 
     pub(super) fn unwatch(&mut self, kept: Kept, known: &Known) -> Result<(), Ask> {
         let Some(ending) = self.endings.get_mut(&kept) else { return Ok(()) };
-        if known.done.ok_or(Ask::Unwatch(kept))? {
+        if !known.unsure && known.done.ok_or(Ask::Unwatch(kept))? {
             ending.unwatched = true;
         } else {
             // If the supervisor kept its fd, epolls would report the connection to a program that has closed it.

@@ -64,10 +64,15 @@ impl Doubts {
     }
 
     /// All that was done unheard is over, and nothing is in flight: what is open now may have been sent to anybody, and what
-    /// comes later was not; but what is open in a process that is `hidden` nobody can tell.
-    pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>, hidden: bool) {
-        self.unheard = hidden;
+    /// comes later was not.
+    pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>) {
+        self.unheard = false;
         self.suspect.extend(open);
+    }
+
+    /// Keeps only these of the sockets that may have been sent unheard: the inodes of the others may be given again.
+    pub(super) fn still_suspects(&mut self, exists: impl Fn(Inode) -> bool) {
+        self.suspect.retain(|inode| exists(*inode));
     }
 
     /// Whether held connections may have been closed without a notification.

@@ -98,6 +98,11 @@ impl World {
             self.forget_ending(kept);
             return Ok(());
         }
+        if known.unsure {
+            // Not noted as an end, and its unread bytes are not counted: whoever has it may still end it.
+            self.refuse(kept);
+            return Ok(());
+        }
         let socket = known.socket.ok_or(Ask::Socket(kept))?;
         // Nobody has asked before how much of a killed process's connection is unread.
         let unread = if name.is_some() { unread } else { socket.unread };

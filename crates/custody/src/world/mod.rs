@@ -154,10 +154,11 @@ impl World {
                 self.doubts.unheard();
                 self.push(Task::Orphans);
             }
+            Event::Heard(Census { hidden: true, .. }) => {}
             Event::Heard(census) => {
                 // What is kept or held is there as well, if the program has just closed it.
                 let known = self.connections.values().map(|connection| connection.inode);
-                self.doubts.heard(census.names.keys().copied().chain(known), census.hidden);
+                self.doubts.heard(census.names.keys().copied().chain(known));
             }
             Event::Accepted { cookie, inode, pid } => self.accepted(cookie, inode, pid),
             Event::Closed(kept) => self.push(Task::Closed(kept)),

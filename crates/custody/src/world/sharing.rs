@@ -3,6 +3,7 @@
 //! message. This file keeps what is known of these holders, and says whether somebody else still holds a connection when an
 //! fd of it is closed: the supervisor may end the connection only if nobody does.
 
+use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use super::World;
@@ -122,6 +123,9 @@ impl World {
                 let is_told = tasks.iter().any(|(task, _)| task.is_about(*cookie));
                 is_told || connections.contains_key(cookie) || !census.names(*inode).is_empty()
             });
+            let told = tasks.iter().filter_map(|(task, _)| task.seen()).map(|seen| seen.inode);
+            let known: BTreeSet<Inode> = connections.values().map(|one| one.inode).chain(told).collect();
+            self.doubts.still_suspects(|inode| known.contains(&inode) || !census.names(inode).is_empty());
         }
         self.room = self.limits.shared.max(self.remembered() * 2);
         // A process that was counted as holder may have closed it unseen.

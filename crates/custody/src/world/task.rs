@@ -35,14 +35,19 @@ pub(super) enum Task {
 }
 
 impl Task {
-    /// Whether an event is being told of this connection.
-    pub(super) fn is_about(&self, cookie: Cookie) -> bool {
+    /// The connection that an event is being told of.
+    pub(super) fn seen(&self) -> Option<&Seen> {
         match self {
             Self::Share(seen, _) | Self::Send(seen, ..) | Self::Close(seen, ..) | Self::Shutdown(seen, _) => {
-                seen.cookie == cookie
+                Some(seen)
             }
-            _ => false,
+            _ => None,
         }
+    }
+
+    /// Whether an event is being told of this connection.
+    pub(super) fn is_about(&self, cookie: Cookie) -> bool {
+        self.seen().is_some_and(|seen| seen.cookie == cookie)
     }
 }
 
@@ -55,6 +60,8 @@ pub(super) struct Known {
     pub(super) socket: Option<Socket>,
     pub(super) discarded: Option<Discarded>,
     pub(super) done: Option<bool>,
+    /// Somebody may have the connection after all.
+    pub(super) unsure: bool,
 }
 
 impl Known {
@@ -68,6 +75,7 @@ impl Known {
             Answer::Socket(socket) => self.socket = Some(socket),
             Answer::Discarded(discarded) => self.discarded = Some(discarded),
             Answer::Done(done) => self.done = Some(done),
+            Answer::Unsure => self.unsure = true,
         }
     }
 }

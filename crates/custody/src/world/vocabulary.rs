@@ -115,7 +115,7 @@ pub enum Event<'a> {
     /// as long as one of them may not be over.
     Unheard,
     /// All calls without a notification are over, and after that nothing was in flight. The census shows what is open
-    /// now.
+    /// now. If a process cannot be looked at, nobody knows that, and nothing changes.
     Heard(&'a Census),
     /// A connection was accepted in the program's place and given to it; the driver holds an fd of its own.
     Accepted { cookie: Cookie, inode: Inode, pid: Pid },
@@ -202,6 +202,9 @@ pub enum Answer {
     Discarded(Discarded),
     /// Whether it was done.
     Done(bool),
+    /// [`Ask::Discard`], [`Ask::Unwatch`] or [`Ask::HandOver`] was not done: calls were made that are not reported yet,
+    /// so that somebody may have the connection.
+    Unsure,
 }
 
 /// A census: which process has which socket open, at one moment.

@@ -160,7 +160,7 @@ pub(crate) fn forbidden(trials: &[Trial]) -> Vec<&'static str> {
     if !is_filtered() {
         return Vec::new();
     }
-    let Some(seen) = Shared::new() else { return Vec::new() };
+    let Some(seen) = SharedPage::new() else { return Vec::new() };
     // A killed child leaves no core file, unless the filter kills it for setting that limit as well.
     let may_limit = *MAY_LIMIT.get_or_init(|| in_child(leave_no_core) == Some(true));
     let mut first = 0;
@@ -170,8 +170,9 @@ pub(crate) fn forbidden(trials: &[Trial]) -> Vec<&'static str> {
                 leave_no_core();
             }
             for (place, trial) in trials.iter().enumerate().skip(first) {
-                seen.note(place, Outcome::Begun);
-                let outcome = if trial.is_permitted() { Outcome::Permitted } else { Outcome::Forbidden };
+                seen.note(place, TrialResult::Begun);
+                let outcome =
+                    if trial.is_permitted() { TrialResult::Permitted } else { TrialResult::Forbidden };
                 seen.note(place, outcome);
             }
         });
@@ -180,11 +181,11 @@ pub(crate) fn forbidden(trials: &[Trial]) -> Vec<&'static str> {
             return Vec::new();
         }
         // The call that killed the child, if one did.
-        let ended = (first..trials.len()).find(|place| seen.is(*place, Outcome::Begun));
+        let ended = (first..trials.len()).find(|place| seen.is(*place, TrialResult::Begun));
         let Some(ended) = ended else { break };
         first = ended + 1;
     }
-    let refused = trials.iter().enumerate().filter(|(place, _)| !seen.is(*place, Outcome::Permitted));
+    let refused = trials.iter().enumerate().filter(|(place, _)| !seen.is(*place, TrialResult::Permitted));
     refused.map(|(_, trial)| trial.name).collect()
 }
 
@@ -206,19 +207,19 @@ fn leave_no_core() {
 
 /// What is known of a call from its trial.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+enum TrialResult {
     Begun = 1,
     Permitted = 2,
     Forbidden = 3,
 }
 
 /// A page that a child writes to and its parent reads.
-struct Shared(*mut u8);
+struct SharedPage(*mut u8);
 
 /// The page's length. It is more than the number of trials.
 const PAGE: usize = 4_096;
 
-impl Shared {
+impl SharedPage {
     fn new() -> Option<Self> {
         let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: new memory, wherever the kernel likes.
@@ -226,14 +227,14 @@ impl Shared {
         (page != libc::MAP_FAILED).then_some(Self(page.cast()))
     }
 
-    fn note(&self, place: usize, outcome: Outcome) {
+    fn note(&self, place: usize, outcome: TrialResult) {
         if let Some(cell) = self.cell(place) {
             cell.store(outcome as u8, Relaxed);
         }
     }
 
     /// The parent asks after the child's end.
-    fn is(&self, place: usize, outcome: Outcome) -> bool {
+    fn is(&self, place: usize, outcome: TrialResult) -> bool {
         self.cell(place).is_some_and(|cell| cell.load(Relaxed) == outcome as u8)
     }
 
@@ -243,7 +244,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedPage {
     fn drop(&mut self) {
         // SAFETY: mapped by `new`, and nobody has a reference into it.
         unsafe { libc::munmap(self.0.cast(), PAGE) };

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use linger_custody::Count;
 use linger_custody::world::{Action, Answer, Ask as Wanting, Census, Event, Kept, Pid, World};
-use linger_custody::{Count, Discarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -29,11 +29,14 @@ use pace::{Rounds, SOON};
 /// The pause after the last thread has left the filter, until its process has closed its fds.
 const LAST: Duration = Duration::from_micros(200);
 
-/// How long a signal waits for a thread that waits for a connection, which only a fatal one interrupts.
+/// Longest delay of a signal to a thread that is blocked in `accept`: only a fatal signal interrupts such a call.
 const SIGNALS: Duration = Duration::from_millis(50);
 
 /// After this time a call that the guard has continued is over.
 const OVER: Duration = Duration::from_secs(1);
+
+/// Looks for what these calls have done take at most one in this many parts of the time.
+const SHARE: u32 = 20;
 
 /// The calls that copy fds, but for messages.
 const COPYING: &[i64] = &[
@@ -95,18 +98,18 @@ impl Woken {
     }
 }
 
-/// The thread's rooms: none knows another.
+/// The parts of the thread. None of them uses another.
 pub(super) struct Driver {
     ask: Ask,
     world: World,
     hands: Hands,
     wanted: Wanted,
     counts: Arc<Counts>,
-    /// Threads that wait for a connection (with `--hold`).
+    /// Threads blocked in `accept` (with `--hold`).
     accepting: Vec<Accepting>,
     started: Instant,
     rounds: Rounds,
-    /// When to look at what was let close: many take long.
+    /// When to look next at fds whose close was continued: a look at many of them takes long.
     look_at: Instant,
     unheard: Unheard,
     /// Receives the first refusal.
@@ -248,15 +251,18 @@ impl Driver {
     /// Until when to wait for what comes seldom.
     fn timeout(&self) -> Option<Timespec> {
         let due = self.world.due().map(|due| due.saturating_sub(self.now()));
-        let waits =
-            [(!self.accepting.is_empty()).then_some(SIGNALS), self.unheard.is_any.then_some(OVER / 10), due];
+        let waits = [
+            (!self.accepting.is_empty()).then_some(SIGNALS),
+            self.unheard.is_any.then(|| self.unheard.next.saturating_duration_since(Instant::now())),
+            due,
+        ];
         Timespec::try_from(waits.into_iter().flatten().min()?).ok()
     }
 
-    /// Tells of calls that the guard has let happen while this process was stopped.
+    /// Reports calls that the guard has continued while this process was stopped.
     ///
-    /// It is checked with each notification: the guard counts a call before it lets it happen. `others` is whether anything else
-    /// has happened.
+    /// Checked with each notification: the guard counts a call before it continues it. `others` says whether anything
+    /// else has happened.
     fn mind_unheard(&mut self, others: bool) {
         let unheard = if others { self.ask.unheard() } else { self.ask.counted() };
         let now = Instant::now();
@@ -277,9 +283,16 @@ impl Driver {
         // takes an fd out of its queue a moment before its process has it.
         let quiet = eyes::quiet(&processes);
         if std::mem::replace(&mut self.unheard.quiet, quiet) && quiet {
-            self.unheard.is_any = false;
-            self.tell(Event::Heard(&eyes::census_of(&processes)), None);
+            let census = eyes::census_of(&processes);
+            // Nobody knows what a process that cannot be looked at has, and what it has been sent: until it ends, nothing is
+            // known to be over.
+            self.unheard.is_any = census.hidden;
+            if !census.hidden {
+                self.tell(Event::Heard(&census), None);
+            }
         }
+        let took = now.elapsed();
+        self.unheard.next = now + took + (took * SHARE).max(OVER / 10);
     }
 
     fn now(&self) -> Duration {
@@ -354,8 +367,9 @@ impl Driver {
     fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
         match ask {
             // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
-            Wanting::Discard(_) if self.has_news() => Answer::Discarded(Discarded::Unable),
-            Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => Answer::Done(false),
+            Wanting::Discard(_) | Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => {
+                Answer::Unsure
+            }
             Wanting::Which { inode, names } => Answer::Name(eyes::which(inode, names)),
             Wanting::Census { copying } => {
                 self.counts.look();

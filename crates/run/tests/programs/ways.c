@@ -119,7 +119,7 @@ static void serve(int c) {
         close(c);
         return;
     }
-    if (is("close")) check(close(c) == 0);
+    if (is("close") || is("beside-hidden")) check(close(c) == 0);
     else if (is("shutdown")) { check(shutdown(c, SHUT_RDWR) == 0); close(c); }
     else if (is("shutdown-read")) { check(shutdown(c, SHUT_RD) == 0); close(c); }
     else if (is("dup")) { int d = dup(c); close(c); close(d); }
@@ -171,6 +171,16 @@ int main(int count, char **arguments) {
     signal(SIGCHLD, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
     int listener = listening(SOCK_CLOEXEC);
+    if (is("beside-hidden")) {
+        int hidden[2];
+        check(pipe(hidden) == 0);
+        if (fork() == 0) {
+            check(prctl(PR_SET_DUMPABLE, 0) == 0);
+            tell(hidden);
+            for (;;) pause();
+        }
+        await(hidden);
+    }
     int pair[2] = {-1, -1};
     int told[2] = {-1, -1};
     if (is("pass")) {

@@ -24,6 +24,7 @@ fn main() {
     let values =
         |key| settings.split(' ').filter_map(move |word: &str| word.strip_prefix(key)?.parse::<u64>().ok());
     let mut options = Options::default();
+    options.environment = std::env::vars_os().collect();
     options.hold = has("hold");
     options.stay = has("stay");
     options.via = has("seccomp").then_some(Via::Seccomp);

@@ -19,8 +19,9 @@ impl Driver {
             Ask::Flights { copying, sending } => self.look_for_flights(kernel, &copying, &sending),
             Ask::Socket(kept) => self.ask_socket(kernel, kept),
             // This cannot be undone, and may be wrong because of calls that are not known yet.
-            Ask::Discard(_) if self.has_news(kernel) => Ok(Answer::Discarded(Discarded::Unable)),
-            Ask::HandOver { kept, .. } if self.has_news(kernel) => self.refuse(kernel, kept),
+            Ask::Discard(kept) | Ask::HandOver { kept, .. } if self.has_news(kernel) => {
+                self.refuse(kernel, kept)
+            }
             Ask::Discard(kept) => self.discard(kernel, kept),
             Ask::Unwatch(kept) => self.unwatch(kernel, kept),
             Ask::HandOver { kept, cookie, unread } => self.hand_over(kernel, kept, cookie, unread),
@@ -141,7 +142,7 @@ impl Driver {
             *reported = true;
             kernel.connections[*connection].may_refuse = true;
             kernel.connections[*connection].early += u32::from(!*closed);
-            return Ok(Answer::Done(false));
+            return Ok(if self.has_news(kernel) { Answer::Unsure } else { Answer::Done(false) });
         }
         for epoll in kernel.processes[process].epolls() {
             kernel.connections[*connection].watched_by.remove(&epoll);
@@ -151,10 +152,8 @@ impl Driver {
 
     /// Refuses, because calls were continued since the holders of the connection were looked for.
     fn refuse(&self, kernel: &mut Kernel, kept: Kept) -> Result<Answer, Fault> {
-        let connection = &mut kernel.connections[self.connection(kept)?];
-        connection.may_refuse = true;
-        connection.saves_unread += u32::from(self.kept[&kept].unread > 0);
-        Ok(Answer::Done(false))
+        kernel.connections[self.connection(kept)?].may_refuse = true;
+        Ok(Answer::Unsure)
     }
 
     fn hand_over(

@@ -1,10 +1,10 @@
 //! Nothing is remembered for ever: the next census removes connections that are gone, and it does come.
 
 use linger_custody::Socket;
-use linger_custody::world::{Action, Answer, Ask, Cookie, Event, Inode, Name, Seen, State};
+use linger_custody::world::{Action, Answer, Ask, Caller, Cookie, Event, Inode, Name, Seen, State, Way};
 
 use super::answer::census;
-use super::{Driver, Fault, cookie, pid};
+use super::{Driver, Fault, cookie, inode, pid, tid};
 use crate::kernel::Kernel;
 
 /// Cookies and inodes that no connection of a schedule has.
@@ -58,6 +58,27 @@ impl Driver {
         let still = own.iter().filter(|one| self.world.state(one.cookie) == State::ShutDown).count();
         if still != own.len() {
             return Err(format!("forgets {} connections that somebody has", own.len() - still));
+        }
+        self.check_given_again(kernel)
+    }
+
+    /// The inode of a connection that is gone is given again: to close the new one with it takes no look.
+    fn check_given_again(&mut self, kernel: &Kernel) -> Result<(), Fault> {
+        let process = kernel.processes.len();
+        let caller = Caller { pid: pid(process), tid: tid(process, 0) };
+        for (index, connection) in kernel.connections.iter().enumerate() {
+            if connection.told_sent || self.opaque {
+                continue;
+            }
+            let socket = Socket { peer_finished: true, ..Socket::default() };
+            let new = Cookie(2 * OTHERS + index as u64);
+            let seen = Seen { fd: 0, cookie: new, inode: inode(index), socket };
+            self.world.on(Event::Close { caller, seen, way: Way::Close }, self.now);
+            while let Some(action) = self.world.next() {
+                if !matches!(action, Action::Count { .. }) {
+                    return Err(format!("another connection has the inode of {index}: {action:?}"));
+                }
+            }
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ pub(super) struct Hints {
     names: BTreeMap<Inode, Vec<Option<Name>>>,
     /// The only process that has sent a connection, as long as no other is known to have it; `None` afterwards.
     senders: BTreeMap<Inode, Option<Pid>>,
+    /// How many fds of each connection the present event tells of, if it tells of all that a process has.
+    present: BTreeMap<Inode, usize>,
 }
 
 impl Hints {
@@ -46,10 +48,9 @@ impl Hints {
         for inode in before {
             let names = census.names(*inode).iter().filter(|_| world.shares(*inode));
             let mut names: Vec<_> = names.take(LIMITS.names).copied().map(Some).collect();
-            // The fd that is being closed may be remembered as well.
-            if names.len() < LIMITS.names {
-                names.push(None);
-            }
+            // The fd that is being closed may be remembered as well, and those of a fork that come after the look.
+            let more = self.present.get(inode).copied().unwrap_or(1);
+            names.resize(LIMITS.names.min(names.len() + more), None);
             self.names.insert(*inode, names);
         }
     }
@@ -60,6 +61,7 @@ impl Driver {
     pub(super) fn note_hints(&mut self, event: &Event<'_>) {
         self.is_ending = matches!(event, Event::Close { .. } | Event::Closed(_));
         self.asked_which = false;
+        self.hints.present.clear();
         // A connection that is no longer shared is not remembered.
         self.hints.names.retain(|inode, _| self.world.shares(*inode));
         match event {
@@ -83,6 +85,7 @@ impl Driver {
                 for one in *open {
                     self.hints.meet(one.inode, caller.pid, false);
                     self.hints.note(one.inode, Name { pid: caller.pid, fd: one.fd }, true);
+                    *self.hints.present.entry(one.inode).or_default() += 1;
                 }
             }
             Event::Closed(kept) => {

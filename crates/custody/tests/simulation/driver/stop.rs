@@ -98,15 +98,17 @@ impl Driver {
         if !std::mem::replace(&mut self.stop.quiet, quiet) || !quiet {
             return false;
         }
+        let census = census(kernel);
+        // Nobody can know what a hidden process has, and what it has been sent.
+        if census.hidden {
+            return false;
+        }
         self.stop.is_any = false;
         let kept: BTreeSet<usize> = self.kept.values().map(|one| one.connection).collect();
         let open = |index: &usize| {
             kernel.connections[*index].end == End::Open || kept.contains(index) || self.held.contains(index)
         };
         self.stop.suspects.extend((0..kernel.connections.len()).filter(open));
-        let census = census(kernel);
-        // Nobody can know where a hidden process has sent its connections.
-        self.opaque |= census.hidden;
         self.cover("heard", kernel);
         self.on("heard", None, Event::Heard(&census));
         true
