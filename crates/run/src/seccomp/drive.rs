@@ -63,7 +63,7 @@ struct Unheard {
     /// Until when one of them may not be over, and when that is reported again.
     until: Instant,
     next: Instant,
-    /// The last look has found nothing in flight.
+    /// The last look has found nothing in flight, and nothing hidden.
     quiet: bool,
 }
 
@@ -282,17 +282,16 @@ impl Driver {
         // The messages are checked first: an fd that is received between the two looks is then found open. Twice, for `recvmsg`
         // takes an fd out of its queue a moment before its process has it.
         let quiet = eyes::quiet(&processes);
-        if std::mem::replace(&mut self.unheard.quiet, quiet) && quiet {
-            let census = eyes::census_of(&processes);
-            // Nobody knows what a process that cannot be looked at has, and what it has been sent: until it ends, nothing is
-            // known to be over.
-            self.unheard.is_any = census.hidden;
-            if !census.hidden {
-                self.tell(Event::Heard(&census), None);
-            }
+        let census = eyes::census_of(&processes);
+        // Nobody knows what a process that cannot be looked at has, and what it has been sent, until it ends.
+        let is_over = quiet && !census.hidden;
+        if std::mem::replace(&mut self.unheard.quiet, is_over) && is_over {
+            self.unheard.is_any = false;
+            self.tell(Event::Heard(&census), None);
         }
         let took = now.elapsed();
-        self.unheard.next = now + took + (took * SHARE).max(OVER / 10);
+        let pause = if census.hidden { OVER } else { OVER / 10 };
+        self.unheard.next = now + took + (took * SHARE).max(pause);
     }
 
     fn now(&self) -> Duration {
