@@ -163,8 +163,8 @@ fn put_libraries(root: &Path, program: &str) {
     }
 }
 
-/// An image's root with `linger`, and a server that is linked statically and dynamically. `None` if that is not
-/// possible here.
+/// The root directory of an image: `linger` and its libraries, and the servers of `acts.c` twice, linked statically and
+/// dynamically. `None` if gcc is not installed.
 fn image() -> Option<tempfile::TempDir> {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
@@ -186,7 +186,6 @@ fn image() -> Option<tempfile::TempDir> {
 
 /// A pod that is restricted as in Kubernetes, under containerd's profile: no capability, a read-only root, a user that
 /// is not root, and no file that can be written can be executed.
-/// of what can be written can be executed.
 #[test]
 fn in_a_restricted_pod_of_containerd() {
     let Some(directory) = image() else { return };

@@ -1,8 +1,9 @@
 //! Which processes may still have a connection that one process has closed.
 //!
-//! A process nominates a connection: it has closed its last fd of it. That ends the connection only if no other process
-//! has an fd. Nobody notifies of the calls that give one away, so this must be proved from what the kernel tells: when
-//! each process was made, and which fds it has. What is not proved is left as it is.
+//! A process nominates a connection when it has closed its own last fd of that connection. The supervisor may end the
+//! connection only if no other process has an fd of it. Calls that give another process an fd are not reported, so this
+//! must be proved from what the kernel tells: when each process was made, and which fds it has. If it cannot be proved,
+//! the connection is left as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;

@@ -50,10 +50,11 @@ impl Published {
 
 /// loom's atomics, with every two operations of one atomic taken as dependent.
 ///
-/// loom goes back to the last operation that an operation depends on, whosever it was, and two loads do not depend on each
-/// other. So a thread that loads and then exchanges hides from it that another thread's load came before both, and the
-/// order with the exchange first is never tried. A relaxed addition of nothing before each operation makes them dependent,
-/// and orders nothing.
+/// To try another order, loom goes back to the last operation that the present one depends on, even one of the same
+/// thread, and it takes two loads as independent. If thread B loads, and then thread A loads and exchanges, the last
+/// operation that A's exchange depends on is A's own load. loom does not look behind that load, so the order in which A's
+/// exchange comes before B's load is never tried. A relaxed addition of 0 before each operation makes all operations
+/// dependent, and orders nothing.
 #[cfg(loom)]
 mod modelled {
     use core::sync::atomic::Ordering::{self, Relaxed};

@@ -128,8 +128,8 @@ fn whatever_the_ending_a_response_is_whole_or_refused() {
     });
 }
 
-/// An application that sends `records` and resets the connection with the request unread; `cut` bytes of the
-/// records are kept back.
+/// An application that sends a response with a body of `answer` bytes, without the last `cut` bytes of its records, and
+/// resets the connection with the request unread.
 fn resetting(answer: usize, cut: usize) -> (SocketAddr, thread::JoinHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();

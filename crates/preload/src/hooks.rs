@@ -1,7 +1,7 @@
 //! The functions of the C library that this library replaces.
 //!
 //! Most of these functions do something of their own only for a tracked fd. Then they call the next definition of the same
-//! name (`RTLD_NEXT`), which the constructor looks up; a function that is called before the constructor looks it up itself.
+//! name (`RTLD_NEXT`). The constructor looks all of these up. A function that is called earlier looks up its own.
 //! If there is no next definition, the function fails with `ENOSYS`. As long as the next definition is not looked up, `close`
 //! and `dup2` make the system call themselves; `close_range` and `closefrom` always do.
 

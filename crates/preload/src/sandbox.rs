@@ -2,8 +2,8 @@
 //! program asks for.
 //!
 //! Such a filter permits what the program does. A call that it does not permit may end the process. So the program's connections
-//! are closed as without this library, the fd of the connection to the supervisor may be closed or replaced, and the supervisor
-//! says that the process is not covered.
+//! are closed as without this library, the fd of the connection to the supervisor is no longer protected from the program's own
+//! `close` and `dup2`, and the supervisor says that the process is not covered.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

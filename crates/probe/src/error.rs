@@ -30,7 +30,7 @@ pub enum ProbeError {
         /// What arrived instead.
         reason: String,
     },
-    /// Hostile questions were asked for to an address that is neither loopback nor private, and
+    /// The probe was told to ask hostile questions of an address that is neither loopback nor private, and
     /// [`own_server`](crate::ProbeConfig::own_server) is not set.
     #[error("{0} is neither loopback nor private, and hostile questions are for a server of one's own")]
     NotYours(String),

@@ -116,8 +116,8 @@ fn what_cannot_be_proved_is_left_plain_and_named() {
     });
 }
 
-/// A copy by a system call that the library does not see. The first closes of a program are looked for in all processes
-/// anyway.
+/// The program copies an fd by a system call that the library does not see. The copy is found anyway: the supervisor looks in
+/// all processes for a program's first connections (`TRUST` in `prover.rs`).
 #[test]
 fn an_unseen_copy_is_found() {
     secluded(|| {

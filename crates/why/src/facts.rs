@@ -156,8 +156,8 @@ impl<'a> Facts<'a> {
         (self.active() && !(1..=1024).contains(&step)).then_some((last, id))
     }
 
-    /// If the reset came sooner than its alleged sender can have answered, returns two times in nanoseconds: from the packet
-    /// that the reset answers to the reset, and the sender's quickest answer of all.
+    /// If the reset came sooner than its alleged sender can have answered, returns two times in nanoseconds: how long
+    /// after its trigger (the packet that it answers) the reset came, and the sender's quickest answer of all.
     pub(crate) fn answered_too_fast(&self) -> Option<(u64, u64)> {
         let trigger = self.trigger?;
         let s = self.sender;

@@ -11,7 +11,7 @@ use crate::{Cause, Class, Confidence, Finding};
 const MAX_GROUPS: usize = 10_000;
 /// Connections listed by name in each group.
 const MAX_MEMBERS: usize = 1_000;
-/// Resets of an ended process further apart than this, in nanoseconds, are two deaths.
+/// Resets of an ended process in different periods of this many nanoseconds count as two deaths.
 const APART: u64 = 60_000_000_000;
 
 /// Resets with one cause at one place.

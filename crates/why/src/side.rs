@@ -231,8 +231,8 @@ impl Side {
         let options = segment.parse_options();
         self.scale = options.window_scale.unwrap_or(0);
         self.timestamps |= options.timestamps.is_some();
-        // Windows of SYNs are never scaled (RFC 7323 section 2.2). If no such option is seen, it may have been cut off
-        // by the snap length: the scale is not known.
+        // The window of a SYN is never scaled (RFC 7323 section 2.2); the shift brings it to the unit of later windows.
+        // Without a window scale option it is not counted: the snap length may have cut the option off.
         if options.window_scale.is_some() {
             self.greatest_window = segment.window.unwrap_or(0) >> self.scale;
         }

@@ -113,8 +113,9 @@ impl Machine {
         let said = String::from_utf8_lossy(&output.stderr);
         let what = format!("linger {words} under {fault}: {} {said}", output.status);
         assert!(!said.contains("panicked"), "{what}");
-        // `run` passes SIGABRT on to the program, as systemd's watchdog wants it. So an abort of std, or of a libc
-        // without the memory for its message, ends `run` by SIGABRT.
+        // The other verbs turn an abort for lack of memory into an exit status (`memory.rs`). `run` must leave SIGABRT
+        // alone: systemd's watchdog sends it, and expects a core dump. So an abort of std, or of a libc without the
+        // memory for its message, ends `run` by SIGABRT.
         let is_std_abort = words.starts_with("run ")
             && (said.contains("memory allocation of") || fault.starts_with("--as="))
             && output.status.signal() == Some(Signal::ABORT.as_raw());

@@ -91,7 +91,7 @@ impl WorkerProcess {
     /// Waits until the process is gone. Returns how many bytes it had written.
     ///
     /// # Errors
-    /// Returns the errors of `waitpid(2)`.
+    /// Returns the errors of `read(2)` on the process's pipe.
     pub(crate) fn wait(self) -> io::Result<u64> {
         let mut told = [0; 8];
         let wrote = match rustix::io::read(&self.wrote, &mut told)? {

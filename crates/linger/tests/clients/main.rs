@@ -1,4 +1,5 @@
-//! Stock clients x HTTP/1.1 and HTTP/2 x direct, behind nginx, behind HAProxy: each early answer, and each next request.
+//! Whether stock clients, with HTTP/1.1 and HTTP/2, directly, behind nginx and behind HAProxy, get the whole of each early
+//! answer to an upload, and the answer to the next request.
 //!
 //! A round is an upload that the server refuses before it has read it, with an answer of 300,000 bytes, and at once the next
 //! request of the same pool. One round of each belongs to every run of the tests. Forty, whose results are in

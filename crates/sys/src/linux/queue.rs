@@ -28,7 +28,8 @@ pub fn unread(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// Sets how many received bytes make a socket readable (`SO_RCVLOWAT`).
 ///
 /// On TCP this holds for `poll` and `epoll`, too. The end of the stream, and a window that is about to close, make the socket
-/// readable with fewer bytes. The kernel lowers the number to half the receive buffer.
+/// readable with fewer bytes. The kernel caps the number at half of `tcp_rmem[2]`, and enlarges the receive buffer to hold it; if
+/// `SO_RCVBUF` was set, it caps the number at half of that buffer (`tcp_set_rcvlowat`).
 ///
 /// # Errors
 /// Returns the errors of `setsockopt(2)`.

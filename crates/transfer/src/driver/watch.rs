@@ -2,8 +2,8 @@
 //!
 //! What a thread does between two calls of its session may take long, and may never end: an open on NFS, a read of a
 //! dying disk, a sync. No call of the system can be ended from outside while it waits for a disk, and nobody knows
-//! beforehand which call it will be. So nothing is moved to another thread for it. A thread beside the session looks
-//! four times a second whether the session was used. If it was not, this thread takes its part, as the monitor of Go's
+//! beforehand which call it will be. So no call can be chosen to run in another thread. Instead a thread beside the
+//! session looks four times a second whether the session was used. If it was not, this thread takes its part, as the monitor of Go's
 //! scheduler takes the processor of a thread that is stuck in a system call: it tells the peer what is waited for, and
 //! looks whether the peer has left or somebody asks for the end. Then it gives the session's own thread a moment to come
 //! back, closes the connection, and leaves that thread behind.

@@ -85,8 +85,8 @@ struct KeptFd {
     open_since: Option<Duration>,
     /// It could not be removed from the program's epolls.
     reported: bool,
-    /// Other processes that had the connection when its fd was seen to be gone. If no message ever carried it, such a
-    /// close is counted.
+    /// The other processes, as bits, that had the connection when this fd was seen to be gone; 0 if they are not known
+    /// (`Kernel::others`). If one of them still has it, the close must be counted (`check_dropped`).
     others: u8,
 }
 

@@ -143,9 +143,8 @@ pub(crate) struct Connection {
     pub(crate) receivers: u8,
     /// One of them was seen to have it.
     pub(crate) arrived: bool,
-    /// It was only in a message, or in the child of a fork that was not over. If its last holder is killed meanwhile,
-    /// the receiver's copy is no longer held.
-    /// any more.
+    /// A message carried it, or for a time no process had it, only the child of a fork that was not over. If its last
+    /// holder is killed at such a time, the supervisor gives up its own copy, so a loss by a later kill is no fault.
     pub(crate) was_sent: bool,
     /// It was copied or sent by a call at whose fd another thread had put it after the call had begun. In this race of
     /// the program with itself nobody knows which connection is meant.
