@@ -165,10 +165,7 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     targets.extend(named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded))));
     if is_there("cargo-nextest")? {
         all_are_listed(with(&["nextest", "list", "--message-format", "json"], &targets), packages)?;
-        // Most tests wait for other processes half of their time.
-        let threads = std::thread::available_parallelism().map_or(2, |processors| 2 * processors.get());
-        let run = ["nextest", "run", "--no-fail-fast", "--test-threads", &threads.to_string()];
-        call(&mut with(&run, &targets)).context("the tests")?;
+        call(&mut with(&["nextest", "run", "--no-fail-fast"], &targets)).context("the tests")?;
     } else {
         call(&mut with(&["test", "--no-fail-fast"], &targets)).context("the tests")?;
     }

@@ -47,7 +47,7 @@ pub struct HalfClosed {
     pub unread: u32,
 }
 
-/// How to end a connection whose last holder lets go of it.
+/// Decides how to end a connection that its last holder closes.
 ///
 /// The kernel resets a connection that is closed with unread bytes, or to which bytes come later (`tcp_close` and
 /// `tcp_rcv_state_process` in Linux). Neither can happen once the peer's FIN is there and nothing is unread.

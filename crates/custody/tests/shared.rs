@@ -1,4 +1,5 @@
-//! What both drivers share, each rule with a counter-example one field away.
+//! What the drivers of processes and of the supervisor have in common: each rule with a counter-example that
+//! differs in one field.
 
 use linger_custody::{Count, Discarded, Fate, HalfClosed, Rights, Socket, after_discarding, fate, is_over};
 

@@ -1,4 +1,4 @@
-//! Work that may take long, such as fsync or hashing: never on the thread that owns the socket.
+//! Work that may take long, such as fsync or hashing, is never done on the thread that owns the socket.
 //!
 //! For work that is known to be long, and for commands, which go on without their session: a helper thread does it. What may
 //! unexpectedly be long is done where it stands; see `driver/watch.rs`. The session meanwhile tells the peer how far it is, and hears whoever asks for the end. A

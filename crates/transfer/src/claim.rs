@@ -56,6 +56,7 @@ impl Claimant {
     /// Claims a file, waiting for an older session to release it.
     pub(crate) fn claim(&self, token: Token) -> Result<Claim, Fault> {
         let started = host::now();
+        let mut cancelled = None;
         loop {
             if host::lacks(Rule::ClaimFiles) {
                 return Ok(Claim { claims: self.claims.clone(), token, session: self.session });
@@ -69,12 +70,15 @@ impl Claimant {
                     }
                     Some(holder) if holder.session >= self.session => break,
                     Some(holder) if host::now().saturating_duration_since(started) > FINISH => {
-                        holder.cancel.cancel()
+                        cancelled.get_or_insert_with(host::now);
+                        holder.cancel.cancel();
                     }
                     Some(_) => {}
                 }
             }
-            if host::now().saturating_duration_since(started) > FINISH + STOP || self.cancel.wait(LOOK) {
+            // Counted from there, even if this thread has come to run late: the older session has to hear of it.
+            let too_late = cancelled.is_some_and(|since| host::now().saturating_duration_since(since) > STOP);
+            if too_late || self.cancel.wait(LOOK) {
                 break;
             }
         }

@@ -45,7 +45,7 @@ pub struct Client {
     port: u16,
     options: ClientOptions,
     cancel: Cancel,
-    /// A server on this machine takes this client for a stranger, who has to encrypt.
+    /// A server on this machine takes this client for another user's, so that it has to encrypt.
     stranger: AtomicBool,
     /// Of the session under way.
     activity: Mutex<Option<Arc<Activity>>>,

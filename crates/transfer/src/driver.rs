@@ -142,7 +142,7 @@ impl Session {
         self.core().receive()
     }
 
-    /// Looks for what the peer has done, without waiting.
+    /// Returns the peer's next event if it has arrived. Does not wait.
     ///
     /// # Errors
     /// Returns the errors of [`receive`](Self::receive).

@@ -20,7 +20,7 @@ use crate::path::{RelPath, WORK};
 /// How the names of temporary files in the work directory begin.
 pub(crate) const TEMPORARY: &str = "tmp-";
 
-/// A directory and everything below it, as far as it is reachable without leaving.
+/// A directory and everything below it that can be reached without leaving it.
 #[derive(Debug)]
 pub(crate) struct Root {
     fd: OwnedFd,
@@ -206,7 +206,8 @@ fn is_work_name(name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else { return false };
     let ignored = |c: &char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     let folded = name.chars().filter(|c| !ignored(c)).flat_map(char::to_lowercase);
-    // Full-width and other compatibility letters are not folded by any file system that Linux has.
+    // Full-width and other compatibility letters are not folded: no file system of Linux takes them for the plain
+    // letters.
     folded.eq(WORK.chars())
 }
 

@@ -260,9 +260,8 @@ impl Server {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections once
-    /// so many have asked for something and ended. A connection that asks for nothing, such as a port scan's, does not
-    /// count.
+    /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections
+    /// once this many requests have ended. A connection without a request, such as a port scan's, does not count.
     ///
     /// # Errors
     /// Returns the errors of `accept(2)` that do not concern a single connection.

@@ -242,7 +242,7 @@ impl Spool {
         Ok(())
     }
 
-    /// The content once more, for a thread of its own.
+    /// The same content through another descriptor, for a thread of its own.
     pub(crate) fn hand_over(&self) -> Result<Self, Fault> {
         let file = self.file.try_clone().map_err(|error| self.fault(&error))?;
         let Self { name, port, displays, launcher, length, .. } = self;

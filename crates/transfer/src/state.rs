@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use crate::alive::Gauge;
@@ -102,8 +102,13 @@ impl PartLog {
     ) -> Result<(Self, OwnedFd), Errno> {
         let log = disk::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?;
         lock(&log)?;
-        let empty = OPEN.union(OFlags::CREATE).union(OFlags::TRUNC);
-        let part = disk::openat(dir, part, empty, PRIVATE)?;
+        // It is made anew and not emptied: after a power cut the old name may be a second one of a delivered file.
+        match disk::unlinkat(dir, part, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+        let new = OPEN.union(OFlags::CREATE).union(OFlags::EXCL);
+        let part = disk::openat(dir, part, new, PRIVATE)?;
         let header = header(token, hashing, &rustix::fs::fstat(&part)?);
         disk::ftruncate(&log, 0)?;
         write_full(log.as_fd(), &header, 0)
@@ -131,6 +136,10 @@ impl PartLog {
         lock(&log)?;
         let Ok(part) = disk::openat(dir, part, OPEN, Mode::empty()) else { return Ok(None) };
         let stat = rustix::fs::fstat(&part)?;
+        if stat.st_nlink > 1 {
+            // After a power cut it may have its final name as well: a file that is delivered is not written to.
+            return Ok(None);
+        }
         let mut stored = [0; RECORD];
         let Ok(RECORD) = read_full(log.as_fd(), &mut stored, 0) else { return Ok(None) };
         let expected = header(token, hashing, &stat);
@@ -146,6 +155,15 @@ impl PartLog {
         }
         disk::ftruncate(&state.log, (state.records + 1) * RECORD as u64)?;
         Ok(Some(Found { state, part, tree }))
+    }
+
+    /// Removes the partial file and the log of an earlier session, unless another session holds them.
+    pub(crate) fn discard(dir: BorrowedFd<'_>, part: &str, log: &str) {
+        let Ok(held) = disk::openat(dir, log, OPEN, Mode::empty()) else { return };
+        if lock(&held).is_ok() {
+            let _ = disk::unlinkat(dir, part, AtFlags::empty());
+            let _ = disk::unlinkat(dir, log, AtFlags::empty());
+        }
     }
 
     /// Returns the blocks that can be used: those of the log or, if the log is not believed, those in the file that agree with

@@ -181,6 +181,17 @@ impl<'a> Store<'a> {
         })
     }
 
+    /// Removes what an earlier session left of a file that is complete. It had given the file its final name, and ended
+    /// before it could tidy up, or a power cut has undone that.
+    pub(crate) fn discard(&self, entry: &TreeEntry) {
+        if leaves_part(entry)
+            && let Some(work) = self.root.existing_work()
+        {
+            let (part, log) = names(entry.token);
+            PartLog::discard(work.as_fd(), &part, &log);
+        }
+    }
+
     /// The mode that a file or directory gets. Set-user-ID, set-group-ID and sticky are never taken from a peer.
     fn mode(&self, announced: u32, is_directory: bool) -> u32 {
         match &self.modes {

@@ -29,7 +29,7 @@ use pace::{Rounds, SOON};
 /// The pause after the last thread has left the filter, until its process has closed its fds.
 const LAST: Duration = Duration::from_micros(200);
 
-/// How long a signal waits for a thread that waits for a connection, which only a fatal one interrupts.
+/// Longest delay of a signal to a thread that is blocked in `accept`: only a fatal signal interrupts such a call.
 const SIGNALS: Duration = Duration::from_millis(50);
 
 /// After this time a call that the guard has continued is over.
@@ -98,18 +98,18 @@ impl Woken {
     }
 }
 
-/// The thread's rooms: none knows another.
+/// The parts of the thread. None of them uses another.
 pub(super) struct Driver {
     ask: Ask,
     world: World,
     hands: Hands,
     wanted: Wanted,
     counts: Arc<Counts>,
-    /// Threads that wait for a connection (with `--hold`).
+    /// Threads blocked in `accept` (with `--hold`).
     accepting: Vec<Accepting>,
     started: Instant,
     rounds: Rounds,
-    /// When to look at what was let close: many take long.
+    /// When to look next at fds whose close was continued: a look at many of them takes long.
     look_at: Instant,
     unheard: Unheard,
     /// Receives the first refusal.
@@ -259,10 +259,10 @@ impl Driver {
         Timespec::try_from(waits.into_iter().flatten().min()?).ok()
     }
 
-    /// Tells of calls that the guard has let happen while this process was stopped.
+    /// Reports calls that the guard has continued while this process was stopped.
     ///
-    /// It is checked with each notification: the guard counts a call before it lets it happen. `others` is whether anything else
-    /// has happened.
+    /// Checked with each notification: the guard counts a call before it continues it. `others` says whether anything
+    /// else has happened.
     fn mind_unheard(&mut self, others: bool) {
         let unheard = if others { self.ask.unheard() } else { self.ask.counted() };
         let now = Instant::now();

@@ -1,8 +1,8 @@
 //! The work of a side during which it sends nothing, and whether a session makes progress.
 //!
-//! A peer that answers pings is alive; that is not the same as getting on. A session gets on with each message, with
-//! content, and with each step of the work that the peer says it does (WORK). What only answers is borne for
-//! [`Deadlines::progress`](super::Deadlines::progress), and gives way sooner where somebody else needs its place.
+//! A peer that answers pings is alive, but may make no progress. A session makes progress with each message, with
+//! content, and with each step of work that the peer reports (WORK). A peer that only answers is tolerated for
+//! [`Deadlines::progress`](super::Deadlines::progress), and for less if somebody else needs its place.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -141,7 +141,7 @@ impl Activity {
         })
     }
 
-    /// How long the session has not got on.
+    /// How long the session has made no progress.
     pub(crate) fn idle(&self, now: Instant) -> Duration {
         if self.works.load(Ordering::Relaxed) {
             return Duration::ZERO;

@@ -1,11 +1,11 @@
-//! What has arrived of the current file since its last block was stored.
+//! The content of the current file that has arrived since its last block was stored.
 
 use super::block::Block;
 use crate::conduit::Conduit;
 use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
 
 /// The bytes that have arrived and are not stored as a block yet, in memory or in the file: less than a block, or a
-/// whole block whose chaining value is not known yet.
+/// whole block whose chaining value has not arrived yet.
 #[derive(Debug, Default)]
 pub(super) struct Arriving {
     tail: Tail,

@@ -266,6 +266,9 @@ impl Receiver<'_> {
         match self.hash_of(here, &entry)? {
             Ok(None) => {}
             Ok(Some(hash)) => {
+                if let OpenTarget::Tree { store, .. } = &self.place {
+                    store.discard(&entry);
+                }
                 return Ok(Ok(Waits::Complete { hash, landing: landing(entry, dest, Tree::new()) }));
             }
             Err(fault) => return Ok(Err(fault)),

@@ -228,8 +228,9 @@ impl Sender<'_, '_> {
         sent.map(|()| read)
     }
 
-    /// Whether the file still has the content that was announced. Compares tokens: a program can set the length and the
-    /// modification time, but not the ctime. A file that is sent live may change behind what was announced.
+    /// Whether the file still has the content that was announced. Compares tokens, which include the ctime: a program
+    /// can set the length and the modification time, but not the ctime. A file that is sent live may change beyond its
+    /// announced length.
     fn is_unchanged(&self, entry: &TreeEntry, file: BorrowedFd<'_>) -> bool {
         self.is_live() || rustix::fs::fstat(file).is_ok_and(|stat| token(&stat, &entry.path) == entry.token)
     }

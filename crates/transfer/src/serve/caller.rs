@@ -39,7 +39,7 @@ impl Server {
                     Message::Proof { nonce, proof } => break (nonce, proof),
                     _ => return Err(Violation::Unexpected("a message before its proof").into()),
                 },
-                // A list's client may have finished its side already.
+                // A client that lists has perhaps finished its side of the stream already.
                 SessionEvent::Finished { .. } | SessionEvent::Works(_) => {}
                 SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
                 _ => return Err(Violation::Unexpected("a frame before its proof").into()),

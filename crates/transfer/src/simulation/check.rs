@@ -1,6 +1,7 @@
 //! What must be true at the end of a schedule, whatever has happened.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use super::disk::Disk;
 use super::shadow::Image;
@@ -57,7 +58,11 @@ pub(super) fn content(source: &str) -> Vec<u8> {
         "file" => b"one page for the printer\n".repeat(8),
         "tree/a" => b"the file a".to_vec(),
         "tree/inner/b" => vec![b'b'; 700],
-        _ => (0..2 * BLOCK + 5000).map(|at| (at / 251 + at % 253) as u8).collect(),
+        _ => {
+            static LARGE: OnceLock<Vec<u8>> = OnceLock::new();
+            let byte = |at| (at / 251 + at % 253) as u8;
+            LARGE.get_or_init(|| (0..2 * BLOCK + 5000).map(byte).collect()).clone()
+        }
     }
 }
 
@@ -113,8 +118,9 @@ fn names(schedule: &Schedule, found: &BTreeMap<Vec<u8>, Image>, needs: bool) -> 
 fn leftovers(found: &BTreeMap<Vec<u8>, Image>, is_over: bool) -> Result<(), String> {
     let resumes =
         |name: &[u8]| name.ends_with(b".part") || name.ends_with(b".state") || name == WORK.as_bytes();
-    let left = found.keys().find(|name| is_work(name) && (is_over || !resumes(name)));
-    left.map_or(Ok(()), |name| Err(format!("{} stays", shown(name))))
+    let left = found.keys().filter(|name| is_work(name) && (is_over || !resumes(name)));
+    let left: Vec<String> = left.map(|name| shown(name)).collect();
+    if left.is_empty() { Ok(()) } else { Err(format!("{} stays", left.join(", "))) }
 }
 
 /// Checks after a power cut that the files with final names are complete, if receipts were asked for once
@@ -149,6 +155,22 @@ fn may_be_lost(schedule: &Schedule, world: &SimulatedWorld) -> bool {
     !schedule.to_disk && state.boots[state.disk.owner as usize] > 2
 }
 
+/// Checks that one cut alone does not make a transfer fail: it only makes it longer. More of them may use up the client's
+/// patience, and a client that has never heard the server's greeting does not try again.
+fn gets_through(world: &SimulatedWorld, ended: Option<&EndedClient>) -> Result<(), String> {
+    let state = world.state.borrow();
+    let command_failed = state.commands.iter().any(|command| command.outcome == Some(false));
+    match ended {
+        Some(EndedClient { error: Some(Error::Identity(_)), .. }) => Ok(()),
+        Some(ended) if state.happened < 2 && !state.fell && !command_failed && ended.status() != 0 => {
+            let why = ended.summary.first_failure.as_ref().map(ToString::to_string);
+            let status = ended.status();
+            Err(format!("nothing but a cut, and the client says {status}: {:?}, {why:?}", ended.error))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn after_first(
     schedule: &Schedule,
     world: &SimulatedWorld,
@@ -160,6 +182,7 @@ pub(super) fn after_first(
     if let Some(ended) = ended {
         agree(world, ended)?;
     }
+    gets_through(world, ended)?;
     if schedule.scenario == Scenario::Sink {
         return after_sink(world, ended);
     }

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
@@ -280,10 +281,12 @@ impl Disk {
                 Some(Node::Directory { .. }) => self.put_together(before, ino, &child, placed)?,
                 Some(Node::File { durable, .. }) if before.content(ino) != *durable => {
                     // The content is changed in place, so that the file keeps its inode: an open descriptor must still
-                    // refer to it.
+                    // refer to it. It keeps its times: a disk may write them before the content.
+                    let (accessed, modified) = times(&child)?;
                     let file = File::options().write(true).truncate(true).open(&child)?;
                     rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
                     io::Write::write_all(&mut &file, durable)?;
+                    file.set_times(fs::FileTimes::new().set_accessed(accessed).set_modified(modified))?;
                 }
                 _ => {}
             }
@@ -291,6 +294,12 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// When a file was last accessed, and when its content was last changed.
+fn times(path: &Path) -> io::Result<(SystemTime, SystemTime)> {
+    let found = fs::metadata(path)?;
+    Ok((found.accessed()?, found.modified()?))
 }
 
 fn bytes(name: &Path) -> Vec<u8> {

@@ -18,6 +18,17 @@ pub(super) struct SimulatedFlow {
     pub(super) silent: bool,
 }
 
+impl SimulatedFlow {
+    /// Lets the first `bytes` that are under way arrive.
+    fn move_on(&mut self, bytes: usize) {
+        let (first, second) = self.under_way.as_slices();
+        let split = bytes.min(first.len());
+        self.arrived.extend(&first[..split]);
+        self.arrived.extend(&second[..bytes - split]);
+        self.under_way.drain(..bytes);
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct SimulatedSide {
     open: bool,
@@ -44,10 +55,7 @@ impl SimulatedConnection {
         let from = &mut self.flows[end.other() as usize];
         let bytes = into.len().min(from.arrived.len()).min(most.max(1));
         if bytes > 0 {
-            for (place, byte) in into.iter_mut().zip(from.arrived.drain(..bytes)) {
-                *place = byte;
-            }
-            return Ok(bytes);
+            return io::Read::read(&mut from.arrived, &mut into[..bytes]);
         }
         if self.sides[end as usize].reset {
             return Err(ErrorKind::ConnectionReset.into());
@@ -95,7 +103,7 @@ impl SimulatedConnection {
         if bytes == 0 && flow.closed {
             flow.end_arrived = true;
         } else if peer.open {
-            flow.arrived.extend(flow.under_way.drain(..bytes));
+            flow.move_on(bytes);
         } else {
             flow.under_way.drain(..bytes);
             if !peer.lingers {
@@ -151,7 +159,7 @@ impl SimulatedConnection {
         if cut.arrives {
             let flow = &mut self.flows[sender as usize];
             if self.sides[sender.other() as usize].open {
-                flow.arrived.extend(flow.under_way.drain(..));
+                flow.move_on(flow.under_way.len());
             }
         }
         let (mine, theirs) = match cut.manner {

@@ -1,9 +1,11 @@
 //! The short run, planted faults, and the schedules for which the long run has found faults.
 
+use std::ops::Range;
+
 use super::*;
 
 /// A fault has to be seen within so many schedules, and shrinks to fewer events than [`FEW`].
-const PATIENCE: u64 = 2000;
+const PATIENCE: usize = 2000;
 const FEW: usize = 10;
 
 fn runner() -> (tempfile::TempDir, Runner) {
@@ -47,23 +49,78 @@ fn a_seed_repeats_what_it_did() {
     }
 }
 
-/// Looks for a planted fault, and shrinks it. `scenarios` are those that it can be seen in, so that the search is short.
+/// Looks for a planted fault in random schedules of these `scenarios`, in which it can be seen.
 fn finds(planted: Planted, scenarios: &[Scenario]) {
+    let schedules = (0..).map(Schedule::random);
+    finds_among(planted, schedules.filter(|schedule| scenarios.contains(&schedule.scenario)));
+}
+
+/// Looks for a planted fault in these schedules, and shrinks it.
+fn finds_among(planted: Planted, schedules: impl Iterator<Item = Schedule>) {
     let (_dir, mut runner) = runner();
     let mut tried = 0;
-    let seen = (0..).map(Schedule::random).filter(|schedule| scenarios.contains(&schedule.scenario)).find(
-        |schedule| {
-            tried += 1;
-            assert!(tried <= PATIENCE, "{planted:?} is not seen");
-            runner.run(schedule, Some(planted)).fault.is_some()
-        },
-    );
-    let schedule = seen.unwrap();
+    let seen = schedules.take(PATIENCE).find(|schedule| {
+        tried += 1;
+        runner.run(schedule, Some(planted)).fault.is_some()
+    });
+    let schedule = seen.unwrap_or_else(|| panic!("{planted:?} is not seen in {tried} schedules"));
     let least = shrink(&schedule, |schedule| runner.run(schedule, Some(planted)).fault.is_some());
     let fault = runner.run(&least, Some(planted)).fault;
-    println!("{planted:?}, after {tried} schedules: {fault:?}, {} events: {least:?}", least.events.len());
+    println!("{planted:?}, after {tried} schedules: {fault:?}: {least:?}");
     assert!(least.events.len() < FEW, "{least:?}");
     assert_eq!(runner.run(&least, None).fault, None, "without the fault it is right");
+}
+
+/// Looks for a planted fault that shows only if the `event` comes at one of a few places: tries them all, with one seed
+/// after the other from `seed` on, which is where it was seen last.
+fn finds_at_a_place(
+    planted: Planted,
+    scenario: Scenario,
+    seed: u64,
+    places: Range<u32>,
+    event: impl Fn(u32) -> ScheduledEvent,
+) {
+    let at = |seed, place| Schedule::new(seed, scenario, vec![event(place)]);
+    finds_among(
+        planted,
+        (seed..)
+            .flat_map(|seed| places.clone().map(move |place| (seed, place)))
+            .map(|(seed, place)| at(seed, place)),
+    );
+}
+
+fn power_at(step: u32) -> ScheduledEvent {
+    ScheduledEvent::Power { end: EndOfTransfer::Server, step }
+}
+
+#[test]
+fn a_name_before_its_sync_is_found() {
+    finds_at_a_place(Planted::NameBeforeSync, Scenario::File, 0, 1..50, power_at);
+}
+
+/// It shows if the last write before the cut is kept and one before it is lost: the length and time of the partial file are
+/// as its log says.
+#[test]
+fn a_reboot_that_is_forgotten_is_found() {
+    finds_at_a_place(Planted::BootForgotten, Scenario::Large, 38, 39..43, power_at);
+}
+
+#[test]
+fn a_log_that_is_believed_after_a_reboot_is_found() {
+    finds_at_a_place(Planted::Rule(PlantedRule::ComparePrefix), Scenario::Large, 6, 27..31, power_at);
+}
+
+/// The server does not hear that the connection is cut, and the client comes again.
+#[test]
+fn two_sessions_that_receive_one_file_are_found() {
+    let cut = |place| Cut {
+        sender: EndOfTransfer::Client,
+        after: place * 100_000,
+        arrives: true,
+        manner: Manner::SenderHears,
+    };
+    let planted = Planted::Rule(PlantedRule::ClaimFiles);
+    finds_at_a_place(planted, Scenario::Large, 0, 11..21, |place| ScheduledEvent::Cut(cut(place)));
 }
 
 #[test]
@@ -104,6 +161,31 @@ fn what_was_sent_whole_once_is_unconfirmed() {
     }
     for seed in [1_006_317, 1_083_678, 1_102_417, 640, 1038, 1445, 26] {
         assert_eq!(runner.run(&Schedule::random(seed), None).fault, None, "seed {seed}");
+    }
+}
+
+/// The newer session asks the older one to stop, and gives it time for that, even if it comes to run late itself.
+#[test]
+fn a_client_that_comes_again_gets_its_file() {
+    let (_dir, mut runner) = runner();
+    for after in [1_100_000, 1_600_000] {
+        for seed in 0..3 {
+            let cut =
+                Cut { sender: EndOfTransfer::Client, after, arrives: true, manner: Manner::SenderHears };
+            let schedule = Schedule::new(seed, Scenario::Large, vec![ScheduledEvent::Cut(cut)]);
+            let outcome = runner.run(&schedule, None);
+            assert_eq!((&outcome.fault, outcome.client), (&None, Some(0)), "seed {seed}, byte {after}");
+        }
+    }
+}
+
+/// A power cut may leave a file that got its final name its earlier one too, and the log of what was received.
+#[test]
+fn a_power_cut_after_the_final_name_leaves_nothing_over() {
+    let (_dir, mut runner) = runner();
+    for (seed, step) in [(76_326, 83), (76_326, 84), (76_326, 85), (6, 41), (6, 42)] {
+        let outcome = runner.run(&Schedule::new(seed, Scenario::Large, vec![power_at(step)]), None);
+        assert_eq!(outcome.fault, None, "seed {seed}, step {step}");
     }
 }
 

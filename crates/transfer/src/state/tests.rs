@@ -49,6 +49,26 @@ fn what_was_written_is_found_again() {
     );
 }
 
+/// After a power cut a delivered file may have the name of its partial file as well.
+#[test]
+fn a_delivered_file_is_not_written_to() {
+    let (temp, dir) = dir();
+    three_blocks(&dir);
+    let (part, delivered) = (temp.path().join("p"), temp.path().join("delivered"));
+    std::fs::hard_link(&part, &delivered).unwrap();
+    let length = || std::fs::metadata(&delivered).unwrap().len();
+    assert_eq!(resumed(&dir), 0, "it is not gone on with");
+    drop(PartLog::create(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s").unwrap());
+    assert_eq!(length(), 3 * BLOCK as u64, "another file is begun");
+    three_blocks(&dir);
+    let held = PartLog::create(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s").unwrap();
+    PartLog::discard(dir.as_fd(), "p", "s");
+    assert!(part.exists(), "another session holds it");
+    drop(held);
+    PartLog::discard(dir.as_fd(), "p", "s");
+    assert!(!part.exists() && !temp.path().join("s").exists() && length() == 3 * BLOCK as u64);
+}
+
 #[test]
 fn one_session_at_a_time() {
     let (_temp, dir) = dir();
@@ -173,13 +193,15 @@ fn a_trace_of_a_change_makes_it_read_the_file() {
     change_unseen(&temp);
     assert_eq!(resumed(&dir), 3, "same boot, length and time");
 
-    let part = std::fs::File::options().write(true).open(temp.path().join("p")).unwrap();
+    let open = || std::fs::File::options().write(true).open(temp.path().join("p")).unwrap();
+    let part = open();
     let time = part.metadata().unwrap().modified().unwrap();
     part.set_modified(time + std::time::Duration::from_nanos(1000)).unwrap();
     assert_eq!(resumed(&dir), 1, "another time");
 
     three_blocks(&dir);
     change_unseen(&temp);
+    let part = open();
     let time = part.metadata().unwrap().modified().unwrap();
     write_full(part.as_fd(), b"tail", 3 * BLOCK as u64).unwrap();
     part.set_modified(time).unwrap();

@@ -65,7 +65,8 @@ impl Store<'_> {
         }
     }
 
-    /// Lets this user write into a directory of his own that is here already. It gets its mode once it is complete.
+    /// Lets this user write into an existing directory of theirs. The directory gets its announced mode once it is
+    /// complete.
     fn open_up(&self, dest: &RelPath, dir: &OwnedFd) -> Result<(), Fault> {
         let opened = rustix::fs::fstat(dir).and_then(|stat| {
             let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
