@@ -45,6 +45,14 @@ pub(super) struct Journal {
     name: OsString,
 }
 
+impl Drop for Journal {
+    /// Unlocks the file. Closing it would not, as long as a child that another thread has forked has not executed its program:
+    /// the child has copies of all fds until then, and a lock belongs to the open file (flock(2)).
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// How the file is opened.
 const OPEN: OFlags = OFlags::RDWR.union(OFlags::APPEND).union(OFlags::CREATE).union(OFlags::CLOEXEC);
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -84,7 +92,7 @@ impl Journal {
     }
 
     /// Writes the file anew, without what is not needed any more, and without a torn end.
-    fn compact(self, memory: &MemoryId, history: &History) -> io::Result<Self> {
+    fn compact(mut self, memory: &MemoryId, history: &History) -> io::Result<Self> {
         let temporary = Path::new(&self.name).with_extension("new");
         // A leftover of a crash; nobody else writes it, because the old file is locked.
         let _ = disk::unlinkat(&self.directory, &temporary, AtFlags::empty());
@@ -98,7 +106,8 @@ impl Journal {
         disk::fsync(&file)?;
         disk::renameat(&self.directory, &temporary, &self.directory, &self.name)?;
         disk::fsync(&self.directory)?;
-        Ok(Self { file, ..self })
+        self.file = file;
+        Ok(self)
     }
 
     #[cfg(test)]
