@@ -172,7 +172,10 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     targets.extend(named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded))));
     if is_there("cargo-nextest")? {
         all_are_listed(with(&["nextest", "list", "--message-format", "json"], &targets), packages)?;
-        call(&mut with(&["nextest", "run", "--no-fail-fast"], &targets))?;
+        // A test takes two of these threads, or one if it mostly waits (.config/nextest.toml).
+        let threads = std::thread::available_parallelism().map_or(2, |processors| 2 * processors.get());
+        let run = ["nextest", "run", "--no-fail-fast", "--test-threads", &threads.to_string()];
+        call(&mut with(&run, &targets))?;
     } else {
         call(&mut with(&["test", "--no-fail-fast"], &targets))?;
     }
