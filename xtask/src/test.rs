@@ -172,8 +172,8 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     targets.extend(named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded))));
     if is_there("cargo-nextest")? {
         all_are_listed(with(&["nextest", "list", "--message-format", "json"], &targets), packages)?;
-        // A test takes two of these threads, or one if it mostly waits (.config/nextest.toml).
-        let threads = std::thread::available_parallelism().map_or(2, |processors| 2 * processors.get());
+        // A test takes three of these threads, or fewer if it mostly waits (.config/nextest.toml).
+        let threads = std::thread::available_parallelism().map_or(3, |processors| 3 * processors.get());
         let run = ["nextest", "run", "--no-fail-fast", "--test-threads", &threads.to_string()];
         call(&mut with(&run, &targets))?;
     } else {
