@@ -25,7 +25,8 @@ pub(crate) fn check() -> anyhow::Result<()> {
     }
     call(as_elsewhere(&["test", "--quiet", "--lib", "--all-features"]).args(CRATES))?;
     // Servers and clients: all bytes arrive, no resets are sent, and no outcome claims what nobody has told.
-    let tests = ["--test", "matrix", "--test", "axum", "--test", "doors", "--test", "tunnel"];
+    let tests = ["matrix", "axum", "doors", "http", "tokio", "tunnel"].map(|test| ["--test", test]);
+    let tests = tests.as_flattened();
     call(as_elsewhere(&["test", "--quiet", "--all-features", "--package", "linger"]).args(tests))
 }
 
