@@ -8,6 +8,7 @@ mod account;
 mod content;
 mod entries;
 mod news;
+mod places;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -56,6 +57,8 @@ enum To<'a> {
     /// Below the given path of a directory. The path may not exist.
     Below(&'a Path, &'a str),
     Sink(&'a str),
+    /// To a sink's command, with the memory of earlier sessions.
+    Remembered(&'a str, &'a Arc<Deliveries>),
     Stream(&'a OwnedFd, &'a mut Tree),
 }
 
@@ -149,6 +152,11 @@ fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
 
 /// Runs a receiver on what the script sends.
 fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
+    receive_after(to, with, &|_| {}, script)
+}
+
+/// The same, with a receiver that is changed before it runs.
+fn receive_after(to: To<'_>, with: With, prepare: &dyn Fn(&mut Receiver<'_>), script: &[Step]) -> Received {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
@@ -179,10 +187,12 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
             Target::Tree { root: &root, base: RelPath::new(name.as_bytes()).unwrap() }
         }
         To::Sink(command) => {
-            let config =
-                PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
-            spool = Spool::new("x", &config.sink["x"], Displays::default(), &Launcher::default()).unwrap();
+            spool = sink(command);
             Target::Sink { spool: Box::new(spool), deliveries: Arc::default(), id: [1; 16] }
+        }
+        To::Remembered(command, deliveries) => {
+            spool = sink(command);
+            Target::Sink { spool: Box::new(spool), deliveries: deliveries.clone(), id: [1; 16] }
         }
         To::Stream(out, so_far) => Target::Stream { out, so_far },
     };
@@ -191,10 +201,16 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
         Receiver::new(&mut session, STREAM, target, with.options, claimant, &mut summary, &mut observe);
     receiver.again = with.again;
     receiver.from_the_start = with.from_the_start;
+    prepare(&mut receiver);
     let result = receiver.run();
     let _ = session.flush();
     session.close(&linger::Policy::default());
     Received { result, said: sending.join().unwrap(), summary, seen }
+}
+
+fn sink(command: &str) -> Spool {
+    let config = PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
+    Spool::new("x", &config.sink["x"], Displays::default(), &Launcher::default()).unwrap()
 }
 
 impl Received {
