@@ -157,6 +157,17 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
 
 /// The same, with a receiver that is changed before it runs.
 fn receive_after(to: To<'_>, with: With, prepare: &dyn Fn(&mut Receiver<'_>), script: &[Step]) -> Received {
+    receive_watched(to, with, prepare, &|_, _| {}, script)
+}
+
+/// The same. `watch` sees all progress, and can cancel the session.
+fn receive_watched(
+    to: To<'_>,
+    with: With,
+    prepare: &dyn Fn(&mut Receiver<'_>),
+    watch: &dyn Fn(&Progress, &Cancel),
+    script: &[Step],
+) -> Received {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
@@ -175,6 +186,7 @@ fn receive_after(to: To<'_>, with: With, prepare: &dyn Fn(&mut Receiver<'_>), sc
         );
     }
     let (mut summary, mut seen) = (Summary::default(), Vec::new());
+    let watched = cancel.clone();
     let claimant = Claimant { claims: Arc::new(Claims::default()), session: 1, cancel };
     let (root, spool);
     let target = match to {
@@ -196,7 +208,10 @@ fn receive_after(to: To<'_>, with: With, prepare: &dyn Fn(&mut Receiver<'_>), sc
         }
         To::Stream(out, so_far) => Target::Stream { out, so_far },
     };
-    let mut observe = |progress| seen.push(progress);
+    let mut observe = |progress| {
+        watch(&progress, &watched);
+        seen.push(progress);
+    };
     let mut receiver =
         Receiver::new(&mut session, STREAM, target, with.options, claimant, &mut summary, &mut observe);
     receiver.again = with.again;
