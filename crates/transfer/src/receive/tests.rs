@@ -118,6 +118,12 @@ fn listen(mut socket: TcpStream, heard: &Heard) {
     heard.1.notify_all();
 }
 
+/// Waits until such a message has come, or the other side has closed.
+fn await_message(heard: &Heard, is_it: impl Fn(&Message) -> bool) {
+    let waits = |heard: &mut (Vec<Message>, bool)| !heard.1 && !heard.0.iter().any(&is_it);
+    drop(heard.1.wait_while(heard.0.lock().unwrap(), waits).unwrap());
+}
+
 /// Writes the script and closes this half of the connection. Returns the messages that came back until the other
 /// side closed.
 fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
@@ -135,15 +141,17 @@ fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
                 Step::Frame(kind, stream, payload) => bytes.extend(frame(*kind, *stream, payload)),
                 Step::AwaitReceipt => {
                     let _ = socket.write_all(&std::mem::take(&mut bytes));
-                    let is_receipt = |said: &Message| matches!(said, Message::Receipt(_));
-                    let waits =
-                        |heard: &mut (Vec<Message>, bool)| !heard.1 && !heard.0.iter().any(is_receipt);
-                    drop(heard.1.wait_while(heard.0.lock().unwrap(), waits).unwrap());
+                    await_message(&heard, |said| matches!(said, Message::Receipt(_)));
                 }
             }
         }
         // A receiver that refuses closes before the end of the script, so that this fails.
         let _ = socket.write_all(&bytes);
+        // Who has said all waits for the account. A sender that leaves while a command runs, or a disk is waited for, has
+        // cut the session.
+        if matches!(script.last(), Some(Say(Message::Total { .. }))) {
+            await_message(&heard, |said| matches!(said, Message::Done { .. }));
+        }
         let _ = socket.shutdown(Shutdown::Write);
     });
     let (said, _) = std::mem::take(&mut *heard.0.lock().unwrap());

@@ -81,6 +81,20 @@ fn one_session_at_a_time() {
     assert_eq!(resumed(&dir), 0);
 }
 
+/// A child that is being made for another session's command has a copy of the log's fd, and no part in its lock.
+#[test]
+fn a_log_is_free_when_its_session_has_ended() {
+    let (_temp, dir) = dir();
+    three_blocks(&dir);
+    let resume = || PartLog::resume(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s", &Gauge::default());
+    let found = resume().unwrap().unwrap();
+    let of_a_child = rustix::io::dup(found.state.log.as_fd()).unwrap();
+    assert_eq!(resume().unwrap_err(), Errno::WOULDBLOCK);
+    drop(found);
+    assert!(resume().unwrap().is_some());
+    drop(of_a_child);
+}
+
 #[test]
 fn a_block_that_was_changed_since_is_not_trusted() {
     let (temp, dir) = dir();
