@@ -11,6 +11,7 @@ mod machine;
 mod matrix;
 mod mutants;
 mod names;
+mod orderings;
 mod package;
 mod packaged;
 mod portable;
@@ -28,7 +29,8 @@ cargo xtask test STEP          one of format, rooms, documents, licences, clippy
 cargo xtask setup              installs what the tests use, and records what this machine lacks
 cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
-cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice";
+cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice
+cargo xtask mutants orderings  which memory orderings does no loom model demand";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         ["matrix", ref only @ ..] => matrix::run(only),
         ["setup"] => setup::run(),
         [packaged::WORD, project, programs] => packaged::run(project, programs),
+        ["mutants", "orderings"] => orderings::run(),
         ["mutants", name] => mutants::run(name, None),
         ["mutants", name, shard] => mutants::run(name, Some(shard)),
         _ => {
