@@ -68,10 +68,14 @@ impl Driver {
             Err(Errno::BADF) => None,
             Err(_) => return false,
         };
+        let found = copy.map_or(Found::Other, |copy| self.recognize(copy, &thread, fd));
+        if thread.is_lent_to() && !matches!(found, Found::Connection(..)) {
+            // The copy of a listener or of an epoll has to be closed as well.
+            return false;
+        }
         self.tell(Event::Calls(caller.tid), None);
         self.hands.may_close_epoll(thread.process, fd);
-        if let Some(copy) = copy
-            && let Found::Connection(seen, taken) = self.recognize(copy, &thread, fd)
+        if let Found::Connection(seen, taken) = found
             && (self.ask.only_death_ends_calls() && !thread.is_lent_to() || self.ask.waits(notification.id))
         {
             self.tell(Event::Close { caller, seen, way: Way::Close }, Some(taken));
