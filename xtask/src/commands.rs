@@ -52,7 +52,10 @@ impl Known<'_> {
             "matrix" => names
                 .find(|name| !SERVERS.iter().any(|server| server.name.contains(name)))
                 .map(|name| wrong("server", name)),
-            "mutants" => names.next().filter(|name| !mutants::knows(name)).map(|name| wrong("crate", name)),
+            "mutants" => names
+                .next()
+                .filter(|name| !mutants::knows(name) && *name != "orderings")
+                .map(|name| wrong("crate", name)),
             "setup" => names.next().map(|name| wrong("word", name)),
             _ => is_name(task).then(|| format!("there is no `cargo xtask {task}`")),
         }

@@ -8,9 +8,9 @@ use crate::options::Retry;
 use crate::path::RelPath;
 use crate::progress::Progress;
 
-/// One attempt of a client to transfer.
+/// One attempt of a client to transfer, with or without a connection.
 #[derive(Clone, Copy, Debug)]
-struct Attempt {
+struct Try {
     begun: Duration,
     /// When its connection was closed; `None` while there is one, or if there was none.
     closed: Option<Duration>,
@@ -21,7 +21,7 @@ struct Attempt {
 /// The attempts of one client.
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
-    attempts: Vec<Attempt>,
+    attempts: Vec<Try>,
     /// When something was last kept.
     kept_at: Option<Duration>,
     kept: BTreeMap<RelPath, u64>,
@@ -31,7 +31,7 @@ pub(super) struct Timeline {
 
 impl Timeline {
     pub(super) fn connects(&mut self, now: Duration) {
-        self.attempts.push(Attempt { begun: now, closed: None, has_part: false });
+        self.attempts.push(Try { begun: now, closed: None, has_part: false });
     }
 
     pub(super) fn closes(&mut self, now: Duration) {
