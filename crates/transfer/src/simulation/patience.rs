@@ -126,4 +126,27 @@ mod tests {
             }
         }
     }
+
+    /// A client that comes back for its goodbye alone is cut again: the server cannot say that nothing was received.
+    #[test]
+    fn a_session_for_a_goodbye_that_is_cut_contradicts_nobody() {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let mut runner = Runner::new(dir.path()).unwrap();
+        let cut =
+            |sender, after, arrives, manner| ScheduledEvent::Cut(Cut { sender, after, arrives, manner });
+        let (client, server) = (EndOfTransfer::Client, EndOfTransfer::Server);
+        let twice =
+            vec![cut(server, 202, true, Manner::ReceiverHears), cut(client, 446, true, Manner::SenderHears)];
+        let thrice = vec![
+            cut(client, 602, true, Manner::Reset),
+            cut(client, 140, true, Manner::SenderHears),
+            cut(server, 294, false, Manner::Silence),
+        ];
+        for (seed, scenario, events) in
+            [(30_001_000, Scenario::Replace, twice), (30_002_547, Scenario::File, thrice)]
+        {
+            let schedule = Schedule::new(seed, scenario, events);
+            assert_eq!(runner.run(&schedule, None).fault, None, "{schedule:?}");
+        }
+    }
 }
