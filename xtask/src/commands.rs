@@ -6,7 +6,7 @@
 use linger_testing::servers::SERVERS;
 
 use crate::workspace::Package;
-use crate::{bench, mutants};
+use crate::{bench, mutants, orderings};
 
 /// What commands may name.
 pub(crate) struct Known<'a> {
@@ -52,10 +52,10 @@ impl Known<'_> {
             "matrix" => names
                 .find(|name| !SERVERS.iter().any(|server| server.name.contains(name)))
                 .map(|name| wrong("server", name)),
-            "mutants" => names
-                .next()
-                .filter(|name| !mutants::knows(name) && *name != "orderings")
-                .map(|name| wrong("crate", name)),
+            "mutants" => {
+                let unknown = names.next().filter(|name| *name != orderings::WORD && !mutants::knows(name));
+                unknown.map(|name| wrong("crate", name))
+            }
             "setup" => names.next().map(|name| wrong("word", name)),
             _ => is_name(task).then(|| format!("there is no `cargo xtask {task}`")),
         }
@@ -146,6 +146,7 @@ mod tests {
             "xtask bench [NAME]",
             "xtask matrix nginx httpd",
             "xtask mutants fastcgi 0/4",
+            "xtask mutants orderings",
             "xtask mutants CRATE [K/N]",
             "xtask setup",
             "xtask {task}",
