@@ -64,7 +64,7 @@ impl Driver {
         if lent.has_epoll(process, closes) {
             // What has been closed by now has to be removed from the epoll while there is a copy of it.
             self.look_at = self.started;
-            self.look(&self.hands.called());
+            self.look(&self.hands.called(self.now));
         }
         match call {
             Call::Close(_) | Call::Replace { .. } | Call::CloseRange(..) | Call::Exit => {
