@@ -13,10 +13,14 @@ const BENCHES: [(&str, &str, &str); 7] = [
     ("why", "linger-why", ""),
 ];
 
+/// The names of the benches.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    BENCHES.iter().map(|(name, ..)| *name)
+}
+
 pub(crate) fn run(name: &str, more: &[&str]) -> anyhow::Result<()> {
     let Some((name, package, features)) = BENCHES.iter().find(|(known, ..)| *known == name) else {
-        let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).collect();
-        anyhow::bail!("there is no bench `{name}`; known are {}", known.join(", "));
+        anyhow::bail!("there is no bench `{name}`; known are {}", names().collect::<Vec<_>>().join(", "));
     };
     let mut command = cargo(&["bench", "--quiet", "--package", package, "--bench", name]);
     if !features.is_empty() {
@@ -26,5 +30,5 @@ pub(crate) fn run(name: &str, more: &[&str]) -> anyhow::Result<()> {
 }
 
 pub(crate) fn all() -> anyhow::Result<()> {
-    BENCHES.iter().try_for_each(|(name, ..)| run(name, &[]))
+    names().try_for_each(|name| run(name, &[]))
 }

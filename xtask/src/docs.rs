@@ -1,17 +1,18 @@
-//! Checks the documents: the targets of links, the named files, tasks, packages and tests must exist.
+//! Checks the documents: the targets of links, the named files, and every word of a command must exist.
 //!
-//! The commands of `linger` itself are checked by its own parser, in `crates/cli/src/docs_tests.rs`.
+//! Commands of cargo are checked here (`commands`), also those in comments and messages of source files. Commands of `linger`
+//! are checked by its own parser, in `crates/cli/src/docs_tests.rs`, which `check` runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::workspace::Package;
-use crate::{TASKS, root};
+use crate::commands::{self, Known};
+use crate::{call, cargo, root};
 
-/// Every Markdown file of the tree except generated ones.
-fn documents() -> anyhow::Result<Vec<PathBuf>> {
+/// Every file of the tree with one of these endings, except generated ones.
+fn files(endings: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![root().to_owned()];
     while let Some(folder) = folders.pop() {
@@ -23,7 +24,7 @@ fn documents() -> anyhow::Result<Vec<PathBuf>> {
                 if name != "target" && name != "recorded" && !name.starts_with('.') {
                     folders.push(path);
                 }
-            } else if name.ends_with(".md") {
+            } else if endings.iter().any(|ending| name.ends_with(ending)) {
                 found.push(path);
             }
         }
@@ -32,22 +33,27 @@ fn documents() -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-pub(crate) fn check(packages: &[&Package]) -> anyhow::Result<()> {
+/// Checks all documents: first what needs no compiler, then the commands of `linger`.
+pub(crate) fn check(known: &Known<'_>) -> anyhow::Result<()> {
     let mut wrong = Vec::new();
-    for path in documents()? {
+    for path in files(&[".md", ".rs", ".toml"])? {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let folder = path.parent().unwrap_or(root());
         let shown = path.strip_prefix(root()).unwrap_or(&path).display();
-        for (place, line) in text.lines().enumerate() {
-            let faults = faults(line, folder, packages);
+        let is_document = path.extension().is_some_and(|ending| ending == "md");
+        for (place, line) in without_tests(&text).lines().enumerate() {
+            let faults =
+                if is_document { faults(line, folder, known) } else { faults_of_comment(line, known) };
             wrong.extend(faults.into_iter().map(|fault| format!("{shown}:{}: {fault}", place + 1)));
         }
     }
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    Ok(())
+    // The whole workspace and all features, as in the other steps: otherwise all of it would be compiled twice.
+    let own = ["test", "--quiet", "--workspace", "--all-features", "--bin", "linger", "docs_tests::"];
+    call(&mut cargo(&own)).context("the commands of linger")
 }
 
-fn faults(line: &str, folder: &Path, packages: &[&Package]) -> Vec<String> {
+fn faults(line: &str, folder: &Path, known: &Known<'_>) -> Vec<String> {
     let mut wrong = Vec::new();
     for link in links(line) {
         let file = link.split('#').next().unwrap_or_default();
@@ -66,7 +72,7 @@ fn faults(line: &str, folder: &Path, packages: &[&Package]) -> Vec<String> {
         }
     }
     wrong.extend(cells(line));
-    wrong.extend(commands(line, packages));
+    wrong.extend(commands(line).flat_map(|command| commands::faults(command, known)));
     wrong
 }
 
@@ -112,65 +118,31 @@ fn spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// Checks `cargo xtask TASK`, and `-p PACKAGE` and `--test NAME` of cargo commands.
-fn commands(line: &str, packages: &[&Package]) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for command in line.split("cargo ").skip(1) {
-        let command = command.split(['`', '#', '"']).next().unwrap_or_default();
-        let words: Vec<&str> = command.split_whitespace().collect();
-        let mut package = None;
-        for pair in words.windows(2) {
-            match pair {
-                ["xtask", task] if !TASKS.contains(task) => {
-                    wrong.push(format!("there is no `cargo xtask {task}`"))
-                }
-                ["-p" | "--package", name] => {
-                    package = packages.iter().find(|package| package.name == *name);
-                    if package.is_none() && is_name(name) {
-                        wrong.push(format!("there is no package `{name}`"));
-                    }
-                }
-                ["--test" | "--bin" | "--example", name] => {
-                    let has = |package: &&Package| {
-                        let all = [&package.fast, &package.guarded, &package.programs];
-                        all.into_iter().flatten().any(|own| own == name)
-                    };
-                    if is_name(name) && !package.map_or_else(|| packages.iter().any(has), has) {
-                        wrong.push(format!("there is no target `{name}`"));
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    wrong
+/// The commands of cargo in a line, each without its first word.
+fn commands(line: &str) -> impl Iterator<Item = &str> {
+    line.split("cargo ").skip(1).map(|command| command.split(['`', '#', '"']).next().unwrap_or_default())
 }
 
-/// Whether a word is a name, and not a placeholder such as `CRATE`.
-fn is_name(word: &str) -> bool {
-    word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c))
+/// What is wrong with the commands of cargo between the back-ticks of a comment or a message.
+fn faults_of_comment(line: &str, known: &Known<'_>) -> Vec<String> {
+    let spans = spans(line).filter(|span| span.starts_with("cargo "));
+    spans.flat_map(commands).flat_map(|command| commands::faults(command, known)).collect()
+}
+
+/// The text of a Rust file up to its tests: these show what is wrong.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn package() -> Package {
-        Package {
-            name: "linger-lab".into(),
-            version: String::new(),
-            oldest: String::new(),
-            is_published: false,
-            fast: vec!["cells".into()],
-            guarded: vec!["random".into()],
-            programs: vec![],
-            folder: root().join("crates/lab"),
-        }
-    }
+    const NONE: Known<'_> = Known { packages: &[], steps: &["rooms"] };
 
     #[test]
     fn a_link_leads_to_a_file() {
-        let faults = |line| faults(line, root(), &[]).len();
+        let faults = |line| faults(line, root(), &NONE).len();
         assert_eq!(
             faults("see [the map](ARCHITECTURE.md#the-lab) and [the RFC](https://example.org/nowhere)"),
             0
@@ -180,14 +152,14 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_exists() {
-        let faults = |line| faults(line, root(), &[]).len();
+        let faults = |line| faults(line, root(), &NONE).len();
         assert_eq!(faults("in `xtask/src/docs.rs`, `crates/*/tests` and `nginx.conf`"), 0);
         assert_eq!(faults("in `xtask/src/documents.rs`"), 1);
     }
 
     #[test]
     fn a_row_names_files_and_what_stands_in_them() {
-        let faults = |line| faults(line, root(), &[]);
+        let faults = |line| faults(line, root(), &NONE);
         assert_eq!(
             faults("| a rule | `cells` in `xtask/src/docs.rs`, `names.rs`; `Names::of` is elsewhere |"),
             [""; 0]
@@ -198,16 +170,19 @@ mod tests {
     }
 
     #[test]
-    fn commands_name_what_there_is() {
-        let package = package();
-        let faults = |line| commands(line, &[&package]).len();
-        assert_eq!(
-            faults("`cargo xtask test CRATE`, or `cargo test -p linger-lab --test random -- --nocapture`"),
-            0
-        );
-        assert_eq!(faults("$ cargo test -p CRATE --test NAME"), 0);
-        assert_eq!(faults("$ cargo xtask tests # all"), 1);
-        assert_eq!(faults("`cargo test -p linger-labs`"), 1);
-        assert_eq!(faults("`cargo test -p linger-lab --test cell`"), 1);
+    fn commands_are_found_wherever_a_document_shows_them() {
+        let faults = |line| faults(line, root(), &NONE).len();
+        assert_eq!(faults("| `cargo xtask test rooms` | or `cargo xtask test` |"), 0);
+        assert_eq!(faults("$ cargo xtask test rooms # and no more"), 0);
+        assert_eq!(faults("$ cargo xtask test room # and no more"), 1);
+        assert_eq!(faults("| `cargo xtask test rooms` | or `cargo xtask bench lap` |"), 1);
+    }
+
+    #[test]
+    fn commands_in_comments_stand_between_back_ticks() {
+        let faults = |line| faults_of_comment(line, &NONE).len();
+        assert_eq!(faults("//! `cargo xtask test rooms` says what cargo xtask test says"), 0);
+        assert_eq!(faults("//! The numbers are of `cargo xtask bench ruin`."), 1);
+        assert_eq!(faults("println!(\"run `cargo xtask set-up` first\")"), 1);
     }
 }

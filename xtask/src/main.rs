@@ -2,6 +2,7 @@
 
 mod bench;
 mod circles;
+mod commands;
 mod docs;
 mod doors;
 mod fuzz;
@@ -10,6 +11,7 @@ mod machine;
 mod matrix;
 mod mutants;
 mod names;
+mod orderings;
 mod package;
 mod packaged;
 mod portable;
@@ -29,10 +31,8 @@ cargo xtask setup              installs what the tests use, and records what thi
 cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
 cargo xtask setups [NAME ...]  real servers, bare and under linger run; writes the table of docs/run.md (setups install: the servers)
-cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice";
-
-/// The names of the tasks, with which the documents are checked.
-const TASKS: [&str; 6] = ["test", "setup", "setups", "bench", "matrix", "mutants"];
+cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice
+cargo xtask mutants orderings  which memory orderings does no loom model demand";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         ["setup"] => setup::run(),
         ["setups", ref only @ ..] => setups::run(only),
         [packaged::WORD, project, programs] => packaged::run(project, programs),
+        ["mutants", "orderings"] => orderings::run(),
         ["mutants", name] => mutants::run(name, None),
         ["mutants", name, shard] => mutants::run(name, Some(shard)),
         _ => {
@@ -66,11 +67,11 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// Runs a command with this program's standard streams. A failure is an error that names the command.
+/// Prints a command and runs it with this program's standard streams. A failure is an error that names the command in short.
 fn call(command: &mut Command) -> anyhow::Result<()> {
     eprintln!("xtask: {}", shown(command));
-    let status = command.status().map_err(|error| anyhow::anyhow!("{}: {error}", shown(command)))?;
-    anyhow::ensure!(status.success(), "{} failed: {status}", shown(command));
+    let status = command.status().map_err(|error| anyhow::anyhow!("{}: {error}", short(command)))?;
+    anyhow::ensure!(status.success(), "{}: {status}", short(command));
     Ok(())
 }
 
@@ -79,8 +80,31 @@ fn shown(command: &Command) -> String {
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
+/// A command up to its first option: `cargo nextest run`.
+fn short(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+    let words = words.take_while(|word| !word.starts_with('-'));
+    std::iter::once(program.to_string_lossy().into_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_command_in_short() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit 3"]);
+        assert_eq!(call(&mut command).unwrap_err().to_string(), "sh: exit status: 3");
+        let command = cargo(&["nextest", "run", "--no-fail-fast", "--package", "linger-cli"]);
+        assert!(short(&command).ends_with("nextest run"), "{}", short(&command));
+        assert!(shown(&command).ends_with("--package linger-cli"), "{}", shown(&command));
+    }
 }

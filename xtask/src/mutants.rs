@@ -22,7 +22,7 @@ struct Row {
     seconds: u32,
 }
 
-const ROWS: [Row; 5] = [
+static ROWS: [Row; 5] = [
     Row {
         package: "linger",
         files: &[
@@ -78,9 +78,18 @@ const ROWS: [Row; 5] = [
     },
 ];
 
-pub(crate) fn run(name: &str, shard: Option<&str>) -> anyhow::Result<()> {
+fn row(name: &str) -> Option<&'static Row> {
     let full = format!("linger-{name}");
-    let Some(row) = ROWS.iter().find(|row| row.package == name || row.package == full) else {
+    ROWS.iter().find(|row| row.package == name || row.package == full)
+}
+
+/// Whether there is a row about a crate.
+pub(crate) fn knows(name: &str) -> bool {
+    row(name).is_some()
+}
+
+pub(crate) fn run(name: &str, shard: Option<&str>) -> anyhow::Result<()> {
+    let Some(row) = row(name) else {
         let known: Vec<&str> = ROWS.iter().map(|row| row.package).collect();
         anyhow::bail!("no row of xtask/src/mutants.rs is about `{name}`; there are {}", known.join(", "));
     };

@@ -10,6 +10,7 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
+use crate::commands::Known;
 use crate::setup::allowed;
 use crate::workspace::{Package, packages};
 use crate::{call, cargo, docs, doors, fuzz, loom, package, portable, rooms, root, setup, shown};
@@ -21,7 +22,7 @@ type CiStep = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
 const STEPS: [CiStep; 14] = [
     ("format", |_, _| call(&mut cargo(&["fmt", "--all", "--check"]))),
     ("rooms", |_, _| rooms::check()),
-    ("documents", |all, _| docs::check(all)),
+    ("documents", |all, _| documents(all)),
     ("licences", |_, _| licences()),
     ("clippy", |all, _| clippy(all)),
     ("features", |all, _| features(all)),
@@ -56,7 +57,9 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
         let started = Instant::now();
         let result = step(&chosen, &skips);
         taken.push((name, started.elapsed().as_secs_f64()));
-        result.context(*name)
+        // One step by its name, or the crates that were asked for.
+        let again = if names.is_empty() { (*name).to_owned() } else { names.join(" ") };
+        result.with_context(|| format!("{name} failed; again: `cargo xtask test {again}`"))
     });
     for (name, seconds) in &taken {
         println!("{name:<10} {seconds:>7.1} s");
@@ -78,6 +81,10 @@ fn choose<'a>(all: &'a [Package], names: &[&str]) -> anyhow::Result<Vec<&'a Pack
         all.iter().find(|package| package.name == *name || package.name == with_prefix)
     };
     names.iter().map(|name| find(name).with_context(|| format!("there is no crate `{name}`"))).collect()
+}
+
+fn documents(packages: &[&Package]) -> anyhow::Result<()> {
+    docs::check(&Known { packages, steps: &STEPS.map(|(name, _)| name) })
 }
 
 fn clippy(all: &[&Package]) -> anyhow::Result<()> {
@@ -165,9 +172,12 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     targets.extend(named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded))));
     if is_there("cargo-nextest")? {
         all_are_listed(with(&["nextest", "list", "--message-format", "json"], &targets), packages)?;
-        call(&mut with(&["nextest", "run", "--no-fail-fast"], &targets)).context("the tests")?;
+        // A test takes three of these threads, or fewer if it mostly waits (.config/nextest.toml).
+        let threads = std::thread::available_parallelism().map_or(3, |processors| 3 * processors.get());
+        let run = ["nextest", "run", "--no-fail-fast", "--test-threads", &threads.to_string()];
+        call(&mut with(&run, &targets))?;
     } else {
-        call(&mut with(&["test", "--no-fail-fast"], &targets)).context("the tests")?;
+        call(&mut with(&["test", "--no-fail-fast"], &targets))?;
     }
     // Neither runs doc tests together with these targets.
     call(&mut with(&["test", "--doc", "--all-features", "--quiet"], &[]))

@@ -46,6 +46,10 @@ pub(crate) struct Package {
     pub(crate) guarded: Vec<String>,
     /// Programs and examples.
     pub(crate) programs: Vec<String>,
+    /// Benches.
+    pub(crate) benches: Vec<String>,
+    /// Features.
+    pub(crate) features: Vec<String>,
     /// The folder of the package.
     pub(crate) folder: PathBuf,
 }
@@ -81,6 +85,8 @@ fn parse(package: &Value) -> Option<Package> {
         fast: of(&["test"], Some(true)),
         guarded: of(&["test"], Some(false)),
         programs: of(&["bin", "example"], None),
+        benches: of(&["bench"], None),
+        features: package["features"].as_object()?.keys().cloned().collect(),
         folder: Path::new(package["manifest_path"].as_str()?).parent()?.to_owned(),
     })
 }

@@ -26,7 +26,7 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
 }
 
 /// How long the program may take to end in order. What a person asks for counts as done at once within a second.
-const ORDER: Duration = Duration::from_millis(850);
+const ORDER: Duration = Duration::from_millis(600);
 
 /// The same; calls `overdue` if the program has not ended [`ORDER`] later.
 ///

@@ -155,7 +155,8 @@ fn kill_and_resume(kill_server: bool) {
     for point in 0..64u64 {
         let name = format!("copy{point}");
         let at = (length + 900) * (point + 1) / 65;
-        let mut server = Share::new(&home, &to, if kill_server { &[] } else { &["--once"] });
+        let mut server =
+            Share::new(&home, &to, if kill_server { &[] } else { &["--once", "--retry-for", "0"] });
         let (port, reached, go) = stopping_proxy(server.port, at as usize);
         let mut client = put(&home, port, &file, &name, &["--retry-for", "0"]).spawn().unwrap();
         reached.recv().unwrap();
@@ -219,7 +220,7 @@ fn a_sender_at_a_limited_rate_is_interrupted_at_once() {
     let file = temp.path().join("file");
     // At this rate the transfer would take an hour.
     fs::write(&file, content(4 * BLOCK as usize)).unwrap();
-    let server = Share::new(&home, &to, &["--once"]);
+    let server = Share::new(&home, &to, &["--once", "--retry-for", "0"]);
     let mut sender = put(&home, server.port, &file, "copy", &["--limit", "1KiB"]).spawn().unwrap();
     let mut out = BufReader::new(sender.stdout.take().unwrap());
     let mut line = String::new();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use linger_lab::{
     Actor, BacklogPlan, Blame, CellPlan, CellReport, Ending, Fate, Link, LinkFault, Named, OneReport, Peer,
-    Rate, Setting, StepAction, Stop, Trials, Verdict, burst, one, run,
+    Rate, Setting, StepAction, Stop, Trials, Verdict, burst, one, run, run_all, side_by_side,
 };
 use linger_testing::sandboxed;
 
@@ -21,6 +21,13 @@ fn tried(mut plan: CellPlan, trials: u64) -> CellReport {
     report
 }
 
+/// Tries cells side by side: each has networks of its own and waits for its link most of the time.
+fn all_tried(plans: Vec<CellPlan>, trials: u64) -> Vec<CellReport> {
+    let stop = Stop::new().unwrap();
+    let reports = run_all(&plans, side_by_side(), &stop, |plan| tried(plan.clone(), trials), |_, _| {});
+    reports.into_iter().map(Option::unwrap).collect()
+}
+
 /// A wifi link on which the response takes most of a second. That is longer than a busy machine delays a server between
 /// `write()` and `close()`, so such a delay does not change what is lost.
 fn slow_wifi() -> Link {
@@ -33,10 +40,10 @@ fn slow_wifi() -> Link {
 fn close_loses_and_lingering_keeps_over_wifi() {
     sandboxed(|| {
         let cell = |ending: &str| CellPlan { link: slow_wifi(), ..cell(ending, "unread", "wifi") };
-        let lost = tried(cell("close"), 12);
+        let [lost, kept] =
+            <[CellReport; 2]>::try_from(all_tried(vec![cell("close"), cell("lingering")], 12)).unwrap();
         assert_eq!(lost.tally.lost, 12, "{lost:?}");
         assert_eq!(lost.counters.of("TCPAbortOnClose"), 12);
-        let kept = tried(cell("lingering"), 12);
         assert_eq!((kept.tally.lost, kept.tally.of(Fate::Complete)), (0, 12), "{kept:?}");
         assert_eq!((kept.counters.of("TCPAbortOnClose"), kept.counters.of("OutRsts")), (0, 0));
     });
@@ -121,13 +128,15 @@ fn the_innocent_are_not_blamed() {
 #[test]
 fn lingering_keeps_with_every_peer() {
     sandboxed(|| {
-        for peer in Peer::ALL.into_iter().filter(|peer| *peer != Peer::NeverReads) {
-            for link in ["loopback", "wifi", "overtake"] {
-                let plan = CellPlan::new(Ending::Lingering, peer, Link::named(link).unwrap());
-                let report = tried(plan, 4);
-                assert_eq!(report.tally.of(Fate::Complete), 4, "{peer} {link}: {report:?}");
-                assert_eq!(report.counters.of("TCPAbortOnClose"), 0, "{peer} {link}");
-            }
+        let peers = Peer::ALL.into_iter().filter(|peer| *peer != Peer::NeverReads);
+        let plans: Vec<CellPlan> = peers
+            .flat_map(|peer| ["loopback", "wifi", "overtake"].map(|link| (peer, Link::named(link).unwrap())))
+            .map(|(peer, link)| CellPlan::new(Ending::Lingering, peer, link))
+            .collect();
+        for (plan, report) in plans.iter().zip(all_tried(plans.clone(), 4)) {
+            let (peer, link) = (plan.peer, &plan.link.name);
+            assert_eq!(report.tally.of(Fate::Complete), 4, "{peer} {link}: {report:?}");
+            assert_eq!(report.counters.of("TCPAbortOnClose"), 0, "{peer} {link}");
         }
     });
 }

@@ -71,7 +71,8 @@ fn lingering_loses_nothing_whatever_the_link() {
         let bad = Mutex::new(Vec::new());
         let reports = run_all(
             &plans,
-            side_by_side(),
+            // Each cell has networks of its own and waits for its link most of the time.
+            4 * side_by_side(),
             &stop,
             |plan| run(plan, &Setting::default(), &stop),
             |_, report| match report {

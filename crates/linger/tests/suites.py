@@ -5,10 +5,10 @@ streams, by another listener; with `bare` it only brings the checkout back. Then
     hyper              cargo test --features full --test server -- --test-threads 4
     axum               cargo test -p axum --lib
     tokio-tungstenite  cargo test
-    tonic              cargo test -p integration-tests  (wants protobuf-compiler)
+    tonic              cargo test -p integration-tests -p test_web -p default_stubs  (wants protobuf-compiler)
 
 A test that fails on lingering streams and not on bare ones shows a fault of this crate. Nothing of theirs is kept here."""
-import pathlib, subprocess, sys
+import pathlib, re, subprocess, sys
 
 name, checkout = sys.argv[1], pathlib.Path(sys.argv[2])
 linger = pathlib.Path(__file__).resolve().parent.parent
@@ -104,6 +104,16 @@ elif name == "tokio-tungstenite":
         (checkout / path).write_text((checkout / path).read_text() + LISTENER)
 elif name == "tonic":
     needs("tonic/Cargo.toml", "dependencies")
+    # rustls builds aws-lc by default, which takes longer than all else, and the tests ask for ring.
+    edit("tests/integration_tests/Cargo.toml", ('features = ["ring"]', 'default-features = false, features = ["ring", "std", "tls12"]'))
+    # Tests with a listener of tokio's own get tonic's, which lingers.
+    for test in ["integration_tests/tests/load_shed", "integration_tests/tests/timeout", "web/tests/grpc", "web/tests/grpc_web", "default_stubs/tests/default"]:
+        path = checkout / f"tests/{test}.rs"
+        text = path.read_text()
+        listener = re.compile(r"(?:tokio_stream::wrappers::)?TcpListenerStream::new\(")
+        assert listener.search(text), f"{path}: no listener; this script wants an update"
+        text = re.sub(r"use tokio_stream::wrappers::TcpListenerStream;\n", "", text)
+        path.write_text(listener.sub("tonic::transport::server::TcpIncoming::from(", text))
     incoming = "tonic/src/transport/server/incoming.rs"
     edit(
         incoming,

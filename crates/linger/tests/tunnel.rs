@@ -11,6 +11,7 @@ use std::thread;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::Method;
 use axum::response::Response;
 use axum::routing::any;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -30,6 +31,11 @@ const MUCH: usize = 1 << 20;
 enum Server {
     BareAxum,
     Axum,
+    /// [`linger::http::serve`].
+    Serve,
+    /// A CONNECT proxy.
+    BareConnect,
+    Connect,
     BareHyper,
     Hyper,
     BareStream,
@@ -37,8 +43,10 @@ enum Server {
 }
 
 /// Each bare server with those that must be as good.
-const JUDGED: [(Server, Server); 3] = [
+const JUDGED: [(Server, Server); 5] = [
     (Server::BareAxum, Server::Axum),
+    (Server::BareAxum, Server::Serve),
+    (Server::BareConnect, Server::Connect),
     (Server::BareHyper, Server::Hyper),
     (Server::BareStream, Server::Stream),
 ];
@@ -82,14 +90,19 @@ async fn join(mut stream: impl AsyncRead + AsyncWrite + Unpin, upstream: SocketA
 
 fn app(upstream: SocketAddr, joined: Joined) -> Router {
     let upgrade = move |request: Request| async move {
+        let is_connect = request.method() == Method::CONNECT;
         tokio::spawn(async move {
             let upgraded = hyper::upgrade::on(request).await.unwrap();
             join(TokioIo::new(upgraded), upstream, joined).await;
         });
+        if is_connect {
+            return Response::default();
+        }
         let head = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "t");
         head.body(Body::empty()).unwrap()
     };
-    Router::new().route("/", any(upgrade))
+    // The target of CONNECT has no path.
+    Router::new().fallback(upgrade)
 }
 
 async fn serve(server: Server, listener: TcpListener, upstream: SocketAddr, joined: Joined) {
@@ -97,7 +110,12 @@ async fn serve(server: Server, listener: TcpListener, upstream: SocketAddr, join
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let policy = Policy::default();
     match server {
-        Server::BareAxum => axum::serve(listener, app(upstream, joined)).await.unwrap(),
+        Server::BareAxum | Server::BareConnect => {
+            axum::serve(listener, app(upstream, joined)).await.unwrap();
+        }
+        Server::Serve | Server::Connect => {
+            linger::http::serve(listener, app(upstream, joined)).await.unwrap();
+        }
         Server::Axum => {
             axum::serve(linger::axum::listen(listener, policy), app(upstream, joined)).await.unwrap();
         }
@@ -128,14 +146,20 @@ fn connect(server: Server, address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     if !matches!(server, Server::BareStream | Server::Stream) {
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: t\r\nconnection: upgrade\r\nupgrade: t\r\n\r\n").unwrap();
+        let (request, status) = if matches!(server, Server::BareConnect | Server::Connect) {
+            ("CONNECT t:1 HTTP/1.1\r\nhost: t:1\r\n\r\n", "200")
+        } else {
+            ("GET / HTTP/1.1\r\nhost: t\r\nconnection: upgrade\r\nupgrade: t\r\n\r\n", "101")
+        };
+        stream.write_all(request.as_bytes()).unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
             stream.read_exact(&mut byte).unwrap();
             head.extend(byte);
         }
-        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
     }
     stream
 }

@@ -73,8 +73,9 @@ impl Supervision {
         let closer =
             in_batches(move || Closer::new(budget)).map_err(RunError::system("cannot start the closer"))?;
         let tally = Arc::new(Tally::default());
-        let (survey, surveys) =
-            Survey::start(means).map_err(RunError::system("cannot look at the program's listeners"))?;
+        let heard = Arc::clone(&way);
+        let (survey, surveys) = Survey::start(means, move || heard.listens())
+            .map_err(RunError::system("cannot look at the program's listeners"))?;
         let report = {
             let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
             let survey = survey.clone();
@@ -141,6 +142,14 @@ impl Way {
         match self {
             Self::Preload(_) => tally.all(),
             Self::Seccomp(counts) => counts.all(),
+        }
+    }
+
+    /// How often the program has called `listen`; `None` where nobody is told.
+    fn listens(&self) -> Option<u64> {
+        match self {
+            Self::Preload(_) => None,
+            Self::Seccomp(counts) => Some(counts.listens.load(Relaxed)),
         }
     }
 

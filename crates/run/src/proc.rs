@@ -14,6 +14,11 @@ use linger_custody::world::{Census, Inode, Name, Pid};
 ///
 /// A pid too many only costs time. If a process is missing, a connection that it holds could be ended.
 pub(crate) fn processes() -> Vec<u32> {
+    descendants().unwrap_or_else(everybody)
+}
+
+/// The pids of all descendants of this process; `None` if the kernel does not list children.
+pub(crate) fn descendants() -> Option<Vec<u32>> {
     let mut all = Vec::new();
     let mut next = vec![std::process::id()];
     while let Some(parent) = next.pop() {
@@ -23,7 +28,7 @@ pub(crate) fn processes() -> Vec<u32> {
                     next.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()))
                 }
                 // The kernel has no CONFIG_PROC_CHILDREN, or the task has just ended.
-                Err(_) if task.path().exists() => return everybody(),
+                Err(_) if task.path().exists() => return None,
                 Err(_) => {}
             }
         }
@@ -31,7 +36,7 @@ pub(crate) fn processes() -> Vec<u32> {
             all.push(parent);
         }
     }
-    all
+    Some(all)
 }
 
 fn everybody() -> Vec<u32> {

@@ -82,6 +82,8 @@ pub(crate) struct Counts {
     /// In the order of [`Count`].
     closes: [AtomicU64; COUNTS],
     looks: AtomicU64,
+    /// Calls of `listen`.
+    pub(crate) listens: AtomicU64,
     /// Of those that were half-closed and over before they could be handed over.
     pub(crate) peer_closed: AtomicU64,
     pub(crate) bytes_saved: AtomicU64,

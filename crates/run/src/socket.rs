@@ -4,28 +4,81 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use linger_custody::{Discarded, HalfClosed, Socket};
-use linger_sys::TcpState;
+use linger_sys::{TcpInfo, TcpState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 
 /// Reads the state of a socket that the decision about its close needs.
 pub(crate) fn socket(socket: BorrowedFd<'_>) -> Socket {
-    socket_in(state(socket), socket)
+    socket_in(state(socket), false, socket)
 }
 
-/// The same of one whose TCP state was read just now.
-pub(crate) fn socket_in(before: Option<TcpState>, socket: BorrowedFd<'_>) -> Socket {
+/// The same of one whose TCP state was read just now. `is_plain` says that it is known not to be one of Multipath TCP, whose state is
+/// that of one subflow.
+pub(crate) fn socket_in(before: Option<TcpState>, is_plain: bool, socket: BorrowedFd<'_>) -> Socket {
+    if is_plain && before == Some(TcpState::CloseWait) {
+        let aborts = aborts(socket);
+        return Socket { aborts, peer_finished: true, over: false, unread: unread(socket) };
+    }
     // A connection in this state has no FIN of its peer, and has not failed. `shutdown` with `SHUT_RD` makes poll report a FIN all
     // the same, and a message in the error queue a failure (`tcp_poll`).
     let is_open = before == Some(TcpState::Established);
     let events = if is_open { PollFlags::empty() } else { events(socket) };
     Socket {
-        aborts: sockopt::socket_linger(socket).is_ok_and(|linger| linger == Some(Duration::ZERO)),
+        aborts: aborts(socket),
         peer_finished: events.contains(PollFlags::RDHUP) && has_ended(before, socket),
         over: events.intersects(PollFlags::HUP | PollFlags::ERR),
         // Last: nothing comes after a FIN.
         unread: unread(socket),
+    }
+}
+
+/// What an open connection of plain TCP has said of itself before its last close. Whoever keeps it reads nothing of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenBefore {
+    aborts: bool,
+    unread: u32,
+    data_segments: u32,
+}
+
+impl OpenBefore {
+    /// `None` for a connection that must be asked again about everything. `info` was read before `socket`.
+    pub(crate) fn new(info: TcpInfo, socket: Socket) -> Option<Self> {
+        let Socket { aborts, unread, .. } = socket;
+        let data_segments = info.data_segments;
+        (info.state == TcpState::Established).then_some(Self { aborts, unread, data_segments })
+    }
+
+    /// The state of the socket now, of which it is asked only what may have changed.
+    pub(crate) fn socket_now(&self, socket: BorrowedFd<'_>) -> Socket {
+        let Ok(info) = linger_sys::tcp_info(socket) else { return self::socket(socket) };
+        let unread = || if self.is_empty(&info) { 0 } else { unread(socket) };
+        match info.state {
+            TcpState::Established => {
+                Socket { aborts: self.aborts, peer_finished: false, over: false, unread: unread() }
+            }
+            TcpState::CloseWait => {
+                Socket { aborts: self.aborts, peer_finished: true, over: false, unread: unread() }
+            }
+            _ => self::socket(socket),
+        }
+    }
+
+    /// The same of a socket that was half-closed since.
+    pub(crate) fn half_closed_now(&self, socket: BorrowedFd<'_>) -> HalfClosed {
+        match linger_sys::tcp_info(socket) {
+            Ok(info) if info.state == TcpState::Close => {
+                let unread = if self.is_empty(&info) { 0 } else { unread(socket) };
+                HalfClosed { closed: true, failed: events(socket).contains(PollFlags::ERR), unread }
+            }
+            _ => HalfClosed::default(),
+        }
+    }
+
+    /// Whether nothing can be unread. A segment is counted before it is queued (`tcp_segs_in`).
+    fn is_empty(&self, info: &TcpInfo) -> bool {
+        self.unread == 0 && info.data_segments == self.data_segments
     }
 }
 
@@ -44,6 +97,11 @@ pub(crate) fn half_closed(socket: BorrowedFd<'_>) -> HalfClosed {
     }
     let failed = events(socket).contains(PollFlags::ERR);
     HalfClosed { closed, failed, unread: unread(socket) }
+}
+
+/// Whether the program wants a reset (`SO_LINGER` with a time of 0).
+fn aborts(socket: BorrowedFd<'_>) -> bool {
+    sockopt::socket_linger(socket).is_ok_and(|linger| linger == Some(Duration::ZERO))
 }
 
 fn events(socket: BorrowedFd<'_>) -> PollFlags {

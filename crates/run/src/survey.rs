@@ -91,25 +91,71 @@ impl ToldCoverage {
     }
 }
 
+/// When to look.
+#[derive(Debug)]
+struct Pace {
+    started: Instant,
+    pause: Duration,
+    /// The next look.
+    next: Instant,
+    /// How often the program had called `listen` at the last look, where that is known.
+    listens: Option<u64>,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { started: now, pause: FIRST, next: now + FIRST, listens: None }
+    }
+
+    /// How long to wait before it is asked again whether a look is due.
+    fn wait(&self, now: Instant) -> Duration {
+        let wait = self.next.saturating_duration_since(now);
+        if self.listens.is_some() { wait.min(LONGEST_AT_START) } else { wait }
+    }
+
+    /// Whether to look now.
+    fn is_due(&mut self, now: Instant, listens: Option<u64>) -> bool {
+        let is_news = listens != self.listens;
+        if is_news {
+            self.pause = FIRST;
+        }
+        self.listens = listens;
+        is_news || now >= self.next
+    }
+
+    /// A look was taken; `changed` if it has shown something else than the one before.
+    fn looked(&mut self, now: Instant, changed: bool) {
+        // Later changes are normal: a worker that is replaced, a child for each connection.
+        let starting = now.saturating_duration_since(self.started) < START;
+        // Where each `listen` is told, nothing else makes a listener.
+        let longest = if starting && self.listens.is_none() { LONGEST_AT_START } else { LONGEST };
+        self.pause = if changed && starting { FIRST } else { (self.pause * 2).min(longest) };
+        self.next = now + self.pause;
+    }
+}
+
 impl Survey {
     /// Starts the thread. It ends once the second value is dropped.
     ///
     /// # Errors
     /// No thread can be made.
-    pub(crate) fn start(means: Means) -> std::io::Result<(Self, mpsc::Sender<()>)> {
+    /// `listens` says how often the program has called `listen`, where that is known.
+    pub(crate) fn start(
+        means: Means,
+        listens: impl Fn() -> Option<u64> + Send + 'static,
+    ) -> std::io::Result<(Self, mpsc::Sender<()>)> {
         let surveyor = Surveyor { means, family: HashMap::new(), has_cookies: has_cookies() };
         let (last, untold, told) = Default::default();
         let survey = Self(Arc::new(Mutex::new(SurveyState { surveyor, last, untold, told })));
         let (alive, until) = mpsc::channel();
         let own = survey.clone();
         thread::Builder::new().name("linger-survey".into()).spawn(move || {
-            let (started, mut pause) = (Instant::now(), FIRST);
-            while until.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                // Later changes are normal: a worker that is replaced, a child for each connection.
-                let starting = started.elapsed() < START;
-                let longest = if starting { LONGEST_AT_START } else { LONGEST };
-                let changed = own.take_part();
-                pause = if changed && starting { FIRST } else { (pause * 2).min(longest) };
+            let mut pace = Pace::new(Instant::now());
+            while until.recv_timeout(pace.wait(Instant::now())) == Err(RecvTimeoutError::Timeout) {
+                if pace.is_due(Instant::now(), listens()) {
+                    let changed = own.take_part();
+                    pace.looked(Instant::now(), changed);
+                }
             }
         })?;
         Ok((survey, alive))
@@ -216,6 +262,15 @@ impl Surveyor {
     /// The processes at and below the root, those that were found before, and those that have the library.
     fn find_family(&mut self) {
         let own = std::process::id();
+        // This process has adopted the orphans. To read what all processes of the machine have as a parent takes milliseconds.
+        if self.means.root == own
+            && self.means.via == Via::Seccomp
+            && let Some(pids) = proc::descendants()
+        {
+            let born = |pid: u32| Some((pid, proc::stat(pid)?.born_by_ms));
+            self.family = pids.into_iter().filter_map(born).collect();
+            return;
+        }
         let since = proc::stat(own).map_or(0, |stat| stat.born_by_ms);
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -290,4 +345,45 @@ fn has_cookies() -> bool {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
     // Without a socket nothing is known.
     socket.is_ok_and(|socket| rustix::net::sockopt::socket_cookie(&socket).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pauses between looks that show nothing new, until `end`.
+    fn pauses(pace: &mut Pace, mut now: Instant, end: Duration, listens: Option<u64>) -> Vec<Duration> {
+        let (mut last, mut all) = (now, Vec::new());
+        while now < pace.started + end {
+            now += pace.wait(now);
+            if pace.is_due(now, listens) {
+                all.push(now - last);
+                last = now;
+                pace.looked(now, false);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn looks_are_frequent_while_programs_start() {
+        let start = Instant::now();
+        let all = pauses(&mut Pace::new(start), start, Duration::from_secs(60), None);
+        assert!(all.iter().filter(|pause| **pause == LONGEST_AT_START).count() > 30, "{all:?}");
+        assert_eq!(all.last(), Some(&LONGEST));
+    }
+
+    #[test]
+    fn a_call_of_listen_is_looked_at_soon_and_nothing_else_often() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let all = pauses(&mut pace, start, Duration::from_secs(20), Some(1));
+        assert!(all.len() < 12, "{all:?}");
+        let now = start + Duration::from_secs(20);
+        assert!(pace.wait(now) <= LONGEST_AT_START);
+        assert!(pace.is_due(now, Some(2)));
+        pace.looked(now, false);
+        assert_eq!(pace.wait(now), FIRST * 2);
+        assert!(!pace.is_due(now, Some(2)));
+    }
 }

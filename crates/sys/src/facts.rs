@@ -38,6 +38,8 @@ pub enum TcpState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpInfo {
+    /// The connection's state (`tcpi_state`).
+    pub state: TcpState,
     /// Probes of a closed window, or keepalives, since the last acknowledgement (`icsk_probes_out`).
     pub probes: u8,
     /// How often the oldest segment in flight was retransmitted since its timer was last reset (`icsk_retransmits`).

@@ -1,9 +1,10 @@
 //! Hostile peers against both sides, each connection made from a seed: `fuzz_peers [FRAMES] [SEED]`.
 //!
 //! The frames of real sessions are dropped, doubled, swapped and damaged, and names that lead elsewhere are
-//! put into them. They are sent over loopback TCP to a server that receives, and to clients that put and get.
-//! No side may panic, wait for something that cannot come, write outside of its directory, make a link that
-//! leads out of it, or take more than 128 MiB. Everything lies below `TMPDIR`; on tmpfs it goes faster.
+//! put into them. They are sent over loopback TCP to a server that receives, and to clients that put and get, with a
+//! name for what they get and without one. No side may panic, wait for something that cannot come, write outside of its
+//! directory, write a name inside that was not asked for, make a link that leads out, use a second of processor time for
+//! one connection, or take more than 128 MiB. Everything lies below `TMPDIR`; on tmpfs it goes faster.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -56,6 +57,9 @@ struct Counts {
     /// Entries that arrived, or were confirmed, in spite of the damage.
     confirmed: AtomicU64,
     violations: AtomicU64,
+    /// The most milliseconds of processor time and of time that one connection took.
+    busiest: AtomicU64,
+    longest: AtomicU64,
 }
 
 impl Counts {
@@ -67,6 +71,17 @@ impl Counts {
         self.violations.fetch_add(u64::from(is_violation), Ordering::Relaxed);
     }
 
+    /// Runs what one connection takes, and measures it.
+    fn measure<T>(&self, connection: impl FnOnce() -> T) -> T {
+        let (started, used) = (Instant::now(), processor_time());
+        let result = connection();
+        let used = processor_time().saturating_sub(used);
+        assert!(used < Duration::from_secs(1), "one connection took {used:?} of a processor");
+        self.busiest.fetch_max(used.as_millis() as u64, Ordering::Relaxed);
+        self.longest.fetch_max(started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        result
+    }
+
     fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
     }
@@ -75,11 +90,18 @@ impl Counts {
         let [connections, frames, confirmed, violations] =
             [&self.connections, &self.frames, &self.confirmed, &self.violations]
                 .map(|count| count.load(Ordering::Relaxed));
+        let [busiest, longest] = [&self.busiest, &self.longest].map(|count| count.load(Ordering::Relaxed));
         format!(
             "{connections} connections, {frames} frames, {violations} ended as violations, \
-             {confirmed} entries confirmed"
+             {confirmed} entries confirmed; one connection took {busiest} ms of a processor at most, and {longest} ms"
         )
     }
+}
+
+/// The processor time of this thread.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("it is positive")
 }
 
 /// The frames of well-behaved peers.
@@ -192,7 +214,7 @@ fn against_server(corpus: &Corpus, frames: u64, seed: u64, counts: &Counts) {
             } else {
                 scope.spawn(|| say(&peer, &said.concat()));
             }
-            let served = server.connection(accepted, address, &|_| {});
+            let served = counts.measure(|| server.connection(accepted, address, &|_| {}));
             counts.add(said.len(), served.summary.confirmed, served.error.as_ref());
         });
     }
@@ -206,7 +228,9 @@ fn against_clients(corpus: &Corpus, from: &Path, frames: u64, seed: u64, counts:
     let port = listener.local_addr().expect("an address").port();
     for iteration in 0.. {
         if iteration % CHECK == 0 {
+            assert_only_asked(&directory);
             look_around(top.path(), &directory);
+            fs::write(directory.join(MINE), MINE).expect("a file");
         }
         if counts.frames() >= frames {
             break;
@@ -222,17 +246,38 @@ fn against_clients(corpus: &Corpus, from: &Path, frames: u64, seed: u64, counts:
                 while let Ok(1..) = peer.read(&mut [0; 4096]) {}
             });
             let client = client(port);
-            let (summary, error) = if is_get {
-                let output = Output::Path(directory.join(format!("copy{}", iteration % 8)));
-                client.get(&place("tree"), &output, &GetOptions::default(), &mut |_| {})
-            } else {
-                let input = Input::Path(from.join("tree"));
-                client.put(input, &place("copy"), &PutOptions::default(), &mut |_| {})
-            };
+            let (summary, error) = counts.measure(|| {
+                if !is_get {
+                    let input = Input::Path(from.join("tree"));
+                    return client.put(input, &place("copy"), &PutOptions::default(), &mut |_| {});
+                }
+                // Every other one without a name: then it is that of the request.
+                let is_named = iteration % 4 == 0;
+                let name = if is_named { format!("copy{}", iteration % 8) } else { String::new() };
+                let mut options = GetOptions::default();
+                options.if_exists = if iteration % 3 == 0 { IfExists::Replace } else { IfExists::Fail };
+                client.get(&place("tree"), &Output::Path(directory.join(name)), &options, &mut |_| {})
+            });
             counts.add(said.len(), summary.confirmed, error.as_ref());
         });
     }
     look_around(top.path(), &directory);
+}
+
+/// The user's own file, in the directory in which files land: servers love this name.
+const MINE: &str = ".bashrc";
+
+/// Checks that the user's own file is untouched, and that nothing else is there than what was asked for.
+fn assert_only_asked(directory: &Path) {
+    for entry in fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry")) {
+        let name = entry.file_name().into_string().expect("a name of ours");
+        let asked = ["copy0", "copy4", "tree", MINE, ".linger"];
+        assert!(asked.contains(&&*name), "{name} was not asked for");
+        assert!(
+            name != MINE || fs::read(entry.path()).expect("a file") == MINE.as_bytes(),
+            "{name} has changed"
+        );
+    }
 }
 
 /// Sends everything, whether or not somebody reads. A peer that has had enough closes the connection.

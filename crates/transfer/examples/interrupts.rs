@@ -20,6 +20,8 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 /// What obeying may take.
 const BOUND: Duration = Duration::from_secs(1);
+/// After this long, nobody waits any longer.
+const HOPELESS: Duration = Duration::from_secs(20);
 /// Calls that a disk can hold up.
 const CALLS: [&str; 6] =
     ["pread64", "pwrite64", "fsync,fdatasync,syncfs", "openat,openat2", "newfstatat,statx,fstat", "splice"];
@@ -127,7 +129,7 @@ fn round(linger: &Path, random: &mut ChaCha8Rng, stalls: bool) -> Result<Option<
     let signal_server = pick(2) == 0;
     let signal = ["INT", "TERM"][pick(2) as usize];
     let (asked, other) = if signal_server { (&mut server, &mut client) } else { (&mut client, &mut server) };
-    let took = if asked.try_wait()?.is_some() { None } else { Some(obey(asked, signal)?) };
+    let took = if asked.try_wait()?.is_some() { None } else { obey(asked, linger, signal)? };
     end_mut(other);
     end_mut(asked);
     drop(kept);
@@ -140,15 +142,59 @@ fn round(linger: &Path, random: &mut ChaCha8Rng, stalls: bool) -> Result<Option<
     Ok(took.map(|took| (took, format!("{signal} to the {who} of a {kind}{delayed}"))))
 }
 
-/// Sends the signal to the program itself, which is strace's child where there is a strace, and waits for its end.
-fn obey(child: &mut Child, signal: &str) -> Result<Duration> {
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap_or_default();
-    let traced = children.split_whitespace().next().map(str::to_owned);
-    let pid = traced.unwrap_or_else(|| child.id().to_string());
+/// Sends the signal to the program itself, which is strace's child where there is a strace, and waits for its end. After
+/// [`HOPELESS`] it is killed, and its threads are shown. `None` if there was no such program (any more).
+fn obey(child: &mut Child, linger: &Path, signal: &str) -> Result<Option<Duration>> {
+    let Some(pid) = program(child, linger)? else { return Ok(None) };
     let started = Instant::now();
     Command::new("kill").args(["-s", signal, &pid]).stderr(Stdio::null()).status()?;
-    child.wait()?;
-    Ok(started.elapsed())
+    while child.try_wait()?.is_none() && !has_exited(&pid) {
+        if started.elapsed() > HOPELESS {
+            show_threads(&pid);
+            end_mut(child);
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(Some(started.elapsed()))
+}
+
+/// The pid of the program that a child is, or that strace runs. Before it is executed there is nothing to signal: strace
+/// itself ignores SIGINT and SIGTERM when it has a program to run.
+fn program(child: &mut Child, linger: &Path) -> Result<Option<String>> {
+    let linger = fs::canonicalize(linger)?;
+    let is_it = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == linger);
+    while child.try_wait()?.is_none() {
+        let own = child.id().to_string();
+        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        let found = children.split_whitespace().chain([own.as_str()]).find(|pid| is_it(pid));
+        if let Some(pid) = found {
+            return Ok(Some(pid.to_owned()));
+        }
+        std::thread::yield_now();
+    }
+    Ok(None)
+}
+
+/// Whether the program has exited. Its thread that takes the signals never ends but by exit_group(2), with the whole process.
+/// strace then still keeps a thread that it delays, in the stop before its exit (PTRACE_EVENT_EXIT), until the delay is over.
+fn has_exited(pid: &str) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    let name = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    !tasks.flatten().any(|task| name(&task).trim() == "signals")
+}
+
+/// Prints what each thread of a process waits in, and what signals it has.
+fn show_threads(pid: &str) {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return };
+    for task in tasks.flatten() {
+        let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let (name, call, status) = (read("comm"), read("syscall"), read("status"));
+        let wanted = ["State", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"];
+        let lines: Vec<_> =
+            status.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name))).collect();
+        eprintln!("  {} {}: {} {}", task.file_name().display(), name.trim(), call.trim(), lines.join(" "));
+    }
 }
 
 fn prepare(kind: &str, source: &Path, shared: &Path) -> Result<()> {

@@ -32,6 +32,12 @@ impl Gauge {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         !self.unwanted.load(Ordering::Relaxed)
     }
+
+    /// That of some work whose result nobody waits for any more.
+    #[cfg(test)]
+    pub(crate) fn unwanted() -> Self {
+        Self { unwanted: AtomicBool::new(true), ..Self::default() }
+    }
 }
 
 /// Does `work` on the session's helper thread, and returns its result. Meanwhile the peer is told `phase`, and how many

@@ -1,15 +1,14 @@
 //! The side that connects: put, get and ls, over as many sessions as it takes.
 
+mod ask;
 mod connect;
+mod local;
+mod patience;
 mod prove;
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use linger_untrusted::Untrusted;
+use std::time::Duration;
 
 use crate::account::{Account, to_sign};
 use crate::cancel::Cancel;
@@ -20,23 +19,24 @@ use crate::hash::Tree;
 use crate::host::{self, Rule};
 use crate::identity::is_signed;
 use crate::limit::Limiter;
-use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, Signature, TransferId};
+use crate::message::{Get, Message, Operation, Options, Put, Signature, TransferId};
 use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions};
 use crate::outgoing::{Outgoing, Pipe, Source};
-use crate::path::{BadPath, RelPath};
-use crate::progress::{Confirmation, Progress, SignedAccount, Summary};
+use crate::path::RelPath;
+use crate::progress::{Progress, SignedAccount, Summary};
 use crate::reason::{Reason, Remedy};
-use crate::receive::{Announced, Receiver, Target};
+use crate::receive::{Receiver, Target};
 use crate::remote::Destination;
-use crate::root::{Links, Root};
 use crate::send::Sender;
 use crate::store::Modes;
-use crate::walk::{Walk, WalkedEntry};
 use crate::wire::Violation;
 use connect::is_stranger;
+pub use local::scan;
+use local::{landing_name, landing_place, local, name_of, walk};
+use patience::Patience;
 
 /// Longest time for a close after the end was asked for.
-const HURRY: Duration = Duration::from_millis(400);
+const HURRY: Duration = Duration::from_millis(300);
 
 /// Connects to one server.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Client {
         let mut outgoing = Outgoing::new(source);
         let mut heard_all = true;
         let mut limiter = Limiter::new(options.limit);
-        let result = self.attempts(observe, |session, observe| {
+        let result = self.attempts(false, observe, |session, observe| {
             if outgoing.waiting.values().any(|sent| sent.ended) {
                 put.sent = Some(outgoing.memory);
             }
@@ -147,7 +147,10 @@ impl Client {
             // A sink hands the content on, so no durability can be required of it, whatever was asked for.
             sender.least = put.sink.is_none().then_some(put.options.durability);
             match sender.run() {
-                Ok(()) => Ok(Farewell::Due),
+                Ok(()) => {
+                    heard_all = true;
+                    Ok(Farewell::Due)
+                }
                 // All receipts are here. That the peer does not know it does not change the result.
                 Err(error) if outgoing.is_settled() && error.is_temporary() => {
                     tracing::info!(%error, "the session ended early, after the last receipt");
@@ -197,7 +200,7 @@ impl Client {
         let mut summary = Summary::default();
         let mut kept = Tree::new();
         let claims = Arc::new(Claims::default());
-        let result = self.attempts(observe, |session, observe| {
+        let result = self.attempts(true, observe, |session, observe| {
             // The sender of a get starts from the first entry in every session. What is here is confirmed again.
             summary = Summary { wire: summary.wire, ..Summary::default() };
             let stream = self.open(session, &request)?;
@@ -237,70 +240,6 @@ impl Client {
         (summary, result.err())
     }
 
-    /// Lists a directory or one file; calls `each` for every item.
-    ///
-    /// # Errors
-    /// Returns [`Error::Refused`] if there is nothing to list, and the errors of connecting.
-    pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
-        let request = Operation::List { path: path.clone() };
-        let mut session = self.connect()?;
-        let stream = match self.open(&mut session, &request) {
-            Err(error) if self.has_to_encrypt(&error) => {
-                session.close(&self.options.policy);
-                session = self.connect()?;
-                self.open(&mut session, &request)?
-            }
-            other => other?,
-        };
-        let result = loop {
-            match session.receive() {
-                Ok(SessionEvent::Message { bytes, .. }) => match Message::decode(&bytes) {
-                    Ok(Message::Item(item)) => each(item),
-                    Ok(Message::Error { refusal, text }) => break Err(Error::Refused(refusal, text)),
-                    Ok(_) => break Err(Violation::Unexpected("a message").into()),
-                    Err(error) => break Err(error.into()),
-                },
-                Ok(SessionEvent::Finished { .. }) => break Ok(()),
-                Ok(SessionEvent::Works(_)) => {}
-                Ok(SessionEvent::Bye { code, reason }) => break Err(Error::goodbye(code, reason)),
-                Ok(_) => break Err(Violation::Unexpected("a frame").into()),
-                Err(error) => break Err(error),
-            }
-        };
-        if result.is_ok() {
-            session.finish(stream)?;
-            session.goodbye(0, "")?;
-        }
-        session.close(&self.options.policy);
-        result
-    }
-
-    /// Asks the server what came of the transfer `id` to a sink, perhaps days later.
-    ///
-    /// # Errors
-    /// Returns [`Error::Refused`] if the server knows of no receipt: with `NotFound` no command was started for it, with
-    /// `Busy` it is running, with `Command` it failed or nobody knows. Otherwise the errors of connecting.
-    pub fn ask(&self, id: [u8; 16]) -> Result<Confirmation, Error> {
-        let mut session = self.connect()?;
-        session.open(&Operation::Ask { id }.encode())?;
-        let answer = loop {
-            match session.receive()? {
-                SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {
-                    Message::Receipt(receipt) => break Ok(receipt),
-                    Message::Error { refusal, text } => break Err(Error::Refused(refusal, text)),
-                    _ => return Err(Violation::Unexpected("a message").into()),
-                },
-                SessionEvent::Works(_) => {}
-                SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
-                _ => return Err(Violation::Unexpected("a frame").into()),
-            }
-        };
-        // The answer is here, whatever becomes of the goodbye.
-        drop(session.goodbye(0, ""));
-        session.close(&self.options.policy);
-        answer.map(|receipt| Confirmation::new(Announced::default(), receipt))
-    }
-
     /// Bounds of a close. Whoever has asked for the end does not wait for a slow peer.
     fn policy(&self) -> linger::Policy {
         let policy = self.options.policy;
@@ -310,47 +249,64 @@ impl Client {
         policy.with_total(policy.total.min(HURRY)).with_idle(policy.idle.min(HURRY))
     }
 
-    /// Runs sessions until one succeeds, or there is no progress for too long.
+    /// Waits for a moment, and says whether it is of use to come back to a server for nothing but a goodbye.
+    fn may_say_again(&self, error: Option<&Error>) -> bool {
+        let hears = |error: &Error| error.is_temporary() && !matches!(error, Error::Unreachable { .. });
+        let retry = self.options.retry;
+        error.is_none_or(hears) && !retry.patience.is_zero() && !self.cancel.wait(retry.first)
+    }
+
+    /// Runs sessions until one succeeds, or there is no progress for too long. With `repeats`, each session confirms again
+    /// what an earlier one has confirmed.
     fn attempts(
         &self,
+        repeats: bool,
         observe: &mut dyn FnMut(Progress),
         mut once: impl FnMut(&mut Session, &mut dyn FnMut(Progress)) -> Result<Farewell, Error>,
     ) -> Result<(), Error> {
         let retry = self.options.retry;
-        let mut pause = retry.first;
-        // Since when there has been no lasting progress. Bytes that are sent again and again are no progress.
-        let mut in_vain: Option<Instant> = None;
-        let mut furthest = 0;
+        let mut patience = Patience::new(retry, repeats, host::now());
         let (mut connected, mut greeted) = (false, false);
+        // How often the goodbye was lost, after all was settled.
+        let mut farewells = 0;
         loop {
-            let mut gained = false;
+            patience.begin(host::now());
             let result = self.connect().and_then(|mut session| {
                 connected = true;
                 *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.activity());
                 session.watch(|| {});
                 observe(Progress::Connected { secure: session.is_encrypted() });
                 let mut watch = |progress: Progress| {
-                    match progress {
-                        Progress::Confirmed(_) => (gained, furthest) = (true, 0),
-                        Progress::Started { resumed, .. } if resumed > furthest => {
-                            (gained, furthest) = (true, resumed);
-                        }
-                        _ => {}
-                    }
+                    patience.see(&progress, host::now());
                     observe(progress);
                 };
                 let result = once(&mut session, &mut watch);
-                match &result {
+                let said = match &result {
                     // All receipts are here. A goodbye that cannot be sent does not change that.
-                    Ok(Farewell::Due) => drop(session.goodbye(0, "all receipts are here")),
-                    Ok(Farewell::Said) => {}
-                    Err(error) => drop(session.goodbye(error.code(), &error.farewell())),
-                }
+                    Ok(Farewell::Due) => session.goodbye(0, "all receipts are here").is_ok(),
+                    Ok(Farewell::Said) => true,
+                    Err(error) => session.goodbye(error.code(), &error.farewell()).is_ok(),
+                };
                 greeted |= session.is_greeted();
-                session.close(&self.policy());
-                result.map(drop)
+                let outcome = session.close(&self.policy());
+                result.map(|farewell| match farewell {
+                    Farewell::Said => true,
+                    Farewell::Due => said && outcome.is_none_or(|outcome| !is_lost(outcome.ended)),
+                })
             });
-            let Err(error) = result else { return Ok(()) };
+            let error = match result {
+                Ok(true) => return Ok(()),
+                Err(error) if farewells == 0 => error,
+                // The result is known here and does not change. The other side may not know that it is: this side comes
+                // back to say so.
+                lost => {
+                    if farewells == MOST_FAREWELLS || !self.may_say_again(lost.err().as_ref()) {
+                        return Ok(());
+                    }
+                    farewells += 1;
+                    continue;
+                }
+            };
             if error.is_temporary() && self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
@@ -360,22 +316,15 @@ impl Client {
             if self.has_to_encrypt(&error) {
                 continue;
             }
-            if gained {
-                (pause, in_vain) = (retry.first, None);
-            }
-            let waited =
-                host::now().saturating_duration_since(*in_vain.get_or_insert_with(host::now)) + pause;
-            let temporary = error.is_temporary();
-            tracing::info!(%error, connected, temporary, waited_seconds = waited.as_secs_f64(), "session ended early");
+            let pause = patience.end(host::now());
+            let (temporary, in_vain) = (error.is_temporary(), patience.in_vain().as_secs_f64());
+            tracing::info!(%error, connected, temporary, seconds_in_vain = in_vain, "session ended early");
             // Only an established transfer waits out an outage; the first connection has to succeed.
-            if !connected || !temporary || waited > retry.patience {
-                return Err(error);
-            }
+            let Some(pause) = pause.filter(|_| connected && temporary) else { return Err(error) };
             observe(Progress::Retrying { error: error.to_string(), pause: pause.as_secs_f64() });
             if self.cancel.wait(pause) {
                 return Err(Error::Cancelled);
             }
-            pause = (pause * 2).min(retry.longest);
         }
     }
 }
@@ -397,6 +346,16 @@ enum Farewell {
     Said,
 }
 
+/// How often a client that has all receipts comes back to say so.
+const MOST_FAREWELLS: u32 = 2;
+
+/// Whether a goodbye that was sent before such a close may not have reached the server's program. A server that has it
+/// closes in its turn.
+fn is_lost(ended: linger::Ended) -> bool {
+    use linger::Ended;
+    matches!(ended, Ended::PeerReset | Ended::Gone | Ended::TimedOut(_))
+}
+
 /// Waits for the offer, and returns whether it is of a directory. The name in the offer is not used: the server chose it,
 /// and names here come from the request alone.
 fn offer(session: &mut Session) -> Result<bool, Error> {
@@ -412,97 +371,6 @@ fn offer(session: &mut Session) -> Result<bool, Error> {
             _ => return Err(Violation::Unexpected("a frame before its offer").into()),
         }
     }
-}
-
-/// The directory in which the received files land, and the name there, if the user gave one. With `make`, makes the
-/// directory if it is missing.
-fn landing_place(dest: &Path, make: bool) -> Result<(Root, Option<RelPath>), Error> {
-    let typed = dest.as_os_str().as_bytes();
-    let parents = if typed.ends_with(b"/") { Some(dest) } else { dest.parent() };
-    if let Some(missing) = parents.filter(|parent| make && !parent.as_os_str().is_empty() && !parent.exists())
-    {
-        std::fs::create_dir_all(missing)
-            .map_err(|error| Error::io("make the directory", missing.display().to_string(), error))?;
-    }
-    if typed.is_empty() || typed.ends_with(b"/") || dest.file_name().is_none() || typed == b"." {
-        return Ok((Root::open(if typed.is_empty() { Path::new(".") } else { dest })?, None));
-    }
-    let (root, name) = parent_and_name(dest)?;
-    Ok((root, Some(name)))
-}
-
-/// The name of the local file: the given one, else the last component of the requested path.
-fn landing_name(
-    root: &Root,
-    given: Option<&RelPath>,
-    asked: &[u8],
-    directory: bool,
-) -> Result<RelPath, Error> {
-    let is_taken = |name: &RelPath| root.directory(name, Links::Follow).is_ok();
-    match given {
-        // As with cp(1): a file goes into the directory that has the name.
-        Some(name) if !directory && !asked.is_empty() && is_taken(name) => name
-            .child(asked)
-            .map_err(|why| Error::Usage(format!("{}: {why}", Untrusted::from(asked).terminal()).into())),
-        Some(name) => Ok(name.clone()),
-        // The shared directory itself has no name.
-        None if asked.is_empty() => Ok(RelPath::root()),
-        None => RelPath::root().child(asked).map_err(|why| {
-            Error::Usage(format!("the name {} {why}", Untrusted::from(asked).terminal()).into())
-        }),
-    }
-}
-
-/// What is to be sent: a directory as its own root, or a file below its parent.
-fn local(path: &Path) -> Result<(Root, RelPath), Error> {
-    let found =
-        std::fs::metadata(path).map_err(|error| Error::io("find", path.display().to_string(), error))?;
-    if found.is_dir() {
-        return Ok((Root::open(path)?, RelPath::root()));
-    }
-    if !found.is_file() {
-        let told = Reason::from(format!("{} is neither file nor directory", path.display()));
-        return Err(Error::Refused(Refusal::Source, told.with(Remedy::SendAsPipe)));
-    }
-    // A link named on the command line is followed; links inside a tree are sent as links.
-    match std::fs::canonicalize(path) {
-        Ok(real) => parent_and_name(&real),
-        Err(_) => parent_and_name(path),
-    }
-}
-
-fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
-    let usage = |why: BadPath| Error::Usage(format!("{}: {why}", path.display()).into());
-    let name =
-        path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display()).into()))?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok((Root::open(parent)?, RelPath::root().child(name.as_bytes()).map_err(usage)?))
-}
-
-fn walk<'a>(root: &'a Root, top: RelPath, options: &PutOptions) -> Walk<'a> {
-    Walk::local(root, top, options.patterns.clone(), options.selection, options.chmod.clone())
-}
-
-/// Walks through what [`Client::put`] would send: each entry's kind and length, as it would be announced.
-///
-/// # Errors
-/// Returns [`Error::Io`] if there is nothing at `path`.
-pub fn scan(path: &Path, options: &PutOptions, each: &mut dyn FnMut(Kind, u64)) -> Result<(), Error> {
-    let (root, top) = local(path)?;
-    let mut steps = walk(&root, top, options);
-    while let Some(found) = steps.next() {
-        if let WalkedEntry::Entry(entry, _) = found {
-            each(entry.kind, entry.size.unwrap_or(0));
-        }
-    }
-    Ok(())
-}
-
-/// The name that a path gets at the other side. For `.` and `dir/..` the real path is looked up.
-fn name_of(path: &Path) -> Vec<u8> {
-    let name = path.file_name().map(|name| name.as_bytes().to_vec());
-    name.or_else(|| std::fs::canonicalize(path).ok()?.file_name().map(|name| name.as_bytes().to_vec()))
-        .unwrap_or_default()
 }
 
 fn common(options: &PutOptions) -> Options {

@@ -112,6 +112,8 @@ pub(crate) enum Rule {
     ComparePrefix,
     /// A client that reconnects uses the same id for its transfer.
     KeepId,
+    /// A client's patience rests while a session gets on.
+    RestPatience,
 }
 
 #[cfg(any(test, feature = "simulation"))]

@@ -1,120 +1,47 @@
 //! The side that listens: one directory, some sinks and sources, a thread for each connection.
 
 mod caller;
+mod count;
+mod greet;
 mod lobby;
+mod options;
 mod requests;
 mod slots;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::bundle::{Gathering, Greeted};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
 use crate::delivery::Deliveries;
-use crate::driver::{Deadlines, Phase, PhaseWork, Session};
+use crate::driver::{Phase, PhaseWork, Session};
 use crate::error::Error;
 use crate::hash::hex;
 use crate::host;
 use crate::launch::Launcher;
 use crate::machine::{Role, SessionLimits};
-use crate::message::{Durability, Refusal};
+use crate::message::Refusal;
 use crate::pair::Codes;
 use crate::progress::{Progress, Summary};
-use crate::reason::{Reason, Remedy};
 use crate::rights::Rights;
 use crate::root::Root;
-use crate::sink::{Displays, PortsConfig};
 use crate::store::sweep::sweep;
-use crate::tls::{self, ServerKeys};
-use crate::transport::{Plain, Transport};
-use crate::wire::MAX_REASON;
+use crate::transport::Transport;
+use count::RequestCount;
 use lobby::{Lobby, network};
+pub use options::{ShareEnding, ShareOptions};
 use slots::{Slots, TakenSlot};
-
-/// How a directory is shared.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ShareOptions {
-    /// The directory; nothing outside of it can be reached.
-    pub directory: PathBuf,
-    /// Whether peers may write into it.
-    pub writable: bool,
-    /// Sinks and sources.
-    pub config: PortsConfig,
-    /// What the desktop offers to sinks and sources.
-    pub displays: Displays,
-    /// The least that is done before a receipt is sent; a peer may ask for more.
-    pub durability: Durability,
-    /// The server's own key and the keys of known clients.
-    pub keys: Option<ServerKeys>,
-    /// Accept unencrypted connections over loopback without a proof that the client is the same user. Then every user
-    /// of this machine can connect, and everybody who reaches it through a forwarded port.
-    pub insecure_loopback: bool,
-    /// Accept unencrypted connections from anywhere, not only from this machine.
-    pub insecure: bool,
-    /// The largest number of requests that are served at the same time; a request takes up to 20 MiB of memory. Further
-    /// clients wait until a request ends, or has made no progress for [`idle`](Self::idle) and is therefore ended. With
-    /// keys, a quarter of the places is for clients whose key is known, and clients without a key from one address get
-    /// at most half of the others. Connections that have not sent a request yet do not count here: there may be 256 of
-    /// them, and 64 from one address. One more ends an older one.
-    pub connections: usize,
-    /// A directory in which the server remembers the transfers that it has handed to sinks, so that no command runs
-    /// twice even if the server is restarted. Without it, they are remembered as long as the process lives.
-    pub memory: Option<PathBuf>,
-    /// How long a session may make no progress while another client waits for its place.
-    pub idle: Duration,
-    /// How long a session may be silent.
-    pub deadlines: Deadlines,
-    /// Bounds of every close.
-    pub policy: linger::Policy,
-    /// How a session ends: to show in a test what a bare `close()` loses.
-    pub ending: ShareEnding,
-}
-
-/// How the listening side ends a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ShareEnding {
-    /// Waits for the peer's goodbye, then closes as [`linger::close`] does.
-    #[default]
-    Lingering,
-    /// Closes at once after its last frame, as many programs do: loses receipts.
-    Close,
-}
-
-impl ShareOptions {
-    /// Shares a directory for reading. Nobody can connect before [`keys`](Self::keys) or one of the two insecure
-    /// options is set.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            writable: false,
-            config: PortsConfig::default(),
-            displays: Displays::default(),
-            durability: Durability::Memory,
-            keys: None,
-            insecure_loopback: false,
-            insecure: false,
-            connections: 64,
-            memory: None,
-            idle: slots::IDLE,
-            deadlines: Deadlines::default(),
-            policy: linger::Policy::default(),
-            ending: ShareEnding::Lingering,
-        }
-    }
-}
 
 /// Who has connected, as far as the connection itself shows.
 #[derive(Clone, Debug)]
@@ -148,6 +75,11 @@ impl Served {
     /// Whether the connection has made a request.
     pub fn has_asked(&self) -> bool {
         !self.request.is_empty() && self.request != PART
+    }
+
+    /// Whether the client's request was cut, so that the client may come back for it.
+    pub fn may_return(&self) -> bool {
+        self.has_asked() && matches!(self.error, Some(Error::Cut(_)))
     }
 }
 
@@ -183,11 +115,7 @@ pub struct Server {
     slots: Arc<Slots>,
     /// Sessions whose threads were left behind: they wait for a disk.
     behind: Arc<Mutex<BTreeSet<u64>>>,
-    /// Requests that have begun, and those that have ended.
-    begun: AtomicUsize,
-    ended: AtomicUsize,
-    /// The most requests that may begin.
-    most: AtomicUsize,
+    count: RequestCount,
 }
 
 impl Server {
@@ -199,8 +127,8 @@ impl Server {
         let root = Root::open(&options.directory)?;
         if options.writable
             && let Some(work) = root.existing_work()
-            && sweep(work.as_fd(), SystemTime::now()) > 0
         {
+            sweep(work.as_fd(), SystemTime::now());
             root.tidy();
         }
         let eventfd = || Cancel::new().map_err(|error| Error::io("make", "an eventfd", error));
@@ -227,9 +155,7 @@ impl Server {
             lobby: Lobby::default(),
             slots: Arc::new(slots),
             behind: Arc::default(),
-            begun: AtomicUsize::new(0),
-            ended: AtomicUsize::new(0),
-            most: AtomicUsize::new(usize::MAX),
+            count: RequestCount::new().map_err(|error| Error::io("make", "an eventfd", error))?,
         })
     }
 
@@ -261,7 +187,8 @@ impl Server {
     }
 
     /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections
-    /// once this many requests have ended. A connection without a request, such as a port scan's, does not count.
+    /// once this many requests have ended. A connection without a request, such as a port scan's, does not count. Nor
+    /// does, for [`ShareOptions::returns`], a request whose connection was cut.
     ///
     /// # Errors
     /// Returns the errors of `accept(2)` that do not concern a single connection.
@@ -272,9 +199,9 @@ impl Server {
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<(), Error> {
         listener.set_nonblocking(true).map_err(|error| Error::io("set up", "the listener", error))?;
-        self.most.store(most.unwrap_or(usize::MAX), Ordering::Release);
+        self.count.set_most(most);
         std::thread::scope(|scope| {
-            while most.is_none_or(|most| self.ended.load(Ordering::Acquire) < most) {
+            while !self.count.is_over() {
                 if self.last.is_cancelled() {
                     break;
                 }
@@ -307,13 +234,12 @@ impl Server {
                     let Some(served) = stream.map(|stream| self.connection(stream, peer, observe)) else {
                         return;
                     };
-                    let counts = served.has_asked();
+                    let has_asked = served.has_asked();
+                    let returns = served.may_return() && !self.options.returns.is_zero();
                     observe(Serving::Served(Box::new(served)));
-                    if counts
-                        && most.is_some_and(|most| self.ended.fetch_add(1, Ordering::AcqRel) + 1 >= most)
-                    {
-                        self.last.cancel();
-                        self.lobby.clear();
+                    let returns_until = returns.then(|| host::now() + self.options.returns);
+                    if has_asked && self.count.end(returns_until) {
+                        self.accept_no_more();
                     }
                 };
                 let its = slot.clone();
@@ -326,14 +252,27 @@ impl Server {
         })
     }
 
+    /// Lets whoever has not asked for anything go.
+    fn accept_no_more(&self) {
+        self.last.cancel();
+        self.lobby.clear();
+    }
+
     /// Waits until a connection can be accepted. Returns false when serving is to end.
     fn await_connection(&self, listener: &TcpListener) -> Result<bool, Error> {
+        let waits = self.count.waits(host::now());
+        if waits == Some(Duration::ZERO) {
+            self.accept_no_more();
+            return Ok(false);
+        }
+        let timeout = waits.and_then(|waits| Timespec::try_from(waits).ok());
         let mut fds = [
             PollFd::new(listener, PollFlags::IN),
             PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.last.as_fd(), PollFlags::IN),
+            PollFd::new(&self.count, PollFlags::IN),
         ];
-        match rustix::event::poll(&mut fds, None) {
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) => Ok((fds[1].revents() | fds[2].revents()).is_empty()),
             Err(rustix::io::Errno::INTR) => Ok(true),
             Err(error) => Err(Error::io("wait on", "the listener", error)),
@@ -347,7 +286,7 @@ impl Server {
         peer: SocketAddr,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Served {
-        self.visit(peer, observe, |cancel| self.transport(stream, peer, cancel, observe))
+        self.visit(peer, observe, |visitor| self.transport(stream, peer, visitor, observe))
     }
 
     /// Serves a connection that `greet` makes ready.
@@ -355,7 +294,7 @@ impl Server {
         &self,
         peer: SocketAddr,
         observe: &(dyn Fn(Serving<'_>) + Sync),
-        greet: impl FnOnce(&Cancel) -> Result<(Box<dyn Transport>, Visitor), Error>,
+        greet: impl FnOnce((u64, &Cancel)) -> Result<(Box<dyn Transport>, Visitor), Error>,
     ) -> Served {
         let mut served =
             Served { peer, request: String::new(), summary: Summary::default(), error: None, outcome: None };
@@ -369,7 +308,7 @@ impl Server {
         };
         let number = self.accepted.fetch_add(1, Ordering::Relaxed);
         self.lobby.enter(number, peer.ip(), cancel.clone());
-        let greeted = greet(&cancel);
+        let greeted = greet((number, &cancel));
         let result =
             greeted.and_then(|greeted| self.session(greeted, (number, cancel), &mut served, observe));
         if let Err(error) = result {
@@ -439,7 +378,7 @@ impl Server {
             behind.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
             slots.leave(number);
         });
-        if self.begun.fetch_add(1, Ordering::AcqRel) >= self.most.load(Ordering::Acquire) {
+        if !self.count.begin() {
             return Err(Error::Refused(
                 Refusal::Busy,
                 "it serves one request, and another came first".into(),
@@ -470,67 +409,6 @@ impl Server {
         }
         Ok(())
     }
-
-    fn transport(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        cancel: &Cancel,
-        observe: &(dyn Fn(Serving<'_>) + Sync),
-    ) -> Result<(Box<dyn Transport>, Visitor), Error> {
-        // The TLS handshake blocks. Linux does not inherit O_NONBLOCK over accept(2), other systems do.
-        let set_up = |error| Error::io("set up", peer.to_string(), error);
-        stream.set_nonblocking(false).map_err(set_up)?;
-        let wants_tls = first_byte(&stream, cancel).map_err(tls::cut)? == TLS_HANDSHAKE;
-        match &self.options.keys {
-            Some(keys) if wants_tls => {
-                let new_code = || {
-                    let own = self.codes.of(peer.ip());
-                    match self.codes.current() {
-                        all if all == own => observe(Serving::Code(all)),
-                        _ => observe(Serving::CodeFor(peer.ip(), own)),
-                    }
-                };
-                let kept = stream.try_clone().map_err(set_up)?;
-                match tls::accept(stream, peer.ip(), keys, &self.codes, &new_code, cancel) {
-                    Ok((tls, rights)) => Ok((Box::new(tls), Visitor::Accepted(rights))),
-                    Err(error) => {
-                        // Linger: the peer may have sent more than was read, and a reset would destroy the reason.
-                        linger::close(OwnedFd::from(kept), &self.options.policy);
-                        Err(error)
-                    }
-                }
-            }
-            _ if wants_tls => {
-                Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key").into()))
-            }
-            _ if !self.options.insecure && !is_local(peer.ip()) => {
-                self.turn_away(Plain::new(stream).map_err(set_up)?);
-                Err(Error::Identity(format!("{peer} wanted to talk without encryption").into()))
-            }
-            _ => {
-                let ours = stream.local_addr().map_err(set_up)?;
-                let accepted =
-                    self.options.insecure || (self.options.insecure_loopback && is_local(peer.ip()));
-                let caller = if accepted {
-                    Visitor::Accepted(Rights::default())
-                } else {
-                    Visitor::Unproven { ours, theirs: peer }
-                };
-                Ok((Box::new(Plain::new(stream).map_err(set_up)?), caller))
-            }
-        }
-    }
-
-    /// Tells a client that does not encrypt why it is not served.
-    fn turn_away(&self, plain: Plain) {
-        let (limits, deadlines) = (SessionLimits::default(), self.options.deadlines);
-        let mut session =
-            Session::with(Box::new(plain), Role::Responder, limits, deadlines, self.cancel.clone());
-        let told = Reason::from("it accepts encrypted connections alone").with(Remedy::Encrypt);
-        let _ = session.goodbye(1, &told.to_wire(MAX_REASON));
-        session.close(&self.options.policy);
-    }
 }
 
 /// The name of the file that remembers deliveries: one for each shared directory, because one server at a time uses it.
@@ -539,22 +417,6 @@ fn journal_name(shared: &Path) -> Result<String, Error> {
     let real = real.map_err(|error| Error::io("find", shared.display().to_string(), error))?;
     let name = hex(blake3::hash(real.as_os_str().as_bytes()).as_bytes());
     Ok(format!("deliveries-{}", &name[..16]))
-}
-
-/// The first byte of a TLS connection: content type handshake (RFC 8446, section 5.1). This protocol's preface begins with
-/// `L`.
-const TLS_HANDSHAKE: u8 = 22;
-
-/// Peeks at the client's first byte, for at most 10 s.
-fn first_byte(stream: &TcpStream, cancel: &Cancel) -> io::Result<u8> {
-    if !cancel.wait_beside(stream.as_fd(), PollFlags::IN, Duration::from_secs(10))? {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "it said nothing for 10 s"));
-    }
-    let mut first = [0];
-    match stream.peek(&mut first)? {
-        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before a word was said")),
-        _ => Ok(first[0]),
-    }
 }
 
 /// Whether an address is a loopback address.

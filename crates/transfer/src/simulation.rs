@@ -11,6 +11,7 @@ mod drive;
 mod ends;
 mod link;
 mod network;
+mod patience;
 mod random;
 mod schedule;
 mod shadow;
@@ -140,6 +141,8 @@ pub enum PlantedRule {
     ComparePrefix,
     /// A client that reconnects uses another id for its transfer.
     KeepId,
+    /// A client's patience runs on while a session gets on.
+    RestPatience,
 }
 
 impl PlantedRule {
@@ -149,6 +152,7 @@ impl PlantedRule {
             Self::ClaimFiles => Rule::ClaimFiles,
             Self::ComparePrefix => Rule::ComparePrefix,
             Self::KeepId => Rule::KeepId,
+            Self::RestPatience => Rule::RestPatience,
         }
     }
 }

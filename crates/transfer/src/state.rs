@@ -28,7 +28,7 @@ const RECORD: usize = 96;
 /// The log of one partial file, locked by this process.
 #[derive(Debug)]
 pub(crate) struct PartLog {
-    log: OwnedFd,
+    log: Locked,
     key: [u8; 32],
     records: u64,
     hashing: Hashing,
@@ -100,8 +100,7 @@ impl PartLog {
         part: &str,
         log: &str,
     ) -> Result<(Self, OwnedFd), Errno> {
-        let log = disk::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?;
-        lock(&log)?;
+        let log = Locked::new(disk::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?)?;
         // It is made anew and not emptied: after a power cut the old name may be a second one of a delivered file.
         match disk::unlinkat(dir, part, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -110,7 +109,7 @@ impl PartLog {
         let new = OPEN.union(OFlags::CREATE).union(OFlags::EXCL);
         let part = disk::openat(dir, part, new, PRIVATE)?;
         let header = header(token, hashing, &rustix::fs::fstat(&part)?);
-        disk::ftruncate(&log, 0)?;
+        disk::ftruncate(log.as_fd(), 0)?;
         write_full(log.as_fd(), &header, 0)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok((Self { log, key: key(&header), records: 0, hashing }, part))
@@ -133,7 +132,7 @@ impl PartLog {
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error),
         };
-        lock(&log)?;
+        let log = Locked::new(log)?;
         let Ok(part) = disk::openat(dir, part, OPEN, Mode::empty()) else { return Ok(None) };
         let stat = rustix::fs::fstat(&part)?;
         if stat.st_nlink > 1 {
@@ -153,14 +152,14 @@ impl PartLog {
         if stat.st_size as u64 != length {
             disk::ftruncate(&part, length)?;
         }
-        disk::ftruncate(&state.log, (state.records + 1) * RECORD as u64)?;
+        disk::ftruncate(state.log.as_fd(), (state.records + 1) * RECORD as u64)?;
         Ok(Some(Found { state, part, tree }))
     }
 
     /// Removes the partial file and the log of an earlier session, unless another session holds them.
     pub(crate) fn discard(dir: BorrowedFd<'_>, part: &str, log: &str) {
         let Ok(held) = disk::openat(dir, log, OPEN, Mode::empty()) else { return };
-        if lock(&held).is_ok() {
+        if let Ok(_held) = Locked::new(held) {
             let _ = disk::unlinkat(dir, part, AtFlags::empty());
             let _ = disk::unlinkat(dir, log, AtFlags::empty());
         }
@@ -344,8 +343,27 @@ pub(crate) fn is_log(file: BorrowedFd<'_>) -> bool {
     matches!(read_full(file, &mut magic, 0), Ok(8)) && magic == MAGIC
 }
 
-fn lock(log: &OwnedFd) -> Result<(), Errno> {
-    rustix::fs::flock(log, FlockOperation::NonBlockingLockExclusive)
+/// A locked file.
+#[derive(Debug)]
+struct Locked(OwnedFd);
+
+impl Locked {
+    fn new(file: OwnedFd) -> Result<Self, Errno> {
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self(file))
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Locked {
+    /// Unlocks the file. Closing it would not, as long as a child that another session has forked for its command has not
+    /// executed that: the child has copies of all fds until then, and a lock belongs to the open file (flock(2)).
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 #[cfg(test)]

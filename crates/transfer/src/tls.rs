@@ -140,7 +140,7 @@ pub(crate) fn connect(
     let pinned = keys.known_hosts.of(host)?;
     let mut greeting = Greeting {
         connection: &mut connection,
-        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
+        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel, writes: &|| {} },
     };
     let server = greeting.handshake()?;
     // A server that has this user's own key uses the same home directory: it is this user's.
@@ -221,6 +221,7 @@ pub(crate) fn accept(
     keys: &ServerKeys,
     codes: &Codes,
     new_code: &dyn Fn(),
+    begun: &dyn Fn(),
     cancel: &Cancel,
 ) -> Result<(Tls, Rights), Error> {
     let peer = &*address.to_string();
@@ -228,7 +229,7 @@ pub(crate) fn accept(
     let mut connection = Connection::Server(server);
     let mut greeting = Greeting {
         connection: &mut connection,
-        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
+        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel, writes: begun },
     };
     let client = greeting.handshake()?;
     // A client that has this user's own key uses the same home directory: it is this user's.

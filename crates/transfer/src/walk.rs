@@ -3,56 +3,27 @@
 //! The walk keeps one directory open for each of the upper levels, so that its memory does not grow with the number of
 //! files. For deeper levels it keeps the names, and opens the directory again where it needs it.
 
+mod levels;
+mod links;
+mod patterns;
+
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use linger_untrusted::Untrusted;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::chmod::Chmod;
-use crate::error::Error;
 use crate::message::{Kind, Refusal, Time, Token, TreeEntry};
 use crate::path::{RelPath, WORK};
 use crate::root::{Links, Root, mtime};
 use crate::selection::{LinkMode, Selection};
 use crate::state::short;
-
-/// Which files of a tree are left out, as in `.gitignore`.
-#[derive(Clone, Debug)]
-pub struct Patterns(Option<Gitignore>);
-
-impl Patterns {
-    /// Leaves nothing out.
-    pub const fn none() -> Self {
-        Self(None)
-    }
-
-    /// Reads lines of `.gitignore` syntax. The last line that matches a file decides; a line with `!` includes the file.
-    ///
-    /// # Errors
-    /// Returns [`Error::Usage`], which names the line that cannot be read.
-    pub fn new<S: AsRef<str>>(lines: &[S]) -> Result<Self, Error> {
-        if lines.is_empty() {
-            return Ok(Self(None));
-        }
-        let mut builder = GitignoreBuilder::new("");
-        for line in lines {
-            builder.add_line(None, line.as_ref()).map_err(|error| Error::Usage(error.to_string().into()))?;
-        }
-        builder
-            .build()
-            .map(|patterns| Self(Some(patterns)))
-            .map_err(|error| Error::Usage(error.to_string().into()))
-    }
-
-    fn leave_out(&self, path: &RelPath, is_dir: bool) -> bool {
-        self.0.as_ref().is_some_and(|patterns| patterns.matched(path.as_path(), is_dir).is_ignore())
-    }
-}
+use levels::{Level, NamesLeft, Parent};
+pub use patterns::Patterns;
 
 /// One step of the walk.
 pub(crate) enum WalkedEntry {
@@ -70,50 +41,6 @@ const HELD: usize = 100;
 /// A file with this many bytes of holes is hashed by blocks: to hash them as zeros would take half a minute at each
 /// end.
 const MOSTLY_HOLES: u64 = 64 << 30;
-
-struct Level {
-    names: NamesLeft,
-    /// The open directory; `None` in deep levels.
-    fd: Option<OwnedFd>,
-    path: RelPath,
-    /// Device and inode of the directory, to notice a link that leads back to it.
-    identity: (u64, u64),
-    index: u64,
-    mode: u32,
-    mtime: Time,
-}
-
-/// The names of a directory that are not visited yet.
-enum NamesLeft {
-    Open(Dir),
-    Read(std::vec::IntoIter<(Vec<u8>, FileType)>),
-}
-
-impl NamesLeft {
-    fn next(&mut self) -> Option<Result<(Vec<u8>, FileType), Errno>> {
-        match self {
-            Self::Open(dir) => dir
-                .next()
-                .map(|entry| entry.map(|entry| (entry.file_name().to_bytes().to_vec(), entry.file_type()))),
-            Self::Read(names) => names.next().map(Ok),
-        }
-    }
-}
-
-/// The open directory of a level.
-enum Parent<'a> {
-    Held(BorrowedFd<'a>),
-    Opened(OwnedFd),
-}
-
-impl AsFd for Parent<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Held(fd) => *fd,
-            Self::Opened(fd) => fd.as_fd(),
-        }
-    }
-}
 
 /// A walk through what is below `top`, itself included.
 pub(crate) struct Walk<'a> {
@@ -428,82 +355,6 @@ impl<'a> Walk<'a> {
                 self.no_clones = true;
                 None
             }
-        }
-    }
-
-    /// A symbolic link below the top.
-    fn link(&mut self, path: RelPath, name: &Path) -> WalkedEntry {
-        let read = self.parent().and_then(|parent| {
-            let target = rustix::fs::readlinkat(parent.as_fd(), name, Vec::new())?;
-            let stat = rustix::fs::statat(parent.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
-            Ok((target.into_bytes(), stat))
-        });
-        let (target, stat) = match read {
-            Ok(read) => read,
-            Err(error) => return self.problem(path, "read the link", error),
-        };
-        match self.selection.links {
-            LinkMode::Skip => {
-                let text = format!("{path} is a link: left out");
-                WalkedEntry::Problem { path, refusal: Refusal::Skipped, text }
-            }
-            LinkMode::Follow => self.follow(path, name, &target),
-            LinkMode::Keep if path.link_stays_inside(&target) => {
-                let mut entry = self.entry(Kind::Link, path, &stat);
-                entry.target = target;
-                WalkedEntry::Entry(entry, None)
-            }
-            LinkMode::Keep => {
-                let to = Untrusted::from(&*target);
-                let told = format!("is a link to {}, outside of what is sent", to.terminal());
-                self.leave_out(path, &told)
-            }
-        }
-    }
-
-    /// The entry for a link's target, in the place of the link.
-    fn follow(&mut self, path: RelPath, name: &Path, target: &[u8]) -> WalkedEntry {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        // Looked at first: opening a device or a named pipe has effects.
-        let found = if self.roams {
-            self.parent().and_then(|parent| {
-                let stat = rustix::fs::statat(parent.as_fd(), name, AtFlags::empty())?;
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::RegularFile | FileType::Directory => {
-                        let fd = rustix::fs::openat(parent.as_fd(), name, flags, Mode::empty())?;
-                        Ok((rustix::fs::fstat(&fd)?, Some(fd)))
-                    }
-                    _ => Ok((stat, None)),
-                }
-            })
-        } else {
-            let full = self.top.join(&path).map_err(|_| Errno::NAMETOOLONG);
-            full.and_then(|full| {
-                let stat = self.root.stat(&full, Links::Follow)?;
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::RegularFile => self.root.file(&full).map(|(fd, stat)| (stat, Some(fd))),
-                    FileType::Directory => {
-                        self.root.directory(&full, Links::Follow).map(|fd| (stat, Some(fd)))
-                    }
-                    _ => Ok((stat, None)),
-                }
-            })
-        };
-        match found {
-            Ok((stat, Some(fd))) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                self.enter(path, fd)
-            }
-            Ok((stat, Some(fd))) => self.file(path, fd, stat),
-            Ok((stat, None)) => {
-                let kind = describe(FileType::from_raw_mode(stat.st_mode));
-                self.leave_out(path, &format!("is a link to {kind}, which cannot be sent"))
-            }
-            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => {
-                let to = Untrusted::from(target);
-                let told = format!("is a link to {}, where nothing can be reached", to.terminal());
-                self.leave_out(path, &told)
-            }
-            Err(error) => self.problem(path, "follow the link", error),
         }
     }
 }

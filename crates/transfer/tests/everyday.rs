@@ -233,3 +233,20 @@ fn modes_are_the_umasks_or_what_was_asked_for() {
     assert_eq!((mode(&to.path().join("asked")), mode(&to.path().join("asked/f"))), (0o775, 0o662));
     assert_eq!((mode(&from.path().join("got")), mode(&from.path().join("got/f"))), (0o777, 0o666));
 }
+
+/// What a session that ended in the middle has left is removed once it is empty, also if nothing of it had to be removed.
+#[test]
+fn an_empty_work_directory_does_not_outlive_the_start_of_a_server() {
+    let to = tempdir().unwrap();
+    let work = to.path().join(".linger");
+    let start = || share(to.path(), |_| {}, |_| {});
+    fs::create_dir(&work).unwrap();
+    start();
+    assert!(!work.exists());
+    fs::create_dir(&work).unwrap();
+    fs::write(work.join("0011223344556677.part"), "somebody's").unwrap();
+    start();
+    assert!(work.join("0011223344556677.part").exists(), "it is not empty");
+    share(to.path(), |options| options.writable = false, |_| {});
+    assert!(work.exists(), "a server that only gives changes nothing");
+}

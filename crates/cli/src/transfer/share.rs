@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use linger_transfer::{
@@ -18,7 +19,7 @@ use crate::input::read_text;
 use crate::lines::{self, line};
 use crate::options::{Json, ListenAt, Silence};
 use crate::output::{Stdout, Stopped, say};
-use crate::typed::{HostPort, Names, one_of};
+use crate::typed::{HostPort, Names, duration, one_of};
 use crate::{exit, interrupt};
 
 /// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
@@ -57,6 +58,9 @@ pub(crate) struct ShareArguments {
     /// Serve one request and end, with its exit status; connections that ask for nothing do not count.
     #[arg(long)]
     once: bool,
+    /// With --once: how long to wait for a client whose connection was lost; 0 for not at all.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration, requires = "once")]
+    retry_for: Duration,
     #[command(flatten)]
     output: Json,
     /// How a connection ends: `lingering`, or `close` to see receipts lost.
@@ -136,6 +140,9 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
             print(&|out| out.json(&line(lines::ServedLine::from(&*served))));
             if !arguments.output.json {
                 report(&served);
+                if arguments.once && served.may_return() && !arguments.retry_for.is_zero() {
+                    say!("waiting for the other side to come back");
+                }
             }
             if served.has_asked() {
                 *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(served);
@@ -165,6 +172,7 @@ fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Erro
     options.insecure = arguments.insecure;
     options.insecure_loopback = arguments.insecure_loopback;
     options.ending = arguments.ending;
+    options.returns = arguments.retry_for;
     if !options.config.sink.is_empty() {
         options.memory = Some(home.to_owned());
     }

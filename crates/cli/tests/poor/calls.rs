@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use linger_testing::{refuse, skip};
 use rustix::io::Errno;
@@ -127,25 +129,37 @@ fn every_call_may_fail_alone() {
     if Command::new("strace").arg("--version").output().is_err() {
         return skip("strace", "it is not installed");
     }
+    // Two at a time: each waits half of its time, for its verb or for the tracer that stops it at every call.
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some((calls, error)) = ONCE.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    may_fail_alone(calls, error);
+                }
+            });
+        }
+    });
+}
+
+fn may_fail_alone(calls: &str, error: &str) {
     let machine = Machine::new();
     let log = machine.home.path().join("log");
-    for (calls, error) in ONCE {
-        let begun = before_main(&machine, &log, calls);
-        let mut bitten = 0;
-        for (words, endless) in VERBS {
-            for nth in begun + 1..=begun + MOST {
-                let inject = format!("inject={calls}:error={error}:when={nth}");
-                let command = strace(&log, &[&format!("trace={calls}"), &inject]);
-                let output = machine.run(machine.prepared(command, words), endless);
-                if !fs::read_to_string(&log).unwrap().contains("(INJECTED)") {
-                    break;
-                }
-                bitten += 1;
-                machine.is_a_sentence(&output, words, &format!("{calls} {error}, number {nth}"));
+    let begun = before_main(&machine, &log, calls);
+    let mut bitten = 0;
+    for (words, endless) in VERBS {
+        for nth in begun + 1..=begun + MOST {
+            let inject = format!("inject={calls}:error={error}:when={nth}");
+            let command = strace(&log, &[&format!("trace={calls}"), &inject]);
+            let output = machine.run(machine.prepared(command, words), endless);
+            if !fs::read_to_string(&log).unwrap().contains("(INJECTED)") {
+                break;
             }
+            bitten += 1;
+            machine.is_a_sentence(&output, words, &format!("{calls} {error}, number {nth}"));
         }
-        assert!(bitten > 0, "no verb calls {calls}");
     }
+    assert!(bitten > 0, "no verb calls {calls}");
 }
 
 /// After the thread for signals, neither side gets another thread. A file is served, hashed and confirmed all the

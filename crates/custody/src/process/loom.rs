@@ -12,7 +12,9 @@
 //! | Acquire of the load and of the failed exchange in `publish` | `loom_what_is_replaced_is_known` |
 //! | Release in `update`, Acquire in `claim` | `loom_a_place_is_free_when_its_cookie_has_been_read` |
 //! | Acquire in `update` | `loom_what_is_found_is_what_was_looked_for` |
-//! | Acquire in `begins`, Release in `goes_on` | `loom_of_two_execs_each_takes_back` |
+//! | Acquire in `begins`, Release in `goes_on` | `loom_an_exec_sees_what_the_one_before_has_found` |
+//!
+//! `cargo xtask mutants orderings` weakens each of them, one at a time, and runs the models.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -250,5 +252,29 @@ fn loom_of_two_execs_each_takes_back() {
         };
         let (one, two) = both(executes(Arc::clone(&table)), executes(Arc::clone(&table)));
         assert_eq!((one, two), ((true, Some(77)), (true, Some(77))));
+    });
+}
+
+/// The program has closed an fd without the library's knowledge. The first `execve` finds that out, and the second must not
+/// find the fd again: by then its place may be another connection's.
+#[test]
+fn loom_an_exec_sees_what_the_one_before_has_found() {
+    model(|| {
+        let table = table::<1>();
+        assert_eq!(table.accepted(0, 77, ORIGIN, true), None);
+        let executes = |table: Arc<Table<1>>| {
+            move || {
+                while !table.begins() {
+                    thread::yield_now();
+                }
+                let found = table.is_tracked(0);
+                let executed = table.executes(0, Some(88));
+                table.goes_on();
+                (found, matches!(executed, Executes::Unhold(_)))
+            }
+        };
+        let (one, two) = both(executes(Arc::clone(&table)), executes(Arc::clone(&table)));
+        assert_ne!(one, two);
+        assert!([one, two].iter().all(|(found, forgot)| found == forgot), "{one:?}, {two:?}");
     });
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use linger::Closer;
 use linger::http::Unread;
+use linger_sys::TELLS_ACKNOWLEDGED;
 use linger_testing::sandboxed;
 
 use crate::server::{Kind, Server};
@@ -217,6 +218,10 @@ fn an_announced_upload_is_waited_for_as_long_as_idle() {
         let head = "POST /unread HTTP/1.1\r\nhost: t\r\ncontent-length: 131072\r\n\r\n";
         let server = Server::start(Kind::Serve);
         assert_eq!(pauses_before_its_body(&server, head), (Ok(()), Some(b"unread".to_vec())));
+        if !TELLS_ACKNOWLEDGED {
+            // Any silent peer is waited for as long as `idle`.
+            return;
+        }
         // Nobody has told the stream about the announced upload.
         let server = Server::start(Kind::Listen);
         assert!(pauses_before_its_body(&server, head).0.is_err());

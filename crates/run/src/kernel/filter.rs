@@ -109,3 +109,27 @@ impl Filter {
         }
     }
 }
+
+/// Whether the kernel knows `WAIT_KILLABLE_RECV`, with which [`Filter::install`] then installs all filters.
+///
+/// The kernel looks at the flags first, and fails with EFAULT if it knows them all, for there is no filter at address 0.
+pub(crate) fn kills_only() -> bool {
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    let none = std::ptr::null::<libc::sock_fprog>();
+    // SAFETY: installs nothing.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, none) };
+    result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_the_kernel_does_not_know_is_told_from_one_that_it_knows() {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+        let version = (numbers.next().unwrap(), numbers.next().unwrap());
+        assert_eq!(kills_only(), version >= (5, 19));
+    }
+}

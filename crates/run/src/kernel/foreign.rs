@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use rustix::process::{Pid, PidfdFlags};
 
-use super::trial::{MEMORY, forbidden};
+use super::trial::{KCMP, MEMORY, forbidden};
 
 /// Opens a pidfd of a thread. Unlike the thread id, it never refers to a later thread.
 ///
@@ -23,6 +23,26 @@ pub(crate) fn open_thread(thread: u32) -> io::Result<OwnedFd> {
         Err(rustix::io::Errno::INVAL) => Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?),
         other => Ok(other?),
     }
+}
+
+/// Id of the calling thread.
+pub(crate) fn own_thread() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
+}
+
+/// Whether a thread's fd `number` is of the same open file as one of the calling thread's, which is `own` (`kcmp(2)`). `None`
+/// if the kernel does not tell, or the thread has no such fd.
+pub(crate) fn is_same_file(own: u32, fd: BorrowedFd<'_>, thread: u32, number: RawFd) -> Option<bool> {
+    /// `KCMP_FILE`.
+    const FILE: libc::c_int = 0;
+    static MAY: OnceLock<bool> = OnceLock::new();
+    if !MAY.get_or_init(|| forbidden(&[KCMP]).is_empty()) {
+        return None;
+    }
+    // SAFETY: five numbers.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, own, thread, FILE, fd.as_raw_fd(), number) };
+    // 1 to 3 say how two different files are sorted.
+    (order >= 0).then_some(order == 0)
 }
 
 /// The process that made the other end of a unix connection, or that listens there (`SO_PEERCRED`).

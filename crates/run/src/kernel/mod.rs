@@ -19,8 +19,10 @@ mod unanswered;
 
 pub(crate) use apart::{apart, least_of_own};
 pub(crate) use depart::{Caller, Departed, Side, depart, has_one_thread, leave, own_pidfd};
-pub(crate) use filter::{Filter, Rule, When};
-pub(crate) use foreign::{accept, make_socket, open_thread, peer_process, read_memory, write_memory};
+pub(crate) use filter::{Filter, Rule, When, kills_only};
+pub(crate) use foreign::{
+    accept, is_same_file, make_socket, open_thread, own_thread, peer_process, read_memory, write_memory,
+};
 pub(crate) use handshake::{Handshake, LaunchRefused, before_exec, copy_own, may_copy_fds};
 pub(crate) use image::Image;
 pub(crate) use listener::{Listener, Notification};

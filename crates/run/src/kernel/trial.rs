@@ -139,6 +139,9 @@ pub(crate) const SECCOMP: &[Trial] = &[
 /// Copies an fd of another process. There is a way without it.
 pub(crate) const PIDFD_GETFD: Trial = Trial::new("pidfd_getfd", libc::SYS_pidfd_getfd, [NONE, NONE, NONE, 0]);
 
+/// Compares fds of two processes. There is a way without it.
+pub(super) const KCMP: Trial = Trial::new("kcmp", libc::SYS_kcmp, [NONE, NONE, 0, 0]);
+
 /// Opens a pidfd. Without it the supervisor stays the program's parent.
 pub(super) const PIDFD_OPEN: Trial = Trial::new("pidfd_open", libc::SYS_pidfd_open, [NONE, 0, 0, 0]);
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
-use crate::kernel::{Listener, Notification, read_memory};
+use crate::kernel::{Listener, Notification, kills_only, read_memory};
 
 /// A system call of the program, with the arguments that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,7 @@ impl Call {
 #[derive(Debug)]
 pub(super) struct Ask {
     listener: Listener,
+    only_death_ends_calls: bool,
 }
 
 impl AsFd for Ask {
@@ -95,7 +96,7 @@ impl AsFd for Ask {
 
 impl Ask {
     pub(super) fn new(listener: Listener) -> Self {
-        Self { listener }
+        Self { listener, only_death_ends_calls: kills_only() }
     }
 
     /// The next notification with its decoded call; `None` if it was withdrawn (its thread was killed).
@@ -138,6 +139,11 @@ impl Ask {
     /// The same number; leaves [`news`](Self::news) as it is.
     pub(super) fn counted(&self) -> u64 {
         self.listener.unheard()
+    }
+
+    /// Whether a signal that a thread survives ends no call that was received (Linux 5.19).
+    pub(super) fn only_death_ends_calls(&self) -> bool {
+        self.only_death_ends_calls
     }
 
     /// Whether the call still waits for its answer. Thread ids are reused: only if the call still waits has everything

@@ -108,10 +108,14 @@ pub(super) struct Driver {
     /// Threads blocked in `accept` (with `--hold`).
     accepting: Vec<Accepting>,
     started: Instant,
+    /// The time since then, read once for each notification.
+    now: Duration,
     rounds: Rounds,
     /// When to look next at fds whose close was continued: a look at many of them takes long.
     look_at: Instant,
     unheard: Unheard,
+    /// When a notification came last.
+    asked_at: Option<Duration>,
     /// Receives the first refusal.
     tell: Option<mpsc::Sender<Refusal>>,
 }
@@ -145,8 +149,10 @@ impl Driver {
             counts,
             accepting: Vec::new(),
             started: now,
+            now: Duration::ZERO,
             look_at: now,
             unheard: Unheard::of(0, now, now),
+            asked_at: None,
             tell: Some(tell),
         })
     }
@@ -161,21 +167,24 @@ impl Driver {
         loop {
             let Woken { asked, timer, others } = self.wait_or_look();
             let others = others || !self.accepting.is_empty();
-            self.mind_unheard(others);
             let now = self.now();
-            let is_due = self.hands.is_called_before(now.saturating_sub(SOON));
-            if timer {
-                self.rounds.fired(is_due || self.hands.parted_due().is_some_and(|due| due <= now));
-            }
+            self.mind_unheard(others);
             let is_over = asked.contains(PollFlags::HUP);
-            let mut called = if is_due || others || is_over { self.hands.called() } else { Vec::new() };
+            let mut called =
+                self.hands.called(if others || is_over { now } else { now.saturating_sub(SOON) });
+            if timer {
+                // While notifications come, they bring the looks.
+                let is_due = !called.is_empty() || self.hands.parted_due().is_some_and(|due| due <= now);
+                self.rounds.fired(is_due && self.asked_at.is_none_or(|at| at + SOON <= now));
+            }
             let is_asked = asked.contains(PollFlags::IN);
             if is_asked {
+                self.asked_at = Some(now);
                 match self.ask.next() {
                     Ok(Some((notification, call))) => {
                         // A close is answered first. What else is asked is decided without a search if what is closed is known.
                         if !matches!(call, Call::Close(_)) {
-                            self.look(&self.hands.called());
+                            self.look(&self.hands.called(now));
                             called.clear();
                         }
                         self.notified(&notification, call);
@@ -194,7 +203,9 @@ impl Driver {
                 self.accept_all();
                 self.bury();
             }
-            self.tell(Event::Tick, None);
+            if self.world.due().is_some_and(|due| due <= self.now) {
+                self.tell(Event::Tick, None);
+            }
             if is_over && self.hands.calls() == 0 {
                 // No thread can make a call any more. The last process may still be closing its fds.
                 self.accepting.clear();
@@ -210,7 +221,7 @@ impl Driver {
 
     /// Hands over what was half-closed some time ago, or `all`.
     fn hand_over(&mut self, all: bool) {
-        let now = self.now();
+        let now = self.now;
         if self.hands.parted_due().is_some_and(|due| all || due <= now) {
             let partings = self.hands.hand_over_parted(now, all);
             self.counts.part(partings);
@@ -220,12 +231,13 @@ impl Driver {
     /// Waits for a notification, or until it is time to look. The timer is set only if there is none yet.
     fn wait_or_look(&mut self) -> Woken {
         let (calls, due) = (self.hands.calls() > 0, self.hands.parted_due());
-        if !self.rounds.is_set(self.now(), calls, due) {
+        if !self.rounds.is_set(self.now, calls, due) {
             let woken = self.wait(Some(Timespec { tv_sec: 0, tv_nsec: 0 }));
             if !woken.asked.is_empty() || woken.timer || woken.others {
                 return woken;
             }
-            self.rounds.set(self.now(), calls, due);
+            let now = self.now();
+            self.rounds.set(now, calls, due);
         }
         self.wait(self.timeout())
     }
@@ -250,7 +262,7 @@ impl Driver {
 
     /// Until when to wait for what comes seldom.
     fn timeout(&self) -> Option<Timespec> {
-        let due = self.world.due().map(|due| due.saturating_sub(self.now()));
+        let due = self.world.due().map(|due| due.saturating_sub(self.started.elapsed()));
         let waits = [
             (!self.accepting.is_empty()).then_some(SIGNALS),
             self.unheard.is_any.then(|| self.unheard.next.saturating_duration_since(Instant::now())),
@@ -265,6 +277,9 @@ impl Driver {
     /// else has happened.
     fn mind_unheard(&mut self, others: bool) {
         let unheard = if others { self.ask.unheard() } else { self.ask.counted() };
+        if unheard == self.unheard.calls && !self.unheard.is_any {
+            return;
+        }
         let now = Instant::now();
         if unheard != self.unheard.calls {
             tracing::warn!(calls = unheard, "the guard has let calls happen: this process was stopped");
@@ -294,8 +309,10 @@ impl Driver {
         self.unheard.next = now + took + (took * SHARE).max(pause);
     }
 
-    fn now(&self) -> Duration {
-        self.started.elapsed()
+    /// Reads the clock.
+    fn now(&mut self) -> Duration {
+        self.now = self.started.elapsed();
+        self.now
     }
 
     /// Reports an event to custody, and carries out its decisions. Returns whether the call is answered instead of
@@ -305,18 +322,22 @@ impl Driver {
             Event::Close { seen, .. } => Some(seen.cookie),
             _ => None,
         };
-        self.world.on(event, self.started.elapsed());
+        self.world.on(event, self.now);
         let mut at_hand = taken;
         let mut pretends = false;
         while let Some(action) = self.world.next() {
             match action {
                 Action::Ask(ask) => {
+                    let takes_long = matches!(ask, Wanting::Census { .. } | Wanting::Flights { .. });
                     let answer = self.find_out(ask, at_hand.as_ref());
-                    self.world.answer(answer, self.started.elapsed());
+                    if takes_long {
+                        self.now();
+                    }
+                    self.world.answer(answer, self.now);
                 }
                 Action::Keep(kept) => {
                     if let (Some(taken), Some(cookie)) = (at_hand.take(), cookie) {
-                        self.hands.keep(kept, cookie, taken, self.started.elapsed());
+                        self.hands.keep(kept, cookie, taken, self.now);
                         self.rounds.closing();
                     }
                 }
@@ -390,7 +411,7 @@ impl Driver {
             Wanting::Discard(kept) => Answer::Discarded(self.hands.discard(kept)),
             Wanting::Unwatch(kept) => Answer::Done(self.hands.unwatch(kept)),
             Wanting::HandOver { kept, cookie, unread } => {
-                Answer::Done(self.hands.part(kept, cookie, unread, self.started.elapsed()))
+                Answer::Done(self.hands.part(kept, cookie, unread, self.now))
             }
             Wanting::HandOverShutdown { cookie, unread } => {
                 let done = at_hand
@@ -421,12 +442,15 @@ impl Driver {
 
     /// Looks whether these that the program was let close are closed.
     fn look(&mut self, called: &[Kept]) {
-        let started = Instant::now();
-        if called.is_empty() || started < self.look_at {
+        if called.is_empty() {
             return;
         }
-        let now = started - self.started;
-        let states: Vec<_> = called.iter().map(|kept| (*kept, self.hands.look_at(*kept, now))).collect();
+        let started = Instant::now();
+        if started < self.look_at {
+            return;
+        }
+        self.now = started - self.started;
+        let states = self.hands.look_at(called, self.now);
         let took = started.elapsed();
         for (kept, state) in states {
             self.tell(

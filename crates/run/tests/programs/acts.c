@@ -181,6 +181,7 @@ ACT(fds_bad) {
     said("range", syscall(SYS_close_range, 9, 8, 0));
     return 0;
 }
+ACT(fds_listen_again) { for (int i = 0; i < 3; i++) said("close", close(listening(0))); fds(); return 0; }
 ACT(fds_dup) { dup2(1, 9); dup3(1, 10, O_CLOEXEC); fcntl(1, F_DUPFD, 20); fcntl(1, F_DUPFD_CLOEXEC, 30); fds(); return 0; }
 ACT(fds_range) { for (int fd = 10; fd < 20; fd++) dup2(0, fd); close_range(12, 14, 0); close_range(16, ~0u, CLOSE_RANGE_CLOEXEC); fds(); return 0; }
 ACT(fds_from) { for (int fd = 10; fd < 20; fd++) dup2(0, fd); closefrom(15); fds(); return 0; }
@@ -350,6 +351,16 @@ ACT(early_half_close) { int c = client(listening(0)); early(c); said("half", shu
 ACT(early_shutdown) { int c = client(listening(0)); early(c); said("shutdown", shutdown(c, SHUT_RDWR)); said("close", close(c)); return 0; }
 ACT(plain_shutdown_read) { char b; int c = client(listening(0)); early(c); said("shutdown", shutdown(c, SHUT_RD)); while (read(c, &b, 1) == 1) {} said("close", close(c)); return 0; }
 ACT(early_dup) { int c = client(listening(0)), d; early(c); d = dup(c); said("one", close(c)); said("other", close(d)); return 0; }
+ACT(early_dup_epoll) {
+    int c = client(listening(0)), d, e = epoll_create1(0);
+    early(c);
+    d = dup(c);
+    said("add", epoll_ctl(e, EPOLL_CTL_ADD, d, &(struct epoll_event){EPOLLIN, {.fd = d}}));
+    close(c);
+    close(d);
+    close(e);
+    _exit(25);
+}
 ACT(early_dup2) { int c = client(listening(0)); early(c); said("over", dup2(0, c) == c); fds(); return 0; }
 ACT(early_dup3) { int c = client(listening(0)); early(c); said("over", dup3(0, c, O_CLOEXEC) == c); return 0; }
 ACT(early_range) { int c = client(listening(0)); early(c); said("range", close_range(c, c, 0)); return 0; }

@@ -44,10 +44,11 @@ func inherited(c *net.TCPConn) {
 	file, _ := c.File()
 	helper := exec.Command("/proc/self/exe", "inherited")
 	helper.ExtraFiles, helper.Stdout = []*os.File{file}, os.Stdout
-	fmt.Println(helper.Start())
+	started := helper.Start()
 	file.Close()
 	c.Close()
-	fmt.Println(helper.Wait())
+	// The helper tells what it saw on the same stdout: before this, whichever process is quicker.
+	fmt.Println(helper.Wait(), started)
 }
 
 var acts = map[string]func(){

@@ -59,7 +59,12 @@ pub fn tcp_state(socket: BorrowedFd<'_>) -> io::Result<TcpState> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(match first {
+    Ok(state_of(first))
+}
+
+/// The state that the kernel gives this number (net/tcp_states.h).
+pub(super) fn state_of(number: u8) -> TcpState {
+    match number {
         1 => TcpState::Established,
         2 => TcpState::SynSent,
         3 | 12 => TcpState::SynReceived,
@@ -72,7 +77,7 @@ pub fn tcp_state(socket: BorrowedFd<'_>) -> io::Result<TcpState> {
         10 => TcpState::Listen,
         11 => TcpState::Closing,
         other => TcpState::Unknown(other),
-    })
+    }
 }
 
 #[cfg(all(test, not(loom)))]

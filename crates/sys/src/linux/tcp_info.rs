@@ -5,6 +5,7 @@ use std::mem::size_of_val;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use super::state::state_of;
 use crate::TcpInfo;
 
 /// Reads the facts of a connection.
@@ -36,8 +37,9 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         return Err(io::ErrorKind::InvalidData.into());
     }
     // tcpi_state, tcpi_ca_state, tcpi_retransmits, tcpi_probes.
-    let [_, _, retransmits, probes] = words[0].to_ne_bytes();
+    let [state, _, retransmits, probes] = words[0].to_ne_bytes();
     Ok(TcpInfo {
+        state: state_of(state),
         probes,
         retransmits,
         last_ack: Duration::from_millis(u64::from(words[LAST_ACK])),
@@ -49,8 +51,9 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::TcpState;
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
@@ -68,7 +71,7 @@ mod tests {
         server.read_exact(&mut [0]).unwrap();
         let info = tcp_info(client.as_fd()).unwrap();
         assert!(info.last_ack < Duration::from_millis(50), "{info:?}");
-        assert_eq!((info.probes, info.retransmits), (0, 0));
+        assert_eq!((info.state, info.probes, info.retransmits), (TcpState::Established, 0, 0));
         assert!(
             !info.round_trip.is_zero() && info.round_trip < Duration::from_secs(1),
             "{info:?} on loopback"
@@ -77,6 +80,10 @@ mod tests {
         client.write_all(b"y").unwrap();
         server.read_exact(&mut [0]).unwrap();
         assert_eq!(tcp_info(server.as_fd()).unwrap().data_segments, 2);
+        // A FIN alone is no data.
+        client.shutdown(Shutdown::Write).unwrap();
+        let info = tcp_info(server.as_fd()).unwrap();
+        assert_eq!((info.state, info.data_segments), (TcpState::CloseWait, 2));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::driver::Deadlines;
 use crate::hash::Tree;
 use crate::machine::{Role, SessionLimits};
 use crate::message::IfExists;
-use crate::message::{Time, Token, TreeEntry};
+use crate::message::{Kind, Time, Token, TreeEntry};
 use crate::progress::ItemVerdict;
 use crate::transport::Plain;
 

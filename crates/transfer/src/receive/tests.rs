@@ -8,6 +8,7 @@ mod account;
 mod content;
 mod entries;
 mod news;
+mod places;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -56,6 +57,8 @@ enum To<'a> {
     /// Below the given path of a directory. The path may not exist.
     Below(&'a Path, &'a str),
     Sink(&'a str),
+    /// To a sink's command, with the memory of earlier sessions.
+    Remembered(&'a str, &'a Arc<Deliveries>),
     Stream(&'a OwnedFd, &'a mut Tree),
 }
 
@@ -115,6 +118,12 @@ fn listen(mut socket: TcpStream, heard: &Heard) {
     heard.1.notify_all();
 }
 
+/// Waits until such a message has come, or the other side has closed.
+fn await_message(heard: &Heard, is_it: impl Fn(&Message) -> bool) {
+    let waits = |heard: &mut (Vec<Message>, bool)| !heard.1 && !heard.0.iter().any(&is_it);
+    drop(heard.1.wait_while(heard.0.lock().unwrap(), waits).unwrap());
+}
+
 /// Writes the script and closes this half of the connection. Returns the messages that came back until the other
 /// side closed.
 fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
@@ -132,15 +141,17 @@ fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
                 Step::Frame(kind, stream, payload) => bytes.extend(frame(*kind, *stream, payload)),
                 Step::AwaitReceipt => {
                     let _ = socket.write_all(&std::mem::take(&mut bytes));
-                    let is_receipt = |said: &Message| matches!(said, Message::Receipt(_));
-                    let waits =
-                        |heard: &mut (Vec<Message>, bool)| !heard.1 && !heard.0.iter().any(is_receipt);
-                    drop(heard.1.wait_while(heard.0.lock().unwrap(), waits).unwrap());
+                    await_message(&heard, |said| matches!(said, Message::Receipt(_)));
                 }
             }
         }
         // A receiver that refuses closes before the end of the script, so that this fails.
         let _ = socket.write_all(&bytes);
+        // Who has said all waits for the account. A sender that leaves while a command runs, or a disk is waited for, has
+        // cut the session.
+        if matches!(script.last(), Some(Say(Message::Total { .. }))) {
+            await_message(&heard, |said| matches!(said, Message::Done { .. }));
+        }
         let _ = socket.shutdown(Shutdown::Write);
     });
     let (said, _) = std::mem::take(&mut *heard.0.lock().unwrap());
@@ -149,6 +160,22 @@ fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
 
 /// Runs a receiver on what the script sends.
 fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
+    receive_after(to, with, &|_| {}, script)
+}
+
+/// The same, with a receiver that is changed before it runs.
+fn receive_after(to: To<'_>, with: With, prepare: &dyn Fn(&mut Receiver<'_>), script: &[Step]) -> Received {
+    receive_watched(to, with, prepare, &|_, _| {}, script)
+}
+
+/// The same. `watch` sees all progress, and can cancel the session.
+fn receive_watched(
+    to: To<'_>,
+    with: With,
+    prepare: &dyn Fn(&mut Receiver<'_>),
+    watch: &dyn Fn(&Progress, &Cancel),
+    script: &[Step],
+) -> Received {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
@@ -167,6 +194,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
         );
     }
     let (mut summary, mut seen) = (Summary::default(), Vec::new());
+    let watched = cancel.clone();
     let claimant = Claimant { claims: Arc::new(Claims::default()), session: 1, cancel };
     let (root, spool);
     let target = match to {
@@ -179,22 +207,33 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
             Target::Tree { root: &root, base: RelPath::new(name.as_bytes()).unwrap() }
         }
         To::Sink(command) => {
-            let config =
-                PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
-            spool = Spool::new("x", &config.sink["x"], Displays::default(), &Launcher::default()).unwrap();
+            spool = sink(command);
             Target::Sink { spool: Box::new(spool), deliveries: Arc::default(), id: [1; 16] }
+        }
+        To::Remembered(command, deliveries) => {
+            spool = sink(command);
+            Target::Sink { spool: Box::new(spool), deliveries: deliveries.clone(), id: [1; 16] }
         }
         To::Stream(out, so_far) => Target::Stream { out, so_far },
     };
-    let mut observe = |progress| seen.push(progress);
+    let mut observe = |progress| {
+        watch(&progress, &watched);
+        seen.push(progress);
+    };
     let mut receiver =
         Receiver::new(&mut session, STREAM, target, with.options, claimant, &mut summary, &mut observe);
     receiver.again = with.again;
     receiver.from_the_start = with.from_the_start;
+    prepare(&mut receiver);
     let result = receiver.run();
     let _ = session.flush();
     session.close(&linger::Policy::default());
     Received { result, said: sending.join().unwrap(), summary, seen }
+}
+
+fn sink(command: &str) -> Spool {
+    let config = PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
+    Spool::new("x", &config.sink["x"], Displays::default(), &Launcher::default()).unwrap()
 }
 
 impl Received {

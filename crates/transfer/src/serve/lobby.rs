@@ -21,6 +21,8 @@ struct Guest {
     number: u64,
     network: IpAddr,
     cancel: Cancel,
+    /// It has begun a handshake as a client would.
+    has_begun: bool,
 }
 
 /// The part of an address that a host cannot choose freely: the whole IPv4 address, or the first 64 bits of an IPv6
@@ -36,24 +38,35 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Lobby {
-    /// Notes a new connection. If there are too many, ends the oldest one of the same address, or of the address that
-    /// has the most.
+    /// Notes a new connection. If there are too many, ends one of the same address, or of the address that has the most: the
+    /// oldest one that has not even begun a handshake, if there is one. Otherwise a crowd that only connects would end the
+    /// handshakes of known clients faster than these can be done.
     pub(super) fn enter(&self, number: u64, address: IpAddr, cancel: Cancel) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = network(address);
-        let crowd = if waiting.iter().filter(|guest| guest.network == own).count() >= EACH {
-            Some(own)
+        let chosen = if waiting.iter().filter(|guest| guest.network == own).count() >= EACH {
+            waiting
+                .iter()
+                .position(|guest| guest.network == own && !guest.has_begun)
+                .or_else(|| waiting.iter().position(|guest| guest.network == own))
         } else if waiting.len() >= MOST {
-            most_frequent(&waiting)
+            oldest_of_most(&waiting, |guest| !guest.has_begun).or_else(|| oldest_of_most(&waiting, |_| true))
         } else {
             None
         };
-        let oldest = crowd.and_then(|crowd| waiting.iter().position(|guest| guest.network == crowd));
-        if let Some(oldest) = oldest.and_then(|oldest| waiting.remove(oldest)) {
+        if let Some(oldest) = chosen.and_then(|chosen| waiting.remove(chosen)) {
             tracing::info!("a connection is ended that asked for nothing: there are too many of them");
             oldest.cancel.cancel();
         }
-        waiting.push_back(Guest { number, network: own, cancel });
+        waiting.push_back(Guest { number, network: own, cancel, has_begun: false });
+    }
+
+    /// Notes that a connection has begun a handshake as a client would.
+    pub(super) fn has_begun(&self, number: u64) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(guest) = waiting.iter_mut().find(|guest| guest.number == number) {
+            guest.has_begun = true;
+        }
     }
 
     /// Notes that a connection has asked for something, or has ended. Returns false if it was cancelled before.
@@ -70,12 +83,14 @@ impl Lobby {
     }
 }
 
-fn most_frequent(waiting: &VecDeque<Guest>) -> Option<IpAddr> {
+/// The oldest of those that are `wanted`, of the address that has the most of them.
+fn oldest_of_most(waiting: &VecDeque<Guest>, wanted: impl Fn(&Guest) -> bool) -> Option<usize> {
     let mut counts: HashMap<IpAddr, usize> = HashMap::new();
-    for guest in waiting {
+    for guest in waiting.iter().filter(|guest| wanted(guest)) {
         *counts.entry(guest.network).or_default() += 1;
     }
-    counts.into_iter().max_by_key(|(_, count)| *count).map(|(network, _)| network)
+    let most = counts.values().max()?;
+    waiting.iter().position(|guest| wanted(guest) && counts.get(&guest.network) == Some(most))
 }
 
 #[cfg(test)]
@@ -120,6 +135,28 @@ mod tests {
         lobby.clear();
         assert!(single.is_cancelled() && !cancels[0].is_cancelled());
         assert!(!lobby.leave(1));
+    }
+
+    #[test]
+    fn who_has_begun_a_handshake_goes_last() {
+        let lobby = Lobby::default();
+        let cancels: Vec<_> = (0..MOST as u64)
+            .map(|number| {
+                let cancel = Cancel::new().unwrap();
+                // Each has an address of its own.
+                lobby.enter(number, IpAddr::from([192, 0, 3, number as u8]), cancel.clone());
+                cancel
+            })
+            .collect();
+        let ended = || cancels.iter().filter(|cancel| cancel.is_cancelled()).count();
+        lobby.has_begun(0);
+        for number in 0..MOST as u64 - 1 {
+            lobby.enter(1_000 + number, v4(number as usize), Cancel::new().unwrap());
+            lobby.has_begun(1_000 + number);
+        }
+        assert!(!cancels[0].is_cancelled() && ended() == MOST - 1, "{}", ended());
+        lobby.enter(2_000, IpAddr::from([192, 0, 4, 1]), Cancel::new().unwrap());
+        assert!(cancels[0].is_cancelled(), "all have begun one: the oldest goes");
     }
 
     #[test]

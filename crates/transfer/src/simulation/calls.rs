@@ -98,6 +98,8 @@ impl HostCalls for SimulatedWorld {
     fn connect(&self) -> io::Result<Box<dyn Transport>> {
         self.step();
         let mut state = self.state.borrow_mut();
+        let now = state.now;
+        state.timeline.connects(now);
         let Some(server) = state.server.clone() else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };

@@ -140,6 +140,14 @@ pub(super) fn last_served(world: &SimulatedWorld, first: usize) -> Option<u8> {
     served.has_asked().then(|| served_status(served))
 }
 
+/// Checks that a client gives up only once its patience is over. A client that has never heard the server's greeting does not
+/// try again.
+fn has_patience(world: &SimulatedWorld, ended: &EndedClient) -> Result<(), String> {
+    let gave_up = ended.error.as_ref().is_some_and(Error::is_temporary) && ended.status() != 0;
+    let state = world.state.borrow();
+    state.timeline.gives_up(state.now).filter(|_| gave_up).map_or(Ok(()), Err)
+}
+
 fn agree(world: &SimulatedWorld, ended: &EndedClient) -> Result<(), String> {
     match (ended.status(), last_served(world, ended.first)) {
         (client @ 0, Some(server @ 1)) | (client @ 1, Some(server @ 0)) => {
@@ -181,6 +189,7 @@ pub(super) fn after_first(
     }
     if let Some(ended) = ended {
         agree(world, ended)?;
+        has_patience(world, ended)?;
     }
     gets_through(world, ended)?;
     if schedule.scenario == Scenario::Sink {

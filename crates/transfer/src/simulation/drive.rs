@@ -13,6 +13,7 @@ use super::calls::stand_in;
 use super::check::{self, EndedClient};
 use super::disk::Disk;
 use super::ends::{ClientResult, options, share, transfer};
+use super::patience::Timeline;
 use super::threads::{Pause, Threads};
 use super::world::{SimulatedState, SimulatedWorld, Thread};
 use super::{EndOfTransfer, Planted, Scenario, Schedule};
@@ -171,6 +172,7 @@ impl Runner {
         let (result, base, schedule_of) = (ended.clone(), self.base.clone(), schedule.clone());
         let work = move || *result.borrow_mut() = Some(transfer(&base, &schedule_of));
         let first = world.state.borrow().connections.len();
+        world.state.borrow_mut().timeline = Timeline::default();
         world.start_on(EndOfTransfer::Client, Box::new(work));
         self.drive(schedule, world)?;
         let ended = ended.borrow_mut().take();

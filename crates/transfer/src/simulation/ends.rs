@@ -34,17 +34,14 @@ pub(super) fn transfer(base: &Path, schedule: &Schedule) -> ClientResult {
         Scenario::Large => (source.join("large"), b"large"),
         Scenario::Sink => (source.join("file"), b"@print"),
         Scenario::Get => {
-            let mut observe = |progress: Progress| {
-                if let (Progress::Confirmed(confirmation), Some(world)) = (progress, world()) {
-                    world.confirmed(&confirmation);
-                }
-            };
             let options = GetOptions { durability, ..GetOptions::default() };
             let from = match Destination::typed(b"tree") {
                 Ok(from) => from,
                 Err(bad) => return (Summary::default(), Some(Error::Usage(bad.to_string().into()))),
             };
-            return client.get(&from, &Output::Path(base.join("shared/tree")), &options, &mut observe);
+            return client.get(&from, &Output::Path(base.join("shared/tree")), &options, &mut |progress| {
+                tell(&progress, true)
+            });
         }
     };
     let to = match Destination::typed(to) {
@@ -53,7 +50,14 @@ pub(super) fn transfer(base: &Path, schedule: &Schedule) -> ClientResult {
     };
     let if_exists = if schedule.scenario == Scenario::Replace { IfExists::Replace } else { IfExists::Fail };
     let options = PutOptions { durability, if_exists, ..PutOptions::default() };
-    client.put(Input::Path(path), &to, &options, &mut |_| {})
+    client.put(Input::Path(path), &to, &options, &mut |progress| tell(&progress, false))
+}
+
+/// Tells the world what the client reports.
+fn tell(progress: &Progress, is_get: bool) {
+    if let Some(world) = world() {
+        world.seen_by_client(progress, is_get);
+    }
 }
 
 pub(super) fn share(base: &Path, schedule: &Schedule) -> ShareOptions {

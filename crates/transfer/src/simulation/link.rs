@@ -81,5 +81,10 @@ impl Drop for SimulatedLink {
         let fds: [RawFd; 2] = [self.read.as_raw_fd(), self.write.as_raw_fd()];
         world.unwatch(fds);
         world.with(self.connection, |connection| connection.close(self.end));
+        if self.end == EndOfTransfer::Client {
+            let mut state = world.state.borrow_mut();
+            let now = state.now;
+            state.timeline.closes(now);
+        }
     }
 }

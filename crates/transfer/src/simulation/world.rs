@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::network::{SimulatedConnection, Watched};
+use super::patience::Timeline;
 use super::random::Random;
 use super::threads::{Pause, ThreadWork, suspend};
 use super::{Cut, EndOfTransfer, Planted, ScheduledEvent};
-use crate::progress::Confirmation;
+use crate::progress::{Confirmation, Progress};
 use crate::serve::{Served, Server};
 
 thread_local! {
@@ -85,6 +86,8 @@ pub(super) struct SimulatedState {
     pub(super) peace: bool,
     /// A process or machine has ended in the middle.
     pub(super) fell: bool,
+    /// Of the client that runs.
+    pub(super) timeline: Timeline,
 }
 
 impl SimulatedState {
@@ -117,6 +120,7 @@ impl SimulatedState {
             happened: 0,
             peace: false,
             fell: false,
+            timeline: Timeline::default(),
         }
     }
 
@@ -239,6 +243,19 @@ impl SimulatedWorld {
             && let Some(told) = state.disk.is_lost(confirmation)
         {
             state.fault.get_or_insert(told);
+        }
+    }
+
+    /// Takes what the client reports.
+    pub(super) fn seen_by_client(&self, progress: &Progress, is_get: bool) {
+        let mut state = self.state.borrow_mut();
+        let now = state.now;
+        if let Some(told) = state.timeline.see(progress, is_get, now) {
+            state.fault.get_or_insert(told);
+        }
+        drop(state);
+        if let (Progress::Confirmed(confirmation), true) = (progress, is_get) {
+            self.confirmed(confirmation);
         }
     }
 

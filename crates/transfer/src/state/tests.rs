@@ -81,6 +81,20 @@ fn one_session_at_a_time() {
     assert_eq!(resumed(&dir), 0);
 }
 
+/// A child that is being made for another session's command has a copy of the log's fd, and no part in its lock.
+#[test]
+fn a_log_is_free_when_its_session_has_ended() {
+    let (_temp, dir) = dir();
+    three_blocks(&dir);
+    let resume = || PartLog::resume(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s", &Gauge::default());
+    let found = resume().unwrap().unwrap();
+    let of_a_child = rustix::io::dup(found.state.log.as_fd()).unwrap();
+    assert_eq!(resume().unwrap_err(), Errno::WOULDBLOCK);
+    drop(found);
+    assert!(resume().unwrap().is_some());
+    drop(of_a_child);
+}
+
 #[test]
 fn a_block_that_was_changed_since_is_not_trusted() {
     let (temp, dir) = dir();
@@ -339,31 +353,79 @@ fn records_of_another_place_or_another_log_are_refused() {
     assert_eq!(resumed(&dir), 0, "the records of another log");
 }
 
+/// Somebody may have written into the hole of a file that has changed. What stands before and behind it is not in it.
 #[test]
 fn a_hole_is_one_record_and_is_proved_by_having_no_data() {
-    for (fill, blocks) in [(false, 1 + (1 << 20)), (true, 1)] {
+    const HOLE_BLOCKS: u64 = 1 << 20;
+    let (begin, end) = (BLOCK as u64, (1 + HOLE_BLOCKS) * BLOCK as u64);
+    for (data, blocks) in [
+        (None, 2 + HOLE_BLOCKS),
+        (Some(begin), 1),
+        (Some(1 << 39), 1),
+        (Some(end - BLOCK as u64), 1),
+        (Some(end - 1), 1),
+    ] {
         let (_keep, dir) = dir();
         let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::Blocks, "p", "s").unwrap();
-        let first = vec![3; BLOCK];
+        let (first, last) = (vec![3; BLOCK], vec![4; BLOCK]);
         write_full(part.as_fd(), &first, 0).unwrap();
         state.append(part.as_fd(), LogStep::Block(Sum::of(0, &first))).unwrap();
-        rustix::fs::ftruncate(&part, (1 + (1 << 20)) * BLOCK as u64).unwrap();
-        state.append(part.as_fd(), LogStep::Hole(1 << 20)).unwrap();
-        if fill {
-            // Somebody has written into the hole.
-            write_full(part.as_fd(), b"x", 1 << 39).unwrap();
-        } else {
-            // Only the file's time has changed: so its content is read.
-            crate::root::set_mtime(part.as_fd(), Time { seconds: 1, nanos: 0 }).unwrap();
+        rustix::fs::ftruncate(&part, end).unwrap();
+        state.append(part.as_fd(), LogStep::Hole(HOLE_BLOCKS)).unwrap();
+        write_full(part.as_fd(), &last, end).unwrap();
+        let place = Hashing::Blocks.place(1 + HOLE_BLOCKS);
+        state.append(part.as_fd(), LogStep::Block(Sum::of(place, &last))).unwrap();
+        if let Some(data) = data {
+            write_full(part.as_fd(), b"x", data).unwrap();
         }
+        // The file's time has changed, so its content is read.
+        crate::root::set_mtime(part.as_fd(), Time { seconds: 1, nanos: 0 }).unwrap();
         drop((state, part));
         let again = |hashing| PartLog::resume(dir.as_fd(), [7; 16], hashing, "p", "s", &Gauge::default());
         assert!(again(Hashing::Whole).unwrap().is_none(), "hashed in another way");
         let found = again(Hashing::Blocks).unwrap().unwrap();
-        assert_eq!(found.tree.blocks(), blocks);
+        assert_eq!(found.tree.blocks(), blocks, "{data:?}");
         let mut expected = Tree::new().hashed(Hashing::Blocks);
         expected.push(Sum::of(0, &first));
-        expected.push_zeros(blocks - 1);
+        if blocks > 1 {
+            expected.push_zeros(HOLE_BLOCKS);
+            expected.push(Sum::of(place, &last));
+        }
         assert_eq!(found.tree.end(b"tail"), expected.end(b"tail"));
+    }
+}
+
+/// If nobody waits for the comparison any more, it ends behind the block that it has read, and the log with it.
+#[test]
+fn a_comparison_that_nobody_waits_for_ends() {
+    for (gauge, blocks) in [(Gauge::default(), 3), (Gauge::unwanted(), 1)] {
+        let (temp, dir) = dir();
+        three_blocks_before_a_boot(&dir, true);
+        let found = PartLog::resume(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s", &gauge).unwrap().unwrap();
+        assert_eq!((found.tree.blocks(), found.state.records), (blocks, blocks));
+        let length = |name: &str| std::fs::metadata(temp.path().join(name)).unwrap().len();
+        assert_eq!((length("p"), length("s")), (blocks * BLOCK as u64, (1 + blocks) * RECORD as u64));
+    }
+}
+
+#[test]
+fn a_log_is_known_by_its_first_bytes() {
+    let (temp, dir) = dir();
+    three_blocks(&dir);
+    let log = std::fs::read(temp.path().join("s")).unwrap();
+    let (mut first, mut last) = (log.clone(), log.clone());
+    first[0] ^= 1;
+    last[7] ^= 1;
+    for (content, expected) in [
+        (&log[..], true),
+        (&log[..8], true),
+        (&log[..7], false),
+        (&[], false),
+        (&first[..], false),
+        (&last[..], false),
+    ] {
+        let path = temp.path().join("other");
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(is_log(std::fs::File::open(&path).unwrap().as_fd()), expected, "{} bytes", content.len());
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Deadline<'a> {
     pub(super) until: Instant,
     /// Interrupts the wait when it is used.
     pub(super) cancel: &'a Cancel,
+    /// Called whenever this side writes: a server does so first when the client's whole first flight is here.
+    pub(super) writes: &'a dyn Fn(),
 }
 
 impl Deadline<'_> {
@@ -51,6 +53,7 @@ impl Read for Deadline<'_> {
 
 impl Write for Deadline<'_> {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        (self.writes)();
         self.stream.set_write_timeout(self.left()?)?;
         self.stream.write(from)
     }

@@ -38,7 +38,7 @@ pub(crate) fn damage(frames: &mut Vec<Vec<u8>>, random: &mut ChaCha8Rng) {
             }
             6 => {
                 // Paths that lead elsewhere, of the same length as what was there.
-                let evil: &[u8] = [&b"../"[..], b"/etc", b"..", b".linger", b"a\0"][below(5)];
+                let evil: &[u8] = [&b"../"[..], b"/etc", b"..", b".linger", b"a\0", b".bashrc"][below(6)];
                 let frame = &mut frames[place];
                 if frame.len() > 8 + evil.len() {
                     let at = 8 + below(frame.len() - 8 - evil.len());

@@ -157,7 +157,7 @@ impl Driver {
     }
 
     fn hand_over(
-        &self,
+        &mut self,
         kernel: &mut Kernel,
         kept: Kept,
         Cookie(told): Cookie,
@@ -182,6 +182,9 @@ impl Driver {
         let taken = self.luck < UNLUCKY;
         connection.may_refuse |= !taken;
         connection.untaken = !taken;
+        if taken {
+            self.parted.push(index);
+        }
         Ok(Answer::Done(taken))
     }
 

@@ -329,6 +329,7 @@ impl Driver {
         if self.world.due().is_some() {
             return Err("something is looked for without end".into());
         }
+        self.look_at_parted(kernel)?;
         let remembered =
             (0..kernel.connections.len()).filter(|one| self.world.state(cookie_of(*one)) == State::Ended);
         if remembered.count() > LIMITS.lately {

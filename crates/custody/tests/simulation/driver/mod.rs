@@ -6,6 +6,7 @@ mod check;
 mod forget;
 mod hints;
 mod pace;
+mod parted;
 mod perform;
 mod stop;
 mod tell;
@@ -117,6 +118,8 @@ pub(crate) struct Driver {
     at_hand: Option<AtHand>,
     kept: BTreeMap<Kept, KeptFd>,
     held: BTreeSet<usize>,
+    /// Connections that the supervisor has half-closed and not looked at again.
+    parted: Vec<usize>,
     /// Connections that were held, and are kept since the present event, because nobody was seen to have them.
     orphans: Vec<usize>,
     watched: BTreeSet<usize>,
@@ -202,6 +205,7 @@ impl Driver {
             at_hand: None,
             kept: BTreeMap::new(),
             held: BTreeSet::new(),
+            parted: Vec::new(),
             orphans: Vec::new(),
             watched: BTreeSet::new(),
             known: BTreeSet::new(),
@@ -301,6 +305,9 @@ impl Driver {
         let due = self.world.due().is_some_and(|due| due <= self.now);
         if due {
             self.on("tick", None, Event::Tick);
+        }
+        if luck & 1 == 0 {
+            self.look_at_parted(kernel)?;
         }
         Ok(due)
     }

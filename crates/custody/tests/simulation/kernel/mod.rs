@@ -119,6 +119,8 @@ pub(crate) struct Connection {
     pub(crate) fds_gone: Option<bool>,
     /// The closer has it.
     pub(crate) handed: u32,
+    /// The peer has acknowledged all that was sent, and the FIN, since it was handed over.
+    pub(crate) acknowledged: bool,
     /// It was handed over by a `shutdown`, so that the program may still have it.
     pub(crate) by_shutdown: bool,
     /// Ends that were counted.
@@ -296,6 +298,7 @@ impl Kernel {
             end: End::Open,
             fds_gone: None,
             handed: 0,
+            acknowledged: false,
             by_shutdown: false,
             counted: 0,
             refused: 0,

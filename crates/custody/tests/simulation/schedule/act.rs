@@ -125,6 +125,9 @@ fn do_untold(kernel: &mut Kernel, process: usize, thread: usize, Step { what, a,
 fn change(kernel: &mut Kernel, what: What, a: u8) -> bool {
     let count = kernel.connections.len();
     let Some(connection) = kernel.connections.get_mut(usize::from(a) % count.max(1)) else { return false };
+    let by_peer = matches!(what, What::PeerSends | What::PeerFinishes);
+    // A segment of the peer may have crossed the FIN.
+    connection.acknowledged |= by_peer && connection.handed > 0 && a & 0x80 == 0;
     let socket = &mut connection.socket;
     match what {
         What::PeerSends if !socket.peer_finished && !socket.over => socket.unread += 1,

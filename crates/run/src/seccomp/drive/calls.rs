@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use linger_custody::Rights;
 use linger_custody::world::{Caller, Event, Inode, Open, Pid, Seen, Tid, Unseen, Way};
@@ -53,7 +54,8 @@ impl Driver {
     /// Handles a close by a thread that has called before, with few system calls. Returns false if the thread must be
     /// looked at first.
     ///
-    /// If its fd can be copied through its pidfd, the thread is alive, and so is the known process that it belongs to.
+    /// If its fd can be copied through its pidfd, the thread is alive, and so is the known process that it belongs to. It is then
+    /// this thread that has called, and only its death can end a call that was received.
     fn close_of_known(&mut self, notification: &Notification, fd: RawFd) -> bool {
         let Some(thread) = self.hands.known(notification.thread) else { return false };
         let caller = Caller { pid: Pid(thread.process), tid: Tid(notification.thread) };
@@ -66,11 +68,15 @@ impl Driver {
             Err(Errno::BADF) => None,
             Err(_) => return false,
         };
+        let found = copy.map_or(Found::Other, |copy| self.recognize(copy, &thread, fd));
+        if thread.is_lent_to() && !matches!(found, Found::Connection(..)) {
+            // The copy of a listener or of an epoll has to be closed as well.
+            return false;
+        }
         self.tell(Event::Calls(caller.tid), None);
         self.hands.may_close_epoll(thread.process, fd);
-        if let Some(copy) = copy
-            && let Found::Connection(seen, taken) = self.recognize(copy, &thread, fd)
-            && self.ask.waits(notification.id)
+        if let Found::Connection(seen, taken) = found
+            && (self.ask.only_death_ends_calls() && !thread.is_lent_to() || self.ask.waits(notification.id))
         {
             self.tell(Event::Close { caller, seen, way: Way::Close }, Some(taken));
         }
@@ -198,12 +204,15 @@ impl Driver {
     /// The connection that a copy of an fd is of, if it is one.
     fn recognize(&self, copy: OwnedFd, thread: &Rc<Thread>, fd: RawFd) -> Found {
         let connection = self.wanted.connection(copy.as_fd());
-        let (Some((cookie, state)), Ok(status)) = (connection, rustix::fs::fstat(&copy)) else {
+        let (Some((cookie, info)), Ok(status)) = (connection, rustix::fs::fstat(&copy)) else {
             return Found::Other;
         };
-        let socket = eyes::socket_in(state, copy.as_fd());
+        let is_plain = self.wanted.all_plain();
+        let socket = eyes::socket_in(info.map(|info| info.state), is_plain, copy.as_fd());
+        let before = info.filter(|_| is_plain);
+        let before = before.and_then(|info| eyes::OpenBefore::new(info, socket));
         let seen = Seen { fd, cookie, inode: Inode(status.st_ino), socket };
-        Found::Connection(seen, Taken { copy, thread: Rc::clone(thread), fd })
+        Found::Connection(seen, Taken { copy, thread: Rc::clone(thread), fd, before })
     }
 
     fn copy(&mut self, caller: Caller, thread: &Rc<Thread>, fd: RawFd) {
@@ -298,6 +307,7 @@ impl Driver {
 
     /// Notes the port of a socket that is about to listen. Returns whether the call was answered.
     fn listen(&mut self, id: u64, thread: &Thread, fd: RawFd, backlog: i32) -> bool {
+        self.counts.listens.fetch_add(1, Relaxed);
         let Ok(socket) = thread.take(fd) else { return false };
         if self.wanted.listens(socket.as_fd()).is_some() || !self.ask.waits(id) {
             return false;

@@ -1,6 +1,6 @@
 //! Makes sockets and epolls in the program's place, where its fds cannot be copied.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 
 use super::super::ask::Call;
 use super::super::hands::Thread;
@@ -52,15 +52,24 @@ impl Driver {
     /// Closes the copies of fds that the program is about to close: a listener must not outlive its last fd
     /// in the program.
     pub(super) fn take_back(&mut self, call: Call, thread: &Thread) {
-        let Some(lent) = self.hands.lent() else { return };
+        let Some(lent) = self.hands.lent().cloned() else { return };
         let process = thread.process;
         lent.refresh();
+        let closes = |one: RawFd| match call {
+            Call::Close(fd) | Call::Replace { new: fd, .. } => one == fd,
+            Call::CloseRange(first, last) => (first..=last).contains(&one.cast_unsigned()),
+            Call::Exit => true,
+            _ => false,
+        };
+        if lent.has_epoll(process, closes) {
+            // What has been closed by now has to be removed from the epoll while there is a copy of it.
+            self.look_at = self.started;
+            self.look(&self.hands.called(self.now));
+        }
         match call {
-            Call::Close(fd) | Call::Replace { new: fd, .. } => lent.closing(process, |one| one == fd),
-            Call::CloseRange(first, last) => {
-                lent.closing(process, |one| (first..=last).contains(&one.cast_unsigned()));
+            Call::Close(_) | Call::Replace { .. } | Call::CloseRange(..) | Call::Exit => {
+                lent.closing(process, closes);
             }
-            Call::Exit => lent.closing(process, |_| true),
             Call::Connect(fd) => {
                 if let Ok(copy) = thread.take(fd) {
                     lent.forget(&copy);

@@ -18,8 +18,9 @@ use rustix::time::{
 pub(super) const SOON: Duration = Duration::from_micros(200);
 const LATE: Duration = Duration::from_millis(100);
 
-/// The longest pause of the timer while notifications bring all looks.
-const BUSY: Duration = Duration::from_micros(1_600);
+/// The longest pause of the timer while notifications bring all looks: a tick of the slowest usual kernels. Nearer than the
+/// next tick, a timer makes the kernel set its clock anew.
+const BUSY: Duration = Duration::from_millis(4);
 
 /// The timer, and what it is set for.
 #[derive(Debug)]
@@ -107,6 +108,8 @@ impl Cadence {
 
     /// When the timer has to fire; `None` where it fires early enough.
     fn next(&self, now: Duration, calls: bool, due: Option<Duration>) -> Option<Duration> {
+        // What is due is not urgent, and is done with the next notification as well.
+        let due = due.map(|due| due.max(now + self.spare));
         let until = calls.then(|| now + self.pause.max(self.spare)).into_iter().chain(due).min()?;
         self.set.is_none_or(|set| set > until).then_some(until)
     }
@@ -127,8 +130,10 @@ mod tests {
         assert_eq!(pace.next(us(0), true, None), Some(SOON));
         pace.set = Some(SOON);
         assert_eq!(pace.next(us(1), true, None), None);
-        assert_eq!(pace.next(us(1), false, Some(us(201))), None);
-        assert_eq!(pace.next(us(1), false, Some(us(199))), Some(us(199)));
+        assert_eq!(pace.next(us(1), false, Some(us(0))), None);
+        pace.set = Some(us(500));
+        assert_eq!(pace.next(us(1), false, Some(us(501))), None);
+        assert_eq!(pace.next(us(1), false, Some(us(499))), Some(us(499)));
         pace.set = Some(LATE);
         assert_eq!(pace.next(us(1), true, None), Some(us(201)));
     }
@@ -137,7 +142,8 @@ mod tests {
     fn the_earlier_of_both_counts() {
         let pace = Cadence::default();
         assert_eq!(pace.next(us(0), true, Some(us(5_000))), Some(SOON));
-        assert_eq!(pace.next(us(4_900), true, Some(us(5_000))), Some(us(5_000)));
+        let late = Cadence { pause: LATE, ..Cadence::default() };
+        assert_eq!(late.next(us(0), true, Some(us(5_000))), Some(us(5_000)));
         assert_eq!(pace.next(us(0), false, Some(us(5_000))), Some(us(5_000)));
     }
 
@@ -148,6 +154,7 @@ mod tests {
         assert_eq!(pace.next(us(0), true, None), Some(SOON * 2));
         (0..40).for_each(|_| pace.fired(false));
         assert_eq!(pace.next(us(0), true, None), Some(BUSY));
+        assert_eq!(pace.next(us(0), false, Some(us(1))), Some(BUSY));
         pace.fired(true);
         assert_eq!(pace.next(us(0), true, None), Some(SOON));
     }

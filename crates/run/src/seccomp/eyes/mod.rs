@@ -6,5 +6,5 @@ pub(super) use crate::proc::{
     Open, census, census_of, is_alone, is_epoll, kind, may_be_in, names, open, process_of, processes, quiet,
     which,
 };
-pub(super) use crate::socket::{discard, half_closed, socket, socket_in};
+pub(super) use crate::socket::{OpenBefore, discard, half_closed, socket, socket_in};
 pub(super) use wanted::{Wanted, is};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use linger_custody::world::Cookie;
-use linger_sys::{Family, TcpState};
+use linger_sys::{Family, TcpInfo, TcpState};
 use rustix::net::{SocketAddr, SocketAddrAny, SocketAddrUnix, sockopt};
 
 use crate::Options;
@@ -19,6 +19,8 @@ pub(in crate::seccomp) struct Wanted {
     listening: HashSet<u16>,
     /// Sockets that the supervisor holds itself: a close by the program does not end them.
     own: HashSet<u64>,
+    /// A connection may be one of Multipath TCP: only a listener of it accepts such.
+    may_be_multipath: bool,
 }
 
 impl Wanted {
@@ -29,6 +31,7 @@ impl Wanted {
             only: options.ports.clone(),
             except: options.exclude_ports.clone(),
             outgoing: options.outgoing,
+            may_be_multipath: options.outgoing || own.iter().any(|socket| is_multipath(socket.as_fd())),
             listening: own.iter().filter(listens).filter_map(|socket| port(socket.as_fd())).collect(),
             own: own.iter().filter_map(|socket| sockopt::socket_cookie(socket).ok()).collect(),
         }
@@ -36,6 +39,7 @@ impl Wanted {
 
     /// Notes the port of a socket that is about to listen; `None` if it has none yet.
     pub(in crate::seccomp) fn listens(&mut self, socket: BorrowedFd<'_>) -> Option<()> {
+        self.may_be_multipath |= is_multipath(socket);
         match port(socket) {
             Some(0) => None,
             Some(port) => {
@@ -51,11 +55,13 @@ impl Wanted {
         self.connection(socket).map(|(cookie, _)| cookie)
     }
 
-    /// The same, with the state of a TCP connection.
-    pub(in crate::seccomp) fn connection(
-        &self,
-        socket: BorrowedFd<'_>,
-    ) -> Option<(Cookie, Option<TcpState>)> {
+    /// Whether no connection is one of Multipath TCP.
+    pub(in crate::seccomp) fn all_plain(&self) -> bool {
+        !self.may_be_multipath
+    }
+
+    /// The same, with what the kernel says of a TCP connection.
+    pub(in crate::seccomp) fn connection(&self, socket: BorrowedFd<'_>) -> Option<(Cookie, Option<TcpInfo>)> {
         let address = rustix::net::getsockname(socket).ok()?;
         let ip = SocketAddr::try_from(address.clone());
         let is_ip = ip.is_ok();
@@ -71,18 +77,23 @@ impl Wanted {
             return None;
         }
         // TCP, the usual case, says so by its state.
-        let state = if is_ip { linger_sys::tcp_state(socket).ok() } else { None };
-        if state.is_none()
+        let info = if is_ip { linger_sys::tcp_info(socket).ok() } else { None };
+        if info.is_none()
             && (linger_sys::family(socket).ok()? == Family::Tcp || sockopt::socket_acceptconn(socket).ok()?)
         {
             return None;
         }
-        if let Some(TcpState::Listen | TcpState::SynSent) = state {
+        if let Some(TcpState::Listen | TcpState::SynSent) = info.map(|info| info.state) {
             return None;
         }
         let cookie = sockopt::socket_cookie(socket).ok().filter(|cookie| !self.own.contains(cookie))?;
-        Some((Cookie(cookie), state))
+        Some((Cookie(cookie), info))
     }
+}
+
+/// Whether a socket may be one of Multipath TCP.
+fn is_multipath(socket: BorrowedFd<'_>) -> bool {
+    linger_sys::is_multipath(socket).unwrap_or(true)
 }
 
 /// The port of an IP socket.

@@ -77,6 +77,11 @@ impl Lent {
         }
     }
 
+    /// Whether a process was given an epoll as an fd that it `closes`.
+    pub(in crate::seccomp) fn has_epoll(&self, process: u32, closes: impl Fn(RawFd) -> bool) -> bool {
+        self.0.borrow().epolls.keys().any(|(owner, fd)| *owner == process && closes(*fd))
+    }
+
     /// Called before a process closes fds. If no fd of the program names a copy's file afterwards, the copy must not
     /// stay open: a listener would keep its port.
     pub(in crate::seccomp) fn closing(&self, process: u32, closed: impl Fn(RawFd) -> bool) {

@@ -19,8 +19,8 @@ use linger_preload::protocol::{Message, MessageKind};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
 
-use super::eyes;
-use crate::kernel::{least_of_own, open_thread};
+use super::eyes::{self, OpenBefore};
+use crate::kernel::{least_of_own, open_thread, own_thread};
 use epolls::AllEpolls;
 use parted::Parted;
 use thread::{Threads, has_ended};
@@ -36,6 +36,7 @@ pub(super) struct Taken {
     pub(super) copy: OwnedFd,
     pub(super) thread: Rc<Thread>,
     pub(super) fd: RawFd,
+    pub(super) before: Option<OpenBefore>,
 }
 
 /// A kept copy: while it is open, the kernel does not end the connection.
@@ -45,6 +46,7 @@ struct KeptFd {
     /// The program's fd that it was copied from; `None` if it was held since `accept`.
     from: Option<(Rc<Thread>, RawFd)>,
     cookie: Cookie,
+    before: Option<OpenBefore>,
     /// While the program's fd has still to be watched until it is gone: since when it was not looked at.
     watched: Option<Duration>,
 }
@@ -61,6 +63,8 @@ pub(super) enum Fd {
 /// All handles that this thread has of the program.
 #[derive(Debug)]
 pub(super) struct Hands {
+    /// This thread's id.
+    own: u32,
     least: RawFd,
     intake: OwnedFd,
     threads: Threads,
@@ -80,6 +84,7 @@ impl Hands {
     pub(super) fn new(intake: OwnedFd, lent: Option<Lent>) -> Self {
         let least = least_of_own();
         Self {
+            own: own_thread(),
             least,
             intake,
             threads: Threads::new(least, lent.clone()),
@@ -144,13 +149,13 @@ impl Hands {
     }
 
     pub(super) fn keep(&mut self, kept: Kept, cookie: Cookie, taken: Taken, now: Duration) {
-        let Taken { copy, thread, fd } = taken;
-        self.kept.insert(kept, KeptFd { copy, from: Some((thread, fd)), cookie, watched: Some(now) });
+        let Taken { copy, thread, fd, before } = taken;
+        self.kept.insert(kept, KeptFd { copy, from: Some((thread, fd)), cookie, before, watched: Some(now) });
     }
 
     pub(super) fn keep_held(&mut self, kept: Kept, cookie: Cookie) {
         if let Some(copy) = self.unhold(cookie) {
-            self.kept.insert(kept, KeptFd { copy, from: None, cookie, watched: None });
+            self.kept.insert(kept, KeptFd { copy, from: None, cookie, before: None, watched: None });
         }
     }
 
@@ -187,14 +192,10 @@ impl Hands {
         rustix::io::fcntl_dupfd_cloexec(fd, self.least).ok()
     }
 
-    /// The kept connections whose program fd is still watched.
-    pub(super) fn called(&self) -> Vec<Kept> {
-        self.kept.iter().filter(|(_, one)| one.watched.is_some()).map(|(kept, _)| *kept).collect()
-    }
-
-    /// Whether one of them was not looked at since a time.
-    pub(super) fn is_called_before(&self, before: Duration) -> bool {
-        self.kept.values().any(|one| one.watched.is_some_and(|since| since <= before))
+    /// The kept connections whose program fd is still watched, and was not looked at since a time.
+    pub(super) fn called(&self, before: Duration) -> Vec<Kept> {
+        let called = |one: &KeptFd| one.watched.is_some_and(|since| since <= before);
+        self.kept.iter().filter(|(_, one)| called(one)).map(|(kept, _)| *kept).collect()
     }
 
     /// Number of kept connections whose program fd is still watched.
@@ -202,16 +203,36 @@ impl Hands {
         self.kept.values().filter(|one| one.watched.is_some()).count()
     }
 
-    /// Checks whether the program's fd still refers to a kept connection, and stops watching it once it does not.
-    pub(super) fn look_at(&mut self, kept: Kept, now: Duration) -> Fd {
-        let Some(one) = self.kept.get_mut(&kept) else { return Fd::Lost };
-        let state = one.state();
-        one.watched = (state == Fd::Open).then_some(now);
-        state
+    /// Checks whether the program's fds still refer to kept connections, and stops watching those that do not.
+    pub(super) fn look_at(&mut self, called: &[Kept], now: Duration) -> Vec<(Kept, Fd)> {
+        let another: Vec<bool> = called.iter().map(|kept| self.names_another(*kept)).collect();
+        // Asked after that: as long as a thread lives, its id belongs to no other. Most have the same.
+        let mut asked: Option<(*const Thread, bool)> = None;
+        let mut lives = |thread: &Rc<Thread>| match asked {
+            Some((other, lives)) if other == Rc::as_ptr(thread) => lives,
+            _ => asked.insert((Rc::as_ptr(thread), !thread.has_ended())).1,
+        };
+        let mut look = |(kept, another): (&Kept, bool)| {
+            let Some(one) = self.kept.get_mut(kept) else { return (*kept, Fd::Lost) };
+            let is_closed = another && one.from.as_ref().is_some_and(|(thread, _)| lives(thread));
+            let state = if is_closed { Fd::Closed } else { one.state() };
+            one.watched = (state == Fd::Open).then_some(now);
+            (*kept, state)
+        };
+        called.iter().zip(another).map(&mut look).collect()
+    }
+
+    /// Whether a program's fd is seen to be of another file than the kept one. Who has no such fd is not told.
+    fn names_another(&self, kept: Kept) -> bool {
+        let one = self.kept.get(&kept);
+        one.is_some_and(|KeptFd { copy, from, .. }| {
+            from.as_ref().is_some_and(|(thread, fd)| thread.has_another(self.own, copy, *fd))
+        })
     }
 
     pub(super) fn socket(&self, kept: Kept) -> Socket {
-        self.kept.get(&kept).map_or_else(Socket::default, |one| eyes::socket(one.copy.as_fd()))
+        let Some(KeptFd { copy, before, .. }) = self.kept.get(&kept) else { return Socket::default() };
+        before.map_or_else(|| eyes::socket(copy.as_fd()), |before| before.socket_now(copy.as_fd()))
     }
 
     /// Discards what is unread of a connection whose peer has sent its FIN.

@@ -12,7 +12,7 @@ use linger_preload::protocol::{Message, MessageKind};
 use rustix::net::Shutdown;
 
 use super::{Hands, KeptFd};
-use crate::seccomp::eyes;
+use crate::seccomp::eyes::{self, OpenBefore};
 
 /// How long a peer is given to close before the closer waits for it.
 const SHORTLY: Duration = Duration::from_millis(5);
@@ -27,6 +27,7 @@ pub(super) struct Parted {
     /// When it is handed over.
     due: Duration,
     message: Message,
+    before: Option<OpenBefore>,
     /// Bytes that were not acknowledged at the half-close.
     unacknowledged: u64,
 }
@@ -56,11 +57,11 @@ impl Hands {
         unread: u32,
         now: Duration,
     ) -> bool {
-        let Some(KeptFd { copy, .. }) = self.kept.remove(&kept) else { return false };
+        let Some(KeptFd { copy, before, .. }) = self.kept.remove(&kept) else { return false };
         let _ = rustix::net::shutdown(&copy, Shutdown::Write);
         let message = Message::about(MessageKind::Close, cookie.0, unread);
         let unacknowledged = unacknowledged(&copy);
-        self.parted.push_back(Parted { copy, due: now + SHORTLY, message, unacknowledged });
+        self.parted.push_back(Parted { copy, due: now + SHORTLY, message, before, unacknowledged });
         true
     }
 
@@ -77,7 +78,10 @@ impl Hands {
         while self.parted_due().is_some_and(|due| all || due <= now)
             && let Some(one) = self.parted.pop_front()
         {
-            if is_over(&eyes::half_closed(one.copy.as_fd())) {
+            let socket = one.copy.as_fd();
+            let state =
+                one.before.map_or_else(|| eyes::half_closed(socket), |before| before.half_closed_now(socket));
+            if is_over(&state) {
                 tracing::debug!(one.message.cookie, "the peer has closed");
                 partings.peer_closed += 1;
                 partings.bytes_saved += one.unacknowledged;

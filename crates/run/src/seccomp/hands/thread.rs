@@ -1,7 +1,7 @@
 //! Threads of the program by pidfd: unlike a thread id, a pidfd is never reused for another thread.
 
 use std::collections::HashMap;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::lent::Lent;
-use crate::kernel::open_thread;
+use crate::kernel::{is_same_file, open_thread};
 
 /// Most threads in the cache.
 const THREADS: usize = 1_024;
@@ -21,6 +21,8 @@ pub(in crate::seccomp) struct Thread {
     pub(in crate::seccomp) process: u32,
     pub(in crate::seccomp) thread: u32,
     lent: Option<Lent>,
+    /// Until `handle` says that the thread has ended, its id belongs to no other.
+    is_exact: bool,
 }
 
 impl Thread {
@@ -29,7 +31,8 @@ impl Thread {
         // Before Linux 6.9 (`PIDFD_THREAD`) there are pidfds of processes only.
         let handle = open_thread(thread).or_else(|_| open_thread(process)).ok()?;
         let handle = rustix::io::fcntl_dupfd_cloexec(&handle, least).ok()?;
-        Some(Self { handle, process, thread, lent })
+        let is_exact = process == thread || is_of_thread(&handle);
+        Some(Self { handle, process, thread, lent, is_exact })
     }
 
     /// A copy of one of the program's fds.
@@ -54,10 +57,17 @@ impl Thread {
         has_ended(&self.handle)
     }
 
-    /// Whether the pidfd is of the thread itself (`PIDFD_THREAD`, which `fcntl` shows as `O_EXCL`).
-    fn is_exact(&self) -> bool {
-        rustix::fs::fcntl_getfl(&self.handle).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::EXCL))
+    /// Whether `fd` is of another file than the calling thread's `copy`, if the thread has not ended since. False if it is not known.
+    pub(in crate::seccomp) fn has_another(&self, own: u32, copy: &OwnedFd, fd: RawFd) -> bool {
+        self.is_exact
+            && self.lent.is_none()
+            && is_same_file(own, copy.as_fd(), self.thread, fd) == Some(false)
     }
+}
+
+/// Whether a pidfd is of a thread (`PIDFD_THREAD`, which `fcntl` shows as `O_EXCL`).
+fn is_of_thread(handle: &OwnedFd) -> bool {
+    rustix::fs::fcntl_getfl(handle).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::EXCL))
 }
 
 /// Whether the thread or process of a pidfd has ended.
@@ -99,7 +109,7 @@ impl Threads {
         if !still() {
             return None;
         }
-        if found.process == thread || found.is_exact() {
+        if found.is_exact {
             if self.known.len() >= THREADS {
                 self.forget_ended();
             }

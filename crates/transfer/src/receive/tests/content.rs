@@ -1,5 +1,6 @@
 //! The bytes of a file: what is written, verified, kept and refused.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 
@@ -175,6 +176,50 @@ fn holes_are_zeros() {
         assert!(read(&to, "top") == whole);
         assert_eq!(received.moved(), whole.len() as u64);
     }
+}
+
+/// A hole is one step, however long it is, unless each of its zeros is hashed.
+#[test]
+fn a_hole_that_is_not_hashed_is_one_step() {
+    for (verify, by_blocks, steps) in [
+        (true, true, vec![4 * SIZE]),
+        (false, false, vec![4 * SIZE]),
+        (false, true, vec![4 * SIZE]),
+        (true, false, vec![SIZE; 4]),
+    ] {
+        let to = tempdir();
+        let announced = TreeEntry { by_blocks, ..entry(0, Kind::File, "", Some(4 * SIZE)) };
+        let script = [Say(Message::Entry(announced)), hole(4 * SIZE)];
+        let received = receive(To::Directory(to.path()), with(Options { verify, ..VERIFIED }), &script);
+        assert!(matches!(received.result, Err(Error::Cut(_))), "{received:?}");
+        let moved = received.seen.iter().filter_map(|progress| match progress {
+            Progress::Moved { bytes } => Some(*bytes),
+            _ => None,
+        });
+        assert_eq!(moved.collect::<Vec<_>>(), steps, "{verify} {by_blocks}");
+    }
+}
+
+/// Blocks of a hole that are hashed before the session is served again.
+const PORTION: u64 = 256;
+
+/// Who hashes a long hole notices a request to stop, though nothing arrives meanwhile: after each portion of it.
+#[test]
+fn hashing_a_hole_can_be_stopped() {
+    let to = tempdir();
+    let script = [file(0, "", 3 * PORTION * SIZE), hole(3 * PORTION * SIZE)];
+    let moved = Cell::new(0);
+    let stops = |progress: &Progress, cancel: &Cancel| {
+        if matches!(progress, Progress::Moved { .. }) {
+            moved.set(moved.get() + 1);
+        }
+        if moved.get() == PORTION + 1 {
+            cancel.cancel();
+        }
+    };
+    let received = receive_watched(To::Directory(to.path()), with(VERIFIED), &|_| {}, &stops, &script);
+    assert!(matches!(received.result, Err(Error::Cancelled)), "{:?}", received.result);
+    assert_eq!(moved.get(), 2 * PORTION);
 }
 
 /// A hole has to be of whole blocks, begin between blocks, and stay within the announced size.

@@ -164,6 +164,13 @@ fn sinks_and_streams_take_one_file() {
             [Say(Message::Entry(entry(0, kind, "", None))), Data(b"x".to_vec()), end(0, b"x"), total(1)];
         receive(To::Sink("['true']"), with(VERIFIED), &script).done(1, 0);
     }
+    // The second is refused, though the first has ended.
+    let two = [file(0, "", 0), end(0, b""), file(1, "", 0), end(1, b""), total(2)];
+    let received = receive(To::Sink("['true']"), with(VERIFIED), &two);
+    assert_eq!(received.violation(), &Violation::Unexpected("a second entry where one goes"));
+    let (_reading, out) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let received = receive(To::Stream(&out, &mut Tree::new()), with(VERIFIED), &two);
+    assert_eq!(received.violation(), &Violation::Unexpected("a second entry where one goes"));
 }
 
 /// A dry run answers every entry and writes nothing.

@@ -91,3 +91,21 @@ fn a_total_is_of_all_that_was_announced() {
         }
     }
 }
+
+/// What failed in an earlier session of the transfer counts in this one, and is said of it.
+#[test]
+fn what_failed_in_an_earlier_session_counts() {
+    for failed_before in [0, 1, 3] {
+        let to = tempfile::tempdir().unwrap();
+        let mut script = one_file(b"content", 7, true);
+        script.pop();
+        script.push(Say(Message::Total { entries: 1, failed_before }));
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+        assert!(received.result.is_ok(), "{received:?}");
+        assert_eq!((received.summary.confirmed, received.summary.failed), (1, failed_before));
+        let said = (failed_before > 0).then_some("something failed in an earlier session of this transfer");
+        assert_eq!(received.summary.first_failure.as_deref(), said);
+        // The account is of this session alone: the sender knows of the others.
+        assert!(matches!(received.said.last(), Some(Message::Done { confirmed: 1, failed: 0, .. })));
+    }
+}

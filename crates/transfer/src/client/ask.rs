@@ -1,0 +1,76 @@
+//! What a client asks without a transfer: a list of names, and what came of a transfer.
+
+use super::Client;
+use crate::driver::SessionEvent;
+use crate::error::Error;
+use crate::message::{Item, Message, Operation};
+use crate::path::RelPath;
+use crate::progress::Confirmation;
+use crate::receive::Announced;
+use crate::wire::Violation;
+
+impl Client {
+    /// Lists a directory or one file; calls `each` for every item.
+    ///
+    /// # Errors
+    /// Returns [`Error::Refused`] if there is nothing to list, and the errors of connecting.
+    pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
+        let request = Operation::List { path: path.clone() };
+        let mut session = self.connect()?;
+        let stream = match self.open(&mut session, &request) {
+            Err(error) if self.has_to_encrypt(&error) => {
+                session.close(&self.options.policy);
+                session = self.connect()?;
+                self.open(&mut session, &request)?
+            }
+            other => other?,
+        };
+        let result = loop {
+            match session.receive() {
+                Ok(SessionEvent::Message { bytes, .. }) => match Message::decode(&bytes) {
+                    Ok(Message::Item(item)) => each(item),
+                    Ok(Message::Error { refusal, text }) => break Err(Error::Refused(refusal, text)),
+                    Ok(_) => break Err(Violation::Unexpected("a message").into()),
+                    Err(error) => break Err(error.into()),
+                },
+                Ok(SessionEvent::Finished { .. }) => break Ok(()),
+                Ok(SessionEvent::Works(_)) => {}
+                Ok(SessionEvent::Bye { code, reason }) => break Err(Error::goodbye(code, reason)),
+                Ok(_) => break Err(Violation::Unexpected("a frame").into()),
+                Err(error) => break Err(error),
+            }
+        };
+        if result.is_ok() {
+            session.finish(stream)?;
+            session.goodbye(0, "")?;
+        }
+        session.close(&self.options.policy);
+        result
+    }
+
+    /// Asks the server what came of the transfer `id` to a sink, perhaps days later.
+    ///
+    /// # Errors
+    /// Returns [`Error::Refused`] if the server knows of no receipt: with `NotFound` no command was started for it, with
+    /// `Busy` it is running, with `Command` it failed or nobody knows. Otherwise the errors of connecting.
+    pub fn ask(&self, id: [u8; 16]) -> Result<Confirmation, Error> {
+        let mut session = self.connect()?;
+        session.open(&Operation::Ask { id }.encode())?;
+        let answer = loop {
+            match session.receive()? {
+                SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {
+                    Message::Receipt(receipt) => break Ok(receipt),
+                    Message::Error { refusal, text } => break Err(Error::Refused(refusal, text)),
+                    _ => return Err(Violation::Unexpected("a message").into()),
+                },
+                SessionEvent::Works(_) => {}
+                SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
+                _ => return Err(Violation::Unexpected("a frame").into()),
+            }
+        };
+        // The answer is here, whatever becomes of the goodbye.
+        drop(session.goodbye(0, ""));
+        session.close(&self.options.policy);
+        answer.map(|receipt| Confirmation::new(Announced::default(), receipt))
+    }
+}
