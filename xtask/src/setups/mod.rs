@@ -59,6 +59,11 @@ pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
     write(&text)
 }
 
+/// Whether a set-up has this word in its name.
+pub(crate) fn knows(word: &str) -> bool {
+    table::read().is_ok_and(|table| table.setup.iter().any(|setup| setup.name.contains(word)))
+}
+
 /// Replaces the table between its two marks.
 fn write(text: &str) -> anyhow::Result<()> {
     const MARKS: [&str; 2] = ["<!-- written by `cargo xtask setups` -->\n", "<!-- end of what it writes -->"];
