@@ -6,7 +6,7 @@
 use linger_testing::servers::SERVERS;
 
 use crate::workspace::Package;
-use crate::{bench, mutants};
+use crate::{bench, mutants, orderings};
 
 /// What commands may name.
 pub(crate) struct Known<'a> {
@@ -52,7 +52,10 @@ impl Known<'_> {
             "matrix" => names
                 .find(|name| !SERVERS.iter().any(|server| server.name.contains(name)))
                 .map(|name| wrong("server", name)),
-            "mutants" => names.next().filter(|name| !mutants::knows(name)).map(|name| wrong("crate", name)),
+            "mutants" => names
+                .next()
+                .filter(|name| *name != orderings::WORD && !mutants::knows(name))
+                .map(|name| wrong("crate", name)),
             "setup" => names.next().map(|name| wrong("word", name)),
             _ => is_name(task).then(|| format!("there is no `cargo xtask {task}`")),
         }
@@ -144,6 +147,7 @@ mod tests {
             "xtask matrix nginx httpd",
             "xtask mutants fastcgi 0/4",
             "xtask mutants CRATE [K/N]",
+            "xtask mutants orderings",
             "xtask setup",
             "xtask {task}",
         ] {
@@ -159,6 +163,7 @@ mod tests {
             "xtask bench lab",
             "xtask matrix nginy",
             "xtask mutants lab",
+            "xtask mutants ordering",
             "xtask setup lab",
         ] {
             assert_eq!(faults_of(wrong).len(), 1, "{wrong}");

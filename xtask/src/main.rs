@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         ["matrix", ref only @ ..] => matrix::run(only),
         ["setup"] => setup::run(),
         [packaged::WORD, project, programs] => packaged::run(project, programs),
-        ["mutants", "orderings"] => orderings::run(),
+        ["mutants", orderings::WORD] => orderings::run(),
         ["mutants", name] => mutants::run(name, None),
         ["mutants", name, shard] => mutants::run(name, Some(shard)),
         _ => {

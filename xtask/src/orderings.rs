@@ -14,6 +14,9 @@ use anyhow::Context;
 use crate::workspace::{find_sources, packages};
 use crate::{cargo, root, shown};
 
+/// What `cargo xtask mutants` calls this.
+pub(crate) const WORD: &str = "orderings";
+
 /// One ordering in a source, and what stands there instead.
 #[derive(Debug, PartialEq, Eq)]
 struct Weakened {

@@ -118,8 +118,6 @@ impl Client {
         let mut id = TransferId::default();
         // The id only has to be unique, and hard to guess for others who may use the same sink.
         let _ = host::random(&mut id);
-        let options_of_both = common(options);
-        let exact_modes = options.chmod.is_some();
         let mut put = Put {
             path,
             into,
@@ -128,8 +126,8 @@ impl Client {
             id,
             again: false,
             sent: None,
-            options: options_of_both,
-            exact_modes,
+            options: common(options),
+            exact_modes: options.chmod.is_some(),
         };
         let mut outgoing = Outgoing::new(source);
         let mut heard_all = true;

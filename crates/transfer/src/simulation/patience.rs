@@ -10,7 +10,7 @@ use crate::progress::Progress;
 
 /// One attempt of a client to transfer.
 #[derive(Clone, Copy, Debug)]
-struct Attempt {
+struct Tried {
     begun: Duration,
     /// When its connection was closed; `None` while there is one, or if there was none.
     closed: Option<Duration>,
@@ -21,7 +21,7 @@ struct Attempt {
 /// The attempts of one client.
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
-    attempts: Vec<Attempt>,
+    attempts: Vec<Tried>,
     /// When something was last kept.
     kept_at: Option<Duration>,
     kept: BTreeMap<RelPath, u64>,
@@ -31,7 +31,7 @@ pub(super) struct Timeline {
 
 impl Timeline {
     pub(super) fn connects(&mut self, now: Duration) {
-        self.attempts.push(Attempt { begun: now, closed: None, has_part: false });
+        self.attempts.push(Tried { begun: now, closed: None, has_part: false });
     }
 
     pub(super) fn closes(&mut self, now: Duration) {
