@@ -6,7 +6,7 @@
 use linger_testing::servers::SERVERS;
 
 use crate::workspace::Package;
-use crate::{bench, mutants, orderings};
+use crate::{bench, mutants, orderings, setups};
 
 /// What commands may name.
 pub(crate) struct Known<'a> {
@@ -52,10 +52,13 @@ impl Known<'_> {
             "matrix" => names
                 .find(|name| !SERVERS.iter().any(|server| server.name.contains(name)))
                 .map(|name| wrong("server", name)),
-            "mutants" => names
-                .next()
-                .filter(|name| *name != orderings::WORD && !mutants::knows(name))
-                .map(|name| wrong("crate", name)),
+            "setups" => names
+                .find(|name| *name != "install" && !setups::knows(name))
+                .map(|name| wrong("set-up", name)),
+            "mutants" => {
+                let unknown = names.next().filter(|name| *name != orderings::WORD && !mutants::knows(name));
+                unknown.map(|name| wrong("crate", name))
+            }
             "setup" => names.next().map(|name| wrong("word", name)),
             _ => is_name(task).then(|| format!("there is no `cargo xtask {task}`")),
         }
@@ -145,7 +148,10 @@ mod tests {
             "xtask bench run close",
             "xtask bench [NAME]",
             "xtask matrix nginx httpd",
+            "xtask setups nginx dovecot",
+            "xtask setups install",
             "xtask mutants fastcgi 0/4",
+            "xtask mutants orderings",
             "xtask mutants CRATE [K/N]",
             "xtask mutants orderings",
             "xtask setup",
@@ -162,6 +168,7 @@ mod tests {
             "xtask bench runs",
             "xtask bench lab",
             "xtask matrix nginy",
+            "xtask setups nginy",
             "xtask mutants lab",
             "xtask mutants ordering",
             "xtask setup lab",

@@ -1,4 +1,4 @@
-//! Tasks of the project itself: `cargo xtask test | setup | bench | matrix | mutants`.
+//! Tasks of the project itself: `cargo xtask test | setup | setups | bench | matrix | mutants`.
 
 mod bench;
 mod circles;
@@ -17,6 +17,7 @@ mod packaged;
 mod portable;
 mod rooms;
 mod setup;
+mod setups;
 mod test;
 mod workspace;
 
@@ -29,6 +30,7 @@ cargo xtask test STEP          one of format, rooms, documents, licences, clippy
 cargo xtask setup              installs what the tests use, and records what this machine lacks
 cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
+cargo xtask setups [NAME ...]  real servers, bare and under linger run; writes the table of docs/run.md (setups install: the servers)
 cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice
 cargo xtask mutants orderings  which memory orderings does no loom model demand";
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["bench", name, ref more @ ..] => bench::run(name, more),
         ["matrix", ref only @ ..] => matrix::run(only),
         ["setup"] => setup::run(),
+        ["setups", ref only @ ..] => setups::run(only),
         [packaged::WORD, project, programs] => packaged::run(project, programs),
         ["mutants", orderings::WORD] => orderings::run(),
         ["mutants", name] => mutants::run(name, None),

@@ -14,7 +14,7 @@ use anyhow::Context;
 use crate::workspace::{find_sources, packages};
 use crate::{cargo, root, shown};
 
-/// What `cargo xtask mutants` calls this.
+/// What stands in place of a crate.
 pub(crate) const WORD: &str = "orderings";
 
 /// One ordering in a source, and what stands there instead.

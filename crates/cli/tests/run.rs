@@ -110,8 +110,13 @@ fn prometheus_is_answered() {
         for line in ["# TYPE linger_closes counter", "linger_closes_total 0", "linger_lingering 0", "# EOF"] {
             assert!(text.lines().any(|one| one == line), "{line}: {text}");
         }
+        drop(scraper);
         signal(child.id(), "-TERM");
         child.wait().unwrap();
+        // The program had no connection. The scraper's is not counted as one, though it lingered and its peer closed it.
+        let mut report = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut report).unwrap();
+        assert!(report.contains("\nlinger: 0 closed by the peer, "), "{report}");
     });
 }
 

@@ -86,7 +86,7 @@ impl Supervision {
             })
         };
         if let Some(listener) = metrics {
-            metrics::serve(listener, closer.clone(), Arc::clone(&report) as _)
+            metrics::serve(listener, Arc::clone(&report) as _)
                 .map_err(RunError::system("cannot serve the counts"))?;
         }
         let intake =

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use linger::{Closer, Policy};
+use linger::{Budget, Closer, Policy};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -22,8 +22,16 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source })
 }
 
+/// Scrapers that may linger at a time.
+const SCRAPERS: usize = 16;
+
 /// Starts a thread that serves the report until the process ends.
-pub(crate) fn serve(listener: TcpListener, closer: Closer, source: ReportSource) -> io::Result<()> {
+///
+/// Scrapers have a closer of their own: they are not the program's clients, so they must not be in its counts.
+pub(crate) fn serve(listener: TcpListener, source: ReportSource) -> io::Result<()> {
+    let mut budget = Budget::default();
+    budget.sockets = SCRAPERS;
+    let closer = Closer::new(budget)?;
     let mut registry = Registry::with_prefix("linger");
     registry.register_collector(Box::new(Reports(source)));
     let task = move || {

@@ -119,7 +119,7 @@ impl Preload {
     /// The name that the memory maps of every process with the library contain.
     pub(crate) fn mark(&self) -> String {
         match self.files {
-            Files::Memory { .. } => format!("/memfd:{LIBRARY}"),
+            Files::Memory { .. } => format!("/memfd:{} (deleted)", memory_name()),
             Files::Own(_) | Files::Lent { .. } => self.name().to_owned(),
         }
     }
@@ -188,11 +188,32 @@ fn write(directory: &TempDir) -> std::io::Result<()> {
     fs::set_permissions(path.join(LIBRARY), Permissions::from_mode(0o755))
 }
 
+/// The name of the library in memory. It contains the pid: by it the supervisor knows what its program has left behind,
+/// and another program's processes have a library in memory as well.
+fn memory_name() -> String {
+    format!("{LIBRARY}.{}", std::process::id())
+}
+
 /// Makes the library a file without a name, which the program's loader opens by way of this process.
 fn in_memory() -> io::Result<Files> {
-    let library = rustix::fs::memfd_create(LIBRARY, MemfdFlags::CLOEXEC)?;
+    let library = rustix::fs::memfd_create(memory_name(), MemfdFlags::CLOEXEC)?;
     File::from(library.try_clone()?).write_all(linger_preload::LIBRARY)?;
     let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), library.as_raw_fd()));
     tracing::info!(path = %path.display(), "no directory is writable and executable: the library is in memory");
     Ok(Files::Memory { path, _library: library })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_in_memory_is_told_from_that_of_another_program() {
+        let files = in_memory().unwrap();
+        let shown = fs::read_link(files.path()).unwrap();
+        let mark = Preload { files, settings: String::new() }.mark();
+        assert_eq!(shown, Path::new(&mark), "as the kernel shows it in memory maps");
+        let another = format!("/memfd:{LIBRARY}.{}0 (deleted)", std::process::id());
+        assert!(!another.contains(&mark));
+    }
 }

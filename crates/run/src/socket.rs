@@ -133,3 +133,91 @@ pub(crate) fn discard(socket: impl AsFd) -> Discarded {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use linger_custody::is_over;
+
+    use super::*;
+
+    /// Two ends of a connection, and what the second has said.
+    fn pair() -> (TcpStream, TcpStream, OpenBefore) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let before = before(&server).unwrap();
+        (client, server, before)
+    }
+
+    fn before(server: &TcpStream) -> Option<OpenBefore> {
+        let info = linger_sys::tcp_info(server.as_fd()).unwrap();
+        OpenBefore::new(info, socket_in(Some(info.state), true, server.as_fd()))
+    }
+
+    #[test]
+    fn what_has_come_since_is_seen() {
+        let (mut client, server, first) = pair();
+        assert_eq!(first.socket_now(server.as_fd()), socket(server.as_fd()));
+        // Loopback delivers before the call returns.
+        client.write_all(b"late").unwrap();
+        assert_eq!(
+            (first.socket_now(server.as_fd()).unread, first.socket_now(server.as_fd()).peer_finished),
+            (4, false)
+        );
+        let unread = before(&server).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        for known in [first, unread] {
+            let now = known.socket_now(server.as_fd());
+            assert_eq!(
+                (now, now),
+                (socket(server.as_fd()), Socket { unread: 4, peer_finished: true, ..Socket::default() })
+            );
+        }
+        // It must be asked again about everything.
+        assert!(before(&server).is_none());
+    }
+
+    #[test]
+    fn a_fin_alone_is_the_end_and_leaves_nothing_unread() {
+        let (client, server, before) = pair();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(before.socket_now(server.as_fd()), Socket { peer_finished: true, ..Socket::default() });
+    }
+
+    #[test]
+    fn a_wish_to_reset_is_remembered_and_a_reset_is_seen() {
+        let (client, server, _) = pair();
+        sockopt::set_socket_linger(&server, Some(Duration::ZERO)).unwrap();
+        let aborting = before(&server).unwrap();
+        assert!(aborting.socket_now(server.as_fd()).aborts);
+        sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert!(aborting.socket_now(server.as_fd()).over);
+    }
+
+    #[test]
+    fn a_half_closed_connection_is_over_when_its_peer_has_closed_and_nothing_came() {
+        let (client, server, before) = pair();
+        server.shutdown(Shutdown::Write).unwrap();
+        assert!(!is_over(&before.half_closed_now(server.as_fd())));
+        drop(client);
+        assert!(is_over(&before.half_closed_now(server.as_fd())) && is_over(&half_closed(server.as_fd())));
+
+        let (mut client, server, before) = pair();
+        server.shutdown(Shutdown::Write).unwrap();
+        client.write_all(b"x").unwrap();
+        drop(client);
+        let late = before.half_closed_now(server.as_fd());
+        assert_eq!((late.unread, is_over(&late)), (1, false));
+
+        let (client, server, before) = pair();
+        server.shutdown(Shutdown::Write).unwrap();
+        sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert!(before.half_closed_now(server.as_fd()).failed);
+    }
+}

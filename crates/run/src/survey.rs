@@ -93,7 +93,7 @@ impl ToldCoverage {
 
 /// When to look.
 #[derive(Debug)]
-struct Pace {
+struct SurveyPauses {
     started: Instant,
     pause: Duration,
     /// The next look.
@@ -102,7 +102,7 @@ struct Pace {
     listens: Option<u64>,
 }
 
-impl Pace {
+impl SurveyPauses {
     fn new(now: Instant) -> Self {
         Self { started: now, pause: FIRST, next: now + FIRST, listens: None }
     }
@@ -150,7 +150,7 @@ impl Survey {
         let (alive, until) = mpsc::channel();
         let own = survey.clone();
         thread::Builder::new().name("linger-survey".into()).spawn(move || {
-            let mut pace = Pace::new(Instant::now());
+            let mut pace = SurveyPauses::new(Instant::now());
             while until.recv_timeout(pace.wait(Instant::now())) == Err(RecvTimeoutError::Timeout) {
                 if pace.is_due(Instant::now(), listens()) {
                     let changed = own.take_part();
@@ -352,7 +352,12 @@ mod tests {
     use super::*;
 
     /// The pauses between looks that show nothing new, until `end`.
-    fn pauses(pace: &mut Pace, mut now: Instant, end: Duration, listens: Option<u64>) -> Vec<Duration> {
+    fn pauses(
+        pace: &mut SurveyPauses,
+        mut now: Instant,
+        end: Duration,
+        listens: Option<u64>,
+    ) -> Vec<Duration> {
         let (mut last, mut all) = (now, Vec::new());
         while now < pace.started + end {
             now += pace.wait(now);
@@ -368,7 +373,7 @@ mod tests {
     #[test]
     fn looks_are_frequent_while_programs_start() {
         let start = Instant::now();
-        let all = pauses(&mut Pace::new(start), start, Duration::from_secs(60), None);
+        let all = pauses(&mut SurveyPauses::new(start), start, Duration::from_secs(60), None);
         assert!(all.iter().filter(|pause| **pause == LONGEST_AT_START).count() > 30, "{all:?}");
         assert_eq!(all.last(), Some(&LONGEST));
     }
@@ -376,7 +381,7 @@ mod tests {
     #[test]
     fn a_call_of_listen_is_looked_at_soon_and_nothing_else_often() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = SurveyPauses::new(start);
         let all = pauses(&mut pace, start, Duration::from_secs(20), Some(1));
         assert!(all.len() < 12, "{all:?}");
         let now = start + Duration::from_secs(20);

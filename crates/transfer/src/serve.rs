@@ -66,6 +66,8 @@ pub struct Served {
     pub error: Option<Error>,
     /// How the connection itself ended.
     pub outcome: Option<linger::Outcome>,
+    /// The client had an earlier session for the same request.
+    came_back: bool,
 }
 
 /// The request that is reported for a connection of a bundle; the last connection of the bundle has the real request.
@@ -296,8 +298,14 @@ impl Server {
         observe: &(dyn Fn(Serving<'_>) + Sync),
         greet: impl FnOnce((u64, &Cancel)) -> Result<(Box<dyn Transport>, Visitor), Error>,
     ) -> Served {
-        let mut served =
-            Served { peer, request: String::new(), summary: Summary::default(), error: None, outcome: None };
+        let mut served = Served {
+            peer,
+            request: String::new(),
+            summary: Summary::default(),
+            error: None,
+            outcome: None,
+            came_back: false,
+        };
         // Each session has a handle of its own, so that a newer session for the same file can cancel this one alone.
         let cancel = match self.cancel.also() {
             Ok(cancel) => cancel,
@@ -313,6 +321,11 @@ impl Server {
             greeted.and_then(|greeted| self.session(greeted, (number, cancel), &mut served, observe));
         if let Err(error) = result {
             served.error = Some(error);
+            let summary = &mut served.summary;
+            if served.came_back && summary.confirmed + summary.failed + summary.unsent == 0 {
+                // What the earlier session has come to is not known here: perhaps the client has all its receipts.
+                summary.unconfirmed += 1;
+            }
         }
         self.lobby.leave(number);
         self.slots.leave(number);

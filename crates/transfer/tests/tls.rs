@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use linger_transfer::*;
@@ -56,6 +56,7 @@ fn strangers_pair_once_by_code_and_know_each_other_afterwards() {
     };
     let change = |options: &mut ShareOptions| options.keys = Some(server_keys(theirs.path()));
     share(to.path(), change, |shared| {
+        let started = Instant::now();
         let (client, asked) = client(shared.port, mine.path(), code.clone());
         let first = shared.server.code_for(std::net::Ipv4Addr::LOCALHOST.into());
         let (verdict, error) = put(&client, "a");
@@ -67,13 +68,19 @@ fn strangers_pair_once_by_code_and_know_each_other_afterwards() {
             "a code is good for one guess"
         );
         *code.lock().unwrap() = shared.server.code_for(std::net::Ipv4Addr::LOCALHOST.into());
-        let (_, error) = put(&client, "a");
-        assert!(error.unwrap().to_string().contains("too many attempts"), "guesses are slow");
-        std::thread::sleep(Duration::from_millis(1_100));
-        let (verdict, error) = put(&client, "a");
-        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (ItemVerdict::Confirmed, 3), "{error:?}");
+        let (mut verdict, mut error) = put(&client, "a");
+        // The pause after a wrong guess is a second. If both attempts took longer, it is over (pair.rs has the rule).
+        if started.elapsed() < Duration::from_secs(1) {
+            assert!(error.as_ref().unwrap().to_string().contains("too many attempts"), "guesses are slow");
+        }
+        if error.is_some() {
+            std::thread::sleep(Duration::from_millis(1_100));
+            (verdict, error) = put(&client, "a");
+        }
+        assert_eq!(verdict, ItemVerdict::Confirmed, "{error:?}");
+        let codes = asked.load(Ordering::SeqCst);
         let (verdict, error) = put(&client, "b");
-        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (ItemVerdict::Confirmed, 3), "{error:?}");
+        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (ItemVerdict::Confirmed, codes), "{error:?}");
         let (several, asked) = client_with(shared.port, mine.path(), code.clone(), 3);
         let (verdict, error) = put(&several, "c");
         assert_eq!((verdict, asked.load(Ordering::SeqCst)), (ItemVerdict::Confirmed, 0), "{error:?}");

@@ -162,3 +162,22 @@ pub(crate) fn accept(listener: BorrowedFd<'_>, flags: i32) -> io::Result<(OwnedF
     // SAFETY: a new fd that nobody else owns.
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address[..length].to_vec()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_is_the_same_file_and_another_of_the_same_path_is_not() {
+        let may = forbidden(&[KCMP]).is_empty();
+        let own = own_thread();
+        let (one, other) = (File::open("/dev/null").unwrap(), File::open("/dev/null").unwrap());
+        let copy = one.try_clone().unwrap();
+        let ask = |number: &File| is_same_file(own, one.as_fd(), own, number.as_raw_fd());
+        assert_eq!((ask(&copy), ask(&other)), (may.then_some(true), may.then_some(false)));
+        // Who has no such fd is not said to have another file.
+        assert_eq!(is_same_file(own, one.as_fd(), own, RawFd::MAX), None);
+    }
+}

@@ -10,13 +10,13 @@ use rustix::event::EventfdFlags;
 /// The requests that have begun and ended, and the most that there may be.
 #[derive(Debug)]
 pub(super) struct RequestCount {
-    state: Mutex<State>,
+    state: Mutex<Requests>,
     /// Readable when `returns_until` has changed.
     changed: OwnedFd,
 }
 
 #[derive(Debug)]
-struct State {
+struct Requests {
     most: usize,
     begun: usize,
     ended: usize,
@@ -26,12 +26,12 @@ struct State {
 
 impl RequestCount {
     pub(super) fn new() -> io::Result<Self> {
-        let state = State { most: usize::MAX, begun: 0, ended: 0, returns_until: None };
+        let state = Requests { most: usize::MAX, begun: 0, ended: 0, returns_until: None };
         let changed = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { state: Mutex::new(state), changed })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Requests> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -8,9 +8,9 @@ use crate::options::Retry;
 use crate::path::RelPath;
 use crate::progress::Progress;
 
-/// One attempt of a client to transfer.
+/// One attempt of a client to transfer, with or without a connection.
 #[derive(Clone, Copy, Debug)]
-struct Tried {
+struct Try {
     begun: Duration,
     /// When its connection was closed; `None` while there is one, or if there was none.
     closed: Option<Duration>,
@@ -21,7 +21,7 @@ struct Tried {
 /// The attempts of one client.
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
-    attempts: Vec<Tried>,
+    attempts: Vec<Try>,
     /// When something was last kept.
     kept_at: Option<Duration>,
     kept: BTreeMap<RelPath, u64>,
@@ -31,7 +31,7 @@ pub(super) struct Timeline {
 
 impl Timeline {
     pub(super) fn connects(&mut self, now: Duration) {
-        self.attempts.push(Tried { begun: now, closed: None, has_part: false });
+        self.attempts.push(Try { begun: now, closed: None, has_part: false });
     }
 
     pub(super) fn closes(&mut self, now: Duration) {
@@ -124,6 +124,29 @@ mod tests {
                 assert!(is_found, "{fault:?}: {schedule:?}");
                 assert_eq!(runner.run(&schedule, None).fault, None, "{schedule:?}");
             }
+        }
+    }
+
+    /// A client that comes back for its goodbye alone is cut again: the server cannot say that nothing was received.
+    #[test]
+    fn a_session_for_a_goodbye_that_is_cut_contradicts_nobody() {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let mut runner = Runner::new(dir.path()).unwrap();
+        let cut =
+            |sender, after, arrives, manner| ScheduledEvent::Cut(Cut { sender, after, arrives, manner });
+        let (client, server) = (EndOfTransfer::Client, EndOfTransfer::Server);
+        let twice =
+            vec![cut(server, 202, true, Manner::ReceiverHears), cut(client, 446, true, Manner::SenderHears)];
+        let thrice = vec![
+            cut(client, 602, true, Manner::Reset),
+            cut(client, 140, true, Manner::SenderHears),
+            cut(server, 294, false, Manner::Silence),
+        ];
+        for (seed, scenario, events) in
+            [(30_001_000, Scenario::Replace, twice), (30_002_547, Scenario::File, thrice)]
+        {
+            let schedule = Schedule::new(seed, scenario, events);
+            assert_eq!(runner.run(&schedule, None).fault, None, "{schedule:?}");
         }
     }
 }

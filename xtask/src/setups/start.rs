@@ -1,0 +1,337 @@
+//! One run of a set-up: started in one of three ways, asked, stopped.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::client::{self, UploadCounts};
+use super::table::{self, Asking, Setup};
+
+/// The port of every set-up. Each run has a network namespace of its own.
+const PORT: u16 = 8000;
+
+/// Uploads of one series.
+const UPLOADS: u32 = 3;
+
+/// How long a start, a reload and a stop may take. A JVM beside other load takes several seconds to start.
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StartWay {
+    Bare,
+    /// `linger run` with the way of its own choice.
+    Run,
+    Seccomp,
+}
+
+impl StartWay {
+    pub(super) const ALL: [Self; 3] = [Self::Bare, Self::Run, Self::Seccomp];
+
+    fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Bare => &[],
+            Self::Run => &["run", "--"],
+            Self::Seccomp => &["run", "--via", "seccomp", "--"],
+        }
+    }
+}
+
+/// What one run has shown.
+#[derive(Debug)]
+pub(super) struct Observed {
+    pub(super) uploads: UploadCounts,
+    /// What the honest requests came to: the same text for the same answers, or what was wrong.
+    pub(super) honest: Result<String, String>,
+    pub(super) status: String,
+    pub(super) stop: Duration,
+    /// What the program itself printed on stderr, each kind of line once, without numbers.
+    pub(super) stderr: BTreeSet<String>,
+    /// What `linger run` printed.
+    pub(super) said: Vec<String>,
+}
+
+impl Observed {
+    /// "1 of 1 by preload", from the last coverage line.
+    pub(super) fn coverage(&self) -> String {
+        let lines = self.said.iter().rev().filter_map(|line| line.strip_prefix("linger: "));
+        let found = lines
+            .filter_map(|line| line.split_once(" covered").filter(|(count, _)| count.contains(" listener")));
+        found.map(|(count, what)| coverage(count, what)).next().unwrap_or_default()
+    }
+}
+
+/// From "1 of 2 listeners" and ": 127.0.0.1:8000 by preload".
+fn coverage(count: &str, what: &str) -> String {
+    let ways = what.split(", ").filter_map(|one| one.rsplit_once(" by ")).map(|(_, way)| way);
+    let ways: BTreeSet<&str> = ways.collect();
+    let count = count.split(" listener").next().unwrap_or_default();
+    let ways: Vec<&str> = ways.into_iter().collect();
+    if ways.is_empty() { count.to_owned() } else { format!("{count} by {}", ways.join(", ")) }
+}
+
+/// The folder of a run, with all applications in it.
+struct SetupFolder {
+    folder: TempDir,
+    path: String,
+}
+
+impl SetupFolder {
+    fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("linger-setup-").tempdir()?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
+        for entry in fs::read_dir(table::folder().join("apps"))? {
+            let entry = entry?;
+            let copy = folder.path().join(entry.file_name());
+            fs::copy(entry.path(), &copy)?;
+            fs::set_permissions(copy, fs::Permissions::from_mode(0o666))?;
+        }
+        fs::write(folder.path().join("large"), vec![b'r'; 300_000])?;
+        Ok(Self { folder, path: table::search_path() })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn fill(&self, text: &str) -> String {
+        let unpacked = table::installed().join("unpacked");
+        text.replace("PORT", &PORT.to_string())
+            .replace("FOLDER", &self.folder.path().to_string_lossy())
+            .replace("UNPACKED", &unpacked.to_string_lossy())
+            .replace("NODE", &table::installed().join("node/node_modules").to_string_lossy())
+    }
+
+    fn command(&self, words: &[String]) -> Command {
+        let mut command =
+            Command::new(table::find(&words[0], &self.path).unwrap_or_else(|| (&words[0]).into()));
+        command.args(&words[1..]).current_dir(self.folder.path()).env("PATH", &self.path);
+        command.env("HOME", self.folder.path()).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
+        command
+    }
+
+    fn shell(&self, text: &str, nobody: bool) -> Command {
+        let words = ["sh", "-e", "-c"].map(str::to_owned).into_iter().chain([self.fill(text)]);
+        self.command(&as_user(words.collect(), nobody))
+    }
+}
+
+fn as_user(words: Vec<String>, nobody: bool) -> Vec<String> {
+    let prefix: &[&str] =
+        if nobody { &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { &[] };
+    prefix.iter().map(|word| (*word).to_owned()).chain(words).collect()
+}
+
+/// Ends what is left in the calling thread's network namespace, which only this run's processes are in.
+fn end_all() {
+    let namespace = |path: PathBuf| fs::read_link(path.join("ns/net")).ok();
+    let Some(own) = namespace("/proc/thread-self".into()) else { return };
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid.filter(|_| namespace(entry.path()).as_ref() == Some(&own)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// Processes in the calling thread's network namespace.
+fn left() -> usize {
+    let own = fs::read_link("/proc/thread-self/ns/net").ok();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter(|entry| own.is_some() && fs::read_link(entry.path().join("ns/net")).ok() == own).count()
+}
+
+/// Whether a set-up listens at its port, and at the port behind it if it has one.
+fn is_ready(setup: &Setup) -> bool {
+    is_listening(PORT) && setup.behind.is_none_or(is_listening)
+}
+
+/// Whether somebody listens at a port, without connecting to it.
+fn is_listening(port: u16) -> bool {
+    ["tcp", "tcp6"].iter().any(|name| {
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+        text.lines().skip(1).any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let local = words.next().unwrap_or_default();
+            local.ends_with(&format!(":{port:04X}")) && words.nth(1) == Some("0A")
+        })
+    })
+}
+
+/// Polls, since nothing tells of another process's listener or end.
+fn wait(bound: Duration, mut over: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + bound;
+    while !over() {
+        if Instant::now() > until {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    true
+}
+
+/// Runs a set-up once, in the calling thread's network namespace.
+pub(super) fn run(setup: &Setup, way: StartWay, linger: &Path) -> anyhow::Result<Observed> {
+    let place = SetupFolder::new()?;
+    fs::write(place.file("config"), place.fill(&setup.config))?;
+    fs::set_permissions(place.file("config"), fs::Permissions::from_mode(0o644))?;
+    if !setup.prepare.is_empty() {
+        // A file and no pipe: a server that this starts in the background keeps it open.
+        let said = File::create(place.file("prepared"))?;
+        let mut shell = place.shell(&setup.prepare, setup.nobody);
+        let status = shell.stdout(said.try_clone()?).stderr(said).status()?;
+        let said = fs::read(place.file("prepared"))?;
+        ensure!(status.success(), "prepare: {}", String::from_utf8_lossy(&said));
+    }
+    let supervisor = std::iter::once(linger.to_string_lossy().into_owned()).filter(|_| way != StartWay::Bare);
+    let supervisor = supervisor.chain(way.words().iter().map(|word| (*word).to_owned()));
+    let mut words: Vec<String> = place.fill(&setup.command).split_whitespace().map(str::to_owned).collect();
+    // Programs print their own name: it must be the same in all ways.
+    if let Some(program) = table::find(&words[0], &place.path) {
+        words[0] = program.to_string_lossy().into_owned();
+    }
+    let words = as_user(supervisor.chain(words).collect(), setup.nobody);
+    let (out, err) = (File::create(place.file("stdout"))?, File::create(place.file("stderr"))?);
+    let mut child = place.command(&words).stdout(out).stderr(err).process_group(0).spawn()?;
+    let asked = ask(setup, &place, &mut child);
+    let stopped = asked.and_then(|asked| Ok((asked, stop(setup, &mut child)?)));
+    end_all();
+    let _ = child.wait();
+    let stderr = String::from_utf8_lossy(&fs::read(place.file("stderr"))?).into_owned();
+    let ((uploads, honest), (status, stop)) = stopped.with_context(|| last_lines(&stderr))?;
+    let (said, own): (Vec<&str>, Vec<&str>) = stderr.lines().partition(|line| line.starts_with("linger: "));
+    let folder = place.folder.path().to_string_lossy().into_owned();
+    Ok(Observed {
+        uploads,
+        honest,
+        status: status.to_string(),
+        stop,
+        stderr: own.iter().map(|line| without_numbers(&line.replace(&folder, "FOLDER"))).collect(),
+        said: said.into_iter().map(str::to_owned).collect(),
+    })
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
+
+/// A line of a log without what differs between two runs: numbers, and words that are one, as addresses and times are.
+fn without_numbers(line: &str) -> String {
+    let words = line.split_whitespace().map(|word| {
+        let has_digit = word.contains(|letter: char| letter.is_ascii_digit());
+        // A fingerprint.
+        if has_digit && word.len() > 30 {
+            String::new()
+        } else if has_digit {
+            word.chars()
+                .filter(|letter| letter.is_ascii_alphabetic() && !letter.is_ascii_hexdigit())
+                .collect()
+        } else {
+            word.to_owned()
+        }
+    });
+    let days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    words
+        .filter(|word: &String| !days.contains(&word.trim_matches(['[', ','])) && !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn ask(
+    setup: &Setup,
+    place: &SetupFolder,
+    child: &mut Child,
+) -> anyhow::Result<(UploadCounts, Result<String, String>)> {
+    let ended = |child: &mut Child| child.try_wait().ok().flatten();
+    let mut early: Option<ExitStatus> = None;
+    wait(START, || {
+        early = ended(child);
+        early.is_some() || is_ready(setup)
+    });
+    if let Some(status) = early {
+        bail!("ended at the start: {status}");
+    }
+    ensure!(is_ready(setup), "does not listen");
+    let shell = |text: &str| place.shell(text, setup.nobody);
+    let is_session = matches!(setup.ask, Asking::Session { .. });
+    let series =
+        || if is_session { Ok(UploadCounts::default()) } else { client::uploads(&setup.ask, PORT, UPLOADS) };
+    let mut honest = client::honest(&setup.ask, PORT, &shell);
+    let mut uploads = series()?;
+    if let Some(signal) = &setup.reload {
+        send(child, signal)?;
+        // Nothing tells from outside when a reload is done.
+        thread::sleep(Duration::from_secs(2));
+        ensure!(wait(START, || is_ready(setup)), "does not listen after the reload");
+        let again = series()?;
+        uploads.lost += again.lost;
+        uploads.at_risk += again.at_risk;
+        uploads.kept += again.kept;
+    }
+    if honest.is_ok() {
+        honest = client::honest(&setup.ask, PORT, &shell);
+    }
+    Ok((uploads, honest))
+}
+
+fn send(child: &Child, signal: &str) -> anyhow::Result<()> {
+    let signal = match signal {
+        "TERM" => Signal::TERM,
+        "INT" => Signal::INT,
+        "QUIT" => Signal::QUIT,
+        "HUP" => Signal::HUP,
+        "USR2" => Signal::USR2,
+        other => bail!("{other} is no signal of the table"),
+    };
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no pid")?;
+    Ok(kill_process(pid, signal)?)
+}
+
+/// Stops the program. Then waits until the supervisor has ended, too, which prints its report last.
+fn stop(setup: &Setup, child: &mut Child) -> anyhow::Result<(ExitStatus, Duration)> {
+    // What the last client's close makes the program do is done: no event tells of it, and a stop in its midst has two outcomes
+    // bare as well.
+    thread::sleep(Duration::from_millis(300));
+    send(child, &setup.stop)?;
+    let started = Instant::now();
+    let mut status = None;
+    wait(STOP, || {
+        status = child.try_wait().ok().flatten();
+        status.is_some()
+    });
+    let took = started.elapsed();
+    let status = status.context("does not stop")?;
+    wait(Duration::from_secs(8), || left() == 0);
+    Ok((status, took))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_two_runs_are_alike_and_others_are_not() {
+        let one = without_numbers("[2026-11-26 15:01:02 +0000] [4711] [INFO] Booting worker");
+        assert_eq!(one, without_numbers("[2026-11-26 15:09:59 +0000] [99] [INFO] Booting worker"));
+        assert_ne!(one, without_numbers("[2026-11-26 15:09:59 +0000] [99] [INFO] Worker exiting"));
+    }
+
+    #[test]
+    fn coverage_is_a_count_and_the_ways() {
+        assert_eq!(
+            coverage("1 of 2 listeners", ": 127.0.0.1:8000 by preload, /run/x by preload"),
+            "1 of 2 by preload"
+        );
+        assert_eq!(coverage("0 of 1 listener", ""), "0 of 1");
+    }
+}
