@@ -153,7 +153,6 @@ mod tests {
             "xtask mutants fastcgi 0/4",
             "xtask mutants orderings",
             "xtask mutants CRATE [K/N]",
-            "xtask mutants orderings",
             "xtask setup",
             "xtask {task}",
         ] {
