@@ -169,6 +169,7 @@ mod tests {
             "xtask matrix nginy",
             "xtask setups nginy",
             "xtask mutants lab",
+            "xtask mutants ordering",
             "xtask setup lab",
         ] {
             assert_eq!(faults_of(wrong).len(), 1, "{wrong}");

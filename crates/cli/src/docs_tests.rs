@@ -12,7 +12,7 @@ const NO_COMMANDS: [&str; 6] = ["dockerfile", "elisp", "json", "rust", "text", "
 
 /// Other programs, with those of their options that documents name without the program.
 const OTHERS: [(&str, &[&str]); 6] = [
-    ("cargo, rustc", &["--cfg", "--lib"]),
+    ("cargo, rustc", &["--cfg", "--lib", "--test"]),
     ("cargo mutants", &["--in-diff", "--list"]),
     ("the transfer's bench", &["--only"]),
     ("docker", &["--cap-add", "--cap-drop", "--read-only", "--stop-timeout"]),

@@ -25,12 +25,12 @@ const MAX: usize = 65_536;
 
 /// Schedules a poll whose interval grows with its duration.
 #[derive(Debug)]
-struct Pace {
+struct LookInterval {
     every: Duration,
     next: Option<Instant>,
 }
 
-impl Pace {
+impl LookInterval {
     fn new(every: Duration) -> Self {
         Self { every, next: None }
     }
@@ -52,9 +52,9 @@ pub(crate) struct Sockets {
     listeners: HashMap<SocketAddr, (AcceptQueue, Option<NamedProcess>)>,
     owners: HashMap<u32, Option<NamedProcess>>,
     warned: HashMap<(SocketAddr, SocketAddr), Instant>,
-    listening: Pace,
-    connections: Pace,
-    search: Pace,
+    listening: LookInterval,
+    connections: LookInterval,
+    search: LookInterval,
 }
 
 impl Default for Sockets {
@@ -63,9 +63,9 @@ impl Default for Sockets {
             listeners: HashMap::new(),
             owners: HashMap::new(),
             warned: HashMap::new(),
-            listening: Pace::new(LISTENERS_EVERY),
-            connections: Pace::new(CONNECTIONS_EVERY),
-            search: Pace::new(SEARCH_EVERY),
+            listening: LookInterval::new(LISTENERS_EVERY),
+            connections: LookInterval::new(CONNECTIONS_EVERY),
+            search: LookInterval::new(SEARCH_EVERY),
         }
     }
 }
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_takes_long_is_done_rarely() {
-        let mut pace = Pace::new(Duration::from_secs(3));
+        let mut pace = LookInterval::new(Duration::from_secs(3));
         let now = Instant::now();
         assert!(pace.is_due(now));
         pace.done(now);

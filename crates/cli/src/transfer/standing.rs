@@ -11,10 +11,10 @@ use crate::output::{Stdout, say};
 
 /// The state that the transfer's thread keeps up to date.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Standing(Arc<Mutex<State>>);
+pub(super) struct Standing(Arc<Mutex<StandingState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct StandingState {
     json: bool,
     summary: Summary,
     /// Nothing more is to be sent or received.
@@ -23,10 +23,10 @@ struct State {
 
 impl Standing {
     pub(super) fn new(json: bool) -> Self {
-        Self(Arc::new(Mutex::new(State { json, ..State::default() })))
+        Self(Arc::new(Mutex::new(StandingState { json, ..StandingState::default() })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StandingState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -67,7 +67,7 @@ impl Standing {
 }
 
 /// Says what is known, and ends the program while its main thread is stuck.
-fn leave(client: &Client, state: &State) {
+fn leave(client: &Client, state: &StandingState) {
     let mut summary = state.summary.clone();
     // What the thread waits for was to be sent, or to be kept.
     summary.unsent += u64::from(!state.is_whole);
