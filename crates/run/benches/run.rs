@@ -170,19 +170,17 @@ fn serve_timed(file: &Path) {
     fs::write(file, all.join(" ")).expect("the bench's file");
 }
 
-/// The supervisor that was started since.
-fn supervisor(before: &[u32]) -> Option<Pid> {
-    let found = supervisors().into_iter().find(|pid| !before.contains(pid))?;
-    Pid::from_raw(found.cast_signed())
-}
-
-fn supervisors() -> Vec<u32> {
+/// The supervisor of the server that writes to `file`: it was started with the same environment, and nobody else's has this file.
+fn supervisor(file: &Path) -> Option<Pid> {
+    let mark = format!("{TIMED}={}", file.display());
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let is_one = |pid: &u32| {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "linger-run")
-    };
-    pids.filter(is_one).collect()
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let found = pids.find(|pid| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        name.trim() == "linger-run" && environment.split(|byte| *byte == 0).any(|one| one == mark.as_bytes())
+    })?;
+    Pid::from_raw(found.cast_signed())
 }
 
 /// What a close costs the program while its supervisor does not do its work: at most a millisecond more.
@@ -191,7 +189,6 @@ fn harm() {
     for state in ["bare", "supervised", "killed", "stopped", "starved", "flooded"] {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("times");
-        let before = supervisors();
         let own = std::env::current_exe().expect("a bench has a path");
         let own = own.to_str().expect("a path of text");
         let mut start = Command::new(own);
@@ -206,7 +203,7 @@ fn harm() {
             assert!(Instant::now() < until, "nothing listens");
             thread::sleep(Duration::from_millis(10));
         }
-        let supervisor = supervisor(&before);
+        let supervisor = supervisor(&file);
         let (begun, mut flood) = (Instant::now(), None);
         // In the first part the supervisor works normally.
         for turn in 0..CLOSES {

@@ -173,7 +173,8 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Writ
     let is_device =
         kind.is_some_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_block_device());
     // `/dev/stdout` may be a regular file: renaming over it would detach it from processes that have it open.
-    if is_device || path.starts_with("/dev") || path.starts_with("/proc") {
+    let open_elsewhere = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
+    if is_device || open_elsewhere.iter().any(|one| path.starts_with(one)) {
         return direct(path, kind.is_some_and(|kind| kind.is_fifo())).map(WritePlace::Direct).map_err(system);
     }
     let mut mode = 0o666;
@@ -329,6 +330,20 @@ mod tests {
         file.write_all(b"text").unwrap();
         let Err(refused) = file.finish() else { panic!("it took it") };
         assert!(refused.to_string().starts_with("cannot write /dev/full: No space"), "{refused}");
+    }
+
+    #[test]
+    fn a_name_below_dev_may_be_a_file_like_others() {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = folder.path().join("page");
+        let file = NewFile::create(&path, Content::Text, []).unwrap();
+        assert!(matches!(file.out.get_ref(), WritePlace::Beside(..)));
+        drop(file);
+        // What a process has open is written to in place.
+        let open = File::create(&path).unwrap();
+        let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
+        let file = NewFile::create(Path::new(&name), Content::Text, []).unwrap();
+        assert!(matches!(file.out.get_ref(), WritePlace::Direct(_)));
     }
 
     #[test]
