@@ -312,7 +312,7 @@ fn a_descriptor_that_is_closed_under_its_feet_is_an_outcome() {
         let (server, _) = listener.accept().unwrap();
         let fd = server.as_raw_fd();
         let mut policy = patient();
-        policy.grace = Duration::from_millis(50);
+        policy.grace = Duration::from_secs(1);
         let (tell, told) = mpsc::channel();
         closer.close_then(server, &policy, move |outcome| tell.send(outcome).unwrap());
         // Its thread has it, and waits for the peer.
