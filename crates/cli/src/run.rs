@@ -13,11 +13,13 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 use linger::Policy;
 use linger_run::{Notice, Options, RunError, RunReport, Via};
+use rustix::io::Errno;
 
 use crate::exit;
 use crate::lines::{self, line};
 use crate::options::{JsonBeside, MetricsAt};
 use crate::output::{say, say_json};
+use crate::tools::gap_remedy;
 use crate::typed::{Bytes, Names, duration, one_of, port};
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.
@@ -149,6 +151,13 @@ fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
 fn remedy(error: &RunError) -> &'static str {
     match error {
         RunError::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
+        RunError::CallsForbidden { optional: true, .. } => ", or use --via preload, which does without",
+        // Another supervisor is asked about the calls of this process.
+        RunError::SeccompRefused { source, .. }
+            if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()) =>
+        {
+            ", or use --via preload for a program that has a loader"
+        }
         RunError::Metrics { source, .. } => match exit::address_hint(source) {
             "" => "; choose an address of this host and a free port for --metrics",
             hint => hint,
@@ -195,7 +204,7 @@ impl Manner {
             // With `--quiet` only faults are reported: a listener that is covered is none.
             Notice::Coverage(coverage) if self.quiet && !coverage.has_gaps() => {}
             Notice::Coverage(coverage) if self.json => say_json(&line(lines::Coverage::from(*coverage))),
-            Notice::Coverage(coverage) => say_each(*coverage),
+            Notice::Coverage(coverage) => say_each(&coverage.text(gap_remedy)),
             Notice::Refused(refusal) if self.json => say_json(&line(lines::Refused::from(*refusal))),
             Notice::Refused(refusal) => say!("linger: {refusal}"),
             _ => {}

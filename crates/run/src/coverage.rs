@@ -1,14 +1,12 @@
 //! Which listeners of a program are covered, and why others are not.
 
-use std::fmt;
+use std::fmt::Write as _;
 
 use linger_untrusted::Untrusted;
 
 use crate::{ProgramKind, Via};
 
 /// Which of the sockets that a program listens on have connections that end in a lingering close.
-///
-/// Its `Display` is one line, and one more for each process that is not covered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Coverage {
@@ -32,7 +30,7 @@ pub struct CoveredListener {
     pub covered: Result<Via, Gap>,
 }
 
-/// Why the closes of a process are not seen. Its `Display` says what to do.
+/// Why the closes of a process are not seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gap {
@@ -48,7 +46,49 @@ pub enum Gap {
     NoCookie,
 }
 
+/// What would have the closes of a process seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GapRemedy {
+    /// Nothing here: a server that lingers in front of it.
+    Front,
+    /// [`Via::Seccomp`] for the whole command.
+    Seccomp,
+    /// To let the environment variables through to it that name the library, or [`Via::Seccomp`].
+    Environment,
+    /// The right to look at it (`CAP_SYS_PTRACE`, or its user).
+    Trace,
+}
+
 impl Coverage {
+    /// The coverage as text: one line, and one more for each process that is not covered. `words` says what to do about a gap.
+    #[must_use]
+    pub fn text(&self, words: impl Fn(GapRemedy) -> &'static str) -> String {
+        let (all, covered) = self.counts();
+        let mut text = format!("{covered} of {all} listener{} covered", if all == 1 { "" } else { "s" });
+        let mut named = Vec::new();
+        for one in &self.listeners {
+            if let Ok(via) = one.covered
+                && !named.contains(&(one.inode, via))
+            {
+                let sign = if named.is_empty() { ": " } else { ", " };
+                let _ = write!(text, "{sign}{} by {}", one.address.terminal(), via.name());
+                named.push((one.inode, via));
+            }
+        }
+        for one in &self.listeners {
+            if let Err(gap) = one.covered {
+                let (address, name) = (one.address.terminal(), one.name.terminal());
+                let (process, reason, remedy) = (one.process, gap.reason(), words(gap.remedy()));
+                let _ = write!(
+                    text,
+                    "\n{address} is not covered in process {process} ({name}), which {reason}; {remedy}"
+                );
+            }
+        }
+        text
+    }
+
     /// The number of listening sockets, and of those whose every process is covered.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
@@ -99,52 +139,13 @@ impl Gap {
 
     /// What to do.
     #[must_use]
-    pub fn remedy(self) -> &'static str {
+    pub fn remedy(self) -> GapRemedy {
         match self {
-            Self::Kind(ProgramKind::Foreign) | Self::NoCookie => {
-                "put a server that lingers in front of it, such as nginx with `lingering_close always`"
-            }
-            Self::Kind(_) | Self::Sandboxed => "run the whole command with --via seccomp",
-            Self::NotLoaded => {
-                "let LD_PRELOAD and LINGER_RUN through to it (an `env -i`, a `sudo` or a setuid program takes them out), or \
-                 run the whole command with --via seccomp"
-            }
-            Self::Hidden => {
-                "give `linger run` CAP_SYS_PTRACE (--cap-add SYS_PTRACE, AmbientCapabilities=), or run it as the user that \
-                 the program becomes"
-            }
+            Self::Kind(ProgramKind::Foreign) | Self::NoCookie => GapRemedy::Front,
+            Self::Kind(_) | Self::Sandboxed => GapRemedy::Seccomp,
+            Self::NotLoaded => GapRemedy::Environment,
+            Self::Hidden => GapRemedy::Trace,
         }
-    }
-}
-
-impl fmt::Display for Coverage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (all, covered) = self.counts();
-        write!(f, "{covered} of {all} listener{} covered", if all == 1 { "" } else { "s" })?;
-        let mut named = Vec::new();
-        for one in &self.listeners {
-            if let Ok(via) = one.covered
-                && !named.contains(&(one.inode, via))
-            {
-                let sign = if named.is_empty() { ": " } else { ", " };
-                write!(f, "{sign}{} by {}", one.address.terminal(), via.name())?;
-                named.push((one.inode, via));
-            }
-        }
-        for one in &self.listeners {
-            if let Err(gap) = one.covered {
-                write!(
-                    f,
-                    "\n{} is not covered in process {} ({}), which {}; {}",
-                    one.address.terminal(),
-                    one.process,
-                    one.name.terminal(),
-                    gap.reason(),
-                    gap.remedy()
-                )?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -165,9 +166,12 @@ mod tests {
         let gap = Err(Gap::Kind(ProgramKind::Static));
         let less = Coverage { listeners: vec![one(1, 7, covered), one(1, 8, gap), one(2, 8, covered)] };
         assert_eq!((less.counts(), less.has_gaps()), ((2, 1), true));
-        let text = less.to_string();
+        let text = less.text(|remedy| if remedy == GapRemedy::Seccomp { "by seccomp" } else { "otherwise" });
         assert!(text.starts_with("1 of 2 listeners covered: *:80 by preload"), "{text}");
-        assert!(text.contains("not covered in process 8 (srv), which is linked statically; run"), "{text}");
+        assert!(
+            text.contains("not covered in process 8 (srv), which is linked statically; by seccomp"),
+            "{text}"
+        );
         assert_eq!(Coverage::default().counts(), (0, 0));
     }
 }

@@ -54,9 +54,8 @@ pub enum RunError {
     /// A seccomp filter around this process forbids system calls that `linger run` needs.
     #[error(
         "the seccomp filter around this process forbids {0}; permit it in the service (`SystemCallFilter={0}`, after its other \
-         such lines) or in the container's profile{1}",
-        calls.join(" "),
-        if *optional { ", or use --via preload, which does without" } else { "" }
+         such lines) or in the container's profile",
+        calls.join(" ")
     )]
     CallsForbidden {
         /// The names of the calls.

@@ -45,7 +45,7 @@ mod survey;
 mod tally;
 
 pub use command::run;
-pub use coverage::{Coverage, CoveredListener, Gap};
+pub use coverage::{Coverage, CoveredListener, Gap, GapRemedy};
 pub use error::RunError;
 pub use job::ProgramEnd;
 pub use kernel::die_of;

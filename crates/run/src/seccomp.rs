@@ -232,7 +232,7 @@ fn filter_remedy(refused: &std::io::Error) -> &'static str {
     match refused.raw_os_error() {
         Some(libc::EBUSY) => {
             "another supervisor around this process is asked about its calls already, and the kernel allows one: run \
-             outside of it, or use --via preload for a program that has a loader"
+             outside of it"
         }
         Some(libc::EINVAL) => "the kernel needs CONFIG_SECCOMP_FILTER and version 5.9",
         _ => {

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::LineBody;
+use crate::tools::gap_remedy;
 
 /// What a supervised program closed, and what became of it.
 #[derive(Serialize, JsonSchema)]
@@ -154,7 +155,7 @@ impl From<&linger_run::Coverage> for Coverage {
             name: one.name.json().into_owned(),
             via: one.covered.ok().map(linger_run::Via::name),
             reason: one.covered.err().map(linger_run::Gap::reason),
-            remedy: one.covered.err().map(linger_run::Gap::remedy),
+            remedy: one.covered.err().map(|gap| gap_remedy(gap.remedy())),
         };
         Self { listeners, listeners_covered, processes: coverage.listeners.iter().map(process).collect() }
     }
