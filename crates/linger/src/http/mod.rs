@@ -27,6 +27,11 @@
 //! | it has upgraded the connection | left alone | left alone |
 //! | it goes on reading in another task | left alone until it stops; the rest is discarded within the bounds | the same |
 //!
+//! What no layer can change: curl ends its stream at the headers of an error response, short of the length that it has
+//! announced. h2 takes that for a malformed request (RFC 9113 section 8.1.1), resets the stream, and drops what it has not
+//! sent yet of the response. So an early error response over HTTP/2 is safe if it leaves in one write with its headers; of
+//! 30 MB curl 7.88 got about half, each of 40 times. HAProxy 2.6 does the same as a gateway.
+//!
 //! A response can say for itself what its request's body is worth, and how its connection is to end:
 //!
 //! ```

@@ -7,8 +7,8 @@ use std::process::Command;
 use linger::http::Unread;
 use linger_testing::{Counters, sandboxed, skip};
 
-use crate::server::{Kind, Server};
-use crate::support::{LONG, RESPONSE, no_resets};
+use crate::server::{Kind, SHORT, Server};
+use crate::support::{LONG, no_resets};
 
 /// Rounds of a client: an upload that is refused, and the next request.
 const ROUNDS: usize = 60;
@@ -119,13 +119,15 @@ fn curl_gets_each_early_answer_over_http_2() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![b'u'; 3_000_000]).unwrap();
         let body = format!("@{}", file.path().display());
+        // curl ends its stream at the response's headers, short of the length that it has announced. h2 takes that for an
+        // error and drops what it has not sent yet of the response (`recv_data`): so this one is sent at once.
         // A machine so busy that curl has no turn for a second (`Unread::idle`) is not asked about here.
         let mut unread = Unread::default();
         unread.idle = LONG;
         let whole = |kind| {
             let server = Server::with(kind, unread);
-            let url = format!("http://{}/refused", server.address);
-            let mut whole = 0;
+            let url = format!("http://{}/refused_shortly", server.address);
+            let (mut whole, mut lost) = (0, Vec::new());
             for _ in 0..UPLOADS {
                 let arguments = ["-s", "--http2-prior-knowledge", "-o", "/dev/null"];
                 let format = "%{http_code} %{size_download} %{exitcode}\n";
@@ -133,12 +135,15 @@ fn curl_gets_each_early_answer_over_http_2() {
                 let arguments: Vec<_> =
                     arguments.iter().chain(&more).map(|word| (*word).to_owned()).collect();
                 let said = said("curl", "curl", &arguments)?;
-                whole += said.get(&format!("401 {RESPONSE} 0")).copied().unwrap_or_default();
+                match said.get(&format!("401 {SHORT} 0")) {
+                    Some(one) => whole += one,
+                    None => lost.push(said),
+                }
             }
-            Some(whole)
+            Some((whole, lost))
         };
-        let (Some(layer), Some(bare)) = (whole(Kind::Layer), whole(Kind::Bare)) else { return };
-        assert_eq!(layer, UPLOADS);
+        let (Some((layer, lost)), Some((bare, _))) = (whole(Kind::Layer), whole(Kind::Bare)) else { return };
+        assert_eq!(layer, UPLOADS, "{lost:?}");
         eprintln!("curl over HTTP/2: bare {bare} of {UPLOADS}, with the layer {layer}");
     });
 }

@@ -19,6 +19,9 @@ use tokio::sync::Semaphore;
 
 use crate::support::RESPONSE;
 
+/// Bytes of a response that leaves in one write with its headers.
+pub(crate) const SHORT: usize = 1_000;
+
 /// How much of this crate a server uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
@@ -87,6 +90,7 @@ fn app(gate: &Arc<Semaphore>) -> Router {
         .route("/hello", get(|| async { "hello" }))
         .route("/unread", any(|| async { "unread" }))
         .route("/refused", any(|| async { (StatusCode::UNAUTHORIZED, vec![b'r'; RESPONSE]) }))
+        .route("/refused_shortly", any(|| async { (StatusCode::UNAUTHORIZED, vec![b'r'; SHORT]) }))
         .route("/read", any(|body: Bytes| async move { body.len().to_string() }))
         .route(
             "/upgraded",
