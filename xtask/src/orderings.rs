@@ -115,7 +115,8 @@ fn models(tree: &Path, package: &str) -> anyhow::Result<Output> {
     command.output().with_context(|| shown(&command))
 }
 
-/// The models that failed. An error if none was run.
+/// The models that failed. An error if no test binary ran, as when the crate does not compile, or if the list of failures
+/// contradicts the exit status.
 fn failed_models(output: &Output) -> anyhow::Result<Vec<String>> {
     let said = String::from_utf8_lossy(&output.stdout);
     anyhow::ensure!(said.contains("test result: "), "{}", String::from_utf8_lossy(&output.stderr));

@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
         say!("linger: interrupted; the other questions were not asked");
         let report = told.report.take();
         if let Some(report) = report.as_ref().filter(|_| json && told.printed.is_ok()) {
-            // Whether or not the summary can be written, the status says that questions are missing.
+            // An error is ignored: stderr says already that questions are missing, and the status does not depend on it.
             let _ = summary(&mut told.out, report, true);
         }
         let found = report.is_some_and(|report| has_faults(&report, at_risk_ok));

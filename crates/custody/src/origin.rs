@@ -11,7 +11,7 @@
 pub struct Origin(u64);
 
 impl Origin {
-    /// The origin of a connection that came from another process.
+    /// Not known: the connection is an outgoing one, or came from another process, or a value did not fit.
     pub const UNKNOWN: Self = Self(0);
 
     const TIME_BITS: u32 = 42;

@@ -14,7 +14,8 @@ use crate::sys;
 /// How often an `execve` waits 50 us for an `execve` of another thread: a tenth of a second in all.
 const PATIENCE: u32 = 2_000;
 
-/// Announces every connection, before the process ends.
+/// Called before the process ends. Treats every tracked fd as closed. If it is this process's last fd of a connection, and a
+/// plain close could lose something, tells the supervisor, which ends the connection once the process has gone.
 pub(crate) fn exit() {
     let _errno = sys::Errno::keep();
     for fd in TABLE.fds(0, c_int::MAX) {

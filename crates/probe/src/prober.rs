@@ -31,7 +31,8 @@ impl Prober {
         (self.plain * 2).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
-    /// Longest time after a complete response in which the connection's end still belongs to it.
+    /// How long to wait after a complete response, without a further byte, for the connection to end. A connection that
+    /// has not ended by then counts as left open.
     pub(crate) fn settling(&self) -> Duration {
         (self.plain * 20).clamp(Duration::from_secs(1), self.config.patience)
     }

@@ -146,7 +146,7 @@ fn start_up() {
     println!("start and end: {bare:.1} ms bare, {supervised:.1} ms supervised, {added:+.1} ms (<= 10: {ok})");
 }
 
-/// Where the server listens whose closes are timed.
+/// The port of the server whose closes are timed.
 const TIMED_PORT: u16 = 18_283;
 
 /// Connections that are timed, and how many a second.

@@ -146,7 +146,8 @@ impl Prover {
         self.searched
     }
 
-    /// Judges the nominated connections. All of them were closed before this looks, so one look serves all.
+    /// Judges the nominated connections. If no other process can have inherited a connection, that is mostly proof enough.
+    /// The others are looked for together, in one look. One whose announced close is not done yet waits for a later look.
     pub(crate) fn judge(&mut self, mut tell: impl FnMut(Proof)) {
         self.searched = Duration::ZERO;
         if self.fresh.is_empty() && self.pending.is_empty() {

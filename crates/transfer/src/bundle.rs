@@ -85,7 +85,7 @@ impl Transport for Bundle {
 
     fn flush(&mut self) -> io::Result<()> {
         let (current, _) = self.place(self.written);
-        // The current member comes last: if its socket is full, the session waits for that socket.
+        // Every member is flushed, even after one whose socket is full. `socket_to_write` then finds a member with bytes left.
         let count = self.members.len();
         let order = (1..=count).map(|step| (current + step) % count);
         let mut full = None;

@@ -35,7 +35,7 @@ pub(crate) trait HostCalls {
     fn before(&self, call: &DiskCall<'_>) -> Result<bool, Errno>;
     /// Called after each such call that succeeded.
     fn after(&self, call: &DiskCall<'_>);
-    /// Whether `rule` is left out on purpose.
+    /// Whether the code under test is to break `rule`, so that a simulation can show that it finds the fault.
     fn lacks(&self, rule: Rule) -> bool;
 }
 

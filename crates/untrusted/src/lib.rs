@@ -13,7 +13,8 @@
 //! | HTML text and quoted attributes | [`Untrusted::html`] |
 //!
 //! No form loses anything of a text that is UTF-8: every escape can be read back, and two different texts never look
-//! alike. In JSON each byte that is not UTF-8 becomes U+FFFD.
+//! alike. In JSON, bytes that are not UTF-8 become U+FFFD.
+//!
 //! The crate does no I/O and depends on serde and serde_json only, so that every crate of the workspace can use it.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 

@@ -167,7 +167,8 @@ fn is_listening(port: u16) -> bool {
     })
 }
 
-/// Polls, since nothing tells of another process's listener or end.
+/// Polls until `over` returns true. False if that takes longer than `bound`. Nothing tells of another process's listener, and
+/// for the end of a process polling is simple enough.
 fn wait(bound: Duration, mut over: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + bound;
     while !over() {

@@ -31,7 +31,7 @@ pub(crate) struct Reset {
     evidence: Vec<Evidence>,
     /// What to do about it.
     remedy: String,
-    /// Whether nothing was lost, and nobody was refused; null live.
+    /// Whether nothing was lost and no connection was refused; null in the lines of `linger watch`.
     harmless: Option<bool>,
     /// Bytes of the response that the client never got, as far as the capture shows.
     lost_response_bytes: Option<u64>,
@@ -39,9 +39,9 @@ pub(crate) struct Reset {
     unread_request_bytes: Option<u64>,
     /// The further capture or fact that would decide it.
     would_decide: Option<String>,
-    /// Further resets on the same connection, consequences of this one; null live.
+    /// Further resets on the same connection, consequences of this one; null in the lines of `linger watch`.
     further_resets: Option<u32>,
-    /// The capture; null live, as all further fields of captures.
+    /// The capture; null in the lines of `linger watch`, as all further fields of captures.
     file: Option<String>,
     /// The interface it was seen on, by its number in the capture.
     interface: Option<u32>,
@@ -51,7 +51,7 @@ pub(crate) struct Reset {
     client: Option<String>,
     /// What the wire proves.
     class: Option<&'static str>,
-    /// The packets that matter, in order; none live.
+    /// The packets that matter, in order; none in the lines of `linger watch`.
     ladder: Vec<Rung>,
     /// The reset's TTL or hop limit.
     ttl: Option<u8>,

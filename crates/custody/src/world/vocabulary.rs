@@ -111,8 +111,8 @@ pub enum Event<'a> {
     Shutdown { seen: Seen, both: bool },
     /// The process does not let its fds be looked at (`ptrace(2)` access is refused), and does this.
     Hidden { pid: Pid, does: Unseen },
-    /// Calls were made without a notification, because somebody else has answered in the driver's place. Reported again
-    /// as long as one of them may not be over.
+    /// Calls went ahead without the driver's answer: another process answered them while the driver was stopped. The
+    /// driver repeats this event for as long as one of these calls may still be under way.
     Unheard,
     /// All calls without a notification are over, and after that nothing was in flight. The census shows what is open
     /// now. If a process cannot be looked at, nobody knows that, and nothing changes.

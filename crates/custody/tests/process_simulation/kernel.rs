@@ -27,7 +27,8 @@ pub(crate) const fn has_name(process: usize) -> bool {
     pid(process) < 1 << 22
 }
 
-/// The last milliseconds that an origin can store: the machine has run for 139 years.
+/// Where the simulated clock starts: 100 ms before the 42 bits overflow that an origin has for the time, which is 139 years
+/// after boot. So the tests use the largest times that can be stored.
 const START_MS: u64 = (1 << 42) - 100;
 
 /// The cookie of every file that is no connection.

@@ -108,7 +108,7 @@ mod tests {
         assert_eq!((peers.to_evict(2, 2), peers.to_evict(0, 1), peers.to_evict(9, 1)), (None, None, None));
         peers.prefer(&mut slab, b);
         assert_eq!(peers.to_evict(1, 2), Some(b));
-        // One that is not counted has no order.
+        // `d` has no peer address and is in no peer's ring: `prefer` and `leave` do nothing for it.
         peers.prefer(&mut slab, d);
         peers.leave(&mut slab, d, 0);
         peers.leave(&mut slab, b, 1);

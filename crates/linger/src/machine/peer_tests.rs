@@ -152,7 +152,7 @@ fn a_peer_that_was_still_sending_gets_idle_instead_of_grace() {
         }
         assert_eq!(core.next(ms(10)), Action::Wait { until: ms(until) });
     }
-    // A limit of bytes ends the reading, and then nothing is known of what the peer sends.
+    // After `max_discard` bytes nothing more is read, so it cannot be known whether the peer still sends: `grace` applies.
     let mut core = draining(&Policy { max_discard: Some(1), ..policy }, Some(0));
     core.on(Event::Discarded(1), ms(10));
     assert_eq!(core.next(ms(10)), Action::Wait { until: ms(60) });

@@ -214,8 +214,9 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A label stack (RFC 3032). Nothing says what follows it but its first four bits (RFC 4928): IP, or a pseudowire's control
-    /// word (RFC 4385), or else the frame of a pseudowire without one.
+    /// A label stack (RFC 3032). The stack does not say what it carries, so the first four bits after it decide (RFC 4928,
+    /// RFC 4385). 4 and 6: IP. 0: a pseudowire's control word, then an Ethernet frame. 1: a pseudowire's associated channel.
+    /// Anything else: an Ethernet frame without a control word.
     fn mpls(self) -> Inner<'a> {
         let mut cursor = self.deeper()?;
         loop {

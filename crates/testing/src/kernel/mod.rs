@@ -126,7 +126,7 @@ fn fork() -> io::Result<Option<i32>> {
     }
 }
 
-/// Reaps children until this one has ended, and ends with its status.
+/// Reaps children until `child` has ended, then exits with the status of `child`.
 fn end_with(child: i32) -> ! {
     // This process must not keep open the command's pipes, nor the pipe on which `spawn` waits for the `exec`.
     // SAFETY: the fds are copies of this process alone, which uses none of them.

@@ -21,7 +21,8 @@ pub(in crate::seccomp) struct Thread {
     pub(in crate::seccomp) process: u32,
     pub(in crate::seccomp) thread: u32,
     lent: Option<Lent>,
-    /// Until `handle` says that the thread has ended, its id belongs to no other.
+    /// Whether no other thread can have the id `thread` before `handle` reports an end. False if `handle` is a pidfd of the
+    /// process and this is not the process's first thread.
     is_exact: bool,
 }
 
