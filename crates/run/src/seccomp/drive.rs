@@ -170,8 +170,9 @@ impl Driver {
             let now = self.now();
             self.mind_unheard(others);
             let is_over = asked.contains(PollFlags::HUP);
-            let mut called =
-                self.hands.called(if others || is_over { now } else { now.saturating_sub(SOON) });
+            // One that is due brings the look for all.
+            let is_any_due = others || is_over || !self.hands.called(now.saturating_sub(SOON)).is_empty();
+            let mut called = if is_any_due { self.hands.called(now) } else { Vec::new() };
             if timer {
                 // While notifications come, they bring the looks.
                 let is_due = !called.is_empty() || self.hands.parted_due().is_some_and(|due| due <= now);
