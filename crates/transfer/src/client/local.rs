@@ -82,7 +82,7 @@ pub(super) fn walk<'a>(root: &'a Root, top: RelPath, options: &PutOptions) -> Wa
     Walk::local(root, top, options.patterns.clone(), options.selection, options.chmod.clone())
 }
 
-/// Walks through what [`Client::put`] would send: each entry's kind and length, as it would be announced.
+/// Walks through what [`Client::put`](crate::Client::put) would send: each entry's kind and length, as it would be announced.
 ///
 /// # Errors
 /// Returns [`Error::Io`] if there is nothing at `path`.

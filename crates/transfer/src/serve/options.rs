@@ -45,7 +45,7 @@ pub struct ShareOptions {
     pub deadlines: Deadlines,
     /// Bounds of every close.
     pub policy: linger::Policy,
-    /// How long [`Server::serve`] waits for a client to come back whose request ended because its connection was cut, if it
+    /// How long [`Server::serve`](crate::Server::serve) waits for a client to come back whose request ended because its connection was cut, if it
     /// serves a number of requests only. What such a client asks then belongs to the same request.
     pub returns: Duration,
     /// How a session ends: to show in a test what a bare `close()` loses.
