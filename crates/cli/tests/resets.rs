@@ -149,7 +149,7 @@ fn a_reset_between_any_two_frames_prints_once_and_both_ends_know() {
 
 /// The first connection is reset before its first frame, the second before its second, and so on.
 #[test]
-#[ignore = "the client's pauses add up to half a minute: cargo nextest run -p linger-cli --test resets --run-ignored all"]
+#[ignore = "not seen to end within 100 s, the cause not known: cargo nextest run -p linger-cli --test resets --run-ignored all"]
 fn a_link_that_resets_one_connection_after_the_other_prints_once() {
     prints(&places());
 }
