@@ -41,7 +41,7 @@ impl Listener {
     ///
     /// # Errors
     /// No memory for the table that is shared with the guard.
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { fd, unanswered: Unanswered::new()?, news })
     }
