@@ -15,6 +15,9 @@ use crate::coverage::{CoveredListener, Gap};
 use crate::listeners::{ListeningSocket, listening};
 use crate::{Coverage, Options, Program, Via, proc};
 
+#[cfg(test)]
+mod tests;
+
 /// First pause between two looks, and after each change at the start; doubles up to the longest. No event reports a
 /// listener of a process without the preloaded library.
 const FIRST: Duration = Duration::from_millis(50);
@@ -283,25 +286,8 @@ impl Surveyor {
                 && stat.born_by_ms >= since
                 && self.means.mark.as_ref().is_some_and(|mark| maps(pid, mark) == Some(true))
         };
-        let mut family: HashMap<u32, u64> = stats
-            .iter()
-            .filter(|(pid, stat)| **pid == self.means.root || stays(**pid, stat) || marked(**pid, stat))
-            .map(|(pid, stat)| (*pid, stat.born_by_ms))
-            .collect();
-        loop {
-            let is_child =
-                |stat: &proc::Stat| stat.parent == self.means.root || family.contains_key(&stat.parent);
-            let more: Vec<_> = stats
-                .iter()
-                .filter(|(pid, stat)| !family.contains_key(pid) && is_child(stat))
-                .map(|(pid, stat)| (*pid, stat.born_by_ms))
-                .collect();
-            if more.is_empty() {
-                break;
-            }
-            family.extend(more);
-        }
-        self.family = family;
+        let is_kept = |pid: u32, stat: &proc::Stat| stays(pid, stat) || marked(pid, stat);
+        self.family = below(self.means.root, &stats, is_kept);
     }
 
     fn covered(&self, process: u32) -> Result<Via, Gap> {
@@ -329,6 +315,31 @@ impl Surveyor {
     }
 }
 
+/// The process `root`, those that are kept for another reason, and all below either; with the times of their start.
+fn below(
+    root: u32,
+    stats: &HashMap<u32, proc::Stat>,
+    is_kept: impl Fn(u32, &proc::Stat) -> bool,
+) -> HashMap<u32, u64> {
+    let mut family: HashMap<u32, u64> = stats
+        .iter()
+        .filter(|(pid, stat)| **pid == root || is_kept(**pid, stat))
+        .map(|(pid, stat)| (*pid, stat.born_by_ms))
+        .collect();
+    loop {
+        let is_child = |stat: &proc::Stat| stat.parent == root || family.contains_key(&stat.parent);
+        let more: Vec<_> = stats
+            .iter()
+            .filter(|(pid, stat)| !family.contains_key(pid) && is_child(stat))
+            .map(|(pid, stat)| (*pid, stat.born_by_ms))
+            .collect();
+        if more.is_empty() {
+            return family;
+        }
+        family.extend(more);
+    }
+}
+
 /// Whether the memory maps of a process name the library; `None` where they cannot be read.
 fn maps(process: u32, mark: &str) -> Option<bool> {
     let maps = fs::read(format!("/proc/{process}/maps")).ok()?;
@@ -345,50 +356,4 @@ fn has_cookies() -> bool {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
     // Without a socket nothing is known.
     socket.is_ok_and(|socket| rustix::net::sockopt::socket_cookie(&socket).is_ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The pauses between looks that show nothing new, until `end`.
-    fn pauses(
-        pace: &mut SurveyPauses,
-        mut now: Instant,
-        end: Duration,
-        listens: Option<u64>,
-    ) -> Vec<Duration> {
-        let (mut last, mut all) = (now, Vec::new());
-        while now < pace.started + end {
-            now += pace.wait(now);
-            if pace.is_due(now, listens) {
-                all.push(now - last);
-                last = now;
-                pace.looked(now, false);
-            }
-        }
-        all
-    }
-
-    #[test]
-    fn looks_are_frequent_while_programs_start() {
-        let start = Instant::now();
-        let all = pauses(&mut SurveyPauses::new(start), start, Duration::from_secs(60), None);
-        assert!(all.iter().filter(|pause| **pause == LONGEST_AT_START).count() > 30, "{all:?}");
-        assert_eq!(all.last(), Some(&LONGEST));
-    }
-
-    #[test]
-    fn a_call_of_listen_is_looked_at_soon_and_nothing_else_often() {
-        let start = Instant::now();
-        let mut pace = SurveyPauses::new(start);
-        let all = pauses(&mut pace, start, Duration::from_secs(20), Some(1));
-        assert!(all.len() < 12, "{all:?}");
-        let now = start + Duration::from_secs(20);
-        assert!(pace.wait(now) <= LONGEST_AT_START);
-        assert!(pace.is_due(now, Some(2)));
-        pace.looked(now, false);
-        assert_eq!(pace.wait(now), FIRST * 2);
-        assert!(!pace.is_due(now, Some(2)));
-    }
 }
