@@ -102,7 +102,7 @@ impl Listener {
     }
 
     /// In the guard: continues the next call. Waits for one.
-    pub(super) fn go_on_with_next(&self) {
+    pub(crate) fn go_on_with_next(&self) {
         if let Ok(Some(notification)) = self.next() {
             self.unanswered.goes_unheard();
             self.go_on(notification.id);

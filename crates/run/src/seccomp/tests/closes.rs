@@ -270,3 +270,22 @@ fn ports_that_are_left_out_and_sockets_that_are_no_connections_are_left_alone() 
     let outcome = program.end();
     assert_eq!((outcome.counts, outcome.handed.len()), (only(&[]), 0));
 }
+
+/// What they have done is not known, and a connection that is half-closed wrongly is worse than one that ends plainly.
+#[test]
+fn after_calls_that_the_guard_has_let_happen_ends_are_plain() {
+    let (tell, told) = mpsc::channel();
+    let program = Supervised::start_late(1, &Options::default(), COPIES, move || {
+        drop(std::fs::File::open("/dev/null").unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        tell.send(listener.local_addr().unwrap()).unwrap();
+        let stream = listener.accept().unwrap().0;
+        await_readable(&stream);
+    });
+    let mut client = connect(told.recv().unwrap());
+    client.write_all(b"x").unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let outcome = program.end();
+    assert_eq!(outcome.handed.len(), 0);
+    assert_eq!(outcome.counts, only(&[(Count::Seen, 1), (Count::Refused, 1)]));
+}

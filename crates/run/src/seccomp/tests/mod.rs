@@ -60,6 +60,16 @@ struct Handed {
 
 impl Supervised {
     fn start(options: &Options, access: Access, program: impl FnOnce() + Send + 'static) -> Self {
+        Self::start_late(0, options, access, program)
+    }
+
+    /// The guard has continued the program's first `unheard` calls.
+    fn start_late(
+        unheard: usize,
+        options: &Options,
+        access: Access,
+        program: impl FnOnce() + Send + 'static,
+    ) -> Self {
         let turn = crate::turns::minds_processes();
         let lends = access == Access::Lends;
         let mut rules = RULES.to_vec();
@@ -87,6 +97,7 @@ impl Supervised {
         let supervisor = apart("linger-watch", vec![told.recv().unwrap(), theirs], move |fds| {
             let [listener, intake]: [OwnedFd; 2] = fds.try_into().unwrap();
             let listener = Listener::new(listener).unwrap().move_up(least_of_own()).unwrap();
+            (0..unheard).for_each(|_| listener.go_on_with_next());
             let lends = lends.then(Vec::new);
             Driver::new(listener, intake, wanted, own, refuse, lends).unwrap().run();
         });
