@@ -55,11 +55,18 @@ impl Means {
 
 /// The coverage of the program's listeners, kept current by a thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Survey(Arc<Mutex<SurveyState>>);
+pub(crate) struct Survey(Arc<Shared>);
 
+/// A look takes as long as there are processes, and longer where others want the processor. What was seen has a lock of its own,
+/// so that the thread that passes on signals waits for no look.
 #[derive(Debug)]
-struct SurveyState {
-    surveyor: Surveyor,
+struct Shared {
+    surveyor: Mutex<Surveyor>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
     /// The coverage when the program last had a listener.
     last: Coverage,
     /// The coverage that is still to be reported.
@@ -148,8 +155,7 @@ impl Survey {
         listens: impl Fn() -> Option<u64> + Send + 'static,
     ) -> std::io::Result<(Self, mpsc::Sender<()>)> {
         let surveyor = Surveyor { means, family: HashMap::new(), has_cookies: has_cookies() };
-        let (last, untold, told) = Default::default();
-        let survey = Self(Arc::new(Mutex::new(SurveyState { surveyor, last, untold, told })));
+        let survey = Self(Arc::new(Shared { surveyor: Mutex::new(surveyor), seen: Mutex::default() }));
         let (alive, until) = mpsc::channel();
         let own = survey.clone();
         thread::Builder::new().name("linger-survey".into()).spawn(move || {
@@ -166,11 +172,11 @@ impl Survey {
 
     /// Takes a look, and reports what is new. Returns whether anything has changed.
     fn take_part(&self) -> bool {
-        let mut state = self.state();
-        let seen = state.look();
-        let changed = seen != state.told.before;
-        if state.told.is_news(&seen) {
-            state.untold = Some(seen);
+        let coverage = self.look();
+        let mut seen = lock(&self.0.seen);
+        let changed = coverage != seen.told.before;
+        if seen.told.is_news(&coverage) {
+            seen.untold = Some(coverage);
             // The thread that tells it on waits for signals. This one only wakes it.
             let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::CHILD);
         }
@@ -179,33 +185,27 @@ impl Survey {
 
     /// The coverage that is to be reported, once.
     pub(crate) fn news(&self) -> Option<Coverage> {
-        self.state().untold.take()
+        lock(&self.0.seen).untold.take()
     }
 
-    /// The coverage at this moment.
+    /// The coverage at this moment. Waits for a look that is under way.
     pub(crate) fn look(&self) -> Coverage {
-        self.state().look()
+        let coverage = lock(&self.0.surveyor).look();
+        // When the program has ended it has no listeners. The report is about those that it had.
+        if !coverage.listeners.is_empty() {
+            lock(&self.0.seen).last.clone_from(&coverage);
+        }
+        coverage
     }
 
     /// The number of listeners, and of those that are covered, as seen last.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        self.state().last.counts()
-    }
-
-    fn state(&self) -> MutexGuard<'_, SurveyState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.seen).last.counts()
     }
 }
 
-impl SurveyState {
-    fn look(&mut self) -> Coverage {
-        let seen = self.surveyor.look();
-        // When the program has ended it has no listeners. The report is about those that it had.
-        if !seen.listeners.is_empty() {
-            self.last.clone_from(&seen);
-        }
-        seen
-    }
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Finds the program's processes, and their listeners.

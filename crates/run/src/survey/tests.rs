@@ -150,3 +150,14 @@ fn a_process_is_covered_if_the_library_is_in_its_memory_and_no_filter_of_its_own
     assert_eq!(surveyor(mapped, 0).covered(u32::MAX), Err(Gap::Hidden));
     assert!(ProgramKind::Dynamic.obstacle().is_none());
 }
+
+/// The thread that passes on the program's signals asks for news with each.
+#[test]
+fn who_asks_for_news_waits_for_no_look() {
+    let (survey, _alive) = Survey::start(means(None), || Some(0)).unwrap();
+    let _look = lock(&survey.0.surveyor);
+    let (tell, told) = std::sync::mpsc::channel();
+    let asks = survey.clone();
+    thread::spawn(move || tell.send((asks.news().is_none(), asks.counts())));
+    assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok((true, (0, 0))));
+}
