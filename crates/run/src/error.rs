@@ -111,8 +111,8 @@ pub enum RunError {
     },
     /// `/proc` is not there, by which the program's processes and their connections are looked at.
     #[error(
-        "/proc cannot be read ({source}), by which it is seen who has a connection; mount it: `mount -t proc proc /proc`, in a \
-         container or service without a /proc of its own (`unshare --mount-proc`, systemd's `ProcSubset=all`)"
+        "/proc cannot be read ({source}), by which it is seen who has a connection; mount it: `mount -t proc proc /proc`, \
+         `unshare --mount-proc`, or systemd's `MountAPIVFS=yes` for a service with a RootDirectory="
     )]
     NoProc {
         /// The error of the system.
