@@ -93,7 +93,7 @@ impl Pending {
 }
 
 /// What the proof asks of the machine.
-pub(crate) trait Machine {
+pub(crate) trait ProcessSights {
     fn now(&self) -> Instant;
 
     /// Brings [`family`](Self::family) to a moment after this call began. False where the processes cannot be listed.
@@ -113,7 +113,7 @@ pub(crate) trait Machine {
 }
 
 /// This machine, by `/proc`.
-impl Machine for Relatives {
+impl ProcessSights for Relatives {
     fn now(&self) -> Instant {
         Instant::now()
     }
@@ -165,7 +165,7 @@ impl Prover {
     }
 }
 
-impl<M: Machine> Prover<M> {
+impl<M: ProcessSights> Prover<M> {
     fn on(machine: M) -> Self {
         let now = machine.now();
         Self {

@@ -55,18 +55,18 @@ impl Means {
 
 /// The coverage of the program's listeners, kept current by a thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Survey(Arc<Shared>);
+pub(crate) struct Survey(Arc<SharedSurvey>);
 
 /// A look takes as long as there are processes, and longer where others want the processor. What was seen has a lock of its own,
 /// so that the thread that passes on signals waits for no look.
 #[derive(Debug)]
-struct Shared {
+struct SharedSurvey {
     surveyor: Mutex<Surveyor>,
-    seen: Mutex<Seen>,
+    seen: Mutex<SeenCoverage>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct SeenCoverage {
     /// The coverage when the program last had a listener.
     last: Coverage,
     /// The coverage that is still to be reported.
@@ -155,7 +155,7 @@ impl Survey {
         listens: impl Fn() -> Option<u64> + Send + 'static,
     ) -> std::io::Result<(Self, mpsc::Sender<()>)> {
         let surveyor = Surveyor { means, family: HashMap::new(), has_cookies: has_cookies() };
-        let survey = Self(Arc::new(Shared { surveyor: Mutex::new(surveyor), seen: Mutex::default() }));
+        let survey = Self(Arc::new(SharedSurvey { surveyor: Mutex::new(surveyor), seen: Mutex::default() }));
         let (alive, until) = mpsc::channel();
         let own = survey.clone();
         thread::Builder::new().name("linger-survey".into()).spawn(move || {

@@ -26,7 +26,7 @@ struct Fake {
     searches: Cell<usize>,
 }
 
-impl Machine for Fake {
+impl ProcessSights for Fake {
     fn now(&self) -> Instant {
         self.started.unwrap() + self.elapsed.get()
     }
