@@ -48,8 +48,7 @@ fn both<A: 'static, B: 'static>(
 }
 
 /// An `execve`: waits for its turn, and does `within` it what such a call does.
-fn executes<A>(table: &Arc<Table<1>>, within: impl FnOnce(&Table<1>) -> A) -> impl FnOnce() -> A {
-    let table = Arc::clone(table);
+fn executes<A>(table: Arc<Table<1>>, within: impl FnOnce(&Table<1>) -> A) -> impl FnOnce() -> A {
     move || {
         while !table.begins() {
             thread::yield_now();
@@ -256,7 +255,7 @@ fn loom_of_two_execs_each_takes_back() {
             let unhold = table.will_close(0, false);
             (unhold.is_some(), table.failed_to_execute(0, Some(77)).hold)
         };
-        let (one, two) = both(executes(&table, fails), executes(&table, fails));
+        let (one, two) = both(executes(Arc::clone(&table), fails), executes(Arc::clone(&table), fails));
         assert_eq!((one, two), ((true, Some(77)), (true, Some(77))));
     });
 }
@@ -272,7 +271,7 @@ fn loom_an_exec_sees_what_the_one_before_has_found() {
             let found = table.is_tracked(0);
             (found, matches!(table.executes(0, Some(88)), Executes::Unhold(_)))
         };
-        let (one, two) = both(executes(&table, finds), executes(&table, finds));
+        let (one, two) = both(executes(Arc::clone(&table), finds), executes(Arc::clone(&table), finds));
         assert_ne!(one, two);
         assert!([one, two].iter().all(|(found, forgot)| found == forgot), "{one:?}, {two:?}");
     });
