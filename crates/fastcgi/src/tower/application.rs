@@ -131,30 +131,53 @@ where
     response.end(0).await
 }
 
+/// The bytes of a target as a URI: what a URI may not have is percent-encoded (RFC 3986 section 2.1), as `/caf\xe9`, which gateways
+/// pass on as it came.
+fn encoded(target: &[u8]) -> String {
+    let mut text = String::with_capacity(target.len());
+    for byte in target {
+        match byte {
+            0x21..=0x7e
+                if !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#') =>
+            {
+                text.push(char::from(*byte));
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
 fn translate(request: Request) -> Result<http::Request<Body>, String> {
     let params = request.params().clone();
-    let text = |name: &str| params.text(name).filter(|text| !text.is_empty());
-    let method = text("REQUEST_METHOD").unwrap_or("GET");
+    let given = |name: &str| params.get(name).filter(|value| !value.is_empty());
+    let method = given("REQUEST_METHOD").unwrap_or(b"GET");
     let mut translated = http::Request::new(());
-    *translated.method_mut() = Method::from_bytes(method.as_bytes())
-        .map_err(|_| format!("REQUEST_METHOD `{}` is no method", method.escape_debug()))?;
-    let uri = match text("REQUEST_URI") {
-        Some(uri) => uri.to_owned(),
+    *translated.method_mut() = Method::from_bytes(method)
+        .map_err(|_| format!("REQUEST_METHOD `{}` is no method", method.escape_ascii()))?;
+    let uri = match given("REQUEST_URI") {
+        Some(uri) => uri.to_vec(),
         None => {
-            let path = [text("SCRIPT_NAME").unwrap_or("/"), text("PATH_INFO").unwrap_or("")].concat();
-            text("QUERY_STRING").map_or(path.clone(), |query| format!("{path}?{query}"))
+            let path = [given("SCRIPT_NAME").unwrap_or(b"/"), given("PATH_INFO").unwrap_or(b"")].concat();
+            match given("QUERY_STRING") {
+                Some(query) => [&path[..], b"?", query].concat(),
+                None => path,
+            }
         }
     };
-    *translated.uri_mut() = uri.parse::<Uri>().map_err(|error| format!("REQUEST_URI: {error}"))?;
-    *translated.version_mut() = match text("SERVER_PROTOCOL") {
-        Some("HTTP/1.0") => Version::HTTP_10,
-        Some("HTTP/2.0" | "HTTP/2") => Version::HTTP_2,
+    *translated.uri_mut() = encoded(&uri).parse::<Uri>().map_err(|error| format!("REQUEST_URI: {error}"))?;
+    *translated.version_mut() = match given("SERVER_PROTOCOL") {
+        Some(b"HTTP/1.0") => Version::HTTP_10,
+        Some(b"HTTP/2.0" | b"HTTP/2") => Version::HTTP_2,
         _ => Version::HTTP_11,
     };
     for (name, value) in params.iter() {
         let name = match name {
             b"CONTENT_TYPE" => "content-type".to_owned(),
             b"CONTENT_LENGTH" => "content-length".to_owned(),
+            // nginx gives these as well, with the same values.
+            b"HTTP_CONTENT_TYPE" if given("CONTENT_TYPE").is_some() => continue,
+            b"HTTP_CONTENT_LENGTH" if given("CONTENT_LENGTH").is_some() => continue,
             _ => match name.strip_prefix(b"HTTP_") {
                 Some(name) => String::from_utf8_lossy(name).to_ascii_lowercase().replace('_', "-"),
                 None => continue,
@@ -170,7 +193,23 @@ fn translate(request: Request) -> Result<http::Request<Body>, String> {
             translated.headers_mut().append(name, value);
         }
     }
-    let length = text("CONTENT_LENGTH").and_then(|length| length.parse().ok());
+    let length = params.text("CONTENT_LENGTH").and_then(|length| length.parse().ok());
     translated.extensions_mut().insert::<Params>(params);
     Ok(translated.map(|()| Body { request: Some(request), length }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_no_uri_may_have_are_encoded_and_others_stay() {
+        assert_eq!(encoded(b"/caf\xe9?q=\xc3\xa9"), "/caf%E9?q=%C3%A9");
+        assert_eq!(encoded(b"/a b\"<>\\^`{|}#\x7f\n"), "/a%20b%22%3C%3E%5C%5E%60%7B%7C%7D%23%7F%0A");
+        let plain = "/a/b;c=1,2/%20/~_-.!$&'()*+:@?x=1&y[]=[1]/?";
+        assert_eq!(encoded(plain.as_bytes()), plain);
+        for target in ["/caf\u{e9}", "*", "/x?y#z"] {
+            assert!(encoded(target.as_bytes()).parse::<Uri>().is_ok(), "{target}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! application as a `tower` service.
 
 mod application;
+mod environment;
 mod gateway;
 
 pub use application::{Body, serve};
