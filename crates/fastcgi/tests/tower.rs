@@ -153,7 +153,8 @@ async fn raw(pairs: &[(&str, &[u8])]) -> String {
         request = request.param(name, value);
     }
     tokio::task::spawn_blocking(move || {
-        let mut response = linger_fastcgi::Client::new(address, gateway::Config::default()).send(request).unwrap();
+        let mut response =
+            linger_fastcgi::Client::new(address, gateway::Config::default()).send(request).unwrap();
         let mut text = String::new();
         std::io::Read::read_to_string(&mut response, &mut text).unwrap();
         text
@@ -172,6 +173,87 @@ async fn bytes_that_are_no_utf_8_reach_the_application_or_are_400() {
     let types = [("CONTENT_TYPE", &b"a/b"[..]), ("HTTP_CONTENT_TYPE", b"a/b"), ("REQUEST_URI", b"/odd/x")];
     assert!(raw(&types).await.ends_with("GET /odd/x 1"), "one copy");
     assert!(raw(&types[1..]).await.ends_with("GET /odd/x 1"), "the only copy stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_that_leave_take_no_slot_with_them() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (begun, mut waits) = tokio::sync::mpsc::channel(8);
+    let app = Router::new().route("/quick", get(|| async { "here" })).route(
+        "/never",
+        get(move || {
+            let begun = begun.clone();
+            async move {
+                begun.send(()).await.unwrap();
+                std::future::pending::<()>().await
+            }
+        }),
+    );
+    let mut config = Config::default();
+    config.connections = 2;
+    config.policy.grace = std::time::Duration::from_millis(10);
+    tokio::spawn(serve(listener, config, app));
+    let mut gateway = Gateway::new(address.into(), "/srv", gateway::Config::default());
+    for _ in 0..5 {
+        let leaves = tokio::spawn({
+            let mut gateway = gateway.clone();
+            async move { gateway.call(request("GET", "/never", 0)).await.map(drop) }
+        });
+        waits.recv().await.unwrap();
+        // The gateway ends its connection when nobody waits for the response.
+        leaves.abort();
+    }
+    let response = gateway.call(request("GET", "/quick", 0)).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "here".as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_what_is_under_way_and_not_for_what_rests() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (begun, mut begins) = tokio::sync::mpsc::channel(1);
+    let go_on = std::sync::Arc::new(tokio::sync::Notify::new());
+    let waits = go_on.clone();
+    let app = Router::new().route("/quick", get(|| async { "here" })).route(
+        "/waits",
+        get(move || {
+            let (begun, waits) = (begun.clone(), waits.clone());
+            async move {
+                begun.send(()).await.unwrap();
+                waits.notified().await;
+                vec![b'r'; ANSWER]
+            }
+        }),
+    );
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut config = Config::default();
+    config.policy.grace = std::time::Duration::from_millis(10);
+    // Only the stop ends a resting connection in this test's time.
+    config.keep_idle = std::time::Duration::from_secs(3600);
+    let server = tokio::spawn(linger_fastcgi::tower::serve_until(listener, config, app, async {
+        drop(stopped.await);
+    }));
+    let mut kept = gateway::Config::default();
+    (kept.keep_conn, kept.trusting) = (true, true);
+    let mut resting = Gateway::new(address.into(), "/srv", kept);
+    let response = resting.call(request("GET", "/quick", 0)).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    let under_way = tokio::spawn(async move {
+        let mut gateway = Gateway::new(address.into(), "/srv", gateway::Config::default());
+        let response = gateway.call(request("GET", "/waits", 0)).await.unwrap();
+        response.into_body().collect().await.unwrap().to_bytes().len()
+    });
+    begins.recv().await.unwrap();
+    stop.send(()).unwrap();
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!server.is_finished(), "a request is under way");
+    go_on.notify_one();
+    assert_eq!(under_way.await.unwrap(), ANSWER);
+    server.await.unwrap().unwrap();
+    drop(resting);
 }
 
 #[test]

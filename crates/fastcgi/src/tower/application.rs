@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use crate::params::Params;
 use crate::responder::Config;
-use crate::tokio::{Acceptor, Request, Response, serve as serve_fastcgi};
+use crate::tokio::{Acceptor, Request, Response, serve_until as serve_fastcgi};
 
 /// The body of a request: STDIN, as it comes.
 #[derive(Debug)]
@@ -58,7 +58,8 @@ impl http_body::Body for Body {
 ///
 /// Each request becomes an [`http::Request`] with the CGI parameters ([`Params`]) among its extensions. Headers
 /// come from `HTTP_*`, `CONTENT_TYPE` and `CONTENT_LENGTH`; the URI from `REQUEST_URI`, else from `SCRIPT_NAME`,
-/// `PATH_INFO` and `QUERY_STRING`. The application need not read the body.
+/// `PATH_INFO` and `QUERY_STRING`. The application need not read the body. If the gateway aborts the request or ends the
+/// connection, the application's future is dropped, as hyper does: nobody would read its response.
 ///
 /// ```no_run
 /// # async fn run(app: axum::Router) -> std::io::Result<()> {
@@ -79,7 +80,47 @@ where
     B::Data: Send,
     B::Error: Display + Send,
 {
-    serve_fastcgi(listener, config, move |request, response| answer(service.clone(), request, response)).await
+    serve_until(listener, config, service, std::future::pending()).await
+}
+
+/// Does what [`serve`] does, and stops as [`tokio::serve_until`](crate::tokio::serve_until) does.
+///
+/// ```no_run
+/// # async fn run(app: axum::Router) -> std::io::Result<()> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:9000").await?;
+/// let stop = async { drop(tokio::signal::ctrl_c().await) };
+/// linger_fastcgi::tower::serve_until(listener, linger_fastcgi::responder::Config::default(), app, stop).await
+/// # }
+/// ```
+///
+/// # Errors
+/// Returns the errors of [`tokio::serve`](crate::tokio::serve).
+pub async fn serve_until<L, S, B>(
+    listener: L,
+    config: Config,
+    service: S,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()>
+where
+    L: Acceptor,
+    S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Display,
+    S::Future: Send,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Display + Send,
+{
+    let handler = move |request: Request, response| {
+        let (mut aborted, answer) = (request.aborted(), answer(service.clone(), request, response));
+        async move {
+            ::tokio::select! {
+                biased;
+                result = answer => result,
+                () = aborted.wait() => Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+    };
+    serve_fastcgi(listener, config, handler, stop).await
 }
 
 async fn answer<S, B>(mut service: S, request: Request, mut response: Response) -> io::Result<()>

@@ -296,6 +296,8 @@ where
                 continue;
             }
             got = timeout(config.io_timeout, reader.read(&mut buffer)) => got,
+            // The application learns by the connection's end that nobody waits.
+            () = outbox.unwanted() => return false,
         };
         // A request that still goes out is progress as well.
         let before = std::mem::replace(&mut sent_before, moved.load(Relaxed));
@@ -400,6 +402,15 @@ impl Outbox {
     /// `is_head` is whether the request's method is HEAD.
     fn new(tell: Told, is_head: bool) -> Self {
         Self { tell: Some(tell), head: Vec::new(), body: None, is_head, announced: Announced::new(true) }
+    }
+
+    /// Waits until the caller has dropped the response, or the wait for it.
+    async fn unwanted(&mut self) {
+        match (&mut self.tell, &self.body) {
+            (Some(tell), _) => tell.closed().await,
+            (None, Some(body)) => body.closed().await,
+            (None, None) => std::future::pending().await,
+        }
     }
 
     /// Passes bytes of STDOUT on. Returns false if the caller has dropped the response.

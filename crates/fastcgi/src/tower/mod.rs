@@ -5,5 +5,5 @@ mod application;
 mod environment;
 mod gateway;
 
-pub use application::{Body, serve};
+pub use application::{Body, serve, serve_until};
 pub use gateway::{Gateway, ResponseBody};
