@@ -195,9 +195,14 @@ impl JsonBeside {
 
 fn status_of(error: &Error) -> u8 {
     match error {
-        Error::Cut { .. } => exit::LOSS_FOUND,
+        Error::Cut { .. } | Error::Short { .. } => exit::LOSS_FOUND,
         _ => exit::COULD_NOT_TELL,
     }
+}
+
+/// The addresses of a list with commas between. The error is the first word that is none.
+fn addresses(list: &str) -> Result<Vec<IpAddr>, &str> {
+    list.split(',').map(|word| word.trim().parse().map_err(|_| word.trim())).collect()
 }
 
 impl ServeArguments {
@@ -206,9 +211,16 @@ impl ServeArguments {
         config.connections = self.connections.max(1);
         config.multiplex = self.multiplex;
         // Addresses that may connect, as the web server says (FastCGI specification, section 3.2).
-        if let Ok(list) = std::env::var("FCGI_WEB_SERVER_ADDRS") {
-            config.allowed =
-                Some(list.split(',').filter_map(|text| text.trim().parse::<IpAddr>().ok()).collect());
+        // An empty list names nobody, which servers mean as no restriction.
+        match std::env::var("FCGI_WEB_SERVER_ADDRS") {
+            Ok(list) if !list.trim().is_empty() => match addresses(&list) {
+                Ok(addresses) => config.allowed = Some(addresses),
+                Err(word) => {
+                    let text = format_args!("FCGI_WEB_SERVER_ADDRS: `{word}` is no IP address");
+                    return exit::fail(exit::BAD_USAGE, text);
+                }
+            },
+            _ => {}
         }
         if let Some(root) = &self.root
             && let Err(error) = std::fs::read_dir(root)

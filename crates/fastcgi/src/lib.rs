@@ -27,6 +27,7 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod address;
+mod announced;
 pub mod apps;
 pub mod cgi;
 pub mod conversation;

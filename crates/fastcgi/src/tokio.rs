@@ -19,7 +19,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ::tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use ::tokio::sync::Semaphore;
+use ::tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use ::tokio::time::timeout_at;
 use linger::tokio::Stream;
 
@@ -27,7 +27,7 @@ use crate::conversation::{Conversation, End, Key, PANICKED, SILENT, Step};
 use crate::incoming::Start;
 use crate::responder::Config;
 use desk::{Desk, Out};
-pub use exchange::{Request, Response};
+pub use exchange::{Aborted, Request, Response};
 use wire::AsyncWire;
 
 const BUFFER: usize = 64 << 10;
@@ -72,7 +72,8 @@ impl Acceptor for UnixListener {
     }
 }
 
-/// Serves connections until the listener fails; drop the future to stop accepting.
+/// Serves connections until the listener fails; drop the future to stop accepting. For a stop that waits for what is under way
+/// there is [`serve_until`].
 ///
 /// `handler` answers each request and [ends](Response::end) its response. If it returns an error or panics, the gateway
 /// gets what [`Handler::handle`](crate::responder::Handler::handle) describes. Requests are always multiplexed,
@@ -86,23 +87,37 @@ where
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
+    serve_until(listener, config, handler, std::future::pending()).await
+}
+
+/// Does what [`serve`] does, until `stop` is ready. Then it accepts no more, ends the connections that rest between two requests, lets each
+/// request that is under way end, and waits for the lingering closes ([`Config::policy`] bounds each).
+///
+/// It returns when all of that is done. A handler has no bound of its own: put one around this future, as with
+/// `tokio::time::timeout`. Connections that outlive the dropped future go on.
+///
+/// # Errors
+/// Returns the errors of [`serve`].
+pub async fn serve_until<L, H, F>(
+    listener: L,
+    config: Config,
+    handler: H,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()>
+where
+    L: Acceptor,
+    H: Fn(Request, Response) -> F + Send + Sync + 'static,
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
     let config = Arc::new(config);
     let handler = Arc::new(handler);
-    let room = Arc::new(Semaphore::new(config.connections));
-    loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
-            Err(error) if is_passing(&error) => {
-                // The connection stays in the listener's queue until another one ends and frees an fd.
-                ::tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        let (config, handler) = (config.clone(), handler.clone());
+    let most = u32::try_from(config.connections.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+    let room = Arc::new(Semaphore::new(most as usize));
+    let (stopping, stopped) = watch::channel(false);
+    let begin = |permit: OwnedSemaphorePermit, stream| {
+        let (config, handler, stopped) = (config.clone(), handler.clone(), stopped.clone());
         ::tokio::spawn(async move {
-            if let Some((stream, end)) = converse(stream, &config, &handler).await {
+            if let Some((stream, end)) = converse(stream, &config, &handler, stopped).await {
                 // END_REQUEST is out: half-close, bounded drain, close.
                 let End { requests, fault, policy, .. } = end;
                 tracing::debug!(requests, ?fault, "closes: FIN, then a bounded drain");
@@ -111,7 +126,41 @@ where
             }
             drop(permit);
         });
+    };
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = async {
+            let permit = room.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = ::tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = accepted => accepted,
+        };
+        let Ok(permit) = permit else { break };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) if is_passing(&error) => {
+                // The connection stays in the listener's queue until another one ends and frees an fd.
+                ::tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        begin(permit, stream);
     }
+    // What the kernel has accepted already would be reset with the listener.
+    while let Ok(permit) = room.clone().acquire_owned().await
+        && let Some(Ok(stream)) = at_once(listener.accept()).await
+    {
+        begin(permit, stream);
+    }
+    drop(listener);
+    let _ = stopping.send(true);
+    // Every connection gives its permit back when it is closed.
+    let _ = room.acquire_many(most).await;
+    Ok(())
 }
 
 /// Out of descriptors or memory, or a peer that gave up in the queue: the next accept may work.
@@ -124,7 +173,12 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Holds the conversation on a connection. Returns the connection, and how it is to end.
-async fn converse<W, H, F>(wire: W, config: &Config, handler: &Arc<H>) -> Option<(W, End)>
+async fn converse<W, H, F>(
+    wire: W,
+    config: &Config,
+    handler: &Arc<H>,
+    mut stopped: watch::Receiver<bool>,
+) -> Option<(W, End)>
 where
     W: AsyncWire,
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
@@ -155,10 +209,16 @@ where
             }
             Step::Receive(until) | Step::Rest(until) => {
                 if start == end {
+                    let rests = matches!(step, Step::Rest(_));
                     let received = ::tokio::select! {
                         biased;
                         () = desk.news.notified() => continue,
                         received = receive(&out.wire, &mut buffer, until) => received,
+                        // A request that has arrived by now is still served.
+                        () = is_stopped(&mut stopped), if rests => {
+                            let end = desk.lock().conversation.end();
+                            return Some((Arc::into_inner(out)?.wire, end));
+                        }
                     };
                     let conversation = &mut desk.lock().conversation;
                     match received {
@@ -182,6 +242,24 @@ where
             // its end.
             Step::End(end) => return Some((Arc::into_inner(out)?.wire, end)),
         }
+    }
+}
+
+/// The output of a future that is ready.
+async fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Waits for the stop.
+async fn is_stopped(stopped: &mut watch::Receiver<bool>) {
+    // Whoever would send it has dropped the future that serves, and leaves the connections to themselves.
+    if stopped.wait_for(|stopped| *stopped).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -261,6 +261,24 @@ fn resting_connections_keep_nobody_waiting_and_a_stop_ends_them() {
 }
 
 #[test]
+fn a_stop_ends_a_multiplexed_connection_that_rests() {
+    let mut config = Config::default();
+    config.multiplex = true;
+    // The test does not end in time if only this ends the connection.
+    config.keep_idle = Duration::from_secs(3600);
+    let brief = Duration::from_millis(100);
+    (config.policy.grace, config.policy.idle, config.policy.total) = (brief, brief, brief);
+    let running = Running::start(config, sized);
+    let client = client(&running, true);
+    for _ in 0..2 {
+        let mut response = client.send(call(0, None, 10)).unwrap();
+        io::copy(&mut response, &mut io::sink()).unwrap();
+    }
+    drop(running);
+    drop(client);
+}
+
+#[test]
 fn a_filter_reads_both_streams_and_an_authorizer_needs_none() {
     let running = Running::start(Config::default(), |request: &mut Request, response: &mut Response| {
         if request.role() == Role::Authorizer {

@@ -10,6 +10,7 @@ use socket2::Socket;
 
 use super::pool::Pool;
 use super::{Body, Cause, Config, Error, GatewayRequest};
+use crate::announced::Announced;
 use crate::cgi::Head;
 use crate::params::push_pair;
 use crate::record::{self, EndRequest, FULL, ProtocolStatus, RecordType, Role};
@@ -47,11 +48,14 @@ pub struct GatewayResponse {
     pushed_back: Vec<u8>,
     stderr: Vec<u8>,
     received: u64,
+    announced: Announced,
     end: Option<EndRequest>,
 }
 
 impl GatewayResponse {
     pub(super) fn start(socket: Socket, request: GatewayRequest, pool: Arc<Pool>, config: Config) -> Self {
+        let is_head =
+            request.params.iter().any(|(name, value)| name == b"REQUEST_METHOD" && value == b"HEAD");
         let mut out = Vec::with_capacity(1024);
         record::push_begin(&mut out, ID, request.role, config.keep_conn);
         let mut pairs = Vec::new();
@@ -79,6 +83,7 @@ impl GatewayResponse {
             pushed_back: Vec::new(),
             stderr: Vec::new(),
             received: 0,
+            announced: Announced::new(is_head),
             end: None,
         };
         if let Body::Bytes(_) = response.body {
@@ -148,6 +153,7 @@ impl GatewayResponse {
             match reply {
                 Some(Reply::Stdout(bytes)) => {
                     self.received += bytes.len() as u64;
+                    self.announced.take(bytes);
                     self.ready = at - bytes.len()..at;
                 }
                 Some(Reply::Stderr(bytes)) => {
@@ -158,6 +164,9 @@ impl GatewayResponse {
                     self.give_back();
                     if end.protocol_status != ProtocolStatus::RequestComplete {
                         return Err(Error::Refused(end.protocol_status));
+                    }
+                    if let Some((got, announced)) = self.announced.missing() {
+                        return Err(Error::Short { got, announced });
                     }
                     self.end = Some(end);
                 }

@@ -38,6 +38,9 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Longest time without a byte in either direction.
     pub io_timeout: Duration,
+    /// How much of a request body without an announced length is read before the request is sent, in bytes: a CGI program is told the
+    /// length first (RFC 3875 section 4.1.2). Used by the `tower` gateway.
+    pub spool: usize,
     /// How often a request is sent again if that is safe: the application refused it, or a kept
     /// connection had ended before any byte of the response and the request changes nothing or can be
     /// repeated (RFC 9110 section 9.2.2).
@@ -53,6 +56,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(5),
             io_timeout: Duration::from_secs(60),
+            spool: 1 << 20,
             retries: 1,
         }
     }
@@ -179,6 +183,21 @@ pub enum Error {
         /// The error that a write had met before, if one had.
         write_error: Option<io::ErrorKind>,
     },
+    /// The application ended the request, and gave fewer bytes than its own `Content-Length` says.
+    #[error("the response has {got} bytes of body, and its Content-Length is {announced}")]
+    Short {
+        /// Bytes of the body that arrived.
+        got: u64,
+        /// What its header block announces.
+        announced: u64,
+    },
+    /// The request's body has no announced length, and is longer than is read ahead of a request ([`Config::spool`]). The
+    /// client's answer is 411 or 413.
+    #[error("the request's body has no announced length, and more than {most} bytes")]
+    NoLength {
+        /// The bound, in bytes.
+        most: usize,
+    },
     /// The application does not speak the protocol.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
@@ -216,6 +235,8 @@ impl From<Error> for io::Error {
             Error::Cut { cause: Cause::Silent, .. } => io::ErrorKind::TimedOut,
             Error::Cut { .. } => io::ErrorKind::UnexpectedEof,
             Error::Body(source) | Error::System(source) => source.kind(),
+            Error::Short { .. } => io::ErrorKind::UnexpectedEof,
+            Error::NoLength { .. } => io::ErrorKind::InvalidInput,
             Error::Refused(_) => io::ErrorKind::Other,
             Error::Protocol(_) | Error::Head(_) => io::ErrorKind::InvalidData,
         };

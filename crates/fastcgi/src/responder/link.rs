@@ -75,7 +75,7 @@ impl<W: Wire + ?Sized> Link<W> {
             match state.next(Instant::now()) {
                 Step::End(end) => return NextStep::End(end),
                 Step::Hold => drop(self.news.wait(state).unwrap_or_else(PoisonError::into_inner)),
-                Step::Rest(until) if !self.is_shared => {
+                Step::Rest(until) => {
                     drop(state);
                     // The next request is often there already.
                     if !self.advance_with_what_is_there() {

@@ -51,7 +51,7 @@ pub(super) fn converse<W: Wire + 'static>(
 ) -> Option<(W, End)> {
     let link = Arc::new(Link::new(wire, config));
     let end = if config.multiplex {
-        many_at_once(&link, handler)
+        many_at_once(&link, handler, stop)
     } else {
         one_at_a_time(&link, handler, gate, stop)
     };
@@ -78,12 +78,14 @@ fn one_at_a_time<W: Wire + 'static>(
     }
 }
 
-fn many_at_once<W: Wire + 'static>(link: &Arc<Link<W>>, handler: &impl Handler) -> End {
+fn many_at_once<W: Wire + 'static>(link: &Arc<Link<W>>, handler: &impl Handler, stop: &StopResponder) -> End {
     thread::scope(|scope| {
         loop {
             let (key, start) = match link.next() {
                 NextStep::Serve(key, start) => (key, start),
-                NextStep::Rest(_) => continue,
+                // No request is under way, so that nobody but the gateway, and a stop, has news.
+                NextStep::Rest(until) if link.rest(until, stop) => continue,
+                NextStep::Rest(_) => return link.end(),
                 NextStep::End(end) => return end,
             };
             let id = start.id;

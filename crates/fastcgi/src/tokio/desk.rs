@@ -26,6 +26,8 @@ pub(super) struct Desk {
 pub(super) struct DeskState {
     pub(super) conversation: Conversation,
     waiting: Vec<(Key, Waker)>,
+    /// Those who wait for their request to be aborted.
+    watching: Vec<(Key, Waker)>,
 }
 
 impl DeskState {
@@ -39,12 +41,22 @@ impl DeskState {
             }
             waits
         });
+        self.watching.retain(|(key, waker)| {
+            let aborted = conversation.is_aborted(*key);
+            if aborted {
+                waker.wake_by_ref();
+            }
+            !aborted
+        });
     }
 }
 
 impl Desk {
     pub(super) fn new(conversation: Conversation) -> Self {
-        Self { state: Mutex::new(DeskState { conversation, waiting: Vec::new() }), news: Notify::new() }
+        Self {
+            state: Mutex::new(DeskState { conversation, waiting: Vec::new(), watching: Vec::new() }),
+            news: Notify::new(),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, DeskState> {
@@ -75,6 +87,17 @@ impl Desk {
         }
     }
 
+    /// Waits until nobody waits for the response any more.
+    pub(super) fn poll_aborted(&self, key: Key, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        state.watching.retain(|(other, _)| *other != key);
+        if state.conversation.is_aborted(key) {
+            return Poll::Ready(());
+        }
+        state.watching.push((key, context.waker().clone()));
+        Poll::Pending
+    }
+
     /// A handler has dropped its request.
     pub(super) fn unwanted(&self, key: Key) {
         let mut state = self.lock();
@@ -88,6 +111,7 @@ impl Desk {
     pub(super) fn finish(&self, key: Key, status: Option<u32>, said: Said) -> RequestEnd {
         let mut state = self.lock();
         let verdict = state.conversation.finish(key, status, said, Instant::now());
+        state.watching.retain(|(other, _)| *other != key);
         // Wake the handler if it still reads after its answer: its read returns an error.
         state.wake();
         verdict

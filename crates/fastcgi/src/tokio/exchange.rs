@@ -43,6 +43,11 @@ impl Request {
         self.start.id
     }
 
+    /// What tells that the response is not wanted any more, for a handler that can stop its work then.
+    pub fn aborted(&self) -> Aborted {
+        Aborted { desk: self.desk.clone(), key: self.key }
+    }
+
     /// The next piece of the body, or `None` at its end.
     ///
     /// # Errors
@@ -63,6 +68,21 @@ impl Request {
     /// Returns the errors of [`chunk`](Self::chunk).
     pub async fn data_chunk(&mut self) -> io::Result<Option<Bytes>> {
         poll_fn(|context| self.desk.poll_piece(self.key, Which::Data, context)).await
+    }
+}
+
+/// Learns that nobody waits for a response any more.
+#[derive(Debug)]
+pub struct Aborted {
+    desk: Arc<Desk>,
+    key: Key,
+}
+
+impl Aborted {
+    /// Waits until the gateway aborts the request or is gone: it has ended its side of the connection, or the connection has
+    /// failed. It is not noticed while a body that nobody reads fills what is read ahead of the handler.
+    pub async fn wait(&mut self) {
+        poll_fn(|context| self.desk.poll_aborted(self.key, context)).await;
     }
 }
 

@@ -37,6 +37,11 @@ impl AsyncWire for Arc<Gateway> {
     }
 }
 
+/// A stop that does not come.
+fn never() -> tokio::sync::watch::Receiver<bool> {
+    tokio::sync::watch::channel(false).1
+}
+
 /// Holds a conversation on the present runtime.
 pub(crate) async fn converse(gateway: &Arc<Gateway>) -> End {
     let handler = {
@@ -44,7 +49,7 @@ pub(crate) async fn converse(gateway: &Arc<Gateway>) -> End {
         Arc::new(move |request, response| handle(gateway.clone(), request, response))
     };
     let config = Config::default();
-    super::converse(gateway.clone(), &config, &handler).await.expect("nobody keeps the connection").1
+    super::converse(gateway.clone(), &config, &handler, never()).await.expect("nobody keeps the connection").1
 }
 
 /// A handler that does what the plan of its request says, as a future.

@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use crate::params::Params;
 use crate::responder::Config;
-use crate::tokio::{Acceptor, Request, Response, serve as serve_fastcgi};
+use crate::tokio::{Acceptor, Request, Response, serve_until as serve_fastcgi};
 
 /// The body of a request: STDIN, as it comes.
 #[derive(Debug)]
@@ -58,7 +58,8 @@ impl http_body::Body for Body {
 ///
 /// Each request becomes an [`http::Request`] with the CGI parameters ([`Params`]) among its extensions. Headers
 /// come from `HTTP_*`, `CONTENT_TYPE` and `CONTENT_LENGTH`; the URI from `REQUEST_URI`, else from `SCRIPT_NAME`,
-/// `PATH_INFO` and `QUERY_STRING`. The application need not read the body.
+/// `PATH_INFO` and `QUERY_STRING`. The application need not read the body. If the gateway aborts the request or ends the
+/// connection, the application's future is dropped, as hyper does: nobody would read its response.
 ///
 /// ```no_run
 /// # async fn run(app: axum::Router) -> std::io::Result<()> {
@@ -79,7 +80,47 @@ where
     B::Data: Send,
     B::Error: Display + Send,
 {
-    serve_fastcgi(listener, config, move |request, response| answer(service.clone(), request, response)).await
+    serve_until(listener, config, service, std::future::pending()).await
+}
+
+/// Does what [`serve`] does, and stops as [`tokio::serve_until`](crate::tokio::serve_until) does.
+///
+/// ```no_run
+/// # async fn run(app: axum::Router) -> std::io::Result<()> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:9000").await?;
+/// let stop = async { drop(tokio::signal::ctrl_c().await) };
+/// linger_fastcgi::tower::serve_until(listener, linger_fastcgi::responder::Config::default(), app, stop).await
+/// # }
+/// ```
+///
+/// # Errors
+/// Returns the errors of [`tokio::serve`](crate::tokio::serve).
+pub async fn serve_until<L, S, B>(
+    listener: L,
+    config: Config,
+    service: S,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()>
+where
+    L: Acceptor,
+    S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Display,
+    S::Future: Send,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Display + Send,
+{
+    let handler = move |request: Request, response| {
+        let (mut aborted, answer) = (request.aborted(), answer(service.clone(), request, response));
+        async move {
+            ::tokio::select! {
+                biased;
+                result = answer => result,
+                () = aborted.wait() => Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+    };
+    serve_fastcgi(listener, config, handler, stop).await
 }
 
 async fn answer<S, B>(mut service: S, request: Request, mut response: Response) -> io::Result<()>
@@ -131,30 +172,53 @@ where
     response.end(0).await
 }
 
+/// The bytes of a target as a URI: what a URI may not have is percent-encoded (RFC 3986 section 2.1), as `/caf\xe9`, which gateways
+/// pass on as it came.
+fn encoded(target: &[u8]) -> String {
+    let mut text = String::with_capacity(target.len());
+    for byte in target {
+        match byte {
+            0x21..=0x7e
+                if !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#') =>
+            {
+                text.push(char::from(*byte));
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
 fn translate(request: Request) -> Result<http::Request<Body>, String> {
     let params = request.params().clone();
-    let text = |name: &str| params.text(name).filter(|text| !text.is_empty());
-    let method = text("REQUEST_METHOD").unwrap_or("GET");
+    let given = |name: &str| params.get(name).filter(|value| !value.is_empty());
+    let method = given("REQUEST_METHOD").unwrap_or(b"GET");
     let mut translated = http::Request::new(());
-    *translated.method_mut() = Method::from_bytes(method.as_bytes())
-        .map_err(|_| format!("REQUEST_METHOD `{}` is no method", method.escape_debug()))?;
-    let uri = match text("REQUEST_URI") {
-        Some(uri) => uri.to_owned(),
+    *translated.method_mut() = Method::from_bytes(method)
+        .map_err(|_| format!("REQUEST_METHOD `{}` is no method", method.escape_ascii()))?;
+    let uri = match given("REQUEST_URI") {
+        Some(uri) => uri.to_vec(),
         None => {
-            let path = [text("SCRIPT_NAME").unwrap_or("/"), text("PATH_INFO").unwrap_or("")].concat();
-            text("QUERY_STRING").map_or(path.clone(), |query| format!("{path}?{query}"))
+            let path = [given("SCRIPT_NAME").unwrap_or(b"/"), given("PATH_INFO").unwrap_or(b"")].concat();
+            match given("QUERY_STRING") {
+                Some(query) => [&path[..], b"?", query].concat(),
+                None => path,
+            }
         }
     };
-    *translated.uri_mut() = uri.parse::<Uri>().map_err(|error| format!("REQUEST_URI: {error}"))?;
-    *translated.version_mut() = match text("SERVER_PROTOCOL") {
-        Some("HTTP/1.0") => Version::HTTP_10,
-        Some("HTTP/2.0" | "HTTP/2") => Version::HTTP_2,
+    *translated.uri_mut() = encoded(&uri).parse::<Uri>().map_err(|error| format!("REQUEST_URI: {error}"))?;
+    *translated.version_mut() = match given("SERVER_PROTOCOL") {
+        Some(b"HTTP/1.0") => Version::HTTP_10,
+        Some(b"HTTP/2.0" | b"HTTP/2") => Version::HTTP_2,
         _ => Version::HTTP_11,
     };
     for (name, value) in params.iter() {
         let name = match name {
             b"CONTENT_TYPE" => "content-type".to_owned(),
             b"CONTENT_LENGTH" => "content-length".to_owned(),
+            // nginx gives these as well, with the same values.
+            b"HTTP_CONTENT_TYPE" if given("CONTENT_TYPE").is_some() => continue,
+            b"HTTP_CONTENT_LENGTH" if given("CONTENT_LENGTH").is_some() => continue,
             _ => match name.strip_prefix(b"HTTP_") {
                 Some(name) => String::from_utf8_lossy(name).to_ascii_lowercase().replace('_', "-"),
                 None => continue,
@@ -170,7 +234,23 @@ fn translate(request: Request) -> Result<http::Request<Body>, String> {
             translated.headers_mut().append(name, value);
         }
     }
-    let length = text("CONTENT_LENGTH").and_then(|length| length.parse().ok());
+    let length = params.text("CONTENT_LENGTH").and_then(|length| length.parse().ok());
     translated.extensions_mut().insert::<Params>(params);
     Ok(translated.map(|()| Body { request: Some(request), length }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_no_uri_may_have_are_encoded_and_others_stay() {
+        assert_eq!(encoded(b"/caf\xe9?q=\xc3\xa9"), "/caf%E9?q=%C3%A9");
+        assert_eq!(encoded(b"/a b\"<>\\^`{|}#\x7f\n"), "/a%20b%22%3C%3E%5C%5E%60%7B%7C%7D%23%7F%0A");
+        let plain = "/a/b;c=1,2/%20/~_-.!$&'()*+:@?x=1&y[]=[1]/?";
+        assert_eq!(encoded(plain.as_bytes()), plain);
+        for target in ["/caf\u{e9}", "*", "/x?y#z"] {
+            assert!(encoded(target.as_bytes()).parse::<Uri>().is_ok(), "{target}");
+        }
+    }
 }

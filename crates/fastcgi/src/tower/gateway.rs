@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -18,7 +19,9 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use tower_service::Service;
 
+use super::environment::variables;
 use crate::address::Address;
+use crate::announced::Announced;
 use crate::cgi::Head;
 use crate::gateway::{Cause, Config, Error};
 use crate::params::push_pair;
@@ -94,17 +97,63 @@ where
         let shared = self.shared.clone();
         Box::pin(async move {
             let (parts, body) = request.into_parts();
-            let head = shared.head(&parts, http_body::Body::size_hint(&body).exact());
-            let reusable = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
-            let wire = shared.wire(reusable || shared.config.trusting).await?;
-            let (tell, told) = oneshot::channel();
-            ::tokio::spawn(drive(shared, wire, head, body, tell));
-            told.await.unwrap_or_else(|_| Err(cut(0, Cause::Closed, None)))
+            let length = http_body::Body::size_hint(&body).exact();
+            if length.is_none()
+                && !http_body::Body::is_end_stream(&body)
+                && !parts.headers.contains_key(http::header::CONTENT_LENGTH)
+            {
+                let body = http_body_util::Full::new(spooled(body, shared.config.spool).await?);
+                return shared.answer(&parts, body).await;
+            }
+            shared.answer(&parts, body).await
         })
     }
 }
 
+/// Reads a body of unknown length to its end.
+async fn spooled<B>(body: B, most: usize) -> Result<Bytes, Error>
+where
+    B: http_body::Body,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let mut all = Vec::new();
+    let mut body = pin!(body);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Error::Body(io::Error::other(error)))?;
+        let Ok(mut data) = frame.into_data() else { continue };
+        if data.remaining() > most - all.len() {
+            return Err(Error::NoLength { most });
+        }
+        while data.has_remaining() {
+            let chunk = data.chunk();
+            all.extend_from_slice(chunk);
+            let length = chunk.len();
+            data.advance(length);
+        }
+    }
+    Ok(all.into())
+}
+
 impl Application {
+    async fn answer<B>(
+        self: Arc<Self>,
+        parts: &http::request::Parts,
+        body: B,
+    ) -> Result<http::Response<ResponseBody>, Error>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
+    {
+        let head = self.head(parts, http_body::Body::size_hint(&body).exact());
+        let reusable = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
+        let wire = self.wire(reusable || self.config.trusting).await?;
+        let (tell, told) = oneshot::channel();
+        let is_head = parts.method == http::Method::HEAD;
+        ::tokio::spawn(drive(self, wire, head, body, Outbox::new(tell, is_head)));
+        told.await.unwrap_or_else(|_| Err(cut(0, Cause::Closed, None)))
+    }
+
     fn head(&self, parts: &http::request::Parts, length: Option<u64>) -> Vec<u8> {
         let mut pairs = Vec::new();
         let mut pair = |name: &str, value: &[u8]| push_pair(&mut pairs, name.as_bytes(), value);
@@ -122,17 +171,11 @@ impl Application {
         pair("DOCUMENT_ROOT", self.document_root.as_bytes());
         pair("SCRIPT_FILENAME", format!("{}{path}", self.document_root).as_bytes());
         pair("QUERY_STRING", parts.uri.query().unwrap_or("").as_bytes());
-        for (name, value) in &parts.headers {
-            match name {
-                &http::header::CONTENT_TYPE => pair("CONTENT_TYPE", value.as_bytes()),
-                &http::header::CONTENT_LENGTH => {}
-                // A client's `Proxy:` must not become the HTTP_PROXY that CGI programs obey.
-                name if name == "proxy" => {}
-                name => {
-                    let name = name.as_str().to_ascii_uppercase().replace('-', "_");
-                    pair(&format!("HTTP_{name}"), value.as_bytes());
-                }
-            }
+        if let Some(kind) = parts.headers.get(http::header::CONTENT_TYPE) {
+            pair("CONTENT_TYPE", kind.as_bytes());
+        }
+        for (name, value) in variables(&parts.headers) {
+            pair(&name, &value);
         }
         let announced =
             parts.headers.get(http::header::CONTENT_LENGTH).map(|value| value.as_bytes().to_vec());
@@ -200,7 +243,7 @@ fn cut(received: u64, cause: Cause, write_error: Option<io::ErrorKind>) -> Error
 type Told = oneshot::Sender<Result<http::Response<ResponseBody>, Error>>;
 
 /// Carries one request and its response. If both were complete, keeps the connection for the next request.
-async fn drive<B>(shared: Arc<Application>, wire: ApplicationStream, head: Vec<u8>, body: B, tell: Told)
+async fn drive<B>(shared: Arc<Application>, wire: ApplicationStream, head: Vec<u8>, body: B, outbox: Outbox)
 where
     B: http_body::Body,
     B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
@@ -213,29 +256,30 @@ where
     };
     match wire {
         ApplicationStream::Tcp(mut stream) => {
-            let kept = exchange(&mut stream, &config, head, body, tell).await;
+            let kept = exchange(&mut stream, &config, head, body, outbox).await;
             reusable(kept, ApplicationStream::Tcp(stream));
         }
         ApplicationStream::Unix(mut stream) => {
-            let kept = exchange(&mut stream, &config, head, body, tell).await;
+            let kept = exchange(&mut stream, &config, head, body, outbox).await;
             reusable(kept, ApplicationStream::Unix(stream));
         }
     }
 }
 
 /// Carries one request and its response over a connection. Returns whether the connection can be used again.
-async fn exchange<S, B>(stream: &mut S, config: &Config, head: Vec<u8>, body: B, tell: Told) -> bool
+async fn exchange<S, B>(stream: &mut S, config: &Config, head: Vec<u8>, body: B, mut outbox: Outbox) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
     B: http_body::Body,
     B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
 {
     let (mut reader, mut writer) = ::tokio::io::split(stream);
-    let mut sending = pin!(send(&mut writer, head, body));
-    let mut outbox = Outbox { tell: Some(tell), head: Vec::new(), body: None };
+    let moved = AtomicU64::new(0);
+    let mut sending = pin!(send(&mut writer, head, body, &moved));
     let mut replies = Replies::new(ID);
     let mut buffer = vec![0; BUFFER];
     let (mut sent, mut had_body, mut write_error, mut received) = (false, false, None, 0u64);
+    let mut sent_before = 0;
     loop {
         let done_sending = sent || write_error.is_some();
         let got = ::tokio::select! {
@@ -252,7 +296,14 @@ where
                 continue;
             }
             got = timeout(config.io_timeout, reader.read(&mut buffer)) => got,
+            // The application learns by the connection's end that nobody waits.
+            () = outbox.unwanted() => return false,
         };
+        // A request that still goes out is progress as well.
+        let before = std::mem::replace(&mut sent_before, moved.load(Relaxed));
+        if got.is_err() && sent_before != before {
+            continue;
+        }
         let got = match got {
             Ok(Ok(0)) => Err(Cause::Closed),
             Ok(Ok(got)) => Ok(got),
@@ -284,6 +335,10 @@ where
                         outbox.fail(cut(received, Cause::Closed, write_error)).await;
                         return false;
                     }
+                    if let Some((got, announced)) = outbox.announced.missing() {
+                        outbox.fail(Error::Short { got, announced }).await;
+                        return false;
+                    }
                     let in_step = config.trusting || !had_body;
                     return sent && in_step && input.is_empty() && replies.at_boundary();
                 }
@@ -303,8 +358,8 @@ enum SendFailed {
     Wire(io::Error),
 }
 
-/// Sends the request. Returns whether it had a body.
-async fn send<W, B>(writer: &mut W, head: Vec<u8>, body: B) -> Result<bool, SendFailed>
+/// Sends the request, and counts in `moved` what the connection has taken. Returns whether it had a body.
+async fn send<W, B>(writer: &mut W, head: Vec<u8>, body: B, moved: &AtomicU64) -> Result<bool, SendFailed>
 where
     W: AsyncWrite + Unpin,
     B: http_body::Body,
@@ -324,6 +379,7 @@ where
                 record::push(&mut out, RecordType::Stdin, ID, &chunk[..taken]);
                 data.advance(taken);
                 writer.write_all(&out).await.map_err(SendFailed::Wire)?;
+                moved.fetch_add(out.len() as u64, Relaxed);
                 out.clear();
             }
         }
@@ -338,12 +394,29 @@ struct Outbox {
     tell: Option<Told>,
     head: Vec<u8>,
     body: Option<mpsc::Sender<Result<Bytes, Error>>>,
+    is_head: bool,
+    announced: Announced,
 }
 
 impl Outbox {
+    /// `is_head` is whether the request's method is HEAD.
+    fn new(tell: Told, is_head: bool) -> Self {
+        Self { tell: Some(tell), head: Vec::new(), body: None, is_head, announced: Announced::new(true) }
+    }
+
+    /// Waits until the caller has dropped the response, or the wait for it.
+    async fn unwanted(&mut self) {
+        match (&mut self.tell, &self.body) {
+            (Some(tell), _) => tell.closed().await,
+            (None, Some(body)) => body.closed().await,
+            (None, None) => std::future::pending().await,
+        }
+    }
+
     /// Passes bytes of STDOUT on. Returns false if the caller has dropped the response.
     async fn take(&mut self, bytes: &[u8]) -> bool {
         if let Some(body) = &self.body {
+            self.announced.take(bytes);
             return body.send(Ok(Bytes::copy_from_slice(bytes))).await.is_ok();
         }
         self.head.extend_from_slice(bytes);
@@ -356,6 +429,8 @@ impl Outbox {
             }
         };
         let (to, from) = mpsc::channel(4);
+        self.announced = Announced::of(&head, self.is_head);
+        self.announced.take(&self.head[length..]);
         let mut response = http::Response::new(ResponseBody(from));
         *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
         for (name, value) in head.headers {

@@ -2,7 +2,8 @@
 //! application as a `tower` service.
 
 mod application;
+mod environment;
 mod gateway;
 
-pub use application::{Body, serve};
+pub use application::{Body, serve, serve_until};
 pub use gateway::{Gateway, ResponseBody};
