@@ -87,7 +87,7 @@ pub(crate) extern "C" fn close(fd: c_int) -> c_int {
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+pub(crate) extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const CLOEXEC: c_int = 4;
     if flags & CLOEXEC != 0 || first > last || sandbox::is_entered() {
         return sys::close_range(first, last, flags);
@@ -145,7 +145,7 @@ pub(crate) extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+pub(crate) extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     if old == new {
         sys::set_errno(sys::EINVAL);
         return -1;
@@ -155,7 +155,7 @@ extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
 
 // Variadic in C; on this architecture a third argument is passed in the same register either way.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn fcntl(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
+pub(crate) extern "C" fn fcntl(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
     let result = call!(FCNTL as fn(c_int, c_int, c_ulong) -> c_int, fd, command, argument);
     if command == sys::F_DUPFD || command == sys::F_DUPFD_CLOEXEC { copy(fd, result) } else { result }
 }
@@ -196,7 +196,7 @@ extern "C" fn fclose(file: *mut c_void) -> c_int {
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn accept(fd: c_int, address: *mut c_void, length: *mut c_uint) -> c_int {
+pub(crate) extern "C" fn accept(fd: c_int, address: *mut c_void, length: *mut c_uint) -> c_int {
     let got = call!(ACCEPT as fn(c_int, *mut c_void, *mut c_uint) -> c_int, fd, address, length);
     if got >= 0 {
         ending::accepted(got);
@@ -205,7 +205,12 @@ extern "C" fn accept(fd: c_int, address: *mut c_void, length: *mut c_uint) -> c_
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flags: c_int) -> c_int {
+pub(crate) extern "C" fn accept4(
+    fd: c_int,
+    address: *mut c_void,
+    length: *mut c_uint,
+    flags: c_int,
+) -> c_int {
     let got =
         call!(ACCEPT4 as fn(c_int, *mut c_void, *mut c_uint, c_int) -> c_int, fd, address, length, flags);
     if got >= 0 {

@@ -137,6 +137,19 @@ pub(crate) fn read(text: &[u8], then: impl FnOnce()) {
     }
 }
 
+/// Sets what the next test runs under: a supervisor, or none. Its tests take turns.
+#[cfg(test)]
+pub(crate) fn set_for_test(text: Option<&str>) {
+    READY.store(false, Ordering::Release);
+    // SAFETY: the tests that have settings take turns, and one thread of theirs is here.
+    let settings = unsafe { &mut *SETTINGS.0.get() };
+    *settings = Settings::NONE;
+    if let Some(text) = text {
+        assert!(settings.read(text.as_bytes()));
+        READY.store(true, Ordering::Release);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

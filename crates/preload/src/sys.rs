@@ -164,6 +164,7 @@ pub(crate) const POLLRDHUP: i16 = 0x2000;
 
 pub(crate) const SOL_SOCKET: c_int = 1;
 pub(crate) const SO_LINGER: c_int = 13;
+const SO_ACCEPTCONN: c_int = 30;
 const SO_DOMAIN: c_int = 39;
 const SO_PROTOCOL: c_int = 38;
 const SO_MEMINFO: c_int = 55;
@@ -337,12 +338,13 @@ pub(crate) fn aborts(fd: c_int) -> bool {
     option(fd, SO_LINGER, [0 as c_int; 2]).is_some_and(|[on, seconds]| on != 0 && seconds == 0)
 }
 
-/// Whether this is a TCP connection.
+/// Whether this is a TCP socket, and no listener.
 pub(crate) fn is_tcp(fd: c_int) -> bool {
     const TCP: c_int = 6;
     let family = option(fd, SO_DOMAIN, 0 as c_int);
     family.is_some_and(|family| family == c_int::from(AF_INET) || family == c_int::from(AF_INET6))
         && option(fd, SO_PROTOCOL, 0 as c_int) == Some(TCP)
+        && option(fd, SO_ACCEPTCONN, 0 as c_int) == Some(0)
 }
 
 /// Whether this is a TCP connection of which neither side has sent or received a FIN.

@@ -1,6 +1,8 @@
 //! The hooks on real sockets, called by name: in this process they replace nothing, and there is no supervisor, so that
 //! what would be handed over is refused.
 
+mod supervised;
+
 use std::io::Read;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, IntoRawFd};

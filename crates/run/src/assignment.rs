@@ -21,6 +21,9 @@ use crate::job::{Parts, Way};
 use crate::preload::Preload;
 use crate::survey::Means;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of the longest message.
 const LONGEST: usize = 4_096;
 

@@ -84,7 +84,7 @@ fn check(options: &Options) -> Result<(), RunError> {
     let wrong = |error: &dyn std::fmt::Display| RunError::Options(error.to_string());
     options.policy.validate().map_err(|error| wrong(&error))?;
     options.budget.validate().map_err(|error| wrong(&error))?;
-    if !has_one_thread() {
+    if !has_one_thread().map_err(|source| RunError::NoProc { source })? {
         return Err(RunError::Threads);
     }
     let too_many = options.ports.len().max(options.exclude_ports.len()) > 64;

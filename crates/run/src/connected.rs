@@ -14,8 +14,11 @@ use rustix::net::sockopt::{socket_cookie, socket_peercred};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::ender::Ender;
-use crate::prover::{Nominee, Prover};
+use crate::prover::Nominee;
 use crate::shares::{Passed, Share, Shares};
+
+#[cfg(test)]
+mod tests;
 
 /// A process of the program that is connected.
 #[derive(Debug)]
@@ -75,7 +78,7 @@ impl ConnectedProcess {
         self.waiting.contains_key(&cookie)
     }
 
-    /// The next message. Descriptors beyond the first are disposed of.
+    /// The next message. Of several fds the last counts; the others are disposed of.
     pub(crate) fn receive(&self, ender: &Ender) -> Received {
         receive(&self.connection, |fd| ender.dispose(fd))
     }
@@ -89,14 +92,14 @@ impl ConnectedProcess {
         })
     }
 
-    /// Carries out a message. `fd` is what came with it.
+    /// Carries out a message. `fd` is what came with it. What is to be proved is passed to `nominate`.
     pub(crate) fn obey(
         &mut self,
         message: &Message,
         fd: Option<OwnedFd>,
         by: Sender,
         shares: &Shares,
-        prover: &mut Prover,
+        nominate: impl FnOnce(Nominee),
         ender: &Ender,
     ) {
         let kind = MessageKind::of(message.kind);
@@ -128,7 +131,7 @@ impl ConnectedProcess {
             (Some(MessageKind::Close), Some(passed)) if by_supervisor => ender.end_proved(passed),
             (Some(MessageKind::Close), Some(passed)) => {
                 let unread = message.unread;
-                prover.nominate(Nominee { passed, cookie, by: name, origin, unread, closed: true });
+                nominate(Nominee { passed, cookie, by: name, origin, unread, closed: true });
             }
             // It was sent with the message, and there was no descriptor left to receive it.
             (Some(MessageKind::Close | MessageKind::Shutdown | MessageKind::Last), None) => ender.missed(),
@@ -255,28 +258,5 @@ fn receive(connection: &OwnedFd, mut dispose: impl FnMut(OwnedFd)) -> Received {
         Err(Errno::AGAIN) => Received::Nothing,
         // The library only sends messages of this length; anything else comes from a stranger.
         Ok(_) | Err(_) => Received::End,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn a_process_is_not_believed_more_closes_than_it_can_have_made() {
-        let start = Instant::now();
-        let mut claims = Claims::new(start);
-        assert_eq!((claims.grant(u32::MAX, start), claims.grant(1, start)), (BEFORE, 0));
-        let later = start + Duration::from_millis(10);
-        assert_eq!((claims.grant(100, later), claims.grant(u32::MAX, later)), (100, 4_900));
-    }
-
-    #[test]
-    fn outcomes_that_the_supervisor_sees_are_not_believed() {
-        let told = Count::EACH.map(is_told);
-        // Seen, Handed, Finished, Drained, Shared, Aborted, Gone, Refused, Unread.
-        assert_eq!(told, [false, false, true, false, false, true, true, true, true]);
     }
 }

@@ -174,4 +174,40 @@ mod tests {
         );
         assert_eq!(Coverage::default().counts(), (0, 0));
     }
+
+    /// Why a process is not covered, and what to do, which no two kinds of reasons share wrongly.
+    #[test]
+    fn each_gap_has_its_reason_and_its_remedy() {
+        let kinds = [ProgramKind::Go, ProgramKind::Static, ProgramKind::ForeignLoader];
+        assert!(kinds.iter().all(|kind| Gap::Kind(*kind).remedy() == GapRemedy::Seccomp));
+        assert_eq!(
+            Gap::Kind(ProgramKind::Foreign).remedy(),
+            GapRemedy::Front,
+            "seccomp does not know its calls"
+        );
+        assert_eq!(Gap::NoCookie.remedy(), GapRemedy::Front);
+        assert_eq!(Gap::Sandboxed.remedy(), GapRemedy::Seccomp);
+        assert_eq!(
+            (Gap::NotLoaded.remedy(), Gap::Hidden.remedy()),
+            (GapRemedy::Environment, GapRemedy::Trace)
+        );
+        let gaps = kinds.map(Gap::Kind).into_iter().chain([
+            Gap::Kind(ProgramKind::Foreign),
+            Gap::NotLoaded,
+            Gap::Sandboxed,
+            Gap::Hidden,
+            Gap::NoCookie,
+        ]);
+        let reasons: std::collections::BTreeSet<&str> = gaps.map(Gap::reason).collect();
+        assert_eq!(reasons.len(), 8);
+        assert_eq!(Gap::Kind(ProgramKind::Dynamic).reason(), "is a program of an unknown kind");
+    }
+
+    #[test]
+    fn a_listener_is_named_once_for_each_way_by_which_it_is_covered() {
+        let listeners =
+            vec![one(1, 7, Ok(Via::Preload)), one(1, 8, Ok(Via::Preload)), one(1, 9, Ok(Via::Seccomp))];
+        let text = Coverage { listeners }.text(|_| unreachable!());
+        assert_eq!(text, "1 of 1 listener covered: *:80 by preload, *:80 by seccomp");
+    }
 }

@@ -18,6 +18,9 @@ use crate::shares::{Passed, Share, Shares};
 use crate::socket;
 use crate::tally::Tally;
 
+#[cfg(test)]
+mod tests;
+
 /// Hands sockets over to the closer, and counts the outcomes.
 #[derive(Debug)]
 pub(crate) struct Ender {

@@ -109,6 +109,15 @@ pub enum RunError {
         /// The error of the system.
         source: io::Error,
     },
+    /// `/proc` is not there, by which the program's processes and their connections are looked at.
+    #[error(
+        "/proc cannot be read ({source}), by which it is seen who has a connection; mount it: `mount -t proc proc /proc`, \
+         `unshare --mount-proc`, or systemd's `MountAPIVFS=yes` for a service with a RootDirectory="
+    )]
+    NoProc {
+        /// The error of the system.
+        source: io::Error,
+    },
     /// The calling process has more than one thread.
     #[error("a program can be run only by a process with one thread")]
     Threads,

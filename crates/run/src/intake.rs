@@ -22,6 +22,9 @@ use crate::shares::Shares;
 use crate::strangers::Strangers;
 use crate::tally::Tally;
 
+#[cfg(test)]
+mod tests;
+
 /// Pause after each round of work while many messages arrive, so that the next ones arrive as one batch. It delays the
 /// FIN of a close, which is sent after its proof. So there is no pause if the kernel makes the batches
 /// ([`work_in_batches`]).
@@ -293,7 +296,8 @@ impl Worker {
                     self.strangers.leave(id);
                 }
                 Received::Message(message, fd, by) => {
-                    process.obey(&message, fd, by, &self.shares, &mut self.prover, &self.ender);
+                    let nominate = |nominee| self.prover.nominate(nominee);
+                    process.obey(&message, fd, by, &self.shares, nominate, &self.ender);
                 }
                 Received::End => break,
             }

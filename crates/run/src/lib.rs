@@ -43,6 +43,8 @@ mod strangers;
 mod supervise;
 mod survey;
 mod tally;
+#[cfg(test)]
+mod turns;
 
 pub use command::run;
 pub use coverage::{Coverage, CoveredListener, Gap, GapRemedy};

@@ -116,11 +116,14 @@ mod tests {
     #[test]
     fn this_process_is_found_to_listen() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let address = listener.local_addr().unwrap();
+        let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
         let found = listening(std::process::id());
-        assert!(found.values().any(|one| one.port == Some(port)), "{found:?}");
-        drop(listener);
-        let found = listening(std::process::id());
-        assert!(!found.values().any(|one| one.port == Some(port)), "{found:?}");
+        assert_eq!(found[&inode].port, Some(address.port()));
+        assert_eq!(found[&inode].address.terminal().to_string(), address.to_string());
+        // Connected, it is no listener.
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        let inode = rustix::fs::fstat(&stream).unwrap().st_ino;
+        assert!(!listening(std::process::id()).contains_key(&inode));
     }
 }

@@ -78,3 +78,53 @@ impl Collector for Reports {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use linger::Snapshot;
+
+    use super::*;
+    use crate::tally::Tally;
+
+    fn scrape(address: SocketAddr) -> String {
+        let mut scraper = TcpStream::connect(address).unwrap();
+        scraper.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        scraper.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        scraper.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn the_counts_are_served_as_they_are_at_that_moment() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let tally = Arc::new(Tally::default());
+        let own = Arc::clone(&tally);
+        let source = move || RunReport::new(own.all(), 0, &Snapshot::default(), &own).with_coverage((3, 2));
+        serve(listener, Arc::new(source)).unwrap();
+        for number in [1, 3] {
+            tally.count(linger_preload::protocol::Count::Shared, number);
+            let answer = scrape(address);
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+            let shared = if number == 1 { 1 } else { 4 };
+            // What can fall is a gauge, and its name has no ending.
+            for line in [
+                format!("linger_shared_total {shared}"),
+                format!("linger_closes_total {shared}"),
+                "# TYPE linger_listeners gauge".to_owned(),
+                "linger_listeners 3".to_owned(),
+                "linger_listeners_covered 2".to_owned(),
+                "# TYPE linger_lost counter".to_owned(),
+                "# EOF".to_owned(),
+            ] {
+                assert!(body.lines().any(|other| other == line), "{line}: {body}");
+            }
+        }
+        let error = listen(address).unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}

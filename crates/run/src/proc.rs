@@ -32,7 +32,8 @@ pub(crate) fn descendants() -> Option<Vec<u32>> {
                 Err(_) => {}
             }
         }
-        if parent != std::process::id() {
+        // The program of this crate's unit tests is a thread of their process.
+        if parent != std::process::id() || cfg!(test) {
             all.push(parent);
         }
     }
@@ -260,6 +261,8 @@ pub(crate) fn has(process: u32, fd: RawFd, inode: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -278,5 +281,92 @@ mod tests {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         assert!(own.born_by_ms <= now.tv_sec as u64 * 1_000 + 1_010);
         assert_eq!(stat(u32::MAX), None);
+    }
+
+    /// Of this process everything is known.
+    #[test]
+    fn this_process_is_seen_with_its_fds() {
+        let own = std::process::id();
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let inode = |fd: &dyn std::os::fd::AsFd| rustix::fs::fstat(fd.as_fd()).unwrap().st_ino;
+        let (first, second) = (inode(&one), inode(&other));
+        let fd = one.as_raw_fd();
+        assert!(
+            has(own, fd, first) && !has(own, fd, second) && !has(own, -1, first) && !has(u32::MAX, fd, first)
+        );
+        assert_eq!(sockets(own).unwrap()[&first], [fd]);
+        assert_eq!(
+            sockets(u32::MAX).map(|sockets| sockets.len()),
+            Some(0),
+            "who is not there has nothing to hide"
+        );
+        let copy = one.try_clone().unwrap();
+        let mut both = sockets(own).unwrap()[&first].clone();
+        both.sort_unstable();
+        let mut expected = [fd, copy.as_raw_fd()];
+        expected.sort_unstable();
+        assert_eq!(both, expected);
+        let name = |fd| Name { pid: Pid(own), fd };
+        let names = vec![name(other.as_raw_fd()), name(copy.as_raw_fd()), name(fd)];
+        assert_eq!(which(Inode(first), names), Some(name(copy.as_raw_fd())));
+        assert_eq!(which(Inode(first), vec![name(other.as_raw_fd())]), None);
+        assert_eq!(super::names(own, fd, copy.as_fd()), Some(true));
+        assert_eq!(super::names(own, other.as_raw_fd(), copy.as_fd()), Some(false));
+    }
+
+    #[test]
+    fn fds_in_a_queue_are_in_flight_until_they_are_received() {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+        let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
+        let table = |one: &std::os::unix::net::UnixStream| {
+            fs::read_to_string(format!("/proc/self/fdinfo/{}", one.as_raw_fd())).unwrap()
+        };
+        assert!(!table(&to).contains("scm_fds: 1"));
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [from.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        rustix::net::sendmsg(&from, &[std::io::IoSlice::new(b"x")], &mut control, SendFlags::empty())
+            .unwrap();
+        // Another test of this process may have fds in flight, too; none is needed here to be so.
+        assert!(table(&to).contains("scm_fds: 1") && !quiet(&[std::process::id()]));
+        assert!(quiet(&[]) && quiet(&[u32::MAX]));
+    }
+
+    #[test]
+    fn an_epoll_is_told_from_a_socket_and_from_a_file() {
+        let kinds = ["socket:[77]", "anon_inode:[eventpoll]", "socket:[x]", "pipe:[77]", "/tmp/socket:[77]"];
+        let expected = [Some(Open::Socket(77)), Some(Open::Epoll), None, None, None];
+        assert_eq!(kinds.map(|name| kind(Path::new(name))), expected);
+        assert_eq!((Open::Socket(77).inode(), Open::Epoll.inode()), (Some(77), None));
+        let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
+        let file = OwnedFd::from(fs::File::open("/dev/null").unwrap());
+        assert!(is_epoll(&epoll) && !is_epoll(&file));
+        let own = open(std::process::id()).find(|(fd, _)| *fd == epoll.as_raw_fd());
+        assert_eq!(own, Some((epoll.as_raw_fd(), Open::Epoll)));
+    }
+
+    #[test]
+    fn a_thread_is_told_from_its_process() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tell.send(crate::kernel::own_thread()).unwrap();
+            // Within this call until it is told to go.
+            let _ = gone.recv();
+        });
+        let (other, own) = (told.recv().unwrap(), std::process::id());
+        assert_eq!((process_of(other), process(other), is_alone(other)), (Some(own), Some(None), false));
+        assert!(
+            process(own).flatten().is_some() && process(u32::MAX).is_none() && process_of(u32::MAX).is_none()
+        );
+        assert!(!may_be_in(u32::MAX, &[]), "it is not there");
+        // This thread is within the call that reads the file.
+        let own_call = |call: i64| may_be_in(crate::kernel::own_thread(), &[call]);
+        assert!(own_call(libc::SYS_read) && !own_call(libc::SYS_close));
+        drop(go);
+        thread.join().unwrap();
+        assert_eq!(user(own), Some(rustix::process::getuid().as_raw()));
+        assert_eq!((user(u32::MAX), filters(u32::MAX), is_alone(u32::MAX)), (None, 0, false));
     }
 }

@@ -11,6 +11,9 @@ use crate::proc;
 use crate::relatives::Relatives;
 use crate::shares::{Passed, Share, Shares};
 
+#[cfg(test)]
+mod tests;
+
 /// First pause before a connection that was found open is looked at again; doubles each time.
 const SOON: Duration = Duration::from_micros(200);
 
@@ -89,9 +92,56 @@ impl Pending {
     }
 }
 
+/// What the proof asks of the machine.
+pub(crate) trait ProcessSights {
+    fn now(&self) -> Instant;
+
+    /// Brings [`family`](Self::family) to a moment after this call began. False where the processes cannot be listed.
+    fn update(&mut self) -> bool;
+
+    /// The processes of the program.
+    fn family(&self) -> &Relations;
+
+    /// Whether there is such a process.
+    fn is_there(&self, pid: Pid) -> bool;
+
+    /// Whether an fd of a process refers to the socket of this inode.
+    fn has(&self, name: Name, inode: u64) -> bool;
+
+    /// The sockets of a process, by inode, with their fds; `None` where it does not let itself be looked at.
+    fn sockets(&self, pid: Pid) -> Option<HashMap<u64, Vec<i32>>>;
+}
+
+/// This machine, by `/proc`.
+impl ProcessSights for Relatives {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn update(&mut self) -> bool {
+        Self::update(self).is_some()
+    }
+
+    fn family(&self) -> &Relations {
+        Self::family(self)
+    }
+
+    fn is_there(&self, pid: Pid) -> bool {
+        proc::stat(pid.0).is_some()
+    }
+
+    fn has(&self, name: Name, inode: u64) -> bool {
+        proc::has(name.pid.0, name.fd, inode)
+    }
+
+    fn sockets(&self, pid: Pid) -> Option<HashMap<u64, Vec<i32>>> {
+        proc::sockets(pid.0)
+    }
+}
+
 #[derive(Debug)]
-pub(crate) struct Prover {
-    relatives: Relatives,
+pub(crate) struct Prover<M = Relatives> {
+    machine: M,
     fresh: Vec<Nominee>,
     /// By cookie.
     pending: HashMap<u64, Pending>,
@@ -111,17 +161,24 @@ pub(crate) struct Prover {
 impl Prover {
     /// For the program of this process, or of its children.
     pub(crate) fn new(root: u32) -> Self {
+        Self::on(Relatives::new(root))
+    }
+}
+
+impl<M: ProcessSights> Prover<M> {
+    fn on(machine: M) -> Self {
+        let now = machine.now();
         Self {
-            relatives: Relatives::new(root),
+            machine,
             fresh: Vec::new(),
             pending: HashMap::new(),
             shares: Shares::new(PENDING, PENDING),
             pause: SOON,
-            due: Instant::now(),
+            due: now,
             looks: 0,
             searched: Duration::ZERO,
             untrusted: TRUST,
-            next_audit: Instant::now(),
+            next_audit: now,
             unseen: false,
         }
     }
@@ -153,57 +210,19 @@ impl Prover {
         if self.fresh.is_empty() && self.pending.is_empty() {
             return;
         }
-        let now = Instant::now();
-        let family = self.relatives.now();
-        self.searched = now.elapsed();
-        let Some(family) = family else {
+        let now = self.machine.now();
+        let is_listed = self.machine.update();
+        self.searched = self.machine.now() - now;
+        if !is_listed {
             let pending = self.pending.drain().map(|(_, pending)| pending.nominee);
             return self
                 .fresh
                 .drain(..)
                 .chain(pending)
                 .for_each(|nominee| tell(Proof::Hidden(nominee, None)));
-        };
-        for nominee in self.fresh.drain(..) {
-            let by = nominee.by.pid;
-            // The process is no known descendant, so nothing is known about the processes that may have inherited from
-            // it.
-            if !family.contains(by) && proc::stat(by.0).is_some() {
-                tell(Proof::Hidden(nominee, Some(by)));
-                continue;
-            }
-            let none = family.heirs(nominee.origin, by) == Heirs::None;
-            let audit = self.untrusted > 0 || now >= self.next_audit || self.unseen;
-            if none && !audit && !self.pending.contains_key(&nominee.cookie) {
-                tell(Proof::Sole(nominee));
-                continue;
-            }
-            self.untrusted = self.untrusted.saturating_sub(audit.into());
-            // Each pending connection makes the looks longer for all users.
-            let share = self.shares.take(nominee.passed.share.user());
-            let Some(share) = share else {
-                tell(Proof::Hidden(nominee, None));
-                continue;
-            };
-            let Ok(status) = rustix::fs::fstat(&nominee.passed.fd) else { continue };
-            let mut closing = vec![nominee.by];
-            if let Some(earlier) = self.pending.remove(&nominee.cookie) {
-                closing.extend(earlier.closing);
-                tell(Proof::Shared(earlier.nominee));
-            }
-            let pending = Pending {
-                inode: status.st_ino,
-                closing,
-                held: None,
-                audit,
-                proved: false,
-                since: now,
-                _share: share,
-                nominee,
-            };
-            self.pending.insert(pending.nominee.cookie, pending);
-            self.due = now;
-            self.pause = SOON;
+        }
+        for nominee in std::mem::take(&mut self.fresh) {
+            self.admit(nominee, now, &mut tell);
         }
         for (_, pending) in self.pending.extract_if(|_, pending| pending.proved) {
             tell(Proof::Sole(pending.nominee));
@@ -211,32 +230,73 @@ impl Prover {
         if self.pending.is_empty() || now < self.due {
             return;
         }
-        let begun = Instant::now();
+        let begun = self.machine.now();
         self.look(now, tell);
-        self.searched += begun.elapsed();
+        let ended = self.machine.now();
+        self.searched += ended - begun;
+        let took = ended - now;
         let proved = self.pending.values().any(|pending| pending.proved);
-        let rest = if proved { Duration::ZERO } else { self.pause.max(now.elapsed() * REST) };
-        self.next_audit = Instant::now() + now.elapsed() * AUDIT;
-        self.due = Instant::now() + rest;
+        let rest = if proved { Duration::ZERO } else { self.pause.max(took * REST) };
+        self.next_audit = ended + took * AUDIT;
+        self.due = ended + rest;
         self.pause = (self.pause * 2).min(PATIENCE / 4);
+    }
+    /// Tells at once what is known of a nominee, or keeps it for a look.
+    fn admit(&mut self, nominee: Nominee, now: Instant, tell: &mut impl FnMut(Proof)) {
+        let (family, by) = (self.machine.family(), nominee.by.pid);
+        // The process is no known descendant, so nothing is known about the processes that may have inherited from
+        // it.
+        if !family.contains(by) && self.machine.is_there(by) {
+            return tell(Proof::Hidden(nominee, Some(by)));
+        }
+        let none = family.heirs(nominee.origin, by) == Heirs::None;
+        let audit = self.untrusted > 0 || now >= self.next_audit || self.unseen;
+        if none && !audit && !self.pending.contains_key(&nominee.cookie) {
+            return tell(Proof::Sole(nominee));
+        }
+        self.untrusted = self.untrusted.saturating_sub(audit.into());
+        // Each pending connection makes the looks longer for all users.
+        let Some(share) = self.shares.take(nominee.passed.share.user()) else {
+            return tell(Proof::Hidden(nominee, None));
+        };
+        let Ok(status) = rustix::fs::fstat(&nominee.passed.fd) else { return };
+        let mut closing = vec![nominee.by];
+        if let Some(earlier) = self.pending.remove(&nominee.cookie) {
+            closing.extend(earlier.closing);
+            tell(Proof::Shared(earlier.nominee));
+        }
+        let pending = Pending {
+            inode: status.st_ino,
+            closing,
+            held: None,
+            audit,
+            proved: false,
+            since: now,
+            _share: share,
+            nominee,
+        };
+        self.pending.insert(pending.nominee.cookie, pending);
+        self.due = now;
+        self.pause = SOON;
     }
 
     fn look(&mut self, now: Instant, mut tell: impl FnMut(Proof)) {
-        let Some(family) = self.relatives.now() else { return };
+        if !self.machine.update() {
+            return;
+        }
         for pending in self.pending.values_mut() {
-            pending.closing.retain(|name| proc::has(name.pid.0, name.fd, pending.inode));
+            pending.closing.retain(|name| self.machine.has(*name, pending.inode));
         }
         // What a process still has by the fd that was found is not searched for again.
-        let is_held = |pending: &Pending| {
-            pending.held.is_some_and(|(name, _)| proc::has(name.pid.0, name.fd, pending.inode))
-        };
+        let is_held =
+            |pending: &Pending| pending.held.is_some_and(|(name, _)| self.machine.has(name, pending.inode));
         let judged: Vec<u64> = self
             .pending
             .iter()
             .filter(|(_, pending)| pending.closing.is_empty() && !is_held(pending))
             .map(|(cookie, _)| *cookie)
             .collect();
-        let mut heirs = heirs_of(&judged, &self.pending, family);
+        let mut heirs = heirs_of(&judged, &self.pending, self.machine.family());
         let mut seen: HashMap<Pid, Option<HashMap<u64, Vec<i32>>>> = HashMap::new();
         for round in 0..ROUNDS {
             let looked = heirs.values().flat_map(|(_, looked)| looked).copied();
@@ -245,10 +305,12 @@ impl Prover {
                 break;
             }
             self.looks += u64::from(round == 0);
-            seen.extend(unseen.into_iter().map(|pid| (pid, proc::sockets(pid.0))));
+            seen.extend(unseen.into_iter().map(|pid| (pid, self.machine.sockets(pid))));
             // A process that was made meanwhile has what its maker may have closed before it was looked at.
-            let Some(family) = self.relatives.now() else { return };
-            heirs = heirs_of(&judged, &self.pending, family);
+            if !self.machine.update() {
+                return;
+            }
+            heirs = heirs_of(&judged, &self.pending, self.machine.family());
         }
         let mut over = Vec::new();
         for (cookie, pending) in &mut self.pending {

@@ -51,3 +51,23 @@ impl fmt::Display for Refusal {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_names_the_process_and_what_is_missing() {
+        let mut refusal = Refusal::new(std::process::id(), rustix::io::Errno::PERM.into());
+        let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+        assert_eq!(refusal.name.terminal().to_string(), own.trim_end());
+        for (lacks, other, remedy) in
+            [(true, "AppArmor", "--cap-add SYS_PTRACE"), (false, "--cap-add", "AppArmor, SELinux")]
+        {
+            refusal.lacks_capability = lacks;
+            let text = refusal.to_string();
+            assert!(text.contains(remedy) && !text.contains(other), "{text}");
+            assert!(text.starts_with(&format!("process {} (", std::process::id())), "{text}");
+        }
+    }
+}

@@ -65,8 +65,13 @@ impl Relatives {
         }
     }
 
+    /// The processes as they were known last.
+    pub(crate) fn family(&self) -> &Relations {
+        &self.family
+    }
+
     /// The processes at a moment after this call began; `None` where `/proc` cannot be read.
-    pub(crate) fn now(&mut self) -> Option<&Relations> {
+    pub(crate) fn update(&mut self) -> Option<&Relations> {
         let now = Instant::now();
         match self.last_pid.given() {
             Some(given) => self.unborn.extend(given.map(|pid| (pid, now))),
@@ -193,7 +198,11 @@ impl LastPid {
     fn given(&mut self) -> Option<RangeInclusive<u32>> {
         let mut line = [0; 128];
         let read = self.file.as_ref()?.read_at(&mut line, 0).ok()?;
-        let line = std::str::from_utf8(&line[..read]).ok()?;
+        self.read(std::str::from_utf8(&line[..read]).ok()?)
+    }
+
+    /// The same by the line of that file.
+    fn read(&mut self, line: &str) -> Option<RangeInclusive<u32>> {
         // gVisor's is a constant line of zeros.
         let last = line.split_whitespace().next_back()?.parse().ok().filter(|last| *last != 0)?;
         let seen = self.seen.replace(last)?;
@@ -211,6 +220,64 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn pids_that_were_given_since_are_told_unless_they_are_many_or_begin_anew() {
+        let mut last = LastPid { file: None, seen: None };
+        let mut read = |line: &str| last.read(line).map(|pids| (*pids.start(), *pids.end()));
+        assert_eq!(read("0.10 0.20 0.30 1/100 700\n"), None, "nothing is known of before");
+        assert_eq!(read("0.10 0.20 0.30 1/100 703\n"), Some((701, 703)));
+        assert_eq!(last.read("0 0 0 1/100 703\n").unwrap().count(), 0);
+        let mut read = |line: String| last.read(&line).map(|pids| pids.count());
+        assert_eq!(read(format!("0 0 0 1/100 {}", 703 + FEW)), Some(FEW as usize));
+        assert_eq!(read(format!("0 0 0 1/100 {}", 704 + 2 * FEW)), None, "one more");
+        assert_eq!(read("0 0 0 1/100 5".to_owned()), None);
+        assert_eq!(read("0 0 0 1/100 6".to_owned()), Some(1));
+        // gVisor's line tells nothing, and what was seen before stays.
+        assert_eq!(read("0.00 0.00 0.00 0/0 0".to_owned()), None);
+        assert_eq!(read("0 0 0 1/100 8".to_owned()), Some(2));
+        assert_eq!(read(String::new()), None);
+    }
+
+    /// How the descent of a new process is followed, with this process as a stranger.
+    #[test]
+    fn descent_is_followed_as_far_as_it_is_known() {
+        const ROOT: u32 = 900_000_000;
+        let stat = |parent: u32, born_by_ms: u64| (7, proc::Stat { parent, born_by_ms });
+        let mut relatives = Relatives::new(ROOT);
+        relatives.forebears = vec![1];
+        relatives.born_by_ms = 5_000;
+        relatives.known = HashMap::from([(ROOT + 1, (8, true)), (ROOT + 2, (9, false))]);
+        let is_ours = |relatives: &Relatives, parent: u32, born_by_ms: u64| {
+            let new = HashMap::from([(ROOT + 9, stat(parent, born_by_ms))]);
+            relatives.is_ours(ROOT + 9, &new)
+        };
+        assert!(is_ours(&relatives, ROOT, 0), "a child of the root, whenever it was made");
+        assert!(is_ours(&relatives, ROOT + 1, 0) && !is_ours(&relatives, ROOT + 2, 9_000));
+        assert!(!is_ours(&relatives, 0, 9_000), "the kernel's own");
+        assert!(!is_ours(&relatives, std::process::id(), 9_000), "the supervisor's other children");
+        assert!(is_ours(&relatives, ROOT + 3, 9_000), "nobody knows its parent");
+        // An orphan: neither it nor the root has a user that could be read, nor a control group.
+        assert!(is_ours(&relatives, 1, 5_000) && !is_ours(&relatives, 1, 4_999));
+        relatives.user = Some(1_000);
+        assert!(!is_ours(&relatives, 1, 5_000), "another user's");
+        // Through a parent that is new as well, and in a ring that no kernel has.
+        let new = HashMap::from([(ROOT + 9, stat(ROOT + 8, 0)), (ROOT + 8, stat(ROOT + 2, 0))]);
+        assert!(!relatives.is_ours(ROOT + 9, &new));
+        let ring = HashMap::from([(ROOT + 9, stat(ROOT + 8, 0)), (ROOT + 8, stat(ROOT + 9, 0))]);
+        assert!(relatives.is_ours(ROOT + 9, &ring));
+    }
+
+    #[test]
+    fn a_control_group_holds_those_below_it_and_not_its_neighbours() {
+        let own = proc::control_group(std::process::id());
+        let mut relatives = Relatives::new(std::process::id());
+        assert!(relatives.is_in_control_group(std::process::id()));
+        relatives.control_group = own.map(|own| format!("{}/below\n", own.trim_end().trim_end_matches('/')));
+        assert!(!relatives.is_in_control_group(std::process::id()), "it is above");
+        relatives.control_group = None;
+        assert!(relatives.is_in_control_group(std::process::id()), "nothing speaks against it");
+    }
+
     fn sleep() -> Child {
         Command::new("sleep").arg("600").spawn().unwrap()
     }
@@ -224,6 +291,7 @@ mod tests {
     /// Nobody tells whose child an orphan was. One that is older than the root was no descendant's.
     #[test]
     fn an_orphan_may_be_the_programs_unless_it_is_older() {
+        let _turn = crate::turns::makes_processes();
         let older = orphan();
         let born = proc::stat(older).unwrap().born_by_ms;
         // The kernel tells the birth by the clock tick.
@@ -235,7 +303,7 @@ mod tests {
         }
         let mut relatives = Relatives::new(root.id());
         let younger = orphan();
-        let family = relatives.now().unwrap();
+        let family = relatives.update().unwrap();
         let is_ours = [root.id(), younger, older].map(|pid| family.contains(Pid(pid)));
         for pid in [older, younger] {
             let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();

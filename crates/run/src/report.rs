@@ -169,3 +169,113 @@ impl fmt::Display for RunReport {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A report in which every count is another power of two.
+    fn distinct() -> RunReport {
+        let closes = std::array::from_fn(|place| 1 << place);
+        let mut ended = Snapshot::default();
+        let tally = Tally::default();
+        for (place, count) in [&tally.closed_before, &tally.bytes_saved, &tally.lost].into_iter().enumerate()
+        {
+            count.store(1 << (20 + place), Relaxed);
+        }
+        let by = &mut ended.ended;
+        let of_closer = [
+            &mut by.peer_closed,
+            &mut by.acknowledged,
+            &mut by.unwaited,
+            &mut by.peer_reset,
+            &mut by.timed_out_idle,
+            &mut by.timed_out_total,
+            &mut by.timed_out_kernel,
+            &mut by.limit,
+            &mut by.evicted,
+            &mut by.failed,
+            &mut by.aborted,
+            &mut ended.unacknowledged,
+            &mut ended.discarded,
+            &mut ended.lingering,
+        ];
+        of_closer.into_iter().enumerate().for_each(|(place, count)| *count = 1 << (30 + place));
+        RunReport::new(closes, 1 << 50, &ended, &tally).with_coverage((1 << 51, 1 << 52))
+    }
+
+    #[test]
+    fn each_count_comes_from_its_own_source() {
+        let report = distinct();
+        let sums: Vec<Vec<u32>> = report
+            .named()
+            .map(|(.., value)| (0..64).filter(|bit| value >> bit & 1 == 1).collect())
+            .into_iter()
+            .collect();
+        let expected: [&[u32]; 23] = [
+            // Of the closes, in the order of `Count`; of the tally; of the closer.
+            &[0],
+            &[1],
+            &[2],
+            &[3],
+            &[4],
+            &[5],
+            &[6],
+            &[7],
+            &[8],
+            &[21],
+            &[41],
+            &[22],
+            &[42],
+            &[43],
+            &[20, 30],
+            &[31, 32],
+            &[33],
+            &[34, 35, 36, 37],
+            &[38],
+            &[39, 40],
+            &[50],
+            &[51],
+            &[52],
+        ];
+        assert_eq!(sums, expected);
+    }
+
+    /// Those that the peer closed before the first check are counted as gone by the closer.
+    #[test]
+    fn a_peer_that_closed_before_the_first_check_has_not_reset() {
+        let (mut ended, tally) = (Snapshot::default(), Tally::default());
+        ended.ended.gone = 5;
+        tally.closed_before.store(2, Relaxed);
+        let report = RunReport::new([0; COUNTS], 0, &ended, &tally);
+        assert_eq!((report.peer_closed, report.peer_reset), (2, 3));
+        // The tally is told of an outcome before the closer has counted it.
+        tally.closed_before.store(6, Relaxed);
+        let report = RunReport::new([0; COUNTS], 0, &ended, &tally);
+        assert_eq!((report.peer_closed, report.peer_reset), (6, 0));
+    }
+
+    /// The metrics have each count of the report under its own name.
+    #[test]
+    fn the_metrics_are_the_report() {
+        let report = distinct();
+        let serde_json::Value::Object(fields) = serde_json::to_value(report).unwrap() else { panic!() };
+        let named = report.named().map(|(name, _, value)| (name.to_owned(), value.into()));
+        assert_eq!(serde_json::Map::from_iter(named), fields);
+    }
+
+    #[test]
+    fn the_text_says_all_counts_of_closes_and_ends() {
+        let text = distinct().to_string();
+        let mut counted: Vec<u64> = text
+            .split(|letter: char| !letter.is_ascii_digit())
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let mut expected: Vec<u64> = distinct().named().map(|(.., value)| value).to_vec();
+        // Searches and listeners are told elsewhere.
+        expected.truncate(20);
+        counted.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(counted, expected, "{text}");
+    }
+}

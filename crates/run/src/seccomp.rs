@@ -12,6 +12,8 @@ mod ask;
 mod drive;
 mod eyes;
 mod hands;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;

@@ -15,6 +15,9 @@ use crate::coverage::{CoveredListener, Gap};
 use crate::listeners::{ListeningSocket, listening};
 use crate::{Coverage, Options, Program, Via, proc};
 
+#[cfg(test)]
+mod tests;
+
 /// First pause between two looks, and after each change at the start; doubles up to the longest. No event reports a
 /// listener of a process without the preloaded library.
 const FIRST: Duration = Duration::from_millis(50);
@@ -52,11 +55,18 @@ impl Means {
 
 /// The coverage of the program's listeners, kept current by a thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Survey(Arc<Mutex<SurveyState>>);
+pub(crate) struct Survey(Arc<SharedSurvey>);
 
+/// A look takes as long as there are processes, and longer where others want the processor. What was seen has a lock of its own,
+/// so that the thread that passes on signals waits for no look.
 #[derive(Debug)]
-struct SurveyState {
-    surveyor: Surveyor,
+struct SharedSurvey {
+    surveyor: Mutex<Surveyor>,
+    seen: Mutex<SeenCoverage>,
+}
+
+#[derive(Debug, Default)]
+struct SeenCoverage {
     /// The coverage when the program last had a listener.
     last: Coverage,
     /// The coverage that is still to be reported.
@@ -145,8 +155,7 @@ impl Survey {
         listens: impl Fn() -> Option<u64> + Send + 'static,
     ) -> std::io::Result<(Self, mpsc::Sender<()>)> {
         let surveyor = Surveyor { means, family: HashMap::new(), has_cookies: has_cookies() };
-        let (last, untold, told) = Default::default();
-        let survey = Self(Arc::new(Mutex::new(SurveyState { surveyor, last, untold, told })));
+        let survey = Self(Arc::new(SharedSurvey { surveyor: Mutex::new(surveyor), seen: Mutex::default() }));
         let (alive, until) = mpsc::channel();
         let own = survey.clone();
         thread::Builder::new().name("linger-survey".into()).spawn(move || {
@@ -163,11 +172,11 @@ impl Survey {
 
     /// Takes a look, and reports what is new. Returns whether anything has changed.
     fn take_part(&self) -> bool {
-        let mut state = self.state();
-        let seen = state.look();
-        let changed = seen != state.told.before;
-        if state.told.is_news(&seen) {
-            state.untold = Some(seen);
+        let coverage = self.look();
+        let mut seen = lock(&self.0.seen);
+        let changed = coverage != seen.told.before;
+        if seen.told.is_news(&coverage) {
+            seen.untold = Some(coverage);
             // The thread that tells it on waits for signals. This one only wakes it.
             let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::CHILD);
         }
@@ -176,33 +185,27 @@ impl Survey {
 
     /// The coverage that is to be reported, once.
     pub(crate) fn news(&self) -> Option<Coverage> {
-        self.state().untold.take()
+        lock(&self.0.seen).untold.take()
     }
 
-    /// The coverage at this moment.
+    /// The coverage at this moment. Waits for a look that is under way.
     pub(crate) fn look(&self) -> Coverage {
-        self.state().look()
+        let coverage = lock(&self.0.surveyor).look();
+        // When the program has ended it has no listeners. The report is about those that it had.
+        if !coverage.listeners.is_empty() {
+            lock(&self.0.seen).last.clone_from(&coverage);
+        }
+        coverage
     }
 
     /// The number of listeners, and of those that are covered, as seen last.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        self.state().last.counts()
-    }
-
-    fn state(&self) -> MutexGuard<'_, SurveyState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.seen).last.counts()
     }
 }
 
-impl SurveyState {
-    fn look(&mut self) -> Coverage {
-        let seen = self.surveyor.look();
-        // When the program has ended it has no listeners. The report is about those that it had.
-        if !seen.listeners.is_empty() {
-            self.last.clone_from(&seen);
-        }
-        seen
-    }
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Finds the program's processes, and their listeners.
@@ -283,25 +286,8 @@ impl Surveyor {
                 && stat.born_by_ms >= since
                 && self.means.mark.as_ref().is_some_and(|mark| maps(pid, mark) == Some(true))
         };
-        let mut family: HashMap<u32, u64> = stats
-            .iter()
-            .filter(|(pid, stat)| **pid == self.means.root || stays(**pid, stat) || marked(**pid, stat))
-            .map(|(pid, stat)| (*pid, stat.born_by_ms))
-            .collect();
-        loop {
-            let is_child =
-                |stat: &proc::Stat| stat.parent == self.means.root || family.contains_key(&stat.parent);
-            let more: Vec<_> = stats
-                .iter()
-                .filter(|(pid, stat)| !family.contains_key(pid) && is_child(stat))
-                .map(|(pid, stat)| (*pid, stat.born_by_ms))
-                .collect();
-            if more.is_empty() {
-                break;
-            }
-            family.extend(more);
-        }
-        self.family = family;
+        let is_kept = |pid: u32, stat: &proc::Stat| stays(pid, stat) || marked(pid, stat);
+        self.family = below(self.means.root, &stats, is_kept);
     }
 
     fn covered(&self, process: u32) -> Result<Via, Gap> {
@@ -329,6 +315,31 @@ impl Surveyor {
     }
 }
 
+/// The process `root`, those that are kept for another reason, and all below either; with the times of their start.
+fn below(
+    root: u32,
+    stats: &HashMap<u32, proc::Stat>,
+    is_kept: impl Fn(u32, &proc::Stat) -> bool,
+) -> HashMap<u32, u64> {
+    let mut family: HashMap<u32, u64> = stats
+        .iter()
+        .filter(|(pid, stat)| **pid == root || is_kept(**pid, stat))
+        .map(|(pid, stat)| (*pid, stat.born_by_ms))
+        .collect();
+    loop {
+        let is_child = |stat: &proc::Stat| stat.parent == root || family.contains_key(&stat.parent);
+        let more: Vec<_> = stats
+            .iter()
+            .filter(|(pid, stat)| !family.contains_key(pid) && is_child(stat))
+            .map(|(pid, stat)| (*pid, stat.born_by_ms))
+            .collect();
+        if more.is_empty() {
+            return family;
+        }
+        family.extend(more);
+    }
+}
+
 /// Whether the memory maps of a process name the library; `None` where they cannot be read.
 fn maps(process: u32, mark: &str) -> Option<bool> {
     let maps = fs::read(format!("/proc/{process}/maps")).ok()?;
@@ -345,50 +356,4 @@ fn has_cookies() -> bool {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
     // Without a socket nothing is known.
     socket.is_ok_and(|socket| rustix::net::sockopt::socket_cookie(&socket).is_ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The pauses between looks that show nothing new, until `end`.
-    fn pauses(
-        pace: &mut SurveyPauses,
-        mut now: Instant,
-        end: Duration,
-        listens: Option<u64>,
-    ) -> Vec<Duration> {
-        let (mut last, mut all) = (now, Vec::new());
-        while now < pace.started + end {
-            now += pace.wait(now);
-            if pace.is_due(now, listens) {
-                all.push(now - last);
-                last = now;
-                pace.looked(now, false);
-            }
-        }
-        all
-    }
-
-    #[test]
-    fn looks_are_frequent_while_programs_start() {
-        let start = Instant::now();
-        let all = pauses(&mut SurveyPauses::new(start), start, Duration::from_secs(60), None);
-        assert!(all.iter().filter(|pause| **pause == LONGEST_AT_START).count() > 30, "{all:?}");
-        assert_eq!(all.last(), Some(&LONGEST));
-    }
-
-    #[test]
-    fn a_call_of_listen_is_looked_at_soon_and_nothing_else_often() {
-        let start = Instant::now();
-        let mut pace = SurveyPauses::new(start);
-        let all = pauses(&mut pace, start, Duration::from_secs(20), Some(1));
-        assert!(all.len() < 12, "{all:?}");
-        let now = start + Duration::from_secs(20);
-        assert!(pace.wait(now) <= LONGEST_AT_START);
-        assert!(pace.is_due(now, Some(2)));
-        pace.looked(now, false);
-        assert_eq!(pace.wait(now), FIRST * 2);
-        assert!(!pace.is_due(now, Some(2)));
-    }
 }

@@ -74,3 +74,31 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_is_of_the_reasons_alone() {
+        let tally = Tally::default();
+        Count::EACH.into_iter().enumerate().for_each(|(place, count)| tally.count(count, 1 << place));
+        let all = tally.all();
+        // Handed to Refused; what had unread bytes is one of them as well, and the sum is no part of itself.
+        assert_eq!(all[Count::Seen as usize], 0b0_1111_1110);
+        assert_eq!(all[Count::Unread as usize], 1 << 8);
+        tally.uncount(Count::Handed);
+        assert_eq!(tally.all()[Count::Handed as usize], 1);
+        (0..3).for_each(|_| tally.uncount(Count::Handed));
+        assert_eq!(tally.all()[Count::Handed as usize], 0);
+    }
+
+    #[test]
+    fn the_first_refusal_is_named_once() {
+        let tally = Tally::default();
+        assert!(tally.refusal().is_none());
+        assert!(tally.refuse(std::process::id()) && !tally.refuse(1));
+        assert_eq!(tally.refusal().unwrap().process, std::process::id());
+        assert!(tally.refusal().is_none() && !tally.refuse(1) && tally.refusal().is_none());
+    }
+}

@@ -217,11 +217,32 @@ fn every_signal_reaches_the_program_with_its_value() {
                 kill.args(more).args(["-s", &signal.to_string(), &pid]);
                 kill.status().is_ok_and(|status| status.success())
             };
+            await_sigwait(started.child.id());
             assert!(kill(&[]));
             assert_eq!(started.line(), format!("{signal} 0"), "{way:?}");
+            await_sigwait(started.child.id());
             assert!(kill(&["-q", "4711"]));
             assert_eq!(started.line(), format!("{signal} 4711"), "{way:?}");
         }
+    }
+}
+
+/// Waits until a process, or a child of it, waits for signals. SIGUSR1 is passed on to a program only then, for it asks for a
+/// report as well.
+fn await_sigwait(started: u32) {
+    let waits = format!("{} ", libc::SYS_rt_sigtimedwait);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let is_waiting = || {
+        let children =
+            fs::read_to_string(format!("/proc/{started}/task/{started}/children")).unwrap_or_default();
+        let mut pids = children.split_whitespace().map(str::to_owned).chain([started.to_string()]);
+        pids.any(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|call| call.starts_with(&waits))
+        })
+    };
+    while !is_waiting() {
+        assert!(std::time::Instant::now() < end, "nobody waits for signals");
+        std::thread::yield_now();
     }
 }
 

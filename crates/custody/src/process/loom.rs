@@ -47,6 +47,18 @@ fn both<A: 'static, B: 'static>(
     (one.join().unwrap(), other)
 }
 
+/// An `execve`: waits for its turn, and does `within` it what such a call does.
+fn executes<A>(table: Arc<Table<1>>, within: impl FnOnce(&Table<1>) -> A) -> impl FnOnce() -> A {
+    move || {
+        while !table.begins() {
+            thread::yield_now();
+        }
+        let done = within(&table);
+        table.goes_on();
+        done
+    }
+}
+
 fn is_last(decision: Close) -> bool {
     matches!(decision, Close::Last(_))
 }
@@ -239,18 +251,11 @@ fn loom_of_two_execs_each_takes_back() {
     model(|| {
         let table = table::<1>();
         assert_eq!(table.accepted(0, 77, ORIGIN, true), None);
-        let executes = |table: Arc<Table<1>>| {
-            move || {
-                while !table.begins() {
-                    thread::yield_now();
-                }
-                let unhold = table.will_close(0, false);
-                let back = table.failed_to_execute(0, Some(77));
-                table.goes_on();
-                (unhold.is_some(), back.hold)
-            }
+        let fails = |table: &Table<1>| {
+            let unhold = table.will_close(0, false);
+            (unhold.is_some(), table.failed_to_execute(0, Some(77)).hold)
         };
-        let (one, two) = both(executes(Arc::clone(&table)), executes(Arc::clone(&table)));
+        let (one, two) = both(executes(Arc::clone(&table), fails), executes(Arc::clone(&table), fails));
         assert_eq!((one, two), ((true, Some(77)), (true, Some(77))));
     });
 }
@@ -262,18 +267,11 @@ fn loom_an_exec_sees_what_the_one_before_has_found() {
     model(|| {
         let table = table::<1>();
         assert_eq!(table.accepted(0, 77, ORIGIN, true), None);
-        let executes = |table: Arc<Table<1>>| {
-            move || {
-                while !table.begins() {
-                    thread::yield_now();
-                }
-                let found = table.is_tracked(0);
-                let executed = table.executes(0, Some(88));
-                table.goes_on();
-                (found, matches!(executed, Executes::Unhold(_)))
-            }
+        let finds = |table: &Table<1>| {
+            let found = table.is_tracked(0);
+            (found, matches!(table.executes(0, Some(88)), Executes::Unhold(_)))
         };
-        let (one, two) = both(executes(Arc::clone(&table)), executes(Arc::clone(&table)));
+        let (one, two) = both(executes(Arc::clone(&table), finds), executes(Arc::clone(&table), finds));
         assert_ne!(one, two);
         assert!([one, two].iter().all(|(found, forgot)| found == forgot), "{one:?}, {two:?}");
     });

@@ -169,6 +169,9 @@ pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
 }
 
 /// Whether this process has one thread.
-pub(crate) fn has_one_thread() -> bool {
-    fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub(crate) fn has_one_thread() -> io::Result<bool> {
+    Ok(fs::read_dir("/proc/self/task")?.count() == 1)
 }

@@ -85,6 +85,14 @@ impl Filter {
         }
     }
 
+    /// Installs the filter for the calling thread alone, which has made no other thread or process yet, and returns the listener.
+    #[cfg(test)]
+    pub(crate) fn install_for_test(&self) -> io::Result<std::os::fd::OwnedFd> {
+        use std::os::fd::FromRawFd;
+        // SAFETY: a new fd that nobody else owns.
+        self.install().map(|fd| unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) })
+    }
+
     /// As [`install`](Self::install), with these flags.
     fn install_with(&self, flags: libc::c_ulong) -> io::Result<RawFd> {
         let program = libc::sock_fprog {

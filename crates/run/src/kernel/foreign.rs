@@ -163,6 +163,13 @@ pub(crate) fn accept(listener: BorrowedFd<'_>, flags: i32) -> io::Result<(OwnedF
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address[..length].to_vec()))
 }
 
+/// Closes the fds of the calling thread's table from the first to the last (`close_range(2)`).
+#[cfg(test)]
+pub(crate) fn close_range_for_test(first: u32, last: u32) {
+    // SAFETY: the caller owns them, and gives them up.
+    assert_eq!(unsafe { libc::close_range(first, last, 0) }, 0);
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

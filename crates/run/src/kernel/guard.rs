@@ -144,6 +144,7 @@ mod tests {
 
     #[test]
     fn a_stopped_process_is_seen_and_a_running_one_is_not() {
+        let _turn = crate::turns::makes_processes();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let (pid, raw) = (Pid::from_child(&child), child.id() as i32);
         assert!(!is_stopped(raw) && !is_stopped(std::process::id() as i32));

@@ -41,7 +41,7 @@ impl Listener {
     ///
     /// # Errors
     /// No memory for the table that is shared with the guard.
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { fd, unanswered: Unanswered::new()?, news })
     }
@@ -102,7 +102,7 @@ impl Listener {
     }
 
     /// In the guard: continues the next call. Waits for one.
-    pub(super) fn go_on_with_next(&self) {
+    pub(crate) fn go_on_with_next(&self) {
         if let Ok(Some(notification)) = self.next() {
             self.unanswered.goes_unheard();
             self.go_on(notification.id);

@@ -20,6 +20,8 @@ mod unanswered;
 pub(crate) use apart::{apart, least_of_own};
 pub(crate) use depart::{Caller, Departed, Side, depart, has_one_thread, leave, own_pidfd};
 pub(crate) use filter::{Filter, Rule, When, kills_only};
+#[cfg(test)]
+pub(crate) use foreign::close_range_for_test;
 pub(crate) use foreign::{
     accept, is_same_file, make_socket, open_thread, own_thread, peer_process, read_memory, write_memory,
 };

@@ -6,73 +6,31 @@
 
 mod calls;
 mod lend;
+mod obey;
 mod pace;
+mod unheard;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use linger_custody::Count;
-use linger_custody::world::{Action, Answer, Ask as Wanting, Census, Event, Kept, Pid, World};
+use linger_custody::world::{Event, Kept, World};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::Signal;
 
 use super::Counts;
 use super::ask::{Ask, Call};
-use super::eyes::{self, Wanted};
-use super::hands::{Accepting, Fd, Hands, Lent, Taken};
+use super::eyes::Wanted;
+use super::hands::{Accepting, Fd, Hands, Lent};
 use crate::Refusal;
 use crate::kernel::Listener;
 use pace::{Rounds, SOON};
+use unheard::Unheard;
 
 /// The pause after the last thread has left the filter, until its process has closed its fds.
 const LAST: Duration = Duration::from_micros(200);
 
 /// Longest delay of a signal to a thread that is blocked in `accept`: only a fatal signal interrupts such a call.
 const SIGNALS: Duration = Duration::from_millis(50);
-
-/// After this time a call that the guard has continued is over.
-const OVER: Duration = Duration::from_secs(1);
-
-/// Looks for what these calls have done take at most one in this many parts of the time.
-const SHARE: u32 = 20;
-
-/// The calls that copy fds, but for messages.
-const COPYING: &[i64] = &[
-    libc::SYS_fcntl,
-    libc::SYS_dup,
-    libc::SYS_dup3,
-    libc::SYS_clone,
-    libc::SYS_clone3,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_dup2,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_fork,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_vfork,
-];
-
-const SENDING: &[i64] = &[libc::SYS_sendmsg, libc::SYS_sendmmsg];
-
-/// Calls that the guard has continued.
-struct Unheard {
-    calls: u64,
-    /// Their effects are not known yet.
-    is_any: bool,
-    /// Until when one of them may not be over, and when that is reported again.
-    until: Instant,
-    next: Instant,
-    /// The last look has found nothing in flight, and nothing hidden.
-    quiet: bool,
-}
-
-impl Unheard {
-    /// So many calls were let happen by now.
-    fn of(calls: u64, until: Instant, now: Instant) -> Self {
-        Self { calls, is_any: calls > 0, until, next: now, quiet: false }
-    }
-}
 
 /// What has ended a wait.
 struct Woken {
@@ -151,7 +109,7 @@ impl Driver {
             started: now,
             now: Duration::ZERO,
             look_at: now,
-            unheard: Unheard::of(0, now, now),
+            unheard: Unheard::default(),
             asked_at: None,
             tell: Some(tell),
         })
@@ -266,160 +224,16 @@ impl Driver {
         let due = self.world.due().map(|due| due.saturating_sub(self.started.elapsed()));
         let waits = [
             (!self.accepting.is_empty()).then_some(SIGNALS),
-            self.unheard.is_any.then(|| self.unheard.next.saturating_duration_since(Instant::now())),
+            self.unheard.due().map(|due| due.saturating_sub(self.started.elapsed())),
             due,
         ];
         Timespec::try_from(waits.into_iter().flatten().min()?).ok()
-    }
-
-    /// Reports calls that the guard has continued while this process was stopped.
-    ///
-    /// Checked with each notification: the guard counts a call before it continues it. `others` says whether anything
-    /// else has happened.
-    fn mind_unheard(&mut self, others: bool) {
-        let unheard = if others { self.ask.unheard() } else { self.ask.counted() };
-        if unheard == self.unheard.calls && !self.unheard.is_any {
-            return;
-        }
-        let now = Instant::now();
-        if unheard != self.unheard.calls {
-            tracing::warn!(calls = unheard, "the guard has let calls happen: this process was stopped");
-            self.unheard = Unheard::of(unheard, now + OVER, now);
-        }
-        if !self.unheard.is_any || now < self.unheard.next {
-            return;
-        }
-        self.unheard.next = now + OVER / 10;
-        if now < self.unheard.until {
-            self.tell(Event::Unheard, None);
-            return;
-        }
-        let processes = eyes::processes();
-        // The messages are checked first: an fd that is received between the two looks is then found open. Twice, for `recvmsg`
-        // takes an fd out of its queue a moment before its process has it.
-        let quiet = eyes::quiet(&processes);
-        let census = eyes::census_of(&processes);
-        // Nobody knows what a process that cannot be looked at has, and what it has been sent, until it ends.
-        let is_over = quiet && !census.hidden;
-        if std::mem::replace(&mut self.unheard.quiet, is_over) && is_over {
-            self.unheard.is_any = false;
-            self.tell(Event::Heard(&census), None);
-        }
-        let took = now.elapsed();
-        let pause = if census.hidden { OVER } else { OVER / 10 };
-        self.unheard.next = now + took + (took * SHARE).max(pause);
     }
 
     /// Reads the clock.
     fn now(&mut self) -> Duration {
         self.now = self.started.elapsed();
         self.now
-    }
-
-    /// Reports an event to custody, and carries out its decisions. Returns whether the call is answered instead of
-    /// made.
-    fn tell(&mut self, event: Event<'_>, taken: Option<Taken>) -> bool {
-        let cookie = match event {
-            Event::Close { seen, .. } => Some(seen.cookie),
-            _ => None,
-        };
-        self.world.on(event, self.now);
-        let mut at_hand = taken;
-        let mut pretends = false;
-        while let Some(action) = self.world.next() {
-            match action {
-                Action::Ask(ask) => {
-                    let takes_long = matches!(ask, Wanting::Census { .. } | Wanting::Flights { .. });
-                    let answer = self.find_out(ask, at_hand.as_ref());
-                    if takes_long {
-                        self.now();
-                    }
-                    self.world.answer(answer, self.now);
-                }
-                Action::Keep(kept) => {
-                    if let (Some(taken), Some(cookie)) = (at_hand.take(), cookie) {
-                        self.hands.keep(kept, cookie, taken, self.now);
-                        self.rounds.closing();
-                    }
-                }
-                Action::KeepHeld(kept, cookie) => self.hands.keep_held(kept, cookie),
-                Action::Drop(kept) => self.hands.drop_kept(kept),
-                Action::Release(cookie) => self.hands.release(cookie),
-                Action::Watch(pid) => {
-                    // A process that cannot be watched any more has ended, which is noticed at the next look for dead
-                    // processes.
-                    self.hands.watch(pid);
-                }
-                Action::Pretend => pretends = true,
-                Action::Hidden(pid) => self.name(pid),
-                Action::Count { reason, .. } => self.count(reason),
-            }
-        }
-        pretends
-    }
-
-    fn count(&self, reason: Count) {
-        if reason != Count::Unread {
-            self.counts.add(Count::Seen);
-        }
-        self.counts.add(reason);
-    }
-
-    /// Reports the first process that cannot be looked at.
-    fn name(&mut self, Pid(process): Pid) {
-        if let Some(tell) = self.tell.take()
-            && tell.send(Refusal::new(process, Errno::PERM.into())).is_ok()
-        {
-            // The main thread waits for signals. SIGCHLD only wakes it.
-            let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::CHILD);
-        }
-    }
-
-    /// Whether the guard has let calls happen of which custody has not been told: what it knows may be wrong.
-    fn has_news(&self) -> bool {
-        self.ask.counted() != self.unheard.calls
-    }
-
-    /// What the calls have done that the guard has let happen is hidden from a look.
-    fn seen(&self, census: Census) -> Census {
-        Census { hidden: census.hidden || self.has_news(), ..census }
-    }
-
-    fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
-        match ask {
-            // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
-            Wanting::Discard(_) | Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => {
-                Answer::Unsure
-            }
-            Wanting::Which { inode, names } => Answer::Name(eyes::which(inode, names)),
-            Wanting::Census { copying } => {
-                self.counts.look();
-                // Before the census, so that the census shows the results of calls that are over by then.
-                let copying = self.hands.within(copying, COPYING);
-                Answer::Census { copying, census: self.seen(eyes::census()) }
-            }
-            Wanting::Flights { copying, sending } => {
-                let started = Instant::now();
-                let copying = self.hands.within(copying, COPYING);
-                let sending = self.hands.within(sending, SENDING);
-                let processes = eyes::processes();
-                // The messages are checked first: an fd that is received between the two looks is then found open.
-                let quiet = eyes::quiet(&processes);
-                let census = self.seen(eyes::census_of(&processes));
-                Answer::Flights { copying, sending, quiet, census, took: started.elapsed() }
-            }
-            Wanting::Socket(kept) => Answer::Socket(self.hands.socket(kept)),
-            Wanting::Discard(kept) => Answer::Discarded(self.hands.discard(kept)),
-            Wanting::Unwatch(kept) => Answer::Done(self.hands.unwatch(kept)),
-            Wanting::HandOver { kept, cookie, unread } => {
-                Answer::Done(self.hands.part(kept, cookie, unread, self.now))
-            }
-            Wanting::HandOverShutdown { cookie, unread } => {
-                let done = at_hand
-                    .is_some_and(|taken| self.hands.hand_over_shutdown(cookie, unread, taken.copy.as_fd()));
-                Answer::Done(done)
-            }
-        }
     }
 
     fn accept_all(&mut self) {

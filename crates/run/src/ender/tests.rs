@@ -1,0 +1,187 @@
+//! What becomes of a proof, on real connections.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use linger::Budget;
+use linger_custody::Origin;
+use linger_custody::world::Name;
+
+use super::*;
+
+struct Trial {
+    ender: Ender,
+    users: Shares,
+    closer: Closer,
+    tally: Arc<Tally>,
+}
+
+impl Trial {
+    fn new() -> Self {
+        let (closer, tally) = (Closer::new(Budget::default()).unwrap(), Arc::new(Tally::default()));
+        let ender = Ender::new(closer.clone(), Policy::default(), Arc::clone(&tally), 16).unwrap();
+        Self { ender, users: Shares::new(16, 16), closer, tally }
+    }
+
+    /// A connection that a process has closed, and its peer.
+    fn closed(&self, unread: &[u8]) -> (Nominee, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        peer.write_all(unread).unwrap();
+        let fd = OwnedFd::from(listener.accept().unwrap().0);
+        let cookie = rustix::net::sockopt::socket_cookie(&fd).unwrap();
+        let passed = Passed { fd, share: self.users.take(7).unwrap() };
+        let by = Name { pid: Pid(1 << 23), fd: 9 };
+        let unread = unread.len() as u32;
+        (Nominee { passed, cookie, by, origin: Origin::UNKNOWN, unread, closed: true }, peer)
+    }
+
+    /// The counts that are not zero.
+    fn counts(&self) -> Vec<(Count, u64)> {
+        let all = self.tally.all();
+        let told = Count::EACH.into_iter().filter(|count| *count != Count::Seen);
+        told.map(|count| (count, all[count as usize])).filter(|(_, number)| *number > 0).collect()
+    }
+}
+
+fn copy(nominee: &Nominee) -> OwnedFd {
+    nominee.passed.fd.try_clone().unwrap()
+}
+
+fn again(nominee: &Nominee, trial: &Trial) -> Nominee {
+    let passed = Passed { fd: copy(nominee), share: trial.users.take(7).unwrap() };
+    Nominee { passed, ..*nominee }
+}
+
+#[test]
+fn what_nobody_has_is_half_closed_and_lingers() {
+    let trial = Trial::new();
+    let (nominee, mut peer) = trial.closed(b"unread");
+    trial.ender.conclude(Proof::Sole(nominee));
+    assert_eq!(trial.counts(), [(Count::Handed, 1), (Count::Unread, 1)]);
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+    // Late bytes are no error.
+    peer.write_all(b"late").unwrap();
+    drop(peer);
+    trial.closer.finish(Duration::from_secs(20));
+    let ended = trial.closer.snapshot();
+    assert_eq!((ended.handed_over, ended.undelivered), (1, 0));
+}
+
+#[test]
+fn what_another_process_has_is_left_alone() {
+    let trial = Trial::new();
+    let (nominee, mut peer) = trial.closed(b"unread");
+    let mut childs = TcpStream::from(copy(&nominee));
+    trial.ender.conclude(Proof::Shared(nominee));
+    assert_eq!(trial.counts(), [(Count::Shared, 1)]);
+    let mut bytes = [0; 6];
+    childs.read_exact(&mut bytes).unwrap();
+    childs.write_all(&bytes).unwrap();
+    peer.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"unread");
+    // The exit of a process is no close of it.
+    let (nominee, _peer) = trial.closed(b"");
+    trial.ender.conclude(Proof::Shared(Nominee { closed: false, ..nominee }));
+    assert_eq!(trial.counts(), [(Count::Shared, 1)]);
+}
+
+#[test]
+fn what_nobody_can_prove_is_closed_plainly_and_its_reason_named_once() {
+    let trial = Trial::new();
+    let (nominee, mut peer) = trial.closed(b"unread");
+    trial.ender.conclude(Proof::Hidden(nominee, None));
+    assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(trial.tally.refusal().is_none());
+    for _ in 0..2 {
+        let (nominee, _peer) = trial.closed(b"");
+        trial.ender.conclude(Proof::Hidden(nominee, Some(Pid(std::process::id()))));
+    }
+    assert_eq!(trial.counts(), [(Count::Refused, 3)]);
+    assert_eq!(trial.tally.refusal().unwrap().process, std::process::id());
+    assert!(trial.tally.refusal().is_none());
+}
+
+/// Two processes may close it at about the same time, and each as the last one.
+#[test]
+fn a_connection_is_ended_once() {
+    let trial = Trial::new();
+    let (nominee, mut peer) = trial.closed(b"");
+    let (second, third) = (again(&nominee, &trial), again(&nominee, &trial));
+    trial.ender.conclude(Proof::Sole(nominee));
+    trial.ender.conclude(Proof::Sole(second));
+    assert_eq!(trial.counts(), [(Count::Handed, 1), (Count::Shared, 1)]);
+    trial.ender.conclude(Proof::Sole(Nominee { closed: false, ..third }));
+    assert_eq!(trial.counts(), [(Count::Handed, 1), (Count::Shared, 1)]);
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn what_a_peer_that_has_finished_has_sent_is_discarded_and_nothing_lingers() {
+    let trial = Trial::new();
+    let (nominee, mut peer) = trial.closed(b"unread");
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    trial.ender.conclude(Proof::Sole(nominee));
+    assert_eq!(trial.counts(), [(Count::Drained, 1), (Count::Unread, 1)]);
+    // A FIN, where a plain close of what is unread would have been a reset.
+    assert_eq!((peer.read(&mut [0]).unwrap(), trial.closer.snapshot().handed_over), (0, 0));
+    // One that has reset it.
+    let (nominee, peer) = trial.closed(b"unread");
+    rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    trial.ender.conclude(Proof::Sole(nominee));
+    assert_eq!(trial.counts(), [(Count::Drained, 1), (Count::Gone, 1), (Count::Unread, 2)]);
+}
+
+/// The closer counts its half-close, a byte of the queue, as the program's.
+#[test]
+fn bytes_are_saved_that_were_in_the_queue_at_the_close() {
+    let trial = Trial::new();
+    let (nominee, mut peer) = trial.closed(b"");
+    let mut own = TcpStream::from(copy(&nominee));
+    // More than the peer's window, so that something is left.
+    own.set_nonblocking(true).unwrap();
+    let mut written = 0;
+    while let Ok(more) = own.write(&[0; 65_536]) {
+        written += more;
+    }
+    drop(own);
+    let queued = linger_sys::send_queue(nominee.passed.fd.as_fd()).unwrap();
+    trial.ender.conclude(Proof::Sole(nominee));
+    let mut all = Vec::new();
+    peer.read_to_end(&mut all).unwrap();
+    drop(peer);
+    trial.closer.finish(Duration::from_secs(20));
+    assert_eq!(all.len(), written);
+    let saved = trial.tally.bytes_saved.load(Relaxed);
+    assert!(saved > 0 && saved <= queued, "{saved} of {queued}");
+    assert_eq!(trial.tally.lost.load(Relaxed), 0);
+}
+
+#[test]
+fn who_leaves_without_its_answer_has_lost_it() {
+    let trial = Trial::new();
+    let (nominee, peer) = trial.closed(b"");
+    let mut own = TcpStream::from(copy(&nominee));
+    own.set_nonblocking(true).unwrap();
+    while own.write(&[0; 65_536]).is_ok() {}
+    drop(own);
+    trial.ender.conclude(Proof::Sole(nominee));
+    // With unread bytes: a reset.
+    drop(peer);
+    trial.closer.finish(Duration::from_secs(20));
+    let ended = trial.closer.snapshot();
+    assert_eq!((trial.tally.lost.load(Relaxed), ended.ended.peer_reset + ended.ended.gone), (1, 1));
+}
+
+#[test]
+fn the_oldest_of_very_many_ends_is_forgotten() {
+    let mut begun = Begun::default();
+    let most = Begun::MOST as u64;
+    assert!((0..most).all(|cookie| begun.insert(cookie)) && !begun.insert(0) && !begun.insert(most - 1));
+    assert!(begun.insert(most) && begun.insert(0), "it was the first");
+    assert!(!begun.insert(most));
+    assert_eq!((begun.cookies.len(), begun.order.len()), (Begun::MOST, Begun::MOST));
+}
