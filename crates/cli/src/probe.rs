@@ -78,35 +78,63 @@ fn checks() -> Names<Check> {
     Names::new(Check::ALL.map(Check::name), str::parse)
 }
 
-pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
-    let mut config = ProbeConfig::default();
-    config.only = arguments.only;
-    config.hostile = arguments.hostile || config.only.iter().any(|check| check.is_hostile());
-    if config.hostile && !arguments.hostile {
-        return exit::fail(exit::BAD_USAGE, "--only names a hostile check: say --hostile too");
-    }
-    config.except = arguments.except;
-    config.patience = arguments.patience;
-    // What is asked of a hostile client is no visitor's either.
-    config.active = (arguments.active || config.hostile).then_some(true);
-    config.own_server = arguments.i_own_this_server;
-    config.expect = arguments.expect.map(|Bytes(bytes)| bytes);
-    config.pid = arguments.pid;
-    config.repeat = arguments.repeat;
-    config.hold = arguments.hold;
-    if let Some(path) = &arguments.payload {
+impl ProbeArguments {
+    fn config(&self) -> Result<ProbeConfig, ExitCode> {
+        let mut config = ProbeConfig::default();
+        config.only = self.only.clone();
+        config.hostile = self.hostile || config.only.iter().any(|check| check.is_hostile());
+        if config.hostile && !self.hostile {
+            return Err(exit::fail(exit::BAD_USAGE, "--only names a hostile check: say --hostile too"));
+        }
+        config.except = self.except.clone();
+        config.patience = self.patience;
+        // What is asked of a hostile client is no visitor's either.
+        config.active = (self.active || config.hostile).then_some(true);
+        config.own_server = self.i_own_this_server;
+        config.expect = self.expect.map(|Bytes(bytes)| bytes);
+        config.pid = self.pid;
+        config.repeat = self.repeat;
+        config.hold = self.hold;
+        let Some(path) = &self.payload else { return Ok(config) };
         match std::fs::read(path) {
             Ok(payload) if payload.is_empty() => {
-                return exit::fail(exit::BAD_USAGE, format_args!("--payload: {} is empty", path.display()));
+                Err(exit::fail(exit::BAD_USAGE, format_args!("--payload: {} is empty", path.display())))
             }
-            Ok(payload) => config.payload = payload,
-            Err(error) => return exit::file(format_args!("cannot read {}", path.display()), &error),
+            Ok(payload) => {
+                config.payload = payload;
+                Ok(config)
+            }
+            Err(error) => Err(exit::file(format_args!("cannot read {}", path.display()), &error)),
         }
     }
+}
+
+/// Why nothing was asked, with what to do about it.
+fn refused(error: ProbeError) -> ExitCode {
+    match error {
+        ProbeError::NoPayload => {
+            exit::fail(exit::BAD_USAGE, format_args!("{error}: name a file with --payload"))
+        }
+        ProbeError::NotYours(_) => {
+            let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
+            exit::fail(exit::BAD_USAGE, text)
+        }
+        ProbeError::Silent { .. } => {
+            exit::fail(exit::COULD_NOT_TELL, format_args!("{error}; --patience waits longer"))
+        }
+        error => exit::fail(exit::COULD_NOT_TELL, error),
+    }
+}
+
+pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
+    let config = match arguments.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
     let (json, at_risk_ok) = (arguments.output.json, arguments.at_risk.at_risk_ok);
     let costs = match linger_probe::will_ask(&arguments.target, &config) {
         Ok(costs) => costs,
-        Err(error) => return exit::fail(exit::COULD_NOT_TELL, error),
+        Err(error) => return refused(error),
     };
     if arguments.dry_run {
         return plan::print(&costs, json);
@@ -138,17 +166,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     bar.finish_and_clear();
     let report = match report {
         Ok(report) => report,
-        Err(error @ ProbeError::NoPayload) => {
-            return exit::fail(exit::BAD_USAGE, format_args!("{error}: name a file with --payload"));
-        }
-        Err(error @ ProbeError::NotYours(_)) => {
-            let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
-            return exit::fail(exit::BAD_USAGE, text);
-        }
-        Err(error @ ProbeError::Silent { .. }) => {
-            return exit::fail(exit::COULD_NOT_TELL, format_args!("{error}; --patience waits longer"));
-        }
-        Err(error) => return exit::fail(exit::COULD_NOT_TELL, error),
+        Err(error) => return refused(error),
     };
     let overall = report.overall();
     if let Some(why) = &report.unwatched {

@@ -26,6 +26,7 @@ impl Announced {
     }
 
     /// For a response whose header block was read elsewhere.
+    #[cfg(feature = "tower")]
     pub(crate) fn of(head: &Head, is_head: bool) -> Self {
         let state = if is_head { State::Unknown } else { State::after(head) };
         Self { state, got: 0 }

@@ -4,7 +4,8 @@ use linger_verdict::{Observation, Verdict};
 
 use crate::dialect::RequestShape;
 use crate::finding::{Check, CheckAnswer, CheckFinding};
-use crate::model::{Amount, Lengths, learn_again, lengths};
+use crate::learn::{learn_again, lengths};
+use crate::model::{Amount, Lengths};
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 

@@ -25,6 +25,7 @@ mod finding;
 mod framing;
 mod hostile;
 mod judge;
+mod learn;
 mod model;
 mod prober;
 mod seen;

@@ -327,16 +327,8 @@ where
                     }
                 }
                 Ok(Some(Reply::End(end))) => {
-                    if end.protocol_status != ProtocolStatus::RequestComplete {
-                        outbox.fail(Error::Refused(end.protocol_status)).await;
-                        return false;
-                    }
-                    if outbox.body.is_none() {
-                        outbox.fail(cut(received, Cause::Closed, write_error)).await;
-                        return false;
-                    }
-                    if let Some((got, announced)) = outbox.announced.missing() {
-                        outbox.fail(Error::Short { got, announced }).await;
+                    if let Err(error) = outbox.is_whole(end.protocol_status, received, write_error) {
+                        outbox.fail(error).await;
                         return false;
                     }
                     let in_step = config.trusting || !had_body;
@@ -444,6 +436,25 @@ impl Outbox {
         let wanted = wanted && (rest.is_empty() || to.send(Ok(rest)).await.is_ok());
         self.body = Some(to);
         wanted
+    }
+
+    /// Whether the response was complete when END_REQUEST came with this status.
+    fn is_whole(
+        &self,
+        status: ProtocolStatus,
+        received: u64,
+        write_error: Option<io::ErrorKind>,
+    ) -> Result<(), Error> {
+        if status != ProtocolStatus::RequestComplete {
+            return Err(Error::Refused(status));
+        }
+        if self.body.is_none() {
+            return Err(cut(received, Cause::Closed, write_error));
+        }
+        match self.announced.missing() {
+            Some((got, announced)) => Err(Error::Short { got, announced }),
+            None => Ok(()),
+        }
     }
 
     async fn fail(&mut self, error: Error) {
