@@ -105,6 +105,8 @@ pub struct Confirmation {
     pub name: Untrusted,
     /// Whether the same content was there already.
     pub present: bool,
+    /// The permission bits that it has at the receiver; `None` for what is no file or directory there.
+    pub mode: Option<u32>,
 }
 
 /// What a transfer came to, as far as this side can know.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use linger_untrusted::Untrusted;
@@ -50,6 +50,9 @@ pub struct ReceiptLine {
     pub name: String,
     /// How durable the file was when the receipt was written.
     pub durability: Durability,
+    /// The permission bits that the receiver gave it, in octal; missing for what is no file or directory there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
     /// The receiver's clock, in seconds since 1970.
     pub time: f64,
     /// Whether the receiver had the same content before the transfer.
@@ -74,6 +77,7 @@ impl ReceiptLine {
             by_blocks: confirmation.by_blocks,
             name: confirmation.name.terminal().to_string(),
             durability: confirmation.durability,
+            mode: confirmation.mode.map(|mode| format!("{mode:04o}")),
             time: confirmation.time.seconds as f64 + f64::from(confirmation.time.nanos) / 1e9,
             present: confirmation.present,
             receiver: receiver.to_owned(),
@@ -100,8 +104,13 @@ impl ReceiptLine {
             hash: hash.as_ref(),
             durability: self.durability,
             present: self.present,
+            mode: self.mode().ok()?,
         });
         Some(account)
+    }
+
+    fn mode(&self) -> Result<Option<u32>, std::num::ParseIntError> {
+        self.mode.as_ref().map(|digits| u32::from_str_radix(digits, 8)).transpose()
     }
 
     fn path(&self) -> Option<RelPath> {
@@ -224,9 +233,9 @@ impl<W: Write> Receipts<W> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Checked {
-    /// Length and hash are those of the receipt.
+    /// Length, hash and mode are those of the receipt.
     Same,
-    /// Length or hash differ from the receipt; the text says how.
+    /// Length, hash or mode differ from the receipt; the text says how.
     Differs(String),
     /// The receipt has no hash: length or kind alone are the same.
     Unverified,
@@ -359,13 +368,23 @@ fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
             (Err(error), _) => differs(format!("is no link any more: {}", io::Error::from(error))),
         };
     }
+    let expected = line.mode().map_err(|_| {
+        Error::Usage(format!("the receipt names a mode that cannot be, of {}", line.path).into())
+    })?;
+    let of_mode = |fd: BorrowedFd<'_>, otherwise: Checked| {
+        let Some(expected) = expected else { return Ok(otherwise) };
+        match rustix::fs::fstat(fd).map(|stat| stat.st_mode & 0o7777) {
+            Ok(mode) if mode == expected => Ok(otherwise),
+            Ok(mode) => differs(format!("has mode {mode:04o}, the receipt says {expected:04o}")),
+            Err(error) => differs(format!("cannot be looked at: {}", io::Error::from(error))),
+        }
+    };
     if line.kind == Kind::Directory {
-        let is_there = if below.is_root() {
-            top.is_dir()
-        } else {
-            Root::open(top)?.directory(&below, Links::Refuse).is_ok()
+        let directory = Root::open(top)?.directory(&below, Links::Refuse);
+        return match directory {
+            Ok(directory) => of_mode(directory.as_fd(), Checked::Unverified),
+            Err(_) => differs("is not there any more".into()),
         };
-        return if is_there { Ok(Checked::Unverified) } else { differs("is not there any more".into()) };
     }
     let opened = if below.is_root() {
         File::open(top).map(Into::into)
@@ -389,8 +408,8 @@ fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
         return differs(format!("has {length} bytes, the receipt says {}", line.length));
     }
     match &line.blake3 {
-        None => Ok(Checked::Unverified),
-        Some(expected) if *expected == hex(&hash) => Ok(Checked::Same),
+        None => of_mode(file.as_fd(), Checked::Unverified),
+        Some(expected) if *expected == hex(&hash) => of_mode(file.as_fd(), Checked::Same),
         Some(expected) => differs(format!("has BLAKE3 {}, the receipt says {expected}", hex(&hash))),
     }
 }

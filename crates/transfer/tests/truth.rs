@@ -485,8 +485,13 @@ fn a_receipt_is_signed_by_its_receiver_and_no_line_of_it_can_be_changed() {
     assert_eq!((verified.signed, verified.signer), (verified.receipts, Some(key)));
     // Whoever keeps the file can compute its last line anew, but not the signature.
     let text = fs::read_to_string(&receipt).unwrap();
-    for (said, forged) in [("\"disk\"", "\"memory\""), ("\"length\":4096", "\"length\":4097")] {
+    for (said, forged) in [
+        ("\"fsync\"", "\"memory\""),
+        ("\"mode\":\"0644\"", "\"mode\":\"0755\""),
+        ("\"length\":4096", "\"length\":4097"),
+    ] {
         let (lines, last) = text.trim_end().rsplit_once('\n').unwrap();
+        assert!(lines.contains(said), "{said}: {lines}");
         let lines = format!("{}\n", lines.replacen(said, forged, 1));
         let mut last: serde_json::Value = serde_json::from_str(last).unwrap();
         last["blake3"] = blake3::hash(lines.as_bytes()).to_hex().as_str().into();

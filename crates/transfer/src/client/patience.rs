@@ -191,6 +191,7 @@ mod tests {
             time: Time::default(),
             name: Vec::new(),
             present: false,
+            mode: None,
         };
         Progress::Confirmed(Confirmation::new(Announced::default(), receipt))
     }

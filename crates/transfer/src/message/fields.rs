@@ -234,6 +234,7 @@ impl Reader<'_> {
             0 => Durability::Memory,
             1 => Durability::Disk,
             2 => Durability::Handed,
+            3 => Durability::FileSystem,
             _ => return Err(self.malformed()),
         })
     }
@@ -251,7 +252,7 @@ impl Reader<'_> {
             dry_run: self.flag()?,
             durability: match self.durability()? {
                 // Nobody can ask for it.
-                Durability::Handed => return Err(self.malformed()),
+                Durability::Handed | Durability::FileSystem => return Err(self.malformed()),
                 asked => asked,
             },
         })
