@@ -233,9 +233,9 @@ impl<W: Write> Receipts<W> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Checked {
-    /// Length, hash and mode are those of the receipt.
+    /// Length and hash are those of the receipt.
     Same,
-    /// Length, hash or mode differ from the receipt; the text says how.
+    /// Length or hash differ from the receipt; the text says how.
     Differs(String),
     /// The receipt has no hash: length or kind alone are the same.
     Unverified,
@@ -251,6 +251,9 @@ pub struct Verified {
     pub different: u64,
     /// Files whose receipt has no hash: their length is the same, but their content could not be compared.
     pub length_only: u64,
+    /// Files and directories with other permission bits than the receiver gave them. The sender's own may have other ones,
+    /// because of the receiver's umask.
+    pub other_mode: u64,
     /// The receipts that the receiver's signature covers. The others prove nothing against whoever keeps the file.
     pub signed: u64,
     /// The key with which they are signed.
@@ -301,7 +304,8 @@ pub fn verify_receipt(
         hasher.update(text.as_bytes());
         let line: ReceiptLine = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
         sums.push(line.account());
-        let checked = check(&line, path)?;
+        let (checked, mode) = check(&line, path)?;
+        verified.other_mode += u64::from(mode.is_some() && mode != line.mode().ok().flatten());
         verified.receipts += 1;
         verified.different += u64::from(matches!(checked, Checked::Differs(_)));
         let has_content = matches!(line.kind, Kind::File | Kind::Pipe);
@@ -351,38 +355,35 @@ fn read_link(top: &Path, below: &RelPath) -> Result<Vec<u8>, Errno> {
     rustix::fs::readlinkat(parent, name, Vec::new()).map(|target| target.into_bytes())
 }
 
-fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
+/// Compares an entry with its receipt. Returns its mode as well, if the receipt has one and all else is as it says.
+fn check(line: &ReceiptLine, top: &Path) -> Result<(Checked, Option<u32>), Error> {
     let Some(below) = line.path() else {
         return Err(Error::Usage(format!("the receipt names a path that cannot be: {}", line.path).into()));
     };
-    let differs = |text: String| Ok(Checked::Differs(text));
+    let differs = |text: String| Ok((Checked::Differs(text), None));
     if line.kind == Kind::Link {
         let expected = line.target.as_ref().and_then(|target| from_text(target, line.target_is_hex));
         return match (read_link(top, &below), expected) {
-            (Ok(there), Some(expected)) if there == expected => Ok(Checked::Same),
+            (Ok(there), Some(expected)) if there == expected => Ok((Checked::Same, None)),
             (Ok(there), Some(expected)) => {
                 let [there, expected] = [there, expected].map(Untrusted::from);
                 differs(format!("leads to {}, the receipt says {}", there.terminal(), expected.terminal()))
             }
-            (Ok(_), None) => Ok(Checked::Unverified),
+            (Ok(_), None) => Ok((Checked::Unverified, None)),
             (Err(error), _) => differs(format!("is no link any more: {}", io::Error::from(error))),
         };
     }
-    let expected = line.mode().map_err(|_| {
-        Error::Usage(format!("the receipt names a mode that cannot be, of {}", line.path).into())
-    })?;
-    let of_mode = |fd: BorrowedFd<'_>, otherwise: Checked| {
-        let Some(expected) = expected else { return Ok(otherwise) };
-        match rustix::fs::fstat(fd).map(|stat| stat.st_mode & 0o7777) {
-            Ok(mode) if mode == expected => Ok(otherwise),
-            Ok(mode) => differs(format!("has mode {mode:04o}, the receipt says {expected:04o}")),
-            Err(error) => differs(format!("cannot be looked at: {}", io::Error::from(error))),
-        }
+    if line.mode().is_err() {
+        return Err(Error::Usage(format!("the receipt names a mode that cannot be, of {}", line.path).into()));
+    }
+    let with_mode = |checked: Checked, fd: BorrowedFd<'_>| {
+        let mode = rustix::fs::fstat(fd).ok().map(|stat| stat.st_mode & 0o7777);
+        Ok((checked, mode.filter(|_| line.mode.is_some())))
     };
     if line.kind == Kind::Directory {
         let directory = Root::open(top)?.directory(&below, Links::Refuse);
         return match directory {
-            Ok(directory) => of_mode(directory.as_fd(), Checked::Unverified),
+            Ok(directory) => with_mode(Checked::Unverified, directory.as_fd()),
             Err(_) => differs("is not there any more".into()),
         };
     }
@@ -408,8 +409,8 @@ fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
         return differs(format!("has {length} bytes, the receipt says {}", line.length));
     }
     match &line.blake3 {
-        None => of_mode(file.as_fd(), Checked::Unverified),
-        Some(expected) if *expected == hex(&hash) => of_mode(file.as_fd(), Checked::Same),
+        None => with_mode(Checked::Unverified, file.as_fd()),
+        Some(expected) if *expected == hex(&hash) => with_mode(Checked::Same, file.as_fd()),
         Some(expected) => differs(format!("has BLAKE3 {}, the receipt says {expected}", hex(&hash))),
     }
 }

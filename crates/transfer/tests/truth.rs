@@ -299,6 +299,12 @@ fn a_receipt_says_what_it_does_not_know_and_notices_what_changed() {
             receipts(shared, &top, "tree", &PutOptions::default(), &receipt);
             let there = to.path().join("tree");
             assert_eq!(counts(&there).unwrap(), (5, 0, 0));
+            let other_modes = || verify_receipt(&receipt, &there, |_, _| {}).unwrap().other_mode;
+            assert_eq!(other_modes(), 0);
+            for (count, name) in [(1, "file"), (2, "sub")] {
+                fs::set_permissions(there.join(name), fs::Permissions::from_mode(0o700)).unwrap();
+                assert_eq!((other_modes(), counts(&there).unwrap()), (count, (5, 0, 0)), "{name}");
+            }
             // A link with another target differs, even if something of the same name exists.
             fs::remove_file(there.join("link")).unwrap();
             symlink("sub", there.join("link")).unwrap();
