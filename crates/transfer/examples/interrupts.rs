@@ -146,7 +146,8 @@ fn round(linger: &Path, random: &mut ChaCha8Rng, stalls: bool) -> Result<Option<
         String::new()
     };
     Ok(took.map(|Obeyed { took, starved }| {
-        let told = format!("{signal:?} to the {who} of a {kind}{delayed} ({starved:.1?} without a processor)");
+        let told =
+            format!("{signal:?} to the {who} of a {kind}{delayed} ({starved:.1?} without a processor)");
         (took, told)
     }))
 }

@@ -56,7 +56,9 @@ impl ConfirmedEntry<'_> {
         hasher.update(&self.size.to_be_bytes());
         hasher.update(self.hash.map_or(&[], |hash| &hash[..]));
         // A hash has 32 bytes, a mode 8: the end of the entry tells what it has of them.
-        hasher.update(self.mode.map(|mode| u64::from(mode).to_be_bytes()).as_ref().map_or(&[], |mode| &mode[..]));
+        hasher.update(
+            self.mode.map(|mode| u64::from(mode).to_be_bytes()).as_ref().map_or(&[], |mode| &mode[..]),
+        );
         *hasher.finalize().as_bytes()
     }
 }

@@ -374,7 +374,9 @@ fn check(line: &ReceiptLine, top: &Path) -> Result<(Checked, Option<u32>), Error
         };
     }
     if line.mode().is_err() {
-        return Err(Error::Usage(format!("the receipt names a mode that cannot be, of {}", line.path).into()));
+        return Err(Error::Usage(
+            format!("the receipt names a mode that cannot be, of {}", line.path).into(),
+        ));
     }
     let with_mode = |checked: Checked, fd: BorrowedFd<'_>| {
         let mode = rustix::fs::fstat(fd).ok().map(|stat| stat.st_mode & 0o7777);

@@ -95,8 +95,9 @@ impl Store<'_> {
         let disk = self.options.durability == Durability::Disk;
         if self.syncs_together() && synced.is_ok() {
             // syncfs(2) has made the whole file systems durable, their directories included.
-            let systems: Vec<u64> =
-                self.systems().map_or_else(|_| Vec::new(), |all| all.iter().map(|(system, _)| *system).collect());
+            let systems: Vec<u64> = self
+                .systems()
+                .map_or_else(|_| Vec::new(), |all| all.iter().map(|(system, _)| *system).collect());
             let is_synced = |directory: &OwnedFd| {
                 rustix::fs::fstat(directory).is_ok_and(|stat| systems.contains(&stat.st_dev))
             };
