@@ -391,8 +391,9 @@ fn stall(prober: &Prober) -> CheckFinding {
             }
             // A FastCGI gateway may see the response's end only at the end of the connection (nginx does).
             let closed = prober.dialect.is_fcgi();
-            // Shorter than the 4 s after which uWSGI itself stops waiting, and long enough for the rest of any answer.
-            let holding = (prober.plain * 10).clamp(Duration::from_millis(2500), prober.config.patience);
+            // Ten times what a plain answer takes, and at least 2.5 s for the rest of a fast server's answer. With such a server it
+            // is less than the 4 s after which uWSGI gives up the rest of a body, which would look like its answer to our pause.
+            let holding = (prober.plain * 10).max(Duration::from_millis(2500)).min(prober.config.patience);
             let began = Instant::now();
             trial.read(if closed { Until::Closed } else { Until::Complete }, holding);
             let unframed = trial.ends_with_connection();
