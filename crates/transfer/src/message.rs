@@ -250,16 +250,7 @@ impl Message {
                 out.u64(*index);
                 out.u64(*bytes);
             }
-            Self::Receipt(receipt) => {
-                out.u64(receipt.index);
-                out.u64(receipt.size);
-                out.option(receipt.hash.as_ref(), |out, hash| out.fixed(hash));
-                out.durability(receipt.durability);
-                out.time(receipt.time);
-                out.bytes(&receipt.name);
-                out.flag(receipt.present);
-                out.option(receipt.mode, |out, mode| out.u64(u64::from(mode)));
-            }
+            Self::Receipt(receipt) => out.receipt(receipt),
             Self::Failed { index, refusal, text } => {
                 out.u64(*index);
                 out.refusal(*refusal, text);

@@ -94,14 +94,7 @@ impl Store<'_> {
         self.group_bytes = 0;
         let disk = self.options.durability == Durability::Disk;
         if self.syncs_together() && synced.is_ok() {
-            // syncfs(2) has made the whole file systems durable, their directories included.
-            let systems: Vec<u64> = self
-                .systems()
-                .map_or_else(|_| Vec::new(), |all| all.iter().map(|(system, _)| *system).collect());
-            let is_synced = |directory: &OwnedFd| {
-                rustix::fs::fstat(directory).is_ok_and(|stat| systems.contains(&stat.st_dev))
-            };
-            self.grown.retain(|directory| !is_synced(directory));
+            self.forget_synced();
         }
         let durability = if self.syncs_together() { Durability::FileSystem } else { self.options.durability };
         let synced = synced.and_then(|()| self.sync_grown());
@@ -173,6 +166,15 @@ impl Store<'_> {
             }
         }
         results
+    }
+
+    /// Forgets directories that syncfs(2) has made durable with the group: those on the same file systems.
+    fn forget_synced(&mut self) {
+        let Ok(systems) = self.systems() else { return };
+        let systems: Vec<u64> = systems.iter().map(|(system, _)| *system).collect();
+        self.grown.retain(|directory| {
+            !rustix::fs::fstat(directory).is_ok_and(|stat| systems.contains(&stat.st_dev))
+        });
     }
 
     /// Syncs the directories that got subdirectories: without their entries nothing below can be found after a crash.
