@@ -440,6 +440,17 @@ fn the_parts_a_person_types_work_together() {
     assert_eq!((got.status.code(), &got.stdout[..]), (Some(0), &b"hello\n"[..]));
     let checked = linger(&["receipt", "verify", "r.json", to.join("note").to_str().unwrap()], b"");
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let told = String::from_utf8_lossy(&checked.stdout);
+    assert!(told.starts_with("1 of 1 as in the receipt; signed by ed25519:"), "{told}");
+    // The receiver signs each transfer for itself, and has not signed a file that has those of several.
+    for name in ["a", "b"] {
+        fs::write(temp.path().join(name), "6 more").unwrap();
+    }
+    let two = linger(&["put", "--port", &port, "--receipt", "two.json", "a", "b", "127.0.0.1:"], b"");
+    assert_eq!(two.status.code(), Some(0), "{two:?}");
+    let checked = linger(&["receipt", "verify", "two.json", to.to_str().unwrap()], b"");
+    let told = String::from_utf8_lossy(&checked.stdout);
+    assert_eq!(told, "2 of 2 as in the receipt; nobody has signed it\n");
     fs::write(to.join("note"), b"hellO\n").unwrap();
     let checked = linger(&["receipt", "verify", "r.json", to.join("note").to_str().unwrap()], b"");
     assert_eq!(checked.status.code(), Some(1), "{checked:?}");

@@ -8,7 +8,12 @@
 //! file of which most is there, with verification or without. After a random time one of the two gets SIGINT or SIGTERM.
 //! Under `strace` (if it is installed) every third round delays a random kind of system call of a random end by minutes, as
 //! a dying disk does. What has ended before its signal came is not counted.
+//!
+//! Beside each time stands for how long a thread of the program was ready to run meanwhile and had no processor
+//! (`run_delay`, sched-stats.rst of the kernel): on a machine that is overloaded, that is no wait of the program's.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -17,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What obeying may take.
 const BOUND: Duration = Duration::from_secs(1);
@@ -127,7 +133,7 @@ fn round(linger: &Path, random: &mut ChaCha8Rng, stalls: bool) -> Result<Option<
     drop(command);
     std::thread::sleep(Duration::from_micros(u64::from(pick(if stalls { 1_500_000 } else { 600_000 }))));
     let signal_server = pick(2) == 0;
-    let signal = ["INT", "TERM"][pick(2) as usize];
+    let signal = [Signal::INT, Signal::TERM][pick(2) as usize];
     let (asked, other) = if signal_server { (&mut server, &mut client) } else { (&mut client, &mut server) };
     let took = if asked.try_wait()?.is_some() { None } else { obey(asked, linger, signal)? };
     end_mut(other);
@@ -139,24 +145,53 @@ fn round(linger: &Path, random: &mut ChaCha8Rng, stalls: bool) -> Result<Option<
     } else {
         String::new()
     };
-    Ok(took.map(|took| (took, format!("{signal} to the {who} of a {kind}{delayed}"))))
+    Ok(took.map(|Obeyed { took, starved }| {
+        let told =
+            format!("{signal:?} to the {who} of a {kind}{delayed} ({starved:.1?} without a processor)");
+        (took, told)
+    }))
+}
+
+/// How long a program took to end after a signal.
+struct Obeyed {
+    took: Duration,
+    /// For how long the thread that had to wait most for a processor meanwhile waited for one.
+    starved: Duration,
 }
 
 /// Sends the signal to the program itself, which is strace's child where there is a strace, and waits for its end. After
 /// [`HOPELESS`] it is killed, and its threads are shown. `None` if there was no such program (any more).
-fn obey(child: &mut Child, linger: &Path, signal: &str) -> Result<Option<Duration>> {
+fn obey(child: &mut Child, linger: &Path, signal: Signal) -> Result<Option<Obeyed>> {
     let Some(pid) = program(child, linger)? else { return Ok(None) };
+    let process = pid.parse().ok().and_then(Pid::from_raw).ok_or("a pid is a number")?;
+    let before = delays(&pid);
+    let mut starved = Duration::ZERO;
     let started = Instant::now();
-    Command::new("kill").args(["-s", signal, &pid]).stderr(Stdio::null()).status()?;
+    if kill_process(process, signal).is_err() {
+        return Ok(None);
+    }
     while child.try_wait()?.is_none() && !has_exited(&pid) {
         if started.elapsed() > HOPELESS {
             show_threads(&pid);
             end_mut(child);
             break;
         }
+        for (thread, delay) in delays(&pid) {
+            starved = starved.max(delay.saturating_sub(before.get(&thread).copied().unwrap_or_default()));
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
-    Ok(Some(started.elapsed()))
+    Ok(Some(Obeyed { took: started.elapsed(), starved }))
+}
+
+/// For how long each thread of a process has waited for a processor while it could run.
+fn delays(pid: &str) -> HashMap<OsString, Duration> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let delay = |task: &fs::DirEntry| {
+        let numbers = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        numbers.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+    };
+    tasks.filter_map(|task| Some((task.file_name(), delay(&task)?))).collect()
 }
 
 /// The pid of the program that a child is, or that strace runs. Before it is executed there is nothing to signal: strace

@@ -42,6 +42,7 @@ pub(crate) struct ConfirmedEntry<'a> {
     pub(crate) hash: Option<&'a Hash>,
     pub(crate) durability: Durability,
     pub(crate) present: bool,
+    pub(crate) mode: Option<u32>,
 }
 
 impl ConfirmedEntry<'_> {
@@ -54,6 +55,10 @@ impl ConfirmedEntry<'_> {
         hasher.update(&[self.kind.number(), self.durability.number(), u8::from(self.present)]);
         hasher.update(&self.size.to_be_bytes());
         hasher.update(self.hash.map_or(&[], |hash| &hash[..]));
+        // A hash has 32 bytes, a mode 8: the end of the entry tells what it has of them.
+        hasher.update(
+            self.mode.map(|mode| u64::from(mode).to_be_bytes()).as_ref().map_or(&[], |mode| &mode[..]),
+        );
         *hasher.finalize().as_bytes()
     }
 }
@@ -121,6 +126,7 @@ mod tests {
             hash: Some(&HASH),
             durability: Durability::Disk,
             present: false,
+            mode: Some(0o644),
         }
     }
 
@@ -152,7 +158,10 @@ mod tests {
             ConfirmedEntry { size: 4, ..entry() },
             ConfirmedEntry { hash: None, ..entry() },
             ConfirmedEntry { durability: Durability::Memory, ..entry() },
+            ConfirmedEntry { durability: Durability::FileSystem, ..entry() },
             ConfirmedEntry { present: true, ..entry() },
+            ConfirmedEntry { mode: Some(0o600), ..entry() },
+            ConfirmedEntry { mode: None, ..entry() },
         ];
         for changed in changed {
             assert_ne!(digest(|account| account.confirm(&changed)), one, "{changed:?}");

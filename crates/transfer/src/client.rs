@@ -33,7 +33,7 @@ use crate::wire::Violation;
 use connect::is_stranger;
 pub use local::scan;
 use local::{landing_name, landing_place, local, name_of, walk};
-use patience::Patience;
+use patience::{Goodbyes, Patience};
 
 /// Longest time for a close after the end was asked for.
 const HURRY: Duration = Duration::from_millis(300);
@@ -247,11 +247,9 @@ impl Client {
         policy.with_total(policy.total.min(HURRY)).with_idle(policy.idle.min(HURRY))
     }
 
-    /// Waits for a moment, and says whether it is of use to come back to a server for nothing but a goodbye.
-    fn may_say_again(&self, error: Option<&Error>) -> bool {
-        let hears = |error: &Error| error.is_temporary() && !matches!(error, Error::Unreachable { .. });
-        let retry = self.options.retry;
-        error.is_none_or(hears) && !retry.patience.is_zero() && !self.cancel.wait(retry.first)
+    /// Whether the other side may hear a goodbye that is said again, after it was lost with this error.
+    fn may_hear(error: Option<&Error>) -> bool {
+        error.is_none_or(|error| error.is_temporary() && !matches!(error, Error::Unreachable { .. }))
     }
 
     /// Runs sessions until one succeeds, or there is no progress for too long. With `repeats`, each session confirms again
@@ -265,9 +263,10 @@ impl Client {
         let retry = self.options.retry;
         let mut patience = Patience::new(retry, repeats, host::now());
         let (mut connected, mut greeted) = (false, false);
-        // How often the goodbye was lost, after all was settled.
-        let mut farewells = 0;
+        // Of goodbyes that were lost after all was settled.
+        let mut goodbyes = None;
         loop {
+            let mut answered = false;
             patience.begin(host::now());
             let result = self.connect().and_then(|mut session| {
                 connected = true;
@@ -285,7 +284,8 @@ impl Client {
                     Ok(Farewell::Said) => true,
                     Err(error) => session.goodbye(error.code(), &error.farewell()).is_ok(),
                 };
-                greeted |= session.is_greeted();
+                answered = session.is_greeted();
+                greeted |= answered;
                 let outcome = session.close(&self.policy());
                 result.map(|farewell| match farewell {
                     Farewell::Said => true,
@@ -294,14 +294,16 @@ impl Client {
             });
             let error = match result {
                 Ok(true) => return Ok(()),
-                Err(error) if farewells == 0 => error,
+                Err(error) if goodbyes.is_none() => error,
                 // The result is known here and does not change. The other side may not know that it is: this side comes
                 // back to say so.
                 lost => {
-                    if farewells == MOST_FAREWELLS || !self.may_say_again(lost.err().as_ref()) {
+                    let now = host::now();
+                    let goodbyes = goodbyes.get_or_insert_with(|| Goodbyes::new(retry.patience, now));
+                    let again = goodbyes.again(answered, now) && Self::may_hear(lost.err().as_ref());
+                    if !again || self.cancel.wait(retry.first) {
                         return Ok(());
                     }
-                    farewells += 1;
                     continue;
                 }
             };
@@ -343,9 +345,6 @@ enum Farewell {
     Due,
     Said,
 }
-
-/// How often a client that has all receipts comes back to say so.
-const MOST_FAREWELLS: u32 = 2;
 
 /// Whether a goodbye that was sent before such a close may not have reached the server's program. A server that has it
 /// closes in its turn.

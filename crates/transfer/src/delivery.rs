@@ -250,6 +250,7 @@ mod tests {
             time: Time::default(),
             name: b"@print".to_vec(),
             present: false,
+            mode: None,
         }
     }
 

@@ -83,6 +83,9 @@ pub(crate) struct Receipt {
     pub(crate) name: Vec<u8>,
     /// The same content was there already: it was compared, not sent.
     pub(crate) present: bool,
+    /// The permission bits that it has at the receiver; missing where it is no file or directory there, and from a receiver
+    /// of version 1.
+    pub(crate) mode: Option<u32>,
 }
 
 /// A message inside a stream.
@@ -247,15 +250,7 @@ impl Message {
                 out.u64(*index);
                 out.u64(*bytes);
             }
-            Self::Receipt(receipt) => {
-                out.u64(receipt.index);
-                out.u64(receipt.size);
-                out.option(receipt.hash.as_ref(), |out, hash| out.fixed(hash));
-                out.durability(receipt.durability);
-                out.time(receipt.time);
-                out.bytes(&receipt.name);
-                out.flag(receipt.present);
-            }
+            Self::Receipt(receipt) => out.receipt(receipt),
             Self::Failed { index, refusal, text } => {
                 out.u64(*index);
                 out.refusal(*refusal, text);
@@ -312,6 +307,7 @@ impl Message {
                 time: from.time()?,
                 name: from.bytes(MAX_PATH)?,
                 present: from.flag()?,
+                mode: from.added(|from| from.option(Reader::mode))?.flatten(),
             }),
             13 => Self::Failed { index: from.u64()?, refusal: from.refusal()?, text: from.reason()? },
             14 => Self::Total { entries: from.u64()?, failed_before: from.added(Reader::u64)?.unwrap_or(0) },

@@ -105,6 +105,8 @@ pub struct Confirmation {
     pub name: Untrusted,
     /// Whether the same content was there already.
     pub present: bool,
+    /// The permission bits that it has at the receiver; `None` for what is no file or directory there.
+    pub mode: Option<u32>,
 }
 
 /// What a transfer came to, as far as this side can know.
@@ -174,8 +176,8 @@ impl Summary {
         }
     }
 
-    /// Adds the result of another transfer. If this summary has none yet, `other` decides what the peer
-    /// knows.
+    /// Adds the result of another transfer, which came later: the signature is of its last session alone. If this summary has
+    /// none yet, `other` decides what the peer knows.
     pub fn add(&mut self, other: &Self) {
         let is_first = *self == Self::default();
         self.confirmed += other.confirmed;
@@ -186,6 +188,7 @@ impl Summary {
         self.unsent += other.unsent;
         self.wire += other.wire;
         self.peer_knows = other.peer_knows && (is_first || self.peer_knows);
+        (self.transfer, self.signed) = (other.transfer, other.signed);
         if self.first_failure.is_none() {
             self.first_failure.clone_from(&other.first_failure);
         }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use linger_untrusted::Untrusted;
@@ -50,6 +50,9 @@ pub struct ReceiptLine {
     pub name: String,
     /// How durable the file was when the receipt was written.
     pub durability: Durability,
+    /// The permission bits that the receiver gave it, in octal; missing for what is no file or directory there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
     /// The receiver's clock, in seconds since 1970.
     pub time: f64,
     /// Whether the receiver had the same content before the transfer.
@@ -74,6 +77,7 @@ impl ReceiptLine {
             by_blocks: confirmation.by_blocks,
             name: confirmation.name.terminal().to_string(),
             durability: confirmation.durability,
+            mode: confirmation.mode.map(|mode| format!("{mode:04o}")),
             time: confirmation.time.seconds as f64 + f64::from(confirmation.time.nanos) / 1e9,
             present: confirmation.present,
             receiver: receiver.to_owned(),
@@ -100,8 +104,13 @@ impl ReceiptLine {
             hash: hash.as_ref(),
             durability: self.durability,
             present: self.present,
+            mode: self.mode().ok()?,
         });
         Some(account)
+    }
+
+    fn mode(&self) -> Result<Option<u32>, std::num::ParseIntError> {
+        self.mode.as_ref().map(|digits| u32::from_str_radix(digits, 8)).transpose()
     }
 
     fn path(&self) -> Option<RelPath> {
@@ -242,6 +251,9 @@ pub struct Verified {
     pub different: u64,
     /// Files whose receipt has no hash: their length is the same, but their content could not be compared.
     pub length_only: u64,
+    /// Files and directories with other permission bits than the receiver gave them. The sender's own may have other ones,
+    /// because of the receiver's umask.
+    pub other_mode: u64,
     /// The receipts that the receiver's signature covers. The others prove nothing against whoever keeps the file.
     pub signed: u64,
     /// The key with which they are signed.
@@ -292,7 +304,8 @@ pub fn verify_receipt(
         hasher.update(text.as_bytes());
         let line: ReceiptLine = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
         sums.push(line.account());
-        let checked = check(&line, path)?;
+        let (checked, mode) = check(&line, path)?;
+        verified.other_mode += u64::from(mode.is_some() && mode != line.mode().ok().flatten());
         verified.receipts += 1;
         verified.different += u64::from(matches!(checked, Checked::Differs(_)));
         let has_content = matches!(line.kind, Kind::File | Kind::Pipe);
@@ -342,30 +355,39 @@ fn read_link(top: &Path, below: &RelPath) -> Result<Vec<u8>, Errno> {
     rustix::fs::readlinkat(parent, name, Vec::new()).map(|target| target.into_bytes())
 }
 
-fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
+/// Compares an entry with its receipt. Returns its mode as well, if the receipt has one and all else is as it says.
+fn check(line: &ReceiptLine, top: &Path) -> Result<(Checked, Option<u32>), Error> {
     let Some(below) = line.path() else {
         return Err(Error::Usage(format!("the receipt names a path that cannot be: {}", line.path).into()));
     };
-    let differs = |text: String| Ok(Checked::Differs(text));
+    let differs = |text: String| Ok((Checked::Differs(text), None));
     if line.kind == Kind::Link {
         let expected = line.target.as_ref().and_then(|target| from_text(target, line.target_is_hex));
         return match (read_link(top, &below), expected) {
-            (Ok(there), Some(expected)) if there == expected => Ok(Checked::Same),
+            (Ok(there), Some(expected)) if there == expected => Ok((Checked::Same, None)),
             (Ok(there), Some(expected)) => {
                 let [there, expected] = [there, expected].map(Untrusted::from);
                 differs(format!("leads to {}, the receipt says {}", there.terminal(), expected.terminal()))
             }
-            (Ok(_), None) => Ok(Checked::Unverified),
+            (Ok(_), None) => Ok((Checked::Unverified, None)),
             (Err(error), _) => differs(format!("is no link any more: {}", io::Error::from(error))),
         };
     }
+    if line.mode().is_err() {
+        return Err(Error::Usage(
+            format!("the receipt names a mode that cannot be, of {}", line.path).into(),
+        ));
+    }
+    let with_mode = |checked: Checked, fd: BorrowedFd<'_>| {
+        let mode = rustix::fs::fstat(fd).ok().map(|stat| stat.st_mode & 0o7777);
+        Ok((checked, mode.filter(|_| line.mode.is_some())))
+    };
     if line.kind == Kind::Directory {
-        let is_there = if below.is_root() {
-            top.is_dir()
-        } else {
-            Root::open(top)?.directory(&below, Links::Refuse).is_ok()
+        let directory = Root::open(top)?.directory(&below, Links::Refuse);
+        return match directory {
+            Ok(directory) => with_mode(Checked::Unverified, directory.as_fd()),
+            Err(_) => differs("is not there any more".into()),
         };
-        return if is_there { Ok(Checked::Unverified) } else { differs("is not there any more".into()) };
     }
     let opened = if below.is_root() {
         File::open(top).map(Into::into)
@@ -389,8 +411,8 @@ fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
         return differs(format!("has {length} bytes, the receipt says {}", line.length));
     }
     match &line.blake3 {
-        None => Ok(Checked::Unverified),
-        Some(expected) if *expected == hex(&hash) => Ok(Checked::Same),
+        None => with_mode(Checked::Unverified, file.as_fd()),
+        Some(expected) if *expected == hex(&hash) => with_mode(Checked::Same, file.as_fd()),
         Some(expected) => differs(format!("has BLAKE3 {}, the receipt says {expected}", hex(&hash))),
     }
 }

@@ -397,20 +397,18 @@ impl<'a> Receiver<'a> {
                         _ => Err(Violation::Unexpected("the same of nothing").into()),
                     };
                 }
+                let mut receipt = receipt(index, size, hash, self.options, landing.dest());
+                receipt.present = true;
                 if let OpenTarget::Tree { store, .. } = &mut self.place {
-                    let mut settled = match store.settler(&landing) {
+                    let settled = match store.settler(&landing) {
                         Ok(settle) => away(self.session, Phase::Disk, 0, move |_| settle())?,
                         Err(fault) => Err(fault),
                     };
-                    if settled.is_ok() {
-                        settled = store.settle_above(landing.dest());
-                    }
-                    if let Err(fault) = settled {
-                        return self.failed_entry(index, fault);
+                    match settled.and_then(|mode| store.settle_above(landing.dest()).map(|()| mode)) {
+                        Ok(mode) => receipt.mode = Some(mode),
+                        Err(fault) => return self.failed_entry(index, fault),
                     }
                 }
-                let mut receipt = receipt(index, size, hash, self.options, landing.dest());
-                receipt.present = true;
                 self.confirm(receipt)
             }
             _ => Err(Violation::Unexpected("the same of another file").into()),
@@ -441,10 +439,10 @@ impl<'a> Receiver<'a> {
         };
         let left = match &mut self.place {
             OpenTarget::Tree { store, .. } => store.leave_directory(&dest, mode, mtime),
-            OpenTarget::Sink { .. } | OpenTarget::Stream { .. } => Ok(()),
+            OpenTarget::Sink { .. } | OpenTarget::Stream { .. } => Ok(None),
         };
         match left {
-            Ok(()) => self.confirm(receipt(index, 0, None, self.options, &dest)),
+            Ok(mode) => self.confirm(Receipt { mode, ..receipt(index, 0, None, self.options, &dest) }),
             Err(fault) => self.failed(index, &dest, fault),
         }
     }

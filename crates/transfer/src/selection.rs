@@ -1,6 +1,6 @@
-//! What a sender does with links, with special files, and with files that grow.
+//! What a sender does with links, with special files, with files that grow, and with files that were sent in part.
 
-/// What a sender does with links, with special files, and with files that grow.
+/// What a sender does with links, with special files, with files that grow, and with files that were sent in part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Selection {
@@ -10,6 +10,9 @@ pub struct Selection {
     pub skip_special: bool,
     /// Send each file as it is when its turn comes, even if it grows meanwhile.
     pub live: bool,
+    /// Where a transfer is resumed, read again what was sent before, and compare its hashes with the receiver's. Needs
+    /// verification.
+    pub reread: bool,
 }
 
 /// What is done with a symbolic link.

@@ -351,7 +351,9 @@ impl<'s, 'a> Sender<'s, 'a> {
         }
         let is_reopened = file.is_none();
         let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };
-        if is_reopened && self.is_live() && !self.begins_with(file.as_fd(), &tree)? {
+        let reads_again = (is_reopened && self.is_live()) || self.rereads();
+        let (file, begins) = if reads_again { self.begins_with(&entry, file, &tree)? } else { (file, true) };
+        if !begins {
             let text = format!("{} does not begin any more with what was sent of it", entry.path);
             return self.abort(&entry, Reason::from(text).with(Remedy::SendAgain));
         }

@@ -141,7 +141,9 @@ impl Server {
             None => Deliveries::default(),
         };
         let has_commands = !(options.config.sink.is_empty() && options.config.source.is_empty());
-        let launcher = if has_commands { Launcher::start() } else { Launcher::default() };
+        // A simulation runs commands itself, and has no threads.
+        let starts = has_commands && host::simulated().is_none();
+        let launcher = if starts { Launcher::start() } else { Launcher::default() };
         let slots = Slots::new(options.connections, options.keys.is_some(), options.idle);
         Ok(Self {
             options,

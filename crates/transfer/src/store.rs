@@ -369,7 +369,9 @@ pub(crate) fn hash_as(file: BorrowedFd<'_>, by_blocks: bool, gauge: &Gauge) -> s
 /// Computes the hash and length of a file by reading all of it.
 pub(crate) fn hash_file(file: BorrowedFd<'_>, gauge: &Gauge) -> std::io::Result<(Hash, u64)> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; BLOCK];
+    // One read is enough for a small file, and shows its end.
+    let size = rustix::fs::fstat(file)?.st_size.max(0) as u64;
+    let mut buffer = vec![0; (size + 1).min(BLOCK as u64) as usize];
     let mut offset = 0;
     loop {
         let bytes = root::read_full(file, &mut buffer, offset)?;

@@ -91,6 +91,11 @@ impl<'a> Walk<'a> {
         self.selection.live
     }
 
+    /// Whether what was sent of a file is read again where its transfer is resumed.
+    pub(crate) fn rereads(&self) -> bool {
+        self.selection.reread
+    }
+
     /// Whether the top is a directory.
     pub(crate) fn is_directory(&self) -> bool {
         let top = self.root.stat(&self.top, Links::Follow);

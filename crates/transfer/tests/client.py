@@ -147,9 +147,10 @@ class Account:
         words = struct.unpack(">4Q", value)
         self.sums[which] = [(sum + word) % 2**64 for sum, word in zip(self.sums[which], words)]
 
-    def confirm(self, path, target, kind, durability, present, size, content):
+    def confirm(self, path, target, kind, durability, present, size, content, mode=None):
         fields = b"".join(number(len(part)) + part for part in (path, target))
         fields += bytes([kind, durability, present]) + number(size) + (content or b"")
+        fields += b"" if mode is None else number(mode)
         self.add(0, derive_key("linger-transfer 2026 confirmed entry", fields))
 
     def fail(self, what, value):
@@ -295,12 +296,12 @@ def put(session, content, name, transfer, again=0, sent=None, leave=False):
         if tag == 12:
             index, size, found, durability = reader.number(), reader.number(), reader.option(reader.hash), reader.byte()
             reader.time(), reader.text()
-            present = reader.byte()
+            present, mode = reader.byte(), reader.option(reader.number)
             assert (index, size, found, durability) == (0, len(content), whole, 1), "another receipt"
             if leave:
                 session.socket.close()
                 return memory, present
-            account.confirm(b"", b"", 0, durability, present, size, found)
+            account.confirm(b"", b"", 0, durability, present, size, found, mode)
         elif tag == 13:
             sys.exit("failed: %d %s" % (reader.number() + reader.byte(), reader.text().decode()))
         elif tag == 15:
@@ -366,7 +367,7 @@ def check_vectors(path):
     hundred = blake3(b"abc")
     one, more = Account(), Account()
     for account in (one, more):
-        account.confirm(b"x", b"", 0, 1, 0, 3, hundred)
+        account.confirm(b"x", b"", 0, 1, 0, 3, hundred, 0o640)
     more.fail(b"index", number(7))
     more.fail(b"path", b"fifo")
     zeros = bytes(BLOCK)
@@ -401,7 +402,10 @@ def check_vectors(path):
         "digest-one-confirmed-two-failed": more.digest(),
         "what-is-signed": b"linger-transfer 2026 signed account\0" + b"\x11" * 16 + one.digest(),
         "receipt": frame(
-            MESSAGE, 1, b"\x0c" + number(1) + number(3) + option(hundred) + b"\1" + instant(1_700_000_001, 6) + text(b"x") + b"\0"
+            MESSAGE,
+            1,
+            b"\x0c" + number(1) + number(3) + option(hundred) + b"\1" + instant(1_700_000_001, 6) + text(b"x") + b"\0"
+            + option(number(0o640)),
         ),
     }
     wrong = [name for name in known.keys() | expected.keys() if known.get(name) != expected.get(name, b"?").hex()]

@@ -299,6 +299,12 @@ fn a_receipt_says_what_it_does_not_know_and_notices_what_changed() {
             receipts(shared, &top, "tree", &PutOptions::default(), &receipt);
             let there = to.path().join("tree");
             assert_eq!(counts(&there).unwrap(), (5, 0, 0));
+            let other_modes = || verify_receipt(&receipt, &there, |_, _| {}).unwrap().other_mode;
+            assert_eq!(other_modes(), 0);
+            for (count, name) in [(1, "file"), (2, "sub")] {
+                fs::set_permissions(there.join(name), fs::Permissions::from_mode(0o700)).unwrap();
+                assert_eq!((other_modes(), counts(&there).unwrap()), (count, (5, 0, 0)), "{name}");
+            }
             // A link with another target differs, even if something of the same name exists.
             fs::remove_file(there.join("link")).unwrap();
             symlink("sub", there.join("link")).unwrap();
@@ -485,8 +491,13 @@ fn a_receipt_is_signed_by_its_receiver_and_no_line_of_it_can_be_changed() {
     assert_eq!((verified.signed, verified.signer), (verified.receipts, Some(key)));
     // Whoever keeps the file can compute its last line anew, but not the signature.
     let text = fs::read_to_string(&receipt).unwrap();
-    for (said, forged) in [("\"disk\"", "\"memory\""), ("\"length\":4096", "\"length\":4097")] {
+    for (said, forged) in [
+        ("\"fsync\"", "\"memory\""),
+        ("\"mode\":\"0644\"", "\"mode\":\"0755\""),
+        ("\"length\":4096", "\"length\":4097"),
+    ] {
         let (lines, last) = text.trim_end().rsplit_once('\n').unwrap();
+        assert!(lines.contains(said), "{said}: {lines}");
         let lines = format!("{}\n", lines.replacen(said, forged, 1));
         let mut last: serde_json::Value = serde_json::from_str(last).unwrap();
         last["blake3"] = blake3::hash(lines.as_bytes()).to_hex().as_str().into();

@@ -44,6 +44,8 @@ pub(crate) struct VerifySummary {
     pub(crate) different: u64,
     /// Files whose receipt has no hash, and of which only the length was compared.
     pub(crate) length_only: u64,
+    /// Files and directories with other permission bits than the receiver gave them.
+    pub(crate) other_mode: u64,
 }
 
 impl LineBody for VerifySummary {

@@ -113,8 +113,11 @@ struct Confirmed<'a> {
     name: String,
     /// Whether `name` is in hexadecimal.
     name_is_hex: bool,
-    /// What the receiver had done when it wrote this: `disk` or `memory`.
+    /// What the receiver had done when it wrote this: `fsync` of the file, `syncfs` of its file system, nothing but write to
+    /// `memory`, or `handed` the content to the command or pipe that `name` says.
     durability: String,
+    /// The permission bits that it has at the receiver, in octal; null for what is no file or directory there.
+    mode: Option<String>,
     #[serde(flatten)]
     at: At,
     /// Whether the same content was there already.
@@ -140,6 +143,7 @@ impl<'a> Confirmed<'a> {
             name,
             name_is_hex,
             durability: word(confirmation.durability),
+            mode: confirmation.mode.map(|mode| format!("{mode:04o}")),
             at: at(confirmation.time),
             present: confirmation.present,
         }

@@ -80,6 +80,9 @@ pub(crate) struct Copying {
     /// Send growing files, such as logs, with what they have when their turn comes.
     #[arg(long)]
     live: bool,
+    /// Where a transfer goes on, read again what was sent before, and compare it with what arrived.
+    #[arg(long, conflicts_with = "no_verify")]
+    reread: bool,
     /// Modes of the copies, as 644, u=rwX,go=rX or D755,F644, whatever the umask is.
     #[arg(long, value_name = "MODE")]
     chmod: Option<Chmod>,
@@ -150,6 +153,7 @@ impl Copying {
         selection.links = self.links;
         selection.skip_special = self.skip_special;
         selection.live = self.live;
+        selection.reread = self.reread;
         selection
     }
 

@@ -88,13 +88,17 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
         if from.len() > 1 {
             show.next_top(&remote.host, top(source));
         }
-        let (summary, error) = match input(source, &options, &mut show) {
+        let (mut summary, error) = match input(source, &options, &mut show) {
             Ok(input) => client.put(input, &remote.place, &options, &mut |progress| {
                 standing.see(&progress);
                 show.see(progress);
             }),
             Err(error) => (Summary::default(), Some(error)),
         };
+        if from.len() > 1 {
+            // The receipts of several are in one file, with other paths than each receiver has signed.
+            summary.signed = None;
+        }
         if summary.verdict(error.as_ref()) == ItemVerdict::Unconfirmed {
             open.extend(summary.transfer);
         }

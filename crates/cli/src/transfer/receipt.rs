@@ -120,7 +120,12 @@ fn verify(receipt: &Path, path: &Path, output: &Json) -> ExitCode {
             let status = if bad == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
             let told = printed.and_then(|()| {
                 if output.json {
-                    let summary = VerifySummary { checked: all, different: bad, length_only };
+                    let summary = VerifySummary {
+                        checked: all,
+                        different: bad,
+                        length_only,
+                        other_mode: verified.other_mode,
+                    };
                     out.json(&lines::line(summary))?;
                 } else if bad == 0 {
                     let signed = match (verified.signer, all - verified.signed.min(all)) {
@@ -132,7 +137,12 @@ fn verify(receipt: &Path, path: &Path, output: &Json) -> ExitCode {
                         0 => String::new(),
                         some => format!("; {some} by length alone, their content is unverified"),
                     };
-                    out.text(format_args!("{all} of {all} as in the receipt{unknown}{signed}\n"))?;
+                    let modes = match verified.other_mode {
+                        0 => String::new(),
+                        1 => "; 1 has another mode than the receiver gave it".to_owned(),
+                        some => format!("; {some} have other modes than the receiver gave them"),
+                    };
+                    out.text(format_args!("{all} of {all} as in the receipt{unknown}{modes}{signed}\n"))?;
                 }
                 out.flush()
             });

@@ -188,7 +188,7 @@ impl Show {
                 .hash
                 .map_or_else(|| "not verified".to_owned(), |hash| format!("blake3 {}", hex(&hash)));
             let where_to = match confirmation.durability {
-                Durability::Disk => "on disk",
+                Durability::Disk | Durability::FileSystem => "on disk",
                 Durability::Handed => "handed on",
                 _ => "in memory",
             };

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::*;
 use crate::driver::Deadlines;
-use crate::hash::Tree;
+use crate::hash::{BLOCK, Sum, Tree};
 use crate::machine::{Role, SessionLimits};
-use crate::message::IfExists;
+use crate::message::{EntryAnswer, IfExists};
 use crate::message::{Kind, Time, Token, TreeEntry};
 use crate::progress::ItemVerdict;
 use crate::transport::Plain;
@@ -154,4 +154,64 @@ fn an_account_that_does_not_add_up_is_no_success() {
     ] {
         assert_eq!(get("z", script, false, here.path()), ItemVerdict::NotDelivered, "{what}");
     }
+}
+
+/// What a client sends to a receiver that says it has the first block of a file of two, whose first one holds `theirs`: true
+/// for bytes, false if it gives up.
+fn goes_on(theirs: u8, change: impl FnOnce(&mut PutOptions)) -> bool {
+    let from = tempfile::tempdir().unwrap();
+    let file = from.path().join("file");
+    fs::write(&file, vec![7; 2 * BLOCK]).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut options = ClientOptions::default();
+    options.retry.patience = std::time::Duration::ZERO;
+    let client = Client::new("127.0.0.1", listener.local_addr().unwrap().port(), options).unwrap();
+    let mut options = PutOptions::default();
+    change(&mut options);
+    std::thread::scope(|scope| {
+        let put = || client.put(Input::Path(file), &Destination::typed(b"x").unwrap(), &options, &mut |_| {});
+        scope.spawn(put);
+        let (accepted, _) = listener.accept().unwrap();
+        let (role, limits) = (Role::Responder, SessionLimits::default());
+        let plain = Box::new(Plain::new(accepted).unwrap());
+        let mut session = Session::with(plain, role, limits, Deadlines::default(), Cancel::new().unwrap());
+        let SessionEvent::Opened { stream, .. } = session.receive().unwrap() else { panic!("no request") };
+        let say =
+            |session: &mut Session, message: Message| session.message(stream, &message.encode()).unwrap();
+        say(&mut session, Message::Accept { ask: true, memory: [0; 16] });
+        loop {
+            let bytes = match session.receive().unwrap() {
+                SessionEvent::Message { bytes, .. } => bytes,
+                SessionEvent::Data { .. } => return true,
+                SessionEvent::Works(_) => continue,
+                event => panic!("{event:?}"),
+            };
+            match Message::decode(&bytes).unwrap() {
+                Message::Entry(entry) => {
+                    let mut tree = Tree::new();
+                    tree.push(Sum::of(0, &vec![theirs; BLOCK]));
+                    let answer = EntryAnswer::Partial(tree);
+                    say(&mut session, Message::Answer { index: entry.index, answer });
+                }
+                Message::Abort { refusal, text, .. } => {
+                    assert_eq!(refusal, crate::message::Refusal::Source);
+                    assert!(
+                        text.to_string().contains("does not begin any more with what was sent"),
+                        "{text}"
+                    );
+                    return false;
+                }
+                Message::Total { .. } => {}
+                message => panic!("{message:?}"),
+            }
+        }
+    })
+}
+
+/// What a receiver has is compared with the file if that was asked for, and otherwise believed.
+#[test]
+fn what_was_sent_before_is_read_again_if_asked_for() {
+    assert!(goes_on(8, |_| {}), "not asked for");
+    assert!(!goes_on(8, |options| options.selection.reread = true), "another block");
+    assert!(goes_on(7, |options| options.selection.reread = true), "the same block");
 }

@@ -205,6 +205,7 @@ mod tests {
             time: Time { seconds: 5, nanos: 6 },
             name: b"@print".to_vec(),
             present: false,
+            mode: None,
         }
     }
 

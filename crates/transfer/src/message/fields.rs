@@ -1,7 +1,7 @@
 //! The fields of messages: integers, strings, options, and the numbers of enum values.
 
 use super::{
-    Durability, EntryAnswer, IfExists, Kind, MAX_TEXT, Options, Refusal, Signature, Time, TreeEntry,
+    Durability, EntryAnswer, IfExists, Kind, MAX_TEXT, Options, Receipt, Refusal, Signature, Time, TreeEntry,
 };
 use crate::hash::{Hash, Tree};
 use crate::path::{MAX_PATH, RelPath};
@@ -82,6 +82,17 @@ impl Writer {
             Refusal::Skipped => 11,
         });
         self.bytes(text.to_wire(MAX_TEXT).as_bytes());
+    }
+
+    pub(super) fn receipt(&mut self, receipt: &Receipt) {
+        self.u64(receipt.index);
+        self.u64(receipt.size);
+        self.option(receipt.hash.as_ref(), |out, hash| out.fixed(hash));
+        self.durability(receipt.durability);
+        self.time(receipt.time);
+        self.bytes(&receipt.name);
+        self.flag(receipt.present);
+        self.option(receipt.mode, |out, mode| out.u64(u64::from(mode)));
     }
 
     /// Writes the fields that version 2 has added at the end of Done.
@@ -234,6 +245,7 @@ impl Reader<'_> {
             0 => Durability::Memory,
             1 => Durability::Disk,
             2 => Durability::Handed,
+            3 => Durability::FileSystem,
             _ => return Err(self.malformed()),
         })
     }
@@ -251,7 +263,7 @@ impl Reader<'_> {
             dry_run: self.flag()?,
             durability: match self.durability()? {
                 // Nobody can ask for it.
-                Durability::Handed => return Err(self.malformed()),
+                Durability::Handed | Durability::FileSystem => return Err(self.malformed()),
                 asked => asked,
             },
         })

@@ -15,7 +15,12 @@ pub enum Durability {
     Memory,
     /// `fsync` of the file before the rename and of its directory after it.
     #[default]
+    #[serde(rename = "fsync", alias = "disk")]
     Disk,
+    /// `syncfs` of the whole file system before the rename, and `fsync` of the directory after it. Only receipts say so:
+    /// whoever asks for [`Disk`](Self::Disk) leaves it to the receiver.
+    #[serde(rename = "syncfs")]
+    FileSystem,
 }
 
 impl Durability {
@@ -25,6 +30,7 @@ impl Durability {
             Self::Memory => 0,
             Self::Disk => 1,
             Self::Handed => 2,
+            Self::FileSystem => 3,
         }
     }
 }

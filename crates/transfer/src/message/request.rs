@@ -161,7 +161,8 @@ fn selected(selection: Selection) -> u8 {
         LinkMode::Follow => 1,
         LinkMode::Skip => 2,
     };
-    links | u8::from(selection.skip_special) << 2 | u8::from(selection.live) << 3
+    let flags = [(2, selection.skip_special), (3, selection.live), (4, selection.reread)];
+    flags.iter().fold(links, |byte, (bit, set)| byte | u8::from(*set) << bit)
 }
 
 fn selection(byte: u8) -> Option<Selection> {
@@ -171,5 +172,6 @@ fn selection(byte: u8) -> Option<Selection> {
         2 => LinkMode::Skip,
         _ => return None,
     };
-    (byte < 16).then_some(Selection { links, skip_special: byte & 4 != 0, live: byte & 8 != 0 })
+    let has = |bit: u8| byte & 1 << bit != 0;
+    (byte < 32).then_some(Selection { links, skip_special: has(2), live: has(3), reread: has(4) })
 }

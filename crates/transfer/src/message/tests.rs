@@ -45,6 +45,7 @@ fn examples() -> Vec<Message> {
             time,
             name: b"x".to_vec(),
             present: false,
+            mode: Some(0o600),
         }),
         Message::Failed { index: 1, refusal: Refusal::NoSpace, text: Reason::default() },
         Message::Total { entries: 4, failed_before: 1 },
@@ -73,6 +74,7 @@ fn of_version_1(message: &Message) -> Option<usize> {
     Some(match message {
         Message::Accept { .. } => 2,
         Message::Entry(_) => length - 1,
+        Message::Receipt(Receipt { mode: Some(_), .. }) => length - 9,
         Message::Total { .. } => 9,
         Message::Done { .. } => 17,
         _ => return None,
@@ -163,6 +165,7 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
         hash: Some(blake3::hash(b"abc").as_bytes()),
         durability: Durability::Disk,
         present: false,
+        mode: Some(0o640),
     });
     let one = account.digest();
     account.fail(7);
@@ -183,6 +186,7 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
         time: Time { seconds: 1_700_000_001, nanos: 6 },
         name: b"x".to_vec(),
         present: false,
+        mode: Some(0o640),
     };
     vec![
         ("preface", preface().to_vec()),

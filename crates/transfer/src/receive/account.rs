@@ -79,6 +79,7 @@ impl Announced {
             hash: receipt.hash.as_ref(),
             durability: receipt.durability,
             present: receipt.present,
+            mode: receipt.mode,
         }
     }
 }
@@ -97,7 +98,7 @@ impl From<&TreeEntry> for Announced {
 impl Confirmation {
     pub(crate) fn new(announced: Announced, receipt: Receipt) -> Self {
         let Announced { path, kind, target, by_blocks } = announced;
-        let Receipt { size, hash, durability, time, name, present, .. } = receipt;
+        let Receipt { size, hash, durability, time, name, present, mode, .. } = receipt;
         Self {
             path,
             kind,
@@ -109,6 +110,7 @@ impl Confirmation {
             time,
             name: Untrusted::from(name),
             present,
+            mode,
         }
     }
 }
@@ -128,5 +130,6 @@ pub(super) fn receipt(
         time: now(),
         name: dest.as_bytes().to_vec(),
         present: false,
+        mode: None,
     }
 }

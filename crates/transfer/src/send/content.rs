@@ -1,14 +1,16 @@
 //! The bytes of one file: read, hashed and sent block by block, or moved by the kernel.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::SeekFrom;
 
 use super::Sender;
+use crate::alive::{Gauge, away};
 use crate::conduit::Conduit;
+use crate::driver::Phase;
 use crate::error::Error;
-use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
+use crate::hash::{BLOCK, BlockHasher, Hash, Hashing, PIECE, Sum, Tree, ZEROS};
 use crate::host;
 use crate::message::{Message, TreeEntry};
 use crate::outgoing::Source;
@@ -239,24 +241,29 @@ impl Sender<'_, '_> {
         matches!(&self.outgoing.source, Source::Tree(walk) if walk.is_live())
     }
 
-    /// Whether the file begins with the blocks that the receiver has. Without hashes, they cannot be compared.
-    pub(super) fn begins_with(&mut self, file: BorrowedFd<'_>, theirs: &Tree) -> Result<bool, Error> {
-        if theirs.blocks() > 0 && !self.options.verify {
-            return Ok(false);
+    /// Whether a receiver's blocks are to be compared with the file before more is sent.
+    pub(super) fn rereads(&self) -> bool {
+        matches!(&self.outgoing.source, Source::Tree(walk) if walk.rereads())
+    }
+
+    /// Whether the file begins with the blocks that the receiver has. Without hashes, they cannot be compared. Gives the file
+    /// back.
+    pub(super) fn begins_with(
+        &mut self,
+        entry: &TreeEntry,
+        file: OwnedFd,
+        theirs: &Tree,
+    ) -> Result<(OwnedFd, bool), Error> {
+        if theirs.blocks() == 0 || !self.options.verify {
+            return Ok((file, theirs.blocks() == 0));
         }
-        let mut ours = Tree::new();
-        let mut block = vec![0; BLOCK];
-        while ours.blocks() < theirs.blocks() {
-            match read_full(file, &mut block, ours.bytes()) {
-                Ok(BLOCK) => ours.push(Sum::of(ours.blocks(), &block)),
-                _ => return Ok(false),
-            }
-            if ours.blocks().is_multiple_of(HOLE) {
-                self.session.rest(Duration::ZERO)?;
-                self.session.ping()?;
-            }
-        }
-        Ok(ours == *theirs)
+        (self.observe)(Progress::Verifying { path: entry.path.clone() });
+        let (bytes, hashing) = (theirs.bytes(), Hashing::of(true, entry.by_blocks));
+        let theirs = theirs.clone().hashed(hashing);
+        away(self.session, Phase::Verify, bytes, move |gauge| {
+            let ours = beginning(file.as_fd(), theirs.blocks(), hashing, gauge);
+            (file, ours == Some(theirs))
+        })
     }
 
     /// Sends bytes, no faster than the rate limit allows.
@@ -286,6 +293,33 @@ impl Sender<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// The values of the first blocks of a file; `None` if it is shorter, cannot be read, or nobody wants to know any more.
+fn beginning(file: BorrowedFd<'_>, blocks: u64, hashing: Hashing, gauge: &Gauge) -> Option<Tree> {
+    let mut tree = Tree::new().hashed(hashing);
+    let mut block = vec![0; BLOCK];
+    while tree.blocks() < blocks {
+        if hashing == Hashing::Blocks {
+            let offset = tree.bytes();
+            let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+                Ok(data) => data,
+                Err(rustix::io::Errno::NXIO) => rustix::fs::fstat(file).ok()?.st_size as u64,
+                // Without SEEK_DATA, every block is read.
+                Err(_) => offset,
+            };
+            let zeros = (data.saturating_sub(offset) / BLOCK as u64).min(blocks - tree.blocks());
+            if zeros > 0 {
+                tree.push_zeros(zeros);
+                continue;
+            }
+        }
+        if read_full(file, &mut block, tree.bytes()).ok()? != BLOCK || !gauge.advance(BLOCK as u64) {
+            return None;
+        }
+        tree.push(Sum::of(tree.place(), &block));
+    }
+    Some(tree)
 }
 
 fn changed(entry: &TreeEntry) -> Reason {

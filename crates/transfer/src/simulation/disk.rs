@@ -97,7 +97,7 @@ impl Disk {
 
     /// Says what a power cut right now would lose of a file whose receipt says that it is on disk. `None` if nothing.
     pub(super) fn is_lost(&self, confirmation: &Confirmation) -> Option<String> {
-        if confirmation.durability != Durability::Disk {
+        if confirmation.durability < Durability::Disk {
             return None;
         }
         let name = confirmation.name.raw();

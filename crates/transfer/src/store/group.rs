@@ -50,16 +50,40 @@ impl Store<'_> {
             || (self.waits() && self.options.durability != Durability::Disk)
     }
 
+    /// Whether the files of the group are made durable by syncfs(2), and not one by one.
+    fn syncs_together(&self) -> bool {
+        self.options.durability == Durability::Disk && self.group.len() > FEW
+    }
+
+    /// The file systems of the group's files, and a file on each: others may be mounted below the directory that is shared.
+    fn systems(&self) -> Result<Vec<(u64, &Landed)>, Errno> {
+        let mut systems: Vec<(u64, &Landed)> = Vec::new();
+        let mut last: Option<&Rc<OwnedFd>> = None;
+        for landed in &self.group {
+            if last.replace(&landed.parent).is_some_and(|last| Rc::ptr_eq(last, &landed.parent)) {
+                continue;
+            }
+            let system = rustix::fs::fstat(&landed.file)?.st_dev;
+            if !systems.iter().any(|(known, _)| *known == system) {
+                systems.push((system, landed));
+            }
+        }
+        Ok(systems)
+    }
+
     /// Returns a closure that makes the waiting files durable, if that was asked for.
     pub(crate) fn syncer(&self) -> Result<Option<impl FnOnce() -> Result<(), Errno> + Send + use<>>, Errno> {
         if self.options.durability != Durability::Disk {
             return Ok(None);
         }
-        // One syncfs(2) is cheaper than a journal commit for each file.
-        let whole = self.group.len() > FEW;
-        let files = self.group.iter().take(if whole { 1 } else { FEW });
-        let files = files.map(|landed| rustix::io::fcntl_dupfd_cloexec(&landed.file, 0));
-        let files = files.collect::<Result<Vec<_>, _>>()?;
+        let whole = self.syncs_together();
+        let copy = |landed: &Landed| rustix::io::fcntl_dupfd_cloexec(&landed.file, 0);
+        let files: Vec<OwnedFd> = if whole {
+            // One syncfs(2) is cheaper than a journal commit for each file.
+            self.systems()?.iter().map(|(_, landed)| copy(landed)).collect::<Result<_, _>>()?
+        } else {
+            self.group.iter().map(copy).collect::<Result<_, _>>()?
+        };
         Ok(Some(move || {
             files.iter().try_for_each(|file| if whole { disk::syncfs(file) } else { disk::fsync(file) })
         }))
@@ -69,10 +93,10 @@ impl Store<'_> {
     pub(crate) fn commit(&mut self, synced: Result<(), Errno>) -> Vec<Result<Receipt, (u64, Fault)>> {
         self.group_bytes = 0;
         let disk = self.options.durability == Durability::Disk;
-        if self.group.len() > FEW && synced.is_ok() {
-            // syncfs(2) has made the whole file system durable, the directories included.
-            self.grown.clear();
+        if self.syncs_together() && synced.is_ok() {
+            self.forget_synced();
         }
+        let durability = if self.syncs_together() { Durability::FileSystem } else { self.options.durability };
         let synced = synced.and_then(|()| self.sync_grown());
         let mut results = Vec::with_capacity(self.group.len());
         let mut last_parent: Option<Rc<OwnedFd>> = None;
@@ -106,7 +130,7 @@ impl Store<'_> {
                         finish(last_parent.replace(landed.parent));
                     }
                     drop(landed.claim);
-                    results.push(Ok(Receipt { time: now, present, ..landed.receipt }));
+                    results.push(Ok(Receipt { time: now, present, durability, ..landed.receipt }));
                 }
                 Err(fault) => {
                     landed.temporary.remove(landed.log.is_some());
@@ -142,6 +166,15 @@ impl Store<'_> {
             }
         }
         results
+    }
+
+    /// Forgets directories that syncfs(2) has made durable with the group: those on the same file systems.
+    fn forget_synced(&mut self) {
+        let Ok(systems) = self.systems() else { return };
+        let systems: Vec<u64> = systems.iter().map(|(system, _)| *system).collect();
+        self.grown.retain(|directory| {
+            !rustix::fs::fstat(directory).is_ok_and(|stat| systems.contains(&stat.st_dev))
+        });
     }
 
     /// Syncs the directories that got subdirectories: without their entries nothing below can be found after a crash.
@@ -195,5 +228,66 @@ impl Store<'_> {
             Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY => self.taken(dest, error == Errno::EXIST),
             error => Fault::new("give its final name to", dest, error),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cancel::Cancel;
+    use crate::claim::{Claimant, Claims};
+    use crate::message::{Kind, Options, Time, TreeEntry};
+    use crate::root::Root;
+
+    /// How many file systems are synced for four files, two of them in a directory.
+    fn synced(top: &Path) -> usize {
+        let root = Root::open(top).unwrap();
+        let (if_exists, durability) = (IfExists::Fail, Durability::Disk);
+        let options = Options { if_exists, verify: true, dry_run: false, durability };
+        let claims = Arc::new(Claims::default());
+        let claimant = Claimant { claims, session: 1, cancel: Cancel::new().unwrap() };
+        let mut store = Store::new(&root, options, claimant);
+        for (index, name) in (0..).zip(["a", "b", "inner/c", "inner/d"]) {
+            let dest = RelPath::new(name.as_bytes()).unwrap();
+            let entry = TreeEntry {
+                index,
+                kind: Kind::File,
+                path: dest.clone(),
+                mode: 0o640,
+                mtime: Some(Time::default()),
+                size: Some(1),
+                token: [0; 16],
+                hash: None,
+                sparse: false,
+                by_blocks: false,
+                target: Vec::new(),
+            };
+            let landing = store.begin(entry, dest, None, None).unwrap();
+            let mut tail = crate::hash::Pieces::default();
+            tail[0] = b"x";
+            store.land(landing, tail, 1, None).unwrap();
+        }
+        let systems = store.systems().unwrap().len();
+        let synced = store.syncer().unwrap().unwrap()();
+        assert_eq!(store.commit(synced).iter().filter(|result| result.is_ok()).count(), 4);
+        systems
+    }
+
+    #[test]
+    fn each_file_system_of_a_group_is_synced() {
+        linger_testing::secluded(|| {
+            let top = tempfile::tempdir().unwrap();
+            let inner = top.path().join("inner");
+            std::fs::create_dir(&inner).unwrap();
+            assert_eq!(synced(top.path()), 1);
+            for name in ["a", "b", "inner/c", "inner/d"] {
+                std::fs::remove_file(top.path().join(name)).unwrap();
+            }
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("none", &inner, "tmpfs", flags, None).unwrap();
+            assert_eq!(synced(top.path()), 2);
+        });
     }
 }

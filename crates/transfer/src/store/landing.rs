@@ -143,11 +143,11 @@ impl Store<'_> {
     }
 
     /// Returns a closure for a file that was complete here already. It gives the file the announced mode and, if durability
-    /// was asked for, syncs it to the disk, so that the receipt is true.
+    /// was asked for, syncs it to the disk, so that the receipt is true. It returns the mode that the file has then.
     pub(crate) fn settler(
         &self,
         landing: &Landing,
-    ) -> Result<impl FnOnce() -> Result<(), Fault> + Send + use<>, Fault> {
+    ) -> Result<impl FnOnce() -> Result<u32, Fault> + Send + use<>, Fault> {
         let dest = landing.dest.clone();
         let mode = Mode::from_raw_mode(self.mode(landing.entry.mode, false));
         // Nobody has chosen the mode that is announced for a pipe, so it is not applied.
@@ -160,16 +160,19 @@ impl Store<'_> {
                 move |error: Errno| Fault::new(doing, dest, error)
             };
             let (file, stat) = root.file(&dest).map_err(io("open"))?;
+            let mut has = stat.st_mode & 0o7777;
             if wished && Mode::from_raw_mode(stat.st_mode & 0o777) != mode {
                 disk::fchmod(&file, mode).map_err(io("set the mode of"))?;
+                has = mode.as_raw_mode();
             }
             if options.durability != Durability::Disk {
-                return Ok(());
+                return Ok(has);
             }
             let parent = dest.split().map_or_else(RelPath::root, |(parent, _)| parent);
             disk::fsync(&file)
                 .and_then(|()| disk::fsync(root.directory(&parent, Links::Refuse)?))
-                .map_err(io("make durable"))
+                .map_err(io("make durable"))?;
+            Ok(has)
         })
     }
 
@@ -230,6 +233,7 @@ impl Store<'_> {
             time: Time::default(),
             name: dest.as_bytes().to_vec(),
             present: false,
+            mode: Some(mode),
         };
         let claim = landing.claim.take();
         let by_blocks = landing.entry.by_blocks;

@@ -93,23 +93,31 @@ impl Store<'_> {
         Ok(fd)
     }
 
-    /// Gives a complete directory its announced mode and time.
-    pub(crate) fn leave_directory(&mut self, dest: &RelPath, mode: u32, time: Time) -> Result<(), Fault> {
+    /// Gives a complete directory its announced mode and time. Returns the mode; `None` for the shared directory itself,
+    /// which keeps its own.
+    pub(crate) fn leave_directory(
+        &mut self,
+        dest: &RelPath,
+        mode: u32,
+        time: Time,
+    ) -> Result<Option<u32>, Fault> {
         if dest.is_root() {
-            return Ok(());
+            return Ok(None);
         }
         let dir = self
             .root
             .directory(dest, Links::Refuse)
             .map_err(|error| Fault::new("open the directory", dest, error))?;
-        let set = disk::fchmod(&dir, Mode::from_raw_mode(self.mode(mode, true)))
+        let mode = self.mode(mode, true);
+        let set = disk::fchmod(&dir, Mode::from_raw_mode(mode))
             .and_then(|()| root::set_mtime(dir.as_fd(), time))
             .and_then(|()| match self.options.durability {
-                Durability::Disk => disk::fsync(&dir),
+                Durability::Disk | Durability::FileSystem => disk::fsync(&dir),
                 Durability::Memory | Durability::Handed => Ok(()),
             });
         let set = set.and_then(|()| self.sync_grown());
-        set.map_err(|error| Fault::new("set mode and time of", dest, error))
+        set.map_err(|error| Fault::new("set mode and time of", dest, error))?;
+        Ok(Some(mode))
     }
 
     /// Makes a symbolic link whose target stays inside `base`. Its receipt waits for the group's.

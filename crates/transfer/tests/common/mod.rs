@@ -1,6 +1,7 @@
 //! A server on loopback, a client for it, and trees to send.
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
+pub(crate) mod frames;
 pub(crate) mod mad;
 pub(crate) mod proxy;
 

@@ -35,6 +35,10 @@ fn a_tree_lands_with_modes_times_and_receipts() {
         let expected = [(0, "top"), (1, "top/a"), (2, "top/d"), (3, "top/d/l")];
         assert_eq!(names, expected.map(|(index, name)| (index, name.as_bytes().to_vec())));
         assert!(received.receipts().iter().all(|receipt| receipt.durability == durability));
+        let mut modes: Vec<_> =
+            received.receipts().iter().map(|receipt| (receipt.index, receipt.mode)).collect();
+        modes.sort_unstable();
+        assert_eq!(modes, [(0, Some(0o750)), (1, Some(0o640)), (2, Some(0o750)), (3, None)]);
         assert_eq!(read(&to, "top/a"), b"hello");
         assert_eq!(std::fs::read_link(to.path().join("top/d/l")).unwrap(), Path::new("../a"));
         for name in ["top", "top/d"] {
@@ -58,6 +62,31 @@ fn a_tree_lands_with_modes_times_and_receipts() {
         let mut confirmed: Vec<_> = confirmed.collect();
         confirmed.sort_by_key(|(path, _)| path.clone());
         assert_eq!(confirmed, expected.map(|(path, kind)| (path.to_owned(), kind)));
+    }
+}
+
+/// Few files are synced one by one, more of them with their whole file system; a receipt says which.
+#[test]
+fn a_receipt_says_how_its_file_was_synced() {
+    for (files, durability, said) in [
+        (3, Durability::Disk, Durability::Disk),
+        (4, Durability::Disk, Durability::FileSystem),
+        (4, Durability::Memory, Durability::Memory),
+    ] {
+        let to = tempdir();
+        let mut script = vec![directory(9, "")];
+        for (index, name) in (0..files).zip(["a", "b", "c", "d"]) {
+            script.extend([file(index, name, 1), Data(b"x".to_vec()), end(index, b"x")]);
+        }
+        script.extend([leave(9), total(files + 1)]);
+        let options = Options { durability, ..VERIFIED };
+        let received = receive(To::Directory(to.path()), with(options), &script);
+        received.done(files + 1, 0);
+        for receipt in received.receipts() {
+            // A directory is synced by itself in any case.
+            let said = if receipt.index == 9 { durability } else { said };
+            assert_eq!(receipt.durability, said, "{files} {receipt:?}");
+        }
     }
 }
 
