@@ -7,7 +7,11 @@ use crate::{LinkType, TcpOptions};
 
 mod cursor;
 mod layers;
+mod path;
+mod tunnels;
 mod wireless;
+
+pub use path::Path;
 
 use cursor::{Cursor, TCP};
 
@@ -41,6 +45,8 @@ pub struct Segment<'a> {
     pub ip_id: Option<u16>,
     /// Time to live or hop limit.
     pub ttl: u8,
+    /// The tags and tunnels around it.
+    pub path: Path,
 }
 
 /// Why there is no TCP segment to look at.
