@@ -121,24 +121,14 @@ impl<'a> Facts<'a> {
         self.delivered(self.receiver, self.sender)
     }
 
-    /// Whether the sender is the client. The handshake tells; if the capture lacks it, the ports do.
+    /// Whether the sender is the client. The handshake tells; if the capture lacks it, payload and ports do.
     pub(crate) fn sender_is_client(&self) -> Option<bool> {
         self.client().map(|client| client == self.reset.by)
     }
 
-    /// The side that opened the connection.
+    /// The side that opened the connection, or that seems to have opened it.
     pub(crate) fn client(&self) -> Option<Dir> {
-        if let Some(opener) = self.connection().opener() {
-            return Some(opener);
-        }
-        let port = |dir| self.connection().key.end(dir).port();
-        // Servers have low ports, clients have ephemeral ones (RFC 6335; Linux: 32768 and above).
-        let served = |port| port < 20_000;
-        match (served(port(0)), served(port(1))) {
-            (true, false) => Some(1),
-            (false, true) => Some(0),
-            _ => None,
-        }
+        self.connection().client()
     }
 
     /// The sender's usual TTL, if the reset has another.

@@ -51,6 +51,8 @@ pub struct Finding {
     pub ladder: Vec<Rung>,
     /// The reset's TTL or hop limit.
     pub ttl: u8,
+    /// The tags and tunnels around it, the outermost first, such as `VLAN 10, VXLAN 42`; empty if there are none.
+    pub tags: String,
     #[serde(skip)]
     pub(crate) numbers: Numbers,
 }
@@ -62,6 +64,8 @@ pub(crate) struct Numbers {
     pub(crate) seq: u32,
     /// The initial sequence number of each side whose SYN was seen.
     pub(crate) isns: [Option<u32>; 2],
+    /// The network it was seen in.
+    pub(crate) network: linger_packet::Path,
 }
 
 impl Finding {

@@ -47,6 +47,8 @@ pub(crate) struct Reset {
     interface: Option<u32>,
     /// The number of its frame, from 1, as Wireshark counts.
     frame: Option<u64>,
+    /// The tags and tunnels around it, the outermost first, such as `VLAN 10, VXLAN 42`; empty if there are none.
+    tags: Option<String>,
     /// The side that opened the connection, if that is known.
     client: Option<String>,
     /// What the wire proves.
@@ -157,6 +159,7 @@ impl From<&Finding> for Reset {
             file: Some(finding.file.clone()),
             interface: Some(finding.interface),
             frame: Some(finding.frame),
+            tags: Some(finding.tags.clone()),
             client: finding.client.map(|client| client.to_string()),
             class: Some(finding.class.name()),
             ladder: finding.ladder.iter().map(rung).collect(),
@@ -215,6 +218,7 @@ impl From<&LiveReset> for Reset {
             file: None,
             interface: None,
             frame: None,
+            tags: None,
             client: None,
             class: None,
             ladder: Vec::new(),

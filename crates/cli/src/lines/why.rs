@@ -76,8 +76,10 @@ impl From<&library::Group> for Group {
 /// What was read of one capture.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Summary {
-    /// The capture.
+    /// The capture; the first and the last file of a rotated one.
     file: String,
+    /// The number of files it consists of.
+    files: u64,
     /// Packets read.
     packets: u64,
     /// The number of these packets that are TCP segments.
@@ -137,6 +139,7 @@ impl From<&library::Examined> for Summary {
         let (first, last) = (seconds(counts.first), seconds(counts.last));
         Self {
             file: examined.file.clone(),
+            files: examined.files.len() as u64,
             packets: counts.packets,
             segments: counts.segments,
             fragments: counts.fragments,

@@ -3,7 +3,8 @@
 //! The cases of a rule stand in the file of its stage: `opening` before any data was acknowledged, `passive` for
 //! answers to packets, `active` for resets that no packet asked for, `client` for those of the client, `foreign`
 //! for resets of another sender, `timers` for probes and retransmissions, `window` for the re-opened window,
-//! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `places` for several captures.
+//! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `places` for several captures,
+//! `networks` for VLANs and labels, `series` for rotated captures.
 
 mod active;
 mod amounts;
@@ -11,11 +12,13 @@ mod case;
 mod client;
 mod flow;
 mod foreign;
+mod networks;
 mod opening;
 mod passive;
 mod places;
 mod protocols;
 mod records;
+mod series;
 mod timers;
 mod window;
 

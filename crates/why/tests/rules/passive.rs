@@ -309,11 +309,7 @@ fn a_side_without_memory() {
             &by_client().with_at(0, |p| p.destination.set_port(9)),
             "unknown possible",
         )
-        .but(
-            "which side is the client is not known",
-            &base().all_but_ports(50_000, 50_001),
-            "unknown possible",
-        )
+        .but("the request tells the client", &base().all_but_ports(50_000, 50_001), "unknown possible")
         .done();
 }
 
@@ -334,17 +330,18 @@ impl Flow {
 
 #[test]
 fn which_side_is_the_client() {
-    let middle = |client, server| {
+    let middle_with = |client, server, payload: &[u8]| {
         flow()
             .ports(client, server)
             .shake()
             .all_unseen()
-            .bytes(Client, 5)
+            .data(Client, payload)
             .ack(Server)
             .fin(Client)
             .bytes(Server, 5)
             .bare(Client)
     };
+    let middle = |client, server| middle_with(client, server, b"abcde");
     let shaken = |client, server| {
         flow()
             .ports(client, server)
@@ -357,10 +354,20 @@ fn which_side_is_the_client() {
     };
     rule("client by port")
         .base(&middle(40_000, 80), "client-gave-up likely")
-        .but("the highest port of servers", &middle(20_000, 19_999), "client-gave-up likely")
-        .but("both below", &middle(19_998, 19_999), "data-after-close certain")
-        .but("both above", &middle(20_000, 20_001), "data-after-close certain")
-        .but("the other way round", &middle(19_999, 20_000), "data-after-close certain")
+        .but("the lowest port of clients", &middle(32_768, 32_767), "client-gave-up likely")
+        .but("both below", &middle(32_766, 32_767), "data-after-close certain")
+        .but("both above", &middle(32_768, 32_769), "data-after-close certain")
+        .but("the other way round", &middle(32_767, 32_768), "data-after-close certain")
+        .but("a known service beside a low port", &middle(1_025, 8_080), "client-gave-up likely")
+        .but("a known service and one of its clients", &middle(35_000, 27_017), "client-gave-up likely")
+        .but("a privileged port before a known service", &middle(8_080, 443), "client-gave-up likely")
+        .but("a request", &middle_with(50_000, 50_001, GET), "client-gave-up likely")
+        .but(
+            "a request, and ports that say otherwise",
+            &middle_with(80, 50_001, GET),
+            "client-gave-up likely",
+        )
+        .but("an answer", &middle_with(50_000, 50_001, b"HTTP/1.1 200 OK\r\n"), "data-after-close certain")
         .but("the handshake knows better", &shaken(80, 40_000), "client-gave-up certain")
         .but(
             "a SYN-ACK alone knows better",

@@ -251,8 +251,8 @@ fn what_the_applications_said() {
             "unknown harmful",
         )
         .but(
-            "the client is not known",
-            &flow().ports(40_000, 30_000).shake().all_unseen().data(Client, GET).ack(Server).rst(Server),
+            "the request tells the client",
+            &flow().ports(40_000, 50_000).shake().all_unseen().data(Client, GET).ack(Server).rst(Server),
             "unknown harmful",
         )
         .but(

@@ -146,7 +146,7 @@ fn whose_window_it_was() {
         )
         .but(
             "which side is the client is not known",
-            &between(40_000, 30_000),
+            &between(40_000, 50_000),
             "closed-with-unread-data likely",
         )
         .but("the client by its port", &between(40_000, 80), "closed-with-unread-data certain")
