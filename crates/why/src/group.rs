@@ -8,9 +8,11 @@ use serde::Serialize;
 use crate::{Cause, Class, Confidence, Finding};
 
 /// Limit of groups. Further resets join one group for each cause.
-const MAX_GROUPS: usize = 10_000;
+const MAX_GROUPS: usize = 4_000;
 /// Connections listed by name in each group.
 const MAX_MEMBERS: usize = 1_000;
+/// Connections listed by name in all groups together, about 3 MB.
+const MAX_LISTED: usize = 20_000;
 /// Resets of an ended process in different periods of this many nanoseconds count as two deaths.
 const APART: u64 = 60_000_000_000;
 
@@ -80,6 +82,7 @@ struct GroupKey {
 pub struct Groups {
     index: HashMap<GroupKey, usize>,
     groups: Vec<Group>,
+    listed: usize,
 }
 
 impl Groups {
@@ -114,7 +117,8 @@ impl Groups {
             Some(listener) if listener.ip() == finding.listener().ip() => Some((listener.ip(), 0).into()),
             _ => None,
         };
-        if group.members.len() < MAX_MEMBERS {
+        if group.members.len() < MAX_MEMBERS && self.listed < MAX_LISTED {
+            self.listed += 1;
             group.members.push(member(&finding));
         }
         if (finding.confidence, finding.evidence.len()) > (group.confidence, group.example.evidence.len()) {

@@ -211,7 +211,7 @@ fn examine_series(
             }
         };
         let follows = |stream: &mut Stream| {
-            file.begins.is_some_and(|begins| stream.analyzer.latest() <= begins.saturating_add(DISORDER))
+            file.begins.is_none_or(|begins| stream.analyzer.latest() <= begins.saturating_add(DISORDER))
         };
         if let Some(ended) = stream.take_if(|stream| !follows(stream)) {
             end(ended, on_event);

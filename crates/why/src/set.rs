@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use linger_packet::LinkType;
 use linger_packet::capture::{self, Beginning, ReadError};
 
 /// Endings of capture files. A file in a folder with another ending is passed over if it is no capture.
@@ -56,24 +57,44 @@ impl CaptureSet {
     }
 }
 
+/// A file with its first packet.
+struct FoundFile {
+    path: PathBuf,
+    beginning: Option<Beginning>,
+    /// Whether it can be read twice, and so have been looked into.
+    is_regular: bool,
+}
+
+impl FoundFile {
+    fn stream(path: &Path) -> Self {
+        Self { path: path.to_owned(), beginning: None, is_regular: false }
+    }
+
+    fn regular(path: &Path, beginning: Option<Beginning>) -> Self {
+        Self { path: path.to_owned(), beginning, is_regular: true }
+    }
+}
+
 #[derive(Default)]
 struct Found {
-    files: Vec<(PathBuf, Option<Beginning>)>,
+    files: Vec<FoundFile>,
     known: HashSet<PathBuf>,
     unreadable: Vec<(PathBuf, ReadError)>,
     passed_over: u64,
+    /// Those of them that are in `known`.
+    passed_over_files: usize,
 }
 
 impl Found {
     fn add(&mut self, path: &Path) {
         if path == Path::new("-") {
-            return self.files.push((path.to_owned(), None));
+            return self.files.push(FoundFile::stream(path));
         }
         match path.metadata() {
-            Ok(kind) if kind.is_dir() => self.folder(path, 0),
+            Ok(kind) if kind.is_dir() => self.named_folder(path),
             Ok(kind) if kind.is_file() => self.file(path, true),
             // A pipe or a device: what is read of it is gone.
-            Ok(_) => self.files.push((path.to_owned(), None)),
+            Ok(_) => self.files.push(FoundFile::stream(path)),
             Err(error) => self.pattern(path, error),
         }
     }
@@ -86,7 +107,7 @@ impl Found {
         let before = self.known.len();
         for found in matches {
             match found {
-                Ok(path) if path.is_dir() => self.folder(&path, 0),
+                Ok(path) if path.is_dir() => self.named_folder(&path),
                 Ok(path) => self.file(&path, true),
                 Err(error) => {
                     let path = error.path().to_owned();
@@ -96,6 +117,15 @@ impl Found {
         }
         if self.known.len() == before {
             self.unreadable.push((path.to_owned(), ReadError::Open { source: error }));
+        }
+    }
+
+    fn named_folder(&mut self, folder: &Path) {
+        let before = (self.known.len() - self.passed_over_files, self.unreadable.len());
+        self.folder(folder, 0);
+        if before == (self.known.len() - self.passed_over_files, self.unreadable.len()) {
+            let source = io::Error::new(io::ErrorKind::NotFound, "no capture is in it");
+            self.unreadable.push((folder.to_owned(), ReadError::Open { source }));
         }
     }
 
@@ -123,13 +153,14 @@ impl Found {
             return;
         }
         match capture::beginning(path) {
-            Ok(beginning) => self.files.push((path.to_owned(), beginning)),
+            Ok(beginning) => self.files.push(FoundFile::regular(path, beginning)),
             // Damage in the first packet is reported with what can be read.
             Err(ReadError::Damaged { .. } | ReadError::CutOff { .. }) => {
-                self.files.push((path.to_owned(), None))
+                self.files.push(FoundFile::regular(path, None));
             }
             Err(ReadError::NotACapture { .. } | ReadError::Empty) if !is_named && !has_ending(path) => {
                 self.passed_over += 1;
+                self.passed_over_files += 1;
             }
             Err(error) => self.unreadable.push((path.to_owned(), error)),
         }
@@ -178,28 +209,38 @@ fn series_name(name: &str) -> String {
 }
 
 /// Joins the files of rotated captures. Captures stay in the order in which they were named.
-fn in_series(files: Vec<(PathBuf, Option<Beginning>)>) -> Vec<Vec<SetFile>> {
-    let mut series: Vec<Vec<SetFile>> = Vec::new();
-    let mut known = HashMap::new();
-    for (path, beginning) in files {
+///
+/// A file without a packet is joined with any other by its name: the last one of a rotated capture may have none yet.
+fn in_series(files: Vec<FoundFile>) -> Vec<Vec<SetFile>> {
+    let mut series: Vec<(Option<LinkType>, Vec<SetFile>)> = Vec::new();
+    let mut known: HashMap<_, Vec<usize>> = HashMap::new();
+    for FoundFile { path, beginning, is_regular } in files {
+        let link = beginning.map(|beginning| beginning.link);
         let file = SetFile { begins: beginning.map(|beginning| beginning.time_ns), path };
-        let key = beginning.map(|beginning| {
-            let name = file.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-            (file.path.parent().map(Path::to_owned), series_name(&name), beginning.link)
-        });
-        match key.and_then(|key| {
-            let next = series.len();
-            let at = *known.entry(key).or_insert(next);
-            (at < next).then_some(at)
-        }) {
-            Some(at) => series[at].push(file),
-            None => series.push(vec![file]),
+        if !is_regular {
+            series.push((None, vec![file]));
+            continue;
+        }
+        let name = file.path.file_name().map(|name| series_name(&name.to_string_lossy())).unwrap_or_default();
+        let alike = known.entry((file.path.parent().map(Path::to_owned), name)).or_default();
+        let same = alike.iter().find(|&&at| series[at].0.is_none() || link.is_none() || series[at].0 == link);
+        match same {
+            Some(&at) => {
+                series[at].0 = series[at].0.or(link);
+                series[at].1.push(file);
+            }
+            None => {
+                alike.push(series.len());
+                series.push((link, vec![file]));
+            }
         }
     }
-    for files in &mut series {
-        files.sort_by(|one, other| (one.begins, &one.path).cmp(&(other.begins, &other.path)));
-    }
-    series
+    let in_order = |(_, mut files): (Option<LinkType>, Vec<SetFile>)| {
+        let key = |file: &SetFile| (file.begins.is_none(), file.begins);
+        files.sort_by(|one, other| (key(one), &one.path).cmp(&(key(other), &other.path)));
+        files
+    };
+    series.into_iter().map(in_order).collect()
 }
 
 #[cfg(test)]
