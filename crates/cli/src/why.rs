@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use linger_untrusted::{Untrusted, message};
 use linger_why::{
     AnalyzerLimits, CaptureSet, Cause, ExamineEvent, ExamineOptions, Examined, Finding, Group, Groups,
-    HostRange, MAX_COMPARED, ReadStop, compare_series, html, text,
+    HostRange, ReadStop, compare_series, html, text,
 };
 
 use crate::lines::{self, line};
@@ -17,6 +17,8 @@ use crate::output::{Content, NewFile, Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::{exit, interrupt};
 
+/// Findings that wait for the comparison, about 4 KB each. Those after them are reported as their capture alone shows them.
+const HELD: usize = 2_048;
 /// Up to so many captures are compared with each other whatever the times in them: clocks may be wrong. Of more captures only those
 /// are compared that were taken at about the same time, in nanoseconds.
 const FEW: usize = 16;
@@ -190,7 +192,7 @@ fn read(
     }
     linger_why::examine_set(set, options, stop, |event| match event {
         // The interfaces of one capture are vantage points to compare, as several captures are.
-        ExamineEvent::Finding(finding) if !live && findings.len() < MAX_COMPARED => findings.push(*finding),
+        ExamineEvent::Finding(finding) if !live && findings.len() < HELD => findings.push(*finding),
         ExamineEvent::Finding(finding) => {
             not_compared += 1;
             report.take(*finding);
@@ -217,7 +219,7 @@ fn read(
     {
         if not_compared > 0 {
             say!(
-                "linger: the first {MAX_COMPARED} resets are compared between captures, {not_compared} others are not"
+                "linger: the first {HELD} resets are compared between captures, {not_compared} others are not"
             );
         }
         let (found, problems) = compare_series(&compared, findings);

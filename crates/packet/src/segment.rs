@@ -84,6 +84,10 @@ pub enum Layer {
     Llc(u8, u8),
     /// An encrypted or fragmented wireless or Ethernet frame.
     Encrypted,
+    /// What an IP packet carries: 50 is encrypted (ESP), 108 is compressed (IPComp).
+    IpProtocol(u8),
+    /// Samples of packets (sFlow).
+    Samples,
     /// Several frames aggregated into one wireless frame (A-MSDU).
     Aggregated,
 }
@@ -96,6 +100,10 @@ impl fmt::Display for Layer {
             Self::Ppp(number) => write!(f, "PPP protocol {number:04x}"),
             Self::Llc(to, from) => write!(f, "LLC {to:02x} {from:02x}"),
             Self::Encrypted => f.write_str("an encrypted frame"),
+            Self::IpProtocol(50) => f.write_str("ESP (encrypted)"),
+            Self::IpProtocol(108) => f.write_str("IPComp (compressed)"),
+            Self::IpProtocol(number) => write!(f, "IP protocol {number}"),
+            Self::Samples => f.write_str("sFlow samples"),
             Self::Aggregated => f.write_str("an aggregated wireless frame"),
         }
     }

@@ -97,6 +97,27 @@ fn what_is_not_understood_is_told_from_what_is_no_tcp() {
             ethernet(0x0800, &ipv4(47, &[0x20, 0x81, 0x88, 0x0b, 0, 0, 0, 7, 0, 0, 0, 1])),
             Err(NotTcp::OtherProtocol),
         ),
+        ("ESP", 1, ethernet(0x0800, &ipv4(50, &ip)), not_understood(Layer::IpProtocol(50))),
+        ("IPComp", 1, ethernet(0x0800, &ipv4(108, &ip)), not_understood(Layer::IpProtocol(108))),
+        ("sFlow", 1, udp(50_000, 6343, &ip), not_understood(Layer::Samples)),
+        (
+            "CAPWAP, encrypted",
+            1,
+            udp(50_000, 5247, &join(&[&[1, 0x10, 2, 0, 0, 0, 0, 0], &ip])),
+            not_understood(Layer::Encrypted),
+        ),
+        (
+            "CAPWAP, a fragment",
+            1,
+            udp(50_000, 5247, &join(&[&[0, 0x10, 2, 0x80, 0, 0, 0, 0], &ip])),
+            Err(NotTcp::Fragment),
+        ),
+        (
+            "CAPWAP, keep-alive",
+            1,
+            udp(50_000, 5247, &join(&[&[0, 0x10, 2, 0x08, 0, 0, 0, 0], &ip])),
+            Err(NotTcp::OtherProtocol),
+        ),
         ("DNS", 1, udp(50_000, 53, &ip), Err(NotTcp::OtherProtocol)),
     ] {
         assert_eq!(read(link, &frame), expected, "{name}");

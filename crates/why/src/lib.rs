@@ -45,7 +45,7 @@ pub use cause::{Cause, Class, Confidence};
 pub use counts::{AnalyzerLimits, PacketCounts};
 pub use finding::{Evidence, Finding, Rung};
 pub use group::{Group, Groups, Member};
-pub use pair::{MAX_COMPARED, compare, compare_series};
+pub use pair::{compare, compare_series};
 pub use read::{ExamineEvent, ExamineOptions, Examined, examine, examine_reader, examine_set};
 pub use select::{HostRange, NoHostRange, Selection};
 pub use set::{CaptureSet, SetFile};

@@ -13,13 +13,10 @@ use std::path::{Path, PathBuf};
 use linger_packet::Flags;
 use linger_packet::capture::ReadError;
 
-use self::traces::{MAX_FLOWS, Seen, Trace, TraceKey, Traces, Wanted, collect_all};
+use self::traces::{Seen, Trace, TraceKey, Traces, Wanted, collect_all};
 use crate::finding::Evidence;
 use crate::key::FlowKey;
 use crate::{Cause, Class, Confidence, Finding};
-
-/// The most findings that are compared. Those after them stay as they are.
-pub const MAX_COMPARED: usize = MAX_FLOWS;
 
 /// Compares findings of several captures with each other: `findings` were made of the captures in `paths`.
 ///

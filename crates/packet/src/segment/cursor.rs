@@ -173,6 +173,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// The fields of the IP header that a segment needs.
+#[derive(Clone, Copy)]
 pub(super) struct Ip {
     source: IpAddr,
     destination: IpAddr,

@@ -21,12 +21,13 @@ impl<'a> Cursor<'a> {
             51 => {
                 let (next, words) = (rest.first(), rest.get(1));
                 let (Some(next), Some(words)) = (next, words) else { return Err(NotTcp::TooShort) };
-                let cursor = self.deeper()?.skip(8 + 4 * usize::from(*words));
-                if *next == 4 || *next == 41 { cursor.ip() } else { Err(NotTcp::OtherProtocol) }
+                self.deeper()?.skip(8 + 4 * usize::from(*words)).transport(*next, *ip)
             }
             // EtherIP (RFC 3378), MPLS in IP (RFC 4023).
             97 => self.deeper()?.tagged(Tag::IpInIp, ip.ends()).skip(2).ethernet(),
             137 => self.mpls(),
+            // Encrypted or compressed payload (RFC 4303, RFC 3173).
+            50 | 108 => Err(NotTcp::NotUnderstood(Layer::IpProtocol(protocol))),
             _ => Err(NotTcp::OtherProtocol),
         }
     }
@@ -99,6 +100,8 @@ impl<'a> Cursor<'a> {
             (5072, _) | (_, 5072) => inner.ayiya(),
             // GRE in UDP (RFC 8086). The datagram's addresses are not at hand here; its keys are.
             (4754, _) => inner.deeper()?.gre(0),
+            // sFlow: a datagram holds the beginnings of some packets, of which most others are not there.
+            (6343, _) => Err(NotTcp::NotUnderstood(Layer::Samples)),
             // MPLS in UDP (RFC 7510).
             (6635, _) => inner.mpls(),
             // Teredo (RFC 4380), if no authentication or origin header stands before the IPv6 packet.

@@ -138,6 +138,8 @@ pub(crate) fn wrappings() -> Vec<Wrapping> {
     // Tunnels.
     on(1, "IP in IP", ethernet(0x0800, &ipv4(4, &ip)));
     on(1, "EtherIP", ethernet(0x0800, &ipv4(97, &join(&[&[0x30, 0], &frame]))));
+    let header = [6, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    on(1, "authentication header", ethernet(0x0800, &ipv4(51, &join(&[&header, &ip[20..]]))));
     on(1, "MPLS in IP", ethernet(0x0800, &ipv4(137, &join(&[&[0, 1, 1, 64], &ip]))));
     on(1, "GRE", gre(&[0, 0, 8, 0], &ip));
     on(1, "GRE with a key", gre(&[0x20, 0, 0x65, 0x58, 0, 0, 0, 1], &frame));

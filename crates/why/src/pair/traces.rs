@@ -12,9 +12,9 @@ use crate::Finding;
 use crate::key::FlowKey;
 
 /// Connections compared.
-pub(super) const MAX_FLOWS: usize = 4_096;
-/// Packets kept over all connections and captures, about 12 MB.
-const MAX_SEEN: usize = 200_000;
+const MAX_FLOWS: usize = 4_096;
+/// Packets kept over all connections and captures, about 7 MB.
+const MAX_SEEN: usize = 130_000;
 /// Packets kept of each connection and capture, half of them the first and half the latest: at least, and at most.
 const KEPT: (usize, usize) = (24, 512);
 /// The interfaces of a capture that are compared.
