@@ -37,6 +37,33 @@ fn a_wrapping_that_is_cut_is_no_other_segment() {
     }
 }
 
+/// A wrapping with one wrong byte, whole or cut there, yields a segment inside the frame or an error, and never a panic.
+#[test]
+fn a_wrapping_with_a_wrong_byte_is_no_panic() {
+    for wrapping in wrappings() {
+        let link = LinkType(wrapping.link);
+        for at in 0..wrapping.frame.len() {
+            for byte in [0, 1, 4, 0x0f, 0x10, 0x3f, 0x45, 0x60, 0x7f, 0x80, 0xf0, 0xff] {
+                let mut frame = wrapping.frame.clone();
+                frame[at] = byte;
+                for length in [frame.len(), at + 1, (at + 9).min(frame.len())] {
+                    let Ok(segment) = Segment::from_frame(link, &frame[..length], frame.len()) else {
+                        continue;
+                    };
+                    let end = segment.payload_offset + segment.payload.len();
+                    assert!(
+                        segment.payload.is_empty() || end <= length,
+                        "{}: byte {at} is {byte}",
+                        wrapping.name
+                    );
+                    assert!(segment.payload.len() <= segment.payload_len as usize);
+                    let _ = (segment.parse_options(), segment.path.to_string());
+                }
+            }
+        }
+    }
+}
+
 /// Each frame differs in one field from a wrapping in which there is a segment.
 #[test]
 fn what_is_not_understood_is_told_from_what_is_no_tcp() {

@@ -16,8 +16,10 @@ use crate::{Analyzer, AnalyzerLimits, Finding, PacketCounts, Selection};
 /// The next file of a rotated capture begins after the last packet of the one before, but for packets that were stamped on several
 /// processors and are not in order, in nanoseconds.
 const DISORDER: u64 = 1_000_000_000;
-/// Findings of one capture that wait while an earlier capture is read.
-const WAITING: usize = 64;
+/// Events that one thread gives to the other at a time: waking it for each would take longer than what it does with one.
+const BATCH: usize = 32;
+/// Batches of one capture that wait while an earlier capture is read, about 2 MB.
+const WAITING: usize = 16;
 
 /// What was read of a capture.
 #[derive(Clone, Debug, Serialize)]
@@ -102,23 +104,32 @@ pub fn examine_set(
             let (next, share, order) = (&next, &share, order.clone());
             scope.spawn(move || {
                 while let Some((files, events)) = claim(next, &order) {
-                    // The receiver is gone only if `on_event` has panicked.
-                    examine_series(files, share, stop, &mut |event| drop(events.send(event)));
+                    let mut batch = Vec::new();
+                    examine_series(files, share, stop, &mut |event| {
+                        batch.push(event);
+                        if batch.len() == BATCH {
+                            // The receiver is gone only if `on_event` has panicked.
+                            drop(events.send(std::mem::take(&mut batch)));
+                        }
+                    });
+                    drop(events.send(batch));
                 }
             });
         }
         drop(order);
         for events in in_order {
-            events.into_iter().for_each(&mut on_event);
+            events.into_iter().flatten().for_each(&mut on_event);
         }
     });
 }
 
+type Batch = Vec<ExamineEvent>;
+
 /// Claims the next capture. Its events are received after those of the captures that were claimed before.
 fn claim<'a>(
     next: &Mutex<std::slice::Iter<'a, Vec<SetFile>>>,
-    order: &SyncSender<Receiver<ExamineEvent>>,
-) -> Option<(&'a [SetFile], SyncSender<ExamineEvent>)> {
+    order: &SyncSender<Receiver<Batch>>,
+) -> Option<(&'a [SetFile], SyncSender<Batch>)> {
     // The lock is held until the receiver has its place in the order.
     let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
     let files = next.next()?;
