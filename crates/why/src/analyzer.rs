@@ -14,13 +14,13 @@ use crate::reset::RecordedReset;
 use crate::surroundings::Surroundings;
 use crate::table::{FlowSlot, Table};
 use crate::verdict;
-use crate::{Cause, Class, Remedy};
+use crate::{Cause, Claim, Class, Remedy};
 
 /// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
 /// for refused connections that show the end of a process.
 const AFTER_RESET: u64 = 10_000_000_000;
 /// How long a connection is kept after both FINs, for a late reset.
-const AFTER_CLOSE: u64 = 2_000_000_000;
+const AFTER_CLOSE: u64 = 120_000_000_000;
 /// A forged reset that both sides ignore is reported after this many packets of each. The flow goes on.
 const IGNORED: u32 = 8;
 /// How many packets are parsed ahead of the one that is judged.
@@ -279,7 +279,9 @@ impl Analyzer {
             FlowStep::Reset => {
                 let Some(reset) = &flow.reset else { return };
                 let facts = Facts::new(reset);
-                if facts.answers_syn() {
+                if facts.refuses_after_handshake() {
+                    self.surroundings.turns_away(source, at.time_ns);
+                } else if facts.answers_syn() {
                     self.surroundings.refuses(source, at.time_ns, at.frame);
                 } else if facts.active() && facts.client() != Some(dir) && !facts.sender.has_fin() {
                     self.surroundings.ends(source, at.time_ns);
@@ -304,6 +306,7 @@ impl Analyzer {
             _ => from,
         };
         let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, key.interface)));
+        verdict.evidence.extend(timing(&facts));
         if let Some(says) = facts.application() {
             verdict.evidence.push(Evidence { frame: None, says });
         }
@@ -331,7 +334,7 @@ impl Analyzer {
             time_ns: reset.at.time_ns,
             from,
             to,
-            client: reset.connection.opener().map(|dir| key.end(dir)),
+            client: facts.client().map(|dir| key.end(dir)),
             class: verdict.class,
             cause: verdict.cause,
             confidence: verdict.confidence,
@@ -372,6 +375,21 @@ impl Analyzer {
         }
         (self.ready, self.counts)
     }
+}
+
+/// Silence that is worth a sentence, in nanoseconds: shorter pauses are those of every exchange.
+const WORTH_SAYING: u64 = 2_000_000_000;
+
+/// How long nothing was sent before the reset, and before the sender's FIN.
+fn timing(facts: &Facts<'_>) -> impl Iterator<Item = Evidence> {
+    let fin = facts.sender.fin().map(|fin| facts.frame_at(fin.frame));
+    let before_fin = facts.silence_before_fin().filter(|&nanoseconds| nanoseconds >= WORTH_SAYING);
+    let before = facts.silence().filter(|&nanoseconds| nanoseconds >= WORTH_SAYING);
+    let before_fin =
+        before_fin.map(|nanoseconds| Evidence { frame: fin, says: Claim::SilenceBeforeFin { nanoseconds } });
+    before_fin
+        .into_iter()
+        .chain(before.map(|nanoseconds| Evidence { frame: None, says: Claim::Silence { nanoseconds } }))
 }
 
 fn remedy(cause: Cause, class: Class, harmless: bool) -> Remedy {

@@ -1,8 +1,11 @@
-//! What the payload says about requests and responses: HTTP/1, TLS records, FastCGI records, SSH, and the lines of mail and FTP.
+//! What the payload says about requests and responses: HTTP/1, TLS records, FastCGI records, SSH, the lines of mail and FTP,
+//! and the frames of HTTP/2 in clear and of WebSocket.
 //!
 //! One side's bytes are followed while they are in order and in the capture. After a gap nothing is known.
 
 use linger_packet::Segment;
+
+use crate::claim::Farewell;
 
 /// The protocol of a stream, with the facts that only this protocol has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +32,17 @@ pub(crate) enum Protocol {
     Lines {
         farewell: bool,
     },
+    /// HTTP/2 in clear, with whether GOAWAY was sent and nothing but control frames after it.
+    Http2 {
+        goaway: bool,
+    },
+    /// WebSocket, with whether the last frame is a close frame.
+    WebSocket {
+        close: bool,
+    },
     Other,
+    /// The capture has cut the first bytes off.
+    Cut,
 }
 
 /// Where the current message or record ends.
@@ -54,7 +67,15 @@ const LONGEST: u64 = (1 << 31) - (1 << 20);
 pub(crate) struct App {
     pub(crate) protocol: Protocol,
     extent: Extent,
+    /// The sequence number at which the farewell begins, if the stream ends with one.
+    farewell_at: u32,
 }
+
+/// Lengths of a TLS record that holds HTTP/2's GOAWAY without debug data (17 bytes): TLS 1.3, and with ChaCha20 or AES-GCM in
+/// TLS 1.2.
+const GOAWAY_RECORDS: [u16; 3] = [34, 33, 41];
+/// An alert takes 2 bytes. TLS 1.3 hides the type of its record, and adds 1 byte for it and 8 or 16 for the tag.
+const LONGEST_ALERT: u16 = 19;
 
 impl App {
     /// Takes a segment that begins where the last one ended.
@@ -62,20 +83,47 @@ impl App {
     pub(crate) fn in_order(&mut self, segment: &Segment<'_>, peer: &Self) {
         if self.protocol == Protocol::Unseen {
             self.protocol = sniff(segment.payload);
-            self.extent = Extent::Known(segment.seq);
+            if self.protocol == Protocol::Other && segment.payload.len() < segment.payload_len as usize {
+                self.protocol = Protocol::Cut;
+            }
+            let preface = matches!(self.protocol, Protocol::Http2 { .. });
+            let skipped = if preface { HTTP2_PREFACE.len() as u32 } else { 0 };
+            self.extent = Extent::Known(segment.seq.wrapping_add(skipped));
         }
         if let Protocol::Lines { .. } = self.protocol {
             return self.lines(segment);
         }
         let Extent::Known(end) = self.extent else {
-            return self.last_chunk(segment);
+            return self.open_end(segment);
         };
         self.extent = match self.protocol {
+            Protocol::Http { .. } if matches!(peer.protocol, Protocol::WebSocket { .. }) => {
+                self.protocol = Protocol::WebSocket { close: false };
+                self.web_socket(end, segment)
+            }
             Protocol::Http { .. } => self.http(end, segment, peer),
             Protocol::Tls { .. } => self.tls(end, segment),
             Protocol::FastCgi { .. } => self.fastcgi(end, segment),
-            Protocol::Unseen | Protocol::Ssh | Protocol::Lines { .. } | Protocol::Other => Extent::Lost,
+            Protocol::Http2 { .. } => self.http2(end, segment),
+            Protocol::WebSocket { .. } => self.web_socket(end, segment),
+            Protocol::Other if matches!(peer.protocol, Protocol::Http2 { .. }) => {
+                self.protocol = Protocol::Http2 { goaway: false };
+                self.http2(end, segment)
+            }
+            Protocol::Unseen | Protocol::Ssh | Protocol::Lines { .. } | Protocol::Other | Protocol::Cut => {
+                Extent::Lost
+            }
         };
+    }
+
+    /// Bytes of a message whose end is not known: a last chunk, or the records with which many protocols begin TLS.
+    fn open_end(&mut self, segment: &Segment<'_>) {
+        if self.protocol == Protocol::Other && matches!(sniff(segment.payload), Protocol::Tls { .. }) {
+            self.protocol = Protocol::Tls { record: 0, length: 0 };
+            self.extent = self.tls(segment.seq, segment);
+        } else {
+            self.last_chunk(segment);
+        }
     }
 
     /// Bytes are missing: from here on nothing is known, unless the end is a FIN.
@@ -125,23 +173,25 @@ impl App {
         matches!(self.protocol, Protocol::FastCgi { ended: true, .. })
     }
 
-    /// Whether the last line was a goodbye: whatever answers it, nobody has to read it.
-    pub(crate) fn has_said_goodbye(&self) -> bool {
-        matches!(self.protocol, Protocol::Lines { farewell: true })
+    /// The farewell with which the stream ends, if `at` is not before it: then nothing but a farewell lies beyond `at`, and
+    /// nobody has to read it.
+    pub(crate) fn farewell_from(&self, at: u32) -> Option<Farewell> {
+        let inside = at.wrapping_sub(self.farewell_at) < 1 << 31;
+        self.farewell().filter(|_| inside)
     }
 
-    /// Whether the last record is a TLS alert in the clear.
-    pub(crate) fn tls_alert(&self) -> bool {
-        matches!(self.protocol, Protocol::Tls { record: 21, .. })
-    }
-
-    /// Whether the last record is an alert. An alert in the clear has its own record type. For an encrypted record only the
-    /// length tells: TLS 1.3 hides the type, and an alert takes 2 bytes, plus 1 for its type and 8 or 16 for the tag.
-    pub(crate) fn ends_with_alert(&self) -> bool {
-        matches!(
-            self.protocol,
-            Protocol::Tls { record: 21, .. } | Protocol::Tls { record: 23, length: ..=19 }
-        )
+    /// The farewell with which the stream ends.
+    pub(crate) fn farewell(&self) -> Option<Farewell> {
+        match self.protocol {
+            _ if !self.is_followed() => None,
+            Protocol::Lines { farewell: true } => Some(Farewell::Line),
+            Protocol::Tls { record: 21, .. } => Some(Farewell::TlsAlert),
+            // For an encrypted record only the length tells.
+            Protocol::Tls { record: 23, length: ..=LONGEST_ALERT } => Some(Farewell::TlsAlert),
+            Protocol::Http2 { goaway: true } => Some(Farewell::GoAway),
+            Protocol::WebSocket { close: true } => Some(Farewell::WebSocketClose),
+            _ => None,
+        }
     }
 
     /// Lines, until STARTTLS or its like makes TLS records of them.
@@ -150,7 +200,11 @@ impl App {
             self.protocol = protocol;
             self.extent = self.tls(segment.seq, segment);
         } else if !segment.payload.is_empty() {
-            self.protocol = Protocol::Lines { farewell: says_goodbye(segment.payload) };
+            let farewell = says_goodbye(segment.payload);
+            if farewell && self.farewell().is_none() {
+                self.farewell_at = segment.seq;
+            }
+            self.protocol = Protocol::Lines { farewell };
             self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
         }
     }
@@ -175,6 +229,9 @@ impl App {
             };
             self.extent = self.head(end, rest, peer);
             self.last_chunk(segment);
+            if let (Protocol::WebSocket { .. }, Extent::Known(next)) = (self.protocol, self.extent) {
+                return self.web_socket(next, segment);
+            }
             match self.extent {
                 Extent::Known(next) => end = next,
                 other => return other,
@@ -198,6 +255,10 @@ impl App {
         // RFC 9112 section 6.3: responses that have no body whatever their fields say.
         let status = first.get(9..12).unwrap_or(&[]);
         let empty = status.starts_with(b"1") || status == b"204" || status == b"304";
+        if response && status == b"101" && switches_to_web_socket(&bytes[..length]) {
+            self.protocol = Protocol::WebSocket { close: false };
+            return Extent::Known(end);
+        }
         if response && (empty || matches!(peer.protocol, Protocol::Http { head: true, .. })) {
             return Extent::Known(end);
         }
@@ -224,19 +285,66 @@ impl App {
 
     /// TLS records that begin in a segment, the first of them at `end`.
     fn tls(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |&[record, major, _, high, low]: &[u8; 5]| {
+        records(end, segment, |at, &[record, major, _, high, low]: &[u8; 5]| {
             let length = u16::from_be_bytes([high, low]);
             if !(20..=24).contains(&record) || major != 3 || length > 16_384 + 256 {
                 return None;
+            }
+            // A farewell is an alert, and a GOAWAY directly before it.
+            let alert = record == 21 || record == 23 && length <= LONGEST_ALERT;
+            let goaway = matches!(self.protocol, Protocol::Tls { record: 23, length } if GOAWAY_RECORDS.contains(&length));
+            if self.farewell().is_none() && !(alert && goaway) {
+                self.farewell_at = at;
             }
             self.protocol = Protocol::Tls { record, length };
             Some(u32::from(length))
         })
     }
 
+    /// HTTP/2 frames that begin in a segment, the first of them at `end` (RFC 9113 section 4.1).
+    fn http2(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
+        records(end, segment, |at, &[high, middle, low, kind, _, _, _, _, _]: &[u8; 9]| {
+            // After GOAWAY, streams that were open go on; SETTINGS, PING and WINDOW_UPDATE say nothing new.
+            let goaway = match kind {
+                7 => true,
+                4 | 6 | 8 => self.farewell().is_some(),
+                _ => false,
+            };
+            if goaway && self.farewell().is_none() {
+                self.farewell_at = at;
+            }
+            self.protocol = Protocol::Http2 { goaway };
+            Some(u32::from_be_bytes([0, high, middle, low]))
+        })
+    }
+
+    /// WebSocket frames that begin in a segment, the first of them at `end` (RFC 6455 section 5.2).
+    fn web_socket(&mut self, mut end: u32, segment: &Segment<'_>) -> Extent {
+        loop {
+            let inside = end.wrapping_sub(segment.seq);
+            if inside >= segment.payload_len {
+                return Extent::Known(end);
+            }
+            let bytes = segment.payload.get(inside as usize..).unwrap_or(&[]);
+            let Some(&[first, second]) = bytes.first_chunk::<2>() else { return Extent::Lost };
+            let (extra, length) = match (second & 0x7f, bytes.get(2..4)) {
+                (length @ ..126, _) => (0, u32::from(length)),
+                (126, Some(&[high, low])) => (2, u32::from(u16::from_be_bytes([high, low]))),
+                _ => return Extent::Lost,
+            };
+            let close = first & 0x0f == 8;
+            if close && self.farewell().is_none() {
+                self.farewell_at = end;
+            }
+            self.protocol = Protocol::WebSocket { close };
+            let mask = if second & 0x80 == 0 { 0 } else { 4 };
+            end = end.wrapping_add(2 + extra + mask + length);
+        }
+    }
+
     /// FastCGI records that begin in a segment, the first of them at `end`.
     fn fastcgi(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |&[version, record, _, _, high, low, padding, _]: &[u8; 8]| {
+        records(end, segment, |_, &[version, record, _, _, high, low, padding, _]: &[u8; 8]| {
             let length = u32::from(u16::from_be_bytes([high, low]));
             if version != 1 || !(1..=11).contains(&record) {
                 return None;
@@ -250,12 +358,12 @@ impl App {
     }
 }
 
-/// Walks the records that begin in a segment, the first of them at `end`. `body` reads a header and returns the
-/// length of what follows, or `None` if there is no such record.
+/// Walks the records that begin in a segment, the first of them at `end`. `body` takes a header's sequence number and its
+/// bytes, and returns the length of what follows, or `None` if there is no such record.
 fn records<const HEADER: usize>(
     mut end: u32,
     segment: &Segment<'_>,
-    mut body: impl FnMut(&[u8; HEADER]) -> Option<u32>,
+    mut body: impl FnMut(u32, &[u8; HEADER]) -> Option<u32>,
 ) -> Extent {
     // The shortest record is its header, so that this ends.
     loop {
@@ -264,9 +372,18 @@ fn records<const HEADER: usize>(
             return Extent::Known(end);
         }
         let header = segment.payload.get(inside as usize..).and_then(|rest| rest.first_chunk::<HEADER>());
-        let Some(length) = header.and_then(&mut body) else { return Extent::Lost };
+        let Some(length) = header.and_then(|header| body(end, header)) else { return Extent::Lost };
         end = end.wrapping_add(HEADER as u32).wrapping_add(length);
     }
+}
+
+/// Whether the head of a 101 response switches to WebSocket.
+fn switches_to_web_socket(head: &[u8]) -> bool {
+    head.split(|&byte| byte == b'\n').any(|line| {
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else { return false };
+        line[..colon].eq_ignore_ascii_case(b"upgrade")
+            && line[colon + 1..].trim_ascii().eq_ignore_ascii_case(b"websocket")
+    })
 }
 
 /// The length of the message head at the start of `bytes`, its empty line included.
@@ -315,6 +432,9 @@ fn says_goodbye(bytes: &[u8]) -> bool {
         || last.starts_with(b"221 ")
 }
 
+/// RFC 9113 section 3.4: what a client sends before its first frame.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// The protocol of a stream that begins with these bytes.
 fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 9] =
@@ -330,6 +450,7 @@ fn sniff(bytes: &[u8]) -> Protocol {
             Protocol::Http { head: false, messages: 0 }
         }
         _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
+        _ if bytes.starts_with(HTTP2_PREFACE) => Protocol::Http2 { goaway: false },
         _ if is_greeting(bytes) => Protocol::Lines { farewell: false },
         _ => Protocol::Other,
     }

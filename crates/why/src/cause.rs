@@ -31,6 +31,8 @@ pub enum Cause {
     RetransmissionTimeout,
     /// The orphaned socket in FIN-WAIT-2 was dropped before the peer closed.
     Finwait2Expired,
+    /// Both sides had closed; a last FIN or acknowledgement met a socket that was gone.
+    BothClosed,
     /// A firewall answered in the host's name.
     FirewallReject,
     /// The alleged sender did not send it: a box in between did.
@@ -81,7 +83,7 @@ pub enum Confidence {
 
 impl Cause {
     /// Every cause, in the order of the documentation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AcceptQueueOverflow,
         Self::ClosedWithUnreadData,
         Self::DataAfterClose,
@@ -93,6 +95,7 @@ impl Cause {
         Self::KeepaliveTimeout,
         Self::RetransmissionTimeout,
         Self::Finwait2Expired,
+        Self::BothClosed,
         Self::FirewallReject,
         Self::Forged,
         Self::Unknown,
@@ -112,6 +115,7 @@ impl Cause {
             Self::KeepaliveTimeout => "keepalive-timeout",
             Self::RetransmissionTimeout => "retransmission-timeout",
             Self::Finwait2Expired => "finwait2-expired",
+            Self::BothClosed => "both-closed",
             Self::FirewallReject => "firewall-reject",
             Self::Forged => "forged",
             Self::Unknown => "unknown",
@@ -150,6 +154,9 @@ impl Cause {
             }
             Self::Finwait2Expired => {
                 "One side closed, the other kept its half open so long that the kernel forgot the connection."
+            }
+            Self::BothClosed => {
+                "Both sides had closed; the last FIN or its acknowledgement met a socket that was gone already."
             }
             Self::FirewallReject => {
                 "A firewall on the path or on the host answered with a reset in the host's name."

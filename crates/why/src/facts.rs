@@ -3,6 +3,7 @@
 use linger_packet::Flags;
 
 use crate::app::Protocol;
+use crate::claim::{Asked, Claim, Farewell, Party};
 use crate::connection::ObservedConnection;
 use crate::finding::Rung;
 use crate::key::Dir;
@@ -20,6 +21,30 @@ pub(crate) struct Facts<'a> {
     pub(crate) trigger: Option<Record>,
 }
 
+/// The packet that a bare reset answers, if it is among those kept: its acknowledgement is the reset's number, and the sender
+/// of the reset has not answered it otherwise.
+fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
+    let unanswered = |record: &&Record| {
+        let acknowledged = sender.ack.map_or(1 << 31, |ack| ack.wrapping_sub(record.seq));
+        let span =
+            record.len + u32::from(record.flags.has(Flags::FIN)) + u32::from(record.flags.has(Flags::SYN));
+        // Bytes beyond the sender's acknowledgement, or a packet after the sender's last one.
+        acknowledged >= 1 << 31 || acknowledged < span || record.frame > sender.last_frame
+    };
+    let answers = |record: &&Record| {
+        record.dir() != reset.by && record.flags.has(Flags::ACK) && record.ack == reset.seq
+    };
+    reset.connection.records().rev().filter(answers).find(unanswered).copied()
+}
+
+/// What systems write into new packets.
+const INITIAL_TTLS: [u8; 4] = [32, 64, 128, 255];
+
+/// How many routers a packet has passed, by the next initial TTL.
+pub(crate) fn hops(ttl: u8) -> u8 {
+    INITIAL_TTLS.iter().find(|&&initial| initial >= ttl).map_or(0, |initial| initial - ttl)
+}
+
 /// Bytes that never arrived: of the response at the client, of the request at the server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Losses {
@@ -31,14 +56,7 @@ impl<'a> Facts<'a> {
     pub(crate) fn new(reset: &'a RecordedReset) -> Self {
         let sender = &reset.connection.sides[reset.by];
         let receiver = &reset.connection.sides[1 - reset.by];
-        let answers = |record: &&Record| {
-            record.dir() != reset.by && record.flags.has(Flags::ACK) && record.ack == reset.seq
-        };
-        let trigger = if reset.flags.has(Flags::ACK) {
-            None
-        } else {
-            reset.connection.records().rev().find(answers).copied()
-        };
+        let trigger = if reset.flags.has(Flags::ACK) { None } else { trigger(reset, sender) };
         Self { reset, sender, receiver, trigger }
     }
 
@@ -54,14 +72,18 @@ impl<'a> Facts<'a> {
         self.frame_at(record.frame)
     }
 
-    pub(crate) fn describe_record(&self, record: &Record) -> String {
+    pub(crate) fn kind_of(&self, record: &Record) -> Asked {
         match (record.len, record.flags.has(Flags::FIN), record.flags.has(Flags::SYN)) {
-            (_, _, true) => "the SYN-ACK".into(),
-            (0, false, _) => "an acknowledgement".into(),
-            (0, true, _) => "a FIN".into(),
-            (len, false, _) => format!("{len} bytes of data"),
-            (len, true, _) => format!("{len} bytes of data with FIN"),
+            (_, _, true) => Asked::SynAck,
+            (0, false, _) => Asked::Acknowledgement,
+            (0, true, _) => Asked::Fin,
+            (bytes, fin, _) => Asked::Data { bytes, fin },
         }
+    }
+
+    /// A side, as evidence names it.
+    pub(crate) fn party(&self, dir: Dir) -> Party {
+        Party { is_resetter: dir == self.reset.by, is_client: self.client().map(|client| client == dir) }
     }
 
     /// RST+ACK to a SYN, from a side that sent nothing before.
@@ -89,9 +111,54 @@ impl<'a> Facts<'a> {
             && self.connection().opener() == Some(self.reset.by)
     }
 
+    /// The server refuses the first packet after the handshake: it has sent its SYN-ACK and nothing else.
+    pub(crate) fn refuses_after_handshake(&self) -> bool {
+        let s = self.sender;
+        !self.active()
+            && self.handshake_seen()
+            && self.sender_is_client() == Some(false)
+            && self.reset.seq == s.isn().wrapping_add(1)
+            && s.payload == 0
+            && !s.has_fin()
+            && !self.acknowledged_data()
+    }
+
+    /// The same, before any data of the client was seen.
+    pub(crate) fn refuses_third_ack(&self) -> bool {
+        self.refuses_after_handshake() && self.receiver.payload == 0
+    }
+
     /// The acknowledgement of an older connection with which a SYN was answered.
     pub(crate) fn stale_answer(&self) -> Option<Record> {
         if self.sender.syn() && !self.receiver.syn() { self.trigger } else { None }
+    }
+
+    /// RST+ACK to a SYN, neither of which is in the capture with it.
+    pub(crate) fn answers_unseen_syn(&self) -> bool {
+        self.answers_syn() && !self.receiver.seen()
+    }
+
+    /// The reset stands at the number after the last byte that the capture holds of its sender.
+    pub(crate) fn at_next(&self) -> bool {
+        self.sender.seen() && self.reset.seq == self.sender.next
+    }
+
+    /// How far the reset's number is beyond what the capture holds of its sender, if the other side has acknowledged as much:
+    /// bytes or a FIN are missing here. A number further ahead than a window belongs to another connection.
+    pub(crate) fn beyond_capture(&self) -> Option<u32> {
+        let ahead = self.reset.seq.wrapping_sub(self.sender.next);
+        let acknowledged = self.receiver.ack.is_some_and(|ack| ack.wrapping_sub(self.reset.seq) < 1 << 31);
+        (self.sender.seen() && ahead != 0 && ahead < 1 << 26 && acknowledged).then_some(ahead)
+    }
+
+    /// A bare reset that no packet asks for: it stands at the sender's next number, after the sender had acknowledged all
+    /// that it got. macOS, BSD and Windows abort in this form too.
+    pub(crate) fn bare_unasked(&self) -> bool {
+        !self.reset.flags.has(Flags::ACK)
+            && self.trigger.is_none()
+            && self.at_next()
+            && self.receiver.seen()
+            && self.sender.ack == Some(self.receiver.next)
     }
 
     /// RST+ACK that answers no SYN: the sender's own decision (`tcp_send_active_reset`).
@@ -147,6 +214,74 @@ impl<'a> Facts<'a> {
         (s.seen() && !s.ttl.contains(&self.reset.ttl)).then_some(s.ttl[0])
     }
 
+    /// The last side to send new payload, and whether the other side has acknowledged all of it.
+    pub(crate) fn spoke_last(&self) -> Option<(Dir, bool)> {
+        let [low, high] = &self.connection().sides;
+        let dir = match (low.payload, high.payload) {
+            (0, 0) => return None,
+            (_, 0) => 0,
+            (0, _) => 1,
+            _ => usize::from(high.spoke_frame > low.spoke_frame),
+        };
+        let sides = &self.connection().sides;
+        Some((dir, self.delivered(&sides[dir], &sides[1 - dir])))
+    }
+
+    /// The server was the last to send payload, and the client has acknowledged all of it.
+    pub(crate) fn server_spoke_last(&self) -> bool {
+        self.client().is_some_and(|client| self.spoke_last() == Some((1 - client, true)))
+    }
+
+    /// Nanoseconds between the sender's last packet and the reset.
+    pub(crate) fn since_sender(&self) -> u64 {
+        self.reset.at.time_ns.saturating_sub(self.sender.last_time)
+    }
+
+    /// Bytes of the sender beyond the number of a bare reset, which is the acknowledgement of the packet that it answers: they
+    /// were in flight then.
+    pub(crate) fn in_flight(&self) -> u32 {
+        let s = self.sender;
+        let inside = s.next.wrapping_sub(self.reset.seq) <= s.next.wrapping_sub(s.isn());
+        if s.seen() && inside { s.payload_after(self.reset.seq) } else { 0 }
+    }
+
+    /// Whether the other side's window had no room for another full segment (RFC 9293 section 3.8.6.2.1 lets a sender
+    /// wait below that).
+    pub(crate) fn window_full(&self) -> bool {
+        let (s, r) = (self.sender, self.receiver);
+        let (Some(ack), Some(window)) = (r.ack, r.window) else { return false };
+        // Without a scale, the snap length may have cut the option off.
+        let known = s.syn() && r.syn() && r.scale > 0;
+        let window = u64::from(window) << if known { r.scale } else { 0 };
+        let used = u64::from(s.next.wrapping_sub(ack));
+        used < 1 << 31 && window.saturating_sub(used) < 536 && s.payload > 0 && (known || window == 0)
+    }
+
+    /// How long nothing was sent before the reset, or before the packet that it answers, in nanoseconds. The bytes of
+    /// probes count as silence.
+    pub(crate) fn silence(&self) -> Option<u64> {
+        let flow = self.connection();
+        let end = match self.trigger {
+            Some(trigger) => flow.first_time + trigger.since_first(),
+            None => self.reset.at.time_ns,
+        };
+        let said = |record: &&Record| {
+            (record.len > 1 || record.flags.any(Flags::SYN | Flags::FIN))
+                && !record.repeated()
+                && self.trigger.is_none_or(|trigger| record.frame < trigger.frame)
+        };
+        let last = flow.records().rev().find(said)?;
+        end.checked_sub(flow.first_time + last.since_first())
+    }
+
+    /// How long nothing was sent before the sender's FIN, in nanoseconds.
+    pub(crate) fn silence_before_fin(&self) -> Option<u64> {
+        let fin = self.sender.fin()?;
+        let before = |record: &&Record| record.frame < fin.frame && record.len > 1;
+        let last = self.connection().records().rev().find(before)?;
+        fin.since.nanoseconds().checked_sub(last.since_first())
+    }
+
     /// The sender's last IP identification and that of the reset, if the sender counts them up and the reset's is out of order.
     ///
     /// Only for active resets: Linux gives answers the identification 0.
@@ -190,27 +325,19 @@ impl<'a> Facts<'a> {
     }
 
     /// What shows that the request, or part of it, was never read.
-    pub(crate) fn request_left_unread(&self) -> Option<(Option<u64>, String)> {
+    pub(crate) fn request_left_unread(&self) -> Option<(u64, Claim)> {
         let (s, r) = (self.sender, self.receiver);
-        let last = Some(self.frame_at(r.last_frame));
+        let last = self.frame_at(r.last_frame);
         if r.app.is_http() && s.app.messages() > 0 {
             if let Some(missing) = r.app.missing_after(r.next).filter(|&missing| missing > 0) {
-                return Some((
-                    last,
-                    format!("the request still lacked {missing} bytes: the response came early"),
-                ));
+                return Some((last, Claim::RequestIncomplete(missing)));
             }
             if r.app.is_followed() && s.app.messages() < r.app.messages() && self.acknowledges_all() {
-                let more = r.app.messages() - s.app.messages();
-                return Some((last, format!("{more} further request(s) had arrived and got no response")));
+                return Some((last, Claim::RequestsUnanswered(r.app.messages() - s.app.messages())));
             }
         }
         if let (true, Protocol::FastCgi { stdin_ended, .. }) = (s.app.fastcgi_ended(), r.app.protocol) {
-            let stdin = if stdin_ended { "its STDIN had ended" } else { "STDIN was still open" };
-            return Some((
-                Some(self.frame_at(s.last_frame)),
-                format!("FastCGI: END_REQUEST was sent, {stdin}: records of the gateway lay unread"),
-            ));
+            return Some((self.frame_at(s.last_frame), Claim::FastCgiUnread { stdin_ended }));
         }
         None
     }
@@ -228,26 +355,76 @@ impl<'a> Facts<'a> {
             && whole(server, self.acknowledged_by(client, server))
     }
 
+    /// The client lacks part of a response, by the response's own length.
+    pub(crate) fn response_is_short(&self) -> bool {
+        let Some(dir) = self.client() else { return false };
+        let (client, server) = (&self.connection().sides[dir], &self.connection().sides[1 - dir]);
+        let at = self.acknowledged_by(client, server);
+        server.app.is_http() && server.app.missing_after(at).is_some_and(|missing| missing > 0)
+    }
+
+    /// HTTP, and a response is not whole at the client, or has not begun.
+    pub(crate) fn http_open(&self) -> bool {
+        let http = self.connection().sides.iter().any(|side| side.app.is_http());
+        http && !self.exchange_complete()
+    }
+
+    /// The client's last words were a farewell.
+    pub(crate) fn client_said_farewell(&self) -> bool {
+        self.client().is_some_and(|client| self.connection().sides[client].app.farewell().is_some())
+    }
+
+    /// The client has ended its side, by a FIN or by this reset, after the server's last word had reached it. No record of
+    /// TLS or FastCGI is cut, as far as they can be followed.
+    pub(crate) fn client_left_content(&self) -> bool {
+        let Some(dir) = self.client() else { return false };
+        let server = &self.connection().sides[1 - dir];
+        let left = self.reset.by == dir || self.connection().sides[dir].has_fin();
+        let cut = match server.app.protocol {
+            Protocol::Cut => true,
+            Protocol::FastCgi { ended, .. } => !ended,
+            Protocol::Tls { .. } => server.app.missing_after(server.next).is_some_and(|missing| missing > 0),
+            _ => false,
+        };
+        left && !cut && !self.http_open() && self.server_spoke_last()
+    }
+
     /// Every byte that one side has sent was acknowledged by the other, at the latest by the reset.
     pub(crate) fn delivered(&self, from: &Side, to: &Side) -> bool {
         from.payload_after(self.acknowledged_by(to, from)) == 0
     }
 
-    /// The last acknowledgement of `receiver`, the reset's included.
+    /// The last acknowledgement of `receiver`: the reset's and later ones included.
     fn acknowledged_by(&self, receiver: &Side, of: &Side) -> u32 {
-        if std::ptr::eq(receiver, self.sender) && self.active() {
+        let resetter = std::ptr::eq(receiver, self.sender);
+        let before = if resetter && self.active() {
             self.reset.ack
         } else {
             receiver.ack.unwrap_or(of.isn().wrapping_add(1))
+        };
+        let dir = if resetter { self.reset.by } else { 1 - self.reset.by };
+        match self.reset.after.acks[dir] {
+            Some(later) if later.wrapping_sub(before) < 1 << 31 => later,
+            _ => before,
         }
     }
 
-    /// Only a TLS alert came after the sender's FIN.
-    pub(crate) fn alert_after_fin(&self) -> bool {
-        let r = self.receiver;
-        (1..=64).contains(&self.sender.late())
-            && r.app.ends_with_alert()
-            && r.app.missing_after(r.next) == Some(0)
+    /// The farewell in which all lies that this side sent and the other has not taken, if that is so.
+    pub(crate) fn only_farewell_left(&self, from: &Side, to: &Side) -> Option<Farewell> {
+        let taken = match to.fin() {
+            // What the FIN does not acknowledge came too late, whatever was acknowledged afterwards.
+            Some(fin) if fin.late > 0 => {
+                from.next.wrapping_sub(fin.late).wrapping_sub(u32::from(from.has_fin()))
+            }
+            _ => self.acknowledged_by(to, from),
+        };
+        let whole = from.app.missing_after(from.next) == Some(0);
+        from.app.farewell_from(taken).filter(|_| whole)
+    }
+
+    /// Only a farewell came after the sender's FIN.
+    pub(crate) fn farewell_after_fin(&self) -> Option<Farewell> {
+        if self.sender.late() == 0 { None } else { self.only_farewell_left(self.receiver, self.sender) }
     }
 
     /// The bytes that never arrived, as far as this capture shows.
@@ -261,7 +438,13 @@ impl<'a> Facts<'a> {
                 Losses::default()
             };
         }
-        let at = self.acknowledged_by(client, server);
+        // What the capture shows at the client's place has arrived there: an answer of the server's does not undo it.
+        let arrived = self.sender_is_client() == Some(false) && self.sender.run.is_none();
+        let at = if arrived && self.is_at(client, server) {
+            server.next
+        } else {
+            self.acknowledged_by(client, server)
+        };
         let under_way = u64::from(server.payload_after(at));
         let declared = server.app.missing_after(at).filter(|_| server.app.is_http()).map_or(0, u64::from);
         let at = self.acknowledged_by(server, client);
@@ -269,35 +452,32 @@ impl<'a> Facts<'a> {
         Losses { response: Some(under_way.max(declared)), request: Some(request) }
     }
 
+    /// Whether the capture was taken at `side`: its packets have an initial TTL, those of the `other` side have been routed.
+    fn is_at(&self, side: &Side, other: &Side) -> bool {
+        INITIAL_TTLS.contains(&side.ttl[0]) && !INITIAL_TTLS.contains(&other.ttl[0])
+    }
+
     /// What the payload shows about the exchange, in one sentence.
-    pub(crate) fn application(&self) -> Option<String> {
-        let client = self.client()?;
-        let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
+    pub(crate) fn application(&self) -> Option<Claim> {
+        let dir = self.client()?;
+        let (client, server) = (&self.connection().sides[dir], &self.connection().sides[1 - dir]);
         let at = self.acknowledged_by(client, server);
         let missing = server.app.missing_after(at).filter(|&missing| missing > 0);
-        for (side, name) in [(client, "client"), (server, "server")] {
-            if side.app.has_said_goodbye() {
-                return Some(format!("the last line of the {name} was a goodbye"));
+        for (side, dir) in [(client, dir), (server, 1 - dir)] {
+            if let Some(farewell) = side.app.farewell() {
+                return Some(Claim::SaidFarewell(self.party(dir), farewell));
             }
         }
         match server.app.protocol {
             Protocol::Http { .. } if server.app.open_ended() && !server.has_fin() => {
-                Some("HTTP: the response was not finished (no last chunk, no end of stream)".into())
+                Some(Claim::ResponseOpen)
             }
-            Protocol::Http { .. } => missing.map(|missing| {
-                format!("HTTP: the client lacks {missing} bytes of the response by its Content-Length")
-            }),
-            Protocol::Tls { .. } if server.app.tls_alert() || client.app.tls_alert() => {
-                Some("TLS: an alert was sent".into())
-            }
-            Protocol::Tls { .. } => missing
-                .map(|missing| format!("TLS: the last record is cut, {missing} bytes short at the client")),
-            Protocol::FastCgi { ended: true, .. } => Some("FastCGI: END_REQUEST was sent".into()),
-            Protocol::FastCgi { .. } if server.app.is_followed() => Some(
-                "FastCGI: no END_REQUEST was sent: the gateway must not take the response for whole".into(),
-            ),
-            Protocol::Ssh => Some("SSH: the server had sent its banner".into()),
-            Protocol::Unseen if client.app.is_http() => Some("HTTP: the request got no response".into()),
+            Protocol::Http { .. } => missing.map(Claim::ResponseShort),
+            Protocol::Tls { .. } => missing.map(Claim::RecordShort),
+            Protocol::FastCgi { ended: true, .. } => Some(Claim::EndRequest),
+            Protocol::FastCgi { .. } if server.app.is_followed() => Some(Claim::NoEndRequest),
+            Protocol::Ssh => Some(Claim::SshBanner),
+            Protocol::Unseen if client.app.is_http() && server.payload == 0 => Some(Claim::NoResponse),
             _ => None,
         }
     }

@@ -68,8 +68,8 @@ fn section(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) ->
         .evidence
         .iter()
         .map(|evidence| match evidence.frame {
-            Some(frame) => format!("<li>frame {frame}: {}</li>", escape(&evidence.says)),
-            None => format!("<li>{}</li>", escape(&evidence.says)),
+            Some(frame) => format!("<li>frame {frame}: {}</li>", escape(&evidence.says.to_string())),
+            None => format!("<li>{}</li>", escape(&evidence.says.to_string())),
         })
         .collect();
     row("Evidence", &format!("<ul>{evidence}</ul>"))?;

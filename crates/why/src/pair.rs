@@ -295,7 +295,7 @@ impl<'a> Comparison<'a> {
     fn apply(self, finding: &mut Finding) -> Option<(FlowKey, u64)> {
         let file = self.other.name();
         let say = |finding: &mut Finding, says: String| {
-            finding.evidence.push(Evidence { frame: None, says });
+            finding.evidence.push(Evidence::view(says));
         };
         let same = self.trace.iter().find(|seen| {
             seen.dir == self.by && seen.flags.has(Flags::RST) && seen.seq == finding.numbers.seq

@@ -40,6 +40,8 @@ pub(crate) struct After {
     /// Other packets: of the sender of the reset, and of the other side.
     pub(crate) packets: [u32; 2],
     pub(crate) records: Vec<Record>,
+    /// The latest acknowledgement of each side.
+    pub(crate) acks: [Option<u32>; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,12 @@ impl RecordedReset {
         let count = &mut self.after.packets[usize::from(!from_sender)];
         *count = count.saturating_add(1);
         self.after.keep(record);
+        if segment.flags.has(Flags::ACK) {
+            let ack = &mut self.after.acks[dir];
+            if ack.is_none_or(|known| segment.ack.wrapping_sub(known) < 1 << 31) {
+                *ack = Some(segment.ack);
+            }
+        }
         if !from_sender || self.after.genuine.is_some() || segment.flags.has(Flags::SYN) {
             return;
         }
@@ -98,6 +106,14 @@ impl RecordedReset {
         } else if active && segment.payload_len > 0 && beyond(segment.end(), self.seq) && self.seq != 0 {
             self.after.genuine = Some((at.frame, Genuine::NewData));
         }
+    }
+}
+
+impl RecordedReset {
+    /// Whether the receiver went on as if there had been no reset: it acknowledged what the sender sent after it.
+    pub(crate) fn survived(&self) -> bool {
+        let ahead = self.after.acks[1 - self.by].map_or(0, |ack| ack.wrapping_sub(self.seq));
+        self.after.genuine.is_some() && ahead != 0 && ahead < PLAUSIBLE
     }
 }
 

@@ -146,7 +146,7 @@ impl From<&Finding> for Reset {
             confidence: finding.confidence.name(),
             candidates: names(&finding.candidates),
             evidence: evidence
-                .map(|evidence| Evidence { frame: evidence.frame, says: evidence.says.clone() })
+                .map(|evidence| Evidence { frame: evidence.frame, says: evidence.says.to_string() })
                 .collect(),
             remedy: finding.remedy.words(&tools()),
             harmless: Some(finding.harmless),
