@@ -284,6 +284,10 @@ fn against(cause: Cause) -> &'static str {
             "Nothing is lost by it. Stacks in user space (VPN programs, balancers) and sockets that an administrator \
              destroyed end so."
         }
+        Cause::NoAnswer => {
+            "Check route and address, then for a rule that drops (`nft list ruleset`, security groups), then for a full \
+             accept queue (ListenOverflows and ListenDrops in `nstat -az`)."
+        }
         Cause::FirewallReject => {
             "Look for a reject rule with tcp-reset that matches (`nft list ruleset`, `iptables-save`), or for an \
              expired connection-tracking entry."

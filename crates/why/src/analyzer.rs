@@ -13,7 +13,7 @@ use crate::record::At;
 use crate::reset::RecordedReset;
 use crate::surroundings::Surroundings;
 use crate::table::{FlowSlot, Table};
-use crate::verdict;
+use crate::{unanswered, verdict};
 use crate::{Cause, Claim, Class, Remedy};
 
 /// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
@@ -294,6 +294,10 @@ impl Analyzer {
     fn settle(&mut self, flow: Flow) {
         if let Some(reset) = flow.reset {
             self.judge(&reset);
+        } else if let Some(failed) = unanswered::failure(&flow) {
+            let key = &flow.connection.key;
+            let listener = self.surroundings.of((key.end(1 - failed.1), key.interface));
+            self.ready.extend(unanswered::finding(&self.file, &flow.connection, failed, &listener));
         }
     }
 
@@ -324,7 +328,7 @@ impl Analyzer {
         let unread = match verdict.cause {
             _ if verdict.harmless => Some(0),
             Cause::ClosedWithUnreadData | Cause::Unknown => None,
-            Cause::DataAfterClose => losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late()))),
+            Cause::DataAfterClose if facts.sender_is_client() != Some(true) => losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late()))),
             _ => losses.request,
         };
         self.ready.push(Finding {
@@ -345,6 +349,8 @@ impl Analyzer {
             evidence: verdict.evidence,
             would_decide: verdict.would_decide,
             remedy: remedy(verdict.cause, verdict.class, verdict.harmless),
+            silence_ns: facts.silence(),
+            age_ns: reset.at.time_ns.checked_sub(reset.connection.first_time),
             further_resets: reset.after.resets[0].saturating_add(reset.after.resets[1]),
             ladder,
             ttl: reset.ttl,
@@ -368,8 +374,14 @@ impl Analyzer {
 
     /// Ends the analysis. Returns the findings that were still open, and the counts.
     pub fn finish(mut self) -> (Vec<Finding>, PacketCounts) {
-        let mut open: Vec<Flow> = self.table.drain().filter(|flow| flow.reset.is_some()).collect();
-        open.sort_by_key(|flow| flow.reset.as_ref().map(|reset| reset.at.frame));
+        let mut open: Vec<Flow> = self
+            .table
+            .drain()
+            .filter(|flow| flow.reset.is_some() || unanswered::failure(flow).is_some())
+            .collect();
+        open.sort_by_key(|flow| {
+            flow.reset.as_ref().map_or(flow.connection.first_frame, |reset| reset.at.frame)
+        });
         for flow in open {
             self.settle(flow);
         }

@@ -83,6 +83,12 @@ impl App {
     pub(crate) fn in_order(&mut self, segment: &Segment<'_>, peer: &Self) {
         if self.protocol == Protocol::Unseen {
             self.protocol = sniff(segment.payload);
+            if self.protocol == Protocol::Other
+                && matches!(peer.protocol, Protocol::Lines { .. })
+                && segment.payload.ends_with(b"\r\n")
+            {
+                self.protocol = Protocol::Lines { farewell: false };
+            }
             if self.protocol == Protocol::Other && segment.payload.len() < segment.payload_len as usize {
                 self.protocol = Protocol::Cut;
             }
@@ -123,6 +129,15 @@ impl App {
             self.extent = self.tls(segment.seq, segment);
         } else {
             self.last_chunk(segment);
+        }
+    }
+
+    /// The same after bytes that are missing: TLS goes on where a segment begins with a record.
+    pub(crate) fn after_gap(&mut self, segment: &Segment<'_>) {
+        self.gap();
+        if matches!(self.protocol, Protocol::Tls { .. }) && matches!(sniff(segment.payload), Protocol::Tls { .. }) {
+            self.protocol = Protocol::Tls { record: 0, length: 0 };
+            self.extent = self.tls(segment.seq, segment);
         }
     }
 
@@ -178,6 +193,14 @@ impl App {
     pub(crate) fn farewell_from(&self, at: u32) -> Option<Farewell> {
         let inside = at.wrapping_sub(self.farewell_at) < 1 << 31;
         self.farewell().filter(|_| inside)
+    }
+
+    /// Whether the stream ends with a TLS record of GOAWAY's size that begins at or before `at`: a farewell, if the other side
+    /// has said its own.
+    pub(crate) fn ends_with_goaway_size(&self, at: u32) -> bool {
+        let inside = at.wrapping_sub(self.farewell_at) < 1 << 31;
+        let size = matches!(self.protocol, Protocol::Tls { record: 23, length } if GOAWAY_RECORDS.contains(&length));
+        self.is_followed() && inside && size
     }
 
     /// The farewell with which the stream ends.
@@ -432,6 +455,14 @@ fn says_goodbye(bytes: &[u8]) -> bool {
         || last.starts_with(b"221 ")
 }
 
+/// Whether the first line, as far as it is here, can be that of a request: other protocols have a CONNECT too.
+fn is_request_line(bytes: &[u8]) -> bool {
+    match bytes.iter().position(|&byte| byte == b'\n') {
+        Some(end) => bytes[..end].windows(8).any(|eight| eight == b" HTTP/1."),
+        None => true,
+    }
+}
+
 /// RFC 9113 section 3.4: what a client sends before its first frame.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -440,13 +471,13 @@ fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 9] =
         [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
     match bytes {
-        [0x16, 3, 0..=4, ..] => Protocol::Tls { record: 0, length: 0 },
+        [0x14..=0x17, 3, 0..=4, high, ..] if *high <= 0x41 => Protocol::Tls { record: 0, length: 0 },
         // BEGIN_REQUEST from a gateway; STDOUT, STDERR or END_REQUEST from a responder.
         [1, 1, _, _, 0, 8, _, 0, ..] | [1, 3 | 6 | 7, 0, 1, ..] => {
             Protocol::FastCgi { ended: false, stdin_ended: false }
         }
         _ if bytes.starts_with(b"HTTP/1.") => Protocol::Http { head: false, messages: 0 },
-        _ if METHODS.iter().any(|method| bytes.starts_with(method)) => {
+        _ if METHODS.iter().any(|method| bytes.starts_with(method)) && is_request_line(bytes) => {
             Protocol::Http { head: false, messages: 0 }
         }
         _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,

@@ -33,6 +33,8 @@ pub enum Cause {
     Finwait2Expired,
     /// Both sides had closed; a last FIN or acknowledgement met a socket that was gone.
     BothClosed,
+    /// SYNs that nobody answered.
+    NoAnswer,
     /// A firewall answered in the host's name.
     FirewallReject,
     /// The alleged sender did not send it: a box in between did.
@@ -64,6 +66,8 @@ pub enum Class {
     AfterKeepalive,
     /// The sender's own decision, after its data went unacknowledged.
     AfterRetransmissions,
+    /// There is no reset: SYNs got no answer.
+    Unanswered,
     /// The reset does not fit the connection to which it claims to belong.
     Foreign,
 }
@@ -83,7 +87,7 @@ pub enum Confidence {
 
 impl Cause {
     /// Every cause, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AcceptQueueOverflow,
         Self::ClosedWithUnreadData,
         Self::DataAfterClose,
@@ -96,6 +100,7 @@ impl Cause {
         Self::RetransmissionTimeout,
         Self::Finwait2Expired,
         Self::BothClosed,
+        Self::NoAnswer,
         Self::FirewallReject,
         Self::Forged,
         Self::Unknown,
@@ -116,6 +121,7 @@ impl Cause {
             Self::RetransmissionTimeout => "retransmission-timeout",
             Self::Finwait2Expired => "finwait2-expired",
             Self::BothClosed => "both-closed",
+            Self::NoAnswer => "no-answer",
             Self::FirewallReject => "firewall-reject",
             Self::Forged => "forged",
             Self::Unknown => "unknown",
@@ -158,6 +164,9 @@ impl Cause {
             Self::BothClosed => {
                 "Both sides had closed; the last FIN or its acknowledgement met a socket that was gone already."
             }
+            Self::NoAnswer => {
+                "Nobody answered the client's SYNs: a rule dropped them, the host was away, or its accept queue was full."
+            }
             Self::FirewallReject => {
                 "A firewall on the path or on the host answered with a reset in the host's name."
             }
@@ -182,6 +191,7 @@ impl Class {
             Self::ActiveAfterFin => "active-after-fin",
             Self::AfterKeepalive => "after-keepalive",
             Self::AfterRetransmissions => "after-retransmissions",
+            Self::Unanswered => "unanswered",
             Self::Foreign => "foreign",
         }
     }

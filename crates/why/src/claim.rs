@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::duration::Duration;
+use crate::clock::Duration;
 
 /// One end of a connection, as a sentence names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +177,8 @@ pub enum Claim {
     HandshakeIncomplete,
     /// The SYN-ACK was sent again after the client had acknowledged it.
     SynAckRepeated(u16),
+    /// SYN-ACKs that nobody answered, the repeated ones included.
+    SynAcksUnanswered(u16),
     /// The client sent bytes again, unanswered.
     ClientRepeated(u16),
     /// The client's data was repeated and never acknowledged.
@@ -299,6 +301,13 @@ pub enum Claim {
     /// The sender's FIN came after so long a silence.
     SilenceBeforeFin {
         /// The silence.
+        nanoseconds: u64,
+    },
+    /// SYNs that nobody answered, and nothing else of the connection.
+    SynsUnanswered {
+        /// How many.
+        count: u16,
+        /// From the first to the last.
         nanoseconds: u64,
     },
     /// What another capture of the same connection shows.
@@ -559,6 +568,9 @@ impl Claim {
             Self::SynAckRepeated(count) => {
                 write!(f, "the SYN-ACK was sent again {count} times after the client had acknowledged it")
             }
+            Self::SynAcksUnanswered(count) => {
+                write!(f, "{count} SYN-ACKs went unanswered before it: the handshake was never completed")
+            }
             Self::ClientRepeated(count) => {
                 write!(f, "the client repeated its data {count} times unanswered")
             }
@@ -615,6 +627,9 @@ impl Claim {
             }
             Self::SilenceBeforeFin { nanoseconds } => {
                 write!(f, "the sender's FIN came after {} of silence", Duration(*nanoseconds))
+            }
+            Self::SynsUnanswered { count, nanoseconds } => {
+                write!(f, "{count} SYNs within {}, and nothing came back", Duration(*nanoseconds))
             }
             Self::OtherView(says) => f.write_str(says),
             _ => Ok(()),

@@ -4,7 +4,7 @@ use linger_packet::Flags;
 
 use crate::app::Protocol;
 use crate::claim::{Asked, Claim, Farewell, Party};
-use crate::connection::ObservedConnection;
+use crate::connection::{ObservedConnection, Opening};
 use crate::finding::Rung;
 use crate::key::Dir;
 use crate::record::Record;
@@ -126,6 +126,17 @@ impl<'a> Facts<'a> {
     /// The same, before any data of the client was seen.
     pub(crate) fn refuses_third_ack(&self) -> bool {
         self.refuses_after_handshake() && self.receiver.payload == 0
+    }
+
+    /// How many of the sender's SYN-ACKs were never answered, if it has sent nothing else.
+    pub(crate) fn unanswered_syn_acks(&self) -> u16 {
+        match self.connection().opening {
+            Opening::Accepted { opener, .. } if usize::from(opener) != self.reset.by => {
+                let own = self.connection().records().filter(|record| record.dir() == self.reset.by);
+                own.filter(|record| record.flags.has(Flags::SYN | Flags::ACK)).count() as u16
+            }
+            _ => 0,
+        }
     }
 
     /// The acknowledgement of an older connection with which a SYN was answered.
@@ -419,7 +430,11 @@ impl<'a> Facts<'a> {
             _ => self.acknowledged_by(to, from),
         };
         let whole = from.app.missing_after(from.next) == Some(0);
-        from.app.farewell_from(taken).filter(|_| whole)
+        let goaway = || {
+            let both = to.app.farewell() == Some(Farewell::TlsAlert) && from.app.ends_with_goaway_size(taken);
+            both.then_some(Farewell::TlsAlert)
+        };
+        from.app.farewell_from(taken).or_else(goaway).filter(|_| whole)
     }
 
     /// Only a farewell came after the sender's FIN.
@@ -504,7 +519,7 @@ impl<'a> Facts<'a> {
             }
         }
         rungs.sort_by_key(|rung| rung.frame);
-        rungs.extend(flow.records().map(|record| self.rung(record)));
+        rungs.extend(self.course());
         let reset = self.reset;
         rungs.push(Rung {
             frame: reset.at.frame,
@@ -519,6 +534,11 @@ impl<'a> Facts<'a> {
         });
         rungs.extend(reset.after.records.iter().map(|record| self.rung(record)));
         rungs
+    }
+
+    /// The latest packets.
+    pub(crate) fn course(&self) -> Vec<Rung> {
+        self.connection().records().map(|record| self.rung(record)).collect()
     }
 
     fn landmark(&self, dir: Dir, frame: u32, time_ns: u64, flags: &str, seq: u32) -> Rung {

@@ -47,6 +47,12 @@ pub struct Finding {
     pub remedy: Remedy,
     /// Further resets on the same connection, consequences of this one.
     pub further_resets: u32,
+    /// How long nothing was sent before the reset, or before the packet that it answers, in nanoseconds.
+    #[serde(serialize_with = "perhaps_seconds", rename = "silence_seconds")]
+    pub silence_ns: Option<u64>,
+    /// From the connection's first packet in the capture to the reset, in nanoseconds.
+    #[serde(serialize_with = "perhaps_seconds", rename = "age_seconds")]
+    pub age_ns: Option<u64>,
     /// The packets that matter, in order.
     pub ladder: Vec<Rung>,
     /// The reset's TTL or hop limit.
@@ -122,6 +128,13 @@ pub struct Rung {
     pub window: Option<u16>,
     /// A remark.
     pub note: Option<String>,
+}
+
+fn perhaps_seconds<S: serde::Serializer>(nanoseconds: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match nanoseconds {
+        Some(nanoseconds) => seconds(nanoseconds, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn seconds<S: serde::Serializer>(nanoseconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {

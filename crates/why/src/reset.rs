@@ -70,6 +70,25 @@ impl RecordedReset {
         }
     }
 
+    /// What stands in for the reset of a connection that had none.
+    pub(crate) fn none(connection: ObservedConnection, by: Dir) -> Self {
+        let at = At { frame: connection.first_frame, time_ns: connection.last_time };
+        Self {
+            connection,
+            by,
+            at,
+            seq: 0,
+            ack: 0,
+            flags: Flags::default(),
+            window: None,
+            timestamps: false,
+            ttl: 0,
+            id: None,
+            payload: Vec::new(),
+            after: After::default(),
+        }
+    }
+
     /// Takes a further reset of the connection.
     pub(crate) fn again(&mut self, dir: Dir, record: Record) {
         let count = &mut self.after.resets[usize::from(dir != self.by)];
@@ -112,7 +131,8 @@ impl RecordedReset {
 impl RecordedReset {
     /// Whether the receiver went on as if there had been no reset: it acknowledged what the sender sent after it.
     pub(crate) fn survived(&self) -> bool {
-        let ahead = self.after.acks[1 - self.by].map_or(0, |ack| ack.wrapping_sub(self.seq));
+        let before = self.connection.sides[self.by].next;
+        let ahead = self.after.acks[1 - self.by].map_or(0, |ack| ack.wrapping_sub(before));
         self.after.genuine.is_some() && ahead != 0 && ahead < PLAUSIBLE
     }
 }

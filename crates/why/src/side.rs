@@ -297,7 +297,7 @@ impl Side {
                 }
             } else if segment.seq.wrapping_sub(self.next) < 1 << 31 || advances {
                 self.gap = true;
-                self.app.gap();
+                self.app.after_gap(segment);
             } else {
                 repeated = true;
             }

@@ -130,7 +130,7 @@ impl Judge<'_> {
             Class::PassiveAfterFin => self.after_own_fin(),
             Class::PassiveBeforeAck => self.before_ack(),
             Class::PassiveAfterData => self.no_memory(),
-            Class::Active | Class::ActiveAfterFin | Class::Foreign => self.active(),
+            Class::Active | Class::ActiveAfterFin | Class::Foreign | Class::Unanswered => self.active(),
         }
     }
 
@@ -228,9 +228,6 @@ impl Judge<'_> {
         if cause == ProcessGone || !s.seen() || !r.seen() {
             return false;
         }
-        if !f.whole() && !(s.has_fin() && r.has_fin()) {
-            return false;
-        }
         // Whatever answers a goodbye, nobody has to read it.
         if f.delivered(s, r) && s.app.farewell() == Some(Farewell::Line) {
             return true;
@@ -242,6 +239,9 @@ impl Judge<'_> {
             (false, false) => {}
             (sent, got) => return (!sent || farewell(s, r)) && (!got || farewell(r, s)),
         }
+        if !f.whole() && !(s.has_fin() && r.has_fin()) && !f.exchange_complete() {
+            return false;
+        }
         // The server had ended its side, so it had nothing more to say.
         let server_ended = f.sender_is_client() == Some(true) && r.has_fin();
         let closed = s.has_fin() && r.has_fin() || server_ended;
@@ -249,7 +249,7 @@ impl Judge<'_> {
             return true;
         }
         match cause {
-            Forged | FirewallReject => false,
+            Forged | FirewallReject | RetransmissionTimeout => false,
             _ if s.payload == 0 && r.payload == 0 => true,
             ClosedWithUnreadData | ClientGaveUp => r.app.farewell().is_some(),
             _ => f.client_left_content() || !f.http_open() && f.client_said_farewell(),

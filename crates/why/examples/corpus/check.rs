@@ -136,14 +136,19 @@ impl Checker<'_> {
                 holds(none, "the sender has acknowledged")
             }
             Claim::SynAckRepeated(count) => {
-                let answered = r.before.iter().find(|seen| seen.has(Flags::ACK)).ok_or("no third ACK")?;
-                let again =
-                    s.before.iter().filter(|seen| seen.has(Flags::SYN) && seen.frame > answered.frame);
+                let (client, server) = (self.client_sent(), self.server_sent());
+                let answered = client.iter().find(|seen| seen.has(Flags::ACK)).ok_or("no third ACK")?;
+                let again = server.iter().filter(|seen| seen.has(Flags::SYN) && seen.frame > answered.frame);
                 holds(again.count() >= usize::from(*count), "fewer")
             }
-            Claim::ClientRepeated(count) => self.repeated(r, *count),
+            Claim::SynAcksUnanswered(count) => {
+                let answered = r.before.iter().any(|seen| seen.has(Flags::ACK));
+                let syn_acks = s.before.iter().filter(|seen| seen.has(Flags::SYN | Flags::ACK)).count();
+                holds(!answered && syn_acks >= usize::from(*count), "fewer, or answered")
+            }
+            Claim::ClientRepeated(count) => self.repeated(&self.client_sent(), *count),
             Claim::NeverAcknowledged(count) => {
-                self.repeated(r, *count)?;
+                self.repeated(&r.before, *count)?;
                 let first = r.syn().map(Seen::end).ok_or("no SYN")?;
                 holds(s.ack().is_none_or(|ack| at_or_after(first, ack)), "acknowledged")
             }
@@ -174,7 +179,7 @@ impl Checker<'_> {
             Claim::LateFarewell(farewell) => {
                 let fin = s.fin().ok_or("no FIN")?;
                 holds(self.late()? > 0, "nothing came late")?;
-                let (start, bytes) = r.stream();
+                let (start, bytes) = r.last_stream();
                 let late = bytes.get(fin.ack.wrapping_sub(start) as usize..).ok_or("not in the capture")?;
                 payload::is_farewell(late, *farewell)
             }
@@ -203,6 +208,15 @@ impl Checker<'_> {
             }
             Claim::WindowClosed => self.window_closed(),
             Claim::Silence { nanoseconds } => self.silence(*nanoseconds),
+            Claim::SynsUnanswered { count, nanoseconds } => {
+                let nothing = r.before.is_empty() && r.after.is_empty() && s.after.is_empty();
+                holds(nothing, "something else was sent")?;
+                let syns: Vec<_> = s.before.iter().chain([&reset]).collect();
+                holds(syns.iter().all(|seen| seen.has(Flags::SYN) && !seen.has(Flags::ACK)), "not only SYNs")?;
+                holds(syns.len() >= usize::from(*count), "fewer")?;
+                let first = syns[syns.len() - usize::from(*count)];
+                self.about(reset.time_ns.saturating_sub(first.time_ns), *nanoseconds)
+            }
             Claim::SilenceBeforeFin { nanoseconds } => {
                 let fin = s.fin().ok_or("no FIN")?;
                 let last =
@@ -210,7 +224,7 @@ impl Checker<'_> {
                 self.about(fin.time_ns.saturating_sub(last.time_ns), *nanoseconds)
             }
             Claim::SaidFarewell(party, farewell) => {
-                let (_, bytes) = self.side(*party).stream();
+                let (_, bytes) = self.side(*party).last_stream();
                 payload::ends_with_farewell(&bytes, *farewell, self.side(*party).last_said())
             }
             other => self.sender_of(other, frame),
@@ -325,12 +339,14 @@ impl Checker<'_> {
             }
             Claim::ResponseShort(bytes) => {
                 let (client, server) = (client.ok_or("no client")?, server.ok_or("no server")?);
-                let acked = self.acked(client).or(server.syn().map(Seen::end)).unwrap_or(0);
+                let first = server.syn().map(Seen::end).or(server.before.first().map(|seen| seen.seq));
+                let acked = self.acked(client).or(first).unwrap_or(0);
                 equal(Http::of(server, false).missing_from(acked), Some(*bytes))
             }
             Claim::RecordShort(bytes) => {
                 let (client, server) = (client.ok_or("no client")?, server.ok_or("no server")?);
-                let acked = self.acked(client).or(server.syn().map(Seen::end)).unwrap_or(0);
+                let first = server.syn().map(Seen::end).or(server.before.first().map(|seen| seen.seq));
+                let acked = self.acked(client).or(first).unwrap_or(0);
                 let end = payload::tls_end(server).ok_or("no TLS")?;
                 equal(end.wrapping_sub(acked), *bytes)
             }
@@ -355,7 +371,8 @@ impl Checker<'_> {
         let span = u64::from(server.data_end().unwrap_or(acked).wrapping_sub(acked));
         let most = span.min(server.bytes()).max(http.missing_from(acked).map_or(0, u64::from));
         holds(self.finding.lost_response_bytes.unwrap_or(0) <= most, "more than the client lacks")?;
-        holds(self.finding.unread_request_bytes.unwrap_or(0) <= client.bytes(), "more than the client sent")
+        let sent: u64 = self.client_sent().iter().map(|seen| u64::from(seen.len)).sum();
+        holds(self.finding.unread_request_bytes.unwrap_or(0) <= sent.max(client.bytes()), "more than the client sent")
     }
 
     fn side(&self, party: Party) -> &Sent<'_> {
@@ -473,14 +490,26 @@ impl Checker<'_> {
             Repeated::WindowProbes => {
                 equal(self.c.receiver.before.last().and_then(|seen| seen.window), Some(0))
             }
-            _ => self.repeated(&self.c.sender, count),
+            _ => self.repeated(&self.c.sender.before, count),
         }
     }
 
-    fn repeated(&self, side: &Sent<'_>, count: u16) -> Proof {
+    /// What the client sent, the packet in the place of a reset included: where there is no reset it is the client's.
+    fn client_sent(&self) -> Vec<&Seen> {
+        let side = if self.finding.client == Some(self.finding.from) { &self.c.sender } else { &self.c.receiver };
+        let last = (!self.c.reset.has(Flags::RST)).then_some(self.c.reset);
+        side.before.iter().copied().chain(last).chain(side.after.iter().copied()).collect()
+    }
+
+    fn server_sent(&self) -> Vec<&Seen> {
+        let side = if self.finding.client == Some(self.finding.from) { &self.c.receiver } else { &self.c.sender };
+        side.before.iter().chain(&side.after).copied().collect()
+    }
+
+    fn repeated(&self, side: &[&Seen], count: u16) -> Proof {
         let mut end = None::<u32>;
         let mut again = 0;
-        for seen in &side.before {
+        for seen in side {
             let known = end.is_some_and(|end| at_or_after(end, seen.end()));
             again += usize::from(known && (seen.len > 0 || seen.has(Flags::FIN)));
             if !known {

@@ -121,7 +121,7 @@ fn tls_part(bytes: &[u8]) -> &[u8] {
 
 /// The sequence number after the last TLS record that begins in a side's stream.
 pub(crate) fn tls_end(side: &Sent<'_>) -> Option<u32> {
-    let (start, bytes) = side.stream();
+    let (start, bytes) = side.last_stream();
     let part = tls_part(&bytes);
     let skipped = bytes.len() - part.len();
     let (_, _, end) = tls(part).last()?;

@@ -177,14 +177,33 @@ impl<'a> Sent<'a> {
             let from = *start.get_or_insert(at);
             let have = from.wrapping_add(bytes.len() as u32);
             let skip = have.wrapping_sub(at) as usize;
-            if !at_or_after(have, at) || seen.payload.len() < seen.len as usize {
+            if !at_or_after(have, at) {
                 break;
             }
-            if let Some(new) = seen.payload.get(skip..) {
+            // What the capture has cut off is filled up: a length is right without it.
+            let mut whole = seen.payload.clone();
+            whole.resize(seen.len as usize, 0);
+            if let Some(new) = whole.get(skip..) {
                 bytes.extend_from_slice(new);
             }
         }
         (start.unwrap_or(0), bytes)
+    }
+
+    /// The same from the first packet after the last gap.
+    pub(crate) fn last_stream(&self) -> (u32, Vec<u8>) {
+        let mut end = None::<u32>;
+        let mut begin = 0;
+        for (at, seen) in self.before.iter().enumerate().filter(|(_, seen)| seen.len > 0) {
+            let start = seen.data_end().wrapping_sub(seen.len);
+            if end.is_some_and(|end| !at_or_after(end, start)) {
+                begin = at;
+            }
+            if end.is_none_or(|end| at_or_after(seen.data_end(), end)) {
+                end = Some(seen.data_end());
+            }
+        }
+        Sent { before: self.before[begin..].to_vec(), after: Vec::new() }.stream()
     }
 
     /// The last packet that brought new payload.

@@ -56,6 +56,12 @@ impl Judge<'_> {
         if f.sender_is_client() == Some(true) {
             return self.active_client();
         }
+        let unanswered = f.unanswered_syn_acks();
+        if unanswered >= 3 {
+            self.say(None, Claim::SynAcksUnanswered(unanswered));
+            self.ask(NextEvidence::Capture(Capture::OtherEnd));
+            return (RetransmissionTimeout, Likely, vec![RetransmissionTimeout, Aborted]);
+        }
         if let Some(opinion) = self.process_gone(f.reset.at.time_ns, ClosedWithUnreadData) {
             return opinion;
         }

@@ -18,6 +18,7 @@ mod places;
 mod protocols;
 mod records;
 mod timers;
+mod unanswered;
 mod window;
 
 /// A request without a body.
