@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueHint};
 use linger_untrusted::{Untrusted, message};
 use linger_why::{
-    AnalyzerLimits, Cause, Examined, Finding, Group, Groups, ReadStop, compare, examine_until, html, text,
+    AnalyzerLimits, Cause, Class, Examined, Finding, Group, Groups, ReadStop, compare, examine_until, html,
+    text,
 };
 
 use crate::lines::{self, line};
@@ -34,8 +35,11 @@ pub(crate) struct WhyArguments {
     /// Write the report as one self-contained page as well.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     html: Option<PathBuf>,
+    /// Leave out connections that failed without a reset.
+    #[arg(long)]
+    resets_only: bool,
     /// List the causes with their meaning and remedy.
-    #[arg(long, conflicts_with_all = ["files", "html", "flows"])]
+    #[arg(long, conflicts_with_all = ["files", "html", "flows", "resets_only"])]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
     #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]
@@ -70,6 +74,7 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     }
     let mut report = WhyReport {
         json: arguments.output.json,
+        resets_only: arguments.resets_only,
         out,
         groups: Groups::default(),
         harmful: false,
@@ -102,6 +107,7 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
 /// The findings so far.
 struct WhyReport {
     json: bool,
+    resets_only: bool,
     out: Stdout,
     groups: Groups,
     harmful: bool,
@@ -111,6 +117,9 @@ struct WhyReport {
 
 impl WhyReport {
     fn take(&mut self, finding: Finding) {
+        if self.resets_only && finding.class == Class::Unanswered {
+            return;
+        }
         self.harmful |= !finding.harmless;
         if self.json && self.stopped.is_none() {
             let printed = self.out.json(&line(lines::Reset::from(&finding)));

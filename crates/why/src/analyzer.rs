@@ -13,8 +13,8 @@ use crate::record::At;
 use crate::reset::RecordedReset;
 use crate::surroundings::Surroundings;
 use crate::table::{FlowSlot, Table};
+use crate::{Cause, Class, Remedy};
 use crate::{unanswered, verdict};
-use crate::{Cause, Claim, Class, Remedy};
 
 /// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
 /// for refused connections that show the end of a process.
@@ -310,7 +310,6 @@ impl Analyzer {
             _ => from,
         };
         let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, key.interface)));
-        verdict.evidence.extend(timing(&facts));
         if let Some(says) = facts.application() {
             verdict.evidence.push(Evidence { frame: None, says });
         }
@@ -328,7 +327,9 @@ impl Analyzer {
         let unread = match verdict.cause {
             _ if verdict.harmless => Some(0),
             Cause::ClosedWithUnreadData | Cause::Unknown => None,
-            Cause::DataAfterClose if facts.sender_is_client() != Some(true) => losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late()))),
+            Cause::DataAfterClose if facts.sender_is_client() != Some(true) => {
+                losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late())))
+            }
             _ => losses.request,
         };
         self.ready.push(Finding {
@@ -387,21 +388,6 @@ impl Analyzer {
         }
         (self.ready, self.counts)
     }
-}
-
-/// Silence that is worth a sentence, in nanoseconds: shorter pauses are those of every exchange.
-const WORTH_SAYING: u64 = 2_000_000_000;
-
-/// How long nothing was sent before the reset, and before the sender's FIN.
-fn timing(facts: &Facts<'_>) -> impl Iterator<Item = Evidence> {
-    let fin = facts.sender.fin().map(|fin| facts.frame_at(fin.frame));
-    let before_fin = facts.silence_before_fin().filter(|&nanoseconds| nanoseconds >= WORTH_SAYING);
-    let before = facts.silence().filter(|&nanoseconds| nanoseconds >= WORTH_SAYING);
-    let before_fin =
-        before_fin.map(|nanoseconds| Evidence { frame: fin, says: Claim::SilenceBeforeFin { nanoseconds } });
-    before_fin
-        .into_iter()
-        .chain(before.map(|nanoseconds| Evidence { frame: None, says: Claim::Silence { nanoseconds } }))
 }
 
 fn remedy(cause: Cause, class: Class, harmless: bool) -> Remedy {

@@ -3,9 +3,13 @@
 //!
 //! One side's bytes are followed while they are in order and in the capture. After a gap nothing is known.
 
+mod frames;
+mod sniff;
+
 use linger_packet::Segment;
 
 use crate::claim::Farewell;
+use sniff::{HTTP2_PREFACE, head_length, says_goodbye, sniff, switches_to_web_socket};
 
 /// The protocol of a stream, with the facts that only this protocol has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,7 +139,9 @@ impl App {
     /// The same after bytes that are missing: TLS goes on where a segment begins with a record.
     pub(crate) fn after_gap(&mut self, segment: &Segment<'_>) {
         self.gap();
-        if matches!(self.protocol, Protocol::Tls { .. }) && matches!(sniff(segment.payload), Protocol::Tls { .. }) {
+        if matches!(self.protocol, Protocol::Tls { .. })
+            && matches!(sniff(segment.payload), Protocol::Tls { .. })
+        {
             self.protocol = Protocol::Tls { record: 0, length: 0 };
             self.extent = self.tls(segment.seq, segment);
         }
@@ -199,7 +205,8 @@ impl App {
     /// has said its own.
     pub(crate) fn ends_with_goaway_size(&self, at: u32) -> bool {
         let inside = at.wrapping_sub(self.farewell_at) < 1 << 31;
-        let size = matches!(self.protocol, Protocol::Tls { record: 23, length } if GOAWAY_RECORDS.contains(&length));
+        let size =
+            matches!(self.protocol, Protocol::Tls { record: 23, length } if GOAWAY_RECORDS.contains(&length));
         self.is_followed() && inside && size
     }
 
@@ -303,199 +310,6 @@ impl App {
             Some(_) => Extent::Lost,
             None if response => Extent::UntilClose,
             None => Extent::Known(end),
-        }
-    }
-
-    /// TLS records that begin in a segment, the first of them at `end`.
-    fn tls(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |at, &[record, major, _, high, low]: &[u8; 5]| {
-            let length = u16::from_be_bytes([high, low]);
-            if !(20..=24).contains(&record) || major != 3 || length > 16_384 + 256 {
-                return None;
-            }
-            // A farewell is an alert, and a GOAWAY directly before it.
-            let alert = record == 21 || record == 23 && length <= LONGEST_ALERT;
-            let goaway = matches!(self.protocol, Protocol::Tls { record: 23, length } if GOAWAY_RECORDS.contains(&length));
-            if self.farewell().is_none() && !(alert && goaway) {
-                self.farewell_at = at;
-            }
-            self.protocol = Protocol::Tls { record, length };
-            Some(u32::from(length))
-        })
-    }
-
-    /// HTTP/2 frames that begin in a segment, the first of them at `end` (RFC 9113 section 4.1).
-    fn http2(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |at, &[high, middle, low, kind, _, _, _, _, _]: &[u8; 9]| {
-            // After GOAWAY, streams that were open go on; SETTINGS, PING and WINDOW_UPDATE say nothing new.
-            let goaway = match kind {
-                7 => true,
-                4 | 6 | 8 => self.farewell().is_some(),
-                _ => false,
-            };
-            if goaway && self.farewell().is_none() {
-                self.farewell_at = at;
-            }
-            self.protocol = Protocol::Http2 { goaway };
-            Some(u32::from_be_bytes([0, high, middle, low]))
-        })
-    }
-
-    /// WebSocket frames that begin in a segment, the first of them at `end` (RFC 6455 section 5.2).
-    fn web_socket(&mut self, mut end: u32, segment: &Segment<'_>) -> Extent {
-        loop {
-            let inside = end.wrapping_sub(segment.seq);
-            if inside >= segment.payload_len {
-                return Extent::Known(end);
-            }
-            let bytes = segment.payload.get(inside as usize..).unwrap_or(&[]);
-            let Some(&[first, second]) = bytes.first_chunk::<2>() else { return Extent::Lost };
-            let (extra, length) = match (second & 0x7f, bytes.get(2..4)) {
-                (length @ ..126, _) => (0, u32::from(length)),
-                (126, Some(&[high, low])) => (2, u32::from(u16::from_be_bytes([high, low]))),
-                _ => return Extent::Lost,
-            };
-            let close = first & 0x0f == 8;
-            if close && self.farewell().is_none() {
-                self.farewell_at = end;
-            }
-            self.protocol = Protocol::WebSocket { close };
-            let mask = if second & 0x80 == 0 { 0 } else { 4 };
-            end = end.wrapping_add(2 + extra + mask + length);
-        }
-    }
-
-    /// FastCGI records that begin in a segment, the first of them at `end`.
-    fn fastcgi(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |_, &[version, record, _, _, high, low, padding, _]: &[u8; 8]| {
-            let length = u32::from(u16::from_be_bytes([high, low]));
-            if version != 1 || !(1..=11).contains(&record) {
-                return None;
-            }
-            if let Protocol::FastCgi { ended, stdin_ended } = &mut self.protocol {
-                *ended |= record == 3;
-                *stdin_ended |= record == 5 && length == 0;
-            }
-            Some(length + u32::from(padding))
-        })
-    }
-}
-
-/// Walks the records that begin in a segment, the first of them at `end`. `body` takes a header's sequence number and its
-/// bytes, and returns the length of what follows, or `None` if there is no such record.
-fn records<const HEADER: usize>(
-    mut end: u32,
-    segment: &Segment<'_>,
-    mut body: impl FnMut(u32, &[u8; HEADER]) -> Option<u32>,
-) -> Extent {
-    // The shortest record is its header, so that this ends.
-    loop {
-        let inside = end.wrapping_sub(segment.seq);
-        if inside >= segment.payload_len {
-            return Extent::Known(end);
-        }
-        let header = segment.payload.get(inside as usize..).and_then(|rest| rest.first_chunk::<HEADER>());
-        let Some(length) = header.and_then(|header| body(end, header)) else { return Extent::Lost };
-        end = end.wrapping_add(HEADER as u32).wrapping_add(length);
-    }
-}
-
-/// Whether the head of a 101 response switches to WebSocket.
-fn switches_to_web_socket(head: &[u8]) -> bool {
-    head.split(|&byte| byte == b'\n').any(|line| {
-        let Some(colon) = line.iter().position(|&byte| byte == b':') else { return false };
-        line[..colon].eq_ignore_ascii_case(b"upgrade")
-            && line[colon + 1..].trim_ascii().eq_ignore_ascii_case(b"websocket")
-    })
-}
-
-/// The length of the message head at the start of `bytes`, its empty line included.
-fn head_length(bytes: &[u8]) -> Option<usize> {
-    let mut last = 3;
-    loop {
-        // Skips as far as the byte there allows (Horspool's search): most bytes of a head are neither of the two.
-        last += match bytes.get(last)? {
-            b'\n' if bytes[..last].ends_with(b"\r\n\r") => return Some(last + 1),
-            b'\n' => 2,
-            b'\r' => 1,
-            _ => 4,
-        };
-    }
-}
-
-/// Whether a stream begins as those of mail and FTP do: a server greets, a client says who it is.
-fn is_greeting(bytes: &[u8]) -> bool {
-    const GREETINGS: [&[u8]; 11] = [
-        b"220 ",
-        b"220-",
-        b"+OK",
-        b"* OK",
-        b"EHLO ",
-        b"HELO ",
-        b"LHLO ",
-        b"USER ",
-        b"CAPA\r\n",
-        b"AUTH ",
-        b"FEAT\r\n",
-    ];
-    let starts = |greeting: &&[u8]| {
-        bytes.get(..greeting.len()).is_some_and(|bytes| bytes.eq_ignore_ascii_case(greeting))
-    };
-    bytes.ends_with(b"\r\n") && GREETINGS.iter().any(starts)
-}
-
-/// Whether the last line ends the conversation: `QUIT` (SMTP, FTP, POP3), `LOGOUT` after a tag (IMAP), and the reply 221 (SMTP,
-/// FTP), after which RFC 5321 section 3.8 has the server close.
-fn says_goodbye(bytes: &[u8]) -> bool {
-    let Some(lines) = bytes.strip_suffix(b"\r\n") else { return false };
-    let last = lines.rsplit(|byte| *byte == b'\n').next().unwrap_or(lines);
-    let command = last.rsplit(|byte| *byte == b' ').next().unwrap_or(last);
-    last.eq_ignore_ascii_case(b"QUIT")
-        || command.len() < last.len() && command.eq_ignore_ascii_case(b"LOGOUT")
-        || last.starts_with(b"221 ")
-}
-
-/// Whether the first line, as far as it is here, can be that of a request: other protocols have a CONNECT too.
-fn is_request_line(bytes: &[u8]) -> bool {
-    match bytes.iter().position(|&byte| byte == b'\n') {
-        Some(end) => bytes[..end].windows(8).any(|eight| eight == b" HTTP/1."),
-        None => true,
-    }
-}
-
-/// RFC 9113 section 3.4: what a client sends before its first frame.
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// The protocol of a stream that begins with these bytes.
-fn sniff(bytes: &[u8]) -> Protocol {
-    const METHODS: [&[u8]; 9] =
-        [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
-    match bytes {
-        [0x14..=0x17, 3, 0..=4, high, ..] if *high <= 0x41 => Protocol::Tls { record: 0, length: 0 },
-        // BEGIN_REQUEST from a gateway; STDOUT, STDERR or END_REQUEST from a responder.
-        [1, 1, _, _, 0, 8, _, 0, ..] | [1, 3 | 6 | 7, 0, 1, ..] => {
-            Protocol::FastCgi { ended: false, stdin_ended: false }
-        }
-        _ if bytes.starts_with(b"HTTP/1.") => Protocol::Http { head: false, messages: 0 },
-        _ if METHODS.iter().any(|method| bytes.starts_with(method)) && is_request_line(bytes) => {
-            Protocol::Http { head: false, messages: 0 }
-        }
-        _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
-        _ if bytes.starts_with(HTTP2_PREFACE) => Protocol::Http2 { goaway: false },
-        _ if is_greeting(bytes) => Protocol::Lines { farewell: false },
-        _ => Protocol::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    proptest::proptest! {
-        #[test]
-        fn a_head_ends_at_its_first_empty_line(text in "[\r\na]{0,24}") {
-            let simple = text.as_bytes().windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
-            proptest::prop_assert_eq!(head_length(text.as_bytes()), simple);
         }
     }
 }

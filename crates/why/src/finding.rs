@@ -130,7 +130,10 @@ pub struct Rung {
     pub note: Option<String>,
 }
 
-fn perhaps_seconds<S: serde::Serializer>(nanoseconds: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+fn perhaps_seconds<S: serde::Serializer>(
+    nanoseconds: &Option<u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match nanoseconds {
         Some(nanoseconds) => seconds(nanoseconds, serializer),
         None => serializer.serialize_none(),

@@ -31,8 +31,8 @@ mod reset;
 mod side;
 mod surroundings;
 mod table;
-mod timeouts;
 pub mod text;
+mod timeouts;
 mod unanswered;
 mod verdict;
 

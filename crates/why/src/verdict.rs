@@ -25,6 +25,9 @@ const REFUSED_WITHIN: u64 = 10_000_000_000;
 /// This many connections that end in one moment were ended by one process, or one administrator.
 const TOGETHER: u32 = 3;
 
+/// Silence that is worth a sentence, in nanoseconds: shorter pauses are those of every exchange.
+const WORTH_SAYING: u64 = 2_000_000_000;
+
 /// The verdict and its reasons.
 #[derive(Debug)]
 pub(crate) struct Diagnosis {
@@ -48,6 +51,7 @@ pub(crate) fn decide(facts: &Facts<'_>, listener: &ListenerHistory) -> Diagnosis
     let class =
         if matches!(cause, Forged) && !matches!(class, Class::AnswerToSyn) { Class::Foreign } else { class };
     let harmless = judge.harmless(class, cause);
+    judge.timing();
     Diagnosis {
         class,
         cause,
@@ -212,6 +216,18 @@ impl Judge<'_> {
         Some((ProcessGone, Likely, candidates))
     }
 
+    /// How long nothing was sent before the reset, and before the sender's FIN.
+    fn timing(&mut self) {
+        let f = self.f;
+        if let Some(nanoseconds) = f.silence_before_fin().filter(|&silence| silence >= WORTH_SAYING) {
+            let fin = f.sender.fin().map(|fin| f.frame_at(fin.frame));
+            self.say(fin, Claim::SilenceBeforeFin { nanoseconds });
+        }
+        if let Some(nanoseconds) = f.silence().filter(|&silence| silence >= WORTH_SAYING) {
+            self.say(None, Claim::Silence { nanoseconds });
+        }
+    }
+
     /// Whether nobody lost anything.
     fn harmless(&self, class: Class, cause: Cause) -> bool {
         let f = self.f;
@@ -239,7 +255,7 @@ impl Judge<'_> {
             (false, false) => {}
             (sent, got) => return (!sent || farewell(s, r)) && (!got || farewell(r, s)),
         }
-        if !f.whole() && !(s.has_fin() && r.has_fin()) && !f.exchange_complete() {
+        if !(f.whole() || s.has_fin() && r.has_fin() || f.exchange_complete()) {
             return false;
         }
         // The server had ended its side, so it had nothing more to say.

@@ -6,6 +6,8 @@
 //! `--findings` every finding as a line of JSON before that. Ends with 1 if a sentence was refuted.
 
 mod check;
+mod check_course;
+mod check_sender;
 mod payload;
 mod trace;
 

@@ -2,7 +2,7 @@
 
 use linger_why::Farewell;
 
-use crate::trace::{Seen, Sent, at_or_after};
+use crate::trace::{Sent, at_or_after};
 
 /// HTTP/1 messages of one side.
 #[derive(Debug, Default)]
@@ -110,22 +110,25 @@ fn tls(bytes: &[u8]) -> impl Iterator<Item = (u8, u16, usize)> {
     })
 }
 
-/// From where a stream of a side is TLS: from its first byte, or from a handshake record at the start of a packet.
-fn tls_part(bytes: &[u8]) -> &[u8] {
-    if matches!(bytes, [20..=24, 3, ..]) {
-        return bytes;
-    }
-    let start = bytes.windows(3).position(|three| matches!(three, [0x16, 3, 0..=4]));
-    start.map_or(&[], |start| &bytes[start..])
+/// The part of a side's stream that is TLS to its end, and the sequence number where it begins: from the first packet after the
+/// last gap that begins with a record, such that records follow each other from there on.
+pub(crate) fn tls_part(side: &Sent<'_>) -> Option<(u32, Vec<u8>)> {
+    let (start, bytes) = side.last_stream();
+    let packets = side.before.iter().filter(|seen| seen.len > 0);
+    let offsets = packets.map(|seen| seen.data_end().wrapping_sub(seen.len).wrapping_sub(start) as usize);
+    let mut parts = offsets.filter_map(|offset| bytes.get(offset..).map(|part| (offset, part)));
+    let (offset, part) = parts.find(|(_, part)| {
+        let end = tls(part).last().map_or(0, |(.., end)| end);
+        matches!(part, [20..=23, 3, 0..=4, ..]) && end >= part.len()
+    })?;
+    Some((start.wrapping_add(offset as u32), part.to_vec()))
 }
 
 /// The sequence number after the last TLS record that begins in a side's stream.
 pub(crate) fn tls_end(side: &Sent<'_>) -> Option<u32> {
-    let (start, bytes) = side.last_stream();
-    let part = tls_part(&bytes);
-    let skipped = bytes.len() - part.len();
-    let (_, _, end) = tls(part).last()?;
-    Some(start.wrapping_add((skipped + end) as u32))
+    let (start, part) = tls_part(side)?;
+    let (.., end) = tls(&part).last()?;
+    Some(start.wrapping_add(end as u32))
 }
 
 fn goodbye(bytes: &[u8]) -> bool {
@@ -150,19 +153,17 @@ pub(crate) fn is_farewell(bytes: &[u8], which: Farewell) -> Result<(), String> {
     if right { Ok(()) } else { Err(format!("{} bytes of something else", bytes.len())) }
 }
 
-/// Whether a side's stream ends with a farewell. `last` is the last packet that brought payload.
-pub(crate) fn ends_with_farewell(bytes: &[u8], which: Farewell, last: Option<&Seen>) -> Result<(), String> {
-    let last = last.map_or(&[][..], |seen| &seen.payload);
+/// Whether a side's stream ends with a farewell.
+pub(crate) fn ends_with_farewell(side: &Sent<'_>, which: Farewell) -> Result<(), String> {
+    let (_, bytes) = side.last_stream();
+    let last = side.last_said().map_or(&[][..], |seen| &seen.payload);
     let right = match which {
         Farewell::Line => goodbye(last),
-        Farewell::TlsAlert => tls(tls_part(bytes))
-            .last()
+        Farewell::TlsAlert => tls_part(side)
+            .and_then(|(_, part)| tls(&part).last())
             .is_some_and(|(kind, length, _)| kind == 21 || kind == 23 && length <= 19),
         Farewell::GoAway => bytes.windows(4).any(|four| four[3] == 7),
-        Farewell::WebSocketClose => {
-            last.first().is_some_and(|first| first & 0x0f == 8)
-                || bytes.windows(2).any(|two| two[0] & 0x0f == 8)
-        }
+        Farewell::WebSocketClose => bytes.windows(2).any(|two| two[0] & 0x0f == 8),
         _ => false,
     };
     if right { Ok(()) } else { Err("the last bytes are something else".into()) }

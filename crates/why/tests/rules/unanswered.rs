@@ -7,7 +7,10 @@ use crate::opening::accepted_at;
 
 /// SYNs as Linux repeats them: after one second, two and four more.
 fn asked(times: usize) -> Flow {
-    [1_000, 2_000, 4_000].iter().take(times - 1).fold(flow().syn(), |flow, &ms| flow.wait(ms - 1).again(Client))
+    [1_000, 2_000, 4_000]
+        .iter()
+        .take(times - 1)
+        .fold(flow().syn(), |flow, &ms| flow.wait(ms - 1).again(Client))
 }
 
 #[test]
@@ -38,7 +41,11 @@ fn a_handshake_that_the_server_took_no_note_of() {
         .but("the SYN-ACK once", &waits(flow().shake().data(Client, GET)), "none")
         .but("the data once", &base().wait(2_999).ack(Client), "none")
         .but("the data is acknowledged at last", &waits(base()).ack(Server), "none")
-        .but("a reset at last", &waits(base()).bare(Server), "accept-queue-overflow likely passive-before-ack")
+        .but(
+            "a reset at last",
+            &waits(base()).bare(Server),
+            "accept-queue-overflow likely passive-before-ack",
+        )
         .but("all within two seconds", &base().wait(999).again(Client).again(Client), "none")
         .done();
 }
