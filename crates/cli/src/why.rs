@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, ValueHint};
 use linger_untrusted::{Untrusted, message};
 use linger_why::{
-    AnalyzerLimits, CaptureSet, Cause, ExamineEvent, ExamineOptions, Examined, Finding, Group, Groups,
+    AnalyzerLimits, CaptureSet, Cause, Class, ExamineEvent, ExamineOptions, Examined, Finding, Group, Groups,
     HostRange, ReadStop, compare_series, html, text,
 };
 
@@ -53,8 +53,11 @@ pub(crate) struct WhyArguments {
     /// Look only at connections with this port; may be given several times.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Vec<u16>,
+    /// Leave out connections that failed without a reset.
+    #[arg(long)]
+    resets_only: bool,
     /// List the causes with their meaning and remedy.
-    #[arg(long, conflicts_with_all = ["files", "html", "flows"])]
+    #[arg(long, conflicts_with_all = ["files", "html", "flows", "resets_only"])]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
     #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]
@@ -96,6 +99,7 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     }
     let mut report = WhyReport {
         json: arguments.output.json,
+        resets_only: arguments.resets_only,
         out,
         groups: Groups::default(),
         harmful: false,
@@ -128,6 +132,7 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
 /// The findings so far.
 struct WhyReport {
     json: bool,
+    resets_only: bool,
     out: Stdout,
     groups: Groups,
     harmful: bool,
@@ -137,6 +142,9 @@ struct WhyReport {
 
 impl WhyReport {
     fn take(&mut self, finding: Finding) {
+        if self.resets_only && finding.class == Class::Unanswered {
+            return;
+        }
         self.harmful |= !finding.harmless;
         if self.json && self.stopped.is_none() {
             let printed = self.out.json(&line(lines::Reset::from(&finding)));

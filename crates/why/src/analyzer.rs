@@ -17,14 +17,14 @@ use crate::select::Selection;
 use crate::series::SeriesFiles;
 use crate::surroundings::Surroundings;
 use crate::table::{FlowSlot, Table};
-use crate::verdict;
-use crate::{Cause, Class, Remedy};
+use crate::{Cause, Claim, Class, Remedy};
+use crate::{unanswered, verdict};
 
 /// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
 /// for refused connections that show the end of a process.
 const AFTER_RESET: u64 = 10_000_000_000;
 /// How long a connection is kept after both FINs, for a late reset.
-const AFTER_CLOSE: u64 = 2_000_000_000;
+const AFTER_CLOSE: u64 = 120_000_000_000;
 /// A forged reset that both sides ignore is reported after this many packets of each. The flow goes on.
 const IGNORED: u32 = 8;
 /// How many packets are parsed ahead of the one that is judged.
@@ -279,7 +279,9 @@ impl Analyzer {
             FlowStep::Reset => {
                 let Some(reset) = &flow.reset else { return };
                 let facts = Facts::new(reset);
-                if facts.answers_syn() {
+                if facts.refuses_after_handshake() {
+                    self.surroundings.turns_away(source, at.time_ns);
+                } else if facts.answers_syn() {
                     self.surroundings.refuses(source, at.time_ns, at.frame);
                 } else if facts.active() && facts.client() != Some(dir) && !facts.sender.has_fin() {
                     self.surroundings.ends(source, at.time_ns);
@@ -292,6 +294,16 @@ impl Analyzer {
     fn settle(&mut self, flow: Flow) {
         if let Some(reset) = flow.reset {
             self.judge(&reset);
+        } else if let Some(failed) = unanswered::failure(&flow) {
+            let (connection, opener) = (&flow.connection, failed.1);
+            let network = self.places.network(connection, 1 - opener);
+            let listener = self.surroundings.of((connection.key.end(1 - opener), network));
+            if let Some(mut finding) = unanswered::finding(connection, failed, &listener) {
+                let path = self.places.path(connection.paths[opener]);
+                (finding.tags, finding.numbers.network) = (path.to_string(), path.network());
+                self.files.localise(&mut finding);
+                self.ready.push(finding);
+            }
         }
     }
 
@@ -311,9 +323,8 @@ impl Analyzer {
         }
         let path = self.places.path(reset.connection.paths[reset.by]);
         if !path.is_plain() {
-            verdict
-                .evidence
-                .push(Evidence { frame: Some(reset.at.frame), says: format!("it was sent in {path}") });
+            let says = Claim::SentIn(path.to_string());
+            verdict.evidence.push(Evidence { frame: Some(reset.at.frame), says });
         }
         let losses = facts.losses();
         let mut ladder = facts.ladder();
@@ -329,7 +340,9 @@ impl Analyzer {
         let unread = match verdict.cause {
             _ if verdict.harmless => Some(0),
             Cause::ClosedWithUnreadData | Cause::Unknown => None,
-            Cause::DataAfterClose => losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late()))),
+            Cause::DataAfterClose if facts.sender_is_client() != Some(true) => {
+                losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late())))
+            }
             _ => losses.request,
         };
         let mut finding = Finding {
@@ -339,7 +352,7 @@ impl Analyzer {
             time_ns: reset.at.time_ns,
             from,
             to,
-            client: reset.connection.opener().map(|dir| key.end(dir)),
+            client: facts.client().map(|dir| key.end(dir)),
             class: verdict.class,
             cause: verdict.cause,
             confidence: verdict.confidence,
@@ -350,6 +363,8 @@ impl Analyzer {
             evidence: verdict.evidence,
             would_decide: verdict.would_decide,
             remedy: remedy(verdict.cause, verdict.class, verdict.harmless),
+            silence_ns: facts.silence(),
+            age_ns: reset.at.time_ns.checked_sub(reset.connection.first_time),
             further_resets: reset.after.resets[0].saturating_add(reset.after.resets[1]),
             ladder,
             ttl: reset.ttl,
@@ -377,8 +392,14 @@ impl Analyzer {
 
     /// Ends the analysis. Returns the findings that were still open, and the counts.
     pub fn finish(mut self) -> (Vec<Finding>, PacketCounts) {
-        let mut open: Vec<Flow> = self.table.drain().filter(|flow| flow.reset.is_some()).collect();
-        open.sort_by_key(|flow| flow.reset.as_ref().map(|reset| reset.at.frame));
+        let mut open: Vec<Flow> = self
+            .table
+            .drain()
+            .filter(|flow| flow.reset.is_some() || unanswered::failure(flow).is_some())
+            .collect();
+        open.sort_by_key(|flow| {
+            flow.reset.as_ref().map_or(flow.connection.first_frame, |reset| reset.at.frame)
+        });
         for flow in open {
             self.settle(flow);
         }

@@ -208,7 +208,7 @@ impl<'a> Comparison<'a> {
     /// its frame there.
     fn apply(self, finding: &mut Finding, file: &str) -> Option<(TraceKey, Seen)> {
         let say = |finding: &mut Finding, says: String| {
-            finding.evidence.push(Evidence { frame: None, says });
+            finding.evidence.push(Evidence::view(says));
         };
         let same = self.trace.iter().find(|seen| {
             seen.dir == self.by && seen.flags.has(Flags::RST) && seen.seq == finding.numbers.seq

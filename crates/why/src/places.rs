@@ -75,7 +75,13 @@ impl Places {
 
     /// The network of a connection's side: the same for all its connections there.
     pub(crate) fn network(&mut self, connection: &ObservedConnection, dir: Dir) -> Network {
-        let path = self.path(connection.paths[dir]).network();
+        // A side that has sent nothing is in the network of the other side.
+        let side = if connection.paths[dir] == PathId::default() && !connection.sides[dir].seen() {
+            1 - dir
+        } else {
+            dir
+        };
+        let path = self.path(connection.paths[side]).network();
         Network { interface: connection.key.interface(), path: self.id(path) }
     }
 

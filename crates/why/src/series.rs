@@ -1,6 +1,6 @@
 //! The files of a rotated series, which are read as one stream.
 
-use crate::Finding;
+use crate::{Claim, Finding};
 
 /// The files so far, and how their frames are counted: over the whole series while it is read, and from the beginning of its own
 /// file in a finding.
@@ -73,12 +73,17 @@ impl SeriesFiles {
             return;
         }
         for evidence in &mut finding.evidence {
-            if let Some(frame) = &mut evidence.frame {
+            let mut elsewhere = None;
+            for frame in evidence.frames_mut() {
                 let (there, number) = self.place(*frame);
                 *frame = number;
                 if there != file {
-                    evidence.says += &format!(" (in {there})");
+                    elsewhere.get_or_insert(there);
                 }
+            }
+            if let Some(there) = elsewhere {
+                let says = Box::new(evidence.says.clone());
+                evidence.says = Claim::InFile { says, file: there.to_owned() };
             }
         }
         for rung in &mut finding.ladder {

@@ -25,6 +25,8 @@ pub(crate) struct ListenerHistory {
     pub(crate) ttl: Option<u8>,
     /// SYN-ACKs repeated after the client's ACK, over all its connections.
     pub(crate) repeats: u32,
+    /// Connections whose first packet after the handshake was refused.
+    pub(crate) turned_away: u32,
     /// When the latest group of ends began, and how many there were.
     burst: (u64, u32),
     /// The greatest such group.
@@ -90,6 +92,12 @@ impl Surroundings {
     pub(crate) fn repeats(&mut self, listener: ListenerAddress, time: u64) {
         let listener = self.touch(listener, time);
         listener.repeats = listener.repeats.saturating_add(1);
+    }
+
+    /// The listener's host refused the first packet after a handshake.
+    pub(crate) fn turns_away(&mut self, listener: ListenerAddress, time: u64) {
+        let listener = self.touch(listener, time);
+        listener.turned_away = listener.turned_away.saturating_add(1);
     }
 
     pub(crate) fn refuses(&mut self, listener: ListenerAddress, time: u64, frame: u64) {

@@ -244,7 +244,10 @@ fn two_captures_of_a_genuine_reset_are_one_finding() {
         assert_eq!(compared.len(), alone.len(), "{name}");
         for (one, other) in compared.iter().zip(&alone) {
             assert_eq!(one.cause, other.cause);
-            assert!(one.evidence.iter().any(|evidence| evidence.says.contains("has it too")), "{one:#?}");
+            assert!(
+                one.evidence.iter().any(|evidence| evidence.says.to_string().contains("has it too")),
+                "{one:#?}"
+            );
         }
     }
 }

@@ -118,6 +118,13 @@ impl Flow {
         self
     }
 
+    /// A capture at the server: the client's packets have passed routers.
+    pub(crate) fn at_server(self) -> Self {
+        self.with_all(|packet| packet.ttl = if packet.from == Who::Client { 52 } else { 64 })
+            .ttl(Who::Client, 52)
+            .ttl(Who::Server, 64)
+    }
+
     /// The window field of the packets that `who` sends from here on.
     pub(crate) fn window(mut self, who: Who, window: u16) -> Self {
         self.ends[who as usize].window = window;

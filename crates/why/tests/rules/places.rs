@@ -27,7 +27,7 @@ fn summary(finding: &Finding, name: impl Fn(&str) -> String) -> String {
         .evidence
         .iter()
         .filter(|evidence| evidence.frame.is_none())
-        .map(|evidence| name(&evidence.says))
+        .map(|evidence| name(&evidence.says.to_string()))
         .filter(|says| says.contains("view") || says.contains("here") || says.contains("lacks"))
         .collect();
     let harm = if finding.harmless { "harmless" } else { "harmful" };
@@ -167,7 +167,7 @@ fn a_view_that_ends_before_the_reset_proves_nothing() {
     // It begins after the reset.
     let begins = exchange().all_unseen().wait(500).id(Server, 7_004).bytes(Server, 7).ack(Client);
     let early = exchange().all_unseen().ack(Server).rst(Server).wait(600).bytes(Server, 7).ack(Client);
-    is(&[&seen_at(&early, 0, 0), &seen_at(&begins, 4, 0)], &["view0: forged likely foreign harmful: "]);
+    is(&[&seen_at(&early, 0, 0), &seen_at(&begins, 4, 0)], &["view0: forged likely foreign harmless: "]);
 }
 
 #[test]

@@ -137,12 +137,12 @@ fn whose_window_it_was() {
         .but(
             "the client's, the SYN not there",
             &client().with_at(0, |p| p.destination.set_port(9)),
-            "client-gave-up likely",
+            "aborted likely",
         )
         .but(
             "the client's by its port",
             &client().with_at(0, |p| p.destination.set_port(9)).with_at(1, |p| p.source.set_port(9)),
-            "client-gave-up likely",
+            "aborted likely",
         )
         .but(
             "which side is the client is not known",
