@@ -54,7 +54,7 @@ pub(crate) struct WhyArguments {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Vec<u16>,
     /// List the causes with their meaning and remedy.
-    #[arg(long, conflicts_with_all = ["files", "html", "flows"])]
+    #[arg(long, conflicts_with_all = ["files", "html", "flows", "since", "until", "host", "port"])]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
     #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]
