@@ -57,7 +57,7 @@ pub(crate) struct WhyArguments {
     #[arg(long)]
     resets_only: bool,
     /// List the causes with their meaning and remedy.
-    #[arg(long, conflicts_with_all = ["files", "html", "flows", "resets_only"])]
+    #[arg(long, conflicts_with_all = ["files", "html", "flows", "since", "until", "host", "port", "resets_only"])]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
     #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]

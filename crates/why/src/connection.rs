@@ -2,8 +2,7 @@
 
 use linger_packet::{Flags, Segment};
 
-use crate::key::{Dir, FlowKey};
-use crate::places::PathId;
+use crate::key::{Dir, FlowKey, PathId};
 use crate::record::{At, Record, Since};
 use crate::service;
 use crate::side::Side;

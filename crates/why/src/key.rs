@@ -31,6 +31,10 @@ impl std::hash::Hash for FlowKey {
     }
 }
 
+/// A number for a path. 0: neither tags nor tunnels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct PathId(pub(crate) u16);
+
 /// One of a connection's two sides: an index into its `sides`.
 pub(crate) type Dir = usize;
 

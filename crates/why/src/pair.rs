@@ -267,13 +267,7 @@ impl<'a> Comparison<'a> {
             finding,
             format!("{file}, nearer to the alleged sender, has {theirs} packets of it, and not this reset"),
         );
-        finding.class = Class::Foreign;
-        finding.cause = Cause::Forged;
-        finding.candidates = vec![Cause::Forged];
-        finding.remedy = Cause::Forged.remedy();
-        finding.harmless = false;
-        finding.confidence = if missing == 0 { Confidence::Certain } else { Confidence::Likely };
-        finding.would_decide = None;
+        judge_forged(finding, missing);
         if missing > 0 {
             say(
                 finding,
@@ -288,4 +282,15 @@ impl<'a> Comparison<'a> {
         }
         None
     }
+}
+
+/// Judges that another sent the reset. `missing`: other packets that the capture near the alleged sender lacks, too.
+fn judge_forged(finding: &mut Finding, missing: usize) {
+    finding.class = Class::Foreign;
+    finding.cause = Cause::Forged;
+    finding.candidates = vec![Cause::Forged];
+    finding.remedy = Cause::Forged.remedy();
+    finding.harmless = false;
+    finding.confidence = if missing == 0 { Confidence::Certain } else { Confidence::Likely };
+    finding.would_decide = None;
 }

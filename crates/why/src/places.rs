@@ -9,17 +9,13 @@ use hashbrown::HashMap;
 use linger_packet::{Path, Segment};
 
 use crate::connection::ObservedConnection;
-use crate::key::{Dir, FlowKey};
+use crate::key::{Dir, FlowKey, PathId};
 use crate::table::{FlowSlot, Table};
 
 /// Paths that are told apart. All further ones count as one: a hostile capture has any number of them.
 const MAX_PATHS: usize = 60_000;
 /// Connections with the same ends at the same time, in different networks. Further ones share the last variant.
 const MAX_VARIANTS: u16 = 64;
-
-/// A number for a path. 0: neither tags nor tunnels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct PathId(u16);
 
 /// An interface, and the network on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -139,14 +139,14 @@ fn claim<'a>(
 }
 
 /// The part of a series that is read as one stream.
-struct Stream {
+struct SeriesStream {
     analyzer: Analyzer,
     files: Vec<PathBuf>,
     stopped: Option<String>,
     unread: bool,
 }
 
-impl Stream {
+impl SeriesStream {
     fn new(path: &Path, options: &ExamineOptions) -> Self {
         let mut analyzer = Analyzer::new(path.display().to_string(), options.limits);
         analyzer.select(&options.selection);
@@ -208,7 +208,7 @@ fn examine_series(
     stop: &ReadStop,
     on_event: &mut dyn FnMut(ExamineEvent),
 ) {
-    let mut stream: Option<Stream> = None;
+    let mut stream: Option<SeriesStream> = None;
     for file in files {
         if stop.requested() {
             on_event(ExamineEvent::NotRead(file.path.clone()));
@@ -221,7 +221,7 @@ fn examine_series(
                 continue;
             }
         };
-        let follows = |stream: &mut Stream| {
+        let follows = |stream: &mut SeriesStream| {
             file.begins.is_none_or(|begins| stream.analyzer.latest() <= begins.saturating_add(DISORDER))
         };
         if let Some(ended) = stream.take_if(|stream| !follows(stream)) {
@@ -232,7 +232,7 @@ fn examine_series(
                 stream.next_file(&file.path);
                 stream
             }
-            none => none.insert(Stream::new(&file.path, options)),
+            none => none.insert(SeriesStream::new(&file.path, options)),
         };
         let mut stopped = stream.read(reader, |finding| on_event(ExamineEvent::Finding(Box::new(finding))));
         if stop.requested() {
@@ -248,7 +248,7 @@ fn examine_series(
     }
 }
 
-fn end(stream: Stream, on_event: &mut dyn FnMut(ExamineEvent)) {
+fn end(stream: SeriesStream, on_event: &mut dyn FnMut(ExamineEvent)) {
     let examined = stream.finish(|finding| on_event(ExamineEvent::Finding(Box::new(finding))));
     on_event(ExamineEvent::Examined(Box::new(examined)));
 }
@@ -275,7 +275,7 @@ pub fn examine_reader(
     mut on_finding: impl FnMut(Finding),
 ) -> Examined {
     let options = ExamineOptions { limits, ..ExamineOptions::default() };
-    let mut stream = Stream::new(Path::new(file), &options);
+    let mut stream = SeriesStream::new(Path::new(file), &options);
     stream.read(reader, &mut on_finding);
     stream.finish(on_finding)
 }

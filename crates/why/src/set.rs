@@ -43,7 +43,7 @@ impl CaptureSet {
     ///
     /// A file that is named twice is read once.
     pub fn of(paths: &[PathBuf]) -> Self {
-        let mut found = Found::default();
+        let mut found = FoundCaptures::default();
         for path in paths {
             found.add(path);
         }
@@ -76,7 +76,7 @@ impl FoundFile {
 }
 
 #[derive(Default)]
-struct Found {
+struct FoundCaptures {
     files: Vec<FoundFile>,
     known: HashSet<PathBuf>,
     unreadable: Vec<(PathBuf, ReadError)>,
@@ -85,7 +85,7 @@ struct Found {
     passed_over_files: usize,
 }
 
-impl Found {
+impl FoundCaptures {
     fn add(&mut self, path: &Path) {
         if path == Path::new("-") {
             return self.files.push(FoundFile::stream(path));
