@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueHint};
 use linger_untrusted::{Untrusted, message};
 use linger_why::{
-    AnalyzerLimits, Cause, Examined, Finding, Group, Groups, ReadStop, compare, examine_until, html, text,
+    AnalyzerLimits, CaptureSet, Cause, Class, ExamineEvent, ExamineOptions, Examined, Finding, Group, Groups,
+    HostRange, ReadStop, compare_series, html, text,
 };
 
 use crate::lines::{self, line};
@@ -15,27 +17,47 @@ use crate::output::{Content, NewFile, Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::{exit, interrupt};
 
-/// Most findings kept until the end of a file, which may turn out to have several interfaces.
-const HELD: usize = 10_000;
+/// Findings that wait for the comparison, about 4 KB each. Those after them are reported as their capture alone shows them.
+const HELD: usize = 2_048;
+/// Up to so many captures are compared with each other whatever the times in them: clocks may be wrong. Of more captures only those
+/// are compared that were taken at about the same time, in nanoseconds.
+const FEW: usize = 16;
+const CLOCK_ERROR: u64 = 600_000_000_000;
 
 /// Names the cause of every reset in a capture, with evidence, or says that it cannot be known.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  linger why capture.pcap\n  tcpdump -i eth0 -w - tcp | linger why -\n  \
-    linger why client.pcap server.pcapng.zst --html report.html\n\n\
-    Several captures are taken for views of the same connections from different places: a reset\n\
-    that its alleged sender never sent is proven forged.\n\n\
+    linger why client.pcap server.pcapng.zst --html report.html\n  \
+    linger why /var/captures --host 10.0.0.5 --since '2026-11-26 10:00:00'\n\n\
+    Several captures of the same connections are compared: a reset that its alleged sender never\n\
+    sent is proven forged. The files of a rotated capture are read as one.\n\n\
     Exit status: 0 nothing harmful, 1 harmful resets found, 3 a capture could not be read.")]
 pub(crate) struct WhyArguments {
-    /// Captures, pcap or pcapng, plain or compressed (gzip, zstd, xz, bzip2, lz4); `-` is standard input.
-    #[arg(value_name = "FILE", required_unless_present = "causes", value_hint = ValueHint::FilePath)]
+    /// Captures, pcap or pcapng, plain or compressed (gzip, zstd, xz, bzip2, lz4); folders of them; patterns; `-` is standard input.
+    #[arg(value_name = "FILE", required_unless_present = "causes", value_hint = ValueHint::AnyPath)]
     files: Vec<PathBuf>,
     #[command(flatten)]
     output: Json,
     /// Write the report as one self-contained page as well.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     html: Option<PathBuf>,
+    /// Look only at packets from this time on: `2026-11-26 10:00:00` or RFC 3339, in UTC, or seconds since 1970.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<u64>,
+    /// Look only at packets up to this time.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<u64>,
+    /// Look only at connections of this address or network (`10.0.0.0/8`); may be given several times.
+    #[arg(long, value_name = "ADDRESS")]
+    host: Vec<HostRange>,
+    /// Look only at connections with this port; may be given several times.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Vec<u16>,
+    /// Leave out connections that failed without a reset.
+    #[arg(long)]
+    resets_only: bool,
     /// List the causes with their meaning and remedy.
-    #[arg(long, conflicts_with_all = ["files", "html", "flows"])]
+    #[arg(long, conflicts_with_all = ["files", "html", "flows", "since", "until", "host", "port", "resets_only"])]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
     #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]
@@ -50,9 +72,16 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
             Err(stopped) => stopped.end(None),
         };
     }
+    let set = CaptureSet::of(&arguments.files);
     // Check the output path before reading, which may take an hour.
-    let inputs = arguments.files.iter().map(PathBuf::as_path);
-    let page = arguments.html.as_deref().map(|path| NewFile::create(path, Content::Text, inputs)).transpose();
+    let page = arguments
+        .html
+        .as_deref()
+        .map(|path| {
+            let inputs = set.paths().chain(set.unreadable.iter().map(|(path, _)| &**path));
+            NewFile::create(path, Content::Text, inputs)
+        })
+        .transpose();
     let page = match page {
         Ok(page) => page,
         Err(refused) => return refused.end(),
@@ -70,12 +99,13 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     }
     let mut report = WhyReport {
         json: arguments.output.json,
+        resets_only: arguments.resets_only,
         out,
         groups: Groups::default(),
         harmful: false,
         stopped: None,
     };
-    let (files, unreadable) = read(arguments, &stop, &mut report);
+    let (files, unreadable) = read(&set, &arguments.options(), &stop, &mut report);
     let WhyReport { mut out, groups, harmful, stopped, .. } = report;
     let groups = groups.sorted();
     let status = match (harmful, unreadable) {
@@ -102,6 +132,7 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
 /// The findings so far.
 struct WhyReport {
     json: bool,
+    resets_only: bool,
     out: Stdout,
     groups: Groups,
     harmful: bool,
@@ -111,6 +142,9 @@ struct WhyReport {
 
 impl WhyReport {
     fn take(&mut self, finding: Finding) {
+        if self.resets_only && finding.class == Class::Unanswered {
+            return;
+        }
         self.harmful |= !finding.harmless;
         if self.json && self.stopped.is_none() {
             let printed = self.out.json(&line(lines::Reset::from(&finding)));
@@ -120,69 +154,134 @@ impl WhyReport {
     }
 }
 
-/// Reads all captures. Returns what was read, and whether anything was unreadable.
-fn read(arguments: &WhyArguments, stop: &ReadStop, report: &mut WhyReport) -> (Vec<Examined>, bool) {
-    let several = arguments.files.len() > 1;
-    let mut limits = AnalyzerLimits::default();
-    limits.flows = arguments.flows;
-    let (mut files, mut findings) = (Vec::<Examined>::new(), Vec::<Finding>::new());
-    let mut unreadable = false;
-    for path in &arguments.files {
-        let name = Untrusted::from(path.as_path());
-        if stop.requested() {
-            if report.stopped.is_none() {
-                say!("linger: {}: not read", name.terminal());
-            }
-            unreadable = true;
-            continue;
+/// Reads a point in time. Returns nanoseconds since 1970-01-01 00:00 UTC.
+fn time(text: &str) -> Result<u64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..1e10).contains(seconds));
+    let nanoseconds = match seconds {
+        Some(seconds) => Some((seconds * 1e6) as u64 * 1_000),
+        None => {
+            let midnight = format!("{text} 00:00:00");
+            [text, &midnight]
+                .into_iter()
+                .find_map(|text| humantime::parse_rfc3339_weak(text).ok())
+                .and_then(|time: SystemTime| time.duration_since(UNIX_EPOCH).ok())
+                .and_then(|since| u64::try_from(since.as_nanos()).ok())
         }
-        let live = path == Path::new("-");
-        let examined = examine_until(path, limits, stop, |finding| {
-            if several || !live && findings.len() < HELD {
-                findings.push(finding);
-            } else {
-                report.take(finding);
-                if report.stopped.is_some() {
-                    stop.request();
-                }
-            }
-        });
-        match examined {
-            Ok(examined) => {
-                if let Some(stopped) = examined.stopped.as_ref().filter(|_| report.stopped.is_none()) {
-                    say!("linger: {}: {stopped}; what stands before it was read", name.terminal());
-                }
-                unreadable |= examined.unread || examined.is_mostly_not_understood();
-                unreadable |= examined.stopped.is_some() && examined.counts.packets == 0;
-                files.push(examined);
-            }
-            Err(error) => {
-                say!("linger: {}: {error}", name.terminal());
-                unreadable = true;
-            }
-        }
+    };
+    nanoseconds
+        .ok_or_else(|| "give a time such as '2026-11-26 10:00:00' (UTC), or seconds since 1970".to_owned())
+}
+
+impl WhyArguments {
+    fn options(&self) -> ExamineOptions {
+        let mut options = ExamineOptions::default();
+        options.limits.flows = self.flows;
+        options.selection.since = self.since;
+        options.selection.until = self.until;
+        options.selection.hosts.clone_from(&self.host);
+        options.selection.ports.clone_from(&self.port);
+        options
     }
-    // The interfaces of one capture are vantage points to compare, as several captures are.
-    if !stop.requested() && (several || findings.iter().any(|finding| finding.interface != 0)) {
-        let paths: Vec<&Path> = arguments
-            .files
-            .iter()
-            .map(PathBuf::as_path)
-            .filter(|path| files.iter().any(|file| Path::new(&file.file) == *path))
-            .filter(|path| *path != Path::new("-"))
-            .collect();
-        match compare(&paths, findings) {
-            Ok(compared) => findings = compared,
-            Err(error) => {
-                say!("linger: {error}");
-                return (files, true);
+}
+
+/// Reads all captures. Returns what was read, and whether anything was unreadable.
+fn read(
+    set: &CaptureSet,
+    options: &ExamineOptions,
+    stop: &ReadStop,
+    report: &mut WhyReport,
+) -> (Vec<Examined>, bool) {
+    let several = set.series.len() > 1 || set.series.iter().any(|files| files.len() > 1);
+    let live = !several && set.paths().any(|path| path == Path::new("-"));
+    let (mut files, mut findings) = (Vec::<Examined>::new(), Vec::<Finding>::new());
+    let (mut unreadable, mut not_compared) = (!set.unreadable.is_empty(), 0u64);
+    for (path, error) in &set.unreadable {
+        say!("linger: {}: {error}", Untrusted::from(&**path).terminal());
+    }
+    linger_why::examine_set(set, options, stop, |event| match event {
+        // The interfaces of one capture are vantage points to compare, as several captures are.
+        ExamineEvent::Finding(finding) if !live && findings.len() < HELD => findings.push(*finding),
+        ExamineEvent::Finding(finding) => {
+            not_compared += 1;
+            report.take(*finding);
+            if report.stopped.is_some() {
+                stop.request();
             }
+        }
+        ExamineEvent::Examined(examined) => {
+            unreadable |= examined.unread || examined.is_mostly_unread();
+            unreadable |= examined.stopped.is_some() && examined.counts.packets == 0;
+            files.push(*examined);
+        }
+        other => {
+            unreadable |= !matches!(other, ExamineEvent::Stopped(..));
+            if report.stopped.is_none() {
+                complain(&other);
+            }
+        }
+    });
+    let compared = to_compare(&files);
+    if !stop.requested()
+        && !findings.is_empty()
+        && (compared.len() > 1 || findings.iter().any(|finding| finding.interface != 0))
+    {
+        if not_compared > 0 {
+            say!(
+                "linger: the first {HELD} resets are compared between captures, {not_compared} others are not"
+            );
+        }
+        let (found, problems) = compare_series(&compared, findings);
+        findings = found;
+        for (path, error) in problems {
+            say!("linger: {}: not compared with the others: {error}", Untrusted::from(&*path).terminal());
         }
     }
     for finding in findings {
         report.take(finding);
     }
     (files, unreadable)
+}
+
+/// Says what could not be read.
+fn complain(event: &ExamineEvent) {
+    match event {
+        ExamineEvent::Unreadable(path, error) => {
+            say!("linger: {}: {error}", Untrusted::from(&**path).terminal());
+        }
+        ExamineEvent::Stopped(path, why) => {
+            say!("linger: {}: {why}; what stands before it was read", Untrusted::from(&**path).terminal());
+        }
+        ExamineEvent::NotRead(path) => say!("linger: {}: not read", Untrusted::from(&**path).terminal()),
+        _ => {}
+    }
+}
+
+/// The captures that may be views of the same connections, each with its files.
+fn to_compare(files: &[Examined]) -> Vec<Vec<&Path>> {
+    let can_be_read_again = |file: &&Examined| file.files.iter().all(|path| path.is_file());
+    let captures: Vec<&Examined> = files.iter().filter(can_be_read_again).collect();
+    let meets = |one: &Examined, other: &Examined| {
+        let (one, other) = (&one.counts, &other.counts);
+        one.first <= other.last.saturating_add(CLOCK_ERROR)
+            && other.first <= one.last.saturating_add(CLOCK_ERROR)
+    };
+    let mut by_time = captures.clone();
+    by_time.sort_by_key(|capture| capture.counts.first);
+    let mut kept: Vec<Vec<&Path>> = Vec::new();
+    // In the order of their beginnings, a capture meets another one if it meets the one that lasts longest of those before, or
+    // the next one.
+    let mut longest: Option<&Examined> = None;
+    for (at, capture) in by_time.iter().enumerate() {
+        let before = longest.is_some_and(|longest| meets(longest, capture));
+        let after = by_time.get(at + 1).is_some_and(|next| meets(capture, next));
+        if captures.len() <= FEW || before || after {
+            kept.push(capture.files.iter().map(PathBuf::as_path).collect());
+        }
+        if longest.is_none_or(|longest| longest.counts.last < capture.counts.last) {
+            longest = Some(capture);
+        }
+    }
+    kept
 }
 
 fn write_page(mut page: NewFile, files: &[Examined], groups: &[Group]) -> Result<(), crate::output::Refused> {

@@ -43,7 +43,7 @@ fn a_capture_that_cannot_be_read_is_named_with_what_to_do() {
         "why none.pcap",
         "linger: none.pcap: cannot be opened: No such file or directory (os error 2); is the path right?",
     );
-    says("why dir", "linger: dir: cannot be opened: is a directory; name the captures in it");
+    says("why dir", "linger: dir: cannot be opened: no capture is in it; is the path right?");
     says("why empty", "linger: empty: is empty");
     says("why -", "linger: -: is empty");
     says("why text", "it begins with the text \"10:0\"); tcpdump and tshark write one with -w");

@@ -59,11 +59,59 @@ fn json_has_the_promised_fields() {
 }
 
 #[test]
-fn two_captures_prove_a_forgery() {
+fn captures_are_compared_and_one_that_ends_too_early_proves_nothing() {
     let output = linger(&["--json", &capture("forged-perfect.client"), &capture("forged-perfect.server")]);
     let report = text(&output.stdout);
     let first = common::contract::lines("why", &report).remove(0);
-    assert_eq!((&first["cause"], &first["confidence"]), (&"forged".into(), &"certain".into()), "{report}");
+    assert_eq!(first["cause"], "unknown", "{report}");
+    assert!(report.contains("forged-perfect.server.pcap.gz ends 401.814 ms before it"), "{report}");
+    // A folder, and a pattern that the shell has left alone, are the same captures.
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for place in ["client", "server"] {
+        let name = format!("forged-perfect.{place}");
+        std::fs::copy(capture(&name), path(&format!("{name}.pcap.gz"))).unwrap();
+    }
+    std::fs::write(path("notes.txt"), "nothing").unwrap();
+    let told = |arguments: &[&str]| {
+        let output = linger(arguments);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        text(&output.stdout)
+    };
+    let named = told(&[&path("forged-perfect.client.pcap.gz"), &path("forged-perfect.server.pcap.gz")]);
+    assert!(named.contains("server.pcap.gz ends"), "{named}");
+    assert_eq!(told(&[&path("")]), named);
+    assert_eq!(told(&[&path("*.gz")]), named);
+    assert_eq!(told(&[&path("*"), &path("")]), named);
+    // A file that cannot be read is named, and hides nothing.
+    std::fs::write(path("broken.pcap"), "nothing").unwrap();
+    let output = linger(&[&path("")]);
+    assert_eq!(text(&output.stdout), named);
+    assert!(text(&output.stderr).contains("broken.pcap: not a pcap or pcapng capture"), "{output:?}");
+}
+
+#[test]
+fn a_selection_is_made_by_time_host_and_port() {
+    let capture = capture("data-after-close.client");
+    let status = |arguments: &[&str]| {
+        let output = linger(&[&[&*capture], arguments].concat());
+        (output.status.code(), text(&output.stdout).contains("1 connection was reset"))
+    };
+    for (arguments, found) in [
+        (&["--port", "8080"][..], true),
+        (&["--port", "8081"], false),
+        (&["--port", "8081", "--port", "8080"], true),
+        (&["--host", "10.77.2.0/24"], true),
+        (&["--host", "10.77.3.0/24"], false),
+        (&["--since", "2001-01-01", "--until", "2200-01-01 00:00:00"], true),
+        (&["--since", "2200-01-01T00:00:00Z"], false),
+        (&["--until", "1000000000.5"], false),
+    ] {
+        assert_eq!(status(arguments), (Some(i32::from(found)), found), "{arguments:?}");
+    }
+    for wrong in [["--since", "yesterday"], ["--host", "example.org"], ["--port", "0"], ["--until", "-1"]] {
+        assert_eq!(linger(&[&[&*capture][..], &wrong].concat()).status.code(), Some(2), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod source;
 use std::io::{self, Read};
 
 pub use ahead::Stopper;
-pub use input::open;
+pub use input::{Beginning, beginning, open};
 pub use source::{FileStream, Memory, Source};
 
 use self::ahead::Ahead;
@@ -71,7 +71,7 @@ pub enum ReadError {
     Empty,
     /// The file does not begin as a capture does.
     #[error(
-        "not a pcap or pcapng capture (it begins with {}); tcpdump and tshark write one with -w",
+        "not a pcap or pcapng capture (it begins with {}); tcpdump and tshark write one with -w, editcap makes one of other formats",
         shown(first)
     )]
     NotACapture {

@@ -7,7 +7,11 @@ use crate::{LinkType, TcpOptions};
 
 mod cursor;
 mod layers;
+mod path;
+mod tunnels;
 mod wireless;
+
+pub use path::Path;
 
 use cursor::{Cursor, TCP};
 
@@ -41,6 +45,8 @@ pub struct Segment<'a> {
     pub ip_id: Option<u16>,
     /// Time to live or hop limit.
     pub ttl: u8,
+    /// The tags and tunnels around it.
+    pub path: Path,
 }
 
 /// Why there is no TCP segment to look at.
@@ -78,6 +84,10 @@ pub enum Layer {
     Llc(u8, u8),
     /// An encrypted or fragmented wireless or Ethernet frame.
     Encrypted,
+    /// What an IP packet carries: 50 is encrypted (ESP), 108 is compressed (IPComp).
+    IpProtocol(u8),
+    /// Samples of packets (sFlow).
+    Samples,
     /// Several frames aggregated into one wireless frame (A-MSDU).
     Aggregated,
 }
@@ -90,6 +100,10 @@ impl fmt::Display for Layer {
             Self::Ppp(number) => write!(f, "PPP protocol {number:04x}"),
             Self::Llc(to, from) => write!(f, "LLC {to:02x} {from:02x}"),
             Self::Encrypted => f.write_str("an encrypted frame"),
+            Self::IpProtocol(50) => f.write_str("ESP (encrypted)"),
+            Self::IpProtocol(108) => f.write_str("IPComp (compressed)"),
+            Self::IpProtocol(number) => write!(f, "IP protocol {number}"),
+            Self::Samples => f.write_str("sFlow samples"),
             Self::Aggregated => f.write_str("an aggregated wireless frame"),
         }
     }

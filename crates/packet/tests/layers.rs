@@ -37,6 +37,33 @@ fn a_wrapping_that_is_cut_is_no_other_segment() {
     }
 }
 
+/// A wrapping with one wrong byte, whole or cut there, yields a segment inside the frame or an error, and never a panic.
+#[test]
+fn a_wrapping_with_a_wrong_byte_is_no_panic() {
+    for wrapping in wrappings() {
+        let link = LinkType(wrapping.link);
+        for at in 0..wrapping.frame.len() {
+            for byte in [0, 1, 4, 0x0f, 0x10, 0x3f, 0x45, 0x60, 0x7f, 0x80, 0xf0, 0xff] {
+                let mut frame = wrapping.frame.clone();
+                frame[at] = byte;
+                for length in [frame.len(), at + 1, (at + 9).min(frame.len())] {
+                    let Ok(segment) = Segment::from_frame(link, &frame[..length], frame.len()) else {
+                        continue;
+                    };
+                    let end = segment.payload_offset + segment.payload.len();
+                    assert!(
+                        segment.payload.is_empty() || end <= length,
+                        "{}: byte {at} is {byte}",
+                        wrapping.name
+                    );
+                    assert!(segment.payload.len() <= segment.payload_len as usize);
+                    let _ = (segment.parse_options(), segment.path.to_string());
+                }
+            }
+        }
+    }
+}
+
 /// Each frame differs in one field from a wrapping in which there is a segment.
 #[test]
 fn what_is_not_understood_is_told_from_what_is_no_tcp() {
@@ -97,10 +124,83 @@ fn what_is_not_understood_is_told_from_what_is_no_tcp() {
             ethernet(0x0800, &ipv4(47, &[0x20, 0x81, 0x88, 0x0b, 0, 0, 0, 7, 0, 0, 0, 1])),
             Err(NotTcp::OtherProtocol),
         ),
+        ("ESP", 1, ethernet(0x0800, &ipv4(50, &ip)), not_understood(Layer::IpProtocol(50))),
+        ("IPComp", 1, ethernet(0x0800, &ipv4(108, &ip)), not_understood(Layer::IpProtocol(108))),
+        ("sFlow", 1, udp(50_000, 6343, &ip), not_understood(Layer::Samples)),
+        (
+            "CAPWAP, encrypted",
+            1,
+            udp(50_000, 5247, &join(&[&[1, 0x10, 2, 0, 0, 0, 0, 0], &ip])),
+            not_understood(Layer::Encrypted),
+        ),
+        (
+            "CAPWAP, a fragment",
+            1,
+            udp(50_000, 5247, &join(&[&[0, 0x10, 2, 0x80, 0, 0, 0, 0], &ip])),
+            Err(NotTcp::Fragment),
+        ),
+        (
+            "CAPWAP, keep-alive",
+            1,
+            udp(50_000, 5247, &join(&[&[0, 0x10, 2, 0x08, 0, 0, 0, 0], &ip])),
+            Err(NotTcp::OtherProtocol),
+        ),
         ("DNS", 1, udp(50_000, 53, &ip), Err(NotTcp::OtherProtocol)),
     ] {
         assert_eq!(read(link, &frame), expected, "{name}");
     }
+}
+
+/// The tags of each wrapping. Two wrappings that differ in one number are two networks; a priority tag is none.
+#[test]
+fn tags_and_tunnels_are_named() {
+    let path = |frame: &[u8]| {
+        let segment = Segment::from_ethernet(frame).unwrap();
+        (segment.path.to_string(), segment.path.network().to_string(), segment.path)
+    };
+    let named: Vec<String> = wrappings()
+        .iter()
+        .filter_map(|wrapping| {
+            let segment =
+                Segment::from_frame(LinkType(wrapping.link), &wrapping.frame, wrapping.frame.len()).unwrap();
+            assert_eq!(segment.path.is_plain(), segment.path.to_string().is_empty());
+            (!segment.path.is_plain()).then(|| format!("{}: {}", wrapping.name, segment.path))
+        })
+        .collect();
+    assert_eq!(named.join("\n"), include_str!("paths.txt").trim_end());
+    let ip = segment();
+    let vlan = |tag: [u8; 2]| ethernet(0x8100, &join(&[&tag, &[8, 0], &ip]));
+    assert_eq!(path(&vlan([0, 10])).2, path(&vlan([0xe0, 10])).2, "the priority does not count");
+    assert_ne!(path(&vlan([0, 10])).2, path(&vlan([0, 11])).2);
+    assert!(path(&vlan([0x20, 0])).2.is_plain(), "VLAN 0 is none");
+    let vxlan = |vni: u8, frame: &[u8]| udp(50_000, 4789, &join(&[&[8, 0, 0, 0, 0, 0, vni, 0], frame]));
+    let inner = ethernet(0x0800, &ip);
+    assert_eq!(path(&vxlan(42, &vlan([0, 10]))).0, "VXLAN 42, VLAN 10");
+    assert_ne!(path(&vxlan(42, &inner)).2, path(&vxlan(43, &inner)).2);
+    // Labels and tunnel numbers differ between directions, so they name no network.
+    let label = |label: u8| ethernet(0x8847, &join(&[&[0, label, 1, 64], &vlan([0, 10])]));
+    let labels = |label: u8| ethernet(0x8847, &join(&[&[0, label, 1, 64], &[0, 0, 0, 0], &vlan([0, 10])]));
+    assert_ne!(path(&labels(1)).2, path(&labels(2)).2);
+    assert_eq!((path(&labels(1)).0, path(&labels(1)).1), ("MPLS label 16, VLAN 10".into(), "VLAN 10".into()));
+    assert_eq!(path(&label(1)).1, path(&label(2)).1);
+    // The ends of a tunnel without a number, in either direction.
+    let tunnel = |from: u8, to: u8| {
+        let mut outer = ipv4(4, &ip);
+        (outer[15], outer[19]) = (from, to);
+        path(&ethernet(0x0800, &outer)).2
+    };
+    assert_eq!(tunnel(1, 20), tunnel(20, 1));
+    assert_ne!(tunnel(1, 20), tunnel(1, 21));
+    // More tags than are kept still differ.
+    let deep = |last: u8| {
+        let mut frame = vxlan(last, &inner);
+        for vni in 1..5 {
+            frame = vxlan(vni, &frame);
+        }
+        path(&frame)
+    };
+    assert_ne!(deep(7).2, deep(8).2);
+    assert!(deep(7).0.starts_with("VXLAN 4, VXLAN 3, VXLAN 2, "), "{}", deep(7).0);
 }
 
 /// Tunnels may nest only eight deep.

@@ -280,6 +280,14 @@ fn against(cause: Cause) -> &'static str {
             "Let the peer close when it reads end of file; or, if it must keep its half open, let the closing side \
              keep its socket instead of orphaning it (tcp_fin_timeout, 60 s)."
         }
+        Cause::BothClosed => {
+            "Nothing is lost by it. Stacks in user space (VPN programs, balancers) and sockets that an administrator \
+             destroyed end so."
+        }
+        Cause::NoAnswer => {
+            "Check route and address, then for a rule that drops (`nft list ruleset`, security groups), then for a full \
+             accept queue (ListenOverflows and ListenDrops in `nstat -az`)."
+        }
         Cause::FirewallReject => {
             "Look for a reject rule with tcp-reset that matches (`nft list ruleset`, `iptables-save`), or for an \
              expired connection-tracking entry."

@@ -5,22 +5,26 @@ use std::collections::{BTreeMap, HashMap};
 use linger_packet::capture::Packet;
 use linger_packet::{Flags, Layer, NotTcp, Segment};
 
+use crate::counts::{AnalyzerLimits, PacketCounts};
 use crate::facts::Facts;
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::{Flow, FlowStep};
-use crate::key::{Dir, FlowKey};
+use crate::key::{Dir, FlowKey, PathId};
+use crate::places::Places;
 use crate::record::At;
 use crate::reset::RecordedReset;
+use crate::select::Selection;
+use crate::series::SeriesFiles;
 use crate::surroundings::Surroundings;
 use crate::table::{FlowSlot, Table};
-use crate::verdict;
-use crate::{Cause, Class, Remedy};
+use crate::{Cause, Claim, Class, Remedy};
+use crate::{unanswered, verdict};
 
 /// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
 /// for refused connections that show the end of a process.
 const AFTER_RESET: u64 = 10_000_000_000;
 /// How long a connection is kept after both FINs, for a late reset.
-const AFTER_CLOSE: u64 = 2_000_000_000;
+const AFTER_CLOSE: u64 = 120_000_000_000;
 /// A forged reset that both sides ignore is reported after this many packets of each. The flow goes on.
 const IGNORED: u32 = 8;
 /// How many packets are parsed ahead of the one that is judged.
@@ -31,52 +35,6 @@ const MAX_COMMENTS: usize = 4_096;
 /// Largest number of kinds of layers that are told apart. A capture of noise has any number of them.
 const MAX_LAYERS: usize = 64;
 
-/// How much may be remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct AnalyzerLimits {
-    /// The largest number of connections that are remembered at a time. If there are more, connections that have ended are
-    /// forgotten first, the oldest before the others; then the connections that were silent for longest. A connection takes
-    /// about 600 bytes.
-    pub flows: usize,
-}
-
-impl Default for AnalyzerLimits {
-    fn default() -> Self {
-        Self { flows: 100_000 }
-    }
-}
-
-/// Counts of packets and connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct PacketCounts {
-    /// Packets read.
-    pub packets: u64,
-    /// Of them, TCP segments.
-    pub segments: u64,
-    /// IP fragments, which are not reassembled.
-    pub fragments: u64,
-    /// Packets cut so short that the TCP flags are missing.
-    pub cut: u64,
-    /// Packets whose headers contradict each other.
-    pub malformed: u64,
-    /// Packets with a layer that is not understood, in which there may be TCP.
-    pub not_understood: u64,
-    /// Packets captured twice.
-    pub duplicates: u64,
-    /// Connections seen.
-    pub connections: u64,
-    /// Connections forgotten while alive, because there were too many.
-    pub forgotten: u64,
-    /// Connections with a reset.
-    pub resets: u64,
-    /// The first packet's time, in nanoseconds since 1970-01-01 00:00 UTC.
-    pub first: u64,
-    /// The last packet's time, in the same unit.
-    pub last: u64,
-}
-
 /// A segment that was parsed and is not yet judged.
 #[derive(Debug)]
 struct QueuedSegment<'a> {
@@ -84,6 +42,7 @@ struct QueuedSegment<'a> {
     key: FlowKey,
     dir: Dir,
     at: At,
+    path: PathId,
     /// The slot of its flow at the time of parsing.
     slot: Option<FlowSlot>,
 }
@@ -98,11 +57,14 @@ struct SegmentQueue<'a> {
 /// Takes packets in the capture's order. Gives findings in the order in which they become final.
 #[derive(Debug)]
 pub struct Analyzer {
-    file: String,
+    files: SeriesFiles,
+    selection: Option<Selection>,
     table: Table,
+    places: Places,
     surroundings: Surroundings,
     ready: Vec<Finding>,
     counts: PacketCounts,
+    latest: u64,
     comments: HashMap<u64, String>,
     layers: BTreeMap<Layer, u64>,
 }
@@ -111,14 +73,33 @@ impl Analyzer {
     /// Begins an analysis. Findings name the capture `file`.
     pub fn new(file: impl Into<String>, limits: AnalyzerLimits) -> Self {
         Self {
-            file: file.into(),
+            files: SeriesFiles::new(file.into()),
+            selection: None,
             table: Table::new(limits.flows),
+            places: Places::default(),
             surroundings: Surroundings::default(),
             ready: Vec::new(),
             counts: PacketCounts::default(),
+            latest: 0,
             comments: HashMap::new(),
             layers: BTreeMap::new(),
         }
+    }
+
+    /// Looks only at the packets that `selection` names.
+    pub fn select(&mut self, selection: &Selection) {
+        self.selection = (!selection.is_all()).then(|| selection.clone());
+    }
+
+    /// Continues with the next file of a rotated series. What is known of its connections is kept. The number of a packet counts
+    /// from the beginning of its own file.
+    pub fn next_file(&mut self, file: impl Into<String>) {
+        self.files.next(file.into());
+    }
+
+    /// The time of the latest packet of all, in nanoseconds since 1970-01-01 00:00 UTC.
+    pub(crate) fn latest(&self) -> u64 {
+        self.latest
     }
 
     /// The layers that were not understood, each with its number of packets, the commonest first.
@@ -141,6 +122,13 @@ impl Analyzer {
     pub fn packets<'a>(&mut self, packets: impl Iterator<Item = Packet<'a>>) {
         let mut waiting = SegmentQueue { all: Vec::with_capacity(AHEAD), oldest: 0 };
         for packet in packets {
+            if self.files.note(packet.frame) {
+                self.files.begin(packet.time_ns);
+            }
+            self.latest = self.latest.max(packet.time_ns);
+            if self.selection.as_ref().is_some_and(|selection| !selection.has_time(packet.time_ns)) {
+                continue;
+            }
             if self.counts.packets == 0 {
                 self.counts.first = packet.time_ns;
             }
@@ -177,12 +165,16 @@ impl Analyzer {
     /// Adds a segment to the ring and judges the oldest.
     #[inline(always)]
     fn queue<'a>(&mut self, packet: &Packet<'a>, segment: Segment<'a>, waiting: &mut SegmentQueue<'a>) {
+        if self.selection.as_ref().is_some_and(|selection| !selection.has(&segment)) {
+            return;
+        }
         if packet.has_options() && self.comments.len() < MAX_COMMENTS {
             self.comment(packet);
         }
         let (key, dir) = FlowKey::of(&segment, packet.interface);
-        let at = At { frame: packet.frame, time_ns: packet.time_ns };
-        let seen = QueuedSegment { segment, key, dir, at, slot: self.table.find(&key) };
+        let at = At { frame: self.files.frame(packet.frame), time_ns: packet.time_ns };
+        let path = self.places.id(segment.path);
+        let seen = QueuedSegment { segment, key, dir, at, path, slot: self.table.find(&key) };
         if waiting.all.len() < AHEAD {
             waiting.all.push(seen);
         } else if let Some(place) = waiting.all.get_mut(waiting.oldest) {
@@ -196,20 +188,25 @@ impl Analyzer {
     fn comment(&mut self, packet: &Packet<'_>) {
         let text: Vec<_> = packet.comments().collect();
         if !text.is_empty() {
-            self.comments.insert(packet.frame, text.join("; "));
+            self.comments.insert(self.files.frame(packet.frame), text.join("; "));
         }
     }
 
     fn segment(&mut self, seen: &QueuedSegment<'_>) {
         self.counts.segments += 1;
-        let &QueuedSegment { ref segment, key, dir, at, slot } = seen;
+        let &QueuedSegment { ref segment, mut key, dir, at, path, slot } = seen;
         while let Some(flow) = self.table.due(at.time_ns) {
             self.settle(flow);
         }
         let mut found = slot.filter(|&slot| self.table.is_at(slot, &key)).or_else(|| self.table.find(&key));
-        if segment.flags.has(Flags::SYN)
-            && let Some(slot) = found
-            && self.table.get(slot).is_some_and(|flow| flow.is_succeeded_by(segment, dir))
+        if self.places.any() {
+            (key, found) = self.places.find(&mut self.table, segment, (key, dir), path);
+        }
+        if let Some(slot) = found
+            && self.table.get(slot).is_some_and(|flow| {
+                segment.flags.has(Flags::SYN) && flow.is_succeeded_by(segment, dir)
+                    || self.files.is_before(flow.connection.last_time) && !flow.connection.fits(segment, dir)
+            })
         {
             if let Some(flow) = self.table.remove(slot) {
                 self.settle(flow);
@@ -221,6 +218,9 @@ impl Analyzer {
             None => self.open(key, at),
         };
         let Some(flow) = self.table.get(slot) else { return };
+        if !flow.connection.sides[dir].seen() {
+            flow.connection.paths[dir] = path;
+        }
         let step = flow.observe(segment, dir, at);
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
@@ -264,7 +264,7 @@ impl Analyzer {
     /// Records what this packet shows about its listener.
     fn note_surroundings(&mut self, slot: FlowSlot, segment: &Segment<'_>, dir: Dir, at: At, step: FlowStep) {
         let Some(flow) = self.table.get(slot) else { return };
-        let source = (segment.source, flow.connection.key.interface);
+        let source = (segment.source, self.places.network(&flow.connection, dir));
         if segment.flags.has(Flags::SYN | Flags::ACK) {
             self.surroundings.accepts(source, at.time_ns, segment.ttl);
             if step == FlowStep::SynAckAgain {
@@ -279,7 +279,9 @@ impl Analyzer {
             FlowStep::Reset => {
                 let Some(reset) = &flow.reset else { return };
                 let facts = Facts::new(reset);
-                if facts.answers_syn() {
+                if facts.refuses_after_handshake() {
+                    self.surroundings.turns_away(source, at.time_ns);
+                } else if facts.answers_syn() {
                     self.surroundings.refuses(source, at.time_ns, at.frame);
                 } else if facts.active() && facts.client() != Some(dir) && !facts.sender.has_fin() {
                     self.surroundings.ends(source, at.time_ns);
@@ -292,6 +294,16 @@ impl Analyzer {
     fn settle(&mut self, flow: Flow) {
         if let Some(reset) = flow.reset {
             self.judge(&reset);
+        } else if let Some(failed) = unanswered::failure(&flow) {
+            let (connection, opener) = (&flow.connection, failed.1);
+            let network = self.places.network(connection, 1 - opener);
+            let listener = self.surroundings.of((connection.key.end(1 - opener), network));
+            if let Some(mut finding) = unanswered::finding(connection, failed, &listener) {
+                let path = self.places.path(connection.paths[opener]);
+                (finding.tags, finding.numbers.network) = (path.to_string(), path.network());
+                self.files.localise(&mut finding);
+                self.ready.push(finding);
+            }
         }
     }
 
@@ -303,9 +315,16 @@ impl Analyzer {
             Some(true) => to,
             _ => from,
         };
-        let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, key.interface)));
+        let served = if listener == from { reset.by } else { 1 - reset.by };
+        let network = self.places.network(&reset.connection, served);
+        let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, network)));
         if let Some(says) = facts.application() {
             verdict.evidence.push(Evidence { frame: None, says });
+        }
+        let path = self.places.path(reset.connection.paths[reset.by]);
+        if !path.is_plain() {
+            let says = Claim::SentIn(path.to_string());
+            verdict.evidence.push(Evidence { frame: Some(reset.at.frame), says });
         }
         let losses = facts.losses();
         let mut ladder = facts.ladder();
@@ -321,17 +340,19 @@ impl Analyzer {
         let unread = match verdict.cause {
             _ if verdict.harmless => Some(0),
             Cause::ClosedWithUnreadData | Cause::Unknown => None,
-            Cause::DataAfterClose => losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late()))),
+            Cause::DataAfterClose if facts.sender_is_client() != Some(true) => {
+                losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late())))
+            }
             _ => losses.request,
         };
-        self.ready.push(Finding {
-            file: self.file.clone(),
-            interface: key.interface,
+        let mut finding = Finding {
+            file: String::new(),
+            interface: key.interface(),
             frame: reset.at.frame,
             time_ns: reset.at.time_ns,
             from,
             to,
-            client: reset.connection.opener().map(|dir| key.end(dir)),
+            client: facts.client().map(|dir| key.end(dir)),
             class: verdict.class,
             cause: verdict.cause,
             confidence: verdict.confidence,
@@ -342,14 +363,20 @@ impl Analyzer {
             evidence: verdict.evidence,
             would_decide: verdict.would_decide,
             remedy: remedy(verdict.cause, verdict.class, verdict.harmless),
+            silence_ns: facts.silence(),
+            age_ns: reset.at.time_ns.checked_sub(reset.connection.first_time),
             further_resets: reset.after.resets[0].saturating_add(reset.after.resets[1]),
             ladder,
             ttl: reset.ttl,
+            tags: path.to_string(),
             numbers: Numbers {
                 seq: reset.seq,
                 isns: reset.connection.sides.map(|side| side.syn().then_some(side.isn())),
+                network: path.network(),
             },
-        });
+        };
+        self.files.localise(&mut finding);
+        self.ready.push(finding);
     }
 
     /// The findings that became final since the last call.
@@ -365,8 +392,14 @@ impl Analyzer {
 
     /// Ends the analysis. Returns the findings that were still open, and the counts.
     pub fn finish(mut self) -> (Vec<Finding>, PacketCounts) {
-        let mut open: Vec<Flow> = self.table.drain().filter(|flow| flow.reset.is_some()).collect();
-        open.sort_by_key(|flow| flow.reset.as_ref().map(|reset| reset.at.frame));
+        let mut open: Vec<Flow> = self
+            .table
+            .drain()
+            .filter(|flow| flow.reset.is_some() || unanswered::failure(flow).is_some())
+            .collect();
+        open.sort_by_key(|flow| {
+            flow.reset.as_ref().map_or(flow.connection.first_frame, |reset| reset.at.frame)
+        });
         for flow in open {
             self.settle(flow);
         }

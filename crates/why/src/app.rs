@@ -1,8 +1,15 @@
-//! What the payload says about requests and responses: HTTP/1, TLS records, FastCGI records, SSH, and the lines of mail and FTP.
+//! What the payload says about requests and responses: HTTP/1, TLS records, FastCGI records, SSH, the lines of mail and FTP,
+//! and the frames of HTTP/2 in clear and of WebSocket.
 //!
 //! One side's bytes are followed while they are in order and in the capture. After a gap nothing is known.
 
+mod frames;
+mod sniff;
+
 use linger_packet::Segment;
+
+use crate::claim::Farewell;
+use sniff::{HTTP2_PREFACE, head_length, says_goodbye, sniff, switches_to_web_socket};
 
 /// The protocol of a stream, with the facts that only this protocol has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +36,17 @@ pub(crate) enum Protocol {
     Lines {
         farewell: bool,
     },
+    /// HTTP/2 in clear, with whether GOAWAY was sent and nothing but control frames after it.
+    Http2 {
+        goaway: bool,
+    },
+    /// WebSocket, with whether the last frame is a close frame.
+    WebSocket {
+        close: bool,
+    },
     Other,
+    /// The capture has cut the first bytes off.
+    Cut,
 }
 
 /// Where the current message or record ends.
@@ -54,7 +71,15 @@ const LONGEST: u64 = (1 << 31) - (1 << 20);
 pub(crate) struct App {
     pub(crate) protocol: Protocol,
     extent: Extent,
+    /// The sequence number at which the farewell begins, if the stream ends with one.
+    farewell_at: u32,
 }
+
+/// Lengths of a TLS record that holds HTTP/2's GOAWAY without debug data (17 bytes): TLS 1.3, and with ChaCha20 or AES-GCM in
+/// TLS 1.2.
+const GOAWAY_RECORDS: [u16; 3] = [34, 33, 41];
+/// An alert takes 2 bytes. TLS 1.3 hides the type of its record, and adds 1 byte for it and 8 or 16 for the tag.
+const LONGEST_ALERT: u16 = 19;
 
 impl App {
     /// Takes a segment that begins where the last one ended.
@@ -62,20 +87,64 @@ impl App {
     pub(crate) fn in_order(&mut self, segment: &Segment<'_>, peer: &Self) {
         if self.protocol == Protocol::Unseen {
             self.protocol = sniff(segment.payload);
-            self.extent = Extent::Known(segment.seq);
+            if self.protocol == Protocol::Other
+                && matches!(peer.protocol, Protocol::Lines { .. })
+                && segment.payload.ends_with(b"\r\n")
+            {
+                self.protocol = Protocol::Lines { farewell: false };
+            }
+            if self.protocol == Protocol::Other && segment.payload.len() < segment.payload_len as usize {
+                self.protocol = Protocol::Cut;
+            }
+            let preface = matches!(self.protocol, Protocol::Http2 { .. });
+            let skipped = if preface { HTTP2_PREFACE.len() as u32 } else { 0 };
+            self.extent = Extent::Known(segment.seq.wrapping_add(skipped));
         }
         if let Protocol::Lines { .. } = self.protocol {
             return self.lines(segment);
         }
         let Extent::Known(end) = self.extent else {
-            return self.last_chunk(segment);
+            return self.open_end(segment);
         };
         self.extent = match self.protocol {
+            Protocol::Http { .. } if matches!(peer.protocol, Protocol::WebSocket { .. }) => {
+                self.protocol = Protocol::WebSocket { close: false };
+                self.web_socket(end, segment)
+            }
             Protocol::Http { .. } => self.http(end, segment, peer),
             Protocol::Tls { .. } => self.tls(end, segment),
             Protocol::FastCgi { .. } => self.fastcgi(end, segment),
-            Protocol::Unseen | Protocol::Ssh | Protocol::Lines { .. } | Protocol::Other => Extent::Lost,
+            Protocol::Http2 { .. } => self.http2(end, segment),
+            Protocol::WebSocket { .. } => self.web_socket(end, segment),
+            Protocol::Other if matches!(peer.protocol, Protocol::Http2 { .. }) => {
+                self.protocol = Protocol::Http2 { goaway: false };
+                self.http2(end, segment)
+            }
+            Protocol::Unseen | Protocol::Ssh | Protocol::Lines { .. } | Protocol::Other | Protocol::Cut => {
+                Extent::Lost
+            }
         };
+    }
+
+    /// Bytes of a message whose end is not known: a last chunk, or the records with which many protocols begin TLS.
+    fn open_end(&mut self, segment: &Segment<'_>) {
+        if self.protocol == Protocol::Other && matches!(sniff(segment.payload), Protocol::Tls { .. }) {
+            self.protocol = Protocol::Tls { record: 0, length: 0 };
+            self.extent = self.tls(segment.seq, segment);
+        } else {
+            self.last_chunk(segment);
+        }
+    }
+
+    /// The same after bytes that are missing: TLS goes on where a segment begins with a record.
+    pub(crate) fn after_gap(&mut self, segment: &Segment<'_>) {
+        self.gap();
+        if matches!(self.protocol, Protocol::Tls { .. })
+            && matches!(sniff(segment.payload), Protocol::Tls { .. })
+        {
+            self.protocol = Protocol::Tls { record: 0, length: 0 };
+            self.extent = self.tls(segment.seq, segment);
+        }
     }
 
     /// Bytes are missing: from here on nothing is known, unless the end is a FIN.
@@ -125,23 +194,34 @@ impl App {
         matches!(self.protocol, Protocol::FastCgi { ended: true, .. })
     }
 
-    /// Whether the last line was a goodbye: whatever answers it, nobody has to read it.
-    pub(crate) fn has_said_goodbye(&self) -> bool {
-        matches!(self.protocol, Protocol::Lines { farewell: true })
+    /// The farewell with which the stream ends, if `at` is not before it: then nothing but a farewell lies beyond `at`, and
+    /// nobody has to read it.
+    pub(crate) fn farewell_from(&self, at: u32) -> Option<Farewell> {
+        let inside = at.wrapping_sub(self.farewell_at) < 1 << 31;
+        self.farewell().filter(|_| inside)
     }
 
-    /// Whether the last record is a TLS alert in the clear.
-    pub(crate) fn tls_alert(&self) -> bool {
-        matches!(self.protocol, Protocol::Tls { record: 21, .. })
+    /// Whether the stream ends with a TLS record of GOAWAY's size that begins at or before `at`: a farewell, if the other side
+    /// has said its own.
+    pub(crate) fn ends_with_goaway_size(&self, at: u32) -> bool {
+        let inside = at.wrapping_sub(self.farewell_at) < 1 << 31;
+        let size =
+            matches!(self.protocol, Protocol::Tls { record: 23, length } if GOAWAY_RECORDS.contains(&length));
+        self.is_followed() && inside && size
     }
 
-    /// Whether the last record is an alert. An alert in the clear has its own record type. For an encrypted record only the
-    /// length tells: TLS 1.3 hides the type, and an alert takes 2 bytes, plus 1 for its type and 8 or 16 for the tag.
-    pub(crate) fn ends_with_alert(&self) -> bool {
-        matches!(
-            self.protocol,
-            Protocol::Tls { record: 21, .. } | Protocol::Tls { record: 23, length: ..=19 }
-        )
+    /// The farewell with which the stream ends.
+    pub(crate) fn farewell(&self) -> Option<Farewell> {
+        match self.protocol {
+            _ if !self.is_followed() => None,
+            Protocol::Lines { farewell: true } => Some(Farewell::Line),
+            Protocol::Tls { record: 21, .. } => Some(Farewell::TlsAlert),
+            // For an encrypted record only the length tells.
+            Protocol::Tls { record: 23, length: ..=LONGEST_ALERT } => Some(Farewell::TlsAlert),
+            Protocol::Http2 { goaway: true } => Some(Farewell::GoAway),
+            Protocol::WebSocket { close: true } => Some(Farewell::WebSocketClose),
+            _ => None,
+        }
     }
 
     /// Lines, until STARTTLS or its like makes TLS records of them.
@@ -150,7 +230,11 @@ impl App {
             self.protocol = protocol;
             self.extent = self.tls(segment.seq, segment);
         } else if !segment.payload.is_empty() {
-            self.protocol = Protocol::Lines { farewell: says_goodbye(segment.payload) };
+            let farewell = says_goodbye(segment.payload);
+            if farewell && self.farewell().is_none() {
+                self.farewell_at = segment.seq;
+            }
+            self.protocol = Protocol::Lines { farewell };
             self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
         }
     }
@@ -175,6 +259,9 @@ impl App {
             };
             self.extent = self.head(end, rest, peer);
             self.last_chunk(segment);
+            if let (Protocol::WebSocket { .. }, Extent::Known(next)) = (self.protocol, self.extent) {
+                return self.web_socket(next, segment);
+            }
             match self.extent {
                 Extent::Known(next) => end = next,
                 other => return other,
@@ -198,6 +285,10 @@ impl App {
         // RFC 9112 section 6.3: responses that have no body whatever their fields say.
         let status = first.get(9..12).unwrap_or(&[]);
         let empty = status.starts_with(b"1") || status == b"204" || status == b"304";
+        if response && status == b"101" && switches_to_web_socket(&bytes[..length]) {
+            self.protocol = Protocol::WebSocket { close: false };
+            return Extent::Known(end);
+        }
         if response && (empty || matches!(peer.protocol, Protocol::Http { head: true, .. })) {
             return Extent::Known(end);
         }
@@ -219,131 +310,6 @@ impl App {
             Some(_) => Extent::Lost,
             None if response => Extent::UntilClose,
             None => Extent::Known(end),
-        }
-    }
-
-    /// TLS records that begin in a segment, the first of them at `end`.
-    fn tls(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |&[record, major, _, high, low]: &[u8; 5]| {
-            let length = u16::from_be_bytes([high, low]);
-            if !(20..=24).contains(&record) || major != 3 || length > 16_384 + 256 {
-                return None;
-            }
-            self.protocol = Protocol::Tls { record, length };
-            Some(u32::from(length))
-        })
-    }
-
-    /// FastCGI records that begin in a segment, the first of them at `end`.
-    fn fastcgi(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |&[version, record, _, _, high, low, padding, _]: &[u8; 8]| {
-            let length = u32::from(u16::from_be_bytes([high, low]));
-            if version != 1 || !(1..=11).contains(&record) {
-                return None;
-            }
-            if let Protocol::FastCgi { ended, stdin_ended } = &mut self.protocol {
-                *ended |= record == 3;
-                *stdin_ended |= record == 5 && length == 0;
-            }
-            Some(length + u32::from(padding))
-        })
-    }
-}
-
-/// Walks the records that begin in a segment, the first of them at `end`. `body` reads a header and returns the
-/// length of what follows, or `None` if there is no such record.
-fn records<const HEADER: usize>(
-    mut end: u32,
-    segment: &Segment<'_>,
-    mut body: impl FnMut(&[u8; HEADER]) -> Option<u32>,
-) -> Extent {
-    // The shortest record is its header, so that this ends.
-    loop {
-        let inside = end.wrapping_sub(segment.seq);
-        if inside >= segment.payload_len {
-            return Extent::Known(end);
-        }
-        let header = segment.payload.get(inside as usize..).and_then(|rest| rest.first_chunk::<HEADER>());
-        let Some(length) = header.and_then(&mut body) else { return Extent::Lost };
-        end = end.wrapping_add(HEADER as u32).wrapping_add(length);
-    }
-}
-
-/// The length of the message head at the start of `bytes`, its empty line included.
-fn head_length(bytes: &[u8]) -> Option<usize> {
-    let mut last = 3;
-    loop {
-        // Skips as far as the byte there allows (Horspool's search): most bytes of a head are neither of the two.
-        last += match bytes.get(last)? {
-            b'\n' if bytes[..last].ends_with(b"\r\n\r") => return Some(last + 1),
-            b'\n' => 2,
-            b'\r' => 1,
-            _ => 4,
-        };
-    }
-}
-
-/// Whether a stream begins as those of mail and FTP do: a server greets, a client says who it is.
-fn is_greeting(bytes: &[u8]) -> bool {
-    const GREETINGS: [&[u8]; 11] = [
-        b"220 ",
-        b"220-",
-        b"+OK",
-        b"* OK",
-        b"EHLO ",
-        b"HELO ",
-        b"LHLO ",
-        b"USER ",
-        b"CAPA\r\n",
-        b"AUTH ",
-        b"FEAT\r\n",
-    ];
-    let starts = |greeting: &&[u8]| {
-        bytes.get(..greeting.len()).is_some_and(|bytes| bytes.eq_ignore_ascii_case(greeting))
-    };
-    bytes.ends_with(b"\r\n") && GREETINGS.iter().any(starts)
-}
-
-/// Whether the last line ends the conversation: `QUIT` (SMTP, FTP, POP3), `LOGOUT` after a tag (IMAP), and the reply 221 (SMTP,
-/// FTP), after which RFC 5321 section 3.8 has the server close.
-fn says_goodbye(bytes: &[u8]) -> bool {
-    let Some(lines) = bytes.strip_suffix(b"\r\n") else { return false };
-    let last = lines.rsplit(|byte| *byte == b'\n').next().unwrap_or(lines);
-    let command = last.rsplit(|byte| *byte == b' ').next().unwrap_or(last);
-    last.eq_ignore_ascii_case(b"QUIT")
-        || command.len() < last.len() && command.eq_ignore_ascii_case(b"LOGOUT")
-        || last.starts_with(b"221 ")
-}
-
-/// The protocol of a stream that begins with these bytes.
-fn sniff(bytes: &[u8]) -> Protocol {
-    const METHODS: [&[u8]; 9] =
-        [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
-    match bytes {
-        [0x16, 3, 0..=4, ..] => Protocol::Tls { record: 0, length: 0 },
-        // BEGIN_REQUEST from a gateway; STDOUT, STDERR or END_REQUEST from a responder.
-        [1, 1, _, _, 0, 8, _, 0, ..] | [1, 3 | 6 | 7, 0, 1, ..] => {
-            Protocol::FastCgi { ended: false, stdin_ended: false }
-        }
-        _ if bytes.starts_with(b"HTTP/1.") => Protocol::Http { head: false, messages: 0 },
-        _ if METHODS.iter().any(|method| bytes.starts_with(method)) => {
-            Protocol::Http { head: false, messages: 0 }
-        }
-        _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
-        _ if is_greeting(bytes) => Protocol::Lines { farewell: false },
-        _ => Protocol::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    proptest::proptest! {
-        #[test]
-        fn a_head_ends_at_its_first_empty_line(text in "[\r\na]{0,24}") {
-            let simple = text.as_bytes().windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
-            proptest::prop_assert_eq!(head_length(text.as_bytes()), simple);
         }
     }
 }

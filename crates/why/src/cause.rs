@@ -31,6 +31,10 @@ pub enum Cause {
     RetransmissionTimeout,
     /// The orphaned socket in FIN-WAIT-2 was dropped before the peer closed.
     Finwait2Expired,
+    /// Both sides had closed; a last FIN or acknowledgement met a socket that was gone.
+    BothClosed,
+    /// SYNs that nobody answered.
+    NoAnswer,
     /// A firewall answered in the host's name.
     FirewallReject,
     /// The alleged sender did not send it: a box in between did.
@@ -62,6 +66,8 @@ pub enum Class {
     AfterKeepalive,
     /// The sender's own decision, after its data went unacknowledged.
     AfterRetransmissions,
+    /// There is no reset: SYNs got no answer.
+    Unanswered,
     /// The reset does not fit the connection to which it claims to belong.
     Foreign,
 }
@@ -81,7 +87,7 @@ pub enum Confidence {
 
 impl Cause {
     /// Every cause, in the order of the documentation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::AcceptQueueOverflow,
         Self::ClosedWithUnreadData,
         Self::DataAfterClose,
@@ -93,6 +99,8 @@ impl Cause {
         Self::KeepaliveTimeout,
         Self::RetransmissionTimeout,
         Self::Finwait2Expired,
+        Self::BothClosed,
+        Self::NoAnswer,
         Self::FirewallReject,
         Self::Forged,
         Self::Unknown,
@@ -112,6 +120,8 @@ impl Cause {
             Self::KeepaliveTimeout => "keepalive-timeout",
             Self::RetransmissionTimeout => "retransmission-timeout",
             Self::Finwait2Expired => "finwait2-expired",
+            Self::BothClosed => "both-closed",
+            Self::NoAnswer => "no-answer",
             Self::FirewallReject => "firewall-reject",
             Self::Forged => "forged",
             Self::Unknown => "unknown",
@@ -151,6 +161,12 @@ impl Cause {
             Self::Finwait2Expired => {
                 "One side closed, the other kept its half open so long that the kernel forgot the connection."
             }
+            Self::BothClosed => {
+                "Both sides had closed; the last FIN or its acknowledgement met a socket that was gone already."
+            }
+            Self::NoAnswer => {
+                "Nobody answered the client's SYNs: a rule dropped them, the host was away, or its accept queue was full."
+            }
             Self::FirewallReject => {
                 "A firewall on the path or on the host answered with a reset in the host's name."
             }
@@ -175,6 +191,7 @@ impl Class {
             Self::ActiveAfterFin => "active-after-fin",
             Self::AfterKeepalive => "after-keepalive",
             Self::AfterRetransmissions => "after-retransmissions",
+            Self::Unanswered => "unanswered",
             Self::Foreign => "foreign",
         }
     }

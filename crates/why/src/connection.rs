@@ -2,12 +2,17 @@
 
 use linger_packet::{Flags, Segment};
 
-use crate::key::{Dir, FlowKey};
+use crate::key::{Dir, FlowKey, PathId};
 use crate::record::{At, Record, Since};
+use crate::service;
 use crate::side::Side;
 
 /// Packets kept of each connection, the latest ones.
 const KEPT: usize = 8;
+/// How far a sequence number may be from the expected one, if both of a packet are compared, or only one: windows are seldom
+/// larger, and chance finds such numbers once in 4 million packets, or once in 32,768.
+const NEAR_BOTH: u32 = 1 << 20;
+const NEAR_ONE: u32 = 1 << 16;
 
 /// A connection, as far as it has been seen.
 #[derive(Clone, Debug)]
@@ -20,6 +25,10 @@ pub(crate) struct ObservedConnection {
     ring: [Record; KEPT],
     ring_len: u32,
     pub(crate) opening: Opening,
+    /// The tags and tunnels around the first packet of each side.
+    pub(crate) paths: [PathId; 2],
+    /// The side that the payload shows to be the client. Only kept while no handshake tells.
+    asks: Option<u8>,
 }
 
 /// How far the handshake has been seen.
@@ -56,6 +65,42 @@ impl ObservedConnection {
             ring: [Record::default(); KEPT],
             ring_len: 0,
             opening: Opening::Unseen,
+            paths: [PathId::default(); 2],
+            asks: None,
+        }
+    }
+
+    /// The client: the side that opened the connection. If the capture lacks the handshake, the side whose payload is that of a
+    /// client; else, the side whose peer has the port of a well-known service, or the only port below those that systems give
+    /// to clients.
+    pub(crate) fn client(&self) -> Option<Dir> {
+        self.opener().or(self.asks.map(usize::from)).or_else(|| {
+            let [low, high] = [0, 1].map(|dir| service::rank(self.key.end(dir).port()));
+            (low != high).then(|| usize::from(low < high))
+        })
+    }
+
+    /// Whether a packet of side `dir` continues this connection, by its sequence numbers. An unrelated connection with the same
+    /// ends has other ones: they begin at random (RFC 6528).
+    pub(crate) fn fits(&self, segment: &Segment<'_>, dir: Dir) -> bool {
+        let (side, other) = (&self.sides[dir], &self.sides[1 - dir]);
+        let near = |number: u32, known: u32, within: u32| {
+            number.wrapping_sub(known).wrapping_add(within) <= 2 * within
+        };
+        let acknowledges = segment.flags.has(Flags::ACK);
+        if segment.flags.has(Flags::SYN) && !acknowledges {
+            let answered = !side.seen() && other.ack == Some(segment.seq.wrapping_add(1));
+            return side.syn() && side.isn() == segment.seq || answered;
+        }
+        let known_seq = if side.seen() { Some(side.next) } else { other.ack };
+        let known_ack = if other.seen() { Some(other.next) } else { side.ack };
+        match (known_seq, known_ack.filter(|_| acknowledges)) {
+            // An answer to a SYN has no sequence number of its own.
+            (_, Some(ack)) if segment.flags.has(Flags::RST) && segment.seq == 0 => segment.ack == ack,
+            (Some(seq), Some(ack)) => near(segment.seq, seq, NEAR_BOTH) && near(segment.ack, ack, NEAR_BOTH),
+            (Some(seq), None) => near(segment.seq, seq, NEAR_ONE),
+            (None, Some(ack)) => near(segment.ack, ack, NEAR_ONE),
+            (None, None) => false,
         }
     }
 
@@ -121,6 +166,10 @@ impl ObservedConnection {
         } else {
             false
         };
+        if self.asks.is_none() && segment.payload_len > 0 && matches!(self.opening, Opening::Unseen) {
+            self.asks = service::speaks(segment.payload)
+                .map(|is_client| if is_client { dir as u8 } else { 1 - dir as u8 });
+        }
         let [low, high] = &mut self.sides;
         let (side, other) = if dir == 0 { (low, high) } else { (high, low) };
         if side.take(segment, other, at, record.frame, Since::micros(since)) {

@@ -1,10 +1,12 @@
 //! What a reset and its connection show. Each method answers one question; `verdict` judges.
 
+mod exchange;
+mod ladder;
+
 use linger_packet::Flags;
 
-use crate::app::Protocol;
-use crate::connection::ObservedConnection;
-use crate::finding::Rung;
+use crate::claim::{Asked, Party};
+use crate::connection::{ObservedConnection, Opening};
 use crate::key::Dir;
 use crate::record::Record;
 use crate::reset::RecordedReset;
@@ -20,6 +22,30 @@ pub(crate) struct Facts<'a> {
     pub(crate) trigger: Option<Record>,
 }
 
+/// The packet that a bare reset answers, if it is among those kept: its acknowledgement is the reset's number, and the sender
+/// of the reset has not answered it otherwise.
+fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
+    let unanswered = |record: &&Record| {
+        let acknowledged = sender.ack.map_or(1 << 31, |ack| ack.wrapping_sub(record.seq));
+        let span =
+            record.len + u32::from(record.flags.has(Flags::FIN)) + u32::from(record.flags.has(Flags::SYN));
+        // Bytes beyond the sender's acknowledgement, or a packet after the sender's last one.
+        acknowledged >= 1 << 31 || acknowledged < span || record.frame > sender.last_frame
+    };
+    let answers = |record: &&Record| {
+        record.dir() != reset.by && record.flags.has(Flags::ACK) && record.ack == reset.seq
+    };
+    reset.connection.records().rev().filter(answers).find(unanswered).copied()
+}
+
+/// What systems write into new packets.
+const INITIAL_TTLS: [u8; 4] = [32, 64, 128, 255];
+
+/// How many routers a packet has passed, by the next initial TTL.
+pub(crate) fn hops(ttl: u8) -> u8 {
+    INITIAL_TTLS.iter().find(|&&initial| initial >= ttl).map_or(0, |initial| initial - ttl)
+}
+
 /// Bytes that never arrived: of the response at the client, of the request at the server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Losses {
@@ -31,14 +57,7 @@ impl<'a> Facts<'a> {
     pub(crate) fn new(reset: &'a RecordedReset) -> Self {
         let sender = &reset.connection.sides[reset.by];
         let receiver = &reset.connection.sides[1 - reset.by];
-        let answers = |record: &&Record| {
-            record.dir() != reset.by && record.flags.has(Flags::ACK) && record.ack == reset.seq
-        };
-        let trigger = if reset.flags.has(Flags::ACK) {
-            None
-        } else {
-            reset.connection.records().rev().find(answers).copied()
-        };
+        let trigger = if reset.flags.has(Flags::ACK) { None } else { trigger(reset, sender) };
         Self { reset, sender, receiver, trigger }
     }
 
@@ -54,14 +73,18 @@ impl<'a> Facts<'a> {
         self.frame_at(record.frame)
     }
 
-    pub(crate) fn describe_record(&self, record: &Record) -> String {
+    pub(crate) fn kind_of(&self, record: &Record) -> Asked {
         match (record.len, record.flags.has(Flags::FIN), record.flags.has(Flags::SYN)) {
-            (_, _, true) => "the SYN-ACK".into(),
-            (0, false, _) => "an acknowledgement".into(),
-            (0, true, _) => "a FIN".into(),
-            (len, false, _) => format!("{len} bytes of data"),
-            (len, true, _) => format!("{len} bytes of data with FIN"),
+            (_, _, true) => Asked::SynAck,
+            (0, false, _) => Asked::Acknowledgement,
+            (0, true, _) => Asked::Fin,
+            (bytes, fin, _) => Asked::Data { bytes, fin },
         }
+    }
+
+    /// A side, as evidence names it.
+    pub(crate) fn party(&self, dir: Dir) -> Party {
+        Party { is_resetter: dir == self.reset.by, is_client: self.client().map(|client| client == dir) }
     }
 
     /// RST+ACK to a SYN, from a side that sent nothing before.
@@ -89,9 +112,65 @@ impl<'a> Facts<'a> {
             && self.connection().opener() == Some(self.reset.by)
     }
 
+    /// The server refuses the first packet after the handshake: it has sent its SYN-ACK and nothing else.
+    pub(crate) fn refuses_after_handshake(&self) -> bool {
+        let s = self.sender;
+        !self.active()
+            && self.handshake_seen()
+            && self.sender_is_client() == Some(false)
+            && self.reset.seq == s.isn().wrapping_add(1)
+            && s.payload == 0
+            && !s.has_fin()
+            && !self.acknowledged_data()
+    }
+
+    /// The same, before any data of the client was seen.
+    pub(crate) fn refuses_third_ack(&self) -> bool {
+        self.refuses_after_handshake() && self.receiver.payload == 0
+    }
+
+    /// How many of the sender's SYN-ACKs were never answered, if it has sent nothing else.
+    pub(crate) fn unanswered_syn_acks(&self) -> u16 {
+        match self.connection().opening {
+            Opening::Accepted { opener, .. } if usize::from(opener) != self.reset.by => {
+                let own = self.connection().records().filter(|record| record.dir() == self.reset.by);
+                own.filter(|record| record.flags.has(Flags::SYN | Flags::ACK)).count() as u16
+            }
+            _ => 0,
+        }
+    }
+
     /// The acknowledgement of an older connection with which a SYN was answered.
     pub(crate) fn stale_answer(&self) -> Option<Record> {
         if self.sender.syn() && !self.receiver.syn() { self.trigger } else { None }
+    }
+
+    /// RST+ACK to a SYN, neither of which is in the capture with it.
+    pub(crate) fn answers_unseen_syn(&self) -> bool {
+        self.answers_syn() && !self.receiver.seen()
+    }
+
+    /// The reset stands at the number after the last byte that the capture holds of its sender.
+    pub(crate) fn at_next(&self) -> bool {
+        self.sender.seen() && self.reset.seq == self.sender.next
+    }
+
+    /// How far the reset's number is beyond what the capture holds of its sender, if the other side has acknowledged as much:
+    /// bytes or a FIN are missing here. A number further ahead than a window belongs to another connection.
+    pub(crate) fn beyond_capture(&self) -> Option<u32> {
+        let ahead = self.reset.seq.wrapping_sub(self.sender.next);
+        let acknowledged = self.receiver.ack.is_some_and(|ack| ack.wrapping_sub(self.reset.seq) < 1 << 31);
+        (self.sender.seen() && ahead != 0 && ahead < 1 << 26 && acknowledged).then_some(ahead)
+    }
+
+    /// A bare reset that no packet asks for: it stands at the sender's next number, after the sender had acknowledged all
+    /// that it got. macOS, BSD and Windows abort in this form too.
+    pub(crate) fn bare_unasked(&self) -> bool {
+        !self.reset.flags.has(Flags::ACK)
+            && self.trigger.is_none()
+            && self.at_next()
+            && self.receiver.seen()
+            && self.sender.ack == Some(self.receiver.next)
     }
 
     /// RST+ACK that answers no SYN: the sender's own decision (`tcp_send_active_reset`).
@@ -121,30 +200,88 @@ impl<'a> Facts<'a> {
         self.delivered(self.receiver, self.sender)
     }
 
-    /// Whether the sender is the client. The handshake tells; if the capture lacks it, the ports do.
+    /// Whether the sender is the client. The handshake tells; if the capture lacks it, payload and ports do.
     pub(crate) fn sender_is_client(&self) -> Option<bool> {
         self.client().map(|client| client == self.reset.by)
     }
 
-    /// The side that opened the connection.
+    /// The side that opened the connection, or that seems to have opened it.
     pub(crate) fn client(&self) -> Option<Dir> {
-        if let Some(opener) = self.connection().opener() {
-            return Some(opener);
-        }
-        let port = |dir| self.connection().key.end(dir).port();
-        // Servers have low ports, clients have ephemeral ones (RFC 6335; Linux: 32768 and above).
-        let served = |port| port < 20_000;
-        match (served(port(0)), served(port(1))) {
-            (true, false) => Some(1),
-            (false, true) => Some(0),
-            _ => None,
-        }
+        self.connection().client()
     }
 
     /// The sender's usual TTL, if the reset has another.
     pub(crate) fn foreign_ttl(&self) -> Option<u8> {
         let s = self.sender;
         (s.seen() && !s.ttl.contains(&self.reset.ttl)).then_some(s.ttl[0])
+    }
+
+    /// The last side to send new payload, and whether the other side has acknowledged all of it.
+    pub(crate) fn spoke_last(&self) -> Option<(Dir, bool)> {
+        let [low, high] = &self.connection().sides;
+        let dir = match (low.payload, high.payload) {
+            (0, 0) => return None,
+            (_, 0) => 0,
+            (0, _) => 1,
+            _ => usize::from(high.spoke_frame > low.spoke_frame),
+        };
+        let sides = &self.connection().sides;
+        Some((dir, self.delivered(&sides[dir], &sides[1 - dir])))
+    }
+
+    /// The server was the last to send payload, and the client has acknowledged all of it.
+    pub(crate) fn server_spoke_last(&self) -> bool {
+        self.client().is_some_and(|client| self.spoke_last() == Some((1 - client, true)))
+    }
+
+    /// Nanoseconds between the sender's last packet and the reset.
+    pub(crate) fn since_sender(&self) -> u64 {
+        self.reset.at.time_ns.saturating_sub(self.sender.last_time)
+    }
+
+    /// Bytes of the sender beyond the number of a bare reset, which is the acknowledgement of the packet that it answers: they
+    /// were in flight then.
+    pub(crate) fn in_flight(&self) -> u32 {
+        let s = self.sender;
+        let inside = s.next.wrapping_sub(self.reset.seq) <= s.next.wrapping_sub(s.isn());
+        if s.seen() && inside { s.payload_after(self.reset.seq) } else { 0 }
+    }
+
+    /// Whether the other side's window had no room for another full segment (RFC 9293 section 3.8.6.2.1 lets a sender
+    /// wait below that).
+    pub(crate) fn window_full(&self) -> bool {
+        let (s, r) = (self.sender, self.receiver);
+        let (Some(ack), Some(window)) = (r.ack, r.window) else { return false };
+        // Without a scale, the snap length may have cut the option off.
+        let known = s.syn() && r.syn() && r.scale > 0;
+        let window = u64::from(window) << if known { r.scale } else { 0 };
+        let used = u64::from(s.next.wrapping_sub(ack));
+        used < 1 << 31 && window.saturating_sub(used) < 536 && s.payload > 0 && (known || window == 0)
+    }
+
+    /// How long nothing was sent before the reset, or before the packet that it answers, in nanoseconds. The bytes of
+    /// probes count as silence.
+    pub(crate) fn silence(&self) -> Option<u64> {
+        let flow = self.connection();
+        let end = match self.trigger {
+            Some(trigger) => flow.first_time + trigger.since_first(),
+            None => self.reset.at.time_ns,
+        };
+        let said = |record: &&Record| {
+            (record.len > 1 || record.flags.any(Flags::SYN | Flags::FIN))
+                && !record.repeated()
+                && self.trigger.is_none_or(|trigger| record.frame < trigger.frame)
+        };
+        let last = flow.records().rev().find(said)?;
+        end.checked_sub(flow.first_time + last.since_first())
+    }
+
+    /// How long nothing was sent before the sender's FIN, in nanoseconds.
+    pub(crate) fn silence_before_fin(&self) -> Option<u64> {
+        let fin = self.sender.fin()?;
+        let before = |record: &&Record| record.frame < fin.frame && record.len > 1;
+        let last = self.connection().records().rev().find(before)?;
+        fin.since.nanoseconds().checked_sub(last.since_first())
     }
 
     /// The sender's last IP identification and that of the reset, if the sender counts them up and the reset's is out of order.
@@ -187,198 +324,5 @@ impl<'a> Facts<'a> {
             && u32::from(now) >= 2 * u32::from(before)
             && room >= 512)
             .then_some((before, now))
-    }
-
-    /// What shows that the request, or part of it, was never read.
-    pub(crate) fn request_left_unread(&self) -> Option<(Option<u64>, String)> {
-        let (s, r) = (self.sender, self.receiver);
-        let last = Some(self.frame_at(r.last_frame));
-        if r.app.is_http() && s.app.messages() > 0 {
-            if let Some(missing) = r.app.missing_after(r.next).filter(|&missing| missing > 0) {
-                return Some((
-                    last,
-                    format!("the request still lacked {missing} bytes: the response came early"),
-                ));
-            }
-            if r.app.is_followed() && s.app.messages() < r.app.messages() && self.acknowledges_all() {
-                let more = r.app.messages() - s.app.messages();
-                return Some((last, format!("{more} further request(s) had arrived and got no response")));
-            }
-        }
-        if let (true, Protocol::FastCgi { stdin_ended, .. }) = (s.app.fastcgi_ended(), r.app.protocol) {
-            let stdin = if stdin_ended { "its STDIN had ended" } else { "STDIN was still open" };
-            return Some((
-                Some(self.frame_at(s.last_frame)),
-                format!("FastCGI: END_REQUEST was sent, {stdin}: records of the gateway lay unread"),
-            ));
-        }
-        None
-    }
-
-    /// Every request was answered, and the client has acknowledged the last byte.
-    pub(crate) fn exchange_complete(&self) -> bool {
-        let Some(client) = self.client() else { return false };
-        let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
-        let whole = |side: &Side, at| {
-            side.app.is_http() && side.app.missing_after(at) == Some(0)
-                || side.app.until_close() && side.has_fin() && side.payload_after(at) == 0
-        };
-        server.app.messages() >= client.app.messages()
-            && whole(client, client.next)
-            && whole(server, self.acknowledged_by(client, server))
-    }
-
-    /// Every byte that one side has sent was acknowledged by the other, at the latest by the reset.
-    pub(crate) fn delivered(&self, from: &Side, to: &Side) -> bool {
-        from.payload_after(self.acknowledged_by(to, from)) == 0
-    }
-
-    /// The last acknowledgement of `receiver`, the reset's included.
-    fn acknowledged_by(&self, receiver: &Side, of: &Side) -> u32 {
-        if std::ptr::eq(receiver, self.sender) && self.active() {
-            self.reset.ack
-        } else {
-            receiver.ack.unwrap_or(of.isn().wrapping_add(1))
-        }
-    }
-
-    /// Only a TLS alert came after the sender's FIN.
-    pub(crate) fn alert_after_fin(&self) -> bool {
-        let r = self.receiver;
-        (1..=64).contains(&self.sender.late())
-            && r.app.ends_with_alert()
-            && r.app.missing_after(r.next) == Some(0)
-    }
-
-    /// The bytes that never arrived, as far as this capture shows.
-    pub(crate) fn losses(&self) -> Losses {
-        let Some(client) = self.client() else { return Losses::default() };
-        let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
-        if !client.seen() || !server.seen() {
-            return if self.answers_syn() {
-                Losses { response: Some(0), request: Some(0) }
-            } else {
-                Losses::default()
-            };
-        }
-        let at = self.acknowledged_by(client, server);
-        let under_way = u64::from(server.payload_after(at));
-        let declared = server.app.missing_after(at).filter(|_| server.app.is_http()).map_or(0, u64::from);
-        let at = self.acknowledged_by(server, client);
-        let request = u64::from(client.payload_after(at));
-        Losses { response: Some(under_way.max(declared)), request: Some(request) }
-    }
-
-    /// What the payload shows about the exchange, in one sentence.
-    pub(crate) fn application(&self) -> Option<String> {
-        let client = self.client()?;
-        let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
-        let at = self.acknowledged_by(client, server);
-        let missing = server.app.missing_after(at).filter(|&missing| missing > 0);
-        for (side, name) in [(client, "client"), (server, "server")] {
-            if side.app.has_said_goodbye() {
-                return Some(format!("the last line of the {name} was a goodbye"));
-            }
-        }
-        match server.app.protocol {
-            Protocol::Http { .. } if server.app.open_ended() && !server.has_fin() => {
-                Some("HTTP: the response was not finished (no last chunk, no end of stream)".into())
-            }
-            Protocol::Http { .. } => missing.map(|missing| {
-                format!("HTTP: the client lacks {missing} bytes of the response by its Content-Length")
-            }),
-            Protocol::Tls { .. } if server.app.tls_alert() || client.app.tls_alert() => {
-                Some("TLS: an alert was sent".into())
-            }
-            Protocol::Tls { .. } => missing
-                .map(|missing| format!("TLS: the last record is cut, {missing} bytes short at the client")),
-            Protocol::FastCgi { ended: true, .. } => Some("FastCGI: END_REQUEST was sent".into()),
-            Protocol::FastCgi { .. } if server.app.is_followed() => Some(
-                "FastCGI: no END_REQUEST was sent: the gateway must not take the response for whole".into(),
-            ),
-            Protocol::Ssh => Some("SSH: the server had sent its banner".into()),
-            Protocol::Unseen if client.app.is_http() => Some("HTTP: the request got no response".into()),
-            _ => None,
-        }
-    }
-
-    /// The packets to show: the handshake, FINs, the latest ones, the reset, and what followed.
-    pub(crate) fn ladder(&self) -> Vec<Rung> {
-        let flow = self.connection();
-        let mut rungs = Vec::new();
-        let kept_from = flow.records().next().map_or(u32::MAX, |record| record.frame);
-        for (dir, side) in flow.sides.iter().enumerate() {
-            let (flags, frame, after) = match flow.opening.syn_ack() {
-                Some(syn_ack) if flow.opener() != Some(dir) => {
-                    ("SYN,ACK", syn_ack.frame, u64::from(syn_ack.after_us) * 1_000)
-                }
-                _ => ("SYN", flow.opening.syn_frame(), 0),
-            };
-            if side.syn() && frame < kept_from {
-                rungs.push(self.landmark(dir, frame, flow.first_time + after, flags, 0));
-            }
-            if let Some(fin) = side.fin().filter(|fin| fin.frame < kept_from) {
-                let seq = fin.seq.wrapping_sub(side.isn());
-                let time = flow.first_time + fin.since.nanoseconds();
-                rungs.push(self.landmark(dir, fin.frame, time, "FIN,ACK", seq));
-            }
-        }
-        rungs.sort_by_key(|rung| rung.frame);
-        rungs.extend(flow.records().map(|record| self.rung(record)));
-        let reset = self.reset;
-        rungs.push(Rung {
-            frame: reset.at.frame,
-            time_ns: reset.at.time_ns,
-            by_resetter: true,
-            flags: reset.flags.to_string(),
-            seq: reset.seq.wrapping_sub(self.sender.isn()),
-            ack: reset.flags.has(Flags::ACK).then(|| reset.ack.wrapping_sub(self.receiver.isn())),
-            len: reset.payload.len() as u32,
-            window: reset.window,
-            note: Some("the reset".into()),
-        });
-        rungs.extend(reset.after.records.iter().map(|record| self.rung(record)));
-        rungs
-    }
-
-    fn landmark(&self, dir: Dir, frame: u32, time_ns: u64, flags: &str, seq: u32) -> Rung {
-        Rung {
-            frame: self.frame_at(frame),
-            time_ns,
-            by_resetter: dir == self.reset.by,
-            flags: flags.into(),
-            seq,
-            ack: None,
-            len: 0,
-            window: None,
-            note: None,
-        }
-    }
-
-    fn rung(&self, record: &Record) -> Rung {
-        let (own, other) =
-            (&self.connection().sides[record.dir()], &self.connection().sides[1 - record.dir()]);
-        let frame = self.frame_of(record);
-        let genuine = self.reset.after.genuine.filter(|&(at, _)| at == frame);
-        let note = if genuine.is_some() {
-            Some("not from a side that has reset".into())
-        } else if self.trigger.is_some_and(|trigger| trigger.frame == record.frame) {
-            Some("answered by the reset".into())
-        } else if record.repeated() {
-            Some("sent again".into())
-        } else {
-            None
-        };
-        Rung {
-            frame,
-            time_ns: self.connection().first_time + record.since_first(),
-            by_resetter: record.dir() == self.reset.by,
-            flags: record.flags.to_string(),
-            seq: record.seq.wrapping_sub(own.isn()),
-            ack: record.flags.has(Flags::ACK).then(|| record.ack.wrapping_sub(other.isn())),
-            len: record.len,
-            window: Some(record.window),
-            note,
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::{Cause, Class, Confidence, NextEvidence, Remedy};
+use crate::{Cause, Claim, Class, Confidence, NextEvidence, Remedy};
 
 /// A reset, why it was sent, and how that is known.
 #[derive(Clone, Debug, Serialize)]
@@ -23,7 +23,7 @@ pub struct Finding {
     pub from: SocketAddr,
     /// Whom it was sent to.
     pub to: SocketAddr,
-    /// The side that opened the connection, if that is known.
+    /// The side that opened the connection, by its handshake or else by what the capture suggests; `None` if nothing does.
     pub client: Option<SocketAddr>,
     /// What the wire proves.
     pub class: Class,
@@ -47,10 +47,18 @@ pub struct Finding {
     pub remedy: Remedy,
     /// Further resets on the same connection, consequences of this one.
     pub further_resets: u32,
+    /// How long nothing was sent before the reset, or before the packet that it answers, in nanoseconds.
+    #[serde(serialize_with = "perhaps_seconds", rename = "silence_seconds")]
+    pub silence_ns: Option<u64>,
+    /// From the connection's first packet in the capture to the reset, in nanoseconds.
+    #[serde(serialize_with = "perhaps_seconds", rename = "age_seconds")]
+    pub age_ns: Option<u64>,
     /// The packets that matter, in order.
     pub ladder: Vec<Rung>,
     /// The reset's TTL or hop limit.
     pub ttl: u8,
+    /// The tags and tunnels around it, the outermost first, such as `VLAN 10, VXLAN 42`; empty if there are none.
+    pub tags: String,
     #[serde(skip)]
     pub(crate) numbers: Numbers,
 }
@@ -62,6 +70,8 @@ pub(crate) struct Numbers {
     pub(crate) seq: u32,
     /// The initial sequence number of each side whose SYN was seen.
     pub(crate) isns: [Option<u32>; 2],
+    /// The network it was seen in.
+    pub(crate) network: linger_packet::Path,
 }
 
 impl Finding {
@@ -78,7 +88,24 @@ pub struct Evidence {
     /// The frame that shows the evidence; `None` if the evidence is a count, or that there is no such frame.
     pub frame: Option<u64>,
     /// What it says.
-    pub says: String,
+    #[serde(serialize_with = "worded")]
+    pub says: Claim,
+}
+
+impl Evidence {
+    pub(crate) fn view(says: String) -> Self {
+        Self { frame: None, says: Claim::OtherView(says) }
+    }
+
+    /// Every frame number in it.
+    pub(crate) fn frames_mut(&mut self) -> impl Iterator<Item = &mut u64> {
+        let inside = if let Claim::Answers { frame, .. } = &mut self.says { Some(frame) } else { None };
+        self.frame.as_mut().into_iter().chain(inside)
+    }
+}
+
+fn worded<S: serde::Serializer>(claim: &Claim, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(claim)
 }
 
 /// One packet of a ladder.
@@ -104,6 +131,16 @@ pub struct Rung {
     pub window: Option<u16>,
     /// A remark.
     pub note: Option<String>,
+}
+
+fn perhaps_seconds<S: serde::Serializer>(
+    nanoseconds: &Option<u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match nanoseconds {
+        Some(nanoseconds) => seconds(nanoseconds, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn seconds<S: serde::Serializer>(nanoseconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {

@@ -5,12 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use crate::{Cause, Class, Confidence, Finding};
+use crate::{Cause, Class, Confidence, Finding, timeouts};
 
 /// Limit of groups. Further resets join one group for each cause.
-const MAX_GROUPS: usize = 10_000;
+const MAX_GROUPS: usize = 4_000;
 /// Connections listed by name in each group.
 const MAX_MEMBERS: usize = 1_000;
+/// Connections listed by name in all groups together, about 3 MB.
+const MAX_LISTED: usize = 20_000;
 /// Resets of an ended process in different periods of this many nanoseconds count as two deaths.
 const APART: u64 = 60_000_000_000;
 
@@ -34,6 +36,12 @@ pub struct Group {
     pub lost_response_bytes: u64,
     /// Request bytes that were never read, all together, as far as is visible.
     pub unread_request_bytes: u64,
+    /// The first reset's time, in nanoseconds since 1970.
+    pub first_ns: u64,
+    /// The last reset's time.
+    pub last_ns: u64,
+    /// What their times have in common, if they have.
+    pub timing: Timing,
     /// The first ones, at most a thousand.
     pub members: Vec<Member>,
     /// The clearest of them.
@@ -50,6 +58,52 @@ impl Group {
     }
 }
 
+/// What the times of a group's resets have in common. Times are in nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Timing {
+    /// The silence before each of them, and how far the resets differ from it, if they differ by little.
+    pub silence: Option<(u64, u64)>,
+    /// Whose default timeout that silence is.
+    pub timeouts: Vec<&'static str>,
+    /// The pause between two of them, if all pauses are about equal.
+    pub period: Option<u64>,
+}
+
+/// Shorter silences are those of every exchange.
+const LEAST_SILENCE: u64 = 2_000_000_000;
+/// Resets that make a period.
+const LEAST_PERIOD: usize = 4;
+
+impl Timing {
+    fn of(members: &[Member]) -> Self {
+        let mut timing = Self::default();
+        let mut silences: Vec<u64> = members.iter().filter_map(|member| member.silence_ns).collect();
+        silences.sort_unstable();
+        if let (Some(&least), Some(&most)) = (silences.first(), silences.last()) {
+            let middle = silences[silences.len() / 2];
+            let spread = (most - middle).max(middle - least);
+            let together = spread <= (middle / 100).max(100_000_000);
+            if silences.len() == members.len() && together && least >= LEAST_SILENCE {
+                timing.silence = Some((middle, spread));
+                timing.timeouts = timeouts::like(middle).collect();
+            }
+        }
+        let mut times: Vec<u64> = members.iter().map(|member| member.time_ns).collect();
+        times.sort_unstable();
+        let mut pauses: Vec<u64> = times.windows(2).map(|two| two[1] - two[0]).collect();
+        pauses.sort_unstable();
+        if let (Some(&least), Some(&most)) = (pauses.first(), pauses.last())
+            && times.len() >= LEAST_PERIOD
+            && least >= 100_000_000
+            && most - least <= least / 20
+        {
+            timing.period = Some(pauses[pauses.len() / 2]);
+        }
+        timing
+    }
+}
+
 /// One connection of a group.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -62,6 +116,10 @@ pub struct Member {
     pub from: SocketAddr,
     /// Whom it was sent to.
     pub to: SocketAddr,
+    /// When it was seen, in nanoseconds since 1970.
+    pub time_ns: u64,
+    /// How long nothing was sent before it, in nanoseconds.
+    pub silence_ns: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +138,7 @@ struct GroupKey {
 pub struct Groups {
     index: HashMap<GroupKey, usize>,
     groups: Vec<Group>,
+    listed: usize,
 }
 
 impl Groups {
@@ -100,6 +159,9 @@ impl Groups {
                 connections: 1,
                 lost_response_bytes: finding.lost_response_bytes.unwrap_or(0),
                 unread_request_bytes: finding.unread_request_bytes.unwrap_or(0),
+                first_ns: finding.time_ns,
+                last_ns: finding.time_ns,
+                timing: Timing::default(),
                 members: vec![member(&finding)],
                 example: finding,
             });
@@ -107,6 +169,8 @@ impl Groups {
         };
         let group = &mut self.groups[at];
         group.connections += 1;
+        group.first_ns = group.first_ns.min(finding.time_ns);
+        group.last_ns = group.last_ns.max(finding.time_ns);
         group.lost_response_bytes += finding.lost_response_bytes.unwrap_or(0);
         group.unread_request_bytes += finding.unread_request_bytes.unwrap_or(0);
         group.listener = match group.listener {
@@ -114,7 +178,8 @@ impl Groups {
             Some(listener) if listener.ip() == finding.listener().ip() => Some((listener.ip(), 0).into()),
             _ => None,
         };
-        if group.members.len() < MAX_MEMBERS {
+        if group.members.len() < MAX_MEMBERS && self.listed < MAX_LISTED {
+            self.listed += 1;
             group.members.push(member(&finding));
         }
         if (finding.confidence, finding.evidence.len()) > (group.confidence, group.example.evidence.len()) {
@@ -125,6 +190,9 @@ impl Groups {
 
     /// The groups: harmful ones first, the largest of them first.
     pub fn sorted(mut self) -> Vec<Group> {
+        for group in &mut self.groups {
+            group.timing = Timing::of(&group.members);
+        }
         self.groups.sort_by_key(|group| {
             (group.harmless, std::cmp::Reverse(group.connections), group.example.time_ns, group.example.frame)
         });
@@ -133,7 +201,14 @@ impl Groups {
 }
 
 fn member(finding: &Finding) -> Member {
-    Member { file: finding.file.clone(), frame: finding.frame, from: finding.from, to: finding.to }
+    Member {
+        file: finding.file.clone(),
+        frame: finding.frame,
+        from: finding.from,
+        to: finding.to,
+        time_ns: finding.time_ns,
+        silence_ns: finding.silence_ns,
+    }
 }
 
 fn key(finding: &Finding) -> GroupKey {

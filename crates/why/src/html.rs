@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::group::Group;
-use crate::text::{headline, label, losses, notes, size, summary};
+use crate::text::{headline, label, losses, notes, size, summary, when};
 use crate::{Cause, Examined, Finding, Rung, Tools};
 
 const STYLE: &str = "
@@ -64,12 +64,13 @@ fn section(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) ->
     writeln!(out, "<p>{} {}</p>\n<dl>", escape(group.cause.meaning()), escape(&losses(group)))?;
     let mut row = |name: &str, value: &str| writeln!(out, "<dt>{name}</dt><dd>{value}</dd>");
     row("Wire", &escape(&format!("{}, frame {} of {}", example.class, example.frame, example.file)))?;
+    row("When", &when(group).iter().map(|line| escape(line)).collect::<Vec<_>>().join("<br>"))?;
     let evidence: String = example
         .evidence
         .iter()
         .map(|evidence| match evidence.frame {
-            Some(frame) => format!("<li>frame {frame}: {}</li>", escape(&evidence.says)),
-            None => format!("<li>{}</li>", escape(&evidence.says)),
+            Some(frame) => format!("<li>frame {frame}: {}</li>", escape(&evidence.says.to_string())),
+            None => format!("<li>{}</li>", escape(&evidence.says.to_string())),
         })
         .collect();
     row("Evidence", &format!("<ul>{evidence}</ul>"))?;

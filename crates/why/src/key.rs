@@ -6,11 +6,15 @@ use linger_packet::Segment;
 
 /// The two ends of a connection, the lower address first, as seen on one interface. A packet that passes two interfaces of a
 /// capture is in the capture twice, so each interface has connections of its own.
+///
+/// Networks that share a wire (VLANs, tunnels) may use the same addresses. A connection with the ends of one that is in another
+/// network gets another variant of the key: see [`crate::places`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowKey {
     addresses: [[u64; 2]; 2],
     ports: [u16; 2],
-    pub(crate) interface: u32,
+    /// The interface in the lower half, the variant in the upper half. A pcapng section has at most 65,536 interfaces.
+    place: u32,
 }
 
 impl std::hash::Hash for FlowKey {
@@ -23,9 +27,13 @@ impl std::hash::Hash for FlowKey {
         state.write_u64(b);
         state.write_u64(c);
         state.write_u64(d);
-        state.write_u64(u64::from(low) << 48 | u64::from(high) << 32 | u64::from(self.interface));
+        state.write_u64(u64::from(low) << 48 | u64::from(high) << 32 | u64::from(self.place));
     }
 }
+
+/// A number for a path. 0: neither tags nor tunnels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct PathId(pub(crate) u16);
 
 /// One of a connection's two sides: an index into its `sides`.
 pub(crate) type Dir = usize;
@@ -63,7 +71,7 @@ impl FlowKey {
                 Self {
                     addresses: ends.map(|end| [0, V4 | end >> 16]),
                     ports: ends.map(|end| end as u16),
-                    interface,
+                    place: interface & 0xffff,
                 },
                 dir,
             );
@@ -71,7 +79,7 @@ impl FlowKey {
         let (source, destination) = ((words(from.ip()), from.port()), (words(to.ip()), to.port()));
         let ((low, high), dir) =
             if source <= destination { ((source, destination), 0) } else { ((destination, source), 1) };
-        (Self { addresses: [low.0, high.0], ports: [low.1, high.1], interface }, dir)
+        (Self { addresses: [low.0, high.0], ports: [low.1, high.1], place: interface & 0xffff }, dir)
     }
 
     /// A number that differs between most connections. An attacker can predict it, unlike the hash: use it only for a
@@ -80,8 +88,17 @@ impl FlowKey {
     pub(crate) fn blend(&self) -> u64 {
         let [[_, low], [_, high]] = self.addresses;
         let ports = u64::from(self.ports[0]) << 16 ^ u64::from(self.ports[1]);
-        (low ^ high.rotate_left(16) ^ ports ^ u64::from(self.interface)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            >> 48
+        (low ^ high.rotate_left(16) ^ ports ^ u64::from(self.place)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48
+    }
+
+    /// The number of the interface in the capture.
+    pub(crate) fn interface(&self) -> u32 {
+        self.place & 0xffff
+    }
+
+    /// The same ends on the same interface, in another network.
+    pub(crate) fn variant(&self, variant: u16) -> Self {
+        Self { place: self.place & 0xffff | u32::from(variant) << 16, ..*self }
     }
 
     pub(crate) fn end(&self, dir: Dir) -> SocketAddr {

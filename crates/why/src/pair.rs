@@ -1,81 +1,22 @@
 //! Compares several captures of the same connections, or several interfaces of one capture.
 //!
 //! A second pass collects the packets of the connections that were reset, in every capture. Connections are
-//! matched by their ends, or, through address translation, by the initial sequence numbers of both sides.
+//! matched by their ends, or, through address translation, by the initial sequence numbers of both sides; and they are
+//! the same connection only if both captures have some of its packets. So neither the next file of a rotated capture nor
+//! a capture of another network says anything about a reset.
 
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
+mod traces;
 
-use linger_packet::capture::{self, ReadError};
-use linger_packet::{Flags, Segment};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
+use linger_packet::Flags;
+use linger_packet::capture::ReadError;
+
+use self::traces::{Seen, Trace, TraceKey, Traces, Wanted, collect_all};
 use crate::finding::Evidence;
 use crate::key::FlowKey;
 use crate::{Cause, Class, Confidence, Finding};
-
-/// Connections compared.
-const MAX_FLOWS: usize = 4_096;
-/// Packets kept of each connection and capture: the first and the latest.
-const KEPT: usize = 512;
-
-/// A packet of a connection.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    frame: u64,
-    time_ns: u64,
-    dir: usize,
-    seq: u32,
-    ack: u32,
-    len: u32,
-    flags: Flags,
-    id: Option<u16>,
-    ttl: u8,
-}
-
-impl Seen {
-    fn same(&self, other: &Self, swapped: bool) -> bool {
-        (self.dir == other.dir) != swapped
-            && (self.seq, self.ack, self.len, self.flags) == (other.seq, other.ack, other.len, other.flags)
-            && self.id == other.id
-    }
-}
-
-#[derive(Debug, Default)]
-struct Trace {
-    head: Vec<Seen>,
-    tail: std::collections::VecDeque<Seen>,
-    isns: [Option<u32>; 2],
-    dropped: bool,
-}
-
-impl Trace {
-    fn push(&mut self, seen: Seen) {
-        if self.head.len() < KEPT {
-            self.head.push(seen);
-            return;
-        }
-        if self.tail.len() == KEPT {
-            self.tail.pop_front();
-            self.dropped = true;
-        }
-        self.tail.push_back(seen);
-    }
-
-    fn iter(&self) -> impl DoubleEndedIterator<Item = &Seen> {
-        self.head.iter().chain(&self.tail)
-    }
-}
-
-/// The connections of interest, as seen on one interface of one capture; their keys are those of interface 0.
-#[derive(Debug, Default)]
-struct Traces {
-    file: String,
-    interface: u32,
-    flows: HashMap<FlowKey, Trace>,
-    by_isns: HashMap<(u32, u32), FlowKey>,
-    first: u64,
-    last: u64,
-}
 
 /// Compares findings of several captures with each other: `findings` were made of the captures in `paths`.
 ///
@@ -84,33 +25,49 @@ struct Traces {
 /// # Errors
 /// Returns an error if a capture cannot be opened a second time. Standard input never can.
 pub fn compare(paths: &[&Path], findings: Vec<Finding>) -> Result<Vec<Finding>, ReadError> {
-    let mut keys = HashSet::new();
-    let mut isns = HashSet::new();
-    for finding in findings.iter().take(MAX_FLOWS) {
-        keys.insert(FlowKey::between(finding.from, finding.to, 0).0);
-        isns.extend(finding.numbers.isns.into_iter().flatten());
-    }
-    let mut all = Vec::new();
-    for path in paths {
-        all.extend(collect(path, &keys, &isns)?);
+    let series: Vec<Vec<&Path>> = paths.iter().map(|path| vec![*path]).collect();
+    let (findings, problems) = compare_series(&series, findings);
+    problems.into_iter().next().map_or(Ok(findings), |(_, error)| Err(error))
+}
+
+/// Does what [`compare`] does, for captures that consist of several files each. Returns the files that could not be read a second
+/// time, too: they may have been removed meanwhile, as by rotation.
+pub fn compare_series(
+    series: &[Vec<&Path>],
+    findings: Vec<Finding>,
+) -> (Vec<Finding>, Vec<(PathBuf, ReadError)>) {
+    let wanted = Wanted::of(&findings, series.len());
+    let (all, problems) = collect_all(series, &wanted);
+    let mut files = HashMap::new();
+    for (number, paths) in series.iter().enumerate() {
+        files.extend(
+            paths.iter().enumerate().map(|(file, path)| (path.display().to_string(), (number, file as u32))),
+        );
     }
     let mut kept: Vec<Finding> = Vec::new();
-    let mut known: HashMap<(usize, FlowKey, u64), usize> = HashMap::new();
+    let mut known: HashMap<(usize, TraceKey, u32, u64), usize> = HashMap::new();
     for mut finding in findings {
-        let Some(own) = all.iter().position(|traces| traces.is_where(&finding)) else {
+        let place = files.get(&finding.file).copied();
+        let own = place.and_then(|(series, _)| {
+            all.iter().position(|traces| traces.series == series && traces.interface == finding.interface)
+        });
+        let (Some((_, file)), Some(own)) = (place, own) else {
             kept.push(finding);
             continue;
         };
-        let (key, by) = FlowKey::between(finding.from, finding.to, 0);
+        let (ends, by) = FlowKey::between(finding.from, finding.to, 0);
+        let key = (ends, finding.numbers.network);
         let mut elsewhere = Vec::new();
         for (at, other) in all.iter().enumerate().filter(|&(at, _)| at != own) {
-            let found = Comparison::of(&all[own], other, key, by, &finding)
-                .map(|comparison| comparison.apply(&mut finding));
-            if let Some(Some((their_key, frame))) = found {
-                elsewhere.push((at, their_key, frame));
+            let found = Comparison::of(&all[own], other, key, by, &finding).map(|comparison| {
+                let name = name(series, other, comparison.trace);
+                comparison.apply(&mut finding, &name)
+            });
+            if let Some(Some((their_key, seen))) = found {
+                elsewhere.push((at, their_key, seen.file, seen.frame));
             }
         }
-        let place = (own, key, finding.frame);
+        let place = (own, key, file, finding.frame);
         // Already there from another capture: the one nearer to the sender stays.
         if let Some(&at) = known.get(&place) {
             if nearer(&finding, &kept[at]) {
@@ -124,7 +81,7 @@ pub fn compare(paths: &[&Path], findings: Vec<Finding>) -> Result<Vec<Finding>, 
         }
         kept.push(finding);
     }
-    Ok(kept)
+    (kept, problems)
 }
 
 /// Prefers the capture nearer to the sender of the reset (the higher TTL), then the surer verdict.
@@ -132,67 +89,12 @@ fn nearer(new: &Finding, old: &Finding) -> bool {
     (new.ttl, new.confidence) > (old.ttl, old.confidence)
 }
 
-impl Traces {
-    fn is_where(&self, finding: &Finding) -> bool {
-        self.file == finding.file && self.interface == finding.interface
-    }
-
-    /// The name of this place in evidence.
-    fn name(&self) -> String {
-        if self.interface == 0 {
-            self.file.clone()
-        } else {
-            format!("{} interface {}", self.file, self.interface)
-        }
-    }
-}
-
-/// The interfaces of a capture that are compared.
-const MAX_INTERFACES: u32 = 64;
-
-fn collect(path: &Path, keys: &HashSet<FlowKey>, isns: &HashSet<u32>) -> Result<Vec<Traces>, ReadError> {
-    let mut reader = capture::open(path)?;
-    let file = path.display().to_string();
-    let mut all: Vec<Traces> = Vec::new();
-    // The first pass has reported read errors.
-    while let Ok(Some(packet)) = reader.next() {
-        if packet.interface >= MAX_INTERFACES {
-            continue;
-        }
-        while all.len() <= packet.interface as usize {
-            let interface = all.len() as u32;
-            all.push(Traces { file: file.clone(), interface, first: packet.time_ns, ..Traces::default() });
-        }
-        let traces = &mut all[packet.interface as usize];
-        traces.last = packet.time_ns;
-        let Ok(segment) = Segment::from_frame(packet.link, packet.data, packet.wire_len) else { continue };
-        let (key, dir) = FlowKey::of(&segment, 0);
-        let syn = segment.flags.has(Flags::SYN);
-        let known = traces.flows.contains_key(&key);
-        let wanted = known || keys.contains(&key) || syn && isns.contains(&segment.seq);
-        if !wanted || !known && traces.flows.len() >= MAX_FLOWS {
-            continue;
-        }
-        let trace = traces.flows.entry(key).or_default();
-        if syn {
-            trace.isns[dir] = Some(segment.seq);
-        }
-        trace.push(Seen {
-            frame: packet.frame,
-            time_ns: packet.time_ns,
-            dir,
-            seq: segment.seq,
-            ack: segment.ack,
-            len: segment.payload_len,
-            flags: segment.flags,
-            id: segment.ip_id,
-            ttl: segment.ttl,
-        });
-        if let [Some(low), Some(high)] = trace.isns {
-            traces.by_isns.insert((low.min(high), low.max(high)), key);
-        }
-    }
-    Ok(all)
+/// The name in evidence of a place that has captured `trace`: the file that holds its end.
+fn name(series: &[Vec<&Path>], traces: &Traces, trace: &Trace) -> String {
+    let file = trace.iter().next_back().map_or(0, |seen| seen.file as usize);
+    let file = series.get(traces.series).and_then(|files| files.get(file));
+    let file = file.map_or(String::new(), |path| path.display().to_string());
+    if traces.interface == 0 { file } else { format!("{file} interface {}", traces.interface) }
 }
 
 /// One reset, seen from the capture it was found in and from another.
@@ -200,7 +102,7 @@ struct Comparison<'a> {
     other: &'a Traces,
     own_trace: &'a Trace,
     trace: &'a Trace,
-    key: FlowKey,
+    key: TraceKey,
     /// The resetting side in the other capture.
     by: usize,
     own_by: usize,
@@ -208,24 +110,31 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
+    /// The connection in the other capture that shares most packets with the finding's; `None` if none shares any.
     fn of(
         own: &'a Traces,
         other: &'a Traces,
-        key: FlowKey,
+        key: TraceKey,
         own_by: usize,
         finding: &Finding,
     ) -> Option<Self> {
         let own_trace = own.flows.get(&key)?;
-        let (their_key, swapped) = match finding.numbers.isns {
-            [Some(low), Some(high)] => {
-                let key = *other.by_isns.get(&(low.min(high), low.max(high)))?;
-                (key, other.flows.get(&key)?.isns[0] != Some(low))
+        let mut best: Option<(usize, Self)> = None;
+        for their_key in other.candidates(finding) {
+            let Some(trace) = other.flows.get(&their_key) else { continue };
+            // Address translation may change which end is the lower one.
+            let swapped = match (finding.numbers.isns[0], trace.isns) {
+                (Some(low), [Some(_), Some(_)]) => trace.isns[0] != Some(low),
+                _ => false,
+            };
+            let shared = own_trace.shared_with(trace, swapped);
+            if shared > best.as_ref().map_or(0, |(most, _)| *most) {
+                let by = if swapped { 1 - own_by } else { own_by };
+                let comparison = Self { other, own_trace, trace, key: their_key, by, own_by, swapped };
+                best = Some((shared, comparison));
             }
-            _ => (key, false),
-        };
-        let trace = other.flows.get(&their_key)?;
-        let by = if swapped { 1 - own_by } else { own_by };
-        Some(Self { other, own_trace, trace, key: their_key, by, own_by, swapped })
+        }
+        best.map(|(_, comparison)| comparison)
     }
 
     /// The difference of the two captures' clocks (the other's less this one's, in nanoseconds), from packets that both have
@@ -239,7 +148,12 @@ impl<'a> Comparison<'a> {
                 *bound = (bound.0.min(difference), bound.1.max(difference));
             }
         }
-        let [Some(low), Some(high)] = bounds else { return None };
+        let (low, high) = match bounds {
+            [Some(low), Some(high)] => (low, high),
+            // One direction alone: the difference is too great or too small by the delay.
+            [Some(one), None] | [None, Some(one)] => return Some(one.0),
+            [None, None] => return None,
+        };
         // The direction with the greater differences runs from us to them. Its least difference is offset plus delay.
         let (there, back) = if low.0 > high.0 { (low.0, high.1) } else { (high.0, low.1) };
         Some(there.midpoint(back))
@@ -292,10 +206,9 @@ impl<'a> Comparison<'a> {
 
     /// Adds the facts from the other capture to `finding`. If the other capture has the same reset, returns its connection and
     /// its frame there.
-    fn apply(self, finding: &mut Finding) -> Option<(FlowKey, u64)> {
-        let file = self.other.name();
+    fn apply(self, finding: &mut Finding, file: &str) -> Option<(TraceKey, Seen)> {
         let say = |finding: &mut Finding, says: String| {
-            finding.evidence.push(Evidence { frame: None, says });
+            finding.evidence.push(Evidence::view(says));
         };
         let same = self.trace.iter().find(|seen| {
             seen.dir == self.by && seen.flags.has(Flags::RST) && seen.seq == finding.numbers.seq
@@ -306,7 +219,7 @@ impl<'a> Comparison<'a> {
                 .map(|offset| same.time_ns as i64 - offset - finding.time_ns as i64)
                 .map_or(String::new(), |delay| format!(", {:+.3} ms by aligned clocks", delay as f64 / 1e6));
             say(finding, format!("{file} has it too, as frame {}{delay}", same.frame));
-            let before = |seen: &&Seen| seen.frame < same.frame;
+            let before = |seen: &&Seen| (seen.file, seen.frame) < (same.file, same.frame);
             if self.other_is_nearer() == Some(true)
                 && let Some(goodbye) = self.unheard().find(before)
             {
@@ -324,14 +237,17 @@ impl<'a> Comparison<'a> {
                 finding.remedy = finding.cause.remedy();
                 finding.would_decide = None;
             }
-            return Some((self.key, same.frame));
+            return Some((self.key, *same));
         }
         let theirs = self.trace.iter().filter(|seen| seen.dir == self.by).count();
-        let covered = offset.is_none_or(|offset| {
-            let time = finding.time_ns.saturating_add_signed(offset);
-            (self.other.first..=self.other.last.saturating_add(1_000_000_000)).contains(&time)
-        });
-        if theirs == 0 || !covered || self.trace.dropped || self.own_trace.dropped {
+        // A capture that had ended by then, or had not begun, cannot have the reset.
+        let time = offset.map(|offset| finding.time_ns.saturating_add_signed(offset))?;
+        if theirs > 0 && time > self.other.last {
+            let early = (time - self.other.last) as f64 / 1e6;
+            say(finding, format!("{file} ends {early:.3} ms before it, by aligned clocks"));
+            return None;
+        }
+        if theirs == 0 || time < self.other.first || self.trace.dropped || self.own_trace.dropped {
             return None;
         }
         match self.other_is_nearer() {
@@ -351,13 +267,7 @@ impl<'a> Comparison<'a> {
             finding,
             format!("{file}, nearer to the alleged sender, has {theirs} packets of it, and not this reset"),
         );
-        finding.class = Class::Foreign;
-        finding.cause = Cause::Forged;
-        finding.candidates = vec![Cause::Forged];
-        finding.remedy = Cause::Forged.remedy();
-        finding.harmless = false;
-        finding.confidence = if missing == 0 { Confidence::Certain } else { Confidence::Likely };
-        finding.would_decide = None;
+        judge_forged(finding, missing);
         if missing > 0 {
             say(
                 finding,
@@ -372,4 +282,15 @@ impl<'a> Comparison<'a> {
         }
         None
     }
+}
+
+/// Judges that another sent the reset. `missing`: other packets that the capture near the alleged sender lacks, too.
+fn judge_forged(finding: &mut Finding, missing: usize) {
+    finding.class = Class::Foreign;
+    finding.cause = Cause::Forged;
+    finding.candidates = vec![Cause::Forged];
+    finding.remedy = Cause::Forged.remedy();
+    finding.harmless = false;
+    finding.confidence = if missing == 0 { Confidence::Certain } else { Confidence::Likely };
+    finding.would_decide = None;
 }

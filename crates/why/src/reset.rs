@@ -40,6 +40,8 @@ pub(crate) struct After {
     /// Other packets: of the sender of the reset, and of the other side.
     pub(crate) packets: [u32; 2],
     pub(crate) records: Vec<Record>,
+    /// The latest acknowledgement of each side.
+    pub(crate) acks: [Option<u32>; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,25 @@ impl RecordedReset {
         }
     }
 
+    /// What stands in for the reset of a connection that had none.
+    pub(crate) fn none(connection: ObservedConnection, by: Dir) -> Self {
+        let at = At { frame: connection.first_frame, time_ns: connection.last_time };
+        Self {
+            connection,
+            by,
+            at,
+            seq: 0,
+            ack: 0,
+            flags: Flags::default(),
+            window: None,
+            timestamps: false,
+            ttl: 0,
+            id: None,
+            payload: Vec::new(),
+            after: After::default(),
+        }
+    }
+
     /// Takes a further reset of the connection.
     pub(crate) fn again(&mut self, dir: Dir, record: Record) {
         let count = &mut self.after.resets[usize::from(dir != self.by)];
@@ -81,6 +102,12 @@ impl RecordedReset {
         let count = &mut self.after.packets[usize::from(!from_sender)];
         *count = count.saturating_add(1);
         self.after.keep(record);
+        if segment.flags.has(Flags::ACK) {
+            let ack = &mut self.after.acks[dir];
+            if ack.is_none_or(|known| segment.ack.wrapping_sub(known) < 1 << 31) {
+                *ack = Some(segment.ack);
+            }
+        }
         if !from_sender || self.after.genuine.is_some() || segment.flags.has(Flags::SYN) {
             return;
         }
@@ -98,6 +125,15 @@ impl RecordedReset {
         } else if active && segment.payload_len > 0 && beyond(segment.end(), self.seq) && self.seq != 0 {
             self.after.genuine = Some((at.frame, Genuine::NewData));
         }
+    }
+}
+
+impl RecordedReset {
+    /// Whether the receiver went on as if there had been no reset: it acknowledged what the sender sent after it.
+    pub(crate) fn survived(&self) -> bool {
+        let before = self.connection.sides[self.by].next;
+        let ahead = self.after.acks[1 - self.by].map_or(0, |ack| ack.wrapping_sub(before));
+        self.after.genuine.is_some() && ahead != 0 && ahead < PLAUSIBLE
     }
 }
 

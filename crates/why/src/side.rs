@@ -52,7 +52,8 @@ pub(crate) struct Fin {
     /// Frames after the connection's first one.
     pub(crate) frame: u32,
     pub(crate) since: Since,
-    /// Bytes of payload that the other side sent after the FIN had passed, each counted once.
+    /// Bytes of payload of the other side that the FIN does not acknowledge, those that had passed before it included: they
+    /// had not arrived when it was sent. Each counted once.
     pub(crate) late: u32,
 }
 
@@ -84,6 +85,8 @@ pub(crate) struct Side {
     pub(crate) run: Option<Run>,
     end: End,
     pub(crate) last_frame: u32,
+    /// The frame of its latest new payload, after the connection's first one.
+    pub(crate) spoke_frame: u32,
     /// The window field of its last packet other than a SYN, unscaled.
     pub(crate) window: Option<u16>,
     /// The greatest window it has offered, in the same units.
@@ -197,6 +200,9 @@ impl Side {
             self.take_id(id);
         }
         let (advances, repeated) = self.take_sequence(segment, other);
+        if advances && segment.payload_len > 0 {
+            self.spoke_frame = frame;
+        }
         // A probe's sequence number is one less than the next, and it carries no byte or one (RFC 1122 section
         // 4.2.3.6).
         let probe = !advances
@@ -208,7 +214,9 @@ impl Side {
             self.take_run(probe, other, at.time_ns);
         }
         if flags.has(Flags::FIN) && !self.has_fin() {
-            self.end = End::Closed { seq: segment.end().wrapping_sub(1), frame, late: 0, since };
+            let late =
+                if flags.has(Flags::ACK) && other.seen() { other.payload_after(segment.ack) } else { 0 };
+            self.end = End::Closed { seq: segment.end().wrapping_sub(1), frame, late, since };
         }
         if flags.has(Flags::ACK) {
             self.take_ack(segment.ack, other, at.time_ns);
@@ -289,7 +297,7 @@ impl Side {
                 }
             } else if segment.seq.wrapping_sub(self.next) < 1 << 31 || advances {
                 self.gap = true;
-                self.app.gap();
+                self.app.after_gap(segment);
             } else {
                 repeated = true;
             }

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 
 use hashbrown::HashMap;
 
+use crate::places::Network;
+
 /// Limit of listeners. Beyond it, the half that was silent for longest is forgotten.
 const MAX_LISTENERS: usize = 8_192;
 /// Connections that a listener ends within this time, in nanoseconds, end together.
 const TOGETHER: u64 = 50_000_000;
 
-/// A listener, and the interface it was seen on.
-pub(crate) type ListenerAddress = (SocketAddr, u32);
+/// A listener, and the interface and the network it was seen in.
+pub(crate) type ListenerAddress = (SocketAddr, Network);
 
 /// The facts about one listener.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +25,8 @@ pub(crate) struct ListenerHistory {
     pub(crate) ttl: Option<u8>,
     /// SYN-ACKs repeated after the client's ACK, over all its connections.
     pub(crate) repeats: u32,
+    /// Connections whose first packet after the handshake was refused.
+    pub(crate) turned_away: u32,
     /// When the latest group of ends began, and how many there were.
     burst: (u64, u32),
     /// The greatest such group.
@@ -90,6 +94,12 @@ impl Surroundings {
         listener.repeats = listener.repeats.saturating_add(1);
     }
 
+    /// The listener's host refused the first packet after a handshake.
+    pub(crate) fn turns_away(&mut self, listener: ListenerAddress, time: u64) {
+        let listener = self.touch(listener, time);
+        listener.turned_away = listener.turned_away.saturating_add(1);
+    }
+
     pub(crate) fn refuses(&mut self, listener: ListenerAddress, time: u64, frame: u64) {
         self.touch(listener, time).refused = Some((time, frame));
     }
@@ -114,7 +124,7 @@ mod tests {
 
     #[test]
     fn ends_at_once_are_counted_together() {
-        let listener = ("10.0.0.1:80".parse().unwrap(), 0);
+        let listener = ("10.0.0.1:80".parse().unwrap(), Network::default());
         let mut all = Surroundings::default();
         for n in 0..6 {
             all.ends(listener, 1_000_000_000 + n);
@@ -129,9 +139,11 @@ mod tests {
     fn memory_is_bounded_and_the_latest_stay() {
         let mut all = Surroundings::default();
         for n in 0..20_000u32 {
-            all.accepts((SocketAddr::from((n.to_be_bytes(), 80)), 0), u64::from(n), 64);
+            all.accepts((SocketAddr::from((n.to_be_bytes(), 80)), Network::default()), u64::from(n), 64);
             assert!(all.listeners.len() <= MAX_LISTENERS);
         }
-        assert!(all.of((SocketAddr::from((19_999u32.to_be_bytes(), 80)), 0)).accepted.is_some());
+        assert!(
+            all.of((SocketAddr::from((19_999u32.to_be_bytes(), 80)), Network::default())).accepted.is_some()
+        );
     }
 }

@@ -20,14 +20,20 @@ const RECENT: usize = 1024;
 /// Where a flow is kept.
 pub(crate) type FlowSlot = u32;
 
+/// Flows with a reset that wait for what follows. Each takes 1.5 KB, so that a flood of resets would take hundreds of megabytes.
+const MAX_RESET: usize = 8_192;
+
+/// When a flow is to be removed, where it is, and its generation then.
+type EndingFlow = (u64, FlowSlot, u32);
+
 #[derive(Debug)]
 pub(crate) struct Table {
     hasher: DefaultHashBuilder,
     index: HashTable<FlowSlot>,
     chunks: Vec<Vec<Option<Flow>>>,
     free: Vec<FlowSlot>,
-    /// Flows that have ended, with the time until which stragglers are waited for.
-    ending: VecDeque<(u64, FlowSlot, u32)>,
+    /// Flows that were closed, and flows that were reset, with the time until which stragglers are waited for.
+    ending: [VecDeque<EndingFlow>; 2],
     generation: u32,
     limit: usize,
     hand: usize,
@@ -42,7 +48,7 @@ impl Table {
             index: HashTable::new(),
             chunks: Vec::new(),
             free: Vec::new(),
-            ending: VecDeque::new(),
+            ending: [VecDeque::new(), VecDeque::new()],
             generation: 0,
             limit: limit.max(1),
             hand: 0,
@@ -120,13 +126,16 @@ impl Table {
     /// Schedules a flow's removal for when the capture's clock has passed `until`. Replaces an earlier schedule.
     pub(crate) fn end_at(&mut self, slot: FlowSlot, until: u64) {
         self.keep(slot);
-        if let Some(generation) = self.get(slot).map(|flow| flow.generation) {
-            self.ending.push_back((until, slot, generation));
-        }
+        let Some((generation, is_reset)) = self.get(slot).map(|flow| (flow.generation, flow.reset.is_some()))
+        else {
+            return;
+        };
+        let ending = &mut self.ending[usize::from(is_reset)];
+        ending.push_back((until, slot, generation));
         // Flows that were removed early leave stale entries.
-        if self.ending.len() > 2 * self.limit {
+        if ending.len() > 2 * self.limit {
             let chunks = &self.chunks;
-            self.ending.retain(|&(_, slot, generation)| {
+            ending.retain(|&(_, slot, generation)| {
                 flow_at(chunks, slot).is_some_and(|flow| flow.generation == generation)
             });
         }
@@ -141,17 +150,27 @@ impl Table {
         }
     }
 
-    /// Removes and returns a flow whose time has passed.
+    /// Removes and returns a flow whose time has passed, or one of too many that were reset.
     #[inline]
     pub(crate) fn due(&mut self, now: u64) -> Option<Flow> {
-        loop {
-            if self.ending.front()?.0 > now {
-                return None;
+        let is_due = |queue: &VecDeque<EndingFlow>| queue.front().is_some_and(|(until, ..)| *until <= now);
+        while is_due(&self.ending[0]) || is_due(&self.ending[1]) || self.ending[1].len() > MAX_RESET {
+            let queue = usize::from(!is_due(&self.ending[0]));
+            if let Some(flow) = self.next_ending(queue) {
+                return Some(flow);
             }
-            let (_, slot, generation) = self.ending.pop_front()?;
-            if self.get(slot).is_some_and(|flow| flow.generation == generation) {
-                return self.remove(slot);
-            }
+        }
+        None
+    }
+
+    /// Removes the first flow of a queue; `None` if its entry was stale.
+    #[cold]
+    fn next_ending(&mut self, queue: usize) -> Option<Flow> {
+        let (_, slot, generation) = self.ending[queue].pop_front()?;
+        if self.get(slot).is_some_and(|flow| flow.generation == generation) {
+            self.remove(slot)
+        } else {
+            None
         }
     }
 
@@ -161,11 +180,13 @@ impl Table {
         std::mem::take(&mut self.chunks).into_iter().flatten().flatten()
     }
 
-    /// Removes the oldest flow that has ended; or else, of some live flows, the one that was silent for longest.
+    /// Removes the oldest flow that was closed, or that was reset; or else, of some live flows, the one that was silent for longest.
     fn evict(&mut self) -> Option<Flow> {
-        while let Some((_, slot, generation)) = self.ending.pop_front() {
-            if self.get(slot).is_some_and(|flow| flow.generation == generation) {
-                return self.remove(slot);
+        for queue in 0..self.ending.len() {
+            while !self.ending[queue].is_empty() {
+                if let Some(flow) = self.next_ending(queue) {
+                    return Some(flow);
+                }
             }
         }
         let places = self.places();

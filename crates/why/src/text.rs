@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use crate::clock::{Duration, WallClock};
 use crate::group::Group;
 use crate::{Cause, Confidence, Examined, Finding, Rung, Tools};
 
@@ -35,12 +36,16 @@ pub(crate) fn summary(groups: &[Group]) -> String {
         groups.iter().filter(|group| group.harmless == harmless).map(|group| group.connections).sum()
     };
     let (harmful, harmless) = (connections(false), connections(true));
+    let silent: u64 =
+        groups.iter().filter(|group| group.cause == Cause::NoAnswer).map(|group| group.connections).sum();
+    let unanswered = if silent == 0 { String::new() } else { format!(" {silent} got no answer.") };
+    let harmful = harmful - silent;
     if harmful + harmless == 0 {
-        return "No connection was reset.".into();
+        return format!("No connection was reset.{unanswered}");
     }
-    let findings = groups.iter().filter(|group| !group.harmless).count();
+    let findings = groups.iter().filter(|group| !group.harmless && group.cause != Cause::NoAnswer).count();
     format!(
-        "{harmful} {} harmfully, in {}; {harmless} harmlessly.",
+        "{harmful} {} harmfully, in {}; {harmless} harmlessly.{unanswered}",
         if harmful == 1 { "connection was reset" } else { "connections were reset" },
         plural(findings as u64, "finding"),
     )
@@ -135,11 +140,45 @@ pub fn losses(group: &Group) -> String {
     }
 }
 
+/// When it happened, by the wall clock, and what the times have in common.
+pub fn when(group: &Group) -> Vec<String> {
+    let mut lines = vec![if group.connections == 1 {
+        WallClock(group.first_ns).to_string()
+    } else {
+        format!("{} to {}", WallClock(group.first_ns), WallClock(group.last_ns))
+    }];
+    let timing = &group.timing;
+    if let Some((silence, spread)) = timing.silence {
+        let each = if group.connections == 1 {
+            format!("{} after the last byte", Duration(silence))
+        } else {
+            format!(
+                "{} resets, each {:.1} s ± {:.1} after the last byte",
+                group.connections,
+                silence as f64 / 1e9,
+                spread as f64 / 1e9
+            )
+        };
+        lines.push(if timing.timeouts.is_empty() {
+            format!("{each}{}", if group.connections > 2 { ": a timeout" } else { "" })
+        } else {
+            format!("{each}, as with a timeout of {}", timing.timeouts.join("; "))
+        });
+    }
+    if let Some(period) = timing.period {
+        lines.push(format!("one every {}", Duration(period)));
+    }
+    lines
+}
+
 fn finding(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) -> io::Result<()> {
     let example = &group.example;
     writeln!(out, "{number}. {}", headline(group))?;
     writeln!(out, "   {}", group.cause.meaning())?;
     writeln!(out, "   Lost: {}", losses(group))?;
+    for line in when(group) {
+        writeln!(out, "   When: {line}")?;
+    }
     if group.connections > 1 {
         writeln!(out, "   The clearest of them: frame {} of {}", example.frame, example.file)?;
     }

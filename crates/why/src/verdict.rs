@@ -10,9 +10,10 @@ mod opening;
 mod passive;
 
 use crate::advice::{Capture, Host, NextEvidence};
+use crate::claim::{Claim, Farewell};
 use crate::facts::Facts;
 use crate::finding::Evidence;
-use crate::side::RunKind;
+use crate::side::{RunKind, Side};
 use crate::surroundings::ListenerHistory;
 use crate::{Cause, Class, Confidence};
 
@@ -23,6 +24,9 @@ use Confidence::{Certain, Likely, Possible};
 const REFUSED_WITHIN: u64 = 10_000_000_000;
 /// This many connections that end in one moment were ended by one process, or one administrator.
 const TOGETHER: u32 = 3;
+
+/// Silence that is worth a sentence, in nanoseconds: shorter pauses are those of every exchange.
+const WORTH_SAYING: u64 = 2_000_000_000;
 
 /// The verdict and its reasons.
 #[derive(Debug)]
@@ -47,6 +51,7 @@ pub(crate) fn decide(facts: &Facts<'_>, listener: &ListenerHistory) -> Diagnosis
     let class =
         if matches!(cause, Forged) && !matches!(class, Class::AnswerToSyn) { Class::Foreign } else { class };
     let harmless = judge.harmless(class, cause);
+    judge.timing();
     Diagnosis {
         class,
         cause,
@@ -68,8 +73,8 @@ struct Judge<'a> {
 type Opinion = (Cause, Confidence, Vec<Cause>);
 
 impl Judge<'_> {
-    fn say(&mut self, frame: impl Into<Option<u64>>, says: impl Into<String>) {
-        self.evidence.push(Evidence { frame: frame.into(), says: says.into() });
+    fn say(&mut self, frame: impl Into<Option<u64>>, says: Claim) {
+        self.evidence.push(Evidence { frame: frame.into(), says });
     }
 
     fn ask(&mut self, what: NextEvidence) {
@@ -86,6 +91,9 @@ impl Judge<'_> {
         if f.answers_syn_ack() {
             return Class::AnswerToSynAck;
         }
+        if f.bare_unasked() {
+            return if s.has_fin() { Class::ActiveAfterFin } else { Class::Active };
+        }
         if f.active() {
             return match s.run.map(|run| (run.kind, run.count)) {
                 Some((RunKind::Keepalive, 2..)) => Class::AfterKeepalive,
@@ -96,7 +104,11 @@ impl Judge<'_> {
         }
         if s.has_fin() {
             Class::PassiveAfterFin
-        } else if f.acknowledged_data() || (r.payload == 0 && s.payload > 0) || !f.handshake_seen() {
+        } else if f.acknowledged_data()
+            || (r.payload == 0 && s.payload > 0)
+            || !f.handshake_seen()
+            || f.beyond_capture().is_some()
+        {
             Class::PassiveAfterData
         } else {
             Class::PassiveBeforeAck
@@ -122,42 +134,33 @@ impl Judge<'_> {
             Class::PassiveAfterFin => self.after_own_fin(),
             Class::PassiveBeforeAck => self.before_ack(),
             Class::PassiveAfterData => self.no_memory(),
-            Class::Active | Class::ActiveAfterFin | Class::Foreign => self.active(),
+            Class::Active | Class::ActiveAfterFin | Class::Foreign | Class::Unanswered => self.active(),
         }
     }
 
     /// The form of the reset itself.
     fn describe(&mut self) {
         let f = self.f;
-        let (reset, frame) = (f.reset, f.reset.at.frame);
-        let window = reset.window.map_or("cut off".to_owned(), |window| window.to_string());
-        if f.answers_syn() {
-            return self.say(frame, "RST answers the SYN; no SYN-ACK was ever sent");
-        }
-        if f.active() {
-            let stamps = if reset.timestamps { "with timestamps" } else { "without timestamps" };
-            self.say(frame, format!("RST+ACK at the sender's next sequence number, window {window}, {stamps}: nobody asked for it"));
-            return;
-        }
-        match f.trigger {
-            Some(trigger) => {
-                let what = f.describe_record(&trigger);
-                self.say(
-                    frame,
-                    format!(
-                        "bare RST, window {window}: an answer to {what} (frame {})",
-                        f.frame_of(&trigger)
-                    ),
-                );
-            }
-            None => self
-                .say(frame, format!("bare RST, window {window}: an answer to a packet this capture lacks")),
-        }
+        let (window, frame) = (f.reset.window, f.reset.at.frame);
+        let claim = if f.answers_unseen_syn() {
+            Claim::AnswersUnseenSyn
+        } else if f.answers_syn() {
+            Claim::AnswersSyn
+        } else if f.active() {
+            Claim::Unasked { window, timestamps: f.reset.timestamps, at_next: f.at_next() }
+        } else if let Some(trigger) = f.trigger {
+            Claim::Answers { window, what: f.kind_of(&trigger), frame: f.frame_of(&trigger) }
+        } else if f.bare_unasked() {
+            Claim::BareUnasked { window }
+        } else {
+            Claim::AnswersUnseen { window }
+        };
+        self.say(frame, claim);
     }
 
     /// The cause if the capture holds one direction: only the form of the reset is known.
     fn one_direction(&mut self, class: Class) -> Opinion {
-        self.say(None, "no packet of the other side is in the capture");
+        self.say(None, Claim::OneDirection);
         self.ask(NextEvidence::Capture(Capture::BothDirections));
         let candidates = match class {
             Class::Active | Class::ActiveAfterFin | Class::AfterRetransmissions | Class::AfterKeepalive => {
@@ -201,12 +204,9 @@ impl Judge<'_> {
         });
         // Many ends at once are no proof: a busy server that closes with unread data looks the same.
         let (_, frame) = refused?;
-        self.say(frame, "soon after, the same port refuses connections: nobody listens any more");
+        self.say(frame, Claim::PortRefusesLater);
         if together >= TOGETHER {
-            self.say(
-                None,
-                format!("{together} connections of the same port ended within a twentieth of a second"),
-            );
+            self.say(None, Claim::EndedTogether(together));
         }
         self.ask(NextEvidence::Host(Host::Journal));
         let mut candidates = vec![ProcessGone, otherwise];
@@ -216,32 +216,59 @@ impl Judge<'_> {
         Some((ProcessGone, Likely, candidates))
     }
 
+    /// How long nothing was sent before the reset, and before the sender's FIN.
+    fn timing(&mut self) {
+        let f = self.f;
+        if let Some(nanoseconds) = f.silence_before_fin().filter(|&silence| silence >= WORTH_SAYING) {
+            let fin = f.sender.fin().map(|fin| f.frame_at(fin.frame));
+            self.say(fin, Claim::SilenceBeforeFin { nanoseconds });
+        }
+        if let Some(nanoseconds) = f.silence().filter(|&silence| silence >= WORTH_SAYING) {
+            self.say(None, Claim::Silence { nanoseconds });
+        }
+    }
+
     /// Whether nobody lost anything.
     fn harmless(&self, class: Class, cause: Cause) -> bool {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
+        // An injected reset that its receiver did not obey.
+        if f.reset.survived() {
+            return true;
+        }
         match class {
             Class::AnswerToSyn | Class::AnswerToSynAck | Class::PassiveBeforeAck => return false,
             Class::AfterKeepalive | Class::AfterRetransmissions => return false,
             _ => {}
         }
-        if cause == ProcessGone || !f.whole() {
+        if cause == ProcessGone || !s.seen() || !r.seen() {
             return false;
         }
-        // Everything that the sender wrote had arrived, its FIN too. The reset answered no more than a goodbye.
-        let delivered = f.delivered(s, r);
-        if delivered && s.app.has_said_goodbye() {
+        // Whatever answers a goodbye, nobody has to read it.
+        if f.delivered(s, r) && s.app.farewell() == Some(Farewell::Line) {
             return true;
         }
-        if class == Class::PassiveAfterFin && delivered {
-            return f.alert_after_fin() || (s.late() == 0 && f.delivered(r, s));
+        // What one side has not taken is lost, unless it is a farewell.
+        let left = |from: &Side, to: &Side| to.late() > 0 || !f.delivered(from, to);
+        let farewell = |from: &Side, to: &Side| f.only_farewell_left(from, to).is_some();
+        match (left(s, r), left(r, s)) {
+            (false, false) => {}
+            (sent, got) => return (!sent || farewell(s, r)) && (!got || farewell(r, s)),
         }
-        if s.payload == 0 && r.payload == 0 {
+        if !(f.whole() || s.has_fin() && r.has_fin() || f.exchange_complete()) {
+            return false;
+        }
+        // The server had ended its side, so it had nothing more to say.
+        let server_ended = f.sender_is_client() == Some(true) && r.has_fin();
+        let closed = s.has_fin() && r.has_fin() || server_ended;
+        if closed || f.exchange_complete() {
             return true;
         }
-        if r.has_fin() && f.delivered(r, s) && delivered {
-            return true;
+        match cause {
+            Forged | FirewallReject | RetransmissionTimeout => false,
+            _ if s.payload == 0 && r.payload == 0 => true,
+            ClosedWithUnreadData | ClientGaveUp => r.app.farewell().is_some(),
+            _ => f.client_left_content() || !f.http_open() && f.client_said_farewell(),
         }
-        f.exchange_complete()
     }
 }

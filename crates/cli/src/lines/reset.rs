@@ -47,10 +47,16 @@ pub(crate) struct Reset {
     interface: Option<u32>,
     /// The number of its frame, from 1, as Wireshark counts.
     frame: Option<u64>,
+    /// The tags and tunnels around it, the outermost first, such as `VLAN 10, VXLAN 42`; empty if there are none.
+    tags: Option<String>,
     /// The side that opened the connection, if that is known.
     client: Option<String>,
     /// What the wire proves.
     class: Option<&'static str>,
+    /// How long nothing was sent before the reset, or before the packet that it answers, in seconds.
+    silence_seconds: Option<f64>,
+    /// From the connection's first packet in the capture to the reset, in seconds.
+    age_seconds: Option<f64>,
     /// The packets that matter, in order; none in the lines of `linger watch`.
     ladder: Vec<Rung>,
     /// The reset's TTL or hop limit.
@@ -132,7 +138,11 @@ impl From<linger_watch::AcceptQueue> for Queue {
 
 /// Nanoseconds, to the microsecond: what a number of JSON holds of today's times.
 fn at(nanoseconds: u64) -> At {
-    At::seconds((nanoseconds / 1_000) as f64 / 1e6)
+    At::seconds(seconds(nanoseconds))
+}
+
+pub(super) fn seconds(nanoseconds: u64) -> f64 {
+    (nanoseconds / 1_000) as f64 / 1e6
 }
 
 impl From<&Finding> for Reset {
@@ -146,7 +156,7 @@ impl From<&Finding> for Reset {
             confidence: finding.confidence.name(),
             candidates: names(&finding.candidates),
             evidence: evidence
-                .map(|evidence| Evidence { frame: evidence.frame, says: evidence.says.clone() })
+                .map(|evidence| Evidence { frame: evidence.frame, says: evidence.says.to_string() })
                 .collect(),
             remedy: finding.remedy.words(&tools()),
             harmless: Some(finding.harmless),
@@ -157,8 +167,11 @@ impl From<&Finding> for Reset {
             file: Some(finding.file.clone()),
             interface: Some(finding.interface),
             frame: Some(finding.frame),
+            tags: Some(finding.tags.clone()),
             client: finding.client.map(|client| client.to_string()),
             class: Some(finding.class.name()),
+            silence_seconds: finding.silence_ns.map(seconds),
+            age_seconds: finding.age_ns.map(seconds),
             ladder: finding.ladder.iter().map(rung).collect(),
             ttl: Some(finding.ttl),
             direction: None,
@@ -215,8 +228,11 @@ impl From<&LiveReset> for Reset {
             file: None,
             interface: None,
             frame: None,
+            tags: None,
             client: None,
             class: None,
+            silence_seconds: None,
+            age_seconds: None,
             ladder: Vec::new(),
             ttl: None,
             direction: Some(reset.direction.name()),

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::LineBody;
 use super::common::{self, names};
+use super::reset::seconds;
 use crate::tools::tools;
 
 /// Resets with one cause at one place.
@@ -30,6 +31,20 @@ pub(crate) struct Group {
     lost_response_bytes: u64,
     /// Request bytes that were never read, all together, as far as is visible.
     unread_request_bytes: u64,
+    /// The first reset's time, RFC 3339.
+    #[schemars(schema_with = "common::date_time")]
+    first: Option<String>,
+    /// The last reset's time, RFC 3339.
+    #[schemars(schema_with = "common::date_time")]
+    last: Option<String>,
+    /// How long nothing was sent before each of them, in seconds; null if that differs.
+    silence_seconds: Option<f64>,
+    /// How far the resets differ from that.
+    silence_spread_seconds: Option<f64>,
+    /// Whose default timeout that silence is.
+    timeouts: Vec<&'static str>,
+    /// The pause between two resets, in seconds; null if the pauses differ.
+    period_seconds: Option<f64>,
     /// The first ones, at most a thousand.
     members: Vec<Member>,
 }
@@ -68,6 +83,12 @@ impl From<&library::Group> for Group {
             connections: group.connections,
             lost_response_bytes: group.lost_response_bytes,
             unread_request_bytes: group.unread_request_bytes,
+            first: common::rfc3339(seconds(group.first_ns)),
+            last: common::rfc3339(seconds(group.last_ns)),
+            silence_seconds: group.timing.silence.map(|(silence, _)| seconds(silence)),
+            silence_spread_seconds: group.timing.silence.map(|(_, spread)| seconds(spread)),
+            timeouts: group.timing.timeouts.clone(),
+            period_seconds: group.timing.period.map(seconds),
             members: group.members.iter().map(member).collect(),
         }
     }
@@ -76,8 +97,10 @@ impl From<&library::Group> for Group {
 /// What was read of one capture.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Summary {
-    /// The capture.
+    /// The capture; the first and the last file of a rotated one.
     file: String,
+    /// The number of files it consists of.
+    files: u64,
     /// Packets read.
     packets: u64,
     /// The number of these packets that are TCP segments.
@@ -137,6 +160,7 @@ impl From<&library::Examined> for Summary {
         let (first, last) = (seconds(counts.first), seconds(counts.last));
         Self {
             file: examined.file.clone(),
+            files: examined.files.len() as u64,
             packets: counts.packets,
             segments: counts.segments,
             fragments: counts.fragments,

@@ -9,10 +9,13 @@ use lz4_flex::frame::FrameDecoder;
 use ruzstd::decoding::StreamingDecoder;
 
 use super::ahead::Ahead;
-use super::{CaptureReader, FileStream, ReadError};
+use super::{CaptureReader, FileStream, Packet, ReadError};
+use crate::LinkType;
 
 /// How much of a compressed file is read at once.
 const PIECE: usize = 256 << 10;
+/// How much of a file is read to find its first packet.
+const START: usize = 16 << 10;
 
 type RawInput = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
 
@@ -52,6 +55,41 @@ pub fn open(path: &Path) -> Result<CaptureReader, ReadError> {
             CaptureReader::new(Zstd::Between(ZstdFrames { magic: [0; 4], unread: 0, input }))
         }
     }
+}
+
+/// How a capture begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Beginning {
+    /// The first packet's time, in nanoseconds since 1970-01-01 00:00 UTC.
+    pub time_ns: u64,
+    /// The first packet's link type.
+    pub link: LinkType,
+}
+
+/// Reads only the first packet of a capture in a regular file. Returns `None` if it has no packet.
+///
+/// # Errors
+/// Returns the errors of [`open`], and those of the first packet.
+pub fn beginning(path: &Path) -> Result<Option<Beginning>, ReadError> {
+    let first = |packet: Packet<'_>| Beginning { time_ns: packet.time_ns, link: packet.link };
+    let mut start = Vec::with_capacity(START);
+    let mut file = File::open(path).map_err(|source| ReadError::Open { source })?;
+    let io = |source| ReadError::Io { offset: 0, source };
+    if !file.metadata().map_err(io)?.is_file() {
+        return Err(ReadError::Open { source: io::ErrorKind::InvalidInput.into() });
+    }
+    file.by_ref().take(START as u64).read_to_end(&mut start).map_err(io)?;
+    let is_plain = start.first_chunk::<4>().is_none_or(|magic| compression(*magic).is_none());
+    if is_plain {
+        match CaptureReader::in_memory(&start)?.next() {
+            // The packet goes beyond what was read.
+            Err(error) if error.is_cut_off() && start.len() == START => {}
+            Ok(None) if start.len() == START => {}
+            other => return Ok(other?.map(first)),
+        }
+    }
+    Ok(open(path)?.next()?.map(first))
 }
 
 /// How a file is compressed.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::path::{Path, Tag};
 use super::{Flags, NotTcp, Segment};
 
 /// Limit of nested tunnels and tags.
@@ -19,12 +20,13 @@ pub(super) struct Cursor<'a> {
     at: usize,
     wire_len: usize,
     depth: u8,
+    path: Path,
 }
 
 impl<'a> Cursor<'a> {
     #[inline(always)]
     pub(super) fn new(frame: &'a [u8], wire_len: usize) -> Self {
-        Self { frame, at: 0, wire_len: wire_len.max(frame.len()), depth: 0 }
+        Self { frame, at: 0, wire_len: wire_len.max(frame.len()), depth: 0, path: Path::default() }
     }
 
     #[inline]
@@ -42,6 +44,12 @@ impl<'a> Cursor<'a> {
     pub(super) fn deeper(mut self) -> Result<Self, NotTcp> {
         self.depth += 1;
         if self.depth > MAX_DEPTH { Err(NotTcp::OtherProtocol) } else { Ok(self) }
+    }
+
+    /// Notes a tag or tunnel around what follows.
+    pub(super) fn tagged(mut self, tag: Tag, number: u32) -> Self {
+        self.path = self.path.and(tag, number);
+        self
     }
 
     #[inline]
@@ -159,16 +167,38 @@ impl<'a> Cursor<'a> {
             payload_offset: self.at + header_len,
             ip_id: ip.ip_id,
             ttl: ip.ttl,
+            path: self.path,
         })
     }
 }
 
 /// The fields of the IP header that a segment needs.
+#[derive(Clone, Copy)]
 pub(super) struct Ip {
     source: IpAddr,
     destination: IpAddr,
     ip_id: Option<u16>,
     ttl: u8,
+}
+
+impl Ip {
+    /// A number for the two addresses, the same for packets of either direction: it tells tunnels apart that have no number of
+    /// their own.
+    pub(super) fn ends(&self) -> u32 {
+        let fold = |address: IpAddr| {
+            let bits = match address {
+                IpAddr::V4(v4) => u128::from(v4.to_bits()),
+                IpAddr::V6(v6) => v6.to_bits(),
+            };
+            ((bits ^ bits >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+        };
+        (fold(self.source) as u32).wrapping_add(fold(self.destination) as u32)
+    }
+}
+
+/// A number of four bytes in network byte order.
+pub(super) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from(be16(bytes, at)?) << 16 | u32::from(be16(bytes, at + 2)?))
 }
 
 /// A number in network byte order.

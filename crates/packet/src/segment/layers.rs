@@ -1,13 +1,14 @@
-//! What lies between the frame and IP: link types, EtherTypes and tunnels.
+//! What lies between the frame and IP: link types, EtherTypes and PPP.
 //!
-//! Numbers are from the registries of IANA (EtherTypes, PPP, UDP ports) and tcpdump.org (link types).
+//! Numbers are from the registries of IANA (EtherTypes, PPP) and tcpdump.org (link types).
 
-use super::cursor::{Cursor, TCP, be16};
+use super::cursor::{Cursor, be16, be32};
+use super::path::Tag;
 use super::{Layer, NotTcp, Segment};
 use crate::LinkType;
 
 /// The segment inside a layer, or why there is none.
-type Inner<'a> = Result<Segment<'a>, NotTcp>;
+pub(super) type Inner<'a> = Result<Segment<'a>, NotTcp>;
 
 /// LLC with a SNAP header, unnumbered information (IEEE 802.2).
 const SNAP: [u8; 3] = [0xaa, 0xaa, 0x03];
@@ -100,13 +101,21 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
-    fn ether_type(self, ether_type: u16) -> Inner<'a> {
+    pub(super) fn ether_type(self, ether_type: u16) -> Inner<'a> {
         match ether_type {
             0x0800 => self.ipv4(),
             0x86dd => self.ipv6(),
             // 802.1Q, 802.1ad and the old QinQ numbers: two bytes of tag, then the EtherType.
-            0x8100 | 0x88a8 | 0x9100 | 0x9200 | 0x9300 => self.deeper()?.ether_type_at(2, 4),
+            0x8100 | 0x88a8 | 0x9100 | 0x9200 | 0x9300 => self.deeper()?.vlan(),
             other => self.rare_ether_type(other),
+        }
+    }
+
+    /// A VLAN tag. Number 0 is a priority alone (IEEE 802.1Q), and no VLAN.
+    fn vlan(self) -> Inner<'a> {
+        match be16(self.rest(), 0).ok_or(NotTcp::TooShort)? & 0x0fff {
+            0 => self.ether_type_at(2, 4),
+            number => self.tagged(Tag::Vlan, number.into()).ether_type_at(2, 4),
         }
     }
 
@@ -120,11 +129,16 @@ impl<'a> Cursor<'a> {
             // Transparent Ethernet bridging, inside GRE and Geneve.
             0x6558 => self.deeper()?.ethernet(),
             // ERSPAN II: eight bytes before the mirrored frame.
-            0x88be => self.deeper()?.skip(8).ethernet(),
+            0x88be => {
+                let session = be16(rest, 2).ok_or(NotTcp::TooShort)? & 0x03ff;
+                self.deeper()?.tagged(Tag::Erspan, session.into()).skip(8).ethernet()
+            }
             // ERSPAN III: twelve, or twenty with the O bit; the frame type 2 is bare IP.
             0x22eb => {
                 let flags = be16(rest, 10).ok_or(NotTcp::TooShort)?;
-                let inner = self.deeper()?.skip(if flags & 1 == 0 { 12 } else { 20 });
+                let session = be16(rest, 2).ok_or(NotTcp::TooShort)? & 0x03ff;
+                let inner = self.deeper()?.tagged(Tag::Erspan, session.into());
+                let inner = inner.skip(if flags & 1 == 0 { 12 } else { 20 });
                 if flags >> 10 & 0x1f == 2 { inner.ip() } else { inner.ethernet() }
             }
             // Network service header (RFC 8300): it contains its length in words, and the next protocol.
@@ -134,7 +148,10 @@ impl<'a> Cursor<'a> {
                 self.deeper()?.skip(4 * usize::from(words)).next_protocol(protocol)
             }
             // 802.1ah: four bytes of service instance. Then a whole frame.
-            0x88e7 => self.deeper()?.skip(4).ethernet(),
+            0x88e7 => {
+                let instance = be32(rest, 0).ok_or(NotTcp::TooShort)? & 0x00ff_ffff;
+                self.deeper()?.tagged(Tag::ServiceInstance, instance).skip(4).ethernet()
+            }
             // FabricPath: two bytes of tag, then a whole frame. TRILL (RFC 6325): the header contains the number of its
             // options in words.
             0x8903 => self.deeper()?.skip(2).ethernet(),
@@ -149,6 +166,8 @@ impl<'a> Cursor<'a> {
                 self.deeper()?.ether_type_at(length, length + 2)
             }
             0xf1c1 | 0x8926 => self.deeper()?.ether_type_at(4, 6),
+            // The E-tag of 802.1BR, as published.
+            0x893f => self.deeper()?.ether_type_at(6, 8),
             // MACsec: the E bit says encrypted, the SC bit that eight bytes of an identifier follow.
             0x88e5 => match *rest.first().ok_or(NotTcp::TooShort)? {
                 control if control & 0x08 != 0 => Err(NotTcp::NotUnderstood(Layer::Encrypted)),
@@ -192,11 +211,12 @@ impl<'a> Cursor<'a> {
 
     /// PPPoE session: six bytes, then PPP without address and control.
     fn ppp_over_ethernet(self) -> Inner<'a> {
-        self.skip(6).ppp()
+        let session = be16(self.rest(), 2).ok_or(NotTcp::TooShort)?;
+        self.tagged(Tag::Pppoe, session.into()).skip(6).ppp()
     }
 
     /// PPP (RFC 1661): the address and control bytes may be left out, and so may the first byte of the protocol.
-    fn ppp(self) -> Inner<'a> {
+    pub(super) fn ppp(self) -> Inner<'a> {
         let cursor = if self.rest().starts_with(&[0xff, 0x03]) { self.skip(2) } else { self };
         let rest = cursor.rest();
         let first = match rest {
@@ -217,11 +237,11 @@ impl<'a> Cursor<'a> {
     /// A label stack (RFC 3032). The stack does not say what it carries, so the first four bits after it decide (RFC 4928,
     /// RFC 4385). 4 and 6: IP. 0: a pseudowire's control word, then an Ethernet frame. 1: a pseudowire's associated channel.
     /// Anything else: an Ethernet frame without a control word.
-    fn mpls(self) -> Inner<'a> {
+    pub(super) fn mpls(self) -> Inner<'a> {
         let mut cursor = self.deeper()?;
         loop {
             let label = *cursor.rest().first_chunk::<4>().ok_or(NotTcp::TooShort)?;
-            cursor = cursor.skip(4);
+            cursor = cursor.tagged(Tag::Mpls, u32::from_be_bytes(label) >> 12).skip(4);
             if label[2] & 1 == 1 {
                 break;
             }
@@ -237,7 +257,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Continues with the next protocol of VXLAN-GPE or NSH, which share these numbers.
-    fn next_protocol(self, protocol: u8) -> Inner<'a> {
+    pub(super) fn next_protocol(self, protocol: u8) -> Inner<'a> {
         match protocol {
             1 | 2 => self.ip(),
             3 => self.ethernet(),
@@ -264,164 +284,4 @@ impl<'a> Cursor<'a> {
             cursor = cursor.skip(length.next_multiple_of(4));
         }
     }
-
-    /// Continues with the payload of an IP packet that is not TCP.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn tunnel(self, protocol: u8) -> Inner<'a> {
-        let rest = self.rest();
-        match protocol {
-            4 | 41 | 94 => self.deeper()?.ip(),
-            47 => self.gre(),
-            17 => self.udp(),
-            // Authentication header (RFC 4302): its length is in words, less two.
-            51 => {
-                let (next, words) = (rest.first(), rest.get(1));
-                let (Some(next), Some(words)) = (next, words) else { return Err(NotTcp::TooShort) };
-                let cursor = self.deeper()?.skip(8 + 4 * usize::from(*words));
-                if *next == 4 || *next == 41 { cursor.ip() } else { Err(NotTcp::OtherProtocol) }
-            }
-            // EtherIP (RFC 3378), MPLS in IP (RFC 4023).
-            97 => self.deeper()?.skip(2).ethernet(),
-            137 => self.mpls(),
-            _ => Err(NotTcp::OtherProtocol),
-        }
-    }
-
-    /// GRE (RFC 2784, RFC 2890, and RFC 2637 for PPTP): flags say which optional words follow.
-    fn gre(self) -> Inner<'a> {
-        let rest = self.rest();
-        let flags = be16(rest, 0).ok_or(NotTcp::TooShort)?;
-        let ether_type = be16(rest, 2).ok_or(NotTcp::TooShort)?;
-        let words = |bits: &[u16]| bits.iter().filter(|bit| flags & **bit != 0).count();
-        match (flags & 0x4000, flags & 0x7) {
-            (0, 0) => {
-                let words = words(&[0x8000, 0x2000, 0x1000]);
-                // Type I ERSPAN has no sequence number and no header of its own.
-                if ether_type == 0x88be && words == 0 {
-                    return self.deeper()?.skip(4).ethernet();
-                }
-                self.deeper()?.skip(4 + 4 * words).ether_type(ether_type)
-            }
-            // PPTP: the key holds the payload's length and a call number. A packet without a sequence number is only an
-            // acknowledgement.
-            (0, 1) if flags & 0x1000 == 0 => Err(NotTcp::OtherProtocol),
-            (0, 1) => self.deeper()?.skip(4 + 4 * words(&[0x2000, 0x1000, 0x0080])).ether_type(ether_type),
-            _ => Err(NotTcp::OtherProtocol), // source routes, which nobody sends
-        }
-    }
-
-    fn udp(self) -> Inner<'a> {
-        let rest = self.rest();
-        let (source, destination) = (be16(rest, 0), be16(rest, 2).ok_or(NotTcp::TooShort)?);
-        let Some(body) = rest.get(8..) else { return Err(NotTcp::TooShort) };
-        let inner = self.skip(8);
-        match (destination, source.unwrap_or(0)) {
-            // VXLAN (RFC 7348), at its port and at the one that Linux used before the port was assigned.
-            (4789 | 8472, _) => match body.first() {
-                Some(flags) if flags & 0x08 != 0 => inner.deeper()?.skip(8).ethernet(),
-                Some(_) => Err(NotTcp::OtherProtocol),
-                None => Err(NotTcp::TooShort),
-            },
-            // VXLAN-GPE: the P bit says that the fourth byte is the next protocol.
-            (4790, _) => match body.first_chunk::<4>() {
-                Some([flags, _, _, protocol]) if flags & 0x04 != 0 => {
-                    inner.deeper()?.skip(8).next_protocol(*protocol)
-                }
-                Some(_) => inner.deeper()?.skip(8).ethernet(),
-                None => Err(NotTcp::TooShort),
-            },
-            // Geneve (RFC 8926).
-            (6081, _) => {
-                let options = 4 * usize::from(body.first().ok_or(NotTcp::TooShort)? & 0x3f);
-                inner.deeper()?.ether_type_at(2, 8 + options)
-            }
-            (2152, _) | (_, 2152) => inner.gtp(),
-            (1701, _) | (_, 1701) => inner.l2tp(),
-            (37_008, _) => inner.tzsp(),
-            // MPLS in UDP (RFC 7510).
-            (6635, _) => inner.mpls(),
-            // Teredo (RFC 4380), if no authentication or origin header stands before the IPv6 packet.
-            (3544, _) | (_, 3544) if body.first().is_some_and(|byte| byte >> 4 == 6) => inner.deeper()?.ip(),
-            _ if is_vxlan(body) => inner.deeper()?.skip(8).ethernet(),
-            _ => Err(NotTcp::OtherProtocol),
-        }
-    }
-
-    /// GTP-U (3GPP TS 29.281): a tunnel for the packets of a mobile phone.
-    fn gtp(self) -> Inner<'a> {
-        let rest = self.rest();
-        let (flags, kind) = (*rest.first().ok_or(NotTcp::TooShort)?, *rest.get(1).ok_or(NotTcp::TooShort)?);
-        // Only version 1, not GTP', and only messages that carry a packet: the others are between gateways.
-        if flags & 0xf0 != 0x30 || kind != 0xff {
-            return Err(NotTcp::OtherProtocol);
-        }
-        let mut cursor = self.deeper()?.skip(8);
-        if flags & 0x07 != 0 {
-            let mut next = if flags & 0x04 == 0 { 0 } else { *rest.get(11).ok_or(NotTcp::TooShort)? };
-            cursor = cursor.skip(4);
-            // Extension headers: the length in words first, the next kind last.
-            while next != 0 {
-                let rest = cursor.rest();
-                let length = 4 * usize::from(*rest.first().ok_or(NotTcp::TooShort)?);
-                next = *rest.get(length.wrapping_sub(1)).ok_or(NotTcp::TooShort)?;
-                cursor = cursor.skip(length);
-            }
-        }
-        cursor.ip()
-    }
-
-    /// L2TP, version 2 (RFC 2661): flags say which fields are there.
-    fn l2tp(self) -> Inner<'a> {
-        let rest = self.rest();
-        let flags = be16(rest, 0).ok_or(NotTcp::TooShort)?;
-        if flags & 0x000f != 2 || flags & 0x8000 != 0 {
-            return Err(NotTcp::OtherProtocol); // another version, or control
-        }
-        let optional = |bit: u16, bytes: usize| if flags & bit == 0 { 0 } else { bytes };
-        let length = 6 + optional(0x4000, 2) + optional(0x0800, 4);
-        let offset = match optional(0x0200, 2) {
-            0 => 0,
-            bytes => bytes + usize::from(be16(rest, length).ok_or(NotTcp::TooShort)?),
-        };
-        self.deeper()?.skip(length + offset).ppp()
-    }
-
-    /// TaZmen sniffer protocol: a frame that an access point has received. Tags up to the end tag, then the frame.
-    fn tzsp(self) -> Inner<'a> {
-        let rest = self.rest();
-        let Some([1, _, _, _]) = rest.first_chunk::<4>() else { return Err(NotTcp::OtherProtocol) };
-        let kind = be16(rest, 2).ok_or(NotTcp::TooShort)?;
-        let mut cursor = self.deeper()?.skip(4);
-        loop {
-            let rest = cursor.rest();
-            match *rest.first().ok_or(NotTcp::TooShort)? {
-                0 => cursor = cursor.skip(1),
-                1 => break,
-                _ => cursor = cursor.skip(2 + usize::from(*rest.get(1).ok_or(NotTcp::TooShort)?)),
-            }
-        }
-        match kind {
-            1 => cursor.skip(1).ethernet(),
-            0x12 => cursor.skip(1).wireless(),
-            _ => Err(NotTcp::OtherProtocol),
-        }
-    }
-
-    /// Continues with what follows an IP header.
-    #[inline]
-    pub(super) fn transport(self, protocol: u8, ip: super::cursor::Ip) -> Inner<'a> {
-        if protocol == TCP { self.tcp(ip) } else { self.tunnel(protocol) }
-    }
-}
-
-/// Whether a datagram, at any port, is VXLAN: its fixed bytes are right, and it contains an Ethernet frame with an IPv4
-/// header whose checksum is right. Ten bytes have to match, so that other datagrams are not taken for VXLAN.
-fn is_vxlan(body: &[u8]) -> bool {
-    if body.get(..4) != Some(&[8, 0, 0, 0]) || body.get(7) != Some(&0) || body.get(20..22) != Some(&[8, 0]) {
-        return false;
-    }
-    let Some(header) = body.get(22..42) else { return false };
-    let sum: u32 = header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    header[0] == 0x45 && (sum & 0xffff) + (sum >> 16) == 0xffff
 }

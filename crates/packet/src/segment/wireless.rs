@@ -20,17 +20,25 @@ impl<'a> Cursor<'a> {
         }
         let flags = if present & 2 == 0 { 0 } else { *rest.get(at).ok_or(NotTcp::TooShort)? };
         // Some drivers pad the 802.11 header to words (flag 0x20).
-        self.skip(length).wireless_frame(flags & 0x20 != 0)
+        self.skip(length).wireless_frame(flags & 0x20 != 0, false)
     }
 
     pub(super) fn wireless(self) -> Result<Segment<'a>, NotTcp> {
-        self.wireless_frame(false)
+        self.wireless_frame(false, false)
+    }
+
+    /// Cisco's access points swap the two bytes of frame control in CAPWAP. A data frame has a type that is not plausible in the
+    /// other order: its flags would name a reserved protocol version, or a frame without data.
+    pub(super) fn wireless_in_capwap(self) -> Result<Segment<'a>, NotTcp> {
+        let [first, second] = *self.rest().first_chunk::<2>().ok_or(NotTcp::TooShort)?;
+        self.wireless_frame(false, first & 0x0f != 0x08 && second & 0x0f == 0x08)
     }
 
     /// A data frame (IEEE 802.11 section 9.3.2) carries LLC, unless it is empty, encrypted, a fragment or an aggregate.
-    fn wireless_frame(self, is_padded: bool) -> Result<Segment<'a>, NotTcp> {
+    fn wireless_frame(self, is_padded: bool, is_swapped: bool) -> Result<Segment<'a>, NotTcp> {
         let rest = self.rest();
-        let [control, flags] = *rest.first_chunk::<2>().ok_or(NotTcp::TooShort)?;
+        let control = *rest.first_chunk::<2>().ok_or(NotTcp::TooShort)?;
+        let [control, flags] = if is_swapped { [control[1], control[0]] } else { control };
         // Only version 0, frames of type data, and no subtype without data.
         if control & 0x0f != 0x08 || control & 0x40 != 0 {
             return Err(NotTcp::OtherProtocol);

@@ -38,6 +38,18 @@ pub(crate) fn segment() -> Vec<u8> {
     ipv4(6, &tcp)
 }
 
+/// The same payload over IPv6.
+fn ipv6(body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+    let mut packet = vec![0x60, 0, 0, 0, length[0], length[1], 6, 64, 0x20, 1, 0xd, 0xb8];
+    packet.extend([0; 11]);
+    packet.extend([1, 0x20, 1, 0xd, 0xb8]);
+    packet.extend([0; 11]);
+    packet.push(2);
+    packet.extend(body);
+    packet
+}
+
 /// An Ethernet frame with this EtherType or length.
 pub(crate) fn ethernet(ether_type: u16, body: &[u8]) -> Vec<u8> {
     join(&[&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2], &ether_type.to_be_bytes(), body])
@@ -121,10 +133,13 @@ pub(crate) fn wrappings() -> Vec<Wrapping> {
     on(1, "PBB", ethernet(0x88e7, &join(&[&[0, 0, 0, 7], &frame])));
     on(1, "Cisco metadata", ethernet(0x8909, &join(&[&[1, 1, 0, 1, 0, 10, 8, 0], &ip])));
     on(1, "802.1CB", ethernet(0xf1c1, &join(&[&[0, 0, 0, 1, 8, 0], &ip])));
+    on(1, "802.1BR", ethernet(0x893f, &join(&[&[0, 1, 0, 2, 0, 0, 8, 0], &ip])));
     on(1, "TRILL", ethernet(0x22f3, &join(&[&[0, 0, 0, 1, 0, 2], &frame])));
     // Tunnels.
     on(1, "IP in IP", ethernet(0x0800, &ipv4(4, &ip)));
     on(1, "EtherIP", ethernet(0x0800, &ipv4(97, &join(&[&[0x30, 0], &frame]))));
+    let header = [6, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    on(1, "authentication header", ethernet(0x0800, &ipv4(51, &join(&[&header, &ip[20..]]))));
     on(1, "MPLS in IP", ethernet(0x0800, &ipv4(137, &join(&[&[0, 1, 1, 64], &ip]))));
     on(1, "GRE", gre(&[0, 0, 8, 0], &ip));
     on(1, "GRE with a key", gre(&[0x20, 0, 0x65, 0x58, 0, 0, 0, 1], &frame));
@@ -149,6 +164,14 @@ pub(crate) fn wrappings() -> Vec<Wrapping> {
     let long = [0x48, 2, 0, 90, 0, 1, 0, 1, 0, 1, 0, 1, 0xff, 3, 0, 0x21];
     on(1, "L2TP with a length", udp(1701, 1701, &join(&[&long, &ip])));
     on(1, "TZSP", udp(40_000, 37_008, &join(&[&[1, 0, 0, 1, 10, 1, 0xc4, 0, 1], &frame])));
+    on(1, "GRE in UDP", udp(50_000, 4754, &join(&[&[0, 0, 8, 0], &ip])));
+    let mut identity = vec![0x41, 0x52, 0x11, 41, 0x4a, 0xf6, 0x4b, 0xfd];
+    identity.extend([0; 16 + 20]);
+    on(1, "AYIYA", udp(5072, 50_000, &join(&[&identity, &ipv6(&ip[20..])])));
+    on(1, "CAPWAP", udp(50_000, 5247, &join(&[&[0, 0x10, 2, 0, 0, 0, 0, 0], &frame])));
+    let mut swapped = WIRELESS.to_vec();
+    swapped.swap(0, 1);
+    on(1, "CAPWAP of Cisco", udp(50_000, 5247, &join(&[&[0, 0x10, 3, 0, 0, 0, 0, 0], &swapped, &SNAP, &ip])));
     on(1, "MPLS in UDP", udp(50_000, 6635, &join(&[&[0, 1, 1, 64], &ip])));
     // tshark looks for VXLAN at its own port only.
     let elsewhere = udp(50_000, 8473, &join(&[&[8, 0, 0, 0, 0, 0, 42, 0], &frame]));

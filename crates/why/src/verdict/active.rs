@@ -1,6 +1,7 @@
 //! Resets that no packet triggered: timers and aborts.
 
 use crate::advice::{Alike, Capture, Host, NextEvidence};
+use crate::claim::{Claim, Repeated};
 use crate::side::RunKind;
 use crate::{Cause, Confidence};
 
@@ -13,13 +14,7 @@ impl Judge<'_> {
         let f = self.f;
         let Some(run) = f.sender.run else { return (Unknown, Possible, Vec::new()) };
         let (shortest, longest) = run.pauses_ms;
-        self.say(
-            None,
-            format!(
-                "{} keepalive probes before it went unanswered, {} to {} ms apart",
-                run.count, shortest, longest
-            ),
-        );
+        self.say(None, Claim::KeepaliveProbes { count: run.count, pauses_ms: run.pauses_ms });
         // If the pauses are about equal, the pause before the reset included, a timer made them.
         let last = (f.reset.at.time_ns.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
         let even = longest.max(last) <= shortest.min(last).saturating_mul(2);
@@ -32,9 +27,12 @@ impl Judge<'_> {
     pub(super) fn retransmissions(&mut self) -> Opinion {
         let f = self.f;
         let Some(run) = f.sender.run else { return (Unknown, Possible, Vec::new()) };
-        let seconds = run.last.saturating_sub(run.first) as f64 / 1e9;
-        let what = if run.kind == RunKind::WindowProbes { "window probes" } else { "retransmissions" };
-        self.say(None, format!("{} {what} over {seconds:.1} s went unanswered before it", run.count));
+        let nanoseconds = run.last.saturating_sub(run.first);
+        let what = match run.kind {
+            RunKind::WindowProbes => Repeated::WindowProbes,
+            _ => Repeated::Retransmissions,
+        };
+        self.say(None, Claim::Unanswered { what, count: run.count, nanoseconds });
         self.ask(NextEvidence::Capture(Capture::OtherEnd));
         (RetransmissionTimeout, Likely, vec![RetransmissionTimeout, Aborted])
     }
@@ -44,13 +42,7 @@ impl Judge<'_> {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
         if let Some((before, now)) = f.window_reopened() {
-            self.say(
-                f.reset.at.frame,
-                format!(
-                    "the window re-opens from {before} to {now} at the same acknowledgement: close() threw away \
-                     bytes that lay unread"
-                ),
-            );
+            self.say(f.reset.at.frame, Claim::WindowReopens { before, now });
             if f.sender_is_client() == Some(true) {
                 let confidence = if f.whole() { Certain } else { Likely };
                 return (ClientGaveUp, confidence, vec![ClientGaveUp, ClosedWithUnreadData]);
@@ -64,11 +56,17 @@ impl Judge<'_> {
         if f.sender_is_client() == Some(true) {
             return self.active_client();
         }
+        let unanswered = f.unanswered_syn_acks();
+        if unanswered >= 3 {
+            self.say(None, Claim::SynAcksUnanswered(unanswered));
+            self.ask(NextEvidence::Capture(Capture::OtherEnd));
+            return (RetransmissionTimeout, Likely, vec![RetransmissionTimeout, Aborted]);
+        }
         if let Some(opinion) = self.process_gone(f.reset.at.time_ns, ClosedWithUnreadData) {
             return opinion;
         }
-        if f.whole() && r.payload == 0 {
-            self.say(None, "the other side had sent no byte, so none can have been unread");
+        if f.whole() && r.payload == 0 && !r.gap {
+            self.say(None, Claim::OtherSentNothing);
             if s.payload == 0 {
                 self.ask(NextEvidence::Live(Alike::AbortOrListener));
                 return (Aborted, Likely, vec![Aborted, ProcessGone, Forged]);
@@ -76,55 +74,88 @@ impl Judge<'_> {
             self.ask(NextEvidence::Live(Alike::Aborts));
             return (Aborted, Likely, vec![Aborted, Forged]);
         }
+        let said = f.frame_at(r.spoke_frame);
         if s.late() > 0 && f.acknowledges_all() {
-            self.say(
-                f.frame_at(r.last_frame),
-                format!("{} bytes arrived after the sender's half-close, and close() met them", s.late()),
-            );
+            self.say(said, Claim::LateAcknowledged(s.late()));
             self.ask(NextEvidence::Live(Alike::UnreadLikely));
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
         }
-        if let Some((frame, says)) = f.request_left_unread() {
-            self.say(frame, says);
+        if let Some((frame, claim)) = f.request_left_unread() {
+            self.say(frame, claim);
             self.ask(NextEvidence::Live(Alike::UnreadLikely));
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
         }
-        if f.exchange_complete() {
-            self.say(None, "the response was whole and acknowledged before it");
-        }
+        self.after_the_last_word()
+    }
+
+    /// The server's reset, with nothing that was certainly unread: whoever spoke last decides what is commoner.
+    fn after_the_last_word(&mut self) -> Opinion {
+        let f = self.f;
+        let (s, r) = (f.sender, f.receiver);
         self.ask(NextEvidence::Live(Alike::AbortOrUnread));
-        (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ProcessGone, Forged])
+        let ended = r.fin().filter(|_| f.acknowledges_all());
+        let answered = f.server_spoke_last();
+        if f.exchange_complete() {
+            self.say(None, Claim::ExchangeWhole);
+        } else if answered {
+            self.say(f.frame_at(s.spoke_frame), Claim::SpokeLast(f.party(f.reset.by)));
+        }
+        let Some(fin) = ended else {
+            return (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ProcessGone, Forged]);
+        };
+        self.say(f.frame_at(fin.frame), Claim::OtherEnded);
+        if r.app.farewell().is_some() && r.spoke_frame > s.spoke_frame {
+            // A library that closes after the peer's close_notify has mostly not read it.
+            return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
+        }
+        if answered || f.exchange_complete() {
+            // Every word was answered, so nothing was left to be read: Windows services end so in place of a FIN.
+            return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, Forged]);
+        }
+        (Unknown, Possible, vec![Aborted, ClosedWithUnreadData, ProcessGone, Forged])
     }
 
     pub(super) fn active_client(&mut self) -> Opinion {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
         if s.payload == 0 && r.payload == 0 && f.whole() {
-            self.say(None, "no byte was sent either way: a health check, or a scan");
+            self.say(None, Claim::NobodySentAnything);
             return (Aborted, Likely, vec![Aborted, ClientGaveUp]);
         }
         if f.exchange_complete() {
-            self.say(None, "the client had the whole response, and ended the connection with a reset");
+            self.say(None, Claim::ExchangeWhole);
             return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, ClientGaveUp]);
+        }
+        // Bytes up to the reset's own acknowledgement had arrived: `tcp_send_active_reset` sends rcv_nxt.
+        let undelivered = if f.active() { r.payload_after(f.reset.ack) } else { 0 };
+        if undelivered > 0 {
+            self.say(f.reset.at.frame, Claim::Undelivered(undelivered));
+        } else if f.client_left_content() || !f.http_open() && s.app.farewell().is_some() {
+            return self.client_had_all();
+        } else if r.payload == 0 && f.whole() && !r.gap {
+            self.say(None, Claim::ServerSentNothing);
         }
         if let Some(fin) = r.fin()
             && f.acknowledges_all()
         {
-            self.say(
-                f.frame_at(fin.frame),
-                "the server had ended its side, and the client's system had acknowledged all of it",
-            );
+            self.say(f.frame_at(fin.frame), Claim::OtherEnded);
             self.ask(NextEvidence::Host(Host::ClientRead));
             return (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ClientGaveUp]);
         }
-        // Bytes up to the reset's own acknowledgement had arrived: `tcp_send_active_reset` sends rcv_nxt.
-        let undelivered = r.payload_after(f.reset.ack);
-        if undelivered > 0 {
-            self.say(f.reset.at.frame, format!("{undelivered} bytes of the response were on the way to it"));
-        } else if r.payload == 0 {
-            self.say(None, "the server had not begun to answer");
-        }
         self.ask(NextEvidence::Host(Host::ClientLog));
         (ClientGaveUp, Likely, vec![ClientGaveUp, Aborted, ClosedWithUnreadData, Forged])
+    }
+
+    /// The client resets after it had all that the server said, or after its own farewell.
+    fn client_had_all(&mut self) -> Opinion {
+        let f = self.f;
+        if let Some(fin) = f.receiver.fin() {
+            self.say(f.frame_at(fin.frame), Claim::OtherEnded);
+        }
+        if f.server_spoke_last() {
+            self.say(f.frame_at(f.receiver.spoke_frame), Claim::SpokeLast(f.party(1 - f.reset.by)));
+        }
+        self.ask(NextEvidence::Host(Host::ClientRead));
+        (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, ClientGaveUp])
     }
 }

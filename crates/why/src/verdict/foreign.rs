@@ -2,6 +2,8 @@
 
 use crate::advice::{Capture, Host, NextEvidence};
 use crate::boxes::{self, Said};
+use crate::claim::Claim;
+use crate::facts::hops;
 use crate::reset::Genuine;
 use crate::{Cause, Class, Confidence};
 
@@ -24,17 +26,17 @@ impl Judge<'_> {
         })?;
         match said {
             Said::NetScaler { code, means } => {
-                self.say(frame, format!("window {code} is a NetScaler's reset code: {means}"));
+                self.say(frame, Claim::NetScaler { code, means });
                 self.ask(NextEvidence::Host(Host::BalancerOtherSide));
                 Some((Forged, Possible, vec![Forged, Aborted, ClosedWithUnreadData]))
             }
             Said::BigIp(text) => {
-                self.say(frame, format!("the payload is a BIG-IP's: \"{text}\""));
+                self.say(frame, Claim::BigIp(text));
                 self.ask(NextEvidence::Host(Host::BalancerLog));
                 Some((Forged, Likely, vec![Forged]))
             }
             Said::Diagnostic { code, means } => {
-                self.say(frame, format!("the diagnostic payload gives reason {code}: {means}"));
+                self.say(frame, Claim::Diagnostic { code, means });
                 Some(match code {
                     2 => (HalfOpen, Likely, vec![HalfOpen, Forged]),
                     3 => (DataAfterClose, Likely, vec![DataAfterClose, Forged]),
@@ -43,14 +45,11 @@ impl Judge<'_> {
                 })
             }
             Said::Vendor { code, enterprise } => {
-                self.say(
-                    frame,
-                    format!("the diagnostic payload gives reason {code} of enterprise {enterprise}"),
-                );
+                self.say(frame, Claim::VendorDiagnostic { code, enterprise });
                 Some((Forged, Likely, vec![Forged]))
             }
             Said::Text(text) => {
-                self.say(frame, format!("the reset carries text: \"{text}\""));
+                self.say(frame, Claim::Text(text));
                 None
             }
         }
@@ -61,55 +60,50 @@ impl Judge<'_> {
         let f = self.f;
         let reset = f.reset;
         let genuine = reset.after.genuine;
-        let ttl = f.foreign_ttl();
-        let hops = ttl.map(|usual| {
+        let frame = reset.at.frame;
+        let foreign_ttl = f.foreign_ttl().is_some_and(|usual| {
+            let own = own_ttl(usual, reset.ttl);
+            let ttls = (reset.ttl, usual);
             self.say(
-                reset.at.frame,
-                format!("its TTL is {}; the sender's other packets have {usual}", reset.ttl),
+                frame,
+                match (own, ttls) {
+                    (true, (reset, usual)) => Claim::TtlOfSameDistance { reset, usual },
+                    (false, (reset, usual)) => Claim::TtlDiffers { reset, usual },
+                },
             );
+            // A scanner makes its SYN itself, and its kernel knows nothing of it when the SYN-ACK comes.
+            !own && class != Class::AnswerToSynAck
         });
         if let (Class::AnswerToSyn, Some(usual)) = (class, self.listener.ttl)
             && usual != reset.ttl
+            && !own_ttl(usual, reset.ttl)
         {
-            self.say(
-                reset.at.frame,
-                format!(
-                    "its TTL is {}; the SYN-ACKs of the same port have {usual}: another machine answered",
-                    reset.ttl
-                ),
-            );
+            self.say(frame, Claim::ListenerTtl { reset: reset.ttl, usual });
             self.ask(NextEvidence::Capture(Capture::Server));
             return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
         }
         let id = f.foreign_id();
-        if let Some((expected, got)) = id {
-            self.say(
-                reset.at.frame,
-                format!("its IP identification is {got}; the sender counts up and was at {expected}"),
-            );
+        if let Some((last, reset)) = id {
+            self.say(frame, Claim::IdDiffers { reset, last });
         }
         if let Some((frame, what)) = genuine {
             self.say(
                 frame,
                 match what {
-                    Genuine::NewAck => {
-                        "the same sender then acknowledges what came later: it knows nothing of a reset"
-                    }
-                    Genuine::NewData => {
-                        "the same sender goes on sending beyond the reset: it knows nothing of it"
-                    }
+                    Genuine::NewAck => Claim::GoesOnAcknowledging,
+                    Genuine::NewData => Claim::GoesOnSending,
                 },
             );
             // A firewall that answers a packet in a host's name does not tell that host either.
-            if !f.active() && hops.is_some() && f.trigger.is_some() {
+            if !f.active() && foreign_ttl && f.trigger.is_some() {
                 self.ask(NextEvidence::Capture(Capture::AllegedSender));
                 return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
             }
-            let confidence = if hops.is_some() || id.is_some() { Certain } else { Likely };
+            let confidence = if foreign_ttl || id.is_some() { Certain } else { Likely };
             self.ask(NextEvidence::Capture(Capture::AllegedSender));
             return Some((Forged, confidence, vec![Forged]));
         }
-        if hops.is_some() {
+        if foreign_ttl {
             self.ask(NextEvidence::Capture(Capture::AllegedSender));
             return Some(if f.active() || f.trigger.is_none() {
                 (Forged, Likely, vec![Forged, FirewallReject])
@@ -118,14 +112,7 @@ impl Judge<'_> {
             });
         }
         if let Some((answered, round_trip)) = f.answered_too_fast() {
-            self.say(
-                reset.at.frame,
-                format!(
-                    "it came {} us after the packet it answers; the way to the sender and back takes {} us",
-                    answered / 1_000,
-                    round_trip / 1_000
-                ),
-            );
+            self.say(frame, Claim::TooSoon { after_us: answered / 1_000, round_trip_us: round_trip / 1_000 });
             self.ask(NextEvidence::Capture(Capture::AllegedSender));
             return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
         }
@@ -135,4 +122,10 @@ impl Judge<'_> {
         }
         None
     }
+}
+
+/// Whether two TTLs are those of one host, of which a program sets its own: both have passed as many routers, or the usual one
+/// is that of a program that speaks to its neighbours alone (BGP: RFC 5082, and 1 without it).
+fn own_ttl(usual: u8, reset: u8) -> bool {
+    usual == 1 || hops(usual) == hops(reset)
 }

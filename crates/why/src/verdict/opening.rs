@@ -1,6 +1,7 @@
 //! Resets before any data was acknowledged: answers to SYN and SYN-ACK, full accept queues.
 
 use crate::advice::{Capture, Host, NextEvidence};
+use crate::claim::Claim;
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion, REFUSED_WITHIN, TOGETHER};
@@ -14,18 +15,18 @@ impl Judge<'_> {
             && accepted > time
             && accepted - time < 2_000_000_000
         {
-            self.say(None, "the same port accepts another connection less than two seconds later");
+            self.say(None, Claim::PortAcceptsLater);
             self.ask(NextEvidence::Host(Host::RestartOrOverflow));
             return (Unknown, Possible, vec![PortClosed, ProcessGone, AcceptQueueOverflow, FirewallReject]);
         }
         let ended = self.listener.ended_within(time, REFUSED_WITHIN);
         if ended >= TOGETHER {
-            self.say(None, format!("shortly before, {ended} connections of the same port ended at once"));
+            self.say(None, Claim::EndedBefore(ended));
             self.ask(NextEvidence::Host(Host::Journal));
             return (ProcessGone, Likely, vec![ProcessGone, PortClosed, FirewallReject]);
         }
-        if self.listener.accepted.is_some() {
-            self.say(None, "the same port accepted connections before");
+        if self.listener.accepted.is_some_and(|accepted| accepted < time) {
+            self.say(None, Claim::PortAcceptedBefore);
         }
         self.ask(NextEvidence::Host(Host::Listener));
         (PortClosed, Likely, vec![PortClosed, ProcessGone, FirewallReject])
@@ -34,13 +35,10 @@ impl Judge<'_> {
     pub(super) fn answer_to_syn_ack(&mut self) -> Opinion {
         let f = self.f;
         if let Some(ack) = f.stale_answer() {
-            self.say(
-                f.frame_of(&ack),
-                "the SYN was answered with the acknowledgement of an older connection on the same ports",
-            );
+            self.say(f.frame_of(&ack), Claim::StaleAnswer);
             return (HalfOpen, Likely, vec![HalfOpen]);
         }
-        self.say(None, "the handshake was never completed");
+        self.say(None, Claim::HandshakeIncomplete);
         self.ask(NextEvidence::Host(Host::ClientConnect));
         (ClientGaveUp, Likely, vec![ClientGaveUp, HalfOpen])
     }
@@ -56,27 +54,15 @@ impl Judge<'_> {
         let at = opening.syn_ack().map(|syn_ack| f.frame_at(syn_ack.frame));
         let again = opening.repeats();
         if again > 0 {
-            self.say(
-                at,
-                format!("the SYN-ACK was sent again {again} times after the client had acknowledged it"),
-            );
+            self.say(at, Claim::SynAckRepeated(again));
             if f.receiver.repeats > 0 {
-                self.say(
-                    None,
-                    format!("the client repeated its data {} times unanswered", f.receiver.repeats),
-                );
+                self.say(None, Claim::ClientRepeated(f.receiver.repeats));
             }
             self.ask(NextEvidence::Host(Host::AcceptQueue));
             return (AcceptQueueOverflow, Likely, vec![AcceptQueueOverflow, FirewallReject]);
         }
         if f.receiver.repeats >= 2 {
-            self.say(
-                None,
-                format!(
-                    "the client's data was repeated {} times and never acknowledged, as behind SYN cookies",
-                    f.receiver.repeats
-                ),
-            );
+            self.say(None, Claim::NeverAcknowledged(f.receiver.repeats));
             self.ask(NextEvidence::Host(Host::SynCookies));
             return (
                 AcceptQueueOverflow,
@@ -87,11 +73,23 @@ impl Judge<'_> {
         if let Some(opinion) = self.process_gone(f.reset.at.time_ns, AcceptQueueOverflow) {
             return opinion;
         }
-        self.say(at, "the server had completed the handshake, and refused the client's very next packet");
-        if self.listener.repeats > 0 {
-            self.say(None, "SYN-ACKs of the same port are repeated in other connections");
+        self.say(at, Claim::NothingButSynAck);
+        let (repeats, away) = (self.listener.repeats, self.listener.turned_away);
+        if repeats > 0 {
+            self.say(None, Claim::OthersSynAcksRepeated);
+        }
+        if away >= TOGETHER {
+            self.say(None, Claim::OthersTurnedAway(away));
         }
         self.ask(NextEvidence::Host(Host::AbortOnOverflow));
-        (AcceptQueueOverflow, Likely, vec![AcceptQueueOverflow, ProcessGone, FirewallReject, Forged])
+        // `tcp_abort_on_overflow` is off by default. It refuses the third ACK, whatever data follows it.
+        if repeats > 0 || away >= TOGETHER || f.refuses_third_ack() {
+            return (
+                AcceptQueueOverflow,
+                Likely,
+                vec![AcceptQueueOverflow, ProcessGone, FirewallReject, Forged],
+            );
+        }
+        (Unknown, Possible, vec![FirewallReject, AcceptQueueOverflow, ProcessGone, Forged])
     }
 }

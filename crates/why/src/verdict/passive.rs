@@ -1,8 +1,7 @@
 //! Resets that answer a packet of an open or closed connection.
 
-use linger_packet::Flags;
-
 use crate::advice::{Capture, Host, NextEvidence};
+use crate::claim::Claim;
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion};
@@ -13,60 +12,70 @@ use Confidence::{Certain, Likely, Possible};
 /// lowered. This constant, in nanoseconds, is one second less, because delays vary.
 const FIN_TIMEOUT: u64 = 59_000_000_000;
 
+/// A sender that has sent a packet so recently, in nanoseconds, had the connection a moment before: it has not forgotten it.
+const RECENT: u64 = 1_000_000_000;
+
 impl Judge<'_> {
     /// A bare reset after the sender's own FIN.
     pub(super) fn after_own_fin(&mut self) -> Opinion {
         let f = self.f;
-        let (s, r) = (f.sender, f.receiver);
-        let Some(fin) = s.fin() else { return self.no_memory() };
+        let Some(fin) = f.sender.fin() else { return self.no_memory() };
         let fin_time = f.connection().first_time + fin.since.nanoseconds();
         let since_fin = f.reset.at.time_ns.saturating_sub(fin_time);
-        let late_data = f.trigger.is_some_and(|trigger| trigger.len > 0) || fin.late > 0;
-        self.say(
-            f.frame_at(fin.frame),
-            format!("the sender had closed {:.3} s before", since_fin as f64 / 1e9),
-        );
-        if late_data {
-            if f.alert_after_fin() {
-                self.say(
-                    f.trigger.map(|trigger| f.frame_of(&trigger)),
-                    "what it answers is a TLS close_notify",
-                );
-                return (DataAfterClose, Certain, vec![DataAfterClose]);
-            }
-            if fin.late > 0 {
-                self.say(
-                    f.trigger.map(|trigger| f.frame_of(&trigger)),
-                    format!("{} bytes arrived after that, and nobody was there to read them", fin.late),
-                );
-            }
-            if f.sender_is_client() == Some(true) {
-                self.ask(NextEvidence::Host(Host::ClientProcess));
-                let confidence = if f.whole() { Certain } else { Likely };
-                return (ClientGaveUp, confidence, vec![ClientGaveUp]);
-            }
-            if let Some(opinion) = self.process_gone(fin_time, DataAfterClose) {
-                return opinion;
-            }
-            // The capture shows the order of packets at its place. If the reset's trigger was not seen, the order at
-            // the server may have been another.
-            let confidence = if f.trigger.is_some() && !s.gap { Certain } else { Likely };
+        self.say(f.frame_at(fin.frame), Claim::ClosedBefore { nanoseconds: since_fin });
+        if fin.late > 0 || f.trigger.is_some_and(|trigger| trigger.len > 0) {
+            return self.late_data(fin.late, fin_time);
+        }
+        let Some(other) = f.receiver.fin() else {
+            self.ask(NextEvidence::Capture(Capture::SenderBeforeFin));
+            return (
+                Unknown,
+                Possible,
+                vec![Finwait2Expired, HalfOpen, DataAfterClose, FirewallReject, Forged],
+            );
+        };
+        if let Some(opinion) = self.process_gone(fin_time, BothClosed) {
+            return opinion;
+        }
+        self.say(f.frame_at(other.frame), Claim::BothClosed);
+        self.ask(NextEvidence::Host(Host::FinTimeout));
+        if since_fin >= FIN_TIMEOUT {
+            self.say(None, Claim::FinTimeoutPassed);
+            return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen, BothClosed]);
+        }
+        if since_fin < RECENT {
+            return (BothClosed, Likely, vec![BothClosed, HalfOpen]);
+        }
+        self.say(None, Claim::SoonerThanFinTimeout);
+        (BothClosed, Likely, vec![BothClosed, Finwait2Expired, HalfOpen])
+    }
+
+    /// Bytes that the sender's FIN does not acknowledge.
+    fn late_data(&mut self, late: u32, fin_time: u64) -> Opinion {
+        let f = self.f;
+        let trigger = f.trigger.map(|trigger| f.frame_of(&trigger));
+        // The capture shows the order of packets at its place. If the reset's trigger was not seen, the order at the server
+        // may have been another.
+        let shown = trigger.is_some() && late > 0 && !f.sender.gap;
+        if let Some(farewell) = f.farewell_after_fin() {
+            self.say(trigger, Claim::LateFarewell(farewell));
+            let confidence = if shown { Certain } else { Likely };
             return (DataAfterClose, confidence, vec![DataAfterClose]);
         }
-        if f.trigger.is_some_and(|trigger| trigger.flags.has(Flags::FIN)) || r.has_fin() {
-            if let Some(opinion) = self.process_gone(fin_time, Finwait2Expired) {
-                return opinion;
-            }
-            self.ask(NextEvidence::Host(Host::FinTimeout));
-            if since_fin >= FIN_TIMEOUT {
-                self.say(None, "tcp_fin_timeout (60 s) had passed");
-                return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen]);
-            }
-            self.say(None, "sooner than tcp_fin_timeout, unless that was lowered from its 60 s");
-            return (Unknown, Possible, vec![DataAfterClose, HalfOpen, Finwait2Expired]);
+        if late > 0 {
+            self.say(trigger, Claim::LateBytes(late));
         }
-        self.ask(NextEvidence::Capture(Capture::SenderBeforeFin));
-        (Unknown, Possible, vec![Finwait2Expired, HalfOpen, DataAfterClose, FirewallReject, Forged])
+        if f.sender_is_client() == Some(true) {
+            self.ask(NextEvidence::Host(Host::ClientProcess));
+            // That it had not the whole answer is certain where the answer says how long it is.
+            let short = f.response_is_short();
+            let confidence = if shown && short && f.whole() { Certain } else { Likely };
+            return (ClientGaveUp, confidence, vec![ClientGaveUp, DataAfterClose]);
+        }
+        if let Some(opinion) = self.process_gone(fin_time, DataAfterClose) {
+            return opinion;
+        }
+        (DataAfterClose, if shown { Certain } else { Likely }, vec![DataAfterClose])
     }
 
     /// A bare reset in the middle of a connection, with no FIN before it.
@@ -75,22 +84,40 @@ impl Judge<'_> {
         if let Some(opinion) = self.process_gone(f.reset.at.time_ns, HalfOpen) {
             return opinion;
         }
-        if !f.whole() || f.sender.gap {
-            self.say(None, "the capture lacks part of this connection: a FIN may have gone before");
-            self.ask(NextEvidence::Capture(Capture::Beginning));
-            let mut candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
-            if f.sender_is_client() != Some(false) {
+        let by_client = f.sender_is_client();
+        let with_client = |mut candidates: Vec<Cause>| {
+            if by_client == Some(true) {
+                candidates.insert(0, ClientGaveUp);
+            } else if by_client.is_none() {
                 candidates.push(ClientGaveUp);
             }
-            return (Unknown, Possible, candidates);
+            candidates
+        };
+        if let Some(bytes) = f.beyond_capture() {
+            self.say(f.reset.at.frame, Claim::BeyondCapture(bytes));
+        } else if !f.whole() || f.sender.gap {
+            self.say(None, Claim::LacksPart);
         }
-        self.say(
-            None,
-            "the sender had never closed: it has no memory of a connection it had acknowledged data of",
-        );
+        if f.beyond_capture().is_some() || !f.whole() || f.sender.gap {
+            self.ask(NextEvidence::Capture(Capture::Beginning));
+            let candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
+            return (Unknown, Possible, with_client(candidates));
+        }
+        let (since, flight) = (f.since_sender(), f.in_flight());
+        self.say(f.frame_at(f.sender.last_frame), Claim::NeverClosed { nanoseconds: since });
         self.ask(NextEvidence::Capture(Capture::SenderGoodbye));
+        // The FIN of a close() waits behind what is queued, and the reset drops the queue: this close leaves no FIN.
+        let full = f.window_full();
+        if full || flight > 0 && since < RECENT {
+            let claim = if full { Claim::WindowClosed } else { Claim::DataInFlight(flight) };
+            self.say(f.frame_at(f.sender.spoke_frame), claim);
+            let candidates = with_client(vec![DataAfterClose, HalfOpen, FirewallReject, Forged, ProcessGone]);
+            let cause = if by_client == Some(true) { ClientGaveUp } else { DataAfterClose };
+            return (cause, Likely, candidates);
+        }
+        // With nothing queued and room in the window, a close() would have sent its FIN.
         let mut candidates = vec![HalfOpen, FirewallReject, Forged, ProcessGone, DataAfterClose];
-        if f.sender_is_client() == Some(true) {
+        if by_client == Some(true) {
             candidates.insert(1, ClientGaveUp);
         }
         (HalfOpen, Likely, candidates)

@@ -127,6 +127,18 @@ fn requests_without_a_response() {
 }
 
 #[test]
+fn syn_acks_that_nobody_answered() {
+    let times = |count: usize| {
+        (1..count).fold(flow().syn().syn_ack(), |flow, _| flow.wait(2_999).again(Server)).wait(2_999)
+    };
+    rule("unanswered SYN-ACKs")
+        .base(&times(3).rst(Server), "retransmission-timeout likely active harmful")
+        .but("two", &times(2).rst(Server), "aborted likely")
+        .but("answered at last", &times(3).ack(Client).rst(Server), "aborted likely")
+        .done();
+}
+
+#[test]
 fn the_response_was_whole() {
     let of = |response: &[u8]| flow().shake().data(Client, GET).data(Server, response).ack(Client);
     let base = || of(&response(20, 20)).rst(Server);
@@ -140,7 +152,7 @@ fn the_response_was_whole() {
         )
         .but(
             "the last byte was not acknowledged",
-            &of(&response(20, 20)).with(|p| p.ack -= 1).rst(Server),
+            &of(&response(20, 20)).with(|p| p.ack -= 1).rst(Server).at_server(),
             "harmful lost:1",
         )
         .but(
@@ -172,19 +184,19 @@ fn the_response_was_whole() {
         .but(
             "the SYN is not there",
             &base().with_at(0, |p| p.destination.set_port(9)),
-            "unknown possible harmful",
+            "unknown possible harmless",
         )
         .but(
-            "the client is not known",
+            "the request tells the client",
             &flow()
-                .ports(40_000, 30_000)
+                .ports(40_000, 50_000)
                 .shake()
                 .all_unseen()
                 .data(Client, GET)
                 .data(Server, &response(20, 20))
                 .ack(Client)
                 .rst(Server),
-            "unknown harmful lost:? unread:?",
+            "unknown harmless lost:0 unread:0",
         )
         .done();
 }
@@ -199,7 +211,7 @@ fn who_loses_nothing() {
         .but(
             "the client had closed, all had arrived",
             &idle().fin(Client).ack(Server).rst(Server),
-            "harmless unknown",
+            "aborted likely harmless",
         )
         .but("the client had not closed", &idle().ack(Server).rst(Server), "harmful unknown")
         .but(

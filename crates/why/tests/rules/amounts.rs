@@ -17,20 +17,31 @@ fn bytes_that_never_arrived() {
             .ack(Client)
             .bytes(Server, 300)
             .rst(Server)
+            .at_server()
     };
     rule("lost")
+        .but(
+            "at the client's place they have arrived",
+            &base().with_all(|p| p.ttl = if p.from == Client { 64 } else { 52 }),
+            "lost:0",
+        )
+        .but(
+            "at a place between",
+            &base().with_all(|p| p.ttl = if p.from == Client { 63 } else { 52 }),
+            "lost:300",
+        )
         .base(&base(), "unknown active lost:300")
         .but("a byte less acknowledged", &base().with_at(6, |p| p.ack -= 1), "lost:301")
         .but("all acknowledged", &base().unseen().ack(Client).rst(Server), "lost:0")
         .but("a FIN counts no byte", &base().unseen().fin(Server).rst(Server), "lost:300")
         .but(
             "none acknowledged",
-            &flow().shake().bytes(Client, 40).ack(Server).bytes(Server, 700).rst(Server),
+            &flow().shake().bytes(Client, 40).ack(Server).bytes(Server, 700).rst(Server).at_server(),
             "lost:700",
         )
         .but(
             "the client has acknowledged nothing at all",
-            &flow().syn().packet(Server, crate::flow::S | A, b"1234").rst(Server),
+            &flow().syn().packet(Server, crate::flow::S | A, b"1234").rst(Server).at_server(),
             "lost:4",
         )
         .but(
@@ -57,6 +68,7 @@ fn a_declared_length_counts_too() {
             .data(Server, &response(1_000, 700))
             .ack(Client)
             .rst(Server)
+            .at_server()
     };
     rule("lost by declaration")
         .base(&base(), "lost:300")
@@ -146,6 +158,7 @@ fn numbers_pass_zero() {
             .ack(Client)
             .data(Server, &[b'r'; 100])
             .rst(Server)
+            .at_server()
     };
     rule("numbers that wrap")
         .base(&base(1_000, 900_000), "closed-with-unread-data likely lost:300")

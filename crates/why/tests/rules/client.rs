@@ -19,10 +19,11 @@ fn a_health_check() {
             &flow().shake().bytes(Client, 1).rst(Client),
             "client-gave-up likely harmful",
         )
+        .but("a byte of the server", &flow().shake().bytes(Server, 1).rst(Client), "aborted likely harmless")
         .but(
-            "a byte of the server",
-            &flow().shake().bytes(Server, 1).rst(Client),
-            "client-gave-up likely harmful",
+            "a byte of the server that it has not acknowledged",
+            &flow().shake().bytes(Server, 1).rst(Client).with(|p| p.ack -= 1),
+            "client-gave-up likely harmful lost:1",
         )
         .but(
             "the SYN-ACK is not there",

@@ -49,6 +49,9 @@ pub(crate) struct Packet {
     pub(crate) id: u16,
     pub(crate) payload: Vec<u8>,
     pub(crate) interface: usize,
+    /// The VLAN and the MPLS label around it; 0: none.
+    pub(crate) vlan: u16,
+    pub(crate) label: u32,
     pub(crate) comment: Option<String>,
     /// Bytes kept of the frame.
     pub(crate) snap: usize,
@@ -115,6 +118,13 @@ impl Flow {
         self
     }
 
+    /// A capture at the server: the client's packets have passed routers.
+    pub(crate) fn at_server(self) -> Self {
+        self.with_all(|packet| packet.ttl = if packet.from == Who::Client { 52 } else { 64 })
+            .ttl(Who::Client, 52)
+            .ttl(Who::Server, 64)
+    }
+
     /// The window field of the packets that `who` sends from here on.
     pub(crate) fn window(mut self, who: Who, window: u16) -> Self {
         self.ends[who as usize].window = window;
@@ -167,6 +177,8 @@ impl Flow {
             id: end.id,
             payload: payload.to_vec(),
             interface: 0,
+            vlan: 0,
+            label: 0,
             comment: None,
             snap: usize::MAX,
         });
@@ -297,6 +309,18 @@ impl Flow {
     }
 
     /// Adds the packets of another connection, each at its own time.
+    /// Only the packets before the one at `at`.
+    pub(crate) fn before(mut self, at: usize) -> Self {
+        self.packets.truncate(at);
+        self
+    }
+
+    /// Only the packet at `at` and those after it.
+    pub(crate) fn from(mut self, at: usize) -> Self {
+        self.packets.drain(..at);
+        self
+    }
+
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.packets.extend(other.packets);
         self.packets.sort_by_key(|packet| packet.time);
@@ -312,10 +336,10 @@ impl Flow {
         let mut writer = pcapng::Writer::new(Vec::new(), "rules").unwrap();
         let interfaces = self.packets.iter().map(|packet| packet.interface).max().unwrap_or(0);
         let ids: Vec<_> =
-            (0..=interfaces).map(|_| writer.interface("any", LinkType::RAW, 0).unwrap()).collect();
+            (0..=interfaces).map(|_| writer.interface("any", LinkType::ETHERNET, 0).unwrap()).collect();
         for packet in &self.packets {
-            let frame = packet.frame();
-            let captured = &frame[..frame.len().min(packet.snap)];
+            let frame = [packet.wrapping(), packet.frame()].concat();
+            let captured = &frame[..frame.len().min(packet.snap.saturating_add(packet.wrapping().len()))];
             let comment = packet.comment.as_deref();
             writer.packet(ids[packet.interface], packet.time, captured, frame.len() as u32, comment).unwrap();
         }
@@ -335,6 +359,21 @@ impl Flow {
 }
 
 impl Packet {
+    /// Ethernet, with the tags.
+    fn wrapping(&self) -> Vec<u8> {
+        let mut header = vec![2; 12];
+        if self.vlan != 0 {
+            header.extend([0x81, 0, (self.vlan >> 8) as u8, self.vlan as u8]);
+        }
+        if self.label != 0 {
+            header.extend([0x88, 0x47]);
+            header.extend((self.label << 12 | 0x100 | 64).to_be_bytes());
+        } else {
+            header.extend(if self.source.is_ipv4() { [8, 0] } else { [0x86, 0xdd] });
+        }
+        header
+    }
+
     fn frame(&self) -> Vec<u8> {
         let mut options = Vec::new();
         if self.timestamps {

@@ -1,22 +1,27 @@
 //! Each deciding rule with a counter-example that differs in one field, over captures made packet by packet.
 //!
 //! The cases of a rule stand in the file of its stage: `opening` before any data was acknowledged, `passive` for
-//! answers to packets, `active` for resets that no packet asked for, `client` for those of the client, `foreign`
+//! answers to packets, `active` for resets that no packet asked for, `client` for those of the client, `closing` for what a close leaves behind, `foreign`
 //! for resets of another sender, `timers` for probes and retransmissions, `window` for the re-opened window,
-//! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `places` for several captures.
+//! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `places` for several captures,
+//! `networks` for VLANs and labels, `series` for rotated captures.
 
 mod active;
 mod amounts;
 mod case;
 mod client;
+mod closing;
 mod flow;
 mod foreign;
+mod networks;
 mod opening;
 mod passive;
 mod places;
 mod protocols;
 mod records;
+mod series;
 mod timers;
+mod unanswered;
 mod window;
 
 /// A request without a body.

@@ -18,6 +18,11 @@ pub(crate) fn refused_at(ms: u64) -> Flow {
     flow().ports(42_000, 80).wait(ms - 1).syn().refuse(Server)
 }
 
+/// Another client whose first packet after the handshake is refused.
+fn turned_away(port: u16) -> Flow {
+    flow().ports(port, 80).shake().data(Client, GET).bare(Server)
+}
+
 /// Another client's SYN, accepted so many milliseconds after the beginning.
 pub(crate) fn accepted_at(ms: u64) -> Flow {
     flow().ports(43_000, 80).wait(ms - 1).syn().syn_ack()
@@ -150,7 +155,18 @@ fn a_syn_that_meets_an_older_connection() {
 fn a_full_accept_queue() {
     let base = || flow().shake().data(Client, GET).bare(Server);
     rule("before any acknowledgement")
-        .base(&base(), "accept-queue-overflow likely passive-before-ack harmful")
+        .base(&base(), "unknown possible passive-before-ack harmful")
+        .but(
+            "the third ACK is refused, before any data",
+            &flow().shake().bare(Server),
+            "accept-queue-overflow likely passive-before-ack",
+        )
+        .but(
+            "two others were refused alike",
+            &base().and(turned_away(41_000)).and(turned_away(41_001)),
+            "accept-queue-overflow likely",
+        )
+        .but("one other was refused alike", &base().and(turned_away(41_000)), "unknown possible")
         .but(
             "one byte had been acknowledged",
             &flow()
@@ -165,7 +181,7 @@ fn a_full_accept_queue() {
         .but(
             "the SYN-ACK acknowledges a number exactly 2 GiB on",
             &flow().shake().with_at(1, |p| p.ack = 1_001 + (1 << 31)).data(Client, GET).bare(Server),
-            "accept-queue-overflow likely passive-before-ack",
+            "unknown possible passive-before-ack",
         )
         .but(
             "the acknowledgement was of the SYN alone",
@@ -176,7 +192,7 @@ fn a_full_accept_queue() {
                 .with(|p| p.ack = 1_001)
                 .data(Client, GET)
                 .bare(Server),
-            "accept-queue-overflow likely passive-before-ack",
+            "unknown possible passive-before-ack",
         )
         .but(
             "the handshake is not there",
@@ -205,7 +221,7 @@ fn syn_acks_again_after_the_clients_answer() {
         .but(
             "before the client's answer",
             &flow().syn().syn_ack().again(Server).ack(Client).data(Client, GET).bare(Server),
-            "accept-queue-overflow",
+            "unknown possible",
         )
         .but("the process ended all the same", &base().and(refused_at(1_000)), "accept-queue-overflow likely")
         .but(

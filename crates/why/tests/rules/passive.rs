@@ -86,7 +86,11 @@ fn data_after_the_servers_fin() {
             "client-gave-up likely",
         )
         .but("the port refuses from then on", &base().and(refused_at(1_000)), "process-gone likely harmful")
-        .but("a FIN alone", &closed().fin(Client).bare(Server), "unknown possible passive-after-fin harmless")
+        .but(
+            "a FIN alone",
+            &closed().fin(Client).bare(Server),
+            "both-closed likely passive-after-fin harmless",
+        )
         .done();
 }
 
@@ -106,14 +110,24 @@ fn a_close_notify_after_the_fin_is_a_farewell() {
             "data-after-close certain harmful unread:25",
         )
         .but(
-            "64 bytes that end with an alert",
-            &tls_closed().data(Client, &[record(23, 52), record(21, 2)].concat()).bare(Server),
-            "harmless",
+            "HTTP/2's GOAWAY and an alert",
+            &tls_closed().data(Client, &[record(23, 34), record(21, 2)].concat()).bare(Server),
+            "data-after-close certain harmless",
         )
         .but(
-            "65 bytes that end with an alert",
-            &tls_closed().data(Client, &[record(23, 53), record(21, 2)].concat()).bare(Server),
-            "harmful unread:65",
+            "a byte longer than GOAWAY, and an alert",
+            &tls_closed().data(Client, &[record(23, 35), record(21, 2)].concat()).bare(Server),
+            "data-after-close certain harmful unread:47",
+        )
+        .but(
+            "GOAWAY's length, and no alert",
+            &tls_closed().data(Client, &record(23, 34)).bare(Server),
+            "data-after-close certain harmful unread:39",
+        )
+        .but(
+            "an alert as CBC with SHA-384 makes it",
+            &tls_closed().data(Client, &record(21, 80)).bare(Server),
+            "data-after-close certain harmless unread:0",
         )
         .but(
             "half an alert",
@@ -131,11 +145,11 @@ fn a_close_notify_after_the_fin_is_a_farewell() {
                 .data(Client, &record(21, 2))
                 .fin(Server)
                 .bare(Server),
-            "data-after-close certain harmless",
+            "unknown possible harmless",
         )
         .but(
             "the server's bytes had not arrived",
-            &base().with_all(|p| {
+            &base().at_server().with_all(|p| {
                 if p.from == Client && p.ack > 900_001 {
                     p.ack -= 9
                 }
@@ -151,16 +165,17 @@ fn fin_wait_2_needs_its_minute() {
     rule("FIN-WAIT-2")
         .base(&after(60_000), "finwait2-expired likely passive-after-fin harmless")
         .but("59 seconds after the FIN", &after(58_997), "finwait2-expired likely")
-        .but("a millisecond sooner", &after(58_996), "unknown possible")
+        .but("a millisecond sooner", &after(58_996), "both-closed likely")
+        .but("at once", &after(1), "both-closed likely passive-after-fin harmless lost:0 unread:0")
         .but(
             "the second FIN of another stack, one number on",
             &closed().fin(Client).ack(Server).fin(Client).bare(Server),
-            "unknown possible harmless lost:0 unread:0",
+            "both-closed likely harmless lost:0 unread:0",
         )
         .but(
             "the second FIN of another stack",
             &closed().fin(Client).ack(Server).again(Client).bare(Server).with(|p| p.seq = 900_060),
-            "unknown possible harmless",
+            "both-closed likely harmless",
         )
         .but(
             "no FIN from the other side",
@@ -201,7 +216,7 @@ fn a_reset_after_both_fins_by_form() {
                 .wait(60_000)
                 .fin(Client)
                 .bare(Server),
-            "finwait2-expired harmful unread:1",
+            "data-after-close harmful unread:1",
         )
         .done();
 }
@@ -309,11 +324,7 @@ fn a_side_without_memory() {
             &by_client().with_at(0, |p| p.destination.set_port(9)),
             "unknown possible",
         )
-        .but(
-            "which side is the client is not known",
-            &base().all_but_ports(50_000, 50_001),
-            "unknown possible",
-        )
+        .but("the request tells the client", &base().all_but_ports(50_000, 50_001), "unknown possible")
         .done();
 }
 
@@ -334,17 +345,18 @@ impl Flow {
 
 #[test]
 fn which_side_is_the_client() {
-    let middle = |client, server| {
+    let middle_with = |client, server, payload: &[u8]| {
         flow()
             .ports(client, server)
             .shake()
             .all_unseen()
-            .bytes(Client, 5)
+            .data(Client, payload)
             .ack(Server)
             .fin(Client)
             .bytes(Server, 5)
             .bare(Client)
     };
+    let middle = |client, server| middle_with(client, server, b"abcde");
     let shaken = |client, server| {
         flow()
             .ports(client, server)
@@ -357,11 +369,21 @@ fn which_side_is_the_client() {
     };
     rule("client by port")
         .base(&middle(40_000, 80), "client-gave-up likely")
-        .but("the highest port of servers", &middle(20_000, 19_999), "client-gave-up likely")
-        .but("both below", &middle(19_998, 19_999), "data-after-close certain")
-        .but("both above", &middle(20_000, 20_001), "data-after-close certain")
-        .but("the other way round", &middle(19_999, 20_000), "data-after-close certain")
-        .but("the handshake knows better", &shaken(80, 40_000), "client-gave-up certain")
+        .but("the lowest port of clients", &middle(32_768, 32_767), "client-gave-up likely")
+        .but("both below", &middle(32_766, 32_767), "data-after-close certain")
+        .but("both above", &middle(32_768, 32_769), "data-after-close certain")
+        .but("the other way round", &middle(32_767, 32_768), "data-after-close certain")
+        .but("a known service beside a low port", &middle(1_025, 8_080), "client-gave-up likely")
+        .but("a known service and one of its clients", &middle(35_000, 27_017), "client-gave-up likely")
+        .but("a privileged port before a known service", &middle(8_080, 443), "client-gave-up likely")
+        .but("a request", &middle_with(50_000, 50_001, GET), "client-gave-up likely")
+        .but(
+            "a request, and ports that say otherwise",
+            &middle_with(80, 50_001, GET),
+            "client-gave-up likely",
+        )
+        .but("an answer", &middle_with(50_000, 50_001, b"HTTP/1.1 200 OK\r\n"), "data-after-close certain")
+        .but("the handshake knows better", &shaken(80, 40_000), "client-gave-up likely")
         .but(
             "a SYN-ACK alone knows better",
             &shaken(80, 40_000).with_at(0, |p| p.destination.set_port(9)),

@@ -27,7 +27,7 @@ fn summary(finding: &Finding, name: impl Fn(&str) -> String) -> String {
         .evidence
         .iter()
         .filter(|evidence| evidence.frame.is_none())
-        .map(|evidence| name(&evidence.says))
+        .map(|evidence| name(&evidence.says.to_string()))
         .filter(|says| says.contains("view") || says.contains("here") || says.contains("lacks"))
         .collect();
     let harm = if finding.harmless { "harmless" } else { "harmful" };
@@ -78,6 +78,12 @@ fn near(flow: &Flow, who: Who, us: i64) -> Flow {
     })
 }
 
+/// The same view, which goes on for long: it has a packet of another connection ten seconds after its last one.
+fn outlasting(view: Flow) -> Flow {
+    let last = view.last_of(Client).time.max(view.last_of(Server).time);
+    view.and(flow().ports(50_001, 81).syn().with_all(|packet| packet.time = last + 10_000_000_000))
+}
+
 fn exchange() -> Flow {
     flow().shake().wait(50).data(Client, GET).wait(50).bytes(Server, 30).wait(50).ack(Client).wait(50)
 }
@@ -110,7 +116,7 @@ fn a_view_that_lacks_other_packets_proves_less() {
     let at_client = exchange().data(Client, GET).rst(Server);
     let complete = exchange().data(Client, GET);
     is(
-        &[&seen_at(&at_client, 0, 0), &seen_at(&complete, 4, 0)],
+        &[&seen_at(&at_client, 0, 0), &outlasting(seen_at(&complete, 4, 0))],
         &[
             "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset",
         ],
@@ -127,27 +133,41 @@ fn a_view_that_lacks_other_packets_proves_less() {
         .wait(50)
         .data(Client, GET);
     let expected = "view0: forged likely foreign harmful: view1, nearer to the alleged sender, has 1 packets of it, and not this reset; but it lacks 1 other packets of that side: it may have lost this one too";
-    is(&[&seen_at(&at_client, 0, 0), &seen_at(&lacking, 4, 0)], &[expected]);
-    is(&[&v6(seen_at(&at_client, 0, 0)), &v6(seen_at(&lacking, 4, 0))], &[expected]);
+    let lacking = seen_at(&lacking, 4, 0);
+    is(&[&seen_at(&at_client, 0, 0), &outlasting(lacking.clone())], &[expected]);
+    is(&[&v6(seen_at(&at_client, 0, 0)), &v6(outlasting(lacking))], &[expected]);
 }
 
 #[test]
 fn a_view_that_ends_before_the_reset_proves_nothing() {
-    let at_client = |ms| exchange().data(Client, GET).wait(ms).rst(Server);
+    let at_client = |ms: u64| exchange().data(Client, GET).wait(ms).rst(Server);
     let ends = exchange().data(Client, GET);
     let server = seen_at(&ends, 4, 3_000);
-    // The view ends with the client's last packet, 20 ms behind the client's; a second later it may have ended.
+    // The view ends with the client's last packet. A reset that came later may be genuine, however little later.
+    for ms in [40u64, 900] {
+        let ended = format!(
+            "view0: unknown possible active harmful: view1 ends {}.000 ms before it, by aligned clocks",
+            ms + 1
+        );
+        is(&[&seen_at(&at_client(ms), 0, 0), &server], &[&ended]);
+    }
+    // Of another connection, the view has a packet after that time; or only one before.
+    let with_another_at = |ms: u64| {
+        let last = server.last_of(Client).time;
+        server
+            .clone()
+            .and(flow().ports(50_001, 81).syn().with_all(|packet| packet.time = last + ms * 1_000_000))
+    };
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
+    is(&[&seen_at(&at_client(900), 0, 0), &with_another_at(901)], &[forged]);
     is(
-        &[&seen_at(&at_client(900), 0, 0), &server],
-        &[
-            "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset",
-        ],
+        &[&seen_at(&at_client(900), 0, 0), &with_another_at(891)],
+        &["view0: unknown possible active harmful: view1 ends 10.000 ms before it, by aligned clocks"],
     );
-    is(&[&seen_at(&at_client(1_100), 0, 0), &server], &["view0: unknown possible active harmful: "]);
     // It begins after the reset.
     let begins = exchange().all_unseen().wait(500).id(Server, 7_004).bytes(Server, 7).ack(Client);
     let early = exchange().all_unseen().ack(Server).rst(Server).wait(600).bytes(Server, 7).ack(Client);
-    is(&[&seen_at(&early, 0, 0), &seen_at(&begins, 4, 0)], &["view0: forged likely foreign harmful: "]);
+    is(&[&seen_at(&early, 0, 0), &seen_at(&begins, 4, 0)], &["view0: forged likely foreign harmless: "]);
 }
 
 #[test]
@@ -206,17 +226,17 @@ fn places_on_one_link_are_told_apart_by_who_answers_sooner() {
     let at_client = exchange().data(Client, GET).rst(Server);
     let at_server = exchange().data(Client, GET);
     is(
-        &[&near(&at_client, Client, 300), &near(&at_server, Server, 300)],
+        &[&near(&at_client, Client, 300), &outlasting(near(&at_server, Server, 300))],
         &[
             "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset",
         ],
     );
     is(
-        &[&near(&at_client, Server, 300), &near(&at_server, Client, 300)],
+        &[&near(&at_client, Server, 300), &outlasting(near(&at_server, Client, 300))],
         &["view0: unknown possible active harmful: it never reached view1"],
     );
     is(
-        &[&near(&at_client, Client, 300), &near(&at_server, Client, 300)],
+        &[&near(&at_client, Client, 300), &outlasting(near(&at_server, Client, 300))],
         &[
             "view0: unknown possible active harmful: view1 does not have it, and which place is nearer is not known",
         ],
@@ -244,7 +264,7 @@ fn as_many_connections_as_are_compared_are_compared_whole() {
         flows.remove(0)
     };
     let at_client = all(|flow| seen_at(flow, 0, 0), true);
-    let at_server = all(|flow| seen_at(flow, 4, 0), false);
+    let at_server = outlasting(all(|flow| seen_at(flow, 4, 0), false));
     let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
     let found = compared(&[&at_client, &at_server]);
     assert_eq!(found.len(), usize::from(MOST));
@@ -258,7 +278,7 @@ fn connections_are_found_behind_address_translation() {
     let translated = |client: &str, port| {
         let mut flow = flow().addresses(client, "10.0.0.80").ports(port, 8_080).shake();
         flow = flow.wait(50).data(Client, GET).wait(50).bytes(Server, 30).wait(50).ack(Client).wait(50);
-        seen_at(&flow.data(Client, GET), 4, 0)
+        outlasting(seen_at(&flow.data(Client, GET), 4, 0))
     };
     let _ = at_server;
     let client = seen_at(&at_client, 0, 0);
@@ -279,10 +299,32 @@ fn connections_are_found_behind_address_translation() {
     is(&[&client, &seen_at(&other, 4, 0)], &["view0: unknown possible active harmful: "]);
 }
 
+/// The next file of the same capture has no packet of the first one, and another connection with the same ends has none either.
+#[test]
+fn captures_without_a_common_packet_say_nothing() {
+    let whole = seen_at(
+        &exchange().data(Client, GET).wait(50).bytes(Server, 5).ack(Client).wait(50).rst(Server),
+        0,
+        0,
+    );
+    let first = whole.clone().before(7);
+    let second = whole.clone().from(7);
+    let alone = compared(&[&second]);
+    let beside = alone[0].replace("view0", "view1");
+    is(&[&first, &second], &[&beside]);
+    is(&[&second, &first], &[&alone[0]]);
+    is(&[&outlasting(first.clone()), &second], &[&beside]);
+    let other = exchange().isns(5, 6).shake().data(Client, GET).bytes(Server, 30).ack(Client);
+    is(&[&second, &outlasting(seen_at(&other, 4, 0))], &[&alone[0]]);
+    // One packet in common, and it counts.
+    let common = outlasting(whole.clone().before(8));
+    assert!(compared(&[&second, &seen_at(&common, 4, 0)])[0].contains("view1"));
+}
+
 #[test]
 fn interfaces_of_one_capture_are_places() {
     let at_client = seen_at(&exchange().data(Client, GET).rst(Server), 0, 0);
-    let at_server = seen_at(&exchange().data(Client, GET), 4, 0).with_all(|p| p.interface = 1);
+    let at_server = outlasting(seen_at(&exchange().data(Client, GET), 4, 0)).with_all(|p| p.interface = 1);
     is(
         &[&at_client.clone().and(at_server.clone())],
         &[
@@ -317,7 +359,8 @@ fn one_reset_in_three_places_is_one_finding() {
 fn a_view_of_which_packets_were_dropped_proves_nothing() {
     // Of each view 1,024 packets are kept; the client's has the reset, too.
     let long = |packets| (6..packets).fold(exchange(), |flow, _| flow.bytes(Client, 1));
-    let views = |packets| (seen_at(&long(packets).rst(Server), 0, 0), seen_at(&long(packets), 4, 0));
+    let views =
+        |packets| (seen_at(&long(packets).rst(Server), 0, 0), outlasting(seen_at(&long(packets), 4, 0)));
     let (client, server) = views(1_023);
     let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
     is(&[&client, &server], &[forged]);
@@ -333,7 +376,7 @@ fn a_crowd_of_other_connections_takes_no_place() {
         packet.time -= 60_000_000_000;
     });
     let client = seen_at(&exchange().data(Client, GET).rst(Server), 0, 0);
-    let server = seen_at(&exchange().data(Client, GET), 4, 0).and(crowd);
+    let server = outlasting(seen_at(&exchange().data(Client, GET), 4, 0)).and(crowd);
     let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
     is(&[&client, &server], &[forged]);
 }

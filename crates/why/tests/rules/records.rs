@@ -110,7 +110,7 @@ fn tls_records() {
         .but(
             "an alert of the client",
             &said(&[record(22, 30), record(21, 2)].concat(), &[&record(22, 40)]),
-            "unknown possible harmful",
+            "unknown possible harmless",
         )
         .but(
             "a record cut short",

@@ -1,0 +1,97 @@
+//! Learns from plain requests what a valid response is, before anything is judged.
+
+use crate::dialect::RequestShape;
+use crate::error::ProbeError;
+use crate::model::Lengths;
+use crate::prober::Prober;
+use crate::seen::{ConnectionEnd, TrialResult};
+use crate::trial::{Trial, Until};
+
+/// How often a response without framing is read to learn how its length varies.
+const READINGS: u32 = 3;
+
+/// Makes plain requests with a large window, and reads the responses without delay: one, or three if nothing but the end of
+/// the connection shows where a response ends. Returns the longest of them, and their lengths if they have no framing.
+pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Option<Lengths>), ProbeError> {
+    let no_answer = |reason: String| ProbeError::NoAnswer { target: target.to_owned(), reason };
+    let mut best: Option<TrialResult> = None;
+    let mut lengths: Option<Lengths> = None;
+    for _ in 0..READINGS {
+        let connect = |source| ProbeError::Connect { target: target.to_owned(), source };
+        let mut trial = Trial::open(prober, false).map_err(connect)?;
+        trial.queue(&prober.dialect.request(RequestShape::GET));
+        trial.send(prober.config.patience);
+        trial.read(Until::Complete, prober.config.patience);
+        if let Some(opening) = trial.not_understood() {
+            return Err(ProbeError::NotThisProtocol { target: target.to_owned(), opening });
+        }
+        let seen = trial.finish();
+        if seen.is_endless || seen.expected.is_some_and(|expected| expected > prober.config.most) {
+            return Err(ProbeError::TooLong {
+                target: target.to_owned(),
+                bytes: seen.expected.unwrap_or(seen.got).max(seen.got),
+                seconds: seen.elapsed.as_secs_f64(),
+                most: prober.config.most,
+            });
+        }
+        if seen.ended == ConnectionEnd::Silent {
+            let (bytes, seconds) = (seen.got, prober.config.patience.as_secs_f64());
+            return Err(ProbeError::Silent { target: target.to_owned(), bytes, seconds });
+        }
+        // If nothing came, not even a status, there is no response; a response of length 0 has a status.
+        let is_answer = seen.got > 0 || seen.status.is_some();
+        if seen.unframed && seen.ended == ConnectionEnd::Closed && is_answer {
+            lengths = Some(lengths.map_or(Lengths::of(seen.got), |lengths| lengths.and(seen.got)));
+        }
+        let framed = seen.complete;
+        if best.as_ref().is_none_or(|best| seen.got > best.got) {
+            best = Some(seen);
+        }
+        if framed {
+            break;
+        }
+    }
+    let Some(seen) = best else { return Err(no_answer("nothing came".into())) };
+    if !(seen.complete || seen.got > 0 || lengths.is_some()) {
+        return Err(no_answer(format!("the connection ended ({}) without a response", seen.ended)));
+    }
+    Ok((seen, lengths))
+}
+
+/// The lengths of the responses to such a request, where they have no framing. They are read at the first call, without
+/// delay and with a large window, and known from then on.
+pub(crate) fn lengths(prober: &Prober, ask: RequestShape) -> Option<Lengths> {
+    if let Some(known) = prober.model.known(ask) {
+        return known;
+    }
+    let learnt = read(prober, ask, None);
+    prober.model.learn(ask, learnt);
+    learnt
+}
+
+/// Reads the responses to such a request again, since one was shorter than all before: perhaps its length varies.
+pub(crate) fn learn_again(prober: &Prober, ask: RequestShape) -> Option<Lengths> {
+    let known = lengths(prober, ask);
+    let learnt = read(prober, ask, known);
+    prober.model.learn(ask, learnt);
+    learnt
+}
+
+fn read(prober: &Prober, ask: RequestShape, known: Option<Lengths>) -> Option<Lengths> {
+    let (mut lengths, mut longest) = (known, None);
+    for _ in 0..READINGS {
+        let Ok(mut trial) = Trial::open(prober, false) else { continue };
+        trial.queue(&prober.dialect.request(ask));
+        trial.read(Until::Closed, prober.config.patience);
+        let seen = trial.finish();
+        if seen.got == 0 || prober.model.is_unlike(seen.status) {
+            continue;
+        }
+        longest = longest.max(Some(seen.got));
+        if seen.ended == ConnectionEnd::Closed {
+            lengths = Some(lengths.map_or(Lengths::of(seen.got), |lengths| lengths.and(seen.got)));
+        }
+    }
+    // If none came to an orderly end, the longest is the best that is known. How far they differ is then the work of resets.
+    lengths.or(longest.map(Lengths::of))
+}

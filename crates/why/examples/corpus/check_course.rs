@@ -1,0 +1,159 @@
+//! Proofs of sentences about the course of a connection.
+
+use std::net::SocketAddr;
+
+use linger_packet::Flags;
+use linger_why::{Asked, Claim, Party, Repeated};
+
+use crate::check::{Checker, Proof, equal, holds};
+use crate::trace::{Seen, at_or_after};
+
+impl Checker<'_> {
+    pub(crate) fn answers(&self, what: Asked, frame: u64) -> Proof {
+        let asked = self.packet(Some(frame))?;
+        holds(asked.from == self.finding.to && asked.frame < self.c.reset.frame, "not before it")?;
+        equal(asked.ack, self.c.reset.seq)?;
+        let is = match asked.kind() {
+            (flags, _) if flags.has(Flags::SYN) => Asked::SynAck,
+            (flags, 0) if flags.has(Flags::FIN) => Asked::Fin,
+            (_, 0) => Asked::Acknowledgement,
+            (flags, bytes) => Asked::Data { bytes, fin: flags.has(Flags::FIN) },
+        };
+        equal(is, what)
+    }
+
+    pub(crate) fn late(&self) -> Result<u64, String> {
+        let fin = self.c.sender.fin().ok_or("no FIN")?;
+        Ok(self.c.receiver.bytes_from(fin.ack))
+    }
+
+    pub(crate) fn since_fin(&self) -> Result<u64, String> {
+        let fin = self.c.sender.fin().ok_or("no FIN")?;
+        Ok(self.c.reset.time_ns.saturating_sub(fin.time_ns))
+    }
+
+    /// The sender's packets since the other side's last one.
+    pub(crate) fn unanswered_tail(&self) -> Vec<&Seen> {
+        let last = self.c.receiver.before.last().map_or(0, |seen| seen.frame);
+        self.c.sender.before.iter().filter(|seen| seen.frame > last).copied().collect()
+    }
+
+    pub(crate) fn probes(&self, count: u16, pauses_ms: (u32, u32)) -> Proof {
+        let next = self.c.sender.end().ok_or("no packet of the sender")?;
+        let tail = self.unanswered_tail();
+        let probes: Vec<_> =
+            tail.iter().filter(|seen| seen.len <= 1 && seen.seq == next.wrapping_sub(1)).collect();
+        holds(probes.len() >= usize::from(count), "fewer")?;
+        let pauses = probes.windows(2).map(|two| (two[1].time_ns - two[0].time_ns) / 1_000_000);
+        equal(pauses.max().unwrap_or(0), u64::from(pauses_ms.1))
+    }
+
+    pub(crate) fn unanswered(&self, what: Repeated, count: u16, nanoseconds: u64) -> Proof {
+        let tail = self.unanswered_tail();
+        holds(tail.len() >= usize::from(count), "fewer")?;
+        let span = tail.last().map_or(0, |seen| seen.time_ns) - tail.first().map_or(0, |seen| seen.time_ns);
+        holds(span + 2_000 >= nanoseconds, "not so long")?;
+        match what {
+            Repeated::WindowProbes => {
+                equal(self.c.receiver.before.last().and_then(|seen| seen.window), Some(0))
+            }
+            _ => self.repeated(&self.c.sender.before, count),
+        }
+    }
+
+    /// What the client sent, the packet in the place of a reset included: where there is no reset it is the client's.
+    pub(crate) fn client_sent(&self) -> Vec<&Seen> {
+        let side =
+            if self.finding.client == Some(self.finding.from) { &self.c.sender } else { &self.c.receiver };
+        let last = (!self.c.reset.has(Flags::RST)).then_some(self.c.reset);
+        side.before.iter().copied().chain(last).chain(side.after.iter().copied()).collect()
+    }
+
+    pub(crate) fn server_sent(&self) -> Vec<&Seen> {
+        let side =
+            if self.finding.client == Some(self.finding.from) { &self.c.receiver } else { &self.c.sender };
+        side.before.iter().chain(&side.after).copied().collect()
+    }
+
+    pub(crate) fn repeated(&self, side: &[&Seen], count: u16) -> Proof {
+        let mut end = None::<u32>;
+        let mut again = 0;
+        for seen in side {
+            let known = end.is_some_and(|end| at_or_after(end, seen.end()));
+            again += usize::from(known && (seen.len > 0 || seen.has(Flags::FIN)));
+            if !known {
+                end = Some(seen.end());
+            }
+        }
+        holds(again >= usize::from(count), &format!("{again} were"))
+    }
+
+    pub(crate) fn spoke_last(&self, party: Party) -> Proof {
+        let (own, other) = match party.is_resetter {
+            true => (&self.c.sender, &self.c.receiver),
+            false => (&self.c.receiver, &self.c.sender),
+        };
+        let last = own.last_said().ok_or("it said nothing")?;
+        holds(other.last_said().is_none_or(|seen| seen.frame < last.frame), "the other side spoke later")?;
+        let acked = self.acked(other);
+        let end = own.data_end().unwrap_or(0);
+        holds(acked.is_some_and(|ack| at_or_after(ack, end)), "not acknowledged")
+    }
+
+    pub(crate) fn window_closed(&self) -> Proof {
+        let (s, r) = (&self.c.sender, &self.c.receiver);
+        let last = r.before.iter().rev().find(|seen| !seen.has(Flags::SYN)).ok_or("no window")?;
+        let scale = match (s.syn(), r.syn()) {
+            (Some(_), Some(syn)) => syn.scale.unwrap_or(0),
+            _ => 0,
+        };
+        let window = u64::from(last.window.unwrap_or(0)) << scale;
+        let used = s.bytes_from(r.ack().ok_or("no acknowledgement")?);
+        holds(window < used + 536, &format!("{window} bytes of window, {used} used"))
+    }
+
+    /// Between the last new payload, SYN or FIN and the reset, or the packet that it answers.
+    pub(crate) fn silence(&self, nanoseconds: u64) -> Proof {
+        let reset = self.c.reset;
+        let answered = self.finding.evidence.iter().find_map(|evidence| match evidence.says {
+            Claim::Answers { frame, .. } => Some(frame),
+            _ => None,
+        });
+        let end = match answered {
+            Some(frame) => self.packet(Some(frame))?,
+            None => reset,
+        };
+        let from = end.time_ns.saturating_sub(nanoseconds);
+        let mut known: Vec<(SocketAddr, u32)> = Vec::new();
+        for seen in self.before(end.frame) {
+            let said = seen.len > 1 || seen.has(Flags::FIN);
+            let side = known.iter_mut().find(|(from, _)| *from == seen.from);
+            let new = side.as_ref().is_none_or(|(_, end)| !at_or_after(*end, seen.end()));
+            match side {
+                Some((_, end)) if new => *end = seen.end(),
+                Some(_) => {}
+                None => known.push((seen.from, seen.end())),
+            }
+            if (said && new || seen.has(Flags::SYN)) && seen.time_ns > from + 2_000 {
+                return Err(format!("frame {} was sent in that time", seen.frame));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn ends_near(&self, before: u64, after: u64, count: u32) -> Proof {
+        let time = self.c.reset.time_ns;
+        let near = time.saturating_sub(before)..=time + after;
+        let listener = self.listener();
+        let mut peers: Vec<_> = self
+            .all
+            .iter()
+            .filter(|seen| seen.from == listener && near.contains(&seen.time_ns))
+            .filter(|seen| seen.has(Flags::FIN) || seen.has(Flags::RST))
+            .map(|seen| seen.to)
+            .collect();
+        peers.sort_unstable();
+        peers.dedup();
+        holds(peers.len() >= count as usize, &format!("{}", peers.len()))
+    }
+}

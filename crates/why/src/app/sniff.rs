@@ -1,0 +1,103 @@
+//! Which protocol a stream begins with, and where the head of a message ends.
+
+use super::Protocol;
+
+/// Whether the head of a 101 response switches to WebSocket.
+pub(super) fn switches_to_web_socket(head: &[u8]) -> bool {
+    head.split(|&byte| byte == b'\n').any(|line| {
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else { return false };
+        line[..colon].eq_ignore_ascii_case(b"upgrade")
+            && line[colon + 1..].trim_ascii().eq_ignore_ascii_case(b"websocket")
+    })
+}
+
+/// The length of the message head at the start of `bytes`, its empty line included.
+pub(super) fn head_length(bytes: &[u8]) -> Option<usize> {
+    let mut last = 3;
+    loop {
+        // Skips as far as the byte there allows (Horspool's search): most bytes of a head are neither of the two.
+        last += match bytes.get(last)? {
+            b'\n' if bytes[..last].ends_with(b"\r\n\r") => return Some(last + 1),
+            b'\n' => 2,
+            b'\r' => 1,
+            _ => 4,
+        };
+    }
+}
+
+/// Whether a stream begins as those of mail and FTP do: a server greets, a client says who it is.
+fn is_greeting(bytes: &[u8]) -> bool {
+    const GREETINGS: [&[u8]; 11] = [
+        b"220 ",
+        b"220-",
+        b"+OK",
+        b"* OK",
+        b"EHLO ",
+        b"HELO ",
+        b"LHLO ",
+        b"USER ",
+        b"CAPA\r\n",
+        b"AUTH ",
+        b"FEAT\r\n",
+    ];
+    let starts = |greeting: &&[u8]| {
+        bytes.get(..greeting.len()).is_some_and(|bytes| bytes.eq_ignore_ascii_case(greeting))
+    };
+    bytes.ends_with(b"\r\n") && GREETINGS.iter().any(starts)
+}
+
+/// Whether the last line ends the conversation: `QUIT` (SMTP, FTP, POP3), `LOGOUT` after a tag (IMAP), and the reply 221 (SMTP,
+/// FTP), after which RFC 5321 section 3.8 has the server close.
+pub(super) fn says_goodbye(bytes: &[u8]) -> bool {
+    let Some(lines) = bytes.strip_suffix(b"\r\n") else { return false };
+    let last = lines.rsplit(|byte| *byte == b'\n').next().unwrap_or(lines);
+    let command = last.rsplit(|byte| *byte == b' ').next().unwrap_or(last);
+    last.eq_ignore_ascii_case(b"QUIT")
+        || command.len() < last.len() && command.eq_ignore_ascii_case(b"LOGOUT")
+        || last.starts_with(b"221 ")
+}
+
+/// Whether the first line, as far as it is here, can be that of a request: other protocols have a CONNECT too.
+fn is_request_line(bytes: &[u8]) -> bool {
+    match bytes.iter().position(|&byte| byte == b'\n') {
+        Some(end) => bytes[..end].windows(8).any(|eight| eight == b" HTTP/1."),
+        None => true,
+    }
+}
+
+/// RFC 9113 section 3.4: what a client sends before its first frame.
+pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The protocol of a stream that begins with these bytes.
+pub(super) fn sniff(bytes: &[u8]) -> Protocol {
+    const METHODS: [&[u8]; 9] =
+        [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
+    match bytes {
+        [0x14..=0x17, 3, 0..=4, high, ..] if *high <= 0x41 => Protocol::Tls { record: 0, length: 0 },
+        // BEGIN_REQUEST from a gateway; STDOUT, STDERR or END_REQUEST from a responder.
+        [1, 1, _, _, 0, 8, _, 0, ..] | [1, 3 | 6 | 7, 0, 1, ..] => {
+            Protocol::FastCgi { ended: false, stdin_ended: false }
+        }
+        _ if bytes.starts_with(b"HTTP/1.") => Protocol::Http { head: false, messages: 0 },
+        _ if METHODS.iter().any(|method| bytes.starts_with(method)) && is_request_line(bytes) => {
+            Protocol::Http { head: false, messages: 0 }
+        }
+        _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
+        _ if bytes.starts_with(HTTP2_PREFACE) => Protocol::Http2 { goaway: false },
+        _ if is_greeting(bytes) => Protocol::Lines { farewell: false },
+        _ => Protocol::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_head_ends_at_its_first_empty_line(text in "[\r\na]{0,24}") {
+            let simple = text.as_bytes().windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+            proptest::prop_assert_eq!(head_length(text.as_bytes()), simple);
+        }
+    }
+}

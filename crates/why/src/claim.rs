@@ -1,0 +1,349 @@
+//! The sentences of evidence, as data: what each says can be checked against the packets.
+//!
+//! A rule makes a [`Claim`], [`Display`](fmt::Display) words it, and an independent checker (`examples/corpus`) proves or
+//! refutes it from the packets alone.
+
+mod words;
+
+use std::fmt;
+
+/// One end of a connection, as a sentence names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Party {
+    /// Whether it sent the reset.
+    pub is_resetter: bool,
+    /// Whether it opened the connection, if that is known.
+    pub is_client: Option<bool>,
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.is_client, self.is_resetter) {
+            (Some(true), _) => "the client",
+            (Some(false), _) => "the server",
+            (None, true) => "the sender of the reset",
+            (None, false) => "the other side",
+        })
+    }
+}
+
+/// What kind of packet a reset answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Asked {
+    /// A SYN-ACK.
+    SynAck,
+    /// A packet without payload.
+    Acknowledgement,
+    /// A FIN without payload.
+    Fin,
+    /// Payload.
+    Data {
+        /// Bytes of it.
+        bytes: u32,
+        /// Whether the packet has a FIN too.
+        fin: bool,
+    },
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::SynAck => f.write_str("the SYN-ACK"),
+            Self::Acknowledgement => f.write_str("an acknowledgement"),
+            Self::Fin => f.write_str("a FIN"),
+            Self::Data { bytes, fin: false } => write!(f, "{bytes} bytes of data"),
+            Self::Data { bytes, fin: true } => write!(f, "{bytes} bytes of data with FIN"),
+        }
+    }
+}
+
+/// A kind of packet that is sent again and again while nobody answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Repeated {
+    /// The same bytes.
+    Retransmissions,
+    /// Probes of a closed window.
+    WindowProbes,
+}
+
+/// One sentence of evidence.
+///
+/// "The sender" is the sender of the reset. Times are in nanoseconds, windows unscaled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Claim {
+    /// The reset answers a SYN, and its sender has sent nothing else.
+    AnswersSyn,
+    /// The reset has the form of an answer to a SYN, and the capture lacks both.
+    AnswersUnseenSyn,
+    /// RST+ACK: no packet asked for it.
+    Unasked {
+        /// Its window; `None` if it was not captured.
+        window: Option<u16>,
+        /// Whether it has timestamps.
+        timestamps: bool,
+        /// Whether it stands at the sender's next sequence number.
+        at_next: bool,
+    },
+    /// A bare RST that answers a packet: its number is the packet's acknowledgement.
+    Answers {
+        /// Its window.
+        window: Option<u16>,
+        /// What it answers.
+        what: Asked,
+        /// The frame that it answers.
+        frame: u64,
+    },
+    /// A bare RST, and no packet among the latest is one that it can answer.
+    AnswersUnseen {
+        /// Its window.
+        window: Option<u16>,
+    },
+    /// A bare RST at the sender's next number, after the sender had acknowledged all that it got.
+    BareUnasked {
+        /// Its window.
+        window: Option<u16>,
+    },
+    /// The capture holds no packet of the other side.
+    OneDirection,
+    /// The frame refuses a connection at the same port, after the reset.
+    PortRefusesLater,
+    /// So many connections of one listener ended within a twentieth of a second.
+    EndedTogether(u32),
+    /// So many connections of one listener had ended at once, shortly before.
+    EndedBefore(u32),
+    /// The same port accepts another connection less than two seconds later.
+    PortAcceptsLater,
+    /// The same port accepted connections before.
+    PortAcceptedBefore,
+    /// Other clients' handshakes at the same port were refused in the same way.
+    OthersTurnedAway(u32),
+    /// SYN-ACKs of the same port are repeated in other connections.
+    OthersSynAcksRepeated,
+    /// Keepalive probes went unanswered.
+    KeepaliveProbes {
+        /// How many.
+        count: u16,
+        /// The shortest and the longest pause between two of them, in milliseconds.
+        pauses_ms: (u32, u32),
+    },
+    /// Packets were sent again and went unanswered.
+    Unanswered {
+        /// What was sent.
+        what: Repeated,
+        /// How many.
+        count: u16,
+        /// From the first to the last.
+        nanoseconds: u64,
+    },
+    /// The window of the reset is larger than the last one, at the same acknowledgement.
+    WindowReopens {
+        /// The last window.
+        before: u16,
+        /// That of the reset.
+        now: u16,
+    },
+    /// The other side had sent no byte.
+    OtherSentNothing,
+    /// Neither side had sent a byte.
+    NobodySentAnything,
+    /// So many bytes arrived after the sender's FIN, and the reset acknowledges them.
+    LateAcknowledged(u32),
+    /// So many bytes of a request's body were still to come.
+    RequestIncomplete(u32),
+    /// So many further requests had arrived and got no response.
+    RequestsUnanswered(u16),
+    /// FastCGI: END_REQUEST was sent while the gateway's records lay unread.
+    FastCgiUnread {
+        /// Whether the end of STDIN was among them.
+        stdin_ended: bool,
+    },
+    /// HTTP: every request was answered in full, and the client has acknowledged the last byte.
+    ExchangeWhole,
+    /// This side was the last to send payload, and the other side has acknowledged all of it.
+    SpokeLast(Party),
+    /// The other side had ended its half, and the sender has acknowledged all of it.
+    OtherEnded,
+    /// So many bytes of the other side had not been acknowledged by the sender, the reset included.
+    Undelivered(u32),
+    /// The server had sent no byte.
+    ServerSentNothing,
+    /// The frame answers the SYN with the acknowledgement of an older connection.
+    StaleAnswer,
+    /// The handshake was never completed.
+    HandshakeIncomplete,
+    /// The SYN-ACK was sent again after the client had acknowledged it.
+    SynAckRepeated(u16),
+    /// SYN-ACKs that nobody answered, the repeated ones included.
+    SynAcksUnanswered(u16),
+    /// The client sent bytes again, unanswered.
+    ClientRepeated(u16),
+    /// The client's data was repeated and never acknowledged.
+    NeverAcknowledged(u16),
+    /// The server had sent nothing but its SYN-ACK.
+    NothingButSynAck,
+    /// The sender's FIN is in the frame, so long before the reset.
+    ClosedBefore {
+        /// Between the two.
+        nanoseconds: u64,
+    },
+    /// So many bytes of the other side are not acknowledged by the sender's FIN.
+    LateBytes(u32),
+    /// What came after the sender's FIN is a farewell: nobody has to read it.
+    LateFarewell(Farewell),
+    /// Both sides had sent FIN.
+    BothClosed,
+    /// The default of `tcp_fin_timeout`, 60 s, had passed since the FIN.
+    FinTimeoutPassed,
+    /// It had not.
+    SoonerThanFinTimeout,
+    /// The capture lacks part of the connection.
+    LacksPart,
+    /// The reset's number is so far beyond what the capture holds of its sender.
+    BeyondCapture(u32),
+    /// The sender had not closed; its last packet is this long ago.
+    NeverClosed {
+        /// Since the sender's last packet.
+        nanoseconds: u64,
+    },
+    /// Bytes of the sender beyond the reset's number were in flight when it came, and none of its packets had a FIN.
+    DataInFlight(u32),
+    /// The other side's window had no room: a FIN of the sender would have waited behind it.
+    WindowClosed,
+    /// The reset's TTL, and that of the sender's other packets.
+    TtlDiffers {
+        /// Of the reset.
+        reset: u8,
+        /// Of the others.
+        usual: u8,
+    },
+    /// The same, and both are as far from a common initial value: the same host, with another setting.
+    TtlOfSameDistance {
+        /// Of the reset.
+        reset: u8,
+        /// Of the others.
+        usual: u8,
+    },
+    /// The TTL of the port's SYN-ACKs differs from the reset's.
+    ListenerTtl {
+        /// Of the reset.
+        reset: u8,
+        /// Of the SYN-ACKs.
+        usual: u8,
+    },
+    /// The reset's IP identification, and the last one of a sender that counts them up.
+    IdDiffers {
+        /// Of the reset.
+        reset: u16,
+        /// The sender's last one.
+        last: u16,
+    },
+    /// In the frame the sender acknowledges what came after its reset.
+    GoesOnAcknowledging,
+    /// In the frame the sender sends beyond its reset.
+    GoesOnSending,
+    /// The reset came sooner than its sender can have answered.
+    TooSoon {
+        /// After the packet it answers, in microseconds.
+        after_us: u64,
+        /// The sender's quickest answer, in microseconds.
+        round_trip_us: u64,
+    },
+    /// The window is a code of a NetScaler.
+    NetScaler {
+        /// The code.
+        code: u16,
+        /// What Citrix says of it.
+        means: &'static str,
+    },
+    /// The payload is a BIG-IP's.
+    BigIp(String),
+    /// The diagnostic payload has a code of the IETF's registry.
+    Diagnostic {
+        /// The code.
+        code: u16,
+        /// What it means.
+        means: &'static str,
+    },
+    /// The diagnostic payload has a vendor's code.
+    VendorDiagnostic {
+        /// The code.
+        code: u16,
+        /// The vendor's enterprise number.
+        enterprise: u32,
+    },
+    /// The reset carries text.
+    Text(String),
+    /// This side's last words say that it has nothing more to say.
+    SaidFarewell(Party, Farewell),
+    /// HTTP: the response was not finished.
+    ResponseOpen,
+    /// HTTP: bytes of the response that the client has not acknowledged, by its Content-Length.
+    ResponseShort(u32),
+    /// TLS: bytes of the server's last record that the client has not acknowledged.
+    RecordShort(u32),
+    /// FastCGI: END_REQUEST was sent.
+    EndRequest,
+    /// FastCGI: END_REQUEST was not sent.
+    NoEndRequest,
+    /// SSH: the server had sent its banner.
+    SshBanner,
+    /// HTTP: the request got no response.
+    NoResponse,
+    /// No new data was sent for this long before the reset, or before the packet that it answers.
+    Silence {
+        /// The silence.
+        nanoseconds: u64,
+    },
+    /// The sender's FIN came after so long a silence.
+    SilenceBeforeFin {
+        /// The silence.
+        nanoseconds: u64,
+    },
+    /// SYNs that nobody answered, and nothing else of the connection.
+    SynsUnanswered {
+        /// How many.
+        count: u16,
+        /// From the first to the last.
+        nanoseconds: u64,
+    },
+    /// What another capture of the same connection shows.
+    OtherView(String),
+    /// The tags and tunnels around the packet.
+    SentIn(String),
+    /// The frame is in another file of the series.
+    InFile {
+        /// What the frame shows.
+        says: Box<Claim>,
+        /// The file.
+        file: String,
+    },
+}
+
+/// The last words of a side that has nothing more to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Farewell {
+    /// A line: QUIT, LOGOUT, the reply 221.
+    Line,
+    /// A TLS alert, or a record of an alert's size.
+    TlsAlert,
+    /// HTTP/2's GOAWAY.
+    GoAway,
+    /// WebSocket's close frame.
+    WebSocketClose,
+}
+
+impl fmt::Display for Farewell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Line => "a goodbye",
+            Self::TlsAlert => "a TLS alert (close_notify)",
+            Self::GoAway => "HTTP/2's GOAWAY",
+            Self::WebSocketClose => "WebSocket's close frame",
+        })
+    }
+}

@@ -1,0 +1,306 @@
+//! The sentences in words.
+
+use std::fmt;
+
+use super::{Claim, Repeated};
+use crate::clock::Duration;
+
+struct Window(Option<u16>);
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(window) => write!(f, "window {window}"),
+            None => f.write_str("window cut off"),
+        }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AnswersSyn
+            | Self::AnswersUnseenSyn
+            | Self::Unasked { .. }
+            | Self::Answers { .. }
+            | Self::AnswersUnseen { .. }
+            | Self::BareUnasked { .. }
+            | Self::OneDirection => self.form(f),
+            Self::PortRefusesLater
+            | Self::EndedTogether(_)
+            | Self::EndedBefore(_)
+            | Self::PortAcceptsLater
+            | Self::PortAcceptedBefore
+            | Self::OthersTurnedAway(_)
+            | Self::OthersSynAcksRepeated => self.listener(f),
+            Self::TtlDiffers { .. }
+            | Self::TtlOfSameDistance { .. }
+            | Self::ListenerTtl { .. }
+            | Self::IdDiffers { .. }
+            | Self::GoesOnAcknowledging
+            | Self::GoesOnSending
+            | Self::TooSoon { .. }
+            | Self::NetScaler { .. }
+            | Self::BigIp(_)
+            | Self::Diagnostic { .. }
+            | Self::VendorDiagnostic { .. }
+            | Self::Text(_) => self.foreign(f),
+            Self::SaidFarewell(..)
+            | Self::ResponseOpen
+            | Self::ResponseShort(_)
+            | Self::RecordShort(_)
+            | Self::EndRequest
+            | Self::NoEndRequest
+            | Self::SshBanner
+            | Self::NoResponse
+            | Self::RequestIncomplete(_)
+            | Self::RequestsUnanswered(_)
+            | Self::FastCgiUnread { .. }
+            | Self::ExchangeWhole => self.application(f),
+            _ => self.course(f),
+        }
+    }
+}
+
+impl Claim {
+    /// The form of the reset.
+    fn form(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::AnswersSyn => f.write_str("RST answers the SYN; no SYN-ACK was ever sent"),
+            Self::AnswersUnseenSyn => {
+                f.write_str("RST+ACK with sequence number 0, the form of an answer to a SYN")
+            }
+            Self::Unasked { window, timestamps, at_next } => {
+                let place = if at_next { " at the sender's next sequence number" } else { "" };
+                let stamps = if timestamps { "with timestamps" } else { "without timestamps" };
+                write!(f, "RST+ACK{place}, {}, {stamps}: nobody asked for it", Window(window))
+            }
+            Self::Answers { window, what, frame } => {
+                write!(f, "bare RST, {}: an answer to {what} (frame {frame})", Window(window))
+            }
+            Self::AnswersUnseen { window } => {
+                write!(f, "bare RST, {}: what it answers is not among the latest packets", Window(window))
+            }
+            Self::BareUnasked { window } => write!(
+                f,
+                "bare RST at the sender's next sequence number, {}: the sender had acknowledged all it got, and no \
+                 later packet asks for it",
+                Window(window)
+            ),
+            _ => f.write_str("no packet of the other side is in the capture"),
+        }
+    }
+
+    /// What other connections of the same listener show.
+    fn listener(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::PortRefusesLater => {
+                f.write_str("soon after, the same port refuses connections: nobody listens any more")
+            }
+            Self::EndedTogether(count) => {
+                write!(f, "{count} connections of the same port ended within a twentieth of a second")
+            }
+            Self::EndedBefore(count) => {
+                write!(f, "shortly before, {count} connections of the same port ended at once")
+            }
+            Self::PortAcceptsLater => {
+                f.write_str("the same port accepts another connection less than two seconds later")
+            }
+            Self::PortAcceptedBefore => f.write_str("the same port accepted connections before"),
+            Self::OthersTurnedAway(count) => {
+                write!(f, "{count} connections of the same port were refused right after the handshake")
+            }
+            _ => f.write_str("SYN-ACKs of the same port are repeated in other connections"),
+        }
+    }
+
+    /// What shows another sender.
+    fn foreign(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TtlDiffers { reset, usual } => {
+                write!(f, "its TTL is {reset}; the sender's other packets have {usual}")
+            }
+            Self::TtlOfSameDistance { reset, usual } => write!(
+                f,
+                "its TTL is {reset}, the sender's other packets have {usual}: as many hops from another initial value, \
+                 as where a program sets its own TTL"
+            ),
+            Self::ListenerTtl { reset, usual } => write!(
+                f,
+                "its TTL is {reset}; the SYN-ACKs of the same port have {usual}: another machine answered"
+            ),
+            Self::IdDiffers { reset, last } => {
+                write!(f, "its IP identification is {reset}; the sender counts up and was at {last}")
+            }
+            Self::GoesOnAcknowledging => {
+                f.write_str("the same sender then acknowledges what came later: it knows nothing of a reset")
+            }
+            Self::GoesOnSending => {
+                f.write_str("the same sender goes on sending beyond the reset: it knows nothing of it")
+            }
+            Self::TooSoon { after_us, round_trip_us } => write!(
+                f,
+                "it came {after_us} us after the packet it answers; the way to the sender and back takes \
+                 {round_trip_us} us"
+            ),
+            Self::NetScaler { code, means } => {
+                write!(f, "window {code} is a NetScaler's reset code: {means}")
+            }
+            Self::BigIp(text) => write!(f, "the payload is a BIG-IP's: \"{text}\""),
+            Self::Diagnostic { code, means } => {
+                write!(f, "the diagnostic payload gives reason {code}: {means}")
+            }
+            Self::VendorDiagnostic { code, enterprise } => {
+                write!(f, "the diagnostic payload gives reason {code} of enterprise {enterprise}")
+            }
+            Self::Text(text) => write!(f, "the reset carries text: \"{text}\""),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the payload shows.
+    fn application(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::SaidFarewell(party, farewell) => write!(f, "the last words of {party} were {farewell}"),
+            Self::ResponseOpen => {
+                f.write_str("HTTP: the response was not finished (no last chunk, no end of stream)")
+            }
+            Self::ResponseShort(bytes) => {
+                write!(f, "HTTP: the client lacks {bytes} bytes of the response by its Content-Length")
+            }
+            Self::RecordShort(bytes) => {
+                write!(f, "TLS: the client had not acknowledged the last {bytes} bytes of a record")
+            }
+            Self::EndRequest => f.write_str("FastCGI: END_REQUEST was sent"),
+            Self::NoEndRequest => f.write_str(
+                "FastCGI: no END_REQUEST was sent: the gateway must not take the response for whole",
+            ),
+            Self::SshBanner => f.write_str("SSH: the server had sent its banner"),
+            Self::NoResponse => f.write_str("HTTP: the request got no response"),
+            Self::RequestIncomplete(bytes) => {
+                write!(f, "the request still lacked {bytes} bytes: the response came early")
+            }
+            Self::RequestsUnanswered(count) => {
+                write!(f, "{count} further request(s) had arrived and got no response")
+            }
+            Self::FastCgiUnread { stdin_ended } => {
+                let stdin = if stdin_ended { "its STDIN had ended" } else { "STDIN was still open" };
+                write!(f, "FastCGI: END_REQUEST was sent, {stdin}: records of the gateway lay unread")
+            }
+            _ => f.write_str("the response was whole and acknowledged before it"),
+        }
+    }
+
+    /// What the course of the connection shows.
+    fn course(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeepaliveProbes { count, pauses_ms: (shortest, longest) } => write!(
+                f,
+                "{count} keepalive probes before it went unanswered, {shortest} to {longest} ms apart"
+            ),
+            Self::Unanswered { what, count, nanoseconds } => {
+                let what = match what {
+                    Repeated::Retransmissions => "retransmissions",
+                    Repeated::WindowProbes => "window probes",
+                };
+                write!(f, "{count} {what} over {:.1} s went unanswered before it", *nanoseconds as f64 / 1e9)
+            }
+            Self::WindowReopens { before, now } => write!(
+                f,
+                "the window re-opens from {before} to {now} at the same acknowledgement: close() threw away bytes that \
+                 lay unread"
+            ),
+            Self::OtherSentNothing => {
+                f.write_str("the other side had sent no byte, so none can have been unread")
+            }
+            Self::NobodySentAnything => f.write_str("no byte was sent either way: a health check, or a scan"),
+            Self::LateAcknowledged(bytes) => {
+                write!(f, "{bytes} bytes arrived after the sender's half-close, and close() met them")
+            }
+            Self::SpokeLast(party) => {
+                write!(f, "{party} was the last to send data, and all of it was acknowledged")
+            }
+            Self::OtherEnded => {
+                f.write_str("the other side had ended its half, and the sender had acknowledged all of it")
+            }
+            Self::Undelivered(bytes) => {
+                write!(f, "{bytes} bytes of the response had not reached it, by its own acknowledgement")
+            }
+            Self::ServerSentNothing => f.write_str("the server had not begun to answer"),
+            Self::StaleAnswer => f.write_str(
+                "the SYN was answered with the acknowledgement of an older connection on the same ports",
+            ),
+            Self::HandshakeIncomplete => f.write_str("the handshake was never completed"),
+            Self::SynAckRepeated(count) => {
+                write!(f, "the SYN-ACK was sent again {count} times after the client had acknowledged it")
+            }
+            Self::SynAcksUnanswered(count) => {
+                write!(f, "{count} SYN-ACKs went unanswered before it: the handshake was never completed")
+            }
+            Self::ClientRepeated(count) => {
+                write!(f, "the client repeated its data {count} times unanswered")
+            }
+            Self::NeverAcknowledged(count) => write!(
+                f,
+                "the client's data was repeated {count} times and never acknowledged, as behind SYN cookies"
+            ),
+            Self::NothingButSynAck => f.write_str(
+                "the server had completed the handshake, and refused the client's very next packet",
+            ),
+            _ => self.closing(f),
+        }
+    }
+
+    /// What FINs, silence and other views show.
+    fn closing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClosedBefore { nanoseconds } => {
+                write!(f, "the sender had closed {:.3} s before", *nanoseconds as f64 / 1e9)
+            }
+            Self::LateBytes(bytes) => {
+                write!(f, "{bytes} bytes arrived after that, and nobody was there to read them")
+            }
+            Self::LateFarewell(farewell) => {
+                write!(f, "what came after it is {farewell}, which nobody has to read")
+            }
+            Self::BothClosed => f.write_str("both sides had sent their FIN"),
+            Self::FinTimeoutPassed => f.write_str("tcp_fin_timeout (60 s) had passed"),
+            Self::SoonerThanFinTimeout => {
+                f.write_str("sooner than tcp_fin_timeout, unless that was lowered from its 60 s")
+            }
+            Self::LacksPart => {
+                f.write_str("the capture lacks part of this connection: a FIN may have gone before")
+            }
+            Self::BeyondCapture(bytes) => write!(
+                f,
+                "the reset's number is {bytes} beyond what the capture holds of its sender: data or a FIN are missing \
+                 here"
+            ),
+            Self::NeverClosed { nanoseconds } => write!(
+                f,
+                "no FIN of the sender is in the capture, and its last packet was {} before",
+                Duration(*nanoseconds)
+            ),
+            Self::DataInFlight(bytes) => write!(
+                f,
+                "{bytes} bytes of the sender were still unacknowledged: a FIN would have waited behind what was queued"
+            ),
+            Self::WindowClosed => f.write_str(
+                "the other side's window was full: a FIN of the sender would have waited behind it",
+            ),
+            Self::Silence { nanoseconds } => {
+                write!(f, "no data was sent for {} before it", Duration(*nanoseconds))
+            }
+            Self::SilenceBeforeFin { nanoseconds } => {
+                write!(f, "the sender's FIN came after {} of silence", Duration(*nanoseconds))
+            }
+            Self::SynsUnanswered { count, nanoseconds } => {
+                write!(f, "{count} SYNs within {}, and nothing came back", Duration(*nanoseconds))
+            }
+            Self::OtherView(says) => f.write_str(says),
+            Self::SentIn(tags) => write!(f, "it was sent in {tags}"),
+            Self::InFile { says, file } => write!(f, "{says} (in {file})"),
+            _ => Ok(()),
+        }
+    }
+}

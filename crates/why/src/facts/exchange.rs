@@ -1,0 +1,170 @@
+//! Whether each side had said all it had to say, and what did not arrive.
+
+use super::{Facts, INITIAL_TTLS, Losses};
+use crate::app::Protocol;
+use crate::claim::{Claim, Farewell};
+use crate::side::Side;
+
+impl Facts<'_> {
+    /// What shows that the request, or part of it, was never read.
+    pub(crate) fn request_left_unread(&self) -> Option<(u64, Claim)> {
+        let (s, r) = (self.sender, self.receiver);
+        let last = self.frame_at(r.last_frame);
+        if r.app.is_http() && s.app.messages() > 0 {
+            if let Some(missing) = r.app.missing_after(r.next).filter(|&missing| missing > 0) {
+                return Some((last, Claim::RequestIncomplete(missing)));
+            }
+            if r.app.is_followed() && s.app.messages() < r.app.messages() && self.acknowledges_all() {
+                return Some((last, Claim::RequestsUnanswered(r.app.messages() - s.app.messages())));
+            }
+        }
+        if let (true, Protocol::FastCgi { stdin_ended, .. }) = (s.app.fastcgi_ended(), r.app.protocol) {
+            return Some((self.frame_at(s.last_frame), Claim::FastCgiUnread { stdin_ended }));
+        }
+        None
+    }
+
+    /// Every request was answered, and the client has acknowledged the last byte.
+    pub(crate) fn exchange_complete(&self) -> bool {
+        let Some(client) = self.client() else { return false };
+        let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
+        let whole = |side: &Side, at| {
+            side.app.is_http() && side.app.missing_after(at) == Some(0)
+                || side.app.until_close() && side.has_fin() && side.payload_after(at) == 0
+        };
+        server.app.messages() >= client.app.messages()
+            && whole(client, client.next)
+            && whole(server, self.acknowledged_by(client, server))
+    }
+
+    /// The client lacks part of a response, by the response's own length.
+    pub(crate) fn response_is_short(&self) -> bool {
+        let Some(dir) = self.client() else { return false };
+        let (client, server) = (&self.connection().sides[dir], &self.connection().sides[1 - dir]);
+        let at = self.acknowledged_by(client, server);
+        server.app.is_http() && server.app.missing_after(at).is_some_and(|missing| missing > 0)
+    }
+
+    /// HTTP, and a response is not whole at the client, or has not begun.
+    pub(crate) fn http_open(&self) -> bool {
+        let http = self.connection().sides.iter().any(|side| side.app.is_http());
+        http && !self.exchange_complete()
+    }
+
+    /// The client's last words were a farewell.
+    pub(crate) fn client_said_farewell(&self) -> bool {
+        self.client().is_some_and(|client| self.connection().sides[client].app.farewell().is_some())
+    }
+
+    /// The client has ended its side, by a FIN or by this reset, after the server's last word had reached it. No record of
+    /// TLS or FastCGI is cut, as far as they can be followed.
+    pub(crate) fn client_left_content(&self) -> bool {
+        let Some(dir) = self.client() else { return false };
+        let server = &self.connection().sides[1 - dir];
+        let left = self.reset.by == dir || self.connection().sides[dir].has_fin();
+        let cut = match server.app.protocol {
+            Protocol::Cut => true,
+            Protocol::FastCgi { ended, .. } => !ended,
+            Protocol::Tls { .. } => server.app.missing_after(server.next).is_some_and(|missing| missing > 0),
+            _ => false,
+        };
+        left && !cut && !self.http_open() && self.server_spoke_last()
+    }
+
+    /// Every byte that one side has sent was acknowledged by the other, at the latest by the reset.
+    pub(crate) fn delivered(&self, from: &Side, to: &Side) -> bool {
+        from.payload_after(self.acknowledged_by(to, from)) == 0
+    }
+
+    /// The last acknowledgement of `receiver`: the reset's and later ones included.
+    fn acknowledged_by(&self, receiver: &Side, of: &Side) -> u32 {
+        let resetter = std::ptr::eq(receiver, self.sender);
+        let before = if resetter && self.active() {
+            self.reset.ack
+        } else {
+            receiver.ack.unwrap_or(of.isn().wrapping_add(1))
+        };
+        let dir = if resetter { self.reset.by } else { 1 - self.reset.by };
+        match self.reset.after.acks[dir] {
+            Some(later) if later.wrapping_sub(before) < 1 << 31 => later,
+            _ => before,
+        }
+    }
+
+    /// The farewell in which all lies that this side sent and the other has not taken, if that is so.
+    pub(crate) fn only_farewell_left(&self, from: &Side, to: &Side) -> Option<Farewell> {
+        let taken = match to.fin() {
+            // What the FIN does not acknowledge came too late, whatever was acknowledged afterwards.
+            Some(fin) if fin.late > 0 => {
+                from.next.wrapping_sub(fin.late).wrapping_sub(u32::from(from.has_fin()))
+            }
+            _ => self.acknowledged_by(to, from),
+        };
+        let whole = from.app.missing_after(from.next) == Some(0);
+        let goaway = || {
+            let both = to.app.farewell() == Some(Farewell::TlsAlert) && from.app.ends_with_goaway_size(taken);
+            both.then_some(Farewell::TlsAlert)
+        };
+        from.app.farewell_from(taken).or_else(goaway).filter(|_| whole)
+    }
+
+    /// Only a farewell came after the sender's FIN.
+    pub(crate) fn farewell_after_fin(&self) -> Option<Farewell> {
+        if self.sender.late() == 0 { None } else { self.only_farewell_left(self.receiver, self.sender) }
+    }
+
+    /// The bytes that never arrived, as far as this capture shows.
+    pub(crate) fn losses(&self) -> Losses {
+        let Some(client) = self.client() else { return Losses::default() };
+        let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
+        if !client.seen() || !server.seen() {
+            return if self.answers_syn() {
+                Losses { response: Some(0), request: Some(0) }
+            } else {
+                Losses::default()
+            };
+        }
+        // What the capture shows at the client's place has arrived there: an answer of the server's does not undo it.
+        let arrived = self.sender_is_client() == Some(false) && self.sender.run.is_none();
+        let at = if arrived && self.is_at(client, server) {
+            server.next
+        } else {
+            self.acknowledged_by(client, server)
+        };
+        let under_way = u64::from(server.payload_after(at));
+        let declared = server.app.missing_after(at).filter(|_| server.app.is_http()).map_or(0, u64::from);
+        let at = self.acknowledged_by(server, client);
+        let request = u64::from(client.payload_after(at));
+        Losses { response: Some(under_way.max(declared)), request: Some(request) }
+    }
+
+    /// Whether the capture was taken at `side`: its packets have an initial TTL, those of the `other` side have been routed.
+    fn is_at(&self, side: &Side, other: &Side) -> bool {
+        INITIAL_TTLS.contains(&side.ttl[0]) && !INITIAL_TTLS.contains(&other.ttl[0])
+    }
+
+    /// What the payload shows about the exchange, in one sentence.
+    pub(crate) fn application(&self) -> Option<Claim> {
+        let dir = self.client()?;
+        let (client, server) = (&self.connection().sides[dir], &self.connection().sides[1 - dir]);
+        let at = self.acknowledged_by(client, server);
+        let missing = server.app.missing_after(at).filter(|&missing| missing > 0);
+        for (side, dir) in [(client, dir), (server, 1 - dir)] {
+            if let Some(farewell) = side.app.farewell() {
+                return Some(Claim::SaidFarewell(self.party(dir), farewell));
+            }
+        }
+        match server.app.protocol {
+            Protocol::Http { .. } if server.app.open_ended() && !server.has_fin() => {
+                Some(Claim::ResponseOpen)
+            }
+            Protocol::Http { .. } => missing.map(Claim::ResponseShort),
+            Protocol::Tls { .. } => missing.map(Claim::RecordShort),
+            Protocol::FastCgi { ended: true, .. } => Some(Claim::EndRequest),
+            Protocol::FastCgi { .. } if server.app.is_followed() => Some(Claim::NoEndRequest),
+            Protocol::Ssh => Some(Claim::SshBanner),
+            Protocol::Unseen if client.app.is_http() && server.payload == 0 => Some(Claim::NoResponse),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The packets of some connections, as each place has captured them. Their number is bounded.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use linger_packet::capture::{self, Packet, ReadError};
+use linger_packet::{Flags, Path as Wrapping, Segment};
+
+use crate::Finding;
+use crate::key::FlowKey;
+
+/// Connections compared.
+const MAX_FLOWS: usize = 4_096;
+/// Packets kept over all connections and captures, about 7 MB.
+const MAX_SEEN: usize = 130_000;
+/// Packets kept of each connection and capture, half of them the first and half the latest: at least, and at most.
+const KEPT: (usize, usize) = (24, 512);
+/// The interfaces of a capture that are compared.
+const MAX_INTERFACES: u32 = 64;
+
+/// A packet of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// The number of its file within the series.
+    pub(super) file: u32,
+    pub(super) frame: u64,
+    pub(super) time_ns: u64,
+    pub(super) dir: usize,
+    pub(super) seq: u32,
+    pub(super) ack: u32,
+    pub(super) len: u32,
+    pub(super) flags: Flags,
+    id: Option<u16>,
+    pub(super) ttl: u8,
+}
+
+impl Seen {
+    pub(super) fn same(&self, other: &Self, swapped: bool) -> bool {
+        (self.dir == other.dir) != swapped
+            && (self.seq, self.ack, self.len, self.flags) == (other.seq, other.ack, other.len, other.flags)
+            && self.id == other.id
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Trace {
+    head: Vec<Seen>,
+    tail: VecDeque<Seen>,
+    pub(super) isns: [Option<u32>; 2],
+    pub(super) dropped: bool,
+}
+
+impl Trace {
+    fn push(&mut self, seen: Seen, kept: usize) {
+        if self.head.len() < kept {
+            self.head.push(seen);
+            return;
+        }
+        if self.tail.len() == kept {
+            self.tail.pop_front();
+            self.dropped = true;
+        }
+        self.tail.push_back(seen);
+    }
+
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Seen> {
+        self.head.iter().chain(&self.tail)
+    }
+
+    /// How many packets of this trace are in the other one, too.
+    pub(super) fn shared_with(&self, other: &Self, swapped: bool) -> usize {
+        self.iter().filter(|ours| other.iter().any(|theirs| ours.same(theirs, swapped))).count()
+    }
+}
+
+/// A connection of one network. The keys are those of interface 0.
+pub(super) type TraceKey = (FlowKey, Wrapping);
+
+/// The connections of interest, as seen on one interface of one capture.
+#[derive(Debug, Default)]
+pub(super) struct Traces {
+    /// The number of the series.
+    pub(super) series: usize,
+    pub(super) interface: u32,
+    pub(super) flows: HashMap<TraceKey, Trace>,
+    by_isns: HashMap<(u32, u32), Vec<TraceKey>>,
+    by_ends: HashMap<FlowKey, Vec<TraceKey>>,
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
+impl Traces {
+    /// The connections that may be the one of `finding`: those with its initial sequence numbers, and those with its ends.
+    pub(super) fn candidates(&self, finding: &Finding) -> Vec<TraceKey> {
+        let key = FlowKey::between(finding.from, finding.to, 0).0;
+        let by_isns = match finding.numbers.isns {
+            [Some(one), Some(other)] => self.by_isns.get(&(one.min(other), one.max(other))),
+            _ => None,
+        };
+        let mut keys: Vec<TraceKey> = by_isns.into_iter().flatten().copied().collect();
+        keys.extend(self.by_ends.get(&key).into_iter().flatten());
+        keys
+    }
+
+    fn take(&mut self, packet: &Packet<'_>, file: u32, wanted: &Wanted) {
+        self.first = self.first.min(packet.time_ns);
+        self.last = self.last.max(packet.time_ns);
+        let Ok(segment) = Segment::from_frame(packet.link, packet.data, packet.wire_len) else { return };
+        let (ends, dir) = FlowKey::of(&segment, 0);
+        let syn = segment.flags.has(Flags::SYN);
+        let key = (ends, segment.path.network());
+        let known = self.flows.contains_key(&key);
+        if !known {
+            let is_wanted = wanted.ends.contains(&ends) || syn && wanted.isns.contains(&segment.seq);
+            if !is_wanted || self.flows.len() >= MAX_FLOWS {
+                return;
+            }
+            self.by_ends.entry(ends).or_default().push(key);
+        }
+        let trace = self.flows.entry(key).or_default();
+        if syn {
+            trace.isns[dir] = Some(segment.seq);
+            if let [Some(low), Some(high)] = trace.isns {
+                let same = self.by_isns.entry((low.min(high), low.max(high))).or_default();
+                if !same.contains(&key) {
+                    same.push(key);
+                }
+            }
+        }
+        let seen = Seen {
+            file,
+            frame: packet.frame,
+            time_ns: packet.time_ns,
+            dir,
+            seq: segment.seq,
+            ack: segment.ack,
+            len: segment.payload_len,
+            flags: segment.flags,
+            id: segment.ip_id,
+            ttl: segment.ttl,
+        };
+        trace.push(seen, wanted.kept);
+    }
+}
+
+/// Which connections are collected, and how many packets of each.
+pub(super) struct Wanted {
+    ends: HashSet<FlowKey>,
+    isns: HashSet<u32>,
+    kept: usize,
+}
+
+impl Wanted {
+    /// The connections of the first findings. `places` is how many captures are read.
+    pub(super) fn of(findings: &[Finding], places: usize) -> Self {
+        let mut wanted = Self { ends: HashSet::new(), isns: HashSet::new(), kept: 0 };
+        for finding in findings.iter().take(MAX_FLOWS) {
+            wanted.ends.insert(FlowKey::between(finding.from, finding.to, 0).0);
+            wanted.isns.extend(finding.numbers.isns.into_iter().flatten());
+        }
+        let traces = wanted.ends.len().max(1) * places.max(1);
+        wanted.kept = (MAX_SEEN / traces).clamp(KEPT.0, 2 * KEPT.1) / 2;
+        wanted
+    }
+}
+
+/// A file that could not be read, and why.
+type Problem = (PathBuf, ReadError);
+
+/// Collects the wanted connections of all series, several at a time.
+pub(super) fn collect_all(series: &[Vec<&Path>], wanted: &Wanted) -> (Vec<Traces>, Vec<Problem>) {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(series.len());
+    let next = AtomicUsize::new(0);
+    let collected = Mutex::new((Vec::new(), Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(files) = series.get(number) else { return };
+                    let (traces, problems) = collect(number, files, wanted);
+                    let mut all = collected.lock().unwrap_or_else(PoisonError::into_inner);
+                    all.0.extend(traces);
+                    all.1.extend(problems);
+                }
+            });
+        }
+    });
+    let (mut traces, problems) = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
+    traces.sort_by_key(|traces| (traces.series, traces.interface));
+    (traces, problems)
+}
+
+/// Collects the wanted connections of one series.
+fn collect(series: usize, files: &[&Path], wanted: &Wanted) -> (Vec<Traces>, Vec<Problem>) {
+    let (mut all, mut problems) = (Vec::<Traces>::new(), Vec::new());
+    for (file, path) in files.iter().enumerate() {
+        let mut reader = match capture::open(path) {
+            Ok(reader) => reader,
+            Err(error) => {
+                problems.push((path.to_path_buf(), error));
+                continue;
+            }
+        };
+        // The first pass has reported read errors.
+        while let Ok(Some(packet)) = reader.next() {
+            if packet.interface >= MAX_INTERFACES {
+                continue;
+            }
+            while all.len() <= packet.interface as usize {
+                let interface = all.len() as u32;
+                all.push(Traces { series, interface, first: u64::MAX, ..Traces::default() });
+            }
+            all[packet.interface as usize].take(&packet, file as u32, wanted);
+        }
+    }
+    (all, problems)
+}

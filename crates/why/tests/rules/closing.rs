@@ -1,0 +1,177 @@
+//! What a close leaves behind: a FIN that waits behind queued data, bytes that cross it, farewells, resets that nobody obeyed.
+
+use crate::case::rule;
+use crate::flow::{Client, Flow, Server, flow};
+use crate::{GET, post, response};
+
+fn idle() -> Flow {
+    flow().shake().data(Client, GET).ack(Server).data(Server, &response(20, 20)).ack(Client)
+}
+
+/// The server sends more than is acknowledged when the client's next bytes reach it.
+fn queued() -> Flow {
+    idle().data(Client, &post(900, 200)).ack(Server).bytes(Server, 1_400).data(Client, &[b'b'; 100])
+}
+
+#[test]
+fn a_fin_waits_behind_what_is_queued() {
+    let answered = |flow: Flow| flow.bare(Server);
+    rule("FIN behind a queue")
+        .base(
+            &answered(queued().with(|p| p.ack -= 1_400)),
+            "data-after-close likely passive-after-data harmful",
+        )
+        .but("all had been acknowledged", &answered(queued()), "half-open likely")
+        .but("a second later", &answered(queued().with(|p| p.ack -= 1_400).wait(999)), "half-open likely")
+        .but("the number of another connection", &answered(queued().with(|p| p.ack = 77)), "half-open likely")
+        .but(
+            "the client's own",
+            &idle().bytes(Client, 700).bytes(Server, 5).with(|p| p.ack -= 700).bare(Client),
+            "client-gave-up likely passive-after-data",
+        )
+        .done();
+}
+
+#[test]
+fn a_fin_waits_behind_a_closed_window() {
+    let full = |window: u16| {
+        idle().window(Client, window).ack(Client).wait(4_000).data(Client, &post(900, 200)).bare(Server)
+    };
+    rule("FIN behind a window")
+        .base(&full(0), "data-after-close likely passive-after-data harmful")
+        .but("room for a segment", &full(5), "half-open likely")
+        .but("a byte too little for one", &full(4), "data-after-close likely")
+        .done();
+}
+
+#[test]
+fn bytes_that_cross_the_fin_came_too_late() {
+    let crossed = |bytes: u32| idle().bytes(Client, 30).fin(Server).with(|p| p.ack -= bytes);
+    rule("crossing the FIN")
+        .base(&crossed(30).fin(Client).bare(Server), "data-after-close certain passive-after-fin unread:30")
+        .but("one byte of them", &crossed(1).fin(Client).bare(Server), "data-after-close unread:1")
+        .but("the FIN acknowledges them", &crossed(0).fin(Client).bare(Server), "both-closed likely")
+        .done();
+}
+
+#[test]
+fn an_acknowledged_packet_is_not_what_the_reset_answers() {
+    let last = || idle().ack(Client);
+    rule("asked for by nobody")
+        .base(&last().bare(Client), "aborted likely active harmless")
+        .but(
+            "a packet that it can answer",
+            &last().bytes(Server, 3).bare(Client),
+            "half-open passive-after-data",
+        )
+        .but("not at the next number", &last().bare(Client).with(|p| p.seq += 1), "passive-after-data")
+        .but("a byte unacknowledged", &idle().with(|p| p.ack -= 1).bare(Client), "passive-after-data")
+        .done();
+}
+
+#[test]
+fn a_reset_that_nobody_obeyed_is_harmless() {
+    let decoy = || flow().shake().bare(Client).with(|p| p.ttl = 4);
+    let goes_on = |flow: Flow| flow.data(Client, GET).ack(Server).data(Server, &response(20, 20)).ack(Client);
+    rule("decoy")
+        .base(&goes_on(decoy()), "harmless")
+        .but("the server does not answer", &decoy().data(Client, GET), "harmful")
+        .but("nobody goes on", &decoy(), "harmful")
+        .done();
+}
+
+#[test]
+fn a_ttl_of_the_same_distance_is_the_same_host() {
+    let other = |usual: u8, own: u8| {
+        idle()
+            .with_all(|p| {
+                if p.from == Server {
+                    p.ttl = usual
+                }
+            })
+            .data(Client, GET)
+            .bare(Server)
+            .with(|p| p.ttl = own)
+    };
+    rule("TTL of the same distance")
+        .base(&other(247, 56), "half-open likely")
+        .but("a router more", &other(247, 55), "firewall-reject likely")
+        .but("BGP's 1", &other(1, 64), "half-open likely")
+        .but("2 is no such value", &other(2, 64), "firewall-reject likely")
+        .done();
+}
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, 0], &[0; 4], payload].concat()
+}
+
+#[test]
+fn goaway_is_a_farewell() {
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, b"")].concat();
+    let late = |last: &[u8]| {
+        flow()
+            .shake()
+            .data(Client, &preface)
+            .data(Server, &frame(4, b""))
+            .ack(Client)
+            .fin(Client)
+            .data(Server, last)
+            .bare(Client)
+    };
+    rule("GOAWAY")
+        .base(&late(&frame(7, &[0; 8])), "data-after-close certain harmless")
+        .but("a PING after it", &late(&[frame(7, &[0; 8]), frame(6, &[0; 8])].concat()), "harmless")
+        .but("HEADERS after it", &late(&[frame(7, &[0; 8]), frame(1, b"x")].concat()), "harmful")
+        .but("a PING alone", &late(&frame(6, &[0; 8])), "harmful")
+        .but("half of it", &late(&frame(7, &[0; 8])[..12]), "harmful")
+        .done();
+}
+
+#[test]
+fn a_close_frame_is_a_farewell() {
+    const ASK: &[u8] = b"GET /ws HTTP/1.1\r\nHost: shop.example\r\nUpgrade: websocket\r\n\r\n";
+    const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+    let late = |switch: &[u8], last: &[u8]| {
+        flow()
+            .shake()
+            .data(Client, ASK)
+            .data(Server, switch)
+            .data(Client, &[0x81, 0x82, 1, 2, 3, 4, b'h', b'i'])
+            .ack(Server)
+            .fin(Client)
+            .data(Server, last)
+            .bare(Client)
+    };
+    rule("WebSocket")
+        .base(&late(SWITCH, &[0x88, 2, 3, 232]), "data-after-close certain harmless")
+        .but("text", &late(SWITCH, &[0x81, 2, b'h', b'i']), "harmful")
+        .but("text before it", &late(SWITCH, &[0x81, 1, b'h', 0x88, 2, 3, 232]), "harmful")
+        .but("half of it", &late(SWITCH, &[0x88, 2, 3]), "harmful")
+        .but(
+            "another protocol",
+            &late(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n", &[0x88, 2, 3, 232]),
+            "harmful",
+        )
+        .done();
+}
+
+#[test]
+fn silence_is_told_from_two_seconds_on() {
+    let after = |ms: u64| idle().wait(ms).data(Client, GET).bare(Server);
+    rule("silence")
+        .base(&after(350_000), "half-open likely")
+        .but("two seconds", &after(1_998), "half-open likely")
+        .but("a millisecond less", &after(1_997), "half-open likely")
+        .but(
+            "a probe does not end it",
+            &idle().wait(200_000).probe(Server).ack(Client).wait(150_000).data(Client, GET).bare(Server),
+            "half-open likely",
+        )
+        .but(
+            "before the FIN too",
+            &idle().wait(5_000).fin(Server).wait(30_000).data(Client, GET).bare(Server),
+            "data-after-close certain",
+        )
+        .done();
+}
