@@ -66,7 +66,8 @@ fn main() -> ExitCode {
 
 /// Runs the diagnosis and its independent checker over folders of captures.
 fn corpus(first: &str, more: &[&str]) -> anyhow::Result<()> {
-    let mut command = cargo(&["run", "--release", "--package", "linger-why", "--example", "corpus", "--", first]);
+    let mut command =
+        cargo(&["run", "--release", "--package", "linger-why", "--example", "corpus", "--", first]);
     call(command.args(more))
 }
 
