@@ -59,6 +59,8 @@ impl Known<'_> {
                 let unknown = names.next().filter(|name| *name != orderings::WORD && !mutants::knows(name));
                 unknown.map(|name| wrong("crate", name))
             }
+            // Folders, of any name.
+            "corpus" => None,
             "setup" => names.next().map(|name| wrong("word", name)),
             _ => is_name(task).then(|| format!("there is no `cargo xtask {task}`")),
         }
@@ -147,6 +149,7 @@ mod tests {
             "xtask bench",
             "xtask bench run close",
             "xtask bench [NAME]",
+            "xtask corpus captures more",
             "xtask matrix nginx httpd",
             "xtask setups nginx dovecot",
             "xtask setups install",

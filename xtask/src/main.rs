@@ -1,4 +1,4 @@
-//! Tasks of the project itself: `cargo xtask test | setup | setups | bench | matrix | mutants`.
+//! Tasks of the project itself: `cargo xtask test | setup | setups | bench | corpus | matrix | mutants`.
 
 mod bench;
 mod circles;
@@ -29,6 +29,7 @@ cargo xtask test CRATE ...     all tests of some crates, those that cargo test l
 cargo xtask test STEP          one of format, rooms, documents, licences, clippy, features, oldest, portable, tests, package, doors, loom, fuzz, rustdoc
 cargo xtask setup              installs what the tests use, and records what this machine lacks
 cargo xtask bench [NAME]       performance, as ratios within one run
+cargo xtask corpus FOLDER ...  the causes of all resets in captures, each sentence checked against the packets
 cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
 cargo xtask setups [NAME ...]  real servers, bare and under linger run; writes the table of docs/run.md (setups install: the servers)
 cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ["test", ref crates @ ..] => test::run(crates),
         ["bench"] => bench::all(),
         ["bench", name, ref more @ ..] => bench::run(name, more),
+        ["corpus", first, ref more @ ..] => corpus(first, more),
         ["matrix", ref only @ ..] => matrix::run(only),
         ["setup"] => setup::run(),
         ["setups", ref only @ ..] => setups::run(only),
@@ -60,6 +62,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs the diagnosis and its independent checker over folders of captures.
+fn corpus(first: &str, more: &[&str]) -> anyhow::Result<()> {
+    let mut command =
+        cargo(&["run", "--release", "--package", "linger-why", "--example", "corpus", "--", first]);
+    call(command.args(more))
 }
 
 /// The workspace's root.

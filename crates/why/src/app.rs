@@ -128,7 +128,8 @@ impl App {
 
     /// Bytes of a message whose end is not known: a last chunk, or the records with which many protocols begin TLS.
     fn open_end(&mut self, segment: &Segment<'_>) {
-        if self.protocol == Protocol::Other && matches!(sniff(segment.payload), Protocol::Tls { .. }) {
+        let may_be_tls = matches!(self.protocol, Protocol::Other | Protocol::Tls { .. });
+        if may_be_tls && matches!(sniff(segment.payload), Protocol::Tls { .. }) {
             self.protocol = Protocol::Tls { record: 0, length: 0 };
             self.extent = self.tls(segment.seq, segment);
         } else {

@@ -82,16 +82,8 @@ pub(crate) fn finding(
             true
         }
     };
-    let (cause, candidates) = match (full, listener.accepted) {
-        (true, _) if failure == Failure::NotAccepted => {
-            (Cause::AcceptQueueOverflow, vec![Cause::AcceptQueueOverflow])
-        }
-        (true, _) => (Cause::AcceptQueueOverflow, vec![Cause::AcceptQueueOverflow, Cause::NoAnswer]),
-        (false, Some(accepted)) if accepted < time => {
-            (Cause::NoAnswer, vec![Cause::NoAnswer, Cause::AcceptQueueOverflow])
-        }
-        _ => (Cause::NoAnswer, vec![Cause::NoAnswer]),
-    };
+    let accepted = listener.accepted.is_some_and(|accepted| accepted < time);
+    let (cause, candidates) = causes(failure, full, accepted);
     let accepts = candidates.contains(&Cause::AcceptQueueOverflow);
     let [from, to] = [connection.key.end(opener), connection.key.end(1 - opener)];
     let client = &connection.sides[opener];
@@ -129,4 +121,15 @@ pub(crate) fn finding(
             network: linger_packet::Path::default(),
         },
     })
+}
+
+/// The cause and what else fits: `full` if the listener's queue shows elsewhere, `accepted` if it took a connection before.
+fn causes(failure: Failure, full: bool, accepted: bool) -> (Cause, Vec<Cause>) {
+    use Cause::{AcceptQueueOverflow, NoAnswer};
+    match (failure, full) {
+        (Failure::NotAccepted, _) => (AcceptQueueOverflow, vec![AcceptQueueOverflow]),
+        (Failure::Silence, true) => (AcceptQueueOverflow, vec![AcceptQueueOverflow, NoAnswer]),
+        (Failure::Silence, false) if accepted => (NoAnswer, vec![NoAnswer, AcceptQueueOverflow]),
+        (Failure::Silence, false) => (NoAnswer, vec![NoAnswer]),
+    }
 }

@@ -34,9 +34,13 @@ pub(crate) struct Group {
     /// The first reset's time, RFC 3339.
     #[schemars(schema_with = "common::date_time")]
     first: Option<String>,
+    /// The first reset's time, in seconds since 1970.
+    first_seconds: Option<f64>,
     /// The last reset's time, RFC 3339.
     #[schemars(schema_with = "common::date_time")]
     last: Option<String>,
+    /// The last reset's time, in seconds since 1970.
+    last_seconds: Option<f64>,
     /// How long nothing was sent before each of them, in seconds; null if that differs.
     silence_seconds: Option<f64>,
     /// How far the resets differ from that.
@@ -84,7 +88,9 @@ impl From<&library::Group> for Group {
             lost_response_bytes: group.lost_response_bytes,
             unread_request_bytes: group.unread_request_bytes,
             first: common::rfc3339(seconds(group.first_ns)),
+            first_seconds: Some(seconds(group.first_ns)),
             last: common::rfc3339(seconds(group.last_ns)),
+            last_seconds: Some(seconds(group.last_ns)),
             silence_seconds: group.timing.silence.map(|(silence, _)| seconds(silence)),
             silence_spread_seconds: group.timing.silence.map(|(_, spread)| seconds(spread)),
             timeouts: group.timing.timeouts.clone(),

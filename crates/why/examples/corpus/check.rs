@@ -14,6 +14,12 @@ pub(crate) struct Refuted {
     pub(crate) because: String,
 }
 
+impl std::fmt::Display for Refuted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "\"{}\": {}", self.says, self.because)
+    }
+}
+
 /// Every sentence of `finding` that `all`, the segments of its capture, refute.
 pub(crate) fn refuted(all: &[Seen], finding: &Finding) -> Vec<Refuted> {
     let Some(connection) = Connection::of(all, finding) else {

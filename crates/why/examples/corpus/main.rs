@@ -46,13 +46,7 @@ fn main() -> ExitCode {
                 println!("{}", serde_json::to_string(finding).expect("a finding is JSON"));
             }
             for claim in check::refuted(&packets, finding) {
-                refuted.push(format!(
-                    "{} frame {}: \"{}\": {}",
-                    file.display(),
-                    finding.frame,
-                    claim.says,
-                    claim.because
-                ));
+                refuted.push(format!("{} frame {}: {claim}", file.display(), finding.frame));
             }
         }
     }
