@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use linger_watch::export::Metrics;
 use linger_watch::view::{View, ViewKey, describe};
-use linger_watch::{CannotWatch, Filter, LiveReset, Notice, Watcher};
+use linger_watch::{CannotWatch, Filter, FurtherResets, LiveReset, Notice, Role, Watcher};
+use linger_why::Cause;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
@@ -38,7 +40,8 @@ const METRICS: &str =
 #[command(after_help = "Examples:\n  sudo linger watch\n  sudo linger watch --port 8080 --for 60 --json\n  \
     sudo linger watch --prometheus 127.0.0.1:9464\n\n\
     It reads the kernel's tracepoints and needs root or CAP_PERFMON.\n\n\
-    Exit status: 0 no reset was seen, 1 some were, 3 an address is taken, 4 this machine or user cannot watch.")]
+    Exit status: 0 watched to the end, 1 a reset that --fail-on names was seen, 3 an address is taken, 4 this machine or user \
+    cannot watch.")]
 pub(crate) struct WatchArguments {
     #[command(flatten)]
     output: Json,
@@ -55,7 +58,18 @@ pub(crate) struct WatchArguments {
     /// Only resets of processes with these names.
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     process: Vec<String>,
+    /// End with status 1 if a reset with this cause was seen and shown; `any` stands for all. Can be repeated.
+    #[arg(long, value_name = "CAUSE", value_parser = PossibleValuesParser::new(fail_on()))]
+    fail_on: Vec<String>,
 }
+
+/// What `--fail-on` takes.
+fn fail_on() -> impl Iterator<Item = &'static str> {
+    std::iter::once(ANY).chain(Cause::ALL.iter().map(|cause| cause.name()))
+}
+
+/// Every cause.
+const ANY: &str = "any";
 
 pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     let mut filter = Filter::default();
@@ -90,10 +104,11 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     if let Err(error) = interrupt::on_first(move || asked.store(true, Ordering::Relaxed)) {
         return exit::io("cannot take signals", &error);
     }
+    let mut failures = Failures { causes: &arguments.fail_on, seen: 0 };
     let result = if viewed {
-        view(&mut watcher, &stop, end).map_err(Ended::Kernel)
+        view(&mut watcher, &mut failures, &stop, end).map_err(Ended::Kernel)
     } else {
-        lines(&mut watcher, &metrics, arguments, &stop, end)
+        lines(&mut watcher, &metrics, arguments, &mut failures, &stop, end)
     };
     let counted = watcher.counted();
     say!(
@@ -102,12 +117,25 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
         counted.seen_received,
         counted.describe()
     );
-    let status = |seen| if seen == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
+    let status = if failures.seen == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
     match result {
-        Ok(seen) => ExitCode::from(status(seen)),
-        Err(Ended::Output(stopped, 0)) => stopped.end(None),
-        Err(Ended::Output(stopped, seen)) => stopped.end(Some(status(seen))),
+        Ok(()) => ExitCode::from(status),
+        Err(Ended::Output(stopped)) => stopped.end((failures.seen > 0).then_some(status)),
         Err(Ended::Kernel(error)) => exit::io("cannot go on watching", &error),
+    }
+}
+
+/// Counts the resets with a cause that `--fail-on` names.
+struct Failures<'a> {
+    causes: &'a [String],
+    seen: u64,
+}
+
+impl Failures<'_> {
+    fn count(&mut self, notices: &[Notice]) {
+        let named = |cause: Cause| self.causes.iter().any(|name| name == ANY || name == cause.name());
+        let failing = |notice: &&Notice| matches!(notice, Notice::Reset(reset) if named(reset.cause));
+        self.seen += notices.iter().filter(failing).count() as u64;
     }
 }
 
@@ -175,8 +203,8 @@ fn has_tracefs() -> bool {
 
 /// Why watching ended early.
 enum Ended {
-    /// stdout failed, after this many resets.
-    Output(Stopped, u64),
+    /// stdout failed.
+    Output(Stopped),
     Kernel(io::Error),
 }
 
@@ -186,17 +214,17 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// Returns the number of resets seen.
 fn lines(
     watcher: &mut Watcher,
     metrics: &Metrics,
     arguments: &WatchArguments,
+    failures: &mut Failures<'_>,
     stop: &AtomicBool,
     end: Option<Instant>,
-) -> Result<u64, Ended> {
+) -> Result<(), Ended> {
     let quiet = arguments.counts.metrics.is_some() && !arguments.output.json && !arguments.plain;
     let mut out = Stdout::new();
-    let (mut seen, mut lost, mut last) = (0, 0, false);
+    let (mut lost, mut last) = (0, false);
     while !last {
         last = stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
         let notices = if last {
@@ -208,21 +236,16 @@ fn lines(
         if arguments.counts.metrics.is_some() {
             metrics.record(&notices, watcher);
         }
-        seen += resets(&notices);
+        failures.count(&notices);
         if watcher.lost() > lost {
             lost = watcher.lost();
             say!("linger: {lost} kernel events were lost so far: this host resets faster than they are read");
         }
         if !quiet && !notices.is_empty() {
-            write(&mut out, &notices, arguments.output.json)
-                .map_err(|stopped| Ended::Output(stopped, seen))?;
+            write(&mut out, &notices, arguments.output.json).map_err(Ended::Output)?;
         }
     }
-    Ok(seen)
-}
-
-fn resets(notices: &[Notice]) -> u64 {
-    notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count() as u64
+    Ok(())
 }
 
 fn write(out: &mut Stdout, notices: &[Notice], json: bool) -> Result<(), Stopped> {
@@ -239,6 +262,7 @@ fn write(out: &mut Stdout, notices: &[Notice], json: bool) -> Result<(), Stopped
 fn line(notice: &Notice) -> Option<String> {
     match notice {
         Notice::Reset(reset) => Some(reset_line(reset)),
+        Notice::Further(further) => Some(further_line(further)),
         Notice::Warning(warning) => Some(format!("warning: {}", describe(warning))),
         // Printed only if resets were missed; the totals are printed at the end.
         Notice::Counters(counted) if counted.missed > 0 => {
@@ -250,12 +274,22 @@ fn line(notice: &Notice) -> Option<String> {
 
 fn reset_line(reset: &LiveReset) -> String {
     let remote = reset.remote.map_or("?".to_owned(), |remote| remote.to_string());
-    let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {}", process.plain()));
+    let words = reset.role.map_or("by", Role::words);
+    let process = reset.process.as_ref();
+    let process = process.map_or(String::new(), |process| format!(" {words} {}", process.plain()));
+    let connections = match reset.connections {
+        0..=1 => String::new(),
+        several => format!(", {several} connections"),
+    };
+    let further = match reset.further_resets {
+        0 => String::new(),
+        more => format!(", {more} further resets for packets already under way"),
+    };
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
     let others =
         if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };
     format!(
-        "{:.6} {} {} -> {remote} {} ({}){process}, {}{others}",
+        "{:.6} {} {} -> {remote} {} ({}){process}{connections}, {}{further}{others}",
         reset.time_seconds,
         reset.direction.name(),
         reset.local,
@@ -265,22 +299,34 @@ fn reset_line(reset: &LiveReset) -> String {
     )
 }
 
-fn view(watcher: &mut Watcher, stop: &AtomicBool, end: Option<Instant>) -> io::Result<u64> {
+fn further_line(further: &FurtherResets) -> String {
+    let remote = further.remote.map_or("?".to_owned(), |remote| remote.to_string());
+    format!(
+        "{} further resets after {} {} -> {remote}, for packets that were already under way",
+        further.resets, further.cause, further.local
+    )
+}
+
+fn view(
+    watcher: &mut Watcher,
+    failures: &mut Failures<'_>,
+    stop: &AtomicBool,
+    end: Option<Instant>,
+) -> io::Result<()> {
     let keyboard = std::fs::File::open("/dev/tty")?;
     let mut terminal = ratatui::try_init()?;
     let mut view = View::new(tools());
-    let mut seen = 0;
     let mut stale = true;
     let result = loop {
         if stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end) {
-            break Ok(seen);
+            break Ok(());
         }
         if stale && let Err(error) = terminal.draw(|frame| view.draw(frame)) {
             break Err(error);
         }
         stale = match watcher.next_or(FRAME, Some(keyboard.as_fd())) {
             Ok(notices) => {
-                seen += resets(&notices);
+                failures.count(&notices);
                 view.record(&notices, watcher)
             }
             Err(error) => break Err(error),
@@ -288,11 +334,13 @@ fn view(watcher: &mut Watcher, stop: &AtomicBool, end: Option<Instant>) -> io::R
         match keys(&mut view) {
             Ok(Keys::None) => {}
             Ok(Keys::Some) => stale = true,
-            Ok(Keys::Quit) => break Ok(seen),
+            Ok(Keys::Quit) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
     ratatui::restore();
+    // What was read in the last moments counts, and is too late to be drawn.
+    failures.count(&watcher.finish(LAST)?);
     result
 }
 

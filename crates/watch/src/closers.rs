@@ -27,6 +27,9 @@ pub(crate) struct Closers {
     order: VecDeque<Endpoints>,
     /// Connections that went from CLOSE_WAIT to CLOSE. Only a reset causes that transition.
     cut_after_fin: VecDeque<Endpoints>,
+    /// Connections whose MPTCP socket was closed. If bytes were unread, that comes before the resets
+    /// (`mptcp_do_fastclose`).
+    mptcp: VecDeque<Endpoints>,
 }
 
 impl Closers {
@@ -42,10 +45,16 @@ impl Closers {
     }
 
     pub(crate) fn cut_after_fin(&mut self, ends: Endpoints) {
-        if self.cut_after_fin.len() >= JUST_NOW {
-            self.cut_after_fin.pop_front();
-        }
-        self.cut_after_fin.push_back(ends);
+        push(&mut self.cut_after_fin, ends);
+    }
+
+    pub(crate) fn mptcp_closed(&mut self, ends: Endpoints) {
+        push(&mut self.mptcp, ends);
+    }
+
+    /// Whether an MPTCP socket above the connection was closed just now.
+    pub(crate) fn is_mptcp(&self, ends: &Endpoints) -> bool {
+        self.mptcp.iter().rev().any(|closed| closed == ends)
     }
 
     pub(crate) fn of(&self, ends: &Endpoints) -> Option<&Close> {
@@ -58,4 +67,11 @@ impl Closers {
         let after_peer = close.is_some_and(|close| close.after_peer);
         (close.is_some(), after_peer || self.cut_after_fin.iter().rev().any(|cut| cut == ends))
     }
+}
+
+fn push(latest: &mut VecDeque<Endpoints>, ends: Endpoints) {
+    if latest.len() >= JUST_NOW {
+        latest.pop_front();
+    }
+    latest.push_back(ends);
 }

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::serve::{PeerLimits, serve};
-use crate::{Counted, LiveReset, Notice, Warning, Watcher};
+use crate::{Counted, Direction, LiveReset, Notice, Warning, Watcher};
 
 /// Largest number of label sets. Further processes are counted as "other", so that the scraper's memory stays bounded.
 const MAX_LABELS: usize = 2_000;
@@ -60,6 +60,7 @@ struct WarningLabels {
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     resets: Family<ResetLabels, Counter>,
+    further: Family<ResetLabels, Counter>,
     warnings: Family<WarningLabels, Counter>,
     waiting: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
     limit: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
@@ -78,6 +79,9 @@ impl Default for Metrics {
         let (resets, warnings) = (Family::default(), Family::default());
         let (waiting, limit, lost) = (Family::default(), Family::default(), Counter::default());
         registry.register("resets", "TCP resets by cause, direction and process", resets.clone());
+        let further = Family::default();
+        let echoes = "Further resets for packets that a peer sent before it knew of the first reset";
+        registry.register("further_resets", echoes, further.clone());
         registry.register("warnings", "Conditions that end in resets", warnings.clone());
         registry.register("listener_queue", "Connections that wait for accept", waiting.clone());
         registry.register("listener_queue_limit", "The listener's backlog", limit.clone());
@@ -105,7 +109,21 @@ impl Default for Metrics {
         );
         let registry = Arc::new(Mutex::new(registry));
         let labels = Arc::default();
-        Self { registry, resets, warnings, waiting, limit, lost, ring, bytes, kernel, seen, missed, labels }
+        Self {
+            registry,
+            resets,
+            further,
+            warnings,
+            waiting,
+            limit,
+            lost,
+            ring,
+            bytes,
+            kernel,
+            seen,
+            missed,
+            labels,
+        }
     }
 }
 
@@ -117,16 +135,18 @@ impl Metrics {
                 Notice::Reset(reset) => {
                     let process =
                         reset.process.as_ref().map_or("unknown".to_owned(), |process| process.name.label());
-                    let mut labels =
-                        ResetLabels { cause: reset.cause.name(), direction: reset.direction.name(), process };
-                    let mut known = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
-                    if known.len() >= MAX_LABELS && !known.contains(&labels) {
-                        labels.process = "other".into();
-                    }
-                    known.insert(labels.clone());
-                    drop(known);
-                    self.resets.get_or_create(&labels).inc();
+                    let (cause, direction) = (reset.cause.name(), reset.direction.name());
+                    let labels = self.bounded(ResetLabels { cause, direction, process });
+                    self.resets.get_or_create(&labels).inc_by(reset.connections.into());
+                    self.record_further(&labels, reset.further_resets);
                     self.record_bytes(reset, labels);
+                }
+                Notice::Further(further) => {
+                    let process = further.process.as_ref();
+                    let process = process.map_or("unknown".to_owned(), |process| process.name.label());
+                    let (cause, direction) = (further.cause.name(), Direction::Sent.name());
+                    let labels = self.bounded(ResetLabels { cause, direction, process });
+                    self.record_further(&labels, further.resets);
                 }
                 Notice::Warning(warning) => {
                     let warning = match warning {
@@ -148,6 +168,22 @@ impl Metrics {
         }
         self.lost.inner().store(watcher.lost(), Ordering::Relaxed);
         self.ring.set(watcher.ring_bytes().try_into().unwrap_or(i64::MAX));
+    }
+
+    /// The labels, or those of "other" if there are too many already.
+    fn bounded(&self, mut labels: ResetLabels) -> ResetLabels {
+        let mut known = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_LABELS && !known.contains(&labels) {
+            labels.process = "other".into();
+        }
+        known.insert(labels.clone());
+        labels
+    }
+
+    fn record_further(&self, labels: &ResetLabels, resets: u32) {
+        if resets > 0 {
+            self.further.get_or_create(labels).inc_by(resets.into());
+        }
     }
 
     fn record_bytes(&self, reset: &LiveReset, labels: ResetLabels) {

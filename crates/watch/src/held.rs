@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::kernel::leftovers::Leftover;
-use linger_why::Cause;
+use crate::kernel::leftovers::{Arrived, Leftover};
+use linger_why::{Cause, Confidence};
 
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::Closers;
-use crate::diagnose::{self, Direction, LiveReset, Opinion};
+use crate::diagnose::{self, Direction, LiveReset, Opinion, Role};
 use crate::events::Endpoints;
 use crate::process::NamedProcess;
 
@@ -28,6 +28,10 @@ pub(crate) struct Held {
     pub(crate) error: Option<i32>,
     /// The cause of a received reset whose sender is on this host too.
     pub(crate) known: Option<Opinion>,
+    /// The process whose end made the reset.
+    pub(crate) ended: Option<u32>,
+    /// An MPTCP socket lies above the connection.
+    pub(crate) mptcp: bool,
     since: Instant,
     /// The socket is destroyed. The message with its byte counts has not arrived yet.
     closed: bool,
@@ -72,6 +76,7 @@ impl HeldResets {
         held.closed = true;
         if held.reset.direction == Direction::Received && held.reset.process.is_none() {
             held.reset.process = process();
+            held.reset.role = held.reset.process.is_some().then_some(Role::Held);
         }
     }
 
@@ -88,6 +93,11 @@ impl HeldResets {
             held.gone = true;
             if held.reset.process.is_none() {
                 held.reset.process = process();
+                let role = match held.reset.direction {
+                    Direction::Received => Role::Held,
+                    Direction::Sent => Role::Closed,
+                };
+                held.reset.role = held.reset.process.is_some().then_some(role);
             }
         }
     }
@@ -103,6 +113,9 @@ impl HeldResets {
                 Some(mut held) => {
                     let (fin_sent, fin_received) = closers.fins(&ends);
                     held.reset.bytes = Bytes::of(&leftover, fin_sent, fin_received);
+                    if held.is_on_data() {
+                        held.decide(leftover.arrived);
+                    }
                     if held.reset.direction == Direction::Sent && held.reset.cause == Cause::DataAfterClose {
                         held.reset.bytes.unread = None;
                         held.reset.bytes.unknown = Some(Unknown::Uncounted);
@@ -123,6 +136,18 @@ impl HeldResets {
         settled
     }
 
+    /// Whether a reset is held that the end of this process made.
+    pub(crate) fn of_ended(&self, pid: u32) -> bool {
+        self.held.values().any(|held| held.ended == Some(pid))
+    }
+
+    /// Notes that an MPTCP socket lies above the connection between these addresses.
+    pub(crate) fn is_mptcp(&mut self, ends: &Endpoints) {
+        if let Some(held) = self.held.get_mut(ends) {
+            held.mptcp = true;
+        }
+    }
+
     /// Returns all resets that are still held.
     pub(crate) fn give_up(&mut self) -> Vec<(Held, Endpoints)> {
         self.held.drain().map(|(ends, held)| (held, ends)).collect()
@@ -132,7 +157,29 @@ impl HeldResets {
 impl Held {
     /// A reset to be held, with nothing known beyond the reset itself.
     pub(crate) fn new(reset: LiveReset, time_ns: u64) -> Self {
-        Self { reset, time_ns, error: None, known: None, since: Instant::now(), closed: false, gone: false }
+        Self {
+            reset,
+            time_ns,
+            error: None,
+            known: None,
+            ended: None,
+            mptcp: false,
+            since: Instant::now(),
+            closed: false,
+            gone: false,
+        }
+    }
+
+    /// Whether the kernel's reason leaves open whether data came late.
+    fn is_on_data(&self) -> bool {
+        self.reset.reason.as_deref() == Some("TCP_ABORT_ON_DATA")
+            && self.reset.confidence < Confidence::Certain
+    }
+
+    /// Decides whether data came late, from what had arrived at the socket.
+    fn decide(&mut self, arrived: Option<Arrived>) {
+        let context = diagnose::Context { arrived, ..diagnose::Context::default() };
+        self.reset.set(diagnose::sent(self.reset.reason.as_deref(), &context));
     }
 
     /// Completes the reset with everything known by now.
@@ -140,10 +187,7 @@ impl Held {
         let reset = &mut self.reset;
         if reset.direction == Direction::Received {
             let opinion = self.known.unwrap_or_else(|| diagnose::received(self.error));
-            let (cause, confidence, candidates, evidence) = opinion;
-            (reset.cause, reset.confidence, reset.candidates, reset.evidence) =
-                (cause, confidence, candidates, evidence);
-            reset.remedy = cause.remedy();
+            reset.set(opinion);
             if self.error == Some(libc::ECONNREFUSED) {
                 reset.bytes = Bytes::unknown(Unknown::NoSocket);
             } else if reset.bytes == Bytes::default() {
@@ -153,6 +197,9 @@ impl Held {
         } else if reset.bytes == Bytes::default() {
             let wiped = reset.candidates.contains(&Cause::Aborted);
             reset.bytes = Bytes::unknown(if wiped { Unknown::Wiped } else { Unknown::NotTold });
+        }
+        if self.mptcp {
+            reset.bytes = Bytes::unknown(Unknown::Mptcp);
         }
         self.reset
     }

@@ -11,13 +11,17 @@ mod closers;
 mod counted;
 mod diagnose;
 mod events;
+mod exits;
 #[cfg(feature = "export")]
 pub mod export;
 mod held;
 #[allow(unsafe_code)]
 mod kernel;
 mod notice;
+mod overflow;
 mod process;
+mod recent;
+mod resets;
 #[cfg(feature = "export")]
 mod serve;
 mod sockets;
@@ -28,8 +32,8 @@ mod watcher;
 
 pub use bytes::{Bytes, Unknown};
 pub use counted::Counted;
-pub use diagnose::{AcceptQueue, Direction, LiveReset};
+pub use diagnose::{AcceptQueue, Direction, LiveReset, Role};
 pub use events::{Blind, CannotWatch};
-pub use notice::{Filter, Notice, Warning};
+pub use notice::{Filter, FurtherResets, Notice, Warning};
 pub use process::NamedProcess;
 pub use watcher::Watcher;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use linger_untrusted::Untrusted;
+use linger_why::Cause;
 use serde::Serialize;
 
 use crate::counted::Counted;
@@ -22,12 +23,33 @@ pub struct Filter {
 impl Filter {
     /// Whether the filter admits a reset.
     pub fn admits(&self, reset: &LiveReset) -> bool {
-        let remote = reset.remote.map(|remote| remote.port());
-        (self.ports.is_empty()
-            || self.ports.contains(&reset.local.port())
-            || remote.is_some_and(|port| self.ports.contains(&port)))
+        self.admits_all(&[Some(reset.local), reset.remote], reset.process.as_ref())
+    }
+
+    /// Whether the filter admits what concerns these addresses and this process.
+    pub(crate) fn admits_all(
+        &self,
+        addresses: &[Option<SocketAddr>],
+        process: Option<&NamedProcess>,
+    ) -> bool {
+        let is_shown = |address: &Option<SocketAddr>| {
+            address.is_some_and(|address| self.ports.contains(&address.port()))
+        };
+        (self.ports.is_empty() || addresses.iter().any(is_shown))
             && (self.processes.is_empty()
-                || reset.process.as_ref().is_some_and(|process| self.processes.contains(&process.name)))
+                || process.is_some_and(|process| self.processes.contains(&process.name)))
+    }
+
+    /// Whether the filter admits a warning.
+    pub(crate) fn admits_warning(&self, warning: &Warning) -> bool {
+        match warning {
+            Warning::ListenerNearLimit { local, process, .. } => {
+                self.admits_all(&[Some(*local)], process.as_ref())
+            }
+            Warning::UnreadAfterPeerClosed { local, remote, process, .. } => {
+                self.admits_all(&[Some(*local), Some(*remote)], process.as_ref())
+            }
+        }
     }
 }
 
@@ -38,10 +60,28 @@ impl Filter {
 pub enum Notice {
     /// A reset was sent or received.
     Reset(Box<LiveReset>),
+    /// More resets followed one that was reported before.
+    Further(Box<FurtherResets>),
     /// A condition that leads to resets.
     Warning(Warning),
     /// The kernel's counters beside the events seen; every few seconds while they change.
     Counters(Box<Counted>),
+}
+
+/// Resets that this host sent after one that was reported before, for packets that the peer sent without knowing of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FurtherResets {
+    /// This host's end of the connection.
+    pub local: SocketAddr,
+    /// The other end; `None` if the kernel does not say.
+    pub remote: Option<SocketAddr>,
+    /// The cause of the first reset.
+    pub cause: Cause,
+    /// The process of the first reset.
+    pub process: Option<NamedProcess>,
+    /// How many followed, beyond those reported before.
+    pub resets: u32,
 }
 
 /// A condition that leads to resets.

@@ -9,7 +9,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Text};
 use ratatui::widgets::{Block, Cell, List, Paragraph, Row, Table, TableState, Wrap};
 
-use crate::{LiveReset, Notice, Warning, Watcher};
+use crate::{LiveReset, Notice, Role, Warning, Watcher};
 
 /// Number of resets kept for the list.
 const KEPT: usize = 1_000;
@@ -84,6 +84,7 @@ impl View {
                     self.warnings.push_front(describe(warning));
                     self.warnings.truncate(TOP);
                 }
+                Notice::Further(further) => self.total += u64::from(further.resets),
                 Notice::Counters(counted) => self.counted = counted.describe(),
             }
         }
@@ -91,13 +92,16 @@ impl View {
     }
 
     fn add(&mut self, reset: LiveReset) {
-        self.total += 1;
+        self.total += u64::from(reset.connections) + u64::from(reset.further_resets);
         self.unread += u64::from(reset.bytes.unread.unwrap_or(0));
         self.unacknowledged += u64::from(reset.bytes.unacknowledged.unwrap_or(0));
-        *self.causes.entry(reset.cause.name()).or_default() += 1;
-        let process = reset.process.as_ref().map_or("unknown".into(), |process| process.name.label());
+        *self.causes.entry(reset.cause.name()).or_default() += u64::from(reset.connections);
+        let mut process = reset.process.as_ref().map_or("unknown".into(), |process| process.name.label());
+        if reset.role == Some(Role::Held) {
+            process += " (held it)";
+        }
         if self.processes.len() < KEPT || self.processes.contains_key(&process) {
-            *self.processes.entry(process).or_default() += 1;
+            *self.processes.entry(process).or_default() += u64::from(reset.connections);
         }
         self.latest.push_front(reset);
         self.latest.truncate(KEPT);
@@ -316,7 +320,13 @@ fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
         lines.push(format!("reason: {reason}, state {}", reset.state.unwrap_or("unknown")));
     }
     if let Some(process) = &reset.process {
-        lines.push(format!("process: {}", process.terminal()));
+        lines.push(format!("{} {}", reset.role.map_or("process", Role::words), process.terminal()));
+    }
+    if reset.connections > 1 {
+        lines.push(format!("{} connections", reset.connections));
+    }
+    if reset.further_resets > 0 {
+        lines.push(format!("{} further resets for packets already under way", reset.further_resets));
     }
     if let Some(queue) = reset.listener {
         lines.push(format!("accept queue: {} of {}", queue.waiting, queue.limit));
@@ -347,6 +357,9 @@ mod tests {
             reason: Some("TCP_ABORT_ON_CLOSE".into()),
             state: Some("CLOSE"),
             process: Some(crate::NamedProcess { pid: 7, name: "httpd".into() }),
+            role: Some(Role::Closed),
+            connections: 1,
+            further_resets: 0,
             bytes: crate::Bytes { unread: Some(6), ..Default::default() },
             listener: None,
             evidence: vec!["it says so".into()],

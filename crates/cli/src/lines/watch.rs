@@ -7,7 +7,7 @@ use linger_watch::{Notice, Warning};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::common::Process;
+use super::common::{self, Process};
 use super::reset::{Queue, Reset};
 use super::{LineBody, line};
 use crate::output::{Stdout, Stopped};
@@ -92,6 +92,38 @@ impl From<&library::Counted> for Counters {
     }
 }
 
+/// Resets that this host sent after one that had its line, for packets that the peer sent without knowing of it.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct FurtherResets {
+    /// This host's end of the connection.
+    local: String,
+    /// The other end; null if the kernel does not say.
+    remote: Option<String>,
+    /// The cause of the first reset.
+    #[schemars(schema_with = "common::cause")]
+    cause: &'static str,
+    /// The process of the first reset.
+    process: Option<Process>,
+    /// How many followed, beyond those that were told before.
+    resets: u32,
+}
+
+impl LineBody for FurtherResets {
+    const KIND: &'static str = "further-resets";
+}
+
+impl From<&library::FurtherResets> for FurtherResets {
+    fn from(further: &library::FurtherResets) -> Self {
+        Self {
+            local: further.local.to_string(),
+            remote: further.remote.map(|remote| remote.to_string()),
+            cause: further.cause.name(),
+            process: further.process.as_ref().map(Process::from),
+            resets: further.resets,
+        }
+    }
+}
+
 /// Prints what happened.
 pub(crate) fn notice(notice: &Notice, out: &mut Stdout) -> Result<(), Stopped> {
     match notice {
@@ -100,6 +132,7 @@ pub(crate) fn notice(notice: &Notice, out: &mut Stdout) -> Result<(), Stopped> {
             Some(warned) => out.json(&line(warned)),
             None => Ok(()),
         },
+        Notice::Further(further) => out.json(&line(FurtherResets::from(&**further))),
         Notice::Counters(counted) => out.json(&line(Counters::from(&**counted))),
         _ => Ok(()),
     }

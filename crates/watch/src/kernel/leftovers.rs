@@ -20,6 +20,11 @@ const GROUPS: [u32; 2] = [1, 3];
 /// `INET_DIAG_INFO`, the attribute with a `struct tcp_info`, and the offset of `tcpi_notsent_bytes` in it.
 const INET_DIAG_INFO: u16 = 2;
 const NOTSENT: usize = 144;
+/// Offsets of `tcpi_rcv_mss`, `tcpi_bytes_received` and
+/// `tcpi_data_segs_in`.
+const RCV_MSS: usize = 20;
+const BYTES_RECEIVED: usize = 128;
+const DATA_SEGMENTS: usize = 152;
 /// Receive buffer: room for about 6,000 messages. Without CAP_NET_ADMIN the kernel may give less.
 const ROOM: usize = 8 << 20;
 /// Longest message that is read, in bytes. Header, socket and `tcp_info` together are below 500.
@@ -40,6 +45,19 @@ pub(crate) struct Leftover {
     pub(crate) unacknowledged: u32,
     /// The part of `unacknowledged` that was never sent; `None` if the kernel does not report it.
     pub(crate) unsent: Option<u32>,
+    /// What had arrived in the socket's life; `None` if the kernel does not report it.
+    pub(crate) arrived: Option<Arrived>,
+}
+
+/// What had arrived at a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    /// Segments with data, accepted or not.
+    pub(crate) segments: u32,
+    /// Bytes that were accepted into the receive queue.
+    pub(crate) bytes: u64,
+    /// No segment had more bytes (`icsk_ack.rcv_mss`).
+    pub(crate) largest: u32,
 }
 
 /// The result of [`Leftovers::drain`].
@@ -146,7 +164,7 @@ fn parse(message: &[u8]) -> Option<Leftover> {
     if socket.remote.port() == 0 {
         return None;
     }
-    let mut unsent = None;
+    let (mut unsent, mut arrived) = (None, None);
     let mut attributes = body.get(sock_diag::MESSAGE..)?;
     while let Some(&[a, b, c, d]) = attributes.first_chunk() {
         let (length, kind) = (usize::from(u16::from_ne_bytes([a, b])), u16::from_ne_bytes([c, d]));
@@ -155,8 +173,13 @@ fn parse(message: &[u8]) -> Option<Leftover> {
         }
         if kind == INET_DIAG_INFO {
             let info = attributes.get(4..length.min(attributes.len()))?;
-            unsent =
-                info.get(NOTSENT..).and_then(|rest| rest.first_chunk()).map(|raw| u32::from_ne_bytes(*raw));
+            let word = |at: usize| info.get(at..)?.first_chunk::<4>().map(|raw| u32::from_ne_bytes(*raw));
+            unsent = word(NOTSENT);
+            let bytes = info.get(BYTES_RECEIVED..).and_then(|rest| rest.first_chunk());
+            arrived =
+                word(DATA_SEGMENTS).zip(word(RCV_MSS)).zip(bytes).map(|((segments, largest), bytes)| {
+                    Arrived { segments, bytes: u64::from_ne_bytes(*bytes), largest }
+                });
         }
         attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
     }
@@ -166,6 +189,7 @@ fn parse(message: &[u8]) -> Option<Leftover> {
         unread: socket.receive_queue,
         unacknowledged: socket.send_queue,
         unsent,
+        arrived,
     })
 }
 
