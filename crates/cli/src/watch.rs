@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use linger_watch::export::Metrics;
-use linger_watch::view::{View, ViewKey, describe};
+use linger_watch::view::{View, ViewKey, describe, place};
 use linger_watch::{CannotWatch, Filter, FurtherResets, LiveReset, Notice, Role, Watcher};
 use linger_why::Cause;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
@@ -277,6 +277,7 @@ fn reset_line(reset: &LiveReset) -> String {
     let words = reset.role.map_or("by", Role::words);
     let process = reset.process.as_ref();
     let process = process.map_or(String::new(), |process| format!(" {words} {}", process.plain()));
+    let place = place(reset).map_or(String::new(), |place| format!(" in {place}"));
     let connections = match reset.connections {
         0..=1 => String::new(),
         several => format!(", {several} connections"),
@@ -289,7 +290,7 @@ fn reset_line(reset: &LiveReset) -> String {
     let others =
         if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };
     format!(
-        "{:.6} {} {} -> {remote} {} ({}){process}{connections}, {}{further}{others}",
+        "{:.6} {} {} -> {remote} {} ({}){process}{place}{connections}, {}{further}{others}",
         reset.time_seconds,
         reset.direction.name(),
         reset.local,

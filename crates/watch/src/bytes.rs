@@ -124,6 +124,8 @@ mod tests {
     fn a_fin_is_no_byte() {
         let ends: (std::net::SocketAddr, _) = ("10.0.0.1:80".parse().unwrap(), "10.0.0.2:9".parse().unwrap());
         let leftover = Leftover {
+            namespace: None,
+            cookie: 1,
             local: ends.0,
             remote: ends.1,
             unread: 7,

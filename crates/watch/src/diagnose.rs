@@ -10,7 +10,9 @@ use linger_why::{Cause, Confidence, Remedy};
 use serde::Serialize;
 
 use crate::bytes::Bytes;
+use crate::cgroup::Workload;
 use crate::kernel::leftovers::Arrived;
+use crate::namespaces::NamespaceId;
 use crate::process::NamedProcess;
 use crate::tcp_state;
 
@@ -116,6 +118,16 @@ pub struct LiveReset {
     pub process: Option<NamedProcess>,
     /// What `process` has to do with the reset.
     pub role: Option<Role>,
+    /// The network namespace of this host's end, if it is known.
+    pub namespace: Option<NamespaceId>,
+    /// Whether that is the namespace of the watcher itself.
+    pub is_own_namespace: bool,
+    /// The namespaces that it may be, if it is not known: at most 16 of those with the local address.
+    pub namespace_candidates: Vec<NamespaceId>,
+    /// The namespace's name (`ip netns`, Docker), if it has one.
+    pub namespace_name: Option<Untrusted>,
+    /// The workload of the process, or of the namespace if no process is known.
+    pub workload: Option<Workload>,
     /// How many connections this notice stands for: more than one if a process ended with several.
     pub connections: u32,
     /// Further resets for packets that the peer sent before it knew of this one, as far as seen by now.

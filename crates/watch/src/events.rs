@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
 use crate::kernel::perf::{Perf, PerfError, PerfRecord, Sample, Subscription};
 use crate::kernel::tracepoint::{self, Field, Format};
+use crate::namespaces::NamespaceId;
 use crate::tcp_state::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK, LISTEN};
 
 /// Why resets cannot be watched on this machine or by this user.
@@ -72,6 +73,8 @@ pub enum Blind {
     NoOwners,
     /// No messages about destroyed sockets: byte counts are not known.
     NoBytes,
+    /// Other network namespaces cannot be entered: their listeners, counters and byte counts are not known.
+    NoNamespaces,
     /// No `sched_process_exit`: the end of a process looks like a close.
     NoExits,
 }
@@ -89,6 +92,10 @@ impl Blind {
                 "what error a reset became is not known: no tracepoint sock:inet_sk_error_report"
             }
             Self::NoOwners => "whose connections were reset is not known: no tracepoint tcp:tcp_destroy_sock",
+            Self::NoNamespaces => {
+                "of containers (other network namespaces) only the resets are seen, without listeners, counters and often \
+                 bytes: entering them needs CAP_SYS_ADMIN"
+            }
             Self::NoExits => {
                 "the end of a process is not told from a close: no tracepoint sched:sched_process_exit"
             }
@@ -132,6 +139,10 @@ pub(crate) struct Happening {
     pub(crate) pid: u32,
     /// The thread that was running.
     pub(crate) thread: u32,
+    /// The kernel's address of the socket; 0 if there was none, or the event does not say.
+    pub(crate) socket: u64,
+    /// The socket's cookie; 0 if the event does not say.
+    pub(crate) cookie: u64,
     /// The remote port is 0 if the kernel does not report the peer.
     pub(crate) ends: Endpoints,
     pub(crate) what: What,
@@ -182,7 +193,7 @@ pub(crate) enum ProcessChange {
 pub(crate) struct Kernel {
     perf: Perf,
     points: Vec<Point>,
-    leftovers: Option<Leftovers>,
+    leftovers: Vec<Leftovers>,
     blind: Vec<Blind>,
     /// Events that were read too early; see [`drain`](Self::drain).
     younger: Vec<KernelEvent>,
@@ -195,6 +206,8 @@ struct Point {
     kind: TracepointKind,
     /// `None` for events about processes.
     addresses: Option<Addresses>,
+    socket: Option<Field>,
+    cookie: Option<Field>,
 }
 
 /// The kind of a tracepoint, with the fields that it has besides the addresses.
@@ -263,11 +276,7 @@ impl Kernel {
             .map(|(point, filter)| Subscription { id: point.format.id, filter: filter.as_deref() })
             .collect();
         let perf = Perf::open(&subscriptions)?;
-        let leftovers = Leftovers::open().ok();
-        if leftovers.is_none() {
-            blind.push(Blind::NoBytes);
-        }
-        Ok(Self { perf, points, leftovers, blind, younger: Vec::new() })
+        Ok(Self { perf, points, leftovers: Vec::new(), blind, younger: Vec::new() })
     }
 
     pub(crate) fn blind(&self) -> &[Blind] {
@@ -286,9 +295,28 @@ impl Kernel {
         self.perf.wait(timeout, other)
     }
 
+    /// Adds a source of destroyed sockets.
+    pub(crate) fn add_leftovers(&mut self, leftovers: Leftovers) {
+        self.leftovers.push(leftovers);
+    }
+
+    /// Keeps the sources of destroyed sockets in these network namespaces.
+    pub(crate) fn keep_leftovers(&mut self, is_there: impl Fn(NamespaceId) -> bool) {
+        self.leftovers.retain(|leftovers| leftovers.namespace().is_none_or(&is_there));
+    }
+
+    pub(crate) fn note_blind(&mut self, blind: Blind) {
+        self.blind.push(blind);
+    }
+
     /// Sockets destroyed since the last call. Earlier events about them are returned by the next [`drain`](Self::drain).
-    pub(crate) fn leftovers(&mut self, on_leftover: impl FnMut(Leftover)) -> Drained {
-        self.leftovers.as_mut().map(|leftovers| leftovers.drain(on_leftover)).unwrap_or_default()
+    pub(crate) fn leftovers(&mut self, mut on_leftover: impl FnMut(Leftover)) -> Drained {
+        let mut all = Drained::default();
+        for leftovers in &mut self.leftovers {
+            let drained = leftovers.drain(&mut on_leftover);
+            all = Drained { taken: all.taken + drained.taken, overrun: all.overrun || drained.overrun };
+        }
+        all
     }
 
     /// Calls `on_name` for new process names, then returns the events up to now, ordered by time.
@@ -352,7 +380,8 @@ impl Point {
             Exit { .. } | Signal { .. } | OutOfMemory { .. } => None,
             _ => Some(Addresses::of(&format)?),
         };
-        Some(Self { format, kind, addresses })
+        let (socket, cookie) = (format.field("skaddr"), format.field("sock_cookie"));
+        Some(Self { format, kind, addresses, socket, cookie })
     }
 }
 
@@ -388,7 +417,9 @@ fn decode(points: &[Point], sample: &Sample<'_>) -> Option<KernelEvent> {
     };
     let Sample { time_ns, pid, thread, .. } = *sample;
     let ends = point.addresses?.ends(raw)?;
-    Some(KernelEvent::Socket(Happening { time_ns, pid, thread, ends, what }))
+    let number = |field: Option<Field>| field.and_then(|field| field.number(raw)).unwrap_or(0);
+    let (socket, cookie) = (number(point.socket), number(point.cookie));
+    Some(KernelEvent::Socket(Happening { time_ns, pid, thread, socket, cookie, ends, what }))
 }
 
 fn process_event(sample: &Sample<'_>, what: ProcessChange) -> KernelEvent {

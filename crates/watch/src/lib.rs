@@ -7,6 +7,7 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod bytes;
+mod cgroup;
 mod closers;
 mod counted;
 mod diagnose;
@@ -17,8 +18,10 @@ pub mod export;
 mod held;
 #[allow(unsafe_code)]
 mod kernel;
+mod namespaces;
 mod notice;
 mod overflow;
+mod places;
 mod process;
 mod recent;
 mod resets;
@@ -31,9 +34,11 @@ pub mod view;
 mod watcher;
 
 pub use bytes::{Bytes, Unknown};
+pub use cgroup::Workload;
 pub use counted::Counted;
 pub use diagnose::{AcceptQueue, Direction, LiveReset, Role};
 pub use events::{Blind, CannotWatch};
+pub use namespaces::NamespaceId;
 pub use notice::{Filter, FurtherResets, Notice, Warning};
 pub use process::NamedProcess;
 pub use watcher::Watcher;

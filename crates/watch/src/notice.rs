@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::counted::Counted;
 use crate::diagnose::{AcceptQueue, LiveReset};
+use crate::namespaces::NamespaceId;
 use crate::process::NamedProcess;
 
 /// Selects resets and warnings by port and process.
@@ -45,6 +46,11 @@ impl Filter {
         match warning {
             Warning::ListenerNearLimit { local, process, .. } => {
                 self.admits_all(&[Some(*local)], process.as_ref())
+            }
+            // Without a listener it may be of any port.
+            Warning::AcceptQueueOverflowed { local: None, .. } => self.processes.is_empty(),
+            Warning::AcceptQueueOverflowed { local, process, .. } => {
+                self.admits_all(&[*local], process.as_ref())
             }
             Warning::UnreadAfterPeerClosed { local, remote, process, .. } => {
                 self.admits_all(&[Some(*local), Some(*remote)], process.as_ref())
@@ -92,6 +98,8 @@ pub enum Warning {
     /// An accept queue is at four fifths of its limit or more.
     #[non_exhaustive]
     ListenerNearLimit {
+        /// The listener's network namespace.
+        namespace: NamespaceId,
         /// The listener.
         local: SocketAddr,
         /// The listener's accept queue.
@@ -102,6 +110,8 @@ pub enum Warning {
     /// The peer has closed, and bytes from it are unread: a plain `close()` now would reset the connection.
     #[non_exhaustive]
     UnreadAfterPeerClosed {
+        /// The socket's network namespace.
+        namespace: NamespaceId,
         /// This host's end.
         local: SocketAddr,
         /// The peer.
@@ -110,5 +120,20 @@ pub enum Warning {
         unread: u32,
         /// The process that holds the socket.
         process: Option<NamedProcess>,
+    },
+    /// Connections found no room in an accept queue since the last look (`ListenOverflows`). Without
+    /// `tcp_abort_on_overflow` nothing is reset then: the client waits and tries again.
+    #[non_exhaustive]
+    AcceptQueueOverflowed {
+        /// The network namespace whose counter grew.
+        namespace: NamespaceId,
+        /// The listener with the fullest queue, if one was near its limit. The kernel does not say which overflowed.
+        local: Option<SocketAddr>,
+        /// That listener's accept queue.
+        queue: Option<AcceptQueue>,
+        /// The process that listens.
+        process: Option<NamedProcess>,
+        /// How many connections found no room. Each may have tried more than once.
+        overflows: u64,
     },
 }

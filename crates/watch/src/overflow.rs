@@ -19,9 +19,11 @@ pub(crate) struct OverflowHistory {
 }
 
 impl OverflowHistory {
-    /// Notes a reading of `ListenOverflows`, and whether `tcp_abort_on_overflow` is set.
-    pub(crate) fn note(&mut self, now: Instant, overflows: u64, resets: bool) {
+    /// Notes a reading of `ListenOverflows`, and whether `tcp_abort_on_overflow` is set. Returns the growth since the last
+    /// reading.
+    pub(crate) fn note(&mut self, now: Instant, overflows: u64, resets: bool) -> u64 {
         self.resets = resets;
+        let grown = self.readings.back().map_or(0, |(_, last)| overflows.saturating_sub(*last));
         // Keeps one reading that is older than a life: growth counts from there.
         while self.readings.get(1).is_some_and(|(time, _)| now.saturating_duration_since(*time) > LIFE) {
             self.readings.pop_front();
@@ -33,6 +35,7 @@ impl OverflowHistory {
             }
             _ => self.readings.push_back((now, overflows)),
         }
+        grown
     }
 
     pub(crate) fn now(&self) -> Overflow {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::diagnose::{self, Opinion, Origin, Role};
 use crate::events::Endpoints;
+use crate::namespaces::NamespaceId;
 use crate::process::NamedProcess;
 
 /// Number of resets remembered; the oldest are forgotten first.
@@ -16,8 +17,9 @@ const MAX: usize = 16_384;
 const CONNECTION: u64 = 64_000_000_000;
 /// The same where only the port is known, so that another connection may be meant.
 const PORT: u64 = 1_000_000_000;
-/// A receiver's event may bear a time that is a little earlier than the sender's, where clocks of processors differ.
-const SKEW: u64 = 1_000_000;
+/// The kernel notes a reset that a system call makes only after it was sent, and thus after it may have been received
+/// (`tcp_send_active_reset`).
+const AFTER: u64 = 1_000_000;
 
 /// A reset that was sent.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ struct SentReset {
     time_ns: u64,
     opinion: Opinion,
     process: Option<(NamedProcess, Role)>,
+    namespace: Option<NamespaceId>,
     /// Echoes that are not reported yet.
     echoes: u32,
 }
@@ -83,7 +86,7 @@ impl RecentResets {
         } else {
             self.by_remote.insert(ends.1, ends);
         }
-        self.sent.insert(ends, SentReset { time_ns, opinion, process, echoes: 0 });
+        self.sent.insert(ends, SentReset { time_ns, opinion, process, namespace: None, echoes: 0 });
         self.order.push_back((time_ns, ends));
         while self.order.len() > MAX {
             let Some((time_ns, ends)) = self.order.pop_front() else { break };
@@ -104,10 +107,17 @@ impl RecentResets {
         }
     }
 
-    /// Corrects the cause of a reset, once more is known of it.
-    pub(crate) fn correct(&mut self, ends: &Endpoints, opinion: &Opinion) {
-        if let Some(sent) = self.sent.get_mut(ends) {
+    /// Corrects the cause of a reset and notes its namespace, once more is known of it.
+    pub(crate) fn correct(
+        &mut self,
+        ends: &Endpoints,
+        time_ns: u64,
+        opinion: &Opinion,
+        namespace: Option<NamespaceId>,
+    ) {
+        if let Some(sent) = self.sent.get_mut(ends).filter(|sent| sent.time_ns == time_ns) {
             sent.opinion = opinion.clone();
+            sent.namespace = namespace;
         }
     }
 
@@ -145,6 +155,12 @@ impl RecentResets {
         self.echoed.drain(..).filter_map(take).collect()
     }
 
+    /// The namespace in which a reset was received, if it was sent over a loopback address, in a namespace that is known.
+    pub(crate) fn namespace_of(&self, (here, peer): &Endpoints, time_ns: u64) -> Option<NamespaceId> {
+        let sent = self.sent.get(&(*peer, *here)).filter(|_| here.ip().is_loopback())?;
+        sent.namespace.filter(|_| is_between(sent.time_ns, time_ns, CONNECTION))
+    }
+
     /// Does what [`cause_of`](Self::cause_of) does if both ends have the same two addresses.
     pub(crate) fn cause_of_same(&self, (here, peer): &Endpoints, time_ns: u64) -> Option<Opinion> {
         let sent = self.sent.get(&(*peer, *here))?;
@@ -176,7 +192,7 @@ impl RecentResets {
 
 /// Whether a reset that was sent at `sent` may arrive at `received`.
 fn is_between(sent: u64, received: u64, most: u64) -> bool {
-    sent <= received.saturating_add(SKEW) && received.saturating_sub(sent) < most
+    sent <= received.saturating_add(AFTER) && received.saturating_sub(sent) < most
 }
 
 #[cfg(test)]

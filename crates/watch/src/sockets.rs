@@ -1,12 +1,12 @@
-//! Polls the kernel's socket list for accept queues and for connections with unread bytes.
+//! The kernel's socket lists: accept queues, and connections with unread bytes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::kernel::sock_diag::{self, States, TcpSocket};
-
 use crate::diagnose::AcceptQueue;
+use crate::kernel::sock_diag::TcpSocket;
+use crate::namespaces::{NamespaceId, Survey};
 use crate::notice::Warning;
 use crate::process::{NamedProcess, Processes};
 
@@ -46,12 +46,17 @@ impl LookInterval {
     }
 }
 
-/// The socket list of this network namespace as of the last poll.
+/// A listener's accept queue and holder.
+pub(crate) type Listener = (AcceptQueue, Option<NamedProcess>);
+/// What a warning is about: a namespace, and the two addresses, which are equal for a listener.
+type Subject = (NamespaceId, SocketAddr, SocketAddr);
+
+/// The socket lists of all network namespaces as of the last poll.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    listeners: HashMap<SocketAddr, (AcceptQueue, Option<NamedProcess>)>,
+    listeners: HashMap<(NamespaceId, SocketAddr), Listener>,
     owners: HashMap<u32, Option<NamedProcess>>,
-    warned: HashMap<(SocketAddr, SocketAddr), Instant>,
+    warned: HashMap<Subject, Instant>,
     listening: LookInterval,
     connections: LookInterval,
     search: LookInterval,
@@ -76,56 +81,84 @@ impl Sockets {
         self.listening.is_due(Instant::now())
     }
 
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = (SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
-        self.listeners.iter().map(|(&local, (queue, process))| (local, *queue, process.as_ref()))
+    /// Whether the list of connections is due, too.
+    pub(crate) fn wants_connections(&self) -> bool {
+        self.connections.is_due(Instant::now())
     }
 
-    /// The accept queue and holder of the listener that accepted a connection at `local`.
-    pub(crate) fn listener(&self, local: SocketAddr) -> Option<&(AcceptQueue, Option<NamedProcess>)> {
+    pub(crate) fn listeners(
+        &self,
+    ) -> impl Iterator<Item = (NamespaceId, SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
+        self.listeners
+            .iter()
+            .map(|(&(namespace, local), (queue, process))| (namespace, local, *queue, process.as_ref()))
+    }
+
+    /// The listener that accepted a connection at `local` in a namespace.
+    pub(crate) fn listener(&self, namespace: NamespaceId, local: SocketAddr) -> Option<&Listener> {
         let any_v4 = SocketAddr::from(([0, 0, 0, 0], local.port()));
         let any_v6 = SocketAddr::from(([0u16; 8], local.port()));
-        [local, any_v4, any_v6].iter().find_map(|address| self.listeners.get(address))
+        [local, any_v4, any_v6].iter().find_map(|address| self.listeners.get(&(namespace, *address)))
     }
 
-    /// Polls the kernel, and returns the warnings.
-    pub(crate) fn look(&mut self, processes: &mut Processes) -> Vec<Warning> {
-        let now = Instant::now();
-        // Without sock_diag the queues stay unknown; resets are still diagnosed.
-        let listeners = sock_diag::tcp_sockets(States::LISTEN);
-        self.listening.done(now);
-        let Ok(listeners) = listeners else { return Vec::new() };
-        let mut connections = Vec::new();
-        if self.connections.is_due(now) {
-            let started = Instant::now();
-            connections = sock_diag::tcp_sockets(States::CLOSE_WAIT).unwrap_or_default();
-            // The kernel counts the peer's FIN as one unread byte.
-            connections.retain(|socket| socket.receive_queue > 1);
+    /// The namespaces with a listener for `local`.
+    pub(crate) fn listening_at(&self, local: SocketAddr) -> Vec<NamespaceId> {
+        let mut all: Vec<NamespaceId> = self.listeners.keys().map(|(namespace, _)| *namespace).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.retain(|namespace| self.listener(*namespace, local).is_some());
+        all
+    }
+
+    /// The listener of a namespace whose queue is the fullest: the likeliest one that overflowed.
+    pub(crate) fn fullest(&self, namespace: NamespaceId) -> Option<(SocketAddr, &Listener)> {
+        let of_namespace = self.listeners.iter().filter(|((listening, _), _)| *listening == namespace);
+        let near = of_namespace.filter(|(_, (queue, _))| queue.is_near_its_limit());
+        near.max_by_key(|(_, (queue, _))| u64::from(queue.waiting) * 1_000 / (u64::from(queue.limit) + 1))
+            .map(|((_, local), listener)| (*local, listener))
+    }
+
+    /// Takes over a poll of all namespaces that began at `started`, and returns the warnings.
+    pub(crate) fn take(
+        &mut self,
+        surveys: &HashMap<NamespaceId, Survey>,
+        with_connections: bool,
+        started: Instant,
+        processes: &mut Processes,
+    ) -> Vec<Warning> {
+        self.listening.done(started);
+        if with_connections {
             self.connections.done(started);
         }
-        self.find_owners(listeners.iter().chain(&connections), processes);
+        let all =
+            surveys.values().flat_map(|survey| survey.listeners.iter().flatten().chain(&survey.half_closed));
+        self.find_owners(all, processes);
+        let now = Instant::now();
         self.warned.retain(|_, warned| now - *warned < WARN_EVERY);
         let mut warnings = Vec::new();
         self.listeners.clear();
-        for socket in listeners {
-            let queue = AcceptQueue { waiting: socket.receive_queue, limit: socket.send_queue };
-            let process = self.owner(socket.inode);
-            if queue.is_near_its_limit() && self.note_warning((socket.local, socket.local), now) {
-                warnings.push(Warning::ListenerNearLimit {
-                    local: socket.local,
-                    queue,
-                    process: process.clone(),
-                });
+        for (&namespace, survey) in surveys {
+            for socket in survey.listeners.iter().flatten() {
+                let queue = AcceptQueue { waiting: socket.receive_queue, limit: socket.send_queue };
+                let (local, process) = (socket.local, self.owner(socket.inode));
+                if queue.is_near_its_limit() && self.note_warning((namespace, local, local), now) {
+                    let process = process.clone();
+                    warnings.push(Warning::ListenerNearLimit { namespace, local, queue, process });
+                }
+                self.listeners.insert((namespace, local), (queue, process));
             }
-            self.listeners.insert(socket.local, (queue, process));
-        }
-        for socket in connections {
-            if self.note_warning((socket.local, socket.remote), now) {
-                warnings.push(Warning::UnreadAfterPeerClosed {
-                    local: socket.local,
-                    remote: socket.remote,
-                    unread: socket.receive_queue - 1,
-                    process: self.owner(socket.inode),
-                });
+            for socket in &survey.half_closed {
+                let (local, remote) = (socket.local, socket.remote);
+                if self.note_warning((namespace, local, remote), now) {
+                    let (unread, process) = (socket.receive_queue - 1, self.owner(socket.inode));
+                    warnings.push(Warning::UnreadAfterPeerClosed {
+                        namespace,
+                        local,
+                        remote,
+                        unread,
+                        process,
+                    });
+                }
             }
         }
         warnings
@@ -136,8 +169,8 @@ impl Sockets {
     }
 
     /// Remembers a warning. True unless the same one is still remembered.
-    fn note_warning(&mut self, ends: (SocketAddr, SocketAddr), now: Instant) -> bool {
-        self.warned.len() < MAX && self.warned.insert(ends, now).is_none()
+    fn note_warning(&mut self, subject: Subject, now: Instant) -> bool {
+        self.warned.len() < MAX && self.warned.insert(subject, now).is_none()
     }
 
     fn find_owners<'a>(&mut self, sockets: impl Iterator<Item = &'a TcpSocket>, processes: &mut Processes) {

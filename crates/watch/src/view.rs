@@ -292,13 +292,42 @@ pub fn describe(warning: &Warning) -> String {
         process.as_ref().map_or(String::new(), |process| format!(" {}", process.plain()))
     };
     match warning {
-        Warning::ListenerNearLimit { local, queue, process } => {
+        Warning::ListenerNearLimit { local, queue, process, .. } => {
             format!("{local}{}: {} of {} wait for accept", who(process), queue.waiting, queue.limit)
         }
-        Warning::UnreadAfterPeerClosed { local, remote, unread, process } => {
+        Warning::UnreadAfterPeerClosed { local, remote, unread, process, .. } => {
             format!("{local}{}: {unread} bytes of {remote} unread after its close", who(process))
         }
+        Warning::AcceptQueueOverflowed { namespace, local, process, overflows, .. } => {
+            let listener = local.map_or_else(
+                || format!("a listener of network namespace {}", namespace.inode()),
+                |local| format!("{local}{}", who(process)),
+            );
+            format!("{listener}: the accept queue overflowed {overflows} times")
+        }
     }
+}
+
+/// Where a reset happened on this host, as parts of a line: namespace (unless it is the watcher's own), container,
+/// pod and unit, as far as they are known.
+pub fn place(reset: &LiveReset) -> Option<String> {
+    let mut parts = Vec::new();
+    match (reset.namespace, &reset.namespace_name) {
+        _ if reset.is_own_namespace => {}
+        (Some(_), Some(name)) => parts.push(format!("netns {}", name.plain())),
+        (Some(id), None) => parts.push(format!("netns {}", id.inode())),
+        (None, _) => parts.push(match reset.namespace_candidates.len() {
+            0 => "netns unknown".to_owned(),
+            some => format!("netns unknown, one of {some}"),
+        }),
+    }
+    if let Some(workload) = &reset.workload {
+        let short = |id: &str| id.get(..12).unwrap_or(id).to_owned();
+        parts.extend(workload.container.as_deref().map(|id| format!("container {}", short(id))));
+        parts.extend(workload.pod.as_deref().map(|uid| format!("pod {uid}")));
+        parts.extend(workload.unit.as_ref().map(|unit| format!("unit {}", unit.plain())));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
@@ -331,6 +360,7 @@ fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
     if let Some(queue) = reset.listener {
         lines.push(format!("accept queue: {} of {}", queue.waiting, queue.limit));
     }
+    lines.extend(place(reset));
     lines.push(reset.bytes.describe());
     lines.extend(reset.evidence.iter().map(|says| format!("- {says}")));
     lines.push(format!("remedy: {}", reset.remedy.words(tools)));
@@ -358,6 +388,11 @@ mod tests {
             state: Some("CLOSE"),
             process: Some(crate::NamedProcess { pid: 7, name: "httpd".into() }),
             role: Some(Role::Closed),
+            namespace: None,
+            is_own_namespace: false,
+            namespace_candidates: Vec::new(),
+            namespace_name: None,
+            workload: None,
             connections: 1,
             further_resets: 0,
             bytes: crate::Bytes { unread: Some(6), ..Default::default() },
@@ -425,6 +460,7 @@ mod tests {
         let shown = screen(&mut view);
         assert!(shown.contains("\\u{1b}[2J\\u{202e}"), "{shown}");
         let warning = Warning::ListenerNearLimit {
+            namespace: crate::NamespaceId::from_inode(1),
             local: reset.local,
             queue: crate::AcceptQueue { waiting: 4, limit: 4 },
             process: Some(crate::NamedProcess { pid: 7, name: "x\nsent ok".into() }),

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use crate::counted::{Comparison, Counted};
 use crate::diagnose::{AcceptQueue, LiveReset};
 use crate::events::{Blind, CannotWatch, Kernel, KernelEvent};
+use crate::kernel::leftovers::Leftovers;
+use crate::namespaces::NamespaceId;
 use crate::notice::{Filter, FurtherResets, Notice};
 use crate::process::NamedProcess;
 use crate::resets::Resets;
@@ -39,11 +41,12 @@ impl Watcher {
         let mut watcher = Self {
             kernel: Kernel::open()?,
             filter,
-            resets: Resets::default(),
+            resets: Resets::new(),
             comparison: Comparison::start(),
             many: false,
             pending: Vec::new(),
         };
+        watcher.discover(true);
         for blind in watcher.blind() {
             tracing::info!(?blind, "not to be seen: {}", blind.meaning());
         }
@@ -72,8 +75,10 @@ impl Watcher {
         self.comparison.counted()
     }
 
-    /// The listeners of this network namespace with their accept queues and holders, as of the last poll.
-    pub fn listeners(&self) -> impl Iterator<Item = (SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
+    /// The listeners of all network namespaces with their accept queues and holders, as of the last poll.
+    pub fn listeners(
+        &self,
+    ) -> impl Iterator<Item = (NamespaceId, SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
         self.resets.listeners()
     }
 
@@ -162,7 +167,28 @@ impl Watcher {
         self.comparison.compare(self.kernel.lost()).map(|counted| Notice::Counters(counted.into()))
     }
 
+    /// Finds the network namespaces of this host, and listens for the ends of their sockets.
+    fn discover(&mut self, at_start: bool) {
+        let namespaces = self.resets.namespaces();
+        let sources = namespaces.discover();
+        self.kernel.keep_leftovers(|id| namespaces.is_there(id));
+        let refused = namespaces.refused();
+        if at_start {
+            // Where others cannot be entered, the kernel is asked for what it tells of them here.
+            let own = if refused { None } else { Some(namespaces.own()) };
+            match Leftovers::open(own) {
+                Ok(leftovers) => self.kernel.add_leftovers(leftovers),
+                Err(_) => self.kernel.note_blind(Blind::NoBytes),
+            }
+            if refused {
+                self.kernel.note_blind(Blind::NoNamespaces);
+            }
+        }
+        sources.into_iter().for_each(|source| self.kernel.add_leftovers(source));
+    }
+
     fn look(&mut self) -> Vec<Notice> {
+        self.discover(false);
         let warnings = self.resets.look().into_iter();
         warnings.filter(|warning| self.filter.admits_warning(warning)).map(Notice::Warning).collect()
     }

@@ -1,6 +1,6 @@
 //! A reset: one kind of line for `linger why`, which reads captures, and `linger watch`, which sees them live.
 
-use linger_watch::{Direction, LiveReset, Role, Unknown};
+use linger_watch::{Direction, LiveReset, NamespaceId, Role, Unknown};
 use linger_why::Finding;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -71,6 +71,8 @@ pub(crate) struct Reset {
     /// What the process has to do with it: it `closed` or aborted the connection, or ended; it `held` the connection,
     /// which its peer reset; it `listens` on the port, and the kernel answered in its place.
     process_role: Option<&'static str>,
+    /// Where on this host it was.
+    place: Option<Place>,
     /// How many connections this line stands for: more than one if a process ended with several.
     connections: Option<u32>,
     /// Bytes that this host had received and the process had not read.
@@ -96,6 +98,41 @@ struct Evidence {
     frame: Option<u64>,
     /// The evidence in words.
     says: String,
+}
+
+/// A network namespace of this host, and the workload there.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Place {
+    /// The network namespace, by the inode that `lsns` shows; null if it is not known.
+    namespace: Option<u64>,
+    /// The namespace's name, if `ip netns` or Docker gave it one.
+    namespace_name: Option<String>,
+    /// If the namespace is not known: those that have the local address, at most 16.
+    namespace_candidates: Vec<u64>,
+    /// The process's cgroup.
+    cgroup: Option<String>,
+    /// The container's id.
+    container: Option<String>,
+    /// The uid of the Kubernetes pod.
+    pod: Option<String>,
+    /// The systemd unit.
+    unit: Option<String>,
+}
+
+impl From<&LiveReset> for Place {
+    fn from(reset: &LiveReset) -> Self {
+        let workload = reset.workload.clone().unwrap_or_default();
+        let json = |text: linger_untrusted::Untrusted| text.json().into_owned();
+        Self {
+            namespace: reset.namespace.map(NamespaceId::inode),
+            namespace_name: reset.namespace_name.clone().map(json),
+            namespace_candidates: reset.namespace_candidates.iter().map(|id| id.inode()).collect(),
+            cgroup: workload.cgroup.map(json),
+            container: workload.container,
+            pod: workload.pod,
+            unit: workload.unit.map(json),
+        }
+    }
 }
 
 /// One packet.
@@ -174,6 +211,7 @@ impl From<&Finding> for Reset {
             state: None,
             process: None,
             process_role: None,
+            place: None,
             connections: None,
             unread_bytes: None,
             unacknowledged_bytes: None,
@@ -234,6 +272,7 @@ impl From<&LiveReset> for Reset {
             state: reset.state,
             process: reset.process.as_ref().map(Process::from),
             process_role: reset.role.map(Role::name),
+            place: Some(Place::from(reset)),
             connections: Some(reset.connections),
             unread_bytes: reset.bytes.unread,
             unacknowledged_bytes: reset.bytes.unacknowledged,

@@ -16,16 +16,21 @@ use crate::output::{Stdout, Stopped};
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Warned {
     /// `listener-near-limit`: the accept queue is at four fifths or more; `unread-after-peer-closed`: the peer has
-    /// closed and bytes from it are unread, so that a plain close now would reset the connection.
+    /// closed and bytes from it are unread, so that a plain close now would reset the connection;
+    /// `accept-queue-overflowed`: connections found no room in an accept queue.
     warning: &'static str,
-    /// This host's end, or the listener.
-    local: String,
+    /// The network namespace, by the inode that `lsns` shows.
+    namespace: u64,
+    /// This host's end, or the listener. Of an overflow: the listener with the fullest queue; null if none is near its limit.
+    local: Option<String>,
     /// The peer.
     remote: Option<String>,
     /// The listener's queue.
     listener: Option<Queue>,
     /// Bytes that lie unread.
     unread_bytes: Option<u32>,
+    /// Connections that found no room since the last look.
+    overflows: Option<u64>,
     /// The process that has the socket, or that listens.
     process: Option<Process>,
 }
@@ -37,20 +42,34 @@ impl LineBody for Warned {
 impl Warned {
     fn new(warning: &Warning) -> Option<Self> {
         Some(match warning {
-            Warning::ListenerNearLimit { local, queue, process, .. } => Self {
+            Warning::ListenerNearLimit { namespace, local, queue, process, .. } => Self {
                 warning: "listener-near-limit",
-                local: local.to_string(),
+                namespace: namespace.inode(),
+                local: Some(local.to_string()),
+                overflows: None,
                 remote: None,
                 listener: Some((*queue).into()),
                 unread_bytes: None,
                 process: process.as_ref().map(Process::from),
             },
-            Warning::UnreadAfterPeerClosed { local, remote, unread, process, .. } => Self {
+            Warning::UnreadAfterPeerClosed { namespace, local, remote, unread, process, .. } => Self {
                 warning: "unread-after-peer-closed",
-                local: local.to_string(),
+                namespace: namespace.inode(),
+                local: Some(local.to_string()),
+                overflows: None,
                 remote: Some(remote.to_string()),
                 listener: None,
                 unread_bytes: Some(*unread),
+                process: process.as_ref().map(Process::from),
+            },
+            Warning::AcceptQueueOverflowed { namespace, local, queue, process, overflows, .. } => Self {
+                warning: "accept-queue-overflowed",
+                namespace: namespace.inode(),
+                local: local.map(|local| local.to_string()),
+                remote: None,
+                listener: queue.map(Queue::from),
+                unread_bytes: None,
+                overflows: Some(*overflows),
                 process: process.as_ref().map(Process::from),
             },
             _ => return None,
