@@ -16,6 +16,7 @@ mod exits;
 #[cfg(feature = "export")]
 pub mod export;
 mod held;
+mod interval;
 #[allow(unsafe_code)]
 mod kernel;
 mod namespaces;

@@ -7,16 +7,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use linger_netns::Counters;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Serialize;
 
+use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
 use crate::kernel::sock_diag::{self, States, TcpSocket};
 
 /// Most namespaces that are looked into. Each takes two file descriptors.
 const MAX: usize = 1_024;
+/// Shortest interval of the search, and the share of a core that it may use.
+const SEARCH_EVERY: Duration = Duration::from_secs(3);
+const SHARE: u32 = 4_000;
 /// Where namespaces without a process of their own have names: those of `ip netns`, and of Docker.
 const NAMED: [&str; 3] = ["/run/netns", "/var/run/netns", "/run/docker/netns"];
 
@@ -75,6 +80,7 @@ pub(crate) struct Namespaces {
     own: NamespaceId,
     known: HashMap<NamespaceId, Known>,
     refused: bool,
+    search: LookInterval,
 }
 
 impl Namespaces {
@@ -82,7 +88,12 @@ impl Namespaces {
         // Without /proc there is one namespace without a number.
         let own = NamespaceId::own().unwrap_or(NamespaceId(0));
         let here = Known { file: None, name: None, pid: None };
-        Self { own, known: HashMap::from([(own, here)]), refused: false }
+        Self {
+            own,
+            known: HashMap::from([(own, here)]),
+            refused: false,
+            search: LookInterval::new(SEARCH_EVERY, SHARE),
+        }
     }
 
     /// The namespace of this process.
@@ -109,7 +120,19 @@ impl Namespaces {
     }
 
     /// Looks for new namespaces, forgets those that are gone, and returns sources of the destroyed sockets of the new ones.
+    ///
+    /// Does nothing before it is due: it looks at all processes.
     pub(crate) fn discover(&mut self) -> Vec<Leftovers> {
+        let started = Instant::now();
+        if !self.search.is_due(started) {
+            return Vec::new();
+        }
+        let sources = self.search();
+        self.search.done(started);
+        sources
+    }
+
+    fn search(&mut self) -> Vec<Leftovers> {
         let mut found: HashMap<NamespaceId, (PathBuf, Option<String>, Option<u32>)> = HashMap::new();
         for folder in NAMED {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::diagnose::AcceptQueue;
+use crate::interval::LookInterval;
 use crate::kernel::sock_diag::TcpSocket;
 use crate::namespaces::{NamespaceId, Survey};
 use crate::notice::Warning;
@@ -18,33 +19,12 @@ const CONNECTIONS_EVERY: Duration = Duration::from_secs(3);
 const SEARCH_EVERY: Duration = Duration::from_secs(15);
 /// The expensive polls may use one four-thousandth of a core: their interval grows with their measured duration.
 const SHARE: u32 = 4_000;
+/// The list of listeners, of all namespaces, may use a little more: it is what shows an overflow.
+const LISTENERS_SHARE: u32 = 1_500;
 /// A warning is repeated only after this time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Most sockets whose holder or last warning is remembered.
 const MAX: usize = 65_536;
-
-/// Schedules a poll whose interval grows with its duration.
-#[derive(Debug)]
-struct LookInterval {
-    every: Duration,
-    next: Option<Instant>,
-}
-
-impl LookInterval {
-    fn new(every: Duration) -> Self {
-        Self { every, next: None }
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.next.is_none_or(|next| now >= next)
-    }
-
-    /// Notes that the poll is done. Call it right afterwards.
-    fn done(&mut self, started: Instant) {
-        let now = Instant::now();
-        self.next = Some(now + self.every.max((now - started) * SHARE));
-    }
-}
 
 /// A listener's accept queue and holder.
 pub(crate) type Listener = (AcceptQueue, Option<NamedProcess>);
@@ -68,9 +48,9 @@ impl Default for Sockets {
             listeners: HashMap::new(),
             owners: HashMap::new(),
             warned: HashMap::new(),
-            listening: LookInterval::new(LISTENERS_EVERY),
-            connections: LookInterval::new(CONNECTIONS_EVERY),
-            search: LookInterval::new(SEARCH_EVERY),
+            listening: LookInterval::new(LISTENERS_EVERY, LISTENERS_SHARE),
+            connections: LookInterval::new(CONNECTIONS_EVERY, SHARE),
+            search: LookInterval::new(SEARCH_EVERY, SHARE),
         }
     }
 }
@@ -190,22 +170,5 @@ impl Sockets {
         // again.
         self.owners.extend(unknown.into_iter().map(|inode| (inode, found.remove(&inode))));
         self.search.done(started);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_takes_long_is_done_rarely() {
-        let mut pace = LookInterval::new(Duration::from_secs(3));
-        let now = Instant::now();
-        assert!(pace.is_due(now));
-        pace.done(now);
-        assert!(!pace.is_due(now + Duration::from_secs(2)));
-        let Some(earlier) = now.checked_sub(Duration::from_millis(10)) else { return };
-        pace.done(earlier);
-        assert!(!pace.is_due(now + Duration::from_secs(39)), "10 ms are a four-thousandth of 40 s");
     }
 }

@@ -18,6 +18,8 @@ use crate::resets::Resets;
 const WHILE_WAITING: Duration = Duration::from_millis(100);
 /// If one read returns more destroyed sockets than this, the host is busy: read again at once, before the buffer is full.
 const MANY: usize = 200;
+/// Shortest interval between notices of further resets after one.
+const FURTHER_EVERY: Duration = Duration::from_secs(1);
 const WHILE_MANY: Duration = Duration::from_millis(50);
 
 /// Watches this host's resets.
@@ -28,6 +30,9 @@ pub struct Watcher {
     resets: Resets,
     comparison: Comparison,
     many: bool,
+    /// Poll at the next opportunity.
+    look_now: bool,
+    further_told: Instant,
     /// Warnings of the poll at the start, returned by the first call of `next`.
     pending: Vec<Notice>,
 }
@@ -44,6 +49,8 @@ impl Watcher {
             resets: Resets::new(),
             comparison: Comparison::start(),
             many: false,
+            look_now: false,
+            further_told: Instant::now(),
             pending: Vec::new(),
         };
         watcher.discover(true);
@@ -116,6 +123,8 @@ impl Watcher {
     pub fn finish(&mut self, patience: Duration) -> io::Result<Vec<Notice>> {
         const STEP: Duration = Duration::from_millis(5);
         let until = Instant::now() + patience;
+        // The last poll, so that what has grown since the one before is told.
+        self.look_now = true;
         let mut notices = self.take_stock(true);
         while (self.resets.waits() || self.kernel.has_more()) && Instant::now() < until {
             // Only wait here; `take_stock` then reads all sources in the order that it needs.
@@ -132,7 +141,7 @@ impl Watcher {
     /// Reads all sources, in an order in which a cause is read before its effect.
     fn take_stock(&mut self, at_end: bool) -> Vec<Notice> {
         let mut notices = std::mem::take(&mut self.pending);
-        let mut due = self.resets.is_due();
+        let mut due = self.resets.is_due() || std::mem::take(&mut self.look_now);
         if due || at_end {
             self.comparison.read();
         }
@@ -154,8 +163,11 @@ impl Watcher {
         }
         let done = self.resets.settle(leftovers, &dead);
         self.tell(done, &mut notices);
-        if due {
+        if self.further_told.elapsed() >= FURTHER_EVERY {
+            self.further_told = Instant::now();
             self.tell_further(&mut notices);
+        }
+        if due {
             notices.extend(self.compare());
         }
         notices
