@@ -11,17 +11,19 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use linger_watch::export::Metrics;
 use linger_watch::view::{View, ViewKey, describe, place};
-use linger_watch::{CannotWatch, Filter, FurtherResets, LiveReset, Notice, Role, Watcher};
+use linger_watch::{Filter, FurtherResets, LiveReset, Notice, Role, Watcher};
 use linger_why::Cause;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
-use rustix::io::Errno;
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::capabilities;
 
 use crate::options::{Json, MetricsAt, RunFor};
 use crate::output::{Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::typed::port;
 use crate::{exit, interrupt, lines};
+
+mod check;
 
 /// Longest wait for events: two wake-ups a second on an idle host.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -58,6 +60,9 @@ pub(crate) struct WatchArguments {
     /// Only resets of processes with these names.
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     process: Vec<String>,
+    /// Check each right, limit and setting that watching needs here; say what is missing and the line that mends it.
+    #[arg(long, conflicts_with_all = ["plain", "metrics", "time", "port", "process", "fail_on"])]
+    check: bool,
     /// End with status 1 if a reset with this cause was seen and shown; `any` stands for all. Can be repeated.
     #[arg(long, value_name = "CAUSE", value_parser = PossibleValuesParser::new(fail_on()))]
     fail_on: Vec<String>,
@@ -72,20 +77,24 @@ fn fail_on() -> impl Iterator<Item = &'static str> {
 const ANY: &str = "any";
 
 pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
+    raise_descriptors();
+    if arguments.check {
+        return check::run(arguments.output.json);
+    }
     let mut filter = Filter::default();
     filter.ports = arguments.port.clone();
     filter.processes = arguments.process.iter().map(|name| name.as_str().into()).collect();
     let mut watcher = match Watcher::open(filter) {
         Ok(watcher) => watcher,
         Err(error) => {
-            return exit::fail(exit::NOT_POSSIBLE_HERE, format_args!("{error}{}", remedy(&error)));
+            return exit::fail(exit::NOT_POSSIBLE_HERE, format_args!("{error}{}", check::remedy(&error)));
         }
     };
     for blind in watcher.blind() {
         say!("linger: {}", blind.meaning());
     }
-    for hidden in capabilities(None).map(|sets| hidden(sets.effective)).unwrap_or_default() {
-        say!("linger: {hidden}");
+    if let Ok(sets) = capabilities(None) {
+        check::hidden(sets.effective).for_each(|hidden| say!("linger: {hidden}"));
     }
     let metrics = Metrics::default();
     if let Some(address) = &arguments.counts.metrics {
@@ -125,6 +134,13 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     }
 }
 
+/// Raises the number of open files to the most that this process may have: each processor takes several, each container two.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where that is refused the limit stays as it was, and `perf_event_open` says if it is too low.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 /// Counts the resets with a cause that `--fail-on` names.
 struct Failures<'a> {
     causes: &'a [String],
@@ -137,68 +153,6 @@ impl Failures<'_> {
         let failing = |notice: &&Notice| matches!(notice, Notice::Reset(reset) if named(reset.cause));
         self.seen += notices.iter().filter(failing).count() as u64;
     }
-}
-
-/// What the user can do about an error, as a continuation of the error's sentence.
-fn remedy(error: &CannotWatch) -> &'static str {
-    match error {
-        CannotWatch::NoTracefs(_) if has_tracefs() => {
-            ": tracefs is there, and not readable to this user; run as root, or with CAP_DAC_READ_SEARCH"
-        }
-        CannotWatch::NoTracefs(_) => ": run as root, or `mount -t tracefs tracefs /sys/kernel/tracing` first",
-        CannotWatch::Refused(error) => {
-            let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-            refused(Errno::from_io_error(error), effective).unwrap_or_else(|| exit::machine_hint(error))
-        }
-        CannotWatch::LockedMemory { .. } => {
-            ": raise `ulimit -l` (LimitMEMLOCK= of a systemd unit, --ulimit memlock= of a container), or have CAP_IPC_LOCK \
-             (--cap-add IPC_LOCK)"
-        }
-        _ => "",
-    }
-}
-
-/// What the user can do if `perf_event_open` fails for a process with these capabilities.
-fn refused(error: Option<Errno>, effective: CapabilitySet) -> Option<&'static str> {
-    match error? {
-        Errno::ACCESS | Errno::PERM if effective.contains(CapabilitySet::SYS_ADMIN) => Some(
-            ": not even CAP_SYS_ADMIN is enough here; allow perf_event_open in the seccomp profile (SystemCallFilter= of a \
-             systemd unit) and in the security module, and watch from outside of containers with a user namespace",
-        ),
-        // Debian from a level of 3 on and Ubuntu of 4 ask for CAP_SYS_ADMIN, whatever else is there.
-        Errno::ACCESS => Some(
-            ": run as root or with CAP_SYS_ADMIN, or set sysctl kernel.perf_event_paranoid to 2 and have CAP_PERFMON \
-             (Debian sets 3 and Ubuntu 4, where CAP_PERFMON alone does not count)",
-        ),
-        Errno::PERM if effective.contains(CapabilitySet::PERFMON) => {
-            Some(": allow perf_event_open in the seccomp profile (SystemCallFilter= of a systemd unit)")
-        }
-        Errno::PERM => Some(": run as root, or with CAP_PERFMON and a readable tracefs"),
-        _ => None,
-    }
-}
-
-/// What the kernel hides from a process without these capabilities.
-fn hidden(effective: CapabilitySet) -> Vec<&'static str> {
-    let needs = [
-        // ptrace(2), access to /proc/PID/fd of another user.
-        (
-            CapabilitySet::SYS_PTRACE,
-            "other users' processes are not named: run as root, or with CAP_SYS_PTRACE as well",
-        ),
-        // NETLINK_LISTEN_ALL_NSID, netlink(7).
-        (
-            CapabilitySet::NET_BROADCAST,
-            "bytes of containers' connections are not known: run as root, or with CAP_NET_BROADCAST as well",
-        ),
-    ];
-    needs.into_iter().filter(|(need, _)| !effective.contains(*need)).map(|(_, told)| told).collect()
-}
-
-fn has_tracefs() -> bool {
-    /// `TRACEFS_MAGIC` of `linux/magic.h`.
-    const MAGIC: rustix::fs::FsWord = 0x7472_6163;
-    rustix::fs::statfs("/sys/kernel/tracing").is_ok_and(|found| found.f_type == MAGIC)
 }
 
 /// Why watching ended early.
@@ -369,29 +323,4 @@ fn keys(view: &mut View) -> io::Result<Keys> {
         }
     }
     Ok(keys)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_missing_capability_is_said() {
-        let both = CapabilitySet::SYS_PTRACE | CapabilitySet::NET_BROADCAST;
-        assert!(hidden(both).is_empty() && hidden(CapabilitySet::all()).is_empty());
-        assert!(hidden(CapabilitySet::SYS_PTRACE)[0].contains("CAP_NET_BROADCAST"));
-        assert!(hidden(CapabilitySet::NET_BROADCAST)[0].contains("CAP_SYS_PTRACE"));
-        assert_eq!(hidden(CapabilitySet::empty()).len(), 2);
-    }
-
-    #[test]
-    fn each_refusal_has_its_remedy() {
-        let perfmon = CapabilitySet::PERFMON;
-        let told = |error, effective| refused(Some(error), effective).unwrap();
-        assert!(told(Errno::ACCESS, perfmon).contains("perf_event_paranoid"));
-        assert!(told(Errno::ACCESS, perfmon | CapabilitySet::SYS_ADMIN).contains("security module"));
-        assert!(told(Errno::PERM, perfmon).contains("seccomp") && told(Errno::PERM, perfmon).len() < 100);
-        assert!(told(Errno::PERM, CapabilitySet::empty()).contains("with CAP_PERFMON"));
-        assert_eq!(refused(Some(Errno::MFILE), perfmon), None);
-    }
 }

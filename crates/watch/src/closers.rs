@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::events::Endpoints;
 use crate::kernel::leftovers::Leftover;
-use crate::namespaces::NamespaceId;
+use crate::namespace_id::NamespaceId;
 use crate::process::NamedProcess;
 
 /// Number of connections remembered; the oldest are dropped first.
@@ -74,7 +74,7 @@ impl Closers {
         let ends = (leftover.local, leftover.remote);
         if let Some(closes) = self.closes.get_mut(&ends) {
             let of_cookie = closes.iter_mut().filter(|close| close.cookie == leftover.cookie);
-            of_cookie.for_each(|close| close.namespace = leftover.namespace);
+            of_cookie.for_each(|close| close.namespace = leftover.namespace.or(close.namespace));
         }
     }
 

@@ -3,157 +3,12 @@
 //! The reasons are those of `enum sk_rst_reason` in Linux 6.18 (`include/net/rstreason.h`). Where one reason covers
 //! several causes, all of them become candidates.
 
-use std::net::SocketAddr;
-
 use linger_untrusted::Untrusted;
-use linger_why::{Cause, Confidence, Remedy};
-use serde::Serialize;
+use linger_why::{Cause, Confidence};
 
-use crate::bytes::Bytes;
-use crate::cgroup::Workload;
 use crate::kernel::leftovers::Arrived;
-use crate::namespaces::NamespaceId;
-use crate::process::NamedProcess;
+use crate::live_reset::{AcceptQueue, Opinion};
 use crate::tcp_state;
-
-/// Whether this host sent or received a reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Direction {
-    /// This host sent the reset.
-    Sent,
-    /// This host received the reset.
-    Received,
-}
-
-impl Direction {
-    /// The name in lines, labels and JSON; it does not change between versions.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sent => "sent",
-            Self::Received => "received",
-        }
-    }
-}
-
-/// The accept queue of a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct AcceptQueue {
-    /// Connections that wait for `accept`.
-    pub waiting: u32,
-    /// The limit. The kernel accepts one more than `listen`'s backlog (`sk_acceptq_is_full`).
-    pub limit: u32,
-}
-
-impl AcceptQueue {
-    /// Whether the kernel turns the next connection away.
-    pub fn is_full(self) -> bool {
-        self.waiting > self.limit
-    }
-
-    /// Whether the queue is at four fifths of its limit or more.
-    pub fn is_near_its_limit(self) -> bool {
-        u64::from(self.waiting) * 5 >= (u64::from(self.limit) + 1) * 4
-    }
-}
-
-/// What a process has to do with a reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Role {
-    /// The process closed or aborted the connection, or ended: the reset is its doing.
-    Closed,
-    /// The process held the connection, which its peer reset.
-    Held,
-    /// The process listens on the port. The kernel answered in its place.
-    Listens,
-}
-
-impl Role {
-    /// The name in JSON; it does not change between versions.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Held => "held",
-            Self::Listens => "listens",
-        }
-    }
-
-    /// The words before the process in a line of text.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Closed => "by",
-            Self::Held => "held by",
-            Self::Listens => "listener",
-        }
-    }
-}
-
-/// A reset that this host sent or received.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct LiveReset {
-    /// Seconds since 1970-01-01 00:00 UTC.
-    pub time_seconds: f64,
-    /// Whether this host sent or received it.
-    pub direction: Direction,
-    /// This host's end.
-    pub local: SocketAddr,
-    /// The other end; `None` if the kernel does not say.
-    pub remote: Option<SocketAddr>,
-    /// The most likely cause.
-    pub cause: Cause,
-    /// How sure the cause is.
-    pub confidence: Confidence,
-    /// All causes that fit, `cause` included.
-    pub candidates: Vec<Cause>,
-    /// The kernel's name of the reason, such as `TCP_ABORT_ON_CLOSE`; `None` before Linux 6.10.
-    pub reason: Option<String>,
-    /// The TCP state of the socket at that moment.
-    pub state: Option<&'static str>,
-    /// The process concerned; see `role`.
-    pub process: Option<NamedProcess>,
-    /// What `process` has to do with the reset.
-    pub role: Option<Role>,
-    /// The network namespace of this host's end, if it is known.
-    pub namespace: Option<NamespaceId>,
-    /// Whether that is the namespace of the watcher itself.
-    pub is_own_namespace: bool,
-    /// The namespaces that it may be, if it is not known: at most 16 of those with the local address.
-    pub namespace_candidates: Vec<NamespaceId>,
-    /// The namespace's name (`ip netns`, Docker), if it has one.
-    pub namespace_name: Option<Untrusted>,
-    /// The workload of the process, or of the namespace if no process is known.
-    pub workload: Option<Workload>,
-    /// How many connections this notice stands for: more than one if a process ended with several.
-    pub connections: u32,
-    /// Further resets for packets that the peer sent before it knew of this one, as far as seen by now.
-    pub further_resets: u32,
-    /// The bytes that were unread or unacknowledged.
-    #[serde(flatten)]
-    pub bytes: Bytes,
-    /// The accept queue, if the reset concerns a listener.
-    pub listener: Option<AcceptQueue>,
-    /// The observations that the cause rests on.
-    pub evidence: Vec<String>,
-    /// What to do about the cause.
-    pub remedy: Remedy,
-}
-
-impl LiveReset {
-    pub(crate) fn set(&mut self, (cause, confidence, candidates, evidence): Opinion) {
-        (self.cause, self.confidence, self.candidates, self.evidence) =
-            (cause, confidence, candidates, evidence);
-        self.remedy = cause.remedy();
-    }
-
-    pub(crate) fn opinion(&self) -> Opinion {
-        (self.cause, self.confidence, self.candidates.clone(), self.evidence.clone())
-    }
-}
 
 /// What is known about a sent reset in addition to the kernel's reason.
 #[derive(Clone, Debug, Default)]
@@ -192,8 +47,6 @@ pub(crate) struct Overflow {
     /// `tcp_abort_on_overflow`: the kernel resets what it cannot queue.
     pub(crate) resets: bool,
 }
-
-pub(crate) type Opinion = (Cause, Confidence, Vec<Cause>, Vec<String>);
 
 /// The cause of a reset that this host sent.
 pub(crate) fn sent(reason: Option<&str>, context: &Context) -> Opinion {
@@ -469,10 +322,99 @@ mod tests {
         assert_eq!(cause, Cause::Unknown, "without a reason nothing is certain");
     }
 
+    fn on_data(context: Context) -> (Cause, Confidence, Vec<Cause>) {
+        let (cause, confidence, candidates, _) = sent(Some("TCP_ABORT_ON_DATA"), &context);
+        (cause, confidence, candidates)
+    }
+
     #[test]
-    fn a_backlog_of_n_holds_one_more() {
-        let queue = |waiting| AcceptQueue { waiting, limit: 4 };
-        assert!(!queue(4).is_full() && queue(5).is_full());
-        assert!(!queue(3).is_near_its_limit() && queue(4).is_near_its_limit());
+    fn what_had_arrived_decides_between_late_data_and_linger2() {
+        use Confidence::*;
+        let with = |segments, bytes, largest| {
+            let arrived = Some(Arrived { segments, bytes, largest });
+            on_data(Context { arrived, ..Context::default() })
+        };
+        let (abort, late) = ((Cause::Aborted, Certain), (Cause::DataAfterClose, Certain));
+        let first = |(cause, confidence, _)| (cause, confidence);
+        assert_eq!(first(with(0, 0, 536)), abort, "nothing ever arrived");
+        assert_eq!(first(with(1, 0, 536)), late, "what arrived was not accepted");
+        assert_eq!(first(with(1, 3, 536)), abort, "the one segment was accepted");
+        assert_eq!(first(with(2, 537, 536)), abort, "one segment cannot have that many bytes");
+        let open = with(2, 536, 536);
+        assert_eq!(open, (Cause::DataAfterClose, Likely, vec![Cause::DataAfterClose, Cause::Aborted]));
+        assert_eq!(on_data(Context::default()), open, "nothing is known");
+        let reset = Context { reset_by_data: true, ..Context::default() };
+        assert_eq!(first(on_data(reset)), late, "the kernel reset the socket for it");
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_one_only_where_a_system_call_resets() {
+        let ending = Some(Ending { says: "the process x[1] ended".into() });
+        let context = |active| Context { active, ending: ending.clone(), ..Context::default() };
+        assert_eq!(sent(Some("TCP_ABORT_ON_CLOSE"), &context(true)).0, Cause::ProcessGone);
+        assert_eq!(
+            sent(Some("NO_SOCKET"), &context(false)).0,
+            Cause::PortClosed,
+            "a packet met nothing meanwhile"
+        );
+        let alive = Context { ending: None, ..context(true) };
+        assert_eq!(sent(Some("TCP_ABORT_ON_CLOSE"), &alive).0, Cause::ClosedWithUnreadData);
+    }
+
+    #[test]
+    fn a_listener_somewhere_is_none_where_the_packet_met_no_socket() {
+        let context = Context { listens: true, ..Context::default() };
+        let (cause, _, candidates, evidence) = sent(Some("NO_SOCKET"), &context);
+        assert_eq!((cause, candidates[1]), (Cause::PortClosed, Cause::HalfOpen));
+        assert!(evidence[0].contains("another network namespace"), "{evidence:?}");
+        let closed = Context { closed: Some(1.0), ..context };
+        assert_eq!(sent(Some("NO_SOCKET"), &closed).0, Cause::Finwait2Expired);
+    }
+
+    #[test]
+    fn an_overflow_needs_a_full_queue_or_a_grown_counter() {
+        let with = |reason, grown, resets, waiting| {
+            let queue = Some(AcceptQueue { waiting, limit: 2 });
+            let overflow = Overflow { grown, resets };
+            let context = Context { state: tcp_state::LISTEN, queue, overflow, ..Context::default() };
+            let (cause, confidence, ..) = sent(Some(reason), &context);
+            (cause, confidence)
+        };
+        let overflow = |confidence| (Cause::AcceptQueueOverflow, confidence);
+        assert_eq!(with("INVALID_SYN", 1, true, 0), overflow(Confidence::Certain));
+        assert_eq!(with("INVALID_SYN", 1, false, 0), overflow(Confidence::Likely));
+        assert_eq!(
+            with("TCP_FLAGS", 1, true, 0),
+            overflow(Confidence::Likely),
+            "it may have been forgotten since"
+        );
+        assert_eq!(with("TCP_FLAGS", 0, true, 3), overflow(Confidence::Likely), "full");
+        assert_eq!(with("TCP_FLAGS", 0, true, 2), (Cause::HalfOpen, Confidence::Likely));
+    }
+
+    #[test]
+    fn only_strays_are_echoes() {
+        let listening = Context { state: tcp_state::LISTEN, ..Context::default() };
+        let is = |reason, context: &Context| may_be_echo(Some(reason), context, Cause::HalfOpen);
+        assert!(is("NO_SOCKET", &Context::default()) && is("TCP_FLAGS", &listening));
+        assert!(!is("INVALID_SYN", &listening), "an overflow's own reset");
+        assert!(!is("TCP_ABORT_ON_DATA", &Context::default()) && !is("TCP_FLAGS", &Context::default()));
+        let active = Context { active: true, ..Context::default() };
+        assert!(!is("NO_SOCKET", &active));
+    }
+
+    #[test]
+    fn a_received_reset_may_be_a_firewalls() {
+        for error in [None, Some(libc::ECONNREFUSED), Some(libc::ECONNRESET)] {
+            assert!(received(error).2.contains(&Cause::FirewallReject), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_found_by_half_of_the_addresses_is_never_certain() {
+        let certain = (Cause::Aborted, Confidence::Certain, vec![Cause::Aborted], Vec::new());
+        let confidence = |how| of_this_host(&certain, how).1;
+        assert_eq!(confidence(Origin::SameConnection), Confidence::Certain);
+        assert_eq!(confidence(Origin::Translated), Confidence::Likely);
     }
 }

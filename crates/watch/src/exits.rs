@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use linger_why::Cause;
 
-use crate::diagnose::{Ending, LiveReset};
+use crate::diagnose::Ending;
 use crate::events::{ProcessChange, ProcessEvent};
+use crate::live_reset::LiveReset;
 use crate::process::{NamedProcess, Processes};
 
 /// A signal longer ago than this is not said to have ended a process (nanoseconds).

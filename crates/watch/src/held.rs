@@ -8,8 +8,10 @@ use linger_why::{Cause, Confidence};
 
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::Closers;
-use crate::diagnose::{self, Direction, LiveReset, Opinion, Role};
+use crate::diagnose;
 use crate::events::Endpoints;
+use crate::live_reset::Opinion;
+use crate::live_reset::{Direction, LiveReset, Role};
 use crate::process::NamedProcess;
 
 /// Longest time for which a reset is held back. After a sent reset the socket is destroyed within microseconds. After a

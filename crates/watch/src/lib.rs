@@ -6,6 +6,7 @@
 //! queues and unread bytes; and the kernel's counters, which show how many events were missed.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod addresses;
 mod bytes;
 mod cgroup;
 mod closers;
@@ -19,7 +20,10 @@ mod held;
 mod interval;
 #[allow(unsafe_code)]
 mod kernel;
+mod live_reset;
+mod namespace_id;
 mod namespaces;
+mod needs;
 mod notice;
 mod overflow;
 mod places;
@@ -37,9 +41,10 @@ mod watcher;
 pub use bytes::{Bytes, Unknown};
 pub use cgroup::Workload;
 pub use counted::Counted;
-pub use diagnose::{AcceptQueue, Direction, LiveReset, Role};
 pub use events::{Blind, CannotWatch};
-pub use namespaces::NamespaceId;
+pub use live_reset::{AcceptQueue, Direction, LiveReset, Role};
+pub use namespace_id::NamespaceId;
+pub use needs::Needs;
 pub use notice::{Filter, FurtherResets, Notice, Warning};
 pub use process::NamedProcess;
 pub use watcher::Watcher;

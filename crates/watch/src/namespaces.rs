@@ -5,17 +5,16 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
-use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use linger_netns::Counters;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use serde::Serialize;
 
 use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
 use crate::kernel::sock_diag::{self, States, TcpSocket};
+use crate::namespace_id::NamespaceId;
 
 /// Most namespaces that are looked into. Each takes two file descriptors.
 const MAX: usize = 1_024;
@@ -24,32 +23,6 @@ const SEARCH_EVERY: Duration = Duration::from_secs(3);
 const SHARE: u32 = 4_000;
 /// Where namespaces without a process of their own have names: those of `ip netns`, and of Docker.
 const NAMED: [&str; 3] = ["/run/netns", "/var/run/netns", "/run/docker/netns"];
-
-/// A network namespace, by the inode that `/proc/PID/ns/net` and `lsns` show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct NamespaceId(u64);
-
-impl NamespaceId {
-    /// The inode.
-    pub fn inode(self) -> u64 {
-        self.0
-    }
-
-    fn of(path: &Path) -> io::Result<Self> {
-        fs::metadata(path).map(|found| Self(found.st_ino()))
-    }
-
-    /// The namespace of the calling process.
-    pub(crate) fn own() -> Option<Self> {
-        Self::of(Path::new("/proc/self/ns/net")).ok()
-    }
-
-    #[cfg(test)]
-    pub(crate) const fn from_inode(inode: u64) -> Self {
-        Self(inode)
-    }
-}
 
 /// What a look into a namespace shows.
 #[derive(Debug, Default)]
@@ -86,7 +59,7 @@ pub(crate) struct Namespaces {
 impl Namespaces {
     pub(crate) fn new() -> Self {
         // Without /proc there is one namespace without a number.
-        let own = NamespaceId::own().unwrap_or(NamespaceId(0));
+        let own = NamespaceId::own().unwrap_or(NamespaceId::UNKNOWN);
         let here = Known { file: None, name: None, pid: None };
         Self {
             own,
@@ -145,8 +118,11 @@ impl Namespaces {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let path = entry.path().join("ns/net");
-            if let Ok(id) = NamespaceId::of(&path) {
-                found.entry(id).or_insert((path, None, None)).2.get_or_insert(pid);
+            match NamespaceId::of(&path) {
+                Ok(id) => {
+                    found.entry(id).or_insert((path, None, None)).2.get_or_insert(pid);
+                }
+                Err(error) => self.note_refusal(&error),
             }
         }
         self.known.retain(|id, _| *id == self.own || found.contains_key(id));
@@ -159,19 +135,24 @@ impl Namespaces {
             if self.known.len() >= MAX {
                 break;
             }
-            let Ok(file) = File::open(path) else {
-                self.refused = true;
-                continue;
-            };
-            match within(Some(&file), || Leftovers::open(Some(id))) {
-                Ok(leftovers) => {
+            // A process may have ended meanwhile, and its namespace with it.
+            let entered = File::open(path).and_then(|file| {
+                let leftovers = within(Some(&file), || Leftovers::open(Some(id)))?;
+                Ok((file, leftovers))
+            });
+            match entered {
+                Ok((file, leftovers)) => {
                     sources.extend(leftovers);
                     self.known.insert(id, Known { file: Some(file), name, pid });
                 }
-                Err(_) => self.refused = true,
+                Err(error) => self.note_refusal(&error),
             }
         }
         sources
+    }
+
+    fn note_refusal(&mut self, error: &io::Error) {
+        self.refused |= error.kind() == io::ErrorKind::PermissionDenied;
     }
 
     /// Looks into all namespaces. `half_closed`: also for connections whose peer has closed.

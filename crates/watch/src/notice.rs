@@ -7,8 +7,8 @@ use linger_why::Cause;
 use serde::Serialize;
 
 use crate::counted::Counted;
-use crate::diagnose::{AcceptQueue, LiveReset};
-use crate::namespaces::NamespaceId;
+use crate::live_reset::{AcceptQueue, LiveReset};
+use crate::namespace_id::NamespaceId;
 use crate::process::NamedProcess;
 
 /// Selects resets and warnings by port and process.

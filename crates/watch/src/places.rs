@@ -7,8 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::diagnose::{Direction, LiveReset};
-use crate::namespaces::{NamespaceId, Survey};
+use crate::live_reset::{Direction, LiveReset};
+use crate::namespace_id::NamespaceId;
+use crate::namespaces::Survey;
 
 /// Most candidates that are told.
 const CANDIDATES: usize = 16;

@@ -5,9 +5,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::diagnose::{self, Opinion, Origin, Role};
+use crate::diagnose::{self, Origin};
 use crate::events::Endpoints;
-use crate::namespaces::NamespaceId;
+use crate::live_reset::Opinion;
+use crate::live_reset::Role;
+use crate::namespace_id::NamespaceId;
 use crate::process::NamedProcess;
 
 /// Number of resets remembered; the oldest are forgotten first.

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::diagnose::AcceptQueue;
 use crate::interval::LookInterval;
 use crate::kernel::sock_diag::TcpSocket;
-use crate::namespaces::{NamespaceId, Survey};
+use crate::live_reset::AcceptQueue;
+use crate::namespace_id::NamespaceId;
+use crate::namespaces::Survey;
 use crate::notice::Warning;
 use crate::process::{NamedProcess, Processes};
 

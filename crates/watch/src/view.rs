@@ -370,7 +370,7 @@ fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::Direction;
+    use crate::live_reset::Direction;
     use linger_why::{Cause, Confidence};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;

@@ -6,10 +6,10 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::counted::{Comparison, Counted};
-use crate::diagnose::{AcceptQueue, LiveReset};
 use crate::events::{Blind, CannotWatch, Kernel, KernelEvent};
 use crate::kernel::leftovers::Leftovers;
-use crate::namespaces::NamespaceId;
+use crate::live_reset::{AcceptQueue, LiveReset};
+use crate::namespace_id::NamespaceId;
 use crate::notice::{Filter, FurtherResets, Notice};
 use crate::process::NamedProcess;
 use crate::resets::Resets;

@@ -156,3 +156,52 @@ pub(crate) fn notice(notice: &Notice, out: &mut Stdout) -> Result<(), Stopped> {
         _ => Ok(()),
     }
 }
+
+/// How a need of `linger watch` is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum NeedState {
+    Ok,
+    /// Watching works, and shows less.
+    Degraded,
+    /// Watching does not work.
+    Missing,
+}
+
+impl NeedState {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// A right, limit or setting that `linger watch` needs (`--check`).
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct NeedLine<'a> {
+    /// The need.
+    need: &'a str,
+    /// How the need is met.
+    state: NeedState,
+    /// What there is.
+    found: &'a str,
+    /// What mends it: a command or a setting; null if nothing is missing.
+    remedy: Option<&'a str>,
+}
+
+impl LineBody for NeedLine<'_> {
+    const KIND: &'static str = "need";
+}
+
+/// Prints one need.
+pub(crate) fn need(
+    need: &str,
+    state: NeedState,
+    found: &str,
+    remedy: Option<&str>,
+    out: &mut Stdout,
+) -> Result<(), Stopped> {
+    out.json(&line(NeedLine { need, state, found, remedy }))
+}

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 
 use super::sock_diag;
-use crate::namespaces::NamespaceId;
+use crate::namespace_id::NamespaceId;
 
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY`.
 const GROUPS: [u32; 2] = [1, 3];

@@ -222,7 +222,7 @@ fn clock(clock: ClockId) -> u64 {
 }
 
 /// The online processors.
-fn processors() -> io::Result<Vec<i32>> {
+pub(crate) fn processors() -> io::Result<Vec<i32>> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
     let number = |text: &str| {
         text.parse::<i32>().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a list of processors"))
