@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use linger_netns::Counters;
@@ -115,16 +115,20 @@ impl Namespaces {
                 }
             }
         }
+        let (mut shown, mut hidden) = (0u32, 0u32);
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let path = entry.path().join("ns/net");
             match NamespaceId::of(&path) {
                 Ok(id) => {
+                    shown += 1;
                     found.entry(id).or_insert((path, None, None)).2.get_or_insert(pid);
                 }
-                Err(error) => self.note_refusal(&error),
+                Err(error) => hidden += u32::from(error.kind() == io::ErrorKind::PermissionDenied),
             }
         }
+        // A few processes may have rights that not even root has here.
+        self.refused |= hidden > shown;
         self.known.retain(|id, _| *id == self.own || found.contains_key(id));
         let mut sources = Vec::new();
         for (id, (path, name, pid)) in found {
