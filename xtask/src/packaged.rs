@@ -68,7 +68,8 @@ impl Drop for ServerProcess {
     }
 }
 
-/// The README's server: early answers over TLS, the client's address, and SIGTERM while a peer drips.
+/// Tests the README's server: early answers over TLS, the client's address, and SIGTERM while a peer sends its request a byte
+/// at a time.
 fn readme(folder: &Path, program: &Path) -> anyhow::Result<()> {
     let certificate = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
                        -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem";

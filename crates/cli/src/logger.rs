@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How much is logged.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct Verbosity {
-    /// Tell on standard error what is decided, and why; twice for every step.
+    /// Tell on standard error what is decided, and why; with -vv every step
     #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
     verbose: u8,
 }

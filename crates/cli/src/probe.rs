@@ -16,6 +16,8 @@ use crate::output::{Stdout, Stopped, say};
 use crate::typed::{Bytes, Names, target, up_to};
 use crate::{exit, interrupt, progress};
 
+mod plan;
+
 /// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  linger probe http://127.0.0.1:8080/large\n  \
@@ -31,6 +33,16 @@ pub(crate) struct ProbeArguments {
     /// Ask only these
     #[arg(long, value_name = "CHECK", value_delimiter = ',', value_parser = checks())]
     only: Vec<Check>,
+    /// Do not ask these
+    #[arg(long, value_name = "CHECK", value_delimiter = ',', value_parser = checks())]
+    except: Vec<Check>,
+    /// Ask more than a visitor does: POST, large uploads, held connections. On loopback and on unix sockets it is always so;
+    /// elsewhere at most 1 MB each way is spent without it, by GET, one connection at a time
+    #[arg(long)]
+    active: bool,
+    /// Print what would be asked, and what it would cost at most; send nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Also ask what a hostile client would: drip, endless-upload, backlog
     #[arg(long)]
     hostile: bool,
@@ -49,6 +61,9 @@ pub(crate) struct ProbeArguments {
     /// How often each question is asked; the worst answer counts
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
+    /// How long the server may be silent, as 30s or 2m; a number alone is seconds
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = up_to(Duration::from_secs(600)))]
+    patience: Duration,
     /// How long a connection is held at most, as 35s or 5m; a number alone is seconds
     #[arg(long, value_name = "TIME", default_value = "35s", value_parser = up_to(Duration::from_secs(600)))]
     hold: Duration,
@@ -70,6 +85,10 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     if config.hostile && !arguments.hostile {
         return exit::fail(exit::BAD_USAGE, "--only names a hostile check: say --hostile too");
     }
+    config.except = arguments.except;
+    config.patience = arguments.patience;
+    // What is asked of a hostile client is no visitor's either.
+    config.active = (arguments.active || config.hostile).then_some(true);
     config.own_server = arguments.i_own_this_server;
     config.expect = arguments.expect.map(|Bytes(bytes)| bytes);
     config.pid = arguments.pid;
@@ -85,6 +104,14 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
         }
     }
     let (json, at_risk_ok) = (arguments.output.json, arguments.at_risk.at_risk_ok);
+    let costs = match linger_probe::will_ask(&arguments.target, &config) {
+        Ok(costs) => costs,
+        Err(error) => return exit::fail(exit::COULD_NOT_TELL, error),
+    };
+    if arguments.dry_run {
+        return plan::print(&costs, json);
+    }
+    plan::say(&costs);
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
     let told = Arc::new(Mutex::new(Told { out: Stdout::new(), printed: Ok(()), report: None }));
@@ -118,6 +145,9 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
             let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
             return exit::fail(exit::BAD_USAGE, text);
         }
+        Err(error @ ProbeError::Silent { .. }) => {
+            return exit::fail(exit::COULD_NOT_TELL, format_args!("{error}; --patience waits longer"));
+        }
         Err(error) => return exit::fail(exit::COULD_NOT_TELL, error),
     };
     let overall = report.overall();
@@ -148,7 +178,8 @@ impl Told {
         let head = !json && self.report.is_none();
         self.report = Some(report.clone());
         if let (Ok(()), Some(finding)) = (&self.printed, report.findings.last()) {
-            self.printed = print(&mut self.out, finding, json, head);
+            let heading = if head { heading(&mut self.out, report) } else { Ok(()) };
+            self.printed = heading.and_then(|()| print(&mut self.out, finding, json));
         }
     }
 }
@@ -192,16 +223,24 @@ fn style(answer: CheckAnswer) -> Style {
     colour.on_default()
 }
 
-fn print(out: &mut Stdout, finding: &CheckFinding, json: bool, head: bool) -> Result<(), Stopped> {
+/// What the plain response was, and the names of the columns.
+fn heading(out: &mut Stdout, report: &ProbeReport) -> Result<(), Stopped> {
+    let status = report.status.map_or(String::new(), |status| format!("{status}, "));
+    let location = report.location.as_ref().map(|to| format!(" to {}", to.terminal())).unwrap_or_default();
+    let server =
+        report.server.as_ref().map(|server| format!(", Server: {}", server.terminal())).unwrap_or_default();
+    let (bytes, framing) = (report.response_bytes, report.framing);
+    out.text(format_args!("plain response: {status}{bytes} bytes ({framing}){location}{server}\n"))?;
+    out.text(format_args!(
+        "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}\n",
+        "check", "answer", "got", "expected", "ended", "seconds"
+    ))
+}
+
+fn print(out: &mut Stdout, finding: &CheckFinding, json: bool) -> Result<(), Stopped> {
     if json {
         out.json(&line(lines::Finding::from(finding)))?;
         return out.flush();
-    }
-    if head {
-        out.text(format_args!(
-            "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}\n",
-            "check", "answer", "got", "expected", "ended", "seconds"
-        ))?;
     }
     let style = style(finding.answer);
     let expected = finding.expected.map_or("-".to_owned(), |bytes| bytes.to_string());
@@ -218,7 +257,8 @@ fn print(out: &mut Stdout, finding: &CheckFinding, json: bool, head: bool) -> Re
         trials => format!(" ({} of {trials} trials)", finding.with_this_answer),
     };
     let options = &textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
-    let said = textwrap::fill(&format!("{}{times}", finding.sentence), options);
+    let remedy = if finding.left_out.is_some() { "; --active asks it" } else { "" };
+    let said = textwrap::fill(&format!("{}{remedy}{times}", finding.sentence), options);
     out.text(format_args!("{}\n", message(&said)))?;
     if !finding.counters.is_empty() {
         let counted: Vec<String> =

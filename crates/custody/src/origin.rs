@@ -27,7 +27,7 @@ impl Origin {
         Self(pid << Self::TIME_BITS | accepted_ms)
     }
 
-    /// Unpacks a word.
+    /// The origin that [`word`](Self::word) has packed.
     pub const fn from_word(word: u64) -> Self {
         Self(word)
     }

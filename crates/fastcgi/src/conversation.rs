@@ -367,6 +367,7 @@ impl Conversation {
         let open = self.open.swap_remove(at);
         let verdict = RequestEnd::of(status, said, open.is_aborted);
         let draining = self.incoming.finish(open.id);
+        tracing::debug!(id = open.id, aborted = open.is_aborted, end = ?verdict, draining, "request ends");
         if verdict == RequestEnd::Cut || !open.keep_conn {
             self.last();
         }

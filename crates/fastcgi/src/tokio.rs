@@ -104,7 +104,10 @@ where
         ::tokio::spawn(async move {
             if let Some((stream, end)) = converse(stream, &config, &handler).await {
                 // END_REQUEST is out: half-close, bounded drain, close.
-                linger::tokio::close(stream, &end.policy).await;
+                let End { requests, fault, policy, .. } = end;
+                tracing::debug!(requests, ?fault, "closes: FIN, then a bounded drain");
+                let outcome = linger::tokio::close(stream, &policy).await;
+                tracing::debug!(requests, ?outcome, "closed");
             }
             drop(permit);
         });

@@ -120,7 +120,7 @@ fn finish(fd: c_int, last: Last) {
         }
     };
     unwatch(fd, last.epolls);
-    // The supervisor's fd outlives the close, and the FIN is sent when nobody else is known to have the connection.
+    // The supervisor's fd outlives the close, and the FIN is sent once it is proved that no other process has the connection.
     if !nominate(MessageKind::Close, fd, &last, unread) {
         if last.held {
             releases::remember(last.cookie);

@@ -4,13 +4,17 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use socket2::SockAddr;
+
+use crate::budget::{self, Cost, PIPELINED, Spent, cost, is_quiet};
 use crate::config::ProbeConfig;
 use crate::counters::CounterSource;
 use crate::dialect::{Dialect, RequestShape};
 use crate::error::ProbeError;
-use crate::finding::{Check, CheckAnswer, CheckFinding, ProbeReport};
+use crate::finding::{Check, CheckAnswer, CheckFinding, LeftOut, ProbeReport};
 use crate::hostile;
 use crate::judge::judge;
+use crate::model::{Lengths, Model, plain};
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::target::{Scheme, Target, is_here, is_near};
@@ -33,43 +37,15 @@ pub fn probe(
     mut told: impl FnMut(&ProbeReport),
 ) -> Result<ProbeReport, ProbeError> {
     let name = target.to_string();
-    let address = target.resolve().map_err(|source| ProbeError::Resolve { target: name.clone(), source })?;
-    if config.hostile && !config.own_server && !is_near(&address) {
+    let addresses =
+        target.resolve().map_err(|source| ProbeError::Resolve { target: name.clone(), source })?;
+    if config.hostile && !config.own_server && !addresses.iter().all(is_near) {
         return Err(ProbeError::NotYours(name));
     }
     if target.scheme == Scheme::Tcp && config.payload.is_empty() {
         return Err(ProbeError::NoPayload);
     }
-    let counters = match config.pid {
-        Some(id) => CounterSource::Process(id),
-        None if is_here(&address) => CounterSource::Here,
-        None => CounterSource::Nowhere,
-    };
-    // On a unix socket there are no TCP resets to watch.
-    let watched = config.watch && target.unix.is_none() && !matches!(counters, CounterSource::Nowhere);
-    let port = config.pid.is_none().then_some(target.port);
-    let (witness, unwatched) = match watched.then(|| Witness::open(port)) {
-        Some(Ok(witness)) => (Some(witness), None),
-        Some(Err(error)) => (None, Some(error)),
-        None => (None, None),
-    };
-    let mut prober = Prober {
-        address,
-        tls_host: (target.scheme == Scheme::Https).then(|| target.host.clone()),
-        dialect: Dialect::new(target, &config.payload, &config.user_agent),
-        config: config.clone(),
-        counters,
-        witness,
-        plain: Duration::from_millis(50),
-        expected: config.expect,
-        status: None,
-    };
-    let plain = plain(&prober, &name)?;
-    prober.plain = plain.elapsed;
-    prober.status = plain.status;
-    if prober.expected.is_none() {
-        prober.expected = plain.expected;
-    }
+    let (prober, plain, unwatched) = reach(target, config, addresses)?;
     if let Some(witness) = &prober.witness {
         // Resets of the plain request belong to no question.
         witness.seen();
@@ -77,16 +53,18 @@ pub fn probe(
     let mut report = ProbeReport {
         target: name,
         server: plain.server.clone(),
+        status: plain.status,
+        location: plain.location.clone(),
         response_bytes: plain.got,
+        is_active: prober.active,
         framing: plain.framing,
         unwatched,
         findings: Vec::new(),
+        connections: 0,
+        sent_bytes: 0,
+        received_bytes: 0,
     };
-    for check in Check::ALL {
-        let asked = config.only.is_empty() || config.only.contains(&check);
-        if !asked || (check.is_hostile() && !config.hostile) {
-            continue;
-        }
+    for check in chosen(config) {
         tracing::info!(check = check.name(), "asks");
         let mut finding = ask(&prober, check);
         if let Some(witness) = &prober.witness {
@@ -101,45 +79,97 @@ pub fn probe(
         report.findings.push(finding);
         told(&report);
     }
+    (report.connections, report.sent_bytes, report.received_bytes) = prober.spent.so_far();
     Ok(report)
 }
 
-/// Makes a plain request with a large window, and reads the response without delay. If the trial cannot tell that the
-/// response is complete, makes up to three requests and takes the longest response.
-fn plain(prober: &Prober, target: &str) -> Result<TrialResult, ProbeError> {
-    let mut best: Option<TrialResult> = None;
-    for _ in 0..3 {
-        let connect = |source| ProbeError::Connect { target: target.to_owned(), source };
-        let mut trial = Trial::open(prober, false).map_err(connect)?;
-        trial.queue(&prober.dialect.request(RequestShape::GET));
-        trial.send(prober.config.patience);
-        trial.read(Until::Complete, prober.config.patience);
-        let mut seen = trial.finish();
-        // If nothing came, not even a status, there is no response; a response of length 0 has a status.
-        let is_answer = seen.got > 0 || seen.status.is_some();
-        if seen.unframed && seen.ended == ConnectionEnd::Closed && is_answer {
-            seen.expected = Some(seen.got);
-        }
-        let framed = seen.complete;
-        if best.as_ref().is_none_or(|best| seen.got > best.got) {
-            best = Some(seen);
-        }
-        if framed {
-            break;
+/// Tries the addresses in their order. Returns what is known after a plain request to the first that can be reached, its
+/// response, and why resets cannot be watched.
+fn reach(
+    target: &Target,
+    config: &ProbeConfig,
+    addresses: Vec<SockAddr>,
+) -> Result<(Prober, TrialResult, Option<String>), ProbeError> {
+    let name = target.to_string();
+    let mut failed = ProbeError::NoAnswer { target: name.clone(), reason: "it has no address".into() };
+    for address in addresses {
+        let (mut prober, unwatched) = prober(target, config, address);
+        match plain(&prober, &name) {
+            Ok((seen, lengths)) => {
+                prober.plain = seen.elapsed;
+                let lengths = config.expect.map(Lengths::of).or(lengths);
+                prober.expected = config.expect.or(seen.expected).or(lengths.map(|lengths| lengths.shortest));
+                prober.model = Model::new(&seen, lengths);
+                return Ok((prober, seen, unwatched));
+            }
+            Err(error @ ProbeError::Connect { .. }) => {
+                tracing::info!(%error, "the next address");
+                failed = error;
+            }
+            Err(error) => return Err(error),
         }
     }
-    match best {
-        Some(seen) if seen.complete || seen.got > 0 || seen.expected.is_some() => Ok(seen),
-        Some(seen) => Err(ProbeError::NoAnswer {
-            target: target.to_owned(),
-            reason: format!("the connection ended ({}) without a response", seen.ended),
-        }),
-        None => Err(ProbeError::NoAnswer { target: target.to_owned(), reason: "nothing came".into() }),
-    }
+    Err(failed)
+}
+
+fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, Option<String>) {
+    let counters = match config.pid {
+        Some(id) => CounterSource::Process(id),
+        None if is_here(&address) => CounterSource::Here,
+        None => CounterSource::Nowhere,
+    };
+    // On a unix socket there are no TCP resets to watch.
+    let watched = config.watch && target.unix.is_none() && !matches!(counters, CounterSource::Nowhere);
+    let port = config.pid.is_none().then_some(target.port);
+    let (witness, unwatched) = match watched.then(|| Witness::open(port)) {
+        Some(Ok(witness)) => (Some(witness), None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
+    };
+    let prober = Prober {
+        active: config.active.unwrap_or_else(|| is_here(&address)),
+        address,
+        tls_host: (target.scheme == Scheme::Https).then(|| target.host.clone()),
+        dialect: Dialect::new(target, &config.payload, &config.user_agent),
+        config: config.clone(),
+        counters,
+        witness,
+        plain: Duration::from_millis(50),
+        expected: config.expect,
+        model: Model::default(),
+        spent: Spent::default(),
+    };
+    (prober, unwatched)
+}
+
+/// The checks that a probe of `target` will ask, each with the most that it costs, as is known before the first byte. One that
+/// is left out because it would ask more than a visitor does has `None`.
+///
+/// # Errors
+/// Returns an error if the target's name cannot be resolved.
+pub fn will_ask(target: &Target, config: &ProbeConfig) -> Result<Vec<(Check, Option<Cost>)>, ProbeError> {
+    let addresses =
+        target.resolve().map_err(|source| ProbeError::Resolve { target: target.to_string(), source })?;
+    let active = config.active.unwrap_or_else(|| addresses.iter().all(is_here));
+    Ok(chosen(config)
+        .map(|check| (check, (active || is_quiet(check)).then(|| cost(check, config, active))))
+        .collect())
+}
+
+fn chosen(config: &ProbeConfig) -> impl Iterator<Item = Check> + '_ {
+    Check::ALL.into_iter().filter(|check| {
+        (config.only.is_empty() || config.only.contains(check))
+            && !config.except.contains(check)
+            && (config.hostile || !check.is_hostile())
+    })
 }
 
 fn ask(prober: &Prober, check: Check) -> CheckFinding {
     let raw = prober.dialect.is_raw();
+    if !prober.active && !is_quiet(check) {
+        let text = "not asked: it would ask more of a server that others use, too, than a visitor does";
+        return CheckFinding { left_out: Some(LeftOut::Active), ..CheckFinding::undecided(check, text) };
+    }
     match check {
         Check::UnreadBody
         | Check::UploadInProgress
@@ -171,11 +201,18 @@ fn ask(prober: &Prober, check: Check) -> CheckFinding {
 /// One way to ask a question.
 type Variant<'a> = dyn Fn(&Prober) -> io::Result<CheckFinding> + 'a;
 
-/// Asks each variant as often as configured, and keeps the worst answer.
-fn worst(prober: &Prober, check: Check, variants: &[&Variant<'_>]) -> CheckFinding {
+/// Asks each variant as often as configured, and keeps the worst answer. A variant sends at most `body` bytes after its head.
+fn worst(prober: &Prober, check: Check, body: usize, variants: &[&Variant<'_>]) -> CheckFinding {
     let mut findings = Vec::new();
     for variant in variants {
         for _ in 0..prober.config.repeat.max(1) {
+            if !prober.active && !prober.spent.leaves(body as u64, prober.expected.unwrap_or(0)) {
+                let text =
+                    "not asked: what may be sent to, or read from, a server that others use, too, is used up";
+                let left_out = Some(LeftOut::Budget);
+                findings.push(CheckFinding { left_out, ..CheckFinding::undecided(check, text) });
+                continue;
+            }
             let found = variant(prober);
             findings.push(
                 found.unwrap_or_else(|error| {
@@ -190,9 +227,19 @@ fn worst(prober: &Prober, check: Check, variants: &[&Variant<'_>]) -> CheckFindi
     else {
         return CheckFinding::undecided(check, "nothing was asked");
     };
+    // That other responses arrived does not make up for those that were others.
+    if worst.answer == CheckAnswer::Keeps
+        && let Some(other) = findings.iter().find(|finding| is_unlike(prober, finding))
+    {
+        worst = other.clone();
+    }
     let same = findings.iter().filter(|finding| finding.answer == worst.answer).count() as u32;
     (worst.trials, worst.with_this_answer) = (trials, same);
     worst
+}
+
+fn is_unlike(prober: &Prober, finding: &CheckFinding) -> bool {
+    finding.answer == CheckAnswer::CannotTell && prober.model.is_unlike(finding.status)
 }
 
 fn missing(finding: &CheckFinding) -> u64 {
@@ -216,26 +263,7 @@ fn late_reader(
     trial.late();
     trial.read(Until::Complete, prober.config.patience);
     trial.settle();
-    let mut seen = trial.finish();
-    let like_plain = ask.method == "GET" && ask.announced.is_none();
-    if seen.unframed && !like_plain {
-        seen.expected = by_repetition(prober, ask);
-        seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
-    }
-    Ok(judge(prober, check, seen, like_plain))
-}
-
-/// The length of a response without framing: the longest of three reads without delay and with a large window.
-fn by_repetition(prober: &Prober, ask: RequestShape) -> Option<u64> {
-    let mut longest = None;
-    for _ in 0..3 {
-        let Ok(mut trial) = Trial::open(prober, false) else { continue };
-        trial.queue(&prober.dialect.request(ask));
-        trial.read(Until::Closed, prober.config.patience);
-        let seen = trial.finish();
-        longest = longest.max(Some(seen.got));
-    }
-    longest.filter(|length| *length > 0)
+    Ok(judge(prober, check, ask, trial.finish()))
 }
 
 fn large_response(prober: &Prober) -> CheckFinding {
@@ -248,18 +276,22 @@ fn large_response(prober: &Prober) -> CheckFinding {
             &format!("the response's {} bytes {text}", prober.expected.unwrap_or(0)),
         );
     }
-    worst(prober, check, &[&|prober| late_reader(prober, check, RequestShape::GET, &[], |_| {})])
+    worst(prober, check, 0, &[&|prober| late_reader(prober, check, RequestShape::GET, &[], |_| {})])
 }
 
 fn unread_body(prober: &Prober) -> CheckFinding {
-    let (check, large) = (Check::UnreadBody, prober.config.body);
+    let (check, large) = (Check::UnreadBody, budget::body(&prober.config, prober.active));
     let variant = |method, body| {
         move |prober: &Prober| {
             late_reader(prober, check, RequestShape::with_body(method, body, body), &[], |_| {})
         }
     };
     let (a, b, c, d) = (variant("GET", 8), variant("GET", large), variant("POST", 8), variant("POST", large));
-    worst(prober, check, &[&a, &b, &c, &d])
+    if prober.active {
+        worst(prober, check, large, &[&a, &b, &c, &d])
+    } else {
+        worst(prober, check, large, &[&a, &b])
+    }
 }
 
 fn trailing_bytes(prober: &Prober) -> CheckFinding {
@@ -271,6 +303,7 @@ fn trailing_bytes(prober: &Prober) -> CheckFinding {
         return worst(
             prober,
             check,
+            end.len(),
             &[&|prober| {
                 late_reader(prober, check, ask, &[], |trial| {
                     trial.answer_begins(prober.moment());
@@ -281,7 +314,8 @@ fn trailing_bytes(prober: &Prober) -> CheckFinding {
         );
     }
     let surplus = prober.dialect.surplus();
-    worst(prober, check, &[&|prober| late_reader(prober, check, RequestShape::GET, &surplus, |_| {})])
+    let ask = RequestShape::GET;
+    worst(prober, check, surplus.len(), &[&|prober| late_reader(prober, check, ask, &surplus, |_| {})])
 }
 
 fn late_byte(prober: &Prober) -> CheckFinding {
@@ -289,6 +323,7 @@ fn late_byte(prober: &Prober) -> CheckFinding {
     worst(
         prober,
         check,
+        1,
         &[&|prober| {
             late_reader(prober, check, RequestShape::GET, &[], |trial| {
                 trial.answer_begins(prober.config.patience);
@@ -301,9 +336,10 @@ fn late_byte(prober: &Prober) -> CheckFinding {
 
 fn pipelined(prober: &Prober) -> CheckFinding {
     let check = Check::Pipelined;
-    let body = 64 << 10;
-    let second = prober.dialect.request(RequestShape::with_body("POST", body, body));
-    worst(prober, check, &[&|prober| late_reader(prober, check, RequestShape::GET, &second, |_| {})])
+    let method = if prober.active { "POST" } else { "GET" };
+    let second = prober.dialect.request(RequestShape::with_body(method, PIPELINED, PIPELINED));
+    let ask = RequestShape::GET;
+    worst(prober, check, second.len(), &[&|prober| late_reader(prober, check, ask, &second, |_| {})])
 }
 
 fn half_close(prober: &Prober) -> CheckFinding {
@@ -311,6 +347,7 @@ fn half_close(prober: &Prober) -> CheckFinding {
     worst(
         prober,
         check,
+        0,
         &[&|prober| {
             let mut trial = Trial::open(prober, true)?;
             // The request and the FIN are in one segment, so that every server gets both at the same time.
@@ -319,7 +356,7 @@ fn half_close(prober: &Prober) -> CheckFinding {
             trial.late();
             trial.read(Until::Complete, prober.config.patience);
             trial.settle();
-            Ok(judge(prober, check, trial.finish(), true))
+            Ok(judge(prober, check, RequestShape::GET, trial.finish()))
         }],
     )
 }
@@ -329,6 +366,7 @@ fn upload_in_progress(prober: &Prober) -> CheckFinding {
     worst(
         prober,
         check,
+        upload,
         &[&|prober| {
             let piece = 64 << 10;
             let mut trial = Trial::open(prober, true)?;
@@ -354,12 +392,8 @@ fn upload_in_progress(prober: &Prober) -> CheckFinding {
             trial.late();
             trial.read(Until::Complete, prober.config.patience);
             trial.settle();
-            let mut seen = trial.finish();
-            if seen.unframed {
-                seen.expected = by_repetition(prober, RequestShape::with_body("POST", upload, upload));
-                seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
-            }
-            let mut found = judge(prober, check, seen, false);
+            let mut found =
+                judge(prober, check, RequestShape::with_body("POST", upload, upload), trial.finish());
             if found.answer == CheckAnswer::Keeps && !early {
                 found.sentence.push_str("; it reads the whole upload before it answers");
             }
@@ -375,6 +409,7 @@ fn stall(prober: &Prober) -> CheckFinding {
     worst(
         prober,
         check,
+        2 * body,
         &[&|prober| {
             let mut trial = Trial::open(prober, false)?;
             trial.queue(&prober.dialect.request(ask));
@@ -385,14 +420,15 @@ fn stall(prober: &Prober) -> CheckFinding {
                 trial.read(Until::Complete, prober.config.patience);
                 let seen = trial.finish();
                 let sentence = "the server answers only when it has the whole request: nobody waits for what will not come";
-                let answer =
-                    if seen.complete || seen.got > 0 { CheckAnswer::Keeps } else { CheckAnswer::CannotTell };
+                let answered = (seen.complete || seen.got > 0) && !prober.model.is_unlike(seen.status);
+                let answer = if answered { CheckAnswer::Keeps } else { CheckAnswer::CannotTell };
                 return Ok(CheckFinding::of(check, answer, &seen, sentence.into()));
             }
             // A FastCGI gateway may see the response's end only at the end of the connection (nginx does).
             let closed = prober.dialect.is_fcgi();
-            // Shorter than the 4 s after which uWSGI itself stops waiting, and long enough for the rest of any answer.
-            let holding = (prober.plain * 10).clamp(Duration::from_millis(2500), prober.config.patience);
+            // Ten times what a plain answer takes, and at least 2.5 s for the rest of a fast server's answer. With such a server it
+            // is less than the 4 s after which uWSGI gives up the rest of a body, which would look like its answer to our pause.
+            let holding = (prober.plain * 10).max(Duration::from_millis(2500)).min(prober.config.patience);
             let began = Instant::now();
             trial.read(if closed { Until::Closed } else { Until::Complete }, holding);
             let unframed = trial.ends_with_connection();
@@ -412,7 +448,7 @@ fn stall(prober: &Prober) -> CheckFinding {
                 if seen.ended.is_reset()
                     || (seen.ended == ConnectionEnd::Closed && !seen.complete && !seen.unframed)
                 {
-                    return Ok(judge(prober, check, seen, false));
+                    return Ok(judge(prober, check, ask, seen));
                 }
                 let sentence = format!(
                     "the response was complete {:.3} s after it began, with half of the request still to come",

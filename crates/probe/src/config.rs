@@ -24,6 +24,10 @@ pub mod defaults {
     pub const BURST: usize = 600;
     /// More than a drain should take from one client. Sent evenly over [`HOLD`] plus five seconds.
     pub const ENDLESS: u64 = 64 << 20;
+    /// Enough for every question; asked some forty times, still less than a gigabyte.
+    pub const MOST: u64 = 16 << 20;
+    /// A response that takes longer is an event stream, or too slow to be asked for forty times.
+    pub const LONGEST: Duration = Duration::from_secs(30);
 }
 
 /// How a server is probed. Plain data; every field may be set directly.
@@ -36,6 +40,14 @@ pub struct ProbeConfig {
     pub delay: Duration,
     /// Longest time without progress before the client gives up.
     pub patience: Duration,
+    /// The most that is read of a response, in bytes. A longer one cannot be probed.
+    pub most: u64,
+    /// The longest time for which a response is read, or twice [`patience`](Self::patience) if that is longer.
+    pub longest: Duration,
+    /// Whether to ask more than a visitor does: POST, large uploads, held connections. `None`: only of a server on this host,
+    /// by loopback or a unix socket. Without it a probe sends and reads at most [`QUIET`](crate::QUIET) bytes, asks with GET on one connection
+    /// at a time, and holds none.
+    pub active: Option<bool>,
     /// How often each question is asked. The worst answer counts.
     pub repeat: u32,
     /// The length of the response in bytes, for responses without framing.
@@ -58,6 +70,8 @@ pub struct ProbeConfig {
     pub endless: u64,
     /// Which questions to ask. If this is empty, all are asked.
     pub only: Vec<Check>,
+    /// Which questions not to ask.
+    pub except: Vec<Check>,
     /// The pid of a process of the server. The kernel counters of its network namespace are read.
     pub pid: Option<u32>,
     /// Whether to watch the server's resets in the kernel, if the server is on this host and the user has the rights to
@@ -73,6 +87,9 @@ impl Default for ProbeConfig {
             receive_buffer: defaults::RECEIVE_BUFFER,
             delay: defaults::DELAY,
             patience: defaults::PATIENCE,
+            most: defaults::MOST,
+            longest: defaults::LONGEST,
+            active: None,
             repeat: 2,
             expect: None,
             payload: Vec::new(),
@@ -84,6 +101,7 @@ impl Default for ProbeConfig {
             burst: defaults::BURST,
             endless: defaults::ENDLESS,
             only: Vec::new(),
+            except: Vec::new(),
             pid: None,
             watch: true,
             user_agent: concat!("linger-probe/", env!("CARGO_PKG_VERSION")).to_owned(),

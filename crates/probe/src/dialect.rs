@@ -39,11 +39,7 @@ impl Dialect {
         let user_agent = user_agent.to_owned();
         match target.scheme {
             Scheme::Http | Scheme::Https => {
-                let host = match (target.scheme, target.port) {
-                    (_, 0) | (Scheme::Http, 80) | (Scheme::Https, 443) => target.host.clone(),
-                    (_, port) => format!("{}:{port}", target.host),
-                };
-                Self::Http { host, path: target.path.clone(), user_agent }
+                Self::Http { host: target.authority(), path: target.path.clone(), user_agent }
             }
             Scheme::Fcgi => Self::Fcgi { script: target.path.clone(), user_agent },
             Scheme::Tcp => Self::Raw(payload.to_vec()),

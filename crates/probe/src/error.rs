@@ -2,6 +2,8 @@
 
 use std::io;
 
+use linger_untrusted::Untrusted;
+
 /// Why a server could not be probed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,18 @@ pub enum ProbeError {
         /// The error of the system.
         source: io::Error,
     },
+    /// A plain response did not begin, or did not go on, and the connection stayed open.
+    #[error(
+        "{target} does not answer a plain request: {bytes} bytes of a response came, and then nothing for {seconds:.0} s"
+    )]
+    Silent {
+        /// The target.
+        target: String,
+        /// How much of the response's body came.
+        bytes: u64,
+        /// How long it was waited for, in seconds ([`patience`](crate::ProbeConfig::patience)).
+        seconds: f64,
+    },
     /// A plain request gets no understandable response.
     #[error("{target} does not answer a plain request: {reason}")]
     NoAnswer {
@@ -30,6 +44,26 @@ pub enum ProbeError {
         /// What arrived instead.
         reason: String,
     },
+    /// What answers speaks another protocol.
+    #[error("{target} answers in another protocol: {}", other_protocol(.opening))]
+    NotThisProtocol {
+        /// The target.
+        target: String,
+        /// What it said first.
+        opening: Untrusted,
+    },
+    /// The plain response is too long to be asked for several times, or does not end, as an event stream.
+    #[error("{target}: {}: name a path with a response between 64 KB and {most} bytes", too_long(*.bytes, *.seconds, *.most))]
+    TooLong {
+        /// The target.
+        target: String,
+        /// How much of it came, or how much was announced, in bytes.
+        bytes: u64,
+        /// How long it was read, in seconds.
+        seconds: f64,
+        /// The bound, in bytes.
+        most: u64,
+    },
     /// The probe was told to ask hostile questions of an address that is neither loopback nor private, and
     /// [`own_server`](crate::ProbeConfig::own_server) is not set.
     #[error("{0} is neither loopback nor private, and hostile questions are for a server of one's own")]
@@ -37,4 +71,23 @@ pub enum ProbeError {
     /// `tcp://` without a payload.
     #[error("tcp:// needs the bytes of a request")]
     NoPayload,
+}
+
+fn too_long(bytes: u64, seconds: f64, most: u64) -> String {
+    if bytes > most {
+        format!("its response has {bytes} bytes or more, which is too much to ask for again and again")
+    } else {
+        format!("its response has not ended after {seconds:.1} s and {bytes} bytes")
+    }
+}
+
+/// What the first bytes of something that is no response are.
+fn other_protocol(opening: &Untrusted) -> String {
+    let bytes = opening.raw();
+    match bytes {
+        // RFC 9113 section 4.1 and 6.5: the frame that a server sends first, on stream 0.
+        [_, _, _, 4, _, 0, 0, 0, 0, ..] => "HTTP/2 without TLS, and this asks in HTTP/1.1".to_owned(),
+        [0x15 | 0x16, 3, ..] => "TLS: write https://".to_owned(),
+        _ => format!("it begins with `{}`", opening.terminal()),
+    }
 }

@@ -175,8 +175,23 @@ pub struct CheckFinding {
     pub counters: BTreeMap<String, u64>,
     /// The server's resets during the whole check with their causes; empty if they cannot be watched.
     pub resets: Vec<Witnessed>,
+    /// The status of the response in the deciding trial; `None` where none came, or where the protocol has none.
+    pub status: Option<u16>,
+    /// Why the question was not asked, or not as often as configured, out of regard for a server that others use, too.
+    pub left_out: Option<LeftOut>,
     /// The answer in a sentence.
     pub sentence: String,
+}
+
+/// Why a question was left out, out of regard for a server that others use, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LeftOut {
+    /// It asks more than a visitor does: POST, a large upload, held connections ([`ProbeConfig::active`](crate::ProbeConfig::active)).
+    Active,
+    /// [`QUIET`](crate::QUIET) bytes were sent or read before.
+    Budget,
 }
 
 impl CheckFinding {
@@ -194,6 +209,8 @@ impl CheckFinding {
             with_this_answer: 0,
             counters: BTreeMap::default(),
             resets: Vec::new(),
+            status: None,
+            left_out: None,
             sentence: sentence.to_owned(),
         }
     }
@@ -212,6 +229,8 @@ impl CheckFinding {
             with_this_answer: 1,
             counters: seen.counters.clone(),
             resets: Vec::new(),
+            status: seen.status,
+            left_out: None,
             sentence,
         }
     }
@@ -225,20 +244,41 @@ pub struct ProbeReport {
     pub target: String,
     /// The `Server` header, if there is one.
     pub server: Option<Untrusted>,
+    /// The status of the plain response; `None` where the protocol has none.
+    pub status: Option<u16>,
+    /// Where a redirection leads.
+    pub location: Option<Untrusted>,
     /// Length of the body of the plain response, in bytes.
     pub response_bytes: u64,
     /// What marks the end of a response: `content-length`, `chunked`, `end-request` or `close`.
     pub framing: &'static str,
     /// Why the server's resets could not be watched; `None` if they were, or if the server is on another host.
     pub unwatched: Option<String>,
+    /// Whether more was asked than a visitor does ([`ProbeConfig::active`](crate::ProbeConfig::active)).
+    pub is_active: bool,
     /// The answers.
     pub findings: Vec<CheckFinding>,
+    /// How many connections were made. This and the next two are 0 until everything was asked.
+    pub connections: u64,
+    /// Bytes sent, in all. Those of TLS do not count.
+    pub sent_bytes: u64,
+    /// Bytes read, in all. Those of TLS do not count.
+    pub received_bytes: u64,
 }
 
 impl ProbeReport {
-    /// The worst of the answers; [`CheckAnswer::CannotTell`] only if all answers are that.
+    /// The worst of the answers. [`CheckAnswer::CannotTell`] if all answers are that, or if the server kept what it sent but gave
+    /// another response to a question than to the plain request, such as 503.
     pub fn overall(&self) -> CheckAnswer {
-        self.findings.iter().map(|finding| finding.answer).max().unwrap_or(CheckAnswer::CannotTell)
+        let worst = self.findings.iter().map(|finding| finding.answer).max();
+        let otherwise = |finding: &CheckFinding| {
+            finding.answer == CheckAnswer::CannotTell
+                && finding.status.is_some_and(|_| finding.status != self.status)
+        };
+        match worst {
+            Some(CheckAnswer::Keeps) if self.findings.iter().any(otherwise) => CheckAnswer::CannotTell,
+            worst => worst.unwrap_or(CheckAnswer::CannotTell),
+        }
     }
 
     /// The finding of a question, if it was asked.

@@ -5,6 +5,8 @@ use linger_untrusted::Untrusted;
 
 /// Largest head, in bytes.
 const MOST_HEAD: usize = 64 << 10;
+/// How much is shown of what is no response, in bytes.
+const OPENING: usize = 40;
 
 /// Parses a response as it arrives.
 #[derive(Debug)]
@@ -18,6 +20,9 @@ pub(crate) struct Framing {
     pub(crate) complete: bool,
     pub(crate) status: Option<u16>,
     pub(crate) server: Option<Untrusted>,
+    pub(crate) location: Option<Untrusted>,
+    /// The first bytes of what cannot be parsed.
+    pub(crate) opening: Option<Untrusted>,
     /// Whether the response cannot be parsed. Its bytes are then only counted.
     pub(crate) broken: bool,
 }
@@ -33,7 +38,17 @@ enum FramingKind {
 
 impl Framing {
     fn new(kind: FramingKind) -> Self {
-        Self { kind, got: 0, expected: None, complete: false, status: None, server: None, broken: false }
+        Self {
+            kind,
+            got: 0,
+            expected: None,
+            complete: false,
+            status: None,
+            server: None,
+            location: None,
+            opening: None,
+            broken: false,
+        }
     }
 
     pub(crate) fn http() -> Self {
@@ -73,6 +88,7 @@ impl Framing {
                 Some(length) => bytes = &head[length..],
                 None => {
                     if self.broken {
+                        self.opening = Some(head[..head.len().min(OPENING)].into());
                         self.kind = FramingKind::Close;
                         self.got += head.len() as u64;
                     } else {
@@ -143,8 +159,11 @@ impl Framing {
                 let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
                 header.map(|header| String::from_utf8_lossy(header.value).into_owned())
             };
-            let server = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("server"));
-            self.server = server.map(|header| header.value.into());
+            let raw = |name: &str| {
+                let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+                header.map(|header| header.value.into())
+            };
+            (self.server, self.location) = (raw("server"), raw("location"));
             let chunked =
                 find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
             let length = find("content-length").and_then(|value| value.trim().parse().ok());

@@ -2,23 +2,66 @@
 
 use linger_verdict::{Observation, Verdict};
 
+use crate::dialect::RequestShape;
 use crate::finding::{Check, CheckAnswer, CheckFinding};
+use crate::model::{Amount, Lengths, learn_again, lengths};
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 
-/// Judges a trial whose response should have arrived completely.
-pub(crate) fn judge(prober: &Prober, check: Check, mut seen: TrialResult, like_plain: bool) -> CheckFinding {
-    if seen.unframed && like_plain {
-        seen.expected = prober.expected;
-        seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
+/// Judges the result of a trial with the request `ask`, of which the response should have arrived completely.
+pub(crate) fn judge(prober: &Prober, check: Check, ask: RequestShape, mut seen: TrialResult) -> CheckFinding {
+    if seen.unframed {
+        measure(&mut seen, lengths(prober, ask));
+        // Shorter than ever before: a response may have another length each time.
+        if seen.ended == ConnectionEnd::Closed
+            && !seen.complete
+            && !seen.is_unsure
+            && prober.config.expect.is_none()
+        {
+            measure(&mut seen, learn_again(prober, ask));
+            // Others are as short now. That proves no loss, and no completeness either.
+            (seen.is_unsure, seen.complete) = (seen.is_unsure || seen.complete, false);
+        }
     }
-    let (answer, verdict, sentence) = answer(&seen, prober.status);
+    let (answer, verdict, sentence) = answer(&seen, prober.model.status, prober.model.is_unlike(seen.status));
     CheckFinding { verdict, ..CheckFinding::of(check, answer, &seen, sentence) }
 }
 
-/// The answer, the verdict on the response, and a sentence about both. `plain` is the status of the plain response.
-fn answer(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verdict>, String) {
+/// Compares a response without framing with others to the same request.
+fn measure(seen: &mut TrialResult, lengths: Option<Lengths>) {
+    let amount = lengths.map(|lengths| lengths.amount(seen.got));
+    seen.expected = lengths.map(|lengths| lengths.shortest);
+    seen.complete = amount == Some(Amount::Whole);
+    seen.is_unsure = amount == Some(Amount::Unsure);
+}
+
+/// The answer, the verdict on the response, and a sentence about both. `plain` is the status of the plain response, and `unlike`
+/// is whether this one says nothing of how that one ends.
+fn answer(seen: &TrialResult, plain: Option<u16>, unlike: bool) -> (CheckAnswer, Option<Verdict>, String) {
+    let (answer, verdict, mut sentence) = by_bytes(seen, plain);
+    match seen.status {
+        Some(status) if unlike && answer == CheckAnswer::Keeps => {
+            let usual = plain.map_or("another status".to_owned(), |plain| plain.to_string());
+            let sentence = format!(
+                "it answered {status} instead of {usual}: that this arrived says nothing of the response that is asked about"
+            );
+            return (CheckAnswer::CannotTell, None, sentence);
+        }
+        Some(status) if Some(status) != plain && !sentence.contains("answered") => {
+            sentence.push_str(&format!("; it answered {status}"));
+        }
+        _ => {}
+    }
+    (answer, verdict, sentence)
+}
+
+fn by_bytes(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verdict>, String) {
     let (got, ended) = (seen.got, seen.ended);
+    if seen.is_endless {
+        let sentence =
+            format!("{got} bytes arrived in {:.1} s, and there was no end", seen.elapsed.as_secs_f64());
+        return (CheckAnswer::CannotTell, None, sentence);
+    }
     let of = seen.expected.map_or("an unknown number of".to_owned(), |expected| expected.to_string());
     let gateway_failed = |status| matches!(status, Some(502 | 504));
     if gateway_failed(seen.status) && !gateway_failed(plain) {
@@ -51,6 +94,13 @@ fn answer(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verdic
             let seconds = seen.elapsed.as_secs_f64();
             (CheckAnswer::Stalls, format!("{got} of {of} bytes arrived, and then nothing for {seconds:.1} s"))
         }
+        Verdict::Lost if seen.is_unsure => {
+            let sentence = format!(
+                "{got} bytes arrived and then an orderly end; plain responses have {of} and more, each another number, and no \
+                 framing: whether these are all its bytes cannot be known"
+            );
+            return (CheckAnswer::CannotTell, None, sentence);
+        }
         Verdict::Lost if seen.expected.is_some() || !seen.unframed || got == 0 => (
             CheckAnswer::LosesSilently,
             format!("{got} of {of} bytes arrived, and then an orderly end of stream"),
@@ -77,6 +127,9 @@ mod tests {
             expected: Some(300_000),
             complete: true,
             unframed: false,
+            is_endless: false,
+            is_unsure: false,
+            location: None,
             status: Some(200),
             server: None,
             framing: "content-length",
@@ -88,7 +141,7 @@ mod tests {
     }
 
     fn judged(seen: &TrialResult) -> (CheckAnswer, Option<Verdict>) {
-        let (answer, verdict, _) = answer(seen, Some(200));
+        let (answer, verdict, _) = answer(seen, Some(200), false);
         (answer, verdict)
     }
 
@@ -132,6 +185,37 @@ mod tests {
     #[test]
     fn a_gateway_that_always_fails_loses_nothing_by_the_question() {
         let seen = TrialResult { status: Some(502), ..whole() };
-        assert_eq!(answer(&seen, Some(502)).0, CheckAnswer::Keeps);
+        assert_eq!(answer(&seen, Some(502), false).0, CheckAnswer::Keeps);
+    }
+
+    #[test]
+    fn another_answer_that_arrives_says_nothing_and_one_that_is_lost_is_lost() {
+        let busy = || TrialResult { status: Some(503), ..whole() };
+        let judged = |seen: &TrialResult, unlike| answer(seen, Some(200), unlike).0;
+        assert_eq!(judged(&busy(), true), CheckAnswer::CannotTell);
+        assert_eq!(judged(&busy(), false), CheckAnswer::Keeps);
+        let reset = TrialResult { ended: ConnectionEnd::Reset, complete: false, got: 3, ..busy() };
+        assert_eq!(judged(&reset, true), CheckAnswer::Loses);
+        let (_, _, refused) = answer(&TrialResult { status: Some(413), ..whole() }, Some(200), false);
+        assert!(refused.ends_with("; it answered 413"), "{refused}");
+        assert!(!answer(&whole(), Some(200), false).2.contains("answered"));
+    }
+
+    #[test]
+    fn a_little_less_of_a_varying_length_is_unsure_and_far_less_is_lost() {
+        let page = |got| {
+            let mut seen = TrialResult { unframed: true, got, ..whole() };
+            measure(&mut seen, Some(Lengths { shortest: 99_000, longest: 101_000 }));
+            judged(&seen).0
+        };
+        assert_eq!(page(99_000), CheckAnswer::Keeps);
+        assert_eq!(page(98_999), CheckAnswer::CannotTell);
+        assert_eq!(page(60_000), CheckAnswer::LosesSilently);
+    }
+
+    #[test]
+    fn a_response_without_end_decides_nothing() {
+        let seen = TrialResult { is_endless: true, complete: false, ended: ConnectionEnd::Silent, ..whole() };
+        assert_eq!(judged(&seen), (CheckAnswer::CannotTell, None));
     }
 }

@@ -15,6 +15,7 @@
 //! ```
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod budget;
 mod checks;
 mod config;
 mod counters;
@@ -24,6 +25,7 @@ mod finding;
 mod framing;
 mod hostile;
 mod judge;
+mod model;
 mod prober;
 mod seen;
 mod target;
@@ -32,10 +34,11 @@ mod trial;
 mod wire;
 mod witness;
 
-pub use checks::probe;
+pub use budget::{Cost, QUIET};
+pub use checks::{probe, will_ask};
 pub use config::{ProbeConfig, defaults};
 pub use error::ProbeError;
-pub use finding::{Check, CheckAnswer, CheckFinding, ProbeReport};
+pub use finding::{Check, CheckAnswer, CheckFinding, LeftOut, ProbeReport};
 pub use linger_verdict::Verdict;
 pub use seen::ConnectionEnd;
 pub use target::{InvalidTarget, Scheme, Target};

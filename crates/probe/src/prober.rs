@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
+use crate::budget::Spent;
 use crate::config::ProbeConfig;
 use crate::counters::CounterSource;
 use crate::dialect::Dialect;
+use crate::model::Model;
 use crate::witness::Witness;
 
 /// The shared state of all trials.
@@ -22,7 +24,10 @@ pub(crate) struct Prober {
     pub(crate) plain: Duration,
     /// Length of the body of the plain response.
     pub(crate) expected: Option<u64>,
-    pub(crate) status: Option<u16>,
+    pub(crate) model: Model,
+    /// Whether to ask more than a visitor does.
+    pub(crate) active: bool,
+    pub(crate) spent: Spent,
 }
 
 impl Prober {
@@ -34,11 +39,11 @@ impl Prober {
     /// How long to wait after a complete response, without a further byte, for the connection to end. A connection that
     /// has not ended by then counts as left open.
     pub(crate) fn settling(&self) -> Duration {
-        (self.plain * 20).clamp(Duration::from_secs(1), self.config.patience)
+        (self.plain * 20).max(Duration::from_secs(1)).min(self.config.patience)
     }
 
     /// How long the client waits for the server before it stops waiting.
     pub(crate) fn holding(&self) -> Duration {
-        (self.plain * 20).clamp(Duration::from_secs(3), self.config.patience)
+        (self.plain * 20).max(Duration::from_secs(3)).min(self.config.patience)
     }
 }

@@ -52,8 +52,13 @@ pub(crate) struct TrialResult {
     pub(crate) expected: Option<u64>,
     pub(crate) complete: bool,
     pub(crate) unframed: bool,
+    /// The client stopped reading, since the response was too long or took too long.
+    pub(crate) is_endless: bool,
+    /// Nobody knows whether `got` is all of a response without framing: its length varies.
+    pub(crate) is_unsure: bool,
     pub(crate) status: Option<u16>,
     pub(crate) server: Option<Untrusted>,
+    pub(crate) location: Option<Untrusted>,
     pub(crate) framing: &'static str,
     pub(crate) ended: ConnectionEnd,
     pub(crate) write_failed: bool,

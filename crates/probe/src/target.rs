@@ -121,14 +121,29 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// Resolves the target to its first address.
-    pub(crate) fn resolve(&self) -> io::Result<SockAddr> {
+    /// Resolves the target to its addresses, in the order in which they are tried (RFC 6724). There is at least one.
+    pub(crate) fn resolve(&self) -> io::Result<Vec<SockAddr>> {
         match &self.unix {
-            Some(path) => SockAddr::unix(path),
+            Some(path) => Ok(vec![SockAddr::unix(path)?]),
             None => {
-                let mut addresses = (self.host.as_str(), self.port).to_socket_addrs()?;
-                addresses.next().map(SockAddr::from).ok_or_else(|| io::ErrorKind::NotFound.into())
+                let addresses = (self.host.as_str(), self.port).to_socket_addrs()?;
+                let addresses: Vec<SockAddr> = addresses.map(SockAddr::from).collect();
+                if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
             }
+        }
+    }
+
+    /// The host and the port as the Host header has them (RFC 9110 section 7.2): an IPv6 address in brackets and without its zone,
+    /// which means something on this machine only (RFC 6874 section 4).
+    pub(crate) fn authority(&self) -> String {
+        let host = match self.host.split_once('%') {
+            Some((address, _)) if address.contains(':') => format!("[{address}]"),
+            _ if self.host.contains(':') => format!("[{}]", self.host),
+            _ => self.host.clone(),
+        };
+        match (self.scheme, self.port) {
+            (_, 0) | (Scheme::Http, 80) | (Scheme::Https, 443) => host,
+            (_, port) => format!("{host}:{port}"),
         }
     }
 }
@@ -166,6 +181,20 @@ mod tests {
         }
         for text in ["localhost", "ftp://x", "http://", "tcp://localhost", "http://x:99999/", "unix:"] {
             assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_host_header_has_brackets_and_no_zone() {
+        for (text, authority) in [
+            ("http://[::1]/", "[::1]"),
+            ("http://[::1]:8080/", "[::1]:8080"),
+            ("https://[fe80::1%eth0]:443/", "[fe80::1]"),
+            ("http://example.org:80/", "example.org"),
+            ("https://example.org:80/", "example.org:80"),
+            ("http://unix:/run/app.sock:/", "localhost"),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().authority(), authority, "{text}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use linger_untrusted::Untrusted;
 use rustix::event::PollFlags;
 
 use crate::counters::grown;
@@ -33,6 +34,7 @@ pub(crate) struct Trial<'p> {
     ended: Option<ConnectionEnd>,
     write_failed: bool,
     half_closed: bool,
+    is_endless: bool,
 }
 
 impl<'p> Trial<'p> {
@@ -47,6 +49,7 @@ impl<'p> Trial<'p> {
             buffer,
             prober.config.patience,
         )?;
+        prober.spent.connected();
         if let (Some(witness), Some(port)) = (&prober.witness, wire.local_port()) {
             witness.note(port);
         }
@@ -61,6 +64,7 @@ impl<'p> Trial<'p> {
             ended: None,
             write_failed: false,
             half_closed: false,
+            is_endless: false,
         })
     }
 
@@ -88,7 +92,10 @@ impl<'p> Trial<'p> {
 
     fn write_some(&mut self) {
         match self.wire.write(&self.out[self.out_at..]) {
-            Ok(sent) => self.out_at += sent,
+            Ok(sent) => {
+                self.prober.spent.sent(sent);
+                self.out_at += sent;
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.write_failed = true,
         }
@@ -131,10 +138,13 @@ impl<'p> Trial<'p> {
         self.wire.half_close();
     }
 
-    /// Reads, and sends what is still queued, until the end given by `until`, or until no byte moves for `patience`.
+    /// Reads, and sends what is still queued, until the end given by `until`, until no byte moves for `patience`, or until the
+    /// response has become longer, or has taken longer, than the configuration allows.
     pub(crate) fn read(&mut self, until: Until, patience: Duration) {
         self.wire.widen();
         let mut buffer = [0; 64 << 10];
+        let config = &self.prober.config;
+        let last = Instant::now() + config.longest.max(2 * patience);
         while self.ended.is_none() && !(until == Until::Complete && self.framing.complete) {
             let sending = self.unsent() > 0 && !self.write_failed;
             let events = if sending { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
@@ -147,7 +157,14 @@ impl<'p> Trial<'p> {
             }
             match self.wire.read(&mut buffer) {
                 Ok(0) => self.ended = Some(self.after_the_end()),
-                Ok(got) => self.framing.feed(&buffer[..got]),
+                Ok(got) => {
+                    self.prober.spent.received(got);
+                    self.framing.feed(&buffer[..got]);
+                    if !self.framing.complete && (self.framing.got > config.most || Instant::now() > last) {
+                        self.is_endless = true;
+                        return;
+                    }
+                }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(_) => self.ended = Some(ConnectionEnd::Reset),
@@ -186,6 +203,11 @@ impl<'p> Trial<'p> {
         self.framing.ends_with_connection()
     }
 
+    /// The first bytes of what came, if they are no response.
+    pub(crate) fn not_understood(&self) -> Option<Untrusted> {
+        self.framing.opening.clone()
+    }
+
     pub(crate) fn got(&self) -> u64 {
         self.framing.got
     }
@@ -220,7 +242,10 @@ impl<'p> Trial<'p> {
             unframed: self.framing.ends_with_connection(),
             status: self.framing.status,
             framing: self.framing.name(),
+            is_endless: self.is_endless,
+            is_unsure: false,
             server: self.framing.server,
+            location: self.framing.location,
             ended,
             write_failed: self.write_failed,
             elapsed: self.started.elapsed(),

@@ -37,7 +37,7 @@ impl<T: Send + 'static> Disposal<T> {
         }
         match self.sender.try_send((fd, with)) {
             Ok(()) => {}
-            // The descriptor is leaked, together with what it is counted under: better than to wait for its close.
+            // The descriptor is leaked, and its place in its user's share is never given back: better than to wait for its close.
             Err(TrySendError::Full(left) | TrySendError::Disconnected(left)) => mem::forget(left),
         }
     }

@@ -42,7 +42,7 @@ pub enum Unknown {
 }
 
 impl Unknown {
-    /// The reason as a phrase for a line of text.
+    /// Why the bytes are not known, as a phrase for a line of text.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::NoSocket => "there was no socket any more",

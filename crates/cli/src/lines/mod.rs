@@ -29,7 +29,7 @@ use serde::{Serialize, Serializer};
 pub(crate) use experiment::{Backlog, Cell, ClientSummary, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
 pub(crate) use peers::{KnownPeer, OwnKey};
-pub(crate) use probe::{Finding, Probe};
+pub(crate) use probe::{Finding, Probe, WouldAsk};
 pub(crate) use receipt::{CheckedEntry, VerifySummary};
 pub(crate) use reset::Reset;
 pub(crate) use run::{Coverage, Refused, Report};

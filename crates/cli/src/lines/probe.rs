@@ -35,6 +35,11 @@ pub(crate) struct Finding {
     counters: BTreeMap<String, u64>,
     /// The server's resets during the whole check, where they can be seen.
     resets: Vec<Witnessed>,
+    /// The status of the response in the trial that decided; null where none came, or where the protocol has none.
+    status: Option<u16>,
+    /// Why the question was not asked, or not as often as it was to be: `active`, it asks more than a visitor does; `budget`, what
+    /// may be asked of a server that others use, too, was used up.
+    left_out: Option<String>,
     /// The answer in a sentence.
     sentence: String,
 }
@@ -94,6 +99,8 @@ impl From<&library::CheckFinding> for Finding {
             with_this_answer: finding.with_this_answer,
             counters: finding.counters.clone(),
             resets: finding.resets.iter().map(witnessed).collect(),
+            status: finding.status,
+            left_out: finding.left_out.map(identifier),
             sentence: finding.sentence.clone(),
         }
     }
@@ -114,6 +121,10 @@ pub(crate) struct Probe {
     target: String,
     /// The `Server` header, where there is one.
     server: Option<String>,
+    /// The status of the plain response; null where the protocol has none.
+    status: Option<u16>,
+    /// Where a redirection leads.
+    location: Option<String>,
     /// Length of the plain answer's body.
     response_bytes: u64,
     /// How the end of that answer is known: `content-length`, `chunked`, `end-request`, `close`.
@@ -122,6 +133,14 @@ pub(crate) struct Probe {
     unwatched: Option<String>,
     /// The worst answer.
     answer: String,
+    /// Whether more was asked than a visitor does: POST, large uploads, held connections.
+    active: bool,
+    /// How many connections were made; 0 after an interruption, as the next two.
+    connections: u64,
+    /// Bytes sent, in all.
+    sent_bytes: u64,
+    /// Bytes read, in all.
+    received_bytes: u64,
     /// Whether it was interrupted, so that questions were not asked.
     interrupted: bool,
 }
@@ -135,11 +154,53 @@ impl Probe {
         Self {
             target: report.target.clone(),
             server: report.server.as_ref().map(|server| server.json().into_owned()),
+            status: report.status,
+            location: report.location.as_ref().map(|to| to.json().into_owned()),
             response_bytes: report.response_bytes,
             framing: report.framing,
             unwatched: report.unwatched.clone(),
             answer: identifier(report.overall()),
+            active: report.is_active,
+            connections: report.connections,
+            sent_bytes: report.sent_bytes,
+            received_bytes: report.received_bytes,
             interrupted,
+        }
+    }
+}
+
+/// A question that would be asked, and what it would cost at most.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct WouldAsk {
+    /// The question.
+    #[schemars(schema_with = "checks")]
+    check: &'static str,
+    /// Whether it would be asked; if not, it asks more than a visitor does.
+    asked: bool,
+    /// The number of connections.
+    connections: u64,
+    /// Whether there are POST requests among the requests.
+    posts: bool,
+    /// Bytes of request bodies and of what follows them, in all.
+    sent_bytes: u64,
+    /// How many connections are held open at once while nothing is asked on them.
+    held: u64,
+}
+
+impl LineBody for WouldAsk {
+    const KIND: &'static str = "would-ask";
+}
+
+impl WouldAsk {
+    pub(crate) fn new(check: library::Check, cost: Option<library::Cost>) -> Self {
+        let of = |what: fn(&library::Cost) -> u64| cost.as_ref().map_or(0, what);
+        Self {
+            check: check.name(),
+            asked: cost.is_some(),
+            connections: of(|cost| cost.connections),
+            posts: cost.is_some_and(|cost| cost.posts),
+            sent_bytes: of(|cost| cost.sent),
+            held: of(|cost| cost.held),
         }
     }
 }

@@ -58,7 +58,7 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
         }
         Verb::Ls => kinds![transfer::ListedEntry],
         Verb::Peers => kinds![peers::KnownPeer, peers::OwnKey],
-        Verb::Probe => kinds![probe::Finding, probe::Probe],
+        Verb::Probe => kinds![probe::Finding, probe::Probe, probe::WouldAsk],
         Verb::Receipt => kinds![receipt::CheckedEntry<'_>, receipt::VerifySummary],
         Verb::Run => kinds![run::Report, run::Coverage, run::Refused],
         Verb::Server => kinds![experiment::Hosting],

@@ -203,7 +203,7 @@ pub enum Answer {
     /// Whether it was done.
     Done(bool),
     /// [`Ask::Discard`], [`Ask::Unwatch`] or [`Ask::HandOver`] was not done: calls were made that are not reported yet,
-    /// so that somebody may have the connection.
+    /// so that another process may have the connection by now.
     Unsure,
 }
 

@@ -65,9 +65,10 @@ pub(super) struct Board<A> {
 pub(super) struct Report {
     /// The closes that have ended.
     pub(super) done: Snapshot,
-    /// How many of them have been reported to their watchers, if they have any.
+    /// Of these closes, those whose watcher has been told the outcome, and those that have no watcher.
     pub(super) reported: u64,
-    /// How many sockets linger whose peers have acknowledged everything; not a difference.
+    /// Sockets that linger now although their peers have acknowledged everything: all of them, where the other fields are
+    /// changes since the last report.
     pub(super) acknowledged: u64,
 }
 

@@ -1,7 +1,7 @@
 //! The HTTP half of an early answer: what becomes of the rest of the request, and of the client's next one.
 //!
 //! A handler may answer before it has read the request's body: `413` from a body limit, `401` from a guard. The
-//! lingering close gets that answer to the client; what the connection is still good for is HTTP's to say. hyper reads
+//! lingering close gets that answer to the client; whether the connection can serve another request is for HTTP to say. hyper reads
 //! what it has at hand of such a body and then closes, and does not announce it in a response that it has already
 //! begun (`poll_drain_or_close_read`): the next request of a pooled client dies. Over HTTP/2, h2 resets the stream
 //! as soon as the response is out, and some clients drop the response for it (curl 7.88: every third).
@@ -20,8 +20,8 @@
 //! | the handler has answered and | HTTP/1 | HTTP/2 |
 //! |---|---|---|
 //! | the body was read, or there is none | the connection is kept | nothing to do |
-//! | at most [`Unread::keep`] bytes are left, and here | they are discarded, the connection is kept | as below |
-//! | at most so many are left, and [`Unread::wait`] is given | the response waits for them, and the connection is kept | as below |
+//! | at most [`Unread::keep`] bytes are left, and they have arrived | they are discarded, the connection is kept | as below |
+//! | the same, not yet arrived, and [`Unread::wait`] is given | the response waits for them, and the connection is kept | as below |
 //! | more may come | the response says `Connection: close` (RFC 9112 section 9.6) | discarded within [`Unread::bytes`] and [`Unread::time`], then `RST_STREAM` with `NO_ERROR` (RFC 9113 section 8.1) |
 //! | the client waits for `100 Continue` | `Connection: close`; nothing is read, since reading would ask for the body | nothing is read |
 //! | it has upgraded the connection | left alone | left alone |

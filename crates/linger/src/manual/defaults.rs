@@ -75,9 +75,9 @@
 //!
 //! # `Budget::sockets`: half of the descriptors, at most 4,096
 //!
-//! 400 KB here. The other half is for those who are served: clients that take their answers and then drip a byte now
-//! and then cannot keep a server from accepting. A lingering socket costs 96 bytes, with
-//! `sockets_per_peer` at most 128, and no CPU while nothing happens; nginx needs some 10 KB for a connection that
+//! 400 KB of the server's memory. The other half is for those who are served: clients that take their answers and then drip a byte now
+//! and then cannot keep a server from accepting. A lingering socket costs 96 bytes, or up to 128 bytes if
+//! `sockets_per_peer` is set, and no CPU while nothing happens; nginx needs some 10 KB for a connection that
 //! has ended, httpd 41 KB. The kernel's share is its send queue.
 //!
 //! # Not waking at once
@@ -88,7 +88,8 @@
 //! # `http::Unread`: 256 KiB, 256 MiB, 30 s, 1 s
 //!
 //! An unread body of up to 256 KiB that has arrived is discarded for the sake of its HTTP/1 connection: what Go's
-//! net/http reads. It waits for none of it: two turns of the server without a byte say that none is here. Behind a gateway
+//! net/http reads. It waits for none of it: if the connection's task has been polled twice and no byte was ready, none has
+//! arrived. Behind a gateway
 //! that loses early answers, [`wait`](../../http/struct.Unread.html#structfield.wait) lets the response come after the upload.
 //!
 //! Over HTTP/2 a stream that is reset before its upload has ended is a lost response with some clients (curl 7.88: every

@@ -103,7 +103,7 @@ impl Reactor {
         unsafe { self.alarm.poller.add(raw(&socket), Event::readable(key as usize)) }
     }
 
-    /// Asks for the next event of a socket of which one was reported. It is reported also if it has happened already.
+    /// Re-arms a socket after an event. The next one is reported even if it has happened already.
     ///
     /// # Errors
     /// Returns the errors of the system's calls for events.

@@ -14,10 +14,11 @@ struct Epolls {
     complete: bool,
 }
 
-/// The epolls of all processes.
+/// The epoll instances of all processes, by process.
 #[derive(Debug)]
 pub(super) struct AllEpolls {
     of: HashMap<u32, Epolls>,
+    /// The lowest number that a copy may have: those below are the program's, which are named again.
     least: RawFd,
 }
 

@@ -1,0 +1,75 @@
+//! What a probe is going to ask, told before the first byte.
+
+use std::process::ExitCode;
+
+use linger_probe::{Check, Cost, QUIET};
+
+use crate::exit;
+use crate::lines::{self, line};
+use crate::output::{Stdout, Stopped, say};
+
+type Costs = [(Check, Option<Cost>)];
+
+/// Says on standard error what the probe will cost the server, and who may notice.
+pub(crate) fn say(costs: &Costs) {
+    let asked = || costs.iter().filter_map(|(_, cost)| *cost);
+    let connections: u64 = asked().map(|cost| cost.connections).sum::<u64>() + 3;
+    let sent: u64 = asked().map(|cost| cost.sent).sum();
+    if costs.iter().any(|(_, cost)| cost.is_none()) || asked().all(|cost| !cost.posts && cost.held == 0) {
+        say!(
+            "linger: asks as a visitor does: GET, at most {connections} connections, one at a time, at most {} each way",
+            megabytes(QUIET)
+        );
+        return;
+    }
+    let posts = if asked().any(|cost| cost.posts) { "GET and POST" } else { "GET" };
+    let held = asked().map(|cost| cost.held).max().unwrap_or(0);
+    let held = if held > 0 {
+        format!(", {held} of them held open: a server with few workers serves nobody else meanwhile")
+    } else {
+        String::new()
+    };
+    say!("linger: {posts}, at most {connections} connections, {} sent{held}", megabytes(sent));
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// Prints each question with what it costs at most, for `--dry-run`.
+pub(crate) fn print(costs: &Costs, json: bool) -> ExitCode {
+    let mut out = Stdout::new();
+    match table(&mut out, costs, json) {
+        Ok(()) => ExitCode::from(exit::NOTHING_LOST),
+        Err(stopped) => stopped.end(Some(exit::NOTHING_LOST)),
+    }
+}
+
+fn table(out: &mut Stdout, costs: &Costs, json: bool) -> Result<(), Stopped> {
+    if json {
+        for (check, cost) in costs {
+            out.json(&line(lines::WouldAsk::new(*check, *cost)))?;
+        }
+        return out.flush();
+    }
+    out.text(format_args!(
+        "{:<19}{:<14}{:>11} {:>10}  {}\n",
+        "check", "requests", "connections", "sent", "held open"
+    ))?;
+    for (check, cost) in costs {
+        match cost {
+            Some(cost) => {
+                let requests = if cost.posts { "GET, POST" } else { "GET" };
+                out.text(format_args!(
+                    "{:<19}{requests:<14}{:>11} {:>10}  {}\n",
+                    check.name(),
+                    cost.connections,
+                    cost.sent,
+                    cost.held
+                ))?;
+            }
+            None => out.text(format_args!("{:<19}not asked; --active asks it\n", check.name()))?,
+        }
+    }
+    out.flush()
+}

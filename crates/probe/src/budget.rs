@@ -1,0 +1,124 @@
+//! How much a probe takes of a server that others use, too: what it asks, what it would cost, and what it has spent.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::config::ProbeConfig;
+use crate::finding::Check;
+
+/// The most that a probe sends, and the most that it reads, if it is not [active](ProbeConfig::active), in bytes.
+pub const QUIET: u64 = 1 << 20;
+
+/// The most that a check may ask, as is known before the first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cost {
+    /// Connections, one after the other unless `held` says otherwise.
+    pub connections: u64,
+    /// Whether some of the requests are POST. Others are GET, which may have a body as well.
+    pub posts: bool,
+    /// Bytes of request bodies and of what follows them, in all.
+    pub sent: u64,
+    /// How many connections are held open at once while nothing is asked on them.
+    pub held: u64,
+}
+
+/// Whether a check asks no more than a visitor does: GET alone, no connection held, no large upload.
+pub(crate) fn is_quiet(check: Check) -> bool {
+    use Check::*;
+    matches!(check, LargeResponse | UnreadBody | TrailingBytes | LateByte | Pipelined | HalfClose)
+}
+
+/// What a check costs at most. `active` is whether the probe may ask more than a visitor does.
+pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
+    // Three more requests of a kind tell the lengths of responses without framing.
+    let (times, learnt) = (u64::from(config.repeat.max(1)), 3);
+    let body = body(config, active) as u64;
+    let cost = |connections, posts, sent, held| Cost { connections, posts, sent, held };
+    match check {
+        Check::LargeResponse => cost(times + learnt, false, 0, 0),
+        Check::UnreadBody if active => cost(4 * (times + learnt), true, 2 * (times + learnt) * (body + 8), 0),
+        Check::UnreadBody => cost(2 * (times + learnt), false, (times + learnt) * (body + 8), 0),
+        Check::TrailingBytes | Check::LateByte => cost(times + learnt, false, 8 * times, 0),
+        Check::Pipelined => cost(times + learnt, active, times * PIPELINED as u64, 0),
+        Check::HalfClose => cost(times + learnt, false, 0, 0),
+        Check::UploadInProgress => cost(times + learnt, true, (times + learnt) * config.upload as u64, 0),
+        Check::Stall => cost(times, true, times * 2 * body, 0),
+        Check::IdleOpen => cost(10, false, 8, 8),
+        Check::Drip => cost(1, false, config.hold.as_secs() + 5, 1),
+        Check::EndlessUpload => cost(1, true, config.endless, 0),
+        Check::Backlog => cost(config.burst as u64 + 1, false, 0, config.burst as u64),
+    }
+}
+
+/// The body of the second of two pipelined requests, in bytes.
+pub(crate) const PIPELINED: usize = 64 << 10;
+
+/// How many bytes of body a server may leave unread. A quiet probe sends few of them, and still more than the largest known
+/// limit of a drain (gunicorn: 64 KiB).
+pub(crate) fn body(config: &ProbeConfig, active: bool) -> usize {
+    if active { config.body } else { config.body.min(128 << 10) }
+}
+
+/// What a probe has sent and read so far.
+#[derive(Debug, Default)]
+pub(crate) struct Spent {
+    connections: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Spent {
+    pub(crate) fn connected(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Connections, bytes sent, bytes read.
+    pub(crate) fn so_far(&self) -> (u64, u64, u64) {
+        (self.connections.load(Relaxed), self.sent.load(Relaxed), self.received.load(Relaxed))
+    }
+
+    /// Whether a quiet probe may ask for `expected` bytes more with a body of `body` bytes.
+    pub(crate) fn leaves(&self, body: u64, expected: u64) -> bool {
+        let (_, sent, received) = self.so_far();
+        // Head and framing of either direction.
+        const HEADS: u64 = 2048;
+        sent + body + HEADS <= QUIET && received + expected + HEADS <= QUIET
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_probe_posts_nothing_and_holds_nothing() {
+        let config = ProbeConfig::default();
+        for check in Check::ALL.into_iter().filter(|check| is_quiet(*check)) {
+            let cost = cost(check, &config, false);
+            assert!(!cost.posts && cost.held == 0 && cost.sent <= QUIET, "{check}: {cost:?}");
+        }
+        for check in Check::ALL.into_iter().filter(|check| !is_quiet(*check)) {
+            let cost = cost(check, &config, true);
+            assert!(cost.posts || cost.held > 0 || cost.sent > QUIET, "{check}: {cost:?}");
+        }
+    }
+
+    #[test]
+    fn the_budget_ends_at_its_bound_in_either_direction() {
+        let spent = Spent::default();
+        assert!(spent.leaves(QUIET - 2048, QUIET - 2048));
+        assert!(!spent.leaves(QUIET - 2047, 0) && !spent.leaves(0, QUIET - 2047));
+        spent.sent(1);
+        assert!(!spent.leaves(QUIET - 2048, 0) && spent.leaves(0, QUIET - 2048));
+        spent.received(1);
+        assert!(!spent.leaves(0, QUIET - 2048));
+    }
+}
