@@ -11,7 +11,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use linger_watch::export::Metrics;
 use linger_watch::view::{View, ViewKey, describe, place};
-use linger_watch::{Filter, FurtherResets, LiveReset, Notice, Role, Watcher};
+use linger_watch::{Filter, FurtherResets, LiveReset, Notice, ProcessRole, Watcher};
 use linger_why::Cause;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -228,7 +228,7 @@ fn line(notice: &Notice) -> Option<String> {
 
 fn reset_line(reset: &LiveReset) -> String {
     let remote = reset.remote.map_or("?".to_owned(), |remote| remote.to_string());
-    let words = reset.role.map_or("by", Role::words);
+    let words = reset.role.map_or("by", ProcessRole::words);
     let process = reset.process.as_ref();
     let process = process.map_or(String::new(), |process| format!(" {words} {}", process.plain()));
     let place = place(reset).map_or(String::new(), |place| format!(" in {place}"));

@@ -23,7 +23,7 @@ pub(crate) struct Context {
     /// The name of the process that was running when an active reset was sent.
     pub(crate) name: Option<Untrusted>,
     /// The end of the process that was running.
-    pub(crate) ending: Option<Ending>,
+    pub(crate) ending: Option<ProcessEnding>,
     /// The kernel reset the socket, as it does for data after close, just before it sent the reset (`tcp_reset`).
     pub(crate) reset_by_data: bool,
     /// What had arrived at the socket in its life.
@@ -34,7 +34,7 @@ pub(crate) struct Context {
 
 /// The end of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ending {
+pub(crate) struct ProcessEnding {
     /// The evidence, in words.
     pub(crate) says: String,
 }
@@ -143,7 +143,7 @@ fn aborted_on_data(context: &Context) -> Opinion {
 }
 
 /// For a reset sent because the process ended: the kernel closed its sockets.
-fn by_the_end_of_a_process(reason: Option<&str>, ending: &Ending) -> Opinion {
+fn by_the_end_of_a_process(reason: Option<&str>, ending: &ProcessEnding) -> Opinion {
     let word = reason.unwrap_or("no reason given");
     let unread = if word == "TCP_ABORT_ON_CLOSE" { ", with received data unread" } else { "" };
     let evidence = vec![
@@ -247,12 +247,12 @@ pub(crate) fn may_be_echo(reason: Option<&str>, context: &Context, cause: Cause)
 }
 
 /// The cause of a received reset whose sender is on this host too, so that its reason is known.
-pub(crate) fn of_this_host((cause, confidence, candidates, evidence): &Opinion, how: Origin) -> Opinion {
+pub(crate) fn of_this_host((cause, confidence, candidates, evidence): &Opinion, how: FoundBy) -> Opinion {
     let mut evidence = evidence.clone();
     let (says, most) = match how {
-        Origin::SameConnection => ("this host sent it itself", Confidence::Certain),
-        Origin::SameListener => ("this host sent it itself, from the listener", Confidence::Certain),
-        Origin::Translated => {
+        FoundBy::SameConnection => ("this host sent it itself", Confidence::Certain),
+        FoundBy::SameListener => ("this host sent it itself, from the listener", Confidence::Certain),
+        FoundBy::Translated => {
             ("this host sent it itself, from an address that was translated", Confidence::Likely)
         }
     };
@@ -262,7 +262,7 @@ pub(crate) fn of_this_host((cause, confidence, candidates, evidence): &Opinion, 
 
 /// How the sender of a received reset was found on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum FoundBy {
     /// Both ends have the same two addresses.
     SameConnection,
     /// A listener of this host reset a connection of the port at this time; the kernel does not say which.
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_process_is_one_only_where_a_system_call_resets() {
-        let ending = Some(Ending { says: "the process x[1] ended".into() });
+        let ending = Some(ProcessEnding { says: "the process x[1] ended".into() });
         let context = |active| Context { active, ending: ending.clone(), ..Context::default() };
         assert_eq!(sent(Some("TCP_ABORT_ON_CLOSE"), &context(true)).0, Cause::ProcessGone);
         assert_eq!(
@@ -414,7 +414,7 @@ mod tests {
     fn what_was_found_by_half_of_the_addresses_is_never_certain() {
         let certain = (Cause::Aborted, Confidence::Certain, vec![Cause::Aborted], Vec::new());
         let confidence = |how| of_this_host(&certain, how).1;
-        assert_eq!(confidence(Origin::SameConnection), Confidence::Certain);
-        assert_eq!(confidence(Origin::Translated), Confidence::Likely);
+        assert_eq!(confidence(FoundBy::SameConnection), Confidence::Certain);
+        assert_eq!(confidence(FoundBy::Translated), Confidence::Likely);
     }
 }

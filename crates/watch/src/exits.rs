@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use linger_why::Cause;
 
-use crate::diagnose::Ending;
+use crate::diagnose::ProcessEnding;
 use crate::events::{ProcessChange, ProcessEvent};
 use crate::live_reset::LiveReset;
 use crate::process::{NamedProcess, Processes};
@@ -57,7 +57,7 @@ impl Exits {
     }
 
     /// The process of a thread that had begun to end, and how it ended.
-    pub(crate) fn of(&self, pid: u32, thread: u32, time_ns: u64) -> Option<(NamedProcess, Ending)> {
+    pub(crate) fn of(&self, pid: u32, thread: u32, time_ns: u64) -> Option<(NamedProcess, ProcessEnding)> {
         let process = self.threads.get(&thread).filter(|process| process.pid == pid)?;
         let how = match self.signals.get(&pid).or_else(|| self.signals.get(&thread)) {
             Some(Killed::OutOfMemory) => " ended: the kernel killed it for lack of memory".to_owned(),
@@ -70,7 +70,7 @@ impl Exits {
             }
             _ => " ended".to_owned(),
         };
-        Some((process.clone(), Ending { says: format!("the process {}{how}", process.plain()) }))
+        Some((process.clone(), ProcessEnding { says: format!("the process {}{how}", process.plain()) }))
     }
 }
 

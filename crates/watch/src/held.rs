@@ -11,7 +11,7 @@ use crate::closers::Closers;
 use crate::diagnose;
 use crate::events::Endpoints;
 use crate::live_reset::Opinion;
-use crate::live_reset::{Direction, LiveReset, Role};
+use crate::live_reset::{Direction, LiveReset, ProcessRole};
 use crate::process::NamedProcess;
 
 /// Longest time for which a reset is held back. After a sent reset the socket is destroyed within microseconds. After a
@@ -124,8 +124,8 @@ impl HeldResets {
             held.closed = true;
         }
         let role = match held.reset.direction {
-            Direction::Received => Role::Held,
-            Direction::Sent if is_disconnected => Role::Closed,
+            Direction::Received => ProcessRole::Held,
+            Direction::Sent if is_disconnected => ProcessRole::Closed,
             Direction::Sent => return,
         };
         if held.reset.process.is_none() {

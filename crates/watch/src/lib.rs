@@ -42,7 +42,7 @@ pub use bytes::{Bytes, Unknown};
 pub use cgroup::Workload;
 pub use counted::Counted;
 pub use events::{Blind, CannotWatch};
-pub use live_reset::{AcceptQueue, Direction, LiveReset, Role};
+pub use live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
 pub use namespace_id::NamespaceId;
 pub use needs::Needs;
 pub use notice::{Filter, FurtherResets, Notice, Warning};

@@ -61,7 +61,7 @@ impl AcceptQueue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Role {
+pub enum ProcessRole {
     /// The process closed or aborted the connection, or ended: the reset is its doing.
     Closed,
     /// The process held the connection, which its peer reset.
@@ -70,7 +70,7 @@ pub enum Role {
     Listens,
 }
 
-impl Role {
+impl ProcessRole {
     /// The name in JSON; it does not change between versions.
     pub fn name(self) -> &'static str {
         match self {
@@ -115,7 +115,7 @@ pub struct LiveReset {
     /// The process concerned; see `role`.
     pub process: Option<NamedProcess>,
     /// What `process` has to do with the reset.
-    pub role: Option<Role>,
+    pub role: Option<ProcessRole>,
     /// The network namespace of this host's end, if it is known.
     pub namespace: Option<NamespaceId>,
     /// Whether that is the namespace of the watcher itself.

@@ -39,7 +39,7 @@ pub(crate) struct Survey {
 
 /// A namespace that is known.
 #[derive(Debug)]
-struct Known {
+struct KnownNamespace {
     /// `None` for the namespace that this process is in.
     file: Option<File>,
     name: Option<String>,
@@ -51,7 +51,7 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     own: NamespaceId,
-    known: HashMap<NamespaceId, Known>,
+    known: HashMap<NamespaceId, KnownNamespace>,
     refused: bool,
     search: LookInterval,
 }
@@ -60,7 +60,7 @@ impl Namespaces {
     pub(crate) fn new() -> Self {
         // Without /proc there is one namespace without a number.
         let own = NamespaceId::own().unwrap_or(NamespaceId::UNKNOWN);
-        let here = Known { file: None, name: None, pid: None };
+        let here = KnownNamespace { file: None, name: None, pid: None };
         Self {
             own,
             known: HashMap::from([(own, here)]),
@@ -147,7 +147,7 @@ impl Namespaces {
             match entered {
                 Ok((file, leftovers)) => {
                     sources.extend(leftovers);
-                    self.known.insert(id, Known { file: Some(file), name, pid });
+                    self.known.insert(id, KnownNamespace { file: Some(file), name, pid });
                 }
                 Err(error) => self.note_refusal(&error),
             }
@@ -161,7 +161,7 @@ impl Namespaces {
 
     /// Looks into all namespaces. `half_closed`: also for connections whose peer has closed.
     pub(crate) fn survey(&self, half_closed: bool) -> HashMap<NamespaceId, Survey> {
-        let look = |(id, known): (&NamespaceId, &Known)| {
+        let look = |(id, known): (&NamespaceId, &KnownNamespace)| {
             let survey = within(known.file.as_ref(), || survey(half_closed)).ok()?;
             Some((*id, survey))
         };

@@ -5,10 +5,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::diagnose::{self, Origin};
+use crate::diagnose::{self, FoundBy};
 use crate::events::Endpoints;
 use crate::live_reset::Opinion;
-use crate::live_reset::Role;
+use crate::live_reset::ProcessRole;
 use crate::namespace_id::NamespaceId;
 use crate::process::NamedProcess;
 
@@ -28,7 +28,7 @@ const AFTER: u64 = 1_000_000;
 struct SentReset {
     time_ns: u64,
     opinion: Opinion,
-    process: Option<(NamedProcess, Role)>,
+    process: Option<(NamedProcess, ProcessRole)>,
     namespace: Option<NamespaceId>,
     /// Echoes that are not reported yet.
     echoes: u32,
@@ -77,7 +77,7 @@ impl RecentResets {
         time_ns: u64,
         ends: Endpoints,
         opinion: Opinion,
-        process: Option<(NamedProcess, Role)>,
+        process: Option<(NamedProcess, ProcessRole)>,
     ) {
         self.by_port.insert(ends.0.port(), ends);
         if ends.1.port() == 0 {
@@ -167,7 +167,7 @@ impl RecentResets {
     pub(crate) fn cause_of_same(&self, (here, peer): &Endpoints, time_ns: u64) -> Option<Opinion> {
         let sent = self.sent.get(&(*peer, *here))?;
         is_between(sent.time_ns, time_ns, CONNECTION)
-            .then(|| diagnose::of_this_host(&sent.opinion, Origin::SameConnection))
+            .then(|| diagnose::of_this_host(&sent.opinion, FoundBy::SameConnection))
     }
 
     /// The cause of a reset that was received at `ends`, if this host sent it.
@@ -184,11 +184,11 @@ impl RecentResets {
         let of_listener =
             self.of_listeners.iter().position(|(sent, local, _)| is_peer(local) && young(*sent, PORT));
         if let Some((.., opinion)) = of_listener.and_then(|at| self.of_listeners.remove(at)) {
-            return Some(diagnose::of_this_host(&opinion, Origin::SameListener));
+            return Some(diagnose::of_this_host(&opinion, FoundBy::SameListener));
         }
         let translated = self.by_remote.get(&here).and_then(|ends| self.sent.get(ends));
         let translated = translated.filter(|sent| young(sent.time_ns, PORT))?;
-        Some(diagnose::of_this_host(&translated.opinion, Origin::Translated))
+        Some(diagnose::of_this_host(&translated.opinion, FoundBy::Translated))
     }
 }
 

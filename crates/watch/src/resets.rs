@@ -16,7 +16,7 @@ use crate::exits::{EndedProcesses, Exits};
 use crate::held::{Held, HeldResets};
 use crate::kernel::leftovers::Leftover;
 use crate::live_reset::Opinion;
-use crate::live_reset::{AcceptQueue, Direction, LiveReset, Role};
+use crate::live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
 use crate::namespace_id::NamespaceId;
 use crate::namespaces::Namespaces;
 use crate::notice::Warning;
@@ -207,7 +207,7 @@ impl Resets {
     fn received(&mut self, time_ns: u64, ends: Endpoints, socket: u64) {
         let mut reset = reset(time_ns, ends, Direction::Received, diagnose::received(None));
         reset.process = self.closers.of(&ends, socket).and_then(|close| close.process.clone());
-        reset.role = reset.process.is_some().then_some(Role::Held);
+        reset.role = reset.process.is_some().then_some(ProcessRole::Held);
         let mut held = Held::new(reset, socket, time_ns);
         held.known = self.recent.cause_of(&ends, time_ns);
         held.mptcp = self.closers.is_mptcp(&ends);
@@ -291,8 +291,8 @@ impl Resets {
         let listens = listener.filter(|_| reason != Some("NO_SOCKET")).and_then(|(_, process)| process);
         let closed = process.or_else(|| closer.and_then(|close| close.process));
         (reset.process, reset.role) = match (closed, listens) {
-            (Some(process), _) => (Some(process), Some(Role::Closed)),
-            (None, Some(process)) => (Some(process), Some(Role::Listens)),
+            (Some(process), _) => (Some(process), Some(ProcessRole::Closed)),
+            (None, Some(process)) => (Some(process), Some(ProcessRole::Listens)),
             (None, None) => (None, None),
         };
         reset.listener = context.queue.filter(|_| overflow);
@@ -372,7 +372,7 @@ impl Resets {
                 if reset.process.is_none() {
                     let listener = self.sockets.listener(namespace, ends.0);
                     reset.process = listener.and_then(|(_, process)| process.clone());
-                    reset.role = reset.process.is_some().then_some(Role::Held);
+                    reset.role = reset.process.is_some().then_some(ProcessRole::Held);
                 }
             }
             resets.push(reset);

@@ -28,14 +28,14 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 const MAX: usize = 65_536;
 
 /// A listener's accept queue and holder.
-pub(crate) type Listener = (AcceptQueue, Option<NamedProcess>);
+pub(crate) type WatchedListener = (AcceptQueue, Option<NamedProcess>);
 /// What a warning is about: a namespace, and the two addresses, which are equal for a listener.
 type Subject = (NamespaceId, SocketAddr, SocketAddr);
 
 /// The socket lists of all network namespaces as of the last poll.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    listeners: HashMap<(NamespaceId, SocketAddr), Listener>,
+    listeners: HashMap<(NamespaceId, SocketAddr), WatchedListener>,
     owners: HashMap<u32, Option<NamedProcess>>,
     warned: HashMap<Subject, Instant>,
     listening: LookInterval,
@@ -76,7 +76,7 @@ impl Sockets {
     }
 
     /// The listener that accepted a connection at `local` in a namespace.
-    pub(crate) fn listener(&self, namespace: NamespaceId, local: SocketAddr) -> Option<&Listener> {
+    pub(crate) fn listener(&self, namespace: NamespaceId, local: SocketAddr) -> Option<&WatchedListener> {
         let any_v4 = SocketAddr::from(([0, 0, 0, 0], local.port()));
         let any_v6 = SocketAddr::from(([0u16; 8], local.port()));
         [local, any_v4, any_v6].iter().find_map(|address| self.listeners.get(&(namespace, *address)))
@@ -92,7 +92,7 @@ impl Sockets {
     }
 
     /// The listener of a namespace whose queue is the fullest: the likeliest one that overflowed.
-    pub(crate) fn fullest(&self, namespace: NamespaceId) -> Option<(SocketAddr, &Listener)> {
+    pub(crate) fn fullest(&self, namespace: NamespaceId) -> Option<(SocketAddr, &WatchedListener)> {
         let of_namespace = self.listeners.iter().filter(|((listening, _), _)| *listening == namespace);
         let near = of_namespace.filter(|(_, (queue, _))| queue.is_near_its_limit());
         near.max_by_key(|(_, (queue, _))| u64::from(queue.waiting) * 1_000 / (u64::from(queue.limit) + 1))

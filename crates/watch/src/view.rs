@@ -9,7 +9,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Text};
 use ratatui::widgets::{Block, Cell, List, Paragraph, Row, Table, TableState, Wrap};
 
-use crate::{LiveReset, Notice, Role, Warning, Watcher};
+use crate::{LiveReset, Notice, ProcessRole, Warning, Watcher};
 
 /// Number of resets kept for the list.
 const KEPT: usize = 1_000;
@@ -97,7 +97,7 @@ impl View {
         self.unacknowledged += u64::from(reset.bytes.unacknowledged.unwrap_or(0));
         *self.causes.entry(reset.cause.name()).or_default() += u64::from(reset.connections);
         let mut process = reset.process.as_ref().map_or("unknown".into(), |process| process.name.label());
-        if reset.role == Some(Role::Held) {
+        if reset.role == Some(ProcessRole::Held) {
             process += " (held it)";
         }
         if self.processes.len() < KEPT || self.processes.contains_key(&process) {
@@ -349,7 +349,7 @@ fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
         lines.push(format!("reason: {reason}, state {}", reset.state.unwrap_or("unknown")));
     }
     if let Some(process) = &reset.process {
-        lines.push(format!("{} {}", reset.role.map_or("process", Role::words), process.terminal()));
+        lines.push(format!("{} {}", reset.role.map_or("process", ProcessRole::words), process.terminal()));
     }
     if reset.connections > 1 {
         lines.push(format!("{} connections", reset.connections));
@@ -387,7 +387,7 @@ mod tests {
             reason: Some("TCP_ABORT_ON_CLOSE".into()),
             state: Some("CLOSE"),
             process: Some(crate::NamedProcess { pid: 7, name: "httpd".into() }),
-            role: Some(Role::Closed),
+            role: Some(ProcessRole::Closed),
             namespace: None,
             is_own_namespace: false,
             namespace_candidates: Vec::new(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{alone, both, resets, until, watcher_of, within};
 use linger_testing::{HOSTS, skip, two_hosts};
-use linger_watch::{Direction, LiveReset, Notice, Role, Unknown};
+use linger_watch::{Direction, LiveReset, Notice, ProcessRole, Unknown};
 use linger_why::{Cause, Confidence};
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -53,7 +53,7 @@ fn a_killed_process_is_one_notice_with_the_number_of_its_connections() {
         (gone.cause, gone.confidence, gone.connections),
         (Cause::ProcessGone, Confidence::Certain, 20)
     );
-    assert_eq!(gone.role, Some(Role::Closed));
+    assert_eq!(gone.role, Some(ProcessRole::Closed));
     assert!(gone.process.as_ref().is_some_and(|process| process.name == *"sleep"), "{gone:?}");
     assert!(gone.evidence[0].contains("ended after a SIGKILL"), "{gone:?}");
     assert_eq!(gone.bytes.unread, Some(120), "twenty times six: {gone:?}");
@@ -61,7 +61,7 @@ fn a_killed_process_is_one_notice_with_the_number_of_its_connections() {
     assert_eq!(received.len(), 20, "each peer has its own");
     assert!(received.iter().all(|reset| reset.cause == Cause::ProcessGone), "{received:?}");
     // Nobody of this process has caused what its ends received.
-    assert!(received.iter().all(|reset| reset.role != Some(Role::Closed)), "{received:?}");
+    assert!(received.iter().all(|reset| reset.role != Some(ProcessRole::Closed)), "{received:?}");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn unread_bytes_of_mptcp_are_unknown_not_none() {
     let _alone = alone();
     let mptcp =
         || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, Some(socket2::Protocol::MPTCP));
-    let Ok(listener) = mptcp() else { return skip("MPTCP", "this kernel does not have it") };
+    let Ok(listener) = mptcp() else { return skip("live tracepoints", "this kernel has no MPTCP") };
     listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(1).unwrap();
     let local = listener.local_addr().unwrap();
@@ -152,7 +152,7 @@ fn further_resets_are_told_with_the_first() {
     // From now on what the server sends reaches nobody.
     let nowhere = format!("neigh replace {} lladdr 02:00:00:00:00:99 dev eth0", HOSTS[0]);
     if !within(&there, "ip", &nowhere) {
-        return skip("ip", "iproute2 is not installed");
+        return skip("private networks", "iproute2 is not installed");
     }
     client.write_all(b"more").unwrap();
     drop((listener, server));

@@ -1,6 +1,6 @@
 //! A reset: one kind of line for `linger why`, which reads captures, and `linger watch`, which sees them live.
 
-use linger_watch::{Direction, LiveReset, NamespaceId, Role, Unknown};
+use linger_watch::{Direction, LiveReset, NamespaceId, ProcessRole, Unknown};
 use linger_why::Finding;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -72,7 +72,7 @@ pub(crate) struct Reset {
     /// which its peer reset; it `listens` on the port, and the kernel answered in its place.
     process_role: Option<&'static str>,
     /// Where on this host it was.
-    place: Option<Place>,
+    place: Option<ResetPlace>,
     /// How many connections this line stands for: more than one if a process ended with several.
     connections: Option<u32>,
     /// Bytes that this host had received and the process had not read.
@@ -102,7 +102,7 @@ struct Evidence {
 
 /// A network namespace of this host, and the workload there.
 #[derive(Serialize, JsonSchema)]
-pub(super) struct Place {
+pub(super) struct ResetPlace {
     /// The network namespace, by the inode that `lsns` shows; null if it is not known.
     namespace: Option<u64>,
     /// The namespace's name, if `ip netns` or Docker gave it one.
@@ -119,7 +119,7 @@ pub(super) struct Place {
     unit: Option<String>,
 }
 
-impl From<&LiveReset> for Place {
+impl From<&LiveReset> for ResetPlace {
     fn from(reset: &LiveReset) -> Self {
         let workload = reset.workload.clone().unwrap_or_default();
         let json = |text: linger_untrusted::Untrusted| text.json().into_owned();
@@ -271,8 +271,8 @@ impl From<&LiveReset> for Reset {
             reason: reset.reason.clone(),
             state: reset.state,
             process: reset.process.as_ref().map(Process::from),
-            process_role: reset.role.map(Role::name),
-            place: Some(Place::from(reset)),
+            process_role: reset.role.map(ProcessRole::name),
+            place: Some(ResetPlace::from(reset)),
             connections: Some(reset.connections),
             unread_bytes: reset.bytes.unread,
             unacknowledged_bytes: reset.bytes.unacknowledged,

@@ -152,7 +152,7 @@ fn unseen(blind: Blind) -> Check {
 }
 
 /// A capability, what it is for, and what is hidden without it.
-struct Need {
+struct NeededCapability {
     name: &'static str,
     capability: CapabilitySet,
     /// Any of these does as well.
@@ -160,7 +160,7 @@ struct Need {
     hidden: &'static str,
 }
 
-impl Need {
+impl NeededCapability {
     fn is_met(&self, effective: CapabilitySet) -> bool {
         effective.contains(self.capability) || effective.intersects(self.or)
     }
@@ -174,23 +174,23 @@ impl Need {
     }
 }
 
-const NEEDS: [Need; 3] = [
+const NEEDS: [NeededCapability; 3] = [
     // ptrace(2), access to /proc/PID/fd of another user.
-    Need {
+    NeededCapability {
         name: "CAP_SYS_PTRACE",
         capability: CapabilitySet::SYS_PTRACE,
         or: CapabilitySet::empty(),
         hidden: "other users' processes are not named: run as root, or with CAP_SYS_PTRACE as well",
     },
     // setns(2).
-    Need {
+    NeededCapability {
         name: "CAP_SYS_ADMIN",
         capability: CapabilitySet::SYS_ADMIN,
         or: CapabilitySet::empty(),
         hidden: "listeners and overflows of containers are not seen: run as root, or with CAP_SYS_ADMIN as well",
     },
     // NETLINK_LISTEN_ALL_NSID, netlink(7): not needed where the other namespaces can be entered.
-    Need {
+    NeededCapability {
         name: "CAP_NET_BROADCAST",
         capability: CapabilitySet::NET_BROADCAST,
         or: CapabilitySet::SYS_ADMIN,
