@@ -8,18 +8,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use linger_watch::export::Metrics;
-use linger_watch::view::{View, ViewKey, describe};
-use linger_watch::{CannotWatch, Filter, LiveReset, Notice, Watcher};
+use linger_watch::view::{View, ViewKey, describe, place};
+use linger_watch::{Filter, FurtherResets, LiveReset, Notice, ProcessRole, Watcher};
+use linger_why::Cause;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
-use rustix::io::Errno;
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::capabilities;
 
 use crate::options::{Json, MetricsAt, RunFor};
 use crate::output::{Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::typed::port;
 use crate::{exit, interrupt, lines};
+
+mod check;
 
 /// Longest wait for events: two wake-ups a second on an idle host.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -38,7 +42,8 @@ const METRICS: &str =
 #[command(after_help = "Examples:\n  sudo linger watch\n  sudo linger watch --port 8080 --for 60 --json\n  \
     sudo linger watch --prometheus 127.0.0.1:9464\n\n\
     It reads the kernel's tracepoints and needs root or CAP_PERFMON.\n\n\
-    Exit status: 0 no reset was seen, 1 some were, 3 an address is taken, 4 this machine or user cannot watch.")]
+    Exit status: 0 watched to the end, 1 a reset that --fail-on names was seen, 3 an address is taken, 4 this machine or user \
+    cannot watch.")]
 pub(crate) struct WatchArguments {
     #[command(flatten)]
     output: Json,
@@ -55,23 +60,41 @@ pub(crate) struct WatchArguments {
     /// Only resets of processes with these names.
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     process: Vec<String>,
+    /// Check each right, limit and setting that watching needs here; say what is missing and the line that mends it.
+    #[arg(long, conflicts_with_all = ["plain", "metrics", "time", "port", "process", "fail_on"])]
+    check: bool,
+    /// End with status 1 if a reset with this cause was seen and shown; `any` stands for all. Can be repeated.
+    #[arg(long, value_name = "CAUSE", value_parser = PossibleValuesParser::new(fail_on()))]
+    fail_on: Vec<String>,
 }
 
+/// What `--fail-on` takes.
+fn fail_on() -> impl Iterator<Item = &'static str> {
+    std::iter::once(ANY).chain(Cause::ALL.iter().map(|cause| cause.name()))
+}
+
+/// Every cause.
+const ANY: &str = "any";
+
 pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
+    raise_descriptors();
+    if arguments.check {
+        return check::run(arguments.output.json);
+    }
     let mut filter = Filter::default();
     filter.ports = arguments.port.clone();
     filter.processes = arguments.process.iter().map(|name| name.as_str().into()).collect();
     let mut watcher = match Watcher::open(filter) {
         Ok(watcher) => watcher,
         Err(error) => {
-            return exit::fail(exit::NOT_POSSIBLE_HERE, format_args!("{error}{}", remedy(&error)));
+            return exit::fail(exit::NOT_POSSIBLE_HERE, format_args!("{error}{}", check::remedy(&error)));
         }
     };
     for blind in watcher.blind() {
         say!("linger: {}", blind.meaning());
     }
-    for hidden in capabilities(None).map(|sets| hidden(sets.effective)).unwrap_or_default() {
-        say!("linger: {hidden}");
+    if let Ok(sets) = capabilities(None) {
+        check::hidden(sets.effective).for_each(|hidden| say!("linger: {hidden}"));
     }
     let metrics = Metrics::default();
     if let Some(address) = &arguments.counts.metrics {
@@ -90,10 +113,11 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     if let Err(error) = interrupt::on_first(move || asked.store(true, Ordering::Relaxed)) {
         return exit::io("cannot take signals", &error);
     }
+    let mut failures = Failures { causes: &arguments.fail_on, seen: 0 };
     let result = if viewed {
-        view(&mut watcher, &stop, end).map_err(Ended::Kernel)
+        view(&mut watcher, &mut failures, &stop, end).map_err(Ended::Kernel)
     } else {
-        lines(&mut watcher, &metrics, arguments, &stop, end)
+        lines(&mut watcher, &metrics, arguments, &mut failures, &stop, end)
     };
     let counted = watcher.counted();
     say!(
@@ -102,81 +126,39 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
         counted.seen_received,
         counted.describe()
     );
-    let status = |seen| if seen == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
+    let status = if failures.seen == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
     match result {
-        Ok(seen) => ExitCode::from(status(seen)),
-        Err(Ended::Output(stopped, 0)) => stopped.end(None),
-        Err(Ended::Output(stopped, seen)) => stopped.end(Some(status(seen))),
+        Ok(()) => ExitCode::from(status),
+        Err(Ended::Output(stopped)) => stopped.end((failures.seen > 0).then_some(status)),
         Err(Ended::Kernel(error)) => exit::io("cannot go on watching", &error),
     }
 }
 
-/// What the user can do about an error, as a continuation of the error's sentence.
-fn remedy(error: &CannotWatch) -> &'static str {
-    match error {
-        CannotWatch::NoTracefs(_) if has_tracefs() => {
-            ": tracefs is there, and not readable to this user; run as root, or with CAP_DAC_READ_SEARCH"
-        }
-        CannotWatch::NoTracefs(_) => ": run as root, or `mount -t tracefs tracefs /sys/kernel/tracing` first",
-        CannotWatch::Refused(error) => {
-            let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-            refused(Errno::from_io_error(error), effective).unwrap_or_else(|| exit::machine_hint(error))
-        }
-        CannotWatch::LockedMemory { .. } => {
-            ": raise `ulimit -l` (LimitMEMLOCK= of a systemd unit, --ulimit memlock= of a container), or have CAP_IPC_LOCK \
-             (--cap-add IPC_LOCK)"
-        }
-        _ => "",
+/// Raises the number of open files to the most that this process may have: each processor takes several, each container two.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where that is refused the limit stays as it was, and `perf_event_open` says if it is too low.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Counts the resets with a cause that `--fail-on` names.
+struct Failures<'a> {
+    causes: &'a [String],
+    seen: u64,
+}
+
+impl Failures<'_> {
+    fn count(&mut self, notices: &[Notice]) {
+        let named = |cause: Cause| self.causes.iter().any(|name| name == ANY || name == cause.name());
+        let failing = |notice: &&Notice| matches!(notice, Notice::Reset(reset) if named(reset.cause));
+        self.seen += notices.iter().filter(failing).count() as u64;
     }
-}
-
-/// What the user can do if `perf_event_open` fails for a process with these capabilities.
-fn refused(error: Option<Errno>, effective: CapabilitySet) -> Option<&'static str> {
-    match error? {
-        Errno::ACCESS | Errno::PERM if effective.contains(CapabilitySet::SYS_ADMIN) => Some(
-            ": not even CAP_SYS_ADMIN is enough here; allow perf_event_open in the seccomp profile (SystemCallFilter= of a \
-             systemd unit) and in the security module, and watch from outside of containers with a user namespace",
-        ),
-        // Debian from a level of 3 on and Ubuntu of 4 ask for CAP_SYS_ADMIN, whatever else is there.
-        Errno::ACCESS => Some(
-            ": run as root or with CAP_SYS_ADMIN, or set sysctl kernel.perf_event_paranoid to 2 and have CAP_PERFMON \
-             (Debian sets 3 and Ubuntu 4, where CAP_PERFMON alone does not count)",
-        ),
-        Errno::PERM if effective.contains(CapabilitySet::PERFMON) => {
-            Some(": allow perf_event_open in the seccomp profile (SystemCallFilter= of a systemd unit)")
-        }
-        Errno::PERM => Some(": run as root, or with CAP_PERFMON and a readable tracefs"),
-        _ => None,
-    }
-}
-
-/// What the kernel hides from a process without these capabilities.
-fn hidden(effective: CapabilitySet) -> Vec<&'static str> {
-    let needs = [
-        // ptrace(2), access to /proc/PID/fd of another user.
-        (
-            CapabilitySet::SYS_PTRACE,
-            "other users' processes are not named: run as root, or with CAP_SYS_PTRACE as well",
-        ),
-        // NETLINK_LISTEN_ALL_NSID, netlink(7).
-        (
-            CapabilitySet::NET_BROADCAST,
-            "bytes of containers' connections are not known: run as root, or with CAP_NET_BROADCAST as well",
-        ),
-    ];
-    needs.into_iter().filter(|(need, _)| !effective.contains(*need)).map(|(_, told)| told).collect()
-}
-
-fn has_tracefs() -> bool {
-    /// `TRACEFS_MAGIC` of `linux/magic.h`.
-    const MAGIC: rustix::fs::FsWord = 0x7472_6163;
-    rustix::fs::statfs("/sys/kernel/tracing").is_ok_and(|found| found.f_type == MAGIC)
 }
 
 /// Why watching ended early.
 enum Ended {
-    /// stdout failed, after this many resets.
-    Output(Stopped, u64),
+    /// stdout failed.
+    Output(Stopped),
     Kernel(io::Error),
 }
 
@@ -186,17 +168,17 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// Returns the number of resets seen.
 fn lines(
     watcher: &mut Watcher,
     metrics: &Metrics,
     arguments: &WatchArguments,
+    failures: &mut Failures<'_>,
     stop: &AtomicBool,
     end: Option<Instant>,
-) -> Result<u64, Ended> {
+) -> Result<(), Ended> {
     let quiet = arguments.counts.metrics.is_some() && !arguments.output.json && !arguments.plain;
     let mut out = Stdout::new();
-    let (mut seen, mut lost, mut last) = (0, 0, false);
+    let (mut lost, mut last) = (0, false);
     while !last {
         last = stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
         let notices = if last {
@@ -208,21 +190,16 @@ fn lines(
         if arguments.counts.metrics.is_some() {
             metrics.record(&notices, watcher);
         }
-        seen += resets(&notices);
+        failures.count(&notices);
         if watcher.lost() > lost {
             lost = watcher.lost();
             say!("linger: {lost} kernel events were lost so far: this host resets faster than they are read");
         }
         if !quiet && !notices.is_empty() {
-            write(&mut out, &notices, arguments.output.json)
-                .map_err(|stopped| Ended::Output(stopped, seen))?;
+            write(&mut out, &notices, arguments.output.json).map_err(Ended::Output)?;
         }
     }
-    Ok(seen)
-}
-
-fn resets(notices: &[Notice]) -> u64 {
-    notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count() as u64
+    Ok(())
 }
 
 fn write(out: &mut Stdout, notices: &[Notice], json: bool) -> Result<(), Stopped> {
@@ -239,6 +216,7 @@ fn write(out: &mut Stdout, notices: &[Notice], json: bool) -> Result<(), Stopped
 fn line(notice: &Notice) -> Option<String> {
     match notice {
         Notice::Reset(reset) => Some(reset_line(reset)),
+        Notice::Further(further) => Some(further_line(further)),
         Notice::Warning(warning) => Some(format!("warning: {}", describe(warning))),
         // Printed only if resets were missed; the totals are printed at the end.
         Notice::Counters(counted) if counted.missed > 0 => {
@@ -250,12 +228,23 @@ fn line(notice: &Notice) -> Option<String> {
 
 fn reset_line(reset: &LiveReset) -> String {
     let remote = reset.remote.map_or("?".to_owned(), |remote| remote.to_string());
-    let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {}", process.plain()));
+    let words = reset.role.map_or("by", ProcessRole::words);
+    let process = reset.process.as_ref();
+    let process = process.map_or(String::new(), |process| format!(" {words} {}", process.plain()));
+    let place = place(reset).map_or(String::new(), |place| format!(" in {place}"));
+    let connections = match reset.connections {
+        0..=1 => String::new(),
+        several => format!(", {several} connections"),
+    };
+    let further = match reset.further_resets {
+        0 => String::new(),
+        more => format!(", {more} further resets for packets already under way"),
+    };
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
     let others =
         if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };
     format!(
-        "{:.6} {} {} -> {remote} {} ({}){process}, {}{others}",
+        "{:.6} {} {} -> {remote} {} ({}){process}{place}{connections}, {}{further}{others}",
         reset.time_seconds,
         reset.direction.name(),
         reset.local,
@@ -265,22 +254,34 @@ fn reset_line(reset: &LiveReset) -> String {
     )
 }
 
-fn view(watcher: &mut Watcher, stop: &AtomicBool, end: Option<Instant>) -> io::Result<u64> {
+fn further_line(further: &FurtherResets) -> String {
+    let remote = further.remote.map_or("?".to_owned(), |remote| remote.to_string());
+    format!(
+        "{} further resets after {} {} -> {remote}, for packets that were already under way",
+        further.resets, further.cause, further.local
+    )
+}
+
+fn view(
+    watcher: &mut Watcher,
+    failures: &mut Failures<'_>,
+    stop: &AtomicBool,
+    end: Option<Instant>,
+) -> io::Result<()> {
     let keyboard = std::fs::File::open("/dev/tty")?;
     let mut terminal = ratatui::try_init()?;
     let mut view = View::new(tools());
-    let mut seen = 0;
     let mut stale = true;
     let result = loop {
         if stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end) {
-            break Ok(seen);
+            break Ok(());
         }
         if stale && let Err(error) = terminal.draw(|frame| view.draw(frame)) {
             break Err(error);
         }
         stale = match watcher.next_or(FRAME, Some(keyboard.as_fd())) {
             Ok(notices) => {
-                seen += resets(&notices);
+                failures.count(&notices);
                 view.record(&notices, watcher)
             }
             Err(error) => break Err(error),
@@ -288,11 +289,13 @@ fn view(watcher: &mut Watcher, stop: &AtomicBool, end: Option<Instant>) -> io::R
         match keys(&mut view) {
             Ok(Keys::None) => {}
             Ok(Keys::Some) => stale = true,
-            Ok(Keys::Quit) => break Ok(seen),
+            Ok(Keys::Quit) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
     ratatui::restore();
+    // What was read in the last moments counts, and is too late to be drawn.
+    failures.count(&watcher.finish(LAST)?);
     result
 }
 
@@ -320,29 +323,4 @@ fn keys(view: &mut View) -> io::Result<Keys> {
         }
     }
     Ok(keys)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_missing_capability_is_said() {
-        let both = CapabilitySet::SYS_PTRACE | CapabilitySet::NET_BROADCAST;
-        assert!(hidden(both).is_empty() && hidden(CapabilitySet::all()).is_empty());
-        assert!(hidden(CapabilitySet::SYS_PTRACE)[0].contains("CAP_NET_BROADCAST"));
-        assert!(hidden(CapabilitySet::NET_BROADCAST)[0].contains("CAP_SYS_PTRACE"));
-        assert_eq!(hidden(CapabilitySet::empty()).len(), 2);
-    }
-
-    #[test]
-    fn each_refusal_has_its_remedy() {
-        let perfmon = CapabilitySet::PERFMON;
-        let told = |error, effective| refused(Some(error), effective).unwrap();
-        assert!(told(Errno::ACCESS, perfmon).contains("perf_event_paranoid"));
-        assert!(told(Errno::ACCESS, perfmon | CapabilitySet::SYS_ADMIN).contains("security module"));
-        assert!(told(Errno::PERM, perfmon).contains("seccomp") && told(Errno::PERM, perfmon).len() < 100);
-        assert!(told(Errno::PERM, CapabilitySet::empty()).contains("with CAP_PERFMON"));
-        assert_eq!(refused(Some(Errno::MFILE), perfmon), None);
-    }
 }

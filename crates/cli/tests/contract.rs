@@ -416,13 +416,17 @@ fn run() {
     }
 }
 
-#[test]
-fn watch() {
+/// What `linger watch` with these options says of a close with unread data, and its status after SIGINT. `None` if this user
+/// cannot watch.
+fn watched(options: &[&str]) -> Option<(String, Option<i32>)> {
     let home = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut command = Command::new(LINGER);
-    command.args(["watch", "--json", "--port", &port.to_string()]).env("XDG_CONFIG_HOME", home.path());
+    command
+        .args(["watch", "--json", "--port", &port.to_string()])
+        .args(options)
+        .env("XDG_CONFIG_HOME", home.path());
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -453,11 +457,23 @@ fn watch() {
         let mut said = String::new();
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(4), "{said}");
-        return skip("live tracepoints", said.trim());
+        skip("live tracepoints", said.trim());
+        return None;
     }
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    child.wait().unwrap();
-    let told = lines("watch", &reading.join().unwrap());
+    let status = child.wait().unwrap().code();
+    Some((reading.join().unwrap(), status))
+}
+
+#[test]
+fn watch() {
+    let Some((told, status)) = watched(&[]) else { return };
+    let told = lines("watch", &told);
     assert!(told.iter().any(|line| line["type"] == "reset"), "{told:?}");
     assert!(told.iter().any(|line| line["type"] == "counters"), "{told:?}");
+    assert_eq!(status, Some(0), "a normal stop, whatever was seen");
+    for (cause, expected) in [("closed-with-unread-data", 1), ("keepalive-timeout", 0), ("any", 1)] {
+        let status = watched(&["--fail-on", cause]).and_then(|(_, status)| status);
+        assert_eq!(status, Some(expected), "{cause}");
+    }
 }

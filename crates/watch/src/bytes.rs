@@ -35,6 +35,8 @@ pub enum Unknown {
     StillOpen,
     /// Bytes that arrive after `close()` are discarded without being counted. There was at least one.
     Uncounted,
+    /// An MPTCP connection: its bytes lie in queues of its own, of which the kernel tells nothing at its end.
+    Mptcp,
     /// The kernel sent no message about this socket: it is in another network namespace, or the netlink buffer was full.
     NotTold,
 }
@@ -47,6 +49,7 @@ impl Unknown {
             Self::Wiped => "an abort wipes the counts",
             Self::StillOpen => "the process still has the socket open",
             Self::Uncounted => "what came after the close is not counted",
+            Self::Mptcp => "the queues of MPTCP are not told",
             Self::NotTold => "the kernel did not tell",
         }
     }
@@ -71,6 +74,15 @@ impl Bytes {
             unsent: leftover.unsent.map(|unsent| without(unsent, fin_sent)),
             unknown: None,
         }
+    }
+
+    /// Adds the counts of another connection. A count that is not known of either is not known of both.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let sum = |one: Option<u32>, other: Option<u32>| Some(one?.saturating_add(other?));
+        self.unread = sum(self.unread, other.unread);
+        self.unacknowledged = sum(self.unacknowledged, other.unacknowledged);
+        self.unsent = sum(self.unsent, other.unsent);
+        self.unknown = self.unknown.or(other.unknown);
     }
 
     /// For a line of text: `6 unread, 600000 unacknowledged (of those 400000 never sent)`.
@@ -99,10 +111,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sums_are_known_if_both_parts_are() {
+        let known = Bytes { unread: Some(7), unacknowledged: Some(1), unsent: Some(0), unknown: None };
+        let mut sum = known;
+        sum.add(&known);
+        assert_eq!((sum.unread, sum.unacknowledged, sum.unknown), (Some(14), Some(2), None));
+        sum.add(&Bytes::all_acknowledged());
+        assert_eq!((sum.unread, sum.unacknowledged, sum.unknown), (None, Some(2), Some(Unknown::Uncounted)));
+    }
+
+    #[test]
     fn a_fin_is_no_byte() {
         let ends: (std::net::SocketAddr, _) = ("10.0.0.1:80".parse().unwrap(), "10.0.0.2:9".parse().unwrap());
-        let leftover =
-            Leftover { local: ends.0, remote: ends.1, unread: 7, unacknowledged: 501, unsent: Some(1) };
+        let leftover = Leftover {
+            namespace: None,
+            cookie: 1,
+            local: ends.0,
+            remote: ends.1,
+            unread: 7,
+            unacknowledged: 501,
+            unsent: Some(1),
+            arrived: None,
+        };
         let bytes = Bytes::of(&leftover, true, true);
         assert_eq!((bytes.unread, bytes.unacknowledged, bytes.unsent), (Some(6), Some(500), Some(0)));
         assert_eq!(bytes.describe(), "6 bytes unread, 500 unacknowledged");

@@ -78,12 +78,9 @@ impl Comparison {
         &self.counted
     }
 
-    pub(crate) fn saw_sent(&mut self) {
-        self.counted.seen_sent += 1;
-    }
-
-    pub(crate) fn saw_received(&mut self) {
-        self.counted.seen_received += 1;
+    /// Notes the resets sent and received that were seen up to now.
+    pub(crate) fn saw(&mut self, (sent, received): (u64, u64)) {
+        (self.counted.seen_sent, self.counted.seen_received) = (sent, received);
     }
 
     pub(crate) fn overrun(&mut self) {
@@ -120,14 +117,12 @@ mod tests {
         let mut comparison = Comparison::default();
         assert_eq!(comparison.compare(0), None, "nothing new");
         comparison.counted.kernel = BTreeMap::from([("OutRsts", 3), ("TCPAbortOnClose", 2)]);
-        comparison.saw_sent();
+        comparison.saw((1, 0));
         let counted = comparison.compare(0).unwrap();
         assert_eq!(counted.missed, 2);
         assert_eq!(counted.describe(), "OutRsts 3 (2 missed), TCPAbortOnClose 2");
         assert_eq!(comparison.compare(0), None, "told already");
-        for _ in 0..3 {
-            comparison.saw_sent();
-        }
+        comparison.saw((4, 0));
         assert_eq!(comparison.compare(1).unwrap().missed, 0, "another namespace's are seen as well");
     }
 }

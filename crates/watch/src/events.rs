@@ -1,15 +1,17 @@
 //! The kernel's tracepoint events, decoded by their `format` files, and its messages about destroyed sockets.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::addresses::Addresses;
+pub(crate) use crate::addresses::Endpoints;
 use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
 use crate::kernel::perf::{Perf, PerfError, PerfRecord, Sample, Subscription};
 use crate::kernel::tracepoint::{self, Field, Format};
-use crate::tcp_state::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK};
+use crate::namespace_id::NamespaceId;
+use crate::tcp_state::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK, LISTEN};
 
 /// Why resets cannot be watched on this machine or by this user.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,10 @@ pub enum Blind {
     NoOwners,
     /// No messages about destroyed sockets: byte counts are not known.
     NoBytes,
+    /// Other network namespaces cannot be entered: their listeners, counters and byte counts are not known.
+    NoNamespaces,
+    /// No `sched_process_exit`: the end of a process looks like a close.
+    NoExits,
 }
 
 impl Blind {
@@ -87,13 +93,41 @@ impl Blind {
                 "what error a reset became is not known: no tracepoint sock:inet_sk_error_report"
             }
             Self::NoOwners => "whose connections were reset is not known: no tracepoint tcp:tcp_destroy_sock",
+            Self::NoNamespaces => {
+                "of containers (other network namespaces) only the resets are seen, without listeners, counters and often \
+                 bytes: entering them needs CAP_SYS_ADMIN"
+            }
+            Self::NoExits => {
+                "the end of a process is not told from a close: no tracepoint sched:sched_process_exit"
+            }
             Self::NoBytes => "bytes lost are not known: sock_diag tells nothing of destroyed sockets here",
         }
     }
 }
 
-/// A connection as seen from this host: local address, then remote address.
-pub(crate) type Endpoints = (SocketAddr, SocketAddr);
+/// `IPPROTO_MPTCP`, as `inet_sock_set_state` has it.
+const MPTCP: u64 = 262;
+
+/// A kernel event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum KernelEvent {
+    Socket(Happening),
+    Process(ProcessEvent),
+}
+
+impl KernelEvent {
+    fn time_ns(&self) -> u64 {
+        match self {
+            Self::Socket(happening) => happening.time_ns,
+            Self::Process(event) => event.time_ns,
+        }
+    }
+
+    /// Whether a listener sent a reset.
+    pub(crate) fn is_of_listener(&self) -> bool {
+        matches!(self, Self::Socket(Happening { what: What::Sent { state: LISTEN, .. }, .. }))
+    }
+}
 
 /// A kernel event about a TCP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +135,12 @@ pub(crate) struct Happening {
     pub(crate) time_ns: u64,
     /// The process that was running. It caused the event only if a system call led to it; a packet may arrive at any time.
     pub(crate) pid: u32,
+    /// The thread that was running.
+    pub(crate) thread: u32,
+    /// The kernel's address of the socket; 0 if there was none, or the event does not say.
+    pub(crate) socket: u64,
+    /// The socket's cookie; 0 if the event does not say.
+    pub(crate) cookie: u64,
     /// The remote port is 0 if the kernel does not report the peer.
     pub(crate) ends: Endpoints,
     pub(crate) what: What,
@@ -108,11 +148,42 @@ pub(crate) struct Happening {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    Sent { reason: Option<String>, state: u8, active: bool },
+    Sent {
+        reason: Option<String>,
+        state: u8,
+        active: bool,
+    },
     Received,
-    State { old: u8, new: u8 },
-    Error { number: i32 },
+    State {
+        new: u8,
+    },
+    /// The MPTCP socket above a TCP connection with these addresses was closed.
+    MptcpClosed,
+    Error {
+        number: i32,
+    },
     Destroyed,
+}
+
+/// A kernel event about a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessEvent {
+    pub(crate) time_ns: u64,
+    /// The process that was running.
+    pub(crate) pid: u32,
+    /// The thread that was running.
+    pub(crate) thread: u32,
+    pub(crate) what: ProcessChange,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ProcessChange {
+    /// The thread ends, and closes its files next (`do_exit`).
+    Exit { name: Vec<u8> },
+    /// The running process sent a signal that ends the process `to`, if nobody handles the signal.
+    Signal { number: i32, to: u32 },
+    /// The kernel chose the process `pid` to end, for lack of memory.
+    OutOfMemory { pid: u32 },
 }
 
 /// The tracepoints, open.
@@ -120,8 +191,10 @@ pub(crate) enum What {
 pub(crate) struct Kernel {
     perf: Perf,
     points: Vec<Point>,
-    leftovers: Option<Leftovers>,
+    leftovers: Vec<Leftovers>,
     blind: Vec<Blind>,
+    /// Events that were read too early; see [`drain`](Self::drain).
+    younger: Vec<KernelEvent>,
 }
 
 /// An open tracepoint: its format, and the meaning of its events.
@@ -129,7 +202,10 @@ pub(crate) struct Kernel {
 struct Point {
     format: Format,
     kind: TracepointKind,
-    addresses: Addresses,
+    /// `None` for events about processes.
+    addresses: Option<Addresses>,
+    socket: Option<Field>,
+    cookie: Option<Field>,
 }
 
 /// The kind of a tracepoint, with the fields that it has besides the addresses.
@@ -137,9 +213,12 @@ struct Point {
 enum TracepointKind {
     Sent { reason: Option<Field>, state: Option<Field>, packet: Option<Field> },
     Received,
-    State { old: Field, new: Field },
+    State { new: Field, protocol: Field },
     Error { number: Field },
     Destroyed,
+    Exit { name: Field },
+    Signal { number: Field, to: Field },
+    OutOfMemory { pid: Field },
 }
 
 /// Makes a tracepoint's kind from its format. Returns `None` if the format lacks a field.
@@ -160,20 +239,32 @@ impl Kernel {
         }
         let unknown = || CannotWatch::NoTracepoint(io::Error::other("its events have no addresses"));
         let mut points = vec![Point::new(sent, kind).ok_or_else(unknown)?];
-        let others: [(&str, &str, Blind, KindOf); 4] = [
-            ("tcp", "tcp_receive_reset", Blind::NoReceived, |_| Some(TracepointKind::Received)),
-            ("sock", "inet_sock_set_state", Blind::NoStates, |format| {
-                Some(TracepointKind::State { old: format.field("oldstate")?, new: format.field("newstate")? })
+        let others: [(&str, &str, Option<Blind>, KindOf); 7] = [
+            ("tcp", "tcp_receive_reset", Some(Blind::NoReceived), |_| Some(TracepointKind::Received)),
+            ("sock", "inet_sock_set_state", Some(Blind::NoStates), |format| {
+                Some(TracepointKind::State {
+                    new: format.field("newstate")?,
+                    protocol: format.field("protocol")?,
+                })
             }),
-            ("sock", "inet_sk_error_report", Blind::NoErrors, |format| {
+            ("sock", "inet_sk_error_report", Some(Blind::NoErrors), |format| {
                 Some(TracepointKind::Error { number: format.field("error")? })
             }),
-            ("tcp", "tcp_destroy_sock", Blind::NoOwners, |_| Some(TracepointKind::Destroyed)),
+            ("tcp", "tcp_destroy_sock", Some(Blind::NoOwners), |_| Some(TracepointKind::Destroyed)),
+            ("sched", "sched_process_exit", Some(Blind::NoExits), |format| {
+                Some(TracepointKind::Exit { name: format.field("comm")? })
+            }),
+            ("signal", "signal_generate", None, |format| {
+                Some(TracepointKind::Signal { number: format.field("sig")?, to: format.field("pid")? })
+            }),
+            ("oom", "mark_victim", None, |format| {
+                Some(TracepointKind::OutOfMemory { pid: format.field("pid")? })
+            }),
         ];
         for (group, name, without, kind) in others {
             match Point::read(&tracefs, group, name, kind) {
                 Some(point) => points.push(point),
-                None => blind.push(without),
+                None => blind.extend(without),
             }
         }
         let filters: Vec<Option<String>> = points.iter().map(|point| point.kind.filter()).collect();
@@ -183,11 +274,7 @@ impl Kernel {
             .map(|(point, filter)| Subscription { id: point.format.id, filter: filter.as_deref() })
             .collect();
         let perf = Perf::open(&subscriptions)?;
-        let leftovers = Leftovers::open().ok();
-        if leftovers.is_none() {
-            blind.push(Blind::NoBytes);
-        }
-        Ok(Self { perf, points, leftovers, blind })
+        Ok(Self { perf, points, leftovers: Vec::new(), blind, younger: Vec::new() })
     }
 
     pub(crate) fn blind(&self) -> &[Blind] {
@@ -206,34 +293,73 @@ impl Kernel {
         self.perf.wait(timeout, other)
     }
 
-    /// Sockets destroyed since the last call. Earlier events about them are returned by the next [`drain`](Self::drain).
-    pub(crate) fn leftovers(&mut self, on_leftover: impl FnMut(Leftover)) -> Drained {
-        self.leftovers.as_mut().map(|leftovers| leftovers.drain(on_leftover)).unwrap_or_default()
+    /// Adds a source of destroyed sockets.
+    pub(crate) fn add_leftovers(&mut self, leftovers: Leftovers) {
+        self.leftovers.push(leftovers);
     }
 
-    /// Calls `on_name` for new process names, then returns the events since the last call, ordered by time.
-    pub(crate) fn drain(&mut self, mut on_name: impl FnMut(u32, &[u8])) -> Vec<Happening> {
-        let mut all = Vec::new();
+    /// Keeps the sources of destroyed sockets in these network namespaces.
+    pub(crate) fn keep_leftovers(&mut self, is_there: impl Fn(NamespaceId) -> bool) {
+        self.leftovers.retain(|leftovers| leftovers.namespace().is_none_or(&is_there));
+    }
+
+    pub(crate) fn note_blind(&mut self, blind: Blind) {
+        self.blind.push(blind);
+    }
+
+    /// Sockets destroyed since the last call. Earlier events about them are returned by the next [`drain`](Self::drain).
+    pub(crate) fn leftovers(&mut self, mut on_leftover: impl FnMut(Leftover)) -> Drained {
+        let mut all = Drained::default();
+        for leftovers in &mut self.leftovers {
+            let drained = leftovers.drain(&mut on_leftover);
+            all = Drained { taken: all.taken + drained.taken, overrun: all.overrun || drained.overrun };
+        }
+        all
+    }
+
+    /// Calls `on_name` for new process names, then returns the events up to now, ordered by time.
+    ///
+    /// The rings are read one after the other. An event that is younger than the start of the call is kept for the next
+    /// call: an older one of another processor may not have been read.
+    pub(crate) fn drain(&mut self, mut on_name: impl FnMut(u32, &[u8])) -> Vec<KernelEvent> {
+        let mut fresh = Vec::new();
         let points = &self.points;
-        self.perf.drain(|record| match record {
-            PerfRecord::Sample(sample) => all.extend(decode(points, &sample)),
+        let now_ns = self.perf.drain(|record| match record {
+            PerfRecord::Sample(sample) => fresh.extend(decode(points, &sample)),
             PerfRecord::Name { pid, name } => on_name(pid, name),
         });
-        all.sort_by_key(|happening| happening.time_ns);
+        fresh.sort_by_key(KernelEvent::time_ns);
+        let younger = fresh.partition_point(|event| event.time_ns() <= now_ns);
+        let mut all = std::mem::replace(&mut self.younger, fresh.split_off(younger));
+        all.append(&mut fresh);
+        all.sort_by_key(KernelEvent::time_ns);
         all
+    }
+
+    /// Asks the kernel how many events it dropped; see [`lost`](Self::lost).
+    pub(crate) fn count_lost(&mut self) {
+        self.perf.count_lost();
+    }
+
+    /// Whether an event waits for the next [`drain`](Self::drain).
+    pub(crate) fn has_more(&self) -> bool {
+        !self.younger.is_empty()
     }
 }
 
 impl TracepointKind {
     /// The kernel-side filter. Of state changes only three matter: to FIN_WAIT1 and LAST_ACK (this side closed), and from
-    /// CLOSE_WAIT to CLOSE (a reset after the peer's FIN). All state changes of a busy host would fill the ring.
+    /// CLOSE_WAIT to CLOSE (a reset after the peer's FIN). All state changes of a busy host would fill the ring. Of
+    /// signals, only those that people and init systems end processes with.
     fn filter(self) -> Option<String> {
         let is_tcp = format!("protocol == {}", libc::IPPROTO_TCP);
         let is_close = format!("newstate == {FIN_WAIT1} || newstate == {LAST_ACK}");
         let is_reset = format!("newstate == {CLOSE} && oldstate == {CLOSE_WAIT}");
+        let is_mptcp = format!("protocol == {MPTCP} && newstate == {CLOSE}");
         match self {
-            Self::State { .. } => Some(format!("{is_tcp} && ({is_close} || ({is_reset}))")),
+            Self::State { .. } => Some(format!("({is_tcp} && ({is_close} || ({is_reset}))) || ({is_mptcp})")),
             Self::Error { .. } => Some(is_tcp),
+            Self::Signal { .. } => Some(format!("sig == {} || sig == {}", libc::SIGKILL, libc::SIGTERM)),
             _ => None,
         }
     }
@@ -247,12 +373,17 @@ impl Point {
     }
 
     fn new(format: Format, kind: TracepointKind) -> Option<Self> {
-        let addresses = Addresses::of(&format)?;
-        Some(Self { format, kind, addresses })
+        use TracepointKind::{Exit, OutOfMemory, Signal};
+        let addresses = match kind {
+            Exit { .. } | Signal { .. } | OutOfMemory { .. } => None,
+            _ => Some(Addresses::of(&format)?),
+        };
+        let (socket, cookie) = (format.field("skaddr"), format.field("sock_cookie"));
+        Some(Self { format, kind, addresses, socket, cookie })
     }
 }
 
-fn decode(points: &[Point], sample: &Sample<'_>) -> Option<Happening> {
+fn decode(points: &[Point], sample: &Sample<'_>) -> Option<KernelEvent> {
     let raw = sample.raw;
     let id = u64::from(u16::from_ne_bytes(*raw.first_chunk()?));
     let point = points.iter().find(|point| point.format.id == id)?;
@@ -265,69 +396,31 @@ fn decode(points: &[Point], sample: &Sample<'_>) -> Option<Happening> {
             active: packet.and_then(|field| field.number(raw)) == Some(0),
         },
         TracepointKind::Received => What::Received,
-        TracepointKind::State { old, new } => {
-            What::State { old: old.number(raw)? as u8, new: new.number(raw)? as u8 }
-        }
+        TracepointKind::State { protocol, .. } if protocol.number(raw)? == MPTCP => What::MptcpClosed,
+        TracepointKind::State { new, .. } => What::State { new: new.number(raw)? as u8 },
         TracepointKind::Error { number } => What::Error { number: number.number(raw)? as i32 },
         TracepointKind::Destroyed => What::Destroyed,
-    };
-    Some(Happening { time_ns: sample.time_ns, pid: sample.pid, ends: point.addresses.ends(raw)?, what })
-}
-
-/// How a tracepoint encodes the two addresses.
-#[derive(Clone, Copy, Debug)]
-enum Addresses {
-    /// As `struct sockaddr_in` or `sockaddr_in6`.
-    Sockets { source: Field, destination: Field },
-    /// As separate fields: the family, then for each end the IPv4 address, the IPv6 address and the port.
-    Parts { family: Option<Field>, source: [Field; 3], destination: [Field; 3] },
-}
-
-impl Addresses {
-    fn of(format: &Format) -> Option<Self> {
-        let (source, destination) = (format.field("saddr")?, format.field("daddr")?);
-        let (Some(sport), Some(dport)) = (format.field("sport"), format.field("dport")) else {
-            return Some(Self::Sockets { source, destination });
-        };
-        Some(Self::Parts {
-            family: format.field("family"),
-            source: [source, format.field("saddr_v6")?, sport],
-            destination: [destination, format.field("daddr_v6")?, dport],
-        })
-    }
-
-    fn ends(self, raw: &[u8]) -> Option<Endpoints> {
-        match self {
-            Self::Sockets { source, destination } => {
-                Some((socket_address(source.bytes(raw)?)?, socket_address(destination.bytes(raw)?)?))
-            }
-            Self::Parts { family, source, destination } => {
-                // Before Linux 5.15 there is no family; the IPv6 field then holds an IPv4-mapped address.
-                let v6 = family.is_none_or(|family| family.number(raw) == Some(libc::AF_INET6 as u64));
-                let end = |[four, six, port]: [Field; 3]| {
-                    let ip = if v6 {
-                        Ipv6Addr::from(*six.bytes(raw)?.first_chunk::<16>()?).to_canonical()
-                    } else {
-                        IpAddr::V4(Ipv4Addr::from(*four.bytes(raw)?.first_chunk::<4>()?))
-                    };
-                    Some(SocketAddr::new(ip, port.number(raw)? as u16))
-                };
-                Some((end(source)?, end(destination)?))
-            }
+        TracepointKind::Exit { name } => {
+            let name = name.bytes(raw)?.split(|byte| *byte == 0).next()?.to_vec();
+            return Some(process_event(sample, ProcessChange::Exit { name }));
         }
-    }
+        TracepointKind::Signal { number, to } => {
+            let (number, to) = (number.number(raw)? as i32, to.number(raw)? as u32);
+            return Some(process_event(sample, ProcessChange::Signal { number, to }));
+        }
+        TracepointKind::OutOfMemory { pid } => {
+            let pid = pid.number(raw)? as u32;
+            return Some(process_event(sample, ProcessChange::OutOfMemory { pid }));
+        }
+    };
+    let Sample { time_ns, pid, thread, .. } = *sample;
+    let ends = point.addresses?.ends(raw)?;
+    let number = |field: Option<Field>| field.and_then(|field| field.number(raw)).unwrap_or(0);
+    let (socket, cookie) = (number(point.socket), number(point.cookie));
+    Some(KernelEvent::Socket(Happening { time_ns, pid, thread, socket, cookie, ends, what }))
 }
 
-/// Parses a `struct sockaddr_in` or `sockaddr_in6`. All zero if the kernel knows no peer.
-fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
-    let bytes: &[u8; 28] = bytes.first_chunk()?;
-    let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
-    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
-    let ip = if family == 10 {
-        let bytes: [u8; 16] = *bytes[8..].first_chunk()?;
-        Ipv6Addr::from(bytes).to_canonical()
-    } else {
-        IpAddr::V4(Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]))
-    };
-    Some(SocketAddr::new(ip, port))
+fn process_event(sample: &Sample<'_>, what: ProcessChange) -> KernelEvent {
+    let Sample { time_ns, pid, thread, .. } = *sample;
+    KernelEvent::Process(ProcessEvent { time_ns, pid, thread, what })
 }

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::serve::{PeerLimits, serve};
-use crate::{Counted, LiveReset, Notice, Warning, Watcher};
+use crate::{Counted, Direction, LiveReset, NamedProcess, NamespaceId, Notice, Warning, Watcher};
 
 /// Largest number of label sets. Further processes are counted as "other", so that the scraper's memory stays bounded.
 const MAX_LABELS: usize = 2_000;
@@ -23,15 +23,37 @@ struct ResetLabels {
     cause: &'static str,
     direction: &'static str,
     process: String,
+    #[prometheus(flatten)]
+    place: PlaceLabels,
+}
+
+/// Empty where it is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PlaceLabels {
+    namespace: String,
+    container: String,
+    pod: String,
+    unit: String,
+}
+
+impl PlaceLabels {
+    fn of(reset: &LiveReset) -> Self {
+        let workload = reset.workload.clone().unwrap_or_default();
+        Self {
+            namespace: reset.namespace.map_or(String::new(), |id| id.inode().to_string()),
+            container: workload.container.unwrap_or_default(),
+            pod: workload.pod.unwrap_or_default(),
+            unit: workload.unit.map_or(String::new(), |unit| unit.label()),
+        }
+    }
 }
 
 /// `bytes` is `unread`, `unacknowledged` or `unsent`, as in [`Bytes`](crate::Bytes).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByteLabels {
     bytes: &'static str,
-    cause: &'static str,
-    direction: &'static str,
-    process: String,
+    #[prometheus(flatten)]
+    reset: ResetLabels,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +68,7 @@ struct DirectionLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ListenerLabels {
+    namespace: String,
     listener: String,
     process: String,
 }
@@ -55,12 +78,26 @@ struct WarningLabels {
     warning: &'static str,
 }
 
+fn listener_labels(
+    namespace: NamespaceId,
+    local: Option<SocketAddr>,
+    process: Option<&NamedProcess>,
+) -> ListenerLabels {
+    ListenerLabels {
+        namespace: namespace.inode().to_string(),
+        listener: local.map_or("unknown".to_owned(), |local| local.to_string()),
+        process: process.map_or("unknown".to_owned(), |process| process.name.label()),
+    }
+}
+
 /// The metrics served at `/metrics`. Clones share the same values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     resets: Family<ResetLabels, Counter>,
+    further: Family<ResetLabels, Counter>,
     warnings: Family<WarningLabels, Counter>,
+    overflows: Family<ListenerLabels, Counter>,
     waiting: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
     limit: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
     lost: Counter<u64, AtomicU64>,
@@ -78,6 +115,13 @@ impl Default for Metrics {
         let (resets, warnings) = (Family::default(), Family::default());
         let (waiting, limit, lost) = (Family::default(), Family::default(), Counter::default());
         registry.register("resets", "TCP resets by cause, direction and process", resets.clone());
+        let further = Family::default();
+        let echoes = "Further resets for packets that a peer sent before it knew of the first reset";
+        registry.register("further_resets", echoes, further.clone());
+        let overflows = Family::default();
+        let listeners =
+            "Connections that found no room in an accept queue, by the listener with the fullest one";
+        registry.register("listen_overflows", listeners, overflows.clone());
         registry.register("warnings", "Conditions that end in resets", warnings.clone());
         registry.register("listener_queue", "Connections that wait for accept", waiting.clone());
         registry.register("listener_queue_limit", "The listener's backlog", limit.clone());
@@ -105,7 +149,22 @@ impl Default for Metrics {
         );
         let registry = Arc::new(Mutex::new(registry));
         let labels = Arc::default();
-        Self { registry, resets, warnings, waiting, limit, lost, ring, bytes, kernel, seen, missed, labels }
+        Self {
+            registry,
+            resets,
+            further,
+            overflows,
+            warnings,
+            waiting,
+            limit,
+            lost,
+            ring,
+            bytes,
+            kernel,
+            seen,
+            missed,
+            labels,
+        }
     }
 }
 
@@ -117,21 +176,31 @@ impl Metrics {
                 Notice::Reset(reset) => {
                     let process =
                         reset.process.as_ref().map_or("unknown".to_owned(), |process| process.name.label());
-                    let mut labels =
-                        ResetLabels { cause: reset.cause.name(), direction: reset.direction.name(), process };
-                    let mut known = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
-                    if known.len() >= MAX_LABELS && !known.contains(&labels) {
-                        labels.process = "other".into();
-                    }
-                    known.insert(labels.clone());
-                    drop(known);
-                    self.resets.get_or_create(&labels).inc();
+                    let (cause, direction) = (reset.cause.name(), reset.direction.name());
+                    let place = PlaceLabels::of(reset);
+                    let labels = self.bounded(ResetLabels { cause, direction, process, place });
+                    self.resets.get_or_create(&labels).inc_by(reset.connections.into());
+                    self.record_further(&labels, reset.further_resets);
                     self.record_bytes(reset, labels);
+                }
+                Notice::Further(further) => {
+                    let process = further.process.as_ref();
+                    let process = process.map_or("unknown".to_owned(), |process| process.name.label());
+                    let (cause, direction) = (further.cause.name(), Direction::Sent.name());
+                    // Whatever the reset that they follow was labelled with is not repeated.
+                    let place = PlaceLabels::default();
+                    let labels = self.bounded(ResetLabels { cause, direction, process, place });
+                    self.record_further(&labels, further.resets);
                 }
                 Notice::Warning(warning) => {
                     let warning = match warning {
                         Warning::ListenerNearLimit { .. } => "listener-near-limit",
                         Warning::UnreadAfterPeerClosed { .. } => "unread-after-peer-closed",
+                        Warning::AcceptQueueOverflowed { namespace, local, process, overflows, .. } => {
+                            let labels = listener_labels(*namespace, *local, process.as_ref());
+                            self.overflows.get_or_create(&labels).inc_by(*overflows);
+                            "accept-queue-overflowed"
+                        }
                     };
                     self.warnings.get_or_create(&WarningLabels { warning }).inc();
                 }
@@ -140,9 +209,8 @@ impl Metrics {
         }
         self.waiting.clear();
         self.limit.clear();
-        for (local, queue, process) in watcher.listeners().take(MAX_LABELS) {
-            let process = process.map_or("unknown".to_owned(), |process| process.name.label());
-            let labels = ListenerLabels { listener: local.to_string(), process };
+        for (namespace, local, queue, process) in watcher.listeners().take(MAX_LABELS) {
+            let labels = listener_labels(namespace, Some(local), process);
             self.waiting.get_or_create(&labels).set(queue.waiting.into());
             self.limit.get_or_create(&labels).set(queue.limit.into());
         }
@@ -150,8 +218,24 @@ impl Metrics {
         self.ring.set(watcher.ring_bytes().try_into().unwrap_or(i64::MAX));
     }
 
+    /// The labels, or those of "other" if there are too many already.
+    fn bounded(&self, mut labels: ResetLabels) -> ResetLabels {
+        let mut known = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_LABELS && !known.contains(&labels) {
+            labels.process = "other".into();
+            labels.place = PlaceLabels::default();
+        }
+        known.insert(labels.clone());
+        labels
+    }
+
+    fn record_further(&self, labels: &ResetLabels, resets: u32) {
+        if resets > 0 {
+            self.further.get_or_create(labels).inc_by(resets.into());
+        }
+    }
+
     fn record_bytes(&self, reset: &LiveReset, labels: ResetLabels) {
-        let ResetLabels { cause, direction, process } = labels;
         let counts = [
             ("unread", reset.bytes.unread),
             ("unacknowledged", reset.bytes.unacknowledged),
@@ -159,7 +243,7 @@ impl Metrics {
         ];
         for (bytes, count) in counts {
             if let Some(count) = count.filter(|count| *count > 0) {
-                let labels = ByteLabels { bytes, cause, direction, process: process.clone() };
+                let labels = ByteLabels { bytes, reset: labels.clone() };
                 self.bytes.get_or_create(&labels).inc_by(count.into());
             }
         }

@@ -3,24 +3,34 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::kernel::leftovers::Leftover;
-use linger_why::Cause;
+use crate::kernel::leftovers::{Arrived, Leftover};
+use linger_why::{Cause, Confidence};
 
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::Closers;
-use crate::diagnose::{self, Direction, LiveReset, Opinion};
+use crate::diagnose;
 use crate::events::Endpoints;
+use crate::live_reset::Opinion;
+use crate::live_reset::{Direction, LiveReset, ProcessRole};
 use crate::process::NamedProcess;
 
 /// Longest time for which a reset is held back. After a sent reset the socket is destroyed within microseconds. After a
 /// received reset it is destroyed only when the process closes it, which may never happen.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Longest time for which a reset of a disconnected socket is held back.
+const SOON: Duration = Duration::from_millis(200);
 /// Most resets that are held at a time. If there are more, all of them are reported immediately, without byte counts.
 const MAX: usize = 65_536;
 
 /// A reset whose socket is not known to be destroyed yet.
 #[derive(Debug)]
 pub(crate) struct Held {
+    /// The kernel's address of the socket; 0 if there was none.
+    pub(crate) socket: u64,
+    /// The socket's cookie; 0 until the socket is destroyed.
+    cookie: u64,
+    /// A socket of the connection sent or received the reset: the kernel will tell of its end.
+    pub(crate) has_socket: bool,
     pub(crate) reset: LiveReset,
     /// Nanoseconds since 1970, as the kernel's event has it.
     pub(crate) time_ns: u64,
@@ -28,67 +38,99 @@ pub(crate) struct Held {
     pub(crate) error: Option<i32>,
     /// The cause of a received reset whose sender is on this host too.
     pub(crate) known: Option<Opinion>,
+    /// The process whose end made the reset.
+    pub(crate) ended: Option<u32>,
+    /// An MPTCP socket lies above the connection.
+    pub(crate) mptcp: bool,
     since: Instant,
     /// The socket is destroyed. The message with its byte counts has not arrived yet.
     closed: bool,
     /// The socket was disconnected (`tcp_disconnect`): its byte counts are lost.
     gone: bool,
+    /// The namespace of the disconnected socket is known.
+    placed: bool,
 }
 
-/// All resets held back, by connection.
+/// All resets held back, by connection. Two network namespaces may have connections with the same addresses, so that sockets
+/// are told apart by the kernel's address of each, and by their cookies once those are known.
 #[derive(Debug, Default)]
 pub(crate) struct HeldResets {
-    held: HashMap<Endpoints, Held>,
+    held: HashMap<Endpoints, Vec<Held>>,
+    count: usize,
     /// Sockets destroyed in the previous round for which no reset has come yet: if data arrives after the close, the kernel
     /// destroys the socket first and sends the reset afterwards.
-    early: HashMap<Endpoints, Leftover>,
+    early: HashMap<(Endpoints, u64), Leftover>,
+    /// The cookies of the sockets destroyed last.
+    cookies: HashMap<u64, u64>,
 }
 
 impl HeldResets {
     pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.count == 0
     }
 
-    /// Holds a reset back. Returns an earlier reset of the same connection that was still held.
-    pub(crate) fn hold(&mut self, ends: Endpoints, time_ns: u64, reset: LiveReset) -> Option<Held> {
-        self.held.insert(ends, Held::new(reset, time_ns))
+    /// Holds a reset back. Returns an earlier reset of the same socket that was still held.
+    pub(crate) fn hold(&mut self, ends: Endpoints, mut held: Held) -> Option<Held> {
+        let earlier = self.take(&ends, held.socket);
+        // The kernel may have destroyed the socket before it sent the reset.
+        held.cookie = self.cookies.get(&held.socket).copied().unwrap_or(0);
+        self.held.entry(ends).or_default().push(held);
+        self.count += 1;
+        earlier
     }
 
-    pub(crate) fn of(&mut self, ends: &Endpoints) -> Option<&mut Held> {
-        self.held.get_mut(ends)
+    /// The held reset of a socket, by its address in the kernel; 0: that of any socket of the connection.
+    pub(crate) fn of(&mut self, ends: &Endpoints, socket: u64) -> Option<&mut Held> {
+        self.held.get_mut(ends)?.iter_mut().rev().find(|held| socket == 0 || held.socket == socket)
     }
 
-    pub(crate) fn take(&mut self, ends: &Endpoints) -> Option<Held> {
-        self.held.remove(ends)
+    pub(crate) fn take(&mut self, ends: &Endpoints, socket: u64) -> Option<Held> {
+        let of_connection = self.held.get_mut(ends)?;
+        let at = of_connection.iter().position(|held| held.socket == socket)?;
+        let held = of_connection.remove(at);
+        if of_connection.is_empty() {
+            self.held.remove(ends);
+        }
+        self.count -= 1;
+        Some(held)
     }
 
     /// Notes that a socket was destroyed while `process` was running. If the held reset was received, that process closed
     /// the socket.
-    pub(crate) fn destroyed(&mut self, ends: &Endpoints, process: impl FnOnce() -> Option<NamedProcess>) {
-        if ends.1.port() == 0 {
-            return self.disconnected(ends.0.port(), process);
+    ///
+    /// Of a socket that was refused or aborted, `tcp_disconnect` has cleared the peer's address and the byte counts.
+    pub(crate) fn destroyed(
+        &mut self,
+        ends: &Endpoints,
+        (socket, cookie): (u64, u64),
+        process: impl FnOnce() -> Option<NamedProcess>,
+    ) {
+        if self.cookies.len() >= MAX {
+            self.cookies.clear();
         }
-        let Some(held) = self.held.get_mut(ends) else { return };
-        held.closed = true;
-        if held.reset.direction == Direction::Received && held.reset.process.is_none() {
-            held.reset.process = process();
-        }
-    }
-
-    /// Does what [`destroyed`](Self::destroyed) does for a socket that was refused or aborted. `tcp_disconnect` has cleared
-    /// the address of that socket's peer and its byte counts, so only its own port is known. If several held resets have
-    /// that port, the oldest is taken for it. Its byte counts stay unknown.
-    fn disconnected(&mut self, port: u16, process: impl FnOnce() -> Option<NamedProcess>) {
-        let meant = |held: &Held| match held.reset.direction {
-            Direction::Received => held.error == Some(libc::ECONNREFUSED),
-            Direction::Sent => held.reset.cause == Cause::Aborted,
+        self.cookies.insert(socket, cookie);
+        let is_disconnected = ends.1.port() == 0;
+        let held = if is_disconnected {
+            let of_port = self.held.iter_mut().filter(|(held, _)| held.0.port() == ends.0.port());
+            of_port.flat_map(|(_, held)| held).find(|held| held.socket == socket && !held.gone)
+        } else {
+            self.of(ends, socket)
         };
-        let of_port = self.held.iter_mut().filter(|(ends, held)| ends.0.port() == port && meant(held));
-        if let Some((_, held)) = of_port.filter(|(_, held)| !held.gone).min_by_key(|(_, held)| held.time_ns) {
+        let Some(held) = held else { return };
+        held.cookie = cookie;
+        if is_disconnected {
             held.gone = true;
-            if held.reset.process.is_none() {
-                held.reset.process = process();
-            }
+        } else {
+            held.closed = true;
+        }
+        let role = match held.reset.direction {
+            Direction::Received => ProcessRole::Held,
+            Direction::Sent if is_disconnected => ProcessRole::Closed,
+            Direction::Sent => return,
+        };
+        if held.reset.process.is_none() {
+            held.reset.process = process();
+            held.reset.role = held.reset.process.is_some().then_some(role);
         }
     }
 
@@ -97,42 +139,112 @@ impl HeldResets {
     pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, closers: &Closers) -> Vec<(Held, Endpoints)> {
         let mut settled = Vec::new();
         let mut unmatched = HashMap::new();
-        let told = leftovers.into_iter().map(|leftover| ((leftover.local, leftover.remote), leftover));
-        for (ends, leftover) in self.early.drain().chain(told) {
-            match self.held.remove(&ends) {
-                Some(mut held) => {
-                    let (fin_sent, fin_received) = closers.fins(&ends);
-                    held.reset.bytes = Bytes::of(&leftover, fin_sent, fin_received);
-                    if held.reset.direction == Direction::Sent && held.reset.cause == Cause::DataAfterClose {
-                        held.reset.bytes.unread = None;
-                        held.reset.bytes.unknown = Some(Unknown::Uncounted);
-                    }
-                    settled.push((held, ends));
-                }
-                None => {
-                    unmatched.insert(ends, leftover);
-                }
+        let told = leftovers
+            .into_iter()
+            .map(|leftover| ((leftover.local, leftover.remote), leftover.cookie, leftover));
+        let early: Vec<_> =
+            self.early.drain().map(|((ends, cookie), leftover)| (ends, cookie, leftover)).collect();
+        for (ends, cookie, leftover) in early.into_iter().chain(told) {
+            if ends.1.port() == 0 {
+                self.place(&leftover);
+                continue;
             }
+            let of_connection = self.held.get(&ends);
+            let matching = of_connection.and_then(|held| held.iter().find(|held| held.is_of(cookie)));
+            let Some(mut held) = matching.map(|held| held.socket).and_then(|socket| self.take(&ends, socket))
+            else {
+                unmatched.insert((ends, cookie), leftover);
+                continue;
+            };
+            let (fin_sent, fin_received) = closers.fins(&ends, held.socket);
+            held.reset.bytes = Bytes::of(&leftover, fin_sent, fin_received);
+            held.reset.namespace = held.reset.namespace.or(leftover.namespace);
+            if held.is_on_data() {
+                held.decide(leftover.arrived);
+            }
+            if held.reset.direction == Direction::Sent && held.reset.cause == Cause::DataAfterClose {
+                held.reset.bytes.unread = None;
+                held.reset.bytes.unknown = Some(Unknown::Uncounted);
+            }
+            settled.push((held, ends));
         }
         self.early = unmatched;
         let now = Instant::now();
-        let crowded = self.held.len() > MAX;
-        let over = |held: &Held| crowded || held.gone || now - held.since >= PATIENCE;
-        let over = self.held.extract_if(|_, held| over(held));
-        settled.extend(over.map(|(ends, held)| (held, ends)));
+        let crowded = self.count > MAX;
+        let over = |held: &Held| crowded || held.is_over(now);
+        for (ends, of_connection) in &mut self.held {
+            settled.extend(of_connection.extract_if(.., |held| over(held)).map(|held| (held, *ends)));
+        }
+        self.held.retain(|_, of_connection| !of_connection.is_empty());
+        self.count = self.held.values().map(Vec::len).sum();
         settled
+    }
+
+    /// Notes the namespace of a socket that was disconnected: of it only the cookie is left.
+    fn place(&mut self, leftover: &Leftover) {
+        let of_port = self.held.iter_mut().filter(|(ends, _)| ends.0.port() == leftover.local.port());
+        if let Some(held) = of_port.flat_map(|(_, held)| held).find(|held| held.cookie == leftover.cookie) {
+            held.reset.namespace = held.reset.namespace.or(leftover.namespace);
+            held.placed = true;
+        }
+    }
+
+    /// Whether a reset is held that the end of this process made.
+    pub(crate) fn of_ended(&self, pid: u32) -> bool {
+        self.held.values().flatten().any(|held| held.ended == Some(pid))
     }
 
     /// Returns all resets that are still held.
     pub(crate) fn give_up(&mut self) -> Vec<(Held, Endpoints)> {
-        self.held.drain().map(|(ends, held)| (held, ends)).collect()
+        self.count = 0;
+        let all = self.held.drain();
+        all.flat_map(|(ends, held)| held.into_iter().map(move |held| (held, ends))).collect()
     }
 }
 
 impl Held {
     /// A reset to be held, with nothing known beyond the reset itself.
-    pub(crate) fn new(reset: LiveReset, time_ns: u64) -> Self {
-        Self { reset, time_ns, error: None, known: None, since: Instant::now(), closed: false, gone: false }
+    pub(crate) fn new(reset: LiveReset, socket: u64, time_ns: u64) -> Self {
+        Self {
+            socket,
+            cookie: 0,
+            has_socket: true,
+            placed: false,
+            reset,
+            time_ns,
+            error: None,
+            known: None,
+            ended: None,
+            mptcp: false,
+            since: Instant::now(),
+            closed: false,
+            gone: false,
+        }
+    }
+
+    /// Whether a destroyed socket with this cookie is the reset's. Without the tracepoint there are no cookies: then the
+    /// addresses have to do.
+    fn is_of(&self, cookie: u64) -> bool {
+        self.cookie == cookie || self.cookie == 0 && (self.closed || self.socket == 0)
+    }
+
+    /// Whether nothing more will be known of the reset.
+    fn is_over(&self, now: Instant) -> bool {
+        // The message with the namespace of a disconnected socket comes at once, or never.
+        let gone = self.gone && (self.placed || now - self.since >= SOON);
+        gone || now - self.since >= PATIENCE
+    }
+
+    /// Whether the kernel's reason leaves open whether data came late.
+    fn is_on_data(&self) -> bool {
+        self.reset.reason.as_deref() == Some("TCP_ABORT_ON_DATA")
+            && self.reset.confidence < Confidence::Certain
+    }
+
+    /// Decides whether data came late, from what had arrived at the socket.
+    fn decide(&mut self, arrived: Option<Arrived>) {
+        let context = diagnose::Context { arrived, ..diagnose::Context::default() };
+        self.reset.set(diagnose::sent(self.reset.reason.as_deref(), &context));
     }
 
     /// Completes the reset with everything known by now.
@@ -140,10 +252,7 @@ impl Held {
         let reset = &mut self.reset;
         if reset.direction == Direction::Received {
             let opinion = self.known.unwrap_or_else(|| diagnose::received(self.error));
-            let (cause, confidence, candidates, evidence) = opinion;
-            (reset.cause, reset.confidence, reset.candidates, reset.evidence) =
-                (cause, confidence, candidates, evidence);
-            reset.remedy = cause.remedy();
+            reset.set(opinion);
             if self.error == Some(libc::ECONNREFUSED) {
                 reset.bytes = Bytes::unknown(Unknown::NoSocket);
             } else if reset.bytes == Bytes::default() {
@@ -153,6 +262,9 @@ impl Held {
         } else if reset.bytes == Bytes::default() {
             let wiped = reset.candidates.contains(&Cause::Aborted);
             reset.bytes = Bytes::unknown(if wiped { Unknown::Wiped } else { Unknown::NotTold });
+        }
+        if self.mptcp {
+            reset.bytes = Bytes::unknown(Unknown::Mptcp);
         }
         self.reset
     }

@@ -6,18 +6,30 @@
 //! queues and unread bytes; and the kernel's counters, which show how many events were missed.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod addresses;
 mod bytes;
+mod cgroup;
 mod closers;
 mod counted;
 mod diagnose;
 mod events;
+mod exits;
 #[cfg(feature = "export")]
 pub mod export;
 mod held;
+mod interval;
 #[allow(unsafe_code)]
 mod kernel;
+mod live_reset;
+mod namespace_id;
+mod namespaces;
+mod needs;
 mod notice;
+mod overflow;
+mod places;
 mod process;
+mod recent;
+mod resets;
 #[cfg(feature = "export")]
 mod serve;
 mod sockets;
@@ -27,9 +39,12 @@ pub mod view;
 mod watcher;
 
 pub use bytes::{Bytes, Unknown};
+pub use cgroup::Workload;
 pub use counted::Counted;
-pub use diagnose::{AcceptQueue, Direction, LiveReset};
 pub use events::{Blind, CannotWatch};
-pub use notice::{Filter, Notice, Warning};
+pub use live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
+pub use namespace_id::NamespaceId;
+pub use needs::Needs;
+pub use notice::{Filter, FurtherResets, Notice, Warning};
 pub use process::NamedProcess;
 pub use watcher::Watcher;

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 
 use linger_untrusted::Untrusted;
+use linger_why::Cause;
 use serde::Serialize;
 
 use crate::counted::Counted;
-use crate::diagnose::{AcceptQueue, LiveReset};
+use crate::live_reset::{AcceptQueue, LiveReset};
+use crate::namespace_id::NamespaceId;
 use crate::process::NamedProcess;
 
 /// Selects resets and warnings by port and process.
@@ -22,12 +24,38 @@ pub struct Filter {
 impl Filter {
     /// Whether the filter admits a reset.
     pub fn admits(&self, reset: &LiveReset) -> bool {
-        let remote = reset.remote.map(|remote| remote.port());
-        (self.ports.is_empty()
-            || self.ports.contains(&reset.local.port())
-            || remote.is_some_and(|port| self.ports.contains(&port)))
+        self.admits_all(&[Some(reset.local), reset.remote], reset.process.as_ref())
+    }
+
+    /// Whether the filter admits what concerns these addresses and this process.
+    pub(crate) fn admits_all(
+        &self,
+        addresses: &[Option<SocketAddr>],
+        process: Option<&NamedProcess>,
+    ) -> bool {
+        let is_shown = |address: &Option<SocketAddr>| {
+            address.is_some_and(|address| self.ports.contains(&address.port()))
+        };
+        (self.ports.is_empty() || addresses.iter().any(is_shown))
             && (self.processes.is_empty()
-                || reset.process.as_ref().is_some_and(|process| self.processes.contains(&process.name)))
+                || process.is_some_and(|process| self.processes.contains(&process.name)))
+    }
+
+    /// Whether the filter admits a warning.
+    pub(crate) fn admits_warning(&self, warning: &Warning) -> bool {
+        match warning {
+            Warning::ListenerNearLimit { local, process, .. } => {
+                self.admits_all(&[Some(*local)], process.as_ref())
+            }
+            // Without a listener it may be of any port.
+            Warning::AcceptQueueOverflowed { local: None, .. } => self.processes.is_empty(),
+            Warning::AcceptQueueOverflowed { local, process, .. } => {
+                self.admits_all(&[*local], process.as_ref())
+            }
+            Warning::UnreadAfterPeerClosed { local, remote, process, .. } => {
+                self.admits_all(&[Some(*local), Some(*remote)], process.as_ref())
+            }
+        }
     }
 }
 
@@ -38,10 +66,28 @@ impl Filter {
 pub enum Notice {
     /// A reset was sent or received.
     Reset(Box<LiveReset>),
+    /// More resets followed one that was reported before.
+    Further(Box<FurtherResets>),
     /// A condition that leads to resets.
     Warning(Warning),
     /// The kernel's counters beside the events seen; every few seconds while they change.
     Counters(Box<Counted>),
+}
+
+/// Resets that this host sent after one that was reported before, for packets that the peer sent without knowing of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FurtherResets {
+    /// This host's end of the connection.
+    pub local: SocketAddr,
+    /// The other end; `None` if the kernel does not say.
+    pub remote: Option<SocketAddr>,
+    /// The cause of the first reset.
+    pub cause: Cause,
+    /// The process of the first reset.
+    pub process: Option<NamedProcess>,
+    /// How many followed, beyond those reported before.
+    pub resets: u32,
 }
 
 /// A condition that leads to resets.
@@ -52,6 +98,8 @@ pub enum Warning {
     /// An accept queue is at four fifths of its limit or more.
     #[non_exhaustive]
     ListenerNearLimit {
+        /// The listener's network namespace.
+        namespace: NamespaceId,
         /// The listener.
         local: SocketAddr,
         /// The listener's accept queue.
@@ -62,6 +110,8 @@ pub enum Warning {
     /// The peer has closed, and bytes from it are unread: a plain `close()` now would reset the connection.
     #[non_exhaustive]
     UnreadAfterPeerClosed {
+        /// The socket's network namespace.
+        namespace: NamespaceId,
         /// This host's end.
         local: SocketAddr,
         /// The peer.
@@ -70,5 +120,20 @@ pub enum Warning {
         unread: u32,
         /// The process that holds the socket.
         process: Option<NamedProcess>,
+    },
+    /// Connections found no room in an accept queue since the last look (`ListenOverflows`). Without
+    /// `tcp_abort_on_overflow` nothing is reset then: the client waits and tries again.
+    #[non_exhaustive]
+    AcceptQueueOverflowed {
+        /// The network namespace whose counter grew.
+        namespace: NamespaceId,
+        /// The listener with the fullest queue, if one was near its limit. The kernel does not say which overflowed.
+        local: Option<SocketAddr>,
+        /// That listener's accept queue.
+        queue: Option<AcceptQueue>,
+        /// The process that listens.
+        process: Option<NamedProcess>,
+        /// How many connections found no room. Each may have tried more than once.
+        overflows: u64,
     },
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use linger_untrusted::Untrusted;
 use serde::Serialize;
 
+use crate::cgroup::Workload;
+
 /// A process by pid and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
@@ -32,6 +34,7 @@ impl NamedProcess {
 #[derive(Debug, Default)]
 pub(crate) struct Processes {
     names: HashMap<u32, (Instant, Untrusted)>,
+    workloads: HashMap<u32, Workload>,
 }
 
 /// Number of names in the cache, and how long an entry is valid. A busy server closes thousands of times a second, and
@@ -48,7 +51,11 @@ impl Processes {
         let now = Instant::now();
         let known = self.names.get(&pid);
         if let Some((_, name)) = known.filter(|(read, _)| now - *read < BELIEVED) {
-            return Some(NamedProcess { pid, name: name.clone() });
+            let process = NamedProcess { pid, name: name.clone() };
+            if !self.workloads.contains_key(&pid) {
+                self.read_workload(pid);
+            }
+            return Some(process);
         }
         let name = match std::fs::read(format!("/proc/{pid}/comm")) {
             Ok(name) => Untrusted::from(name.strip_suffix(b"\n").unwrap_or(&name)),
@@ -56,7 +63,22 @@ impl Processes {
             Err(_) => known.map_or_else(|| "?".into(), |(_, name)| name.clone()),
         };
         self.remember(pid, now, name.clone());
+        self.read_workload(pid);
         Some(NamedProcess { pid, name })
+    }
+
+    /// The workload of a process that [`of`](Self::of) has named, also after its end.
+    pub(crate) fn workload(&self, pid: u32) -> Option<&Workload> {
+        self.workloads.get(&pid)
+    }
+
+    fn read_workload(&mut self, pid: u32) {
+        if self.workloads.len() >= MAX_NAMES {
+            self.workloads.clear();
+        }
+        if let Some(workload) = Workload::of(pid) {
+            self.workloads.insert(pid, workload);
+        }
     }
 
     /// Caches the name of a process as a perf record reports it; the process may end before it is looked up.

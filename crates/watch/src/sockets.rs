@@ -1,12 +1,14 @@
-//! Polls the kernel's socket list for accept queues and for connections with unread bytes.
+//! The kernel's socket lists: accept queues, and connections with unread bytes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::kernel::sock_diag::{self, States, TcpSocket};
-
-use crate::diagnose::AcceptQueue;
+use crate::interval::LookInterval;
+use crate::kernel::sock_diag::TcpSocket;
+use crate::live_reset::AcceptQueue;
+use crate::namespace_id::NamespaceId;
+use crate::namespaces::Survey;
 use crate::notice::Warning;
 use crate::process::{NamedProcess, Processes};
 
@@ -18,40 +20,24 @@ const CONNECTIONS_EVERY: Duration = Duration::from_secs(3);
 const SEARCH_EVERY: Duration = Duration::from_secs(15);
 /// The expensive polls may use one four-thousandth of a core: their interval grows with their measured duration.
 const SHARE: u32 = 4_000;
+/// The list of listeners, of all namespaces, may use a little more: it is what shows an overflow.
+const LISTENERS_SHARE: u32 = 1_500;
 /// A warning is repeated only after this time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Most sockets whose holder or last warning is remembered.
 const MAX: usize = 65_536;
 
-/// Schedules a poll whose interval grows with its duration.
-#[derive(Debug)]
-struct LookInterval {
-    every: Duration,
-    next: Option<Instant>,
-}
+/// A listener's accept queue and holder.
+pub(crate) type WatchedListener = (AcceptQueue, Option<NamedProcess>);
+/// What a warning is about: a namespace, and the two addresses, which are equal for a listener.
+type Subject = (NamespaceId, SocketAddr, SocketAddr);
 
-impl LookInterval {
-    fn new(every: Duration) -> Self {
-        Self { every, next: None }
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.next.is_none_or(|next| now >= next)
-    }
-
-    /// Notes that the poll is done. Call it right afterwards.
-    fn done(&mut self, started: Instant) {
-        let now = Instant::now();
-        self.next = Some(now + self.every.max((now - started) * SHARE));
-    }
-}
-
-/// The socket list of this network namespace as of the last poll.
+/// The socket lists of all network namespaces as of the last poll.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    listeners: HashMap<SocketAddr, (AcceptQueue, Option<NamedProcess>)>,
+    listeners: HashMap<(NamespaceId, SocketAddr), WatchedListener>,
     owners: HashMap<u32, Option<NamedProcess>>,
-    warned: HashMap<(SocketAddr, SocketAddr), Instant>,
+    warned: HashMap<Subject, Instant>,
     listening: LookInterval,
     connections: LookInterval,
     search: LookInterval,
@@ -63,9 +49,9 @@ impl Default for Sockets {
             listeners: HashMap::new(),
             owners: HashMap::new(),
             warned: HashMap::new(),
-            listening: LookInterval::new(LISTENERS_EVERY),
-            connections: LookInterval::new(CONNECTIONS_EVERY),
-            search: LookInterval::new(SEARCH_EVERY),
+            listening: LookInterval::new(LISTENERS_EVERY, LISTENERS_SHARE),
+            connections: LookInterval::new(CONNECTIONS_EVERY, SHARE),
+            search: LookInterval::new(SEARCH_EVERY, SHARE),
         }
     }
 }
@@ -76,56 +62,84 @@ impl Sockets {
         self.listening.is_due(Instant::now())
     }
 
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = (SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
-        self.listeners.iter().map(|(&local, (queue, process))| (local, *queue, process.as_ref()))
+    /// Whether the list of connections is due, too.
+    pub(crate) fn wants_connections(&self) -> bool {
+        self.connections.is_due(Instant::now())
     }
 
-    /// The accept queue and holder of the listener that accepted a connection at `local`.
-    pub(crate) fn listener(&self, local: SocketAddr) -> Option<&(AcceptQueue, Option<NamedProcess>)> {
+    pub(crate) fn listeners(
+        &self,
+    ) -> impl Iterator<Item = (NamespaceId, SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
+        self.listeners
+            .iter()
+            .map(|(&(namespace, local), (queue, process))| (namespace, local, *queue, process.as_ref()))
+    }
+
+    /// The listener that accepted a connection at `local` in a namespace.
+    pub(crate) fn listener(&self, namespace: NamespaceId, local: SocketAddr) -> Option<&WatchedListener> {
         let any_v4 = SocketAddr::from(([0, 0, 0, 0], local.port()));
         let any_v6 = SocketAddr::from(([0u16; 8], local.port()));
-        [local, any_v4, any_v6].iter().find_map(|address| self.listeners.get(address))
+        [local, any_v4, any_v6].iter().find_map(|address| self.listeners.get(&(namespace, *address)))
     }
 
-    /// Polls the kernel, and returns the warnings.
-    pub(crate) fn look(&mut self, processes: &mut Processes) -> Vec<Warning> {
-        let now = Instant::now();
-        // Without sock_diag the queues stay unknown; resets are still diagnosed.
-        let listeners = sock_diag::tcp_sockets(States::LISTEN);
-        self.listening.done(now);
-        let Ok(listeners) = listeners else { return Vec::new() };
-        let mut connections = Vec::new();
-        if self.connections.is_due(now) {
-            let started = Instant::now();
-            connections = sock_diag::tcp_sockets(States::CLOSE_WAIT).unwrap_or_default();
-            // The kernel counts the peer's FIN as one unread byte.
-            connections.retain(|socket| socket.receive_queue > 1);
+    /// The namespaces with a listener for `local`.
+    pub(crate) fn listening_at(&self, local: SocketAddr) -> Vec<NamespaceId> {
+        let mut all: Vec<NamespaceId> = self.listeners.keys().map(|(namespace, _)| *namespace).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.retain(|namespace| self.listener(*namespace, local).is_some());
+        all
+    }
+
+    /// The listener of a namespace whose queue is the fullest: the likeliest one that overflowed.
+    pub(crate) fn fullest(&self, namespace: NamespaceId) -> Option<(SocketAddr, &WatchedListener)> {
+        let of_namespace = self.listeners.iter().filter(|((listening, _), _)| *listening == namespace);
+        let near = of_namespace.filter(|(_, (queue, _))| queue.is_near_its_limit());
+        near.max_by_key(|(_, (queue, _))| u64::from(queue.waiting) * 1_000 / (u64::from(queue.limit) + 1))
+            .map(|((_, local), listener)| (*local, listener))
+    }
+
+    /// Takes over a poll of all namespaces that began at `started`, and returns the warnings.
+    pub(crate) fn take(
+        &mut self,
+        surveys: &HashMap<NamespaceId, Survey>,
+        with_connections: bool,
+        started: Instant,
+        processes: &mut Processes,
+    ) -> Vec<Warning> {
+        self.listening.done(started);
+        if with_connections {
             self.connections.done(started);
         }
-        self.find_owners(listeners.iter().chain(&connections), processes);
+        let all =
+            surveys.values().flat_map(|survey| survey.listeners.iter().flatten().chain(&survey.half_closed));
+        self.find_owners(all, processes);
+        let now = Instant::now();
         self.warned.retain(|_, warned| now - *warned < WARN_EVERY);
         let mut warnings = Vec::new();
         self.listeners.clear();
-        for socket in listeners {
-            let queue = AcceptQueue { waiting: socket.receive_queue, limit: socket.send_queue };
-            let process = self.owner(socket.inode);
-            if queue.is_near_its_limit() && self.note_warning((socket.local, socket.local), now) {
-                warnings.push(Warning::ListenerNearLimit {
-                    local: socket.local,
-                    queue,
-                    process: process.clone(),
-                });
+        for (&namespace, survey) in surveys {
+            for socket in survey.listeners.iter().flatten() {
+                let queue = AcceptQueue { waiting: socket.receive_queue, limit: socket.send_queue };
+                let (local, process) = (socket.local, self.owner(socket.inode));
+                if queue.is_near_its_limit() && self.note_warning((namespace, local, local), now) {
+                    let process = process.clone();
+                    warnings.push(Warning::ListenerNearLimit { namespace, local, queue, process });
+                }
+                self.listeners.insert((namespace, local), (queue, process));
             }
-            self.listeners.insert(socket.local, (queue, process));
-        }
-        for socket in connections {
-            if self.note_warning((socket.local, socket.remote), now) {
-                warnings.push(Warning::UnreadAfterPeerClosed {
-                    local: socket.local,
-                    remote: socket.remote,
-                    unread: socket.receive_queue - 1,
-                    process: self.owner(socket.inode),
-                });
+            for socket in &survey.half_closed {
+                let (local, remote) = (socket.local, socket.remote);
+                if self.note_warning((namespace, local, remote), now) {
+                    let (unread, process) = (socket.receive_queue - 1, self.owner(socket.inode));
+                    warnings.push(Warning::UnreadAfterPeerClosed {
+                        namespace,
+                        local,
+                        remote,
+                        unread,
+                        process,
+                    });
+                }
             }
         }
         warnings
@@ -136,8 +150,8 @@ impl Sockets {
     }
 
     /// Remembers a warning. True unless the same one is still remembered.
-    fn note_warning(&mut self, ends: (SocketAddr, SocketAddr), now: Instant) -> bool {
-        self.warned.len() < MAX && self.warned.insert(ends, now).is_none()
+    fn note_warning(&mut self, subject: Subject, now: Instant) -> bool {
+        self.warned.len() < MAX && self.warned.insert(subject, now).is_none()
     }
 
     fn find_owners<'a>(&mut self, sockets: impl Iterator<Item = &'a TcpSocket>, processes: &mut Processes) {
@@ -157,22 +171,5 @@ impl Sockets {
         // again.
         self.owners.extend(unknown.into_iter().map(|inode| (inode, found.remove(&inode))));
         self.search.done(started);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_takes_long_is_done_rarely() {
-        let mut pace = LookInterval::new(Duration::from_secs(3));
-        let now = Instant::now();
-        assert!(pace.is_due(now));
-        pace.done(now);
-        assert!(!pace.is_due(now + Duration::from_secs(2)));
-        let Some(earlier) = now.checked_sub(Duration::from_millis(10)) else { return };
-        pace.done(earlier);
-        assert!(!pace.is_due(now + Duration::from_secs(39)), "10 ms are a four-thousandth of 40 s");
     }
 }

@@ -1,10 +1,12 @@
 //! TCP states as the kernel numbers them (`include/net/tcp_states.h`).
 
 pub(crate) const FIN_WAIT1: u8 = 4;
+pub(crate) const TIME_WAIT: u8 = 6;
 pub(crate) const CLOSE: u8 = 7;
 pub(crate) const CLOSE_WAIT: u8 = 8;
 pub(crate) const LAST_ACK: u8 = 9;
 pub(crate) const LISTEN: u8 = 10;
+pub(crate) const NEW_SYN_RECV: u8 = 12;
 
 /// The kernel's name of a state; `None` for a number that no state has.
 pub(crate) fn name(state: u8) -> Option<&'static str> {

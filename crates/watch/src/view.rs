@@ -9,7 +9,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Text};
 use ratatui::widgets::{Block, Cell, List, Paragraph, Row, Table, TableState, Wrap};
 
-use crate::{LiveReset, Notice, Warning, Watcher};
+use crate::{LiveReset, Notice, ProcessRole, Warning, Watcher};
 
 /// Number of resets kept for the list.
 const KEPT: usize = 1_000;
@@ -84,6 +84,7 @@ impl View {
                     self.warnings.push_front(describe(warning));
                     self.warnings.truncate(TOP);
                 }
+                Notice::Further(further) => self.total += u64::from(further.resets),
                 Notice::Counters(counted) => self.counted = counted.describe(),
             }
         }
@@ -91,13 +92,16 @@ impl View {
     }
 
     fn add(&mut self, reset: LiveReset) {
-        self.total += 1;
+        self.total += u64::from(reset.connections) + u64::from(reset.further_resets);
         self.unread += u64::from(reset.bytes.unread.unwrap_or(0));
         self.unacknowledged += u64::from(reset.bytes.unacknowledged.unwrap_or(0));
-        *self.causes.entry(reset.cause.name()).or_default() += 1;
-        let process = reset.process.as_ref().map_or("unknown".into(), |process| process.name.label());
+        *self.causes.entry(reset.cause.name()).or_default() += u64::from(reset.connections);
+        let mut process = reset.process.as_ref().map_or("unknown".into(), |process| process.name.label());
+        if reset.role == Some(ProcessRole::Held) {
+            process += " (held it)";
+        }
         if self.processes.len() < KEPT || self.processes.contains_key(&process) {
-            *self.processes.entry(process).or_default() += 1;
+            *self.processes.entry(process).or_default() += u64::from(reset.connections);
         }
         self.latest.push_front(reset);
         self.latest.truncate(KEPT);
@@ -288,13 +292,42 @@ pub fn describe(warning: &Warning) -> String {
         process.as_ref().map_or(String::new(), |process| format!(" {}", process.plain()))
     };
     match warning {
-        Warning::ListenerNearLimit { local, queue, process } => {
+        Warning::ListenerNearLimit { local, queue, process, .. } => {
             format!("{local}{}: {} of {} wait for accept", who(process), queue.waiting, queue.limit)
         }
-        Warning::UnreadAfterPeerClosed { local, remote, unread, process } => {
+        Warning::UnreadAfterPeerClosed { local, remote, unread, process, .. } => {
             format!("{local}{}: {unread} bytes of {remote} unread after its close", who(process))
         }
+        Warning::AcceptQueueOverflowed { namespace, local, process, overflows, .. } => {
+            let listener = local.map_or_else(
+                || format!("a listener of network namespace {}", namespace.inode()),
+                |local| format!("{local}{}", who(process)),
+            );
+            format!("{listener}: the accept queue overflowed {overflows} times")
+        }
     }
+}
+
+/// Where a reset happened on this host, as parts of a line: namespace (unless it is the watcher's own), container,
+/// pod and unit, as far as they are known.
+pub fn place(reset: &LiveReset) -> Option<String> {
+    let mut parts = Vec::new();
+    match (reset.namespace, &reset.namespace_name) {
+        _ if reset.is_own_namespace => {}
+        (Some(_), Some(name)) => parts.push(format!("netns {}", name.plain())),
+        (Some(id), None) => parts.push(format!("netns {}", id.inode())),
+        (None, _) => parts.push(match reset.namespace_candidates.len() {
+            0 => "netns unknown".to_owned(),
+            some => format!("netns unknown, one of {some}"),
+        }),
+    }
+    if let Some(workload) = &reset.workload {
+        let short = |id: &str| id.get(..12).unwrap_or(id).to_owned();
+        parts.extend(workload.container.as_deref().map(|id| format!("container {}", short(id))));
+        parts.extend(workload.pod.as_deref().map(|uid| format!("pod {uid}")));
+        parts.extend(workload.unit.as_ref().map(|unit| format!("unit {}", unit.plain())));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
@@ -316,11 +349,18 @@ fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
         lines.push(format!("reason: {reason}, state {}", reset.state.unwrap_or("unknown")));
     }
     if let Some(process) = &reset.process {
-        lines.push(format!("process: {}", process.terminal()));
+        lines.push(format!("{} {}", reset.role.map_or("process", ProcessRole::words), process.terminal()));
+    }
+    if reset.connections > 1 {
+        lines.push(format!("{} connections", reset.connections));
+    }
+    if reset.further_resets > 0 {
+        lines.push(format!("{} further resets for packets already under way", reset.further_resets));
     }
     if let Some(queue) = reset.listener {
         lines.push(format!("accept queue: {} of {}", queue.waiting, queue.limit));
     }
+    lines.extend(place(reset));
     lines.push(reset.bytes.describe());
     lines.extend(reset.evidence.iter().map(|says| format!("- {says}")));
     lines.push(format!("remedy: {}", reset.remedy.words(tools)));
@@ -330,7 +370,7 @@ fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::Direction;
+    use crate::live_reset::Direction;
     use linger_why::{Cause, Confidence};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -347,6 +387,14 @@ mod tests {
             reason: Some("TCP_ABORT_ON_CLOSE".into()),
             state: Some("CLOSE"),
             process: Some(crate::NamedProcess { pid: 7, name: "httpd".into() }),
+            role: Some(ProcessRole::Closed),
+            namespace: None,
+            is_own_namespace: false,
+            namespace_candidates: Vec::new(),
+            namespace_name: None,
+            workload: None,
+            connections: 1,
+            further_resets: 0,
             bytes: crate::Bytes { unread: Some(6), ..Default::default() },
             listener: None,
             evidence: vec!["it says so".into()],
@@ -412,6 +460,7 @@ mod tests {
         let shown = screen(&mut view);
         assert!(shown.contains("\\u{1b}[2J\\u{202e}"), "{shown}");
         let warning = Warning::ListenerNearLimit {
+            namespace: crate::NamespaceId::from_inode(1),
             local: reset.local,
             queue: crate::AcceptQueue { waiting: 4, limit: 4 },
             process: Some(crate::NamedProcess { pid: 7, name: "x\nsent ok".into() }),

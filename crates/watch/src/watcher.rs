@@ -1,30 +1,25 @@
 //! [`Watcher`]: combines tracepoints, destroyed sockets, the socket list, counters and processes into notices.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use linger_why::Cause;
-
-use crate::bytes::{Bytes, Unknown};
-use crate::closers::{Close, Closers};
 use crate::counted::{Comparison, Counted};
-use crate::diagnose::{self, AcceptQueue, Context, Direction, LiveReset, Opinion};
-use crate::events::{Blind, CannotWatch, Endpoints, Happening, Kernel, What};
-use crate::held::{Held, HeldResets};
-use crate::notice::{Filter, Notice};
-use crate::process::{NamedProcess, Processes};
-use crate::sockets::Sockets;
-use crate::tcp_state;
+use crate::events::{Blind, CannotWatch, Kernel, KernelEvent};
+use crate::kernel::leftovers::Leftovers;
+use crate::live_reset::{AcceptQueue, LiveReset};
+use crate::namespace_id::NamespaceId;
+use crate::notice::{Filter, FurtherResets, Notice};
+use crate::process::NamedProcess;
+use crate::resets::Resets;
 
-/// On loopback a reset is seen as sent and as received. The two belong together if less than this apart (nanoseconds).
-const ECHO: u64 = 1_000_000;
 /// Polling interval for destroyed sockets while resets are held back for them.
 const WHILE_WAITING: Duration = Duration::from_millis(100);
 /// If one read returns more destroyed sockets than this, the host is busy: read again at once, before the buffer is full.
 const MANY: usize = 200;
+/// Shortest interval between notices of further resets after one.
+const FURTHER_EVERY: Duration = Duration::from_secs(1);
 const WHILE_MANY: Duration = Duration::from_millis(50);
 
 /// Watches this host's resets.
@@ -32,13 +27,12 @@ const WHILE_MANY: Duration = Duration::from_millis(50);
 pub struct Watcher {
     kernel: Kernel,
     filter: Filter,
-    processes: Processes,
-    closers: Closers,
-    sockets: Sockets,
-    waiting: HeldResets,
+    resets: Resets,
     comparison: Comparison,
-    sent_last: VecDeque<(u64, Endpoints, Opinion)>,
     many: bool,
+    /// Poll at the next opportunity.
+    look_now: bool,
+    further_told: Instant,
     /// Warnings of the poll at the start, returned by the first call of `next`.
     pending: Vec<Notice>,
 }
@@ -52,15 +46,14 @@ impl Watcher {
         let mut watcher = Self {
             kernel: Kernel::open()?,
             filter,
-            processes: Processes::default(),
-            closers: Closers::default(),
-            sockets: Sockets::default(),
-            waiting: HeldResets::default(),
+            resets: Resets::new(),
             comparison: Comparison::start(),
-            sent_last: VecDeque::new(),
             many: false,
+            look_now: false,
+            further_told: Instant::now(),
             pending: Vec::new(),
         };
+        watcher.discover(true);
         for blind in watcher.blind() {
             tracing::info!(?blind, "not to be seen: {}", blind.meaning());
         }
@@ -89,9 +82,11 @@ impl Watcher {
         self.comparison.counted()
     }
 
-    /// The listeners of this network namespace with their accept queues and holders, as of the last poll.
-    pub fn listeners(&self) -> impl Iterator<Item = (SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
-        self.sockets.listeners()
+    /// The listeners of all network namespaces with their accept queues and holders, as of the last poll.
+    pub fn listeners(
+        &self,
+    ) -> impl Iterator<Item = (NamespaceId, SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
+        self.resets.listeners()
     }
 
     /// Waits for `timeout` at most, and returns what happened.
@@ -111,7 +106,7 @@ impl Watcher {
     pub fn next_or(&mut self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<Vec<Notice>> {
         let most = if self.many {
             WHILE_MANY
-        } else if self.waiting.is_empty() {
+        } else if !self.resets.waits() && !self.kernel.has_more() {
             timeout
         } else {
             WHILE_WAITING
@@ -128,191 +123,91 @@ impl Watcher {
     pub fn finish(&mut self, patience: Duration) -> io::Result<Vec<Notice>> {
         const STEP: Duration = Duration::from_millis(5);
         let until = Instant::now() + patience;
+        // The last poll, so that what has grown since the one before is told.
+        self.look_now = true;
         let mut notices = self.take_stock(true);
-        while !self.waiting.is_empty() && Instant::now() < until {
+        while (self.resets.waits() || self.kernel.has_more()) && Instant::now() < until {
             // Only wait here; `take_stock` then reads all sources in the order that it needs.
             std::thread::sleep(STEP);
             notices.extend(self.take_stock(true));
         }
-        let rest = self.waiting.give_up();
+        let rest = self.resets.give_up();
         self.tell(rest, &mut notices);
-        notices.extend(
-            self.comparison.compare(self.kernel.lost()).map(|counted| Notice::Counters(counted.into())),
-        );
+        self.tell_further(&mut notices);
+        notices.extend(self.compare());
         Ok(notices)
     }
 
     /// Reads all sources, in an order in which a cause is read before its effect.
     fn take_stock(&mut self, at_end: bool) -> Vec<Notice> {
         let mut notices = std::mem::take(&mut self.pending);
-        let mut due = self.sockets.is_due();
+        let mut due = self.resets.is_due() || std::mem::take(&mut self.look_now);
         if due || at_end {
             self.comparison.read();
         }
+        let dead = self.resets.dead();
         let mut leftovers = Vec::new();
         let drained = self.kernel.leftovers(|leftover| leftovers.push(leftover));
         self.many = drained.taken >= MANY;
         if drained.overrun {
             self.comparison.overrun();
         }
-        let happenings = self.kernel.drain(|pid, name| self.processes.named(pid, name));
+        let events = self.kernel.drain(|pid, name| self.resets.named(pid, name));
         // A full accept queue may be empty a moment later: poll it now.
-        due |= happenings.iter().any(|happening| matches!(happening.what, What::Sent { state: 10, .. }));
+        due |= events.iter().any(KernelEvent::is_of_listener);
         if due {
             notices.extend(self.look());
         }
-        let mut done = Vec::new();
-        for happening in happenings {
-            self.take(happening, &mut done);
+        for event in events {
+            self.resets.take(event);
         }
-        done.extend(self.waiting.settle(leftovers, &self.closers));
+        let done = self.resets.settle(leftovers, &dead);
         self.tell(done, &mut notices);
+        if self.further_told.elapsed() >= FURTHER_EVERY {
+            self.further_told = Instant::now();
+            self.tell_further(&mut notices);
+        }
         if due {
-            let counted = self.comparison.compare(self.kernel.lost());
-            notices.extend(counted.map(|counted| Notice::Counters(counted.into())));
+            notices.extend(self.compare());
         }
         notices
     }
 
+    fn compare(&mut self) -> Option<Notice> {
+        self.kernel.count_lost();
+        self.comparison.saw(self.resets.seen());
+        self.comparison.compare(self.kernel.lost()).map(|counted| Notice::Counters(counted.into()))
+    }
+
+    /// Finds the network namespaces of this host, and listens for the ends of their sockets.
+    fn discover(&mut self, at_start: bool) {
+        let namespaces = self.resets.namespaces();
+        let sources = namespaces.discover();
+        self.kernel.keep_leftovers(|id| namespaces.is_there(id));
+        let refused = namespaces.refused();
+        if at_start {
+            // Where others cannot be entered, the kernel is asked for what it tells of them here.
+            let own = if refused { None } else { Some(namespaces.own()) };
+            match Leftovers::open(own) {
+                Ok(leftovers) => self.kernel.add_leftovers(leftovers),
+                Err(_) => self.kernel.note_blind(Blind::NoBytes),
+            }
+            if refused {
+                self.kernel.note_blind(Blind::NoNamespaces);
+            }
+        }
+        sources.into_iter().for_each(|source| self.kernel.add_leftovers(source));
+    }
+
     fn look(&mut self) -> Vec<Notice> {
-        self.sockets.look(&mut self.processes).into_iter().map(Notice::Warning).collect()
+        self.discover(false);
+        let warnings = self.resets.look().into_iter();
+        warnings.filter(|warning| self.filter.admits_warning(warning)).map(Notice::Warning).collect()
     }
 
-    fn take(&mut self, happening: Happening, done: &mut Vec<(Held, Endpoints)>) {
-        let Happening { time_ns, pid, ends, what } = happening;
-        match what {
-            // The peer's FIN had arrived, and then a reset ended the connection.
-            What::State { new: tcp_state::CLOSE, .. } => self.closers.cut_after_fin(ends),
-            What::State { new, .. } => {
-                let process = self.processes.of(pid);
-                self.closers.closed(ends, Close { time_ns, process, after_peer: new == tcp_state::LAST_ACK });
-            }
-            What::Error { number } => {
-                if let Some(held) = self.waiting.of(&ends) {
-                    held.error.get_or_insert(number);
-                }
-            }
-            What::Destroyed => self.waiting.destroyed(&ends, || self.processes.of(pid)),
-            What::Received => {
-                // For data after close this tracepoint fires at the host that sends the reset, too.
-                let just_sent = |ends: Endpoints| {
-                    let mut last = self.sent_last.iter().rev();
-                    last.find(|(sent, last, _)| *last == ends && sent.abs_diff(time_ns) < ECHO)
-                };
-                if just_sent(ends).is_some() {
-                    return;
-                }
-                let known = just_sent((ends.1, ends.0)).map(|(.., opinion)| diagnose::of_this_host(opinion));
-                let mut reset = self.reset(time_ns, ends, Direction::Received, diagnose::received(None));
-                reset.process = self.closers.of(&ends).and_then(|close| close.process.clone());
-                done.extend(self.waiting.hold(ends, time_ns, reset).map(|held| (held, ends)));
-                if let Some(held) = self.waiting.of(&ends) {
-                    held.known = known;
-                }
-            }
-            What::Sent { reason, state, active } => {
-                self.comparison.saw_sent();
-                if let Some(held) = self.waiting.take(&ends) {
-                    let echo =
-                        held.reset.direction == Direction::Received && held.time_ns.abs_diff(time_ns) < ECHO;
-                    if !echo {
-                        done.push((held, ends));
-                    }
-                }
-                if self.sent_last.len() >= 256 {
-                    self.sent_last.pop_front();
-                }
-                let reset = self.sent(time_ns, pid, ends, reason.as_deref(), state, active);
-                let opinion =
-                    (reset.cause, reset.confidence, reset.candidates.clone(), reset.evidence.clone());
-                // On loopback the event of the receiver may come before the one of the sender.
-                if let Some(peer) = self.waiting.of(&(ends.1, ends.0))
-                    && peer.reset.direction == Direction::Received
-                    && peer.time_ns.abs_diff(time_ns) < ECHO
-                {
-                    peer.known = Some(diagnose::of_this_host(&opinion));
-                }
-                self.sent_last.push_back((time_ns, ends, opinion));
-                if reset.bytes == Bytes::default() {
-                    done.extend(self.waiting.hold(ends, time_ns, reset).map(|held| (held, ends)));
-                } else {
-                    done.push((Held::new(reset, time_ns), ends));
-                }
-            }
-        }
-    }
-
-    fn sent(
-        &mut self,
-        time_ns: u64,
-        pid: u32,
-        ends: Endpoints,
-        reason: Option<&str>,
-        state: u8,
-        active: bool,
-    ) -> LiveReset {
-        let listener = self.sockets.listener(ends.0).cloned();
-        let closer = self.closers.of(&ends).cloned();
-        let process = if active { self.processes.of(pid) } else { None };
-        let context = Context {
-            active,
-            state,
-            listens: listener.is_some(),
-            queue: listener.as_ref().map(|(queue, _)| *queue),
-            closed: closer.as_ref().map(|close| time_ns.saturating_sub(close.time_ns) as f64 / 1e9),
-            name: process.as_ref().map(|process| process.name.clone()),
-        };
-        let opinion = diagnose::sent(reason, &context);
-        let overflow = opinion.2.contains(&Cause::AcceptQueueOverflow);
-        let mut reset = self.reset(time_ns, ends, Direction::Sent, opinion);
-        reset.bytes = match reason {
-            // The byte counts come when the socket is destroyed.
-            Some("TCP_ABORT_ON_DATA") => Bytes::default(),
-            // A time-wait socket sent the reset: the own FIN was acknowledged before it replaced the full socket.
-            Some("TCP_TIMEWAIT_SOCKET") => Bytes::all_acknowledged(),
-            _ if active => Bytes::default(),
-            _ => Bytes::unknown(Unknown::NoSocket),
-        };
-        reset.reason = reason.map(str::to_owned);
-        reset.state = tcp_state::name(state);
-        reset.process = process
-            .or_else(|| closer.and_then(|close| close.process))
-            .or_else(|| listener.as_ref().and_then(|(_, process)| process.clone()));
-        reset.listener = context.queue.filter(|_| overflow);
-        reset
-    }
-
-    fn reset(&self, time_ns: u64, ends: Endpoints, direction: Direction, opinion: Opinion) -> LiveReset {
-        let (cause, confidence, candidates, evidence) = opinion;
-        LiveReset {
-            time_seconds: time_ns as f64 / 1e9,
-            direction,
-            local: ends.0,
-            remote: (ends.1.port() != 0).then_some(ends.1),
-            cause,
-            confidence,
-            candidates,
-            reason: None,
-            state: None,
-            process: None,
-            bytes: Bytes::default(),
-            listener: None,
-            evidence,
-            remedy: cause.remedy(),
-        }
-    }
-
-    /// Completes the settled resets, and appends those that the filter admits, ordered by time.
-    fn tell(&mut self, done: Vec<(Held, Endpoints)>, notices: &mut Vec<Notice>) {
-        let mut resets = Vec::with_capacity(done.len());
-        for (held, ends) in done {
-            let mut reset = held.finish();
-            if reset.direction == Direction::Received {
-                self.comparison.saw_received();
-                reset.process = reset
-                    .process
-                    .or_else(|| self.sockets.listener(ends.0).and_then(|(_, process)| process.clone()));
-            }
+    /// Appends the resets that the filter admits.
+    fn tell(&self, resets: Vec<LiveReset>, notices: &mut Vec<Notice>) {
+        for reset in resets {
             let shown = self.filter.admits(&reset);
             tracing::debug!(
                 shown,
@@ -325,10 +220,20 @@ impl Watcher {
                 reset.direction.name()
             );
             if shown {
-                resets.push(reset);
+                notices.push(Notice::Reset(Box::new(reset)));
             }
         }
-        resets.sort_by(|a, b| a.time_seconds.total_cmp(&b.time_seconds));
-        notices.extend(resets.into_iter().map(|reset| Notice::Reset(Box::new(reset))));
+    }
+
+    /// Appends what followed resets that were told before.
+    fn tell_further(&mut self, notices: &mut Vec<Notice>) {
+        for echoes in self.resets.echoes() {
+            let (local, remote) = (echoes.ends.0, (echoes.ends.1.port() != 0).then_some(echoes.ends.1));
+            let (process, resets) = (echoes.process, echoes.count);
+            if self.filter.admits_all(&[Some(local), remote], process.as_ref()) {
+                let further = FurtherResets { local, remote, cause: echoes.opinion.0, process, resets };
+                notices.push(Notice::Further(further.into()));
+            }
+        }
     }
 }

@@ -62,17 +62,17 @@ fn metric_names(expression: &str) -> impl Iterator<Item = &str> {
 fn prometheus_scrapes_causes_and_queues() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let local = listener.local_addr().unwrap();
-    let mut filter = Filter::default();
-    filter.ports = vec![local.port()];
-    let Some(mut watcher) = common::watcher(filter) else { return };
-    let metrics = Metrics::default();
-    let exporter = metrics.serve(([127, 0, 0, 1], 0).into()).unwrap();
     // Cause a warning: a metric without a value is not exported.
     let crowded = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     crowded.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     crowded.listen(4).unwrap();
     let crowded_at = crowded.local_addr().unwrap().as_socket().unwrap();
     let _waiting: Vec<_> = (0..4).map(|_| TcpStream::connect(crowded_at).unwrap()).collect();
+    let mut filter = Filter::default();
+    filter.ports = vec![local.port(), crowded_at.port()];
+    let Some(mut watcher) = common::watcher(filter) else { return };
+    let metrics = Metrics::default();
+    let exporter = metrics.serve(([127, 0, 0, 1], 0).into()).unwrap();
 
     let directory = std::env::temp_dir().join(format!("linger-watch-prometheus-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();

@@ -35,7 +35,7 @@ pub(crate) use reset::Reset;
 pub(crate) use run::{Coverage, Refused, Report};
 pub(crate) use schema::Schema;
 pub(crate) use transfer::{Code, ListedEntry, Listening, ServedLine, Transferred, progress};
-pub(crate) use watch::notice;
+pub(crate) use watch::{NeedState, need, notice};
 pub(crate) use why::{CauseEntry, Group, Summary};
 
 /// The version of the contract.

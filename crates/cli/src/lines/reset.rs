@@ -1,6 +1,6 @@
 //! A reset: one kind of line for `linger why`, which reads captures, and `linger watch`, which sees them live.
 
-use linger_watch::{Direction, LiveReset, Unknown};
+use linger_watch::{Direction, LiveReset, NamespaceId, ProcessRole, Unknown};
 use linger_why::Finding;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -39,7 +39,8 @@ pub(crate) struct Reset {
     unread_request_bytes: Option<u64>,
     /// The further capture or fact that would decide it.
     would_decide: Option<String>,
-    /// Further resets on the same connection, consequences of this one; null in the lines of `linger watch`.
+    /// Further resets on the same connection, consequences of this one. Live: those that came before this line; later
+    /// ones have lines of type `further-resets`.
     further_resets: Option<u32>,
     /// The capture; null in the lines of `linger watch`, as all further fields of captures.
     file: Option<String>,
@@ -71,8 +72,15 @@ pub(crate) struct Reset {
     reason: Option<String>,
     /// The socket's TCP state at that moment.
     state: Option<&'static str>,
-    /// The process that closed or aborted, that had the connection, or that listens.
+    /// The process concerned.
     process: Option<Process>,
+    /// What the process has to do with it: it `closed` or aborted the connection, or ended; it `held` the connection,
+    /// which its peer reset; it `listens` on the port, and the kernel answered in its place.
+    process_role: Option<&'static str>,
+    /// Where on this host it was.
+    place: Option<ResetPlace>,
+    /// How many connections this line stands for: more than one if a process ended with several.
+    connections: Option<u32>,
     /// Bytes that this host had received and the process had not read.
     unread_bytes: Option<u32>,
     /// Bytes that the process had written and the peer had not acknowledged.
@@ -96,6 +104,41 @@ struct Evidence {
     frame: Option<u64>,
     /// The evidence in words.
     says: String,
+}
+
+/// A network namespace of this host, and the workload there.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ResetPlace {
+    /// The network namespace, by the inode that `lsns` shows; null if it is not known.
+    namespace: Option<u64>,
+    /// The namespace's name, if `ip netns` or Docker gave it one.
+    namespace_name: Option<String>,
+    /// If the namespace is not known: those that have the local address, at most 16.
+    namespace_candidates: Vec<u64>,
+    /// The process's cgroup.
+    cgroup: Option<String>,
+    /// The container's id.
+    container: Option<String>,
+    /// The uid of the Kubernetes pod.
+    pod: Option<String>,
+    /// The systemd unit.
+    unit: Option<String>,
+}
+
+impl From<&LiveReset> for ResetPlace {
+    fn from(reset: &LiveReset) -> Self {
+        let workload = reset.workload.clone().unwrap_or_default();
+        let json = |text: linger_untrusted::Untrusted| text.json().into_owned();
+        Self {
+            namespace: reset.namespace.map(NamespaceId::inode),
+            namespace_name: reset.namespace_name.clone().map(json),
+            namespace_candidates: reset.namespace_candidates.iter().map(|id| id.inode()).collect(),
+            cgroup: workload.cgroup.map(json),
+            container: workload.container,
+            pod: workload.pod,
+            unit: workload.unit.map(json),
+        }
+    }
 }
 
 /// One packet.
@@ -180,6 +223,9 @@ impl From<&Finding> for Reset {
             reason: None,
             state: None,
             process: None,
+            process_role: None,
+            place: None,
+            connections: None,
             unread_bytes: None,
             unacknowledged_bytes: None,
             unsent_bytes: None,
@@ -224,7 +270,7 @@ impl From<&LiveReset> for Reset {
             lost_response_bytes: None,
             unread_request_bytes: None,
             would_decide: None,
-            further_resets: None,
+            further_resets: Some(reset.further_resets),
             file: None,
             interface: None,
             frame: None,
@@ -241,6 +287,9 @@ impl From<&LiveReset> for Reset {
             reason: reset.reason.clone(),
             state: reset.state,
             process: reset.process.as_ref().map(Process::from),
+            process_role: reset.role.map(ProcessRole::name),
+            place: Some(ResetPlace::from(reset)),
+            connections: Some(reset.connections),
             unread_bytes: reset.bytes.unread,
             unacknowledged_bytes: reset.bytes.unacknowledged,
             unsent_bytes: reset.bytes.unsent,

@@ -65,7 +65,9 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
         Verb::Share => {
             [kinds![transfer::Listening, transfer::Code], progress(), kinds![transfer::ServedLine]].concat()
         }
-        Verb::Watch => kinds![reset::Reset, watch::Warned, watch::Counters],
+        Verb::Watch => {
+            kinds![reset::Reset, watch::FurtherResets, watch::Warned, watch::Counters, watch::NeedLine<'_>]
+        }
         Verb::Why => kinds![reset::Reset, why::Group, why::CauseEntry, why::Summary],
     }
 }

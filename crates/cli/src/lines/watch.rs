@@ -7,7 +7,7 @@ use linger_watch::{Notice, Warning};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::common::Process;
+use super::common::{self, Process};
 use super::reset::{Queue, Reset};
 use super::{LineBody, line};
 use crate::output::{Stdout, Stopped};
@@ -16,16 +16,21 @@ use crate::output::{Stdout, Stopped};
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Warned {
     /// `listener-near-limit`: the accept queue is at four fifths or more; `unread-after-peer-closed`: the peer has
-    /// closed and bytes from it are unread, so that a plain close now would reset the connection.
+    /// closed and bytes from it are unread, so that a plain close now would reset the connection;
+    /// `accept-queue-overflowed`: connections found no room in an accept queue.
     warning: &'static str,
-    /// This host's end, or the listener.
-    local: String,
+    /// The network namespace, by the inode that `lsns` shows.
+    namespace: u64,
+    /// This host's end, or the listener. Of an overflow: the listener with the fullest queue; null if none is near its limit.
+    local: Option<String>,
     /// The peer.
     remote: Option<String>,
     /// The listener's queue.
     listener: Option<Queue>,
     /// Bytes that lie unread.
     unread_bytes: Option<u32>,
+    /// Connections that found no room since the last look.
+    overflows: Option<u64>,
     /// The process that has the socket, or that listens.
     process: Option<Process>,
 }
@@ -37,20 +42,34 @@ impl LineBody for Warned {
 impl Warned {
     fn new(warning: &Warning) -> Option<Self> {
         Some(match warning {
-            Warning::ListenerNearLimit { local, queue, process, .. } => Self {
+            Warning::ListenerNearLimit { namespace, local, queue, process, .. } => Self {
                 warning: "listener-near-limit",
-                local: local.to_string(),
+                namespace: namespace.inode(),
+                local: Some(local.to_string()),
+                overflows: None,
                 remote: None,
                 listener: Some((*queue).into()),
                 unread_bytes: None,
                 process: process.as_ref().map(Process::from),
             },
-            Warning::UnreadAfterPeerClosed { local, remote, unread, process, .. } => Self {
+            Warning::UnreadAfterPeerClosed { namespace, local, remote, unread, process, .. } => Self {
                 warning: "unread-after-peer-closed",
-                local: local.to_string(),
+                namespace: namespace.inode(),
+                local: Some(local.to_string()),
+                overflows: None,
                 remote: Some(remote.to_string()),
                 listener: None,
                 unread_bytes: Some(*unread),
+                process: process.as_ref().map(Process::from),
+            },
+            Warning::AcceptQueueOverflowed { namespace, local, queue, process, overflows, .. } => Self {
+                warning: "accept-queue-overflowed",
+                namespace: namespace.inode(),
+                local: local.map(|local| local.to_string()),
+                remote: None,
+                listener: queue.map(Queue::from),
+                unread_bytes: None,
+                overflows: Some(*overflows),
                 process: process.as_ref().map(Process::from),
             },
             _ => return None,
@@ -92,6 +111,38 @@ impl From<&library::Counted> for Counters {
     }
 }
 
+/// Resets that this host sent after one that had its line, for packets that the peer sent without knowing of it.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct FurtherResets {
+    /// This host's end of the connection.
+    local: String,
+    /// The other end; null if the kernel does not say.
+    remote: Option<String>,
+    /// The cause of the first reset.
+    #[schemars(schema_with = "common::cause")]
+    cause: &'static str,
+    /// The process of the first reset.
+    process: Option<Process>,
+    /// How many followed, beyond those that were told before.
+    resets: u32,
+}
+
+impl LineBody for FurtherResets {
+    const KIND: &'static str = "further-resets";
+}
+
+impl From<&library::FurtherResets> for FurtherResets {
+    fn from(further: &library::FurtherResets) -> Self {
+        Self {
+            local: further.local.to_string(),
+            remote: further.remote.map(|remote| remote.to_string()),
+            cause: further.cause.name(),
+            process: further.process.as_ref().map(Process::from),
+            resets: further.resets,
+        }
+    }
+}
+
 /// Prints what happened.
 pub(crate) fn notice(notice: &Notice, out: &mut Stdout) -> Result<(), Stopped> {
     match notice {
@@ -100,7 +151,57 @@ pub(crate) fn notice(notice: &Notice, out: &mut Stdout) -> Result<(), Stopped> {
             Some(warned) => out.json(&line(warned)),
             None => Ok(()),
         },
+        Notice::Further(further) => out.json(&line(FurtherResets::from(&**further))),
         Notice::Counters(counted) => out.json(&line(Counters::from(&**counted))),
         _ => Ok(()),
     }
+}
+
+/// How a need of `linger watch` is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum NeedState {
+    Ok,
+    /// Watching works, and shows less.
+    Degraded,
+    /// Watching does not work.
+    Missing,
+}
+
+impl NeedState {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// A right, limit or setting that `linger watch` needs (`--check`).
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct NeedLine<'a> {
+    /// The need.
+    need: &'a str,
+    /// How the need is met.
+    state: NeedState,
+    /// What there is.
+    found: &'a str,
+    /// What mends it: a command or a setting; null if nothing is missing.
+    remedy: Option<&'a str>,
+}
+
+impl LineBody for NeedLine<'_> {
+    const KIND: &'static str = "need";
+}
+
+/// Prints one need.
+pub(crate) fn need(
+    need: &str,
+    state: NeedState,
+    found: &str,
+    remedy: Option<&str>,
+    out: &mut Stdout,
+) -> Result<(), Stopped> {
+    out.json(&line(NeedLine { need, state, found, remedy }))
 }

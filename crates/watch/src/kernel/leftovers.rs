@@ -14,12 +14,18 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 
 use super::sock_diag;
+use crate::namespace_id::NamespaceId;
 
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY`.
 const GROUPS: [u32; 2] = [1, 3];
 /// `INET_DIAG_INFO`, the attribute with a `struct tcp_info`, and the offset of `tcpi_notsent_bytes` in it.
 const INET_DIAG_INFO: u16 = 2;
 const NOTSENT: usize = 144;
+/// Offsets of `tcpi_rcv_mss`, `tcpi_bytes_received` and
+/// `tcpi_data_segs_in`.
+const RCV_MSS: usize = 20;
+const BYTES_RECEIVED: usize = 128;
+const DATA_SEGMENTS: usize = 152;
 /// Receive buffer: room for about 6,000 messages. Without CAP_NET_ADMIN the kernel may give less.
 const ROOM: usize = 8 << 20;
 /// Longest message that is read, in bytes. Header, socket and `tcp_info` together are below 500.
@@ -30,9 +36,13 @@ const AT_ONCE: usize = 100_000;
 /// A destroyed socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Leftover {
+    /// The network namespace; `None` if it is not known which.
+    pub(crate) namespace: Option<NamespaceId>,
+    /// The kernel's cookie of the socket.
+    pub(crate) cookie: u64,
     /// The socket's own address.
     pub(crate) local: SocketAddr,
-    /// The address of the socket's peer.
+    /// The address of the socket's peer; port 0 for a listener, and for a socket that was disconnected.
     pub(crate) remote: SocketAddr,
     /// Bytes that were received and never read. A FIN of the peer that was not read counts as one.
     pub(crate) unread: u32,
@@ -40,6 +50,19 @@ pub(crate) struct Leftover {
     pub(crate) unacknowledged: u32,
     /// The part of `unacknowledged` that was never sent; `None` if the kernel does not report it.
     pub(crate) unsent: Option<u32>,
+    /// What had arrived in the socket's life; `None` if the kernel does not report it.
+    pub(crate) arrived: Option<Arrived>,
+}
+
+/// What had arrived at a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    /// Segments with data, accepted or not.
+    pub(crate) segments: u32,
+    /// Bytes that were accepted into the receive queue.
+    pub(crate) bytes: u64,
+    /// No segment had more bytes (`icsk_ack.rcv_mss`).
+    pub(crate) largest: u32,
 }
 
 /// The result of [`Leftovers::drain`].
@@ -55,18 +78,20 @@ pub(crate) struct Drained {
 #[derive(Debug)]
 pub(crate) struct Leftovers {
     socket: Socket,
+    namespace: Option<NamespaceId>,
     buffer: Vec<u8>,
     /// Whether the socket filter lets only sockets with bytes in a queue through.
     only_with_bytes: bool,
 }
 
 impl Leftovers {
-    /// Joins the netlink groups to which the kernel reports destroyed TCP sockets. With CAP_NET_BROADCAST the reports
-    /// include those of other network namespaces that have an id in this one.
+    /// Joins the netlink groups to which the kernel reports destroyed TCP sockets of the calling thread's network namespace.
+    /// With `namespace`, all reports are of that one. Without, and with CAP_NET_BROADCAST, they include those of other
+    /// namespaces that have an id in this one.
     ///
     /// # Errors
     /// Returns the errors of netlink. Kernels before 4.3, or without `tcp_diag`, have no such groups.
-    pub(crate) fn open() -> io::Result<Self> {
+    pub(crate) fn open(namespace: Option<NamespaceId>) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind(&NetlinkAddr::new(0, 0))?;
         if sockopt::set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
@@ -75,9 +100,16 @@ impl Leftovers {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
-        // If the capability is missing, only sockets of this network namespace are reported.
-        let _ = socket.set_listen_all_namespaces(true);
-        Ok(Self { socket, buffer: vec![0; LONGEST], only_with_bytes: false })
+        if namespace.is_none() {
+            // If the capability is missing, only sockets of this network namespace are reported.
+            let _ = socket.set_listen_all_namespaces(true);
+        }
+        Ok(Self { socket, namespace, buffer: vec![0; LONGEST], only_with_bytes: false })
+    }
+
+    /// The network namespace of all reports, if it is one.
+    pub(crate) fn namespace(&self) -> Option<NamespaceId> {
+        self.namespace
     }
 
     /// Calls `on_leftover` for each pending message, at most [`AT_ONCE`] of them, without blocking. After an overflow,
@@ -89,7 +121,10 @@ impl Leftovers {
             match rustix::net::recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::DONTWAIT) {
                 Ok((_, length)) => {
                     drained.taken += 1;
-                    self.buffer.get(..length).and_then(parse).into_iter().for_each(&mut on_leftover);
+                    if let Some(mut leftover) = self.buffer.get(..length).and_then(parse) {
+                        leftover.namespace = self.namespace;
+                        on_leftover(leftover);
+                    }
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::NOBUFS) => {
@@ -138,15 +173,12 @@ impl Leftovers {
     }
 }
 
-/// Parses a netlink message with a `struct inet_diag_msg` and attributes. `None` for listeners and other messages.
+/// Parses a netlink message with a `struct inet_diag_msg` and attributes.
 fn parse(message: &[u8]) -> Option<Leftover> {
     let length = u32::from_ne_bytes(*message.first_chunk()?) as usize;
     let body = message.get(16..length.min(message.len()))?;
     let socket = sock_diag::parse(body)?;
-    if socket.remote.port() == 0 {
-        return None;
-    }
-    let mut unsent = None;
+    let (mut unsent, mut arrived) = (None, None);
     let mut attributes = body.get(sock_diag::MESSAGE..)?;
     while let Some(&[a, b, c, d]) = attributes.first_chunk() {
         let (length, kind) = (usize::from(u16::from_ne_bytes([a, b])), u16::from_ne_bytes([c, d]));
@@ -155,17 +187,25 @@ fn parse(message: &[u8]) -> Option<Leftover> {
         }
         if kind == INET_DIAG_INFO {
             let info = attributes.get(4..length.min(attributes.len()))?;
-            unsent =
-                info.get(NOTSENT..).and_then(|rest| rest.first_chunk()).map(|raw| u32::from_ne_bytes(*raw));
+            let word = |at: usize| info.get(at..)?.first_chunk::<4>().map(|raw| u32::from_ne_bytes(*raw));
+            unsent = word(NOTSENT);
+            let bytes = info.get(BYTES_RECEIVED..).and_then(|rest| rest.first_chunk());
+            arrived =
+                word(DATA_SEGMENTS).zip(word(RCV_MSS)).zip(bytes).map(|((segments, largest), bytes)| {
+                    Arrived { segments, bytes: u64::from_ne_bytes(*bytes), largest }
+                });
         }
         attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
     }
     Some(Leftover {
+        namespace: None,
+        cookie: socket.cookie,
         local: socket.local,
         remote: socket.remote,
         unread: socket.receive_queue,
         unacknowledged: socket.send_queue,
         unsent,
+        arrived,
     })
 }
 
@@ -205,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_closed_socket_tells_what_it_had_left() {
-        let mut leftovers = Leftovers::open().unwrap();
+        let mut leftovers = Leftovers::open(None).unwrap();
         for filtered in [false, true] {
             let (told, written) = closed_with_bytes(&mut leftovers);
             let found = told[told.len() - 1];
@@ -219,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_filter_drops_sockets_without_bytes() {
-        let mut leftovers = Leftovers::open().unwrap();
+        let mut leftovers = Leftovers::open(None).unwrap();
         leftovers.want_only_with_bytes();
         assert!(leftovers.only_with_bytes);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -241,7 +281,7 @@ mod tests {
         let mut message = vec![0; 16 + sock_diag::MESSAGE + 8];
         let length = message.len() as u32;
         message[..4].copy_from_slice(&length.to_ne_bytes());
-        assert_eq!(parse(&message), None, "port 0 is nobody's peer");
+        assert_eq!(parse(&message).unwrap().remote.port(), 0);
         message[16 + 7] = 80;
         assert_eq!(parse(&message).unwrap().unsent, None);
     }

@@ -68,6 +68,17 @@ impl LockableMemory {
         self.processors.saturating_mul(ring / self.page + 1)
     }
 
+    /// What rings of full size lock on all processors, in KiB.
+    pub(crate) fn most_kib(self) -> u64 {
+        self.pages(MOST.max(self.page)).saturating_mul(self.page) / 1024
+    }
+
+    /// What this process may lock if the user has locked nothing else, in KiB; `None` if there is no bound.
+    pub(crate) fn lockable_kib(self) -> Option<u64> {
+        let users = self.processors.saturating_mul(self.each_kib);
+        self.limit.map(|limit| users.saturating_add(limit / 1024))
+    }
+
     /// What the smallest rings lock on all processors, in KiB.
     pub(crate) fn least_kib(self) -> u64 {
         self.pages(LEAST.max(self.page)).saturating_mul(self.page) / 1024

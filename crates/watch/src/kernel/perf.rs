@@ -17,6 +17,8 @@ const SAMPLE: u64 = 1 << 1 | 1 << 2 | 1 << 10;
 /// Attribute bits `watermark`, `use_clockid` and `comm` (records for new process names).
 const FLAGS: u64 = 1 << 14 | 1 << 25;
 const COMM: u64 = 1 << 9;
+/// `PERF_FORMAT_LOST`.
+const FORMAT_LOST: u64 = 1 << 4;
 const RECORD_LOST: u32 = 2;
 const RECORD_COMM: u32 = 3;
 const RECORD_SAMPLE: u32 = 9;
@@ -66,6 +68,8 @@ pub(crate) struct Subscription<'a> {
 pub(crate) struct Sample<'a> {
     /// The process that was running. It caused the event only if a system call led to it.
     pub(crate) pid: u32,
+    /// The thread that was running.
+    pub(crate) thread: u32,
     /// Nanoseconds since 1970-01-01 00:00 UTC.
     pub(crate) time_ns: u64,
     /// The raw event, laid out as in `format`; the first two bytes are the tracepoint's id.
@@ -173,10 +177,12 @@ impl Perf {
         }
     }
 
-    /// Passes all pending records to `on_record`, one processor after the other.
-    pub(crate) fn drain(&mut self, mut on_record: impl FnMut(PerfRecord<'_>)) {
+    /// Passes all pending records to `on_record`, one processor after the other. Returns the time at which the call began,
+    /// in nanoseconds since 1970: every event up to then was passed on.
+    pub(crate) fn drain(&mut self, mut on_record: impl FnMut(PerfRecord<'_>)) -> u64 {
         // Tracepoints may fire in an interrupt, where only the monotonic clock can be read.
-        let offset = clock(ClockId::Realtime).wrapping_sub(clock(ClockId::Monotonic));
+        let now = clock(ClockId::Monotonic);
+        let offset = clock(ClockId::Realtime).wrapping_sub(now);
         let mut on_record = |mut record: PerfRecord<'_>| {
             if let PerfRecord::Sample(sample) = &mut record {
                 sample.time_ns = sample.time_ns.wrapping_add(offset);
@@ -186,6 +192,22 @@ impl Perf {
         for ring in &mut self.rings {
             self.lost += ring.drain(&mut on_record);
         }
+        now.wrapping_add(offset)
+    }
+
+    /// Asks each event how many of its records the kernel dropped (`PERF_FORMAT_LOST`, Linux 6.0). A full ring says so by a
+    /// record only once it has room for one and a further event comes, which may be never.
+    pub(crate) fn count_lost(&mut self) {
+        let lost = |event: &OwnedFd| {
+            // The event's own count, then the lost records.
+            let mut counts = [0; 16];
+            match rustix::io::read(event, &mut counts) {
+                Ok(16) => word64(&counts, 8).unwrap_or(0),
+                _ => 0,
+            }
+        };
+        let counted = self.rings.iter().flat_map(|ring| &ring.events).map(lost).sum();
+        self.lost = self.lost.max(counted);
     }
 
     /// Number of events that the kernel dropped because a ring was full.
@@ -200,7 +222,7 @@ fn clock(clock: ClockId) -> u64 {
 }
 
 /// The online processors.
-fn processors() -> io::Result<Vec<i32>> {
+pub(crate) fn processors() -> io::Result<Vec<i32>> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
     let number = |text: &str| {
         text.parse::<i32>().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a list of processors"))
@@ -337,13 +359,24 @@ impl Drop for Ring {
     }
 }
 
+/// Opens an event that counts its lost records, or, before Linux 6.0, one that does not.
 fn open_event(id: u64, cpu: i32, flags: u64, watermark: u32) -> io::Result<OwnedFd> {
+    match open_event_as(id, cpu, flags, watermark, FORMAT_LOST) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            open_event_as(id, cpu, flags, watermark, 0)
+        }
+        result => result,
+    }
+}
+
+fn open_event_as(id: u64, cpu: i32, flags: u64, watermark: u32, read_format: u64) -> io::Result<OwnedFd> {
     let attributes = Attributes {
         kind: TYPE_TRACEPOINT,
         size: size_of::<Attributes>() as u32,
         config: id,
         sample_period: 1,
         sample_type: SAMPLE,
+        read_format,
         flags,
         wakeup_watermark: watermark,
         clockid: libc::CLOCK_MONOTONIC,
@@ -373,8 +406,9 @@ fn word32(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// Parses `PERF_RECORD_SAMPLE`: header, pid, tid, time, length, raw bytes.
 fn sample(record: &[u8]) -> Option<Sample<'_>> {
-    let (pid, time_ns, length) = (word32(record, 8)?, word64(record, 16)?, word32(record, 24)? as usize);
-    Some(Sample { pid, time_ns, raw: record.get(28..28 + length)? })
+    let (pid, thread) = (word32(record, 8)?, word32(record, 12)?);
+    let (time_ns, length) = (word64(record, 16)?, word32(record, 24)? as usize);
+    Some(Sample { pid, thread, time_ns, raw: record.get(28..28 + length)? })
 }
 
 /// Parses `PERF_RECORD_COMM`: header, pid, tid, NUL-terminated name. `None` for threads other than the first.

@@ -29,7 +29,7 @@ impl States {
     pub(crate) const LISTEN: Self = Self(1 << tcp_state::LISTEN);
 }
 
-/// A TCP socket of this network namespace.
+/// A TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TcpSocket {
     /// The socket's own address.
@@ -42,11 +42,13 @@ pub(crate) struct TcpSocket {
     pub(crate) receive_queue: u32,
     /// Bytes that the peer has not acknowledged. For a listener: the limit of its queue.
     pub(crate) send_queue: u32,
+    /// The kernel's cookie of the socket (`SO_COOKIE`).
+    pub(crate) cookie: u64,
     /// The inode, by which `/proc/PID/fd` shows the holder; 0 if no process has the socket open.
     pub(crate) inode: u32,
 }
 
-/// Lists the TCP sockets of this network namespace in the given states, IPv4 and IPv6.
+/// Lists the TCP sockets of the calling thread's network namespace in the given states, IPv4 and IPv6.
 ///
 /// # Errors
 /// Returns the errors of the netlink socket, as on a kernel without `sock_diag`.
@@ -114,6 +116,7 @@ pub(crate) fn parse(body: &[u8]) -> Option<TcpSocket> {
         remote: end(6, 24),
         receive_queue: word(RECEIVE_QUEUE),
         send_queue: word(SEND_QUEUE),
+        cookie: u64::from(word(44)) | u64::from(word(48)) << 32,
         inode: word(68),
     })
 }

@@ -1,0 +1,434 @@
+//! [`Resets`]: makes resets with cause, process and bytes from the kernel's events.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use linger_untrusted::Untrusted;
+use linger_why::Cause;
+
+use crate::bytes::{Bytes, Unknown};
+use crate::cgroup::Workload;
+use crate::closers::{Close, Closers};
+use crate::diagnose::{self, Context};
+use crate::events::{Endpoints, Happening, KernelEvent, What};
+use crate::exits::{EndedProcesses, Exits};
+use crate::held::{Held, HeldResets};
+use crate::kernel::leftovers::Leftover;
+use crate::live_reset::Opinion;
+use crate::live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
+use crate::namespace_id::NamespaceId;
+use crate::namespaces::Namespaces;
+use crate::notice::Warning;
+use crate::overflow::OverflowHistory;
+use crate::places::Places;
+use crate::process::{NamedProcess, Processes};
+use crate::recent::{Echoes, RecentResets};
+use crate::sockets::Sockets;
+use crate::tcp_state;
+
+/// The kernel resets a socket and sends the reset within this time (nanoseconds), if late data leads to both.
+const AT_ONCE: u64 = 1_000_000;
+
+/// Everything that is known of this host's connections and their resets.
+#[derive(Debug)]
+pub(crate) struct Resets {
+    processes: Processes,
+    closers: Closers,
+    sockets: Sockets,
+    namespaces: Namespaces,
+    places: Places,
+    overflows: HashMap<NamespaceId, OverflowHistory>,
+    exits: Exits,
+    waiting: HeldResets,
+    recent: RecentResets,
+    ended: EndedProcesses,
+    /// Complete, and to be returned by the next [`settle`](Self::settle).
+    done: Vec<(Held, Endpoints)>,
+    /// Resets sent and received, echoes included.
+    seen: (u64, u64),
+}
+
+/// A sent reset as its event has it.
+struct SentEvent<'a> {
+    reason: Option<&'a str>,
+    state: u8,
+    active: bool,
+    socket: u64,
+    /// The kernel has just reset the socket itself.
+    reset_by_data: bool,
+}
+
+impl SentEvent<'_> {
+    /// Whether a socket of the connection sent it, and no listener, no remnant of a socket, and not the kernel without any.
+    fn has_socket(&self) -> bool {
+        use tcp_state::{LISTEN, NEW_SYN_RECV, TIME_WAIT};
+        self.socket != 0 && ![LISTEN, NEW_SYN_RECV, TIME_WAIT].contains(&self.state)
+    }
+}
+
+impl Resets {
+    pub(crate) fn new() -> Self {
+        Self {
+            processes: Processes::default(),
+            closers: Closers::default(),
+            sockets: Sockets::default(),
+            namespaces: Namespaces::new(),
+            places: Places::default(),
+            overflows: HashMap::new(),
+            exits: Exits::default(),
+            waiting: HeldResets::default(),
+            recent: RecentResets::default(),
+            ended: EndedProcesses::default(),
+            done: Vec::new(),
+            seen: (0, 0),
+        }
+    }
+
+    /// The number of resets sent and received.
+    pub(crate) fn seen(&self) -> (u64, u64) {
+        self.seen
+    }
+
+    pub(crate) fn namespaces(&mut self) -> &mut Namespaces {
+        &mut self.namespaces
+    }
+
+    pub(crate) fn listeners(
+        &self,
+    ) -> impl Iterator<Item = (NamespaceId, SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
+        self.sockets.listeners()
+    }
+
+    /// Whether a poll of the socket lists is due.
+    pub(crate) fn is_due(&self) -> bool {
+        self.sockets.is_due()
+    }
+
+    /// Whether a reset waits for more to be known of it.
+    pub(crate) fn waits(&self) -> bool {
+        !self.waiting.is_empty() || !self.ended.is_empty() || self.places.is_waiting()
+    }
+
+    /// Caches the name of a process.
+    pub(crate) fn named(&mut self, pid: u32, name: &[u8]) {
+        self.processes.named(pid, name);
+    }
+
+    /// Polls the socket lists, addresses and counters of all namespaces.
+    pub(crate) fn look(&mut self) -> Vec<Warning> {
+        let started = Instant::now();
+        let with_connections = self.sockets.wants_connections();
+        let surveys = self.namespaces.survey(with_connections);
+        self.places.take(&surveys);
+        let mut warnings = self.sockets.take(&surveys, with_connections, started, &mut self.processes);
+        self.overflows.retain(|namespace, _| surveys.contains_key(namespace));
+        for (namespace, survey) in surveys {
+            let Some(counters) = survey.counters else { continue };
+            let history = self.overflows.entry(namespace).or_default();
+            let count = counters.of("ListenOverflows");
+            let overflows = history.note(Instant::now(), count, survey.resets_overflows);
+            if overflows > 0 {
+                let fullest = self.sockets.fullest(namespace);
+                warnings.push(Warning::AcceptQueueOverflowed {
+                    namespace,
+                    local: fullest.map(|(local, _)| local),
+                    queue: fullest.map(|(_, (queue, _))| *queue),
+                    process: fullest.and_then(|(_, (_, process))| process.clone()),
+                    overflows,
+                });
+            }
+        }
+        warnings
+    }
+
+    /// The processes of which no further reset comes. Ask before the events are read.
+    pub(crate) fn dead(&self) -> Vec<u32> {
+        self.ended.dead()
+    }
+
+    /// The echoes of resets that were reported before.
+    pub(crate) fn echoes(&mut self) -> Vec<Echoes> {
+        self.recent.echoes()
+    }
+
+    pub(crate) fn take(&mut self, event: KernelEvent) {
+        match event {
+            KernelEvent::Process(event) => self.exits.take(event, &mut self.processes),
+            KernelEvent::Socket(happening) => self.take_of_socket(happening),
+        }
+    }
+
+    fn take_of_socket(&mut self, happening: Happening) {
+        let Happening { time_ns, pid, thread, socket, cookie, ends, what } = happening;
+        self.recent.own(ends.0.ip());
+        match what {
+            // The peer's FIN had arrived, and then a reset ended the connection.
+            What::State { new: tcp_state::CLOSE, .. } => self.closers.cut_after_fin(ends, socket),
+            What::State { new, .. } => {
+                let process = self.processes.of(pid);
+                let after_peer = new == tcp_state::LAST_ACK;
+                let close = Close { time_ns, process, socket, cookie: 0, namespace: None, after_peer };
+                self.closers.closed(ends, close);
+            }
+            What::MptcpClosed => {
+                if let Some(held) = self.waiting.of(&ends, 0) {
+                    held.mptcp = true;
+                }
+                self.closers.mptcp_closed(ends, socket);
+            }
+            What::Error { number } => {
+                if let Some(held) = self.waiting.of(&ends, 0) {
+                    held.error.get_or_insert(number);
+                }
+            }
+            What::Destroyed => {
+                self.closers.destroyed(&ends, socket, cookie);
+                self.waiting.destroyed(&ends, (socket, cookie), || self.processes.of(pid));
+            }
+            What::Received => self.received(time_ns, ends, socket),
+            What::Sent { reason, state, active } => {
+                self.seen.0 += 1;
+                let mut reset_by_data = false;
+                if let Some(held) = self.waiting.take(&ends, socket) {
+                    // For data after close the kernel resets the sender's own socket first (`tcp_reset`).
+                    reset_by_data = held.reset.direction == Direction::Received
+                        && time_ns.saturating_sub(held.time_ns) < AT_ONCE;
+                    if !reset_by_data {
+                        self.done.push((held, ends));
+                    }
+                }
+                let event = SentEvent { reason: reason.as_deref(), state, active, socket, reset_by_data };
+                self.sent(time_ns, (pid, thread), ends, &event);
+            }
+        }
+    }
+
+    fn received(&mut self, time_ns: u64, ends: Endpoints, socket: u64) {
+        let mut reset = reset(time_ns, ends, Direction::Received, diagnose::received(None));
+        reset.process = self.closers.of(&ends, socket).and_then(|close| close.process.clone());
+        reset.role = reset.process.is_some().then_some(ProcessRole::Held);
+        let mut held = Held::new(reset, socket, time_ns);
+        held.known = self.recent.cause_of(&ends, time_ns);
+        held.mptcp = self.closers.is_mptcp(&ends);
+        self.done.extend(self.waiting.hold(ends, held).map(|held| (held, ends)));
+    }
+
+    /// The namespace of a reset that no socket of the connection sent, as far as it can be told now.
+    fn namespace_of(&self, ends: &Endpoints, event: &SentEvent<'_>) -> Option<NamespaceId> {
+        let is_listener = event.state == tcp_state::LISTEN;
+        let candidates =
+            if is_listener { self.sockets.listening_at(ends.0) } else { self.places.with(ends.0.ip()) };
+        let overflowed =
+            |id: &&NamespaceId| self.overflows.get(id).is_some_and(|history| history.now().grown > 0);
+        match candidates[..] {
+            [only] => Some(only),
+            // Of several listeners on the port, that of the namespace whose queue overflowed.
+            _ if is_listener && event.reason == Some("INVALID_SYN") => {
+                let mut overflowed = candidates.iter().filter(overflowed);
+                overflowed.next().filter(|_| overflowed.next().is_none()).copied()
+            }
+            _ => None,
+        }
+    }
+
+    fn sent(&mut self, time_ns: u64, (pid, thread): (u32, u32), ends: Endpoints, event: &SentEvent<'_>) {
+        let SentEvent { reason, state, active, socket, .. } = *event;
+        let closer = if event.has_socket() {
+            self.closers.of(&ends, socket).cloned()
+        } else {
+            self.closers.of_connection(&ends).cloned()
+        };
+        let mut namespace = closer.as_ref().and_then(|close| close.namespace);
+        if !event.has_socket() {
+            namespace = namespace.or_else(|| self.namespace_of(&ends, event));
+        }
+        let listener = namespace.and_then(|id| self.sockets.listener(id, ends.0)).cloned();
+        let ending = self.exits.of(pid, thread, time_ns).filter(|_| active);
+        let mut process = if active { self.processes.of(pid) } else { None };
+        let mut ended = None;
+        if let Some((named, _)) = &ending {
+            ended = Some(named.pid);
+            process = Some(named.clone());
+        }
+        let overflows = namespace.and_then(|id| self.overflows.get(&id));
+        let context = Context {
+            active,
+            state,
+            listens: !self.sockets.listening_at(ends.0).is_empty(),
+            queue: listener.as_ref().map(|(queue, _)| *queue),
+            closed: closer.as_ref().map(|close| time_ns.saturating_sub(close.time_ns) as f64 / 1e9),
+            name: process.as_ref().map(|process| process.name.clone()),
+            ending: ending.map(|(_, ending)| ending),
+            reset_by_data: event.reset_by_data,
+            arrived: None,
+            overflow: overflows.map(OverflowHistory::now).unwrap_or_default(),
+        };
+        let opinion = diagnose::sent(reason, &context);
+        if diagnose::may_be_echo(reason, &context, opinion.0)
+            && let Some(original) = self.recent.original(&ends, time_ns)
+        {
+            match self.waiting.of(&original, 0) {
+                Some(held) => held.reset.further_resets += 1,
+                None => self.recent.echo(&original),
+            }
+            return;
+        }
+        let overflow = opinion.2.contains(&Cause::AcceptQueueOverflow);
+        let mut reset = reset(time_ns, ends, Direction::Sent, opinion);
+        reset.bytes = match reason {
+            // The byte counts come when the socket is destroyed.
+            Some("TCP_ABORT_ON_DATA") => Bytes::default(),
+            // A time-wait socket sent the reset: the own FIN was acknowledged before it replaced the full socket.
+            Some("TCP_TIMEWAIT_SOCKET") => Bytes::all_acknowledged(),
+            _ if active => Bytes::default(),
+            _ => Bytes::unknown(Unknown::NoSocket),
+        };
+        reset.reason = reason.map(str::to_owned);
+        reset.state = tcp_state::name(state);
+        reset.namespace = namespace;
+        // Without a socket nobody listened where the packet arrived: who listens elsewhere has no part in it.
+        let listens = listener.filter(|_| reason != Some("NO_SOCKET")).and_then(|(_, process)| process);
+        let closed = process.or_else(|| closer.and_then(|close| close.process));
+        (reset.process, reset.role) = match (closed, listens) {
+            (Some(process), _) => (Some(process), Some(ProcessRole::Closed)),
+            (None, Some(process)) => (Some(process), Some(ProcessRole::Listens)),
+            (None, None) => (None, None),
+        };
+        reset.listener = context.queue.filter(|_| overflow);
+        let process = reset.process.clone().zip(reset.role);
+        self.recent.sent(time_ns, ends, reset.opinion(), process);
+        let waits = reset.bytes == Bytes::default();
+        let mut held = Held::new(reset, socket, time_ns);
+        held.ended = ended;
+        held.has_socket = event.has_socket();
+        held.mptcp = self.closers.is_mptcp(&ends);
+        if waits {
+            self.done.extend(self.waiting.hold(ends, held).map(|held| (held, ends)));
+        } else {
+            self.done.push((held, ends));
+        }
+    }
+
+    /// The resets that are complete, ordered by time. `dead` are processes that had ended before the events were read.
+    pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, dead: &[u32]) -> Vec<LiveReset> {
+        leftovers.iter().for_each(|leftover| self.closers.place(leftover));
+        let settled = self.waiting.settle(leftovers, &self.closers);
+        self.done.extend(settled);
+        let mut resets = self.complete();
+        for pid in dead {
+            if !self.waiting.of_ended(*pid) {
+                resets.extend(self.ended.take(*pid));
+            }
+        }
+        let closers = &self.closers;
+        resets.extend(self.places.placed(false, |reset| closed_in(closers, reset)));
+        self.describe(resets)
+    }
+
+    /// All resets that still wait.
+    pub(crate) fn give_up(&mut self) -> Vec<LiveReset> {
+        let waiting = self.waiting.give_up();
+        self.done.extend(waiting);
+        let mut resets = self.complete();
+        for pid in self.ended.pids() {
+            resets.extend(self.ended.take(pid));
+        }
+        let closers = &self.closers;
+        resets.extend(self.places.placed(true, |reset| closed_in(closers, reset)));
+        self.describe(resets)
+    }
+
+    fn complete(&mut self) -> Vec<LiveReset> {
+        let mut resets = Vec::with_capacity(self.done.len());
+        let (sent, received): (Vec<_>, Vec<_>) = std::mem::take(&mut self.done)
+            .into_iter()
+            .partition(|(held, _)| held.reset.direction == Direction::Sent);
+        // The cause of a sent reset may have been decided by now; it is that of the received one, too.
+        for (held, ends) in sent {
+            let (ended, time_ns) = (held.ended, held.time_ns);
+            let has_socket = held.has_socket;
+            let mut reset = held.finish();
+            if !has_socket {
+                reset.namespace = reset.namespace.or_else(|| closed_in(&self.closers, &reset));
+            }
+            self.recent.correct(&ends, time_ns, &reset.opinion(), reset.namespace);
+            match ended {
+                Some(pid) if reset.cause == Cause::ProcessGone => self.ended.add(pid, reset),
+                _ if Places::may_learn(&reset) => self.places.wait(reset),
+                _ => resets.push(reset),
+            }
+        }
+        for (mut held, ends) in received {
+            self.seen.1 += 1;
+            let time_ns = held.time_ns;
+            if let Some(known) = self.recent.cause_of_same(&ends, held.time_ns) {
+                held.known = Some(known);
+            }
+            let mut reset = held.finish();
+            reset.namespace = reset.namespace.or_else(|| self.recent.namespace_of(&ends, time_ns));
+            if let Some(namespace) = reset.namespace {
+                self.places.received(ends.0, ends.1, namespace);
+                if reset.process.is_none() {
+                    let listener = self.sockets.listener(namespace, ends.0);
+                    reset.process = listener.and_then(|(_, process)| process.clone());
+                    reset.role = reset.process.is_some().then_some(ProcessRole::Held);
+                }
+            }
+            resets.push(reset);
+        }
+        resets
+    }
+
+    /// Adds namespace and workload, and orders by time.
+    fn describe(&mut self, mut resets: Vec<LiveReset>) -> Vec<LiveReset> {
+        for reset in &mut resets {
+            self.places.decide(reset);
+            let namespace = reset.namespace;
+            reset.is_own_namespace = namespace == Some(self.namespaces.own());
+            reset.namespace_name = namespace.and_then(|id| self.namespaces.name(id)).map(Untrusted::from);
+            let process = reset.process.as_ref().map(|process| process.pid);
+            let of_process = process.and_then(|pid| self.processes.workload(pid).cloned());
+            let of_namespace = || {
+                let other = namespace.filter(|id| *id != self.namespaces.own())?;
+                Workload::of(self.namespaces.process(other)?)
+            };
+            reset.workload = of_process.or_else(of_namespace);
+        }
+        resets.sort_by(|a, b| a.time_seconds.total_cmp(&b.time_seconds));
+        resets
+    }
+}
+
+/// The namespace of the connection's closer, for a reset that no socket sent.
+fn closed_in(closers: &Closers, reset: &LiveReset) -> Option<NamespaceId> {
+    closers.of_connection(&(reset.local, reset.remote?))?.namespace
+}
+
+fn reset(time_ns: u64, ends: Endpoints, direction: Direction, opinion: Opinion) -> LiveReset {
+    let (cause, confidence, candidates, evidence) = opinion;
+    LiveReset {
+        time_seconds: time_ns as f64 / 1e9,
+        direction,
+        local: ends.0,
+        remote: (ends.1.port() != 0).then_some(ends.1),
+        cause,
+        confidence,
+        candidates,
+        reason: None,
+        state: None,
+        process: None,
+        role: None,
+        namespace: None,
+        is_own_namespace: false,
+        namespace_candidates: Vec::new(),
+        namespace_name: None,
+        workload: None,
+        connections: 1,
+        further_resets: 0,
+        bytes: Bytes::default(),
+        listener: None,
+        evidence,
+        remedy: cause.remedy(),
+    }
+}
