@@ -1,6 +1,13 @@
 //! Idle timeouts by their length: which products end or forget a connection after so long a silence.
 //!
-//! Defaults, each from the product's own documentation. The table only suggests where to look.
+//! The table only suggests where to look. Defaults of programs stand under the setting's name in their manuals; those of the kernel
+//! in its `ip-sysctl` and `nf_conntrack-sysctl`. Defaults of boxes that nobody can ask, from their makers' pages:
+//!
+//! - 60 s, 350 s: docs.aws.amazon.com/elasticloadbalancing, "Update the TCP idle timeout" (350 s since the beginning, 60 to
+//!   6,000 s since September 2024) and "Application Load Balancers"
+//! - 240 s: learn.microsoft.com/azure/load-balancer/load-balancer-tcp-idle-timeout
+//! - 600 s: cloud.google.com/compute/docs/troubleshooting, "idle connections"
+//! - 3,600 s of Envoy: envoyproxy.io/docs, "How do I configure timeouts?"
 
 /// A default, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
