@@ -20,8 +20,8 @@ const CONNECTION: u64 = 64_000_000_000;
 /// The same where only the port is known, so that another connection may be meant.
 const PORT: u64 = 1_000_000_000;
 /// The kernel notes a reset that a system call makes only after it was sent, and thus after it may have been received
-/// (`tcp_send_active_reset`).
-const AFTER: u64 = 1_000_000;
+/// (`tcp_send_active_reset`). On a busy processor another task may run in between.
+const AFTER: u64 = 50_000_000;
 
 /// A reset that was sent.
 #[derive(Debug)]
@@ -163,9 +163,15 @@ impl RecentResets {
         sent.namespace.filter(|_| is_between(sent.time_ns, time_ns, CONNECTION))
     }
 
-    /// Does what [`cause_of`](Self::cause_of) does if both ends have the same two addresses.
-    pub(crate) fn cause_of_same(&self, (here, peer): &Endpoints, time_ns: u64) -> Option<Opinion> {
-        let sent = self.sent.get(&(*peer, *here))?;
+    /// Does what [`cause_of`](Self::cause_of) does if both ends have the same two addresses. `noted_later`: also if the
+    /// kernel noted the reset only after it was received; another namespace may have a connection with these addresses.
+    pub(crate) fn cause_of_same(
+        &self,
+        (here, peer): &Endpoints,
+        time_ns: u64,
+        noted_later: bool,
+    ) -> Option<Opinion> {
+        let sent = self.sent.get(&(*peer, *here)).filter(|sent| noted_later || sent.time_ns <= time_ns)?;
         is_between(sent.time_ns, time_ns, CONNECTION)
             .then(|| diagnose::of_this_host(&sent.opinion, FoundBy::SameConnection))
     }
@@ -174,7 +180,7 @@ impl RecentResets {
     pub(crate) fn cause_of(&mut self, ends: &Endpoints, time_ns: u64) -> Option<Opinion> {
         let (here, peer) = *ends;
         let young = |sent: u64, most: u64| is_between(sent, time_ns, most);
-        if let Some(same) = self.cause_of_same(ends, time_ns) {
+        if let Some(same) = self.cause_of_same(ends, time_ns, true) {
             return Some(same);
         }
         let is_peer = |local: &SocketAddr| {
@@ -257,7 +263,14 @@ mod tests {
         let (cause, confidence, _, evidence) = recent.cause_of(&ends, SECOND + SECOND / 10).unwrap();
         assert_eq!((cause, confidence), (Cause::ClosedWithUnreadData, Confidence::Certain));
         assert_eq!(evidence, ["this host sent it itself"]);
-        assert_eq!(recent.cause_of(&(ends.0, at("10.0.0.1:81")), 0), None, "before it was sent");
+        assert!(recent.cause_of_same(&ends, SECOND - AFTER, true).is_some(), "noted after it was received");
+        assert_eq!(recent.cause_of_same(&ends, SECOND - AFTER - 1, true), None, "too early");
+        assert_eq!(recent.cause_of_same(&ends, SECOND - 1, false), None, "it may be another connection's");
+        assert_eq!(
+            recent.cause_of(&(ends.0, at("10.0.0.1:81")), SECOND - AFTER - 1),
+            None,
+            "before it was sent"
+        );
         // A published port: the client knows another address of the server.
         let published = (ends.0, at("192.0.2.1:8080"));
         let (cause, confidence, ..) = recent.cause_of(&published, SECOND + 1).unwrap();

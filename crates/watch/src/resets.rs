@@ -362,7 +362,7 @@ impl Resets {
         for (mut held, ends) in received {
             self.seen.1 += 1;
             let time_ns = held.time_ns;
-            if let Some(known) = self.recent.cause_of_same(&ends, held.time_ns) {
+            if let Some(known) = self.recent.cause_of_same(&ends, held.time_ns, held.known.is_none()) {
                 held.known = Some(known);
             }
             let mut reset = held.finish();

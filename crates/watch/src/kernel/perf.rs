@@ -109,7 +109,10 @@ impl From<io::Error> for PerfError {
 #[derive(Debug)]
 pub(crate) struct Perf {
     rings: Vec<Ring>,
+    /// Lost events by the records in the rings.
     lost: u64,
+    /// The same by the events' own counts; each of the two may lag behind the other.
+    counted_lost: u64,
 }
 
 #[derive(Debug)]
@@ -142,7 +145,7 @@ impl Perf {
                         processors = processors.len(),
                         "rings for kernel events"
                     );
-                    return Ok(Self { rings, lost: 0 });
+                    return Ok(Self { rings, lost: 0, counted_lost: 0 });
                 }
                 // Other processes of this user have used the allowance, or some of it.
                 Err(RingError::Locked) => tracing::info!(ring_bytes = size, "too much memory to be locked"),
@@ -207,12 +210,12 @@ impl Perf {
             }
         };
         let counted = self.rings.iter().flat_map(|ring| &ring.events).map(lost).sum();
-        self.lost = self.lost.max(counted);
+        self.counted_lost = counted;
     }
 
     /// Number of events that the kernel dropped because a ring was full.
     pub(crate) fn lost(&self) -> u64 {
-        self.lost
+        self.lost.max(self.counted_lost)
     }
 }
 
