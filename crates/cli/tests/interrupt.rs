@@ -140,7 +140,11 @@ fn an_interrupted_probe_has_its_summary() {
     }
     let at = line.split("127.0.0.1:").nth(1).unwrap();
     let port: String = at.chars().take_while(char::is_ascii_digit).collect();
-    let mut probe = start(&format!("probe http://127.0.0.1:{port}/ --json --hold 600"), home.path());
+    // The server answers whatever it is sent.
+    let request = home.path().join("request");
+    std::fs::write(&request, "hello").unwrap();
+    let asks = format!("probe tcp://127.0.0.1:{port} --payload {} --json --hold 600", request.display());
+    let mut probe = start(&asks, home.path());
     let mut out = BufReader::new(probe.stdout.take().unwrap());
     let mut first = String::new();
     out.read_line(&mut first).unwrap();
