@@ -169,6 +169,8 @@ pub enum Claim {
     OtherEnded,
     /// So many bytes of the other side had not been acknowledged by the sender, the reset included.
     Undelivered(u32),
+    /// The frame brings bytes of the other side that were on their way when the reset was sent.
+    ArrivedAfter,
     /// The server had sent no byte.
     ServerSentNothing,
     /// The frame answers the SYN with the acknowledgement of an older connection.

@@ -85,7 +85,7 @@ pub(crate) fn at_or_after(a: u32, b: u32) -> bool {
     a.wrapping_sub(b) < 1 << 31
 }
 
-fn latest(numbers: impl Iterator<Item = u32>) -> Option<u32> {
+pub(crate) fn latest(numbers: impl Iterator<Item = u32>) -> Option<u32> {
     numbers.reduce(|known, new| if at_or_after(new, known) { new } else { known })
 }
 

@@ -226,6 +226,9 @@ impl Claim {
             Self::Undelivered(bytes) => {
                 write!(f, "{bytes} bytes of the response had not reached it, by its own acknowledgement")
             }
+            Self::ArrivedAfter => {
+                f.write_str("data of the other side arrived after it, and nobody was there to read them")
+            }
             Self::ServerSentNothing => f.write_str("the server had not begun to answer"),
             Self::StaleAnswer => f.write_str(
                 "the SYN was answered with the acknowledgement of an older connection on the same ports",
