@@ -187,7 +187,7 @@ impl Claim {
                 let stdin = if stdin_ended { "its STDIN had ended" } else { "STDIN was still open" };
                 write!(f, "FastCGI: END_REQUEST was sent, {stdin}: records of the gateway lay unread")
             }
-            _ => f.write_str("the response was whole and acknowledged before it"),
+            _ => f.write_str("the response was whole and acknowledged by then"),
         }
     }
 
@@ -298,7 +298,7 @@ impl Claim {
                 write!(f, "the sender's FIN came after {} of silence", Duration(*nanoseconds))
             }
             Self::SynsUnanswered { count, nanoseconds } => {
-                write!(f, "{count} SYNs within {}, and nothing came back", Duration(*nanoseconds))
+                write!(f, "{count} SYNs within {}, and no TCP packet came back", Duration(*nanoseconds))
             }
             Self::OtherView(says) => f.write_str(says),
             Self::SentIn(tags) => write!(f, "it was sent in {tags}"),
