@@ -107,7 +107,8 @@ pub enum Claim {
         /// Its window.
         window: Option<u16>,
     },
-    /// The capture holds no packet of the other side.
+    /// The capture holds no packet of the other side, or none after an earlier reset: ten seconds after it the connection is
+    /// forgotten.
     OneDirection,
     /// The frame refuses a connection at the same port, after the reset.
     PortRefusesLater,

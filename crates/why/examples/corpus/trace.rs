@@ -257,6 +257,13 @@ impl<'a> Connection<'a> {
                 begin = at;
             }
         }
+        let last = before[begin..].iter().rposition(|other| other.has(Flags::RST)).map(|at| begin + at);
+        if let Some(last) = last
+            && reset.time_ns > before[last].time_ns + 10_000_000_000
+            && !before[last..].iter().any(|other| other.has(Flags::SYN))
+        {
+            begin = before.len();
+        }
         let (mut sender, mut receiver) = (Sent::default(), Sent::default());
         for seen in &before[begin..] {
             if !seen.has(Flags::RST) {

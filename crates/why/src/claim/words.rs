@@ -87,7 +87,7 @@ impl Claim {
                  later packet asks for it",
                 Window(window)
             ),
-            _ => f.write_str("no packet of the other side is in the capture"),
+            _ => f.write_str("the capture holds no packet of the other side, or none after an earlier reset"),
         }
     }
 
