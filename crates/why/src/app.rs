@@ -18,7 +18,7 @@ pub(crate) enum Protocol {
     Unseen,
     /// HTTP/1, with the number of messages begun, and what the last one is.
     Http {
-        message: Message,
+        message: HttpMessage,
         messages: u16,
     },
     /// TLS, with the type and length of the last record.
@@ -51,7 +51,7 @@ pub(crate) enum Protocol {
 
 /// The messages of HTTP/1 that decide what follows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Message {
+pub(crate) enum HttpMessage {
     #[default]
     Plain,
     /// A HEAD request: its response has no body.
@@ -122,7 +122,7 @@ impl App {
                 self.protocol = Protocol::WebSocket { close: false };
                 self.web_socket(end, segment)
             }
-            Protocol::Http { message: Message::Connect, .. } if peer.has_become_tunnel() => {
+            Protocol::Http { message: HttpMessage::Connect, .. } if peer.has_become_tunnel() => {
                 self.protocol = Protocol::Other;
                 self.extent = Extent::Lost;
                 return self.open_end(segment);
@@ -300,9 +300,9 @@ impl App {
         let Some(length) = head_length(bytes) else { return Extent::Lost };
         let messages = self.messages().saturating_add(1);
         let message = match bytes {
-            [b'H', b'E', b'A', b'D', b' ', ..] => Message::Head,
-            [b'C', b'O', b'N', b'N', b'E', b'C', b'T', b' ', ..] => Message::Connect,
-            _ => Message::Plain,
+            [b'H', b'E', b'A', b'D', b' ', ..] => HttpMessage::Head,
+            [b'C', b'O', b'N', b'N', b'E', b'C', b'T', b' ', ..] => HttpMessage::Connect,
+            _ => HttpMessage::Plain,
         };
         self.protocol = Protocol::Http { message, messages };
         let end = at.wrapping_add(length as u32);
@@ -316,11 +316,12 @@ impl App {
             self.protocol = Protocol::WebSocket { close: false };
             return Extent::Known(end);
         }
-        let asked = if let Protocol::Http { message, .. } = peer.protocol { message } else { Message::Plain };
-        if response && (empty || asked == Message::Head) {
+        let asked =
+            if let Protocol::Http { message, .. } = peer.protocol { message } else { HttpMessage::Plain };
+        if response && (empty || asked == HttpMessage::Head) {
             return Extent::Known(end);
         }
-        if response && asked == Message::Connect && status.starts_with(b"2") {
+        if response && asked == HttpMessage::Connect && status.starts_with(b"2") {
             self.protocol = Protocol::Other;
             return Extent::Lost;
         }

@@ -44,12 +44,12 @@ pub(crate) struct After {
     /// The latest acknowledgement of each side.
     pub(crate) acks: [Option<u32>; 2],
     /// New payload of the other side: it was on its way when the reset was sent.
-    pub(crate) arrived: Option<Arrived>,
+    pub(crate) arrived: Option<LatePayload>,
 }
 
 /// Payload that arrived after the reset.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrived {
+pub(crate) struct LatePayload {
     /// The first packet of it.
     pub(crate) frame: u64,
     /// The number after its last byte.
@@ -160,7 +160,7 @@ impl RecordedReset {
             return;
         }
         let frame = self.after.arrived.map_or(at.frame, |arrived| arrived.frame);
-        self.after.arrived = Some(Arrived { frame, end, bytes: end.wrapping_sub(had), app });
+        self.after.arrived = Some(LatePayload { frame, end, bytes: end.wrapping_sub(had), app });
     }
 
     /// Whether the receiver went on as if there had been no reset: it acknowledged what the sender sent after it.

@@ -3,7 +3,7 @@
 use super::{Facts, INITIAL_TTLS, Losses};
 use crate::app::Protocol;
 use crate::claim::{Claim, Farewell};
-use crate::reset::Arrived;
+use crate::reset::LatePayload;
 use crate::side::Side;
 
 impl Facts<'_> {
@@ -125,7 +125,7 @@ impl Facts<'_> {
     }
 
     /// Payload of the other side that arrived after the reset and was never acknowledged.
-    pub(crate) fn arrived(&self) -> Option<Arrived> {
+    pub(crate) fn arrived(&self) -> Option<LatePayload> {
         let taken = self.acknowledged_by(self.sender, self.receiver);
         self.reset.after.arrived.filter(|arrived| taken.wrapping_sub(arrived.end) >= 1 << 31)
     }
