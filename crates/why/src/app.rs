@@ -16,9 +16,9 @@ use sniff::{HTTP2_PREFACE, head_length, says_goodbye, sniff, switches_to_web_soc
 pub(crate) enum Protocol {
     #[default]
     Unseen,
-    /// HTTP/1, with the number of messages begun. `head`: the last message is a HEAD request, whose response has no body.
+    /// HTTP/1, with the number of messages begun, and what the last one is.
     Http {
-        head: bool,
+        message: HttpMessage,
         messages: u16,
     },
     /// TLS, with the type and length of the last record.
@@ -47,6 +47,17 @@ pub(crate) enum Protocol {
     Other,
     /// The capture has cut the first bytes off.
     Cut,
+}
+
+/// The messages of HTTP/1 that decide what follows them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HttpMessage {
+    #[default]
+    Plain,
+    /// A HEAD request: its response has no body.
+    Head,
+    /// A CONNECT request: what follows a response of success is another protocol (RFC 9110 section 9.3.6).
+    Connect,
 }
 
 /// Where the current message or record ends.
@@ -110,6 +121,11 @@ impl App {
             Protocol::Http { .. } if matches!(peer.protocol, Protocol::WebSocket { .. }) => {
                 self.protocol = Protocol::WebSocket { close: false };
                 self.web_socket(end, segment)
+            }
+            Protocol::Http { message: HttpMessage::Connect, .. } if peer.has_become_tunnel() => {
+                self.protocol = Protocol::Other;
+                self.extent = Extent::Lost;
+                return self.open_end(segment);
             }
             Protocol::Http { .. } => self.http(end, segment, peer),
             Protocol::Tls { .. } => self.tls(end, segment),
@@ -183,6 +199,11 @@ impl App {
 
     pub(crate) fn is_http(&self) -> bool {
         matches!(self.protocol, Protocol::Http { .. })
+    }
+
+    /// Whether the server of a CONNECT request speaks another protocol by now.
+    fn has_become_tunnel(&self) -> bool {
+        !self.is_http() && self.protocol != Protocol::Unseen
     }
 
     /// HTTP messages begun.
@@ -278,7 +299,12 @@ impl App {
         }
         let Some(length) = head_length(bytes) else { return Extent::Lost };
         let messages = self.messages().saturating_add(1);
-        self.protocol = Protocol::Http { head: bytes.starts_with(b"HEAD "), messages };
+        let message = match bytes {
+            [b'H', b'E', b'A', b'D', b' ', ..] => HttpMessage::Head,
+            [b'C', b'O', b'N', b'N', b'E', b'C', b'T', b' ', ..] => HttpMessage::Connect,
+            _ => HttpMessage::Plain,
+        };
+        self.protocol = Protocol::Http { message, messages };
         let end = at.wrapping_add(length as u32);
         let mut lines = bytes[..length].split(|&byte| byte == b'\n');
         let first = lines.next().unwrap_or(&[]);
@@ -290,8 +316,14 @@ impl App {
             self.protocol = Protocol::WebSocket { close: false };
             return Extent::Known(end);
         }
-        if response && (empty || matches!(peer.protocol, Protocol::Http { head: true, .. })) {
+        let asked =
+            if let Protocol::Http { message, .. } = peer.protocol { message } else { HttpMessage::Plain };
+        if response && (empty || asked == HttpMessage::Head) {
             return Extent::Known(end);
+        }
+        if response && asked == HttpMessage::Connect && status.starts_with(b"2") {
+            self.protocol = Protocol::Other;
+            return Extent::Lost;
         }
         let mut content_length = None;
         for line in lines {

@@ -107,7 +107,8 @@ pub enum Claim {
         /// Its window.
         window: Option<u16>,
     },
-    /// The capture holds no packet of the other side.
+    /// The capture holds no packet of the other side, or none after an earlier reset: ten seconds after it the connection is
+    /// forgotten.
     OneDirection,
     /// The frame refuses a connection at the same port, after the reset.
     PortRefusesLater,
@@ -169,6 +170,8 @@ pub enum Claim {
     OtherEnded,
     /// So many bytes of the other side had not been acknowledged by the sender, the reset included.
     Undelivered(u32),
+    /// The frame brings bytes of the other side that were on their way when the reset was sent.
+    ArrivedAfter,
     /// The server had sent no byte.
     ServerSentNothing,
     /// The frame answers the SYN with the acknowledgement of an older connection.

@@ -23,7 +23,7 @@ pub(crate) struct ObservedConnection {
     pub(crate) last_time: u64,
     pub(crate) sides: [Side; 2],
     ring: [Record; KEPT],
-    ring_len: u32,
+    ring_len: u8,
     pub(crate) opening: Opening,
     /// The tags and tunnels around the first packet of each side.
     pub(crate) paths: [PathId; 2],
@@ -183,8 +183,8 @@ impl ObservedConnection {
     pub(crate) fn keep(&mut self, record: Record) {
         self.ring[self.ring_len as usize % KEPT] = record;
         // Before it overflows, the count goes back to a small number above KEPT. The position in the ring continues,
-        // because KEPT divides 2^32.
-        self.ring_len = if self.ring_len == u32::MAX { KEPT as u32 * 2 } else { self.ring_len + 1 };
+        // because KEPT divides 256.
+        self.ring_len = if self.ring_len == u8::MAX { KEPT as u8 * 2 } else { self.ring_len + 1 };
     }
 }
 

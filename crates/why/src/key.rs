@@ -8,7 +8,7 @@ use linger_packet::Segment;
 /// capture is in the capture twice, so each interface has connections of its own.
 ///
 /// Networks that share a wire (VLANs, tunnels) may use the same addresses. A connection with the ends of one that is in another
-/// network gets another variant of the key: see [`crate::places`].
+/// network gets another variant of the key: the module `places` tells which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowKey {
     addresses: [[u64; 2]; 2],

@@ -2,6 +2,7 @@
 
 use linger_packet::{Flags, Segment};
 
+use crate::app::App;
 use crate::connection::ObservedConnection;
 use crate::key::Dir;
 use crate::record::{At, Record};
@@ -42,6 +43,21 @@ pub(crate) struct After {
     pub(crate) records: Vec<Record>,
     /// The latest acknowledgement of each side.
     pub(crate) acks: [Option<u32>; 2],
+    /// New payload of the other side: it was on its way when the reset was sent.
+    pub(crate) arrived: Option<LatePayload>,
+}
+
+/// Payload that arrived after the reset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LatePayload {
+    /// The first packet of it.
+    pub(crate) frame: u64,
+    /// The number after its last byte.
+    pub(crate) end: u32,
+    /// How many bytes of it no packet before the reset held.
+    pub(crate) bytes: u32,
+    /// What the stream shows up to its end.
+    pub(crate) app: App,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +112,8 @@ impl RecordedReset {
         self.after.keep(record);
     }
 
-    /// Takes a later packet that is no reset.
-    pub(crate) fn followed_by(&mut self, segment: &Segment<'_>, dir: Dir, at: At, record: Record) {
+    /// Takes a later packet that is no reset. `app` is what the stream of its sender shows by now.
+    pub(crate) fn followed_by(&mut self, segment: &Segment<'_>, dir: Dir, at: At, record: Record, app: App) {
         let from_sender = dir == self.by;
         let count = &mut self.after.packets[usize::from(!from_sender)];
         *count = count.saturating_add(1);
@@ -107,6 +123,9 @@ impl RecordedReset {
             if ack.is_none_or(|known| segment.ack.wrapping_sub(known) < 1 << 31) {
                 *ack = Some(segment.ack);
             }
+        }
+        if !from_sender && segment.payload_len > 0 && !segment.flags.has(Flags::SYN) {
+            self.arrives(segment, at, app);
         }
         if !from_sender || self.after.genuine.is_some() || segment.flags.has(Flags::SYN) {
             return;
@@ -129,6 +148,21 @@ impl RecordedReset {
 }
 
 impl RecordedReset {
+    /// Takes payload of the other side. What was sent before the reset, or is acknowledged by it, is not new.
+    fn arrives(&mut self, segment: &Segment<'_>, at: At, app: App) {
+        let peer = &self.connection.sides[1 - self.by];
+        let newer = |number: u32, than: u32| number.wrapping_sub(than).wrapping_sub(1) < PLAUSIBLE;
+        let known = peer.next.wrapping_sub(u32::from(peer.has_fin()));
+        let active = self.flags.has(Flags::ACK);
+        let had = if active && newer(self.ack, known) { self.ack } else { known };
+        let end = segment.seq.wrapping_add(segment.payload_len);
+        if !peer.seen() || !newer(end, self.after.arrived.map_or(had, |arrived| arrived.end)) {
+            return;
+        }
+        let frame = self.after.arrived.map_or(at.frame, |arrived| arrived.frame);
+        self.after.arrived = Some(LatePayload { frame, end, bytes: end.wrapping_sub(had), app });
+    }
+
     /// Whether the receiver went on as if there had been no reset: it acknowledged what the sender sent after it.
     pub(crate) fn survived(&self) -> bool {
         let before = self.connection.sides[self.by].next;

@@ -1,5 +1,6 @@
 //! The report as text: what happened, to whom, why, and the packets that say so.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use crate::clock::{Duration, WallClock};
@@ -17,9 +18,9 @@ const LISTED: usize = 8;
 /// Returns the errors of `out`.
 pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools: &Tools) -> io::Result<()> {
     for file in files {
-        writeln!(out, "{}", size(file))?;
+        writeln!(out, "{}", one_line(&size(file)))?;
         for note in notes(file, tools) {
-            writeln!(out, "note: {note}")?;
+            writeln!(out, "note: {}", one_line(&note))?;
         }
     }
     writeln!(out, "{}", summary(groups))?;
@@ -180,13 +181,14 @@ fn finding(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) ->
         writeln!(out, "   When: {line}")?;
     }
     if group.connections > 1 {
-        writeln!(out, "   The clearest of them: frame {} of {}", example.frame, example.file)?;
+        writeln!(out, "   The clearest of them: frame {} of {}", example.frame, one_line(&example.file))?;
     }
     writeln!(out, "   Wire: {} from {} to {}", example.class, example.from, example.to)?;
     for evidence in &example.evidence {
+        let says = evidence.says.to_string();
         match evidence.frame {
-            Some(frame) => writeln!(out, "   - frame {frame}: {}", evidence.says)?,
-            None => writeln!(out, "   - {}", evidence.says)?,
+            Some(frame) => writeln!(out, "   - frame {frame}: {}", one_line(&says))?,
+            None => writeln!(out, "   - {}", one_line(&says))?,
         }
     }
     if group.cause != Cause::Unknown
@@ -264,11 +266,44 @@ fn arrow(rung: &Rung) -> String {
 fn note(rung: &Rung) -> String {
     let mut text = rung.window.map_or(String::new(), |window| format!("  win {window}"));
     if let Some(note) = &rung.note {
-        text += &format!("  {note}");
+        text += &format!("  {}", one_line(note));
     }
     text
 }
 
+/// A stranger's text (a file's name, a packet's comment) without line breaks: lines of its own could pass for those of the report.
+fn one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(['\n', '\r']) {
+        text.replace('\n', "\\n").replace('\r', "\\r").into()
+    } else {
+        text.into()
+    }
+}
+
 fn plural(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_has_no_lines_of_its_own() {
+        let said = |comment: &str| {
+            note(&Rung {
+                frame: 1,
+                time_ns: 0,
+                by_resetter: false,
+                flags: String::new(),
+                seq: 0,
+                ack: None,
+                len: 0,
+                window: None,
+                note: Some(comment.into()),
+            })
+        };
+        assert_eq!(said("slow\r\n1. aborted (certain)"), "  slow\\r\\n1. aborted (certain)");
+        assert_eq!(said("slow 1. aborted (certain)"), "  slow 1. aborted (certain)");
+    }
 }

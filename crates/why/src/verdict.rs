@@ -251,7 +251,7 @@ impl Judge<'_> {
         // What one side has not taken is lost, unless it is a farewell.
         let left = |from: &Side, to: &Side| to.late() > 0 || !f.delivered(from, to);
         let farewell = |from: &Side, to: &Side| f.only_farewell_left(from, to).is_some();
-        match (left(s, r), left(r, s)) {
+        match (left(s, r), left(r, s) || f.arrived().is_some()) {
             (false, false) => {}
             (sent, got) => return (!sent || farewell(s, r)) && (!got || farewell(r, s)),
         }

@@ -176,7 +176,7 @@ impl Read for Zstd {
                     frames.input.read_exact(&mut frames.magic)?;
                     if frames.magic == [0x28, 0xb5, 0x2f, 0xfd] {
                         frames.unread = 4;
-                        let decoder = StreamingDecoder::new(frames).map_err(invalid)?;
+                        let decoder = StreamingDecoder::new(frames).map_err(zstd_error)?;
                         *self = Self::Inside(Box::new(decoder));
                     } else if is_zstd(frames.magic) {
                         // A skippable frame: a length, and that many bytes of something else.
@@ -192,7 +192,7 @@ impl Read for Zstd {
                     }
                 }
                 Self::Inside(mut decoder) => {
-                    let read = decoder.read(out)?;
+                    let read = decoder.read(out).map_err(zstd_error)?;
                     if read > 0 || out.is_empty() {
                         *self = Self::Inside(decoder);
                         return Ok(read);
@@ -202,6 +202,23 @@ impl Read for Zstd {
             }
         }
     }
+}
+
+/// The library's error. It wraps the one that shows that the file ends early. The kind stays another than `UnexpectedEof`: what
+/// was decoded before is not all given out.
+fn zstd_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    let error = error.into();
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) {
+            return invalid("a zstd frame is not whole; the compressed file is cut off, copy it again");
+        }
+        // `source` of an `io::Error` leaves out the error that it wraps.
+        let wrapped = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause =
+            wrapped.map(|wrapped| wrapped as &(dyn std::error::Error + 'static)).or_else(|| inner.source());
+    }
+    invalid(error)
 }
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

@@ -271,6 +271,8 @@ fn compressed_files_that_end_early_say_so() {
             Ok(())
         });
         assert!(matches!(all, Err(ReadError::Io { .. } | ReadError::CutOff { .. })), "{program}: {all:?}");
+        let words = all.unwrap_err().to_string();
+        assert!(words.contains("cut off"), "{program}: {words}");
     }
 }
 

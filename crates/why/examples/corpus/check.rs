@@ -5,7 +5,7 @@ use linger_packet::Flags;
 use linger_why::{Claim, Evidence, Finding, Party};
 
 use crate::payload::{self, Http};
-use crate::trace::{Connection, Seen, Sent, at_or_after};
+use crate::trace::{Connection, Seen, Sent, at_or_after, latest};
 
 /// A sentence that the packets refute.
 #[derive(Debug)]
@@ -115,6 +115,14 @@ impl Checker<'_> {
                 holds(active, "it acknowledges nothing")?;
                 let span = u64::from(r.data_end().unwrap_or(0).wrapping_sub(reset.ack));
                 equal(span.min(r.bytes()), u64::from(*bytes))
+            }
+            Claim::ArrivedAfter => {
+                let later = self.packet(frame)?;
+                let new = r
+                    .data_end()
+                    .is_some_and(|end| later.data_end() != end && at_or_after(later.data_end(), end));
+                let refused = later.from == self.finding.to && later.frame > reset.frame && later.len > 0;
+                holds(refused && new, "no new data after it")
             }
             Claim::ServerSentNothing => {
                 let server = self.side_of_client(false).ok_or("the client is not known")?;
@@ -243,8 +251,11 @@ impl Checker<'_> {
         let Some(server) = self.side_of_client(false) else { return Ok(()) };
         let http = Http::of(server, false);
         let acked = self.acked(client).or(server.before.first().map(|seen| seen.seq)).unwrap_or(0);
-        let span = u64::from(server.data_end().unwrap_or(acked).wrapping_sub(acked));
-        let most = span.min(server.bytes()).max(http.missing_from(acked).map_or(0, u64::from));
+        let later = || server.after.iter().filter(|seen| seen.len > 0);
+        let end = latest(server.before.iter().copied().chain(later().copied()).map(|seen| seen.data_end()));
+        let span = u64::from(end.unwrap_or(acked).wrapping_sub(acked));
+        let after: u64 = later().map(|seen| u64::from(seen.len)).sum();
+        let most = span.min(server.bytes() + after).max(http.missing_from(acked).map_or(0, u64::from));
         holds(self.finding.lost_response_bytes.unwrap_or(0) <= most, "more than the client lacks")?;
         let sent: u64 = self.client_sent().iter().map(|seen| u64::from(seen.len)).sum();
         holds(

@@ -85,7 +85,7 @@ pub(crate) fn at_or_after(a: u32, b: u32) -> bool {
     a.wrapping_sub(b) < 1 << 31
 }
 
-fn latest(numbers: impl Iterator<Item = u32>) -> Option<u32> {
+pub(crate) fn latest(numbers: impl Iterator<Item = u32>) -> Option<u32> {
     numbers.reduce(|known, new| if at_or_after(new, known) { new } else { known })
 }
 
@@ -256,6 +256,13 @@ impl<'a> Connection<'a> {
             if first && !same && (another || over) || forgotten {
                 begin = at;
             }
+        }
+        let last = before[begin..].iter().rposition(|other| other.has(Flags::RST)).map(|at| begin + at);
+        if let Some(last) = last
+            && reset.time_ns > before[last].time_ns + 10_000_000_000
+            && !before[last..].iter().any(|other| other.has(Flags::SYN))
+        {
+            begin = before.len();
         }
         let (mut sender, mut receiver) = (Sent::default(), Sent::default());
         for seen in &before[begin..] {

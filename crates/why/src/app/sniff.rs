@@ -1,6 +1,6 @@
 //! Which protocol a stream begins with, and where the head of a message ends.
 
-use super::Protocol;
+use super::{HttpMessage, Protocol};
 
 /// Whether the head of a 101 response switches to WebSocket.
 pub(super) fn switches_to_web_socket(head: &[u8]) -> bool {
@@ -78,9 +78,9 @@ pub(super) fn sniff(bytes: &[u8]) -> Protocol {
         [1, 1, _, _, 0, 8, _, 0, ..] | [1, 3 | 6 | 7, 0, 1, ..] => {
             Protocol::FastCgi { ended: false, stdin_ended: false }
         }
-        _ if bytes.starts_with(b"HTTP/1.") => Protocol::Http { head: false, messages: 0 },
+        _ if bytes.starts_with(b"HTTP/1.") => Protocol::Http { message: HttpMessage::Plain, messages: 0 },
         _ if METHODS.iter().any(|method| bytes.starts_with(method)) && is_request_line(bytes) => {
-            Protocol::Http { head: false, messages: 0 }
+            Protocol::Http { message: HttpMessage::Plain, messages: 0 }
         }
         _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
         _ if bytes.starts_with(HTTP2_PREFACE) => Protocol::Http2 { goaway: false },

@@ -87,7 +87,7 @@ impl Claim {
                  later packet asks for it",
                 Window(window)
             ),
-            _ => f.write_str("no packet of the other side is in the capture"),
+            _ => f.write_str("the capture holds no packet of the other side, or none after an earlier reset"),
         }
     }
 
@@ -187,7 +187,7 @@ impl Claim {
                 let stdin = if stdin_ended { "its STDIN had ended" } else { "STDIN was still open" };
                 write!(f, "FastCGI: END_REQUEST was sent, {stdin}: records of the gateway lay unread")
             }
-            _ => f.write_str("the response was whole and acknowledged before it"),
+            _ => f.write_str("the response was whole and acknowledged by then"),
         }
     }
 
@@ -225,6 +225,9 @@ impl Claim {
             }
             Self::Undelivered(bytes) => {
                 write!(f, "{bytes} bytes of the response had not reached it, by its own acknowledgement")
+            }
+            Self::ArrivedAfter => {
+                f.write_str("data of the other side arrived after it, and nobody was there to read them")
             }
             Self::ServerSentNothing => f.write_str("the server had not begun to answer"),
             Self::StaleAnswer => f.write_str(
@@ -295,7 +298,7 @@ impl Claim {
                 write!(f, "the sender's FIN came after {} of silence", Duration(*nanoseconds))
             }
             Self::SynsUnanswered { count, nanoseconds } => {
-                write!(f, "{count} SYNs within {}, and nothing came back", Duration(*nanoseconds))
+                write!(f, "{count} SYNs within {}, and no TCP packet came back", Duration(*nanoseconds))
             }
             Self::OtherView(says) => f.write_str(says),
             Self::SentIn(tags) => write!(f, "it was sent in {tags}"),

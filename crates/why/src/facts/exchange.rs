@@ -3,6 +3,7 @@
 use super::{Facts, INITIAL_TTLS, Losses};
 use crate::app::Protocol;
 use crate::claim::{Claim, Farewell};
+use crate::reset::LatePayload;
 use crate::side::Side;
 
 impl Facts<'_> {
@@ -100,17 +101,33 @@ impl Facts<'_> {
             }
             _ => self.acknowledged_by(to, from),
         };
-        let whole = from.app.missing_after(from.next) == Some(0);
+        let (app, end) = match self.arrived() {
+            Some(arrived) if std::ptr::eq(from, self.receiver) => (arrived.app, arrived.end),
+            _ => (from.app, from.next),
+        };
+        let whole = app.missing_after(end) == Some(0);
         let goaway = || {
-            let both = to.app.farewell() == Some(Farewell::TlsAlert) && from.app.ends_with_goaway_size(taken);
+            let both = to.app.farewell() == Some(Farewell::TlsAlert) && app.ends_with_goaway_size(taken);
             both.then_some(Farewell::TlsAlert)
         };
-        from.app.farewell_from(taken).or_else(goaway).filter(|_| whole)
+        app.farewell_from(taken).or_else(goaway).filter(|_| whole)
     }
 
     /// Only a farewell came after the sender's FIN.
     pub(crate) fn farewell_after_fin(&self) -> Option<Farewell> {
         if self.sender.late() == 0 { None } else { self.only_farewell_left(self.receiver, self.sender) }
+    }
+
+    /// Payload of the other side that arrived after the reset, more than a farewell: its first packet.
+    pub(crate) fn arrived_after(&self) -> Option<u64> {
+        let arrived = self.arrived()?;
+        self.only_farewell_left(self.receiver, self.sender).is_none().then_some(arrived.frame)
+    }
+
+    /// Payload of the other side that arrived after the reset and was never acknowledged.
+    pub(crate) fn arrived(&self) -> Option<LatePayload> {
+        let taken = self.acknowledged_by(self.sender, self.receiver);
+        self.reset.after.arrived.filter(|arrived| taken.wrapping_sub(arrived.end) >= 1 << 31)
     }
 
     /// The bytes that never arrived, as far as this capture shows.
@@ -135,7 +152,13 @@ impl Facts<'_> {
         let declared = server.app.missing_after(at).filter(|_| server.app.is_http()).map_or(0, u64::from);
         let at = self.acknowledged_by(server, client);
         let request = u64::from(client.payload_after(at));
-        Losses { response: Some(under_way.max(declared)), request: Some(request) }
+        // Nobody reads what comes after a reset.
+        let after = self.arrived().map_or(0, |arrived| u64::from(arrived.bytes));
+        let (response, request) = match self.sender_is_client() {
+            Some(true) => (under_way + after, request),
+            _ => (under_way, request + after),
+        };
+        Losses { response: Some(response.max(declared)), request: Some(request) }
     }
 
     /// Whether the capture was taken at `side`: its packets have an initial TTL, those of the `other` side have been routed.

@@ -122,7 +122,10 @@ impl Judge<'_> {
             self.say(None, Claim::NobodySentAnything);
             return (Aborted, Likely, vec![Aborted, ClientGaveUp]);
         }
-        if f.exchange_complete() {
+        let arrived = f.arrived_after();
+        if let Some(frame) = arrived {
+            self.say(frame, Claim::ArrivedAfter);
+        } else if f.exchange_complete() {
             self.say(None, Claim::ExchangeWhole);
             return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, ClientGaveUp]);
         }
@@ -130,6 +133,8 @@ impl Judge<'_> {
         let undelivered = if f.active() { r.payload_after(f.reset.ack) } else { 0 };
         if undelivered > 0 {
             self.say(f.reset.at.frame, Claim::Undelivered(undelivered));
+        } else if arrived.is_some() {
+            // The client did not wait for the rest.
         } else if f.client_left_content() || !f.http_open() && s.app.farewell().is_some() {
             return self.client_had_all();
         } else if r.payload == 0 && f.whole() && !r.gap {

@@ -241,3 +241,17 @@ fn a_ladder_repeats_nothing() {
     let frames: Vec<_> = edge.findings()[0].ladder.iter().map(|rung| rung.frame).collect();
     assert_eq!(frames, [1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
 }
+
+#[test]
+fn a_long_connection_shows_its_latest_packets() {
+    // The count of packets takes one byte: just before it overflows, at it, and long after.
+    for packets in [240, 250, 251, 252, 253, 254, 260, 1_000] {
+        let flow = (0..packets).fold(flow().shake(), |flow, _| flow.bytes(Client, 1)).rst(Server);
+        let findings = flow.findings();
+        let frames: Vec<u64> = findings[0].ladder.iter().map(|rung| rung.frame).collect();
+        let reset = packets + 4;
+        let latest: Vec<u64> = (reset - 8..=reset).collect();
+        assert!(frames.ends_with(&latest[1..]), "{packets}: {frames:?}");
+        assert!(frames.is_sorted(), "{packets}: {frames:?}");
+    }
+}

@@ -3,6 +3,7 @@
 use crate::case::rule;
 use crate::flow::{Client, Flow, Server, flow};
 use crate::opening::refused_at;
+use crate::passive::record;
 use crate::{GET, response};
 
 fn asked() -> Flow {
@@ -90,5 +91,53 @@ fn bytes_on_their_way_to_the_client() {
             "client-gave-up likely lost:1",
         )
         .but("the server had not begun", &asked().rst(Client), "client-gave-up likely harmful lost:0")
+        .done();
+}
+
+#[test]
+fn data_that_arrives_after_the_reset() {
+    // The capture holds a reset of the client and then a packet of the server's that was on its way.
+    let of = |late: fn(Flow) -> Flow| {
+        late(flow().ports(40_000, 9_999).shake().bytes(Client, 20).bytes(Server, 700).ack(Client).rst(Client))
+    };
+    let alert = |flow: Flow| flow.data(Server, &record(21, 2));
+    let in_tls = |late: fn(Flow) -> Flow| {
+        late(
+            flow()
+                .ports(40_000, 443)
+                .shake()
+                .data(Client, &record(22, 20))
+                .data(Server, &record(23, 700))
+                .ack(Client),
+        )
+    };
+    rule("arrives after the reset")
+        .base(&of(|flow| flow.bytes(Server, 300)), "client-gave-up likely active harmful lost:300")
+        .but("nothing arrives", &of(|flow| flow), "aborted likely harmless lost:0")
+        .but("one byte", &of(|flow| flow.bytes(Server, 1)), "client-gave-up likely harmful lost:1")
+        .but("two packets", &of(|flow| flow.bytes(Server, 300).bytes(Server, 5)), "harmful lost:305")
+        .but("the same bytes again", &of(|flow| flow.again(Server)), "aborted likely harmless lost:0")
+        .but(
+            "the reset acknowledges them: they were captured out of order",
+            &of(|flow| flow.with(|p| p.ack += 300).bytes(Server, 300)),
+            "aborted likely harmless lost:0",
+        )
+        .but(
+            "the reset acknowledges all but one of them",
+            &of(|flow| flow.with(|p| p.ack += 299).bytes(Server, 300)),
+            "client-gave-up likely harmful lost:1",
+        )
+        .but("a FIN alone", &of(|flow| flow.fin(Server)), "aborted likely harmless")
+        .but("TLS: a farewell", &alert(in_tls(|flow| flow.rst(Client))), "aborted likely harmless lost:0")
+        .but(
+            "TLS: a farewell, and a record after it",
+            &alert(in_tls(|flow| flow.rst(Client))).data(Server, &record(23, 50)),
+            "client-gave-up likely harmful lost:62",
+        )
+        .but(
+            "TLS: a record",
+            &in_tls(|flow| flow.rst(Client)).data(Server, &record(23, 50)),
+            "client-gave-up likely harmful lost:55",
+        )
         .done();
 }

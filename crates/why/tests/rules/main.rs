@@ -18,6 +18,7 @@ mod opening;
 mod passive;
 mod places;
 mod protocols;
+mod proxies;
 mod records;
 mod series;
 mod timers;

@@ -176,6 +176,16 @@ fn one_direction_tells_the_form_alone() {
         )
         .but("an answer to a SYN", &flow().syn().refuse(Server).without(Client), "port-closed answer-to-syn")
         .but("a handshake's answer", &flow().syn().syn_ack().bare(Client).without(Server), "unknown possible")
+        .but(
+            "the other side reset it more than ten seconds before",
+            &idle().rst(Client).wait(10_001).rst(Server),
+            "unknown possible active harmful lost:? unread:?",
+        )
+        .but(
+            "the other side reset it less than ten seconds before",
+            &idle().rst(Client).wait(9_990).rst(Server),
+            "aborted likely active harmless",
+        )
         .done();
 }
 
