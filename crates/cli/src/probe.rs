@@ -1,5 +1,6 @@
 //! `linger probe`: does this server lose its responses?
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,7 +97,11 @@ impl ProbeArguments {
         config.repeat = self.repeat;
         config.hold = self.hold;
         let Some(path) = &self.payload else { return Ok(config) };
-        match std::fs::read(path) {
+        match payload(path) {
+            Ok(payload) if payload.len() as u64 > MOST_PAYLOAD => {
+                let text = format_args!("--payload: {} has more than {MOST_PAYLOAD} bytes", path.display());
+                Err(exit::fail(exit::BAD_USAGE, text))
+            }
             Ok(payload) if payload.is_empty() => {
                 Err(exit::fail(exit::BAD_USAGE, format_args!("--payload: {} is empty", path.display())))
             }
@@ -109,11 +114,24 @@ impl ProbeArguments {
     }
 }
 
+/// The longest request that is sent: as much as the longest response that is read. A device or a pipe need not end.
+const MOST_PAYLOAD: u64 = linger_probe::defaults::MOST;
+
+/// Reads a file as far as shows that it is too long.
+fn payload(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    let mut payload = Vec::new();
+    std::fs::File::open(path)?.take(MOST_PAYLOAD + 1).read_to_end(&mut payload)?;
+    Ok(payload)
+}
+
 /// Why nothing was asked, with what to do about it.
 fn refused(error: ProbeError) -> ExitCode {
     match error {
         ProbeError::NoPayload => {
             exit::fail(exit::BAD_USAGE, format_args!("{error}: name a file with --payload"))
+        }
+        ProbeError::LongPayload { .. } => {
+            exit::fail(exit::BAD_USAGE, format_args!("{error}: if it may be asked more, say --active"))
         }
         ProbeError::NotYours(_) => {
             let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");

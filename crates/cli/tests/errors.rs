@@ -65,6 +65,11 @@ fn files_that_cannot_be_used_are_named_with_what_to_do() {
     says("lab exec --server true --client true --pcap none/x", 3, "cannot write none/x: No such file");
     says("probe tcp://127.0.0.1:1 --payload none", 3, "cannot read none: No such file");
     says("probe tcp://127.0.0.1:1 --payload empty", 2, "--payload: empty is empty");
+    says(
+        "probe tcp://127.0.0.1:1 --payload /dev/zero",
+        2,
+        "--payload: /dev/zero has more than 16777216 bytes",
+    );
     says("fcgi get 127.0.0.1:1 /x --body none", 3, "cannot read none: No such file");
     says("fcgi serve --root none --listen 127.0.0.1:0", 3, "cannot serve none: No such file");
     says("fcgi serve --root text --listen 127.0.0.1:0", 3, "cannot serve text: Not a directory");

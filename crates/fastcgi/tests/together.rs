@@ -243,6 +243,17 @@ fn strangers_are_turned_away() {
 }
 
 #[test]
+fn an_address_is_the_same_in_either_spelling() {
+    for (allowed, admitted) in [("127.0.0.1", true), ("::ffff:127.0.0.1", true), ("::ffff:127.0.0.2", false)]
+    {
+        let mut config = Config::default();
+        config.allowed = Some(vec![allowed.parse().unwrap()]);
+        let running = Running::start(config, sized);
+        assert_eq!(client(&running, false).send(call(0, None, 0)).is_ok(), admitted, "{allowed}");
+    }
+}
+
+#[test]
 fn resting_connections_keep_nobody_waiting_and_a_stop_ends_them() {
     let mut config = Config::default();
     config.connections = 1;

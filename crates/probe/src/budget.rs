@@ -16,7 +16,7 @@ pub struct Cost {
     pub connections: u64,
     /// Whether some of the requests are POST. Others are GET, which may have a body as well.
     pub posts: bool,
-    /// Bytes of request bodies and of what follows them, in all.
+    /// Bytes of request bodies and of what follows them, in all; of a `tcp://` target, those of the requests, too.
     pub sent: u64,
     /// How many connections are held open at once while nothing is asked on them.
     pub held: u64,
@@ -33,7 +33,13 @@ pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
     // Three more requests of a kind tell the lengths of responses without framing.
     let (times, learnt) = (u64::from(config.repeat.max(1)), 3);
     let body = body(config, active) as u64;
-    let cost = |connections, posts, sent, held| Cost { connections, posts, sent, held };
+    let payload = config.payload.len() as u64;
+    let cost = |connections: u64, posts, sent: u64, held| Cost {
+        connections,
+        posts,
+        sent: sent.saturating_add(connections.saturating_mul(payload)),
+        held,
+    };
     match check {
         Check::LargeResponse => cost(times + learnt, false, 0, 0),
         Check::UnreadBody if active => cost(4 * (times + learnt), true, 2 * (times + learnt) * (body + 8), 0),

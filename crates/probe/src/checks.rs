@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 
-use crate::budget::{self, Cost, PIPELINED, Spent, cost, is_quiet};
+use crate::budget::{self, Cost, PIPELINED, QUIET, Spent, cost, is_quiet};
 use crate::config::ProbeConfig;
 use crate::counters::CounterSource;
 use crate::dialect::{Dialect, RequestShape};
@@ -127,16 +127,21 @@ fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, 
         Some(Err(error)) => (None, Some(error)),
         None => (None, None),
     };
+    let active = config.active.unwrap_or_else(|| is_here(&address));
+    let mut config = config.clone();
+    if !active {
+        config.most = config.most.min(QUIET);
+    }
     let prober = Prober {
-        active: config.active.unwrap_or_else(|| is_here(&address)),
+        active,
         address,
         tls_host: (target.scheme == Scheme::Https).then(|| target.host.clone()),
         dialect: Dialect::new(target, &config.payload, &config.user_agent),
-        config: config.clone(),
         counters,
         witness,
         plain: Duration::from_millis(50),
         expected: config.expect,
+        config,
         model: Model::default(),
         spent: Spent::default(),
     };
@@ -205,6 +210,7 @@ type Variant<'a> = dyn Fn(&Prober) -> io::Result<CheckFinding> + 'a;
 /// Asks each variant as often as configured, and keeps the worst answer. A variant sends at most `body` bytes after its head.
 fn worst(prober: &Prober, check: Check, body: usize, variants: &[&Variant<'_>]) -> CheckFinding {
     let mut findings = Vec::new();
+    let body = body + prober.config.payload.len();
     for variant in variants {
         for _ in 0..prober.config.repeat.max(1) {
             if !prober.active && !prober.spent.leaves(body as u64, prober.expected.unwrap_or(0)) {

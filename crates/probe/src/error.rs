@@ -68,6 +68,14 @@ pub enum ProbeError {
     /// [`own_server`](crate::ProbeConfig::own_server) is not set.
     #[error("{0} is neither loopback nor private, and hostile questions are for a server of one's own")]
     NotYours(String),
+    /// The payload alone is more than a probe that is not active may send.
+    #[error("the request has {bytes} bytes, and of a server that others use, too, at most {most} are spent")]
+    LongPayload {
+        /// The length of the request.
+        bytes: usize,
+        /// The bound ([`QUIET`](crate::QUIET)).
+        most: u64,
+    },
     /// `tcp://` without a payload.
     #[error("tcp:// needs the bytes of a request")]
     NoPayload,

@@ -11,7 +11,7 @@ use crate::seen::{ConnectionEnd, TrialResult};
 
 /// Judges the result of a trial with the request `ask`, of which the response should have arrived completely.
 pub(crate) fn judge(prober: &Prober, check: Check, ask: RequestShape, mut seen: TrialResult) -> CheckFinding {
-    if seen.unframed {
+    if seen.unframed && !seen.is_endless {
         measure(&mut seen, lengths(prober, ask));
         // Shorter than ever before: a response may have another length each time.
         if seen.ended == ConnectionEnd::Closed

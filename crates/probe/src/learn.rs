@@ -1,5 +1,6 @@
 //! Learns from plain requests what a valid response is, before anything is judged.
 
+use crate::budget::QUIET;
 use crate::dialect::RequestShape;
 use crate::error::ProbeError;
 use crate::model::Lengths;
@@ -16,16 +17,27 @@ pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Optio
     let no_answer = |reason: String| ProbeError::NoAnswer { target: target.to_owned(), reason };
     let mut best: Option<TrialResult> = None;
     let mut lengths: Option<Lengths> = None;
+    let request = prober.dialect.request(RequestShape::GET);
     for _ in 0..READINGS {
+        if !prober.may_send(request.len()) {
+            if best.is_some() {
+                break;
+            }
+            return Err(ProbeError::LongPayload { bytes: request.len(), most: QUIET });
+        }
         let connect = |source| ProbeError::Connect { target: target.to_owned(), source };
         let mut trial = Trial::open(prober, false).map_err(connect)?;
-        trial.queue(&prober.dialect.request(RequestShape::GET));
+        trial.queue(&request);
         trial.send(prober.config.patience);
         trial.read(Until::Complete, prober.config.patience);
         if let Some(opening) = trial.not_understood() {
             return Err(ProbeError::NotThisProtocol { target: target.to_owned(), opening });
         }
         let seen = trial.finish();
+        // What the budget cuts after the first reading is no length, and the first is known.
+        if seen.is_endless && best.is_some() && prober.room() == 0 {
+            break;
+        }
         if seen.is_endless || seen.expected.is_some_and(|expected| expected > prober.config.most) {
             return Err(ProbeError::TooLong {
                 target: target.to_owned(),
@@ -79,12 +91,16 @@ pub(crate) fn learn_again(prober: &Prober, ask: RequestShape) -> Option<Lengths>
 
 fn read(prober: &Prober, ask: RequestShape, known: Option<Lengths>) -> Option<Lengths> {
     let (mut lengths, mut longest) = (known, None);
+    let request = prober.dialect.request(ask);
     for _ in 0..READINGS {
+        if !prober.may_send(request.len()) || prober.room() == 0 {
+            break;
+        }
         let Ok(mut trial) = Trial::open(prober, false) else { continue };
-        trial.queue(&prober.dialect.request(ask));
+        trial.queue(&request);
         trial.read(Until::Closed, prober.config.patience);
         let seen = trial.finish();
-        if seen.got == 0 || prober.model.is_unlike(seen.status) {
+        if seen.got == 0 || seen.is_endless || prober.model.is_unlike(seen.status) {
             continue;
         }
         longest = longest.max(Some(seen.got));

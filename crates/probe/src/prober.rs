@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
-use crate::budget::Spent;
+use crate::budget::{QUIET, Spent};
 use crate::config::ProbeConfig;
 use crate::counters::CounterSource;
 use crate::dialect::Dialect;
@@ -31,6 +31,16 @@ pub(crate) struct Prober {
 }
 
 impl Prober {
+    /// How many bytes may still be read. What a response announces, or was before, is no bound: the next may be longer.
+    pub(crate) fn room(&self) -> u64 {
+        if self.active { u64::MAX } else { QUIET.saturating_sub(self.spent.so_far().2) }
+    }
+
+    /// Whether a request of so many bytes may be sent.
+    pub(crate) fn may_send(&self, bytes: usize) -> bool {
+        self.active || self.spent.leaves(bytes as u64, 0)
+    }
+
     /// Long enough for a packet that is sent right after another to arrive.
     pub(crate) fn moment(&self) -> Duration {
         (self.plain * 2).clamp(Duration::from_millis(50), Duration::from_secs(1))

@@ -139,7 +139,7 @@ impl<'p> Trial<'p> {
     }
 
     /// Reads, and sends what is still queued, until the end given by `until`, until no byte moves for `patience`, or until the
-    /// response has become longer, or has taken longer, than the configuration allows.
+    /// response has become longer, or has taken longer, than the configuration allows, or all is read that a quiet probe may read.
     pub(crate) fn read(&mut self, until: Until, patience: Duration) {
         self.wire.widen();
         let mut buffer = [0; 64 << 10];
@@ -155,7 +155,12 @@ impl<'p> Trial<'p> {
             if sending && events.contains(PollFlags::OUT) {
                 self.write_some();
             }
-            match self.wire.read(&mut buffer) {
+            let room = buffer.len().min(usize::try_from(self.prober.room()).unwrap_or(usize::MAX));
+            if room == 0 {
+                self.is_endless = !self.framing.complete;
+                return;
+            }
+            match self.wire.read(&mut buffer[..room]) {
                 Ok(0) => self.ended = Some(self.after_the_end()),
                 Ok(got) => {
                     self.prober.spent.received(got);

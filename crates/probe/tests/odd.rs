@@ -256,3 +256,67 @@ fn every_address_of_a_name_is_tried() {
         assert_eq!(answer(&url, Check::LargeResponse).0, CheckAnswer::Keeps);
     });
 }
+
+/// Asks a server on loopback as if others used it, too.
+fn quiet(only: &[Check]) -> ProbeConfig {
+    let mut quiet = config(only);
+    quiet.active = Some(false);
+    quiet
+}
+
+#[test]
+fn a_quiet_probe_reads_no_more_than_it_said_whatever_comes() {
+    sandboxed(|| {
+        let endless = serve(|stream, _, _| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while stream.write_all(&[b'e'; 65_536]).is_ok() {}
+        });
+        let read = |config: &ProbeConfig| match ask(&endless, config).unwrap_err() {
+            ProbeError::TooLong { bytes, most, .. } => (bytes, most),
+            error => panic!("{error}"),
+        };
+        let (bytes, most) = read(&quiet(&[]));
+        assert!(bytes <= QUIET && most == QUIET, "{bytes} of {most}");
+        // Of a server on this host more is read.
+        assert!(read(&config(&[])).0 > QUIET);
+
+        // The plain response is short, and each later one would be more than the budget.
+        let grows = serve(|stream, number, _| {
+            respond(stream, "200 OK", "", if number == 0 { 70_000 } else { 4 << 20 });
+        });
+        let report = ask(&grows, &quiet(&[Check::LargeResponse])).unwrap();
+        assert!(report.received_bytes <= QUIET, "{}", report.received_bytes);
+        let finding = report.of(Check::LargeResponse).unwrap();
+        assert_eq!(finding.answer, CheckAnswer::CannotTell, "{}", finding.sentence);
+        let report = ask(&grows, &config(&[Check::LargeResponse])).unwrap();
+        assert_eq!(report.of(Check::LargeResponse).unwrap().answer, CheckAnswer::Keeps);
+    });
+}
+
+#[test]
+fn a_payload_counts_for_what_a_quiet_probe_sends() {
+    sandboxed(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("tcp://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    let _ = stream.write_all(&[b'r'; 70_000]);
+                    close_well(&mut stream);
+                });
+            }
+        });
+        let mut quiet = quiet(&[Check::LargeResponse]);
+        quiet.payload = vec![b'p'; 400_000];
+        let report = ask(&url, &quiet).unwrap();
+        assert!(report.sent_bytes <= QUIET && report.connections == 2, "{report:#?}");
+        let costs = will_ask(&url.parse().unwrap(), &quiet).unwrap();
+        assert!(costs.iter().all(|(_, cost)| cost.is_some_and(|cost| cost.sent >= 400_000)), "{costs:?}");
+        quiet.payload = vec![b'p'; QUIET as usize];
+        let error = ask(&url, &quiet).unwrap_err();
+        assert!(matches!(error, ProbeError::LongPayload { most: QUIET, .. }), "{error}");
+        quiet.active = Some(true);
+        assert!(ask(&url, &quiet).is_ok());
+    });
+}

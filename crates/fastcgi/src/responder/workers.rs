@@ -4,6 +4,7 @@
 //! thread waits in its place. No connection moves between threads.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 
@@ -148,7 +149,9 @@ fn accept(listener: &Socket, stop: &StopResponder) -> io::Result<Option<Socket>>
 fn admitted(stream: Socket, config: &Config) -> Option<Socket> {
     let Some(allowed) = &config.allowed else { return Some(stream) };
     let peer = stream.peer_addr().ok()?.as_socket();
-    peer.is_none_or(|peer| allowed.contains(&peer.ip().to_canonical())).then_some(stream)
+    // An IPv4 address may be written as an IPv6 one (RFC 4291 section 2.5.5.2), in the list as well as by the kernel.
+    let is_allowed = |peer: IpAddr| allowed.iter().any(|one| one.to_canonical() == peer.to_canonical());
+    peer.is_none_or(|peer| is_allowed(peer.ip())).then_some(stream)
 }
 
 fn lock<'a, H>(pool: &'a Pool<'_, H>) -> MutexGuard<'a, Count> {
