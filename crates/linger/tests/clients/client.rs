@@ -104,9 +104,10 @@ impl Client {
                 script(node.arg(source("clients.mjs")).arg(name), run)
             }
             Self::Go => script(&mut Command::new(peers().join("clients/go")), run),
-            Self::Java => {
+            // java says of a class that is not there what it says of a program that fails.
+            Self::Java => peers().join("clients/Client.class").metadata().and_then(|_| {
                 script(Command::new("java").arg("-cp").arg(peers().join("clients")).arg("Client"), run)
-            }
+            }),
             Self::Reqwest => script(&mut Command::new(peers().join("clients/reqwest")), run),
         };
         match output {
