@@ -68,7 +68,9 @@ impl Arguments {
     fn run(self) -> ExitCode {
         self.verbosity.start();
         // Not for the supervisor: systemd's watchdog sends SIGABRT to it and expects a core dump.
-        if !matches!(self.verb, Verb::Run(_)) {
+        if matches!(self.verb, Verb::Run(_)) {
+            memory::name_threads_without_room(|| {});
+        } else {
             memory::prepare();
             // SIGXFSZ would kill the program at a write beyond `ulimit -f`, and leave the temporary file behind.
             let _ = interrupt::outlive_file_limit();

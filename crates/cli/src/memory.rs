@@ -22,16 +22,21 @@ pub(crate) fn prepare() {
         exit::NOT_POSSIBLE_HERE.into(),
         is_memory.clone(),
     );
+    name_threads_without_room(move || is_memory.store(false, Ordering::Relaxed));
+}
+
+/// Ends the program in order if a new thread has no room for its signal stack: std panics before the thread's code runs, and
+/// without memory that panic aborts. Calls `defect` at every other panic.
+pub(crate) fn name_threads_without_room(defect: impl Fn() + Send + Sync + 'static) {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        // A new thread has no room for its signal stack, and std panics before the thread's code runs.
         let told = info.payload().downcast_ref::<String>();
         if told.is_some_and(|told| told.starts_with("failed to allocate an alternative stack")) {
             let error = io::ErrorKind::OutOfMemory.into();
             exit::io("cannot start a thread", &error);
             std::process::exit(exit::NOT_POSSIBLE_HERE.into());
         }
-        is_memory.store(false, Ordering::Relaxed);
+        defect();
         usual(info);
     }));
 }
