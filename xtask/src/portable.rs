@@ -23,7 +23,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     for features in ["--no-default-features", "--all-features"].into_iter().filter(|_| !targets.is_empty()) {
         call(cargo(&["check", "--quiet", "--lib", features]).args(&targets).args(CRATES))?;
     }
-    call(as_elsewhere(&["test", "--quiet", "--lib", "--all-features", "--package", "linger"]))?;
+    call(&mut as_elsewhere(&["test", "--quiet", "--lib", "--all-features", "--package", "linger"]))?;
     // Some of these fork, and a child has the fds of every other thread's test until it ends: one test at a time.
     let sys =
         ["test", "--quiet", "--lib", "--all-features", "--package", "linger-sys", "--", "--test-threads=1"];
