@@ -6,6 +6,9 @@
 mod words;
 
 use std::fmt;
+use std::net::IpAddr;
+
+use linger_packet::IcmpProblem;
 
 /// One end of a connection, as a sentence names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,6 +315,57 @@ pub enum Claim {
         count: u16,
         /// From the first to the last.
         nanoseconds: u64,
+    },
+    /// An ICMP error about the connection's segments.
+    Icmp {
+        /// What it says.
+        problem: IcmpProblem,
+        /// Who sent it.
+        reporter: IpAddr,
+    },
+    /// The server's FIN came so many bytes before the end of the response, by its Content-Length.
+    ClosedShort(u32),
+    /// The server's FIN came before the last chunk.
+    ClosedInChunks,
+    /// The server's FIN came so many bytes before the end of a TLS record.
+    RecordCut(u32),
+    /// FastCGI: the FIN came before END_REQUEST.
+    ClosedBeforeEndRequest,
+    /// The server's FIN came before the request was whole: so many bytes of it were still to come.
+    RequestCut(u32),
+    /// The server's FIN came before the last chunk of the request.
+    RequestCutInChunks,
+    /// The server's FIN came in place of a response to a whole request.
+    ClosedUnanswered,
+    /// The frame is the client's FIN, sent before the server's.
+    ClientClosedFirst,
+    /// The next request, of so many bytes, crossed the server's FIN, and every one before had its response.
+    CrossedByRequest(u32),
+    /// No data was sent for this long before the server's FIN.
+    RestedBeforeFin {
+        /// The silence.
+        nanoseconds: u64,
+    },
+    /// The window of this finding's sender stayed closed, and was asked for.
+    WindowStuck {
+        /// Probes that asked for it, the last ones.
+        probes: u16,
+        /// Since the first packet that announced the closed window, or since the first of the last ones.
+        nanoseconds: u64,
+    },
+    /// The first segment that is not acknowledged was sent again, the last times within this time.
+    SentAgain {
+        /// Bytes of the longest of them.
+        bytes: u32,
+        /// How many.
+        count: u16,
+        /// From the first to the last.
+        nanoseconds: u64,
+    },
+    /// No segment of this side with as many bytes was ever acknowledged, while its short packets arrive.
+    NoneSoLongTaken {
+        /// Bytes of the lost segment.
+        bytes: u32,
     },
     /// What another capture of the same connection shows.
     OtherView(String),

@@ -3,7 +3,7 @@
 //! "Connection reset by peer" has a dozen causes, and one capture decides between some of them only. An
 //! [`Analyzer`] takes the packets of a capture in one pass and gives a [`Finding`] for each connection that was
 //! reset: what the wire proves ([`Class`]), why it was sent ([`Cause`]) and how sure that is ([`Confidence`]),
-//! or which causes remain and what would decide between them.
+//! or which causes remain and what would decide between them. Connections that failed without a reset are findings too.
 //!
 //! [`examine`] does that for a file, [`compare`] sets several captures of the same connections against each other,
 //! [`Groups`] joins the resets of one process, listener or firewall, and [`text`] and [`html`] write what an
@@ -20,6 +20,7 @@ mod clock;
 mod connection;
 mod counts;
 mod facts;
+mod failed;
 mod finding;
 mod flow;
 mod group;
@@ -40,7 +41,6 @@ mod surroundings;
 mod table;
 pub mod text;
 mod timeouts;
-mod unanswered;
 mod verdict;
 
 pub use advice::{Alike, Capture, Host, NextEvidence, Remedy, Tools};

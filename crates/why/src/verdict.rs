@@ -134,7 +134,13 @@ impl Judge<'_> {
             Class::PassiveAfterFin => self.after_own_fin(),
             Class::PassiveBeforeAck => self.before_ack(),
             Class::PassiveAfterData => self.no_memory(),
-            Class::Active | Class::ActiveAfterFin | Class::Foreign | Class::Unanswered => self.active(),
+            Class::Active
+            | Class::ActiveAfterFin
+            | Class::Foreign
+            // The classes without a reset do not come here.
+            | Class::Unanswered
+            | Class::ClosedEarly
+            | Class::Stalled => self.active(),
         }
     }
 

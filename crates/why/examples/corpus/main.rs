@@ -7,6 +7,7 @@
 
 mod check;
 mod check_course;
+mod check_failed;
 mod check_sender;
 mod payload;
 mod trace;

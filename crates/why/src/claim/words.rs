@@ -57,6 +57,20 @@ impl fmt::Display for Claim {
             | Self::RequestsUnanswered(_)
             | Self::FastCgiUnread { .. }
             | Self::ExchangeWhole => self.application(f),
+            Self::Icmp { .. }
+            | Self::ClosedShort(_)
+            | Self::ClosedInChunks
+            | Self::RecordCut(_)
+            | Self::ClosedBeforeEndRequest
+            | Self::RequestCut(_)
+            | Self::RequestCutInChunks
+            | Self::ClosedUnanswered
+            | Self::ClientClosedFirst
+            | Self::CrossedByRequest(_)
+            | Self::RestedBeforeFin { .. }
+            | Self::WindowStuck { .. }
+            | Self::SentAgain { .. }
+            | Self::NoneSoLongTaken { .. } => self.failure(f),
             _ => self.course(f),
         }
     }
@@ -191,6 +205,62 @@ impl Claim {
         }
     }
 
+    /// What shows a failure without a reset.
+    fn failure(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Icmp { problem, reporter } => write!(f, "ICMP from {reporter}: {problem}"),
+            Self::ClosedShort(bytes) => {
+                write!(
+                    f,
+                    "HTTP: the server closed {bytes} bytes before the end of the response by its Content-Length"
+                )
+            }
+            Self::ClosedInChunks => {
+                f.write_str("HTTP: the server closed before the last chunk of the response")
+            }
+            Self::RecordCut(bytes) => {
+                write!(f, "TLS: the server closed {bytes} bytes before the end of a record")
+            }
+            Self::ClosedBeforeEndRequest => {
+                f.write_str("FastCGI: the application closed and had sent no END_REQUEST")
+            }
+            Self::RequestCut(bytes) => write!(
+                f,
+                "HTTP: the server closed while {bytes} bytes of the request were still to come, and sent no response"
+            ),
+            Self::RequestCutInChunks => f.write_str(
+                "HTTP: the server closed before the last chunk of the request, and sent no response",
+            ),
+            Self::ClosedUnanswered => {
+                f.write_str("the request had arrived whole, and the server closed without a response to it")
+            }
+            Self::ClientClosedFirst => f.write_str("the client had ended its side before"),
+            Self::CrossedByRequest(bytes) => write!(
+                f,
+                "the server closed with every earlier request answered, and does not acknowledge the next one: {bytes} \
+                 bytes, which crossed the FIN"
+            ),
+            Self::RestedBeforeFin { nanoseconds } => {
+                write!(f, "the connection had rested for {} by then", Duration(*nanoseconds))
+            }
+            Self::WindowStuck { probes, nanoseconds } => write!(
+                f,
+                "the window stayed closed for the last {}, while {probes} probes asked for it",
+                Duration(*nanoseconds)
+            ),
+            Self::SentAgain { bytes, count, nanoseconds } => write!(
+                f,
+                "the first segment without an acknowledgement, {bytes} bytes, was sent again {count} times in the last {}",
+                Duration(*nanoseconds)
+            ),
+            Self::NoneSoLongTaken { bytes } => write!(
+                f,
+                "no segment of {bytes} bytes or more was ever acknowledged, and short packets of the same side arrive"
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// What the course of the connection shows.
     fn course(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -298,7 +368,7 @@ impl Claim {
                 write!(f, "the sender's FIN came after {} of silence", Duration(*nanoseconds))
             }
             Self::SynsUnanswered { count, nanoseconds } => {
-                write!(f, "{count} SYNs within {}, and no TCP packet came back", Duration(*nanoseconds))
+                write!(f, "{count} SYNs within {}, and no answer to them came back", Duration(*nanoseconds))
             }
             Self::OtherView(says) => f.write_str(says),
             Self::SentIn(tags) => write!(f, "it was sent in {tags}"),
