@@ -12,6 +12,7 @@ use crate::failed::{Look, ReportedError};
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
+use crate::names::Names;
 use crate::places::Places;
 use crate::record::At;
 use crate::reset::RecordedReset;
@@ -73,6 +74,7 @@ pub struct Analyzer {
     comments: HashMap<u64, String>,
     layers: BTreeMap<Layer, u64>,
     reported: HashMap<FlowKey, ReportedError>,
+    names: Names,
 }
 
 impl Analyzer {
@@ -90,6 +92,7 @@ impl Analyzer {
             comments: HashMap::new(),
             layers: BTreeMap::new(),
             reported: HashMap::new(),
+            names: Names::default(),
         }
     }
 
@@ -250,6 +253,9 @@ impl Analyzer {
             flow.connection.paths[dir] = path;
         }
         let step = flow.observe(segment, dir, at);
+        if Names::begins(&flow.connection, dir, segment.payload_len) {
+            self.names.note(flow.connection.key, at.frame, segment.payload);
+        }
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
         });
@@ -339,7 +345,7 @@ impl Analyzer {
         let look = Look { connection, listener: &listener, icmp: icmp.as_ref() };
         let Some(failed) = look.failed() else { return };
         let path = self.places.path(connection.paths[failed.by]);
-        let mut finding = look.finding(failed);
+        let mut finding = look.finding(failed, self.names.of(connection));
         (finding.tags, finding.numbers.network) = (path.to_string(), path.network());
         self.files.localise(&mut finding);
         self.ready.push(finding);
@@ -356,9 +362,8 @@ impl Analyzer {
         let served = if listener == from { reset.by } else { 1 - reset.by };
         let network = self.places.network(&reset.connection, served);
         let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, network)));
-        if let Some(says) = facts.application() {
-            verdict.evidence.push(Evidence { frame: None, says });
-        }
+        let said = facts.application().into_iter().chain(facts.asked_for(self.names.of(&reset.connection)));
+        verdict.evidence.extend(said.map(|says| Evidence { frame: None, says }));
         let path = self.places.path(reset.connection.paths[reset.by]);
         if !path.is_plain() {
             let says = Claim::SentIn(path.to_string());

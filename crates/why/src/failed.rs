@@ -11,6 +11,7 @@ use crate::connection::ObservedConnection;
 use crate::facts::Facts;
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::key::Dir;
+use crate::names::AskedName;
 use crate::record::{Record, Since};
 use crate::reset::RecordedReset;
 use crate::side::Fin;
@@ -119,12 +120,15 @@ impl Look<'_> {
     }
 
     /// The finding of it.
-    pub(crate) fn finding(&self, failed: Failed) -> Finding {
+    pub(crate) fn finding(&self, mut failed: Failed, name: Option<AskedName<&str>>) -> Finding {
         let connection = self.connection;
         let [from, to] = [connection.key.end(failed.by), connection.key.end(1 - failed.by)];
         let frame = self.frame(failed.frame);
         let cause = failed.candidates.first().copied().unwrap_or(Cause::Unknown);
         let stand_in = RecordedReset::none(connection.clone(), failed.by);
+        let facts = Facts::new(&stand_in);
+        failed.evidence.extend(facts.asked_for(name).map(|says| Evidence { frame: None, says }));
+        failed.evidence.extend(facts.alerts().map(|says| Evidence { frame: None, says }));
         Finding {
             file: String::new(),
             interface: connection.key.interface(),
@@ -146,7 +150,7 @@ impl Look<'_> {
             further_resets: 0,
             silence_ns: None,
             age_ns: Some(failed.since),
-            ladder: Facts::new(&stand_in).course(),
+            ladder: facts.course(),
             ttl: connection.sides[failed.by].ttl[0],
             tags: String::new(),
             numbers: Numbers {

@@ -37,14 +37,14 @@ pub(crate) fn summary(groups: &[Group]) -> String {
         groups.iter().filter(|group| group.harmless == harmless).map(|group| group.connections).sum()
     };
     let (harmful, harmless) = (connections(false), connections(true));
-    let silent: u64 =
-        groups.iter().filter(|group| group.cause == Cause::NoAnswer).map(|group| group.connections).sum();
-    let unanswered = if silent == 0 { String::new() } else { format!(" {silent} got no answer.") };
+    let failed = |group: &&Group| !group.example.class.is_reset();
+    let silent: u64 = groups.iter().filter(failed).map(|group| group.connections).sum();
+    let unanswered = if silent == 0 { String::new() } else { format!(" {silent} failed without a reset.") };
     let harmful = harmful - silent;
     if harmful + harmless == 0 {
         return format!("No connection was reset.{unanswered}");
     }
-    let findings = groups.iter().filter(|group| !group.harmless && group.cause != Cause::NoAnswer).count();
+    let findings = groups.iter().filter(|group| !group.harmless && !failed(group)).count();
     format!(
         "{harmful} {} harmfully, in {}; {harmless} harmlessly.{unanswered}",
         if harmful == 1 { "connection was reset" } else { "connections were reset" },

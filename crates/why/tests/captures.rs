@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use linger_packet::capture::{self, CaptureReader};
 use linger_packet::{LinkType, Segment, pcapng};
-use linger_why::{AnalyzerLimits, Cause, Confidence, Finding, compare, examine_reader};
+use linger_why::{AnalyzerLimits, Cause, Confidence, Finding, Rule, compare, examine_reader};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -91,6 +91,7 @@ fn mark(finding: &Finding, label: &Label, place: &str) -> Mark {
 #[test]
 fn every_cause_is_named_or_honestly_undecided() {
     let (mut decidable, mut named, mut complaints) = (0, 0, Vec::new());
+    let mut right = BTreeMap::<String, u16>::new();
     for (name, label) in labels() {
         for place in PLACES {
             let findings = findings(&capture_of(&name, place));
@@ -111,6 +112,9 @@ fn every_cause_is_named_or_honestly_undecided() {
                 );
                 println!("{what}");
                 let mark = mark(finding, &label, place);
+                if mark == Mark::Right {
+                    *right.entry(format!("{}/{}", finding.cause, finding.class)).or_default() += 1;
+                }
                 if mark == Mark::Wrong {
                     complaints.push(format!("wrong: {what}"));
                 }
@@ -130,7 +134,9 @@ fn every_cause_is_named_or_honestly_undecided() {
             }
         }
     }
-    println!("{named} of {decidable} decidable resets named");
+    println!("{named} of {decidable} decidable resets named, {right:?}");
+    let table = Rule::all().iter().filter(|rule| rule.labelled > 0).map(|rule| (rule.name(), rule.labelled));
+    assert_eq!(table.collect::<BTreeMap<_, _>>(), right, "the numbers in src/rules.rs");
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
     assert!(decidable >= 75 && named * 10 >= decidable * 9, "{named} of {decidable}");
 }

@@ -34,6 +34,20 @@ impl Checker<'_> {
                 let ends = [self.finding.from, self.finding.to];
                 holds(ends.contains(&error.source) && ends.contains(&error.destination), "another connection")
             }
+            Claim::Alert(party, alert) => {
+                let end = if party.is_resetter { self.finding.from } else { self.finding.to };
+                let all = self.all_from(end);
+                let side = if self.finding.class.is_reset() { self.side(*party) } else { &all };
+                equal(payload::last_alert(side), Some(*alert))
+            }
+            Claim::ServerName(name) => {
+                let (client, _) = self.both()?;
+                let (_, bytes) = client.stream();
+                let hello = bytes.starts_with(&[22, 3]);
+                let named = bytes.windows(name.len()).any(|part| part == name.as_bytes());
+                holds(hello && named, "no ClientHello with that name")
+            }
+            Claim::Request { method, host, status } => self.request(method, host.as_deref(), *status),
             Claim::WindowStuck { probes, nanoseconds } => self.stuck(*probes, *nanoseconds),
             Claim::SentAgain { bytes, count, nanoseconds } => self.again(*bytes, *count, *nanoseconds),
             Claim::NoneSoLongTaken { bytes } => {
@@ -45,6 +59,21 @@ impl Checker<'_> {
             }
             other => self.closed_early(other, frame),
         }
+    }
+
+    /// The last request and the last response before the reset, or of all.
+    fn request(&self, method: &str, host: Option<&str>, status: Option<u16>) -> Proof {
+        let (all_client, all_server) = self.both()?;
+        let reset = self.finding.class.is_reset();
+        let client = self.side_of_client(true).filter(|_| reset).unwrap_or(&all_client);
+        let server = self.side_of_client(false).filter(|_| reset).unwrap_or(&all_server);
+        let (asked, answered) = (Http::of(client, true), Http::answers(server, client));
+        equal(asked.last.split(' ').next(), Some(&*method.to_lowercase()))?;
+        if let Some(status) = status {
+            equal(answered.last.split(' ').nth(1), Some(&*status.to_string()))?;
+        }
+        let text = String::from_utf8_lossy(&client.stream().1).into_owned();
+        holds(host.is_none_or(|host| text.contains(host)), "another host")
     }
 
     /// What the server's FIN left unsaid.

@@ -10,6 +10,8 @@ pub(crate) struct Http {
     pub(crate) messages: u32,
     pub(crate) chunked: bool,
     pub(crate) until_close: bool,
+    /// The first line of its last message, in lower case.
+    pub(crate) last: String,
     /// Which requests are HEAD.
     heads: Vec<bool>,
     /// Where its heads begin.
@@ -49,6 +51,7 @@ impl Http {
             let head_only = response && heads.get(http.messages as usize) == Some(&true);
             http.messages += u32::from(!interim);
             http.heads.push(text.starts_with("head "));
+            http.last = text.lines().next().unwrap_or("").to_owned();
             http.starts.push(start.wrapping_add(at as u32));
             let field = |name: &str| {
                 text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
@@ -148,6 +151,13 @@ pub(crate) fn tls_end(side: &Sent<'_>) -> Option<u32> {
     let (start, part) = tls_part(side)?;
     let (.., end) = tls(&part).last()?;
     Some(start.wrapping_add(end as u32))
+}
+
+/// The alert with which a side's stream ends, in clear.
+pub(crate) fn last_alert(side: &Sent<'_>) -> Option<u8> {
+    let (_, part) = tls_part(side)?;
+    let (kind, length, end) = tls(&part).last()?;
+    if (kind, length) == (21, 2) { part.get(end - 1).copied() } else { None }
 }
 
 fn goodbye(bytes: &[u8]) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Claim, Repeated};
+use super::{Claim, Repeated, alert_name};
 use crate::clock::Duration;
 
 struct Window(Option<u16>);
@@ -46,6 +46,9 @@ impl fmt::Display for Claim {
             | Self::VendorDiagnostic { .. }
             | Self::Text(_) => self.foreign(f),
             Self::SaidFarewell(..)
+            | Self::Alert(..)
+            | Self::ServerName(_)
+            | Self::Request { .. }
             | Self::ResponseOpen
             | Self::ResponseShort(_)
             | Self::RecordShort(_)
@@ -174,6 +177,27 @@ impl Claim {
 
     /// What the payload shows.
     fn application(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alert(party, alert) => {
+                return write!(
+                    f,
+                    "the last words of {party} were the TLS alert {} ({alert})",
+                    alert_name(*alert)
+                );
+            }
+            Self::ServerName(name) => return write!(f, "TLS: the client asks for \"{name}\""),
+            Self::Request { method, host, status } => {
+                write!(f, "HTTP: the last request is {method}")?;
+                if let Some(host) = host {
+                    write!(f, ", Host \"{host}\"")?;
+                }
+                return match status {
+                    Some(status) => write!(f, ", the last response {status}"),
+                    None => Ok(()),
+                };
+            }
+            _ => {}
+        }
         match *self {
             Self::SaidFarewell(party, farewell) => write!(f, "the last words of {party} were {farewell}"),
             Self::ResponseOpen => {
@@ -367,6 +391,7 @@ impl Claim {
             Self::SilenceBeforeFin { nanoseconds } => {
                 write!(f, "the sender's FIN came after {} of silence", Duration(*nanoseconds))
             }
+            Self::SynsUnanswered { count: 1, .. } => f.write_str("1 SYN, and no answer to it came back"),
             Self::SynsUnanswered { count, nanoseconds } => {
                 write!(f, "{count} SYNs within {}, and no answer to them came back", Duration(*nanoseconds))
             }

@@ -36,6 +36,7 @@ mod proxies;
 mod records;
 mod series;
 mod stalled;
+mod table;
 mod timers;
 mod unanswered;
 mod window;
