@@ -137,6 +137,7 @@ impl Analyzer {
             }
             self.latest = self.latest.max(packet.time_ns);
             if self.selection.as_ref().is_some_and(|selection| !selection.has_time(packet.time_ns)) {
+                self.counts.outside += 1;
                 continue;
             }
             if self.counts.packets == 0 {

@@ -69,6 +69,9 @@ pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
     let counts = &file.counts;
     let remember = tools.remember.map_or(String::new(), |option| format!(" ({option})"));
     let mut notes = Vec::new();
+    if counts.packets == 0 && counts.outside > 0 {
+        notes.push(format!("none of its {} packets is of the time that was asked for", counts.outside));
+    }
     for (count, what) in [
         (counts.fragments, "IP fragments were not reassembled"),
         (counts.cut, "packets were cut before their TCP flags: capture with a longer snap length"),
