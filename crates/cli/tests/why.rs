@@ -186,7 +186,7 @@ fn every_cause_is_listed() {
     for cause in ["accept-queue-overflow", "closed-with-unread-data", "finwait2-expired", "unknown"] {
         assert!(listed.contains(&format!("\n{cause}\n")) || listed.starts_with(cause), "{cause}");
     }
-    assert_eq!(text(&linger(&["--causes", "--json"]).stdout).lines().count(), 16);
+    assert_eq!(text(&linger(&["--causes", "--json"]).stdout).lines().count(), 23);
 }
 
 /// Ten frames of a number that nobody knows, and a number of TCP segments: how much of the capture is not understood decides.

@@ -8,11 +8,11 @@ use linger_packet::{Flags, IcmpError, Layer, NotTcp, Segment};
 use crate::connection::ObservedConnection;
 use crate::counts::{AnalyzerLimits, PacketCounts};
 use crate::facts::Facts;
-use crate::failed::{Look, ReportedError};
+use crate::failed::{FailureLook, ReportedError};
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
-use crate::names::Names;
+use crate::names::AskedNames;
 use crate::places::Places;
 use crate::record::At;
 use crate::reset::RecordedReset;
@@ -74,7 +74,7 @@ pub struct Analyzer {
     comments: HashMap<u64, String>,
     layers: BTreeMap<Layer, u64>,
     reported: HashMap<FlowKey, ReportedError>,
-    names: Names,
+    names: AskedNames,
 }
 
 impl Analyzer {
@@ -92,7 +92,7 @@ impl Analyzer {
             comments: HashMap::new(),
             layers: BTreeMap::new(),
             reported: HashMap::new(),
-            names: Names::default(),
+            names: AskedNames::default(),
         }
     }
 
@@ -254,7 +254,7 @@ impl Analyzer {
             flow.connection.paths[dir] = path;
         }
         let step = flow.observe(segment, dir, at);
-        if Names::begins(&flow.connection, dir, segment.payload_len) {
+        if AskedNames::begins(&flow.connection, dir, segment.payload_len) {
             self.names.note(flow.connection.key, at.frame, segment.payload);
         }
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
@@ -343,7 +343,7 @@ impl Analyzer {
         let served = connection.client().map_or(0, |client| 1 - client);
         let network = self.places.network(connection, served);
         let listener = self.surroundings.of((connection.key.end(served), network));
-        let look = Look { connection, listener: &listener, icmp: icmp.as_ref() };
+        let look = FailureLook { connection, listener: &listener, icmp: icmp.as_ref() };
         let Some(failed) = look.failed() else { return };
         let path = self.places.path(connection.paths[failed.by]);
         let mut finding = look.finding(failed, self.names.of(connection));
@@ -440,7 +440,7 @@ impl Analyzer {
         let failed = |connection: &ObservedConnection| {
             let icmp = reported.get(&connection.key);
             (icmp.is_some() || connection.may_have_failed())
-                && Look { connection, listener: &listener, icmp }.failed().is_some()
+                && FailureLook { connection, listener: &listener, icmp }.failed().is_some()
         };
         let drained = self.table.drain();
         let mut open: Vec<Flow> =

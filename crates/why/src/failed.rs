@@ -40,7 +40,7 @@ impl ReportedError {
 }
 
 /// A connection without a reset, and what else is known of it.
-pub(crate) struct Look<'a> {
+pub(crate) struct FailureLook<'a> {
     pub(crate) connection: &'a ObservedConnection,
     pub(crate) listener: &'a ListenerHistory,
     pub(crate) icmp: Option<&'a ReportedError>,
@@ -97,7 +97,7 @@ impl Failed {
     }
 }
 
-impl Look<'_> {
+impl FailureLook<'_> {
     fn frame(&self, relative: u32) -> u64 {
         self.connection.first_frame + u64::from(relative)
     }

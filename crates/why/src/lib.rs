@@ -55,7 +55,7 @@ pub use finding::{Evidence, Finding, Rung};
 pub use group::{Group, Groups, Member, Timing};
 pub use pair::{compare, compare_series};
 pub use read::{ExamineEvent, ExamineOptions, Examined, examine, examine_reader, examine_set};
-pub use rules::Rule;
+pub use rules::CauseRule;
 pub use select::{HostRange, NoHostRange, Selection};
 pub use set::{CaptureSet, SetFile};
 pub use stop::ReadStop;

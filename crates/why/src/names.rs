@@ -26,11 +26,11 @@ pub(crate) enum AskedName<T> {
 
 /// The names of the latest connections. A name takes the place of an older one whose key falls on the same place.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub(crate) struct AskedNames {
     places: Vec<Option<KeptName>>,
 }
 
-impl Names {
+impl AskedNames {
     /// Keeps the name in the first bytes of a client, if there is one.
     pub(crate) fn note(&mut self, key: FlowKey, frame: u64, bytes: &[u8]) {
         let Some(name) = name_in(bytes) else { return };

@@ -11,7 +11,7 @@ use crate::{Cause, Class, priors};
 /// One rule.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Rule {
+pub struct CauseRule {
     /// The cause that it names.
     pub cause: Cause,
     /// What the wire proves of it.
@@ -27,7 +27,7 @@ pub struct Rule {
     pub labelled: u16,
 }
 
-impl Rule {
+impl CauseRule {
     /// All rules.
     pub fn all() -> &'static [Self] {
         &RULES
@@ -66,11 +66,11 @@ const fn rule(
     refuted_by: &'static str,
     counter_example: Option<(&'static str, &'static str)>,
     labelled: u16,
-) -> Rule {
-    Rule { cause, class, condition, refuted_by, counter_example, labelled }
+) -> CauseRule {
+    CauseRule { cause, class, condition, refuted_by, counter_example, labelled }
 }
 
-static RULES: [Rule; 46] = [
+static RULES: [CauseRule; 46] = [
     rule(
         (Cause::AcceptQueueOverflow, Class::PassiveBeforeAck),
         "a bare reset answers a packet of the client, the server has sent nothing but its SYN-ACK, and the SYN-ACK was repeated after the client's ACK, or three clients are refused so, or the third ACK itself is refused, or data was repeated twice behind it",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use linger_packet::capture::{self, CaptureReader};
 use linger_packet::{LinkType, Segment, pcapng};
-use linger_why::{AnalyzerLimits, Cause, Confidence, Finding, Rule, compare, examine_reader};
+use linger_why::{AnalyzerLimits, Cause, CauseRule, Confidence, Finding, compare, examine_reader};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -135,7 +135,8 @@ fn every_cause_is_named_or_honestly_undecided() {
         }
     }
     println!("{named} of {decidable} decidable resets named, {right:?}");
-    let table = Rule::all().iter().filter(|rule| rule.labelled > 0).map(|rule| (rule.name(), rule.labelled));
+    let table =
+        CauseRule::all().iter().filter(|rule| rule.labelled > 0).map(|rule| (rule.name(), rule.labelled));
     assert_eq!(table.collect::<BTreeMap<_, _>>(), right, "the numbers in src/rules.rs");
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
     assert!(decidable >= 75 && named * 10 >= decidable * 9, "{named} of {decidable}");

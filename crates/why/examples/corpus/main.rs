@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let priors = options.iter().any(|option| option == "--priors");
     let mut seen = BTreeMap::<(String, String), u32>::new();
     if options.iter().any(|option| option == "--rules") {
-        print!("{}", linger_why::Rule::table());
+        print!("{}", linger_why::CauseRule::table());
         return ExitCode::SUCCESS;
     }
     let list = options.iter().any(|option| option == "--findings");

@@ -1,6 +1,6 @@
 //! Connections that end with a FIN before both sides had said all: short responses, requests without a response.
 
-use super::{Failed, Look};
+use super::{Failed, FailureLook};
 use crate::advice::{Capture, Host, NextEvidence};
 use crate::app::Protocol;
 use crate::key::Dir;
@@ -21,7 +21,7 @@ enum Unsaid {
     Crossed { late: u32, first: bool },
 }
 
-impl Look<'_> {
+impl FailureLook<'_> {
     /// The server's FIN came before it had said all it had to say.
     pub(super) fn closed_early(&self) -> Option<Failed> {
         let client = self.connection.client()?;

@@ -2,7 +2,7 @@
 
 use linger_packet::Flags;
 
-use super::{Failed, Look};
+use super::{Failed, FailureLook};
 use crate::advice::{Capture, Host, NextEvidence};
 use crate::{Cause, Claim, Class};
 
@@ -13,7 +13,7 @@ const SYNS: usize = 3;
 /// So many connections of one listener were refused right after the handshake: its accept queue is full.
 const TURNED_AWAY: u32 = 3;
 
-impl Look<'_> {
+impl FailureLook<'_> {
     /// The client's SYNs, and nothing else.
     pub(super) fn silence(&self) -> Option<Failed> {
         let opener = self.connection.opener()?;

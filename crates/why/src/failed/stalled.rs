@@ -2,7 +2,7 @@
 
 use linger_packet::IcmpProblem;
 
-use super::{Failed, Look};
+use super::{Failed, FailureLook};
 use crate::advice::{Capture, Host, NextEvidence};
 use crate::key::Dir;
 use crate::record::Record;
@@ -20,7 +20,7 @@ const PROBES: usize = 3;
 /// Bytes of payload of a segment that a path of the smallest MTU of IPv6 (1,280) may not pass. Smaller ones pass everywhere.
 const FULL: u32 = 1_000;
 
-impl Look<'_> {
+impl FailureLook<'_> {
     /// The reader's window stayed closed to the end.
     pub(super) fn window_stuck(&self) -> Option<Failed> {
         [0, 1].into_iter().find_map(|reader| self.stuck(reader))

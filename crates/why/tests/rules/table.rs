@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use linger_why::Rule;
+use linger_why::CauseRule;
 
 fn recorded() -> impl Iterator<Item = (String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules/recorded");
@@ -24,7 +24,7 @@ fn verdicts(text: &str) -> impl Iterator<Item = String> {
 
 #[test]
 fn each_verdict_has_a_rule_and_each_rule_a_counter_example() {
-    let rules: Vec<String> = Rule::all().iter().map(Rule::name).collect();
+    let rules: Vec<String> = CauseRule::all().iter().map(CauseRule::name).collect();
     let mut unique = rules.clone();
     unique.sort();
     unique.dedup();
@@ -37,7 +37,7 @@ fn each_verdict_has_a_rule_and_each_rule_a_counter_example() {
         }
     }
     assert!(cases > 350, "{cases}");
-    for rule in Rule::all() {
+    for rule in CauseRule::all() {
         let Some((file, change)) = rule.counter_example else { continue };
         let (_, text) = recorded().find(|(name, _)| name == file).unwrap_or_else(|| panic!("no file {file}"));
         let begin = format!("{change}:\n");
@@ -54,11 +54,11 @@ fn the_document_has_the_table() {
     let text = std::fs::read_to_string(&path).unwrap();
     if std::env::var_os("RECORD").is_some() {
         let head = text.split("| rule |").next().unwrap();
-        std::fs::write(&path, format!("{head}{}", Rule::table())).unwrap();
+        std::fs::write(&path, format!("{head}{}", CauseRule::table())).unwrap();
         return;
     }
     assert!(
-        text.ends_with(&Rule::table()),
+        text.ends_with(&CauseRule::table()),
         "cargo xtask corpus --rules prints what docs/why-rules.md ends with"
     );
 }
