@@ -282,12 +282,23 @@ impl Surveyor {
         let stays = |pid: u32, stat: &proc::Stat| self.family.get(&pid) == Some(&stat.born_by_ms);
         let marked = |pid: u32, stat: &proc::Stat| {
             // Only an orphan can have been missed: one whose parent has ended before it was seen.
-            stat.parent == 1
-                && stat.born_by_ms >= since
-                && self.means.mark.as_ref().is_some_and(|mark| maps(pid, mark) == Some(true))
+            stat.parent == 1 && stat.born_by_ms >= since && self.is_marked(pid)
         };
         let is_kept = |pid: u32, stat: &proc::Stat| stays(pid, stat) || marked(pid, stat);
         self.family = below(self.means.root, &stats, is_kept);
+    }
+
+    /// Whether an orphan has what the program's processes have, and others are not likely to have.
+    fn is_marked(&self, process: u32) -> bool {
+        match &self.means.mark {
+            Some(mark) => maps(process, mark) == Some(true),
+            None => {
+                let group = proc::control_group(self.means.root);
+                proc::filters(process) > self.means.filters
+                    && group.is_some()
+                    && proc::control_group(process) == group
+            }
+        }
     }
 
     fn covered(&self, process: u32) -> Result<Via, Gap> {
