@@ -68,9 +68,8 @@ fn a_restart_waits_for_no_client() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = directory.path().join("server.py");
     fs::write(&file, SERVER).unwrap();
-    let app = |way: &str| {
-        service("Type=notify", &format!("{LINGER} run {way} -- {PYTHON} {}", file.display()))
-    };
+    let app =
+        |way: &str| service("Type=notify", &format!("{LINGER} run {way} -- {PYTHON} {}", file.display()));
     let (preload, seccomp) = (app("--via preload"), app("--via seccomp"));
     let (socket, lingerd) = (deployed("linger.socket"), deployed("linger@.service"));
     let units = [
@@ -109,8 +108,7 @@ fn restarts_while_clients_drip(host: &Host, unit: &str) {
     let mut line = String::new();
     told.read_line(&mut line).unwrap();
     assert_eq!(line, "answered\n");
-    let (first, started) =
-        (host.systemctl(&["show", "--value", "--property=MainPID", app]), Instant::now());
+    let (first, started) = (host.systemctl(&["show", "--value", "--property=MainPID", app]), Instant::now());
     // The clients read the rest only after it has returned.
     host.systemctl(&["restart", app]);
     let took = started.elapsed();

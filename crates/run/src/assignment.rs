@@ -146,7 +146,7 @@ pub(crate) fn receive(connection: BorrowedFd<'_>) -> io::Result<Assignment> {
     // As seen from here: the sender may live in another pid namespace.
     let sender = socket_peercred(connection)?.pid.as_raw_nonzero().get().unsigned_abs();
     let (way, watch) = match (words.library, words.watch) {
-        (Some(library), None) => (Way::Preload(Preload::borrowed(library, &mut next)?), None),
+        (Some(library), None) => (Way::Preload(Preload::borrowed(library, &words.name, &mut next)?), None),
         (None, Some(watch)) => {
             let watch = Watch::borrowed(next()?, serde_json::from_value(watch)?, sender, words.filters)?;
             (Way::Seccomp(Arc::default()), Some(watch))
@@ -165,6 +165,7 @@ pub(crate) fn receive(connection: BorrowedFd<'_>) -> io::Result<Assignment> {
     };
     let address = Address::received(words.name, words.token, listener, sender);
     let means = Means::new(sender, words.filters, way.mark(), &options);
-    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way), means, watch };
+    let parts =
+        Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way), means, watch };
     Ok(Assignment { program, stderr, parts, options })
 }

@@ -72,7 +72,14 @@ pub fn run(
         preload::permit_before_sanitizer(&mut prepared, &options.sanitizer_options);
     }
     let means = Means::new(root, filters, way.mark(), options);
-    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way), means, watch: None };
+    let parts = Parts {
+        limit: getrlimit(Resource::Nofile),
+        address,
+        metrics,
+        way: Arc::new(way),
+        means,
+        watch: None,
+    };
     let job = Job { name: command.to_owned(), command: prepared, program, parts };
     match place {
         Place::Itself => itself::run(job, options, notify),

@@ -113,7 +113,7 @@ impl ConnectedProcess {
         let new = match fd {
             Some(fd) => match accept(fd, message.cookie, user, shares, ender) {
                 Some(passed) => Some(passed),
-                None => return ender.missed(),
+                None => return missed(kind, message, ender),
             },
             None => None,
         };
@@ -134,7 +134,7 @@ impl ConnectedProcess {
                 nominate(Nominee { passed, cookie, by: name, origin, unread, closed: true });
             }
             // It was sent with the message, and there was no descriptor left to receive it.
-            (Some(MessageKind::Close | MessageKind::Shutdown | MessageKind::Last), None) => ender.missed(),
+            (kind, None) => missed(kind, message, ender),
             (Some(MessageKind::Shutdown), Some(passed)) => {
                 ender.end_and_shut_down(passed, cookie, message.unread);
             }
@@ -144,7 +144,6 @@ impl ConnectedProcess {
                 self.waiting.insert(cookie, held);
             }
             (_, Some(passed)) => ender.let_go(passed),
-            (_, None) => {}
         }
     }
 
@@ -170,6 +169,13 @@ impl ConnectedProcess {
             *own -= 1;
             ender.uncount(count);
         }
+    }
+}
+
+/// Counts a close whose connection was not received. Of one that was only to be held the close is still to come.
+fn missed(kind: Option<MessageKind>, message: &Message, ender: &Ender) {
+    if let Some(MessageKind::Close | MessageKind::Shutdown | MessageKind::Last) = kind {
+        ender.missed(message.unread);
     }
 }
 

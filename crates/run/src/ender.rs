@@ -119,7 +119,7 @@ impl Ender {
             }
             Proof::Hidden(nominee, process) => {
                 tracing::info!(nominee.cookie, ?process, "left plain: a process cannot be looked at");
-                self.tally.count(Count::Refused, 1);
+                self.missed(nominee.unread);
                 self.let_go(nominee.passed);
                 if let Some(Pid(process)) = process
                     && self.tally.refuse(process)
@@ -185,8 +185,9 @@ impl Ender {
         }
     }
 
-    /// Counts a connection that was to be held here, and is not.
-    pub(crate) fn missed(&self) {
+    /// Counts a close that was to be made here and is plain, with so many bytes unread.
+    pub(crate) fn missed(&self, unread: u32) {
+        self.tally.count(Count::Unread, (unread > 0).into());
         self.tally.count(Count::Refused, 1);
     }
 
@@ -194,7 +195,7 @@ impl Ender {
     /// share of lingering connections is used up: the close is then plain.
     fn end_then(&self, passed: Passed, half_close: HalfClose, then: impl FnOnce() + Send + 'static) -> bool {
         let Some(lingering) = self.shares.take(passed.share.user()) else {
-            self.missed();
+            self.tally.count(Count::Refused, 1);
             self.let_go(passed);
             return false;
         };

@@ -14,6 +14,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::intake::{Address, Intake};
 use crate::kernel::work_in_batches;
+use crate::mark::Mark;
 use crate::preload::Preload;
 use crate::seccomp::{Counts, Watch};
 use crate::survey::{Means, Survey};
@@ -190,8 +191,8 @@ impl Way {
         }
     }
 
-    /// The name that the memory maps of every process of the program contain.
-    pub(crate) fn mark(&self) -> Option<String> {
+    /// What shows that a process has the preloaded library.
+    pub(crate) fn mark(&self) -> Option<Mark> {
         self.preload().map(Preload::mark)
     }
 

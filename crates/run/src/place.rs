@@ -55,13 +55,19 @@ impl Place {
     /// The same where the supervisor needs the program's fds, and has to know all of its processes.
     fn for_seccomp() -> (Self, &'static str) {
         if !may_copy_fds() {
-            return (Self::Child, "pidfd_getfd is refused, so that the program's sockets are made by its parent");
+            return (
+                Self::Child,
+                "pidfd_getfd is refused, so that the program's sockets are made by its parent",
+            );
         }
         if fs::read("/proc/1/stat").is_err() {
             return (Self::Child, "/proc hides processes, and only a parent is told of all of the program's");
         }
         if !may_be_supervised_from_beside() {
-            return (Self::Child, "Yama, or another security module, permits pidfd_getfd on descendants only");
+            return (
+                Self::Child,
+                "Yama, or another security module, permits pidfd_getfd on descendants only",
+            );
         }
         (Self::Itself, "nothing prevents it")
     }

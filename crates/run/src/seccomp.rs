@@ -156,8 +156,8 @@ impl Watch {
         let mut rules = RULES.to_vec();
         rules.extend(HOLD_RULES.iter().filter(|_| options.hold || lends));
         rules.extend(LEND_RULES.iter().filter(|_| lends));
-        let (handshake, refusal) = before_exec(command, Filter::new(&rules), limit, lends)
-            .map_err(RunError::system(PREPARING))?;
+        let (handshake, refusal) =
+            before_exec(command, Filter::new(&rules), limit, lends).map_err(RunError::system(PREPARING))?;
         let own = own_sockets();
         let all: Vec<&OwnedFd> = own.iter().map(|one| &one.copy).collect();
         let kept = |one: &&OwnSocket| place == Place::Child || one.number == STDERR;
@@ -207,12 +207,7 @@ impl Watch {
     }
 
     /// Starts the thread. Drop the command after starting it.
-    pub(crate) fn begin(
-        self,
-        name: &str,
-        token: [u8; 16],
-        counts: Arc<Counts>,
-    ) -> Result<Seccomp, RunError> {
+    pub(crate) fn begin(self, name: &str, token: [u8; 16], counts: Arc<Counts>) -> Result<Seccomp, RunError> {
         let Self { handshake, wanted, lent, beside, .. } = self;
         let intake = connect(name, token).map_err(RunError::system(PREPARING))?;
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
@@ -229,14 +224,15 @@ impl Watch {
                 return;
             };
             let handshake = Handshake::from_fd(handshake);
-            let begun = handshake.listener(beside.map(|(process, _)| process)).and_then(|(listener, child)| {
-                let least = crate::kernel::least_of_own();
-                let listener = listener.move_up(least).map_err(LaunchRefused::Means)?;
-                listener.guard(guard_waits.as_fd()).map_err(LaunchRefused::Means)?;
-                drop(guard_waits);
-                listener.wake_here();
-                Ok((listener, child))
-            });
+            let begun =
+                handshake.listener(beside.map(|(process, _)| process)).and_then(|(listener, child)| {
+                    let least = crate::kernel::least_of_own();
+                    let listener = listener.move_up(least).map_err(LaunchRefused::Means)?;
+                    listener.guard(guard_waits.as_fd()).map_err(LaunchRefused::Means)?;
+                    drop(guard_waits);
+                    listener.wake_here();
+                    Ok((listener, child))
+                });
             match begun {
                 Ok((listener, child)) => {
                     let lends = lends.then(|| fds.collect());
@@ -286,9 +282,7 @@ impl Seccomp {
                 let remedy = call_remedy(&source);
                 Err(RunError::DescriptorsRefused { call, source, remedy })
             }
-            Ok(Err(LaunchRefused::Means(source))) => {
-                Err(RunError::System { what: PREPARING, source })
-            }
+            Ok(Err(LaunchRefused::Means(source))) => Err(RunError::System { what: PREPARING, source }),
         }
     }
 

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::coverage::{CoveredListener, Gap};
 use crate::listeners::{ListeningSocket, listening};
+use crate::mark::Mark;
 use crate::{Coverage, Options, Program, Via, proc};
 
 #[cfg(test)]
@@ -33,8 +34,8 @@ pub(crate) struct Means {
     /// The program, or the process whose child it is.
     pub(crate) root: u32,
     pub(crate) via: Via,
-    /// The name that the memory maps of every process with the preloaded library contain.
-    pub(crate) mark: Option<String>,
+    /// What shows that a process has the preloaded library.
+    pub(crate) mark: Option<Mark>,
     /// The seccomp filters of the process that becomes the program, before any is installed for it.
     pub(crate) filters: u32,
     pub(crate) ports: Vec<u16>,
@@ -42,7 +43,7 @@ pub(crate) struct Means {
 }
 
 impl Means {
-    pub(crate) fn new(root: u32, filters: u32, mark: Option<String>, options: &Options) -> Self {
+    pub(crate) fn new(root: u32, filters: u32, mark: Option<Mark>, options: &Options) -> Self {
         let via = if mark.is_some() { Via::Preload } else { Via::Seccomp };
         let (ports, exclude_ports) = (options.ports.clone(), options.exclude_ports.clone());
         Self { root, via, mark, filters, ports, exclude_ports }
@@ -291,7 +292,7 @@ impl Surveyor {
     /// Whether an orphan has what the program's processes have, and others are not likely to have.
     fn is_marked(&self, process: u32) -> bool {
         match &self.means.mark {
-            Some(mark) => maps(process, mark) == Some(true),
+            Some(mark) => mark.may_be_on(process),
             None => {
                 let group = proc::control_group(self.means.root);
                 proc::filters(process) > self.means.filters
@@ -315,7 +316,7 @@ impl Surveyor {
                 {
                     return Err(Gap::Kind(kind));
                 }
-                match maps(process, mark) {
+                match mark.is_mapped(process) {
                     None => Err(Gap::Hidden),
                     Some(false) => Err(Gap::NotLoaded),
                     Some(true) if proc::filters(process) > self.means.filters => Err(Gap::Sandboxed),
@@ -349,12 +350,6 @@ fn below(
         }
         family.extend(more);
     }
-}
-
-/// Whether the memory maps of a process name the library; `None` where they cannot be read.
-fn maps(process: u32, mark: &str) -> Option<bool> {
-    let maps = fs::read(format!("/proc/{process}/maps")).ok()?;
-    Some(maps.windows(mark.len()).any(|part| part == mark.as_bytes()))
 }
 
 fn name(process: u32) -> Untrusted {

@@ -99,7 +99,7 @@ fn what_nobody_can_prove_is_closed_plainly_and_its_reason_named_once() {
         let (nominee, _peer) = trial.closed(b"");
         trial.ender.conclude(Proof::Hidden(nominee, Some(Pid(std::process::id()))));
     }
-    assert_eq!(trial.counts(), [(Count::Refused, 3)]);
+    assert_eq!(trial.counts(), [(Count::Refused, 3), (Count::Unread, 1)]);
     assert_eq!(trial.tally.refusal().unwrap().process, std::process::id());
     assert!(trial.tally.refusal().is_none());
 }

@@ -103,7 +103,8 @@ impl Server {
             let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             // The guard of seccomp is a copy of the supervisor.
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            let is_called_so = String::from_utf8_lossy(&command).starts_with(&format!("{SUPERVISOR}\0{report}\0"));
+            let is_called_so =
+                String::from_utf8_lossy(&command).starts_with(&format!("{SUPERVISOR}\0{report}\0"));
             is_called_so && name != "linger-guard\n"
         });
         found.next().unwrap_or_else(|| panic!("no supervisor: {}", self.log()))
