@@ -183,15 +183,26 @@ fn supervisor(file: &Path) -> Option<Pid> {
     Pid::from_raw(found.cast_signed())
 }
 
-/// What a close costs the program while its supervisor does not do its work: at most a millisecond more.
+/// Starts with real-time priority, so that no other load of the machine is measured. Root may.
+const FIRST: [&str; 3] = ["chrt", "-r", "10"];
+
+/// What a close costs the program while its supervisor does not do its work: at most a millisecond more, and 50 of them a second.
 fn harm() {
-    let mut usual = 0.0;
+    let mut usual = (0.0, 0.0);
+    let is_first = Command::new(FIRST[0])
+        .args(&FIRST[1..])
+        .arg("/bin/true")
+        .status()
+        .is_ok_and(|status| status.success());
+    println!("close: {} real-time priority", if is_first { "with" } else { "without" });
     for state in ["bare", "supervised", "killed", "stopped", "starved", "flooded"] {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("times");
         let own = std::env::current_exe().expect("a bench has a path");
         let own = own.to_str().expect("a path of text");
-        let mut start = Command::new(own);
+        let words: Vec<&str> = if is_first { [&FIRST[..], &[own]].concat() } else { vec![own] };
+        let mut start = Command::new(words[0]);
+        start.args(&words[1..]);
         if state != "bare" {
             start.env(SUPERVISED, ["", "/usr/bin/env", "-u", SUPERVISED, own].join("\u{1f}"));
         }
@@ -225,16 +236,17 @@ fn harm() {
         let text = fs::read_to_string(&file).unwrap_or_default();
         let times: Vec<f64> = text.split(' ').filter_map(|time| time.parse().ok()).collect();
         let at = |part: usize| times.get(times.len() * part / 1_000).copied().unwrap_or(f64::NAN);
+        let all = times.iter().sum::<f64>() / 1_000.0 / (CLOSES as f64 / f64::from(A_SECOND));
         if state == "bare" {
-            usual = at(990);
+            usual = (at(999), all);
         }
-        let ok = verdict(at(990) <= usual + 1_000.0);
+        let ok = verdict(at(999) <= usual.0 + 1_000.0 && all <= usual.1 + 50.0);
         println!(
             "close, {state}: p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, all {:.1} ms a second ({ok})",
             at(500),
             at(990),
             at(999),
-            times.iter().sum::<f64>() / 1_000.0 / (CLOSES as f64 / f64::from(A_SECOND)),
+            all,
         );
     }
 }

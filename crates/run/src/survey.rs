@@ -38,6 +38,8 @@ pub(crate) struct Means {
     pub(crate) mark: Option<Mark>,
     /// The seccomp filters of the process that becomes the program, before any is installed for it.
     pub(crate) filters: u32,
+    /// The control groups of that process at the start.
+    control_group: Option<String>,
     pub(crate) ports: Vec<u16>,
     pub(crate) exclude_ports: Vec<u16>,
 }
@@ -46,7 +48,8 @@ impl Means {
     pub(crate) fn new(root: u32, filters: u32, mark: Option<Mark>, options: &Options) -> Self {
         let via = if mark.is_some() { Via::Preload } else { Via::Seccomp };
         let (ports, exclude_ports) = (options.ports.clone(), options.exclude_ports.clone());
-        Self { root, via, mark, filters, ports, exclude_ports }
+        let control_group = proc::control_group(root);
+        Self { root, via, mark, filters, control_group, ports, exclude_ports }
     }
 
     fn wants(&self, port: u16) -> bool {
@@ -294,10 +297,10 @@ impl Surveyor {
         match &self.means.mark {
             Some(mark) => mark.may_be_on(process),
             None => {
-                let group = proc::control_group(self.means.root);
+                let group = &self.means.control_group;
                 proc::filters(process) > self.means.filters
                     && group.is_some()
-                    && proc::control_group(process) == group
+                    && proc::control_group(process) == *group
             }
         }
     }
