@@ -72,10 +72,12 @@ fn a_restart_waits_for_no_client() {
         |way: &str| service("Type=notify", &format!("{LINGER} run {way} -- {PYTHON} {}", file.display()));
     let (preload, seccomp) = (app("--via preload"), app("--via seccomp"));
     let (socket, lingerd) = (deployed("linger.socket"), deployed("linger@.service"));
+    let impatient = lingerd.replace("TimeoutStopSec=45", "TimeoutStopSec=100ms");
+    assert_ne!(lingerd, impatient);
     let units = [
         default_target(),
         ("linger.socket", &socket),
-        ("linger@.service", &lingerd),
+        ("linger@.service", &impatient),
         ("preload.service", &preload),
         ("seccomp.service", &seccomp),
     ];
@@ -93,7 +95,22 @@ fn a_restart_waits_for_no_client() {
     for unit in ["preload", "seccomp"] {
         restarts_while_clients_drip(&host, unit);
     }
+    // Whoever stops the supervisors does not take their programs' calls away: this one's closes, and its end.
+    host.systemctl(&["start", "seccomp"]);
+    let _ = host.command(&["systemctl", "stop", "linger@*.service"]).status();
+    assert_eq!(host.said(&[PYTHON, "-c", ASKS]), "answered twice");
+    host.systemctl(&["stop", "seccomp"]);
 }
+
+/// Asks a server that answers one after the other: the second only once it has closed the first.
+const ASKS: &str = r#"
+import socket
+for _ in range(2):
+    s = socket.create_connection(('127.0.0.1', 8000)); s.sendall(b'y' * 10)
+    got = 0
+    while got < 600000: got += len(s.recv(65536))
+print('answered twice')
+"#;
 
 const PYTHON: &str = "/usr/bin/python3";
 
