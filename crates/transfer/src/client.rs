@@ -128,6 +128,7 @@ impl Client {
             sent: None,
             options: common(options),
             exact_modes: options.chmod.is_some(),
+            anew: options.again,
         };
         let mut outgoing = Outgoing::new(source);
         let mut heard_all = true;
@@ -158,6 +159,8 @@ impl Client {
                 Err(error) => Err(error),
             }
         });
+        // A sink takes one entry: if it was announced, nothing else is left to send.
+        outgoing.exhausted |= put.sink.is_some() && !outgoing.waiting.is_empty();
         outgoing.settle();
         outgoing.summary.peer_knows = result.is_ok() && heard_all;
         outgoing.summary.transfer = Some(id);

@@ -134,6 +134,7 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
         sent: Some([0x22; 16]),
         options,
         exact_modes: false,
+        anew: false,
     };
     let get = Get {
         path: path("a"),

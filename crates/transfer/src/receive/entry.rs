@@ -224,7 +224,7 @@ impl Receiver<'_> {
         let landing = |entry, dest, tree: Tree| Box::new(Landing::bare(entry, dest, tree.hashed(hashing)));
         let store = match &mut self.place {
             OpenTarget::Tree { store, .. } => store,
-            OpenTarget::Sink { spool, deliveries, id } => {
+            OpenTarget::Sink { spool, deliveries, id, .. } => {
                 return Ok(match deliveries.outcome(*id) {
                     // An earlier session has run the command: it does not run again, even if the sender's file has
                     // changed.
