@@ -20,7 +20,9 @@ use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
 use crate::identity::Identity;
-use crate::message::{Durability, MemoryId, Message, Options, Receipt, Refusal, Signature, TransferId};
+use crate::message::{
+    Durability, IfExists, MemoryId, Message, Options, Receipt, Refusal, Signature, TransferId,
+};
 use crate::path::RelPath;
 use crate::progress::{Progress, Summary};
 use crate::reason::Reason;
@@ -115,11 +117,16 @@ impl Waits {
         if let Self::Landing(landing) = self { landing.tree.bytes() } else { 0 }
     }
 
-    /// The sender has other content than the file that is here: a new file is received.
-    fn differs(&mut self) {
+    /// The sender has other content than the file that is here: a new file is received, under another name if both are to
+    /// be kept.
+    fn differs(&mut self, place: &mut OpenTarget<'_>, options: Options) {
         if let Self::Complete { .. } = self
-            && let Self::Complete { landing, .. } = std::mem::replace(self, Self::Dropped)
+            && let Self::Complete { mut landing, .. } = std::mem::replace(self, Self::Dropped)
         {
+            if let (OpenTarget::Tree { store, .. }, IfExists::KeepBoth) = (place, options.if_exists) {
+                // Without another name the file fails when it lands, as its own is taken.
+                let _ = store.rename(&mut landing);
+            }
             *self = Self::Landing(landing);
         }
     }
@@ -293,7 +300,7 @@ impl<'a> Receiver<'a> {
 
     fn end(&mut self, index: u64, size: u64, hash: Option<Hash>) -> Result<(), Error> {
         let mut waiting = self.take(index)?;
-        waiting.state.differs();
+        waiting.state.differs(&mut self.place, self.options);
         if self.arriving.is_whole() {
             return Err(Violation::Unexpected("an end instead of a block's value").into());
         }

@@ -61,13 +61,14 @@ impl Cursor<'_> {
         self.skip(2 + usize::from(length))
     }
 
-    fn option(&mut self, skip: impl FnOnce(&mut Self)) -> &mut Self {
+    /// An option whose value has so many bytes.
+    fn option(&mut self, bytes: usize) -> &mut Self {
         let is_there = self.0[self.1] == 1;
-        self.skip(1);
-        if is_there {
-            skip(self);
-        }
-        self
+        self.skip(1 + if is_there { bytes } else { 0 })
+    }
+
+    fn optional_text(&mut self) -> &mut Self {
+        if self.0[self.1] == 1 { self.skip(1).text() } else { self.skip(1) }
     }
 
     fn next(&self, bytes: usize) -> Option<Range<usize>> {
@@ -80,14 +81,14 @@ fn varying(kind: u8, payload: &[u8]) -> Option<Range<usize>> {
     let mut at = Cursor(payload, 1);
     let number = 8;
     match (kind, payload.first()?) {
-        (OPEN, 1) => at.text().skip(1).text().option(|at| drop(at.text())).next(16),
+        (OPEN, 1) => at.text().skip(1).text().optional_text().next(16),
         (OPEN, 4) => at.next(16),
         (MESSAGE, 2) => at.skip(1).next(16),
         (MESSAGE, 3) => {
             let from_mode = at.skip(number + 1).text().skip(number);
-            from_mode.option(|at| drop(at.skip(12))).option(|at| drop(at.skip(number))).next(16)
+            from_mode.option(12).option(number).next(16)
         }
-        (MESSAGE, 12) => at.skip(2 * number).option(|at| drop(at.skip(32))).skip(1).next(12),
+        (MESSAGE, 12) => at.skip(2 * number).option(32).skip(1).next(12),
         _ => None,
     }
 }

@@ -107,7 +107,9 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
             // The receipts of several are in one file, with other paths than each receiver has signed.
             summary.signed = None;
         }
-        if summary.verdict(error.as_ref()) == ItemVerdict::Unconfirmed {
+        // A receiver that has said that nobody knows would say so again.
+        let has_answered = matches!(&error, Some(Error::Refused(..)));
+        if summary.verdict(error.as_ref()) == ItemVerdict::Unconfirmed && !has_answered {
             open.extend(summary.transfer);
         }
         if several.note(summary, error).is_break() {

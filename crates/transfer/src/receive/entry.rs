@@ -253,7 +253,7 @@ impl Receiver<'_> {
         }
         let mut looked = store.look(&entry, &dest);
         if let (Err(Fault(Refusal::Exists, _)), IfExists::KeepBoth) = (&looked, self.options.if_exists) {
-            dest = match store.another_name(&entry, &dest) {
+            dest = match store.another_name(&entry, &dest, false) {
                 Ok(other) => other,
                 Err(fault) => return Ok(Err(fault)),
             };
