@@ -14,9 +14,11 @@ pub(crate) fn generation(file: impl AsFd) -> Option<u64> {
     // File systems write an `int` (`ext4_ioctl`, `xfs_file_ioctl`, `btrfs_ioctl`), FUSE as much as the number states, a
     // `long`: there is room for either, and what is not written stays 0.
     let mut generation = 0u64;
-    // SAFETY: the kernel writes no more than the `long` that the number of this request states, and `generation` is at
-    // least that long; every pattern of bits is a value of it.
-    let read = unsafe { ioctl(file, Updater::<GET_VERSION, u64>::new(&mut generation)) };
+    // SAFETY: the number is that of a request that writes a `long` at most; `generation` is at least that long, and every
+    // pattern of bits is a value of it.
+    let request = unsafe { Updater::<GET_VERSION, u64>::new(&mut generation) };
+    // SAFETY: this request reads an inode's number and changes nothing; the kernel writes to `generation` alone.
+    let read = unsafe { ioctl(file, request) };
     read.is_ok().then_some(generation)
 }
 
