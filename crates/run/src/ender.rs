@@ -267,7 +267,7 @@ impl Ender {
     fn lingering(&self, passed: &Passed) -> Option<Share> {
         let lingering = self.shares.take(passed.share.user());
         if lingering.is_none() {
-            self.missed();
+            self.tally.count(Count::Refused, 1);
         }
         lingering
     }

@@ -74,7 +74,8 @@ impl Waiting {
     /// The next one whose time has come.
     pub(super) fn next(&mut self, now: Instant) -> Option<Parted> {
         let too_many = self.waiting.len() > self.most;
-        self.waiting.pop_front_if(|(due, _)| too_many || *due <= now).map(|(_, parted)| parted)
+        let (due, _) = self.waiting.front()?;
+        if too_many || *due <= now { self.next_of_all() } else { None }
     }
 
     /// The next one, at the end.
