@@ -24,7 +24,7 @@ mod parted;
 mod tests;
 
 pub(crate) use parted::SHORTLY;
-use parted::{Parted, Waiting};
+use parted::{Parted, PartedQueue};
 
 /// Hands sockets over to the closer, and counts the outcomes.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(crate) struct Ender {
     /// The connections that linger.
     shares: Shares,
     /// Half-closed connections that the closer gets soon.
-    parted: Mutex<Waiting>,
+    parted: Mutex<PartedQueue>,
     disposal: Disposal<Option<Share>>,
 }
 
@@ -79,7 +79,7 @@ impl Ender {
         lingering: usize,
     ) -> io::Result<Self> {
         let (begun, disposal) = (Mutex::default(), Disposal::start()?);
-        let (shares, parted) = (Shares::new(lingering, usize::MAX), Mutex::new(Waiting::new(lingering)));
+        let (shares, parted) = (Shares::new(lingering, usize::MAX), Mutex::new(PartedQueue::new(lingering)));
         Ok(Self { closer, policy, tally, begun, shares, parted, disposal })
     }
 
@@ -179,7 +179,7 @@ impl Ender {
         true
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, PartedQueue> {
         self.parted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -195,10 +195,10 @@ impl Ender {
 
     /// Hands over all that are not over.
     pub(crate) fn hand_over_all(&self) {
-        self.settle(Waiting::next_of_all);
+        self.settle(PartedQueue::next_of_all);
     }
 
-    fn settle(&self, mut next: impl FnMut(&mut Waiting) -> Option<Parted>) {
+    fn settle(&self, mut next: impl FnMut(&mut PartedQueue) -> Option<Parted>) {
         loop {
             let Some(parted) = next(&mut self.waiting()) else { return };
             if parted.is_over() {

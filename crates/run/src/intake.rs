@@ -119,7 +119,7 @@ impl Intake {
         let readable = epoll::EventFlags::IN;
         epoll::add(&epoll, &address.listener, epoll::EventData::new_u64(LISTENER), readable)?;
         epoll::add(&epoll, stop.as_fd(), epoll::EventData::new_u64(STOP), readable)?;
-        let alarm = Alarm::new()?;
+        let alarm = HandOverTimer::new()?;
         epoll::add(&epoll, &alarm.timer, epoll::EventData::new_u64(ALARM), readable)?;
         let root = address.root;
         let worker = Worker {
@@ -162,7 +162,7 @@ struct Worker {
     deaf_until: Option<Instant>,
     next: u64,
     /// For the half-closed connections that the closer is to get.
-    alarm: Alarm,
+    alarm: HandOverTimer,
     prover: Prover,
     ender: Ender,
     pace: Pace,
@@ -339,12 +339,12 @@ fn descriptors() -> Shares {
 /// A timer that is set for a fixed time, and not again before that is over. As the timeout of each wait it would be set and cancelled
 /// with each wait, which leaves the guest on a virtual machine.
 #[derive(Debug)]
-struct Alarm {
+struct HandOverTimer {
     timer: OwnedFd,
     is_set: bool,
 }
 
-impl Alarm {
+impl HandOverTimer {
     fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         Ok(Self { timer: timerfd_create(TimerfdClockId::Monotonic, flags)?, is_set: false })

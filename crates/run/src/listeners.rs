@@ -35,7 +35,7 @@ fn is_here(process: u32) -> bool {
     namespace("thread-self").is_some_and(|own| namespace(&process.to_string()) == Some(own))
 }
 
-fn of_kernel(one: diag::Listener) -> (u64, ListeningSocket) {
+fn of_kernel(one: diag::ListedListener) -> (u64, ListeningSocket) {
     let address = Untrusted::from(one.address.to_string().as_bytes());
     (one.inode, ListeningSocket { address, port: Some(one.address.port()), user: Some(one.user) })
 }

@@ -52,12 +52,12 @@ fn half_closed(socket: BorrowedFd<'_>) -> HalfClosed {
 
 /// Those that wait, the oldest first.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct PartedQueue {
     waiting: VecDeque<(Instant, Parted)>,
     most: usize,
 }
 
-impl Waiting {
+impl PartedQueue {
     /// `lingering` is the most connections that linger at once.
     pub(super) fn new(lingering: usize) -> Self {
         Self { waiting: VecDeque::new(), most: MOST.min(lingering / 8) }

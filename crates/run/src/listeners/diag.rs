@@ -22,7 +22,7 @@ const MESSAGE: usize = 72;
 
 /// A listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Listener {
+pub(super) struct ListedListener {
     pub(super) address: SocketAddr,
     pub(super) user: u32,
     pub(super) inode: u64,
@@ -32,7 +32,7 @@ pub(super) struct Listener {
 ///
 /// # Errors
 /// Those of the netlink socket (a service without `AF_NETLINK`), and `ENOENT` of a kernel that has no such list.
-pub(super) fn listeners() -> io::Result<Vec<Listener>> {
+pub(super) fn listeners() -> io::Result<Vec<ListedListener>> {
     let mut all = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         dump(family as u8, &mut all)?;
@@ -40,7 +40,7 @@ pub(super) fn listeners() -> io::Result<Vec<Listener>> {
     Ok(all)
 }
 
-fn dump(family: u8, all: &mut Vec<Listener>) -> io::Result<()> {
+fn dump(family: u8, all: &mut Vec<ListedListener>) -> io::Result<()> {
     let socket = Socket::new(NETLINK_SOCK_DIAG)?;
     // The socket's id is left empty: of all sockets.
     let mut request = [0u8; HEADER + REQUEST];
@@ -59,7 +59,7 @@ fn dump(family: u8, all: &mut Vec<Listener>) -> io::Result<()> {
 }
 
 /// Reads the messages of one reply. Returns whether the list is complete.
-fn read(reply: &[u8], all: &mut Vec<Listener>) -> io::Result<bool> {
+fn read(reply: &[u8], all: &mut Vec<ListedListener>) -> io::Result<bool> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
     let mut rest = reply;
     while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
@@ -81,7 +81,7 @@ fn read(reply: &[u8], all: &mut Vec<Listener>) -> io::Result<bool> {
 }
 
 /// Reads a `struct inet_diag_msg`.
-fn listener(body: &[u8]) -> Option<Listener> {
+fn listener(body: &[u8]) -> Option<ListedListener> {
     let body: &[u8; MESSAGE] = body.first_chunk()?;
     let word = |at: usize| u32::from_ne_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
     let ip = if i32::from(body[0]) == libc::AF_INET {
@@ -92,7 +92,7 @@ fn listener(body: &[u8]) -> Option<Listener> {
         IpAddr::V6(Ipv6Addr::from(octets))
     };
     let port = u16::from_be_bytes([body[4], body[5]]);
-    Some(Listener { address: SocketAddr::new(ip, port), user: word(64), inode: word(68).into() })
+    Some(ListedListener { address: SocketAddr::new(ip, port), user: word(64), inode: word(68).into() })
 }
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ mod tests {
         let mut all = Vec::new();
         assert!(!read(&one, &mut all).unwrap());
         assert!(read(&[one.clone(), message(NLMSG_DONE, &[0; 4])].concat(), &mut all).unwrap());
-        let seen = Listener { address: "127.0.0.0:80".parse().unwrap(), user: 0, inode: 9 };
+        let seen = ListedListener { address: "127.0.0.0:80".parse().unwrap(), user: 0, inode: 9 };
         assert_eq!(all, [seen, seen]);
         let refused = read(&message(NLMSG_ERROR, &(-libc::ENOENT).to_ne_bytes()), &mut all).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ENOENT));
