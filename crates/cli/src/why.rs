@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, ValueHint};
 use linger_untrusted::{Untrusted, message};
 use linger_why::{
-    AnalyzerLimits, CaptureSet, Cause, Class, ExamineEvent, ExamineOptions, Examined, Finding, Group, Groups,
+    AnalyzerLimits, CaptureSet, Cause, ExamineEvent, ExamineOptions, Examined, Finding, Group, Groups,
     HostRange, ReadStop, compare_series, html, text,
 };
 
@@ -142,7 +142,7 @@ struct WhyReport {
 
 impl WhyReport {
     fn take(&mut self, finding: Finding) {
-        if self.resets_only && finding.class == Class::Unanswered {
+        if self.resets_only && !finding.class.is_reset() {
             return;
         }
         self.harmful |= !finding.harmless;

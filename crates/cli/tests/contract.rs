@@ -175,7 +175,7 @@ fn why() {
         let output = linger(home.path(), &[&["why", "--json"], arguments].concat());
         lines("why", &text(&output.stdout))
     };
-    assert_eq!(why(&["--causes"]).len(), 16);
+    assert_eq!(why(&["--causes"]).len(), 23);
     for entry in fs::read_dir(Path::new(&capture("x")).parent().unwrap()).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|end| end == "gz") {

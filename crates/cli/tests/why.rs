@@ -32,6 +32,22 @@ fn harmful_resets_are_status_1_and_harmless_ones_0() {
 }
 
 #[test]
+fn failures_without_a_reset_are_harmful_and_can_be_left_out() {
+    let capture = capture("cut-short-length.client");
+    let output = linger(&[&capture]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = text(&output.stdout);
+    assert!(report.contains("No connection was reset. 1 failed without a reset."), "{report}");
+    assert!(report.contains("1. cut-short (certain)") && report.contains("Host \"server\""), "{report}");
+    let lines = common::contract::lines("why", &text(&linger(&["--json", &capture]).stdout));
+    assert_eq!((&lines[0]["cause"], &lines[0]["class"]), (&"cut-short".into(), &"closed-early".into()));
+    assert_eq!(lines[0]["lost_response_bytes"], 200);
+    let output = linger(&["--resets-only", &capture]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!text(&output.stdout).contains("cut-short ("));
+}
+
+#[test]
 fn json_has_the_promised_fields() {
     let output = linger(&["--json", &capture("data-after-close.server")]);
     let lines = common::contract::lines("why", &text(&output.stdout));
@@ -109,6 +125,8 @@ fn a_selection_is_made_by_time_host_and_port() {
     ] {
         assert_eq!(status(arguments), (Some(i32::from(found)), found), "{arguments:?}");
     }
+    let beyond = text(&linger(&[&capture, "--since", "2200-01-01"]).stdout);
+    assert!(beyond.contains("none of its 11 packets is of the time that was asked for"), "{beyond}");
     for wrong in [["--since", "yesterday"], ["--host", "example.org"], ["--port", "0"], ["--until", "-1"]] {
         assert_eq!(linger(&[&[&*capture][..], &wrong].concat()).status.code(), Some(2), "{wrong:?}");
     }

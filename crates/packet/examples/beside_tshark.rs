@@ -16,7 +16,7 @@ fn ours(path: &Path) -> Option<(u64, u64)> {
     while let Ok(Some(packet)) = reader.next() {
         match Segment::from_frame(packet.link, packet.data, packet.wire_len) {
             Ok(_) => segments += 1,
-            Err(NotTcp::OtherProtocol) => {}
+            Err(NotTcp::OtherProtocol | NotTcp::Icmp(_)) => {}
             Err(_) => said += 1,
         }
     }

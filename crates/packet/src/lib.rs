@@ -13,4 +13,4 @@ mod segment;
 
 pub use link::LinkType;
 pub use options::TcpOptions;
-pub use segment::{Flags, Layer, NotTcp, Path, Segment};
+pub use segment::{Flags, IcmpError, IcmpProblem, Layer, NotTcp, Path, Segment};

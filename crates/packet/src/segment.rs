@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use crate::{LinkType, TcpOptions};
 
 mod cursor;
+mod icmp;
 mod layers;
 mod path;
 mod tunnels;
 mod wireless;
 
+pub use icmp::{IcmpError, IcmpProblem};
 pub use path::Path;
 
 use cursor::{Cursor, TCP};
@@ -68,6 +70,9 @@ pub enum NotTcp {
     /// A layer that this crate cannot read. There may be TCP in it.
     #[error("{0} is not understood")]
     NotUnderstood(Layer),
+    /// An ICMP error that quotes a TCP segment.
+    #[error("an ICMP error: {}", .0.problem)]
+    Icmp(IcmpError),
 }
 
 /// A layer that this crate cannot read, named by the number that announced it.

@@ -26,6 +26,8 @@ pub(crate) struct ConnectedProcess {
     pub(crate) connection: OwnedFd,
     /// Whether it has sent the token.
     pub(crate) known: bool,
+    /// This process.
+    own: u32,
     /// The process that connected (`SO_PEERCRED`); 0 if it is in a pid namespace of which nothing is known.
     peer: u32,
     /// The user that it ran as.
@@ -70,7 +72,8 @@ impl ConnectedProcess {
         let user = socket_peercred(&connection).ok()?.uid.as_raw();
         let share = shares.take(user)?;
         let (waiting, counted, claims) = (HashMap::new(), [0; COUNTS], Claims::new(Instant::now()));
-        Some(Self { connection, known: false, peer, user, waiting, counted, claims, _share: share })
+        let own = std::process::id();
+        Some(Self { connection, known: false, own, peer, user, waiting, counted, claims, _share: share })
     }
 
     /// Whether a connection is to be ended when this process ends.
@@ -118,7 +121,7 @@ impl ConnectedProcess {
             None => None,
         };
         let cookie = message.cookie;
-        let by_supervisor = by.pid == std::process::id();
+        let by_supervisor = by.pid == self.own;
         let (name, origin) = self.origin(message, by);
         let passed = match (held, new) {
             (Some(held), Some(new)) => {

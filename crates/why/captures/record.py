@@ -93,7 +93,7 @@ def record(name, out):
     for place, ns, dev in (("client", C, "c0"), ("middle", M, "s1"), ("server", S, "s0")):
         path = f"{directory}/{place}"
         dump = subprocess.Popen(["ip", "netns", "exec", ns, "tcpdump", "-i", dev, "-s", str(snap), "-Z", "root", "-Uw", path,
-                                 "--nano", "--immediate-mode", "tcp"], stderr=subprocess.PIPE, text=True)
+                                 "--nano", "--immediate-mode", "tcp or icmp"], stderr=subprocess.PIPE, text=True)
         while "listening" not in dump.stderr.readline():
             pass
         dumps.append((place, path, dump))
@@ -937,6 +937,148 @@ def tls_unread_upload(v):
     server.close()
     nap()
     client.close()
+
+
+# Failures without a reset.
+
+def answered(v, request, answer):
+    client, server = pair(v)
+    client.sendall(request)
+    server.recv(1000)
+    if answer:
+        server.sendall(answer)
+    server.close()
+    drained(client)
+    client.close()
+
+
+@scenario(4, 6)
+def cut_short_length(v):
+    answered(v, GET, response(300, 100))
+
+
+@scenario(4)
+def cut_short_chunks(v):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answered(v, GET, head + b"5\r\nhello\r\n" + b"a\r\nwor")
+
+
+@scenario(4)
+def whole_chunks(v):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answered(v, GET, head + b"5\r\nhello\r\n" + b"5\r\nworld\r\n0\r\n\r\n")
+
+
+@scenario(4)
+def cut_short_record(v):
+    hello = b"\x16\x03\x01\x00\x04\x01\x00\x00\x00"
+    answered(v, hello, b"\x17\x03\x03\x00\x64" + b"t" * 60)
+
+
+@scenario(4)
+def closed_mid_request(v):
+    answered(v, b"POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 900\r\n\r\n" + b"u" * 100, b"")
+
+
+@scenario(4, 6)
+def closed_unanswered(v):
+    answered(v, GET, b"")
+
+
+@scenario(4)
+def keep_alive_race_lingering(v):
+    client, server = pair(v)
+    client.sendall(GET)
+    server.recv(1000)
+    server.sendall(response(50))
+    client.recv(1000)
+    nap(1.2)
+    # The FIN waits behind 20 datagrams for 160 ms.
+    slow("1mbit")
+    with within(M):
+        crowd = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(20):
+        crowd.sendto(b"d" * 1000, (ADDRESS[4]["c"], 9))
+    crowd.close()
+    server.shutdown(socket.SHUT_WR)
+    client.sendall(GET)
+    drained(client)
+    drained(server, len(GET))
+    server.close()
+    client.close()
+    nap(0.2)
+    fast()
+
+
+@scenario(4)
+def window_stuck(v):
+    client, server = pair(v, rcvbuf=4000)
+    server.setblocking(False)
+    client.sendall(GET)
+    nap()
+    try:
+        for _ in range(100):
+            server.send(b"w" * 10000)
+            nap(0.01)
+    except BlockingIOError:
+        pass
+    nap(14)
+    LATER.extend([client, server])
+
+
+@scenario(4, snap=100)
+def black_hole(v):
+    client, server = pair(v)
+    inside(M, "nft add table ip hole")
+    inside(M, "nft add chain ip hole f '{ type filter hook forward priority 0; }'")
+    inside(M, "nft add rule ip hole f ip length gt 1000 drop")
+    client.sendall(GET)
+    server.recv(1000)
+    server.sendall(response(5000))
+    nap(7)
+    LATER.extend([client, server])
+
+
+def refused_by(v, rule):
+    with within(C):
+        client = socket.socket(FAMILY[v])
+    client.settimeout(4)
+    rule()
+    try:
+        client.connect((ADDRESS[v]["s"], 8080))
+    except OSError:
+        pass
+    client.close()
+
+
+def forward(verdict):
+    inside(M, "nft add table ip hole")
+    inside(M, "nft add chain ip hole f '{ type filter hook forward priority 0; }'")
+    inside(M, f"nft add rule ip hole f tcp dport 8080 {verdict}")
+
+
+@scenario(4)
+def unreachable_prohibited(v):
+    refused_by(v, lambda: forward("reject with icmp type admin-prohibited"))
+
+
+@scenario(4)
+def unreachable_route(v):
+    with within(C):
+        client = socket.socket(FAMILY[v])
+    inside(M, "ip route add unreachable 10.77.2.200/32")
+    client.settimeout(2)
+    try:
+        client.connect(("10.77.2.200", 8080))
+    except OSError:
+        pass
+    client.close()
+    inside(M, "ip route del unreachable 10.77.2.200/32")
+
+
+@scenario(4)
+def syn_dropped(v):
+    refused_by(v, lambda: forward("drop"))
 
 
 def main():

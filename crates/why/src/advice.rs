@@ -102,6 +102,16 @@ pub enum Host {
     AbortOnOverflow,
     /// `tcp_fin_timeout` and `tcp_max_orphans`.
     FinTimeout,
+    /// The host that sent an ICMP error: its routes and rules.
+    Reporter,
+    /// The server's own log of that request.
+    ServerLog,
+    /// The idle timeouts of both sides.
+    IdleTimeouts,
+    /// What the program that should read was doing.
+    Reader,
+    /// The path MTU, asked with packets that must not be fragmented.
+    PathMtu,
 }
 
 /// What to do about a reset.
@@ -200,6 +210,11 @@ impl Host {
             Self::SynCookies => "TCPReqQFullDoCookies, SyncookiesFailed and ListenOverflows on the server",
             Self::AbortOnOverflow => "ListenOverflows and net.ipv4.tcp_abort_on_overflow on the server",
             Self::FinTimeout => "tcp_fin_timeout and tcp_max_orphans on the host that reset",
+            Self::Reporter => "the routes and rules of the host that sent the ICMP error",
+            Self::ServerLog => "the server's log of that request: an error, a timeout or a worker's end",
+            Self::IdleTimeouts => "the idle timeouts of the server and of the client's pool",
+            Self::Reader => "what the reading program was doing (`ss -tmp` shows its full receive queue)",
+            Self::PathMtu => "`tracepath` or `ping -M do -s 1400` from the sender to the receiver",
         }
     }
 }
@@ -287,6 +302,30 @@ fn against(cause: Cause) -> &'static str {
         Cause::NoAnswer => {
             "Check route and address, then for a rule that drops (`nft list ruleset`, security groups), then for a full \
              accept queue (ListenOverflows and ListenDrops in `nstat -az`)."
+        }
+        Cause::Unreachable => {
+            "Look at the host that sent the ICMP error: its routes, its neighbours, and its rules (`nft list ruleset`)."
+        }
+        Cause::CutShort => {
+            "Look in the server's log at that time: a crash or an error in the middle of a response, a timeout of the \
+             proxy in front, or a wrong Content-Length."
+        }
+        Cause::ClosedMidRequest => {
+            "Look for the server's limits: header and body timeouts, body size; a server that refuses should answer first, \
+             and end with a lingering close."
+        }
+        Cause::ClosedUnanswered => {
+            "Look in the server's log for that request: a crashed worker, or a closed upstream, closes in place of an answer."
+        }
+        Cause::KeepAliveRace => {
+            "Let the client's idle timeout be shorter than the server's, and let it repeat safe requests once."
+        }
+        Cause::WindowStuck => {
+            "Look at the reading program: it is blocked, stopped or waits for something else (`ss -tmp`, a stack dump)."
+        }
+        Cause::BlackHole => {
+            "Let ICMP \"fragmentation needed\" pass, or clamp the MSS to the path (`tcp option maxseg size set rt mtu`), or \
+             set tcp_mtu_probing=1 at the sender."
         }
         Cause::FirewallReject => {
             "Look for a reject rule with tcp-reset that matches (`nft list ruleset`, `iptables-save`), or for an \

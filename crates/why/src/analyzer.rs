@@ -3,22 +3,25 @@
 use std::collections::{BTreeMap, HashMap};
 
 use linger_packet::capture::Packet;
-use linger_packet::{Flags, Layer, NotTcp, Segment};
+use linger_packet::{Flags, IcmpError, Layer, NotTcp, Segment};
 
+use crate::connection::ObservedConnection;
 use crate::counts::{AnalyzerLimits, PacketCounts};
 use crate::facts::Facts;
+use crate::failed::{Look, ReportedError};
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
+use crate::names::Names;
 use crate::places::Places;
 use crate::record::At;
 use crate::reset::RecordedReset;
 use crate::select::Selection;
 use crate::series::SeriesFiles;
-use crate::surroundings::Surroundings;
+use crate::surroundings::{ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
+use crate::verdict;
 use crate::{Cause, Claim, Class, Remedy};
-use crate::{unanswered, verdict};
 
 /// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
 /// for refused connections that show the end of a process.
@@ -31,6 +34,9 @@ const IGNORED: u32 = 8;
 const AHEAD: usize = 16;
 /// Comments kept for ladders.
 const MAX_COMMENTS: usize = 4_096;
+
+/// Connections whose ICMP errors are kept until they end.
+const MAX_REPORTED: usize = 4_096;
 
 /// Largest number of kinds of layers that are told apart. A capture of noise has any number of them.
 const MAX_LAYERS: usize = 64;
@@ -67,6 +73,8 @@ pub struct Analyzer {
     latest: u64,
     comments: HashMap<u64, String>,
     layers: BTreeMap<Layer, u64>,
+    reported: HashMap<FlowKey, ReportedError>,
+    names: Names,
 }
 
 impl Analyzer {
@@ -83,6 +91,8 @@ impl Analyzer {
             latest: 0,
             comments: HashMap::new(),
             layers: BTreeMap::new(),
+            reported: HashMap::new(),
+            names: Names::default(),
         }
     }
 
@@ -127,6 +137,7 @@ impl Analyzer {
             }
             self.latest = self.latest.max(packet.time_ns);
             if self.selection.as_ref().is_some_and(|selection| !selection.has_time(packet.time_ns)) {
+                self.counts.outside += 1;
                 continue;
             }
             if self.counts.packets == 0 {
@@ -139,10 +150,16 @@ impl Analyzer {
                 None => self.look_closer(&packet, &mut waiting),
             }
         }
+        self.judge_waiting(&mut waiting);
+    }
+
+    fn judge_waiting(&mut self, waiting: &mut SegmentQueue<'_>) {
         let (later, sooner) = waiting.all.split_at(waiting.oldest);
         for seen in sooner.iter().chain(later) {
             self.segment(seen);
         }
+        waiting.all.clear();
+        waiting.oldest = 0;
     }
 
     #[inline(never)]
@@ -150,6 +167,11 @@ impl Analyzer {
         match Segment::from_frame(packet.link, packet.data, packet.wire_len) {
             Ok(segment) => self.queue(packet, segment, waiting),
             Err(NotTcp::OtherProtocol) => {}
+            Err(NotTcp::Icmp(error)) => {
+                // What it is about stands before it.
+                self.judge_waiting(waiting);
+                self.report(packet, error);
+            }
             Err(NotTcp::Fragment) => self.counts.fragments += 1,
             Err(NotTcp::TooShort) => self.counts.cut += 1,
             Err(NotTcp::NotUnderstood(layer)) => {
@@ -159,6 +181,16 @@ impl Analyzer {
                 }
             }
             Err(_) => self.counts.malformed += 1,
+        }
+    }
+
+    /// Notes an ICMP error about a connection that is known.
+    fn report(&mut self, packet: &Packet<'_>, error: IcmpError) {
+        let (key, _) = FlowKey::between(error.source, error.destination, packet.interface);
+        let room = self.reported.len() < MAX_REPORTED || self.reported.contains_key(&key);
+        if room && self.table.find(&key).is_some() {
+            let frame = self.files.frame(packet.frame);
+            self.reported.insert(key, ReportedError { frame, error });
         }
     }
 
@@ -222,6 +254,9 @@ impl Analyzer {
             flow.connection.paths[dir] = path;
         }
         let step = flow.observe(segment, dir, at);
+        if Names::begins(&flow.connection, dir, segment.payload_len) {
+            self.names.note(flow.connection.key, at.frame, segment.payload);
+        }
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
         });
@@ -294,17 +329,27 @@ impl Analyzer {
     fn settle(&mut self, flow: Flow) {
         if let Some(reset) = flow.reset {
             self.judge(&reset);
-        } else if let Some(failed) = unanswered::failure(&flow) {
-            let (connection, opener) = (&flow.connection, failed.1);
-            let network = self.places.network(connection, 1 - opener);
-            let listener = self.surroundings.of((connection.key.end(1 - opener), network));
-            if let Some(mut finding) = unanswered::finding(connection, failed, &listener) {
-                let path = self.places.path(connection.paths[opener]);
-                (finding.tags, finding.numbers.network) = (path.to_string(), path.network());
-                self.files.localise(&mut finding);
-                self.ready.push(finding);
-            }
+        } else {
+            self.settle_without_reset(&flow);
         }
+    }
+
+    fn settle_without_reset(&mut self, flow: &Flow) {
+        let connection = &flow.connection;
+        let icmp = if self.reported.is_empty() { None } else { self.reported.remove(&connection.key) };
+        if icmp.is_none() && !connection.may_have_failed() {
+            return;
+        }
+        let served = connection.client().map_or(0, |client| 1 - client);
+        let network = self.places.network(connection, served);
+        let listener = self.surroundings.of((connection.key.end(served), network));
+        let look = Look { connection, listener: &listener, icmp: icmp.as_ref() };
+        let Some(failed) = look.failed() else { return };
+        let path = self.places.path(connection.paths[failed.by]);
+        let mut finding = look.finding(failed, self.names.of(connection));
+        (finding.tags, finding.numbers.network) = (path.to_string(), path.network());
+        self.files.localise(&mut finding);
+        self.ready.push(finding);
     }
 
     fn judge(&mut self, reset: &RecordedReset) {
@@ -318,9 +363,8 @@ impl Analyzer {
         let served = if listener == from { reset.by } else { 1 - reset.by };
         let network = self.places.network(&reset.connection, served);
         let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, network)));
-        if let Some(says) = facts.application() {
-            verdict.evidence.push(Evidence { frame: None, says });
-        }
+        let said = facts.application().into_iter().chain(facts.asked_for(self.names.of(&reset.connection)));
+        verdict.evidence.extend(said.map(|says| Evidence { frame: None, says }));
         let path = self.places.path(reset.connection.paths[reset.by]);
         if !path.is_plain() {
             let says = Claim::SentIn(path.to_string());
@@ -392,11 +436,15 @@ impl Analyzer {
 
     /// Ends the analysis. Returns the findings that were still open, and the counts.
     pub fn finish(mut self) -> (Vec<Finding>, PacketCounts) {
-        let mut open: Vec<Flow> = self
-            .table
-            .drain()
-            .filter(|flow| flow.reset.is_some() || unanswered::failure(flow).is_some())
-            .collect();
+        let (reported, listener) = (&self.reported, ListenerHistory::default());
+        let failed = |connection: &ObservedConnection| {
+            let icmp = reported.get(&connection.key);
+            (icmp.is_some() || connection.may_have_failed())
+                && Look { connection, listener: &listener, icmp }.failed().is_some()
+        };
+        let drained = self.table.drain();
+        let mut open: Vec<Flow> =
+            drained.filter(|flow| flow.reset.is_some() || failed(&flow.connection)).collect();
         open.sort_by_key(|flow| {
             flow.reset.as_ref().map_or(flow.connection.first_frame, |reset| reset.at.frame)
         });

@@ -4,27 +4,33 @@
 //! One side's bytes are followed while they are in order and in the capture. After a gap nothing is known.
 
 mod frames;
+mod http;
 mod sniff;
 
 use linger_packet::Segment;
 
 use crate::claim::Farewell;
-use sniff::{HTTP2_PREFACE, head_length, says_goodbye, sniff, switches_to_web_socket};
+pub(crate) use http::HttpMessage;
+use sniff::{HTTP2_PREFACE, says_goodbye, sniff};
 
 /// The protocol of a stream, with the facts that only this protocol has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Protocol {
     #[default]
     Unseen,
-    /// HTTP/1, with the number of messages begun, and what the last one is.
+    /// HTTP/1, with the number of messages begun (responses of status 1xx not counted), what the last one is, and its status if
+    /// it is a response. `heads`: which of the last 16 requests are HEAD, the latest in the lowest bit.
     Http {
         message: HttpMessage,
         messages: u16,
+        status: u16,
+        heads: u16,
     },
-    /// TLS, with the type and length of the last record.
+    /// TLS, with the type and length of the last record, and the description of the alert in it if that is in clear.
     Tls {
         record: u8,
         length: u16,
+        alert: Option<u8>,
     },
     /// FastCGI, with whether END_REQUEST and the end of STDIN were seen.
     FastCgi {
@@ -49,17 +55,6 @@ pub(crate) enum Protocol {
     Cut,
 }
 
-/// The messages of HTTP/1 that decide what follows them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum HttpMessage {
-    #[default]
-    Plain,
-    /// A HEAD request: its response has no body.
-    Head,
-    /// A CONNECT request: what follows a response of success is another protocol (RFC 9110 section 9.3.6).
-    Connect,
-}
-
 /// Where the current message or record ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Extent {
@@ -68,7 +63,9 @@ enum Extent {
     Lost,
     /// At this sequence number.
     Known(u32),
-    /// After the last chunk.
+    /// The size line of the next chunk begins at this sequence number.
+    Chunk(u32),
+    /// After the last chunk. Where the chunks begin is not known any more.
     Chunked,
     /// At the FIN.
     UntilClose,
@@ -82,7 +79,7 @@ const LONGEST: u64 = (1 << 31) - (1 << 20);
 pub(crate) struct App {
     pub(crate) protocol: Protocol,
     extent: Extent,
-    /// The sequence number at which the farewell begins, if the stream ends with one.
+    /// The sequence number at which the farewell begins, if the stream ends with one. Of HTTP/1: where the last message begins.
     farewell_at: u32,
 }
 
@@ -114,8 +111,16 @@ impl App {
         if let Protocol::Lines { .. } = self.protocol {
             return self.lines(segment);
         }
-        let Extent::Known(end) = self.extent else {
-            return self.open_end(segment);
+        let end = match self.extent {
+            Extent::Known(end) => end,
+            Extent::Chunk(at) => match self.chunks(at, segment) {
+                Extent::Known(end) => end,
+                other => {
+                    self.extent = other;
+                    return self.last_chunk(segment);
+                }
+            },
+            _ => return self.open_end(segment),
         };
         self.extent = match self.protocol {
             Protocol::Http { .. } if matches!(peer.protocol, Protocol::WebSocket { .. }) => {
@@ -146,7 +151,7 @@ impl App {
     fn open_end(&mut self, segment: &Segment<'_>) {
         let may_be_tls = matches!(self.protocol, Protocol::Other | Protocol::Tls { .. });
         if may_be_tls && matches!(sniff(segment.payload), Protocol::Tls { .. }) {
-            self.protocol = Protocol::Tls { record: 0, length: 0 };
+            self.protocol = Protocol::Tls { record: 0, length: 0, alert: None };
             self.extent = self.tls(segment.seq, segment);
         } else {
             self.last_chunk(segment);
@@ -159,7 +164,7 @@ impl App {
         if matches!(self.protocol, Protocol::Tls { .. })
             && matches!(sniff(segment.payload), Protocol::Tls { .. })
         {
-            self.protocol = Protocol::Tls { record: 0, length: 0 };
+            self.protocol = Protocol::Tls { record: 0, length: 0, alert: None };
             self.extent = self.tls(segment.seq, segment);
         }
     }
@@ -189,7 +194,22 @@ impl App {
 
     /// Whether the current message ends only with a FIN or with a last chunk.
     pub(crate) fn open_ended(&self) -> bool {
-        matches!(self.extent, Extent::Chunked | Extent::UntilClose)
+        matches!(self.extent, Extent::Chunk(_) | Extent::Chunked | Extent::UntilClose)
+    }
+
+    /// Whether chunks are followed, and the last one has not come.
+    pub(crate) fn in_chunks(&self) -> bool {
+        matches!(self.extent, Extent::Chunk(_))
+    }
+
+    /// HTTP/1: the sequence number at which the last message begins.
+    pub(crate) fn message_at(&self) -> Option<u32> {
+        (self.messages() > 0).then_some(self.farewell_at)
+    }
+
+    /// The alert with which the stream ends, if it is in clear.
+    pub(crate) fn alert(&self) -> Option<u8> {
+        if let Protocol::Tls { record: 21, alert, .. } = self.protocol { alert } else { None }
     }
 
     /// Whether the open end is a FIN.
@@ -204,6 +224,11 @@ impl App {
     /// Whether the server of a CONNECT request speaks another protocol by now.
     fn has_become_tunnel(&self) -> bool {
         !self.is_http() && self.protocol != Protocol::Unseen
+    }
+
+    /// Whether the protocol says where its messages end.
+    pub(crate) fn has_ends(&self) -> bool {
+        matches!(self.protocol, Protocol::Http { .. } | Protocol::Tls { .. } | Protocol::FastCgi { .. })
     }
 
     /// HTTP messages begun.
@@ -227,8 +252,7 @@ impl App {
     /// has said its own.
     pub(crate) fn ends_with_goaway_size(&self, at: u32) -> bool {
         let inside = at.wrapping_sub(self.farewell_at) < 1 << 31;
-        let size =
-            matches!(self.protocol, Protocol::Tls { record: 23, length } if GOAWAY_RECORDS.contains(&length));
+        let size = matches!(self.protocol, Protocol::Tls { record: 23, length, .. } if GOAWAY_RECORDS.contains(&length));
         self.is_followed() && inside && size
     }
 
@@ -239,7 +263,7 @@ impl App {
             Protocol::Lines { farewell: true } => Some(Farewell::Line),
             Protocol::Tls { record: 21, .. } => Some(Farewell::TlsAlert),
             // For an encrypted record only the length tells.
-            Protocol::Tls { record: 23, length: ..=LONGEST_ALERT } => Some(Farewell::TlsAlert),
+            Protocol::Tls { record: 23, length: ..=LONGEST_ALERT, .. } => Some(Farewell::TlsAlert),
             Protocol::Http2 { goaway: true } => Some(Farewell::GoAway),
             Protocol::WebSocket { close: true } => Some(Farewell::WebSocketClose),
             _ => None,
@@ -258,91 +282,6 @@ impl App {
             }
             self.protocol = Protocol::Lines { farewell };
             self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
-        }
-    }
-
-    /// Looks whether a chunked body ends with this segment.
-    fn last_chunk(&mut self, segment: &Segment<'_>) {
-        if self.extent == Extent::Chunked && segment.payload.ends_with(b"0\r\n\r\n") {
-            self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
-        }
-    }
-
-    /// Heads that begin in a segment, the first of them at `end`.
-    fn http(&mut self, mut end: u32, segment: &Segment<'_>, peer: &Self) -> Extent {
-        // A segment may end one message and begin others.
-        for _ in 0..32 {
-            let inside = end.wrapping_sub(segment.seq);
-            if inside >= segment.payload_len {
-                break;
-            }
-            let Some(rest) = segment.payload.get(inside as usize..).filter(|rest| !rest.is_empty()) else {
-                return Extent::Lost;
-            };
-            self.extent = self.head(end, rest, peer);
-            self.last_chunk(segment);
-            if let (Protocol::WebSocket { .. }, Extent::Known(next)) = (self.protocol, self.extent) {
-                return self.web_socket(next, segment);
-            }
-            match self.extent {
-                Extent::Known(next) => end = next,
-                other => return other,
-            }
-        }
-        Extent::Known(end)
-    }
-
-    /// Reads the head at the start of `bytes`, whose offset in the stream is `at`. Returns where the message ends.
-    fn head(&mut self, at: u32, bytes: &[u8], peer: &Self) -> Extent {
-        if !matches!(sniff(bytes), Protocol::Http { .. }) {
-            return Extent::Lost;
-        }
-        let Some(length) = head_length(bytes) else { return Extent::Lost };
-        let messages = self.messages().saturating_add(1);
-        let message = match bytes {
-            [b'H', b'E', b'A', b'D', b' ', ..] => HttpMessage::Head,
-            [b'C', b'O', b'N', b'N', b'E', b'C', b'T', b' ', ..] => HttpMessage::Connect,
-            _ => HttpMessage::Plain,
-        };
-        self.protocol = Protocol::Http { message, messages };
-        let end = at.wrapping_add(length as u32);
-        let mut lines = bytes[..length].split(|&byte| byte == b'\n');
-        let first = lines.next().unwrap_or(&[]);
-        let response = first.starts_with(b"HTTP/");
-        // RFC 9112 section 6.3: responses that have no body whatever their fields say.
-        let status = first.get(9..12).unwrap_or(&[]);
-        let empty = status.starts_with(b"1") || status == b"204" || status == b"304";
-        if response && status == b"101" && switches_to_web_socket(&bytes[..length]) {
-            self.protocol = Protocol::WebSocket { close: false };
-            return Extent::Known(end);
-        }
-        let asked =
-            if let Protocol::Http { message, .. } = peer.protocol { message } else { HttpMessage::Plain };
-        if response && (empty || asked == HttpMessage::Head) {
-            return Extent::Known(end);
-        }
-        if response && asked == HttpMessage::Connect && status.starts_with(b"2") {
-            self.protocol = Protocol::Other;
-            return Extent::Lost;
-        }
-        let mut content_length = None;
-        for line in lines {
-            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
-            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            if name.eq_ignore_ascii_case(b"content-length") {
-                content_length = std::str::from_utf8(value).ok().and_then(|value| value.parse::<u64>().ok());
-            } else if name.eq_ignore_ascii_case(b"transfer-encoding")
-                && value.to_ascii_lowercase().ends_with(b"chunked")
-            {
-                return Extent::Chunked;
-            }
-        }
-        match content_length {
-            // Sequence numbers can express distances below 2 GiB only, the head included.
-            Some(length) if length < LONGEST => Extent::Known(end.wrapping_add(length as u32)),
-            Some(_) => Extent::Lost,
-            None if response => Extent::UntilClose,
-            None => Extent::Known(end),
         }
     }
 }

@@ -35,6 +35,20 @@ pub enum Cause {
     BothClosed,
     /// SYNs that nobody answered.
     NoAnswer,
+    /// A router or the host reported that the packets cannot be delivered.
+    Unreachable,
+    /// The server ended a response, or a record, before it was whole by its own length.
+    CutShort,
+    /// The server closed in the middle of a request.
+    ClosedMidRequest,
+    /// The server closed in place of a response.
+    ClosedUnanswered,
+    /// A request crossed the FIN with which the server closed a connection at rest.
+    KeepAliveRace,
+    /// The reader's window closed and did not open again.
+    WindowStuck,
+    /// Long segments are lost where short ones pass.
+    BlackHole,
     /// A firewall answered in the host's name.
     FirewallReject,
     /// The alleged sender did not send it: a box in between did.
@@ -66,8 +80,12 @@ pub enum Class {
     AfterKeepalive,
     /// The sender's own decision, after its data went unacknowledged.
     AfterRetransmissions,
-    /// There is no reset: SYNs got no answer.
+    /// There is no reset: SYNs, or a whole handshake, got no answer.
     Unanswered,
+    /// There is no reset: a FIN came before all was said.
+    ClosedEarly,
+    /// There is no reset: nothing moves any more.
+    Stalled,
     /// The reset does not fit the connection to which it claims to belong.
     Foreign,
 }
@@ -87,7 +105,7 @@ pub enum Confidence {
 
 impl Cause {
     /// Every cause, in the order of the documentation.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::AcceptQueueOverflow,
         Self::ClosedWithUnreadData,
         Self::DataAfterClose,
@@ -101,6 +119,13 @@ impl Cause {
         Self::Finwait2Expired,
         Self::BothClosed,
         Self::NoAnswer,
+        Self::Unreachable,
+        Self::CutShort,
+        Self::ClosedMidRequest,
+        Self::ClosedUnanswered,
+        Self::KeepAliveRace,
+        Self::WindowStuck,
+        Self::BlackHole,
         Self::FirewallReject,
         Self::Forged,
         Self::Unknown,
@@ -122,6 +147,13 @@ impl Cause {
             Self::Finwait2Expired => "finwait2-expired",
             Self::BothClosed => "both-closed",
             Self::NoAnswer => "no-answer",
+            Self::Unreachable => "unreachable",
+            Self::CutShort => "cut-short",
+            Self::ClosedMidRequest => "closed-mid-request",
+            Self::ClosedUnanswered => "closed-unanswered",
+            Self::KeepAliveRace => "keep-alive-race",
+            Self::WindowStuck => "window-stuck",
+            Self::BlackHole => "black-hole",
             Self::FirewallReject => "firewall-reject",
             Self::Forged => "forged",
             Self::Unknown => "unknown",
@@ -155,9 +187,7 @@ impl Cause {
             }
             Self::ClientGaveUp => "The client closed, aborted or died before it had the whole answer.",
             Self::KeepaliveTimeout => "Keepalive probes went unanswered: the peer or the path was gone.",
-            Self::RetransmissionTimeout => {
-                "Data was sent again and again without an acknowledgement, until the sender gave up."
-            }
+            Self::RetransmissionTimeout => "Data was sent again and again, and nobody acknowledged it.",
             Self::Finwait2Expired => {
                 "One side closed, the other kept its half open so long that the kernel forgot the connection."
             }
@@ -166,6 +196,30 @@ impl Cause {
             }
             Self::NoAnswer => {
                 "Nobody answered the client's SYNs: a rule dropped them, the host was away, or its accept queue was full."
+            }
+            Self::Unreachable => {
+                "A router or the host itself reported by ICMP that the packets cannot be delivered."
+            }
+            Self::CutShort => {
+                "The server closed before its response was whole by the response's own length: the client has a part, \
+                 or takes the part for the whole."
+            }
+            Self::ClosedMidRequest => {
+                "The server closed while the client was sending a request, and had answered nothing."
+            }
+            Self::ClosedUnanswered => {
+                "The server closed in place of a response: the whole request had arrived."
+            }
+            Self::KeepAliveRace => {
+                "The server closed a connection at rest, and the client's next request was on its way: it got no \
+                 response."
+            }
+            Self::WindowStuck => {
+                "The reader stopped reading: its window closed, and did not open again while the capture lasts."
+            }
+            Self::BlackHole => {
+                "Full segments are lost where short ones pass: a link on the path takes smaller packets only, and the \
+                 sender is not told."
             }
             Self::FirewallReject => {
                 "A firewall on the path or on the host answered with a reset in the host's name."
@@ -179,6 +233,11 @@ impl Cause {
 }
 
 impl Class {
+    /// Whether there was a reset.
+    pub fn is_reset(self) -> bool {
+        !matches!(self, Self::Unanswered | Self::ClosedEarly | Self::Stalled)
+    }
+
     /// The stable name.
     pub fn name(self) -> &'static str {
         match self {
@@ -192,6 +251,8 @@ impl Class {
             Self::AfterKeepalive => "after-keepalive",
             Self::AfterRetransmissions => "after-retransmissions",
             Self::Unanswered => "unanswered",
+            Self::ClosedEarly => "closed-early",
+            Self::Stalled => "stalled",
             Self::Foreign => "foreign",
         }
     }

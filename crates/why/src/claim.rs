@@ -6,6 +6,9 @@
 mod words;
 
 use std::fmt;
+use std::net::IpAddr;
+
+use linger_packet::IcmpProblem;
 
 /// One end of a connection, as a sentence names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +285,19 @@ pub enum Claim {
     Text(String),
     /// This side's last words say that it has nothing more to say.
     SaidFarewell(Party, Farewell),
+    /// The last record of this side is a TLS alert in clear, of this description.
+    Alert(Party, u8),
+    /// The name that the client's ClientHello asks for.
+    ServerName(String),
+    /// HTTP: the client's last request and the server's last response.
+    Request {
+        /// Its method.
+        method: &'static str,
+        /// The Host of the connection's first request.
+        host: Option<String>,
+        /// The status of the server's last response, if there is one.
+        status: Option<u16>,
+    },
     /// HTTP: the response was not finished.
     ResponseOpen,
     /// HTTP: bytes of the response that the client has not acknowledged, by its Content-Length.
@@ -312,6 +328,57 @@ pub enum Claim {
         count: u16,
         /// From the first to the last.
         nanoseconds: u64,
+    },
+    /// An ICMP error about the connection's segments.
+    Icmp {
+        /// What it says.
+        problem: IcmpProblem,
+        /// Who sent it.
+        reporter: IpAddr,
+    },
+    /// The server's FIN came so many bytes before the end of the response, by its Content-Length.
+    ClosedShort(u32),
+    /// The server's FIN came before the last chunk.
+    ClosedInChunks,
+    /// The server's FIN came so many bytes before the end of a TLS record.
+    RecordCut(u32),
+    /// FastCGI: the FIN came before END_REQUEST.
+    ClosedBeforeEndRequest,
+    /// The server's FIN came before the request was whole: so many bytes of it were still to come.
+    RequestCut(u32),
+    /// The server's FIN came before the last chunk of the request.
+    RequestCutInChunks,
+    /// The server's FIN came in place of a response to a whole request.
+    ClosedUnanswered,
+    /// The frame is the client's FIN, sent before the server's.
+    ClientClosedFirst,
+    /// The next request, of so many bytes, crossed the server's FIN, and every one before had its response.
+    CrossedByRequest(u32),
+    /// No data was sent for this long before the server's FIN.
+    RestedBeforeFin {
+        /// The silence.
+        nanoseconds: u64,
+    },
+    /// The window of this finding's sender stayed closed, and was asked for.
+    WindowStuck {
+        /// Probes that asked for it, the last ones.
+        probes: u16,
+        /// Since the first packet that announced the closed window, or since the first of the last ones.
+        nanoseconds: u64,
+    },
+    /// The first segment that is not acknowledged was sent again, the last times within this time.
+    SentAgain {
+        /// Bytes of the longest of them.
+        bytes: u32,
+        /// How many.
+        count: u16,
+        /// From the first to the last.
+        nanoseconds: u64,
+    },
+    /// No segment of this side with as many bytes was ever acknowledged, while its short packets arrive.
+    NoneSoLongTaken {
+        /// Bytes of the lost segment.
+        bytes: u32,
     },
     /// What another capture of the same connection shows.
     OtherView(String),
@@ -344,9 +411,44 @@ impl fmt::Display for Farewell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Line => "a goodbye",
-            Self::TlsAlert => "a TLS alert (close_notify)",
+            Self::TlsAlert => "a TLS alert",
             Self::GoAway => "HTTP/2's GOAWAY",
             Self::WebSocketClose => "WebSocket's close frame",
         })
+    }
+}
+
+/// The name of a TLS alert (RFC 8446 section 6, and IANA's registry).
+pub(crate) fn alert_name(description: u8) -> &'static str {
+    match description {
+        0 => "close_notify",
+        10 => "unexpected_message",
+        20 => "bad_record_mac",
+        22 => "record_overflow",
+        40 => "handshake_failure",
+        42 => "bad_certificate",
+        43 => "unsupported_certificate",
+        44 => "certificate_revoked",
+        45 => "certificate_expired",
+        46 => "certificate_unknown",
+        47 => "illegal_parameter",
+        48 => "unknown_ca",
+        49 => "access_denied",
+        50 => "decode_error",
+        51 => "decrypt_error",
+        70 => "protocol_version",
+        71 => "insufficient_security",
+        80 => "internal_error",
+        86 => "inappropriate_fallback",
+        90 => "user_canceled",
+        100 => "no_renegotiation",
+        109 => "missing_extension",
+        110 => "unsupported_extension",
+        112 => "unrecognized_name",
+        113 => "bad_certificate_status_response",
+        115 => "unknown_psk_identity",
+        116 => "certificate_required",
+        120 => "no_application_protocol",
+        _ => "of an unknown kind",
     }
 }

@@ -121,6 +121,15 @@ impl ObservedConnection {
         self.sides[0].has_fin() && self.sides[1].has_fin()
     }
 
+    /// Whether it is worth a look: it may have failed without a reset. Most connections have not, and are told here.
+    pub(crate) fn may_have_failed(&self) -> bool {
+        let unanswered = self.sides.iter().any(|side| !side.seen());
+        let closed =
+            self.sides.iter().any(Side::has_fin) && self.sides.iter().any(|side| side.app.has_ends());
+        let stands = |side: &Side| side.repeats > 0 || side.window == Some(0);
+        unanswered || closed || self.sides.iter().any(stands)
+    }
+
     /// Microseconds and frames between the connection's first packet and this one.
     #[inline]
     pub(crate) fn since_first(&mut self, at: At) -> (u64, u32) {

@@ -22,7 +22,9 @@ impl Default for AnalyzerLimits {
 pub struct PacketCounts {
     /// Packets read.
     pub packets: u64,
-    /// Of them, TCP segments.
+    /// Packets that were not looked at, because their time was not asked for.
+    pub outside: u64,
+    /// Of those read, TCP segments.
     pub segments: u64,
     /// IP fragments, which are not reassembled.
     pub fragments: u64,

@@ -195,6 +195,13 @@ impl<'a> Facts<'a> {
         beyond != 0 && beyond < 1 << 31
     }
 
+    /// The sender has acknowledged bytes of the receiver that the capture does not hold.
+    pub(crate) fn acknowledges_unseen(&self) -> bool {
+        let beyond = |ack: u32| ack.wrapping_sub(self.receiver.next).wrapping_sub(1) < 1 << 26;
+        self.receiver.seen()
+            && (self.sender.ack.is_some_and(beyond) || self.active() && beyond(self.reset.ack))
+    }
+
     /// The reset acknowledges every byte the receiver has sent.
     pub(crate) fn acknowledges_all(&self) -> bool {
         self.delivered(self.receiver, self.sender)

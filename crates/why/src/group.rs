@@ -125,6 +125,7 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct GroupKey {
     cause: Cause,
+    is_reset: bool,
     class: Option<Class>,
     candidates: Vec<Cause>,
     harmless: bool,
@@ -222,6 +223,7 @@ fn key(finding: &Finding) -> GroupKey {
     let unknown = finding.cause == Cause::Unknown;
     GroupKey {
         cause: finding.cause,
+        is_reset: finding.class.is_reset(),
         class: unknown.then_some(finding.class),
         candidates: if unknown { finding.candidates.clone() } else { Vec::new() },
         harmless: finding.harmless,

@@ -3,7 +3,7 @@
 //! "Connection reset by peer" has a dozen causes, and one capture decides between some of them only. An
 //! [`Analyzer`] takes the packets of a capture in one pass and gives a [`Finding`] for each connection that was
 //! reset: what the wire proves ([`Class`]), why it was sent ([`Cause`]) and how sure that is ([`Confidence`]),
-//! or which causes remain and what would decide between them.
+//! or which causes remain and what would decide between them. Connections that failed without a reset are findings too.
 //!
 //! [`examine`] does that for a file, [`compare`] sets several captures of the same connections against each other,
 //! [`Groups`] joins the resets of one process, listener or firewall, and [`text`] and [`html`] write what an
@@ -20,16 +20,20 @@ mod clock;
 mod connection;
 mod counts;
 mod facts;
+mod failed;
 mod finding;
 mod flow;
 mod group;
 pub mod html;
 mod key;
+mod names;
 mod pair;
 mod places;
+mod priors;
 mod read;
 mod record;
 mod reset;
+mod rules;
 mod select;
 mod series;
 mod service;
@@ -40,7 +44,6 @@ mod surroundings;
 mod table;
 pub mod text;
 mod timeouts;
-mod unanswered;
 mod verdict;
 
 pub use advice::{Alike, Capture, Host, NextEvidence, Remedy, Tools};
@@ -52,6 +55,7 @@ pub use finding::{Evidence, Finding, Rung};
 pub use group::{Group, Groups, Member, Timing};
 pub use pair::{compare, compare_series};
 pub use read::{ExamineEvent, ExamineOptions, Examined, examine, examine_reader, examine_set};
+pub use rules::Rule;
 pub use select::{HostRange, NoHostRange, Selection};
 pub use set::{CaptureSet, SetFile};
 pub use stop::ReadStop;

@@ -10,8 +10,9 @@ use crate::record::{At, Since};
 pub(crate) struct Run {
     pub(crate) kind: RunKind,
     pub(crate) count: u16,
-    pub(crate) first: u64,
+    /// When the last one was sent, and milliseconds from the first to it.
     pub(crate) last: u64,
+    pub(crate) span_ms: u32,
     /// The shortest and the longest pause between two of them, in milliseconds.
     pub(crate) pauses_ms: (u32, u32),
 }
@@ -93,6 +94,9 @@ pub(crate) struct Side {
     pub(crate) greatest_window: u16,
     /// Retransmitted segments.
     pub(crate) repeats: u16,
+    /// The bytes of the longest segment that may have been acknowledged, and of the longest that was sent since all was.
+    pub(crate) longest_taken: u16,
+    longest_waiting: u16,
     ids: Ids,
     /// The last two different TTLs, the latest first. A capture that holds each packet twice, before and after a
     /// router, shows two TTLs for one side.
@@ -306,8 +310,13 @@ impl Side {
             let new = ahead.min(segment.payload_len);
             self.payload += u64::from(new);
             if let End::Closed { late, .. } = &mut other.end {
-                *late = late.saturating_add(new);
+                // A capture may show an acknowledgement before the bytes: those had arrived.
+                let end = end.wrapping_sub(u32::from(segment.flags.has(Flags::FIN)));
+                let beyond = other.ack.map_or(new, |ack| end.wrapping_sub(ack));
+                *late = late.saturating_add(if beyond < 1 << 31 { new.min(beyond) } else { 0 });
             }
+            let bytes = segment.payload_len.min(u32::from(u16::MAX)) as u16;
+            self.longest_waiting = self.longest_waiting.max(bytes);
             self.next = end;
             debug_assert!(u64::from(other.late()) <= self.payload, "what came late was sent");
         }
@@ -329,15 +338,16 @@ impl Side {
                 let pause = (time.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
                 run.pauses_ms = (run.pauses_ms.0.min(pause), run.pauses_ms.1.max(pause));
                 run.count = run.count.saturating_add(1);
+                run.span_ms = run.span_ms.saturating_add(pause);
                 run.last = time;
                 debug_assert!(run.count >= 2 && run.pauses_ms.0 <= run.pauses_ms.1);
             }
-            run => *run = Some(Run { kind, count: 1, first: time, last: time, pauses_ms: (u32::MAX, 0) }),
+            run => *run = Some(Run { kind, count: 1, last: time, span_ms: 0, pauses_ms: (u32::MAX, 0) }),
         }
     }
 
     #[inline]
-    fn take_ack(&mut self, ack: u32, other: &Self, time: u64) {
+    fn take_ack(&mut self, ack: u32, other: &mut Self, time: u64) {
         let newer = self.ack.map_or(1, |known| ack.wrapping_sub(known));
         if newer >= 1 << 31 {
             return;
@@ -346,6 +356,10 @@ impl Side {
             let answer = (time.saturating_sub(other.last_time) / 1_000).min(u64::from(u32::MAX)) as u32;
             self.quickest_us = if self.replies == 0 { answer } else { self.quickest_us.min(answer) };
             self.replies = self.replies.saturating_add(1);
+            other.longest_taken = other.longest_taken.max(other.longest_waiting);
+            if ack == other.next {
+                other.longest_waiting = 0;
+            }
         }
         self.ack = Some(ack);
     }

@@ -37,14 +37,14 @@ pub(crate) fn summary(groups: &[Group]) -> String {
         groups.iter().filter(|group| group.harmless == harmless).map(|group| group.connections).sum()
     };
     let (harmful, harmless) = (connections(false), connections(true));
-    let silent: u64 =
-        groups.iter().filter(|group| group.cause == Cause::NoAnswer).map(|group| group.connections).sum();
-    let unanswered = if silent == 0 { String::new() } else { format!(" {silent} got no answer.") };
+    let failed = |group: &&Group| !group.example.class.is_reset();
+    let silent: u64 = groups.iter().filter(failed).map(|group| group.connections).sum();
+    let unanswered = if silent == 0 { String::new() } else { format!(" {silent} failed without a reset.") };
     let harmful = harmful - silent;
     if harmful + harmless == 0 {
         return format!("No connection was reset.{unanswered}");
     }
-    let findings = groups.iter().filter(|group| !group.harmless && group.cause != Cause::NoAnswer).count();
+    let findings = groups.iter().filter(|group| !group.harmless && !failed(group)).count();
     format!(
         "{harmful} {} harmfully, in {}; {harmless} harmlessly.{unanswered}",
         if harmful == 1 { "connection was reset" } else { "connections were reset" },
@@ -69,6 +69,9 @@ pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
     let counts = &file.counts;
     let remember = tools.remember.map_or(String::new(), |option| format!(" ({option})"));
     let mut notes = Vec::new();
+    if counts.packets == 0 && counts.outside > 0 {
+        notes.push(format!("none of its {} packets is of the time that was asked for", counts.outside));
+    }
     for (count, what) in [
         (counts.fragments, "IP fragments were not reassembled"),
         (counts.cut, "packets were cut before their TCP flags: capture with a longer snap length"),

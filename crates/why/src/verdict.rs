@@ -15,7 +15,7 @@ use crate::facts::Facts;
 use crate::finding::Evidence;
 use crate::side::{RunKind, Side};
 use crate::surroundings::ListenerHistory;
-use crate::{Cause, Class, Confidence};
+use crate::{Cause, Class, Confidence, priors};
 
 use Cause::*;
 use Confidence::{Certain, Likely, Possible};
@@ -50,6 +50,11 @@ pub(crate) fn decide(facts: &Facts<'_>, listener: &ListenerHistory) -> Diagnosis
     }
     let class =
         if matches!(cause, Forged) && !matches!(class, Class::AnswerToSyn) { Class::Foreign } else { class };
+    // The commoner first, after the one that is named.
+    let named = usize::from(cause != Unknown);
+    if let Some(others) = candidates.get_mut(named..) {
+        others.sort_by_key(|other| std::cmp::Reverse(priors::seen(*other, class)));
+    }
     let harmless = judge.harmless(class, cause);
     judge.timing();
     Diagnosis {
@@ -134,7 +139,13 @@ impl Judge<'_> {
             Class::PassiveAfterFin => self.after_own_fin(),
             Class::PassiveBeforeAck => self.before_ack(),
             Class::PassiveAfterData => self.no_memory(),
-            Class::Active | Class::ActiveAfterFin | Class::Foreign | Class::Unanswered => self.active(),
+            Class::Active
+            | Class::ActiveAfterFin
+            | Class::Foreign
+            // The classes without a reset do not come here.
+            | Class::Unanswered
+            | Class::ClosedEarly
+            | Class::Stalled => self.active(),
         }
     }
 

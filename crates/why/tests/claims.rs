@@ -4,6 +4,8 @@
 mod check;
 #[path = "../examples/corpus/check_course.rs"]
 mod check_course;
+#[path = "../examples/corpus/check_failed.rs"]
+mod check_failed;
 #[path = "../examples/corpus/check_sender.rs"]
 mod check_sender;
 #[path = "../examples/corpus/payload.rs"]
@@ -13,6 +15,7 @@ mod trace;
 
 use std::path::{Path, PathBuf};
 
+use linger_packet::IcmpProblem;
 use linger_why::{AnalyzerLimits, Cause, Claim, Finding, examine};
 
 fn captures() -> Vec<PathBuf> {
@@ -66,6 +69,21 @@ fn a_sentence_with_a_wrong_number_is_refuted() {
             Claim::SynsUnanswered { count, nanoseconds } => {
                 Claim::SynsUnanswered { count: count + 1, nanoseconds }
             }
+            Claim::ClosedShort(bytes) => Claim::ClosedShort(bytes + 1),
+            Claim::RecordCut(bytes) => Claim::RecordCut(bytes + 1),
+            Claim::RequestCut(bytes) => Claim::RequestCut(bytes + 1),
+            Claim::CrossedByRequest(bytes) => Claim::CrossedByRequest(bytes + 1),
+            Claim::RestedBeforeFin { nanoseconds } => {
+                Claim::RestedBeforeFin { nanoseconds: nanoseconds + 5_000 }
+            }
+            Claim::WindowStuck { probes, nanoseconds } => {
+                Claim::WindowStuck { probes, nanoseconds: nanoseconds + 5_000_000 }
+            }
+            Claim::SentAgain { bytes, count, nanoseconds } => {
+                Claim::SentAgain { bytes, count: count + 1, nanoseconds }
+            }
+            Claim::NoneSoLongTaken { .. } => Claim::NoneSoLongTaken { bytes: 0 },
+            Claim::Icmp { reporter, .. } => Claim::Icmp { problem: IcmpProblem::TimeExceeded, reporter },
             Claim::TtlDiffers { reset, usual } => Claim::TtlDiffers { reset, usual: usual + 1 },
             Claim::Silence { nanoseconds } => Claim::Silence { nanoseconds: nanoseconds + 5_000 },
             Claim::FastCgiUnread { stdin_ended } => Claim::FastCgiUnread { stdin_ended: !stdin_ended },
@@ -90,5 +108,5 @@ fn a_sentence_with_a_wrong_number_is_refuted() {
             assert!(!known || !check::refuted(&packets, &changed).is_empty(), "{}", path.display());
         }
     }
-    assert!(kinds.len() >= 14, "{kinds:?}");
+    assert!(kinds.len() >= 23, "{kinds:?}");
 }

@@ -109,7 +109,9 @@ pub(crate) struct Summary {
     files: u64,
     /// Packets read.
     packets: u64,
-    /// The number of these packets that are TCP segments.
+    /// Packets that were not looked at, because their time was not asked for.
+    outside: u64,
+    /// The number of the packets read that are TCP segments.
     segments: u64,
     /// IP fragments, which are not reassembled.
     fragments: u64,
@@ -168,6 +170,7 @@ impl From<&library::Examined> for Summary {
             file: examined.file.clone(),
             files: examined.files.len() as u64,
             packets: counts.packets,
+            outside: counts.outside,
             segments: counts.segments,
             fragments: counts.fragments,
             cut: counts.cut,

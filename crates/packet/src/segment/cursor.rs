@@ -175,7 +175,7 @@ impl<'a> Cursor<'a> {
 /// The fields of the IP header that a segment needs.
 #[derive(Clone, Copy)]
 pub(super) struct Ip {
-    source: IpAddr,
+    pub(super) source: IpAddr,
     destination: IpAddr,
     ip_id: Option<u16>,
     ttl: u8,

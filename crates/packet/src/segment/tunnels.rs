@@ -5,7 +5,7 @@
 use super::cursor::{Cursor, Ip, TCP, be16, be32};
 use super::layers::Inner;
 use super::path::Tag;
-use super::{Layer, NotTcp};
+use super::{Layer, NotTcp, icmp};
 
 impl<'a> Cursor<'a> {
     /// Continues with the payload of an IP packet that is not TCP.
@@ -26,6 +26,7 @@ impl<'a> Cursor<'a> {
             // EtherIP (RFC 3378), MPLS in IP (RFC 4023).
             97 => self.deeper()?.tagged(Tag::IpInIp, ip.ends()).skip(2).ethernet(),
             137 => self.mpls(),
+            1 | 58 => Err(icmp::error(rest, ip.source)),
             // Encrypted or compressed payload (RFC 4303, RFC 3173).
             50 | 108 => Err(NotTcp::NotUnderstood(Layer::IpProtocol(protocol))),
             _ => Err(NotTcp::OtherProtocol),

@@ -1,12 +1,14 @@
 //! Runs the diagnosis over a folder of captures, and an independent checker over every sentence of it.
 //!
-//! `cargo run --release -p linger-why --example corpus -- FOLDER... [--findings]`
+//! `cargo run --release -p linger-why --example corpus -- FOLDER... [--findings] [--priors]`
 //!
 //! Prints how many resets there are of each cause and confidence, and each sentence that the packets refute; with
-//! `--findings` every finding as a line of JSON before that. Ends with 1 if a sentence was refuted.
+//! `--findings` every finding as a line of JSON before that, with `--priors` the rows of `src/priors.rs`. `--rules` prints the table of
+//! rules, as it stands in docs/why-rules.md. Ends with 1 if a sentence was refuted.
 
 mod check;
 mod check_course;
+mod check_failed;
 mod check_sender;
 mod payload;
 mod trace;
@@ -20,6 +22,12 @@ use linger_why::{AnalyzerLimits, Finding, examine};
 fn main() -> ExitCode {
     let (options, folders): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
+    let priors = options.iter().any(|option| option == "--priors");
+    let mut seen = BTreeMap::<(String, String), u32>::new();
+    if options.iter().any(|option| option == "--rules") {
+        print!("{}", linger_why::Rule::table());
+        return ExitCode::SUCCESS;
+    }
     let list = options.iter().any(|option| option == "--findings");
     let mut files = Vec::new();
     for folder in &folders {
@@ -41,6 +49,7 @@ fn main() -> ExitCode {
             let harm = if finding.harmless { "harmless" } else { "harmful" };
             let key = format!("{} {} {harm}", finding.cause, finding.confidence);
             *counts.entry(key).or_default() += 1;
+            *seen.entry((format!("{:?}", finding.cause), format!("{:?}", finding.class))).or_default() += 1;
             sentences += finding.evidence.len();
             if list {
                 println!("{}", serde_json::to_string(finding).expect("a finding is JSON"));
@@ -49,6 +58,9 @@ fn main() -> ExitCode {
                 refuted.push(format!("{} frame {}: {claim}", file.display(), finding.frame));
             }
         }
+    }
+    for ((cause, class), count) in seen.iter().filter(|_| priors) {
+        println!("    (Cause::{cause}, Class::{class}, {count}),");
     }
     let resets: u64 = counts.values().sum();
     let unnamed: u64 =

@@ -10,12 +10,28 @@ pub(crate) struct Http {
     pub(crate) messages: u32,
     pub(crate) chunked: bool,
     pub(crate) until_close: bool,
+    /// The first line of its last message, in lower case.
+    pub(crate) last: String,
+    /// Which requests are HEAD.
+    heads: Vec<bool>,
+    /// Where its heads begin.
+    pub(crate) starts: Vec<u32>,
     /// The sequence number after the last message, where its head says so.
     end: Option<u32>,
 }
 
 impl Http {
     pub(crate) fn of(side: &Sent<'_>, requests: bool) -> Self {
+        Self::read(side, requests, &[])
+    }
+
+    /// The responses of a server to these requests.
+    pub(crate) fn answers(server: &Sent<'_>, client: &Sent<'_>) -> Self {
+        Self::read(server, false, &Self::of(client, true).heads)
+    }
+
+    /// `heads`: which responses have no body, since they answer HEAD.
+    fn read(side: &Sent<'_>, requests: bool, heads: &[bool]) -> Self {
         let (start, bytes) = side.stream();
         let mut http = Self::default();
         let mut at = 0;
@@ -31,12 +47,18 @@ impl Http {
                 }
                 break;
             }
-            http.messages += 1;
+            let interim = response && text.get(9..10) == Some("1") && text.get(9..12) != Some("101");
+            let head_only = response && heads.get(http.messages as usize) == Some(&true);
+            http.messages += u32::from(!interim);
+            http.heads.push(text.starts_with("head "));
+            http.last = text.lines().next().unwrap_or("").to_owned();
+            http.starts.push(start.wrapping_add(at as u32));
             let field = |name: &str| {
                 text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
             };
             let status = text.get(9..12).unwrap_or("");
-            let bodiless = response && (status.starts_with('1') || status == "204" || status == "304");
+            let bodiless =
+                head_only || response && (status.starts_with('1') || status == "204" || status == "304");
             (http.chunked, http.until_close) = (false, false);
             if !bodiless && field("transfer-encoding").is_some_and(|value| value.ends_with("chunked")) {
                 match chunks(&rest[head..]) {
@@ -129,6 +151,13 @@ pub(crate) fn tls_end(side: &Sent<'_>) -> Option<u32> {
     let (start, part) = tls_part(side)?;
     let (.., end) = tls(&part).last()?;
     Some(start.wrapping_add(end as u32))
+}
+
+/// The alert with which a side's stream ends, in clear.
+pub(crate) fn last_alert(side: &Sent<'_>) -> Option<u8> {
+    let (_, part) = tls_part(side)?;
+    let (kind, length, end) = tls(&part).last()?;
+    if (kind, length) == (21, 2) { part.get(end - 1).copied() } else { None }
 }
 
 fn goodbye(bytes: &[u8]) -> bool {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use linger_packet::capture::{self, CaptureReader, ReadError, Source};
-use linger_packet::{Flags, Segment};
+use linger_packet::capture::{self, CaptureReader, Packet, ReadError, Source};
+use linger_packet::{Flags, IcmpError, NotTcp, Segment};
 use linger_why::Finding;
 
 /// A TCP segment.
@@ -25,6 +25,8 @@ pub(crate) struct Seen {
     pub(crate) id: Option<u16>,
     pub(crate) len: u32,
     pub(crate) payload: Vec<u8>,
+    /// An ICMP error about a segment from `from` to `to`, in the place of a segment.
+    pub(crate) icmp: Option<IcmpError>,
 }
 
 impl Seen {
@@ -49,6 +51,7 @@ impl Seen {
 }
 
 /// Reads all segments of a capture.
+#[allow(dead_code, reason = "the tests of the rules have captures in memory only")]
 pub(crate) fn read(path: &Path) -> Result<Vec<Seen>, ReadError> {
     Ok(read_all(capture::open(path)?))
 }
@@ -57,7 +60,14 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Seen>, ReadError> {
 pub(crate) fn read_all(mut reader: CaptureReader<impl Source>) -> Vec<Seen> {
     let mut all = Vec::new();
     while let Ok(Some(packet)) = reader.next() {
-        let Ok(segment) = Segment::from_frame(packet.link, packet.data, packet.wire_len) else { continue };
+        let segment = match Segment::from_frame(packet.link, packet.data, packet.wire_len) {
+            Ok(segment) => segment,
+            Err(NotTcp::Icmp(error)) => {
+                all.push(reported(&packet, error));
+                continue;
+            }
+            Err(_) => continue,
+        };
         let options = segment.parse_options();
         all.push(Seen {
             frame: packet.frame,
@@ -75,9 +85,31 @@ pub(crate) fn read_all(mut reader: CaptureReader<impl Source>) -> Vec<Seen> {
             id: segment.ip_id,
             len: segment.payload_len,
             payload: segment.payload.to_vec(),
+            icmp: None,
         });
     }
     all
+}
+
+fn reported(packet: &Packet<'_>, error: IcmpError) -> Seen {
+    Seen {
+        frame: packet.frame,
+        time_ns: packet.time_ns,
+        interface: packet.interface,
+        from: error.source,
+        to: error.destination,
+        seq: error.seq,
+        ack: 0,
+        flags: Flags::default(),
+        window: None,
+        scale: None,
+        timestamps: false,
+        ttl: 0,
+        id: None,
+        len: 0,
+        payload: Vec::new(),
+        icmp: Some(error),
+    }
 }
 
 /// Whether `a` is at or after `b` on the circle of sequence numbers.
@@ -236,7 +268,10 @@ impl<'a> Connection<'a> {
     pub(crate) fn of(all: &'a [Seen], finding: &Finding) -> Option<Self> {
         let ends = [finding.from, finding.to];
         let own = |seen: &&Seen| {
-            seen.interface == finding.interface && ends.contains(&seen.from) && ends.contains(&seen.to)
+            seen.icmp.is_none()
+                && seen.interface == finding.interface
+                && ends.contains(&seen.from)
+                && ends.contains(&seen.to)
         };
         let reset = all.iter().find(|seen| seen.frame == finding.frame)?;
         let before: Vec<_> = all.iter().filter(own).filter(|seen| seen.frame < reset.frame).collect();

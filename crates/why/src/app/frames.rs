@@ -7,25 +7,28 @@ use super::{App, Extent, GOAWAY_RECORDS, LONGEST_ALERT, Protocol};
 impl App {
     /// TLS records that begin in a segment, the first of them at `end`.
     pub(super) fn tls(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |at, &[record, major, _, high, low]: &[u8; 5]| {
+        records(end, segment, |at, &[record, major, _, high, low]: &[u8; 5], body| {
             let length = u16::from_be_bytes([high, low]);
             if !(20..=24).contains(&record) || major != 3 || length > 16_384 + 256 {
                 return None;
             }
             // A farewell is an alert, and a GOAWAY directly before it.
             let alert = record == 21 || record == 23 && length <= LONGEST_ALERT;
-            let goaway = matches!(self.protocol, Protocol::Tls { record: 23, length } if GOAWAY_RECORDS.contains(&length));
+            let goaway = matches!(self.protocol, Protocol::Tls { record: 23, length, .. } if GOAWAY_RECORDS.contains(&length));
             if self.farewell().is_none() && !(alert && goaway) {
                 self.farewell_at = at;
             }
-            self.protocol = Protocol::Tls { record, length };
+            // Level and description (RFC 8446 section 6). An encrypted alert is longer.
+            let in_clear = record == 21 && length == 2;
+            let alert = body.get(1).copied().filter(|_| in_clear);
+            self.protocol = Protocol::Tls { record, length, alert };
             Some(u32::from(length))
         })
     }
 
     /// HTTP/2 frames that begin in a segment, the first of them at `end` (RFC 9113 section 4.1).
     pub(super) fn http2(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |at, &[high, middle, low, kind, _, _, _, _, _]: &[u8; 9]| {
+        records(end, segment, |at, &[high, middle, low, kind, _, _, _, _, _]: &[u8; 9], _| {
             // After GOAWAY, streams that were open go on; SETTINGS, PING and WINDOW_UPDATE say nothing new.
             let goaway = match kind {
                 7 => true,
@@ -66,7 +69,7 @@ impl App {
 
     /// FastCGI records that begin in a segment, the first of them at `end`.
     pub(super) fn fastcgi(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |_, &[version, record, _, _, high, low, padding, _]: &[u8; 8]| {
+        records(end, segment, |_, &[version, record, _, _, high, low, padding, _]: &[u8; 8], _| {
             let length = u32::from(u16::from_be_bytes([high, low]));
             if version != 1 || !(1..=11).contains(&record) {
                 return None;
@@ -80,12 +83,12 @@ impl App {
     }
 }
 
-/// Walks the records that begin in a segment, the first of them at `end`. `body` takes a header's sequence number and its
-/// bytes, and returns the length of what follows, or `None` if there is no such record.
+/// Walks the records that begin in a segment, the first of them at `end`. `body` takes a header's sequence number, its bytes and
+/// those that follow it in the segment, and returns the length of what follows, or `None` if there is no such record.
 fn records<const HEADER: usize>(
     mut end: u32,
     segment: &Segment<'_>,
-    mut body: impl FnMut(u32, &[u8; HEADER]) -> Option<u32>,
+    mut body: impl FnMut(u32, &[u8; HEADER], &[u8]) -> Option<u32>,
 ) -> Extent {
     // The shortest record is its header, so that this ends.
     loop {
@@ -93,8 +96,11 @@ fn records<const HEADER: usize>(
         if inside >= segment.payload_len {
             return Extent::Known(end);
         }
-        let header = segment.payload.get(inside as usize..).and_then(|rest| rest.first_chunk::<HEADER>());
-        let Some(length) = header.and_then(|header| body(end, header)) else { return Extent::Lost };
+        let rest = segment.payload.get(inside as usize..).unwrap_or(&[]);
+        let header = rest.split_first_chunk::<HEADER>();
+        let Some(length) = header.and_then(|(header, rest)| body(end, header, rest)) else {
+            return Extent::Lost;
+        };
         end = end.wrapping_add(HEADER as u32).wrapping_add(length);
     }
 }

@@ -68,20 +68,22 @@ fn is_request_line(bytes: &[u8]) -> bool {
 /// RFC 9113 section 3.4: what a client sends before its first frame.
 pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+const HTTP: Protocol = Protocol::Http { message: HttpMessage::Response, messages: 0, status: 0, heads: 0 };
+
 /// The protocol of a stream that begins with these bytes.
 pub(super) fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 9] =
         [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
     match bytes {
-        [0x14..=0x17, 3, 0..=4, high, ..] if *high <= 0x41 => Protocol::Tls { record: 0, length: 0 },
+        [0x14..=0x17, 3, 0..=4, high, ..] if *high <= 0x41 => {
+            Protocol::Tls { record: 0, length: 0, alert: None }
+        }
         // BEGIN_REQUEST from a gateway; STDOUT, STDERR or END_REQUEST from a responder.
         [1, 1, _, _, 0, 8, _, 0, ..] | [1, 3 | 6 | 7, 0, 1, ..] => {
             Protocol::FastCgi { ended: false, stdin_ended: false }
         }
-        _ if bytes.starts_with(b"HTTP/1.") => Protocol::Http { message: HttpMessage::Plain, messages: 0 },
-        _ if METHODS.iter().any(|method| bytes.starts_with(method)) && is_request_line(bytes) => {
-            Protocol::Http { message: HttpMessage::Plain, messages: 0 }
-        }
+        _ if bytes.starts_with(b"HTTP/1.") => HTTP,
+        _ if METHODS.iter().any(|method| bytes.starts_with(method)) && is_request_line(bytes) => HTTP,
         _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
         _ if bytes.starts_with(HTTP2_PREFACE) => Protocol::Http2 { goaway: false },
         _ if is_greeting(bytes) => Protocol::Lines { farewell: false },

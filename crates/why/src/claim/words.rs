@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Claim, Repeated};
+use super::{Claim, Repeated, alert_name};
 use crate::clock::Duration;
 
 struct Window(Option<u16>);
@@ -46,6 +46,9 @@ impl fmt::Display for Claim {
             | Self::VendorDiagnostic { .. }
             | Self::Text(_) => self.foreign(f),
             Self::SaidFarewell(..)
+            | Self::Alert(..)
+            | Self::ServerName(_)
+            | Self::Request { .. }
             | Self::ResponseOpen
             | Self::ResponseShort(_)
             | Self::RecordShort(_)
@@ -57,6 +60,20 @@ impl fmt::Display for Claim {
             | Self::RequestsUnanswered(_)
             | Self::FastCgiUnread { .. }
             | Self::ExchangeWhole => self.application(f),
+            Self::Icmp { .. }
+            | Self::ClosedShort(_)
+            | Self::ClosedInChunks
+            | Self::RecordCut(_)
+            | Self::ClosedBeforeEndRequest
+            | Self::RequestCut(_)
+            | Self::RequestCutInChunks
+            | Self::ClosedUnanswered
+            | Self::ClientClosedFirst
+            | Self::CrossedByRequest(_)
+            | Self::RestedBeforeFin { .. }
+            | Self::WindowStuck { .. }
+            | Self::SentAgain { .. }
+            | Self::NoneSoLongTaken { .. } => self.failure(f),
             _ => self.course(f),
         }
     }
@@ -160,6 +177,27 @@ impl Claim {
 
     /// What the payload shows.
     fn application(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alert(party, alert) => {
+                return write!(
+                    f,
+                    "the last words of {party} were the TLS alert {} ({alert})",
+                    alert_name(*alert)
+                );
+            }
+            Self::ServerName(name) => return write!(f, "TLS: the client asks for \"{name}\""),
+            Self::Request { method, host, status } => {
+                write!(f, "HTTP: the last request is {method}")?;
+                if let Some(host) = host {
+                    write!(f, ", Host \"{host}\"")?;
+                }
+                return match status {
+                    Some(status) => write!(f, ", the last response {status}"),
+                    None => Ok(()),
+                };
+            }
+            _ => {}
+        }
         match *self {
             Self::SaidFarewell(party, farewell) => write!(f, "the last words of {party} were {farewell}"),
             Self::ResponseOpen => {
@@ -188,6 +226,62 @@ impl Claim {
                 write!(f, "FastCGI: END_REQUEST was sent, {stdin}: records of the gateway lay unread")
             }
             _ => f.write_str("the response was whole and acknowledged by then"),
+        }
+    }
+
+    /// What shows a failure without a reset.
+    fn failure(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Icmp { problem, reporter } => write!(f, "ICMP from {reporter}: {problem}"),
+            Self::ClosedShort(bytes) => {
+                write!(
+                    f,
+                    "HTTP: the server closed {bytes} bytes before the end of the response by its Content-Length"
+                )
+            }
+            Self::ClosedInChunks => {
+                f.write_str("HTTP: the server closed before the last chunk of the response")
+            }
+            Self::RecordCut(bytes) => {
+                write!(f, "TLS: the server closed {bytes} bytes before the end of a record")
+            }
+            Self::ClosedBeforeEndRequest => {
+                f.write_str("FastCGI: the application closed and had sent no END_REQUEST")
+            }
+            Self::RequestCut(bytes) => write!(
+                f,
+                "HTTP: the server closed while {bytes} bytes of the request were still to come, and sent no response"
+            ),
+            Self::RequestCutInChunks => f.write_str(
+                "HTTP: the server closed before the last chunk of the request, and sent no response",
+            ),
+            Self::ClosedUnanswered => {
+                f.write_str("the request had arrived whole, and the server closed without a response to it")
+            }
+            Self::ClientClosedFirst => f.write_str("the client had ended its side before"),
+            Self::CrossedByRequest(bytes) => write!(
+                f,
+                "the server closed with every earlier request answered, and does not acknowledge the next one: {bytes} \
+                 bytes, which crossed the FIN"
+            ),
+            Self::RestedBeforeFin { nanoseconds } => {
+                write!(f, "the connection had rested for {} by then", Duration(*nanoseconds))
+            }
+            Self::WindowStuck { probes, nanoseconds } => write!(
+                f,
+                "the window stayed closed for the last {}, while {probes} probes asked for it",
+                Duration(*nanoseconds)
+            ),
+            Self::SentAgain { bytes, count, nanoseconds } => write!(
+                f,
+                "the first segment without an acknowledgement, {bytes} bytes, was sent again {count} times in the last {}",
+                Duration(*nanoseconds)
+            ),
+            Self::NoneSoLongTaken { bytes } => write!(
+                f,
+                "no segment of {bytes} bytes or more was ever acknowledged, and short packets of the same side arrive"
+            ),
+            _ => Ok(()),
         }
     }
 
@@ -297,8 +391,9 @@ impl Claim {
             Self::SilenceBeforeFin { nanoseconds } => {
                 write!(f, "the sender's FIN came after {} of silence", Duration(*nanoseconds))
             }
+            Self::SynsUnanswered { count: 1, .. } => f.write_str("1 SYN, and no answer to it came back"),
             Self::SynsUnanswered { count, nanoseconds } => {
-                write!(f, "{count} SYNs within {}, and no TCP packet came back", Duration(*nanoseconds))
+                write!(f, "{count} SYNs within {}, and no answer to them came back", Duration(*nanoseconds))
             }
             Self::OtherView(says) => f.write_str(says),
             Self::SentIn(tags) => write!(f, "it was sent in {tags}"),

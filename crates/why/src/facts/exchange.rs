@@ -3,6 +3,7 @@
 use super::{Facts, INITIAL_TTLS, Losses};
 use crate::app::Protocol;
 use crate::claim::{Claim, Farewell};
+use crate::names::AskedName;
 use crate::reset::LatePayload;
 use crate::side::Side;
 
@@ -166,12 +167,47 @@ impl Facts<'_> {
         INITIAL_TTLS.contains(&side.ttl[0]) && !INITIAL_TTLS.contains(&other.ttl[0])
     }
 
+    /// What the client has asked for: the last request and the last status of HTTP/1, or the name of TLS.
+    pub(crate) fn asked_for(&self, name: Option<AskedName<&str>>) -> Option<Claim> {
+        let dir = self.client()?;
+        let (client, server) = (&self.connection().sides[dir], &self.connection().sides[1 - dir]);
+        let name = name.filter(|_| client.payload > 0);
+        match (client.app.protocol, name) {
+            (Protocol::Http { message, .. }, host) if client.app.is_followed() => {
+                let method = message.method()?;
+                let status = match server.app.protocol {
+                    Protocol::Http { status, .. } if server.app.is_followed() && status > 0 => Some(status),
+                    _ => None,
+                };
+                let host = match host {
+                    Some(AskedName::Host(host)) => Some(host.to_owned()),
+                    _ => None,
+                };
+                Some(Claim::Request { method, host, status })
+            }
+            (Protocol::Tls { .. }, Some(AskedName::Tls(name))) => Some(Claim::ServerName(name.to_owned())),
+            _ => None,
+        }
+    }
+
+    /// The TLS alert with which a side ends, if it is in clear.
+    pub(crate) fn alerts(&self) -> Option<Claim> {
+        let alert = |dir: usize| {
+            let app = &self.connection().sides[dir].app;
+            app.alert().filter(|_| app.is_followed()).map(|alert| Claim::Alert(self.party(dir), alert))
+        };
+        alert(0).or_else(|| alert(1))
+    }
+
     /// What the payload shows about the exchange, in one sentence.
     pub(crate) fn application(&self) -> Option<Claim> {
         let dir = self.client()?;
         let (client, server) = (&self.connection().sides[dir], &self.connection().sides[1 - dir]);
         let at = self.acknowledged_by(client, server);
         let missing = server.app.missing_after(at).filter(|&missing| missing > 0);
+        if let Some(alert) = self.alerts() {
+            return Some(alert);
+        }
         for (side, dir) in [(client, dir), (server, 1 - dir)] {
             if let Some(farewell) = side.app.farewell() {
                 return Some(Claim::SaidFarewell(self.party(dir), farewell));

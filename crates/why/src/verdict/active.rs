@@ -27,7 +27,7 @@ impl Judge<'_> {
     pub(super) fn retransmissions(&mut self) -> Opinion {
         let f = self.f;
         let Some(run) = f.sender.run else { return (Unknown, Possible, Vec::new()) };
-        let nanoseconds = run.last.saturating_sub(run.first);
+        let nanoseconds = u64::from(run.span_ms) * 1_000_000;
         let what = match run.kind {
             RunKind::WindowProbes => Repeated::WindowProbes,
             _ => Repeated::Retransmissions,
@@ -65,7 +65,7 @@ impl Judge<'_> {
         if let Some(opinion) = self.process_gone(f.reset.at.time_ns, ClosedWithUnreadData) {
             return opinion;
         }
-        if f.whole() && r.payload == 0 && !r.gap {
+        if f.whole() && r.payload == 0 && !r.gap && !f.acknowledges_unseen() {
             self.say(None, Claim::OtherSentNothing);
             if s.payload == 0 {
                 self.ask(NextEvidence::Live(Alike::AbortOrListener));
@@ -118,7 +118,7 @@ impl Judge<'_> {
     pub(super) fn active_client(&mut self) -> Opinion {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
-        if s.payload == 0 && r.payload == 0 && f.whole() {
+        if s.payload == 0 && r.payload == 0 && f.whole() && !f.acknowledges_unseen() {
             self.say(None, Claim::NobodySentAnything);
             return (Aborted, Likely, vec![Aborted, ClientGaveUp]);
         }
@@ -137,7 +137,7 @@ impl Judge<'_> {
             // The client did not wait for the rest.
         } else if f.client_left_content() || !f.http_open() && s.app.farewell().is_some() {
             return self.client_had_all();
-        } else if r.payload == 0 && f.whole() && !r.gap {
+        } else if r.payload == 0 && f.whole() && !r.gap && !f.acknowledges_unseen() {
             self.say(None, Claim::ServerSentNothing);
         }
         if let Some(fin) = r.fin()

@@ -3,12 +3,16 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use linger_packet::capture::CaptureReader;
 use linger_why::Finding;
 
 use crate::flow::Flow;
+use crate::{check, trace};
 
 /// The cases of one rule. What is expected is a list of words: cause, confidence, class, `harmless` or `harmful`,
 /// `lost:N`, `unread:N` (`?` where that is not visible), `none` where no reset is found.
+///
+/// Each sentence of evidence is checked against the packets by the checker of `examples/corpus`.
 ///
 /// Evidence, candidates and what would decide are compared with the file in `recorded/` that has the rule's name;
 /// with `RECORD=1` in the environment they are written there instead, to be read before they are committed.
@@ -35,6 +39,11 @@ impl Cases {
         if !expected.split_whitespace().all(|word| words.iter().any(|known| known == word)) {
             let details: String = findings.iter().map(details).collect();
             self.wrong.push(format!("{change}: expected {expected}, got {}\n{details}", words.join(" ")));
+        }
+        let packets = trace::read_all(CaptureReader::in_memory(&flow.file()).unwrap());
+        for finding in &findings {
+            let refuted: Vec<_> = check::refuted(&packets, finding).iter().map(ToString::to_string).collect();
+            assert!(refuted.is_empty(), "{}, {change}: {refuted:?}\n{}", self.name, details(finding));
         }
         let told = |findings: &[Finding]| findings.iter().map(details).collect::<String>();
         // The verdict does not depend on which end has the lower address.

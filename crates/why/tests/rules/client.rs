@@ -43,7 +43,7 @@ fn the_client_had_the_whole_response() {
         .but("a byte is missing", &of(19), "client-gave-up likely harmful lost:1")
         .but(
             "the reset does not acknowledge the last byte",
-            &of(20).with(|p| p.ack -= 1),
+            &asked().data(Server, &response(20, 20)).rst(Client).with(|p| p.ack -= 1),
             "client-gave-up likely harmful lost:1",
         )
         .but(

@@ -55,6 +55,8 @@ pub(crate) struct Packet {
     pub(crate) comment: Option<String>,
     /// Bytes kept of the frame.
     pub(crate) snap: usize,
+    /// An ICMP error that a router sends to `destination`, about the packet before: its type and code, and an MTU.
+    pub(crate) icmp: Option<(u8, u8, u16)>,
 }
 
 #[derive(Clone, Debug)]
@@ -181,6 +183,7 @@ impl Flow {
             label: 0,
             comment: None,
             snap: usize::MAX,
+            icmp: None,
         });
         end.id = end.id.wrapping_add(1);
         if !flags.has(R) {
@@ -261,6 +264,15 @@ impl Flow {
     /// A keepalive probe, or the probe of a closed window.
     pub(crate) fn probe(self, who: Who) -> Self {
         self.ack(who).with(|packet| packet.seq = packet.seq.wrapping_sub(1))
+    }
+
+    /// A router's ICMP error about the last packet of `who`, sent back to it.
+    pub(crate) fn icmp(mut self, who: Who, kind: u8, code: u8, mtu: u16) -> Self {
+        let mut packet = self.last_of(who).clone();
+        (packet.time, packet.icmp) = (self.now, Some((kind, code, mtu)));
+        self.packets.push(packet);
+        self.now += 1_000_000;
+        self
     }
 
     /// Changes the last packet.
@@ -375,6 +387,18 @@ impl Packet {
     }
 
     fn frame(&self) -> Vec<u8> {
+        let Some((kind, code, mtu)) = self.icmp else { return self.segment() };
+        let mut body = vec![kind, code, 0, 0, 0, 0];
+        body.extend(mtu.to_be_bytes());
+        body.extend(&self.segment()[..28]);
+        let IpAddr::V4(to) = self.source.ip() else { panic!("ICMP is built over IPv4 only") };
+        let mut ip = vec![0x45, 0, 0, (20 + body.len()) as u8, 0, 0, 0x40, 0, 254, 1, 0, 0];
+        ip.extend([203, 0, 113, 1]);
+        ip.extend(to.octets());
+        [ip, body].concat()
+    }
+
+    fn segment(&self) -> Vec<u8> {
         let mut options = Vec::new();
         if self.timestamps {
             options.extend([1, 1, 8, 10]);

@@ -4,13 +4,27 @@
 //! answers to packets, `active` for resets that no packet asked for, `client` for those of the client, `closing` for what a close leaves behind, `foreign`
 //! for resets of another sender, `timers` for probes and retransmissions, `window` for the re-opened window,
 //! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `places` for several captures,
-//! `networks` for VLANs and labels, `series` for rotated captures.
+//! `networks` for VLANs and labels, `unanswered`, `early` and `stalled` for failures without a reset, `series` for rotated captures.
+
+#[path = "../../examples/corpus/check.rs"]
+mod check;
+#[path = "../../examples/corpus/check_course.rs"]
+mod check_course;
+#[path = "../../examples/corpus/check_failed.rs"]
+mod check_failed;
+#[path = "../../examples/corpus/check_sender.rs"]
+mod check_sender;
+#[path = "../../examples/corpus/payload.rs"]
+mod payload;
+#[path = "../../examples/corpus/trace.rs"]
+mod trace;
 
 mod active;
 mod amounts;
 mod case;
 mod client;
 mod closing;
+mod early;
 mod flow;
 mod foreign;
 mod networks;
@@ -21,6 +35,8 @@ mod protocols;
 mod proxies;
 mod records;
 mod series;
+mod stalled;
+mod table;
 mod timers;
 mod unanswered;
 mod window;

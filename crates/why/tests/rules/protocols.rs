@@ -94,9 +94,15 @@ fn responses_without_a_body() {
         .but("204", &of(GET, b"HTTP/1.1 204 No Content\r\n"), "harmless lost:0")
         .but("205", &of(GET, b"HTTP/1.1 205 Reset Content\r\n"), "harmful lost:9")
         .but("304", &of(GET, b"HTTP/1.1 304 Not Modified\r\n"), "harmless lost:0")
-        .but("100", &of(GET, b"HTTP/1.1 100 Continue\r\n"), "harmless lost:0")
+        .but("100: the response is still to come", &of(GET, b"HTTP/1.1 100 Continue\r\n"), "harmful lost:0")
+        .but("101", &of(GET, b"HTTP/1.1 101 Switching Protocols\r\n"), "harmless lost:0")
         .but("in answer to HEAD", &of(HEAD, b"HTTP/1.1 200 OK\r\n"), "harmless lost:0")
-        .but("in answer to HEAD and then GET", &of(&[HEAD, GET].concat(), b"HTTP/1.1 200 OK\r\n"), "lost:9")
+        .but(
+            "in answer to HEAD and then GET",
+            &of(&[HEAD, GET].concat(), b"HTTP/1.1 200 OK\r\n"),
+            "harmful lost:0",
+        )
+        .but("in answer to GET and then HEAD", &of(&[GET, HEAD].concat(), b"HTTP/1.1 200 OK\r\n"), "lost:9")
         .but(
             "a request with the status of one",
             &answered(b"POST /a 204 HTTP/1.1\r\nContent-Length: 9\r\n\r\n", &[&response(0, 0)]),

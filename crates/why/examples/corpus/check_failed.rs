@@ -1,0 +1,199 @@
+//! Proofs of sentences about connections that failed without a reset. The finding's own packet is one of its sender.
+
+use std::net::SocketAddr;
+
+use linger_packet::Flags;
+use linger_why::Claim;
+
+use crate::check::{Checker, Proof, equal, holds};
+use crate::payload::{self, Http};
+use crate::trace::{Seen, Sent, at_or_after, latest};
+
+impl Checker<'_> {
+    /// Everything that one end has sent.
+    fn all_from(&self, end: SocketAddr) -> Sent<'_> {
+        let (own, other) = (&self.c.sender, &self.c.receiver);
+        let side = if end == self.finding.from { own } else { other };
+        let itself = (end == self.finding.from).then_some(self.c.reset);
+        let before = side.before.iter().copied().chain(itself).chain(side.after.iter().copied()).collect();
+        Sent { before, after: Vec::new() }
+    }
+
+    /// The client's side and the server's.
+    fn both(&self) -> Result<(Sent<'_>, Sent<'_>), String> {
+        let client = self.finding.client.ok_or("the client is not known")?;
+        let server = if client == self.finding.from { self.finding.to } else { self.finding.from };
+        Ok((self.all_from(client), self.all_from(server)))
+    }
+
+    pub(crate) fn failure(&self, claim: &Claim, frame: Option<u64>) -> Proof {
+        match claim {
+            Claim::Icmp { problem, reporter } => {
+                let error = self.packet(frame)?.icmp.ok_or("no ICMP error")?;
+                equal((error.problem, error.reporter), (*problem, *reporter))?;
+                let ends = [self.finding.from, self.finding.to];
+                holds(ends.contains(&error.source) && ends.contains(&error.destination), "another connection")
+            }
+            Claim::Alert(party, alert) => {
+                let end = if party.is_resetter { self.finding.from } else { self.finding.to };
+                let all = self.all_from(end);
+                let side = if self.finding.class.is_reset() { self.side(*party) } else { &all };
+                equal(payload::last_alert(side), Some(*alert))
+            }
+            Claim::ServerName(name) => {
+                let (client, _) = self.both()?;
+                let (_, bytes) = client.stream();
+                let hello = bytes.starts_with(&[22, 3]);
+                let named = bytes.windows(name.len()).any(|part| part == name.as_bytes());
+                holds(hello && named, "no ClientHello with that name")
+            }
+            Claim::Request { method, host, status } => self.request(method, host.as_deref(), *status),
+            Claim::WindowStuck { probes, nanoseconds } => self.stuck(*probes, *nanoseconds),
+            Claim::SentAgain { bytes, count, nanoseconds } => self.again(*bytes, *count, *nanoseconds),
+            Claim::NoneSoLongTaken { bytes } => {
+                let (own, other) = (self.all_from(self.finding.from), self.all_from(self.finding.to));
+                let acked = other.final_ack().or(other.ack()).ok_or("nothing was acknowledged")?;
+                let taken =
+                    own.before.iter().find(|seen| seen.len >= *bytes && at_or_after(acked, seen.end()));
+                holds(taken.is_none(), "one was")
+            }
+            other => self.closed_early(other, frame),
+        }
+    }
+
+    /// The last request and the last response before the reset, or of all.
+    fn request(&self, method: &str, host: Option<&str>, status: Option<u16>) -> Proof {
+        let (all_client, all_server) = self.both()?;
+        let reset = self.finding.class.is_reset();
+        let client = self.side_of_client(true).filter(|_| reset).unwrap_or(&all_client);
+        let server = self.side_of_client(false).filter(|_| reset).unwrap_or(&all_server);
+        let (asked, answered) = (Http::of(client, true), Http::answers(server, client));
+        equal(asked.last.split(' ').next(), Some(&*method.to_lowercase()))?;
+        if let Some(status) = status {
+            equal(answered.last.split(' ').nth(1), Some(&*status.to_string()))?;
+        }
+        let text = String::from_utf8_lossy(&client.stream().1).into_owned();
+        holds(host.is_none_or(|host| text.contains(host)), "another host")
+    }
+
+    /// What the server's FIN left unsaid.
+    fn closed_early(&self, claim: &Claim, frame: Option<u64>) -> Proof {
+        let (client, server) = self.both()?;
+        let fin = server.fin().ok_or("no FIN of the server")?;
+        let (asked, answered) = (Http::of(&client, true), Http::answers(&server, &client));
+        let own = || equal(Some(fin.frame), frame);
+        // The FIN may acknowledge the client's FIN too.
+        let sent = latest(client.before.iter().filter(|seen| seen.len > 0).map(|seen| seen.data_end()));
+        let taken = sent.filter(|end| at_or_after(fin.ack, *end)).unwrap_or(fin.ack);
+        match claim {
+            Claim::ClosedShort(bytes) => {
+                own()?;
+                equal(answered.missing_from(fin.data_end()), Some(*bytes))
+            }
+            Claim::ClosedInChunks => {
+                own()?;
+                holds(answered.chunked, "the last chunk was sent")
+            }
+            Claim::RecordCut(bytes) => {
+                own()?;
+                let end = payload::tls_end(&server).ok_or("no TLS")?;
+                equal(end.wrapping_sub(fin.data_end()), *bytes)
+            }
+            Claim::ClosedBeforeEndRequest => {
+                own()?;
+                let mut records =
+                    payload::fastcgi(&server.stream().1).map(|(kind, _)| kind).collect::<Vec<_>>();
+                holds(!records.is_empty(), "no record")?;
+                records.retain(|kind| *kind == 3);
+                equal(records.len(), 0)
+            }
+            Claim::RequestCut(bytes) => {
+                own()?;
+                equal(asked.missing_from(taken), Some(*bytes))?;
+                holds(answered.messages < asked.messages, "it has a response")
+            }
+            Claim::RequestCutInChunks => {
+                own()?;
+                holds(asked.chunked && answered.messages < asked.messages, "it was whole, or has a response")
+            }
+            Claim::ClosedUnanswered if asked.messages == 0 => {
+                holds(
+                    payload::fastcgi(&client.stream().1).any(|record| record == (5, 0)),
+                    "no whole request",
+                )?;
+                equal(server.bytes(), 0)
+            }
+            Claim::ClosedUnanswered => {
+                own()?;
+                equal(asked.missing_from(taken), Some(0))?;
+                equal(asked.messages, answered.messages + 1)
+            }
+            Claim::ClientClosedFirst => {
+                let first = client.fin().ok_or("no FIN of the client")?;
+                equal(Some(first.frame), frame)?;
+                holds(first.frame < fin.frame, "later")
+            }
+            Claim::CrossedByRequest(bytes) => {
+                own()?;
+                equal(client.bytes_from(fin.ack), u64::from(*bytes))?;
+                let earlier = asked.starts.iter().filter(|start| !at_or_after(**start, fin.ack)).count();
+                equal(earlier as u32, answered.messages)?;
+                holds(asked.messages > answered.messages, "every request has a response")
+            }
+            Claim::RestedBeforeFin { nanoseconds } => {
+                let crossing =
+                    |seen: &&Seen| Some(seen.from) == self.finding.client && at_or_after(seen.seq, fin.ack);
+                let all = client.before.iter().chain(&server.before).copied();
+                let said = all.filter(|seen| seen.len > 1 && seen.frame < fin.frame && !crossing(seen));
+                let last = said.max_by_key(|seen| seen.frame).ok_or("no data before")?;
+                self.about(fin.time_ns.saturating_sub(last.time_ns), *nanoseconds)
+            }
+            // A sentence that nobody wrote a proof for proves nothing.
+            other => Err(format!("not checked: {other:?}")),
+        }
+    }
+
+    /// The window of the finding's sender in the last part of the connection.
+    fn stuck(&self, probes: u16, nanoseconds: u64) -> Proof {
+        let (own, other) = (self.all_from(self.finding.from), self.all_from(self.finding.to));
+        let end = own.before.iter().chain(&other.before).map(|seen| seen.time_ns).max().unwrap_or(0);
+        let since = end.saturating_sub(nanoseconds + 2_000);
+        let late = |sent: &Sent<'_>| {
+            sent.before.iter().copied().filter(|seen| seen.time_ns >= since).cloned().collect::<Vec<_>>()
+        };
+        let closed = late(&own);
+        holds(!closed.is_empty() && closed.iter().all(|seen| seen.window == Some(0)), "it was open")?;
+        self.about(end - closed[0].time_ns, nanoseconds)?;
+        let asking = late(&other).iter().filter(|seen| seen.len <= 1 || !seen.has(Flags::SYN)).count();
+        holds(asking >= usize::from(probes), &format!("{asking} asked"))
+    }
+
+    /// Copies of the first segment that the other side does not acknowledge.
+    fn again(&self, bytes: u32, count: u16, nanoseconds: u64) -> Proof {
+        let (own, other) = (self.all_from(self.finding.from), self.all_from(self.finding.to));
+        let head = other.final_ack().or(other.ack()).ok_or("nothing was acknowledged")?;
+        let copies: Vec<_> = own.before.iter().filter(|seen| seen.seq == head && seen.len > 0).collect();
+        let last = copies.last().ok_or("no such segment")?;
+        let from = last.time_ns.saturating_sub(nanoseconds + 2_000);
+        let again: Vec<_> = copies.iter().skip(1).filter(|seen| seen.time_ns >= from).collect();
+        equal(again.len(), usize::from(count))?;
+        equal(again.iter().map(|seen| seen.len).max(), Some(bytes))?;
+        self.about(last.time_ns - again[0].time_ns, nanoseconds)
+    }
+
+    /// What the finding counts as lost cannot be more than was sent and not acknowledged, or declared.
+    pub(crate) fn amounts_of_failure(&self) -> Proof {
+        let Ok((client, server)) = self.both() else { return Ok(()) };
+        let open = |from: &Sent<'_>, to: &Sent<'_>| {
+            from.bytes_from(
+                to.final_ack().or(to.ack()).unwrap_or(from.before.first().map_or(0, |seen| seen.seq)),
+            )
+        };
+        let end = server.fin().map(Seen::data_end).or(server.data_end()).unwrap_or(0);
+        let declared = Http::answers(&server, &client).missing_from(end).map_or(0, u64::from);
+        let record = payload::tls_end(&server).map_or(0, |record| u64::from(record.wrapping_sub(end)));
+        let most = open(&server, &client).max(declared).max(record);
+        holds(self.finding.lost_response_bytes.unwrap_or(0) <= most, "more than the client lacks")?;
+        holds(self.finding.unread_request_bytes.unwrap_or(0) <= client.bytes(), "more than the client sent")
+    }
+}

@@ -1,0 +1,195 @@
+//! Messages of HTTP/1: heads, and where bodies end (RFC 9112).
+
+use std::fmt;
+
+use linger_packet::Segment;
+
+use super::sniff::{head_length, sniff, switches_to_web_socket};
+use super::{App, Extent, LONGEST, Protocol};
+
+/// A response, or a request by its method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HttpMessage {
+    #[default]
+    Response,
+    Get,
+    Post,
+    /// Its response has no body.
+    Head,
+    Put,
+    Delete,
+    Options,
+    Patch,
+    /// What follows a response of success is another protocol (RFC 9110 section 9.3.6).
+    Connect,
+    Trace,
+}
+
+impl HttpMessage {
+    pub(super) const METHODS: [(&'static str, Self); 9] = [
+        ("GET", Self::Get),
+        ("POST", Self::Post),
+        ("HEAD", Self::Head),
+        ("PUT", Self::Put),
+        ("DELETE", Self::Delete),
+        ("OPTIONS", Self::Options),
+        ("PATCH", Self::Patch),
+        ("CONNECT", Self::Connect),
+        ("TRACE", Self::Trace),
+    ];
+
+    /// The message that begins with these bytes.
+    fn of(bytes: &[u8]) -> Self {
+        let of = |(name, _): &&(&'static str, Self)| {
+            bytes.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b' '))
+        };
+        Self::METHODS.iter().find(of).map_or(Self::Response, |(_, method)| *method)
+    }
+
+    /// The method's name; none for a response.
+    pub(crate) fn method(self) -> Option<&'static str> {
+        Self::METHODS.iter().find(|(_, method)| *method == self).map(|(name, _)| *name)
+    }
+}
+
+impl fmt::Display for HttpMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.method().unwrap_or("response"))
+    }
+}
+
+/// The longest size line of a chunk, its extensions included, that is followed.
+const SIZE_LINE: usize = 80;
+
+impl App {
+    /// Heads that begin in a segment, the first of them at `end`.
+    pub(super) fn http(&mut self, mut end: u32, segment: &Segment<'_>, peer: &Self) -> Extent {
+        // A segment may end one message and begin others.
+        for _ in 0..32 {
+            let inside = end.wrapping_sub(segment.seq);
+            if inside >= segment.payload_len {
+                break;
+            }
+            let Some(rest) = segment.payload.get(inside as usize..).filter(|rest| !rest.is_empty()) else {
+                return Extent::Lost;
+            };
+            self.extent = self.head(end, rest, peer);
+            if let Extent::Chunk(at) = self.extent {
+                self.extent = self.chunks(at, segment);
+            }
+            self.last_chunk(segment);
+            if let (Protocol::WebSocket { .. }, Extent::Known(next)) = (self.protocol, self.extent) {
+                return self.web_socket(next, segment);
+            }
+            match self.extent {
+                Extent::Known(next) => end = next,
+                other => return other,
+            }
+        }
+        Extent::Known(end)
+    }
+
+    /// Reads the head at the start of `bytes`, whose offset in the stream is `at`. Returns where the message ends.
+    fn head(&mut self, at: u32, bytes: &[u8], peer: &Self) -> Extent {
+        if !matches!(sniff(bytes), Protocol::Http { .. }) {
+            return Extent::Lost;
+        }
+        let Some(length) = head_length(bytes) else { return Extent::Lost };
+        let message = HttpMessage::of(bytes);
+        let end = at.wrapping_add(length as u32);
+        let mut lines = bytes[..length].split(|&byte| byte == b'\n');
+        let first = lines.next().unwrap_or(&[]);
+        let response = first.starts_with(b"HTTP/");
+        let status = first.get(9..12).filter(|_| response).unwrap_or(&[]);
+        // Interim responses announce another one (RFC 9110 section 15.2).
+        let interim = status.starts_with(b"1") && status != b"101";
+        let messages = self.messages().saturating_add(u16::from(!interim));
+        let number = std::str::from_utf8(status).ok().and_then(|status| status.parse().ok()).unwrap_or(0);
+        let heads = if let Protocol::Http { heads, .. } = self.protocol { heads << 1 } else { 0 };
+        let heads = heads | u16::from(message == HttpMessage::Head);
+        self.protocol = Protocol::Http { message, messages, status: number, heads };
+        self.farewell_at = at;
+        // RFC 9112 section 6.3: responses that have no body whatever their fields say.
+        let empty = status.starts_with(b"1") || status == b"204" || status == b"304";
+        if response && status == b"101" && switches_to_web_socket(&bytes[..length]) {
+            self.protocol = Protocol::WebSocket { close: false };
+            return Extent::Known(end);
+        }
+        if response && (empty || peer.asked_for_head(messages)) {
+            return Extent::Known(end);
+        }
+        let asked = match peer.protocol {
+            Protocol::Http { message, .. } => message,
+            _ => HttpMessage::Response,
+        };
+        if response && asked == HttpMessage::Connect && status.starts_with(b"2") {
+            self.protocol = Protocol::Other;
+            return Extent::Lost;
+        }
+        let mut content_length = None;
+        for line in lines {
+            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            if name.eq_ignore_ascii_case(b"content-length") {
+                content_length = std::str::from_utf8(value).ok().and_then(|value| value.parse::<u64>().ok());
+            } else if name.eq_ignore_ascii_case(b"transfer-encoding")
+                && value.to_ascii_lowercase().ends_with(b"chunked")
+            {
+                return Extent::Chunk(end);
+            }
+        }
+        match content_length {
+            // Sequence numbers can express distances below 2 GiB only, the head included.
+            Some(length) if length < LONGEST => Extent::Known(end.wrapping_add(length as u32)),
+            Some(_) => Extent::Lost,
+            None if response => Extent::UntilClose,
+            None => Extent::Known(end),
+        }
+    }
+
+    /// Whether the request of this number, counted from 1, is HEAD. Clients may send further requests before its response.
+    fn asked_for_head(&self, number: u16) -> bool {
+        let Protocol::Http { messages, heads, .. } = self.protocol else { return false };
+        let behind = u32::from(messages.saturating_sub(number));
+        heads.checked_shr(behind).is_some_and(|heads| heads & 1 == 1)
+    }
+
+    /// Chunks that begin in a segment, the size line of the first of them at `at` (RFC 9112 section 7.1). Returns the end of the
+    /// body if the last chunk is among them. A size line that is not whole in a segment ends the following.
+    pub(super) fn chunks(&self, mut at: u32, segment: &Segment<'_>) -> Extent {
+        // The shortest chunk has six bytes, so that this ends.
+        loop {
+            let inside = at.wrapping_sub(segment.seq);
+            if inside >= segment.payload_len {
+                return Extent::Chunk(at);
+            }
+            let rest = segment.payload.get(inside as usize..).unwrap_or(&[]);
+            let Some(line) = rest.iter().take(SIZE_LINE).position(|&byte| byte == b'\n') else {
+                return Extent::Chunked;
+            };
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+            let size = std::str::from_utf8(&rest[..digits]).ok();
+            match size.and_then(|digits| u32::from_str_radix(digits, 16).ok()) {
+                Some(0) => return trailer(at, rest, line),
+                Some(size) if u64::from(size) < LONGEST => {
+                    at = at.wrapping_add(line as u32 + 1).wrapping_add(size).wrapping_add(2);
+                }
+                _ => return Extent::Lost,
+            }
+        }
+    }
+
+    /// Looks whether a chunked body that is not followed ends with this segment.
+    pub(super) fn last_chunk(&mut self, segment: &Segment<'_>) {
+        if self.extent == Extent::Chunked && segment.payload.ends_with(b"0\r\n\r\n") {
+            self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
+        }
+    }
+}
+
+/// The end of a chunked body whose last size line is the first of `rest`, which begins at `at`: after the first empty line.
+fn trailer(at: u32, rest: &[u8], line: usize) -> Extent {
+    let fields = &rest[line + 1..];
+    let length = if fields.starts_with(b"\r\n") { Some(2) } else { head_length(fields) };
+    length.map_or(Extent::Chunked, |length| Extent::Known(at.wrapping_add((line + 1 + length) as u32)))
+}

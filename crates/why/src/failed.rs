@@ -1,0 +1,163 @@
+//! Connections that failed without a reset: never opened, closed too soon, or standing still.
+
+mod closed;
+mod opening;
+mod stalled;
+
+use linger_packet::{IcmpError, IcmpProblem};
+
+use crate::advice::NextEvidence;
+use crate::connection::ObservedConnection;
+use crate::facts::Facts;
+use crate::finding::{Evidence, Finding, Numbers};
+use crate::key::Dir;
+use crate::names::AskedName;
+use crate::record::{Record, Since};
+use crate::reset::RecordedReset;
+use crate::side::Fin;
+use crate::surroundings::ListenerHistory;
+use crate::{Cause, Claim, Class, Confidence};
+
+/// RFC 6298 has a segment repeated after a second, the next after two more. Nanoseconds, a little less.
+const SPAN: u64 = 2_500_000_000;
+
+/// An ICMP error about a connection's segments: the latest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReportedError {
+    pub(crate) frame: u64,
+    pub(crate) error: IcmpError,
+}
+
+impl ReportedError {
+    fn claim(&self) -> Claim {
+        Claim::Icmp { problem: self.error.problem, reporter: self.error.reporter }
+    }
+
+    /// Whether it is what a rule of a firewall has said, rather than a route or a neighbour that is not there.
+    fn is_of_a_rule(&self) -> bool {
+        matches!(self.error.problem, IcmpProblem::Prohibited | IcmpProblem::PortUnreachable)
+    }
+}
+
+/// A connection without a reset, and what else is known of it.
+pub(crate) struct Look<'a> {
+    pub(crate) connection: &'a ObservedConnection,
+    pub(crate) listener: &'a ListenerHistory,
+    pub(crate) icmp: Option<&'a ReportedError>,
+}
+
+/// How a connection failed, and what shows it.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    class: Class,
+    confidence: Confidence,
+    candidates: Vec<Cause>,
+    /// Whose packet shows it: the packet stands in the place of a reset.
+    pub(crate) by: Dir,
+    frame: u32,
+    since: u64,
+    lost: Option<u64>,
+    unread: Option<u64>,
+    evidence: Vec<Evidence>,
+    would_decide: Option<NextEvidence>,
+}
+
+impl Failed {
+    fn at(class: Class, by: Dir, record: &Record) -> Self {
+        Self::new(class, by, record.frame, record.since_first())
+    }
+
+    fn of_fin(class: Class, by: Dir, fin: Fin) -> Self {
+        let since: Since = fin.since;
+        Self::new(class, by, fin.frame, since.nanoseconds())
+    }
+
+    fn new(class: Class, by: Dir, frame: u32, since: u64) -> Self {
+        Self {
+            class,
+            confidence: Confidence::Likely,
+            candidates: Vec::new(),
+            by,
+            frame,
+            since,
+            lost: Some(0),
+            unread: None,
+            evidence: Vec::new(),
+            would_decide: None,
+        }
+    }
+
+    fn say(&mut self, frame: impl Into<Option<u64>>, says: Claim) {
+        self.evidence.push(Evidence { frame: frame.into(), says });
+    }
+
+    /// The causes that fit, the likeliest first, and what would decide between them.
+    fn decide(&mut self, candidates: Vec<Cause>, ask: NextEvidence) {
+        (self.candidates, self.would_decide) = (candidates, Some(ask));
+    }
+}
+
+impl Look<'_> {
+    fn frame(&self, relative: u32) -> u64 {
+        self.connection.first_frame + u64::from(relative)
+    }
+
+    fn time(&self, since: u64) -> u64 {
+        self.connection.first_time + since
+    }
+
+    /// How the connection failed, if it did.
+    pub(crate) fn failed(&self) -> Option<Failed> {
+        if self.connection.last_time - self.connection.first_time >= SPAN
+            && let Some(failed) = self.not_accepted()
+        {
+            return Some(failed);
+        }
+        self.silence()
+            .or_else(|| self.closed_early())
+            .or_else(|| self.window_stuck())
+            .or_else(|| self.unacknowledged())
+    }
+
+    /// The finding of it.
+    pub(crate) fn finding(&self, mut failed: Failed, name: Option<AskedName<&str>>) -> Finding {
+        let connection = self.connection;
+        let [from, to] = [connection.key.end(failed.by), connection.key.end(1 - failed.by)];
+        let frame = self.frame(failed.frame);
+        let cause = failed.candidates.first().copied().unwrap_or(Cause::Unknown);
+        let stand_in = RecordedReset::none(connection.clone(), failed.by);
+        let facts = Facts::new(&stand_in);
+        failed.evidence.extend(facts.asked_for(name).map(|says| Evidence { frame: None, says }));
+        failed.evidence.extend(facts.alerts().map(|says| Evidence { frame: None, says }));
+        Finding {
+            file: String::new(),
+            interface: connection.key.interface(),
+            frame,
+            time_ns: self.time(failed.since),
+            from,
+            to,
+            client: connection.client().map(|dir| connection.key.end(dir)),
+            class: failed.class,
+            cause,
+            confidence: failed.confidence,
+            candidates: failed.candidates,
+            harmless: false,
+            lost_response_bytes: failed.lost,
+            unread_request_bytes: failed.unread,
+            evidence: failed.evidence,
+            would_decide: failed.would_decide,
+            remedy: cause.remedy(),
+            further_resets: 0,
+            silence_ns: None,
+            age_ns: Some(failed.since),
+            ladder: facts.course(),
+            ttl: connection.sides[failed.by].ttl[0],
+            tags: String::new(),
+            numbers: Numbers {
+                seq: connection.sides[failed.by].isn(),
+                isns: connection.sides.map(|side| side.syn().then_some(side.isn())),
+                network: linger_packet::Path::default(),
+            },
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Connections that were never opened: SYNs that nobody answered, and handshakes that the server took no note of.
+
+use linger_packet::Flags;
+
+use super::{Failed, Look};
+use crate::advice::{Capture, Host, NextEvidence};
+use crate::{Cause, Claim, Class};
+
+use Cause::{AcceptQueueOverflow, FirewallReject, NoAnswer, Unreachable};
+
+/// So many SYNs were sent for one connection before it counts: a scanner sends one or two.
+const SYNS: usize = 3;
+/// So many connections of one listener were refused right after the handshake: its accept queue is full.
+const TURNED_AWAY: u32 = 3;
+
+impl Look<'_> {
+    /// The client's SYNs, and nothing else.
+    pub(super) fn silence(&self) -> Option<Failed> {
+        let opener = self.connection.opener()?;
+        let client = &self.connection.sides[opener];
+        let own = self.connection.records().filter(|record| record.dir() == opener);
+        let syns: Vec<_> = own.filter(|record| record.flags.has(Flags::SYN)).collect();
+        let alone = client.ack.is_none() && client.payload == 0;
+        if !alone
+            || self.connection.sides[1 - opener].seen()
+            || syns.len() != self.connection.records().count()
+        {
+            return None;
+        }
+        let (first, last) = (syns.first()?, syns.last()?);
+        let nanoseconds = last.since_first() - first.since_first();
+        if self.icmp.is_none() && (syns.len() < SYNS || nanoseconds < super::SPAN) {
+            return None;
+        }
+        let mut failed = Failed::at(Class::Unanswered, opener, last);
+        failed.unread = Some(0);
+        let count = syns.len() as u16;
+        failed.say(self.frame(last.frame), Claim::SynsUnanswered { count, nanoseconds });
+        if let Some(icmp) = self.icmp {
+            failed.say(icmp.frame, icmp.claim());
+            let candidates = if icmp.is_of_a_rule() {
+                vec![Unreachable, FirewallReject]
+            } else {
+                vec![Unreachable, NoAnswer]
+            };
+            failed.decide(candidates, NextEvidence::Host(Host::Reporter));
+            return Some(failed);
+        }
+        self.silent_listener(&mut failed);
+        Some(failed)
+    }
+
+    /// Linux drops a SYN while the accept queue of its listener is full: whether other connections show that.
+    fn silent_listener(&self, failed: &mut Failed) {
+        let listener = self.listener;
+        let accepted = listener.accepted.is_some_and(|accepted| accepted < self.time(failed.since));
+        let full = listener.repeats > 0 || listener.turned_away >= TURNED_AWAY;
+        if accepted {
+            failed.say(None, Claim::PortAcceptedBefore);
+        }
+        if listener.repeats > 0 {
+            failed.say(None, Claim::OthersSynAcksRepeated);
+        }
+        if listener.turned_away >= TURNED_AWAY {
+            failed.say(None, Claim::OthersTurnedAway(listener.turned_away));
+        }
+        if full {
+            failed.decide(vec![AcceptQueueOverflow, NoAnswer], NextEvidence::Host(Host::AcceptQueue));
+        } else if accepted {
+            failed.decide(vec![NoAnswer, AcceptQueueOverflow], NextEvidence::Host(Host::AcceptQueue));
+        } else {
+            failed.decide(vec![NoAnswer], NextEvidence::Capture(Capture::Server));
+        }
+    }
+
+    /// SYN-ACKs again after the client's answer, and none of its data was acknowledged.
+    pub(super) fn not_accepted(&self) -> Option<Failed> {
+        let opener = self.connection.opener()?;
+        let [client, server] = [&self.connection.sides[opener], &self.connection.sides[1 - opener]];
+        let first = client.isn().wrapping_add(1);
+        let unheard = server.seen() && server.payload == 0 && !server.has_fin() && server.ack == Some(first);
+        let again = self.connection.opening.repeats();
+        if !unheard || again == 0 || client.payload == 0 || client.repeats == 0 {
+            return None;
+        }
+        let last = self.connection.records().rev().find(|record| record.dir() == opener)?;
+        let mut failed = Failed::at(Class::Unanswered, opener, last);
+        failed.unread = Some(client.payload);
+        let syn_ack = self.connection.opening.syn_ack().map(|syn_ack| self.frame(syn_ack.frame));
+        failed.say(syn_ack, Claim::SynAckRepeated(again));
+        failed.say(None, Claim::ClientRepeated(client.repeats));
+        failed.decide(vec![AcceptQueueOverflow], NextEvidence::Host(Host::AcceptQueue));
+        Some(failed)
+    }
+}

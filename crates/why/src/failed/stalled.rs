@@ -1,0 +1,107 @@
+//! Connections that stand still: data that nobody acknowledges, and windows that stay closed.
+
+use linger_packet::IcmpProblem;
+
+use super::{Failed, Look};
+use crate::advice::{Capture, Host, NextEvidence};
+use crate::key::Dir;
+use crate::record::Record;
+use crate::side::Side;
+use crate::{Cause, Claim, Class};
+
+use Cause::{BlackHole, RetransmissionTimeout, Unreachable, WindowStuck};
+
+/// So often was a segment sent again.
+const AGAIN: usize = 3;
+/// So long did a window stay closed, in nanoseconds: a reader that pauses opens it sooner.
+const CLOSED_FOR: u64 = 10_000_000_000;
+/// So many probes asked for a window.
+const PROBES: usize = 3;
+/// Bytes of payload of a segment that a path of the smallest MTU of IPv6 (1,280) may not pass. Smaller ones pass everywhere.
+const FULL: u32 = 1_000;
+
+impl Look<'_> {
+    /// The reader's window stayed closed to the end.
+    pub(super) fn window_stuck(&self) -> Option<Failed> {
+        [0, 1].into_iter().find_map(|reader| self.stuck(reader))
+    }
+
+    fn stuck(&self, reader: Dir) -> Option<Failed> {
+        let side = &self.connection.sides[reader];
+        if side.window != Some(0) || side.has_fin() {
+            return None;
+        }
+        let records: Vec<&Record> = self.connection.records().collect();
+        let shut = |record: &&Record| record.dir() == reader && record.window == 0;
+        let open = records.iter().rposition(|record| record.dir() == reader && record.window != 0);
+        let after = &records[open.map_or(0, |open| open + 1)..];
+        let closed = &after[after.iter().position(shut)?..];
+        let probes = closed.iter().filter(|record| record.dir() != reader && record.repeated()).count();
+        let (first, last) = (closed.first()?, closed.last()?);
+        let nanoseconds = last.since_first() - first.since_first();
+        if probes < PROBES || nanoseconds < CLOSED_FOR {
+            return None;
+        }
+        let latest = closed.iter().copied().rfind(shut)?;
+        let mut failed = Failed::at(Class::Stalled, reader, latest);
+        let probes = probes as u16;
+        failed.say(self.frame(first.frame), Claim::WindowStuck { probes, nanoseconds });
+        failed.decide(vec![WindowStuck], NextEvidence::Host(Host::Reader));
+        Some(failed)
+    }
+
+    /// The first segment that is not acknowledged was sent again and again, and never acknowledged.
+    pub(super) fn unacknowledged(&self) -> Option<Failed> {
+        [0, 1].into_iter().find_map(|sender| self.lost(sender))
+    }
+
+    fn lost(&self, sender: Dir) -> Option<Failed> {
+        let (side, peer) = (&self.connection.sides[sender], &self.connection.sides[1 - sender]);
+        let head = peer.ack.filter(|_| peer.seen() && peer.window != Some(0))?;
+        if side.payload_after(head) == 0 {
+            return None;
+        }
+        let copies = || {
+            self.connection.records().filter(move |record| {
+                record.dir() == sender && record.seq == head && record.len > 1 && record.repeated()
+            })
+        };
+        let (first, last) = (copies().next()?, copies().next_back()?);
+        let (count, nanoseconds) = (copies().count(), last.since_first() - first.since_first());
+        if count < AGAIN || nanoseconds < super::SPAN {
+            return None;
+        }
+        let mut failed = Failed::at(Class::Stalled, sender, last);
+        let outstanding = u64::from(side.payload_after(head));
+        match self.connection.client() {
+            Some(client) if client == sender => failed.unread = Some(outstanding),
+            Some(_) => failed.lost = Some(outstanding),
+            None => {}
+        }
+        let bytes = copies().map(|record| record.len).max().unwrap_or(0);
+        let count = count as u16;
+        failed.say(self.frame(last.frame), Claim::SentAgain { bytes, count, nanoseconds });
+        if let Some(icmp) = self.icmp {
+            failed.say(icmp.frame, icmp.claim());
+        }
+        let too_big = matches!(self.icmp.map(|icmp| icmp.error.problem), Some(IcmpProblem::TooBig { .. }));
+        let none_so_long = u32::from(side.longest_taken) < bytes;
+        if bytes >= FULL && none_so_long && (too_big || small_pass(side, peer)) {
+            failed.say(None, Claim::NoneSoLongTaken { bytes });
+            failed.decide(vec![BlackHole, RetransmissionTimeout], NextEvidence::Host(Host::PathMtu));
+        } else if self.icmp.is_some() {
+            failed.decide(vec![Unreachable, RetransmissionTimeout], NextEvidence::Host(Host::Reporter));
+        } else {
+            let capture = NextEvidence::Capture(Capture::OtherEnd);
+            failed.decide(vec![RetransmissionTimeout, Unreachable], capture);
+        }
+        Some(failed)
+    }
+}
+
+/// Whether short packets of this side arrive: shorter segments were acknowledged, or the other side's data was, and it does not send
+/// that again.
+fn small_pass(side: &Side, peer: &Side) -> bool {
+    let heard = peer.payload > 0 && peer.repeats == 0 && peer.payload_after(side.ack.unwrap_or(0)) == 0;
+    side.longest_taken > 0 || heard && side.ack.is_some()
+}

@@ -1,0 +1,163 @@
+//! Connections that a FIN ended before all was said.
+
+use crate::case::rule;
+use crate::flow::{Client, Flow, Server, flow};
+use crate::{GET, post, response};
+
+fn asked(request: &[u8]) -> Flow {
+    flow().shake().data(Client, request).ack(Server)
+}
+
+/// The server closes, and then the client.
+fn closed(flow: Flow) -> Flow {
+    flow.ack(Client).fin(Server).ack(Client).fin(Client).ack(Server)
+}
+
+#[test]
+fn a_response_shorter_than_its_own_length() {
+    let of = |response: &[u8]| closed(asked(GET).data(Server, response));
+    let head = b"HEAD /a HTTP/1.1\r\nHost: shop.example\r\n\r\n";
+    rule("short by its Content-Length")
+        .base(&of(&response(90, 40)), "cut-short certain closed-early harmful lost:50")
+        .but("one byte", &of(&response(90, 89)), "cut-short certain lost:1")
+        .but("whole", &of(&response(90, 90)), "none")
+        .but("no length is declared", &of(b"HTTP/1.0 200 OK\r\n\r\npart"), "none")
+        .but("an answer to HEAD", &closed(asked(head).data(Server, &response(90, 0))), "none")
+        .but("304", &of(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 90\r\n\r\n"), "none")
+        .but(
+            "the client had closed first",
+            &asked(GET).data(Server, &response(90, 40)).fin(Client).fin(Server).ack(Client),
+            "client-gave-up likely closed-early lost:50",
+        )
+        .but("the server does not close", &asked(GET).data(Server, &response(90, 40)).ack(Client), "none")
+        .but(
+            "bytes are missing in the capture",
+            &closed(asked(GET).data(Server, &response(90, 10)).bytes(Server, 20).unseen().bytes(Server, 10)),
+            "none",
+        )
+        .but(
+            "the rest comes out of order",
+            &closed(asked(GET).data(Server, &response(90, 80)).bytes(Server, 10)),
+            "none",
+        )
+        .but(
+            "the handshake is not there",
+            &of(&response(90, 40)).from(3),
+            "cut-short likely closed-early lost:50",
+        )
+        .but("a reset ends it", &asked(GET).data(Server, &response(90, 40)).rst(Server), "unknown active")
+        .done();
+}
+
+#[test]
+fn a_response_without_its_last_chunk() {
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let of = |chunks: &[u8]| closed(asked(GET).data(Server, &[head, chunks].concat()));
+    let two = |one: &[u8], two: &[u8]| {
+        closed(asked(GET).data(Server, &[head, one].concat()).ack(Client).data(Server, two))
+    };
+    rule("short by its chunks")
+        .base(&of(b"5\r\nhello\r\n"), "cut-short certain closed-early harmful")
+        .but("inside a chunk", &of(b"5\r\nhel"), "cut-short certain")
+        .but("the last chunk", &of(b"5\r\nhello\r\n0\r\n\r\n"), "none")
+        .but("with a trailer", &of(b"5\r\nhello\r\n0\r\nDigest: x\r\n\r\n"), "none")
+        .but("with an extension", &of(b"5;x=y\r\nhello\r\n0;z\r\n\r\n"), "none")
+        .but("the end inside a chunk is no end", &of(b"7\r\n0\r\n\r\nab\r\n"), "cut-short certain")
+        .but("over two segments", &two(b"A\r\nhello", b"world\r\n0\r\n\r\n"), "none")
+        .but("over two segments, cut", &two(b"A\r\nhello", b"world\r\n"), "cut-short certain")
+        .but("a size line over two segments", &two(b"5\r\nhello\r\n1", b"0\r\nhello"), "none")
+        .but("an empty chunked body", &of(b""), "cut-short certain")
+        .but("a size that is none", &of(b"zz\r\nhello\r\n"), "none")
+        .done();
+}
+
+#[test]
+fn a_record_that_is_cut() {
+    let record =
+        |declared: u16, sent: usize| [&[23, 3, 3][..], &declared.to_be_bytes(), &vec![b't'; sent]].concat();
+    let hello = [22, 3, 1, 0, 4, 1, 0, 0, 0];
+    let of = |bytes: &[u8]| closed(flow().shake().data(Client, &hello).data(Server, bytes));
+    rule("a record that is cut")
+        .base(&of(&record(100, 60)), "cut-short certain closed-early harmful lost:40")
+        .but("whole", &of(&record(100, 100)), "none")
+        .but("no records", &of(&[b't'; 60]), "none")
+        .done();
+    let fcgi = |kind: u8, length: u8, body: &[u8]| [&[1, kind, 0, 1, 0, length, 0, 0][..], body].concat();
+    let request = [fcgi(1, 8, &[0, 1, 0, 0, 0, 0, 0, 0]), fcgi(4, 0, b""), fcgi(5, 0, b"")].concat();
+    let of = |answer: &[u8]| closed(flow().shake().data(Client, &request).data(Server, answer));
+    let end = fcgi(3, 8, &[0; 8]);
+    rule("no END_REQUEST")
+        .base(&of(&fcgi(6, 4, b"text")), "cut-short certain closed-early harmful")
+        .but("END_REQUEST", &of(&[fcgi(6, 4, b"text"), end].concat()), "none")
+        .but("nothing", &closed(flow().shake().data(Client, &request)), "closed-unanswered likely")
+        .but(
+            "the gateway had closed first",
+            &flow().shake().data(Client, &request).data(Server, &fcgi(6, 4, b"text")).fin(Client).fin(Server),
+            "client-gave-up likely",
+        )
+        .done();
+}
+
+#[test]
+fn a_request_that_is_not_answered() {
+    let of = |request: &[u8]| asked(request).fin(Server).ack(Client).fin(Client).ack(Server);
+    let cut = |request: &[u8]| flow().shake().data(Client, request).ack(Server).fin(Server).ack(Client);
+    let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+    rule("no response")
+        .base(&of(GET), "closed-unanswered likely closed-early harmful lost:0")
+        .but("a whole body", &of(&post(60, 60)), "closed-unanswered likely")
+        .but("a byte of the body is missing", &cut(&post(60, 59)), "closed-mid-request likely harmful")
+        .but(
+            "an early response",
+            &cut(&post(60, 59)).before(4).data(Server, &response(5, 5)).fin(Server),
+            "none",
+        )
+        .but("an interim response", &closed(asked(GET).data(Server, interim)), "closed-unanswered likely")
+        .but(
+            "the client had closed in the middle of its request",
+            &asked(&post(60, 40)).fin(Client).ack(Server).fin(Server).ack(Client),
+            "client-gave-up likely closed-early",
+        )
+        .but("no request", &flow().shake().bytes(Client, 20).ack(Server).fin(Server).ack(Client), "none")
+        .but("a response", &closed(asked(GET).data(Server, &response(5, 5))), "none")
+        .but("part of the head", &of(&GET[..20]), "none")
+        .done();
+}
+
+#[test]
+fn a_request_that_crosses_the_fin() {
+    let served = || asked(GET).data(Server, &response(5, 5)).ack(Client).wait(5_000);
+    let base = || {
+        let ack = served().last_of(Client).ack;
+        served().fin(Server).data(Client, GET).with(|packet| packet.ack = ack).ack(Server)
+    };
+    rule("keep-alive race")
+        .base(&base(), "keep-alive-race certain closed-early harmful lost:0 unread:39")
+        .but(
+            "the FIN acknowledges the request",
+            &served().data(Client, GET).fin(Server).ack(Client),
+            "closed-unanswered likely",
+        )
+        .but(
+            "no request before",
+            &flow().shake().fin(Server).data(Client, GET).with(|packet| packet.ack -= 1).ack(Server),
+            "keep-alive-race likely",
+        )
+        .but(
+            "the FIN acknowledges its first byte",
+            &base().with_at(7, |packet| packet.ack += 1),
+            "closed-mid-request likely",
+        )
+        .but(
+            "a reset answers it",
+            &base().unseen().bare(Server),
+            "data-after-close certain passive-after-fin",
+        )
+        .but(
+            "the server's response comes all the same",
+            &served().data(Client, GET).data(Server, &response(5, 5)).fin(Server),
+            "none",
+        )
+        .but("no next request", &served().fin(Server).ack(Client), "none")
+        .done();
+}

@@ -1,0 +1,80 @@
+//! Connections that stand still, and ICMP errors.
+
+use crate::GET;
+use crate::case::rule;
+use crate::flow::{Client, Flow, Server, flow};
+
+/// The last payload of the server again after 200, 400, 800 and 1,600 ms.
+fn again(flow: Flow, times: usize) -> Flow {
+    [200, 400, 800, 1_600].iter().take(times).fold(flow, |flow, &ms| flow.wait(ms - 1).again(Server))
+}
+
+#[test]
+fn data_that_nobody_acknowledges() {
+    let asked = || flow().shake().data(Client, GET).ack(Server);
+    let of = |bytes: usize| again(asked().bytes(Server, bytes), 4);
+    rule("black hole")
+        .base(&of(1_448), "black-hole likely stalled harmful lost:1448")
+        .but("a short segment", &of(999), "retransmission-timeout likely stalled lost:999")
+        .but(
+            "as long as one that passed",
+            &again(asked().bytes(Server, 1_448).ack(Client).bytes(Server, 1_448), 4),
+            "retransmission-timeout likely",
+        )
+        .but(
+            "longer than one that passed",
+            &again(asked().bytes(Server, 600).ack(Client).bytes(Server, 1_448), 4),
+            "black-hole likely",
+        )
+        .but(
+            "nothing short is heard either",
+            &again(asked().again(Client).bytes(Server, 1_448), 4),
+            "retransmission-timeout likely",
+        )
+        .but("acknowledged at last", &of(1_448).ack(Client), "none")
+        .but("twice", &again(asked().bytes(Server, 1_448), 2).wait(3_000).ack(Server), "none")
+        .but("within two seconds", &again(asked().bytes(Server, 1_448), 3), "none")
+        .but("a reset at last", &of(1_448).rst(Server), "retransmission-timeout likely after-retransmissions")
+        .but("a router says so", &of(1_448).icmp(Server, 3, 4, 1_400), "black-hole likely stalled")
+        .but("a router says another thing", &of(600).icmp(Server, 3, 1, 0), "unreachable likely stalled")
+        .done();
+}
+
+#[test]
+fn a_window_that_stays_closed() {
+    let full = || flow().shake().data(Client, GET).bytes(Server, 1_000).window(Client, 0).ack(Client);
+    let probed = |flow: Flow, times: usize| {
+        [1_000, 2_000, 4_000, 8_000]
+            .iter()
+            .take(times)
+            .fold(flow, |flow, &ms| flow.wait(ms).probe(Server).ack(Client))
+    };
+    rule("window stuck")
+        .base(&probed(full(), 4), "window-stuck likely stalled harmful")
+        .but("opened at last", &probed(full(), 4).window(Client, 500).ack(Client), "none")
+        .but("two probes", &probed(full(), 2).wait(9_000).ack(Client), "none")
+        .but("within ten seconds", &probed(full(), 3), "none")
+        .but(
+            "a window that is small",
+            &probed(full(), 4).with_all(|packet| packet.window = packet.window.max(1)),
+            "none",
+        )
+        .but("the client has closed", &probed(full(), 4).fin(Client), "none")
+        .done();
+}
+
+#[test]
+fn a_syn_that_a_router_answers() {
+    rule("unreachable")
+        .base(&flow().syn().icmp(Client, 3, 1, 0), "unreachable likely unanswered harmful lost:0 unread:0")
+        .but("forbidden", &flow().syn().icmp(Client, 3, 13, 0), "unreachable likely unanswered")
+        .but("an echo", &flow().syn().icmp(Client, 8, 0, 0), "none")
+        .but(
+            "about another port",
+            &flow().syn().icmp(Client, 3, 1, 0).with(|packet| packet.source.set_port(9)),
+            "none",
+        )
+        .but("a SYN-ACK all the same", &flow().syn().icmp(Client, 3, 1, 0).syn_ack(), "none")
+        .but("no error", &flow().syn(), "none")
+        .done();
+}
