@@ -22,7 +22,8 @@ fn linger(place: &Path, arguments: &[&str]) -> Command {
 
 /// A server whose printer is this shell script, and the sink's address.
 fn share(place: &Path, script: &str) -> (Child, String) {
-    fs::write(place.join("share.toml"), format!("[sink.print]\ncommand = ['sh', '-c', '{script}']\n")).unwrap();
+    fs::write(place.join("share.toml"), format!("[sink.print]\ncommand = ['sh', '-c', '{script}']\n"))
+        .unwrap();
     let flags = ["share", "--json", "--listen", "127.0.0.1:0", "--config", "share.toml", "to"];
     let mut server = linger(place, &flags).stderr(Stdio::null()).spawn().unwrap();
     let mut out = BufReader::new(server.stdout.take().unwrap());

@@ -116,7 +116,7 @@ fn a_taken_name_is_handled_as_it_was_asked_for() {
             shared.put_with(&file, "", &both);
             assert_eq!((there("a.tar.gz"), there("a.tar (3).gz")), (b"there".to_vec(), b"other".to_vec()));
             shared.put_with(&file, "", &options(|options| options.if_exists = IfExists::Replace));
-            assert_eq!(there("a.tar.gz"), b"newer");
+            assert_eq!(there("a.tar.gz"), b"other");
         },
     );
 }
