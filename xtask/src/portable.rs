@@ -29,7 +29,8 @@ pub(crate) fn check() -> anyhow::Result<()> {
         ["test", "--quiet", "--lib", "--all-features", "--package", "linger-sys", "--", "--test-threads=1"];
     call(&mut as_elsewhere(&sys))?;
     // Servers and clients: all bytes arrive, no resets are sent, and no outcome claims what nobody has told.
-    let tests = ["matrix", "axum", "doors", "http", "tokio", "tunnel"].map(|test| ["--test", test]);
+    let tests = ["matrix", "axum", "closer", "doors", "fork", "http", "pauses", "poor", "tokio", "tunnel"]
+        .map(|test| ["--test", test]);
     let tests = tests.as_flattened();
     call(as_elsewhere(&["test", "--quiet", "--all-features", "--package", "linger"]).args(tests))
 }

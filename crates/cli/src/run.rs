@@ -82,8 +82,12 @@ pub(crate) struct RunArguments {
     /// No report at the end.
     #[arg(long)]
     quiet: bool,
+    /// Write the library that is preloaded to DIR, and end: in an image, /usr/lib/linger is where programs find it that can unpack it
+    /// nowhere.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, exclusive = true)]
+    unpack: Option<PathBuf>,
     /// The program and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    #[arg(last = true, required_unless_present = "unpack", value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }
 
@@ -93,6 +97,12 @@ fn ways() -> Names<Via> {
 }
 
 pub(crate) fn run(arguments: RunArguments) -> ExitCode {
+    if let Some(directory) = &arguments.unpack {
+        return match linger_run::install(directory) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => exit::io(format_args!("run: cannot unpack into {}", directory.display()), &error),
+        };
+    }
     let metrics = match arguments.counts.metrics.as_ref().map(|address| address.resolve()).transpose() {
         Ok(metrics) => metrics,
         Err(error) => return exit::io("run: cannot find the address of --metrics", &error),

@@ -227,7 +227,7 @@ fn what_a_container_does_not_permit_is_not_always_needed() {
     }
 }
 
-/// As in a pod with a read-only root: the library is in memory, unless TMPDIR names a directory for it.
+/// As in a pod with a read-only root: the library is in memory, unless TMPDIR names a directory for it, or the image has it.
 #[test]
 fn no_writable_place_is_needed() {
     let writable = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -236,10 +236,25 @@ fn no_writable_place_is_needed() {
     let run = format!(
         "exec {LINGER} run --quiet -- /bin/sh -c 'echo $LD_PRELOAD; grep -c liblinger /proc/$$/maps'"
     );
-    let cases = [("/tmp", "/proc/"), (writable.path().to_str().unwrap(), writable.path().to_str().unwrap())];
-    for (temporary, place) in cases {
+    // The host's /usr/lib with one directory more.
+    let image = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let lib = image.path().to_str().unwrap();
+    let shipped = format!(
+        "{LINGER} run --unpack {lib}/linger && mount -t overlay overlay -o lowerdir={lib}:/usr/lib /usr/lib || exit 99;"
+    );
+    let other = format!("{shipped} mount --bind /bin/sh /usr/lib/linger/liblinger_preload.so || exit 99;");
+    let writable = writable.path().to_str().unwrap();
+    let installed = "/usr/lib/linger/liblinger_preload.so";
+    let cases = [
+        ("/tmp", "", "/proc/"),
+        (writable, "", writable),
+        ("/tmp", &*shipped, installed),
+        (writable, &*shipped, writable),
+        ("/tmp", &*other, "/proc/"),
+    ];
+    for (temporary, before, place) in cases {
         let mut command = Command::new("unshare");
-        command.args(["--map-root-user", "--mount", "sh", "-c", &format!("{read_only}; {run}")]);
+        command.args(["--map-root-user", "--mount", "sh", "-c", &format!("{before} {read_only}; {run}")]);
         let output = command.env("TMPDIR", temporary).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         if output.status.code() == Some(99) {

@@ -7,7 +7,7 @@ use linger_custody::{Count, Fate, Origin, Socket, fate};
 
 use crate::counts::{count, tell_the_rest};
 use crate::protocol::{Message, MessageKind};
-use crate::state::{TABLE, aborts, is_this_process, is_tracked, shuts_read_side, unwatch};
+use crate::state::{TABLE, aborts, is_this_process, is_tracked, shuts_read_side, unread, unwatch};
 use crate::{channel, releases, sandbox, settings, sys};
 
 /// Tells the supervisor to drop the held copy of a connection.
@@ -161,7 +161,7 @@ fn ask(fd: c_int) -> Socket {
         // The kernel reports the program's own `SHUT_RD` like the peer's FIN, which an established connection has not had.
         peer_finished: events & sys::POLLRDHUP != 0 && !(shuts_read_side() && sys::is_established(fd)),
         over: events & (sys::POLLHUP | sys::POLLERR) != 0,
-        unread: sys::unread(fd),
+        unread: unread(fd, events & sys::POLLIN != 0),
     }
 }
 

@@ -10,7 +10,9 @@ use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use crate::message::{MMsgHdr, MsgHdr, rights};
-use crate::state::{TABLE, is_this_process, is_tracked, program_lingers, program_shuts_read_side};
+use crate::state::{
+    TABLE, is_this_process, is_tracked, program_lingers, program_shuts_read_side, program_waits_for_more,
+};
 use crate::{channel, ending, exit, sandbox, settings, sys};
 
 /// One of the replaced functions.
@@ -241,8 +243,10 @@ pub(crate) extern "C" fn setsockopt(
     value: *const c_void,
     length: c_uint,
 ) -> c_int {
-    if level == sys::SOL_SOCKET && name == sys::SO_LINGER {
-        program_lingers();
+    match name {
+        sys::SO_LINGER if level == sys::SOL_SOCKET => program_lingers(),
+        sys::SO_RCVLOWAT if level == sys::SOL_SOCKET => program_waits_for_more(),
+        _ => {}
     }
     call!(
         SETSOCKOPT as fn(c_int, c_int, c_int, *const c_void, c_uint) -> c_int,

@@ -18,6 +18,9 @@ static LINGERS: AtomicBool = AtomicBool::new(false);
 /// Whether the program has ever called `shutdown` with `SHUT_RD`.
 static SHUTS_READ_SIDE: AtomicBool = AtomicBool::new(false);
 
+/// Whether the program has ever set `SO_RCVLOWAT`; an accepted socket inherits it.
+static WAITS_FOR_MORE: AtomicBool = AtomicBool::new(false);
+
 /// Before `main`.
 pub(crate) fn prepare() {
     TABLE.belongs_to(sys::pid());
@@ -40,6 +43,16 @@ pub(crate) fn program_shuts_read_side() {
 
 pub(crate) fn shuts_read_side() -> bool {
     SHUTS_READ_SIDE.load(Relaxed)
+}
+
+pub(crate) fn program_waits_for_more() {
+    WAITS_FOR_MORE.store(true, Relaxed);
+}
+
+/// Received bytes that are unread, of an fd for which `poll` has told whether it `is_readable`: without a low-water mark of the
+/// program's own, each unread byte makes it so (`tcp_poll`).
+pub(crate) fn unread(fd: c_int, is_readable: bool) -> u32 {
+    if is_readable || WAITS_FOR_MORE.load(Relaxed) { sys::unread(fd) } else { 0 }
 }
 
 pub(crate) fn program_lingers() {

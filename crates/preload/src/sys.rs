@@ -164,6 +164,7 @@ pub(crate) const POLLRDHUP: i16 = 0x2000;
 
 pub(crate) const SOL_SOCKET: c_int = 1;
 pub(crate) const SO_LINGER: c_int = 13;
+pub(crate) const SO_RCVLOWAT: c_int = 18;
 const SO_ACCEPTCONN: c_int = 30;
 const SO_DOMAIN: c_int = 39;
 const SO_PROTOCOL: c_int = 38;

@@ -94,6 +94,23 @@ fn what_is_unread_stays_so() {
     sys::close(child);
 }
 
+/// Such bytes need not make a connection readable (`tcp_epollin_ready`).
+#[test]
+fn what_is_below_the_programs_low_water_mark_is_unread() {
+    use std::io::Write;
+    let _alone = alone();
+    let (mut client, fd) = connection();
+    let mark = 100i32;
+    let size = size_of_val(&mark) as u32;
+    assert_eq!(hooks::setsockopt(fd, sys::SOL_SOCKET, sys::SO_RCVLOWAT, (&raw const mark).cast(), size), 0);
+    client.write_all(b"unread").unwrap();
+    while sys::unread(fd) < 6 {
+        std::thread::yield_now();
+    }
+    let refused = only(&[(Count::Refused, 1), (Count::Unread, 1)]);
+    assert_eq!(count(|| assert_eq!(hooks::close(fd), 0)), refused);
+}
+
 #[test]
 fn a_reset_that_the_program_asks_for_is_one() {
     let _alone = alone();

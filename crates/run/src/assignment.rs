@@ -19,6 +19,7 @@ use crate::Options;
 use crate::intake::Address;
 use crate::job::{Parts, Way};
 use crate::preload::Preload;
+use crate::seccomp::Watch;
 use crate::survey::Means;
 
 #[cfg(test)]
@@ -27,7 +28,8 @@ mod tests;
 /// Bytes of the longest message.
 const LONGEST: usize = 4_096;
 
-/// Fds of a message: the program's pidfd, the listener for its processes, stderr, the library's, and the one for scrapers.
+/// Fds of a message: the program's pidfd, the listener for its processes, stderr, the library's or the one of the seccomp filter, and
+/// the one for scrapers.
 const MOST: usize = 8;
 
 /// Everything of a message but its fds.
@@ -42,7 +44,10 @@ struct Words {
     manner: String,
     name: String,
     token: [u8; 16],
-    library: String,
+    /// Where the library was unpacked.
+    library: Option<String>,
+    /// Where there is a seccomp filter instead.
+    watch: Option<serde_json::Value>,
     scraped: bool,
     filters: u32,
     ports: Vec<u16>,
@@ -62,14 +67,18 @@ pub(crate) struct Assignment {
 /// Sends an assignment over a `SOCK_SEQPACKET` connection.
 ///
 /// # Errors
-/// The other side is gone, or the program is not one that has a library.
+/// The other side is gone, the program has neither a library nor a filter, or it has inherited too many listeners for one message.
 pub(crate) fn send(
     connection: BorrowedFd<'_>,
     program: BorrowedFd<'_>,
     parts: &Parts,
     options: &Options,
 ) -> io::Result<()> {
-    let Some(library) = parts.way.preload() else { return Err(io::ErrorKind::Unsupported.into()) };
+    let (library, watch) = (parts.way.preload(), parts.watch.as_ref().map(Watch::lend).transpose()?);
+    if library.is_none() && watch.is_none() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let (handshake, watch) = watch.unzip();
     let words = Words {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         policy: options.policy,
@@ -78,7 +87,8 @@ pub(crate) fn send(
         manner: options.manner.clone(),
         name: parts.address.name.clone(),
         token: parts.address.token,
-        library: library.name().to_owned(),
+        library: library.map(|library| library.name().to_owned()),
+        watch,
         scraped: parts.metrics.is_some(),
         filters: parts.means.filters,
         ports: options.ports.clone(),
@@ -89,9 +99,10 @@ pub(crate) fn send(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let stderr = io::stderr();
-    let files = library.lend()?;
+    let files = library.map(Preload::lend).transpose()?;
     let mut fds = vec![program, parts.address.listener(), stderr.as_fd()];
-    fds.extend(files.iter().map(AsFd::as_fd));
+    fds.extend(files.iter().flatten().map(AsFd::as_fd));
+    fds.extend(handshake);
     fds.extend(parts.metrics.as_ref().map(AsFd::as_fd));
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -132,7 +143,16 @@ pub(crate) fn receive(connection: BorrowedFd<'_>) -> io::Result<Assignment> {
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| invalid("an fd is missing"));
     let (program, listener, stderr) = (next()?, next()?, next()?);
-    let library = Preload::borrowed(words.library, &mut next)?;
+    // As seen from here: the sender may live in another pid namespace.
+    let sender = socket_peercred(connection)?.pid.as_raw_nonzero().get().unsigned_abs();
+    let (way, watch) = match (words.library, words.watch) {
+        (Some(library), None) => (Way::Preload(Preload::borrowed(library, &words.name, &mut next)?), None),
+        (None, Some(watch)) => {
+            let watch = Watch::borrowed(next()?, serde_json::from_value(watch)?, sender, words.filters)?;
+            (Way::Seccomp(Arc::default()), Some(watch))
+        }
+        _ => return Err(invalid("either a library or a filter is wanted")),
+    };
     let metrics = if words.scraped { Some(TcpListener::from(next()?)) } else { None };
     let options = Options {
         policy: words.policy,
@@ -143,11 +163,9 @@ pub(crate) fn receive(connection: BorrowedFd<'_>) -> io::Result<Assignment> {
         exclude_ports: words.exclude_ports,
         ..Options::default()
     };
-    // As seen from here: the sender may live in another pid namespace.
-    let sender = socket_peercred(connection)?.pid.as_raw_nonzero().get().unsigned_abs();
     let address = Address::received(words.name, words.token, listener, sender);
-    let way: Arc<Way> = library.into();
     let means = Means::new(sender, words.filters, way.mark(), &options);
-    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way, means };
+    let parts =
+        Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way), means, watch };
     Ok(Assignment { program, stderr, parts, options })
 }

@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process};
 
 use crate::job::{Job, Supervision, raise_descriptor_limit};
 use crate::kernel::{Image, Mask, Signals, as_at_start, exec_with_own_pid, is_ignored, set_default};
-use crate::seccomp::Seccomp;
-use crate::{Notice, Options, Program, ProgramEnd, RunError, signals};
+use crate::seccomp::{Seccomp, Watch};
+use crate::{Notice, Options, Place, Program, ProgramEnd, RunError, signals};
 
 /// Variables in which a service manager names the pid that it has started, for that process alone (sd_listen_fds(3),
 /// sd_watchdog_enabled(3)).
@@ -24,7 +24,7 @@ pub(crate) fn run(
     mut notify: impl FnMut(Notice<'_>),
 ) -> Result<ProgramEnd, RunError> {
     let Job { program, name: called, mut command, parts } = job;
-    let (limit, way) = (parts.limit, Arc::clone(&parts.way));
+    let (limit, way, filters) = (parts.limit, Arc::clone(&parts.way), parts.means.filters);
     let what = "cannot take signals";
     // Before there are threads, which inherit it.
     let mask = Mask::block_all().map_err(RunError::system(what))?;
@@ -39,7 +39,15 @@ pub(crate) fn run(
     // A child subreaper: orphans of the program become children of this process, so that it sees the last one end.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(RunError::system("cannot adopt the program's orphans"))?;
-    let watched = way.put_into(&mut command, &name, token, options, limit)?;
+    if let Some(preload) = way.preload() {
+        preload.put_into(&mut command, &options.preloaded);
+    }
+    let watched = way.seccomp().map(|counts| {
+        // The thread places its fds below the limit. The child restores the old one.
+        raise_descriptor_limit(limit);
+        Watch::new(&mut command, options, limit, Place::Child, filters)?.begin(&name, token, counts)
+    });
+    let watched = watched.transpose()?;
     as_at_start(&mut command, Some(mask), if ignores_children { vec![libc::SIGCHLD] } else { Vec::new() });
     name_own_pid(&mut command, &called, &program, options.environment.clone())?;
     let started = start(&program, &mut command).inspect_err(|_| way.remove());

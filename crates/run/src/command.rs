@@ -30,7 +30,8 @@ use crate::{Notice, Options, Place, Program, RunError, child, itself, metrics, p
 /// the signals once the command has ended. Signals are blocked in this process on return.
 ///
 /// # Errors
-/// The command was not started; see [`RunError`]. Also if this process has more than one thread: signals that are sent to it
+/// The command was not started; see [`RunError`]. If only its `exec` has failed, the calling process may have the seccomp filter already, and
+/// should end. Also if this process has more than one thread: signals that are sent to it
 /// could not be told from the program's, and the others would not be there after a fork.
 pub fn run(
     command: &OsStr,
@@ -72,7 +73,14 @@ pub fn run(
         preload::permit_before_sanitizer(&mut prepared, &options.sanitizer_options);
     }
     let means = Means::new(root, filters, way.mark(), options);
-    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way), means };
+    let parts = Parts {
+        limit: getrlimit(Resource::Nofile),
+        address,
+        metrics,
+        way: Arc::new(way),
+        means,
+        watch: None,
+    };
     let job = Job { name: command.to_owned(), command: prepared, program, parts };
     match place {
         Place::Itself => itself::run(job, options, notify),

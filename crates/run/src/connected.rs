@@ -26,6 +26,8 @@ pub(crate) struct ConnectedProcess {
     pub(crate) connection: OwnedFd,
     /// Whether it has sent the token.
     pub(crate) known: bool,
+    /// This process.
+    own: u32,
     /// The process that connected (`SO_PEERCRED`); 0 if it is in a pid namespace of which nothing is known.
     peer: u32,
     /// The user that it ran as.
@@ -70,7 +72,8 @@ impl ConnectedProcess {
         let user = socket_peercred(&connection).ok()?.uid.as_raw();
         let share = shares.take(user)?;
         let (waiting, counted, claims) = (HashMap::new(), [0; COUNTS], Claims::new(Instant::now()));
-        Some(Self { connection, known: false, peer, user, waiting, counted, claims, _share: share })
+        let own = std::process::id();
+        Some(Self { connection, known: false, own, peer, user, waiting, counted, claims, _share: share })
     }
 
     /// Whether a connection is to be ended when this process ends.
@@ -113,12 +116,12 @@ impl ConnectedProcess {
         let new = match fd {
             Some(fd) => match accept(fd, message.cookie, user, shares, ender) {
                 Some(passed) => Some(passed),
-                None => return ender.missed(),
+                None => return missed(kind, message, ender),
             },
             None => None,
         };
         let cookie = message.cookie;
-        let by_supervisor = by.pid == std::process::id();
+        let by_supervisor = by.pid == self.own;
         let (name, origin) = self.origin(message, by);
         let passed = match (held, new) {
             (Some(held), Some(new)) => {
@@ -134,7 +137,7 @@ impl ConnectedProcess {
                 nominate(Nominee { passed, cookie, by: name, origin, unread, closed: true });
             }
             // It was sent with the message, and there was no descriptor left to receive it.
-            (Some(MessageKind::Close | MessageKind::Shutdown | MessageKind::Last), None) => ender.missed(),
+            (kind, None) => missed(kind, message, ender),
             (Some(MessageKind::Shutdown), Some(passed)) => {
                 ender.end_and_shut_down(passed, cookie, message.unread);
             }
@@ -144,7 +147,6 @@ impl ConnectedProcess {
                 self.waiting.insert(cookie, held);
             }
             (_, Some(passed)) => ender.let_go(passed),
-            (_, None) => {}
         }
     }
 
@@ -170,6 +172,13 @@ impl ConnectedProcess {
             *own -= 1;
             ender.uncount(count);
         }
+    }
+}
+
+/// Counts a close whose connection was not received. Of one that was only to be held the close is still to come.
+fn missed(kind: Option<MessageKind>, message: &Message, ender: &Ender) {
+    if let Some(MessageKind::Close | MessageKind::Shutdown | MessageKind::Last) = kind {
+        ender.missed(message.unread);
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use linger::{Closer, Ended, Policy};
 use linger_custody::world::Pid;
@@ -18,8 +19,12 @@ use crate::shares::{Passed, Share, Shares};
 use crate::socket;
 use crate::tally::Tally;
 
+mod parted;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use parted::SHORTLY;
+use parted::{Parted, PartedQueue};
 
 /// Hands sockets over to the closer, and counts the outcomes.
 #[derive(Debug)]
@@ -30,14 +35,9 @@ pub(crate) struct Ender {
     begun: Mutex<Begun>,
     /// The connections that linger.
     shares: Shares,
+    /// Half-closed connections that the closer gets soon.
+    parted: Mutex<PartedQueue>,
     disposal: Disposal<Option<Share>>,
-}
-
-/// Whether a connection was half-closed before it came here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HalfClose {
-    Done,
-    Due,
 }
 
 /// The connections that were ended last, by cookie.
@@ -79,8 +79,8 @@ impl Ender {
         lingering: usize,
     ) -> io::Result<Self> {
         let (begun, disposal) = (Mutex::default(), Disposal::start()?);
-        let shares = Shares::new(lingering, usize::MAX);
-        Ok(Self { closer, policy, tally, begun, shares, disposal })
+        let (shares, parted) = (Shares::new(lingering, usize::MAX), Mutex::new(PartedQueue::new(lingering)));
+        Ok(Self { closer, policy, tally, begun, shares, parted, disposal })
     }
 
     /// Closes an fd of a connection that is not to be ended here.
@@ -119,7 +119,7 @@ impl Ender {
             }
             Proof::Hidden(nominee, process) => {
                 tracing::info!(nominee.cookie, ?process, "left plain: a process cannot be looked at");
-                self.tally.count(Count::Refused, 1);
+                self.missed(nominee.unread);
                 self.let_go(nominee.passed);
                 if let Some(Pid(process)) = process
                     && self.tally.refuse(process)
@@ -152,10 +152,70 @@ impl Ender {
                 return self.let_go(passed);
             }
         }
-        if self.end_then(passed, HalfClose::Due, || {}) {
+        if self.part(passed) {
             tracing::info!(cookie, "lingers: nobody else has it");
             self.tally.count(Count::Handed, 1);
         }
+    }
+
+    /// Half-closes a connection, which the closer gets soon unless it is over by then. Returns as [`end_then`](Self::end_then).
+    fn part(&self, passed: Passed) -> bool {
+        let Some(lingering) = self.lingering(&passed) else {
+            self.let_go(passed);
+            return false;
+        };
+        let queued = linger_sys::send_queue(passed.fd.as_fd()).unwrap_or(0);
+        let is_half_closed = rustix::net::shutdown(&passed.fd, Shutdown::Write).is_ok();
+        let parted = Parted { passed, lingering, queued };
+        if is_half_closed && parted.is_over() {
+            self.is_over(parted);
+        } else if is_half_closed {
+            self.tally.parted.fetch_add(1, Relaxed);
+            self.waiting().add(parted, Instant::now());
+        } else {
+            // The closer sees what is the matter.
+            self.hand_over(parted, || {});
+        }
+        true
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, PartedQueue> {
+        self.parted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether half-closed connections wait for the closer.
+    pub(crate) fn has_parted(&self) -> bool {
+        !self.waiting().is_empty()
+    }
+
+    /// Hands over the half-closed connections whose time has come, if they are not over.
+    pub(crate) fn hand_over_parted(&self, now: Instant) {
+        self.settle(|waiting| waiting.next(now));
+    }
+
+    /// Hands over all that are not over.
+    pub(crate) fn hand_over_all(&self) {
+        self.settle(PartedQueue::next_of_all);
+    }
+
+    fn settle(&self, mut next: impl FnMut(&mut PartedQueue) -> Option<Parted>) {
+        loop {
+            let Some(parted) = next(&mut self.waiting()) else { return };
+            if parted.is_over() {
+                self.is_over(parted);
+            } else {
+                self.hand_over(parted, || {});
+            }
+            self.tally.parted.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Closes a connection that has ended in order.
+    fn is_over(&self, parted: Parted) {
+        tracing::debug!("the peer has closed");
+        self.tally.bytes_saved.fetch_add(parted.queued, Relaxed);
+        self.tally.over.fetch_add(1, Relaxed);
+        drop(parted);
     }
 
     /// Whether a connection is not being ended yet. Another process may have shut it down, or may have closed it as the
@@ -166,7 +226,7 @@ impl Ender {
 
     /// Ends a connection that the seccomp thread has counted, and half-closed.
     pub(crate) fn end_proved(&self, passed: Passed) {
-        self.end_then(passed, HalfClose::Done, || {});
+        self.end_then(passed, || {});
     }
 
     /// Ends the connection of a socket that the program still has open. At the end both directions are shut down, which
@@ -179,34 +239,47 @@ impl Ender {
         let then = move || {
             let _ = other.map(|other| rustix::net::shutdown(&other, Shutdown::Both));
         };
-        if self.end_then(passed, HalfClose::Done, then) {
+        if self.end_then(passed, then) {
             self.tally.count(Count::Handed, 1);
             self.tally.count(Count::Unread, (unread > 0).into());
         }
     }
 
-    /// Counts a connection that was to be held here, and is not.
-    pub(crate) fn missed(&self) {
+    /// Counts a close that was to be made here and is plain, with so many bytes unread.
+    pub(crate) fn missed(&self, unread: u32) {
+        self.tally.count(Count::Unread, (unread > 0).into());
         self.tally.count(Count::Refused, 1);
     }
 
-    /// Hands a connection over to the closer, which half-closes at once, in this thread. Returns false if the user's
-    /// share of lingering connections is used up: the close is then plain.
-    fn end_then(&self, passed: Passed, half_close: HalfClose, then: impl FnOnce() + Send + 'static) -> bool {
-        let Some(lingering) = self.shares.take(passed.share.user()) else {
-            self.missed();
+    /// Hands a connection that is half-closed over to the closer. Returns false if the user's share of lingering
+    /// connections is used up: the close is then plain.
+    fn end_then(&self, passed: Passed, then: impl FnOnce() + Send + 'static) -> bool {
+        let Some(lingering) = self.lingering(&passed) else {
             self.let_go(passed);
             return false;
         };
-        let Passed { fd, share } = passed;
-        // SIOCOUTQ counts the FIN of a half-close as one byte.
-        let queue = linger_sys::send_queue(fd.as_fd()).unwrap_or(0);
-        let before = if half_close == HalfClose::Done { queue.saturating_sub(1) } else { queue };
+        // SIOCOUTQ counts the FIN as one byte.
+        let queued = linger_sys::send_queue(passed.fd.as_fd()).unwrap_or(0).saturating_sub(1);
+        self.hand_over(Parted { passed, lingering, queued }, then);
+        true
+    }
+
+    /// A place among the lingering connections of the user; `None`, and counted, if there is none.
+    fn lingering(&self, passed: &Passed) -> Option<Share> {
+        let lingering = self.shares.take(passed.share.user());
+        if lingering.is_none() {
+            self.tally.count(Count::Refused, 1);
+        }
+        lingering
+    }
+
+    fn hand_over(&self, parted: Parted, then: impl FnOnce() + Send + 'static) {
+        let Parted { passed: Passed { fd, share }, lingering, queued } = parted;
         let tally = Arc::clone(&self.tally);
         self.closer.close_then(fd, &self.policy, move |outcome| {
             tally
                 .bytes_saved
-                .fetch_add(before.saturating_sub(outcome.unacknowledged.unwrap_or(before)), Relaxed);
+                .fetch_add(queued.saturating_sub(outcome.unacknowledged.unwrap_or(queued)), Relaxed);
             if outcome.unacknowledged.is_some_and(|bytes| bytes > 0) {
                 tally.lost.fetch_add(1, Relaxed);
             }
@@ -216,6 +289,5 @@ impl Ender {
             then();
             drop((share, lingering));
         });
-        true
     }
 }

@@ -13,9 +13,12 @@ use linger_preload::protocol::Message;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 use crate::connected::{ConnectedProcess, Received};
-use crate::ender::Ender;
+use crate::ender::{Ender, SHORTLY};
 use crate::kernel::work_in_batches;
 use crate::prover::{Nominee, Proof, Prover};
 use crate::shares::Shares;
@@ -57,6 +60,7 @@ const SPARE: usize = 128;
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
+const ALARM: u64 = 2;
 
 /// The thread that listens for the program's processes. [`finish`](Self::finish) ends it.
 #[derive(Debug)]
@@ -115,6 +119,8 @@ impl Intake {
         let readable = epoll::EventFlags::IN;
         epoll::add(&epoll, &address.listener, epoll::EventData::new_u64(LISTENER), readable)?;
         epoll::add(&epoll, stop.as_fd(), epoll::EventData::new_u64(STOP), readable)?;
+        let alarm = HandOverTimer::new()?;
+        epoll::add(&epoll, &alarm.timer, epoll::EventData::new_u64(ALARM), readable)?;
         let root = address.root;
         let worker = Worker {
             address,
@@ -125,7 +131,8 @@ impl Intake {
             strangers: Strangers::default(),
             shares: descriptors(),
             deaf_until: None,
-            next: STOP + 1,
+            next: ALARM + 1,
+            alarm,
             prover: Prover::new(root),
             ender: Ender::new(closer, policy, tally, lingering)?,
             pace: Pace::new(),
@@ -154,6 +161,8 @@ struct Worker {
     /// Until when nobody is accepted.
     deaf_until: Option<Instant>,
     next: u64,
+    /// For the half-closed connections that the closer is to get.
+    alarm: HandOverTimer,
     prover: Prover,
     ender: Ender,
     pace: Pace,
@@ -177,7 +186,7 @@ impl Worker {
                 Err(_) => continue,
             };
             if idle && got.is_empty() {
-                return;
+                return self.ender.hand_over_all();
             }
             let started = Instant::now();
             self.turn_away(started);
@@ -189,10 +198,15 @@ impl Worker {
                         self.stopping = true;
                         let _ = epoll::delete(&self.epoll, self.stop.as_fd());
                     }
+                    ALARM => self.alarm.rings(),
                     id => messages += self.serve(id),
                 }
             }
             let searched = self.judge();
+            self.ender.hand_over_parted(started);
+            if self.ender.has_parted() {
+                self.alarm.set();
+            }
             let nap = if batches { Duration::ZERO } else { self.pace.pause(started, messages) };
             let rest = if searched < SHORT { Duration::ZERO } else { searched * (SHARE - 1) };
             let pause = nap.max(rest.min(LONGEST));
@@ -320,6 +334,35 @@ fn descriptors() -> Shares {
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     let most = limit.saturating_sub(SPARE).max(SPARE);
     Shares::new(most, most - most / 8)
+}
+
+/// A timer that is set for a fixed time, and not again before that is over. As the timeout of each wait it would be set and cancelled
+/// with each wait, which leaves the guest on a virtual machine.
+#[derive(Debug)]
+struct HandOverTimer {
+    timer: OwnedFd,
+    is_set: bool,
+}
+
+impl HandOverTimer {
+    fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Self { timer: timerfd_create(TimerfdClockId::Monotonic, flags)?, is_set: false })
+    }
+
+    /// Sets it, unless it is set.
+    fn set(&mut self) {
+        let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if let (false, Ok(it_value)) = (self.is_set, Timespec::try_from(SHORTLY)) {
+            let once = Itimerspec { it_interval: nothing, it_value };
+            self.is_set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).is_ok();
+        }
+    }
+
+    fn rings(&mut self) {
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+        self.is_set = false;
+    }
 }
 
 /// How many messages have arrived lately.

@@ -4,15 +4,20 @@ use std::os::unix::process::CommandExt;
 
 use crate::job::Job;
 use crate::kernel::{Departed, Side, as_at_start, depart, leave, own_pidfd};
-use crate::supervise::supervise;
-use crate::{Notice, Options, ProgramEnd, RunError, lingerd};
+use crate::seccomp::{Watch, filter_refused};
+use crate::supervise::{Supervised, supervise};
+use crate::{Notice, Options, Place, ProgramEnd, RunError, lingerd};
 
 pub(crate) fn run(
-    job: Job,
+    mut job: Job,
     options: &Options,
     notify: impl FnMut(Notice<'_>),
 ) -> Result<ProgramEnd, RunError> {
     let program = own_pidfd().map_err(RunError::system("cannot watch for the program's end"))?;
+    if job.parts.way.seccomp().is_some() {
+        let (limit, filters) = (job.parts.limit, job.parts.means.filters);
+        job.parts.watch = Some(Watch::new(&mut job.command, options, limit, Place::Itself, filters)?);
+    }
     let lingerd =
         options.lingerd.as_ref().map(|address| lingerd::ask(address, &program, &job.parts, options));
     match lingerd {
@@ -32,9 +37,10 @@ pub(crate) fn run(
             let Job { command, parts, .. } = job;
             drop(command);
             match supervise(parts, &program, caller, options, notify) {
-                Ok(Some(report)) => Ok(ProgramEnd { status: None, report }),
+                Ok(Supervised::Ended(report)) => Ok(ProgramEnd { status: None, report }),
+                Ok(Supervised::Lost(error)) => Err(error),
                 // The caller has been told why, and tells it.
-                Ok(None) | Err(_) => leave(0),
+                Ok(Supervised::NotStarted) | Err(_) => leave(0),
             }
         }
     }
@@ -42,19 +48,19 @@ pub(crate) fn run(
 
 /// Becomes the program. Returns only if that fails.
 fn become_program(job: Job, supervisor: Departed, options: &Options) -> RunError {
-    let Job { program, mut command, parts, .. } = job;
+    let Job { program, mut command, mut parts, .. } = job;
+    let refusal = parts.watch.take().map(Watch::leave);
     // The supervisor removes the unpacked library.
     let parts = std::mem::ManuallyDrop::new(parts);
-    let address = &parts.address;
-    let error = match parts.way.put_into(&mut command, &address.name, address.token, options, parts.limit) {
-        Err(error) => error,
-        Ok(_) => {
-            // Nothing was blocked or ignored on the way here but by Rust's runtime.
-            as_at_start(&mut command, None, Vec::new());
-            let error = command.exec();
-            RunError::NotExecutable { path: program.path, reason: error.to_string() }
-        }
-    };
+    if let Some(preload) = parts.way.preload() {
+        preload.put_into(&mut command, &options.preloaded);
+    }
+    // Nothing was blocked or ignored on the way here but by Rust's runtime.
+    as_at_start(&mut command, None, Vec::new());
+    let error = command.exec();
     supervisor.not_started();
-    error
+    match refusal.and_then(|refusal| refusal.error()) {
+        Some(refused) => filter_refused(refused),
+        None => RunError::NotExecutable { path: program.path, reason: error.to_string() },
+    }
 }

@@ -14,8 +14,9 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::intake::{Address, Intake};
 use crate::kernel::work_in_batches;
+use crate::mark::Mark;
 use crate::preload::Preload;
-use crate::seccomp::{Counts, Seccomp};
+use crate::seccomp::{Counts, Watch};
 use crate::survey::{Means, Survey};
 use crate::tally::Tally;
 use crate::{Coverage, Options, Program, Refusal, RunError, RunReport, metrics};
@@ -50,6 +51,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Option<TcpListener>,
     pub(crate) way: Arc<Way>,
     pub(crate) means: Means,
+    /// Where seccomp is the way and the supervisor is not the program's parent.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// The supervisor's threads.
@@ -66,7 +69,7 @@ pub(crate) struct Supervision {
 
 impl Supervision {
     pub(crate) fn start(parts: Parts, options: &Options) -> Result<Self, RunError> {
-        let Parts { limit, address, metrics, way, means } = parts;
+        let Parts { limit, address, metrics, way, means, watch: _ } = parts;
         let mut budget = options.budget;
         let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(SPARE).max(16);
         budget.sockets = budget.sockets.min(usize::try_from(most).unwrap_or(usize::MAX));
@@ -172,24 +175,11 @@ impl Way {
         }
     }
 
-    pub(crate) fn put_into(
-        &self,
-        command: &mut Command,
-        name: &str,
-        token: [u8; 16],
-        options: &Options,
-        limit: Rlimit,
-    ) -> Result<Option<Seccomp>, RunError> {
+    /// The counts of the seccomp thread.
+    pub(crate) fn seccomp(&self) -> Option<Arc<Counts>> {
         match self {
-            Self::Preload(preload) => {
-                preload.put_into(command, &options.preloaded);
-                Ok(None)
-            }
-            Self::Seccomp(counts) => {
-                // Raise the limit before the seccomp thread starts: the thread places its fds below it. The child restores the old limit.
-                raise_descriptor_limit(limit);
-                Seccomp::prepare(command, name, token, options, limit, Arc::clone(counts)).map(Some)
-            }
+            Self::Preload(_) => None,
+            Self::Seccomp(counts) => Some(Arc::clone(counts)),
         }
     }
 
@@ -201,8 +191,8 @@ impl Way {
         }
     }
 
-    /// The name that the memory maps of every process of the program contain.
-    pub(crate) fn mark(&self) -> Option<String> {
+    /// What shows that a process has the preloaded library.
+    pub(crate) fn mark(&self) -> Option<Mark> {
         self.preload().map(Preload::mark)
     }
 

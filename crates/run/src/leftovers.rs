@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::mark::Mark;
 use crate::proc;
 
-/// Returns a pidfd of each process, other than this one, that is not older than this process and whose memory maps name
-/// `mark`. Returns none once the last such process has ended.
+/// Returns a pidfd of each process, other than this one, that is not older than this process and has the `mark`. Returns none once
+/// the last such process has ended.
 ///
 /// A process whose maps this process may not read is not found.
-pub(crate) fn find(mark: &str) -> Vec<OwnedFd> {
+pub(crate) fn find(mark: &Mark) -> Vec<OwnedFd> {
     let own = rustix::process::getpid();
     // The program has made them since it was started, and that was not before this process.
     let since = proc::stat(std::process::id()).map_or(0, |stat| stat.born_by_ms);
@@ -22,12 +23,11 @@ pub(crate) fn find(mark: &str) -> Vec<OwnedFd> {
     pids.filter(|pid| *pid != own)
         .filter_map(|pid| {
             let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-            let stat = proc::stat(pid.as_raw_nonzero().get().unsigned_abs())?;
-            if stat.born_by_ms < since {
+            let number = pid.as_raw_nonzero().get().unsigned_abs();
+            if proc::stat(number)?.born_by_ms < since {
                 return None;
             }
-            let maps = fs::read(format!("/proc/{pid}/maps")).ok()?;
-            maps.windows(mark.len()).any(|part| part == mark.as_bytes()).then_some(process)
+            mark.may_be_on(number).then_some(process)
         })
         .collect()
 }

@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::assignment;
 use crate::job::Parts;
 use crate::kernel::{Caller, Departed};
-use crate::supervise::supervise;
+use crate::supervise::{Supervised, supervise};
 use crate::{Notice, Options, RunError, RunReport};
 
 /// How long a program's starter waits for the supervisor, which the service manager may have to start.
@@ -80,8 +80,11 @@ pub fn serve(connection: OwnedFd, mut notify: impl FnMut(&str, Notice<'_>)) -> R
     rustix::stdio::dup2_stderr(&stderr).map_err(RunError::system("cannot take the program's stderr"))?;
     drop(stderr);
     let manner = options.manner.clone();
-    let report = supervise(parts, &program, caller, &options, |notice| notify(&manner, notice))?;
-    Ok(Served { manner, report })
+    match supervise(parts, &program, caller, &options, |notice| notify(&manner, notice))? {
+        Supervised::Ended(report) => Ok(Served { manner, report: Some(report) }),
+        Supervised::NotStarted => Ok(Served { manner, report: None }),
+        Supervised::Lost(error) => Err(error),
+    }
 }
 
 /// Becomes the peer's user and group. A process that is not root can serve its own user only.

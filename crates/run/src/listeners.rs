@@ -1,4 +1,4 @@
-//! The listening sockets of a network namespace, from `/proc/PID/net`.
+//! The listening sockets of a network namespace.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use linger_untrusted::Untrusted;
+
+mod diag;
 
 /// A listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +20,33 @@ pub(crate) struct ListeningSocket {
 
 /// The listening TCP and unix sockets of a process's network namespace, by inode.
 pub(crate) fn listening(process: u32) -> HashMap<u64, ListeningSocket> {
+    let listed = if is_here(process) { diag::listeners().ok() } else { None };
+    let mut all = match listed {
+        Some(listed) => listed.into_iter().map(of_kernel).collect(),
+        None => tcp_of_proc(process),
+    };
+    all.extend(lines(process, "unix").skip(1).filter_map(|line| unix(&line)));
+    all
+}
+
+/// Whether a process is in this thread's network namespace, whose sockets the kernel lists.
+fn is_here(process: u32) -> bool {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net")).ok();
+    namespace("thread-self").is_some_and(|own| namespace(&process.to_string()) == Some(own))
+}
+
+fn of_kernel(one: diag::ListedListener) -> (u64, ListeningSocket) {
+    let address = Untrusted::from(one.address.to_string().as_bytes());
+    (one.inode, ListeningSocket { address, port: Some(one.address.port()), user: Some(one.user) })
+}
+
+/// The TCP listeners of any process's network namespace.
+fn tcp_of_proc(process: u32) -> HashMap<u64, ListeningSocket> {
     let mut all = HashMap::new();
     for table in ["tcp", "tcp6"] {
         // The kernel shows listeners first (`tcp_seq_start`), and there may be many connections.
-        let lines = lines(process, table).skip(1).map_while(|line| tcp(&line));
-        all.extend(lines);
+        all.extend(lines(process, table).skip(1).map_while(|line| tcp(&line)));
     }
-    all.extend(lines(process, "unix").skip(1).filter_map(|line| unix(&line)));
     all
 }
 
@@ -125,5 +147,27 @@ mod tests {
         let stream = std::net::TcpStream::connect(address).unwrap();
         let inode = rustix::fs::fstat(&stream).unwrap().st_ino;
         assert!(!listening(std::process::id()).contains_key(&inode));
+    }
+
+    #[test]
+    fn the_kernels_list_says_what_proc_says() {
+        let all = ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0"]
+            .map(|address| std::net::TcpListener::bind(address).unwrap());
+        let own = std::process::id();
+        assert!(is_here(own));
+        let listed: HashMap<_, _> = diag::listeners().unwrap().into_iter().map(of_kernel).collect();
+        let shown = tcp_of_proc(own);
+        for listener in all {
+            let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+            assert_eq!(listed[&inode], shown[&inode]);
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_not_here() {
+        let _turn = crate::turns::makes_processes();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        assert!(!is_here(child.id()));
     }
 }

@@ -50,6 +50,9 @@ pub struct Options {
     pub lingerd: Option<PathBuf>,
     /// A word for the caller of [`serve`](crate::serve) in the supervisor. It has no meaning here.
     pub manner: String,
+    /// Where a package or an image has installed the preloaded library ([`install`](crate::install)). It is taken where the library can
+    /// be unpacked nowhere, if it is this program's own, byte by byte.
+    pub installed: Option<PathBuf>,
     /// The directory that the preloaded library is unpacked into, if it allows that; otherwise one of the usual ones.
     pub unpack_into: Option<PathBuf>,
     /// The directories in which a command without a slash is searched: the value of PATH.
@@ -80,6 +83,7 @@ impl Default for Options {
             hold: false,
             metrics: None,
             lingerd: None,
+            installed: Some("/usr/lib/linger/liblinger_preload.so".into()),
             unpack_into: None,
             manner: String::new(),
             search: "/usr/local/bin:/usr/bin:/bin".into(),

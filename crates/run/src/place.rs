@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::kernel::own_pidfd;
+use crate::kernel::{may_be_supervised_from_beside, may_copy_fds, own_pidfd};
 use crate::{Options, Via};
 
 /// Which process becomes the program.
@@ -27,12 +27,6 @@ impl Place {
         if options.stay {
             return (Self::Child, "as asked");
         }
-        if via == Via::Seccomp {
-            return (
-                Self::Child,
-                "holders of a connection are found among descendants, and Yama permits pidfd_getfd on those",
-            );
-        }
         if rustix::process::getpid().is_init() {
             return (
                 Self::Child,
@@ -49,10 +43,33 @@ impl Place {
         if !matches!(rustix::process::child_subreaper(), Ok(None)) {
             return (Self::Child, "this process adopts orphans, and the supervisor is one");
         }
-        match own_pidfd() {
-            Ok(_) => (Self::Itself, "nothing prevents it"),
-            Err(_) => (Self::Child, "pidfd_open is refused, so that the program's end could not be seen"),
+        if own_pidfd().is_err() {
+            return (Self::Child, "pidfd_open is refused, so that the program's end could not be seen");
         }
+        match via {
+            Via::Preload => (Self::Itself, "nothing prevents it"),
+            Via::Seccomp => Self::for_seccomp(),
+        }
+    }
+
+    /// The same where the supervisor needs the program's fds, and has to know all of its processes.
+    fn for_seccomp() -> (Self, &'static str) {
+        if !may_copy_fds() {
+            return (
+                Self::Child,
+                "pidfd_getfd is refused, so that the program's sockets are made by its parent",
+            );
+        }
+        if fs::read("/proc/1/stat").is_err() {
+            return (Self::Child, "/proc hides processes, and only a parent is told of all of the program's");
+        }
+        if !may_be_supervised_from_beside() {
+            return (
+                Self::Child,
+                "Yama, or another security module, permits pidfd_getfd on descendants only",
+            );
+        }
+        (Self::Itself, "nothing prevents it")
     }
 }
 

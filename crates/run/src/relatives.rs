@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::ops::RangeInclusive;
+use std::os::fd::RawFd;
 use std::os::unix::fs::{DirEntryExt, FileExt};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ const FEW: u32 = 256;
 ///
 /// An orphan that was not seen before has a new parent: an ancestor of the root's, or the first process of the namespace.
 /// So the children of those count as well, where they are in the root's control group, have its user, and are not older than
-/// the root, as no descendant is. A process keeps the first two, unless it is moved or changes its user.
+/// the root, as no descendant is. A process keeps the first two, unless it is moved or changes its user. Where all of the program's
+/// processes have a seccomp filter, which nobody loses, that and one of the two are enough.
 #[derive(Debug)]
 pub(crate) struct Relatives {
     root: u32,
@@ -31,6 +33,8 @@ pub(crate) struct Relatives {
     user: Option<u32>,
     /// When the root was made, at the latest.
     born_by_ms: u64,
+    /// The least number of seccomp filters that all but the root have; 0 where it has none that others lack.
+    filters: u32,
     family: Relations,
     /// All processes of the machine that are known: the inode of each one's directory, and whether it is one of the
     /// program's. The inode is new for each process, also for one that gets the pid of another.
@@ -56,6 +60,7 @@ impl Relatives {
             control_group: proc::control_group(root),
             user: proc::user(root),
             born_by_ms: proc::stat(root).map_or(0, |stat| stat.born_by_ms),
+            filters: 0,
             family: Relations::default(),
             known: HashMap::new(),
             last_pid: LastPid::open(),
@@ -63,6 +68,14 @@ impl Relatives {
             list_by: now,
             list_until: now,
         }
+    }
+
+    /// The same where the root has `before` seccomp filters and gets another, by which its processes are known. What this keeps open
+    /// gets fds of `least` and above.
+    pub(crate) fn with_filter(root: u32, before: u32, least: RawFd) -> Self {
+        let mut relatives = Self { filters: before + 1, ..Self::new(root) };
+        relatives.last_pid.move_up(least);
+        relatives
     }
 
     /// The processes as they were known last.
@@ -149,8 +162,7 @@ impl Relatives {
                 // No forebear itself, and no kernel thread.
                 return !self.forebears.contains(&at)
                     && stat.born_by_ms >= self.born_by_ms
-                    && proc::user(at) == self.user
-                    && self.is_in_control_group(at);
+                    && self.is_like_root(at);
             }
             if stat.parent == 0 || known.is_some() || stat.parent == std::process::id() {
                 return false;
@@ -158,6 +170,15 @@ impl Relatives {
             at = stat.parent;
         }
         true
+    }
+
+    /// Whether an orphan may be a descendant of the root's, as far as it tells.
+    fn is_like_root(&self, pid: u32) -> bool {
+        let has_its_user = proc::user(pid) == self.user;
+        if self.filters == 0 {
+            return has_its_user && self.is_in_control_group(pid);
+        }
+        proc::filters(pid) >= self.filters && (has_its_user || self.is_in_control_group(pid))
     }
 
     fn is_in_control_group(&self, pid: u32) -> bool {
@@ -192,6 +213,11 @@ impl LastPid {
         let is_real =
             |file: &File| rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC);
         Self { file: file.filter(is_real), seen: None }
+    }
+
+    fn move_up(&mut self, least: RawFd) {
+        let moved = |file: &File| rustix::io::fcntl_dupfd_cloexec(file, least).ok().map(File::from);
+        self.file = self.file.as_ref().and_then(moved);
     }
 
     /// The pids that were given since the last call; `None` if the kernel does not tell, or if they are many.

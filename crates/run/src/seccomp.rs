@@ -1,6 +1,6 @@
 //! Supervision by seccomp notifications (`seccomp_unotify(2)`), for programs that no library can be preloaded into.
 //!
-//! The child installs a seccomp filter before `execve`. For a call that may close a connection, a thread of this process
+//! The process that becomes the program installs a seccomp filter before `execve`. For a call that may close a connection, a thread of this process
 //! first keeps a copy of the fd, then lets the call continue. When the program's fd is gone and there is no other holder,
 //! it half-closes the connection and hands it over. So a mistake can delay an end, but never end a connection in use.
 //!
@@ -15,14 +15,15 @@ mod hands;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use crate::kernel::{
-    Filter, Handshake, LaunchRefused, Rule, When, apart, before_exec, copy_own, may_copy_fds,
+    Filter, FilterRefusal, Handshake, LaunchRefused, Rule, When, apart, before_exec, copy_own, may_copy_fds,
+    may_supervise, something,
 };
 use linger_custody::Count;
 use linger_preload::protocol::{COUNTS, Message};
@@ -30,9 +31,9 @@ use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::Rlimit;
 
-use crate::{Options, Refusal, RunError};
+use crate::{Options, Place, Refusal, RunError};
 use drive::Driver;
-use eyes::Wanted;
+use eyes::{Kin, Wanted};
 use hands::Partings;
 
 /// The system calls of which the supervisor is notified: those that close or shut down a connection, those that can give
@@ -118,65 +119,124 @@ impl Counts {
     }
 }
 
-/// The thread that receives the notifications. It is ready before the command is started.
+const PREPARING: &str = "cannot prepare to be asked about the program's calls";
+
+/// What is ready before the process is made that watches the program.
 #[derive(Debug)]
-pub(crate) struct Seccomp {
-    thread: JoinHandle<Option<()>>,
-    started: mpsc::Receiver<Result<(), LaunchRefused>>,
-    refusals: mpsc::Receiver<Refusal>,
+pub(crate) struct Watch {
+    handshake: OwnedFd,
+    wanted: Wanted,
+    /// Where the program's fds cannot be copied: copies of the listeners that it inherits.
+    lent: Option<Vec<OwnedFd>>,
+    /// The pid of the process that becomes the program and the number of its seccomp filters, if it is not a child of this one.
+    beside: Option<(u32, u32)>,
+    refusal: FilterRefusal,
 }
 
-impl Seccomp {
-    /// Prepares a command: it will install the filter and set its limit of fds to `limit`. Drop the command after starting it.
-    pub(crate) fn prepare(
+/// What another process needs to take a watch over, but for its fd.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WatchWords {
+    wanted: Wanted,
+    /// An address of the process that becomes the program, at which there is something to be read.
+    something: u64,
+}
+
+impl Watch {
+    /// Prepares a command: it will install the filter and set its limit of fds to `limit`. `filters` are those of this process.
+    pub(crate) fn new(
         command: &mut Command,
-        name: &str,
-        token: [u8; 16],
         options: &Options,
         limit: Rlimit,
-        counts: Arc<Counts>,
+        place: Place,
+        filters: u32,
     ) -> Result<Self, RunError> {
-        let what = "cannot prepare to be asked about the program's calls";
         let lends = !may_copy_fds();
         tracing::info!(lends, "whether sockets are made in the program's place: pidfd_getfd is refused");
         let mut rules = RULES.to_vec();
         rules.extend(HOLD_RULES.iter().filter(|_| options.hold || lends));
         rules.extend(LEND_RULES.iter().filter(|_| lends));
-        let handshake = before_exec(command, Filter::new(&rules), limit, lends)
-            .map_err(RunError::system(what))?
-            .into_fd();
-        let intake = connect(name, token).map_err(RunError::system(what))?;
-        let (guard_waits, alive) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(RunError::system(what))?;
+        let (handshake, refusal) =
+            before_exec(command, Filter::new(&rules), limit, lends).map_err(RunError::system(PREPARING))?;
         let own = own_sockets();
-        let wanted = Wanted::new(options, &own.iter().map(|(socket, _)| socket).collect::<Vec<_>>());
+        let all: Vec<&OwnedFd> = own.iter().map(|one| &one.copy).collect();
+        let kept = |one: &&OwnSocket| place == Place::Child || one.number == STDERR;
+        let kept: Vec<&OwnedFd> = own.iter().filter(kept).map(|one| &one.copy).collect();
+        let wanted = Wanted::new(options, &all, &kept);
         // The supervisor makes the program's sockets in its place. Those that the program inherits exist already: they
         // are copied here.
-        let is_lent = |(socket, is_inherited): &(OwnedFd, bool)| {
-            lends && *is_inherited && socket_acceptconn(socket).is_ok_and(|listens| listens)
-        };
-        let inherited: Vec<OwnedFd> = own.into_iter().filter(is_lent).map(|(socket, _)| socket).collect();
+        let listens = |one: &OwnSocket| socket_acceptconn(&one.copy).is_ok_and(|listens| listens);
+        let inherited = own.into_iter().filter(|one| one.inherited && listens(one)).map(|one| one.copy);
+        Ok(Self {
+            handshake: handshake.into_fd(),
+            wanted,
+            lent: lends.then(|| inherited.collect()),
+            beside: (place == Place::Itself).then(|| (std::process::id(), filters)),
+            refusal,
+        })
+    }
+
+    /// The fd and the words for another process.
+    pub(crate) fn lend(&self) -> serde_json::Result<(BorrowedFd<'_>, serde_json::Value)> {
+        let words = serde_json::json!({ "wanted": self.wanted, "something": something() });
+        Ok((self.handshake.as_fd(), words))
+    }
+
+    /// A watch of another process, which becomes the program and has so many `filters`. It is no child of this one.
+    ///
+    /// # Errors
+    /// The system call on that process that is refused.
+    pub(crate) fn borrowed(
+        handshake: OwnedFd,
+        WatchWords { wanted, something }: WatchWords,
+        process: u32,
+        filters: u32,
+    ) -> std::io::Result<Self> {
+        match may_supervise(process, something) {
+            Ok(()) => {}
+            Err(LaunchRefused::Call(_, error)) => return Err(error),
+            Err(_) => return Err(std::io::ErrorKind::NotFound.into()),
+        }
+        let refusal = FilterRefusal::default();
+        Ok(Self { handshake, wanted, lent: None, beside: Some((process, filters)), refusal })
+    }
+
+    /// In the process that becomes the program: leaves the watch to the other one. The result says later whether the filter was refused.
+    pub(crate) fn leave(self) -> FilterRefusal {
+        self.refusal
+    }
+
+    /// Starts the thread. Drop the command after starting it.
+    pub(crate) fn begin(self, name: &str, token: [u8; 16], counts: Arc<Counts>) -> Result<Seccomp, RunError> {
+        let Self { handshake, wanted, lent, beside, .. } = self;
+        let intake = connect(name, token).map_err(RunError::system(PREPARING))?;
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let (guard_waits, alive) = pipe().map_err(RunError::system(PREPARING))?;
+        let (ended, runs) = pipe().map_err(RunError::system(PREPARING))?;
         let (tell, started) = mpsc::channel();
         let (refuse, refusals) = mpsc::channel();
+        let (lends, inherited) = (lent.is_some(), lent.unwrap_or_default());
         let task = move |fds: Vec<OwnedFd>| {
             let mut fds = fds.into_iter();
-            let (Some(handshake), Some(intake), Some(guard_waits), Some(alive)) =
-                (fds.next(), fds.next(), fds.next(), fds.next())
+            let (Some(handshake), Some(intake), Some(guard_waits), Some(alive), Some(runs)) =
+                (fds.next(), fds.next(), fds.next(), fds.next(), fds.next())
             else {
                 return;
             };
-            let begun = Handshake::from_fd(handshake).listener().and_then(|(listener, child)| {
-                let least = crate::kernel::least_of_own();
-                let listener = listener.move_up(least).map_err(LaunchRefused::Means)?;
-                listener.guard(guard_waits.as_fd()).map_err(LaunchRefused::Means)?;
-                drop(guard_waits);
-                listener.wake_here();
-                Ok((listener, child))
-            });
+            let handshake = Handshake::from_fd(handshake);
+            let begun =
+                handshake.listener(beside.map(|(process, _)| process)).and_then(|(listener, child)| {
+                    let least = crate::kernel::least_of_own();
+                    let listener = listener.move_up(least).map_err(LaunchRefused::Means)?;
+                    listener.guard(guard_waits.as_fd()).map_err(LaunchRefused::Means)?;
+                    drop(guard_waits);
+                    listener.wake_here();
+                    Ok((listener, child))
+                });
             match begun {
                 Ok((listener, child)) => {
                     let lends = lends.then(|| fds.collect());
-                    match Driver::new(listener, intake, wanted, counts, refuse, lends) {
+                    match Driver::new(listener, intake, Kin::new(beside), wanted, counts, refuse, lends) {
                         Ok(driver) => {
                             let _ = tell.send(Ok(()));
                             let _ = child.go();
@@ -191,29 +251,38 @@ impl Seccomp {
                     let _ = tell.send(Err(refused));
                 }
             }
-            // The guard sees the end of this pipe, however this thread ends.
-            drop(alive);
+            // The guard and the main thread see the ends of these pipes, however this thread ends.
+            drop((alive, runs));
         };
-        let fds = [handshake, intake, guard_waits, alive].into_iter().chain(inherited).collect();
+        let fds = [handshake, intake, guard_waits, alive, runs].into_iter().chain(inherited).collect();
         let thread = apart("linger-watch", fds, task);
-        Ok(Self { thread: thread.map_err(RunError::system(what))?, started, refusals })
+        Ok(Seccomp { thread: thread.map_err(RunError::system(PREPARING))?, started, refusals, ended })
     }
+}
 
+/// The fd of stderr.
+const STDERR: RawFd = 2;
+
+/// The thread that receives the notifications. It is ready before the command is started.
+#[derive(Debug)]
+pub(crate) struct Seccomp {
+    thread: JoinHandle<Option<()>>,
+    started: mpsc::Receiver<Result<(), LaunchRefused>>,
+    refusals: mpsc::Receiver<Refusal>,
+    ended: OwnedFd,
+}
+
+impl Seccomp {
     /// Whether the filter was installed. Call it after the attempt to start the command.
     pub(crate) fn check(&self) -> Result<(), RunError> {
         match self.started.recv() {
             Ok(Ok(())) | Err(_) | Ok(Err(LaunchRefused::NotStarted)) => Ok(()),
-            Ok(Err(LaunchRefused::Filter(source))) => {
-                let remedy = filter_remedy(&source);
-                Err(RunError::SeccompRefused { source, remedy })
-            }
+            Ok(Err(LaunchRefused::Filter(source))) => Err(filter_refused(source)),
             Ok(Err(LaunchRefused::Call(call, source))) => {
                 let remedy = call_remedy(&source);
                 Err(RunError::DescriptorsRefused { call, source, remedy })
             }
-            Ok(Err(LaunchRefused::Means(source))) => {
-                Err(RunError::System { what: "cannot prepare to be asked about the program's calls", source })
-            }
+            Ok(Err(LaunchRefused::Means(source))) => Err(RunError::System { what: PREPARING, source }),
         }
     }
 
@@ -222,11 +291,22 @@ impl Seccomp {
         self.refusals.try_recv().ok()
     }
 
+    /// Readable once the last process of the program has ended.
+    pub(crate) fn ended(&self) -> &OwnedFd {
+        &self.ended
+    }
+
     /// Waits until the last process of the program has ended and its connections are handed over.
     pub(crate) fn finish(self) {
         // If the thread has panicked, the guard process has answered the calls since; the counts show what was missed.
         let _ = self.thread.join();
     }
+}
+
+/// The filter was refused with this error.
+pub(crate) fn filter_refused(source: std::io::Error) -> RunError {
+    let remedy = filter_remedy(&source);
+    RunError::SeccompRefused { source, remedy }
 }
 
 /// The remedy for a filter that is refused.
@@ -269,8 +349,18 @@ fn connect(name: &str, token: [u8; 16]) -> std::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Copies of the sockets of this process, and whether the program inherits each.
-fn own_sockets() -> Vec<(OwnedFd, bool)> {
+/// A socket of this process.
+struct OwnSocket {
+    number: RawFd,
+    copy: OwnedFd,
+    /// Whether the program inherits it.
+    inherited: bool,
+}
+
+fn own_sockets() -> Vec<OwnSocket> {
     let sockets = eyes::open(std::process::id()).filter(|(_, open)| matches!(open, eyes::Open::Socket(_)));
-    sockets.filter_map(|(number, _)| copy_own(number)).collect()
+    let copied = sockets.filter_map(|(number, _)| {
+        copy_own(number).map(|(copy, inherited)| OwnSocket { number, copy, inherited })
+    });
+    copied.collect()
 }

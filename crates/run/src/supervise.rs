@@ -8,23 +8,44 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::job::{Parts, Supervision, raise_descriptor_limit};
 use crate::kernel::{Caller, Mask, Signals};
+use crate::seccomp::Seccomp;
 use crate::{Notice, Options, RunError, RunReport, leftovers};
 
-/// Supervises a program until it and its connections have ended. `None` if the program was not started.
+/// What became of a program.
+pub(crate) enum Supervised {
+    /// It and its connections have ended.
+    Ended(RunReport),
+    /// It was not started.
+    NotStarted,
+    /// It was ended, since the supervisor had told it to go and could not supervise it.
+    Lost(RunError),
+}
+
+/// Supervises a program until it and its connections have ended.
+///
+/// # Errors
+/// It could not be supervised, and the caller has been told so.
 pub(crate) fn supervise(
-    parts: Parts,
+    mut parts: Parts,
     program: &OwnedFd,
     caller: Caller,
     options: &Options,
     mut notify: impl FnMut(Notice<'_>),
-) -> Result<Option<RunReport>, RunError> {
+) -> Result<Supervised, RunError> {
     let (limit, way) = (parts.limit, Arc::clone(&parts.way));
     // Before there are threads, which inherit it: a service manager that ends the whole control group signals this process,
     // too, which is needed until the last connection has ended.
     let signals =
         Mask::block_all().and_then(|_| Signals::new()).map_err(RunError::system("cannot take signals"));
-    let started = signals.and_then(|signals| Ok((signals, Supervision::start(parts, options)?)));
-    let (signals, supervision) = match started {
+    let (name, token, watch) = (parts.address.name.clone(), parts.address.token, parts.watch.take());
+    let started = signals.and_then(|signals| {
+        let supervision = Supervision::start(parts, options)?;
+        // The seccomp thread places its fds below the limit.
+        raise_descriptor_limit(limit);
+        let watched = watch.zip(way.seccomp()).map(|(watch, counts)| watch.begin(&name, token, counts));
+        Ok((signals, supervision, watched.transpose()?))
+    });
+    let (signals, supervision, watched) = match started {
         Ok(started) => started,
         Err(error) => {
             way.remove();
@@ -32,14 +53,18 @@ pub(crate) fn supervise(
             return Err(error);
         }
     };
-    raise_descriptor_limit(limit);
     tracing::info!(
         supervisor = std::process::id(),
         "the program takes the place of the process that was called"
     );
     if !caller.go() {
         way.remove();
-        return Ok(None);
+        // What has the filter already is asked until it ends.
+        watched.into_iter().for_each(Seccomp::finish);
+        return Ok(Supervised::NotStarted);
+    }
+    if let Some(Err(error)) = watched.as_ref().map(Seccomp::check) {
+        return Ok(Supervised::Lost(error));
     }
     let mut wait = |ends: &[OwnedFd]| {
         let mut fds = vec![PollFd::new(&signals, PollFlags::IN)];
@@ -55,7 +80,8 @@ pub(crate) fn supervise(
                 if let Some(coverage) = supervision.coverage_news() {
                     notify(Notice::Coverage(&coverage));
                 }
-                if let Some(refusal) = supervision.refusal() {
+                let refusal = watched.as_ref().and_then(Seccomp::refusal);
+                if let Some(refusal) = refusal.or_else(|| supervision.refusal()) {
                     notify(Notice::Refused(&refusal));
                 }
             }
@@ -63,7 +89,9 @@ pub(crate) fn supervise(
     };
     wait(std::slice::from_ref(program));
     tracing::debug!("the program has ended");
-    if let Some(mark) = way.mark() {
+    if let Some(watched) = &watched {
+        wait(std::slice::from_ref(watched.ended()));
+    } else if let Some(mark) = way.mark() {
         loop {
             let left = leftovers::find(&mark);
             tracing::debug!(processes = left.len(), "left behind by the program");
@@ -73,5 +101,6 @@ pub(crate) fn supervise(
             wait(&left);
         }
     }
-    Ok(Some(supervision.finish(options)))
+    watched.into_iter().for_each(Seccomp::finish);
+    Ok(Supervised::Ended(supervision.finish(options)))
 }

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::coverage::{CoveredListener, Gap};
 use crate::listeners::{ListeningSocket, listening};
+use crate::mark::Mark;
 use crate::{Coverage, Options, Program, Via, proc};
 
 #[cfg(test)]
@@ -33,19 +34,22 @@ pub(crate) struct Means {
     /// The program, or the process whose child it is.
     pub(crate) root: u32,
     pub(crate) via: Via,
-    /// The name that the memory maps of every process with the preloaded library contain.
-    pub(crate) mark: Option<String>,
+    /// What shows that a process has the preloaded library.
+    pub(crate) mark: Option<Mark>,
     /// The seccomp filters of the process that becomes the program, before any is installed for it.
     pub(crate) filters: u32,
+    /// The control groups of that process at the start.
+    control_group: Option<String>,
     pub(crate) ports: Vec<u16>,
     pub(crate) exclude_ports: Vec<u16>,
 }
 
 impl Means {
-    pub(crate) fn new(root: u32, filters: u32, mark: Option<String>, options: &Options) -> Self {
+    pub(crate) fn new(root: u32, filters: u32, mark: Option<Mark>, options: &Options) -> Self {
         let via = if mark.is_some() { Via::Preload } else { Via::Seccomp };
         let (ports, exclude_ports) = (options.ports.clone(), options.exclude_ports.clone());
-        Self { root, via, mark, filters, ports, exclude_ports }
+        let control_group = proc::control_group(root);
+        Self { root, via, mark, filters, control_group, ports, exclude_ports }
     }
 
     fn wants(&self, port: u16) -> bool {
@@ -282,12 +286,23 @@ impl Surveyor {
         let stays = |pid: u32, stat: &proc::Stat| self.family.get(&pid) == Some(&stat.born_by_ms);
         let marked = |pid: u32, stat: &proc::Stat| {
             // Only an orphan can have been missed: one whose parent has ended before it was seen.
-            stat.parent == 1
-                && stat.born_by_ms >= since
-                && self.means.mark.as_ref().is_some_and(|mark| maps(pid, mark) == Some(true))
+            stat.parent == 1 && stat.born_by_ms >= since && self.is_marked(pid)
         };
         let is_kept = |pid: u32, stat: &proc::Stat| stays(pid, stat) || marked(pid, stat);
         self.family = below(self.means.root, &stats, is_kept);
+    }
+
+    /// Whether an orphan has what the program's processes have, and others are not likely to have.
+    fn is_marked(&self, process: u32) -> bool {
+        match &self.means.mark {
+            Some(mark) => mark.may_be_on(process),
+            None => {
+                let group = &self.means.control_group;
+                proc::filters(process) > self.means.filters
+                    && group.is_some()
+                    && proc::control_group(process) == *group
+            }
+        }
     }
 
     fn covered(&self, process: u32) -> Result<Via, Gap> {
@@ -304,7 +319,7 @@ impl Surveyor {
                 {
                     return Err(Gap::Kind(kind));
                 }
-                match maps(process, mark) {
+                match mark.is_mapped(process) {
                     None => Err(Gap::Hidden),
                     Some(false) => Err(Gap::NotLoaded),
                     Some(true) if proc::filters(process) > self.means.filters => Err(Gap::Sandboxed),
@@ -338,12 +353,6 @@ fn below(
         }
         family.extend(more);
     }
-}
-
-/// Whether the memory maps of a process name the library; `None` where they cannot be read.
-fn maps(process: u32, mark: &str) -> Option<bool> {
-    let maps = fs::read(format!("/proc/{process}/maps")).ok()?;
-    Some(maps.windows(mark.len()).any(|part| part == mark.as_bytes()))
 }
 
 fn name(process: u32) -> Untrusted {

@@ -13,6 +13,9 @@ pub(crate) struct Tally {
     pub(crate) bytes_saved: AtomicU64,
     /// Connections that the peer closed between the program's half-close and the supervisor's first check.
     pub(crate) closed_before: AtomicU64,
+    /// Half-closed connections that wait for the closer, and those that were over before it could have them.
+    pub(crate) parted: AtomicU64,
+    pub(crate) over: AtomicU64,
     /// Connections that ended with bytes that the peer never acknowledged.
     pub(crate) lost: AtomicU64,
     /// What the preloaded libraries have reported, and the results of their nominations, in the order of [`Count`].

@@ -38,17 +38,6 @@ fn await_end(stream: &TcpStream) {
     assert!(ends(stream, Duration::from_secs(30)), "it was not ended");
 }
 
-fn await_state(process: Pid, state: &str) {
-    // No event reports that another process has stopped, so this polls.
-    loop {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap();
-        if stat.rsplit(')').next().unwrap().trim().starts_with(state) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn a_supervisor_that_is_stopped_costs_only_the_cure() {
     secluded(|| {
@@ -57,7 +46,7 @@ fn a_supervisor_that_is_stopped_costs_only_the_cure() {
         let mut closes: u64 = 20;
         (0..closes).for_each(|_| await_end(&ask()));
         kill_process(supervisor, Signal::STOP).unwrap();
-        await_state(supervisor, "T");
+        support::await_state(supervisor, "T");
         // Connections that were sent before the library could notice the stop wait for the supervisor. Soon no more are
         // sent.
         let mut stuck = Vec::new();
@@ -99,7 +88,7 @@ fn a_supervisor_that_is_stopped_holds_nothing_for_good() {
         let supervisor = server.supervisor();
         await_end(&ask());
         kill_process(supervisor, Signal::STOP).unwrap();
-        await_state(supervisor, "T");
+        support::await_state(supervisor, "T");
         let streams: Vec<TcpStream> = (0..400).map(|_| ask()).collect();
         kill_process(supervisor, Signal::CONT).unwrap();
         while !is_cured() {}

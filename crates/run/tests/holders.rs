@@ -67,6 +67,27 @@ fn a_child_that_goes_on_is_left_alone() {
     });
 }
 
+/// An orphan of another user, of which nothing was heard before: with seccomp it is known by its filter, whoever adopts it.
+#[test]
+fn an_orphan_that_goes_on_is_left_alone() {
+    secluded(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(holders) = holders(directory.path()) else { return };
+        for settings in ["seccomp", "stay seccomp"] {
+            let before = Counters::read().unwrap();
+            let mut server = Server::start_listening(Some(settings), &[&holders, "orphan", "child"], PORT);
+            assert_eq!(ask(&mut server), ("saw 4096 of 4096".into(), false), "{settings:?}");
+            let report = stop(&mut server);
+            assert_eq!(
+                (&report["shared"], &report["would_have_reset"]),
+                (&1.into(), &0.into()),
+                "{report:?}"
+            );
+            assert_eq!(aborts(&before), 0, "{settings:?}");
+        }
+    });
+}
+
 #[test]
 fn a_child_that_is_gone_keeps_nothing_from_being_cured() {
     secluded(|| {

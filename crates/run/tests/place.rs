@@ -2,7 +2,7 @@
 //! program runs in.
 //!
 //! "Bare" is a start without a supervisor; a program in the caller's place must not differ from it, and a child
-//! (`stay`, seccomp) only in its pid and parent.
+//! (`stay`) only in its pid and parent.
 
 mod support;
 
@@ -19,9 +19,11 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group
 use support::{PORT, SUPERVISOR, Server, aborts, connect, program, read, request};
 
 /// The ways to start: bare, and with these settings.
-const WAYS: [Option<&str>; 4] = [None, Some(""), Some("stay"), Some("seccomp")];
+const WAYS: [Option<&str>; 4] = [None, Some(""), Some("seccomp"), Some("stay")];
+/// The same, with the child that has a filter.
+const ALL_WAYS: [Option<&str>; 5] = [None, Some(""), Some("seccomp"), Some("stay"), Some("stay seccomp")];
 /// The settings with which the program is a child.
-const CHILD: [&str; 2] = ["stay", "seccomp"];
+const CHILD: [&str; 2] = ["stay", "stay seccomp"];
 
 /// A command, started as `way` says.
 fn command(way: Option<&str>, report: &Path, words: &[&str]) -> Command {
@@ -126,7 +128,7 @@ fn what_is_for_the_started_process_is_for_the_program() {
     let mine = "for n in ('LISTEN_PID', 'WATCHDOG_PID'): os.environ[n] = str(os.getpid())";
     let others = "for n in ('LISTEN_PID', 'WATCHDOG_PID'): os.environ[n] = '1'";
     let words = ["/bin/sh", "-c", "echo $LISTEN_PID $WATCHDOG_PID $$ \"$0\" $1 $LD_PRELOAD", "zero", "one"];
-    for way in WAYS {
+    for way in ALL_WAYS {
         let Some(said) = said_after(mine, way, &words) else { return };
         let said: Vec<_> = said.split_whitespace().collect();
         assert_eq!((said[0], said[1]), (said[2], said[2]), "{way:?}");
@@ -145,7 +147,7 @@ fn what_is_for_the_started_process_is_for_the_program() {
 #[test]
 fn the_program_is_the_process_that_was_started() {
     let directory = tempfile::tempdir().unwrap();
-    for way in WAYS {
+    for way in ALL_WAYS {
         let mut start = command(
             way,
             &directory.path().join("report"),
@@ -158,7 +160,7 @@ fn the_program_is_the_process_that_was_started() {
         let said: Vec<_> = text.split_whitespace().collect();
         let own = std::process::id().to_string();
         match way {
-            None | Some("") => assert_eq!(said[..2], [pid.as_str(), own.as_str()], "{way:?}"),
+            None | Some("" | "seccomp") => assert_eq!(said[..2], [pid.as_str(), own.as_str()], "{way:?}"),
             _ => assert_eq!(said[1], pid, "{way:?}: a child"),
         }
         // The third is `cat` itself.
@@ -250,7 +252,7 @@ fn await_sigwait(started: u32) {
 #[test]
 fn the_starter_sees_how_the_program_ended() {
     let directory = tempfile::tempdir().unwrap();
-    for way in WAYS {
+    for way in ALL_WAYS {
         let ended = |script: &str| {
             let mut start = command(way, &directory.path().join("report"), &["/bin/sh", "-c", script]);
             let Output { status, stderr, .. } = start.stdin(Stdio::null()).output().unwrap();
@@ -259,7 +261,7 @@ fn the_starter_sees_how_the_program_ended() {
         for code in [0, 1, 7, 255] {
             assert_eq!(ended(&format!("exit {code}")).0, Some(code), "{way:?}");
         }
-        // Under `stay` and seccomp the test's supervisor has no status for a signal; the program `linger` has (its own tests).
+        // Under `stay` the test's supervisor has no status for a signal; the program `linger` has (its own tests).
         if !way.is_some_and(|way| CHILD.contains(&way)) {
             for signal in [1, 9, 11, 15, 40] {
                 assert_eq!(ended(&format!("kill -{signal} $$")).1, Some(signal), "{way:?}");
@@ -300,8 +302,8 @@ while True:
 fn connections_outlive_the_program() {
     secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
-        for killed in [false, true] {
-            let mut server = Server::start_listening(Some(""), &[&python, "-c", ANSWERS], PORT);
+        for (settings, killed) in [("", false), ("", true), ("seccomp", false), ("seccomp", true)] {
+            let mut server = Server::start_listening(Some(settings), &[&python, "-c", ANSWERS], PORT);
             let mut client = connect(PORT, Some(4_096));
             client.write_all(&request(20_000)).unwrap();
             server.await_log("closed");
@@ -337,7 +339,7 @@ fn connections_outlive_the_program() {
 fn the_supervisor_keeps_nothing_of_the_program() {
     secluded(|| {
         let Some(python) = program("python3", "python3") else { return };
-        for (settings, keeps) in [("", false), ("stay", true)] {
+        for (settings, keeps) in [("", false), ("seccomp", false), ("stay", true)] {
             let directory = tempfile::tempdir().unwrap();
             let mut start =
                 command(Some(settings), &directory.path().join("report"), &[&python, "-c", ANSWERS]);
@@ -370,7 +372,7 @@ fn a_program_that_cannot_be_executed_is_told_once() {
     let directory = tempfile::tempdir().unwrap();
     let (copy, report) = (directory.path().join("copy"), directory.path().join("report"));
     fs::copy("/bin/true", &copy).unwrap();
-    for way in ["", "stay", "seccomp"] {
+    for way in ["", "stay", "seccomp", "stay seccomp"] {
         // ETXTBSY: the file is open for writing.
         let busy = fs::File::options().append(true).open(&copy).unwrap();
         let start = || command(Some(way), &report, &[copy.to_str().unwrap()]).output().unwrap();

@@ -12,8 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linger_testing::secluded;
-use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, kill_process};
 use support::{
     PORT, SOURCES, Server, asked_once, build, compare, compiled, connect, late_reader, program, read, request,
 };
@@ -188,17 +187,14 @@ fn a_program_outlives_its_supervisor() {
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for settings in ["", "hold"] {
             let mut server = asked_once(Some(settings), &[&program, "close"], false);
-            let child = child(&server);
-            kill_process(server.pid(), Signal::KILL).unwrap();
-            server.wait();
+            kill_process(server.supervisor(), Signal::KILL).unwrap();
             // `ways` checks that its closes succeed, and would have ended.
             for _ in 0..3 {
                 assert!(!late_reader(PORT, 20_000, true).is_whole(), "{settings}: closed plainly");
             }
-            let ended = rustix::process::pidfd_open(child, PidfdFlags::empty()).unwrap();
-            kill_process(child, Signal::TERM).unwrap();
+            kill_process(server.pid(), Signal::TERM).unwrap();
             // Its address is free again for the next run.
-            rustix::event::poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
+            assert!(!server.wait().success());
         }
     });
 }
@@ -212,13 +208,13 @@ fn a_stopped_supervisor_costs_only_the_cure() {
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for settings in ["", "hold"] {
             let server = Server::start_listening(Some(settings), &[&program, "close"], PORT);
-            let supervisor = server.pid();
+            let supervisor = server.supervisor();
             assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings}");
             // A connection that the supervisor holds, if it holds any.
             let mut held = connect(PORT, Some(4_096));
-            await_call(child(&server), libc::SYS_read);
+            await_call(server.pid(), libc::SYS_read);
             kill_process(supervisor, Signal::STOP).unwrap();
-            waitpid(Some(supervisor), WaitOptions::UNTRACED).unwrap();
+            support::await_state(supervisor, "T");
             held.write_all(&request(20_000)).unwrap();
             let mut got = vec![0; "HTTP/1.0 200 OK\r\n\r\n".len() + 600_000 + "END".len()];
             if settings == "hold" {
@@ -254,12 +250,13 @@ fn a_stop_beside_a_hidden_process_costs_the_cure_until_that_has_ended() {
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         let mut server =
             Server::start_listening(Some("seccomp incapable"), &[&program, "beside-hidden"], PORT);
-        let hidden = children(child(&server));
+        let hidden = children(server.pid());
+        let supervisor = server.supervisor();
         assert!(late_reader(PORT, 20_000, false).is_whole());
-        kill_process(server.pid(), Signal::STOP).unwrap();
-        waitpid(Some(server.pid()), WaitOptions::UNTRACED).unwrap();
+        kill_process(supervisor, Signal::STOP).unwrap();
+        support::await_state(supervisor, "T");
         assert!(!late_reader(PORT, 20_000, true).is_whole(), "closed plainly");
-        kill_process(server.pid(), Signal::CONT).unwrap();
+        kill_process(supervisor, Signal::CONT).unwrap();
         // Longer than the supervisor needs to find out what was done, where nothing is hidden.
         let until = Instant::now() + Duration::from_millis(1_500);
         while Instant::now() < until {
@@ -290,13 +287,6 @@ fn await_call(process: Pid, call: i64) {
         // There is no event for the system call that another process is in, so this polls.
         thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// The program `ways` that a supervisor has started.
-fn child(supervisor: &Server) -> Pid {
-    let is_it =
-        |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "ways\n");
-    children(supervisor.pid()).into_iter().find(is_it).unwrap()
 }
 
 fn children(parent: Pid) -> Vec<Pid> {

@@ -1,6 +1,6 @@
-//! For tests: a child made by `fork` alone, as the workers of a server are.
+//! For tests: a child made by `fork` alone, as the workers of a server are, and an option that nobody else reads.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,23 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// Far longer than such a child takes. A child that reaches it hangs.
 const LONG: Duration = Duration::from_secs(60);
+
+/// The `SO_RCVLOWAT` of a socket.
+///
+/// Whether the option holds wake-ups back cannot be tested with `poll`: while memory is scarce in the control group or on the
+/// machine, the kernel reports every byte (`tcp_epollin_ready`, `tcp_under_memory_pressure`).
+///
+/// # Errors
+/// Returns the errors of `getsockopt(2)`.
+pub fn receive_low_water(socket: BorrowedFd<'_>) -> std::io::Result<i32> {
+    let (mut bytes, mut length) = (0_i32, size_of::<i32>() as libc::socklen_t);
+    let (value, length) = (&raw mut bytes, &raw mut length);
+    // SAFETY: both pointers are to variables of this function, and the length is that of the value.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value.cast(), length)
+    };
+    if result == 0 { Ok(bytes) } else { Err(std::io::Error::last_os_error()) }
+}
 
 /// Runs `body` in a forked child, without `exec` in between, and returns what `body` returned.
 ///

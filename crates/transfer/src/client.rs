@@ -19,6 +19,7 @@ use crate::hash::Tree;
 use crate::host::{self, Rule};
 use crate::identity::is_signed;
 use crate::limit::Limiter;
+use crate::machine::Role;
 use crate::message::{Get, Message, Operation, Options, Put, Signature, TransferId};
 use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions};
 use crate::outgoing::{Outgoing, Pipe, Source};
@@ -128,6 +129,7 @@ impl Client {
             sent: None,
             options: common(options),
             exact_modes: options.chmod.is_some(),
+            anew: options.again,
         };
         let mut outgoing = Outgoing::new(source);
         let mut heard_all = true;
@@ -158,6 +160,8 @@ impl Client {
                 Err(error) => Err(error),
             }
         });
+        // A sink takes one entry: if it was announced, nothing else is left to send.
+        outgoing.exhausted |= put.sink.is_some() && !outgoing.waiting.is_empty();
         outgoing.settle();
         outgoing.summary.peer_knows = result.is_ok() && heard_all;
         outgoing.summary.transfer = Some(id);
@@ -282,7 +286,7 @@ impl Client {
                     // All receipts are here. A goodbye that cannot be sent does not change that.
                     Ok(Farewell::Due) => session.goodbye(0, "all receipts are here").is_ok(),
                     Ok(Farewell::Said) => true,
-                    Err(error) => session.goodbye(error.code(), &error.farewell()).is_ok(),
+                    Err(error) => session.goodbye(error.code(Role::Initiator), &error.farewell()).is_ok(),
                 };
                 answered = session.is_greeted();
                 greeted |= answered;

@@ -4,6 +4,8 @@
 //! The connection may be lost after the command has run and before the client has the receipt. The client comes back with
 //! the same transfer id and gets the same receipt, also days later. With a [`Journal`] that outlives the process. If the
 //! process ended while the command ran, nobody knows whether it did its work: the client is told so, and no command is run.
+//! Nor is one run for another transfer that brings the same content to the same sink, until a person says that it is to be
+//! done again: a script that repeats what has failed does not print twice.
 
 mod journal;
 
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::Fault;
+use crate::hash::Hash;
 use crate::host::{self, Rule};
 use crate::message::{MemoryId, Receipt, Refusal, TransferId};
 use crate::reason::{Reason, Remedy};
@@ -49,8 +52,19 @@ enum Delivery {
     Running,
     /// The sink's command has ended.
     Ended(Result<Receipt, Fault>),
-    /// The command was started, and the server ended before it did.
-    Unknown,
+    /// The command was started, and the server ended before it did. With the content that it was started for, until
+    /// somebody has said that this is to be done again.
+    Unknown(Option<Hash>),
+}
+
+/// A transfer whose bytes are all here, so that its command may be started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeliveryOrder {
+    pub(crate) id: TransferId,
+    /// Names the sink and the content.
+    pub(crate) content: Hash,
+    /// A person knows that it may have been done already, and wants it done.
+    pub(crate) anew: bool,
 }
 
 /// What is known of a transfer that somebody asks for.
@@ -100,7 +114,7 @@ impl Deliveries {
         let deliveries = history
             .into_iter()
             .map(|(id, record)| match record {
-                DeliveryRecord::Started => (id, Delivery::Unknown),
+                DeliveryRecord::Started(content) => (id, Delivery::Unknown(content)),
                 DeliveryRecord::Ended(outcome) => (id, Delivery::Ended(outcome)),
             })
             .collect();
@@ -125,7 +139,7 @@ impl Deliveries {
     pub(crate) fn begin(&self, id: TransferId, sent: Option<MemoryId>) -> Result<(), Fault> {
         let mut known = self.lock();
         match known.deliveries.get(&id) {
-            Some(Delivery::Unknown) => {
+            Some(Delivery::Unknown(_)) => {
                 return Err(may_have_been_done("this server ended while its command ran"));
             }
             Some(_) => return Ok(()),
@@ -162,35 +176,45 @@ impl Deliveries {
             Some(Delivery::Ended(Ok(receipt))) => AskedDelivery::Delivered(receipt.clone()),
             Some(Delivery::Ended(Err(fault))) => AskedDelivery::Failed(fault.clone()),
             Some(Delivery::Running) => AskedDelivery::Runs,
-            Some(Delivery::Unknown) => AskedDelivery::Unknown,
+            Some(Delivery::Unknown(_)) => AskedDelivery::Unknown,
             Some(Delivery::Arriving) | None => AskedDelivery::Nothing,
         }
     }
 
     /// Runs the transfer's command and returns its result. If another session is running the command, waits for that
     /// result; if it has ended, returns the known result. The command is not run again.
+    ///
+    /// # Errors
+    /// Returns how the command failed. A fault that [is open](Fault::is_open) means that nothing was started, and that
+    /// what is asked for may have been done before.
     pub(crate) fn run(
         &self,
-        id: TransferId,
+        order: &DeliveryOrder,
         command: impl FnOnce() -> Result<Receipt, Fault>,
     ) -> Result<Receipt, Fault> {
+        let &DeliveryOrder { id, content, anew } = order;
         let mut known = self.lock();
         loop {
             match known.deliveries.get(&id) {
                 Some(Delivery::Running) => known = self.wait(known),
                 Some(Delivery::Ended(outcome)) => return outcome.clone(),
-                Some(Delivery::Unknown) => {
+                Some(Delivery::Unknown(_)) => {
                     return Err(may_have_been_done("this server ended while its command ran"));
                 }
                 Some(Delivery::Arriving) | None => break,
             }
         }
+        if !anew && known.doubts(&content).next().is_some() && !host::lacks(Rule::KeepDoubts) {
+            return Err(may_have_been_done("this server ended while the command ran with the same content"));
+        }
         // On disk before the command runs: a server that comes up again then knows that it may have run.
         let late = host::lacks(Rule::NoteBeforeCommand);
-        if !late && let Err(error) = known.note(&id, &DeliveryRecord::Started) {
+        if !late && let Err(error) = known.note(&id, &DeliveryRecord::Started(Some(content))) {
             return Err(Fault::io(format!("cannot note the delivery, so nothing was run: {error}"), &error));
         }
         known.deliveries.insert(id, Delivery::Running);
+        // From here on this transfer stands for the content, whatever becomes of it.
+        known.settle(&content);
         drop(known);
         let outcome = command();
         let mut known = self.lock();
@@ -220,6 +244,26 @@ impl Deliveries {
 impl Remembered {
     fn note(&mut self, id: &TransferId, record: &DeliveryRecord) -> std::io::Result<()> {
         self.journal.as_mut().map_or(Ok(()), |journal| journal.append(id, record))
+    }
+
+    /// The transfers of a content of which nobody knows whether it was delivered.
+    fn doubts(&self, content: &Hash) -> impl Iterator<Item = TransferId> {
+        self.deliveries.iter().filter_map(move |(id, delivery)| match delivery {
+            Delivery::Unknown(Some(of)) if of == content => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// Nobody doubts any more whether a content is to be delivered. What became of those transfers stays unknown.
+    fn settle(&mut self, content: &Hash) {
+        let settled: Vec<TransferId> = self.doubts(content).collect();
+        for id in settled {
+            if let Err(error) = self.note(&id, &DeliveryRecord::Started(None)) {
+                // After a restart somebody is asked once more.
+                tracing::warn!(%error, "it cannot be noted that a delivery is to be made again");
+            }
+            self.deliveries.insert(id, Delivery::Unknown(None));
+        }
     }
 
     /// Forgets the oldest whose command does not run. The file forgets it when it is opened again.
@@ -260,32 +304,39 @@ mod tests {
         id
     }
 
+    /// Each transfer brings a content of its own.
+    fn order(number: u64) -> DeliveryOrder {
+        let mut content = Hash::default();
+        content[..8].copy_from_slice(&number.to_be_bytes());
+        DeliveryOrder { id: id(number), content, anew: false }
+    }
+
     #[test]
     fn a_command_runs_once_for_a_transfer_and_once_more_for_another() {
         let (deliveries, runs) = (Deliveries::default(), Cell::new(0));
-        let run = |id| {
-            deliveries.run(id, || {
+        let run = |number| {
+            deliveries.run(&order(number), || {
                 runs.set(runs.get() + 1);
                 Ok(receipt(runs.get()))
             })
         };
         deliveries.begin(id(1), None).unwrap();
         assert!(deliveries.outcome(id(1)).is_none());
-        assert_eq!(run(id(1)).unwrap().size, 1);
+        assert_eq!(run(1).unwrap().size, 1);
         deliveries.begin(id(1), Some(deliveries.memory())).unwrap();
         assert_eq!(deliveries.outcome(id(1)).unwrap().unwrap().size, 1);
-        assert_eq!(run(id(1)).unwrap().size, 1);
+        assert_eq!(run(1).unwrap().size, 1);
         deliveries.begin(id(2), None).unwrap();
-        assert_eq!(run(id(2)).unwrap().size, 2);
+        assert_eq!(run(2).unwrap().size, 2);
     }
 
     #[test]
     fn what_failed_is_not_tried_again_by_itself() {
         let deliveries = Deliveries::default();
         deliveries.begin(id(1), None).unwrap();
-        let failed = deliveries.run(id(1), || Err(Fault(Refusal::Command, "no paper".into())));
+        let failed = deliveries.run(&order(1), || Err(Fault(Refusal::Command, "no paper".into())));
         assert!(failed.is_err());
-        assert!(deliveries.run(id(1), || Ok(receipt(1))).is_err());
+        assert!(deliveries.run(&order(1), || Ok(receipt(1))).is_err());
         assert!(deliveries.outcome(id(1)).unwrap().is_err());
     }
 
@@ -297,7 +348,7 @@ mod tests {
         assert!(refused.1.to_string().contains("may have been done"), "{refused:?}");
         // All of it arrived, and the server was asked before it ran: nothing has run.
         deliveries.begin(id(1), Some(memory)).unwrap();
-        deliveries.run(id(1), || Ok(receipt(1))).unwrap();
+        deliveries.run(&order(1), || Ok(receipt(1))).unwrap();
         for number in 2..=8 {
             deliveries.begin(id(number), None).unwrap();
         }
@@ -320,10 +371,10 @@ mod tests {
         for number in 1..=4 {
             before.begin(id(number), None).unwrap();
         }
-        before.run(id(1), || Ok(receipt(1))).unwrap();
-        let _ = before.run(id(2), || Err(Fault(Refusal::Command, "no paper".into())));
+        before.run(&order(1), || Ok(receipt(1))).unwrap();
+        let _ = before.run(&order(2), || Err(Fault(Refusal::Command, "no paper".into())));
         // The file as it is while the third command runs.
-        let image = before.run(id(3), || {
+        let image = before.run(&order(3), || {
             std::fs::copy(&path, dir.path().join("image")).unwrap();
             Ok(receipt(3))
         });
@@ -332,14 +383,68 @@ mod tests {
         assert_eq!(after.memory(), memory);
         let never = || -> Result<Receipt, Fault> { panic!("it is not run again") };
         after.begin(id(1), Some(memory)).unwrap();
-        assert_eq!(after.run(id(1), never).unwrap().size, 1);
+        assert_eq!(after.run(&order(1), never).unwrap().size, 1);
         assert!(matches!(after.ask(id(2)), AskedDelivery::Failed(_)));
-        assert!(after.begin(id(3), Some(memory)).is_err() && after.run(id(3), never).is_err());
+        assert!(after.begin(id(3), Some(memory)).is_err() && after.run(&order(3), never).is_err());
         assert!(matches!(after.ask(id(3)), AskedDelivery::Unknown));
         // Its command was never started, and this memory would know.
         after.begin(id(4), Some(memory)).unwrap();
         assert!(matches!(after.ask(id(4)), AskedDelivery::Nothing));
-        assert_eq!(after.run(id(4), || Ok(receipt(4))).unwrap().size, 4);
+        assert_eq!(after.run(&order(4), || Ok(receipt(4))).unwrap().size, 4);
+    }
+
+    /// The memory of a server that ended while the command of transfer 1 ran.
+    fn interrupted(dir: &Path) -> Deliveries {
+        let path = dir.join("journal");
+        let before = Deliveries::open(&path).unwrap();
+        before.begin(id(1), None).unwrap();
+        let ended = before.run(&order(1), || {
+            std::fs::copy(&path, dir.join("image")).unwrap();
+            Ok(receipt(1))
+        });
+        ended.unwrap();
+        Deliveries::open(&dir.join("image")).unwrap()
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_done_by_no_other_transfer_unless_somebody_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let after = interrupted(dir.path());
+        let same = |number, anew| DeliveryOrder { id: id(number), anew, ..order(1) };
+        let never = || -> Result<Receipt, Fault> { panic!("it is not run") };
+        let refused = after.run(&same(2, false), never).unwrap_err();
+        assert!(refused.is_open(), "{refused:?}");
+        assert!(matches!(after.ask(id(2)), AskedDelivery::Nothing), "its own command was not started");
+        // Other content, or the same for another sink, is another delivery.
+        assert_eq!(after.run(&order(3), || Ok(receipt(3))).unwrap().size, 3);
+        assert_eq!(after.run(&same(4, true), || Ok(receipt(4))).unwrap().size, 4);
+        // Once for each time that somebody says so.
+        assert_eq!(after.run(&same(4, true), never).unwrap().size, 4);
+        assert_eq!(after.run(&same(5, false), || Ok(receipt(5))).unwrap().size, 5, "nobody doubts any more");
+        assert!(matches!(after.ask(id(1)), AskedDelivery::Unknown), "what became of it nobody knows still");
+        drop(after);
+        let later = Deliveries::open(&dir.path().join("image")).unwrap();
+        assert_eq!(later.run(&same(6, false), || Ok(receipt(6))).unwrap().size, 6, "also after a restart");
+        assert!(matches!(later.ask(id(1)), AskedDelivery::Unknown));
+    }
+
+    #[test]
+    fn a_second_server_that_ended_while_it_ran_is_as_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let after = interrupted(dir.path());
+        let (image, second) = (dir.path().join("image"), dir.path().join("second"));
+        let again = DeliveryOrder { id: id(2), anew: true, ..order(1) };
+        let ended = after.run(&again, || {
+            std::fs::copy(&image, &second).unwrap();
+            Ok(receipt(2))
+        });
+        ended.unwrap();
+        let third = Deliveries::open(&second).unwrap();
+        let never = || -> Result<Receipt, Fault> { panic!("it is not run") };
+        assert!(third.begin(id(2), None).unwrap_err().is_open(), "the word was for one start");
+        assert!(third.run(&again, never).unwrap_err().is_open());
+        let plain = DeliveryOrder { id: id(3), anew: false, ..again };
+        assert!(third.run(&plain, never).unwrap_err().is_open());
     }
 
     #[test]
@@ -350,7 +455,7 @@ mod tests {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         deliveries.lock().journal.as_mut().unwrap().replace_file(full);
         deliveries.begin(id(1), None).unwrap();
-        let refused = deliveries.run(id(1), || panic!("it is not run")).unwrap_err();
+        let refused = deliveries.run(&order(1), || panic!("it is not run")).unwrap_err();
         assert_eq!(refused.0, Refusal::NoSpace);
         assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Nothing));
     }
@@ -362,7 +467,7 @@ mod tests {
         let (started, wait) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
         std::thread::scope(|scope| {
             let first = scope.spawn(|| {
-                deliveries.run(id(1), || {
+                deliveries.run(&order(1), || {
                     started.wait();
                     wait.wait();
                     Ok(receipt(1))
@@ -370,7 +475,7 @@ mod tests {
             });
             started.wait();
             assert!(deliveries.is_running(id(1)));
-            let second = scope.spawn(|| deliveries.run(id(1), || Ok(receipt(2))));
+            let second = scope.spawn(|| deliveries.run(&order(1), || Ok(receipt(2))));
             wait.wait();
             assert_eq!(second.join().unwrap().unwrap().size, 1);
             assert_eq!(first.join().unwrap().unwrap().size, 1);

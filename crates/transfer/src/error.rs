@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::machine::Role;
 use crate::message::Refusal;
 use crate::reason::{Reason, Remedy};
 use crate::wire::{MAX_REASON, Violation};
@@ -102,9 +103,14 @@ impl Error {
         Reason::from(self.to_string()).with(self.remedy()).to_wire(MAX_REASON)
     }
 
-    /// The code in the goodbye: 1, or 2 if a new connection may help.
-    pub(crate) fn code(&self) -> u16 {
-        if self.is_temporary() || matches!(self, Self::Cancelled) { 2 } else { 1 }
+    /// The code in the goodbye of a side: 1, or 2 if a new connection may help. A server that was stopped may be started
+    /// again; a client that was stopped does not come back.
+    pub(crate) fn code(&self, side: Role) -> u16 {
+        let may_help = match self {
+            Self::Cancelled => side == Role::Responder,
+            error => error.is_temporary(),
+        };
+        if may_help { 2 } else { 1 }
     }
 
     /// The error for a peer's goodbye whose code is not 0.

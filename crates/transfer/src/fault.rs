@@ -19,6 +19,11 @@ impl Fault {
         Self::io(format!("cannot {doing} {what}: {error}"), &error)
     }
 
+    /// Whether nobody knows if what was asked for has been done.
+    pub(crate) fn is_open(&self) -> bool {
+        self.1.remedy() == Some(&Remedy::LookBeforeSending)
+    }
+
     /// An I/O error, with the sentence that tells it.
     pub(crate) fn io(told: String, error: &io::Error) -> Self {
         Self(refusal(error), Reason::from(told).with(remedy(error)))

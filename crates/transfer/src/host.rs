@@ -114,6 +114,8 @@ pub(crate) enum Rule {
     KeepId,
     /// A client's patience rests while a session gets on.
     RestPatience,
+    /// A content that may have been delivered is not delivered to the same sink again by itself.
+    KeepDoubts,
 }
 
 #[cfg(any(test, feature = "simulation"))]

@@ -27,6 +27,8 @@ mod hash;
 mod helper;
 mod host;
 mod identity;
+#[allow(unsafe_code)]
+mod kernel;
 mod launch;
 mod limit;
 mod loopback;

@@ -16,7 +16,11 @@ use crate::message::Nonce;
 
 /// The proof that a client has the server's key pair.
 pub(crate) fn proof(identity: &Identity, server: &Nonce, client: &Nonce) -> [u8; 32] {
-    let key = blake3::derive_key("linger-transfer 2026 proof of the same user", identity.pkcs8());
+    proof_by(identity.pkcs8(), server, client)
+}
+
+pub(crate) fn proof_by(key_pair: &[u8], server: &Nonce, client: &Nonce) -> [u8; 32] {
+    let key = blake3::derive_key("linger-transfer 2026 proof of the same user", key_pair);
     let mut hasher = blake3::Hasher::new_keyed(&key);
     hasher.update(server).update(client);
     *hasher.finalize().as_bytes()

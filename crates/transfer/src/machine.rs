@@ -171,6 +171,10 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
     pub(crate) fn new(role: Role, limits: SessionLimits) -> Self {
         let next = if role == Role::Initiator { 1 } else { 2 };
         Self {

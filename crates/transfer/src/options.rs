@@ -107,6 +107,9 @@ pub struct PutOptions {
     pub selection: Selection,
     /// The modes that the copies get, whatever the receiver's umask is.
     pub chmod: Option<Chmod>,
+    /// Run the sink's command, even if it may have run for the same content before: its server ended while it ran, and
+    /// somebody has looked. The command is started once for each transfer that says so.
+    pub again: bool,
     /// Bytes a second; 0 for no limit.
     pub limit: u64,
 }
@@ -121,6 +124,7 @@ impl Default for PutOptions {
             patterns: Patterns::none(),
             selection: Selection::default(),
             chmod: None,
+            again: false,
             limit: 0,
         }
     }

@@ -53,7 +53,14 @@ impl Attempt {
     /// Takes the other side's message; `None` if it is not a group element.
     pub(crate) fn finish(self, message: &[u8], binding: &Binding) -> Option<Proofs> {
         let shared = self.state.finish(message).ok()?;
-        let key = blake3::derive_key("linger-transfer 2026 proof of a pairing code", &shared);
+        Some(Proofs::of(&shared, binding))
+    }
+}
+
+impl Proofs {
+    /// The proofs of what SPAKE2 gave both sides.
+    fn of(shared: &[u8], binding: &Binding) -> Self {
+        let key = blake3::derive_key("linger-transfer 2026 proof of a pairing code", shared);
         let proof = |who: &[u8]| {
             let mut hasher = blake3::Hasher::new_keyed(&key);
             for part in [who, &binding.exporter, &binding.client, &binding.server] {
@@ -61,7 +68,7 @@ impl Attempt {
             }
             *hasher.finalize().as_bytes()
         };
-        Some(Proofs { client: proof(b"client"), server: proof(b"server") })
+        Self { client: proof(b"client"), server: proof(b"server") }
     }
 }
 
@@ -208,8 +215,52 @@ fn new_code() -> Result<String, rustix::io::Errno> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Says one byte again and again: a scalar that another implementation can choose as well.
+    struct Always(u8);
+
+    impl rand_core::CryptoRng for Always {}
+
+    impl rand_core::RngCore for Always {
+        fn next_u32(&mut self) -> u32 {
+            u32::from_ne_bytes([self.0; 4])
+        }
+
+        fn next_u64(&mut self) -> u64 {
+            u64::from_ne_bytes([self.0; 8])
+        }
+
+        fn fill_bytes(&mut self, into: &mut [u8]) {
+            into.fill(self.0);
+        }
+
+        fn try_fill_bytes(&mut self, into: &mut [u8]) -> Result<(), rand_core::Error> {
+            self.fill_bytes(into);
+            Ok(())
+        }
+    }
+
+    /// A pairing by the code 1234-5678: the scalars are 64 bytes of 0x44 at the client and of 0x55 at the server.
+    pub(crate) fn vectors() -> [(&'static str, Vec<u8>); 5] {
+        let (code, names) = (password("1234-5678"), [name("client"), name("server")]);
+        let (state, to_server) =
+            Spake2::<Ed25519Group>::start_a_with_rng(&code, &names[0], &names[1], Always(0x44));
+        let (other, to_client) =
+            Spake2::<Ed25519Group>::start_b_with_rng(&code, &names[0], &names[1], Always(0x55));
+        let shared = state.finish(&to_client).unwrap();
+        assert_eq!(other.finish(&to_server).unwrap(), shared);
+        let binding = Binding { exporter: [0x66; 32], client: [0x77; 32], server: [0x88; 32] };
+        let proofs = Proofs::of(&shared, &binding);
+        [
+            ("pairing-message-of-client", to_server),
+            ("pairing-message-of-server", to_client),
+            ("pairing-key", shared),
+            ("pairing-proof-of-client", proofs.client.to_vec()),
+            ("pairing-proof-of-server", proofs.server.to_vec()),
+        ]
+    }
 
     fn binding(exporter: u8) -> Binding {
         Binding { exporter: [exporter; 32], client: [1; 32], server: [2; 32] }

@@ -14,13 +14,15 @@ use std::time::Duration;
 use crate::account::{Account, to_sign};
 use crate::alive::away;
 use crate::claim::Claimant;
-use crate::delivery::Deliveries;
+use crate::delivery::{Deliveries, DeliveryOrder};
 use crate::driver::{Phase, PhaseWork, Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
 use crate::identity::Identity;
-use crate::message::{Durability, MemoryId, Message, Options, Receipt, Refusal, Signature, TransferId};
+use crate::message::{
+    Durability, IfExists, MemoryId, Message, Options, Receipt, Refusal, Signature, TransferId,
+};
 use crate::path::RelPath;
 use crate::progress::{Progress, Summary};
 use crate::reason::Reason;
@@ -46,7 +48,7 @@ pub(crate) enum Target<'a> {
     /// Below a directory. The transfer's top entry gets the path `base`.
     Tree { root: &'a Root, base: RelPath },
     /// To a command of the receiver: all content at once, and once for each transfer.
-    Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId },
+    Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId, anew: bool },
     /// To an fd, block by block. Each block is verified before it is written; the hashes so far are kept here for
     /// later sessions.
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
@@ -55,7 +57,7 @@ pub(crate) enum Target<'a> {
 /// A [`Target`] while the transfer is being received.
 enum OpenTarget<'a> {
     Tree { base: RelPath, store: Box<Store<'a>> },
-    Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId },
+    Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId, anew: bool },
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
 }
 
@@ -115,11 +117,16 @@ impl Waits {
         if let Self::Landing(landing) = self { landing.tree.bytes() } else { 0 }
     }
 
-    /// The sender has other content than the file that is here: a new file is received.
-    fn differs(&mut self) {
+    /// The sender has other content than the file that is here: a new file is received, under another name if both are to
+    /// be kept.
+    fn differs(&mut self, place: &mut OpenTarget<'_>, options: Options) {
         if let Self::Complete { .. } = self
-            && let Self::Complete { landing, .. } = std::mem::replace(self, Self::Dropped)
+            && let Self::Complete { mut landing, .. } = std::mem::replace(self, Self::Dropped)
         {
+            if let (OpenTarget::Tree { store, .. }, IfExists::KeepBoth) = (place, options.if_exists) {
+                // Without another name the file fails when it lands, as its own is taken.
+                let _ = store.rename(&mut landing);
+            }
             *self = Self::Landing(landing);
         }
     }
@@ -139,7 +146,7 @@ impl<'a> Receiver<'a> {
             Target::Tree { root, base } => {
                 OpenTarget::Tree { base, store: Box::new(Store::new(root, options, claimant)) }
             }
-            Target::Sink { spool, deliveries, id } => OpenTarget::Sink { spool, deliveries, id },
+            Target::Sink { spool, deliveries, id, anew } => OpenTarget::Sink { spool, deliveries, id, anew },
             Target::Stream { out, so_far } => OpenTarget::Stream { out, so_far },
         };
         Self {
@@ -293,7 +300,7 @@ impl<'a> Receiver<'a> {
 
     fn end(&mut self, index: u64, size: u64, hash: Option<Hash>) -> Result<(), Error> {
         let mut waiting = self.take(index)?;
-        waiting.state.differs();
+        waiting.state.differs(&mut self.place, self.options);
         if self.arriving.is_whole() {
             return Err(Violation::Unexpected("an end instead of a block's value").into());
         }
@@ -335,7 +342,7 @@ impl<'a> Receiver<'a> {
                 Ok(()) => return Ok(()),
                 Err(fault) => Err(fault),
             },
-            OpenTarget::Sink { spool, deliveries, id } => {
+            OpenTarget::Sink { spool, deliveries, id, anew } => {
                 let receipt = Receipt {
                     name: format!("@{}", spool.name()).into_bytes(),
                     durability: Durability::Handed,
@@ -343,12 +350,14 @@ impl<'a> Receiver<'a> {
                 };
                 match spool.write(tail).and_then(|()| spool.hand_over()) {
                     Ok(mut spool) => {
-                        let (deliveries, id) = (deliveries.clone(), *id);
+                        let (deliveries, id, anew) = (deliveries.clone(), *id, *anew);
                         // The command goes on without the session if that is cancelled; its result is remembered
                         // for a later session.
                         away(self.session, Phase::Command, 0, move |_| {
+                            let content = spool.content(hash)?;
+                            let order = DeliveryOrder { id, content, anew };
                             let command = || spool.deliver().map(|()| Receipt { time: now(), ..receipt });
-                            deliveries.run(id, command)
+                            deliveries.run(&order, command)
                         })?
                     }
                     Err(fault) => Err(fault),
@@ -362,6 +371,14 @@ impl<'a> Receiver<'a> {
         };
         match landed {
             Ok(receipt) => self.confirm(receipt),
+            // Not a failure: nobody knows. The sender keeps its entry as sent and unconfirmed.
+            Err(fault) if fault.is_open() => {
+                let Fault(refusal, text) = fault;
+                self.say(&Message::Error { refusal, text: text.clone() })?;
+                self.session.finish(self.stream)?;
+                self.session.flush()?;
+                Err(Error::Refused(refusal, text))
+            }
             Err(fault) => self.failed_entry(index, fault),
         }
     }

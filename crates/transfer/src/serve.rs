@@ -377,7 +377,7 @@ impl Server {
                 && !matches!(error, Error::Cut(_))
             {
                 // Try to send the reason, unless the connection is gone.
-                let _ = session.goodbye(error.code(), &error.farewell());
+                let _ = session.goodbye(error.code(Role::Responder), &error.farewell());
             }
             served.outcome = session.close(&self.options.policy);
         }

@@ -143,6 +143,8 @@ pub enum PlantedRule {
     KeepId,
     /// A client's patience runs on while a session gets on.
     RestPatience,
+    /// A content that may have been delivered is delivered again, and nobody was asked.
+    KeepDoubts,
 }
 
 impl PlantedRule {
@@ -153,6 +155,7 @@ impl PlantedRule {
             Self::ComparePrefix => Rule::ComparePrefix,
             Self::KeepId => Rule::KeepId,
             Self::RestPatience => Rule::RestPatience,
+            Self::KeepDoubts => Rule::KeepDoubts,
         }
     }
 }

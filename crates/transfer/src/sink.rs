@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::fault::Fault;
-use crate::hash::Pieces;
+use crate::hash::{Hash, Pieces};
 use crate::host;
 use crate::launch::{Launched, Launcher};
 use crate::message::Refusal;
@@ -248,6 +248,24 @@ impl Spool {
         let Self { name, port, displays, launcher, length, .. } = self;
         let (name, port, launcher) = (name.clone(), port.clone(), launcher.clone());
         Ok(Self { name, port, displays: *displays, launcher, file, length: *length })
+    }
+
+    /// Names this sink and the content, whose hash is perhaps known.
+    pub(crate) fn content(&self, hash: Option<Hash>) -> Result<Hash, Fault> {
+        let hash = match hash {
+            Some(hash) => hash,
+            None => {
+                let mut file = &self.file;
+                let hashed = file.rewind().and_then(|()| {
+                    let mut hasher = blake3::Hasher::new();
+                    hasher.update_reader(file).map(|hasher| *hasher.finalize().as_bytes())
+                });
+                hashed.map_err(|error| self.fault(&error))?
+            }
+        };
+        // The hash has one length, so that no name can be taken for a part of it.
+        let named = [&hash[..], self.name.as_bytes()].concat();
+        Ok(blake3::derive_key("linger-transfer 2026 content of a delivery", &named))
     }
 
     /// Runs the command with the content, all of which must have been verified.

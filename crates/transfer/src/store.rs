@@ -241,8 +241,13 @@ impl<'a> Store<'a> {
     }
 
     /// Another name for a file whose own name other content has: a free one, or the one that an earlier transfer of the
-    /// same file got.
-    pub(crate) fn another_name(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<RelPath, Fault> {
+    /// same file got; with `free`, in no case one that is taken.
+    pub(crate) fn another_name(
+        &mut self,
+        entry: &TreeEntry,
+        dest: &RelPath,
+        free: bool,
+    ) -> Result<RelPath, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0).unwrap_or(name.len());
         let (stem, extension) = name.split_at(dot);
@@ -252,8 +257,9 @@ impl<'a> Store<'a> {
                 Err(Errno::NOENT) => {}
                 Err(error) => return Err(Fault::new("look at", dest, error)),
                 Ok(stat)
-                    if entry.size == Some(stat.st_size as u64) && entry.mtime == Some(root::mtime(&stat)) => {
-                }
+                    if !free
+                        && entry.size == Some(stat.st_size as u64)
+                        && entry.mtime == Some(root::mtime(&stat)) => {}
                 Ok(_) => continue,
             }
             let above = dest.split().map_or_else(RelPath::root, |(above, _)| above);

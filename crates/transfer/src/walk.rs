@@ -6,9 +6,10 @@
 mod levels;
 mod links;
 mod patterns;
+mod token;
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -17,13 +18,15 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::chmod::Chmod;
-use crate::message::{Kind, Refusal, Time, Token, TreeEntry};
+use crate::kernel::generation;
+use crate::message::{Kind, Refusal, Time, TreeEntry};
 use crate::path::{RelPath, WORK};
 use crate::root::{Links, Root, mtime};
 use crate::selection::{LinkMode, Selection};
-use crate::state::short;
 use levels::{Level, NamesLeft, Parent};
 pub use patterns::Patterns;
+use token::identified;
+pub(crate) use token::token;
 
 /// One step of the walk.
 pub(crate) enum WalkedEntry {
@@ -117,17 +120,18 @@ impl<'a> Walk<'a> {
             let has_all = entry.size.is_none_or(|size| stat.st_size as u64 >= size);
             return Ok(has_all.then_some(fd));
         }
-        Ok((token(&stat, &entry.path) == entry.token).then_some(fd))
+        Ok((token(fd.as_fd(), &stat, &entry.path) == entry.token).then_some(fd))
     }
 
-    fn entry(&mut self, kind: Kind, path: RelPath, stat: &Stat) -> TreeEntry {
+    /// The entry for what `stat` describes; with `file`, if it has content.
+    fn entry(&mut self, kind: Kind, path: RelPath, file: Option<BorrowedFd<'_>>, stat: &Stat) -> TreeEntry {
         let index = self.next;
         self.next += 1;
         let size = (kind == Kind::File).then_some(stat.st_size as u64);
         TreeEntry {
             index,
             kind,
-            token: token(stat, &path),
+            token: identified(stat, file.and_then(generation), &path),
             path,
             mode: self
                 .chmod
@@ -270,7 +274,7 @@ impl<'a> Walk<'a> {
                 Err(error) => return self.problem(path, "read the directory", error),
             }
         };
-        let entry = self.entry(Kind::Directory, path.clone(), &stat);
+        let entry = self.entry(Kind::Directory, path.clone(), None, &stat);
         let (index, mode) = (entry.index, entry.mode);
         self.levels.push(Level { names, fd, path, identity, index, mode, mtime: mtime(&stat) });
         WalkedEntry::Entry(entry, None)
@@ -333,7 +337,7 @@ impl<'a> Walk<'a> {
     /// A regular file as it is or, with `live`, a snapshot of it.
     fn file(&mut self, path: RelPath, fd: OwnedFd, stat: Stat) -> WalkedEntry {
         let snapshot = if self.is_live() && !self.no_clones { self.snapshot(&fd) } else { None };
-        let mut entry = self.entry(Kind::File, path, &stat);
+        let mut entry = self.entry(Kind::File, path, Some(fd.as_fd()), &stat);
         match snapshot {
             Some((copy, size)) => {
                 entry.size = Some(size);
@@ -379,24 +383,4 @@ fn describe(kind: FileType) -> &'static str {
         FileType::CharacterDevice | FileType::BlockDevice => "a device",
         _ => "no file",
     }
-}
-
-/// Identifies the content of a file without reading it: by device, inode, size, mtime and ctime. Every write changes
-/// the ctime, and no program can set it. Other changes, such as of the mode, change it, too.
-pub(crate) fn token(stat: &Stat, path: &RelPath) -> Token {
-    let mut identity = b"linger-transfer source file\0".to_vec();
-    for number in [
-        stat.st_dev,
-        stat.st_ino,
-        stat.st_size as u64,
-        stat.st_mtime as u64,
-        stat.st_mtime_nsec,
-        stat.st_ctime as u64,
-        stat.st_ctime_nsec,
-    ] {
-        identity.extend(number.to_be_bytes());
-    }
-    // Hard links are separate files at the receiver, so the path is part of the token.
-    identity.extend(path.as_bytes());
-    short(blake3::hash(&identity))
 }

@@ -1,12 +1,14 @@
 """A client of the transfer protocol in plain Python, written from docs/transfer-protocol.md alone.
 
-    client.py vectors FILE
+    client.py vectors FILE | sessions FILE
     client.py HOST PORT put FILE NAME | get NAME FILE | put-cut FILE NAME | ask ID
 
 Exit status 0 if both ends agree on the account of the session. `put-cut` leaves before it has the receipt, comes back with
 the same id, and wants to hear that the content is there already. Loopback, not encrypted.
 """
 
+import hashlib
+import hmac
 import os
 import socket
 import struct
@@ -17,7 +19,7 @@ import time
 IV = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
 PERMUTATION = (2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8)
 MASK = 0xFFFFFFFF
-CHUNK_START, CHUNK_END, PARENT, ROOT, CONTEXT, MATERIAL = 1, 2, 4, 8, 32, 64
+CHUNK_START, CHUNK_END, PARENT, ROOT, KEYED, CONTEXT, MATERIAL = 1, 2, 4, 8, 16, 32, 64
 MIX = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15), (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14))
 
 
@@ -73,6 +75,10 @@ def derive_key(context, material):
     return pack(subtree(material, 0, MATERIAL, ROOT, key))
 
 
+def keyed_hash(key, data):
+    return pack(subtree(data, 0, KEYED, ROOT, struct.unpack("<8I", key)))
+
+
 def merge(left, right, root=0):
     return pack(compress(IV, left + right, 0, 64, PARENT | root))
 
@@ -121,10 +127,9 @@ def instant(seconds, nanos):
 OPTIONS = bytes([0, 1, 0, 1])  # do not replace, verify, no dry run, disk
 
 
-def put_request(path, into, name, transfer, again, sent):
-    return (
-        b"\1" + text(path) + bytes([into]) + text(name) + option(None) + transfer + bytes([again]) + option(sent) + OPTIONS
-    )
+def put_request(path, into, name, transfer, again, sent, sink=None, wishes=b""):
+    fields = text(path) + bytes([into]) + text(name) + option(sink and text(sink))
+    return b"\1" + fields + transfer + bytes([again]) + option(sent) + OPTIONS + wishes
 
 
 def get_request(path, patterns, rate):
@@ -380,6 +385,9 @@ def check_vectors(path):
     expected = {
         "preface": PREFACE,
         "open-put": frame(OPEN, 1, put_request(b"a/b", 1, b"file", b"\x11" * 16, 1, b"\x22" * 16)),
+        "open-put-wishes": frame(
+            OPEN, 1, put_request(b"a/b", 1, b"file", b"\x11" * 16, 1, b"\x22" * 16, b"print", b"\3")
+        ),
         "open-get": frame(OPEN, 1, get_request(b"a", [b"*.o"], 5)),
         "open-list": frame(OPEN, 3, b"\3" + text(b"a")),
         "open-ask": frame(OPEN, 1, b"\4" + b"\x11" * 16),
@@ -407,14 +415,197 @@ def check_vectors(path):
             b"\x0c" + number(1) + number(3) + option(hundred) + b"\1" + instant(1_700_000_001, 6) + text(b"x") + b"\0"
             + option(number(0o640)),
         ),
+        "proof-of-the-same-user": keyed_hash(
+            derive_key("linger-transfer 2026 proof of the same user", b"a key pair"), b"\x99" * 32 + b"\xaa" * 32
+        ),
     }
+    expected.update(pairing(b"12345678", b"\x44" * 64, b"\x55" * 64, b"\x66" * 32, b"\x77" * 32, b"\x88" * 32))
     wrong = [name for name in known.keys() | expected.keys() if known.get(name) != expected.get(name, b"?").hex()]
     return "not as documented: %s" % ", ".join(sorted(wrong)) if wrong else 0
+
+
+# Pairing: SPAKE2 over Ed25519.
+PRIME, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
+CURVE = -121665 * pow(121666, -1, PRIME) % PRIME
+
+
+def point(data):
+    """A point from its 32 bytes (RFC 8032, 5.1.3)."""
+    value = int.from_bytes(data, "little")
+    sign, y = value >> 255, value & (1 << 255) - 1
+    square = (y * y - 1) * pow(CURVE * y * y + 1, -1, PRIME) % PRIME
+    x = pow(square, (PRIME + 3) // 8, PRIME)
+    if (x * x - square) % PRIME:
+        x = x * pow(2, (PRIME - 1) // 4, PRIME) % PRIME
+    assert (x * x - square) % PRIME == 0, "no point"
+    return (PRIME - x if x & 1 != sign else x), y
+
+
+def add(one, other):
+    (a, b), (c, d) = one, other
+    mixed = CURVE * a * b * c * d % PRIME
+    x = (a * d + b * c) * pow(1 + mixed, -1, PRIME) % PRIME
+    return x, (b * d + a * c) * pow(1 - mixed, -1, PRIME) % PRIME
+
+
+def times(scalar, base):
+    result = (0, 1)
+    while scalar:
+        result = add(result, base) if scalar & 1 else result
+        base, scalar = add(base, base), scalar >> 1
+    return result
+
+
+def compressed(at):
+    return (at[1] | (at[0] & 1) << 255).to_bytes(32, "little")
+
+
+def pairing(code, client_random, server_random, exporter, client_key, server_key):
+    """What both ends say in a pairing, and what they have to show."""
+    base = point((4 * pow(5, -1, PRIME) % PRIME).to_bytes(32, "little"))
+    blind_client = point(bytes.fromhex("15cfd18e385952982b6a8f8c7854963b58e34388c8e6dae891db756481a02312"))
+    blind_server = point(bytes.fromhex("f04f2e7eb734b2a8f8b472eaf9c3c632576ac64aea650b496a8a20ff00e583c3"))
+    # HKDF (RFC 5869) with SHA-256, 48 bytes.
+    secret, stretched, last = hmac.digest(bytes(32), code, "sha256"), b"", b""
+    for count in (1, 2):
+        last = hmac.digest(secret, last + b"SPAKE2 pw" + bytes([count]), "sha256")
+        stretched += last
+    word = int.from_bytes(stretched[:48], "big") % ORDER
+    x, y = (int.from_bytes(random, "little") % ORDER for random in (client_random, server_random))
+    to_server = compressed(add(times(x, base), times(word, blind_client)))
+    to_client = compressed(add(times(y, base), times(word, blind_server)))
+    by_client = times(x, add(point(to_client), times(ORDER - word, blind_server)))
+    by_server = times(y, add(point(to_server), times(ORDER - word, blind_client)))
+    assert by_client == by_server
+    names = (code, b"linger-transfer client", b"linger-transfer server")
+    said = b"".join(hashlib.sha256(name).digest() for name in names) + to_server + to_client + compressed(by_client)
+    shared = hashlib.sha256(said).digest()
+    key = derive_key("linger-transfer 2026 proof of a pairing code", shared)
+    proofs = [keyed_hash(key, who + exporter + client_key + server_key) for who in (b"client", b"server")]
+    return {
+        "pairing-message-of-client": b"A" + to_server,
+        "pairing-message-of-server": b"B" + to_client,
+        "pairing-key": shared,
+        "pairing-proof-of-client": proofs[0],
+        "pairing-proof-of-server": proofs[1],
+    }
+
+
+def read_request(reader):
+    kind = reader.byte()
+    if kind == 1:
+        reader.text(), reader.byte(), reader.text(), reader.option(reader.text), reader.take(16)
+        reader.byte(), reader.option(lambda: reader.take(16)), reader.take(4)
+        assert not reader.data or reader.byte() < 4
+    elif kind == 2:
+        reader.text(), reader.option(reader.text)
+        for _ in range(reader.number()):
+            reader.text()
+        reader.number(), reader.take(4)
+        assert not reader.data or reader.byte() < 32
+    elif kind == 3:
+        reader.text()
+    else:
+        assert kind == 4
+        reader.take(16)
+    assert not reader.data, "a request is longer than its fields"
+    return kind
+
+
+class Heard:
+    """Reads a recorded session, and keeps the account that its messages amount to."""
+
+    def __init__(self):
+        self.account, self.entries, self.ends = Account(), {}, 0
+
+    def message(self, payload):
+        reader = Reader(payload)
+        kind = reader.byte()
+        if kind == 1:
+            reader.text(), reader.byte()
+        elif kind == 2:
+            reader.byte(), reader.take(16)
+        elif kind == 3:
+            index, what, path = reader.number(), reader.byte(), reader.text()
+            reader.number(), reader.option(reader.time), reader.option(reader.number), reader.take(16)
+            reader.option(reader.hash), reader.byte()
+            self.entries[index] = (path, reader.text(), what)
+            assert not reader.data or reader.byte() < 2
+        elif kind == 4:
+            index, answer = reader.number(), reader.byte()
+            assert answer in (2, 3), "partial and fresh answers are in no record"
+            if answer == 2:
+                reader.hash()
+            else:
+                reader.byte(), reader.text()
+                self.account.fail(b"index", number(index))
+        elif kind in (5, 6, 8):
+            reader.take({5: 8, 6: 32, 8: 8}[kind])
+        elif kind == 7:
+            reader.number(), reader.number(), reader.option(reader.hash)
+        elif kind == 10:
+            reader.number(), reader.number(), reader.time()
+        elif kind == 12:
+            index, size, content, durability = reader.number(), reader.number(), reader.option(reader.hash), reader.byte()
+            reader.time(), reader.text()
+            present, mode = reader.byte(), reader.option(reader.number) if reader.data else None
+            # An answer to a question is a receipt for no entry.
+            if index in self.entries:
+                path, target, what = self.entries[index]
+                self.account.confirm(path, target, what, durability, present, size, content, mode)
+        elif kind == 14:
+            assert reader.number() == len(self.entries)
+            reader.number()
+        elif kind == 15:
+            assert [reader.number(), reader.number()] == self.account.counts
+            assert reader.hash() == self.account.digest(), "another account"
+            reader.option(lambda: reader.take(96))
+            self.ends += 1
+        elif kind == 16:
+            reader.text(), reader.byte(), reader.number(), reader.number(), reader.time()
+        else:
+            assert kind == 18, kind
+            path = reader.text()
+            reader.byte(), reader.text()
+            self.account.fail(b"path", path)
+        assert not reader.data, "message %d is longer than its fields" % kind
+
+
+def check_sessions(path):
+    """Reads every frame of the recorded sessions as the text has it."""
+    sessions = []
+    for line in open(path):
+        if line.startswith("session "):
+            sessions.append((Heard(), {">": 0, "<": 0}, []))
+        elif not line.startswith("#"):
+            heard, frames, requests = sessions[-1]
+            whose, data = line[0], bytes.fromhex(line[2:].translate({ord(c): None for c in "[]\n"}))
+            frames[whose] += 1
+            if frames[whose] == 1:
+                assert data == PREFACE, data
+                continue
+            assert parity(data[:8]) == 0 and len(data) == 8 + int.from_bytes(data[1:4], "big"), line
+            kind, payload = data[4], data[8:]
+            assert kind == DATA or parity(payload) == data[0], line
+            if kind == OPEN:
+                requests.append(read_request(Reader(payload)))
+            elif kind == MESSAGE:
+                heard.message(payload)
+            elif kind == BYE:
+                assert payload[:2] == b"\0\0", line
+            else:
+                assert kind == DATA or (kind == FINISH and not payload), line
+    for heard, _, requests in sessions:
+        assert len(requests) == 1 and heard.ends == (requests[0] < 3), requests
+    assert {requests[0] for _, _, requests in sessions} == {1, 2, 3, 4}, "a request is in no record"
+    return 0
 
 
 def main(arguments):
     if arguments[0] == "vectors":
         return check_vectors(arguments[1])
+    if arguments[0] == "sessions":
+        return check_sessions(arguments[1])
     host, port, verb, *rest = arguments
     session = Session(host, int(port))
     if verb == "get":

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 use common::*;
 use linger_transfer::*;
@@ -107,8 +108,15 @@ fn a_taken_name_is_handled_as_it_was_asked_for() {
             fs::write(&file, b"newer").unwrap();
             shared.put_with(&file, "", &both);
             assert_eq!(there("a.tar (2).gz"), b"newer");
+            // As long and as old as what is there, but another content: known only once it was compared.
+            let time = fs::metadata(to.path().join("a.tar.gz")).unwrap().modified().unwrap();
+            fs::write(&file, b"other").unwrap();
+            fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+            assert_eq!(there("a.tar.gz").len(), 5);
+            shared.put_with(&file, "", &both);
+            assert_eq!((there("a.tar.gz"), there("a.tar (3).gz")), (b"there".to_vec(), b"other".to_vec()));
             shared.put_with(&file, "", &options(|options| options.if_exists = IfExists::Replace));
-            assert_eq!(there("a.tar.gz"), b"newer");
+            assert_eq!(there("a.tar.gz"), b"other");
         },
     );
 }
@@ -249,4 +257,57 @@ fn an_empty_work_directory_does_not_outlive_the_start_of_a_server() {
     assert!(work.join("0011223344556677.part").exists(), "it is not empty");
     share(to.path(), |options| options.writable = false, |_| {});
     assert!(work.exists(), "a server that only gives changes nothing");
+}
+
+/// A server of one request waits for a client that was cut. One that its user has stopped says so, and is not waited for.
+#[test]
+fn a_client_that_was_stopped_does_not_come_back() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("file");
+    fs::write(&file, bytes(3 * BLOCK, 5)).unwrap();
+    let served = share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let client = shared.client();
+            let stop = client.canceller();
+            let (_, error) =
+                client.put(Input::Path(file.clone()), &place("a"), &PutOptions::default(), &mut |seen| {
+                    if matches!(seen, Progress::Moved { .. }) {
+                        stop.cancel();
+                    }
+                });
+            assert!(matches!(error, Some(Error::Cancelled)), "{error:?}");
+            let cut =
+                proxy::Proxy::new(shared.port, Some((proxy::Way::ToServer, 500_000, proxy::Fault::Cut)));
+            let mut options = ClientOptions::default();
+            options.retry.patience = Duration::ZERO;
+            let client = Client::new("127.0.0.1", cut.port, options).unwrap();
+            let input = Input::Path(file.clone());
+            let (_, error) = client.put(input, &place("b"), &PutOptions::default(), &mut |_| {});
+            assert!(matches!(error, Some(Error::Cut(_))), "{error:?}");
+            shared.wait_for_sessions(2);
+        },
+    );
+    let returns: Vec<bool> = served.iter().map(Served::may_return).collect();
+    assert_eq!(returns, [false, true], "{served:?}");
+    // A server that was stopped may be started again: its client tries on.
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let stop = shared.server.canceller();
+            let (_, error) = shared.client().put(
+                Input::Path(file.clone()),
+                &place("c"),
+                &PutOptions::default(),
+                &mut |seen| {
+                    if matches!(seen, Progress::Moved { .. }) {
+                        stop.cancel();
+                    }
+                },
+            );
+            assert!(error.as_ref().is_some_and(Error::is_temporary), "{error:?}");
+        },
+    );
 }

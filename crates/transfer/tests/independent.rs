@@ -34,6 +34,29 @@ fn the_documented_vectors_are_those_that_the_text_leads_to() {
 }
 
 #[test]
+fn the_recorded_sessions_can_be_read_by_the_text() {
+    let record = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/transfer-sessions.txt");
+    if !succeeds(&["sessions", record]) {
+        return;
+    }
+    // One digit that is not as the text has it is noticed: of a check, of a length, of an account.
+    let text = fs::read_to_string(record).unwrap();
+    let dir = tempdir().unwrap();
+    for (was, is) in [
+        ("> 0000000004050001\n", "> 0000000004050003\n"),
+        ("> 0000000303010001616263\n", "> 00000003030100016162\n"),
+        // No check of a frame notices this one.
+        ("9042ffff0394", "9143ffff0394"),
+    ] {
+        assert!(text.contains(was), "{was}");
+        let changed = dir.path().join("changed");
+        fs::write(&changed, text.replacen(was, is, 1)).unwrap();
+        let read = python(&["sessions", changed.to_str().unwrap()]).unwrap();
+        assert!(!read.status.success(), "{was}");
+    }
+}
+
+#[test]
 fn a_client_made_from_the_text_puts_and_gets() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
     let path = |path: &Path| path.to_str().unwrap().to_owned();

@@ -12,6 +12,7 @@ use linger_testing::{HOSTS, skip, two_hosts};
 use linger_watch::{Direction, LiveReset, Notice, ProcessRole, Unknown};
 use linger_why::{Cause, Confidence};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::sockopt::set_tcp_quickack;
 
 /// The resets that were sent from `port`.
 fn sent(notices: &[Notice], port: u16) -> Vec<&LiveReset> {
@@ -103,6 +104,9 @@ fn a_negative_linger2_is_an_abort() {
         client.write_all(b"request").unwrap();
         let mut answer = Vec::new();
         let _ = client.read_to_end(&mut answer);
+        // The FIN is acknowledged now, and not by a timer (`tcp_delack_timer`): in a timer's softirq perf drops an event now
+        // and then, for all readers and without counting it. The watcher finds that by the kernel's counters (`missed`).
+        let _ = set_tcp_quickack(&client, true);
         until(&mut watcher, both(1, 0))
     });
     server.kill().unwrap();

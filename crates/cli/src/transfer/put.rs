@@ -31,6 +31,9 @@ pub(crate) struct PutArguments {
     // One list: clap takes no second one behind an option that stands between them.
     #[arg(value_name = "FILE|DIR|-... HOST:[PORT:][PATH]", required = true, value_hint = ValueHint::AnyPath)]
     operands: Vec<OsString>,
+    /// Run a sink's command, although it may have run for the same content before: for once you have looked, after a status 3.
+    #[arg(long)]
+    again: bool,
     #[command(flatten)]
     copying: Copying,
     #[command(flatten)]
@@ -47,7 +50,7 @@ fn top(from: &Path) -> String {
 }
 
 fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
-    let PutArguments { operands, copying, connect } = arguments;
+    let PutArguments { operands, again, copying, connect } = arguments;
     let [from @ .., to] = &operands[..] else { return Err(Error::Usage("nothing is to be sent".into())) };
     let from: Vec<PathBuf> = from.iter().map(PathBuf::from).collect();
     if from.is_empty() {
@@ -62,7 +65,12 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     if let (Destination::Path { into, .. }, [_, _, ..]) = (&mut remote.place, &from[..]) {
         *into = true;
     }
+    if *again && !matches!(remote.place, Destination::Port(_)) {
+        let told = "--again is for sinks (HOST:@NAME): a file is never received twice";
+        return Err(Error::Usage(told.into()));
+    }
     let mut options = PutOptions::default();
+    options.again = *again;
     options.if_exists = copying.if_exists();
     options.selection = copying.selection();
     options.chmod.clone_from(&copying.chmod);
@@ -99,7 +107,9 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
             // The receipts of several are in one file, with other paths than each receiver has signed.
             summary.signed = None;
         }
-        if summary.verdict(error.as_ref()) == ItemVerdict::Unconfirmed {
+        // A receiver that has said that nobody knows would say so again.
+        let has_answered = matches!(&error, Some(Error::Refused(..)));
+        if summary.verdict(error.as_ref()) == ItemVerdict::Unconfirmed && !has_answered {
             open.extend(summary.transfer);
         }
         if several.note(summary, error).is_break() {

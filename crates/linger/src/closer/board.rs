@@ -181,11 +181,10 @@ impl<A> Shared<A> {
 
     /// Notes a socket that the thread is to take over when its task has watched it long enough.
     #[cfg(any(feature = "tokio", loom))]
-    pub(super) fn watch(&self, watched: Arc<dyn Watched<A>>) -> Ticket {
-        let until = self.clock.now() + WATCH;
-        self.change(WATCH + SLACK, |board| {
+    pub(super) fn watch(&self, watched: Arc<dyn Watched<A>>, now: u64) -> Ticket {
+        self.change_at(now, WATCH + SLACK, |board| {
             board.handed_over += 1;
-            board.watched.push(until, watched)
+            board.watched.push(now + WATCH, watched)
         })
     }
 
@@ -215,7 +214,10 @@ impl<A> Shared<A> {
 
     /// Changes the board, and sees to it that the thread looks at it within so many nanoseconds.
     fn change<R>(&self, within: u64, change: impl FnOnce(&mut Board<A>) -> R) -> R {
-        let now = self.clock.now();
+        self.change_at(self.clock.now(), within, change)
+    }
+
+    fn change_at<R>(&self, now: u64, within: u64, change: impl FnOnce(&mut Board<A>) -> R) -> R {
         let mut board = self.lock();
         let result = change(&mut board);
         let within = urgency(within, board.lingering(), self.most);

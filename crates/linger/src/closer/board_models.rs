@@ -177,7 +177,7 @@ impl Watched<u32> for Watching {
 fn loom_finish_hears_of_a_task() {
     loom::model(|| {
         let shared = board(8);
-        let ticket = shared.watch(StdArc::new(Watching { place: Place::new(7) }));
+        let ticket = shared.watch(StdArc::new(Watching { place: Place::new(7) }), shared.clock().now());
         let task = thread::spawn({
             let shared = Arc::clone(&shared);
             move || shared.unwatch(ticket, Some(&outcome()))
@@ -216,7 +216,7 @@ fn loom_one_of_task_and_thread_ends_it() {
     loom::model(|| {
         let shared = board(8);
         let watching = StdArc::new(Watching { place: Place::new(7) });
-        let ticket = shared.watch(watching.clone());
+        let ticket = shared.watch(watching.clone(), shared.clock().now());
         let closing = thread::spawn({
             let (shared, watching) = (Arc::clone(&shared), watching.clone());
             move || {

@@ -125,7 +125,7 @@ fn watched_sockets_are_taken_when_their_time_is_over() {
     let shared = board(2);
     look(&shared, 0);
     let before = shared.clock().now();
-    let ticket = shared.watch(Arc::new(Number(1)));
+    let ticket = shared.watch(Arc::new(Number(1)), shared.clock().now());
     let until = shared.clock().now();
     let within = |wait: u64| before + wait..=until + wait;
     assert!(within(WATCH + SLACK).contains(&looks_at(&shared)), "the alarm is set for it");
@@ -142,7 +142,7 @@ fn watched_sockets_are_taken_when_their_time_is_over() {
     shared.unwatch(ticket, None);
     assert_eq!(shared.snapshot().lingering, 1);
     // Over before its time: it is counted, and not taken.
-    let ticket = shared.watch(Arc::new(Number(2)));
+    let ticket = shared.watch(Arc::new(Number(2)), shared.clock().now());
     shared.unwatch(ticket, Some(&outcome(7)));
     assert!(take(look(&shared, u64::MAX).watched).is_empty());
     let Snapshot { handed_over, lingering, ended, discarded, .. } = shared.snapshot();
@@ -163,7 +163,7 @@ fn orders_and_need_take_what_is_watched_before_its_time() {
     ];
     for (what, change, taken) in cases {
         let shared = board(1);
-        shared.watch(Arc::new(Number(1)));
+        shared.watch(Arc::new(Number(1)), shared.clock().now());
         change(&shared);
         assert_eq!(!take(look(&shared, 0).watched).is_empty(), taken, "{what}");
     }

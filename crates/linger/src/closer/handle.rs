@@ -133,8 +133,8 @@ impl<'a> Here<'a> {
 
     /// Notes a socket whose end a task watches, and takes it over when that lasts.
     #[cfg(feature = "tokio")]
-    pub(crate) fn watch(self, watched: Arc<dyn Watched>) -> Ticket {
-        self.shared().watch(watched)
+    pub(crate) fn watch(self, watched: Arc<dyn Watched>, now: u64) -> Ticket {
+        self.shared().watch(watched, now)
     }
 
     /// Takes over a socket that was watched.

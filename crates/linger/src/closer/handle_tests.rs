@@ -164,7 +164,7 @@ mod watched {
         let handle = handle(8);
         let here = handle.here().unwrap();
         let (clients, tasks): (Vec<_>, Vec<_>) = (0..3).map(|_| task()).unzip();
-        let tickets: Vec<_> = tasks.iter().map(|task| here.watch(task.clone())).collect();
+        let tickets: Vec<_> = tasks.iter().map(|task| here.watch(task.clone(), here.now())).collect();
         assert_eq!((here.snapshot().handed_over, here.snapshot().lingering), (3, 3));
         // The second is over, the third is handed over: neither is looked for any more.
         let outcome = Outcome { ended: Ended::PeerClosed, ..Outcome::failed(std::io::ErrorKind::Other) };

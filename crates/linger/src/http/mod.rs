@@ -103,9 +103,8 @@ pub struct Unread {
     /// HTTP/1: the longest time for which the response waits for the rest of the body, if that is no more than
     /// [`keep`](Self::keep) bytes. Zero (the default) means that it does not wait.
     ///
-    /// For servers behind a gateway that cannot pass an early answer on: nginx with `proxy_request_buffering off`, or HAProxy
-    /// with HTTP/2 clients. (Seen with HAProxy 2.6 and curl 7.88, of 40 answers: 15 arrived from an nginx behind it, and half
-    /// of those of a server that answers at once and reads on.) A longer time lets a slow client hold a handler's response.
+    /// For servers behind a gateway that cannot pass an early answer on ([`behind_gateway`](Self::behind_gateway)). A longer
+    /// time lets a slow client hold a handler's response.
     pub wait: Duration,
     /// HTTP/2: most bytes to read and discard of one stream before it is reset.
     ///
@@ -125,8 +124,29 @@ pub struct Unread {
     pub idle: Duration,
 }
 
-impl Default for Unread {
-    fn default() -> Self {
+impl Unread {
+    /// For a server behind a gateway that cannot pass an early answer on: the response waits for the whole of the upload, up
+    /// to 256 MiB and 30 s.
+    ///
+    /// nginx with `proxy_request_buffering off` tells its client `Connection: keep-alive` and closes the connection, or lets an
+    /// HTTP/2 client wait for ever; HAProxy 2.6 resets HTTP/2 streams. Both do it too with a server that neither closes nor
+    /// resets, so that only the order of the bytes can prevent it. (`docs/clients.md` in the repository has the numbers.)
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "axum")]
+    /// # async fn serve(listener: tokio::net::TcpListener, app: axum::Router) -> std::io::Result<()> {
+    /// use linger::http::Unread;
+    ///
+    /// linger::http::serve(listener, app).unread(Unread::behind_gateway()).await?;
+    /// # Ok(()) }
+    /// ```
+    pub const fn behind_gateway() -> Self {
+        let unread = Self::new();
+        Self { keep: unread.bytes, wait: unread.time, ..unread }
+    }
+
+    /// The default, as a constant.
+    pub const fn new() -> Self {
         Self {
             // As in Go's net/http (`maxPostHandlerReadBytes`).
             keep: 256 << 10,
@@ -137,6 +157,12 @@ impl Default for Unread {
             // As `Policy::idle`.
             idle: crate::defaults::IDLE,
         }
+    }
+}
+
+impl Default for Unread {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -188,5 +214,13 @@ mod tests {
     fn a_stream_is_waited_for_as_long_as_a_connection() {
         let (unread, policy) = (Unread::default(), Policy::default());
         assert_eq!((unread.idle, unread.time), (policy.idle, policy.total));
+    }
+
+    /// A gateway that cannot pass an early answer on needs the end of the upload first; HTTP/2 is as it was.
+    #[test]
+    fn behind_a_gateway_the_answer_waits_for_uploads_that_a_close_would_have_waited_for() {
+        let (unread, plain) = (Unread::behind_gateway(), Unread::default());
+        assert_eq!((unread.wait, unread.keep), (Policy::default().total, 256 << 20));
+        assert_eq!(Unread { wait: plain.wait, keep: plain.keep, ..unread }, plain);
     }
 }

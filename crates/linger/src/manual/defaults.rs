@@ -85,14 +85,15 @@
 //! The caller that hands a socket over sends its FIN; a thread does the rest and looks every 3 ms while it is busy.
 //! By then most peers have closed, and one look ends the close. A thread that sleeps is woken.
 //!
-//! # `http::Unread`: 256 KiB, 256 MiB, 30 s, 1 s
+//! # `http::Unread`: 256 KiB, 256 MiB, 30 s, 5 s
 //!
 //! An unread body of up to 256 KiB that has arrived is discarded for the sake of its HTTP/1 connection: what Go's
 //! net/http reads. It waits for none of it: if the connection's task has been polled twice and no byte was ready, none has
-//! arrived. Behind a gateway
-//! that loses early answers, [`wait`](../../http/struct.Unread.html#structfield.wait) lets the response come after the upload.
+//! arrived. Behind a gateway that loses early answers, the response has to come after the upload:
+//! [`Unread::behind_gateway`](../../http/struct.Unread.html#method.behind_gateway). It is not the default, since a client without
+//! such a gateway would learn only after its upload that the upload was in vain, and no request says for sure that one is in front.
 //!
 //! Over HTTP/2 a stream that is reset before its upload has ended is a lost response with some clients (curl 7.88: every
 //! third, none with the discarding). A client must read to get window updates, so that by the end of 256 MiB
-//! it has seen the response. 30 s are [`Policy::total`](crate::Policy::total). The second of silence is for clients that
-//! stop their upload without saying so, and wait for the server's reset.
+//! it has seen the response. 30 s are [`Policy::total`](crate::Policy::total). The 5 s of silence, [`Policy::idle`](crate::Policy::idle), are for
+//! clients that stop their upload without saying so, and wait for the server's reset.

@@ -52,7 +52,7 @@ impl<S: Stream> LingeringClose<S> {
         let lingers = policy.mode == Mode::Linger;
         let place = Place::new(Watching { socket, core, abort: false, lingers, has_waited: false });
         let shared = Arc::new(SharedClose { closer: closer.cloned(), place });
-        let ticket = shared.here().map(|here| here.watch(shared.clone()));
+        let ticket = shared.here().map(|here| here.watch(shared.clone(), now));
         let this = Self { shared, ticket: ticket.unwrap_or_default() };
         let is_short = policy.idle.min(policy.total).min(policy.grace) < LONGEST_WATCH;
         if ticket.is_none() || is_short {

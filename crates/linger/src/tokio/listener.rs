@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::last::{ConnectionSource, Stop};
-use super::{Lingering, Stream};
+use super::{Lingering, Stream, WayToEnd};
 use crate::{Closer, Policy};
 
 /// What accepts streams: tokio's listeners, and one's own, as for "TCP or unix" or for a listener with options.
@@ -162,8 +163,7 @@ fn rest<C>(accept: impl Fn() -> io::Result<C>) -> Vec<C> {
 /// ```
 pub struct Listener<L: Accept> {
     source: ConnectionSource<L>,
-    policy: Policy,
-    closer: Option<Closer>,
+    way: Arc<WayToEnd>,
     stop: Option<Stop>,
     /// The last try has failed for want of descriptors or memory.
     lacks_room: bool,
@@ -171,9 +171,9 @@ pub struct Listener<L: Accept> {
 
 impl<L: Accept> fmt::Debug for Listener<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { policy, lacks_room, .. } = self;
+        let Self { way, lacks_room, .. } = self;
         f.debug_struct("Listener")
-            .field("policy", policy)
+            .field("policy", &way.policy)
             .field("lacks_room", lacks_room)
             .finish_non_exhaustive()
     }
@@ -182,12 +182,14 @@ impl<L: Accept> fmt::Debug for Listener<L> {
 impl<L: Accept> Listener<L> {
     /// Wraps a listener, so that every connection it accepts is ended by `policy`, on the global closer.
     pub fn new(listener: L, policy: Policy) -> Self {
-        Self { source: ConnectionSource::Open(listener), policy, closer: None, stop: None, lacks_room: false }
+        let way = Arc::new(WayToEnd { policy, closer: None });
+        Self { source: ConnectionSource::Open(listener), way, stop: None, lacks_room: false }
     }
 
     /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.
     pub fn with_closer(self, closer: &Closer) -> Self {
-        Self { closer: Some(closer.clone()), ..self }
+        let way = WayToEnd { closer: Some(closer.clone()), policy: self.way.policy };
+        Self { way: Arc::new(way), ..self }
     }
 
     /// Makes this listener stop when `signal` is ready, for a server that would otherwise drop the listener together
@@ -226,8 +228,8 @@ impl<L: Accept> Listener<L> {
             match self.source.accept(self.stop.as_mut()).await {
                 Some(Ok((stream, address))) => {
                     self.lacks_room = false;
-                    let stream = lingering(stream, self.policy, self.closer.as_ref());
-                    return (stream.holding(self.stop.as_ref().and_then(Stop::hold)), address);
+                    let unread = self.stop.as_ref().and_then(Stop::hold);
+                    return (Lingering::ending(stream, self.way.clone(), unread), address);
                 }
                 Some(Err(error)) if concerns_one_connection(&error) => {}
                 Some(Err(_)) => {
@@ -257,11 +259,11 @@ impl<L: Accept> Listener<L> {
         if self.lacks_room {
             self.make_room().await;
         }
-        let Self { mut source, policy, closer, .. } = self;
+        let Self { mut source, way, .. } = self;
         source.close();
         let mut rest = Vec::new();
         while let Some((stream, address)) = source.rest().await {
-            rest.push((lingering(stream, policy, closer.as_ref()), address));
+            rest.push((Lingering::ending(stream, way.clone(), None), address));
         }
         rest
     }
@@ -275,14 +277,7 @@ impl<L: Accept> Listener<L> {
 
     /// The closer that ends the connections; `None` if none was given and the global one cannot be started now.
     fn closer(&self) -> Option<&Closer> {
-        self.closer.as_ref().or_else(|| Closer::global().ok())
-    }
-}
-
-fn lingering<S: Stream>(stream: S, policy: Policy, closer: Option<&Closer>) -> Lingering<S> {
-    match closer {
-        Some(closer) => Lingering::with_closer(stream, policy, closer),
-        None => Lingering::new(stream, policy),
+        self.way.closer.as_ref().or_else(|| Closer::global().ok())
     }
 }
 

@@ -14,7 +14,7 @@ mod serve;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use linger_sys::Family;
@@ -199,39 +199,37 @@ pub struct Lingering<S: Stream> {
     stream: Option<S>,
     /// The owner has sent the FIN.
     is_half_closed: bool,
-    policy: Policy,
-    /// `None` for the global one, which is made when first needed.
-    closer: Option<Closer>,
+    way: Arc<WayToEnd>,
     /// Made when first asked for.
     connection: OnceLock<Connection>,
     /// A stop of the listener waits for this stream's first byte.
     unread: Option<Unread>,
 }
 
+/// How streams are to be ended: all of one listener.
+///
+/// Apart from the stream, because servers move a stream a dozen times before they have it where it stays, and copies of what
+/// is larger than a few registers cost more than counting a reference.
+#[derive(Clone, Debug)]
+struct WayToEnd {
+    policy: Policy,
+    /// `None` for the global one, which is made when first needed.
+    closer: Option<Closer>,
+}
+
 impl<S: Stream> Lingering<S> {
     /// Wraps a stream that the [global closer](Closer::global) is to end.
     pub fn new(stream: S, policy: Policy) -> Self {
-        Self {
-            stream: Some(stream),
-            is_half_closed: false,
-            policy,
-            closer: None,
-            connection: OnceLock::new(),
-            unread: None,
-        }
-    }
-
-    fn holding(self, unread: Option<Unread>) -> Self {
-        let mut this = self;
-        this.unread = unread;
-        this
+        Self::ending(stream, Arc::new(WayToEnd { policy, closer: None }), None)
     }
 
     /// Wraps a stream that `closer` is to end.
     pub fn with_closer(stream: S, policy: Policy, closer: &Closer) -> Self {
-        let mut this = Self::new(stream, policy);
-        this.closer = Some(closer.clone());
-        this
+        Self::ending(stream, Arc::new(WayToEnd { policy, closer: Some(closer.clone()) }), None)
+    }
+
+    fn ending(stream: S, way: Arc<WayToEnd>, unread: Option<Unread>) -> Self {
+        Self { stream: Some(stream), is_half_closed: false, way, connection: OnceLock::new(), unread }
     }
 
     /// Ends the connection in the way in which [`close`] ends a plain stream. The future's output is what became of it.
@@ -242,8 +240,8 @@ impl<S: Stream> Lingering<S> {
         let policy = self.last_policy();
         let is_half_closed = self.is_half_closed;
         let stream = self.stream.take();
-        let mut ending =
-            stream.map(|stream| LingeringClose::begin(stream, &policy, self.closer.as_ref(), is_half_closed));
+        let mut ending = stream
+            .map(|stream| LingeringClose::begin(stream, &policy, self.way.closer.as_ref(), is_half_closed));
         std::future::poll_fn(move |context| match &mut ending {
             Some(ending) => ending.poll(context),
             None => unreachable!("{TAKEN}"),
@@ -252,7 +250,7 @@ impl<S: Stream> Lingering<S> {
 
     /// Changes how this connection will be ended, for instance to [`Policy::abort`] for a peer that misbehaves.
     pub fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
+        Arc::make_mut(&mut self.way).policy = policy;
     }
 
     /// The stream.
@@ -286,7 +284,8 @@ impl<S: Stream> Lingering<S> {
 
     /// The policy by which it is to be ended.
     fn last_policy(&self) -> Policy {
-        self.connection.get().map_or(self.policy, |connection| connection.policy(self.policy))
+        let policy = self.way.policy;
+        self.connection.get().map_or(policy, |connection| connection.policy(policy))
     }
 
     fn pinned(&mut self) -> Pin<&mut S> {
@@ -302,14 +301,14 @@ impl<S: Stream> Drop for Lingering<S> {
         // The runtime has the socket registered, and most peers close within a round trip: a task of its own costs less
         // than waking the closer's thread. Where the runtime is ending, the task is dropped and the closer has it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (policy, closer) = (self.last_policy(), self.closer.as_ref());
+            let (policy, closer) = (self.last_policy(), self.way.closer.as_ref());
             let mut ending = LingeringClose::begin(stream, &policy, closer, self.is_half_closed);
             drop(runtime.spawn(std::future::poll_fn(move |context| ending.poll_here(context))));
             return;
         }
         // A descriptor that the runtime does not give back was closed by it: nothing is left to do.
         if let Ok(fd) = stream.into_fd() {
-            hand_over(self.closer.as_ref(), fd, &self.last_policy(), self.is_half_closed);
+            hand_over(self.way.closer.as_ref(), fd, &self.last_policy(), self.is_half_closed);
         }
     }
 }

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -68,11 +67,7 @@ fn serve(runtime: &tokio::runtime::Runtime, kind: Kind, tls: Option<TlsAcceptor>
 }
 
 fn unread(kind: Kind) -> Unread {
-    let mut unread = Unread::default();
-    if kind == Kind::Waiting {
-        (unread.keep, unread.wait) = (256 << 20, Duration::from_secs(30));
-    }
-    unread
+    if kind == Kind::Waiting { Unread::behind_gateway() } else { Unread::default() }
 }
 
 async fn bare_above_tls(listener: tokio::net::TcpListener, tls: TlsAcceptor) {

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger::{Closer, Snapshot};
+use linger::{Bound, Closer, Ended, Snapshot};
 use linger_testing::Counters;
 
 /// Longer than anything here takes; only a failure gets near it.
@@ -122,6 +122,11 @@ pub(crate) fn no_resets(before: &Counters) {
 pub(crate) fn undelivered(closes: u64) -> u64 {
     if linger_sys::TELLS_ACKNOWLEDGED { 0 } else { closes }
 }
+
+/// How the close of a peer ends that has everything, sends nothing and stays. A system that does not tell what is
+/// acknowledged cannot know that the peer has everything: it waits for `idle` instead of `grace`.
+pub(crate) const HAS_STAYED: Ended =
+    if linger_sys::TELLS_ACKNOWLEDGED { Ended::Acknowledged } else { Ended::TimedOut(Bound::Idle) };
 
 /// Waits until the counts of a closer are as wanted.
 #[track_caller]

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::*;
+use crate::Place;
 use crate::kernel::own_pidfd;
 
 fn pair() -> (OwnedFd, OwnedFd) {
@@ -29,7 +30,7 @@ fn parts(options: &Options, metrics: Option<TcpListener>) -> Parts {
     let library = Preload::unpack(&address.name, address.token, 3, options).unwrap();
     let way: Arc<Way> = library.into();
     let means = Means::new(std::process::id(), 3, way.mark(), options);
-    Parts { limit: getrlimit(Resource::Nofile), address, metrics, way, means }
+    Parts { limit: getrlimit(Resource::Nofile), address, metrics, way, means, watch: None }
 }
 
 fn inode(fd: impl AsFd) -> u64 {
@@ -81,9 +82,35 @@ fn what_cannot_be_sent_is_said() {
     options.manner = "x".repeat(LONGEST);
     let error = send(ours.as_fd(), program.as_fd(), &own, &options).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-    let seccomp = Parts { way: Arc::new(Way::Seccomp(Arc::default())), ..own };
+    let (way, watch) = (Arc::new(Way::Seccomp(Arc::default())), None);
+    let seccomp = Parts { way, watch, ..own };
     let error = send(ours.as_fd(), program.as_fd(), &seccomp, &Options::default()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+}
+
+/// The supervisor of a program with a filter gets the other end of the filter's socket, and tries first whether it may supervise.
+#[test]
+fn a_filter_takes_the_place_of_the_library() {
+    let _turn = crate::turns::minds_processes();
+    let (ours, theirs) = pair();
+    let options = options();
+    let mut own = parts(&options, None);
+    own.way = Arc::new(Way::Seccomp(Arc::default()));
+    let mut command = std::process::Command::new("/bin/true");
+    let watch = Watch::new(&mut command, &options, own.limit, Place::Itself, 3).unwrap();
+    own.watch = Some(watch);
+    send(ours.as_fd(), own_pidfd().unwrap().as_fd(), &own, &options).unwrap();
+    let got = receive(theirs.as_fd()).unwrap();
+    assert!(got.parts.watch.is_some() && got.parts.way.preload().is_none());
+    // Which address there is something at the program's starter says: another can lie.
+    let lies = |words: &mut serde_json::Value| {
+        words["library"] = serde_json::Value::Null;
+        words["watch"] = own.watch.as_ref().unwrap().lend().unwrap().1;
+        words["watch"]["something"] = 0.into();
+    };
+    assert_eq!(forged(lies, 5).err().unwrap().raw_os_error(), Some(libc::EFAULT));
+    let both = |words: &mut serde_json::Value| words["watch"] = true.into();
+    assert!(forged(both, 5).err().unwrap().to_string().contains("either"));
 }
 
 /// A message as it is sent, of which a stranger has changed one thing.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use linger::Budget;
 use linger_custody::Origin;
 use linger_custody::world::Name;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
 
@@ -65,6 +66,7 @@ fn what_nobody_has_is_half_closed_and_lingers() {
     // Late bytes are no error.
     peer.write_all(b"late").unwrap();
     drop(peer);
+    trial.ender.hand_over_all();
     trial.closer.finish(Duration::from_secs(20));
     let ended = trial.closer.snapshot();
     assert_eq!((ended.handed_over, ended.undelivered), (1, 0));
@@ -99,7 +101,7 @@ fn what_nobody_can_prove_is_closed_plainly_and_its_reason_named_once() {
         let (nominee, _peer) = trial.closed(b"");
         trial.ender.conclude(Proof::Hidden(nominee, Some(Pid(std::process::id()))));
     }
-    assert_eq!(trial.counts(), [(Count::Refused, 3)]);
+    assert_eq!(trial.counts(), [(Count::Refused, 3), (Count::Unread, 1)]);
     assert_eq!(trial.tally.refusal().unwrap().process, std::process::id());
     assert!(trial.tally.refusal().is_none());
 }
@@ -153,6 +155,7 @@ fn bytes_are_saved_that_were_in_the_queue_at_the_close() {
     let mut all = Vec::new();
     peer.read_to_end(&mut all).unwrap();
     drop(peer);
+    trial.ender.hand_over_all();
     trial.closer.finish(Duration::from_secs(20));
     assert_eq!(all.len(), written);
     let saved = trial.tally.bytes_saved.load(Relaxed);
@@ -171,6 +174,7 @@ fn who_leaves_without_its_answer_has_lost_it() {
     trial.ender.conclude(Proof::Sole(nominee));
     // With unread bytes: a reset.
     drop(peer);
+    trial.ender.hand_over_all();
     trial.closer.finish(Duration::from_secs(20));
     let ended = trial.closer.snapshot();
     assert_eq!((trial.tally.lost.load(Relaxed), ended.ended.peer_reset + ended.ended.gone), (1, 1));
@@ -184,4 +188,103 @@ fn the_oldest_of_very_many_ends_is_forgotten() {
     assert!(begun.insert(most) && begun.insert(0), "it was the first");
     assert!(!begun.insert(most));
     assert_eq!((begun.cookies.len(), begun.order.len()), (Begun::MOST, Begun::MOST));
+}
+
+/// Waits until the peer's FIN is there.
+fn await_fin(socket: &OwnedFd) {
+    let mut one = [PollFd::new(socket, PollFlags::RDHUP)];
+    assert_eq!(poll(&mut one, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })), Ok(1));
+}
+
+/// How many connections came to the closer, and how many were over before; those that wait are handed over first.
+fn ended(trial: &Trial) -> (u64, u64) {
+    trial.ender.hand_over_all();
+    assert!(!trial.ender.has_parted() && trial.tally.parted.load(Relaxed) == 0);
+    (trial.closer.snapshot().handed_over, trial.tally.over.load(Relaxed))
+}
+
+#[test]
+fn the_closer_gets_no_connection_that_is_over() {
+    let trial = Trial::new();
+    let (nominee, peer) = trial.closed(b"");
+    let copy = copy(&nominee);
+    // At the half-close, or later.
+    drop(peer);
+    await_fin(&copy);
+    trial.ender.conclude(Proof::Sole(nominee));
+    assert!(!trial.ender.has_parted());
+    let (nominee, peer) = trial.closed(b"");
+    let copy = self::copy(&nominee);
+    trial.ender.conclude(Proof::Sole(nominee));
+    assert!(trial.ender.has_parted());
+    drop(peer);
+    await_fin(&copy);
+    assert_eq!(ended(&trial), (0, 2));
+    assert_eq!(trial.counts(), [(Count::Handed, 2)]);
+}
+
+/// Each is one step away from being over.
+#[test]
+fn the_closer_gets_what_is_not_over() {
+    let trial = Trial::new();
+    let (nominee, _open) = trial.closed(b"");
+    trial.ender.conclude(Proof::Sole(nominee));
+    assert_eq!(ended(&trial), (1, 0));
+    // Unread bytes, before and after the half-close.
+    for unread in [&b"unread"[..], b""] {
+        let (nominee, mut peer) = trial.closed(unread);
+        let copy = copy(&nominee);
+        trial.ender.conclude(Proof::Sole(nominee));
+        peer.write_all(b"late").unwrap();
+        drop(peer);
+        await_fin(&copy);
+        let (closer, over) = ended(&trial);
+        assert_eq!((closer, over), (if unread.is_empty() { 3 } else { 2 }, 0));
+    }
+    // A reset, which is no FIN.
+    let (nominee, peer) = trial.closed(b"");
+    let copy = copy(&nominee);
+    trial.ender.conclude(Proof::Sole(nominee));
+    rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    await_fin(&copy);
+    assert_eq!(ended(&trial), (4, 0));
+    assert_eq!(trial.counts(), [(Count::Handed, 4), (Count::Unread, 1)]);
+}
+
+/// A peer that has closed its end and receives nothing more: what is not acknowledged is not delivered.
+#[test]
+fn the_closer_gets_what_is_not_acknowledged() {
+    let trial = Trial::new();
+    let (nominee, peer) = trial.closed(b"");
+    let copy = copy(&nominee);
+    rustix::net::sockopt::set_socket_send_buffer_size(&copy, 1 << 20).unwrap();
+    let own = TcpStream::from(copy.try_clone().unwrap());
+    own.set_nonblocking(true).unwrap();
+    while (&own).write(&[0; 65_536]).is_ok() {}
+    drop(own);
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    await_fin(&copy);
+    trial.ender.conclude(Proof::Sole(nominee));
+    assert!(trial.ender.has_parted(), "its window is closed");
+    assert_eq!(ended(&trial), (1, 0));
+}
+
+#[test]
+fn a_peer_has_its_time_unless_there_are_too_many() {
+    let (trial, begun) = (Trial::new(), Instant::now());
+    let (nominee, _peer) = trial.closed(b"");
+    trial.ender.conclude(Proof::Sole(nominee));
+    trial.ender.hand_over_parted(begun + SHORTLY - Duration::from_nanos(1));
+    assert!(trial.ender.has_parted(), "it was half-closed after that began");
+    let (second, _peer2) = trial.closed(b"");
+    trial.ender.conclude(Proof::Sole(second));
+    trial.ender.hand_over_parted(begun);
+    assert_eq!(trial.closer.snapshot().handed_over, 0, "an eighth of sixteen");
+    let (third, _peer3) = trial.closed(b"");
+    trial.ender.conclude(Proof::Sole(third));
+    trial.ender.hand_over_parted(begun);
+    assert_eq!((trial.closer.snapshot().handed_over, trial.tally.parted.load(Relaxed)), (1, 2));
+    trial.ender.hand_over_parted(Instant::now() + SHORTLY);
+    assert_eq!((trial.closer.snapshot().handed_over, trial.tally.parted.load(Relaxed)), (3, 0));
 }

@@ -33,14 +33,9 @@ pub(crate) struct Caller(UnixStream);
 /// No process or no socket pair can be made.
 pub(crate) fn depart() -> io::Result<Side> {
     let (ours, theirs) = UnixStream::pair()?;
-    let nothing = 0usize;
-    // A child without SIGCHLD: the program must not find one pending, or a child to wait for. It makes the process and ends,
-    // which makes that one an orphan.
-    // SAFETY: a fork by a process with one thread; the child calls `fork` and `_exit` only.
-    match unsafe { libc::syscall(libc::SYS_clone, nothing, nothing, nothing, nothing, nothing) } {
-        -1 => Err(io::Error::last_os_error()),
+    match quiet_fork()? {
         // SAFETY: one thread. The C library's own fork, so that its state in the new process is right.
-        0 => match unsafe { libc::fork() } {
+        None => match unsafe { libc::fork() } {
             -1 => leave(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN)),
             0 => {
                 drop(ours);
@@ -51,24 +46,52 @@ pub(crate) fn depart() -> io::Result<Side> {
                 }
                 Ok(Side::Apart(caller))
             }
+            // This child has made the process and ends, which makes that one an orphan.
             _ => leave(0),
         },
-        child => {
+        Some(child) => {
             drop(theirs);
-            let mut status = 0;
-            // SAFETY: writes a live integer. The child sends no SIGCHLD, hence __WCLONE.
-            while unsafe { libc::waitpid(child as libc::pid_t, &raw mut status, libc::__WCLONE) } < 0 {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-            match libc::WEXITSTATUS(status) {
-                0 if libc::WIFEXITED(status) => Ok(Side::Caller(Departed(ours))),
-                error => Err(io::Error::from_raw_os_error(error)),
+            match wait_for(child)? {
+                0 => Ok(Side::Caller(Departed(ours))),
+                error => Err(io::Error::from_raw_os_error(if error < 0 { libc::EIO } else { error })),
             }
         }
     }
+}
+
+/// The exit status of a child that does this, and nothing that the caller could see. It makes system calls only. -1 if it was killed.
+///
+/// # Errors
+/// No process can be made.
+pub(super) fn in_child(does: impl FnOnce() -> i32) -> io::Result<i32> {
+    match quiet_fork()? {
+        None => leave(does()),
+        Some(child) => wait_for(child),
+    }
+}
+
+/// Makes a child without SIGCHLD: the program must not find one pending, or a child to wait for. `None` in the child.
+fn quiet_fork() -> io::Result<Option<libc::pid_t>> {
+    let nothing = 0usize;
+    // SAFETY: a fork by a process with one thread; the child calls `fork` and `_exit`, or makes system calls.
+    match unsafe { libc::syscall(libc::SYS_clone, nothing, nothing, nothing, nothing, nothing) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        child => Ok(Some(child as libc::pid_t)),
+    }
+}
+
+/// Waits for such a child. Returns its exit status, or -1 if it was killed.
+fn wait_for(child: libc::pid_t) -> io::Result<i32> {
+    let mut status = 0;
+    // SAFETY: writes a live integer. The child sends no SIGCHLD, hence __WCLONE.
+    while unsafe { libc::waitpid(child, &raw mut status, libc::__WCLONE) } < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { -1 })
 }
 
 /// Ends this process at once: no exit handler of the caller runs, and nothing of the caller's is flushed twice.

@@ -1,4 +1,4 @@
-//! A command installs its filter before `exec`, and passes the listener to the thread that serves it.
+//! A process installs its filter before `exec`, and passes the listener to the thread that serves it.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -6,27 +6,51 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, kill_process};
 
+use super::depart::in_child;
 use super::filter::Filter;
 use super::foreign::read_memory;
 use super::listener::Listener;
 use super::trial::{PIDFD_GETFD, forbidden};
 
-/// The socket over which the child and the serving thread talk before `exec`.
+/// The socket over which the process with the filter and the serving thread talk before `exec`.
 #[derive(Debug)]
 pub(crate) struct Handshake(UnixStream);
 
+/// What the process with the filter tells: its pid, the listener's fd or an error number below 0, and the address of [`SOMETHING`].
+const TOLD: usize = 16;
+
+/// Something to be read in the memory of the process with the filter.
+static SOMETHING: u64 = 1;
+
+/// The error with which the kernel has refused the filter to this process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FilterRefusal(Arc<AtomicI32>);
+
+impl FilterRefusal {
+    /// The error; `None` if the filter was not refused, or was tried in another process.
+    pub(crate) fn error(&self) -> Option<io::Error> {
+        match self.0.load(Relaxed) {
+            0 => None,
+            number => Some(io::Error::from_raw_os_error(number)),
+        }
+    }
+}
+
 /// Makes a command install the filter before `exec`, and wait until a thread serves the listener.
 ///
-/// The child's limit of fds is set to `descriptors`. With `passes` the listener's fd is sent to this process, which may not
-/// copy it. Start the command only once a thread waits in
-/// [`Handshake::listener`], and drop it afterwards.
+/// The limit of fds is set to `descriptors`. With `passes` the listener's fd is sent to this process, which may not
+/// copy it. Start the command only once a thread waits in [`Handshake::listener`], or is about to. This end must be closed in the process
+/// that installs the filter, and the command dropped in the one that serves it: each learns of the other's end so.
 ///
 /// # Errors
 /// Where no socket pair can be made.
@@ -35,19 +59,26 @@ pub(crate) fn before_exec(
     filter: Filter,
     descriptors: Rlimit,
     passes: bool,
-) -> io::Result<Handshake> {
+) -> io::Result<(Handshake, FilterRefusal)> {
     let (ours, theirs) = UnixStream::pair()?;
+    let refusal = FilterRefusal::default();
+    let refused = refusal.clone();
     let prepare = move || {
         rustix::process::setrlimit(Resource::Nofile, descriptors)?;
         let passer = if passes { Some(Passer::new(theirs.as_fd())?) } else { None };
         let installed = filter.install();
         let number = match &installed {
             Ok(fd) => *fd,
-            Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+            Err(error) => {
+                let number = error.raw_os_error().unwrap_or(libc::EIO);
+                refused.0.store(number, Relaxed);
+                -number
+            }
         };
-        let mut told = [0; 8];
+        let mut told = [0; TOLD];
         told[..4].copy_from_slice(&rustix::process::getpid().as_raw_nonzero().get().to_ne_bytes());
-        told[4..].copy_from_slice(&number.to_ne_bytes());
+        told[4..8].copy_from_slice(&number.to_ne_bytes());
+        told[8..].copy_from_slice(&something().to_ne_bytes());
         match passer {
             Some(passer) => passer.pass(&told)?,
             None => drop(rustix::io::write(&theirs, &told)?),
@@ -66,7 +97,36 @@ pub(crate) fn before_exec(
     };
     // SAFETY: `prepare` makes system calls only: no allocation and no lock between fork and exec.
     unsafe { command.pre_exec(prepare) };
-    Ok(Handshake(ours))
+    Ok((Handshake(ours), refusal))
+}
+
+/// The address of something that another process can read in this one's memory.
+pub(crate) fn something() -> u64 {
+    (&raw const SOMETHING) as u64
+}
+
+/// Tries every system call on another process that its supervisor will need.
+///
+/// # Errors
+/// The call that is refused. Yama permits them on descendants only (`kernel.yama.ptrace_scope`).
+pub(crate) fn may_supervise(process: u32, something: u64) -> Result<(), LaunchRefused> {
+    let refused = |call: &'static str| move |error: Errno| LaunchRefused::Call(call, error.into());
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(LaunchRefused::NotStarted)?;
+    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(refused("pidfd_open"))?;
+    // No process has such an fd, and the kernel says so only to those who may have the others (`__pidfd_fget`).
+    match rustix::process::pidfd_getfd(handle, RawFd::MAX, PidfdGetfdFlags::empty()) {
+        Ok(_) | Err(Errno::BADF) => {}
+        Err(error) => return Err(refused("pidfd_getfd")(error)),
+    }
+    read_memory(process, something, &mut [0; 8])
+        .map_err(|error| LaunchRefused::Call("process_vm_readv", error))
+}
+
+/// Whether a process that is no ancestor of this one may supervise it. A child of this process tries.
+pub(crate) fn may_be_supervised_from_beside() -> bool {
+    let own = std::process::id();
+    let tried = in_child(|| i32::from(may_supervise(own, something()).is_err()));
+    tried.is_ok_and(|status| status == 0)
 }
 
 /// Whether this process may copy fds of other processes at all (`pidfd_getfd(2)`). The profiles of containers refuse
@@ -121,7 +181,7 @@ impl Passer {
     }
 
     /// Sends what was told, with the listener.
-    fn pass(self, told: &[u8; 8]) -> io::Result<()> {
+    fn pass(self, told: &[u8; TOLD]) -> io::Result<()> {
         // SAFETY: open until the `execve`.
         let go = unsafe { BorrowedFd::borrow_raw(self.go) };
         rustix::io::write(go, told)?;
@@ -132,13 +192,13 @@ impl Passer {
 }
 
 fn pass_on(wait: RawFd, to: BorrowedFd<'_>) {
-    let mut told = [0; 8];
+    let mut told = [0; TOLD];
     // SAFETY: open in the shared table until the child's `execve`, which waits for this process.
     let wait = unsafe { BorrowedFd::borrow_raw(wait) };
     if !rustix::io::read(wait, &mut told).is_ok_and(|length| length == told.len()) {
         return;
     }
-    let [.., a, b, c, d] = told;
+    let [_, _, _, _, a, b, c, d, ..] = told;
     let number = i32::from_ne_bytes([a, b, c, d]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -164,12 +224,13 @@ pub(crate) enum LaunchRefused {
 }
 
 impl Handshake {
-    /// Waits for the child, and copies its listener. The child keeps waiting until the second value is dropped or told to go.
+    /// Waits for the process with the filter, and copies its listener. It keeps waiting until the second value is dropped or told
+    /// to go. `process` is its pid if it is not a child of this one: its own pid namespace may be another.
     ///
     /// # Errors
     /// [`LaunchRefused`].
-    pub(crate) fn listener(self) -> Result<(Listener, WaitingChild), LaunchRefused> {
-        let mut told = [0; 8];
+    pub(crate) fn listener(self, process: Option<u32>) -> Result<(Listener, WaitingChild), LaunchRefused> {
+        let mut told = [0; TOLD];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = rustix::net::recvmsg(
@@ -185,13 +246,14 @@ impl Handshake {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         });
-        let [a, b, c, d, e, f, g, h] = told;
-        let (pid, number) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
+        let [a, b, c, d, e, f, g, h, something @ ..] = told;
+        let (own, number) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
+        let pid = process.and_then(|process| i32::try_from(process).ok()).unwrap_or(own);
         if number < 0 {
             return Err(LaunchRefused::Filter(io::Error::from_raw_os_error(-number)));
         }
         let child = Pid::from_raw(pid).ok_or(LaunchRefused::NotStarted)?;
-        match take(child, number, passed) {
+        match take(child, number, u64::from_ne_bytes(something), passed) {
             Ok(fd) => Ok((Listener::new(fd).map_err(LaunchRefused::Means)?, WaitingChild(self.0))),
             Err(refused) => {
                 // Kill it: even its exit would wait for an answer.
@@ -213,19 +275,21 @@ impl Handshake {
 }
 
 /// Copies the child's listener fd, and tries every system call on the child that will be needed later.
-fn take(child: Pid, number: RawFd, passed: Option<OwnedFd>) -> Result<OwnedFd, LaunchRefused> {
-    let refused =
-        |call: &'static str| move |error: rustix::io::Errno| LaunchRefused::Call(call, error.into());
+fn take(
+    child: Pid,
+    number: RawFd,
+    something: u64,
+    passed: Option<OwnedFd>,
+) -> Result<OwnedFd, LaunchRefused> {
+    let refused = |call: &'static str| move |error: Errno| LaunchRefused::Call(call, error.into());
     let process = rustix::process::pidfd_open(child, PidfdFlags::empty()).map_err(refused("pidfd_open"))?;
     let fd = match passed {
         Some(passed) => passed,
         None => rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty())
             .map_err(refused("pidfd_getfd"))?,
     };
-    // Before `exec` the child is a copy of this process, so a variable has the same address in both.
-    static SOMETHING: u64 = 1;
     let thread = u32::try_from(child.as_raw_nonzero().get()).unwrap_or_default();
-    read_memory(thread, (&raw const SOMETHING) as u64, &mut [0; 8])
+    read_memory(thread, something, &mut [0; 8])
         .map_err(|error| LaunchRefused::Call("process_vm_readv", error))?;
     Ok(fd)
 }

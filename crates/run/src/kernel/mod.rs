@@ -25,7 +25,10 @@ pub(crate) use foreign::close_range_for_test;
 pub(crate) use foreign::{
     accept, is_same_file, make_socket, open_thread, own_thread, peer_process, read_memory, write_memory,
 };
-pub(crate) use handshake::{Handshake, LaunchRefused, before_exec, copy_own, may_copy_fds};
+pub(crate) use handshake::{
+    FilterRefusal, Handshake, LaunchRefused, before_exec, copy_own, may_be_supervised_from_beside,
+    may_copy_fds, may_supervise, something,
+};
 pub(crate) use image::Image;
 pub(crate) use listener::{Listener, Notification};
 pub(crate) use origin::{as_at_start, exec_with_own_pid, is_ignored};

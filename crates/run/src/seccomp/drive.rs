@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Counts;
 use super::ask::{Ask, Call};
-use super::eyes::Wanted;
+use super::eyes::{Kin, Wanted};
 use super::hands::{Accepting, Fd, Hands, Lent};
 use crate::Refusal;
 use crate::kernel::Listener;
@@ -61,6 +61,7 @@ pub(super) struct Driver {
     ask: Ask,
     world: World,
     hands: Hands,
+    kin: Kin,
     wanted: Wanted,
     counts: Arc<Counts>,
     /// Threads blocked in `accept` (with `--hold`).
@@ -84,6 +85,7 @@ impl Driver {
     pub(super) fn new(
         listener: Listener,
         intake: OwnedFd,
+        kin: Kin,
         wanted: Wanted,
         counts: Arc<Counts>,
         tell: mpsc::Sender<Refusal>,
@@ -103,6 +105,7 @@ impl Driver {
             world: World::default(),
             rounds: Rounds::new(|timer| hands.move_up(timer))?,
             hands,
+            kin,
             wanted,
             counts,
             accepting: Vec::new(),

@@ -42,7 +42,12 @@ fn a_call_of_listen_is_looked_at_soon_and_nothing_else_often() {
 }
 
 fn means(mark: Option<&str>) -> Means {
-    Means::new(std::process::id(), 0, mark.map(str::to_owned), &Options::default())
+    Means::new(
+        std::process::id(),
+        0,
+        mark.map(|maps| Mark { maps: maps.to_owned(), owner: None }),
+        &Options::default(),
+    )
 }
 
 #[test]

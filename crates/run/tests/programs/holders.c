@@ -70,6 +70,15 @@ static pid_t make(const char *how, int seen) {
     } else if (is(how, "spawn")) {
         /* By its number, as Python's pass_fds. */
         if (posix_spawn(&pid, self, 0, 0, arguments, environ)) pid = -1;
+    } else if (is(how, "orphan")) {
+        /* Its parent is killed, and it has another user by then: neither makes a call that a supervisor is told of. */
+        if ((pid = fork()) == 0) {
+            if (fork() == 0) {
+                if (setgid(65534) == 0) setuid(65534);
+                child(connection, seen);
+            }
+            for (;;) pause();
+        }
     } else if (is(how, "fork-exec")) {
         if ((pid = fork()) == 0) execv(self, arguments);
     }
@@ -107,7 +116,8 @@ int main(int count, char **words) {
             return 1;
         }
         if (!is(who, "parent")) read(ready[0], &byte, 1);
-        if (is(who, "killed")) kill(pid, SIGKILL);
+        if (is(who, "killed") || is(words[1], "orphan")) kill(pid, SIGKILL);
+        if (is(words[1], "orphan")) waitpid(pid, 0, 0);
         if (early) {
             waitpid(pid, 0, 0);
             respond(connection);

@@ -101,7 +101,11 @@ impl Server {
         let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
         let mut found = pids.filter(|pid| {
             let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&command).starts_with(&format!("{SUPERVISOR}\0{report}\0"))
+            // The guard of seccomp is a copy of the supervisor.
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let is_called_so =
+                String::from_utf8_lossy(&command).starts_with(&format!("{SUPERVISOR}\0{report}\0"));
+            is_called_so && name != "linger-guard\n"
         });
         found.next().unwrap_or_else(|| panic!("no supervisor: {}", self.log()))
     }
@@ -207,6 +211,17 @@ fn sockets() -> Vec<Row> {
         Some(Row { local, remote, state: words.next()?.to_owned() })
     };
     table.lines().filter_map(row).collect()
+}
+
+pub(crate) fn await_state(process: Pid, state: &str) {
+    // No event reports that another process has stopped, so this polls.
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap();
+        if stat.rsplit(')').next().unwrap().trim().starts_with(state) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Waits until something listens on a port.

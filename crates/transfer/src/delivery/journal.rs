@@ -29,7 +29,8 @@ const LONGEST: usize = 64 << 10;
 /// What a record says of a transfer.
 #[derive(Clone, Debug)]
 pub(super) enum DeliveryRecord {
-    Started,
+    /// Its command was started, with this content. Without one nobody doubts any more whether it is to be delivered.
+    Started(Option<Hash>),
     Ended(Result<Receipt, Fault>),
 }
 
@@ -124,7 +125,7 @@ impl Journal {
 
 fn encode(id: &TransferId, record: &DeliveryRecord) -> Vec<u8> {
     let (kind, message) = match record {
-        DeliveryRecord::Started => (1, Vec::new()),
+        DeliveryRecord::Started(content) => (1, content.map_or_else(Vec::new, |content| content.to_vec())),
         DeliveryRecord::Ended(Ok(receipt)) => (2, Message::Receipt(receipt.clone()).encode()),
         DeliveryRecord::Ended(Err(Fault(refusal, text))) => {
             (3, Message::Failed { index: 0, refusal: *refusal, text: text.clone() }.encode())
@@ -165,7 +166,7 @@ fn next(bytes: &[u8]) -> Option<(TransferId, DeliveryRecord, &[u8])> {
     }
     let id = record[5..BEFORE].try_into().ok()?;
     let record = match (record[4], Message::decode(&record[BEFORE..])) {
-        (1, _) => DeliveryRecord::Started,
+        (1, _) => DeliveryRecord::Started(record[BEFORE..].try_into().ok()),
         (2, Ok(Message::Receipt(receipt))) => DeliveryRecord::Ended(Ok(receipt)),
         (3, Ok(Message::Failed { refusal, text, .. })) => DeliveryRecord::Ended(Err(Fault(refusal, text))),
         _ => return None,
@@ -211,7 +212,7 @@ mod tests {
 
     fn sizes(history: &History) -> Vec<(u8, Option<u64>)> {
         let of = |record: &DeliveryRecord| match record {
-            DeliveryRecord::Started => None,
+            DeliveryRecord::Started(_) => None,
             DeliveryRecord::Ended(Ok(receipt)) => Some(receipt.size),
             DeliveryRecord::Ended(Err(_)) => Some(0),
         };
@@ -225,9 +226,9 @@ mod tests {
         let (mut journal, memory, history) = Journal::open(&path, 10).unwrap();
         assert!(history.is_empty());
         let empty = fs::metadata(&path).unwrap().len() as usize;
-        journal.append(&[1; 16], &DeliveryRecord::Started).unwrap();
+        journal.append(&[1; 16], &DeliveryRecord::Started(Some([1; 32]))).unwrap();
         journal.append(&[1; 16], &DeliveryRecord::Ended(Ok(receipt(7)))).unwrap();
-        journal.append(&[2; 16], &DeliveryRecord::Started).unwrap();
+        journal.append(&[2; 16], &DeliveryRecord::Started(None)).unwrap();
         let failed = Fault(Refusal::Command, "no paper".into());
         journal.append(&[3; 16], &DeliveryRecord::Ended(Err(failed))).unwrap();
         assert!(Journal::open(&path, 10).is_err(), "locked");
@@ -250,6 +251,15 @@ mod tests {
     }
 
     #[test]
+    fn a_delivery_is_known_by_its_content() {
+        for content in [None, Some([7; 32])] {
+            let record = encode(&[9; 16], &DeliveryRecord::Started(content));
+            let Some((_, DeliveryRecord::Started(read), [])) = next(&record) else { panic!("{record:?}") };
+            assert_eq!(read, content);
+        }
+    }
+
+    #[test]
     fn no_flipped_bit_makes_another_record() {
         let record = encode(&[9; 16], &DeliveryRecord::Ended(Ok(receipt(1))));
         assert!(next(&record).is_some());
@@ -266,12 +276,12 @@ mod tests {
         let path = dir.path().join("journal");
         let (mut journal, memory, _) = Journal::open(&path, 2).unwrap();
         for id in 1..=2 {
-            journal.append(&[id; 16], &DeliveryRecord::Started).unwrap();
+            journal.append(&[id; 16], &DeliveryRecord::Started(Some([id; 32]))).unwrap();
         }
         drop(journal);
         let (mut journal, same, history) = Journal::open(&path, 2).unwrap();
         assert_eq!((same, history.len()), (memory, 2));
-        journal.append(&[3; 16], &DeliveryRecord::Started).unwrap();
+        journal.append(&[3; 16], &DeliveryRecord::Started(Some([3; 32]))).unwrap();
         drop(journal);
         let (_, another, history) = Journal::open(&path, 2).unwrap();
         assert_ne!(another, memory);

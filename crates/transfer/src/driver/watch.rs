@@ -137,7 +137,8 @@ impl Core {
     /// Writes a goodbye as far as the socket takes it now.
     fn say_goodbye(&mut self) {
         if self.unfinished == 0 && !self.torn {
-            let payload = reason_bytes(Error::Cancelled.code(), &Error::Cancelled.farewell());
+            let payload =
+                reason_bytes(Error::Cancelled.code(self.machine.role()), &Error::Cancelled.farewell());
             self.output.extend(
                 Header { kind: FrameKind::Bye, stream: 0, length: payload.len() as u32 }.encode(&payload),
             );

@@ -44,6 +44,8 @@ pub(crate) struct Put {
     pub(crate) options: Options,
     /// The modes were chosen by a person: the receiver's umask does not change them.
     pub(crate) exact_modes: bool,
+    /// A person wants the sink's command started, although it may have run for the same content before.
+    pub(crate) anew: bool,
 }
 
 /// Wants to receive.
@@ -84,8 +86,9 @@ impl Operation {
                 out.flag(put.again);
                 out.option(put.sent.as_ref(), |out, memory| out.fixed(memory));
                 out.options(put.options);
-                if put.exact_modes {
-                    out.flag(true);
+                let wishes = u8::from(put.exact_modes) | u8::from(put.anew) << 1;
+                if wishes != 0 {
+                    out.u8(wishes);
                 }
             }
             Self::Get(get) => {
@@ -117,17 +120,26 @@ impl Operation {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Violation> {
         let mut from = Reader { left: bytes, what: "request" };
         let request = match from.u8()? {
-            1 => Self::Put(Put {
-                path: from.path()?,
-                into: from.flag()?,
-                name: from.bytes(255)?,
-                sink: from.option(|from| from.text(64))?,
-                id: from.fixed()?,
-                again: from.flag()?,
-                sent: from.option(Reader::fixed)?,
-                options: from.options()?,
-                exact_modes: if from.left.is_empty() { false } else { from.flag()? },
-            }),
+            1 => {
+                let mut put = Put {
+                    path: from.path()?,
+                    into: from.flag()?,
+                    name: from.bytes(255)?,
+                    sink: from.option(|from| from.text(64))?,
+                    id: from.fixed()?,
+                    again: from.flag()?,
+                    sent: from.option(Reader::fixed)?,
+                    options: from.options()?,
+                    exact_modes: false,
+                    anew: false,
+                };
+                let wishes = if from.left.is_empty() { 0 } else { from.u8()? };
+                if wishes > 3 {
+                    return Err(from.malformed());
+                }
+                (put.exact_modes, put.anew) = (wishes & 1 != 0, wishes & 2 != 0);
+                Self::Put(put)
+            }
             2 => Self::Get(Get {
                 path: from.path()?,
                 source: from.option(|from| from.text(64))?,

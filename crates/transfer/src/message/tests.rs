@@ -134,7 +134,9 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
         sent: Some([0x22; 16]),
         options,
         exact_modes: false,
+        anew: false,
     };
+    let print = Put { sink: Some("print".into()), exact_modes: true, anew: true, ..put.clone() };
     let get = Get {
         path: path("a"),
         source: None,
@@ -188,9 +190,10 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
         present: false,
         mode: Some(0o640),
     };
-    vec![
+    let mut vectors = vec![
         ("preface", preface().to_vec()),
         ("open-put", frame(FrameKind::Open, 1, &Operation::Put(put).encode())),
+        ("open-put-wishes", frame(FrameKind::Open, 1, &Operation::Put(print).encode())),
         ("open-get", frame(FrameKind::Open, 1, &Operation::Get(get).encode())),
         ("open-list", frame(FrameKind::Open, 3, &Operation::List { path: path("a") }.encode())),
         ("open-ask", frame(FrameKind::Open, 1, &Operation::Ask { id: [0x11; 16] }.encode())),
@@ -219,7 +222,13 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
         ("digest-one-confirmed", one.to_vec()),
         ("digest-one-confirmed-two-failed", account.digest().to_vec()),
         ("what-is-signed", to_sign(&[0x11; 16], &one)),
-    ]
+        (
+            "proof-of-the-same-user",
+            crate::loopback::proof_by(b"a key pair", &[0x99; 32], &[0xaa; 32]).to_vec(),
+        ),
+    ];
+    vectors.extend(crate::pair::tests::vectors());
+    vectors
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Receiver<'_> {
         let Some(waiting) = self.files.front_mut() else {
             return Err(Violation::Unexpected("data of no file").into());
         };
-        waiting.state.differs();
+        waiting.state.differs(&mut self.place, self.options);
         match &mut waiting.state {
             Waits::Landing(landing) => Ok(Some(landing)),
             _ => Ok(None),

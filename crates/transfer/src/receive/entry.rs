@@ -224,7 +224,7 @@ impl Receiver<'_> {
         let landing = |entry, dest, tree: Tree| Box::new(Landing::bare(entry, dest, tree.hashed(hashing)));
         let store = match &mut self.place {
             OpenTarget::Tree { store, .. } => store,
-            OpenTarget::Sink { spool, deliveries, id } => {
+            OpenTarget::Sink { spool, deliveries, id, .. } => {
                 return Ok(match deliveries.outcome(*id) {
                     // An earlier session has run the command: it does not run again, even if the sender's file has
                     // changed.
@@ -253,7 +253,7 @@ impl Receiver<'_> {
         }
         let mut looked = store.look(&entry, &dest);
         if let (Err(Fault(Refusal::Exists, _)), IfExists::KeepBoth) = (&looked, self.options.if_exists) {
-            dest = match store.another_name(&entry, &dest) {
+            dest = match store.another_name(&entry, &dest, false) {
                 Ok(other) => other,
                 Err(fault) => return Ok(Err(fault)),
             };

@@ -208,11 +208,11 @@ fn receive_watched(
         }
         To::Sink(command) => {
             spool = sink(command);
-            Target::Sink { spool: Box::new(spool), deliveries: Arc::default(), id: [1; 16] }
+            Target::Sink { spool: Box::new(spool), deliveries: Arc::default(), id: [1; 16], anew: false }
         }
         To::Remembered(command, deliveries) => {
             spool = sink(command);
-            Target::Sink { spool: Box::new(spool), deliveries: deliveries.clone(), id: [1; 16] }
+            Target::Sink { spool: Box::new(spool), deliveries: deliveries.clone(), id: [1; 16], anew: false }
         }
         To::Stream(out, so_far) => Target::Stream { out, so_far },
     };

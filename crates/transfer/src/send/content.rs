@@ -234,7 +234,8 @@ impl Sender<'_, '_> {
     /// can set the length and the modification time, but not the ctime. A file that is sent live may change beyond its
     /// announced length.
     fn is_unchanged(&self, entry: &TreeEntry, file: BorrowedFd<'_>) -> bool {
-        self.is_live() || rustix::fs::fstat(file).is_ok_and(|stat| token(&stat, &entry.path) == entry.token)
+        self.is_live()
+            || rustix::fs::fstat(file).is_ok_and(|stat| token(file, &stat, &entry.path) == entry.token)
     }
 
     pub(super) fn is_live(&self) -> bool {

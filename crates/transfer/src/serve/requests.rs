@@ -161,7 +161,7 @@ impl Server {
                 {
                     return self.refuse(session, stream, fault);
                 }
-                Target::Sink { spool, deliveries: self.deliveries.clone(), id: put.id }
+                Target::Sink { spool, deliveries: self.deliveries.clone(), id: put.id, anew: put.anew }
             }
             None if !self.options.writable => {
                 let told = Reason::from("this directory is shared for reading only");

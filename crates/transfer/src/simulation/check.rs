@@ -12,6 +12,7 @@ use crate::hash::BLOCK;
 use crate::message::Refusal;
 use crate::path::WORK;
 use crate::progress::{ItemVerdict, Summary};
+use crate::reason::Remedy;
 use crate::serve::Served;
 
 /// The content of the file that is replaced.
@@ -280,4 +281,35 @@ pub(super) fn after_asking(
     Err(format!(
         "asked later, the server says {answer:?}; the client said {status:?}, the command {outcome:?}"
     ))
+}
+
+/// Whether whoever has asked knows no more: the server ended while the command ran.
+pub(super) fn is_open(answer: &Result<(), Error>) -> bool {
+    matches!(answer, Err(Error::Refused(_, why)) if why.remedy() == Some(&Remedy::LookBeforeSending))
+}
+
+/// Checks that the same content, put in peace to a sink of which nobody knows whether it had it, starts its command once
+/// if somebody has said so (`anew`), and not at all otherwise.
+pub(super) fn after_printing_again(
+    world: &SimulatedWorld,
+    ended: Option<&EndedClient>,
+    before: usize,
+    anew: bool,
+) -> Result<(), String> {
+    let state = world.state.borrow();
+    if let Some(told) = &state.fault {
+        return Err(told.clone());
+    }
+    let started = &state.commands[before..];
+    let status = ended.map(EndedClient::status);
+    let is_right = match (anew, started) {
+        (false, []) => status == Some(3),
+        (true, [command]) => status == Some(if command.outcome == Some(true) { 0 } else { 1 }),
+        _ => false,
+    };
+    if is_right && started.iter().all(|command| command.content == content("file")) {
+        return Ok(());
+    }
+    let times = started.len();
+    Err(format!("put again (with the user's word: {anew}), it was started {times} times: {status:?}"))
 }

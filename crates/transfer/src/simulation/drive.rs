@@ -156,10 +156,21 @@ impl Runner {
         if schedule.scenario == Scenario::Sink {
             let Some(id) = first.as_ref().and_then(|ended| ended.summary.transfer) else { return Ok(()) };
             let answer = self.ask(schedule, world, id)?;
-            return check::after_asking(world, first.as_ref(), &answer);
+            check::after_asking(world, first.as_ref(), &answer)?;
+            return if check::is_open(&answer) { self.print_again(schedule, world) } else { Ok(()) };
         }
         let second = self.client(schedule, world)?;
         check::after_second(schedule, world, second.as_ref())
+    }
+
+    /// Nobody knows whether the command has run. Sends the same once more: by itself, and then with the user's word.
+    fn print_again(&mut self, schedule: &Schedule, world: &Rc<SimulatedWorld>) -> Result<(), String> {
+        for anew in [false, true] {
+            let before = world.state.borrow().commands.len();
+            let ended = self.client_with(schedule, world, anew)?;
+            check::after_printing_again(world, ended.as_ref(), before, anew)?;
+        }
+        Ok(())
     }
 
     /// Runs the client until all threads have ended. Returns `None` if the client was killed.
@@ -168,9 +179,18 @@ impl Runner {
         schedule: &Schedule,
         world: &Rc<SimulatedWorld>,
     ) -> Result<Option<EndedClient>, String> {
+        self.client_with(schedule, world, false)
+    }
+
+    fn client_with(
+        &mut self,
+        schedule: &Schedule,
+        world: &Rc<SimulatedWorld>,
+        anew: bool,
+    ) -> Result<Option<EndedClient>, String> {
         let ended: Rc<RefCell<Option<ClientResult>>> = Rc::default();
         let (result, base, schedule_of) = (ended.clone(), self.base.clone(), schedule.clone());
-        let work = move || *result.borrow_mut() = Some(transfer(&base, &schedule_of));
+        let work = move || *result.borrow_mut() = Some(transfer(&base, &schedule_of, anew));
         let first = world.state.borrow().connections.len();
         world.state.borrow_mut().timeline = Timeline::default();
         world.start_on(EndOfTransfer::Client, Box::new(work));

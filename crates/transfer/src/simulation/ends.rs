@@ -20,8 +20,8 @@ pub(super) fn options() -> ClientOptions {
     ClientOptions { security: Security::Never, ..ClientOptions::default() }
 }
 
-/// What the client does in its process.
-pub(super) fn transfer(base: &Path, schedule: &Schedule) -> ClientResult {
+/// What the client does in its process; with `anew`, although its command may have run.
+pub(super) fn transfer(base: &Path, schedule: &Schedule, anew: bool) -> ClientResult {
     let client = match Client::new("simulated", 1, options()) {
         Ok(client) => client,
         Err(error) => return (Summary::default(), Some(error)),
@@ -49,7 +49,7 @@ pub(super) fn transfer(base: &Path, schedule: &Schedule) -> ClientResult {
         Err(bad) => return (Summary::default(), Some(Error::Usage(bad.to_string().into()))),
     };
     let if_exists = if schedule.scenario == Scenario::Replace { IfExists::Replace } else { IfExists::Fail };
-    let options = PutOptions { durability, if_exists, ..PutOptions::default() };
+    let options = PutOptions { durability, if_exists, again: anew, ..PutOptions::default() };
     client.put(Input::Path(path), &to, &options, &mut |progress| tell(&progress, false))
 }
 

@@ -144,6 +144,11 @@ fn a_note_after_its_command_is_found() {
 }
 
 #[test]
+fn a_doubt_that_is_forgotten_is_found() {
+    finds(Planted::Rule(PlantedRule::KeepDoubts), &[Scenario::Sink]);
+}
+
+#[test]
 fn another_id_for_the_same_transfer_is_found() {
     finds(Planted::Rule(PlantedRule::KeepId), &[Scenario::Sink]);
 }

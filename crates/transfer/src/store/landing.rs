@@ -66,6 +66,12 @@ impl Store<'_> {
         Ok(landing)
     }
 
+    /// Gives a file whose first block is not written yet another name, which nothing has.
+    pub(crate) fn rename(&mut self, landing: &mut Landing) -> Result<(), Fault> {
+        landing.dest = self.another_name(&landing.entry, &landing.dest, true)?;
+        Ok(())
+    }
+
     /// The partial file, made if there is none yet.
     pub(crate) fn open<'l>(&mut self, landing: &'l mut Landing) -> Result<&'l mut Opened, Fault> {
         if landing.opened.is_none() {

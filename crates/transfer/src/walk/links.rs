@@ -32,7 +32,7 @@ impl Walk<'_> {
             }
             LinkMode::Follow => self.follow(path, name, &target),
             LinkMode::Keep if path.link_stays_inside(&target) => {
-                let mut entry = self.entry(Kind::Link, path, &stat);
+                let mut entry = self.entry(Kind::Link, path, None, &stat);
                 entry.target = target;
                 WalkedEntry::Entry(entry, None)
             }

@@ -300,9 +300,11 @@ impl Driver {
     }
 
     /// Whether the other end of a unix socket is one of the program's, by the process that made it.
-    fn goes_to_the_program(&self, thread: &Thread, socket: RawFd) -> bool {
+    fn goes_to_the_program(&mut self, thread: &Thread, socket: RawFd) -> bool {
         let peer = thread.take(socket).ok().and_then(|socket| peer_process(socket.as_fd()));
-        peer.is_some_and(|peer| self.world.knows(Pid(peer)) || eyes::processes().contains(&peer))
+        peer.is_some_and(|peer| {
+            self.world.knows(Pid(peer)) || self.processes().is_some_and(|all| all.contains(&peer))
+        })
     }
 
     /// Notes the port of a socket that is about to listen. Returns whether the call was answered.

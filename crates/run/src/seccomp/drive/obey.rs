@@ -90,6 +90,11 @@ impl Driver {
         }
     }
 
+    /// All processes of the program; `None` where they cannot be known.
+    pub(super) fn processes(&mut self) -> Option<Vec<u32>> {
+        self.kin.all(self.hands.watched())
+    }
+
     fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
         match ask {
             // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
@@ -101,16 +106,18 @@ impl Driver {
                 self.counts.look();
                 // Before the census, so that the census shows the results of calls that are over by then.
                 let copying = self.hands.within(copying, COPYING);
-                Answer::Census { copying, census: self.seen(eyes::census()) }
+                let processes = self.processes();
+                let census = eyes::census_among(processes.as_deref());
+                Answer::Census { copying, census: self.seen(census) }
             }
             Wanting::Flights { copying, sending } => {
                 let started = Instant::now();
                 let copying = self.hands.within(copying, COPYING);
                 let sending = self.hands.within(sending, SENDING);
-                let processes = eyes::processes();
+                let processes = self.processes();
                 // The messages are checked first: an fd that is received between the two looks is then found open.
-                let quiet = eyes::quiet(&processes);
-                let census = self.seen(eyes::census_of(&processes));
+                let quiet = processes.as_deref().is_some_and(eyes::quiet);
+                let census = self.seen(eyes::census_among(processes.as_deref()));
                 Answer::Flights { copying, sending, quiet, census, took: started.elapsed() }
             }
             Wanting::Socket(kept) => Answer::Socket(self.hands.socket(kept)),

@@ -98,10 +98,10 @@ impl Driver {
                 self.tell(Event::Unheard, None);
             }
             Due::Look => {
-                let processes = eyes::processes();
+                let processes = self.processes();
                 // The messages are checked first: an fd that is received between the two looks is then found open.
-                let quiet = eyes::quiet(&processes);
-                let census = eyes::census_of(&processes);
+                let quiet = processes.as_deref().is_some_and(eyes::quiet);
+                let census = eyes::census_among(processes.as_deref());
                 if self.unheard.looked(quiet, census.hidden) {
                     self.tell(Event::Heard(&census), None);
                 }

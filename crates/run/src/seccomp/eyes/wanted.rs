@@ -10,7 +10,7 @@ use rustix::net::{SocketAddr, SocketAddrAny, SocketAddrUnix, sockopt};
 use crate::Options;
 
 /// Which connections are supervised.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(in crate::seccomp) struct Wanted {
     only: Vec<u16>,
     except: Vec<u16>,
@@ -24,8 +24,8 @@ pub(in crate::seccomp) struct Wanted {
 }
 
 impl Wanted {
-    /// `own` are the sockets of this process; the program inherits some of them.
-    pub(in crate::seccomp) fn new(options: &Options, own: &[&OwnedFd]) -> Self {
+    /// `own` are the sockets of this process, some of which the program inherits; `kept` those of them that the supervisor keeps.
+    pub(in crate::seccomp) fn new(options: &Options, own: &[&OwnedFd], kept: &[&OwnedFd]) -> Self {
         let listens = |socket: &&&OwnedFd| sockopt::socket_acceptconn(socket).is_ok_and(|listens| listens);
         Self {
             only: options.ports.clone(),
@@ -33,7 +33,7 @@ impl Wanted {
             outgoing: options.outgoing,
             may_be_multipath: options.outgoing || own.iter().any(|socket| is_multipath(socket.as_fd())),
             listening: own.iter().filter(listens).filter_map(|socket| port(socket.as_fd())).collect(),
-            own: own.iter().filter_map(|socket| sockopt::socket_cookie(socket).ok()).collect(),
+            own: kept.iter().filter_map(|socket| sockopt::socket_cookie(socket).ok()).collect(),
         }
     }
 

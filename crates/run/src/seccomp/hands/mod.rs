@@ -137,6 +137,11 @@ impl Hands {
         self.watched.values().map(AsFd::as_fd)
     }
 
+    /// The watched processes.
+    pub(super) fn watched(&self) -> impl Iterator<Item = u32> {
+        self.watched.keys().copied()
+    }
+
     /// Removes and returns the watched processes that have ended.
     pub(super) fn ended(&mut self) -> Vec<Pid> {
         let ended = self.watched.iter().filter(|(_, handle)| has_ended(handle));

@@ -18,7 +18,7 @@ use rustix::net::{
 };
 
 use super::drive::Driver;
-use super::eyes::Wanted;
+use super::eyes::{Kin, Wanted};
 use super::{Counts, HOLD_RULES, LEND_RULES, RULES};
 use crate::kernel::{Filter, Listener, apart, least_of_own};
 use crate::{Options, Refusal};
@@ -92,14 +92,14 @@ impl Supervised {
         )
         .unwrap();
         let (refuse, refusals) = mpsc::channel();
-        let (wanted, counts) = (Wanted::new(options, &[]), Arc::new(Counts::default()));
+        let (wanted, counts) = (Wanted::new(options, &[], &[]), Arc::new(Counts::default()));
         let own = Arc::clone(&counts);
         let supervisor = apart("linger-watch", vec![told.recv().unwrap(), theirs], move |fds| {
             let [listener, intake]: [OwnedFd; 2] = fds.try_into().unwrap();
             let listener = Listener::new(listener).unwrap().move_up(least_of_own()).unwrap();
             (0..unheard).for_each(|_| listener.go_on_with_next());
             let lends = lends.then(Vec::new);
-            Driver::new(listener, intake, wanted, own, refuse, lends).unwrap().run();
+            Driver::new(listener, intake, Kin::new(None), wanted, own, refuse, lends).unwrap().run();
         });
         go.send(()).unwrap();
         Self { program, supervisor: supervisor.unwrap(), intake, counts, refusals, _turn: turn }

@@ -1,0 +1,79 @@
+//! A server that was killed while a sink's command ran: nobody knows whether it printed. Nothing but `put --again` prints anew.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+mod common;
+
+const LINGER: &str = env!("CARGO_BIN_EXE_linger");
+
+fn linger(place: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(LINGER);
+    command.args(arguments).current_dir(place).env("XDG_CONFIG_HOME", place.join("home"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A server whose printer is this shell script, and the sink's address.
+fn share(place: &Path, script: &str) -> (Child, String) {
+    fs::write(place.join("share.toml"), format!("[sink.print]\ncommand = ['sh', '-c', '{script}']\n"))
+        .unwrap();
+    let flags = ["share", "--json", "--listen", "127.0.0.1:0", "--config", "share.toml", "to"];
+    let mut server = linger(place, &flags).stderr(Stdio::null()).spawn().unwrap();
+    let mut out = BufReader::new(server.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    let listening: Value = common::contract::line("share", &line);
+    let address = listening["address"].as_str().unwrap();
+    (server, format!("{address}:@print"))
+}
+
+#[test]
+fn what_may_have_been_printed_is_printed_anew_by_the_users_word_alone() {
+    let top = tempfile::tempdir().unwrap();
+    let place = top.path();
+    fs::create_dir(place.join("to")).unwrap();
+    fs::write(place.join("letter"), "a letter\n").unwrap();
+    fs::write(place.join("other"), "another\n").unwrap();
+    let prints = format!("cat >> {}", place.join("printed").display());
+    let printed = || fs::read_to_string(place.join("printed")).unwrap();
+    mknodat(CWD, place.join("started"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let jammed = format!("{prints}; echo $$ > {}; exec sleep 600", place.join("started").display());
+    let (mut server, to) = share(place, &jammed);
+    let put = linger(place, &["put", "--retry-for", "0", "letter", &to]).spawn().unwrap();
+    let command = fs::read_to_string(place.join("started")).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    // It outlives the server, as docs/transfer.md says.
+    kill_process(Pid::from_raw(command.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(put.wait_with_output().unwrap().status.code(), Some(3));
+    assert_eq!(printed(), "a letter\n");
+
+    let (mut server, to) = share(place, &prints);
+    let put = |arguments: &[&str], status: i32| {
+        let output = linger(place, &[&["put"], arguments].concat()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {told}");
+        told
+    };
+    let told = put(&["letter", &to], 3);
+    assert!(told.contains("may have been done") && told.contains("put --again"), "{told}");
+    put(&["--no-verify", "letter", &to], 3);
+    assert_eq!(printed(), "a letter\n", "nobody has said that it is to be printed");
+    put(&["other", &to], 0);
+    assert_eq!(printed(), "a letter\nanother\n", "other content is not concerned");
+    put(&["--again", "letter", &to], 0);
+    put(&["letter", &to], 0);
+    assert_eq!(printed(), "a letter\nanother\na letter\na letter\n");
+    let told = put(&["--again", "letter", &to.replace("@print", "letter")], 2);
+    assert!(told.contains("--again is for sinks"), "{told}");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
