@@ -160,9 +160,7 @@ impl Client {
                 Err(error) => Err(error),
             }
         });
-        // A sink takes one entry: if it was announced, nothing else is left to send.
-        outgoing.exhausted |= put.sink.is_some() && !outgoing.waiting.is_empty();
-        outgoing.settle();
+        outgoing.settle(put.sink.is_some());
         outgoing.summary.peer_knows = result.is_ok() && heard_all;
         outgoing.summary.transfer = Some(id);
         outgoing.summary.signed =

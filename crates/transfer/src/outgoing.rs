@@ -153,7 +153,9 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Counts, after the last session, entries that were sent whole without a receipt, and those that were not.
-    pub(crate) fn settle(&mut self) {
+    /// A sink takes one entry: if that was announced, nothing else is left to send.
+    pub(crate) fn settle(&mut self, to_sink: bool) {
+        self.exhausted |= to_sink && !self.waiting.is_empty();
         self.summary.unconfirmed = self.waiting.values().filter(|sent| sent.is_sent()).count() as u64;
         self.summary.unsent = self.waiting.values().filter(|sent| !sent.is_sent()).count() as u64;
         self.summary.unsent += u64::from(!self.exhausted);

@@ -141,9 +141,7 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
             if !arguments.output.json {
                 report(&served);
                 if arguments.once && served.may_return() && !arguments.retry_for.is_zero() {
-                    say!(
-                        "waiting for the other side to come back (--retry-for says how long, Ctrl-C ends it)"
-                    );
+                    say!("waiting for the other side to come back (--retry-for)");
                 }
             }
             if served.has_asked() {

@@ -216,7 +216,7 @@ impl Server {
         let mut outgoing = Outgoing::new(source);
         let mut limiter = Limiter::new(get.limit);
         let sent = Sender::new(session, stream, get.options, &mut limiter, &mut outgoing, tell).run();
-        outgoing.settle();
+        outgoing.settle(false);
         *summary = outgoing.summary;
         sent
     }
