@@ -29,7 +29,7 @@ pub(crate) const VERBS: [(&str, bool); 25] = [
     ("lab exec --link lan --ready 0 --server true --client true", false),
     // With `--stay`, because otherwise the program would get the faults that are meant for the supervisor.
     ("run --stay --via preload -- true", false),
-    ("run --via seccomp -- true", false),
+    ("run --stay --via seccomp -- true", false),
     ("run --stay --metrics 127.0.0.1:0 -- true", false),
     // Leaves out resets of other programs on this host.
     ("watch --plain --for 0 --process nobody", false),
