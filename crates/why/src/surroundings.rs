@@ -14,13 +14,22 @@ const TOGETHER: u64 = 50_000_000;
 /// A listener, and the interface and the network it was seen in.
 pub(crate) type ListenerAddress = (SocketAddr, Network);
 
+/// A SYN that was answered with a reset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) time: u64,
+    pub(crate) frame: u64,
+    /// The latest SYN-ACK of the listener before it.
+    pub(crate) accepted: Option<u64>,
+}
+
 /// The facts about one listener.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ListenerHistory {
     /// The latest SYN-ACK.
     pub(crate) accepted: Option<u64>,
     /// The latest SYN that was answered with a reset.
-    pub(crate) refused: Option<(u64, u64)>,
+    pub(crate) refused: Option<Refusal>,
     /// The TTL of its SYN-ACKs.
     pub(crate) ttl: Option<u8>,
     /// SYN-ACKs repeated after the client's ACK, over all its connections.
@@ -101,7 +110,9 @@ impl Surroundings {
     }
 
     pub(crate) fn refuses(&mut self, listener: ListenerAddress, time: u64, frame: u64) {
-        self.touch(listener, time).refused = Some((time, frame));
+        let listener = self.touch(listener, time);
+        let accepted = listener.accepted.filter(|&accepted| accepted < time);
+        listener.refused = Some(Refusal { time, frame, accepted });
     }
 
     /// The listener's side ended an open connection, by FIN or by reset.

@@ -206,15 +206,14 @@ impl Judge<'_> {
             return None;
         }
         let together = self.listener.ended_together(time);
-        let refused = self.listener.refused.filter(|&(refused, _)| {
-            refused.saturating_add(50_000_000) >= time && refused.saturating_sub(time) <= REFUSED_WITHIN
+        let refused = self.listener.refused.filter(|refused| {
+            refused.time.saturating_add(50_000_000) >= time
+                && refused.time.saturating_sub(time) <= REFUSED_WITHIN
         });
         // A port that accepted again in between refused for another reason.
-        let refused = refused.filter(|&(refused, _)| {
-            self.listener.accepted.is_none_or(|accepted| accepted <= time || accepted >= refused)
-        });
+        let refused = refused.filter(|refused| refused.accepted.is_none_or(|accepted| accepted <= time));
         // Many ends at once are no proof: a busy server that closes with unread data looks the same.
-        let (_, frame) = refused?;
+        let frame = refused?.frame;
         self.say(frame, Claim::PortRefusesLater);
         if together >= TOGETHER {
             self.say(None, Claim::EndedTogether(together));

@@ -49,6 +49,10 @@ impl Checker<'_> {
             Claim::PortRefusesLater => {
                 let later = self.packet(frame)?;
                 let listener = [self.finding.from, self.finding.to].contains(&later.from);
+                let between = reset.time_ns + 1..later.time_ns;
+                let accepted =
+                    self.syn_acks().any(|one| one.from == later.from && between.contains(&one.time_ns));
+                holds(!accepted, "the port accepted a connection in between")?;
                 holds(listener && later.has(Flags::RST | Flags::ACK), "no refusal of that port")
             }
             Claim::PortAcceptsLater => {

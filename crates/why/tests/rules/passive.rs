@@ -241,6 +241,14 @@ fn the_end_of_a_process_shows_in_refusals() {
         .but("51 ms before the reset", &at(1).and(refused_at(956)), "half-open likely")
         .but("accepted again before", &at(0).and(accepted_at(400)).and(refused_at(500)), "half-open likely")
         .but(
+            "accepted again before, and after",
+            &at(0)
+                .and(accepted_at(400))
+                .and(refused_at(500))
+                .and(flow().ports(44_000, 80).wait(599).syn().syn_ack()),
+            "half-open likely",
+        )
+        .but(
             "accepted again in the moment of the reset",
             &at(0).and(accepted_at(7)).and(refused_at(500)),
             "process-gone likely",
