@@ -97,6 +97,10 @@ fn name(series: &[Vec<&Path>], traces: &Traces, trace: &Trace) -> String {
     if traces.interface == 0 { file } else { format!("{file} interface {}", traces.interface) }
 }
 
+/// The most that the clocks of two captures of one connection may differ: by the farthest time zones, UTC-12 and UTC+14, where
+/// one was set to local time. Beyond it the packets are others with the same numbers, as in captures made by hand.
+const CLOCKS_DIFFER: u64 = 26 * 3_600 * 1_000_000_000;
+
 /// One reset, seen from the capture it was found in and from another.
 struct Comparison<'a> {
     other: &'a Traces,
@@ -110,7 +114,8 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    /// The connection in the other capture that shares most packets with the finding's; `None` if none shares any.
+    /// The connection in the other capture that shares most packets with the finding's; `None` if none shares any. One with other
+    /// data, or of another day, is not the same.
     fn of(
         own: &'a Traces,
         other: &'a Traces,
@@ -131,7 +136,11 @@ impl<'a> Comparison<'a> {
             if shared > best.as_ref().map_or(0, |(most, _)| *most) {
                 let by = if swapped { 1 - own_by } else { own_by };
                 let comparison = Self { other, own_trace, trace, key: their_key, by, own_by, swapped };
-                best = Some((shared, comparison));
+                let offset = comparison.clock_offset();
+                let is_of_another_day = offset.is_some_and(|offset| offset.unsigned_abs() > CLOCKS_DIFFER);
+                if !is_of_another_day && !own_trace.contradicts(trace, swapped) {
+                    best = Some((shared, comparison));
+                }
             }
         }
         best.map(|(_, comparison)| comparison)

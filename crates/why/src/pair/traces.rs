@@ -34,6 +34,30 @@ pub(super) struct Seen {
     pub(super) flags: Flags,
     id: Option<u16>,
     pub(super) ttl: u8,
+    start: Start,
+}
+
+/// The first bytes of a segment's data, as far as they were captured.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    bytes: [u8; Self::MOST],
+    count: u8,
+}
+
+impl Start {
+    /// As much as tells most protocols' messages apart, and is within what cut captures keep.
+    const MOST: usize = 16;
+
+    fn of(payload: &[u8]) -> Self {
+        let mut start = Self { bytes: [0; Self::MOST], count: payload.len().min(Self::MOST) as u8 };
+        start.bytes.iter_mut().zip(payload).for_each(|(to, byte)| *to = *byte);
+        start
+    }
+
+    fn differs(&self, other: &Self) -> bool {
+        let both = usize::from(self.count.min(other.count));
+        self.bytes[..both] != other.bytes[..both]
+    }
 }
 
 impl Seen {
@@ -41,6 +65,13 @@ impl Seen {
         (self.dir == other.dir) != swapped
             && (self.seq, self.ack, self.len, self.flags) == (other.seq, other.ack, other.len, other.flags)
             && self.id == other.id
+    }
+
+    /// Whether the same bytes of the stream have other values there.
+    fn contradicts(&self, other: &Self, swapped: bool) -> bool {
+        (self.dir == other.dir) != swapped
+            && (self.seq, self.len) == (other.seq, other.len)
+            && self.start.differs(&other.start)
     }
 }
 
@@ -67,6 +98,13 @@ impl Trace {
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Seen> {
         self.head.iter().chain(&self.tail)
+    }
+
+    /// Whether the data of this trace differs from that of the other one, so that it is another connection.
+    pub(super) fn contradicts(&self, other: &Self, swapped: bool) -> bool {
+        let data = |trace: &'_ Self| trace.iter().filter(|seen| seen.len > 0).copied().collect::<Vec<_>>();
+        let theirs = data(other);
+        data(self).iter().any(|ours| theirs.iter().any(|theirs| ours.contradicts(theirs, swapped)))
     }
 
     /// How many packets of this trace are in the other one, too.
@@ -140,6 +178,7 @@ impl Traces {
             flags: segment.flags,
             id: segment.ip_id,
             ttl: segment.ttl,
+            start: Start::of(segment.payload),
         };
         trace.push(seen, wanted.kept);
     }

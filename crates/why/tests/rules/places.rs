@@ -41,6 +41,7 @@ fn summary(finding: &Finding, name: impl Fn(&str) -> String) -> String {
     )
 }
 
+#[track_caller]
 fn is(views: &[&Flow], expected: &[&str]) {
     assert_eq!(compared(views), expected);
     // The verdict does not depend on which end has the lower address.
@@ -109,6 +110,33 @@ fn a_reset_that_its_sender_never_sent() {
         &[&client, &seen_at(&own, 4, 0)],
         &["view1: forged likely foreign harmful: view0 has it too, as frame 8, +20.000 ms by aligned clocks"],
     );
+}
+
+/// Captures made by hand have the same addresses and numbers.
+#[test]
+fn a_capture_of_another_connection_with_the_same_numbers_proves_nothing() {
+    let at_sender = exchange().data(Client, GET).wait(50).bytes(Server, 5);
+    let at_client =
+        seen_at(&exchange().data(Client, GET).rst(Server).wait(49).id(Server, 7_002).bytes(Server, 5), 0, 0);
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 3 packets of it, and not this reset";
+    let alone = "view0: forged likely foreign harmful: ";
+    let hours = |hours: i64| seen_at(&at_sender, 4, hours * 3_600_000);
+    is(&[&at_client, &hours(25)], &[forged]);
+    is(&[&at_client, &hours(27)], &[alone]);
+    is(&[&at_client, &hours(-27)], &[alone]);
+    let other_byte = |at: usize| {
+        seen_at(&at_sender, 4, 0).with_all(|packet| {
+            if packet.payload.len() == 30 {
+                packet.payload[at] = b'y';
+            }
+        })
+    };
+    is(&[&at_client, &other_byte(15)], &[alone]);
+    // Only so much of each segment is compared.
+    is(&[&at_client, &other_byte(16)], &[forged]);
+    // What was cut off is not known to differ.
+    let cut = other_byte(15).with_all(|packet| packet.snap = 20 + 32 + 15);
+    is(&[&at_client, &cut], &[forged]);
 }
 
 #[test]
