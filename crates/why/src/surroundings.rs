@@ -16,7 +16,7 @@ pub(crate) type ListenerAddress = (SocketAddr, Network);
 
 /// A SYN that was answered with a reset.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct RefusedSyn {
     pub(crate) time: u64,
     pub(crate) frame: u64,
     /// The latest SYN-ACK of the listener before it.
@@ -29,7 +29,7 @@ pub(crate) struct ListenerHistory {
     /// The latest SYN-ACK.
     pub(crate) accepted: Option<u64>,
     /// The latest SYN that was answered with a reset.
-    pub(crate) refused: Option<Refusal>,
+    pub(crate) refused: Option<RefusedSyn>,
     /// The TTL of its SYN-ACKs.
     pub(crate) ttl: Option<u8>,
     /// SYN-ACKs repeated after the client's ACK, over all its connections.
@@ -112,7 +112,7 @@ impl Surroundings {
     pub(crate) fn refuses(&mut self, listener: ListenerAddress, time: u64, frame: u64) {
         let listener = self.touch(listener, time);
         let accepted = listener.accepted.filter(|&accepted| accepted < time);
-        listener.refused = Some(Refusal { time, frame, accepted });
+        listener.refused = Some(RefusedSyn { time, frame, accepted });
     }
 
     /// The listener's side ended an open connection, by FIN or by reset.

@@ -36,7 +36,7 @@ impl Http {
         let mut http = Self::default();
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(head) = rest.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4) else {
+            let Some(head) = head_end(rest) else {
                 break;
             };
             let text = String::from_utf8_lossy(&rest[..head]).to_lowercase();
@@ -196,4 +196,17 @@ pub(crate) fn ends_with_farewell(side: &Sent<'_>, which: Farewell) -> Result<(),
         _ => false,
     };
     if right { Ok(()) } else { Err("the last bytes are something else".into()) }
+}
+
+/// Where a head ends: after its first empty line. Lines end with LF, before which a CR may stand.
+fn head_end(bytes: &[u8]) -> Option<usize> {
+    let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
+    let mut length = lines.next()?.len();
+    for line in lines {
+        length += line.len();
+        if matches!(line, b"\n" | b"\r\n") {
+            return Some(length);
+        }
+    }
+    None
 }

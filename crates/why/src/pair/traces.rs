@@ -34,17 +34,17 @@ pub(super) struct Seen {
     pub(super) flags: Flags,
     id: Option<u16>,
     pub(super) ttl: u8,
-    start: Start,
+    start: FirstBytes,
 }
 
 /// The first bytes of a segment's data, as far as they were captured.
 #[derive(Clone, Copy, Debug)]
-struct Start {
+struct FirstBytes {
     bytes: [u8; Self::MOST],
     count: u8,
 }
 
-impl Start {
+impl FirstBytes {
     /// As much as tells most protocols' messages apart, and is within what cut captures keep.
     const MOST: usize = 16;
 
@@ -178,7 +178,7 @@ impl Traces {
             flags: segment.flags,
             id: segment.ip_id,
             ttl: segment.ttl,
-            start: Start::of(segment.payload),
+            start: FirstBytes::of(segment.payload),
         };
         trace.push(seen, wanted.kept);
     }

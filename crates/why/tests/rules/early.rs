@@ -53,6 +53,10 @@ fn a_response_shorter_than_its_own_length() {
 fn a_response_without_its_last_chunk() {
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let of = |chunks: &[u8]| closed(asked(GET).data(Server, &[head, chunks].concat()));
+    let bare = |chunks: &[u8]| {
+        let head = b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n";
+        closed(asked(GET).data(Server, &[&head[..], chunks].concat()))
+    };
     let two = |one: &[u8], two: &[u8]| {
         closed(asked(GET).data(Server, &[head, one].concat()).ack(Client).data(Server, two))
     };
@@ -67,6 +71,8 @@ fn a_response_without_its_last_chunk() {
         .but("over two segments, cut", &two(b"A\r\nhello", b"world\r\n"), "cut-short certain")
         .but("a size line over two segments", &two(b"5\r\nhello\r\n1", b"0\r\nhello"), "none")
         .but("an empty chunked body", &of(b""), "cut-short certain")
+        .but("line feeds alone in the head", &bare(b"5\r\nhello\r\n0\r\n\r\n"), "none")
+        .but("line feeds alone in the head, cut", &bare(b"5\r\nhello\r\n"), "cut-short certain")
         .but("a size that is none", &of(b"zz\r\nhello\r\n"), "none")
         .done();
 }
