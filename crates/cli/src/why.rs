@@ -31,7 +31,8 @@ const CLOCK_ERROR: u64 = 600_000_000_000;
     linger why /var/captures --host 10.0.0.5 --since '2026-11-26 10:00:00'\n\n\
     Several captures of the same connections are compared: a reset that its alleged sender never\n\
     sent is proven forged. The files of a rotated capture are read as one.\n\n\
-    Exit status: 0 nothing harmful, 1 harmful resets found, 3 a capture could not be read.")]
+    Exit status: 0 nothing harmful, 1 harmful resets or failures, 2 bad usage, 3 a capture could not\n\
+    be read, or not beyond damage in it (1 if something harmful was found all the same).")]
 pub(crate) struct WhyArguments {
     /// Captures, pcap or pcapng, plain or compressed (gzip, zstd, xz, bzip2, lz4); folders of them; patterns; `-` is standard input.
     #[arg(value_name = "FILE", required_unless_present = "causes", value_hint = ValueHint::AnyPath)]
@@ -71,6 +72,11 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
             Ok(()) => ExitCode::from(exit::NOTHING_LOST),
             Err(stopped) => stopped.end(None),
         };
+    }
+    if let (Some(since), Some(until)) = (arguments.since, arguments.until)
+        && since > until
+    {
+        return exit::fail(exit::BAD_USAGE, "--since is later than --until: no packet can be in between");
     }
     let set = CaptureSet::of(&arguments.files);
     // Check the output path before reading, which may take an hour.
