@@ -51,7 +51,7 @@ impl Seen {
 }
 
 /// Reads all segments of a capture.
-#[allow(dead_code, reason = "the tests of the rules have captures in memory only")]
+#[cfg_attr(test, allow(dead_code, reason = "the tests of the rules have captures in memory only"))]
 pub(crate) fn read(path: &Path) -> Result<Vec<Seen>, ReadError> {
     Ok(read_all(capture::open(path)?))
 }
