@@ -1,8 +1,9 @@
 //! `cargo xtask test package`: the archives of the published crates, tested as strangers get them.
 //!
-//! Each archive is unpacked into an empty folder, where nothing of the workspace is in reach, and its tests and its
-//! documentation's examples run there. Then a new project is made of the archives, by the README of `linger` and nothing else, and
-//! stock clients talk to its server ([`crate::packaged`]).
+//! Each archive is unpacked into an empty folder, where nothing of the workspace is in reach. What has to be in it is
+//! looked for, and of the crates that can be tested alone the tests and the documentation's examples run there. Then
+//! a new project is made of the archives, by the README of `linger` and nothing else, and stock clients talk to its
+//! server ([`crate::packaged`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,8 @@ const MOST_HEADERS: usize = 256;
 /// Begins a response: writes the header block.
 ///
 /// # Errors
-/// Returns `InvalidInput` if a name or value would break the block (a line break in it); otherwise the errors of `to`.
+/// Returns `InvalidInput` if a header would be read as another (a line break in it, or a colon in its name);
+/// otherwise the errors of `to`.
 pub fn head<'a>(
     mut to: impl Write,
     status: u16,

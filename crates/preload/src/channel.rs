@@ -25,8 +25,8 @@ static WAITS: Waits = Waits::new();
 static PROGRESS: Progress = Progress::new();
 static HUNG_UP: HungUp = HungUp::new();
 
-/// Whether an fd is the connection to the supervisor, which the program must not close. In a sandbox none is: no message is sent
-/// any more.
+/// Whether an fd is the connection to the supervisor, which the program must not close. Once the program is in a
+/// sandbox no fd is: nothing is sent any more, so it may close this one, too.
 #[inline]
 pub(crate) fn is(fd: c_int) -> bool {
     descriptor() == Some(fd)

@@ -29,8 +29,8 @@ pub(crate) fn exit() {
     tell_the_rest();
 }
 
-/// Announces a connection that is closed without a further call. Returns what was counted for it here, or will be by the
-/// supervisor.
+/// Announces a connection whose last fd the kernel closes, at the end of the process or in an `execve`: no call of the
+/// program's shows that close. Returns what was counted for it here, or will be by the supervisor.
 fn announce(fd: c_int, last: Last) -> Count {
     let reason = match settle(fd) {
         Err(reason) => reason,

@@ -179,8 +179,8 @@ impl ClientStream {
 
     /// Whether the connection was reset, also after the end of its stream was read. Valid while the client has not half-closed.
     pub(crate) fn was_reset(&self) -> bool {
-        // As long as this side has sent no FIN, only a reset leads to the state CLOSE. The state shows the reset even if the
-        // error was already taken.
+        // As long as this side has sent no FIN, the state CLOSE means that the connection failed: by a reset, or
+        // because the kernel has given the peer up. The state shows it even if the error was already taken.
         self.take_error()
             || linger_sys::tcp_state(self.socket.as_fd())
                 .is_ok_and(|state| state == linger_sys::TcpState::Close)

@@ -17,22 +17,26 @@ use crate::{Notice, Options, Place, Program, RunError, child, itself, metrics, p
 
 /// Runs a command to its end. Then waits until its last connection has ended, at most for [`Options::linger_at_exit`].
 ///
-/// Where possible ([`Place::Itself`]) the calling process becomes the command, and this function returns in another process:
-/// the supervisor, which was forked off before, in a session of its own and at `/`, with stderr alone of the caller's fds. It returns once
-/// in any case: an error is returned to the caller. SIGUSR1 to the supervisor calls `notify` with a report, and it ignores all
-/// other signals: it ends with the program and its connections.
+/// Where possible ([`Place::Itself`]) the calling process becomes the command: in it, this function returns only if
+/// that fails. Otherwise it returns in the supervisor, a process that was forked off before, in a session of its own
+/// and at `/`, with no fd of the caller's but stderr. A supervisor that the service manager has started
+/// ([`Options::lingerd`]) is another program: then no process returns from here. SIGUSR1 to the supervisor calls
+/// `notify` with a report. It ignores all other signals, because it has to outlive the program until the last
+/// connection has ended.
 ///
-/// Otherwise ([`Place::Child`]) the command is a child of this process, and inherits the standard streams, process group,
-/// terminal, mask of signals and ignored ones. Signals to this process are passed on to it; SIGUSR1 also calls `notify` with a
-/// report, and is passed on only if the program has a handler for it.
+/// Elsewhere ([`Place::Child`]) the command is a child of this process, and inherits the standard streams, process
+/// group, terminal, mask of signals and ignored ones. Signals to this process are passed on to it, and to processes
+/// that it has left behind once it has ended. SIGUSR1 also calls `notify` with a report, and is passed on only if the
+/// program has a handler for it.
 ///
-/// Other notices are listed at [`Notice`]. Processes that the command leaves behind (a daemon) are waited for as well, and get
-/// the signals once the command has ended. Signals are blocked in this process on return.
+/// Other notices are listed at [`Notice`]. Processes that the command leaves behind (a daemon) are waited for as well.
+/// Signals are blocked in this process on return.
 ///
 /// # Errors
-/// The command was not started; see [`RunError`]. If only its `exec` has failed, the calling process may have the seccomp filter already, and
-/// should end. Also if this process has more than one thread: signals that are sent to it
-/// could not be told from the program's, and the others would not be there after a fork.
+/// The command was not started, or could not be supervised; see [`RunError`]. If only its `exec` has failed, the
+/// calling process may have the seccomp filter already, and should end. Also if this process has more than one
+/// thread: signals that are sent to it could not be told from the program's, and the others would not be there after
+/// a fork.
 pub fn run(
     command: &OsStr,
     arguments: &[OsString],

@@ -235,10 +235,11 @@ impl Session {
         self.core().rest(pause)
     }
 
-    /// Waits for `pause`, and takes up what the peer says meanwhile for later.
+    /// Waits until the peer sends something, which is kept for later, or until `pause` has passed.
     ///
     /// # Errors
-    /// Returns [`Error::Cut`] if the peer has gone, and the errors of [`receive`](Self::receive).
+    /// Returns [`Error::Cancelled`], [`Error::Cut`] if the peer has gone, and the errors of
+    /// [`receive`](Self::receive).
     pub(crate) fn linger_for(&mut self, pause: Duration) -> Result<(), Error> {
         self.core().linger_for(pause)
     }

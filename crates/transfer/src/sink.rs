@@ -63,8 +63,9 @@ pub struct Port {
     /// Seconds that the command may run. The default is 60.
     #[serde(default = "default_seconds")]
     pub max_seconds: u64,
-    /// The directories below which the command may write: elsewhere Landlock lets it write nothing, and it gains no rights
-    /// by set-user-ID. Without this key it writes where its user may.
+    /// The directories below which the command may write. Landlock lets it write nowhere else but to the terminal and
+    /// the null device, and it gains no rights by set-user-ID. Without this key, or on a kernel that has no Landlock,
+    /// it writes where its user may.
     #[serde(default)]
     pub writes: Option<Vec<PathBuf>>,
 }

@@ -95,10 +95,11 @@ impl HeldResets {
         Some(held)
     }
 
-    /// Notes that a socket was destroyed while `process` was running. If the held reset was received, that process closed
-    /// the socket.
+    /// Notes that a socket was destroyed while `process` was running. If the held reset was received, that process had
+    /// the connection.
     ///
-    /// Of a socket that was refused or aborted, `tcp_disconnect` has cleared the peer's address and the byte counts.
+    /// If the socket was refused or aborted, `tcp_disconnect` has cleared the peer's address and the byte counts. The
+    /// reset is then found by the socket's address in the kernel, and a reset that was sent is that process's doing.
     pub(crate) fn destroyed(
         &mut self,
         ends: &Endpoints,

@@ -233,8 +233,9 @@ fn upload(ask: &Asking, port: u16) -> anyhow::Result<bool> {
         thread::sleep(PAUSE);
         let got = read_all(&stream, |bytes| complete(bytes, false));
         let is_complete = complete(&got.bytes, got.ended);
-        // A byte more reaches a socket that was closed: whether it is answered by a reset is what "at risk" means. No event
-        // tells that nothing will come.
+        // The reading is over, and the sender may still be sending. A byte that reaches a closed socket is answered
+        // by a reset, which is what "at risk" means, so the reset has to come before the counters are read. No event
+        // tells that none will come, hence the bound.
         let until = Instant::now() + Duration::from_millis(100);
         while !sender.is_finished() && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));

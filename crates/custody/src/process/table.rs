@@ -288,10 +288,11 @@ impl<const N: usize> Table<N> {
         Some(if record.received { Origin::UNKNOWN } else { origin })
     }
 
-    /// Changes the record of a connection that has an fd, unless `change` declines. Returns the record as it was
-    /// before.
+    /// Changes the record of a connection that has an fd. Returns the record as it was before; `None` if `change`
+    /// declines.
     ///
-    /// Release and Acquire: a thread that lets go of an fd has read the cookie before the last one frees the slot.
+    /// Release and Acquire: every thread that lets go of an fd reads the cookie first, and the last of them frees the
+    /// place. Whoever [claims](Self::claim) it next may overwrite the cookie only after all of these reads.
     pub(super) fn update(
         &self,
         connection: usize,

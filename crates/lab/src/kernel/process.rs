@@ -111,12 +111,13 @@ impl Drop for WorkerProcess {
 }
 
 /// Makes a command, and everything that it starts, end with the thread that starts it, even if this program is
-/// killed. The command runs in a PID namespace; the kernel tells the first process there about the thread's end
-/// (`PR_SET_PDEATHSIG`).
+/// killed. When the thread ends, the kernel kills the child that it has made, then the child's child, which is the
+/// first process of a PID namespace (`PR_SET_PDEATHSIG`), and with that one all others of the namespace.
 ///
-/// The thread must live as long as the command is to run. When the command ends, the processes that it left behind are
-/// killed. The exit status that the caller sees is the command's; if a signal ended the command, it is 128 plus the
-/// signal's number. The command leads a process group. Needs the rights that [`Isolation`](linger_netns::Isolation) gives.
+/// The thread must live as long as the command is to run. When the command ends, the processes that it left behind
+/// are killed. The exit status that the caller sees is the command's; if a signal ended the command, it is 128 plus
+/// the signal's number. The child that the caller sees leads a process group, in which the command runs. Needs the
+/// rights that [`Isolation`](linger_netns::Isolation) gives.
 pub(crate) fn contain(command: &mut Command) -> &mut Command {
     command.process_group(0);
     // SAFETY: `enclose` makes system calls only; nothing is allocated and no lock taken between fork and exec.

@@ -28,7 +28,7 @@ pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
 /// php-fpm with `workers` processes, serving `script.php` in its folder.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed, cannot run here or does not start.
 pub fn php_fpm(workers: u32, script: &str) -> Result<RunningServer, Unavailable> {
     let php = php_fpm_program()?;
     needs_users("php-fpm")?;
@@ -54,7 +54,7 @@ listen.backlog = 1024\npm = static\npm.max_children = {workers}\ncatch_workers_o
 /// or `http-socket`.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed or does not start.
 pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<RunningServer, Unavailable> {
     let uwsgi = program("uwsgi", "uwsgi-core")?;
     let launch = Launch::new("uwsgi");
@@ -72,7 +72,7 @@ pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<RunningSer
 /// uWSGI's own HTTP socket.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed or does not start.
 pub fn uwsgi_http(workers: u32, application: &str) -> Result<RunningServer, Unavailable> {
     uwsgi("http-socket", workers, application)
 }
@@ -80,7 +80,7 @@ pub fn uwsgi_http(workers: u32, application: &str) -> Result<RunningServer, Unav
 /// A program with libfcgi, compiled here with the C compiler and started on a socket by `cgi-fcgi`.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if what it needs is not installed, or if it does not compile or does not start.
 pub fn libfcgi_echo(source: &str, workers: u32) -> Result<RunningServer, Unavailable> {
     let cc = program("cc", "gcc")?;
     let starter = program("cgi-fcgi", "libfcgi-bin")?;

@@ -66,7 +66,7 @@ pub(crate) fn needs_users(name: &str) -> Result<(), Unavailable> {
 /// nginx with all its files in its own folder, and with `http` inside its http block.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed or does not start.
 pub fn nginx(name: &str, workers: u32, http: &str) -> Result<RunningServer, Unavailable> {
     let nginx = program("nginx", "nginx")?;
     let launch = Launch::new(name);
@@ -105,7 +105,7 @@ const FASTCGI_PARAMS: &str = "
 /// nginx in front of a FastCGI application.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed or does not start.
 pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
     let timeout = options.timeout_seconds;
     let params = FASTCGI_PARAMS.replace("SCRIPTS", options.scripts.as_deref().unwrap_or("$document_root"));
@@ -131,7 +131,7 @@ pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Ru
 /// nginx in front of a server that speaks uwsgi.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed or does not start.
 pub fn nginx_uwsgi(application: SocketAddr) -> Result<RunningServer, Unavailable> {
     let params = FASTCGI_PARAMS.replace("fastcgi_param", "uwsgi_param").replace("SCRIPTS", "$document_root");
     nginx(
@@ -147,7 +147,7 @@ pub fn nginx_uwsgi(application: SocketAddr) -> Result<RunningServer, Unavailable
 /// httpd with the modules that all tests need, and `config` after them.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed, cannot run here or does not start.
 pub fn httpd(name: &str, mpm: &str, modules: &[&str], config: &str) -> Result<RunningServer, Unavailable> {
     let httpd = program("apache2", "apache2")?;
     needs_users("httpd")?;
@@ -175,7 +175,7 @@ pub fn httpd(name: &str, mpm: &str, modules: &[&str], config: &str) -> Result<Ru
 /// httpd's mod_proxy_fcgi in front of a FastCGI application.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed, cannot run here or does not start.
 pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
     httpd(
         "httpd",
@@ -195,7 +195,7 @@ pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Ru
 /// lighttpd with the settings that all tests need, and `config` after them.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed or does not start.
 pub fn lighttpd(name: &str, config: &str) -> Result<RunningServer, Unavailable> {
     let lighttpd = program("lighttpd", "lighttpd")?;
     let launch = Launch::new(name);
@@ -215,7 +215,7 @@ pub fn lighttpd(name: &str, config: &str) -> Result<RunningServer, Unavailable> 
 /// lighttpd in front of a FastCGI application.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns [`Unavailable`] if it is not installed or does not start.
 pub fn lighttpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
     let streaming = u8::from(!options.buffered);
     let body = u8::from(!options.request_buffered);

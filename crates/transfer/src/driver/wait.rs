@@ -63,10 +63,11 @@ impl Core {
         Ok(())
     }
 
-    /// Waits for `pause`, and keeps what the peer sends meanwhile for later.
+    /// Waits until the peer sends something, which is kept for later, or until `pause` has passed.
     ///
     /// # Errors
-    /// Returns [`Error::Cut`] if the peer has gone, and the errors of [`receive`](Self::receive).
+    /// Returns [`Error::Cancelled`], [`Error::Cut`] if the peer has gone, and the errors of
+    /// [`receive`](Self::receive).
     pub(super) fn linger_for(&mut self, pause: Duration) -> Result<(), Error> {
         self.flush()?;
         let took = match self.cancel.wait_beside(self.transport.socket(), PollFlags::IN, pause) {
