@@ -11,12 +11,13 @@ use rustix::thread::CapabilitySet;
 /// A need by the name that tests pass to `skip`, and a check that returns why the machine does not meet it.
 type Need = (&'static str, fn() -> Result<(), String>);
 
-const NEEDS: [Need; 9] = [
+const NEEDS: [Need; 10] = [
     ("private networks", private_networks),
     ("live tracepoints", || Watcher::open(Filter::default()).map(drop).map_err(|error| error.to_string())),
     ("mount namespaces", || works(Command::new("unshare").args(["-rm", "setpriv", "--version"]))),
     ("pid namespaces", pid_namespaces),
     ("seccomp notifications", seccomp_notifications),
+    ("scheduling groups of sessions", || file_says("/proc/self/autogroup", "nice")),
     ("Landlock", landlock),
     ("two processors", two_processors),
     ("root", root),

@@ -16,6 +16,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use crate::ender::Ender;
 use crate::prover::Nominee;
 use crate::shares::{Passed, Share, Shares};
+use crate::socket;
 
 #[cfg(test)]
 mod tests;
@@ -113,6 +114,15 @@ impl ConnectedProcess {
         let user = if by.pid == 0 { self.user } else { by.user };
         // For a held connection the fd arrived with the `Hold` message.
         let held = self.waiting.remove(&message.cookie).map(|held| held.passed);
+        let fd = match fd {
+            // Most peers close as soon as they have their answer. A plain close loses nothing then, whoever else has the
+            // connection, so nothing has to be proved, and not even that it is the one that is meant.
+            Some(fd) if held.is_none() && is_finished(kind, message, by.pid == self.own, &fd) => {
+                ender.count(Count::Finished, self.claims.grant(1, Instant::now()));
+                return ender.dispose(fd);
+            }
+            fd => fd,
+        };
         let new = match fd {
             Some(fd) => match accept(fd, message.cookie, user, shares, ender) {
                 Some(passed) => Some(passed),
@@ -173,6 +183,15 @@ impl ConnectedProcess {
             ender.uncount(count);
         }
     }
+}
+
+/// Whether a process has closed a connection with nothing unread, whose peer has sent its FIN since, and nothing before it.
+fn is_finished(kind: Option<MessageKind>, message: &Message, by_supervisor: bool, fd: &OwnedFd) -> bool {
+    // What the supervisor sends itself is counted already.
+    kind == Some(MessageKind::Close)
+        && message.unread == 0
+        && !by_supervisor
+        && socket::has_finished(fd.as_fd())
 }
 
 /// Counts a close whose connection was not received. Of one that was only to be held the close is still to come.

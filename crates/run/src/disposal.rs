@@ -8,7 +8,6 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 use std::{io, mem, thread};
 
-use rustix::fs::FileType;
 use rustix::net::sockopt;
 
 /// Most descriptors that wait to be closed.
@@ -43,14 +42,9 @@ impl<T: Send + 'static> Disposal<T> {
     }
 }
 
-/// Whether the close of a descriptor may block.
+/// Whether the close of a descriptor may block. What is no socket does not know the option.
 pub(crate) fn may_block(fd: BorrowedFd<'_>) -> bool {
-    !is_socket(fd)
-        || sockopt::socket_linger(fd).is_ok_and(|linger| linger.is_some_and(|time| time > Duration::ZERO))
-}
-
-pub(crate) fn is_socket(fd: BorrowedFd<'_>) -> bool {
-    rustix::fs::fstat(fd).is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Socket)
+    sockopt::socket_linger(fd).map_or(true, |linger| linger.is_some_and(|time| time > Duration::ZERO))
 }
 
 #[cfg(test)]

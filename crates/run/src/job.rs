@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -77,6 +78,8 @@ impl Supervision {
             in_batches(move || Closer::new(budget)).map_err(RunError::system("cannot start the closer"))?;
         let tally = Arc::new(Tally::default());
         let heard = Arc::clone(&way);
+        let own = metrics.iter().map(AsFd::as_fd).chain([address.listener()]);
+        let means = means.without(own);
         let (survey, surveys) = Survey::start(means, move || heard.listens())
             .map_err(RunError::system("cannot look at the program's listeners"))?;
         let report = {
@@ -89,7 +92,8 @@ impl Supervision {
             })
         };
         if let Some(listener) = metrics {
-            metrics::serve(listener, Arc::clone(&report) as _)
+            let survey = survey.clone();
+            metrics::serve(listener, Arc::clone(&report) as _, Arc::new(move || survey.last()))
                 .map_err(RunError::system("cannot serve the counts"))?;
         }
         let intake =

@@ -9,6 +9,7 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod assignment;
+mod autogroup;
 mod child;
 mod command;
 mod connected;

@@ -18,14 +18,15 @@ pub(crate) struct ListeningSocket {
     pub(crate) user: Option<u32>,
 }
 
-/// The listening TCP and unix sockets of a process's network namespace, by inode.
-pub(crate) fn listening(process: u32) -> HashMap<u64, ListeningSocket> {
+/// The listening TCP and unix sockets of a process's network namespace, by inode, but for some.
+pub(crate) fn listening(process: u32, but: &[u64]) -> HashMap<u64, ListeningSocket> {
     let listed = if is_here(process) { diag::listeners().ok() } else { None };
     let mut all = match listed {
         Some(listed) => listed.into_iter().map(of_kernel).collect(),
         None => tcp_of_proc(process),
     };
     all.extend(lines(process, "unix").skip(1).filter_map(|line| unix(&line)));
+    all.retain(|inode, _| !but.contains(inode));
     all
 }
 
@@ -140,13 +141,13 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
-        let found = listening(std::process::id());
+        let found = listening(std::process::id(), &[]);
         assert_eq!(found[&inode].port, Some(address.port()));
         assert_eq!(found[&inode].address.terminal().to_string(), address.to_string());
         // Connected, it is no listener.
         let stream = std::net::TcpStream::connect(address).unwrap();
         let inode = rustix::fs::fstat(&stream).unwrap().st_ino;
-        assert!(!listening(std::process::id()).contains_key(&inode));
+        assert!(!listening(std::process::id(), &[]).contains_key(&inode));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Serves the counts in OpenMetrics format over HTTP.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -9,13 +10,15 @@ use std::time::Duration;
 use linger::{Budget, Closer, Policy};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::{RunError, RunReport};
+use crate::{Coverage, CoveredListener, RunError, RunReport};
 
 type ReportSource = Arc<dyn Fn() -> RunReport + Send + Sync>;
+type CoverageSource = Arc<dyn Fn() -> Coverage + Send + Sync>;
 
 /// Listens at the address.
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
@@ -25,15 +28,16 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
 /// Scrapers that may linger at a time.
 const SCRAPERS: usize = 16;
 
-/// Starts a thread that serves the report until the process ends.
+/// Starts a thread that serves the report and the coverage until the process ends.
 ///
 /// Scrapers have a closer of their own: they are not the program's clients, so they must not be in its counts.
-pub(crate) fn serve(listener: TcpListener, source: ReportSource) -> io::Result<()> {
+pub(crate) fn serve(listener: TcpListener, source: ReportSource, coverage: CoverageSource) -> io::Result<()> {
     let mut budget = Budget::default();
     budget.sockets = SCRAPERS;
     let closer = Closer::new(budget)?;
     let mut registry = Registry::with_prefix("linger");
     registry.register_collector(Box::new(Reports(source)));
+    registry.register_collector(Box::new(Listeners(coverage)));
     let task = move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { continue };
@@ -79,14 +83,57 @@ impl Collector for Reports {
     }
 }
 
+/// Which listeners are covered, and by which programs others are held: those to mend.
+struct Listeners(CoverageSource);
+
+impl std::fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listeners").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Listeners {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let help =
+            "Whether the closes of a program that has this listening socket are covered, by what, or why not";
+        let mut family = encoder.encode_descriptor("listener_covered", help, None, MetricType::Gauge)?;
+        for (labels, covered) in labelled(&(self.0)()) {
+            ConstGauge::new(covered).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+type Labels = [(&'static str, String); 4];
+
+/// The listeners with the programs that have them: the workers of one server are one, or each would be a series of its own.
+fn labelled(coverage: &Coverage) -> BTreeMap<Labels, i64> {
+    let label = |one: &CoveredListener| {
+        let (by, reason) = match one.covered {
+            Ok(via) => (via.name(), ""),
+            Err(gap) => ("", gap.reason()),
+        };
+        let labels = [
+            ("address", one.address.label()),
+            ("program", one.name.label()),
+            ("by", by.to_owned()),
+            ("reason", reason.to_owned()),
+        ];
+        (labels, i64::from(one.covered.is_ok()))
+    };
+    coverage.listeners.iter().map(label).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
 
     use linger::Snapshot;
+    use linger_untrusted::Untrusted;
 
     use super::*;
     use crate::tally::Tally;
+    use crate::{Gap, ProgramKind, Via};
 
     fn scrape(address: SocketAddr) -> String {
         let mut scraper = TcpStream::connect(address).unwrap();
@@ -104,7 +151,17 @@ mod tests {
         let tally = Arc::new(Tally::default());
         let own = Arc::clone(&tally);
         let source = move || RunReport::new(own.all(), 0, &Snapshot::default(), &own).with_coverage((3, 2));
-        serve(listener, Arc::new(source)).unwrap();
+        let one = |process, name: &str, covered| CoveredListener {
+            address: Untrusted::from(b"*:80".as_slice()),
+            inode: 1,
+            process,
+            name: Untrusted::from(name.as_bytes()),
+            covered,
+        };
+        let (ours, theirs) = (Ok(Via::Preload), Err(Gap::Kind(ProgramKind::Static)));
+        let listeners = vec![one(7, "srv", ours), one(8, "srv", ours), one(9, "a\"b", theirs)];
+        let coverage = Coverage { listeners };
+        serve(listener, Arc::new(source), Arc::new(move || coverage.clone())).unwrap();
         for number in [1, 3] {
             tally.count(linger_preload::protocol::Count::Shared, number);
             let answer = scrape(address);
@@ -119,9 +176,13 @@ mod tests {
                 "linger_listeners 3".to_owned(),
                 "linger_listeners_covered 2".to_owned(),
                 "# TYPE linger_lost counter".to_owned(),
+                "# TYPE linger_listener_covered gauge".to_owned(),
+                "linger_listener_covered{address=\"*:80\",program=\"srv\",by=\"preload\",reason=\"\"} 1".to_owned(),
+                "linger_listener_covered{address=\"*:80\",program=\"a\\\"b\",by=\"\",reason=\"is linked statically\"} 0"
+                    .to_owned(),
                 "# EOF".to_owned(),
             ] {
-                assert!(body.lines().any(|other| other == line), "{line}: {body}");
+                assert_eq!(body.lines().filter(|other| **other == line).count(), 1, "{line}: {body}");
             }
         }
         let error = listen(address).unwrap_err();

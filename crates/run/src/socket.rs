@@ -120,6 +120,16 @@ fn unread(socket: BorrowedFd<'_>) -> u32 {
     linger_sys::unread(socket).map_or(0, |bytes| u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
+/// Whether a connection's peer has sent its FIN, and everything that it sent before was read: a plain close loses nothing then.
+///
+/// A read finds the end after the program's own `SHUT_RD` as well; the TCP state tells both apart. Of anything but TCP this is
+/// false.
+pub(crate) fn has_finished(socket: BorrowedFd<'_>) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(rustix::net::recv(socket, &mut [0u8][..], flags), Ok((_, 0)))
+        && state(socket) == Some(TcpState::CloseWait)
+}
+
 /// Discards what is unread of a connection whose peer has sent its FIN.
 pub(crate) fn discard(socket: impl AsFd) -> Discarded {
     let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
@@ -136,7 +146,7 @@ pub(crate) fn discard(socket: impl AsFd) -> Discarded {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::fd::AsFd;
 
@@ -186,6 +196,26 @@ mod tests {
         let (client, server, before) = pair();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(before.socket_now(server.as_fd()), Socket { peer_finished: true, ..Socket::default() });
+    }
+
+    #[test]
+    fn a_connection_has_finished_when_its_peer_has_and_everything_was_read() {
+        let (mut client, mut server, _) = pair();
+        assert!(!has_finished(server.as_fd()));
+        client.write_all(b"x").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(!has_finished(server.as_fd()), "a byte is unread");
+        server.read_exact(&mut [0]).unwrap();
+        assert!(has_finished(server.as_fd()) && !has_finished(client.as_fd()));
+        // The program's own end of its reading, and what is no TCP.
+        let (_client, server, _) = pair();
+        server.shutdown(Shutdown::Read).unwrap();
+        assert!(!has_finished(server.as_fd()));
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        drop(other);
+        assert!(
+            !has_finished(one.as_fd()) && !has_finished(std::fs::File::open("/dev/null").unwrap().as_fd())
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ use rustix::process::Signal;
 use crate::coverage::{CoveredListener, Gap};
 use crate::listeners::{ListeningSocket, listening};
 use crate::mark::Mark;
-use crate::{Coverage, Options, Program, Via, proc};
+use crate::{Coverage, Options, Program, Via, autogroup, proc};
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,8 @@ pub(crate) struct Means {
     control_group: Option<String>,
     pub(crate) ports: Vec<u16>,
     pub(crate) exclude_ports: Vec<u16>,
+    /// Listeners of the supervisor's own, by inode.
+    own: Vec<u64>,
 }
 
 impl Means {
@@ -49,7 +52,14 @@ impl Means {
         let via = if mark.is_some() { Via::Preload } else { Via::Seccomp };
         let (ports, exclude_ports) = (options.ports.clone(), options.exclude_ports.clone());
         let control_group = proc::control_group(root);
-        Self { root, via, mark, filters, control_group, ports, exclude_ports }
+        Self { root, via, mark, filters, control_group, ports, exclude_ports, own: Vec::new() }
+    }
+
+    /// Leaves out listeners of the supervisor's own. The process that becomes the program has them as well until its `exec`, which may
+    /// come late on a busy machine.
+    pub(crate) fn without<'fd>(self, own: impl IntoIterator<Item = BorrowedFd<'fd>>) -> Self {
+        let inode = |fd| rustix::fs::fstat(fd).ok().map(|status| status.st_ino);
+        Self { own: own.into_iter().filter_map(inode).collect(), ..self }
     }
 
     fn wants(&self, port: u16) -> bool {
@@ -149,15 +159,17 @@ impl SurveyPauses {
 }
 
 impl Survey {
-    /// Starts the thread. It ends once the second value is dropped.
+    /// Starts the thread, which also keeps this process's scheduling group like the program's. It ends once the second value is
+    /// dropped. `listens` says how often the program has called `listen`, where that is known.
     ///
     /// # Errors
     /// No thread can be made.
-    /// `listens` says how often the program has called `listen`, where that is known.
     pub(crate) fn start(
         means: Means,
         listens: impl Fn() -> Option<u64> + Send + 'static,
     ) -> std::io::Result<(Self, mpsc::Sender<()>)> {
+        let root = means.root;
+        autogroup::follow(root);
         let surveyor = Surveyor { means, family: HashMap::new(), has_cookies: has_cookies() };
         let survey = Self(Arc::new(SharedSurvey { surveyor: Mutex::new(surveyor), seen: Mutex::default() }));
         let (alive, until) = mpsc::channel();
@@ -166,6 +178,7 @@ impl Survey {
             let mut pace = SurveyPauses::new(Instant::now());
             while until.recv_timeout(pace.wait(Instant::now())) == Err(RecvTimeoutError::Timeout) {
                 if pace.is_due(Instant::now(), listens()) {
+                    autogroup::follow(root);
                     let changed = own.take_part();
                     pace.looked(Instant::now(), changed);
                 }
@@ -202,6 +215,11 @@ impl Survey {
         coverage
     }
 
+    /// The coverage when the program last had a listener.
+    pub(crate) fn last(&self) -> Coverage {
+        lock(&self.0.seen).last.clone()
+    }
+
     /// The number of listeners, and of those that are covered, as seen last.
     pub(crate) fn counts(&self) -> (u64, u64) {
         lock(&self.0.seen).last.counts()
@@ -228,7 +246,8 @@ impl Surveyor {
         let (mut listeners, mut hidden) = (Vec::new(), Vec::new());
         for process in self.family.keys().copied() {
             let namespace = fs::read_link(format!("/proc/{process}/ns/net")).ok();
-            let listening = namespaces.entry(namespace.clone()).or_insert_with(|| listening(process));
+            let listening =
+                namespaces.entry(namespace.clone()).or_insert_with(|| listening(process, &self.means.own));
             let Some(sockets) = proc::sockets(process) else {
                 hidden.push((process, namespace));
                 continue;

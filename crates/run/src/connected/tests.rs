@@ -1,7 +1,7 @@
 //! What the messages of a process do: its connections are real, and the process is a number that nobody has.
 
-use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +104,43 @@ fn a_close_nominates_the_connection_that_came_with_it() {
     assert_eq!(nominee.by, Name { pid: Pid(PID), fd: 9 });
     assert_eq!(nominee.origin, Origin::UNKNOWN, "no origin has such a pid");
     assert_eq!((nominee.passed.share.user(), trial.counts()), (7, vec![]));
+}
+
+/// Whoever else has it: a plain close of it loses nothing.
+#[test]
+fn what_its_peer_has_finished_meanwhile_is_closed_plainly_and_not_nominated() {
+    let finished = |sends: &[u8]| {
+        let mut connection = Connection::new();
+        connection.peer.write_all(sends).unwrap();
+        connection.peer.shutdown(Shutdown::Write).unwrap();
+        connection
+    };
+    let close = |connection: &Connection| Message::about(MessageKind::Close, connection.cookie, 0);
+    let (mut trial, connection) = (Trial::new(), finished(b""));
+    trial.obey(close(&connection), connection.copy());
+    assert_eq!((trial.nominated.len(), trial.counts()), (0, vec![(Count::Finished, 1)]));
+    assert!(connection.closes(), "the supervisor has no copy");
+    // Each the same but for one thing.
+    let shut = Connection::new();
+    rustix::net::shutdown(&shut.own, rustix::net::Shutdown::Read).unwrap();
+    for (what, connection) in [("late", finished(b"x")), ("open", Connection::new()), ("shut", shut)] {
+        let mut trial = Trial::new();
+        trial.obey(close(&connection), connection.copy());
+        assert_eq!((trial.nominated.len(), trial.counts()), (1, vec![]), "{what}");
+    }
+    // Of the program's unread bytes is told, a held one is ended with its process, and what is proved is ended.
+    let connection = finished(b"");
+    let mut trial = Trial::new();
+    trial.obey(about(MessageKind::Close, &connection), connection.copy());
+    assert_eq!((trial.nominated.len(), trial.counts()), (1, vec![]));
+    let mut trial = Trial::new();
+    trial.obey(about(MessageKind::Hold, &connection), connection.copy());
+    assert!(trial.process.waits_for(connection.cookie));
+    trial.obey(close(&connection), connection.copy());
+    assert_eq!((trial.nominated.len(), trial.counts()), (1, vec![]));
+    let mut trial = Trial::new();
+    trial.obey_from(close(&connection), connection.copy(), Sender { pid: std::process::id(), user: 7 });
+    assert_eq!((trial.nominated.len(), trial.counts()), (0, vec![]));
 }
 
 /// In a pid namespace of its own a process says a pid that is another's here.

@@ -1,6 +1,7 @@
 //! When the program is looked at, which of its processes are found, and what is said of them.
 
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 
 use super::*;
 use crate::ProgramKind;
@@ -124,6 +125,23 @@ fn the_listeners_of_the_program_are_found_with_their_processes() {
     surveyor.means.exclude_ports.clear();
     drop(listener);
     assert!(surveyor.look().listeners.is_empty());
+}
+
+/// A process that is about to become the program has the supervisor's listeners, too.
+#[test]
+fn the_supervisors_own_listeners_are_none_of_the_programs() {
+    let [metrics, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let intake = crate::intake::Address::new().unwrap();
+    let [own, others] = [&metrics, &other].map(|listener| listener.local_addr().unwrap());
+    let seen = |means: Means| {
+        let mut surveyor = Surveyor { means, family: HashMap::new(), has_cookies: true };
+        let seen = surveyor.look().listeners.into_iter().map(|one| one.address.terminal().to_string());
+        let wanted = [own.to_string(), others.to_string(), format!("@{}", intake.name)];
+        let seen: HashSet<String> = seen.collect();
+        wanted.map(|wanted| seen.contains(&wanted))
+    };
+    assert_eq!(seen(means(None)), [true; 3]);
+    assert_eq!(seen(means(None).without([metrics.as_fd(), intake.listener()])), [false, true, false]);
 }
 
 #[test]

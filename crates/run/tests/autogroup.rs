@@ -1,0 +1,56 @@
+//! The supervisor's scheduling group has the weight of the program's: else it would wait where the program's is preferred.
+
+mod support;
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_testing::{secluded, skip};
+use rustix::process::{Pid, Signal};
+use support::Server;
+
+/// In a session of its own, whose group gets another weight; unprivileged writers are served once in a tenth of a second.
+const PROGRAM: &str = "until echo 5 > /proc/self/autogroup; do sleep 0.1; done 2>&-; exec sleep 600";
+
+fn autogroup(process: Pid) -> (String, i32) {
+    let line = fs::read_to_string(format!("/proc/{process}/autogroup")).unwrap();
+    let (name, nice) = line.trim_end().split_once(" nice ").unwrap();
+    (name.to_owned(), nice.parse().unwrap())
+}
+
+fn await_nice(process: Pid, nice: i32) {
+    let started = Instant::now();
+    // No event reports this, so this polls.
+    while autogroup(process).1 != nice {
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}, not {nice}", autogroup(process));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_supervisor_has_the_weight_of_its_program() {
+    if !fs::exists("/proc/self/autogroup").unwrap() {
+        return skip("scheduling groups of sessions", "the kernel has no /proc/PID/autogroup");
+    }
+    secluded(|| {
+        for settings in ["", "seccomp"] {
+            let other = Server::start(Some(settings), &["setsid", "sleep", "600"]);
+            let server = Server::start(Some(settings), &["setsid", "sh", "-c", PROGRAM]);
+            await_nice(server.pid(), 5);
+            let (supervisor, others) = (server.supervisor(), other.supervisor());
+            await_nice(supervisor, 5);
+            assert_ne!(autogroup(supervisor).0, autogroup(server.pid()).0, "{settings}");
+            assert_eq!(autogroup(others).1, 0, "the other program's has none: {settings}");
+            // And later, whoever changes it.
+            while fs::write(format!("/proc/{}/autogroup", server.pid()), "7").is_err() {
+                thread::sleep(Duration::from_millis(20));
+            }
+            await_nice(supervisor, 7);
+            assert_eq!(autogroup(others).1, 0, "{settings}");
+            for server in [server, other] {
+                server.stop(Signal::TERM);
+            }
+        }
+    });
+}
