@@ -119,7 +119,8 @@ fn another_user_is_neither_served_nor_sent_to() {
     fs::write(place.join("file"), "x").unwrap();
     let address = |name: &str| format!("unix:{}:{name}", place.join("socket").display());
     let put = |user: u32, name: &str, flags: &[&str]| {
-        let arguments = [&["put", "--retry-for", "0", "file", &address(name)], flags].concat();
+        let to = address(name);
+        let arguments = [&["put", "--retry-for", "0", "file", &*to][..], flags].concat();
         linger(place, &format!("home-{user}"), &arguments).uid(user).gid(user).output().unwrap()
     };
     let (server, _) = share(sharing(place, "home", &[]));

@@ -36,7 +36,7 @@ pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
         }
         Remedy::MountWritable => "it has to be mounted for writing there, or something else to be shared",
         Remedy::MakeRoom => {
-            "make room there and send it again: the blocks that arrived are kept and not sent twice"
+            "make room there and send it again: what arrived of a file is kept and not sent twice"
         }
         Remedy::RaiseFileSize => "`ulimit -f` there, or the file system, allows no files of that size",
         Remedy::ShortenName => "the file system there takes shorter names only",

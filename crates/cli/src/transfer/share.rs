@@ -265,18 +265,19 @@ enum Listener {
 impl Listener {
     /// systemd's socket if it gave one (`sd_listen_fds(3)`), else one of our own.
     fn new(wanted: &ListenOn, everybody: bool) -> Result<Self, Error> {
-        let failed = |source| Error::Io { doing: "listen on", what: shown(wanted), source };
         let mut given = listenfd::ListenFd::from_env();
         if given.len() > 0 {
+            let failed = |source| Error::Io { doing: "listen on", what: "the given socket".into(), source };
             // The first try leaves a socket of the other kind where it is.
-            let tcp = given.take_tcp_listener(0).ok().flatten().map(Self::Tcp);
-            return match tcp {
-                Some(tcp) => Ok(tcp),
-                None => given.take_unix_listener(0).map_err(failed)?.map(Self::Unix).ok_or_else(|| {
-                    failed(io::Error::new(io::ErrorKind::NotFound, "the service manager gave no socket"))
-                }),
+            return match given.take_tcp_listener(0).ok().flatten() {
+                Some(tcp) => Ok(Self::Tcp(tcp)),
+                None => {
+                    let unix = given.take_unix_listener(0).map_err(failed)?;
+                    unix.map(Self::Unix).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+                }
             };
         }
+        let failed = |source| Error::Io { doing: "listen on", what: shown(wanted), source };
         match wanted {
             ListenOn::Tcp(address) => tcp(address).map(Self::Tcp).map_err(failed),
             ListenOn::Unix(path) => {
