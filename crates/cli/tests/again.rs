@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 
 mod common;
@@ -53,10 +53,20 @@ fn what_may_have_been_printed_is_printed_anew_by_the_users_word_alone() {
     server.wait().unwrap();
     // It outlives the server, as docs/transfer.md says.
     kill_process(Pid::from_raw(command.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
-    assert_eq!(put.wait_with_output().unwrap().status.code(), Some(3));
+    let put = put.wait_with_output().unwrap();
+    assert_eq!(put.status.code(), Some(3));
+    let told = String::from_utf8(put.stderr).unwrap();
+    let (_, asks) = told.split_once("to ask later: linger receipt ask ").expect(&told);
+    let (asked, id) = asks.trim().split_once(' ').unwrap();
+    assert_eq!((asked, id.len()), (&*to, 32));
     assert_eq!(printed(), "a letter\n");
 
     let (mut server, to) = share(place, &prints);
+    for (id, known) in [(id, "it may have been done"), (&"0".repeat(32), "no command was started for it")] {
+        let answer = linger(place, &["receipt", "ask", &to, id]).output().unwrap();
+        let told = String::from_utf8_lossy(&answer.stderr).into_owned();
+        assert!(answer.status.code() == Some(3) && told.contains(known), "{told}");
+    }
     let put = |arguments: &[&str], status: i32| {
         let output = linger(place, &[&["put"], arguments].concat()).output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -74,6 +84,58 @@ fn what_may_have_been_printed_is_printed_anew_by_the_users_word_alone() {
     assert_eq!(printed(), "a letter\nanother\na letter\na letter\n");
     let told = put(&["--again", "letter", &to.replace("@print", "letter")], 2);
     assert!(told.contains("--again is for sinks"), "{told}");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+/// A note that does not fit on the disk is a part of one. What is noted behind it has to be found all the same.
+#[test]
+fn a_full_disk_does_not_make_the_journal_forget() {
+    let top = tempfile::tempdir().unwrap();
+    let place = top.path();
+    fs::create_dir(place.join("to")).unwrap();
+    for name in ["first", "second", "third"] {
+        fs::write(place.join(name), format!("{name}\n")).unwrap();
+    }
+    mknodat(CWD, place.join("started"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let at = |name: &str| place.join(name).display().to_string();
+    let script = format!(
+        "cat >> {}; test -e {} || exit 0; echo $$ > {}; exec sleep 600",
+        at("printed"),
+        at("jam"),
+        at("started")
+    );
+    let (mut server, to) = share(place, &script);
+    let put = |name: &str, to: &str| {
+        let output = linger(place, &["put", "--retry-for", "0", name, to]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(put("first", &to).0, Some(0));
+    let journal = fs::read_dir(place.join("home/linger")).unwrap().map(|entry| entry.unwrap().path());
+    let journal = journal.into_iter().find(|path| path.to_string_lossy().contains("deliveries-")).unwrap();
+    let length = fs::metadata(&journal).unwrap().len();
+    let process = Pid::from_child(&server);
+    let usual = getrlimit(Resource::Fsize);
+    prlimit(Some(process), Resource::Fsize, Rlimit { current: Some(length + 20), ..usual }).unwrap();
+    let (status, told) = put("second", &to);
+    assert_eq!(status, Some(1), "{told}");
+    assert!(told.contains("nothing was run"), "{told}");
+    prlimit(Some(process), Resource::Fsize, usual).unwrap();
+
+    fs::write(place.join("jam"), "").unwrap();
+    let third = linger(place, &["put", "--retry-for", "0", "third", &to]).spawn().unwrap();
+    let command = fs::read_to_string(place.join("started")).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    kill_process(Pid::from_raw(command.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(third.wait_with_output().unwrap().status.code(), Some(3));
+    fs::remove_file(place.join("jam")).unwrap();
+    let (mut server, to) = share(place, &script);
+    let (status, told) = put("third", &to);
+    assert_eq!(status, Some(3), "{told}");
+    assert!(told.contains("may have been done"), "{told}");
+    assert_eq!(put("second", &to).0, Some(0), "it was never begun");
+    assert_eq!(fs::read_to_string(place.join("printed")).unwrap(), "first\nthird\nsecond\n");
     server.kill().unwrap();
     server.wait().unwrap();
 }

@@ -183,7 +183,7 @@ fn a_port_where_nobody_listens_is_named_with_what_to_do() {
         let output = place.command(&arguments).output().unwrap();
         let expected = format!(
             "linger: cannot connect to 127.0.0.1, port {port}: Connection refused (os error 111)\n\
-             hint: is `linger share` running there, and does it listen on this port?\n"
+             hint: is `linger share` running there, and does it listen on this port or path?\n"
         );
         assert_eq!(said(&output), expected, "{verb}");
         assert_eq!(output.status.code(), Some(status), "{verb}");

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -76,14 +77,11 @@ impl Address {
             }
             match (socket.bind(address), self) {
                 (Err(error), Self::Unix(path)) if error.kind() == io::ErrorKind::AddrInUse => {
-                    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                    match probe.connect(address) {
-                        Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
-                            std::fs::remove_file(path)?;
-                            socket.bind(address)?;
-                        }
-                        _ => return Err(error),
+                    if !is_forsaken(path, address)? {
+                        return Err(error);
                     }
+                    std::fs::remove_file(path)?;
+                    socket.bind(address)?;
                 }
                 (result, _) => result?,
             }
@@ -113,5 +111,36 @@ impl Address {
             }
         }
         Err(last)
+    }
+}
+
+/// Whether a socket is at the path on which nobody listens any more.
+fn is_forsaken(path: &Path, address: &SockAddr) -> io::Result<bool> {
+    // connect(2) refuses a file that is no socket with the same error.
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Ok(false);
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    Ok(probe.connect(address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_without_a_listener_is_replaced() {
+        let path = std::env::temp_dir().join(format!("linger-address-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let address = Address::Unix(path.clone());
+        let first = address.listen(8).unwrap();
+        assert_eq!(address.listen(8).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        drop(address.listen(8).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(address.listen(8).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
     }
 }

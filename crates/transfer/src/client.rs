@@ -6,6 +6,7 @@ mod local;
 mod patience;
 mod prove;
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,7 +32,7 @@ use crate::remote::Destination;
 use crate::send::Sender;
 use crate::store::Modes;
 use crate::wire::Violation;
-use connect::is_stranger;
+use connect::{ServerAddress, is_stranger};
 pub use local::scan;
 use local::{landing_name, landing_place, local, name_of, walk};
 use patience::{Goodbyes, Patience};
@@ -42,8 +43,7 @@ const HURRY: Duration = Duration::from_millis(300);
 /// Connects to one server.
 #[derive(Debug)]
 pub struct Client {
-    host: String,
-    port: u16,
+    server: ServerAddress,
     options: ClientOptions,
     cancel: Cancel,
     /// A server on this machine takes this client for another user's, so that it has to encrypt.
@@ -58,15 +58,23 @@ impl Client {
     /// # Errors
     /// Returns an error if the process has no descriptors left.
     pub fn new(host: impl Into<String>, port: u16, options: ClientOptions) -> Result<Self, Error> {
+        Self::of(ServerAddress::Tcp { host: host.into(), port }, options)
+    }
+
+    /// A client of the server that listens on a unix socket; nothing is connected yet.
+    ///
+    /// Nothing is encrypted there, so [`Security::Always`](crate::Security::Always) is refused. The server has to be this
+    /// user's or root's, except with [`Security::Never`](crate::Security::Never).
+    ///
+    /// # Errors
+    /// Returns an error if the process has no descriptors left.
+    pub fn unix(path: impl Into<PathBuf>, options: ClientOptions) -> Result<Self, Error> {
+        Self::of(ServerAddress::Unix(path.into()), options)
+    }
+
+    fn of(server: ServerAddress, options: ClientOptions) -> Result<Self, Error> {
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
-        Ok(Self {
-            host: host.into(),
-            port,
-            options,
-            cancel,
-            stranger: AtomicBool::new(false),
-            activity: Mutex::default(),
-        })
+        Ok(Self { server, options, cancel, stranger: AtomicBool::new(false), activity: Mutex::default() })
     }
 
     /// A handle that ends the transfer under way.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use crate::machine::Role;
 use crate::message::Refusal;
 use crate::reason::{Reason, Remedy};
@@ -27,7 +29,7 @@ pub enum Error {
     /// No connection could be made.
     #[error("cannot connect to {what}: {source}")]
     Unreachable {
-        /// The host and its port.
+        /// The host and its port, or the path of a unix socket.
         what: String,
         /// What the system said.
         source: io::Error,
@@ -132,6 +134,9 @@ fn reach(error: &io::Error) -> Remedy {
     use io::ErrorKind as E;
     match error.kind() {
         E::ConnectionRefused => Remedy::StartServer,
+        // A unix socket that is not there.
+        _ if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Remedy::StartServer,
+        E::PermissionDenied => Remedy::CheckPermissions,
         E::TimedOut | E::HostUnreachable | E::NetworkUnreachable => Remedy::OpenTheWay,
         _ => Remedy::CheckHost,
     }

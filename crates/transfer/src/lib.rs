@@ -57,6 +57,7 @@ mod state;
 mod store;
 mod tls;
 mod transport;
+mod unix;
 mod walk;
 mod wire;
 
@@ -85,7 +86,8 @@ pub use receipt::{Checked, ReceiptLine, Receipts, Verified, verify_receipt};
 pub use remote::{Destination, PORT};
 pub use rights::Rights;
 pub use selection::{LinkMode, Selection};
-pub use serve::{Served, Server, Serving, ShareEnding, ShareOptions, is_local};
+pub use serve::{PeerAddress, Served, Server, Serving, ShareEnding, ShareOptions, is_local};
 pub use sink::{Desktop, Displays, Port, PortsConfig};
 pub use tls::{AskCode, ClientKeys, ServerKeys};
+pub use unix::PathListener;
 pub use walk::Patterns;

@@ -1,7 +1,9 @@
 //! The side that listens: one directory, some sinks and sources, a thread for each connection.
 
+mod accept;
 mod caller;
 mod count;
+mod door;
 mod greet;
 mod lobby;
 mod options;
@@ -9,17 +11,13 @@ mod requests;
 mod slots;
 
 use std::collections::BTreeSet;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Builder;
 use std::time::{Duration, SystemTime};
-
-use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::bundle::{Gathering, Greeted};
 use crate::cancel::Cancel;
@@ -39,7 +37,9 @@ use crate::root::Root;
 use crate::store::sweep::sweep;
 use crate::transport::Transport;
 use count::RequestCount;
-use lobby::{Lobby, network};
+pub use door::PeerAddress;
+use door::{NewConnection, PeerGroup};
+use lobby::Lobby;
 pub use options::{ShareEnding, ShareOptions};
 use slots::{Slots, TakenSlot};
 
@@ -56,8 +56,8 @@ enum Visitor {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Served {
-    /// The client's address.
-    pub peer: SocketAddr,
+    /// The client's address, or its user.
+    pub peer: PeerAddress,
     /// The request in words; empty if there was none.
     pub request: String,
     /// The summary of the transfer.
@@ -90,7 +90,7 @@ impl Served {
 #[non_exhaustive]
 pub enum Serving<'a> {
     /// A connection's transfer goes on.
-    Progress(SocketAddr, &'a Progress),
+    Progress(PeerAddress, &'a Progress),
     /// A connection is over.
     Served(Box<Served>),
     /// There is a new code: tell it to the person who wants to pair.
@@ -190,99 +190,6 @@ impl Server {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections
-    /// once this many requests have ended. A connection without a request, such as a port scan's, does not count. Nor
-    /// does, for [`ShareOptions::returns`], a request whose connection was cut.
-    ///
-    /// # Errors
-    /// Returns the errors of `accept(2)` that do not concern a single connection.
-    pub fn serve(
-        &self,
-        listener: &TcpListener,
-        most: Option<usize>,
-        observe: &(dyn Fn(Serving<'_>) + Sync),
-    ) -> Result<(), Error> {
-        listener.set_nonblocking(true).map_err(|error| Error::io("set up", "the listener", error))?;
-        self.count.set_most(most);
-        std::thread::scope(|scope| {
-            while !self.count.is_over() {
-                if self.last.is_cancelled() {
-                    break;
-                }
-                let (stream, peer) = match listener.accept() {
-                    Ok(accepted) => accepted,
-                    Err(error) => match error.kind() {
-                        io::ErrorKind::WouldBlock => {
-                            if self.await_connection(listener)? {
-                                continue;
-                            } else {
-                                break;
-                            }
-                        }
-                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
-                        // ENFILE, EMFILE: no descriptor is free until a session ends.
-                        _ if matches!(error.raw_os_error(), Some(23 | 24)) => {
-                            std::thread::sleep(Duration::from_millis(50));
-                            continue;
-                        }
-                        _ => return Err(Error::io("accept on", "the listener", error)),
-                    },
-                };
-                // A dual-stack socket reports IPv4 peers as mapped addresses.
-                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                // The stream is behind an `Arc`: if it were moved into the thread, and the thread could not be started,
-                // the stream would be dropped, and the connection reset.
-                let slot = Arc::new(Mutex::new(Some(stream)));
-                let serve = move |slot: &Mutex<Option<TcpStream>>| {
-                    let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    let Some(served) = stream.map(|stream| self.connection(stream, peer, observe)) else {
-                        return;
-                    };
-                    let has_asked = served.has_asked();
-                    let returns = served.may_return() && !self.options.returns.is_zero();
-                    observe(Serving::Served(Box::new(served)));
-                    let returns_until = returns.then(|| host::now() + self.options.returns);
-                    if has_asked && self.count.end(returns_until) {
-                        self.accept_no_more();
-                    }
-                };
-                let its = slot.clone();
-                if let Err(error) = Builder::new().spawn_scoped(scope, move || serve(&its)) {
-                    tracing::warn!(%error, %peer, "no thread can be had: others wait until this connection is over");
-                    serve(&slot);
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Lets whoever has not asked for anything go.
-    fn accept_no_more(&self) {
-        self.last.cancel();
-        self.lobby.clear();
-    }
-
-    /// Waits until a connection can be accepted. Returns false when serving is to end.
-    fn await_connection(&self, listener: &TcpListener) -> Result<bool, Error> {
-        let waits = self.count.waits(host::now());
-        if waits == Some(Duration::ZERO) {
-            self.accept_no_more();
-            return Ok(false);
-        }
-        let timeout = waits.and_then(|waits| Timespec::try_from(waits).ok());
-        let mut fds = [
-            PollFd::new(listener, PollFlags::IN),
-            PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.last.as_fd(), PollFlags::IN),
-            PollFd::new(&self.count, PollFlags::IN),
-        ];
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(_) => Ok((fds[1].revents() | fds[2].revents()).is_empty()),
-            Err(rustix::io::Errno::INTR) => Ok(true),
-            Err(error) => Err(Error::io("wait on", "the listener", error)),
-        }
-    }
-
     /// Serves one connection to its end; the socket is closed on return.
     pub fn connection(
         &self,
@@ -290,13 +197,20 @@ impl Server {
         peer: SocketAddr,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Served {
-        self.visit(peer, observe, |visitor| self.transport(stream, peer, visitor, observe))
+        self.receive(NewConnection::Tcp(stream, peer), observe)
+    }
+
+    fn receive(&self, accepted: NewConnection, observe: &(dyn Fn(Serving<'_>) + Sync)) -> Served {
+        self.visit(accepted.peer(), observe, |visitor| match accepted {
+            NewConnection::Tcp(stream, peer) => self.transport(stream, peer, visitor, observe),
+            NewConnection::Unix(stream, uid) => self.unix_transport(stream, uid),
+        })
     }
 
     /// Serves a connection that `greet` makes ready.
     fn visit(
         &self,
-        peer: SocketAddr,
+        peer: PeerAddress,
         observe: &(dyn Fn(Serving<'_>) + Sync),
         greet: impl FnOnce((u64, &Cancel)) -> Result<(Box<dyn Transport>, Visitor), Error>,
     ) -> Served {
@@ -317,7 +231,7 @@ impl Server {
             }
         };
         let number = self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.lobby.enter(number, peer.ip(), cancel.clone());
+        self.lobby.enter(number, peer.group(), cancel.clone());
         let greeted = greet((number, &cancel));
         let result =
             greeted.and_then(|greeted| self.session(greeted, (number, cancel), &mut served, observe));
@@ -343,7 +257,7 @@ impl Server {
         peer: SocketAddr,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Served {
-        self.visit(peer, observe, |_| Ok((transport, Visitor::Accepted(Rights::default()))))
+        self.visit(PeerAddress::Tcp(peer), observe, |_| Ok((transport, Visitor::Accepted(Rights::default()))))
     }
 
     fn session(
@@ -385,7 +299,7 @@ impl Server {
     }
 
     /// Waits until there is a place for one more request. Then the session's first request is answered.
-    fn admit(&self, session: &mut Session, claimant: &Claimant, peer: SocketAddr) -> Result<(), Error> {
+    fn admit(&self, session: &mut Session, claimant: &Claimant, group: PeerGroup) -> Result<(), Error> {
         let number = claimant.session;
         self.lobby.leave(number);
         let (slots, behind) = (self.slots.clone(), self.behind.clone());
@@ -399,18 +313,17 @@ impl Server {
                 "it serves one request, and another came first".into(),
             ));
         }
-        let address = network(peer.ip());
         let asks = TakenSlot {
             number,
             // The key of a client that encrypts is known by now.
-            stranger: (!session.is_encrypted()).then_some(address),
+            stranger: (!session.is_encrypted()).then_some(group),
             cancel: claimant.cancel.clone(),
             activity: session.activity(),
         };
         if self.slots.take(&asks, host::now()) {
             return Ok(());
         }
-        if !self.slots.queue(number, address) {
+        if !self.slots.queue(number, group) {
             return Err(Error::Refused(Refusal::Busy, "too many wait here already".into()));
         }
         for waits in 0u64.. {

@@ -5,6 +5,7 @@
 
 mod any_key;
 mod greeting;
+mod suites;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linger_untrusted::Untrusted;
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
@@ -28,6 +28,7 @@ use crate::transport::Transport;
 use any_key::AnyKey;
 pub(crate) use greeting::cut;
 use greeting::{Deadline, Greeting, Word};
+use suites::provider;
 
 /// The longest time for handshake and pairing together, without the time in which a person types the code.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,11 +41,6 @@ const AHEAD: usize = 16 * RECORD;
 
 fn wrong(error: rustls::Error) -> Error {
     Error::Identity(format!("TLS: {error}").into())
-}
-
-/// ring, which prefers AES-GCM. A peer without AES instructions prefers ChaCha20 and gets it.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, Error> {

@@ -1,8 +1,12 @@
 //! The non-blocking byte stream below a session.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read as _};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::net::SendFlags;
+use socket2::Socket;
 
 /// A connection whose calls never block. It can be taken apart into its sockets, which are then closed.
 ///
@@ -56,9 +60,12 @@ pub trait Transport: Send {
     fn into_sockets(self: Box<Self>) -> Vec<OwnedFd>;
 }
 
-/// TCP or a local stream socket without encryption.
+/// TCP or a unix socket without encryption.
 #[derive(Debug)]
-pub struct Plain(TcpStream);
+pub struct Plain(Socket);
+
+/// No SIGPIPE, whatever the program does with that signal.
+const QUIETLY: i32 = SendFlags::NOSIGNAL.bits() as i32;
 
 impl Plain {
     /// Takes over a connected socket.
@@ -70,7 +77,16 @@ impl Plain {
         // TCP_NODELAY: the session gathers small frames itself, and a flush should leave at once.
         stream.set_nodelay(true)?;
         spare_pacing(&stream);
-        Ok(Self(stream))
+        Ok(Self(stream.into()))
+    }
+
+    /// Takes over a connected unix socket.
+    ///
+    /// # Errors
+    /// Returns an error if the socket cannot be made non-blocking.
+    pub fn unix(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self(stream.into()))
     }
 }
 
@@ -90,9 +106,11 @@ impl Transport for Plain {
 
     fn write(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize> {
         match (head, body) {
-            ([], body) => self.0.write(body),
-            (head, []) => self.0.write(head),
-            (head, body) => self.0.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]),
+            ([], body) => self.0.send_with_flags(body, QUIETLY),
+            (head, []) => self.0.send_with_flags(head, QUIETLY),
+            (head, body) => {
+                self.0.send_vectored_with_flags(&[IoSlice::new(head), IoSlice::new(body)], QUIETLY)
+            }
         }
     }
 

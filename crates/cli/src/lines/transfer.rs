@@ -13,10 +13,10 @@ use crate::transfer::hint::{error_with_hint, with_hint};
 /// `share` listens.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Listening {
-    /// The address at which it listens.
+    /// The address at which it listens; `unix:` and the path of a unix socket.
     pub(crate) address: String,
-    /// The pairing code, which a new machine needs.
-    pub(crate) code: String,
+    /// The pairing code, which a new machine needs; null over a unix socket, where the kernel says who connects.
+    pub(crate) code: Option<String>,
 }
 
 impl LineBody for Listening {
@@ -39,7 +39,7 @@ impl LineBody for Code {
 /// A connection is up, or up again.
 #[derive(Serialize, JsonSchema)]
 struct Connected<'a> {
-    /// The other machine.
+    /// The other machine; over a unix socket its path, or at `share` the user.
     peer: &'a str,
     /// Whether the connection is encrypted, and the peer has the key that it had before.
     encrypted: bool,
@@ -279,7 +279,7 @@ impl Transferred {
 /// The end of one connection of `share`.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct ServedLine {
-    /// The other machine.
+    /// The other machine's address and port; over a unix socket `uid` and the user's number.
     peer: String,
     /// What was asked for, in words; empty if it did not come to that.
     request: String,

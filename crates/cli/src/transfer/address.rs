@@ -1,18 +1,31 @@
-//! The text that a user types for a place on another machine: `HOST:PATH`, `HOST:PORT`, `HOST:PORT:PATH`.
+//! The text that a user types for a place that is shared: `HOST:PATH`, `HOST:PORT`, `HOST:PORT:PATH`, `unix:/SOCKET:PATH`.
 //!
 //! `HOST:PORT` means what it means for every other verb, so a number after the host is a port and never a file's name.
+//! An absolute path after a host has no meaning, so `unix:/` begins a socket's path, and `unix:name` is a name on a host `unix`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use linger_transfer::{Destination, Error, PORT};
 use linger_untrusted::Untrusted;
 
 use crate::typed::host_and_rest;
 
-/// A host, its port, and the destination there.
+/// A server, and the destination there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remote {
+    /// The host, or `unix:` and the socket's path.
     pub(crate) host: String,
-    pub(crate) port: u16,
+    pub(crate) at: ServerPlace,
     pub(crate) place: Destination,
+}
+
+/// Where the server of a host listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ServerPlace {
+    Port(u16),
+    Socket(PathBuf),
 }
 
 impl Remote {
@@ -22,6 +35,9 @@ impl Remote {
     /// Returns [`Error::Usage`], which says what to write instead.
     pub(crate) fn parse(text: &[u8], port: Option<u16>) -> Result<Self, Error> {
         let usage = |why: String| Error::Usage(format!("{}: {why}", Untrusted::from(text).terminal()).into());
+        if text.starts_with(SOCKET) {
+            return socket(text, port).map_err(usage);
+        }
         let (host, rest) = host_and_rest(text, "PATH").map_err(usage)?;
         let (own_port, path) = split_port(host, rest).map_err(usage)?;
         let port = match (own_port, port) {
@@ -30,19 +46,53 @@ impl Remote {
             }
             (own, other) => own.or(other).unwrap_or(PORT),
         };
-        let path = if path == b"/" { b"" } else { path };
-        let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
-        if first == b"~" || (first.first() == Some(&b'~') && first.len() < path.len()) {
-            let rest = Untrusted::from(&path[(first.len() + 1).min(path.len())..]);
-            let rest = rest.terminal();
-            let told = format!(
-                "paths are below the directory that is shared, which has no `~`; write {host}:{rest}, or {host}:./~ for that name"
-            );
-            return Err(usage(told));
-        }
-        let place = Destination::typed(path).map_err(|why| usage(why.to_string()))?;
-        Ok(Self { host: host.to_owned(), port, place })
+        let place = destination(host, path).map_err(usage)?;
+        Ok(Self { host: host.to_owned(), at: ServerPlace::Port(port), place })
     }
+
+    /// The address of a sink or source there, as it is typed.
+    pub(crate) fn typed(&self, name: &str) -> String {
+        let host = if self.host.contains(':') && matches!(self.at, ServerPlace::Port(_)) {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        match self.at {
+            ServerPlace::Port(PORT) | ServerPlace::Socket(_) => format!("{host}:@{name}"),
+            ServerPlace::Port(port) => format!("{host}:{port}:@{name}"),
+        }
+    }
+}
+
+/// What the address of a socket in the file system begins with.
+const SOCKET: &[u8] = b"unix:/";
+
+/// Reads `unix:/SOCKET`, which is the directory that is shared, or `unix:/SOCKET:PATH`.
+fn socket(text: &[u8], port: Option<u16>) -> Result<Remote, String> {
+    if port.is_some() {
+        return Err("a unix socket has no port: leave out --port".to_owned());
+    }
+    let after = &text[SOCKET.len() - 1..];
+    let end = after.iter().position(|byte| *byte == b':').unwrap_or(after.len());
+    let (socket, path) = (&after[..end], after.get(end + 1..).unwrap_or_default());
+    let host = format!("unix:{}", Untrusted::from(socket).terminal());
+    let place = destination(&host, path)?;
+    Ok(Remote { host, at: ServerPlace::Socket(OsStr::from_bytes(socket).into()), place })
+}
+
+/// The destination that a path means at a host.
+fn destination(host: &str, path: &[u8]) -> Result<Destination, String> {
+    let path = if path == b"/" { b"" } else { path };
+    let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+    if first == b"~" || (first.first() == Some(&b'~') && first.len() < path.len()) {
+        let rest = Untrusted::from(&path[(first.len() + 1).min(path.len())..]);
+        let rest = rest.terminal();
+        let told = format!(
+            "paths are below the directory that is shared, which has no `~`; write {host}:{rest}, or {host}:./~ for that name"
+        );
+        return Err(told);
+    }
+    Destination::typed(path).map_err(|why| why.to_string())
 }
 
 /// The port, if what follows the host begins with one, and the path.
@@ -111,10 +161,61 @@ mod tests {
             ("[::1]:8000:a", "::1", 8000, path("a", false)),
             ("[fe80::1%eth0]:a", "fe80::1%eth0", PORT, path("a", false)),
             ("c:x", "c", PORT, path("x", false)),
+            ("unix:x", "unix", PORT, path("x", false)),
+            ("unix:8000:x", "unix", 8000, path("x", false)),
         ] {
             let address =
                 Remote::parse(text.as_bytes(), None).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!((address.host.as_str(), address.port, &address.place), (host, port, &place), "{text}");
+            let at = ServerPlace::Port(port);
+            assert_eq!((address.host.as_str(), address.at, address.place), (host, at, place), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_a_server_too() {
+        for (text, socket, place) in [
+            ("unix:/run/s", "/run/s", path("", true)),
+            ("unix:/run/s:", "/run/s", path("", true)),
+            ("unix:/run/s:a/b", "/run/s", path("a/b", false)),
+            ("unix:/run/s:a:b", "/run/s", path("a:b", false)),
+            ("unix:/run/s:8000", "/run/s", path("8000", false)),
+            ("unix:/run/s:dir/", "/run/s", path("dir", true)),
+            ("unix:/run/s:@print", "/run/s", Destination::Port("print".into())),
+        ] {
+            let remote =
+                Remote::parse(text.as_bytes(), None).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let at = ServerPlace::Socket(socket.into());
+            assert_eq!(
+                (remote.host, remote.at, remote.place),
+                (format!("unix:{socket}"), at, place),
+                "{text}"
+            );
+        }
+        for (text, port, told) in [
+            ("unix:/run/s:x", Some(8000), "leave out --port"),
+            ("unix:/run/s:/etc/x", None, "is absolute"),
+            ("unix:/run/s:~/x", None, "has no `~`; write unix:/run/s:x"),
+            ("unix:/run/s:../x", None, "a component `.`, `..`"),
+        ] {
+            let error = Remote::parse(text.as_bytes(), port).unwrap_err().to_string();
+            assert!(error.contains(told), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_sink_is_named_as_it_is_typed() {
+        for (text, typed) in [
+            ("host:@a", "host:@print"),
+            ("host:7117:@a", "host:@print"),
+            ("host:8000:@a", "host:8000:@print"),
+            ("[::1]:@a", "[::1]:@print"),
+            ("[::1]:8000:@a", "[::1]:8000:@print"),
+            ("unix:/run/s:@a", "unix:/run/s:@print"),
+        ] {
+            let remote = Remote::parse(text.as_bytes(), None).unwrap();
+            assert_eq!(remote.typed("print"), typed, "{text}");
+            let again = Remote::parse(typed.as_bytes(), None).unwrap();
+            assert_eq!((again.host, again.at), (remote.host, remote.at), "{text}");
         }
     }
 
@@ -162,7 +263,8 @@ mod tests {
         for (text, option, port) in
             [("host:a", Some(9000), 9000), ("host:8000:a", Some(8000), 8000), ("host:8000", None, 8000)]
         {
-            assert_eq!(Remote::parse(text.as_bytes(), option).unwrap().port, port, "{text}");
+            let at = Remote::parse(text.as_bytes(), option).unwrap().at;
+            assert_eq!(at, ServerPlace::Port(port), "{text}");
         }
         let error = Remote::parse(b"host:8000:a", Some(9000)).unwrap_err();
         assert!(error.to_string().contains("its port is 8000, and --port says 9000"), "{error}");

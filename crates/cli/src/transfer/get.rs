@@ -24,7 +24,7 @@ use crate::{exit, interrupt};
 #[command(
     after_help = "DEST is the new name, DEST/ the directory to put it in; without it, the current directory.\n\
     HOST:PORT, HOST:PORT:PATH and [ADDRESS]:PORT:PATH name the port. A number after the host is always a port:\n\
-    a file named 7117 is HOST:./7117.\n\n\
+    a file named 7117 is HOST:./7117. unix:/SOCKET:PATH is a server on a unix socket.\n\n\
     Examples:\n  linger get server:disk.img\n  linger get server:src backup/\n  linger get 'server:logs/*.log' logs/\n  linger get server:@clipboard -\n\n\
     Exit status: 0 received and verified, 1 not received, 2 bad usage, 4 not possible here."
 )]
@@ -41,7 +41,8 @@ pub(crate) struct GetArguments {
 /// Lists what is shared.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "HOST:PORT and HOST:PORT:PATH name the port; a directory named 7117 is HOST:./7117.\n\n\
+    after_help = "HOST:PORT and HOST:PORT:PATH name the port; a directory named 7117 is HOST:./7117.\n\
+    unix:/SOCKET:PATH is a server on a unix socket.\n\n\
     Examples:\n  linger ls server:\n  linger ls --json server:src\n\n\
     Exit status: 0 listed, 2 bad usage, 3 the list was not received, 4 not possible here."
 )]

@@ -25,7 +25,7 @@ fn join(told: String, remedy: Option<&Remedy>) -> String {
 /// The remedy may come from another machine, so the names in it are escaped.
 pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
     let told = match remedy {
-        Remedy::StartServer => "is `linger share` running there, and does it listen on this port?",
+        Remedy::StartServer => "is `linger share` running there, and does it listen on this port or path?",
         Remedy::OpenTheWay => "is the machine on, and does every firewall let this port through?",
         Remedy::CheckHost => "is the name right? `getent hosts NAME` asks the same",
         Remedy::CheckService => "is it `linger share` that listens there?",
@@ -36,7 +36,7 @@ pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
         }
         Remedy::MountWritable => "it has to be mounted for writing there, or something else to be shared",
         Remedy::MakeRoom => {
-            "make room there and send it again: the blocks that arrived are kept and not sent twice"
+            "make room there and send it again: what arrived of a file is kept and not sent twice"
         }
         Remedy::RaiseFileSize => "`ulimit -f` there, or the file system, allows no files of that size",
         Remedy::ShortenName => "the file system there takes shorter names only",

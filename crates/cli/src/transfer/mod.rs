@@ -33,7 +33,7 @@ use crate::options::{Json, Silence};
 use crate::output::say;
 use crate::typed::{Names, Rate, duration, one_of, port, rate};
 use crate::{exit, interrupt};
-use address::Remote;
+use address::{Remote, ServerPlace};
 
 /// How to reach the other machine.
 #[derive(Args, Debug)]
@@ -198,7 +198,15 @@ impl Connect {
             let keys = ClientKeys::new(identity, Keyring::new(home.join("known_hosts")), self.ask()?);
             if self.tls { Security::Always(keys) } else { Security::Remote(keys) }
         };
-        Client::new(remote.host.clone(), remote.port, options)
+        match &remote.at {
+            ServerPlace::Port(port) => Client::new(remote.host.clone(), *port, options),
+            ServerPlace::Socket(_) if self.tls => {
+                let told =
+                    "nothing is encrypted over a unix socket, and no other machine hears it: leave out --tls";
+                Err(Error::Usage(told.into()))
+            }
+            ServerPlace::Socket(path) => Client::unix(path, options),
+        }
     }
 
     fn ask(&self) -> Result<AskCode, Error> {

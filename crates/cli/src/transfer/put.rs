@@ -21,7 +21,8 @@ use crate::output::say;
 #[command(
     after_help = "HOST:PATH is the new name there, HOST:PATH/ the directory to put it in, HOST:@NAME a sink.\n\
     HOST:PORT, HOST:PORT:PATH and [ADDRESS]:PORT:PATH name the port. A number after the host is always a port:\n\
-    a file named 7117 is HOST:./7117. Missing directories are made.\n\n\
+    a file named 7117 is HOST:./7117. unix:/SOCKET:PATH is a server on a unix socket.\n\
+    Missing directories are made.\n\n\
     Examples:\n  linger put disk.img server:\n  linger put *.log server:logs/\n  linger put --receipt r.json src/ server:backup/\n  \
     pg_dump db | linger put - server:db.sql\n  linger put - server:@print < letter.ps\n\n\
     Exit status: 0 confirmed, 1 not delivered, 2 bad usage, 3 sent but not confirmed, 4 not possible here."
@@ -118,9 +119,8 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     }
     let end = several.conclude(show, &standing)?;
     if let Destination::Port(name) = &remote.place {
-        let (host, port) = (&remote.host, remote.port);
         for id in open {
-            say!("linger: to ask later: linger receipt ask --port {port} {host}:@{name} {}", hex(&id));
+            say!("linger: to ask later: linger receipt ask {} {}", remote.typed(name), hex(&id));
         }
     }
     Ok(end)

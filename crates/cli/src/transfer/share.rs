@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use linger_transfer::{
-    Displays, Durability, Error, Identity, Keyring, PortsConfig, Served, Server, ServerKeys, Serving,
-    ShareEnding, ShareOptions, confine,
+    Displays, Durability, Error, Identity, Keyring, PathListener, PortsConfig, Served, Server, ServerKeys,
+    Serving, ShareEnding, ShareOptions, confine,
 };
 
 use super::{cannot_tell, conclude, durabilities, hint, home, unusable};
@@ -19,7 +20,7 @@ use crate::input::read_text;
 use crate::lines::{self, line};
 use crate::options::{Json, ListenAt, Silence};
 use crate::output::{Stdout, Stopped, say};
-use crate::typed::{HostPort, Names, duration, one_of};
+use crate::typed::{HostPort, ListenOn, Names, duration, one_of};
 use crate::{exit, interrupt};
 
 /// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
@@ -27,8 +28,10 @@ use crate::{exit, interrupt};
 #[command(
     mut_arg("listen", |arg| arg.default_value(EVERYWHERE).help(LISTEN)),
     after_help = "The first connection from another machine needs the code that is shown; afterwards both know\n\
-    each other's keys (~/.config/linger). Sinks and sources: see docs/transfer.md.\n\n\
-    Examples:\n  linger share\n  linger share --writable --listen [::]:7117 incoming/\n\n\
+    each other's keys (~/.config/linger). A unix socket serves its own user and root, without a code.\n\
+    Sinks and sources: see docs/transfer.md.\n\n\
+    Examples:\n  linger share\n  linger share --writable --listen [::]:7117 incoming/\n  \
+    linger share --listen unix:/run/user/1000/linger\n\n\
     Exit status: 0 ended on request, 2 bad usage, 3 the directory or the address cannot be used,\n\
     4 not possible here; with --once that of the one connection, as with `put`."
 )]
@@ -47,7 +50,8 @@ pub(crate) struct ShareArguments {
     /// Accept unencrypted connections from other machines too.
     #[arg(long)]
     insecure: bool,
-    /// Accept unencrypted connections over loopback from every user, and from whoever comes through a forward.
+    /// Accept unencrypted connections over loopback or a unix socket from every user, and from whoever comes through a
+    /// forward.
     #[arg(long)]
     insecure_loopback: bool,
     /// The least that is done before a receipt: `disk` syncs, `memory` does not.
@@ -70,8 +74,7 @@ pub(crate) struct ShareArguments {
 
 /// [`linger_transfer::PORT`] of all addresses.
 const EVERYWHERE: &str = ":7117";
-const LISTEN: &str =
-    "Where to listen: HOST:PORT, or :PORT for all addresses; systemd's sockets are used if there are any";
+const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or unix:/PATH; systemd's socket is used if there is one";
 
 fn endings() -> Names<ShareEnding> {
     const ENDINGS: [(&str, ShareEnding); 2] =
@@ -87,13 +90,8 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     let home = home()?;
     let options = options(arguments, &home)?;
     let has_ports = !(options.config.sink.is_empty() && options.config.source.is_empty());
-    let address = arguments.at.listen.tcp().map_err(|why| Error::Usage(format!("--listen: {why}").into()))?;
-    let listener = listener(address)?;
-    let address = listener.local_addr().map_err(|source| Error::Io {
-        doing: "use",
-        what: "the listener".into(),
-        source,
-    })?;
+    let listener = Listener::new(&arguments.at.listen, arguments.insecure || arguments.insecure_loopback)?;
+    let address = listener.address()?;
     let server = Arc::new(Server::new(options)?);
     stop_on_signal(&server, arguments.once)?;
     // Commands are started by a thread of the server's that is older.
@@ -109,7 +107,10 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
         if arguments.writable { ", writable" } else { "" }
     ));
     told(confinement(confined, has_ports));
-    told(&format!("code for a new machine: {}", server.code()));
+    let code = listener.takes_codes().then(|| server.code());
+    if let Some(code) = &code {
+        told(&format!("code for a new machine: {code}"));
+    }
     let out = Mutex::new(Lines { out: Stdout::new(), stopped: None });
     let finisher = server.finisher();
     // Once the reader of the JSON lines has gone, what is under way is finished and nothing new is begun.
@@ -118,11 +119,11 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
             finisher.cancel();
         }
     };
-    let listening = lines::Listening { address: address.to_string(), code: server.code() };
+    let listening = lines::Listening { address: address.clone(), code };
     print(&|out| out.json(&line(&listening)));
     let last = Mutex::new(None);
     let most = arguments.once.then_some(1);
-    let served = server.serve(&listener, most, &|serving| match serving {
+    let served = listener.serve(&server, most, &|serving| match serving {
         Serving::Code(code) => {
             told(&format!("code for a new machine: {code}"));
             print(&|out| out.json(&line(lines::Code { code: code.clone(), address: None })));
@@ -134,7 +135,7 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
             });
         }
         Serving::Progress(peer, progress) => {
-            print(&|out| lines::progress(progress, &peer.ip().to_string(), out));
+            print(&|out| lines::progress(progress, &peer.host(), out));
         }
         Serving::Served(served) => {
             print(&|out| out.json(&line(lines::ServedLine::from(&*served))));
@@ -253,19 +254,91 @@ fn configuration(arguments: &ShareArguments) -> Result<PortsConfig, Error> {
     }
 }
 
-/// systemd's socket if it gave one (`sd_listen_fds(3)`), else one of our own.
-fn listener(address: &HostPort) -> Result<TcpListener, Error> {
-    let failed = |source| Error::Io { doing: "listen on", what: address.to_string(), source };
-    if let Some(given) = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(failed)? {
-        return Ok(given);
+/// Where a share listens.
+enum Listener {
+    Tcp(TcpListener),
+    /// A path of our own.
+    Path(PathListener, PathBuf),
+    /// The unix socket of a service manager.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// systemd's socket if it gave one (`sd_listen_fds(3)`), else one of our own.
+    fn new(wanted: &ListenOn, everybody: bool) -> Result<Self, Error> {
+        let mut given = listenfd::ListenFd::from_env();
+        if given.len() > 0 {
+            let failed = |source| Error::Io { doing: "listen on", what: "the given socket".into(), source };
+            // The first try leaves a socket of the other kind where it is.
+            return match given.take_tcp_listener(0).ok().flatten() {
+                Some(tcp) => Ok(Self::Tcp(tcp)),
+                None => {
+                    let unix = given.take_unix_listener(0).map_err(failed)?;
+                    unix.map(Self::Unix).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+                }
+            };
+        }
+        let failed = |source| Error::Io { doing: "listen on", what: shown(wanted), source };
+        match wanted {
+            ListenOn::Tcp(address) => tcp(address).map(Self::Tcp).map_err(failed),
+            ListenOn::Unix(path) => {
+                let listener = PathListener::bind(path, everybody).map_err(failed)?;
+                Ok(Self::Path(listener, path.clone()))
+            }
+            ListenOn::Inherited => {
+                Err(Error::Usage("--listen: write HOST:PORT, or unix:/PATH for a socket".into()))
+            }
+        }
     }
-    let to_bind = address.resolve().map_err(failed)?;
+
+    /// The address, as it is told.
+    fn address(&self) -> Result<String, Error> {
+        let failed = |source| Error::Io { doing: "use", what: "the listener".into(), source };
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(|address| address.to_string()).map_err(failed),
+            Self::Path(_, path) => Ok(format!("unix:{}", path.display())),
+            Self::Unix(listener) => {
+                let address = listener.local_addr().map_err(failed)?;
+                Ok(format!("unix:{}", address.as_pathname().unwrap_or(Path::new("?")).display()))
+            }
+        }
+    }
+
+    /// Whether clients pair by code; over a unix socket the kernel says who they are.
+    fn takes_codes(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
+    fn serve(
+        &self,
+        server: &Server,
+        most: Option<usize>,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+    ) -> Result<(), Error> {
+        match self {
+            Self::Tcp(listener) => server.serve(listener, most, observe),
+            Self::Path(listener, _) => server.serve_unix(listener.listener(), most, observe),
+            Self::Unix(listener) => server.serve_unix(listener, most, observe),
+        }
+    }
+}
+
+fn shown(wanted: &ListenOn) -> String {
+    match wanted {
+        ListenOn::Tcp(address) => address.to_string(),
+        ListenOn::Unix(path) => format!("unix:{}", path.display()),
+        ListenOn::Inherited => "inherited".to_owned(),
+    }
+}
+
+fn tcp(address: &HostPort) -> io::Result<TcpListener> {
+    let to_bind = address.resolve()?;
     match TcpListener::bind(to_bind) {
         // A machine without IPv6 can still serve the rest of the world.
         Err(_) if to_bind.ip() == Ipv6Addr::UNSPECIFIED => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, to_bind.port())).map_err(failed)
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, to_bind.port()))
         }
-        other => other.map_err(failed),
+        other => other,
     }
 }
 

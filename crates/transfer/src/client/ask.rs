@@ -1,7 +1,7 @@
 //! What a client asks without a transfer: a list of names, and what came of a transfer.
 
 use super::Client;
-use crate::driver::SessionEvent;
+use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::message::{Item, Message, Operation};
 use crate::path::RelPath;
@@ -15,16 +15,7 @@ impl Client {
     /// # Errors
     /// Returns [`Error::Refused`] if there is nothing to list, and the errors of connecting.
     pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
-        let request = Operation::List { path: path.clone() };
-        let mut session = self.connect()?;
-        let stream = match self.open(&mut session, &request) {
-            Err(error) if self.has_to_encrypt(&error) => {
-                session.close(&self.options.policy);
-                session = self.connect()?;
-                self.open(&mut session, &request)?
-            }
-            other => other?,
-        };
+        let (mut session, stream) = self.begin(&Operation::List { path: path.clone() })?;
         let result = loop {
             match session.receive() {
                 Ok(SessionEvent::Message { bytes, .. }) => match Message::decode(&bytes) {
@@ -48,14 +39,27 @@ impl Client {
         result
     }
 
+    /// Connects and asks. Encrypts if the server on this machine turns out to be another user's.
+    fn begin(&self, request: &Operation) -> Result<(Session, u16), Error> {
+        let mut session = self.connect()?;
+        let stream = match self.open(&mut session, request) {
+            Err(error) if self.has_to_encrypt(&error) => {
+                session.close(&self.options.policy);
+                session = self.connect()?;
+                self.open(&mut session, request)?
+            }
+            other => other?,
+        };
+        Ok((session, stream))
+    }
+
     /// Asks the server what came of the transfer `id` to a sink, perhaps days later.
     ///
     /// # Errors
     /// Returns [`Error::Refused`] if the server knows of no receipt: with `NotFound` no command was started for it, with
     /// `Busy` it is running, with `Command` it failed or nobody knows. Otherwise the errors of connecting.
     pub fn ask(&self, id: [u8; 16]) -> Result<Confirmation, Error> {
-        let mut session = self.connect()?;
-        session.open(&Operation::Ask { id }.encode())?;
+        let (mut session, _) = self.begin(&Operation::Ask { id })?;
         let answer = loop {
             match session.receive()? {
                 SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {

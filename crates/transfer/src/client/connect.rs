@@ -1,8 +1,10 @@
 //! How a client reaches its server: addresses, encryption, several connections as one.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -23,6 +25,23 @@ use crate::reason::{Reason, Remedy};
 use crate::serve::is_local;
 use crate::tls;
 use crate::transport::{Plain, Transport};
+use crate::unix;
+
+/// Where a server listens.
+#[derive(Debug)]
+pub(super) enum ServerAddress {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host}, port {port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
 
 impl Client {
     pub(super) fn connect(&self) -> Result<Session, Error> {
@@ -52,18 +71,22 @@ impl Client {
     }
 
     fn connection(&self) -> Result<Box<dyn Transport>, Error> {
-        let name = format!("{}, port {}", self.host, self.port);
+        let unreachable = |source| Error::Unreachable { what: self.server.to_string(), source };
         if let Some(host) = host::simulated() {
-            return host.connect().map_err(|source| Error::Unreachable { what: name, source });
+            return host.connect().map_err(unreachable);
         }
-        let addresses = (self.host.as_str(), self.port).to_socket_addrs();
+        let (host, port) = match &self.server {
+            ServerAddress::Tcp { host, port } => (host.as_str(), *port),
+            ServerAddress::Unix(path) => return self.unix_connection(path),
+        };
+        let addresses = (host, port).to_socket_addrs();
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         match addresses {
             Ok(addresses) => {
                 for address in addresses {
                     tracing::debug!(%address, "connects");
                     match connect(address, self.options.connect_timeout, &self.cancel) {
-                        Ok(stream) => return self.transport(stream, address),
+                        Ok(stream) => return self.transport(stream, address, host, port),
                         Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),
                         Err(error) => last = error,
                     }
@@ -71,7 +94,25 @@ impl Client {
             }
             Err(error) => last = error,
         }
-        Err(Error::Unreachable { what: name, source: last })
+        Err(unreachable(last))
+    }
+
+    fn unix_connection(&self, path: &Path) -> Result<Box<dyn Transport>, Error> {
+        if matches!(self.options.security, Security::Always(_)) {
+            return Err(Error::Usage("nothing is encrypted over a unix socket".into()));
+        }
+        let stream = match unix::connect(path, self.options.connect_timeout, &self.cancel) {
+            Ok(stream) => stream,
+            Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),
+            Err(source) => return Err(Error::Unreachable { what: self.server.to_string(), source }),
+        };
+        let set_up = |error| Error::io("set up", self.server.to_string(), error);
+        let uid = unix::peer_user(&stream).map_err(set_up)?;
+        if !matches!(self.options.security, Security::Never) && !unix::is_own_user(uid) {
+            let told = format!("{} belongs to uid {uid}, who is neither this user nor root", self.server);
+            return Err(Error::Identity(told.into()));
+        }
+        Ok(Box::new(Plain::unix(stream).map_err(set_up)?))
     }
 
     /// The error for a server that never sent this protocol's preface.
@@ -80,11 +121,16 @@ impl Client {
             Error::Cut(error) => error.to_string(),
             error => error.to_string(),
         };
-        let Self { host, port, .. } = self;
-        Error::Identity(Reason::from(format!("{host}, port {port}: {why}")).with(Remedy::CheckService))
+        Error::Identity(Reason::from(format!("{}: {why}", self.server)).with(Remedy::CheckService))
     }
 
-    fn transport(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<dyn Transport>, Error> {
+    fn transport(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        host: &str,
+        port: u16,
+    ) -> Result<Box<dyn Transport>, Error> {
         let keys = match &self.options.security {
             Security::Always(keys) => Some(keys),
             Security::Remote(keys) if self.stranger.load(Ordering::Relaxed) => Some(keys),
@@ -92,15 +138,14 @@ impl Client {
                 Some(keys)
             }
             Security::Local if !is_local(address.ip()) => {
-                let told = format!("{} is another machine, and there is no key to encrypt with", self.host);
+                let told = format!("{host} is another machine, and there is no key to encrypt with");
                 return Err(Error::Identity(told.into()));
             }
             _ => None,
         };
         if let Some(keys) = keys {
             // As in ssh's known_hosts. Without brackets the port could not be told from the address.
-            let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-            let name = format!("{host}:{}", self.port);
+            let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
             return Ok(Box::new(tls::connect(stream, &name, keys, &self.cancel)?));
         }
         let plain = Plain::new(stream).map_err(|error| Error::io("set up", address.to_string(), error))?;

@@ -9,6 +9,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::disk;
 use crate::error::Error;
@@ -41,6 +42,9 @@ pub(super) type History = Vec<(TransferId, DeliveryRecord)>;
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
+    /// The bytes of its whole records. What lies behind them, if `torn`, is the part of one that could not be written.
+    length: u64,
+    torn: bool,
     /// Where it lies, and its name there.
     directory: File,
     name: OsString,
@@ -72,7 +76,7 @@ impl Journal {
         let file = disk::openat(&directory, &name, OPEN, PRIVATE);
         let mut file = File::from(file.map_err(|error| failed("open")(error.into()))?);
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| failed("lock")(error.into()))?;
+            .map_err(|error| failed("lock")(locked(error)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed("read"))?;
         let (known, whole) = match bytes.first_chunk::<HEADER>() {
@@ -87,7 +91,7 @@ impl Journal {
             Some(name) if whole && !forgets => memory.copy_from_slice(name),
             _ => host::random(&mut memory).map_err(|error| failed("name")(error.into()))?,
         }
-        let journal = Self { file, directory, name };
+        let journal = Self { file, length: 0, torn: false, directory, name };
         let journal = journal.compact(&memory, &latest).map_err(failed("write"))?;
         Ok((journal, memory, latest))
     }
@@ -107,7 +111,7 @@ impl Journal {
         disk::fsync(&file)?;
         disk::renameat(&self.directory, &temporary, &self.directory, &self.name)?;
         disk::fsync(&self.directory)?;
-        self.file = file;
+        (self.file, self.length) = (file, bytes.len() as u64);
         Ok(self)
     }
 
@@ -118,8 +122,37 @@ impl Journal {
 
     /// Appends a record, which is on disk on return.
     pub(super) fn append(&mut self, id: &TransferId, record: &DeliveryRecord) -> io::Result<()> {
-        disk::append(&self.file, &encode(id, record))?;
-        Ok(disk::fdatasync(&self.file)?)
+        let bytes = encode(id, record);
+        self.mend()?;
+        self.torn = true;
+        let written = disk::append(&self.file, &bytes).and_then(|()| disk::fdatasync(&self.file));
+        if let Err(error) = written {
+            // If that fails, too, the next record has to wait for it.
+            let _ = self.mend();
+            return Err(error.into());
+        }
+        (self.length, self.torn) = (self.length + bytes.len() as u64, false);
+        Ok(())
+    }
+
+    /// Takes off what was written of a record that failed, as on a full disk: whoever reads the file stops there, and would
+    /// not know of the records behind it.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.torn {
+            disk::ftruncate(&self.file, self.length)?;
+            self.torn = false;
+        }
+        Ok(())
+    }
+}
+
+/// The error of a lock that was not had.
+fn locked(error: Errno) -> io::Error {
+    match error {
+        Errno::WOULDBLOCK => {
+            io::Error::new(io::ErrorKind::ResourceBusy, "another server that shares this directory has it")
+        }
+        error => error.into(),
     }
 }
 
@@ -231,7 +264,8 @@ mod tests {
         journal.append(&[2; 16], &DeliveryRecord::Started(None)).unwrap();
         let failed = Fault(Refusal::Command, "no paper".into());
         journal.append(&[3; 16], &DeliveryRecord::Ended(Err(failed))).unwrap();
-        assert!(Journal::open(&path, 10).is_err(), "locked");
+        let locked = Journal::open(&path, 10).unwrap_err().to_string();
+        assert!(locked.contains("another server that shares this directory"), "{locked}");
         drop(journal);
         let whole = fs::read(&path).unwrap();
         let all = [(1, Some(7)), (2, None), (3, Some(0))];
@@ -248,6 +282,27 @@ mod tests {
             assert!(started || all.starts_with(&found), "{end}: {found:?}");
             assert_eq!(found == all, end == whole.len());
         }
+    }
+
+    #[test]
+    fn what_follows_a_record_that_failed_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, memory, _) = Journal::open(&path, 10).unwrap();
+        journal.append(&[1; 16], &DeliveryRecord::Started(Some([1; 32]))).unwrap();
+        // No record fits, and only a part of it is written; nor can it be taken off.
+        let half = encode(&[2; 16], &DeliveryRecord::Started(None));
+        disk::append(&journal.file, &half[..half.len() / 2]).unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let whole = std::mem::replace(&mut journal.file, full);
+        assert!(journal.append(&[2; 16], &DeliveryRecord::Started(None)).is_err());
+        assert!(journal.append(&[3; 16], &DeliveryRecord::Started(None)).is_err());
+        journal.file = whole;
+        journal.append(&[4; 16], &DeliveryRecord::Started(Some([4; 32]))).unwrap();
+        journal.append(&[5; 16], &DeliveryRecord::Ended(Ok(receipt(5)))).unwrap();
+        drop(journal);
+        let (_, same, history) = Journal::open(&path, 10).unwrap();
+        assert_eq!((same, sizes(&history)), (memory, vec![(1, None), (4, None), (5, Some(5))]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
@@ -16,6 +17,7 @@ use crate::reason::{Reason, Remedy};
 use crate::rights::Rights;
 use crate::tls;
 use crate::transport::{Plain, Transport};
+use crate::unix;
 use crate::wire::MAX_REASON;
 
 impl Server {
@@ -54,7 +56,8 @@ impl Server {
                 Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key").into()))
             }
             _ if !self.options.insecure && !is_local(peer.ip()) => {
-                self.turn_away(Plain::new(stream).map_err(set_up)?);
+                let told = Reason::from("it accepts encrypted connections alone").with(Remedy::Encrypt);
+                self.turn_away(Plain::new(stream).map_err(set_up)?, &told);
                 Err(Error::Identity(format!("{peer} wanted to talk without encryption").into()))
             }
             _ => {
@@ -71,12 +74,26 @@ impl Server {
         }
     }
 
-    /// Tells a client that does not encrypt why it is not served.
-    fn turn_away(&self, plain: Plain) {
+    /// Over a unix socket, the kernel has said which user connects.
+    pub(super) fn unix_transport(
+        &self,
+        stream: UnixStream,
+        uid: u32,
+    ) -> Result<(Box<dyn Transport>, Visitor), Error> {
+        let plain = Plain::unix(stream).map_err(|error| Error::io("set up", "a unix socket", error))?;
+        let everybody = self.options.insecure || self.options.insecure_loopback;
+        if !everybody && !unix::is_own_user(uid) {
+            self.turn_away(plain, &"it serves its own user and root alone on this socket".into());
+            return Err(Error::Identity(format!("uid {uid} is another user").into()));
+        }
+        Ok((Box::new(plain), Visitor::Accepted(Rights::default())))
+    }
+
+    /// Tells a client why it is not served.
+    fn turn_away(&self, plain: Plain, told: &Reason) {
         let (limits, deadlines) = (SessionLimits::default(), self.options.deadlines);
         let mut session =
             Session::with(Box::new(plain), Role::Responder, limits, deadlines, self.cancel.clone());
-        let told = Reason::from("it accepts encrypted connections alone").with(Remedy::Encrypt);
         let _ = session.goodbye(1, &told.to_wire(MAX_REASON));
         session.close(&self.options.policy);
     }

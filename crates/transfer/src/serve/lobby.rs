@@ -1,9 +1,9 @@
 //! Connections that have not sent a request yet. Anybody can make them, so they must not take the places of requests.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use super::door::PeerGroup;
 use crate::cancel::Cancel;
 
 /// The largest number of connections without a request. One more ends another: a client that wants something sends its
@@ -19,36 +19,23 @@ pub(super) struct Lobby(Mutex<VecDeque<Guest>>);
 #[derive(Debug)]
 struct Guest {
     number: u64,
-    network: IpAddr,
+    group: PeerGroup,
     cancel: Cancel,
     /// It has begun a handshake as a client would.
     has_begun: bool,
-}
-
-/// The part of an address that a host cannot choose freely: the whole IPv4 address, or the first 64 bits of an IPv6
-/// address.
-pub(super) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        v4 => v4,
-    }
 }
 
 impl Lobby {
     /// Notes a new connection. If there are too many, ends one of the same address, or of the address that has the most: the
     /// oldest one that has not even begun a handshake, if there is one. Otherwise a crowd that only connects would end the
     /// handshakes of known clients faster than these can be done.
-    pub(super) fn enter(&self, number: u64, address: IpAddr, cancel: Cancel) {
+    pub(super) fn enter(&self, number: u64, group: PeerGroup, cancel: Cancel) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = network(address);
-        let chosen = if waiting.iter().filter(|guest| guest.network == own).count() >= EACH {
+        let chosen = if waiting.iter().filter(|guest| guest.group == group).count() >= EACH {
             waiting
                 .iter()
-                .position(|guest| guest.network == own && !guest.has_begun)
-                .or_else(|| waiting.iter().position(|guest| guest.network == own))
+                .position(|guest| guest.group == group && !guest.has_begun)
+                .or_else(|| waiting.iter().position(|guest| guest.group == group))
         } else if waiting.len() >= MOST {
             oldest_of_most(&waiting, |guest| !guest.has_begun).or_else(|| oldest_of_most(&waiting, |_| true))
         } else {
@@ -58,7 +45,7 @@ impl Lobby {
             tracing::info!("a connection is ended that asked for nothing: there are too many of them");
             oldest.cancel.cancel();
         }
-        waiting.push_back(Guest { number, network: own, cancel, has_begun: false });
+        waiting.push_back(Guest { number, group, cancel, has_begun: false });
     }
 
     /// Notes that a connection has begun a handshake as a client would.
@@ -85,20 +72,22 @@ impl Lobby {
 
 /// The oldest of those that are `wanted`, of the address that has the most of them.
 fn oldest_of_most(waiting: &VecDeque<Guest>, wanted: impl Fn(&Guest) -> bool) -> Option<usize> {
-    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+    let mut counts: HashMap<PeerGroup, usize> = HashMap::new();
     for guest in waiting.iter().filter(|guest| wanted(guest)) {
-        *counts.entry(guest.network).or_default() += 1;
+        *counts.entry(guest.group).or_default() += 1;
     }
     let most = counts.values().max()?;
-    waiting.iter().position(|guest| wanted(guest) && counts.get(&guest.network) == Some(most))
+    waiting.iter().position(|guest| wanted(guest) && counts.get(&guest.group) == Some(most))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
-    fn v4(last: usize) -> IpAddr {
-        IpAddr::from([192, 0, 2, last as u8])
+    fn v4(last: usize) -> PeerGroup {
+        PeerGroup::Network(IpAddr::from([192, 0, 2, last as u8]))
     }
 
     /// Fills a lobby: `EACH` connections from each of several addresses, one address after the other.
@@ -143,8 +132,8 @@ mod tests {
         let cancels: Vec<_> = (0..MOST as u64)
             .map(|number| {
                 let cancel = Cancel::new().unwrap();
-                // Each has an address of its own.
-                lobby.enter(number, IpAddr::from([192, 0, 3, number as u8]), cancel.clone());
+                // Each is a user of its own.
+                lobby.enter(number, PeerGroup::User(number as u32), cancel.clone());
                 cancel
             })
             .collect();
@@ -155,16 +144,7 @@ mod tests {
             lobby.has_begun(1_000 + number);
         }
         assert!(!cancels[0].is_cancelled() && ended() == MOST - 1, "{}", ended());
-        lobby.enter(2_000, IpAddr::from([192, 0, 4, 1]), Cancel::new().unwrap());
+        lobby.enter(2_000, v4(1_000), Cancel::new().unwrap());
         assert!(cancels[0].is_cancelled(), "all have begun one: the oldest goes");
-    }
-
-    #[test]
-    fn an_ipv6_host_is_one_address_however_many_it_has() {
-        let network = |text: &str| network(text.parse().unwrap());
-        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));
-        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
-        assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
-        assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
     }
 }

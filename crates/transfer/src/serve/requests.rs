@@ -54,7 +54,7 @@ impl Server {
                     let operation = Operation::decode(&request)?;
                     if !served.has_asked() {
                         rights = self.authenticate(session, stream, caller)?;
-                        self.admit(session, claimant, peer)?;
+                        self.admit(session, claimant, peer.group())?;
                     }
                     if let Err(fault) = callers::check(&operation, &rights) {
                         served.request = "what its key may not do".into();

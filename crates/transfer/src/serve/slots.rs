@@ -4,10 +4,10 @@
 //! share of that. A session that makes no progress loses its place when another client waits for it; its client
 //! reconnects and continues.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::door::PeerGroup;
 use crate::cancel::Cancel;
 use crate::driver::Activity;
 
@@ -30,15 +30,15 @@ pub(super) struct Slots {
 #[derive(Debug, Default)]
 struct SlotTable {
     taken: Vec<TakenSlot>,
-    waiting: Vec<(u64, IpAddr)>,
+    waiting: Vec<(u64, PeerGroup)>,
 }
 
 /// A session that asks for a place.
 #[derive(Clone, Debug)]
 pub(super) struct TakenSlot {
     pub(super) number: u64,
-    /// The address of a client without a known key; `None` for a client with one.
-    pub(super) stranger: Option<IpAddr>,
+    /// The group of a client without a known key; `None` for a client with one.
+    pub(super) stranger: Option<PeerGroup>,
     pub(super) cancel: Cancel,
     pub(super) activity: Arc<Activity>,
 }
@@ -85,12 +85,12 @@ impl Slots {
     }
 
     /// Adds a request to those that wait. Returns false if too many wait.
-    pub(super) fn queue(&self, number: u64, address: IpAddr) -> bool {
+    pub(super) fn queue(&self, number: u64, group: PeerGroup) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_it = state.waiting.iter().filter(|(_, other)| *other == address).count();
+        let of_it = state.waiting.iter().filter(|(_, other)| *other == group).count();
         let fits = state.waiting.len() < MOST_WAITING && of_it < WAITING_EACH;
         if fits {
-            state.waiting.push((number, address));
+            state.waiting.push((number, group));
         }
         fits
     }
@@ -105,10 +105,16 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
+    fn v4(last: u8) -> PeerGroup {
+        PeerGroup::Network(IpAddr::from([192, 0, 2, last]))
+    }
+
     fn session(number: u64, stranger: Option<u8>) -> TakenSlot {
-        let stranger = stranger.map(|last| IpAddr::from([192, 0, 2, last]));
+        let stranger = stranger.map(v4);
         TakenSlot { number, stranger, cancel: Cancel::new().unwrap(), activity: Arc::default() }
     }
 
@@ -151,7 +157,7 @@ mod tests {
     #[test]
     fn not_everybody_may_wait() {
         let slots = Slots::new(1, false, IDLE);
-        let queue = |number: usize, last: u8| slots.queue(number as u64, IpAddr::from([192, 0, 2, last]));
+        let queue = |number: usize, last: u8| slots.queue(number as u64, v4(last));
         assert!((0..WAITING_EACH).all(|number| queue(number, 1)) && !queue(1000, 1));
         assert!((WAITING_EACH..MOST_WAITING).all(|number| queue(number, 2 + (number / WAITING_EACH) as u8)));
         assert!(!queue(1000, 9));

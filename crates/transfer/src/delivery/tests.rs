@@ -1,0 +1,203 @@
+//! A command runs once, and what is not known stays not known.
+
+use super::*;
+use crate::message::{Durability, Time};
+use std::cell::Cell;
+
+fn receipt(size: u64) -> Receipt {
+    Receipt {
+        index: 0,
+        size,
+        hash: None,
+        durability: Durability::Handed,
+        time: Time::default(),
+        name: b"@print".to_vec(),
+        present: false,
+        mode: None,
+    }
+}
+
+fn id(number: u64) -> TransferId {
+    let mut id = TransferId::default();
+    id[..8].copy_from_slice(&number.to_be_bytes());
+    id
+}
+
+/// Each transfer brings a content of its own.
+fn order(number: u64) -> DeliveryOrder {
+    let mut content = Hash::default();
+    content[..8].copy_from_slice(&number.to_be_bytes());
+    DeliveryOrder { id: id(number), content, anew: false }
+}
+
+#[test]
+fn a_command_runs_once_for_a_transfer_and_once_more_for_another() {
+    let (deliveries, runs) = (Deliveries::default(), Cell::new(0));
+    let run = |number| {
+        deliveries.run(&order(number), || {
+            runs.set(runs.get() + 1);
+            Ok(receipt(runs.get()))
+        })
+    };
+    deliveries.begin(id(1), None).unwrap();
+    assert!(deliveries.outcome(id(1)).is_none());
+    assert_eq!(run(1).unwrap().size, 1);
+    deliveries.begin(id(1), Some(deliveries.memory())).unwrap();
+    assert_eq!(deliveries.outcome(id(1)).unwrap().unwrap().size, 1);
+    assert_eq!(run(1).unwrap().size, 1);
+    deliveries.begin(id(2), None).unwrap();
+    assert_eq!(run(2).unwrap().size, 2);
+}
+
+#[test]
+fn what_failed_is_not_tried_again_by_itself() {
+    let deliveries = Deliveries::default();
+    deliveries.begin(id(1), None).unwrap();
+    let failed = deliveries.run(&order(1), || Err(Fault(Refusal::Command, "no paper".into())));
+    assert!(failed.is_err());
+    assert!(deliveries.run(&order(1), || Ok(receipt(1))).is_err());
+    assert!(deliveries.outcome(id(1)).unwrap().is_err());
+}
+
+#[test]
+fn what_nobody_remembers_runs_only_if_nothing_was_forgotten() {
+    let deliveries = Deliveries { most: 8, ..Deliveries::default() };
+    let memory = deliveries.memory();
+    let refused = deliveries.begin(id(1), Some([1; 16])).unwrap_err();
+    assert!(refused.1.to_string().contains("may have been done"), "{refused:?}");
+    // All of it arrived, and the server was asked before it ran: nothing has run.
+    deliveries.begin(id(1), Some(memory)).unwrap();
+    deliveries.run(&order(1), || Ok(receipt(1))).unwrap();
+    for number in 2..=8 {
+        deliveries.begin(id(number), None).unwrap();
+    }
+    assert!(deliveries.begin(id(1), Some(memory)).is_ok(), "the last that fits");
+    assert_eq!(deliveries.memory(), memory);
+    deliveries.begin(id(9), None).unwrap();
+    assert_ne!(deliveries.memory(), memory, "a command was started that is forgotten now");
+    assert!(deliveries.begin(id(1), Some(memory)).is_err());
+    let memory = deliveries.memory();
+    deliveries.begin(id(10), None).unwrap();
+    assert_eq!(deliveries.memory(), memory, "no command was started for what is forgotten");
+}
+
+#[test]
+fn a_server_that_comes_up_again_knows_what_it_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let before = Deliveries::open(&path).unwrap();
+    let memory = before.memory();
+    for number in 1..=4 {
+        before.begin(id(number), None).unwrap();
+    }
+    before.run(&order(1), || Ok(receipt(1))).unwrap();
+    let _ = before.run(&order(2), || Err(Fault(Refusal::Command, "no paper".into())));
+    // The file as it is while the third command runs.
+    let image = before.run(&order(3), || {
+        std::fs::copy(&path, dir.path().join("image")).unwrap();
+        Ok(receipt(3))
+    });
+    image.unwrap();
+    let after = Deliveries::open(&dir.path().join("image")).unwrap();
+    assert_eq!(after.memory(), memory);
+    let never = || -> Result<Receipt, Fault> { panic!("it is not run again") };
+    after.begin(id(1), Some(memory)).unwrap();
+    assert_eq!(after.run(&order(1), never).unwrap().size, 1);
+    assert!(matches!(after.ask(id(2)), AskedDelivery::Failed(_)));
+    assert!(after.begin(id(3), Some(memory)).is_err() && after.run(&order(3), never).is_err());
+    assert!(matches!(after.ask(id(3)), AskedDelivery::Unknown));
+    // Its command was never started, and this memory would know.
+    after.begin(id(4), Some(memory)).unwrap();
+    assert!(matches!(after.ask(id(4)), AskedDelivery::Nothing));
+    assert_eq!(after.run(&order(4), || Ok(receipt(4))).unwrap().size, 4);
+}
+
+/// The memory of a server that ended while the command of transfer 1 ran.
+fn interrupted(dir: &Path) -> Deliveries {
+    let path = dir.join("journal");
+    let before = Deliveries::open(&path).unwrap();
+    before.begin(id(1), None).unwrap();
+    let ended = before.run(&order(1), || {
+        std::fs::copy(&path, dir.join("image")).unwrap();
+        Ok(receipt(1))
+    });
+    ended.unwrap();
+    Deliveries::open(&dir.join("image")).unwrap()
+}
+
+#[test]
+fn what_may_have_been_done_is_done_by_no_other_transfer_unless_somebody_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let after = interrupted(dir.path());
+    let same = |number, anew| DeliveryOrder { id: id(number), anew, ..order(1) };
+    let never = || -> Result<Receipt, Fault> { panic!("it is not run") };
+    let refused = after.run(&same(2, false), never).unwrap_err();
+    assert!(refused.is_open(), "{refused:?}");
+    assert!(matches!(after.ask(id(2)), AskedDelivery::Nothing), "its own command was not started");
+    // Other content, or the same for another sink, is another delivery.
+    assert_eq!(after.run(&order(3), || Ok(receipt(3))).unwrap().size, 3);
+    assert_eq!(after.run(&same(4, true), || Ok(receipt(4))).unwrap().size, 4);
+    // Once for each time that somebody says so.
+    assert_eq!(after.run(&same(4, true), never).unwrap().size, 4);
+    assert_eq!(after.run(&same(5, false), || Ok(receipt(5))).unwrap().size, 5, "nobody doubts any more");
+    assert!(matches!(after.ask(id(1)), AskedDelivery::Unknown), "what became of it nobody knows still");
+    drop(after);
+    let later = Deliveries::open(&dir.path().join("image")).unwrap();
+    assert_eq!(later.run(&same(6, false), || Ok(receipt(6))).unwrap().size, 6, "also after a restart");
+    assert!(matches!(later.ask(id(1)), AskedDelivery::Unknown));
+}
+
+#[test]
+fn a_second_server_that_ended_while_it_ran_is_as_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let after = interrupted(dir.path());
+    let (image, second) = (dir.path().join("image"), dir.path().join("second"));
+    let again = DeliveryOrder { id: id(2), anew: true, ..order(1) };
+    let ended = after.run(&again, || {
+        std::fs::copy(&image, &second).unwrap();
+        Ok(receipt(2))
+    });
+    ended.unwrap();
+    let third = Deliveries::open(&second).unwrap();
+    let never = || -> Result<Receipt, Fault> { panic!("it is not run") };
+    assert!(third.begin(id(2), None).unwrap_err().is_open(), "the word was for one start");
+    assert!(third.run(&again, never).unwrap_err().is_open());
+    let plain = DeliveryOrder { id: id(3), anew: false, ..again };
+    assert!(third.run(&plain, never).unwrap_err().is_open());
+}
+
+#[test]
+fn what_cannot_be_noted_is_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let deliveries = Deliveries::open(&path).unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    deliveries.lock().journal.as_mut().unwrap().replace_file(full);
+    deliveries.begin(id(1), None).unwrap();
+    let refused = deliveries.run(&order(1), || panic!("it is not run")).unwrap_err();
+    assert_eq!(refused.0, Refusal::NoSpace);
+    assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Nothing));
+}
+
+#[test]
+fn two_sessions_at_once_run_it_once() {
+    let deliveries = Deliveries::default();
+    deliveries.begin(id(1), None).unwrap();
+    let (started, wait) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            deliveries.run(&order(1), || {
+                started.wait();
+                wait.wait();
+                Ok(receipt(1))
+            })
+        });
+        started.wait();
+        assert!(deliveries.is_running(id(1)));
+        let second = scope.spawn(|| deliveries.run(&order(1), || Ok(receipt(2))));
+        wait.wait();
+        assert_eq!(second.join().unwrap().unwrap().size, 1);
+        assert_eq!(first.join().unwrap().unwrap().size, 1);
+    });
+    assert!(!deliveries.is_running(id(1)));
+}
