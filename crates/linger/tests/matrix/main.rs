@@ -118,9 +118,10 @@ fn policy(peer: Peer) -> Policy {
             policy.with_total(long).with_idle(long).with_grace(long)
         }
         // `idle` bounds the pauses in which it reads the answer, and the silence after that.
-        Peer::NeverCloses => {
-            policy.with_total(PATIENCE).with_idle(Duration::from_secs(5)).with_grace(Duration::from_millis(300))
-        }
+        Peer::NeverCloses => policy
+            .with_total(PATIENCE)
+            .with_idle(Duration::from_secs(5))
+            .with_grace(Duration::from_millis(300)),
         Peer::NeverReads => {
             let (idle, total) = (Duration::from_millis(800), Duration::from_millis(1_800));
             policy.with_total(total).with_idle(idle).with_grace(Duration::from_millis(300))

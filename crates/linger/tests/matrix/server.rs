@@ -93,11 +93,7 @@ fn bare(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, Cell { peer, size, 
     }
 }
 
-fn blocking(
-    fd: OwnedFd,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    Cell { peer, size, .. }: Cell,
-) -> Outcome {
+fn blocking(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, Cell { peer, size, .. }: Cell) -> Outcome {
     give_up_when_stalled(&fd, peer);
     match tls {
         None => {
@@ -114,11 +110,7 @@ fn blocking(
     }
 }
 
-fn closer(
-    fd: OwnedFd,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    Cell { peer, size, .. }: Cell,
-) -> Outcome {
+fn closer(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, Cell { peer, size, .. }: Cell) -> Outcome {
     give_up_when_stalled(&fd, peer);
     match tls {
         None => answer(&File::from(fd.try_clone().unwrap()), size),
