@@ -19,8 +19,8 @@ use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 /// that come meanwhile, and by then most peers have closed, so that one look ends the close.
 pub(super) const LULL: u64 = 3_000_000;
 
-/// How long a task may watch the end of its connection before the thread takes it over: a round trip over a
-/// continent and back. Most peers close within one, and then the socket never leaves the task's processor.
+/// How long the end of a connection may be watched on its runtime before the thread takes it over: a round trip over a
+/// continent and back. Most peers close within one, and then the socket never leaves the runtime's threads.
 pub(super) const WATCH: u64 = 100_000_000;
 
 /// The thread may take a socket over later by this much, so that one wake-up serves many.

@@ -68,22 +68,9 @@ impl<'a> Here<'a> {
 
     /// Takes a descriptor over.
     pub(super) fn hand_over(self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
-        self.take(fd, policy, watcher, false);
-    }
-
-    /// Takes a descriptor over whose owner may have sent the FIN.
-    #[cfg(feature = "tokio")]
-    pub(super) fn hand_over_dropped(self, fd: OwnedFd, policy: &Policy, is_half_closed: bool) {
-        self.take(fd, policy, None, is_half_closed);
-    }
-
-    fn take(self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>, is_half_closed: bool) {
-        let core = Core::begin(policy, is_half_closed, self.now());
+        let core = Core::new(policy, self.now());
         match Socket::new(fd) {
-            Ok(socket) => {
-                let socket = socket.half_closed(is_half_closed);
-                self.bring(Arrival { socket, core, watcher }, false);
-            }
+            Ok(socket) => self.bring(Arrival { socket, core, watcher }, false),
             Err((fd, error)) => {
                 drop(fd);
                 self.shared().refused();

@@ -187,14 +187,3 @@ impl Closer {
         self.handle.here().map_or_else(Snapshot::default, |here| here.finish(deadline))
     }
 }
-
-/// Hands a descriptor to a closer, or to the global one.
-#[cfg(feature = "tokio")]
-pub(crate) fn hand_over(closer: Option<&Closer>, fd: OwnedFd, policy: &Policy, is_half_closed: bool) {
-    let here = closer.or_else(|| Closer::global().ok()).and_then(Closer::here);
-    match here {
-        Some(here) => here.hand_over_dropped(fd, policy, is_half_closed),
-        // The process has no thread or descriptor left for a closer, or was forked, and this caller cannot wait.
-        None => at_once::close_at_once(fd, policy, None),
-    }
-}

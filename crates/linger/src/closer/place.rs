@@ -1,11 +1,12 @@
-//! A close that a task drives until the closer's thread takes it over.
+//! A close that is driven on a runtime until the closer's thread takes it over.
 
 use std::task::{Context, Waker};
 
 use crate::outcome::Outcome;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// Holds the socket of one close while a task drives it. Either the task or the closer's thread takes the socket out,
+/// Holds the socket of one close while the runtime's side drives it: a task, or the socket's event
+/// ([`look`](Self::look)). Either that side or the closer's thread takes the socket out,
 /// ends the close, and tells the other.
 #[derive(Debug)]
 pub(crate) struct Place<W> {
@@ -48,6 +49,30 @@ pub(crate) enum Next<W> {
     Over(Outcome),
 }
 
+impl<W> Inside<W> {
+    fn look(&mut self, look: impl FnOnce(&mut W) -> Look) -> Next<W> {
+        if let PlaceState::Watched(watched) = &mut self.state {
+            match look(watched) {
+                Look::Wait => {}
+                Look::Give => return Next::Give,
+                Look::Over(outcome) => {
+                    let over = PlaceState::Over(outcome);
+                    if let PlaceState::Watched(watched) = std::mem::replace(&mut self.state, over) {
+                        // The closer may keep a reference to this place a while longer. Drop the waker now, because
+                        // nobody is to be woken any more.
+                        self.waker = None;
+                        return Next::Close(watched, outcome);
+                    }
+                }
+            }
+        }
+        match self.state {
+            PlaceState::Over(outcome) => Next::Over(outcome),
+            PlaceState::Watched(_) | PlaceState::Given => Next::Pending,
+        }
+    }
+}
+
 impl<W> Place<W> {
     pub(crate) fn new(watched: W) -> Self {
         Self { inside: Mutex::new(Inside { state: PlaceState::Watched(watched), waker: None }) }
@@ -66,34 +91,24 @@ impl<W> Place<W> {
         look: impl FnOnce(&mut W, &mut Context<'_>) -> Look,
     ) -> Next<W> {
         let mut inside = self.lock();
-        let state = &mut inside.state;
-        if let PlaceState::Watched(watched) = state {
-            match look(watched, context) {
-                Look::Wait => {}
-                Look::Give => return Next::Give,
-                Look::Over(outcome) => {
-                    if let PlaceState::Watched(watched) = std::mem::replace(state, PlaceState::Over(outcome))
-                    {
-                        // The closer may keep a reference to this place a while longer. Drop the waker now, because
-                        // nobody is to be woken any more.
-                        inside.waker = None;
-                        return Next::Close(watched, outcome);
-                    }
-                }
-            }
-        }
-        if let PlaceState::Over(outcome) = inside.state {
-            return Next::Over(outcome);
-        }
+        let next = inside.look(|watched| look(watched, context));
         // The waker is stored under the same lock under which the state was read. Otherwise the close could end between
         // the two, and the task would never be woken.
-        if !inside.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+        let is_known = inside.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        if matches!(next, Next::Pending) && !is_known {
             inside.waker = Some(context.waker().clone());
         }
-        Next::Pending
+        next
+    }
+
+    /// As [`poll`](Self::poll), for a close whose end nobody waits for.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn look(&self, look: impl FnOnce(&mut W) -> Look) -> Next<W> {
+        self.lock().look(look)
     }
 
     /// Whether the closer has taken the socket, or the close is over.
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn is_given(&self) -> bool {
         !matches!(self.lock().state, PlaceState::Watched(_))
     }

@@ -314,30 +314,6 @@ fn a_bad_budget_is_refused_by_name() {
     assert!(error.to_string().contains("`sockets`"), "{error}");
 }
 
-#[cfg(feature = "tokio")]
-#[test]
-fn a_descriptor_goes_to_the_closer_that_is_named_or_to_the_global_one() {
-    let closer = closer();
-    let global = Closer::global().unwrap();
-    let before = global.snapshot().handed_over;
-    assert!(closer.here().is_some() && global.here().is_some());
-    let start = closer.now();
-    for (named, wanted) in [(Some(&closer), 1), (None, 1)] {
-        let (mut client, mut server) = pair();
-        client.set_read_timeout(Some(LONG)).unwrap();
-        server.write_all(b"answer").unwrap();
-        // While another holder has it open, only the half-close ends it for the client.
-        let duplicate = server.try_clone().unwrap();
-        super::hand_over(named, server.into(), &patient(), false);
-        let mut got = String::new();
-        client.read_to_string(&mut got).unwrap();
-        assert_eq!((got.as_str(), closer.snapshot().handed_over), ("answer", wanted));
-        drop((client, duplicate));
-    }
-    assert_eq!(global.snapshot().handed_over, before + 1);
-    assert!(closer.now() > start);
-}
-
 #[test]
 fn the_thread_ends_with_the_last_handle_and_the_last_socket() {
     // In a process of its own, which has no other threads.

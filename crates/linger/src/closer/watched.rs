@@ -1,11 +1,11 @@
-//! The sockets that tasks watch, in the order in which the closer's thread takes them over.
+//! The sockets that are watched on a runtime, by a task or for their events, in the order in which the closer's thread takes them over.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Arrival;
 
-/// A socket that a task drives until the thread takes it over. The one that takes the socket first ends its close.
+/// A socket that the runtime's side drives until the thread takes it over. The one that takes the socket first ends its close.
 pub(crate) trait Watched<A = Arrival>: Send + Sync {
     /// Takes the socket, unless its close is over already.
     fn take(self: Arc<Self>) -> Option<A>;

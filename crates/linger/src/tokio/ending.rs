@@ -1,10 +1,14 @@
-//! The end of one connection: first its own task's, then the closer's.
+//! The end of one connection: first on the runtime that has its socket, then by the closer.
 
+use std::future::poll_fn;
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use linger_sys::Discarder;
+use tokio::task::unconstrained;
 
 use super::Stream;
 use crate::closer::{Arrival, Here, LONGEST_WATCH, Look, Next, Place, Ticket, Watched, end_and_tell};
@@ -12,22 +16,26 @@ use crate::machine::{Action, Core, Event};
 use crate::socket::Socket;
 use crate::{Closer, Mode, Outcome, Policy};
 
-/// A connection that is being ended. Dropped before it is over, it is left to the closer.
+/// A connection that is being ended, for a task that waits for its outcome. Dropped before it is over, it is left to the
+/// closer.
 #[derive(Debug)]
 pub(super) struct LingeringClose<S: Stream> {
     shared: Arc<SharedClose<S>>,
-    ticket: Ticket,
 }
 
-/// What the task and the closer's thread share.
+/// What the runtime's side and the closer's thread share.
 #[derive(Debug)]
 struct SharedClose<S: Stream> {
     /// `None` if there is none in this process.
     closer: Option<Closer>,
     place: Place<Watching<S>>,
+    /// Identifies this close to the closer.
+    ticket: AtomicU64,
+    /// Wake-ups since nobody has looked: of a close that no task waits for.
+    wakes: AtomicUsize,
 }
 
-/// A close that its task drives. The socket is still registered with the runtime.
+/// A close that the runtime's side drives. The socket is still registered with the runtime.
 #[derive(Debug)]
 struct Watching<S> {
     socket: Socket<S>,
@@ -35,13 +43,55 @@ struct Watching<S> {
     abort: bool,
     /// The policy is to wait for the peer at all.
     lingers: bool,
-    /// The task has waited for the peer.
+    /// The peer has been waited for.
     has_waited: bool,
 }
 
 impl<S: Stream> LingeringClose<S> {
     /// Half-closes, unless that has been done, so that the peer has the FIN whenever the task runs next.
     pub(super) fn begin(stream: S, policy: &Policy, closer: Option<&Closer>, is_half_closed: bool) -> Self {
+        Self { shared: SharedClose::begin(stream, policy, closer, is_half_closed) }
+    }
+
+    /// Drives the close while the socket is here, and waits for the closer's report afterwards.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        let place = &self.shared.place;
+        if self.shared.is_orphaned() {
+            self.shared.give();
+            return Poll::Ready(place.outcome().unwrap_or(Outcome::failed(ErrorKind::NotFound)));
+        }
+        let now = self.shared.now();
+        loop {
+            match place.poll(context, |watching, context| watching.drive(now, context)) {
+                Next::Pending => return Poll::Pending,
+                Next::Give => self.shared.give(),
+                Next::Over(outcome) => return Poll::Ready(outcome),
+                Next::Close(watching, outcome) => {
+                    self.shared.close(watching, &outcome);
+                    return Poll::Ready(outcome);
+                }
+            }
+        }
+    }
+}
+
+impl<S: Stream> Drop for LingeringClose<S> {
+    fn drop(&mut self) {
+        self.shared.give();
+    }
+}
+
+/// Ends a connection whose outcome nobody waits for.
+///
+/// No task is made for it. The socket's event drives the close ([`Wake`]): what is left to do then is a read, a question
+/// and the close itself, which is less work than making and scheduling a task. Where the runtime reports no events, or
+/// nobody drives it, the closer has it.
+pub(super) fn let_go<S: Stream>(stream: S, policy: &Policy, closer: Option<&Closer>, is_half_closed: bool) {
+    SharedClose::begin(stream, policy, closer, is_half_closed).look();
+}
+
+impl<S: Stream> SharedClose<S> {
+    fn begin(stream: S, policy: &Policy, closer: Option<&Closer>, is_half_closed: bool) -> Arc<Self> {
         let closer = closer.or_else(|| Closer::global().ok()).filter(|closer| closer.here().is_some());
         let now = closer.map_or(0, Closer::now);
         let socket = Socket::of(stream.known().family(&stream), stream).half_closed(is_half_closed);
@@ -51,9 +101,12 @@ impl<S: Stream> LingeringClose<S> {
         }
         let lingers = policy.mode == Mode::Linger;
         let place = Place::new(Watching { socket, core, abort: false, lingers, has_waited: false });
-        let shared = Arc::new(SharedClose { closer: closer.cloned(), place });
-        let ticket = shared.here().map(|here| here.watch(shared.clone(), now));
-        let this = Self { shared, ticket: ticket.unwrap_or_default() };
+        let (ticket, wakes) = (AtomicU64::new(Ticket::MAX), AtomicUsize::new(0));
+        let this = Arc::new(Self { closer: closer.cloned(), place, ticket, wakes });
+        let ticket = this.here().map(|here| here.watch(this.clone(), now));
+        if let Some(ticket) = ticket {
+            this.ticket.store(ticket, Ordering::Relaxed);
+        }
         let is_short = policy.idle.min(policy.total).min(policy.grace) < LONGEST_WATCH;
         if ticket.is_none() || is_short {
             // Without the closer nothing would bound this wait, or not early enough.
@@ -62,60 +115,73 @@ impl<S: Stream> LingeringClose<S> {
         this
     }
 
-    /// Drives the close while the socket is here, and waits for the closer's report afterwards.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
-        let SharedClose { closer, place } = &*self.shared;
-        if closer.is_some() && self.shared.here().is_none() {
-            // The process was forked since: nobody here bounds the wait, or reports.
-            self.give();
-            return Poll::Ready(place.outcome().unwrap_or(Outcome::failed(ErrorKind::NotFound)));
+    /// Drives the close while the socket is here, without anybody who waits for it.
+    fn look(self: Arc<Self>) {
+        // An event that comes during a look, which may be of this very thread, does not wait for it.
+        if self.wakes.fetch_add(1, Ordering::AcqRel) > 0 {
+            return;
         }
-        let now = closer.as_ref().map_or(0, Closer::now);
-        loop {
-            match place.poll(context, |watching, context| watching.drive(now, context)) {
-                Next::Pending => return Poll::Pending,
-                Next::Give => self.give(),
-                Next::Over(outcome) => return Poll::Ready(outcome),
-                Next::Close(Watching { socket, abort, .. }, outcome) => {
-                    // A descriptor that the runtime does not give back was closed by it.
-                    if let Ok(socket) = socket.map(S::into_fd) {
-                        socket.close(abort);
-                    }
-                    self.shared.here().into_iter().for_each(|here| here.is_over(self.ticket, &outcome));
-                    return Poll::Ready(outcome);
+        if self.is_orphaned() {
+            return self.give();
+        }
+        let (waker, now) = (Waker::from(self.clone()), self.now());
+        // Whose budget this would be charged to is a matter of chance.
+        let look = pin!(unconstrained(poll_fn(|context| {
+            Poll::Ready(self.place.look(|watching| watching.drive(now, context)))
+        })));
+        match look.poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(Next::Close(watching, outcome)) => self.close(watching, &outcome),
+            Poll::Ready(Next::Give) => self.give(),
+            Poll::Ready(Next::Over(_)) => {}
+            Poll::Ready(Next::Pending) | Poll::Pending => {
+                if self.wakes.swap(0, Ordering::AcqRel) > 1 {
+                    self.give();
                 }
             }
         }
     }
 
-    /// Does what [`poll`](Self::poll) does, for a task that nobody waits for: that task is also done when the closer has
-    /// taken the socket.
-    pub(super) fn poll_here(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        match self.poll(context) {
-            Poll::Pending if !self.shared.place.is_given() => Poll::Pending,
-            Poll::Pending | Poll::Ready(_) => Poll::Ready(()),
+    fn here(&self) -> Option<Here<'_>> {
+        self.closer.as_ref()?.here()
+    }
+
+    /// Whether the process was forked since: nobody here bounds the wait, or reports.
+    fn is_orphaned(&self) -> bool {
+        self.closer.is_some() && self.here().is_none()
+    }
+
+    fn now(&self) -> u64 {
+        self.closer.as_ref().map_or(0, Closer::now)
+    }
+
+    fn ticket(&self) -> Ticket {
+        // Stored before anybody who asks could know of this close.
+        self.ticket.load(Ordering::Relaxed)
+    }
+
+    /// Closes a socket that was taken out, and counts its end.
+    fn close(&self, watching: Watching<S>, outcome: &Outcome) {
+        let Watching { socket, abort, .. } = watching;
+        // A descriptor that the runtime does not give back was closed by it.
+        if let Ok(socket) = socket.map(S::into_fd) {
+            socket.close(abort);
         }
+        self.here().into_iter().for_each(|here| here.is_over(self.ticket(), outcome));
     }
 
     /// Hands the close over to the closer, unless the closer has it already or it has ended.
-    fn give(&self) {
-        let Some(arrival) = self.shared.clone().take() else { return };
-        match self.shared.here() {
-            Some(here) => here.take_over(self.ticket, arrival),
+    fn give(self: &Arc<Self>) {
+        let Some(arrival) = self.clone().take() else { return };
+        match self.here() {
+            Some(here) => here.take_over(self.ticket(), arrival),
             None => end_and_tell(arrival),
         }
     }
 }
 
-impl<S: Stream> Drop for LingeringClose<S> {
-    fn drop(&mut self) {
-        self.give();
-    }
-}
-
-impl<S: Stream> SharedClose<S> {
-    fn here(&self) -> Option<Here<'_>> {
-        self.closer.as_ref()?.here()
+impl<S: Stream> Wake for SharedClose<S> {
+    fn wake(self: Arc<Self>) {
+        self.look();
     }
 }
 
@@ -137,7 +203,7 @@ impl<S: Stream> Watched for SharedClose<S> {
     }
 }
 
-/// Most bytes that a task discards before it leaves the rest to the closer.
+/// Most bytes that are discarded here before the rest is left to the closer.
 const LOOK: u64 = 64 << 10;
 
 impl<S: Stream> Watching<S> {
@@ -154,10 +220,10 @@ impl<S: Stream> Watching<S> {
                 Action::HalfClose => socket.half_close(),
                 Action::Discard { max } => match discard(socket, max, context) {
                     Some(event) => event,
-                    // The runtime of this stream has ended, and this task is another's.
+                    // The runtime of this stream has ended.
                     None => return Look::Give,
                 },
-                // While the peer has not closed, this task does not need to know what is acknowledged: it waits. Most peers
+                // While the peer has not closed, nobody needs to know what is acknowledged. Most peers
                 // close next, and then one question to the kernel is enough.
                 Action::Measure if is_empty && *lingers => {
                     *has_waited = true;
@@ -186,7 +252,7 @@ impl<S: Stream> Watching<S> {
     }
 }
 
-/// Reads and discards what has arrived. If nothing has, registers the task to be woken. `None` if the runtime reports
+/// Reads and discards what has arrived. If nothing has, registers the waker. `None` if the runtime reports
 /// no events any more.
 fn discard<S: Stream>(socket: &Socket<S>, max: u64, context: &mut Context<'_>) -> Option<Event> {
     loop {
@@ -206,29 +272,5 @@ fn discard<S: Stream>(socket: &Socket<S>, max: u64, context: &mut Context<'_>) -
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::Budget;
-    use std::time::Duration;
-    use tokio::net::UnixStream;
-
-    #[test]
-    fn the_closer_has_those_from_the_start_whose_bounds_a_watch_would_outlast() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-        let closer = Closer::new(Budget::default()).unwrap();
-        let short = LONGEST_WATCH - Duration::from_nanos(1);
-        let good = Policy { grace: LONGEST_WATCH, ..Policy::default() };
-        runtime.block_on(async {
-            for (policy, is_given) in [
-                (good, false),
-                (Policy { grace: short, ..good }, true),
-                (Policy { idle: short, ..good }, true),
-                (Policy { total: short, ..good }, true),
-            ] {
-                let (stream, _peer) = UnixStream::pair().unwrap();
-                let ending = LingeringClose::begin(stream, &policy, Some(&closer), false);
-                assert_eq!(ending.shared.place.is_given(), is_given, "{policy:?}");
-            }
-        });
-    }
-}
+#[path = "ending_tests.rs"]
+mod tests;

@@ -1,8 +1,8 @@
 //! The close for tokio: a future, and a stream that cannot be dropped wrongly.
 //!
-//! A task that awaits the end of its connection drives the close itself for a tenth of a second, in which most peers close:
-//! the runtime has the socket registered already, and no other thread need wake up. Closes that take longer, and streams
-//! that are dropped, go to a [`Closer`], whose thread ends them. So nothing here needs the runtime's timers, and one
+//! A close is driven on the runtime for a tenth of a second, in which most peers close: the runtime has the socket registered
+//! already, and no other thread need wake up. The task that awaits the outcome does it; of a stream that was dropped, the
+//! socket's event, without a task. Closes that take longer go to a [`Closer`], whose thread ends them. So nothing here needs the runtime's timers, and one
 //! [`Budget`](crate::Budget) holds for all connections. A runtime that is busy delays no close, and one that shuts down
 //! ends none.
 
@@ -25,13 +25,12 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 pub use self::connection::Connection;
-use self::ending::LingeringClose;
+use self::ending::{LingeringClose, let_go};
 use self::last::Unread;
 pub use self::listener::{Accept, Listener};
 pub use self::serve::{Serve, StopNotice, serve};
 #[cfg(feature = "hyper")]
 pub(crate) use self::serve::{ServerLife, run};
-use crate::closer::hand_over;
 use crate::{Closer, Outcome, Policy};
 
 /// A stream on a socket that the runtime has: [`TcpStream`], [`UnixStream`], and types of one's own over them, as an enum
@@ -298,18 +297,7 @@ const TAKEN: &str = "the stream is taken by value or by the drop, and nothing fo
 impl<S: Stream> Drop for Lingering<S> {
     fn drop(&mut self) {
         let Some(stream) = self.stream.take() else { return };
-        // The runtime has the socket registered, and most peers close within a round trip: a task of its own costs less
-        // than waking the closer's thread. Where the runtime is ending, the task is dropped and the closer has it.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (policy, closer) = (self.last_policy(), self.way.closer.as_ref());
-            let mut ending = LingeringClose::begin(stream, &policy, closer, self.is_half_closed);
-            drop(runtime.spawn(std::future::poll_fn(move |context| ending.poll_here(context))));
-            return;
-        }
-        // A descriptor that the runtime does not give back was closed by it: nothing is left to do.
-        if let Ok(fd) = stream.into_fd() {
-            hand_over(self.way.closer.as_ref(), fd, &self.last_policy(), self.is_half_closed);
-        }
+        let_go(stream, &self.last_policy(), self.way.closer.as_ref(), self.is_half_closed);
     }
 }
 

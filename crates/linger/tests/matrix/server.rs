@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock, mpsc};
-use std::time::Duration;
 
 use axum::routing::post;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -18,11 +17,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{RootCertStore, ServerConnection, StreamOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Ending, Server, Transport, policy};
+use super::{Cell, Ending, Peer, Server, Transport, policy, stalled};
 use crate::support::{LONG, until};
-
-/// A write that makes no progress for so long is given up, and the close begins.
-const STALLED: Duration = Duration::from_millis(300);
 
 /// Where a client connects.
 pub(crate) enum Connect {
@@ -49,29 +45,20 @@ pub(crate) fn listen(transport: Transport) -> (Connect, Accept) {
 
 /// Serves one connection. Returns how it ended, and whether everything was acknowledged; a bare server does not know
 /// this.
-pub(crate) fn run(
-    accept: Accept,
-    server: Server,
-    ending: Ending,
-    transport: Transport,
-    size: usize,
-) -> (Ended, bool) {
+pub(crate) fn run(accept: Accept, cell: Cell) -> (Ended, bool) {
     let fd: OwnedFd = match accept {
         Accept::Tcp(listener) => listener.accept().unwrap().0.into(),
         Accept::Unix(stream) => stream.into(),
     };
-    let tls = Certificate::get().and_then(|all| all.server(transport));
-    let outcome = match server {
-        Server::Blocking | Server::Closer if ending == Ending::Bare => {
-            bare(fd, tls, size);
+    let tls = Certificate::get().and_then(|all| all.server(cell.transport));
+    let outcome = match cell.server {
+        Server::Blocking | Server::Closer if cell.ending == Ending::Bare => {
+            bare(fd, tls, cell);
             return (Ended::Unwaited, true);
         }
-        Server::Blocking => blocking(fd, tls, size),
-        Server::Closer => closer(fd, tls, size),
-        Server::Tokio | Server::AxumHttp1 | Server::AxumHttp2 => {
-            let closer = (ending == Ending::Lingering).then(|| Closer::new(Budget::default()).unwrap());
-            return in_runtime(fd, server, closer, transport, tls, size);
-        }
+        Server::Blocking => blocking(fd, tls, cell),
+        Server::Closer => closer(fd, tls, cell),
+        Server::Tokio | Server::AxumHttp1 | Server::AxumHttp2 => return in_runtime(fd, tls, cell),
     };
     (outcome.ended, outcome.delivered())
 }
@@ -87,13 +74,14 @@ fn secure(fd: &OwnedFd, tls: Arc<rustls::ServerConfig>) -> StreamOwned<ServerCon
     StreamOwned::new(ServerConnection::new(tls).unwrap(), File::from(fd.try_clone().unwrap()))
 }
 
-fn give_up_when_stalled(fd: &OwnedFd) {
-    rustix::net::sockopt::set_socket_timeout(fd, rustix::net::sockopt::Timeout::Send, Some(STALLED)).unwrap();
+fn give_up_when_stalled(fd: &OwnedFd, peer: Peer) {
+    let limit = Some(stalled(peer));
+    rustix::net::sockopt::set_socket_timeout(fd, rustix::net::sockopt::Timeout::Send, limit).unwrap();
 }
 
 /// A server without this crate.
-fn bare(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, size: usize) {
-    give_up_when_stalled(&fd);
+fn bare(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, Cell { peer, size, .. }: Cell) {
+    give_up_when_stalled(&fd, peer);
     match tls {
         None => answer(&File::from(fd), size),
         Some(tls) => {
@@ -105,63 +93,58 @@ fn bare(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, size: usize) {
     }
 }
 
-fn blocking(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, size: usize) -> Outcome {
-    give_up_when_stalled(&fd);
+fn blocking(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, Cell { peer, size, .. }: Cell) -> Outcome {
+    give_up_when_stalled(&fd, peer);
     match tls {
         None => {
             answer(&File::from(fd.try_clone().unwrap()), size);
-            linger::close(fd, &policy())
+            linger::close(fd, &policy(peer))
         }
         Some(tls) => {
             let mut stream = secure(&fd, tls);
             answer(&mut stream, size);
             let StreamOwned { conn: mut connection, sock } = stream;
             drop(sock);
-            linger::rustls::close(&mut connection, fd, &policy())
+            linger::rustls::close(&mut connection, fd, &policy(peer))
         }
     }
 }
 
-fn closer(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, size: usize) -> Outcome {
-    give_up_when_stalled(&fd);
+fn closer(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, Cell { peer, size, .. }: Cell) -> Outcome {
+    give_up_when_stalled(&fd, peer);
     match tls {
         None => answer(&File::from(fd.try_clone().unwrap()), size),
         Some(tls) => {
             let mut stream = secure(&fd, tls);
             answer(&mut stream, size);
-            let _ = linger::rustls::say_goodbye(&mut stream.conn, &fd, STALLED);
+            let _ = linger::rustls::say_goodbye(&mut stream.conn, &fd, stalled(peer));
         }
     }
     let closer = Closer::new(Budget::default()).unwrap();
     let (tell, told) = mpsc::channel();
-    closer.close_then(fd, &policy(), move |outcome| tell.send(outcome).unwrap());
+    closer.close_then(fd, &policy(peer), move |outcome| tell.send(outcome).unwrap());
     told.recv_timeout(LONG).unwrap()
 }
 
-/// Bare if there is no closer.
-fn in_runtime(
-    fd: OwnedFd,
-    server: Server,
-    closer: Option<Closer>,
-    transport: Transport,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    size: usize,
-) -> (Ended, bool) {
+fn in_runtime(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, cell: Cell) -> (Ended, bool) {
+    // Bare without a closer.
+    let closer = (cell.ending == Ending::Lingering).then(|| Closer::new(Budget::default()).unwrap());
+    let policy = policy(cell.peer);
     rustix::io::ioctl_fionbio(&fd, true).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        if transport == Transport::Unix {
+        if cell.transport == Transport::Unix {
             let stream = tokio::net::UnixStream::from_std(fd.into()).unwrap();
             match &closer {
-                Some(closer) => serve(Lingering::with_closer(stream, policy(), closer), server, size).await,
-                None => serve(stream, server, size).await,
+                Some(closer) => serve(Lingering::with_closer(stream, policy, closer), cell).await,
+                None => serve(stream, cell).await,
             }
             return;
         }
         let stream = tokio::net::TcpStream::from_std(fd.into()).unwrap();
         match &closer {
-            Some(closer) => above(Lingering::with_closer(stream, policy(), closer), tls, server, size).await,
-            None => above(stream, tls, server, size).await,
+            Some(closer) => above(Lingering::with_closer(stream, policy, closer), tls, cell).await,
+            None => above(stream, tls, cell).await,
         }
     });
     let Some(closer) = closer else { return (Ended::Unwaited, true) };
@@ -172,18 +155,18 @@ fn in_runtime(
     (ended.unwrap_or_else(|| panic!("{snapshot:?}")), snapshot.undelivered == 0)
 }
 
-async fn above<S>(stream: S, tls: Option<Arc<rustls::ServerConfig>>, server: Server, size: usize)
+async fn above<S>(stream: S, tls: Option<Arc<rustls::ServerConfig>>, cell: Cell)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some(tls) = tls else { return serve(stream, server, size).await };
+    let Some(tls) = tls else { return serve(stream, cell).await };
     // A peer that resets early fails the handshake, which drops the stream: that is an end, too.
     if let Ok(stream) = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await {
-        serve(stream, server, size).await;
+        serve(stream, cell).await;
     }
 }
 
-async fn serve<S>(mut stream: S, server: Server, size: usize)
+async fn serve<S>(mut stream: S, Cell { server, peer, size, .. }: Cell)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -191,7 +174,7 @@ where
         if stream.read_exact(&mut [0; 7]).await.is_ok() {
             let body = vec![b'r'; size];
             let writing = async { stream.write_all(&body).await.and(stream.flush().await) };
-            let _ = tokio::time::timeout(STALLED, writing).await;
+            let _ = tokio::time::timeout(stalled(peer), writing).await;
         }
         let _ = stream.shutdown().await;
         return;
