@@ -4,6 +4,7 @@ use linger_packet::{Flags, Segment};
 
 use crate::app::App;
 use crate::record::{At, Since};
+use crate::sacked::Sacked;
 
 /// Consecutive probes or retransmissions that the other side has not answered.
 #[derive(Clone, Copy, Debug)]
@@ -59,20 +60,6 @@ pub(crate) struct Fin {
     /// Some of them were sent by a side that had acknowledged the FIN. All others crossed it on the way.
     pub(crate) defied: bool,
 }
-
-/// What a side has acknowledged beyond its acknowledgement, by selective acknowledgements (RFC 2018).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sacked {
-    /// Bytes; if not all blocks are known, no fewer than there were.
-    pub(crate) bytes: u32,
-    /// The longest block seen.
-    pub(crate) longest: u16,
-    /// A segment has room for three or four blocks. Of as many, others may have been left out.
-    pub(crate) is_partial: bool,
-}
-
-/// So many blocks fill a segment that has timestamps too.
-const MANY_BLOCKS: u32 = 3;
 
 /// The IP identifications of a side. IPv6 has none.
 #[derive(Clone, Copy, Debug, Default)]
@@ -248,7 +235,7 @@ impl Side {
         if flags.has(Flags::ACK) {
             self.take_ack(segment.ack, other, at.time_ns);
             if segment.sack_blocks().next().is_some() && self.ack == Some(segment.ack) {
-                self.take_sack(segment);
+                self.sacked.take(segment);
             }
         }
         self.last_time = at.time_ns;
@@ -414,38 +401,5 @@ impl Side {
             self.sacked = Sacked::default();
         }
         self.ack = Some(ack);
-    }
-
-    /// Takes the blocks of a selective acknowledgement. The latest segment with any tells of all of them, as far as they fit.
-    #[cold]
-    fn take_sack(&mut self, segment: &Segment<'_>) {
-        let beyond = |number: u32| number.wrapping_sub(segment.ack);
-        let blocks = || {
-            segment.sack_blocks().filter(move |&(from, to)| {
-                let (from, to) = (beyond(from), beyond(to));
-                from > 0 && from < to && to < 1 << 30
-            })
-        };
-        // A first block inside the second one reports bytes that came twice (RFC 2883).
-        let mut first_two = blocks().take(2);
-        let twice = match (first_two.next(), first_two.next()) {
-            (Some(first), Some(second)) => {
-                beyond(first.0) >= beyond(second.0) && beyond(first.1) <= beyond(second.1)
-            }
-            _ => false,
-        };
-        let (mut count, mut bytes, mut end) = (0, 0u32, 0);
-        for (from, to) in blocks().skip(usize::from(twice)) {
-            count += 1;
-            bytes = bytes.saturating_add(to.wrapping_sub(from));
-            end = end.max(beyond(to));
-            let length = to.wrapping_sub(from).min(u32::from(u16::MAX)) as u16;
-            self.sacked.longest = self.sacked.longest.max(length);
-        }
-        if count > 0 {
-            self.sacked.is_partial = count >= MANY_BLOCKS;
-            // Before the first block a byte is missing.
-            self.sacked.bytes = if self.sacked.is_partial { end - 1 } else { bytes };
-        }
     }
 }

@@ -5,7 +5,8 @@ use crate::app::Protocol;
 use crate::claim::{Claim, Farewell};
 use crate::names::AskedName;
 use crate::reset::LatePayload;
-use crate::side::{Sacked, Side};
+use crate::sacked::Sacked;
+use crate::side::Side;
 
 /// Bytes of a TLS record before its content.
 const RECORD_HEADER: u64 = 5;
