@@ -12,7 +12,7 @@ static SEEN: [(Cause, Class, u32); 24] = [
     (Cause::ClientGaveUp, Class::Active, 24),
     (Cause::ClientGaveUp, Class::ActiveAfterFin, 4),
     (Cause::ClientGaveUp, Class::AnswerToSynAck, 10),
-    (Cause::ClientGaveUp, Class::ClosedEarly, 17),
+    (Cause::ClientGaveUp, Class::ClosedEarly, 12),
     (Cause::ClientGaveUp, Class::PassiveAfterFin, 117),
     (Cause::ClosedUnanswered, Class::ClosedEarly, 4),
     (Cause::ClosedWithUnreadData, Class::Active, 2),
