@@ -32,7 +32,7 @@ const CLOCK_ERROR: u64 = 600_000_000_000;
     Several captures of the same connections are compared: a reset that its alleged sender never\n\
     sent is proven forged. The files of a rotated capture are read as one.\n\n\
     Exit status: 0 nothing harmful, 1 harmful resets or failures, 2 bad usage, 3 a capture could not\n\
-    be read, or not beyond damage in it (1 if something harmful was found all the same).")]
+    be read, or not to its end (1 if something harmful was found all the same).")]
 pub(crate) struct WhyArguments {
     /// Captures, pcap or pcapng, plain or compressed (gzip, zstd, xz, bzip2, lz4); folders of them; patterns; `-` is standard input.
     #[arg(value_name = "FILE", required_unless_present = "causes", value_hint = ValueHint::AnyPath)]
@@ -77,6 +77,12 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
         && since > until
     {
         return exit::fail(exit::BAD_USAGE, "--since is later than --until: no packet can be in between");
+    }
+    if arguments.html.as_deref() == Some(Path::new("-")) {
+        return exit::fail(
+            exit::BAD_USAGE,
+            "--html needs a file: the report is on standard output (./- is a file of the name -)",
+        );
     }
     let set = CaptureSet::of(&arguments.files);
     // Check the output path before reading, which may take an hour.
@@ -152,6 +158,14 @@ impl WhyReport {
             return;
         }
         self.harmful |= !finding.harmless;
+        tracing::debug!(
+            file = finding.file,
+            frame = finding.frame,
+            cause = finding.cause.name(),
+            confidence = finding.confidence.name(),
+            harmless = finding.harmless,
+            "judged"
+        );
         if self.json && self.stopped.is_none() {
             let printed = self.out.json(&line(lines::Reset::from(&finding)));
             self.stopped = printed.err();
@@ -215,18 +229,23 @@ fn read(
             }
         }
         ExamineEvent::Examined(examined) => {
-            unreadable |= examined.unread || examined.is_mostly_unread();
-            unreadable |= examined.stopped.is_some() && examined.counts.packets == 0;
+            unreadable |= examined.stopped.is_some();
+            if let Some(why) = text::mostly_unread(&examined) {
+                unreadable = true;
+                say!("linger: {}: {why}", Untrusted::from(&*examined.file).terminal());
+            }
+            tell(&examined);
             files.push(*examined);
         }
         other => {
-            unreadable |= !matches!(other, ExamineEvent::Stopped(..));
+            unreadable = true;
             if report.stopped.is_none() {
                 complain(&other);
             }
         }
     });
     let compared = to_compare(&files);
+    tracing::info!(findings = findings.len() as u64 + not_compared, captures = compared.len(), "all read");
     if !stop.requested()
         && !findings.is_empty()
         && (compared.len() > 1 || findings.iter().any(|finding| finding.interface != 0))
@@ -246,6 +265,29 @@ fn read(
         report.take(finding);
     }
     (files, unreadable)
+}
+
+/// Logs what was read of a capture.
+fn tell(examined: &Examined) {
+    let counts = &examined.counts;
+    tracing::info!(
+        file = examined.file,
+        packets = counts.packets,
+        segments = counts.segments,
+        connections = counts.connections,
+        resets = counts.resets,
+        "read"
+    );
+    tracing::debug!(
+        outside = counts.outside,
+        unselected = counts.unselected,
+        fragments = counts.fragments,
+        cut = counts.cut,
+        malformed = counts.malformed,
+        not_understood = counts.not_understood,
+        duplicates = counts.duplicates,
+        "of them not judged"
+    );
 }
 
 /// Says what could not be read.

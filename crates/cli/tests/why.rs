@@ -127,6 +127,13 @@ fn a_selection_is_made_by_time_host_and_port() {
     }
     let beyond = text(&linger(&[&capture, "--since", "2200-01-01"]).stdout);
     assert!(beyond.contains("none of its 11 packets is of the time that was asked for"), "{beyond}");
+    for (arguments, said) in
+        [(["--port", "8081"], true), (["--host", "10.77.3.0/24"], true), (["--port", "8080"], false)]
+    {
+        let report = text(&linger(&[&[&*capture][..], &arguments].concat()).stdout);
+        let note = "none of its 11 TCP segments is of a host or port that was asked for";
+        assert_eq!(report.contains(note), said, "{arguments:?}: {report}");
+    }
     for wrong in [["--since", "yesterday"], ["--host", "example.org"], ["--port", "0"], ["--until", "-1"]] {
         assert_eq!(linger(&[&[&*capture][..], &wrong].concat()).status.code(), Some(2), "{wrong:?}");
     }
@@ -140,6 +147,24 @@ fn the_page_needs_nothing_else() {
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.starts_with("<!doctype html>") && html.contains("<svg") && html.contains("process-gone"));
     assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("<script"));
+}
+
+#[test]
+fn a_page_on_stdout_is_refused() {
+    let output = linger(&["--html", "-", &capture("health-check.server")]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
+    assert!(text(&output.stderr).contains("--html needs a file"), "{output:?}");
+    assert!(!Path::new("-").exists());
+}
+
+#[test]
+fn verbose_tells_what_was_read() {
+    let capture = capture("health-check.server");
+    let told = |arguments: &[&str]| text(&linger(&[arguments, &[&*capture]].concat()).stderr);
+    assert_eq!(told(&[]), "");
+    let (read, judged) = (told(&["-v"]), told(&["-vv"]));
+    assert!(read.contains("health-check.server.pcap.gz") && read.contains("connections="), "{read}");
+    assert!(!read.contains("judged") && judged.contains("judged") && judged.contains("cause="), "{judged}");
 }
 
 #[test]
@@ -161,7 +186,12 @@ fn a_cut_capture_is_read_as_far_as_it_goes() {
     std::fs::write(&path, &plain[..plain.len() - 20]).unwrap();
     let output = linger(&[path.to_str().unwrap()]);
     assert!(text(&output.stderr).contains("cut off at byte"), "{}", text(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "the reset itself was cut off");
+    assert_eq!(output.status.code(), Some(3), "the reset itself was cut off, and nobody can know that");
+    let half = &plain[..plain.len() / 2];
+    std::fs::write(&path, half).unwrap();
+    let output = linger(&["--json", path.to_str().unwrap()]);
+    assert!(text(&output.stderr).contains("cut off at byte"), "{output:?}");
+    assert_eq!(output.status.code(), Some(3));
     let mut damaged = plain.clone();
     // The length of the second packet.
     let second = 24 + 16 + u32::from_le_bytes(plain[32..36].try_into().unwrap()) as usize;
@@ -218,6 +248,9 @@ fn a_capture_that_is_mostly_not_understood_is_status_3_and_said() {
             1000 / (10 + segments)
         );
         assert!(text(&output.stdout).contains(&said), "{said}: {output:?}");
+        // The reason for a status is on stderr, whatever becomes of the report.
+        let why = format!("most of its {} packets could not be read: 10 not understood", 10 + segments);
+        assert_eq!(text(&output.stderr).contains(&why), status == 3, "{output:?}");
         let lines =
             common::contract::lines("why", &text(&linger(&["--json", path.to_str().unwrap()]).stdout));
         let layers = &lines.last().unwrap()["not_understood_layers"];

@@ -16,6 +16,22 @@ pub struct TcpOptions {
     pub sack: bool,
 }
 
+/// The blocks of a selective acknowledgement (RFC 2018): the first sequence number of each, and the one after its last.
+pub(crate) fn sack_blocks(mut bytes: &[u8]) -> impl Iterator<Item = (u32, u32)> {
+    let blocks = loop {
+        match bytes {
+            [] | [0, ..] | [_] => break &[][..],
+            [1, rest @ ..] => bytes = rest,
+            [kind, length, ..] => match bytes.split_at_checked(usize::from(*length)) {
+                Some((option, _)) if *kind == 5 && option.len() >= 2 => break &option[2..],
+                Some((option, rest)) if option.len() >= 2 => bytes = rest,
+                _ => break &[][..],
+            },
+        }
+    };
+    blocks.chunks_exact(8).map(|block| (be32(block, 0), be32(block, 4)))
+}
+
 impl TcpOptions {
     /// Reads the bytes between the fixed header and the payload.
     ///
@@ -81,9 +97,25 @@ mod tests {
         assert_eq!(TcpOptions::parse(&[3, 3, 200]).window_scale, Some(14), "RFC 7323: 14 is the most");
     }
 
+    #[test]
+    fn blocks_are_found_behind_other_options() {
+        let block = [0, 0, 0, 9, 0, 0, 1, 0];
+        let with = |before: &[u8], length: u8| {
+            let bytes = [before, &[5, length], &block, &block].concat();
+            sack_blocks(&bytes).collect::<Vec<_>>()
+        };
+        let timestamps = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        assert_eq!(with(&[1, 1], 18), [(9, 256), (9, 256)]);
+        assert_eq!(with(&timestamps, 10), [(9, 256)]);
+        assert_eq!(with(&[0], 18), [], "the end of the list");
+        assert_eq!(with(&[], 19), [], "longer than the header");
+        assert_eq!(sack_blocks(&timestamps).count(), 0);
+    }
+
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..60)) {
+            sack_blocks(&bytes).count();
             TcpOptions::parse(&bytes);
         }
     }

@@ -232,6 +232,15 @@ impl<'a> Segment<'a> {
         TcpOptions::parse(self.options)
     }
 
+    /// The blocks of a selective acknowledgement: the first sequence number of each, and the one after its last. None if they
+    /// were not captured.
+    #[inline]
+    pub fn sack_blocks(&self) -> impl Iterator<Item = (u32, u32)> + use<'a> {
+        // Most segments have timestamps and nothing else.
+        let other = self.options.len() >= 10 && (self.options.len() > 12 || self.options[2] != 8);
+        crate::options::sack_blocks(if other { self.options } else { &[] })
+    }
+
     /// The sequence numbers that the segment takes: its payload, and one each for SYN and FIN.
     #[inline]
     pub fn sequence_len(&self) -> u32 {

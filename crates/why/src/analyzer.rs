@@ -198,6 +198,7 @@ impl Analyzer {
     #[inline(always)]
     fn queue<'a>(&mut self, packet: &Packet<'a>, segment: Segment<'a>, waiting: &mut SegmentQueue<'a>) {
         if self.selection.as_ref().is_some_and(|selection| !selection.has(&segment)) {
+            self.counts.unselected += 1;
             return;
         }
         if packet.has_options() && self.comments.len() < MAX_COMMENTS {

@@ -19,12 +19,14 @@ pub(crate) enum Protocol {
     #[default]
     Unseen,
     /// HTTP/1, with the number of messages begun (responses of status 1xx not counted), what the last one is, and its status if
-    /// it is a response. `heads`: which of the last 16 requests are HEAD, the latest in the lowest bit.
+    /// it is a response. `heads`: which of the last 16 requests are HEAD, the latest in the lowest bit. `last`: the connection
+    /// ends with this response (RFC 9112 section 9.3).
     Http {
         message: HttpMessage,
         messages: u16,
         status: u16,
         heads: u16,
+        last: bool,
     },
     /// TLS, with the type and length of the last record, and the description of the alert in it if that is in clear.
     Tls {
@@ -63,6 +65,10 @@ enum Extent {
     Lost,
     /// At this sequence number.
     Known(u32),
+    /// So many laps after this sequence number: sequence numbers express shorter distances.
+    Far { end: u32, laps: u16 },
+    /// The head of the message has begun, and its last segment does not end it.
+    Head,
     /// The size line of the next chunk begins at this sequence number.
     Chunk(u32),
     /// After the last chunk. Where the chunks begin is not known any more.
@@ -71,8 +77,34 @@ enum Extent {
     UntilClose,
 }
 
-/// The longest message whose end is followed.
+/// The longest distance that is expressed as one: sequence numbers tell before from after up to 2 GiB.
 const LONGEST: u64 = (1 << 31) - (1 << 20);
+/// In such steps a longer one is followed.
+const LAP: u64 = 1 << 30;
+
+impl Extent {
+    /// The end of so many bytes that begin at `at`, seen from a segment that reaches there.
+    fn of(at: u32, length: u64, segment: &Segment<'_>) -> Self {
+        if length < LONGEST {
+            return Self::Known(at.wrapping_add(length as u32));
+        }
+        let first = length % LAP;
+        u16::try_from(length / LAP).map_or(Self::Lost, |laps| {
+            Self::Far { end: at.wrapping_add(first as u32), laps }.seen_to(segment)
+        })
+    }
+
+    /// The same when a segment has come: each number that it reaches moves on by a lap.
+    fn seen_to(self, segment: &Segment<'_>) -> Self {
+        let Self::Far { mut end, mut laps } = self else { return self };
+        let to = segment.seq.wrapping_add(segment.payload_len);
+        while laps > 0 && to.wrapping_sub(end) < 1 << 31 {
+            end = end.wrapping_add(LAP as u32);
+            laps -= 1;
+        }
+        if laps == 0 { Self::Known(end) } else { Self::Far { end, laps } }
+    }
+}
 
 /// The facts about one side's stream.
 #[derive(Clone, Copy, Debug, Default)]
@@ -120,6 +152,14 @@ impl App {
                     return self.last_chunk(segment);
                 }
             },
+            Extent::Far { .. } => {
+                self.extent = self.extent.seen_to(segment);
+                return;
+            }
+            Extent::Head => {
+                self.extent = http::rest_of_head(segment);
+                return;
+            }
             _ => return self.open_end(segment),
         };
         self.extent = match self.protocol {
@@ -179,6 +219,11 @@ impl App {
         }
     }
 
+    /// Whether a message or record ends there, and nothing after it was seen.
+    pub(crate) fn ends_at(&self, seq: u32) -> bool {
+        self.extent == Extent::Known(seq)
+    }
+
     /// Whether the bytes are still followed.
     pub(crate) fn is_followed(&self) -> bool {
         self.extent != Extent::Lost
@@ -186,10 +231,14 @@ impl App {
 
     /// How many bytes of a message or record are missing after sequence number `at`: `Some(0)` if the message is whole, `None`
     /// if the number cannot be known.
-    pub(crate) fn missing_after(&self, at: u32) -> Option<u32> {
-        let Extent::Known(end) = self.extent else { return None };
+    pub(crate) fn missing_after(&self, at: u32) -> Option<u64> {
+        let (end, laps) = match self.extent {
+            Extent::Known(end) => (end, 0),
+            Extent::Far { end, laps } => (end, laps),
+            _ => return None,
+        };
         let missing = end.wrapping_sub(at);
-        Some(if missing < 1 << 31 { missing } else { 0 })
+        Some(u64::from(if missing < 1 << 31 { missing } else { 0 }) + u64::from(laps) * LAP)
     }
 
     /// Whether the current message ends only with a FIN or with a last chunk.
@@ -200,6 +249,16 @@ impl App {
     /// Whether chunks are followed, and the last one has not come.
     pub(crate) fn in_chunks(&self) -> bool {
         matches!(self.extent, Extent::Chunk(_))
+    }
+
+    /// Whether the head of a message has begun and not ended.
+    pub(crate) fn in_head(&self) -> bool {
+        self.extent == Extent::Head
+    }
+
+    /// Whether the last response says that the connection ends with it.
+    pub(crate) fn is_last(&self) -> bool {
+        matches!(self.protocol, Protocol::Http { last: true, .. })
     }
 
     /// HTTP/1: the sequence number at which the last message begins.
@@ -283,5 +342,47 @@ impl App {
             self.protocol = Protocol::Lines { farewell };
             self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use linger_packet::{Flags, LinkType};
+
+    use super::*;
+
+    /// A raw IPv4 frame with a segment of so many bytes.
+    fn frame(seq: u32, bytes: usize) -> Vec<u8> {
+        let mut frame = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        frame[2..4].copy_from_slice(&(40 + bytes as u16).to_be_bytes());
+        frame.extend([0, 80, 0, 81]);
+        frame.extend(seq.to_be_bytes());
+        frame.extend([0, 0, 0, 0, 0x50, Flags::ACK.0, 0, 0, 0, 0, 0, 0]);
+        frame.resize(40 + bytes, b'x');
+        frame
+    }
+
+    #[test]
+    fn a_long_body_ends_after_all_its_laps() {
+        let see = |extent: Extent, seq: u32| {
+            let frame = frame(seq, 1_000);
+            extent.seen_to(&Segment::from_frame(LinkType::RAW, &frame, frame.len()).unwrap())
+        };
+        let first = frame(500, 1_000);
+        let first = Segment::from_frame(LinkType::RAW, &first, first.len()).unwrap();
+        // Three laps and ten bytes from 600 on, beyond the end of the circle.
+        let body = 3 * LAP + 10;
+        let mut extent = Extent::of(600, body, &first);
+        let app = |extent| App { protocol: Protocol::Other, extent, farewell_at: 0 };
+        for sent in
+            [900, LAP - 1_000, LAP, 2 * LAP - 990, 2 * LAP, 3 * LAP - 2_000, body - 1_001, body - 1_000]
+        {
+            let at = 600_u32.wrapping_add(sent as u32);
+            extent = see(extent, at);
+            let end = at.wrapping_add(1_000);
+            assert_eq!(app(extent).missing_after(end), Some(body - sent - 1_000), "{sent}");
+        }
+        assert_eq!(extent, Extent::Known(600_u32.wrapping_add(body as u32)));
+        assert_eq!(Extent::of(600, LAP << 16, &first), Extent::Lost);
     }
 }

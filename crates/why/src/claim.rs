@@ -157,7 +157,7 @@ pub enum Claim {
     /// So many bytes arrived after the sender's FIN, and the reset acknowledges them.
     LateAcknowledged(u32),
     /// So many bytes of a request's body were still to come.
-    RequestIncomplete(u32),
+    RequestIncomplete(u64),
     /// So many further requests had arrived and got no response.
     RequestsUnanswered(u16),
     /// FastCGI: END_REQUEST was sent while the gateway's records lay unread.
@@ -171,7 +171,7 @@ pub enum Claim {
     SpokeLast(Party),
     /// The other side had ended its half, and the sender has acknowledged all of it.
     OtherEnded,
-    /// So many bytes of the other side had not been acknowledged by the sender, the reset included.
+    /// So many bytes of the other side had not been acknowledged by the sender, neither by the reset nor selectively.
     Undelivered(u32),
     /// The frame brings bytes of the other side that were on their way when the reset was sent.
     ArrivedAfter,
@@ -196,8 +196,13 @@ pub enum Claim {
         /// Between the two.
         nanoseconds: u64,
     },
-    /// So many bytes of the other side are not acknowledged by the sender's FIN.
-    LateBytes(u32),
+    /// Bytes of the other side are not acknowledged by the sender's FIN.
+    LateBytes {
+        /// How many.
+        bytes: u32,
+        /// Whether some were sent by a side that had acknowledged the FIN. Otherwise all crossed it.
+        defied: bool,
+    },
     /// What came after the sender's FIN is a farewell: nobody has to read it.
     LateFarewell(Farewell),
     /// Both sides had sent FIN.
@@ -301,9 +306,11 @@ pub enum Claim {
     /// HTTP: the response was not finished.
     ResponseOpen,
     /// HTTP: bytes of the response that the client has not acknowledged, by its Content-Length.
-    ResponseShort(u32),
-    /// TLS: bytes of the server's last record that the client has not acknowledged.
-    RecordShort(u32),
+    ResponseShort(u64),
+    /// TLS: bytes of the server's last record that the client has not acknowledged; it has the beginning of the record.
+    RecordShort(u64),
+    /// TLS: bytes that the client has not acknowledged, up to the end of the server's last record: a whole one at least.
+    RecordsShort(u64),
     /// FastCGI: END_REQUEST was sent.
     EndRequest,
     /// FastCGI: END_REQUEST was not sent.
@@ -312,7 +319,7 @@ pub enum Claim {
     SshBanner,
     /// HTTP: the request got no response.
     NoResponse,
-    /// No new data was sent for this long before the reset, or before the packet that it answers.
+    /// No data was sent, neither new nor again, for this long before the reset, or before the packet that it answers.
     Silence {
         /// The silence.
         nanoseconds: u64,
@@ -337,15 +344,17 @@ pub enum Claim {
         reporter: IpAddr,
     },
     /// The server's FIN came so many bytes before the end of the response, by its Content-Length.
-    ClosedShort(u32),
+    ClosedShort(u64),
     /// The server's FIN came before the last chunk.
     ClosedInChunks,
     /// The server's FIN came so many bytes before the end of a TLS record.
-    RecordCut(u32),
+    RecordCut(u64),
+    /// The server's FIN came within the head of a response.
+    ClosedInHead,
     /// FastCGI: the FIN came before END_REQUEST.
     ClosedBeforeEndRequest,
     /// The server's FIN came before the request was whole: so many bytes of it were still to come.
-    RequestCut(u32),
+    RequestCut(u64),
     /// The server's FIN came before the last chunk of the request.
     RequestCutInChunks,
     /// The server's FIN came in place of a response to a whole request.
@@ -375,9 +384,14 @@ pub enum Claim {
         /// From the first to the last.
         nanoseconds: u64,
     },
-    /// No segment of this side with as many bytes was ever acknowledged, while its short packets arrive.
+    /// No segment of this side with as many bytes was ever acknowledged.
     NoneSoLongTaken {
         /// Bytes of the lost segment.
+        bytes: u32,
+    },
+    /// Bytes beyond the lost segment were acknowledged selectively, in pieces that are shorter than it.
+    ShorterTaken {
+        /// How many, all together.
         bytes: u32,
     },
     /// What another capture of the same connection shows.

@@ -116,6 +116,35 @@ impl ObservedConnection {
         (first..first + kept).map(|at| &self.ring[at % KEPT])
     }
 
+    /// Whether the packets after `last`, up to frame `until`, show that data was sent which the capture does not hold: numbers
+    /// go on, or are acknowledged, beyond what is there. `last` is the latest packet with data before `until`.
+    pub(crate) fn lacks_data(&self, last: &Record, until: u32) -> bool {
+        let beyond = |number: u32, known: u32| number.wrapping_sub(known).wrapping_sub(1) < 1 << 30;
+        let end = |record: &Record| {
+            let counted = u32::from(record.flags.has(Flags::SYN)) + u32::from(record.flags.has(Flags::FIN));
+            record.seq.wrapping_add(record.len).wrapping_add(counted)
+        };
+        // How far each side had come, as far as the latest packets show.
+        let mut ends = [None::<u32>; 2];
+        for record in self.records().take_while(|record| record.frame <= until) {
+            let dir = record.dir();
+            if record.frame > last.frame {
+                // A probe stands one number behind.
+                let jumps = ends[dir].is_some_and(|known| beyond(record.seq, known.wrapping_add(1)));
+                let other = &self.sides[1 - dir];
+                let acknowledges = record.flags.has(Flags::ACK) && other.seen();
+                if jumps || acknowledges && beyond(record.ack, other.next) {
+                    return true;
+                }
+            }
+            let newer = ends[dir].is_none_or(|known| beyond(end(record), known));
+            if newer {
+                ends[dir] = Some(end(record));
+            }
+        }
+        false
+    }
+
     /// Both sides have sent FIN.
     pub(crate) fn closed(&self) -> bool {
         self.sides[0].has_fin() && self.sides[1].has_fin()
@@ -130,11 +159,17 @@ impl ObservedConnection {
         unanswered || closed || self.sides.iter().any(stands)
     }
 
+    /// The time of a packet so many nanoseconds after the first one, to the microsecond.
+    pub(crate) fn time_of(&self, since_first: u64) -> u64 {
+        self.first_time / 1_000 * 1_000 + since_first
+    }
+
     /// Microseconds and frames between the connection's first packet and this one.
     #[inline]
     pub(crate) fn since_first(&mut self, at: At) -> (u64, u32) {
         self.last_time = self.last_time.max(at.time_ns);
-        let micros = at.time_ns.saturating_sub(self.first_time) / 1_000;
+        // The difference of two whole microseconds: a time that is shown to the microsecond is the packet's own.
+        let micros = (at.time_ns / 1_000).saturating_sub(self.first_time / 1_000);
         (micros, at.frame.saturating_sub(self.first_frame).min(u64::from(u32::MAX)) as u32)
     }
 

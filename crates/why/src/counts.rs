@@ -24,6 +24,8 @@ pub struct PacketCounts {
     pub packets: u64,
     /// Packets that were not looked at, because their time was not asked for.
     pub outside: u64,
+    /// Of those read, TCP segments of hosts or ports that were not asked for.
+    pub unselected: u64,
     /// Of those read, TCP segments.
     pub segments: u64,
     /// IP fragments, which are not reassembled.

@@ -266,28 +266,40 @@ impl<'a> Facts<'a> {
         used < 1 << 31 && window.saturating_sub(used) < 536 && s.payload > 0 && (known || window == 0)
     }
 
-    /// How long nothing was sent before the reset, or before the packet that it answers, in nanoseconds. The bytes of
-    /// probes count as silence.
+    /// How long no data was sent, new or again, before the reset, or before the packet that it answers, in nanoseconds. The
+    /// bytes of probes count as silence. `None` if the packets show that data is missing in the capture.
     pub(crate) fn silence(&self) -> Option<u64> {
         let flow = self.connection();
-        let end = match self.trigger {
-            Some(trigger) => flow.first_time + trigger.since_first(),
-            None => self.reset.at.time_ns,
+        let (end, until) = match self.trigger {
+            Some(trigger) => (flow.first_time + trigger.since_first(), trigger.frame),
+            None => (self.reset.at.time_ns, u32::MAX),
         };
         let said = |record: &&Record| {
-            (record.len > 1 || record.flags.any(Flags::SYN | Flags::FIN))
-                && !record.repeated()
-                && self.trigger.is_none_or(|trigger| record.frame < trigger.frame)
+            (record.len > 1 || record.flags.any(Flags::SYN | Flags::FIN)) && record.frame < until
         };
         let last = flow.records().rev().find(said)?;
+        let complete = self.answers_syn()
+            || self.sender.seen() && self.receiver.seen() && !(self.active() && self.names_unseen());
+        if !complete || flow.lacks_data(last, until) {
+            return None;
+        }
         end.checked_sub(flow.first_time + last.since_first())
     }
 
-    /// How long nothing was sent before the sender's FIN, in nanoseconds.
+    /// The numbers of an active reset are beyond what the capture holds.
+    fn names_unseen(&self) -> bool {
+        let beyond = |number: u32, known: u32| number.wrapping_sub(known).wrapping_sub(1) < 1 << 30;
+        beyond(self.reset.ack, self.receiver.next) || beyond(self.reset.seq, self.sender.next)
+    }
+
+    /// How long no data was sent before the sender's FIN, in nanoseconds.
     pub(crate) fn silence_before_fin(&self) -> Option<u64> {
         let fin = self.sender.fin()?;
         let before = |record: &&Record| record.frame < fin.frame && record.len > 1;
         let last = self.connection().records().rev().find(before)?;
+        if !self.receiver.seen() || self.connection().lacks_data(last, fin.frame) {
+            return None;
+        }
         fin.since.nanoseconds().checked_sub(last.since_first())
     }
 

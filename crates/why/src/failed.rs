@@ -103,7 +103,7 @@ impl FailureLook<'_> {
     }
 
     fn time(&self, since: u64) -> u64 {
-        self.connection.first_time + since
+        self.connection.time_of(since)
     }
 
     /// How the connection failed, if it did.

@@ -34,6 +34,7 @@ mod read;
 mod record;
 mod reset;
 mod rules;
+mod sacked;
 mod select;
 mod series;
 mod service;

@@ -5,20 +5,20 @@
 
 use crate::{Cause, Class};
 
-static SEEN: [(Cause, Class, u32); 25] = [
+static SEEN: [(Cause, Class, u32); 24] = [
     (Cause::Aborted, Class::Active, 243),
     (Cause::Aborted, Class::ActiveAfterFin, 24),
-    (Cause::BlackHole, Class::Stalled, 1),
     (Cause::BothClosed, Class::PassiveAfterFin, 24),
     (Cause::ClientGaveUp, Class::Active, 24),
     (Cause::ClientGaveUp, Class::ActiveAfterFin, 4),
     (Cause::ClientGaveUp, Class::AnswerToSynAck, 10),
-    (Cause::ClientGaveUp, Class::ClosedEarly, 17),
-    (Cause::ClientGaveUp, Class::PassiveAfterFin, 118),
-    (Cause::ClosedUnanswered, Class::ClosedEarly, 5),
+    (Cause::ClientGaveUp, Class::ClosedEarly, 12),
+    (Cause::ClientGaveUp, Class::PassiveAfterFin, 117),
+    (Cause::ClosedUnanswered, Class::ClosedEarly, 4),
     (Cause::ClosedWithUnreadData, Class::Active, 2),
     (Cause::ClosedWithUnreadData, Class::ActiveAfterFin, 3),
-    (Cause::DataAfterClose, Class::PassiveAfterFin, 154),
+    (Cause::CutShort, Class::ClosedEarly, 2),
+    (Cause::DataAfterClose, Class::PassiveAfterFin, 155),
     (Cause::Forged, Class::AnswerToSyn, 2),
     (Cause::Forged, Class::Foreign, 16),
     (Cause::HalfOpen, Class::AnswerToSynAck, 12),
@@ -26,10 +26,9 @@ static SEEN: [(Cause, Class, u32); 25] = [
     (Cause::KeepaliveTimeout, Class::AfterKeepalive, 2),
     (Cause::NoAnswer, Class::Unanswered, 89),
     (Cause::PortClosed, Class::AnswerToSyn, 76),
-    (Cause::ProcessGone, Class::Active, 1),
     (Cause::RetransmissionTimeout, Class::Active, 5),
     (Cause::RetransmissionTimeout, Class::AfterRetransmissions, 5),
-    (Cause::RetransmissionTimeout, Class::Stalled, 8),
+    (Cause::RetransmissionTimeout, Class::Stalled, 9),
     (Cause::Unreachable, Class::Unanswered, 25),
 ];
 

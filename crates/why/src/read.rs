@@ -39,7 +39,7 @@ pub struct Examined {
     /// Why reading stopped before the end, if it did.
     pub stopped: Option<String>,
     /// Whether more packets may follow after the point where reading stopped: the capture is damaged there, or reading
-    /// was stopped on request. False if the capture is only cut off.
+    /// was stopped on request. False if the capture is only cut off in its last packet.
     pub unread: bool,
 }
 

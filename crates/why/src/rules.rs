@@ -265,7 +265,7 @@ static RULES: [CauseRule; 46] = [
         (Cause::RetransmissionTimeout, Class::Stalled),
         "no reset; the first segment without an acknowledgement was repeated three times over 2.5 s or more",
         "an acknowledgement",
-        Some(("black-hole", "acknowledged at last")),
+        Some(("data-without-an-answer", "acknowledged at last")),
         0,
     ),
     rule(
@@ -300,12 +300,12 @@ static RULES: [CauseRule; 46] = [
         (Cause::Unreachable, Class::Stalled),
         "repeated data, never acknowledged, and an ICMP error about it that is not of its size",
         "an acknowledgement; no error",
-        Some(("black-hole", "a short segment")),
+        Some(("data-without-an-answer", "as it is")),
         0,
     ),
     rule(
         (Cause::CutShort, Class::ClosedEarly),
-        "the server's FIN stands before the end of its response by Content-Length or chunks, before the end of a TLS record, or before END_REQUEST; every byte before it is in the capture",
+        "the server's FIN stands within the head of its response, before the end of the response by Content-Length or chunks, before the end of a TLS record, or before END_REQUEST; every byte before it is in the capture",
         "the rest; a missing byte in the capture; the client's FIN before",
         Some(("short-by-its-Content-Length", "whole")),
         12,
@@ -320,8 +320,8 @@ static RULES: [CauseRule; 46] = [
     rule(
         (Cause::ClosedUnanswered, Class::ClosedEarly),
         "the server's FIN acknowledges a whole request, and there is no response to it",
-        "a response; the request not acknowledged",
-        Some(("keep-alive-race", "as it is")),
+        "a response; the request not acknowledged; an earlier response that ends the connection; two lengths of the request",
+        Some(("no-response", "after a response that ends the connection")),
         6,
     ),
     rule(
@@ -340,9 +340,9 @@ static RULES: [CauseRule; 46] = [
     ),
     rule(
         (Cause::BlackHole, Class::Stalled),
-        "the rule of repeated data, with segments of 1,000 bytes or more, none as long ever acknowledged, while short packets of that side arrive or a router says that they are too big",
-        "an acknowledged segment as long; a short one that is lost",
-        Some(("black-hole", "as long as one that passed")),
+        "the rule of repeated data, with segments of 1,000 bytes or more, none as long ever acknowledged, while shorter pieces sent after the first of them were acknowledged selectively, or a router says that they are too big",
+        "an acknowledged segment as long; a short one that is lost; no answer after the first loss",
+        Some(("black-hole", "no answer")),
         2,
     ),
     rule(

@@ -4,6 +4,7 @@ use linger_packet::{Flags, Segment};
 
 use crate::app::App;
 use crate::record::{At, Since};
+use crate::sacked::Sacked;
 
 /// Consecutive probes or retransmissions that the other side has not answered.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,7 @@ enum End {
     #[default]
     Open,
     /// The fields of [`Fin`]; the enum's tag takes the place of what would be padding there.
-    Closed { seq: u32, frame: u32, late: u32, since: Since },
+    Closed { seq: u32, frame: u32, late: u32, since: Since, defied: bool },
 }
 
 /// A side's first FIN, and what the other side sent after it.
@@ -56,6 +57,8 @@ pub(crate) struct Fin {
     /// Bytes of payload of the other side that the FIN does not acknowledge, those that had passed before it included: they
     /// had not arrived when it was sent. Each counted once.
     pub(crate) late: u32,
+    /// Some of them were sent by a side that had acknowledged the FIN. All others crossed it on the way.
+    pub(crate) defied: bool,
 }
 
 /// The IP identifications of a side. IPv6 has none.
@@ -77,8 +80,9 @@ pub(crate) struct Side {
     pub(crate) start: Start,
     /// The sequence number after the last byte it has sent.
     pub(crate) next: u32,
-    /// The highest acknowledgement it has sent.
+    /// The highest acknowledgement it has sent, and what it has acknowledged beyond that.
     pub(crate) ack: Option<u32>,
+    pub(crate) sacked: Sacked,
     /// The bytes of payload it has sent, each counted once.
     pub(crate) payload: u64,
     pub(crate) last_time: u64,
@@ -143,7 +147,7 @@ impl Side {
     pub(crate) fn fin(&self) -> Option<Fin> {
         match self.end {
             End::Open => None,
-            End::Closed { seq, frame, late, since } => Some(Fin { seq, frame, since, late }),
+            End::Closed { seq, frame, late, since, defied } => Some(Fin { seq, frame, since, late, defied }),
         }
     }
 
@@ -166,6 +170,11 @@ impl Side {
     /// Returns at most the bytes that were seen: a sequence number that is far behind belongs to an older connection on the
     /// same ports, or to bytes that passed before the capture began.
     pub(crate) fn payload_after(&self, seq: u32) -> u32 {
+        self.payload_beyond(seq, Sacked::default())
+    }
+
+    /// The same without the bytes that were acknowledged selectively. At least so many did not arrive.
+    pub(crate) fn payload_beyond(&self, seq: u32, sacked: Sacked) -> u32 {
         let mut bytes = self.next.wrapping_sub(seq);
         if bytes > 1 << 31 {
             return 0;
@@ -178,7 +187,7 @@ impl Side {
         if self.start == Start::Syn(seq) {
             bytes = bytes.saturating_sub(1);
         }
-        bytes.min(u32::try_from(self.payload).unwrap_or(u32::MAX))
+        bytes.saturating_sub(sacked.bytes).min(u32::try_from(self.payload).unwrap_or(u32::MAX))
     }
 
     /// Takes the side's next packet, `frame` frames after the connection's first. `other` is the opposite side.
@@ -204,7 +213,7 @@ impl Side {
             self.take_id(id);
         }
         let (advances, repeated) = self.take_sequence(segment, other);
-        if advances && segment.payload_len > 0 {
+        if !repeated && segment.payload_len > 0 {
             self.spoke_frame = frame;
         }
         // A probe's sequence number is one less than the next, and it carries no byte or one (RFC 1122 section
@@ -220,10 +229,14 @@ impl Side {
         if flags.has(Flags::FIN) && !self.has_fin() {
             let late =
                 if flags.has(Flags::ACK) && other.seen() { other.payload_after(segment.ack) } else { 0 };
-            self.end = End::Closed { seq: segment.end().wrapping_sub(1), frame, late, since };
+            let seq = segment.end().wrapping_sub(1);
+            self.end = End::Closed { seq, frame, late, since, defied: false };
         }
         if flags.has(Flags::ACK) {
             self.take_ack(segment.ack, other, at.time_ns);
+            if segment.sack_blocks().next().is_some() && self.ack == Some(segment.ack) {
+                self.sacked.take(segment);
+            }
         }
         self.last_time = at.time_ns;
         self.last_frame = frame;
@@ -293,12 +306,15 @@ impl Side {
         let end = segment.end().wrapping_sub(u32::from(counted));
         let ahead = end.wrapping_sub(self.next);
         let advances = ahead != 0 && ahead < 1 << 31;
-        let mut repeated = false;
+        let (mut repeated, mut fills) = (false, false);
         if segment.payload_len > 0 || segment.flags.has(Flags::FIN) {
             if segment.seq == self.next {
                 if segment.payload_len > 0 {
                     self.app.in_order(segment, &other.app);
                 }
+            } else if segment.seq.wrapping_sub(self.next) >= 1 << 31 && self.awaits(segment) {
+                self.app.in_order(segment, &other.app);
+                fills = true;
             } else if segment.seq.wrapping_sub(self.next) < 1 << 31 || advances {
                 self.gap = true;
                 self.app.after_gap(segment);
@@ -306,21 +322,41 @@ impl Side {
                 repeated = true;
             }
         }
+        if advances || fills {
+            let new = if fills { segment.payload_len } else { ahead.min(segment.payload_len) };
+            self.speak(segment, end, new, other);
+        }
         if advances {
-            let new = ahead.min(segment.payload_len);
-            self.payload += u64::from(new);
-            if let End::Closed { late, .. } = &mut other.end {
-                // A capture may show an acknowledgement before the bytes: those had arrived.
-                let end = end.wrapping_sub(u32::from(segment.flags.has(Flags::FIN)));
-                let beyond = other.ack.map_or(new, |ack| end.wrapping_sub(ack));
-                *late = late.saturating_add(if beyond < 1 << 31 { new.min(beyond) } else { 0 });
-            }
-            let bytes = segment.payload_len.min(u32::from(u16::MAX)) as u16;
-            self.longest_waiting = self.longest_waiting.max(bytes);
             self.next = end;
             debug_assert!(u64::from(other.late()) <= self.payload, "what came late was sent");
         }
         (advances, repeated)
+    }
+
+    /// Whether a segment behind the side's latest number brings the next bytes of its stream all the same: an acknowledgement had
+    /// passed over bytes that are sent again now, and the capture did not have them.
+    #[cold]
+    fn awaits(&self, segment: &Segment<'_>) -> bool {
+        let none = self.payload == 0 && self.start == Start::Syn(segment.seq.wrapping_sub(1));
+        segment.payload_len > 0 && (none || self.app.ends_at(segment.seq))
+    }
+
+    /// Counts `new` bytes of payload, which end with the segment, at `end`.
+    #[inline]
+    fn speak(&mut self, segment: &Segment<'_>, end: u32, new: u32, other: &mut Self) {
+        self.payload += u64::from(new);
+        if let End::Closed { late, seq, defied, .. } = &mut other.end {
+            // A capture may show an acknowledgement before the bytes: those had arrived.
+            let end = end.wrapping_sub(u32::from(segment.flags.has(Flags::FIN)));
+            let beyond = other.ack.map_or(new, |ack| end.wrapping_sub(ack));
+            let more = if beyond < 1 << 31 { new.min(beyond) } else { 0 };
+            *late = late.saturating_add(more);
+            let knows =
+                segment.flags.has(Flags::ACK) && segment.ack.wrapping_sub(*seq).wrapping_sub(1) < 1 << 31;
+            *defied |= more > 0 && knows;
+        }
+        let bytes = segment.payload_len.min(u32::from(u16::MAX)) as u16;
+        self.longest_waiting = self.longest_waiting.max(bytes);
     }
 
     /// Counts a retransmission or a probe: one more of this run, or the first of another.
@@ -360,6 +396,9 @@ impl Side {
             if ack == other.next {
                 other.longest_waiting = 0;
             }
+        }
+        if newer != 0 {
+            self.sacked = Sacked::default();
         }
         self.ack = Some(ack);
     }

@@ -72,6 +72,12 @@ pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
     if counts.packets == 0 && counts.outside > 0 {
         notes.push(format!("none of its {} packets is of the time that was asked for", counts.outside));
     }
+    if counts.segments == 0 && counts.unselected > 0 {
+        notes.push(format!(
+            "none of its {} TCP segments is of a host or port that was asked for",
+            counts.unselected
+        ));
+    }
     for (count, what) in [
         (counts.fragments, "IP fragments were not reassembled"),
         (counts.cut, "packets were cut before their TCP flags: capture with a longer snap length"),
@@ -100,6 +106,26 @@ pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
     }
     notes.extend(file.stopped.clone());
     notes
+}
+
+/// Why the findings say little about a capture, if more than half of it could not be read.
+pub fn mostly_unread(file: &Examined) -> Option<String> {
+    let counts = &file.counts;
+    let layers: Vec<_> = file.not_understood.iter().take(3).map(|(layer, _)| layer.to_string()).collect();
+    let kinds = [
+        (counts.not_understood, format!("not understood ({})", layers.join(", "))),
+        (counts.fragments, "fragments".into()),
+        (counts.cut, "cut before their TCP flags".into()),
+        (counts.malformed, "malformed".into()),
+    ];
+    let kinds = kinds.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    file.is_mostly_unread().then(|| {
+        format!(
+            "most of its {} packets could not be read: {}",
+            counts.packets,
+            kinds.collect::<Vec<_>>().join(", ")
+        )
+    })
 }
 
 /// A group in one line: cause, confidence, connections, listener.
@@ -146,11 +172,8 @@ pub fn losses(group: &Group) -> String {
 
 /// When it happened, by the wall clock, and what the times have in common.
 pub fn when(group: &Group) -> Vec<String> {
-    let mut lines = vec![if group.connections == 1 {
-        WallClock(group.first_ns).to_string()
-    } else {
-        format!("{} to {}", WallClock(group.first_ns), WallClock(group.last_ns))
-    }];
+    let (first, last) = (WallClock(group.first_ns).to_string(), WallClock(group.last_ns).to_string());
+    let mut lines = vec![if first == last { first } else { format!("{first} to {last}") }];
     let timing = &group.timing;
     if let Some((silence, spread)) = timing.silence {
         let each = if group.connections == 1 {

@@ -55,7 +55,7 @@ fn a_sentence_with_a_wrong_number_is_refuted() {
                 Claim::Unasked { window, timestamps: !timestamps, at_next }
             }
             Claim::ClosedBefore { nanoseconds } => Claim::ClosedBefore { nanoseconds: nanoseconds + 5_000 },
-            Claim::LateBytes(bytes) => Claim::LateBytes(bytes + 1),
+            Claim::LateBytes { bytes, defied } => Claim::LateBytes { bytes: bytes + 1, defied },
             Claim::LateAcknowledged(bytes) => Claim::LateAcknowledged(bytes + 1),
             Claim::Undelivered(bytes) => Claim::Undelivered(bytes + 1),
             Claim::RequestIncomplete(bytes) => Claim::RequestIncomplete(bytes + 1),
@@ -83,6 +83,7 @@ fn a_sentence_with_a_wrong_number_is_refuted() {
                 Claim::SentAgain { bytes, count: count + 1, nanoseconds }
             }
             Claim::NoneSoLongTaken { .. } => Claim::NoneSoLongTaken { bytes: 0 },
+            Claim::ShorterTaken { bytes } => Claim::ShorterTaken { bytes: bytes + 1 },
             Claim::Icmp { reporter, .. } => Claim::Icmp { problem: IcmpProblem::TimeExceeded, reporter },
             Claim::TtlDiffers { reset, usual } => Claim::TtlDiffers { reset, usual: usual + 1 },
             Claim::Silence { nanoseconds } => Claim::Silence { nanoseconds: nanoseconds + 5_000 },

@@ -30,11 +30,27 @@ impl At {
 
 /// Returns `None` for a time that RFC 3339 cannot express.
 pub(super) fn rfc3339(seconds: f64) -> Option<String> {
-    let since = Duration::try_from_secs_f64(seconds).ok()?;
+    // To the nearest microsecond: a number of JSON is a little above or below it.
+    let since = Duration::try_from_secs_f64(seconds).ok()?.checked_add(Duration::from_nanos(500))?;
     let mut text = String::new();
     let time: SystemTime = UNIX_EPOCH.checked_add(since)?;
     write!(text, "{}", humantime::format_rfc3339_micros(time)).ok()?;
     Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_the_microsecond_of_the_number() {
+        for micros in [0, 1, 5, 300_457, 999_999] {
+            let seconds = (1_780_000_000_000_000_u64 + micros) as f64 / 1e6;
+            let text = rfc3339(seconds).unwrap();
+            assert_eq!(text, format!("2026-05-28T20:26:40.{micros:06}Z"), "{seconds}");
+        }
+        assert_eq!(rfc3339(0.999_999_4).unwrap(), "1970-01-01T00:00:00.999999Z");
+    }
 }
 
 pub(super) fn date_time(_: &mut SchemaGenerator) -> Schema {

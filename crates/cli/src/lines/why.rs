@@ -111,6 +111,8 @@ pub(crate) struct Summary {
     packets: u64,
     /// Packets that were not looked at, because their time was not asked for.
     outside: u64,
+    /// The number of the packets read that are TCP segments of hosts or ports that were not asked for.
+    unselected: u64,
     /// The number of the packets read that are TCP segments.
     segments: u64,
     /// IP fragments, which are not reassembled.
@@ -144,7 +146,7 @@ pub(crate) struct Summary {
     /// Why reading stopped before the end, if it did.
     stopped: Option<String>,
     /// Whether more packets may follow after the point where reading stopped: the capture is damaged there,
-    /// or reading was stopped on request. False if the capture is only cut off.
+    /// or reading was stopped on request. False if the capture is only cut off in its last packet.
     unread: bool,
 }
 
@@ -171,6 +173,7 @@ impl From<&library::Examined> for Summary {
             files: examined.files.len() as u64,
             packets: counts.packets,
             outside: counts.outside,
+            unselected: counts.unselected,
             segments: counts.segments,
             fragments: counts.fragments,
             cut: counts.cut,

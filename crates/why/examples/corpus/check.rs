@@ -115,7 +115,8 @@ impl Checker<'_> {
             Claim::Undelivered(bytes) => {
                 holds(active, "it acknowledges nothing")?;
                 let span = u64::from(r.data_end().unwrap_or(0).wrapping_sub(reset.ack));
-                equal(span.min(r.bytes()), u64::from(*bytes))
+                let lacking = span.saturating_sub(s.sacked_beyond(reset.ack));
+                equal(lacking.min(r.bytes()), u64::from(*bytes))
             }
             Claim::ArrivedAfter => {
                 let later = self.packet(frame)?;
@@ -185,8 +186,7 @@ impl Checker<'_> {
                 self.about(reset.time_ns.saturating_sub(fin.time_ns), *nanoseconds)
             }
             // Where bytes came out of order, those that filled the gap later are left out.
-            Claim::LateBytes(bytes) if r.in_order() => equal(self.late()?, u64::from(*bytes)),
-            Claim::LateBytes(bytes) => holds(self.late()? >= u64::from(*bytes), "fewer"),
+            Claim::LateBytes { bytes, defied } => self.late_bytes(u64::from(*bytes), *defied),
             Claim::LateAcknowledged(bytes) => {
                 equal(self.late()?, u64::from(*bytes))?;
                 holds(r.data_end().is_some_and(|end| at_or_after(reset.ack, end)), "not acknowledged")
@@ -198,7 +198,10 @@ impl Checker<'_> {
                 let late = bytes.get(fin.ack.wrapping_sub(start) as usize..).ok_or("not in the capture")?;
                 payload::is_farewell(late, *farewell)
             }
-            Claim::BothClosed => holds(s.fin().is_some() && r.fin().is_some(), "one FIN is missing"),
+            Claim::BothClosed => {
+                let (one, two) = (s.fin().ok_or("no FIN")?, r.fin().ok_or("one FIN is missing")?);
+                equal(Some(one.frame.max(two.frame)), frame)
+            }
             Claim::FinTimeoutPassed => holds(self.since_fin()? >= 59_000_000_000, "sooner"),
             Claim::SoonerThanFinTimeout => holds(self.since_fin()? < 60_000_000_000, "later"),
             Claim::LacksPart => {
@@ -245,6 +248,7 @@ impl Checker<'_> {
                 let fin = s.fin().ok_or("no FIN")?;
                 let last =
                     self.before(fin.frame).filter(|seen| seen.len > 1).last().ok_or("no data before")?;
+                self.nothing_is_missing(last.frame, fin.frame)?;
                 self.about(fin.time_ns.saturating_sub(last.time_ns), *nanoseconds)
             }
             Claim::SaidFarewell(party, farewell) => payload::ends_with_farewell(self.side(*party), *farewell),
@@ -262,7 +266,9 @@ impl Checker<'_> {
         let end = latest(server.before.iter().copied().chain(later().copied()).map(|seen| seen.data_end()));
         let span = u64::from(end.unwrap_or(acked).wrapping_sub(acked));
         let after: u64 = later().map(|seen| u64::from(seen.len)).sum();
-        let most = span.min(server.bytes() + after).max(http.missing_from(acked).map_or(0, u64::from));
+        let declared = http.missing_from(acked).unwrap_or(0);
+        let most = span.min(server.bytes() + after).max(declared);
+        let most = most.saturating_sub(client.sacked_beyond(acked)) + after;
         holds(self.finding.lost_response_bytes.unwrap_or(0) <= most, "more than the client lacks")?;
         let sent: u64 = self.client_sent().iter().map(|seen| u64::from(seen.len)).sum();
         holds(

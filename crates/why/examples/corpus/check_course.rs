@@ -27,6 +27,46 @@ impl Checker<'_> {
         Ok(self.c.receiver.bytes_from(fin.ack))
     }
 
+    /// Bytes that the sender's FIN does not acknowledge, and whether any of them came from a side that knew of the FIN.
+    pub(crate) fn late_bytes(&self, bytes: u64, defied: bool) -> Proof {
+        let (s, r) = (&self.c.sender, &self.c.receiver);
+        let late = self.late()?;
+        // Where bytes came out of order, those that filled the gap later are left out.
+        holds(if r.in_order() { late == bytes } else { late >= bytes }, &format!("{late} did"))?;
+        let fin = s.fin().ok_or("no FIN")?;
+        let mut end = fin.ack;
+        let mut knew = false;
+        for seen in r.before.iter().filter(|seen| seen.len > 0 && !seen.has(Flags::SYN)) {
+            let new = seen.data_end() != end && at_or_after(seen.data_end(), end);
+            knew |= new && seen.has(Flags::ACK) && at_or_after(seen.ack, fin.end());
+            end = if new { seen.data_end() } else { end };
+        }
+        if r.in_order() { equal(knew, defied) } else { holds(knew || !defied, "all crossed it") }
+    }
+
+    /// Between two frames no number goes on, or is acknowledged, beyond what is here.
+    pub(crate) fn nothing_is_missing(&self, after: u64, until: u64) -> Proof {
+        let mut known: Vec<(SocketAddr, u32)> = Vec::new();
+        let mut all: Vec<&Seen> = self.before(until).collect();
+        all.extend(self.all.iter().find(|seen| seen.frame == until));
+        for seen in all {
+            let end = |from: SocketAddr| known.iter().find(|(end, _)| *end == from).map(|(_, end)| *end);
+            // No window is larger than 1 GiB (RFC 7323 section 2.3).
+            let beyond = |number: u32, known: u32| number != known && number.wrapping_sub(known) <= 1 << 30;
+            if seen.frame > after {
+                let jumps = end(seen.from).is_some_and(|end| beyond(seen.seq, end.wrapping_add(1)));
+                let acknowledges =
+                    seen.has(Flags::ACK) && end(seen.to).is_some_and(|end| beyond(seen.ack, end));
+                holds(!jumps && !acknowledges, &format!("frame {} is beyond what is here", seen.frame))?;
+            }
+            match known.iter_mut().find(|(end, _)| *end == seen.from) {
+                Some((_, end)) => *end = if beyond(seen.end(), *end) { seen.end() } else { *end },
+                None => known.push((seen.from, seen.end())),
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn since_fin(&self) -> Result<u64, String> {
         let fin = self.c.sender.fin().ok_or("no FIN")?;
         Ok(self.c.reset.time_ns.saturating_sub(fin.time_ns))
@@ -112,7 +152,7 @@ impl Checker<'_> {
         holds(window < used + 536, &format!("{window} bytes of window, {used} used"))
     }
 
-    /// Between the last new payload, SYN or FIN and the reset, or the packet that it answers.
+    /// Between the last payload, SYN or FIN and the reset, or the packet that it answers.
     pub(crate) fn silence(&self, nanoseconds: u64) -> Proof {
         let reset = self.c.reset;
         let answered = self.finding.evidence.iter().find_map(|evidence| match evidence.says {
@@ -124,19 +164,18 @@ impl Checker<'_> {
             None => reset,
         };
         let from = end.time_ns.saturating_sub(nanoseconds);
-        let mut known: Vec<(SocketAddr, u32)> = Vec::new();
-        for seen in self.before(end.frame) {
-            let said = seen.len > 1 || seen.has(Flags::FIN);
-            let side = known.iter_mut().find(|(from, _)| *from == seen.from);
-            let new = side.as_ref().is_none_or(|(_, end)| !at_or_after(*end, seen.end()));
-            match side {
-                Some((_, end)) if new => *end = seen.end(),
-                Some(_) => {}
-                None => known.push((seen.from, seen.end())),
-            }
-            if (said && new || seen.has(Flags::SYN)) && seen.time_ns > from + 2_000 {
-                return Err(format!("frame {} was sent in that time", seen.frame));
-            }
+        let said = |seen: &&Seen| seen.len > 1 || seen.has(Flags::FIN) || seen.has(Flags::SYN);
+        // The same packet once more, before or behind a router.
+        let copy = |one: &Seen, two: &Seen| {
+            (one.from, one.seq, one.len, one.id, one.flags) == (two.from, two.seq, two.len, two.id, two.flags)
+                && two.time_ns - one.time_ns < 1_000_000
+        };
+        let mut all: Vec<&Seen> = self.before(end.frame).filter(said).collect();
+        all.dedup_by(|two, one| copy(one, two));
+        let last = all.last();
+        if let Some(last) = last {
+            holds(last.time_ns <= from + 2_000, &format!("frame {} was sent in that time", last.frame))?;
+            self.nothing_is_missing(last.frame, end.frame)?;
         }
         Ok(())
     }

@@ -55,7 +55,15 @@ impl Checker<'_> {
                 let acked = other.final_ack().or(other.ack()).ok_or("nothing was acknowledged")?;
                 let taken =
                     own.before.iter().find(|seen| seen.len >= *bytes && at_or_after(acked, seen.end()));
-                holds(taken.is_none(), "one was")
+                let mut blocks = other.before.iter().flat_map(|seen| &seen.sack);
+                let long =
+                    blocks.any(|&(from, to)| at_or_after(from, acked) && to.wrapping_sub(from) >= *bytes);
+                holds(taken.is_none() && !long, "one was")
+            }
+            Claim::ShorterTaken { bytes } => {
+                let other = self.all_from(self.finding.to);
+                let acked = other.final_ack().or(other.ack()).ok_or("nothing was acknowledged")?;
+                equal(other.sacked_beyond(acked), u64::from(*bytes))
             }
             other => self.closed_early(other, frame),
         }
@@ -94,10 +102,14 @@ impl Checker<'_> {
                 own()?;
                 holds(answered.chunked, "the last chunk was sent")
             }
+            Claim::ClosedInHead => {
+                own()?;
+                holds(answered.in_head && answered.messages < asked.messages, "its head was whole")
+            }
             Claim::RecordCut(bytes) => {
                 own()?;
                 let end = payload::tls_end(&server).ok_or("no TLS")?;
-                equal(end.wrapping_sub(fin.data_end()), *bytes)
+                equal(u64::from(end.wrapping_sub(fin.data_end())), *bytes)
             }
             Claim::ClosedBeforeEndRequest => {
                 own()?;
@@ -126,6 +138,7 @@ impl Checker<'_> {
             Claim::ClosedUnanswered => {
                 own()?;
                 equal(asked.missing_from(taken), Some(0))?;
+                holds(!answered.last_of_all, "the response before it ends the connection")?;
                 equal(asked.messages, answered.messages + 1)
             }
             Claim::ClientClosedFirst => {
@@ -190,7 +203,7 @@ impl Checker<'_> {
             )
         };
         let end = server.fin().map(Seen::data_end).or(server.data_end()).unwrap_or(0);
-        let declared = Http::answers(&server, &client).missing_from(end).map_or(0, u64::from);
+        let declared = Http::answers(&server, &client).missing_from(end).unwrap_or(0);
         let record = payload::tls_end(&server).map_or(0, |record| u64::from(record.wrapping_sub(end)));
         let most = open(&server, &client).max(declared).max(record);
         holds(self.finding.lost_response_bytes.unwrap_or(0) <= most, "more than the client lacks")?;

@@ -122,14 +122,17 @@ impl Checker<'_> {
                 let (client, server) = (client.ok_or("no client")?, server.ok_or("no server")?);
                 let first = server.syn().map(Seen::end).or(server.before.first().map(|seen| seen.seq));
                 let acked = self.acked(client).or(first).unwrap_or(0);
-                equal(Http::answers(server, client).missing_from(acked), Some(*bytes))
+                let missing = Http::answers(server, client).missing_from(acked);
+                equal(missing.map(|missing| missing - client.sacked_beyond(acked)), Some(*bytes))
             }
-            Claim::RecordShort(bytes) => {
+            Claim::RecordShort(bytes) | Claim::RecordsShort(bytes) => {
                 let (client, server) = (client.ok_or("no client")?, server.ok_or("no server")?);
                 let first = server.syn().map(Seen::end).or(server.before.first().map(|seen| seen.seq));
                 let acked = self.acked(client).or(first).unwrap_or(0);
-                let end = payload::tls_end(server).ok_or("no TLS")?;
-                equal(end.wrapping_sub(acked), *bytes)
+                let (begin, end) = payload::tls_last(server).ok_or("no TLS")?;
+                equal(u64::from(end.wrapping_sub(acked)) - client.sacked_beyond(acked), *bytes)?;
+                let inside = acked != begin && at_or_after(acked, begin);
+                equal(inside, matches!(claim, Claim::RecordShort(_)))
             }
             Claim::EndRequest | Claim::NoEndRequest => {
                 let (_, bytes) = server.ok_or("no server")?.stream();

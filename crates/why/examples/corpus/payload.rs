@@ -2,7 +2,7 @@
 
 use linger_why::Farewell;
 
-use crate::trace::{Sent, at_or_after};
+use crate::trace::Sent;
 
 /// HTTP/1 messages of one side.
 #[derive(Debug, Default)]
@@ -16,8 +16,13 @@ pub(crate) struct Http {
     heads: Vec<bool>,
     /// Where its heads begin.
     pub(crate) starts: Vec<u32>,
-    /// The sequence number after the last message, where its head says so.
-    end: Option<u32>,
+    /// The last message's head has begun and not ended.
+    pub(crate) in_head: bool,
+    /// The last response says that the connection ends with it.
+    pub(crate) last_of_all: bool,
+    /// The first sequence number, and the offset of the end of the last message, where its head says so.
+    start: u32,
+    end: Option<u64>,
 }
 
 impl Http {
@@ -33,10 +38,11 @@ impl Http {
     /// `heads`: which responses have no body, since they answer HEAD.
     fn read(side: &Sent<'_>, requests: bool, heads: &[bool]) -> Self {
         let (start, bytes) = side.stream();
-        let mut http = Self::default();
-        let mut at = 0;
+        let mut http = Self { start, ..Self::default() };
+        let mut at = 0usize;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(head) = head_end(rest) else {
+                http.in_head = rest.starts_with(b"HTTP/1.");
                 break;
             };
             let text = String::from_utf8_lossy(&rest[..head]).to_lowercase();
@@ -57,6 +63,17 @@ impl Http {
                 text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
             };
             let status = text.get(9..12).unwrap_or("");
+            let options = field("connection").unwrap_or("");
+            let has = |option: &str| options.split(',').any(|one| one.trim() == option);
+            http.last_of_all =
+                response && !interim && (has("close") || text.starts_with("http/1.0") && !has("keep-alive"));
+            // Two lengths are one if they are the same.
+            let mut lengths: Vec<&str> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("content-length:"))
+                .flat_map(|values| values.split(',').map(str::trim))
+                .collect();
+            lengths.dedup();
             let bodiless =
                 head_only || response && (status.starts_with('1') || status == "204" || status == "304");
             (http.chunked, http.until_close) = (false, false);
@@ -69,10 +86,15 @@ impl Http {
                         return http;
                     }
                 }
-            } else if let Some(length) =
-                field("content-length").and_then(|value| value.parse::<usize>().ok()).filter(|_| !bodiless)
-            {
+            } else if let (false, [length]) = (bodiless, &*lengths) {
+                let Ok(length) = length.parse::<usize>() else {
+                    http.end = None;
+                    return http;
+                };
                 at += head + length;
+            } else if !bodiless && lengths.len() > 1 {
+                http.end = None;
+                return http;
             } else if response && !bodiless {
                 http.until_close = true;
                 http.end = None;
@@ -80,15 +102,15 @@ impl Http {
             } else {
                 at += head;
             }
-            http.end = Some(start.wrapping_add(at as u32));
+            http.end = Some(at as u64);
         }
         http
     }
 
     /// How many bytes of the last message lie beyond `at`.
-    pub(crate) fn missing_from(&self, at: u32) -> Option<u32> {
-        let end = self.end?;
-        Some(if at_or_after(end, at) { end.wrapping_sub(at) } else { 0 })
+    pub(crate) fn missing_from(&self, at: u32) -> Option<u64> {
+        let at = i64::from(at.wrapping_sub(self.start) as i32);
+        Some((self.end? as i64 - at).max(0) as u64)
     }
 }
 
@@ -148,9 +170,15 @@ pub(crate) fn tls_part(side: &Sent<'_>) -> Option<(u32, Vec<u8>)> {
 
 /// The sequence number after the last TLS record that begins in a side's stream.
 pub(crate) fn tls_end(side: &Sent<'_>) -> Option<u32> {
+    tls_last(side).map(|(_, end)| end)
+}
+
+/// The first sequence number of that record, and the one after it.
+pub(crate) fn tls_last(side: &Sent<'_>) -> Option<(u32, u32)> {
     let (start, part) = tls_part(side)?;
-    let (.., end) = tls(&part).last()?;
-    Some(start.wrapping_add(end as u32))
+    let (_, length, end) = tls(&part).last()?;
+    let at = |offset: usize| start.wrapping_add(offset as u32);
+    Some((at(end - usize::from(length) - 5), at(end)))
 }
 
 /// The alert with which a side's stream ends, in clear.

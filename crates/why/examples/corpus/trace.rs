@@ -21,6 +21,8 @@ pub(crate) struct Seen {
     pub(crate) window: Option<u16>,
     pub(crate) scale: Option<u8>,
     pub(crate) timestamps: bool,
+    /// Blocks of a selective acknowledgement.
+    pub(crate) sack: Vec<(u32, u32)>,
     pub(crate) ttl: u8,
     pub(crate) id: Option<u16>,
     pub(crate) len: u32,
@@ -81,6 +83,7 @@ pub(crate) fn read_all(mut reader: CaptureReader<impl Source>) -> Vec<Seen> {
             window: segment.window,
             scale: options.window_scale,
             timestamps: options.timestamps.is_some(),
+            sack: segment.sack_blocks().collect(),
             ttl: segment.ttl,
             id: segment.ip_id,
             len: segment.payload_len,
@@ -104,6 +107,7 @@ fn reported(packet: &Packet<'_>, error: IcmpError) -> Seen {
         window: None,
         scale: None,
         timestamps: false,
+        sack: Vec::new(),
         ttl: 0,
         id: None,
         len: 0,
@@ -156,6 +160,22 @@ impl<'a> Sent<'a> {
     pub(crate) fn final_ack(&self) -> Option<u32> {
         let all = self.before.iter().chain(&self.after);
         latest(all.filter(|seen| seen.has(Flags::ACK) && !seen.has(Flags::SYN)).map(|seen| seen.ack))
+    }
+
+    /// Bytes beyond `ack` that were acknowledged selectively before the reset: every byte of every block once.
+    pub(crate) fn sacked_beyond(&self, ack: u32) -> u64 {
+        let of = |number: u32| i64::from(number.wrapping_sub(ack) as i32);
+        let blocks = self.before.iter().flat_map(|seen| &seen.sack);
+        let mut blocks: Vec<_> = blocks.map(|&(from, to)| (of(from), of(to))).collect();
+        // No window is larger than 1 GiB.
+        blocks.retain(|(_, to)| *to < 1 << 30);
+        blocks.sort_unstable();
+        let (mut known, mut bytes) = (0, 0);
+        for (from, to) in blocks {
+            bytes += (to - from.max(known)).max(0) as u64;
+            known = known.max(to);
+        }
+        bytes
     }
 
     /// Whether each packet begins where all before it ended, or repeats them.
@@ -288,7 +308,9 @@ impl<'a> Connection<'a> {
             let forgotten = before[begin..at]
                 .iter()
                 .any(|other| other.has(Flags::RST) && seen.time_ns > other.time_ns + 10_000_000_000);
-            if first && !same && (another || over) || forgotten {
+            // A SYN after a reset begins another connection, even with the number of the one before.
+            let reset = before[begin..at].iter().any(|other| other.has(Flags::RST));
+            if first && (reset || !same && (another || over)) || forgotten {
                 begin = at;
             }
         }

@@ -58,6 +58,71 @@ impl fmt::Display for HttpMessage {
     }
 }
 
+/// What the fields of a head say of the body's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    None,
+    Length(u64),
+    Chunked,
+    /// Fields that contradict each other, or that are no number (RFC 9112 section 6.3): every reader takes another length.
+    Unclear,
+}
+
+/// The fields of a head that tell where the message and the connection end.
+struct Fields {
+    body: Body,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Fields {
+    fn of<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut fields = Self { body: Body::None, close: false, keep_alive: false };
+        for line in lines {
+            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            let mut values = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+            if name.eq_ignore_ascii_case(b"content-length") {
+                values.for_each(|value| fields.take_length(value));
+            } else if name.eq_ignore_ascii_case(b"transfer-encoding")
+                && value.to_ascii_lowercase().ends_with(b"chunked")
+            {
+                fields.body = Body::Chunked;
+            } else if name.eq_ignore_ascii_case(b"connection") {
+                fields.close |= values.clone().any(|value| value.eq_ignore_ascii_case(b"close"));
+                fields.keep_alive |= values.any(|value| value.eq_ignore_ascii_case(b"keep-alive"));
+            }
+        }
+        fields
+    }
+
+    /// A length once more must be the same one.
+    fn take_length(&mut self, value: &[u8]) {
+        let digits =
+            std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let length = digits.and_then(|digits| digits.parse().ok());
+        self.body = match (self.body, length) {
+            (Body::Chunked, _) => Body::Chunked,
+            (Body::None, Some(length)) => Body::Length(length),
+            (Body::Length(known), Some(length)) if known == length => self.body,
+            _ => Body::Unclear,
+        };
+    }
+}
+
+fn is_captured(segment: &Segment<'_>) -> bool {
+    segment.payload.len() == segment.payload_len as usize
+}
+
+/// What a segment leaves of a head that began in an earlier one: the fields of such a head are not read, only its end is seen.
+pub(super) fn rest_of_head(segment: &Segment<'_>) -> Extent {
+    // The empty line may lie on both sides of the segment's beginning.
+    let ends = segment.payload.starts_with(b"\n")
+        || segment.payload.starts_with(b"\r\n")
+        || head_length(segment.payload).is_some();
+    if is_captured(segment) && !ends { Extent::Head } else { Extent::Lost }
+}
+
 /// The longest size line of a chunk, its extensions included, that is followed.
 const SIZE_LINE: usize = 80;
 
@@ -73,7 +138,7 @@ impl App {
             let Some(rest) = segment.payload.get(inside as usize..).filter(|rest| !rest.is_empty()) else {
                 return Extent::Lost;
             };
-            self.extent = self.head(end, rest, peer);
+            self.extent = self.head(end, rest, segment, peer);
             if let Extent::Chunk(at) = self.extent {
                 self.extent = self.chunks(at, segment);
             }
@@ -89,25 +154,30 @@ impl App {
         Extent::Known(end)
     }
 
-    /// Reads the head at the start of `bytes`, whose offset in the stream is `at`. Returns where the message ends.
-    fn head(&mut self, at: u32, bytes: &[u8], peer: &Self) -> Extent {
+    /// Reads the head at `at`, where `bytes` of a segment begin. Returns where the message ends.
+    fn head(&mut self, at: u32, bytes: &[u8], segment: &Segment<'_>, peer: &Self) -> Extent {
         if !matches!(sniff(bytes), Protocol::Http { .. }) {
             return Extent::Lost;
         }
-        let Some(length) = head_length(bytes) else { return Extent::Lost };
+        let Some(length) = head_length(bytes) else {
+            return if is_captured(segment) { Extent::Head } else { Extent::Lost };
+        };
         let message = HttpMessage::of(bytes);
         let end = at.wrapping_add(length as u32);
         let mut lines = bytes[..length].split(|&byte| byte == b'\n');
         let first = lines.next().unwrap_or(&[]);
         let response = first.starts_with(b"HTTP/");
         let status = first.get(9..12).filter(|_| response).unwrap_or(&[]);
+        let fields = Fields::of(lines);
         // Interim responses announce another one (RFC 9110 section 15.2).
         let interim = status.starts_with(b"1") && status != b"101";
         let messages = self.messages().saturating_add(u16::from(!interim));
         let number = std::str::from_utf8(status).ok().and_then(|status| status.parse().ok()).unwrap_or(0);
         let heads = if let Protocol::Http { heads, .. } = self.protocol { heads << 1 } else { 0 };
         let heads = heads | u16::from(message == HttpMessage::Head);
-        self.protocol = Protocol::Http { message, messages, status: number, heads };
+        let old = first.starts_with(b"HTTP/1.0");
+        let last = response && !interim && (fields.close || old && !fields.keep_alive);
+        self.protocol = Protocol::Http { message, messages, status: number, heads, last };
         self.farewell_at = at;
         // RFC 9112 section 6.3: responses that have no body whatever their fields say.
         let empty = status.starts_with(b"1") || status == b"204" || status == b"304";
@@ -126,24 +196,12 @@ impl App {
             self.protocol = Protocol::Other;
             return Extent::Lost;
         }
-        let mut content_length = None;
-        for line in lines {
-            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
-            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            if name.eq_ignore_ascii_case(b"content-length") {
-                content_length = std::str::from_utf8(value).ok().and_then(|value| value.parse::<u64>().ok());
-            } else if name.eq_ignore_ascii_case(b"transfer-encoding")
-                && value.to_ascii_lowercase().ends_with(b"chunked")
-            {
-                return Extent::Chunk(end);
-            }
-        }
-        match content_length {
-            // Sequence numbers can express distances below 2 GiB only, the head included.
-            Some(length) if length < LONGEST => Extent::Known(end.wrapping_add(length as u32)),
-            Some(_) => Extent::Lost,
-            None if response => Extent::UntilClose,
-            None => Extent::Known(end),
+        match fields.body {
+            Body::Chunked => Extent::Chunk(end),
+            Body::Length(length) => Extent::of(end, length, segment),
+            Body::Unclear => Extent::Lost,
+            Body::None if response => Extent::UntilClose,
+            Body::None => Extent::Known(end),
         }
     }
 

@@ -52,6 +52,7 @@ impl fmt::Display for Claim {
             | Self::ResponseOpen
             | Self::ResponseShort(_)
             | Self::RecordShort(_)
+            | Self::RecordsShort(_)
             | Self::EndRequest
             | Self::NoEndRequest
             | Self::SshBanner
@@ -64,6 +65,7 @@ impl fmt::Display for Claim {
             | Self::ClosedShort(_)
             | Self::ClosedInChunks
             | Self::RecordCut(_)
+            | Self::ClosedInHead
             | Self::ClosedBeforeEndRequest
             | Self::RequestCut(_)
             | Self::RequestCutInChunks
@@ -73,7 +75,8 @@ impl fmt::Display for Claim {
             | Self::RestedBeforeFin { .. }
             | Self::WindowStuck { .. }
             | Self::SentAgain { .. }
-            | Self::NoneSoLongTaken { .. } => self.failure(f),
+            | Self::NoneSoLongTaken { .. }
+            | Self::ShorterTaken { .. } => self.failure(f),
             _ => self.course(f),
         }
     }
@@ -209,6 +212,11 @@ impl Claim {
             Self::RecordShort(bytes) => {
                 write!(f, "TLS: the client had not acknowledged the last {bytes} bytes of a record")
             }
+            Self::RecordsShort(bytes) => write!(
+                f,
+                "TLS: the client had not acknowledged the last {bytes} bytes of the server's records, a whole record or \
+                 more"
+            ),
             Self::EndRequest => f.write_str("FastCGI: END_REQUEST was sent"),
             Self::NoEndRequest => f.write_str(
                 "FastCGI: no END_REQUEST was sent: the gateway must not take the response for whole",
@@ -245,6 +253,9 @@ impl Claim {
             Self::RecordCut(bytes) => {
                 write!(f, "TLS: the server closed {bytes} bytes before the end of a record")
             }
+            Self::ClosedInHead => {
+                f.write_str("HTTP: the server closed within the head of its response: no empty line ended it")
+            }
             Self::ClosedBeforeEndRequest => {
                 f.write_str("FastCGI: the application closed and had sent no END_REQUEST")
             }
@@ -277,9 +288,13 @@ impl Claim {
                 "the first segment without an acknowledgement, {bytes} bytes, was sent again {count} times in the last {}",
                 Duration(*nanoseconds)
             ),
-            Self::NoneSoLongTaken { bytes } => write!(
+            Self::NoneSoLongTaken { bytes } => {
+                write!(f, "no segment of {bytes} bytes or more was ever acknowledged")
+            }
+            Self::ShorterTaken { bytes } => write!(
                 f,
-                "no segment of {bytes} bytes or more was ever acknowledged, and short packets of the same side arrive"
+                "{bytes} bytes that were sent after it were acknowledged (SACK), in shorter pieces: short packets of the \
+                 same side arrive"
             ),
             _ => Ok(()),
         }
@@ -288,10 +303,13 @@ impl Claim {
     /// What the course of the connection shows.
     fn course(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::KeepaliveProbes { count, pauses_ms: (shortest, longest) } => write!(
-                f,
-                "{count} keepalive probes before it went unanswered, {shortest} to {longest} ms apart"
-            ),
+            Self::KeepaliveProbes { count, pauses_ms: (shortest, longest) } => {
+                write!(f, "{count} keepalive probes before it went unanswered, {shortest} ")?;
+                if longest > shortest {
+                    write!(f, "to {longest} ")?;
+                }
+                f.write_str("ms apart")
+            }
             Self::Unanswered { what, count, nanoseconds } => {
                 let what = match what {
                     Repeated::Retransmissions => "retransmissions",
@@ -318,7 +336,7 @@ impl Claim {
                 f.write_str("the other side had ended its half, and the sender had acknowledged all of it")
             }
             Self::Undelivered(bytes) => {
-                write!(f, "{bytes} bytes of the response had not reached it, by its own acknowledgement")
+                write!(f, "{bytes} bytes of the response had not reached it, by its own acknowledgements")
             }
             Self::ArrivedAfter => {
                 f.write_str("data of the other side arrived after it, and nobody was there to read them")
@@ -354,8 +372,13 @@ impl Claim {
             Self::ClosedBefore { nanoseconds } => {
                 write!(f, "the sender had closed {:.3} s before", *nanoseconds as f64 / 1e9)
             }
-            Self::LateBytes(bytes) => {
-                write!(f, "{bytes} bytes arrived after that, and nobody was there to read them")
+            Self::LateBytes { bytes, defied: true } => write!(
+                f,
+                "{bytes} bytes arrived after that, and nobody was there to read them: the other side sent on after it had \
+                 acknowledged the FIN"
+            ),
+            Self::LateBytes { bytes, .. } => {
+                write!(f, "{bytes} bytes crossed it on the way, and nobody was there to read them")
             }
             Self::LateFarewell(farewell) => {
                 write!(f, "what came after it is {farewell}, which nobody has to read")

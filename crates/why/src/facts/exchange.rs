@@ -5,7 +5,11 @@ use crate::app::Protocol;
 use crate::claim::{Claim, Farewell};
 use crate::names::AskedName;
 use crate::reset::LatePayload;
+use crate::sacked::Sacked;
 use crate::side::Side;
+
+/// Bytes of a TLS record before its content.
+const RECORD_HEADER: u64 = 5;
 
 impl Facts<'_> {
     /// What shows that the request, or part of it, was never read.
@@ -76,6 +80,11 @@ impl Facts<'_> {
     /// Every byte that one side has sent was acknowledged by the other, at the latest by the reset.
     pub(crate) fn delivered(&self, from: &Side, to: &Side) -> bool {
         from.payload_after(self.acknowledged_by(to, from)) == 0
+    }
+
+    /// What a side has acknowledged beyond `at`, its last acknowledgement.
+    pub(crate) fn sacked_by(&self, receiver: &Side, at: u32) -> Sacked {
+        if receiver.ack == Some(at) { receiver.sacked } else { Sacked::default() }
     }
 
     /// The last acknowledgement of `receiver`: the reset's and later ones included.
@@ -149,10 +158,12 @@ impl Facts<'_> {
         } else {
             self.acknowledged_by(client, server)
         };
-        let under_way = u64::from(server.payload_after(at));
-        let declared = server.app.missing_after(at).filter(|_| server.app.is_http()).map_or(0, u64::from);
+        let sacked = self.sacked_by(client, at);
+        let under_way = u64::from(server.payload_beyond(at, sacked));
+        let declared = server.app.missing_after(at).filter(|_| server.app.is_http()).unwrap_or(0);
+        let declared = declared.saturating_sub(sacked.bytes.into());
         let at = self.acknowledged_by(server, client);
-        let request = u64::from(client.payload_after(at));
+        let request = u64::from(client.payload_beyond(at, self.sacked_by(server, at)));
         // Nobody reads what comes after a reset.
         let after = self.arrived().map_or(0, |arrived| u64::from(arrived.bytes));
         let (response, request) = match self.sender_is_client() {
@@ -204,7 +215,10 @@ impl Facts<'_> {
         let dir = self.client()?;
         let (client, server) = (&self.connection().sides[dir], &self.connection().sides[1 - dir]);
         let at = self.acknowledged_by(client, server);
-        let missing = server.app.missing_after(at).filter(|&missing| missing > 0);
+        let sacked = self.sacked_by(client, at);
+        let known = |missing: &u64| *missing > 0 && !sacked.is_partial;
+        let missing = server.app.missing_after(at).map(|missing| missing.saturating_sub(sacked.bytes.into()));
+        let missing = missing.filter(known);
         if let Some(alert) = self.alerts() {
             return Some(alert);
         }
@@ -218,7 +232,10 @@ impl Facts<'_> {
                 Some(Claim::ResponseOpen)
             }
             Protocol::Http { .. } => missing.map(Claim::ResponseShort),
-            Protocol::Tls { .. } => missing.map(Claim::RecordShort),
+            Protocol::Tls { length, .. } => missing.map(|bytes| {
+                let inside = server.app.missing_after(at) < Some(RECORD_HEADER + u64::from(length));
+                if inside { Claim::RecordShort(bytes) } else { Claim::RecordsShort(bytes) }
+            }),
             Protocol::FastCgi { ended: true, .. } => Some(Claim::EndRequest),
             Protocol::FastCgi { .. } if server.app.is_followed() => Some(Claim::NoEndRequest),
             Protocol::Ssh => Some(Claim::SshBanner),

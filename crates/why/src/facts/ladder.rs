@@ -21,11 +21,11 @@ impl Facts<'_> {
                 _ => ("SYN", flow.opening.syn_frame(), 0),
             };
             if side.syn() && frame < kept_from {
-                rungs.push(self.landmark(dir, frame, flow.first_time + after, flags, 0));
+                rungs.push(self.landmark(dir, frame, flow.time_of(after), flags, 0));
             }
             if let Some(fin) = side.fin().filter(|fin| fin.frame < kept_from) {
                 let seq = fin.seq.wrapping_sub(side.isn());
-                let time = flow.first_time + fin.since.nanoseconds();
+                let time = flow.time_of(fin.since.nanoseconds());
                 rungs.push(self.landmark(dir, fin.frame, time, "FIN,ACK", seq));
             }
         }
@@ -82,7 +82,7 @@ impl Facts<'_> {
         };
         Rung {
             frame,
-            time_ns: self.connection().first_time + record.since_first(),
+            time_ns: self.connection().time_of(record.since_first()),
             by_resetter: record.dir() == self.reset.by,
             flags: record.flags.to_string(),
             seq: record.seq.wrapping_sub(own.isn()),

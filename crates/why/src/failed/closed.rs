@@ -36,6 +36,10 @@ impl FailureLook<'_> {
         let mut failed = Failed::of_fin(Class::ClosedEarly, 1 - client, fin);
         let frame = Some(self.frame(fin.frame));
         let first = asking.fin().filter(|own| own.frame < fin.frame);
+        // A client that closes first has taken the head for whole: some read lines that others do not.
+        if matches!(unsaid, Unsaid::Rest(Claim::ClosedInHead)) && first.is_some() {
+            return None;
+        }
         let left = matches!(unsaid, Unsaid::Crossed { .. });
         if let Some(own) = first.filter(|_| !left) {
             failed.say(Some(self.frame(own.frame)), Claim::ClientClosedFirst);
@@ -45,7 +49,7 @@ impl FailureLook<'_> {
         let cause = match unsaid {
             Unsaid::Rest(claim) => {
                 if let Claim::ClosedShort(bytes) | Claim::RecordCut(bytes) = claim {
-                    failed.lost = Some(u64::from(bytes));
+                    failed.lost = Some(bytes);
                 }
                 failed.say(frame, claim);
                 CutShort
@@ -90,6 +94,9 @@ impl FailureLook<'_> {
                 && !(record.dir() == client && self.is_late(record, fin))
         };
         let Some(last) = self.connection.records().rev().find(earlier) else { return };
+        if self.connection.lacks_data(last, fin.frame) {
+            return;
+        }
         if let Some(nanoseconds) = fin.since.nanoseconds().checked_sub(last.since_first())
             && nanoseconds >= 1_000_000_000
         {
@@ -140,8 +147,12 @@ fn unsaid_in_http(client: &Side, server: &Side, fin: Fin) -> Option<Unsaid> {
         }
         return server.app.in_chunks().then_some(Unsaid::Rest(Claim::ClosedInChunks));
     }
+    if server.app.in_head() && answered < asked {
+        return Some(Unsaid::Rest(Claim::ClosedInHead));
+    }
     let whole = server.payload == 0 || server.app.is_http() && server.app.missing_after(fin.seq) == Some(0);
-    if asked != answered + 1 || !whole || server.gap {
+    // After a response with `Connection: close` nobody may wait for another one.
+    if asked != answered + 1 || !whole || server.gap || server.app.is_last() {
         return None;
     }
     let begins = client.app.message_at()?;

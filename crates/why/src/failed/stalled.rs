@@ -6,7 +6,6 @@ use super::{Failed, FailureLook};
 use crate::advice::{Capture, Host, NextEvidence};
 use crate::key::Dir;
 use crate::record::Record;
-use crate::side::Side;
 use crate::{Cause, Claim, Class};
 
 use Cause::{BlackHole, RetransmissionTimeout, Unreachable, WindowStuck};
@@ -72,7 +71,7 @@ impl FailureLook<'_> {
             return None;
         }
         let mut failed = Failed::at(Class::Stalled, sender, last);
-        let outstanding = u64::from(side.payload_after(head));
+        let outstanding = u64::from(side.payload_beyond(head, peer.sacked));
         match self.connection.client() {
             Some(client) if client == sender => failed.unread = Some(outstanding),
             Some(_) => failed.lost = Some(outstanding),
@@ -85,23 +84,23 @@ impl FailureLook<'_> {
             failed.say(icmp.frame, icmp.claim());
         }
         let too_big = matches!(self.icmp.map(|icmp| icmp.error.problem), Some(IcmpProblem::TooBig { .. }));
-        let none_so_long = u32::from(side.longest_taken) < bytes;
-        if bytes >= FULL && none_so_long && (too_big || small_pass(side, peer)) {
+        let none_so_long = u32::from(side.longest_taken.max(peer.sacked.longest)) < bytes;
+        // What lies beyond the lost segment was sent after it. Of a partial report nothing is said.
+        let short_taken = peer.sacked.bytes.min(if peer.sacked.is_partial { 0 } else { u32::MAX });
+        if bytes >= FULL && none_so_long && (too_big || short_taken > 0) {
             failed.say(None, Claim::NoneSoLongTaken { bytes });
+            if short_taken > 0 {
+                failed.say(None, Claim::ShorterTaken { bytes: short_taken });
+            }
             failed.decide(vec![BlackHole, RetransmissionTimeout], NextEvidence::Host(Host::PathMtu));
         } else if self.icmp.is_some() {
             failed.decide(vec![Unreachable, RetransmissionTimeout], NextEvidence::Host(Host::Reporter));
         } else {
             let capture = NextEvidence::Capture(Capture::OtherEnd);
-            failed.decide(vec![RetransmissionTimeout, Unreachable], capture);
+            let mut candidates = vec![RetransmissionTimeout, Unreachable];
+            candidates.extend((bytes >= FULL && none_so_long).then_some(BlackHole));
+            failed.decide(candidates, capture);
         }
         Some(failed)
     }
-}
-
-/// Whether short packets of this side arrive: shorter segments were acknowledged, or the other side's data was, and it does not send
-/// that again.
-fn small_pass(side: &Side, peer: &Side) -> bool {
-    let heard = peer.payload > 0 && peer.repeats == 0 && peer.payload_after(side.ack.unwrap_or(0)) == 0;
-    side.longest_taken > 0 || heard && side.ack.is_some()
 }

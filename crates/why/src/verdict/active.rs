@@ -130,9 +130,12 @@ impl Judge<'_> {
             return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, ClientGaveUp]);
         }
         // Bytes up to the reset's own acknowledgement had arrived: `tcp_send_active_reset` sends rcv_nxt.
-        let undelivered = if f.active() { r.payload_after(f.reset.ack) } else { 0 };
-        if undelivered > 0 {
+        let sacked = f.sacked_by(s, f.reset.ack);
+        let undelivered = if f.active() { r.payload_beyond(f.reset.ack, sacked) } else { 0 };
+        if undelivered > 0 && !sacked.is_partial {
             self.say(f.reset.at.frame, Claim::Undelivered(undelivered));
+        } else if undelivered > 0 {
+            // How much is not known.
         } else if arrived.is_some() {
             // The client did not wait for the rest.
         } else if f.client_left_content() || !f.http_open() && s.app.farewell().is_some() {

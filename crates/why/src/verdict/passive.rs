@@ -2,6 +2,7 @@
 
 use crate::advice::{Capture, Host, NextEvidence};
 use crate::claim::Claim;
+use crate::side::Fin;
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion};
@@ -24,7 +25,7 @@ impl Judge<'_> {
         let since_fin = f.reset.at.time_ns.saturating_sub(fin_time);
         self.say(f.frame_at(fin.frame), Claim::ClosedBefore { nanoseconds: since_fin });
         if fin.late > 0 || f.trigger.is_some_and(|trigger| trigger.len > 0) {
-            return self.late_data(fin.late, fin_time);
+            return self.late_data(fin, fin_time);
         }
         let Some(other) = f.receiver.fin() else {
             self.ask(NextEvidence::Capture(Capture::SenderBeforeFin));
@@ -37,7 +38,7 @@ impl Judge<'_> {
         if let Some(opinion) = self.process_gone(fin_time, BothClosed) {
             return opinion;
         }
-        self.say(f.frame_at(other.frame), Claim::BothClosed);
+        self.say(f.frame_at(other.frame.max(fin.frame)), Claim::BothClosed);
         self.ask(NextEvidence::Host(Host::FinTimeout));
         if since_fin >= FIN_TIMEOUT {
             self.say(None, Claim::FinTimeoutPassed);
@@ -51,8 +52,9 @@ impl Judge<'_> {
     }
 
     /// Bytes that the sender's FIN does not acknowledge.
-    fn late_data(&mut self, late: u32, fin_time: u64) -> Opinion {
+    fn late_data(&mut self, fin: Fin, fin_time: u64) -> Opinion {
         let f = self.f;
+        let late = fin.late;
         let trigger = f.trigger.map(|trigger| f.frame_of(&trigger));
         // The capture shows the order of packets at its place. If the reset's trigger was not seen, the order at the server
         // may have been another.
@@ -63,7 +65,7 @@ impl Judge<'_> {
             return (DataAfterClose, confidence, vec![DataAfterClose]);
         }
         if late > 0 {
-            self.say(trigger, Claim::LateBytes(late));
+            self.say(trigger, Claim::LateBytes { bytes: late, defied: fin.defied });
         }
         if f.sender_is_client() == Some(true) {
             self.ask(NextEvidence::Host(Host::ClientProcess));

@@ -82,6 +82,10 @@ fn the_server_had_closed_before() {
 #[test]
 fn bytes_on_their_way_to_the_client() {
     let base = || asked().bytes(Server, 700).ack(Client).bytes(Server, 300).rst(Client);
+    let holes = |blocks: &[(u32, u32)]| {
+        let flow = asked().bytes(Server, 700).ack(Client).bytes(Server, 300).ack(Client).sacks(300, blocks);
+        flow.rst(Client).with(|p| p.ack -= 300)
+    };
     rule("on the way")
         .base(&base().with(|p| p.ack -= 300), "client-gave-up likely active harmful lost:300")
         .but("the reset itself acknowledges them", &base(), "client-gave-up likely harmful lost:0")
@@ -91,6 +95,15 @@ fn bytes_on_their_way_to_the_client() {
             "client-gave-up likely lost:1",
         )
         .but("the server had not begun", &asked().rst(Client), "client-gave-up likely harmful lost:0")
+        .but("the last of them acknowledged selectively", &holes(&[(100, 300)]), "lost:100")
+        .but("bytes that came twice", &holes(&[(150, 200), (100, 300)]), "lost:100")
+        .but("two blocks", &holes(&[(250, 300), (100, 200)]), "lost:150")
+        .but(
+            "three blocks: others may have been left out",
+            &holes(&[(250, 290), (100, 200), (50, 60)]),
+            "lost:11",
+        )
+        .but("a block beyond what is plausible", &holes(&[(1 << 30, (1 << 30) + 5)]), "lost:300")
         .done();
 }
 

@@ -1,7 +1,8 @@
 //! What a close leaves behind: a FIN that waits behind queued data, bytes that cross it, farewells, resets that nobody obeyed.
 
 use crate::case::rule;
-use crate::flow::{Client, Flow, Server, flow};
+use crate::flow::{A, Client, F, Flow, Server, flow};
+use crate::passive::record;
 use crate::{GET, post, response};
 
 fn idle() -> Flow {
@@ -50,6 +51,16 @@ fn bytes_that_cross_the_fin_came_too_late() {
     rule("crossing the FIN")
         .base(&crossed(30).fin(Client).bare(Server), "data-after-close certain passive-after-fin unread:30")
         .but("one byte of them", &crossed(1).fin(Client).bare(Server), "data-after-close unread:1")
+        .but(
+            "captured after the FIN",
+            &idle().fin(Server).bytes(Client, 30).with(|p| p.ack -= 1).bare(Server),
+            "data-after-close certain passive-after-fin unread:30",
+        )
+        .but(
+            "sent by a client that had acknowledged the FIN",
+            &idle().fin(Server).bytes(Client, 30).bare(Server),
+            "data-after-close certain passive-after-fin unread:30",
+        )
         .but("the FIN acknowledges them", &crossed(0).fin(Client).bare(Server), "both-closed likely")
         .done();
 }
@@ -157,10 +168,45 @@ fn a_close_frame_is_a_farewell() {
 }
 
 #[test]
+fn an_alert_that_an_acknowledgement_passed_over_is_a_farewell() {
+    let of = |last: &[u8], fin: u32| {
+        let asked =
+            flow().ports(40_000, 443).shake().data(Client, &record(22, 30)).data(Server, &record(22, 40));
+        let closed = asked.ack(Client).data(Client, &record(21, 18)).fin(Client);
+        let passed = last.len() as u32;
+        let acknowledged = closed.ack(Server).with(|p| p.seq += passed + fin).wait(2_000);
+        acknowledged.packet(Server, F | A, last).bare(Client)
+    };
+    rule("passed over")
+        .base(&of(&record(21, 18), 1), "data-after-close certain passive-after-fin harmless lost:0")
+        .but("but not the FIN", &of(&record(21, 18), 0), "data-after-close certain harmless lost:0")
+        .but("no alert", &of(&record(23, 50), 1), "client-gave-up harmful lost:55")
+        .but("part of one", &of(&record(21, 18)[..20], 1), "harmful")
+        .done();
+}
+
+#[test]
 fn silence_is_told_from_two_seconds_on() {
     let after = |ms: u64| idle().wait(ms).data(Client, GET).bare(Server);
     rule("silence")
         .base(&after(350_000), "half-open likely")
+        .but(
+            "sent again in between",
+            &idle().wait(349_000).again(Server).wait(1_000).data(Client, GET).bare(Server),
+            "half-open likely",
+        )
+        .but(
+            "bytes in between are not in the capture",
+            &idle()
+                .wait(300_000)
+                .bytes(Server, 9)
+                .unseen()
+                .ack(Client)
+                .wait(50_000)
+                .data(Client, GET)
+                .bare(Server),
+            "unknown possible passive-after-data",
+        )
         .but("two seconds", &after(1_998), "half-open likely")
         .but("a millisecond less", &after(1_997), "half-open likely")
         .but(

@@ -21,6 +21,28 @@ fn a_response_shorter_than_its_own_length() {
         .base(&of(&response(90, 40)), "cut-short certain closed-early harmful lost:50")
         .but("one byte", &of(&response(90, 89)), "cut-short certain lost:1")
         .but("whole", &of(&response(90, 90)), "none")
+        .but("within its head", &of(b"HTTP/1.1 200 OK\r\nContent-Le"), "cut-short certain lost:0")
+        .but(
+            "within its head, and the client had closed first",
+            &asked(GET).data(Server, b"HTTP/1.1 200 OK\r\nContent-Le").fin(Client).fin(Server).ack(Client),
+            "none",
+        )
+        .but(
+            "within its head, after two segments",
+            &closed(asked(GET).data(Server, b"HTTP/1.1 200 OK\r\n").data(Server, b"Content-Length: 3\r\n")),
+            "cut-short certain",
+        )
+        .but(
+            "a head in two segments",
+            &closed(asked(GET).data(Server, b"HTTP/1.1 200 OK\r\n").data(Server, b"A: 3\r\n\r\nabc")),
+            "none",
+        )
+        .but(
+            "its empty line in two segments",
+            &closed(asked(GET).data(Server, b"HTTP/1.1 200 OK\r\n").data(Server, b"\r\nabc")),
+            "none",
+        )
+        .but("five gigabytes", &of(&response(5_000_000_000, 40)), "cut-short certain lost:4999999960")
         .but("no length is declared", &of(b"HTTP/1.0 200 OK\r\n\r\npart"), "none")
         .but("an answer to HEAD", &closed(asked(head).data(Server, &response(90, 0))), "none")
         .but("304", &of(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 90\r\n\r\n"), "none")
@@ -109,6 +131,14 @@ fn a_request_that_is_not_answered() {
     let of = |request: &[u8]| asked(request).fin(Server).ack(Client).fin(Client).ack(Server);
     let cut = |request: &[u8]| flow().shake().data(Client, request).ack(Server).fin(Server).ack(Client);
     let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+    // Two requests at once, and a response to the first.
+    let second = |head: &[u8]| {
+        let response = [head, b"Content-Length: 2\r\n\r\nok"].concat();
+        closed(asked(&[GET, GET].concat()).data(Server, &response))
+    };
+    let lengths = |one: &str, two: &str| {
+        format!("POST /a HTTP/1.1\r\nContent-Length: {one}\r\nContent-Length: {two}\r\n\r\nabc").into_bytes()
+    };
     rule("no response")
         .base(&of(GET), "closed-unanswered likely closed-early harmful lost:0")
         .but("a whole body", &of(&post(60, 60)), "closed-unanswered likely")
@@ -126,6 +156,22 @@ fn a_request_that_is_not_answered() {
         )
         .but("no request", &flow().shake().bytes(Client, 20).ack(Server).fin(Server).ack(Client), "none")
         .but("a response", &closed(asked(GET).data(Server, &response(5, 5))), "none")
+        .but("the second of two", &second(b"HTTP/1.1 200 OK\r\n"), "closed-unanswered likely")
+        .but(
+            "after a response that ends the connection",
+            &second(b"HTTP/1.1 200 OK\r\nConnection: x, Close\r\n"),
+            "none",
+        )
+        .but("after a response of HTTP/1.0", &second(b"HTTP/1.0 200 OK\r\n"), "none")
+        .but(
+            "after one of HTTP/1.0 that goes on",
+            &second(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n"),
+            "closed-unanswered likely",
+        )
+        .but("two lengths", &of(&lengths("3", "5")), "none")
+        .but("the same length twice", &of(&lengths("3", "3")), "closed-unanswered likely")
+        .but("a length in a list", &of(&lengths("3, 3", "3")), "closed-unanswered likely")
+        .but("a length with a sign", &of(&lengths("+3", "+3")), "none")
         .but("part of the head", &of(&GET[..20]), "none")
         .done();
 }

@@ -45,6 +45,8 @@ pub(crate) struct Packet {
     pub(crate) timestamps: bool,
     /// The window scale option; only SYNs have one.
     pub(crate) scale: Option<u8>,
+    /// Blocks of a selective acknowledgement.
+    pub(crate) sack: Vec<(u32, u32)>,
     pub(crate) ttl: u8,
     pub(crate) id: u16,
     pub(crate) payload: Vec<u8>,
@@ -175,6 +177,7 @@ impl Flow {
             window: if flags.has(S) { 64_240 } else { end.window },
             timestamps: true,
             scale: end.scale.filter(|_| flags.has(S)),
+            sack: Vec::new(),
             ttl: end.ttl,
             id: end.id,
             payload: payload.to_vec(),
@@ -264,6 +267,16 @@ impl Flow {
     /// A keepalive probe, or the probe of a closed window.
     pub(crate) fn probe(self, who: Who) -> Self {
         self.ack(who).with(|packet| packet.seq = packet.seq.wrapping_sub(1))
+    }
+
+    /// The last packet, an acknowledgement, is of `bytes` fewer, and has these blocks, counted from its own number.
+    pub(crate) fn sacks(self, bytes: u32, blocks: &[(u32, u32)]) -> Self {
+        self.with(|packet| {
+            packet.ack -= bytes;
+            let at = packet.ack;
+            packet.sack =
+                blocks.iter().map(|(from, to)| (at.wrapping_add(*from), at.wrapping_add(*to))).collect();
+        })
     }
 
     /// A router's ICMP error about the last packet of `who`, sent back to it.
@@ -407,6 +420,12 @@ impl Packet {
         }
         if let Some(scale) = self.scale {
             options.extend([1, 3, 3, scale]);
+        }
+        if !self.sack.is_empty() {
+            options.extend([1, 1, 5, 2 + 8 * self.sack.len() as u8]);
+            for (from, to) in &self.sack {
+                options.extend([from.to_be_bytes(), to.to_be_bytes()].concat());
+            }
         }
         let mut tcp = Vec::new();
         tcp.extend(self.source.port().to_be_bytes());

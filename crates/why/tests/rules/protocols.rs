@@ -45,9 +45,34 @@ fn lengths_of_responses() {
             "harmful lost:2146435118",
         )
         .but(
-            "too long to tell",
+            "longer than sequence numbers express",
             &of(b"HTTP/1.1 200 OK\r\nContent-Length: 2146435072\r\n\r\nab"),
+            "harmful lost:2146435070",
+        )
+        .but(
+            "three gigabytes and a byte",
+            &of(b"HTTP/1.1 200 OK\r\nContent-Length: 3221225473\r\n\r\nab"),
+            "harmful lost:3221225471",
+        )
+        .but(
+            "the longest that is followed",
+            &of(b"HTTP/1.1 200 OK\r\nContent-Length: 70368744177663\r\n\r\nab"),
+            "harmful lost:70368744177661",
+        )
+        .but(
+            "too long to tell",
+            &of(b"HTTP/1.1 200 OK\r\nContent-Length: 70368744177664\r\n\r\nab"),
             "harmful lost:0",
+        )
+        .but(
+            "two lengths",
+            &of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nab"),
+            "harmful lost:0",
+        )
+        .but(
+            "the same length twice",
+            &of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nab"),
+            "harmful lost:1",
         )
         .but(
             "a line without a colon",

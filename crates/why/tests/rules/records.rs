@@ -104,6 +104,13 @@ fn fastcgi_requests_left_unread() {
 fn tls_records() {
     let hello = record(22, 30);
     let of = |segments: &[&[u8]]| said(&hello, segments);
+    // Of two records that come at once, the client acknowledges so many bytes.
+    let unacknowledged = |taken: u32| {
+        let both = [record(22, 40), record(23, 400)].concat();
+        let (all, asked) =
+            (both.len() as u32, flow().ports(40_000, 443).shake().data(Client, &hello).ack(Server));
+        asked.data(Server, &both).ack(Client).with(|p| p.ack -= all - taken).rst(Server)
+    };
     rule("TLS")
         .base(&of(&[&record(22, 40)]), "unknown possible harmful lost:0")
         .but("an alert", &of(&[&record(22, 40), &record(21, 2)]), "unknown possible harmful")
@@ -151,6 +158,9 @@ fn tls_records() {
             "unknown possible harmful",
         )
         .but("another version", &of(&[&record(22, 40), &[23, 2, 3, 0, 10, 0]]), "unknown possible harmful")
+        .but("two records unacknowledged", &unacknowledged(0), "unknown possible harmful")
+        .but("the last one from its first byte", &unacknowledged(45), "unknown possible harmful")
+        .but("the last one but for its first byte", &unacknowledged(46), "unknown possible harmful")
         .but(
             "a hello of another version",
             &said(&[22, 3, 5, 0, 1, 0], &[&record(23, 40)[..9]]),

@@ -2,39 +2,72 @@
 
 use crate::GET;
 use crate::case::rule;
-use crate::flow::{Client, Flow, Server, flow};
+use crate::flow::{A, Client, Flow, Server, flow};
 
 /// The last payload of the server again after 200, 400, 800 and 1,600 ms.
 fn again(flow: Flow, times: usize) -> Flow {
     [200, 400, 800, 1_600].iter().take(times).fold(flow, |flow, &ms| flow.wait(ms - 1).again(Server))
 }
 
+/// The server's first segment is lost and sent again and again; `after` is what comes between.
+fn lost(first: usize, after: impl FnOnce(Flow) -> Flow) -> Flow {
+    let asked = flow().shake().data(Client, GET).ack(Server);
+    let flow = after(asked.bytes(Server, first));
+    let at = flow.last_of(Client).ack;
+    let copy = flow.wait(199).packet(Server, A, b"").with(|p| (p.seq, p.payload) = (at, vec![b'x'; first]));
+    [400, 800, 1_600].iter().fold(copy, |flow, &ms| flow.wait(ms - 1).again(Server))
+}
+
+#[test]
+fn full_segments_are_lost_and_short_ones_pass() {
+    let beside = |next: usize, blocks: &[(u32, u32)]| {
+        let (blocks, all) = (blocks.to_vec(), 1_448 + next as u32);
+        move |flow: Flow| flow.bytes(Server, next).ack(Client).sacks(all, &blocks)
+    };
+    let short = || beside(700, &[(1_448, 2_148)]);
+    rule("black hole")
+        .base(&lost(1_448, short()), "black-hole likely stalled harmful lost:1448")
+        .but(
+            "no answer",
+            &lost(1_448, |flow| flow.bytes(Server, 700)),
+            "retransmission-timeout likely lost:2148",
+        )
+        .but("an answer that does not say to what", &lost(1_448, beside(700, &[])), "retransmission-timeout")
+        .but("what came twice", &lost(1_448, beside(700, &[(u32::MAX - 9, 0)])), "retransmission-timeout")
+        .but("as long a one passes", &lost(1_448, beside(1_448, &[(1_448, 2_896)])), "retransmission-timeout")
+        .but(
+            "a byte less passes",
+            &lost(1_448, beside(1_447, &[(1_448, 2_895)])),
+            "black-hole likely lost:1448",
+        )
+        .but(
+            "a short segment",
+            &lost(999, |flow| flow.bytes(Server, 700).ack(Client).sacks(1_699, &[(999, 1_699)])),
+            "retransmission-timeout likely lost:999",
+        )
+        .but("acknowledged at last", &lost(1_448, short()).ack(Client), "none")
+        .but(
+            "a reset at last",
+            &lost(1_448, short()).rst(Server),
+            "retransmission-timeout after-retransmissions",
+        )
+        .done();
+}
+
 #[test]
 fn data_that_nobody_acknowledges() {
     let asked = || flow().shake().data(Client, GET).ack(Server);
     let of = |bytes: usize| again(asked().bytes(Server, bytes), 4);
-    rule("black hole")
-        .base(&of(1_448), "black-hole likely stalled harmful lost:1448")
-        .but("a short segment", &of(999), "retransmission-timeout likely stalled lost:999")
+    rule("data without an answer")
+        .base(&of(1_448), "retransmission-timeout likely stalled harmful lost:1448")
         .but(
-            "as long as one that passed",
-            &again(asked().bytes(Server, 1_448).ack(Client).bytes(Server, 1_448), 4),
-            "retransmission-timeout likely",
-        )
-        .but(
-            "longer than one that passed",
+            "longer than one that passed before",
             &again(asked().bytes(Server, 600).ack(Client).bytes(Server, 1_448), 4),
-            "black-hole likely",
-        )
-        .but(
-            "nothing short is heard either",
-            &again(asked().again(Client).bytes(Server, 1_448), 4),
-            "retransmission-timeout likely",
+            "retransmission-timeout likely lost:1448",
         )
         .but("acknowledged at last", &of(1_448).ack(Client), "none")
         .but("twice", &again(asked().bytes(Server, 1_448), 2).wait(3_000).ack(Server), "none")
         .but("within two seconds", &again(asked().bytes(Server, 1_448), 3), "none")
-        .but("a reset at last", &of(1_448).rst(Server), "retransmission-timeout likely after-retransmissions")
         .but("a router says so", &of(1_448).icmp(Server, 3, 4, 1_400), "black-hole likely stalled")
         .but("a router says another thing", &of(600).icmp(Server, 3, 1, 0), "unreachable likely stalled")
         .done();
