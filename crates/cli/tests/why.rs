@@ -71,6 +71,10 @@ fn json_has_the_promised_fields() {
         assert!(!reset[field].is_null(), "{field} in {reset}");
     }
     assert_eq!(reset["unread_request_bytes"], 9, "nine bytes came after the close");
+    for line in &lines[..2] {
+        assert_eq!((&line["owner"], &line["owner_or_between"]), (&"server".into(), &false.into()), "{line}");
+        assert_eq!((&line["owner_address"], &line["service"]), (&"10.77.2.1:8080".into(), &"http".into()));
+    }
     assert!(reset["evidence"][0]["says"].is_string() && reset["evidence"][0]["frame"].is_u64());
 }
 
@@ -146,7 +150,9 @@ fn the_page_needs_nothing_else() {
     linger(&["--html", page.to_str().unwrap(), &capture("process-killed-unread.middle")]);
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.starts_with("<!doctype html>") && html.contains("<svg") && html.contains("process-gone"));
-    assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("<script"));
+    assert!(!html.contains("http://") && !html.contains("https://") && !html.contains(" src="));
+    assert_eq!(html.matches("<script").count(), 1, "the one that sorts the tables");
+    assert!(html.contains("script-src 'sha256-"), "and the policy that lets no other run");
 }
 
 #[test]

@@ -12,5 +12,5 @@ pub mod pcapng;
 mod segment;
 
 pub use link::LinkType;
-pub use options::TcpOptions;
+pub use options::{MptcpEnd, TcpOptions};
 pub use segment::{Flags, IcmpError, IcmpProblem, Layer, NotTcp, Path, Segment};

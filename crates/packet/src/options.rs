@@ -14,6 +14,23 @@ pub struct TcpOptions {
     pub sack_permitted: bool,
     /// Selective acknowledgement blocks are present.
     pub sack: bool,
+    /// Why Multipath TCP ends this subflow, or the whole connection.
+    pub mptcp_end: Option<MptcpEnd>,
+}
+
+/// What Multipath TCP says in a reset (RFC 8684 sections 3.5 and 3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MptcpEnd {
+    /// MP_TCPRST: the subflow ends for this reason.
+    Subflow {
+        /// The reason's code.
+        reason: u8,
+        /// The sender may try again.
+        transient: bool,
+    },
+    /// MP_FASTCLOSE: all subflows end.
+    Connection,
 }
 
 /// The blocks of a selective acknowledgement (RFC 2018): the first sequence number of each, and the one after its last.
@@ -60,6 +77,11 @@ impl TcpOptions {
                         (3, 3) => options.window_scale = Some(option[2].min(14)),
                         (4, 2) => options.sack_permitted = true,
                         (5, _) => options.sack = true,
+                        (30, 4) if option[2] >> 4 == 8 => {
+                            let transient = option[2] & 1 != 0;
+                            options.mptcp_end = Some(MptcpEnd::Subflow { reason: option[3], transient });
+                        }
+                        (30, 12) if option[2] >> 4 == 7 => options.mptcp_end = Some(MptcpEnd::Connection),
                         (8, 10) => options.timestamps = Some((be32(option, 2), be32(option, 6))),
                         _ => {}
                     }
@@ -87,6 +109,15 @@ mod tests {
         assert_eq!(options.window_scale, Some(7));
         assert_eq!(options.timestamps, Some((1, 2)));
         assert!(options.sack_permitted && !options.sack);
+    }
+
+    #[test]
+    fn the_reason_of_a_multipath_reset_is_read() {
+        let end = |bytes: &[u8]| TcpOptions::parse(bytes).mptcp_end;
+        assert_eq!(end(&[30, 4, 0x81, 5]), Some(MptcpEnd::Subflow { reason: 5, transient: true }));
+        assert_eq!(end(&[1, 1, 30, 4, 0x80, 0]), Some(MptcpEnd::Subflow { reason: 0, transient: false }));
+        assert_eq!(end(&[30, 12, 0x70, 0, 1, 2, 3, 4, 5, 6, 7, 8]), Some(MptcpEnd::Connection));
+        assert_eq!((end(&[30, 4, 0x60, 5]), end(&[30, 3, 0x81]), end(&[30, 4, 0x81])), (None, None, None));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A view of the TCP segment inside a frame, without a copy.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::{LinkType, TcpOptions};
 
@@ -239,6 +239,35 @@ impl<'a> Segment<'a> {
         // Most segments have timestamps and nothing else.
         let other = self.options.len() >= 10 && (self.options.len() > 12 || self.options[2] != 8);
         crate::options::sack_blocks(if other { self.options } else { &[] })
+    }
+
+    /// Whether the checksum is right (RFC 9293 section 3.1), `None` if `frame`, in which the segment was found, does not hold all
+    /// of it. The sender's own capture has wrong ones where the network card computes them.
+    pub fn has_right_checksum(&self, frame: &[u8]) -> Option<bool> {
+        let header_len = 20 + self.options.len();
+        let whole = self.payload.len() == self.payload_len as usize;
+        let begin = self.payload_offset.checked_sub(header_len)?;
+        let bytes = frame.get(begin..self.payload_offset + self.payload.len()).filter(|_| whole)?;
+        // Options that were cut off would make the header shorter than it says.
+        if usize::from(bytes.get(12)? >> 4) * 4 != header_len {
+            return None;
+        }
+        let length = u16::try_from(bytes.len()).ok()?;
+        let sum = |bytes: &[u8]| -> u64 {
+            let (pairs, odd) = bytes.as_chunks::<2>();
+            let last = odd.first().map_or(0, |&byte| u64::from(byte) << 8);
+            pairs.iter().map(|&pair| u64::from(u16::from_be_bytes(pair))).sum::<u64>() + last
+        };
+        let addresses = match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => sum(&from.octets()) + sum(&to.octets()),
+            (IpAddr::V6(from), IpAddr::V6(to)) => sum(&from.octets()) + sum(&to.octets()),
+            _ => return None,
+        };
+        let mut total = addresses + u64::from(TCP) + u64::from(length) + sum(bytes);
+        while total > 0xffff {
+            total = (total & 0xffff) + (total >> 16);
+        }
+        Some(total == 0xffff)
     }
 
     /// The sequence numbers that the segment takes: its payload, and one each for SYN and FIN.

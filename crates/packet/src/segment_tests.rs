@@ -48,6 +48,38 @@ fn check(segment: &Segment<'_>) {
 }
 
 #[test]
+fn a_checksum_is_right_or_wrong_or_not_known() {
+    for version in [4, 6] {
+        let mut bytes = tcp();
+        bytes.push(b'!');
+        let framed = |bytes: &[u8]| match version {
+            4 => ethernet(0x0800, &ipv4(6, bytes)),
+            _ => ethernet(0x86dd, &ipv6(6, bytes)),
+        };
+        // The right one is that with which it holds: the test tries all.
+        let right = |bytes: &[u8], sum: u16| {
+            let mut bytes = bytes.to_vec();
+            bytes[16..18].copy_from_slice(&sum.to_be_bytes());
+            let frame = framed(&bytes);
+            Segment::from_ethernet(&frame).unwrap().has_right_checksum(&frame)
+        };
+        let all: Vec<u16> = (0..=u16::MAX).filter(|&sum| right(&bytes, sum) == Some(true)).collect();
+        assert_eq!(all, [if version == 4 { 0x862a } else { 0x9a2a }]);
+        // One bit of the sequence number.
+        let mut other = bytes.clone();
+        other[4] ^= 1;
+        assert_eq!(right(&other, all[0]), Some(false));
+        let frame = framed(&bytes);
+        let cut = &frame[..frame.len() - 1];
+        let segment = Segment::from_frame(LinkType::ETHERNET, cut, frame.len()).unwrap();
+        assert_eq!(segment.has_right_checksum(cut), None, "the last byte is not there");
+        let cut = &frame[..frame.len() - 10];
+        let segment = Segment::from_frame(LinkType::ETHERNET, cut, frame.len()).unwrap();
+        assert_eq!(segment.has_right_checksum(cut), None, "part of the options is not there");
+    }
+}
+
+#[test]
 fn plain_ipv4_and_its_padding() {
     let mut frame = ethernet(0x0800, &ipv4(6, &tcp()));
     frame.extend([0xee; 6]);

@@ -12,12 +12,13 @@ use crate::failed::{FailureLook, ReportedError};
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
-use crate::names::AskedNames;
+use crate::names::{AskedName, AskedNames};
 use crate::places::Places;
 use crate::record::At;
 use crate::reset::RecordedReset;
 use crate::select::Selection;
 use crate::series::SeriesFiles;
+use crate::side::StackMarks;
 use crate::surroundings::{ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
 use crate::verdict;
@@ -51,6 +52,7 @@ struct QueuedSegment<'a> {
     path: PathId,
     /// The slot of its flow at the time of parsing.
     slot: Option<FlowSlot>,
+    frame: &'a [u8],
 }
 
 /// A ring of segments that wait to be judged.
@@ -207,7 +209,8 @@ impl Analyzer {
         let (key, dir) = FlowKey::of(&segment, packet.interface);
         let at = At { frame: self.files.frame(packet.frame), time_ns: packet.time_ns };
         let path = self.places.id(segment.path);
-        let seen = QueuedSegment { segment, key, dir, at, path, slot: self.table.find(&key) };
+        let slot = self.table.find(&key);
+        let seen = QueuedSegment { segment, key, dir, at, path, slot, frame: packet.data };
         if waiting.all.len() < AHEAD {
             waiting.all.push(seen);
         } else if let Some(place) = waiting.all.get_mut(waiting.oldest) {
@@ -227,7 +230,7 @@ impl Analyzer {
 
     fn segment(&mut self, seen: &QueuedSegment<'_>) {
         self.counts.segments += 1;
-        let &QueuedSegment { ref segment, mut key, dir, at, path, slot } = seen;
+        let &QueuedSegment { ref segment, mut key, dir, at, path, slot, frame } = seen;
         while let Some(flow) = self.table.due(at.time_ns) {
             self.settle(flow);
         }
@@ -266,6 +269,7 @@ impl Analyzer {
             return;
         }
         if segment.flags.any(Flags::SYN | Flags::FIN | Flags::RST) {
+            self.note_checksum(slot, segment, frame, dir, step);
             self.note_surroundings(slot, segment, dir, at, step);
         }
         match step {
@@ -295,6 +299,28 @@ impl Analyzer {
             self.settle(flow);
         }
         slot
+    }
+
+    /// Looks at the checksum of a SYN, or of a connection's first reset.
+    fn note_checksum(
+        &mut self,
+        slot: FlowSlot,
+        segment: &Segment<'_>,
+        frame: &[u8],
+        dir: Dir,
+        step: FlowStep,
+    ) {
+        if let Some(flow) = self.table.get(slot) {
+            if segment.flags.has(Flags::SYN) {
+                let right = segment.has_right_checksum(frame) == Some(true);
+                flow.connection.sides[dir].stack.note(StackMarks::RIGHT_CHECKSUM, right);
+            } else if step == FlowStep::Reset
+                && let Some(reset) = &mut flow.reset
+            {
+                reset.right_checksum = segment.has_right_checksum(frame);
+                reset.options_cut = segment.payload_offset > frame.len();
+            }
+        }
     }
 
     /// Records what this packet shows about its listener.
@@ -364,7 +390,9 @@ impl Analyzer {
         let served = if listener == from { reset.by } else { 1 - reset.by };
         let network = self.places.network(&reset.connection, served);
         let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, network)));
-        let said = facts.application().into_iter().chain(facts.asked_for(self.names.of(&reset.connection)));
+        let asked_name = self.names.of(&reset.connection);
+        let said = facts.application().into_iter().chain(facts.asked_for(asked_name));
+        verdict.evidence.extend(facts.fingerprints());
         verdict.evidence.extend(said.map(|says| Evidence { frame: None, says }));
         let path = self.places.path(reset.connection.paths[reset.by]);
         if !path.is_plain() {
@@ -398,6 +426,7 @@ impl Analyzer {
             from,
             to,
             client: facts.client().map(|dir| key.end(dir)),
+            asked_name: asked_name.map(AskedName::service),
             class: verdict.class,
             cause: verdict.cause,
             confidence: verdict.confidence,

@@ -8,7 +8,7 @@ mod words;
 use std::fmt;
 use std::net::IpAddr;
 
-use linger_packet::IcmpProblem;
+use linger_packet::{IcmpProblem, MptcpEnd};
 
 /// One end of a connection, as a sentence names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,6 +262,41 @@ pub enum Claim {
         after_us: u64,
         /// The sender's quickest answer, in microseconds.
         round_trip_us: u64,
+    },
+    /// So many resets of the sender's own accord, with numbers ahead of each other.
+    SeveralOfItsOwn {
+        /// How many, the first one included.
+        count: u16,
+        /// How far the last number is from the first one.
+        furthest: u32,
+    },
+    /// Both sides had agreed on timestamps, and this reset of its own accord has none.
+    LacksTimestamps {
+        /// Whether the sender's SYN has the options of Linux, which has them on such a reset.
+        linux: bool,
+    },
+    /// A bare RST with a window, by a sender whose SYN has the options of Linux: it answers with a window of 0.
+    WindowInAnswer {
+        /// The window.
+        window: u16,
+    },
+    /// The reset acknowledges bytes sooner than its sender can have had them.
+    AcknowledgesTooSoon {
+        /// After those bytes, in microseconds.
+        after_us: u64,
+        /// The sender's quickest answer, in microseconds.
+        round_trip_us: u64,
+    },
+    /// What Multipath TCP says in the reset.
+    MptcpEnded(MptcpEnd),
+    /// The reset's checksum is wrong, and that of the sender's SYN is right.
+    WrongChecksum,
+    /// The sender's last keepalive probes have answers in this capture, and it reset as if there were none.
+    BeatsAnsweredHere {
+        /// How many.
+        count: u16,
+        /// The shortest and the longest pause between two of them, or the last one and the reset, in milliseconds.
+        pauses_ms: (u64, u64),
     },
     /// The window is a code of a NetScaler.
     NetScaler {

@@ -2,6 +2,7 @@
 
 mod exchange;
 mod ladder;
+mod sender;
 
 use linger_packet::Flags;
 
@@ -337,7 +338,7 @@ impl<'a> Facts<'a> {
         (self.active()
             && s.ack == Some(self.reset.ack)
             && self.receiver.payload > 0
-            && self.reset.timestamps == s.timestamps
+            && self.reset.timestamps == s.stack.timestamps()
             && self.foreign_id().is_none()
             && u32::from(before) * 2 <= u32::from(s.greatest_window)
             && u32::from(now) >= 2 * u32::from(before)

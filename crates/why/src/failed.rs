@@ -137,6 +137,7 @@ impl FailureLook<'_> {
             from,
             to,
             client: connection.client().map(|dir| connection.key.end(dir)),
+            asked_name: name.map(AskedName::service),
             class: failed.class,
             cause,
             confidence: failed.confidence,

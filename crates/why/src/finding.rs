@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::{Cause, Claim, Class, Confidence, NextEvidence, Remedy};
+use crate::owner::Owner;
+use crate::{Cause, Claim, Class, Confidence, NextEvidence, Remedy, ports};
 
 /// A reset, why it was sent, and how that is known.
 #[derive(Clone, Debug, Serialize)]
@@ -25,6 +26,8 @@ pub struct Finding {
     pub to: SocketAddr,
     /// The side that opened the connection, by its handshake or else by what the capture suggests; `None` if nothing does.
     pub client: Option<SocketAddr>,
+    /// The name that the client has asked for: HTTP's Host, or the server name of TLS.
+    pub asked_name: Option<String>,
     /// What the wire proves.
     pub class: Class,
     /// Why it was sent; [`Cause::Unknown`] where several candidates remain.
@@ -75,6 +78,16 @@ pub(crate) struct Numbers {
 }
 
 impl Finding {
+    /// Who has to look into it.
+    pub fn owner(&self) -> Owner {
+        Owner::of(self)
+    }
+
+    /// What the service is called: the name that the client has asked for, or what usually listens on the port.
+    pub fn service(&self) -> Option<&str> {
+        self.asked_name.as_deref().or_else(|| ports::name_of(self.listener().port()))
+    }
+
     /// The listening end: the one that is not the client, or the sender of the reset if the client is not known.
     pub fn listener(&self) -> SocketAddr {
         if self.client == Some(self.from) { self.to } else { self.from }

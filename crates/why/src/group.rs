@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use crate::{Cause, Class, Confidence, Finding, timeouts};
+use crate::owner::Owner;
+use crate::timeline::{Timeline, TimelineCount};
+use crate::{Cause, Class, Confidence, Finding, ports, timeouts};
 
 /// Limit of groups. Further resets join one group for each cause.
 const MAX_GROUPS: usize = 4_000;
@@ -30,6 +32,10 @@ pub struct Group {
     pub harmless: bool,
     /// The listener concerned; port 0 if there are several.
     pub listener: Option<SocketAddr>,
+    /// The name that all clients have asked for, if it is one.
+    pub asked_name: Option<String>,
+    /// Who has to look into it.
+    pub owner: Owner,
     /// How many connections were reset.
     pub connections: u64,
     /// Response bytes that never arrived, all together, as far as is visible.
@@ -44,12 +50,21 @@ pub struct Group {
     pub timing: Timing,
     /// The first ones, at most a thousand.
     pub members: Vec<Member>,
+    /// How many there were when.
+    #[serde(skip)]
+    pub timeline: Timeline,
     /// The clearest of them.
     #[serde(skip)]
     pub example: Finding,
 }
 
 impl Group {
+    /// What the service is called: the name that its clients ask for, or what usually listens on its port.
+    pub fn service(&self) -> Option<&str> {
+        let port = self.listener.map_or(0, |listener| listener.port());
+        self.asked_name.as_deref().or_else(|| ports::name_of(port))
+    }
+
     /// The causes that would fit as well, by name.
     pub(crate) fn others(&self) -> String {
         let others: Vec<_> =
@@ -132,6 +147,7 @@ struct GroupKey {
     place: Option<(IpAddr, u16)>,
     ttl: Option<u8>,
     period: u64,
+    asked_name: Option<String>,
 }
 
 /// Collects findings into groups.
@@ -147,8 +163,12 @@ impl Groups {
     pub fn add(&mut self, finding: Finding) {
         let mut key = key(&finding);
         if self.groups.len() >= MAX_GROUPS && !self.index.contains_key(&key) {
-            (key.place, key.ttl, key.period) = (None, None, 0);
+            (key.place, key.ttl, key.period, key.asked_name) = (None, None, 0, None);
         }
+        let count = match finding.harmless {
+            true => TimelineCount { harmful: 0, harmless: 1 },
+            false => TimelineCount { harmful: 1, harmless: 0 },
+        };
         let Some(&at) = self.index.get(&key) else {
             self.index.insert(key, self.groups.len());
             self.groups.push(Group {
@@ -157,6 +177,8 @@ impl Groups {
                 confidence: finding.confidence,
                 harmless: finding.harmless,
                 listener: Some(finding.listener()),
+                asked_name: finding.asked_name.clone(),
+                owner: Owner::of(&finding),
                 connections: 1,
                 lost_response_bytes: finding.lost_response_bytes.unwrap_or(0),
                 unread_request_bytes: finding.unread_request_bytes.unwrap_or(0),
@@ -164,12 +186,18 @@ impl Groups {
                 last_ns: finding.time_ns,
                 timing: Timing::default(),
                 members: vec![member(&finding)],
+                timeline: Timeline::of(finding.time_ns, count),
                 example: finding,
             });
             return;
         };
         let group = &mut self.groups[at];
         group.connections += 1;
+        group.timeline.add(finding.time_ns, count);
+        group.owner = group.owner.and(Owner::of(&finding));
+        if group.asked_name != finding.asked_name {
+            group.asked_name = None;
+        }
         group.first_ns = group.first_ns.min(finding.time_ns);
         group.last_ns = group.last_ns.max(finding.time_ns);
         group.lost_response_bytes += finding.lost_response_bytes.unwrap_or(0);
@@ -221,7 +249,26 @@ fn key(finding: &Finding) -> GroupKey {
         _ => (Some((listener.ip(), listener.port())), None),
     };
     let unknown = finding.cause == Cause::Unknown;
+    // A name that clients ask for is one service, whatever addresses it has. What ails a listener, a host or the path, on the
+    // other hand, meets all names there.
+    let of_the_service = matches!(
+        finding.cause,
+        Cause::ClosedWithUnreadData
+            | Cause::DataAfterClose
+            | Cause::Aborted
+            | Cause::ClientGaveUp
+            | Cause::Finwait2Expired
+            | Cause::CutShort
+            | Cause::ClosedMidRequest
+            | Cause::ClosedUnanswered
+            | Cause::KeepAliveRace
+            | Cause::WindowStuck
+            | Cause::Unknown
+    );
+    let asked_name = finding.asked_name.clone().filter(|_| of_the_service);
+    let place = place.filter(|_| asked_name.is_none());
     GroupKey {
+        asked_name,
         cause: finding.cause,
         is_reset: finding.class.is_reset(),
         class: unknown.then_some(finding.class),

@@ -24,6 +24,17 @@ pub(crate) enum AskedName<T> {
     Tls(T),
 }
 
+impl AskedName<&str> {
+    /// The name without a port.
+    pub(crate) fn service(self) -> String {
+        let (Self::Host(name) | Self::Tls(name)) = self;
+        match name.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host.to_owned(),
+            _ => name.to_owned(),
+        }
+    }
+}
+
 /// The names of the latest connections. A name takes the place of an older one whose key falls on the same place.
 #[derive(Debug, Default)]
 pub(crate) struct AskedNames {

@@ -1,6 +1,6 @@
 //! A reset, its connection at that moment, and the packets after it.
 
-use linger_packet::{Flags, Segment};
+use linger_packet::{Flags, MptcpEnd, Segment};
 
 use crate::app::App;
 use crate::connection::ObservedConnection;
@@ -25,6 +25,11 @@ pub(crate) struct RecordedReset {
     pub(crate) flags: Flags,
     pub(crate) window: Option<u16>,
     pub(crate) timestamps: bool,
+    /// Whether part of the options was not captured.
+    pub(crate) options_cut: bool,
+    pub(crate) mptcp_end: Option<MptcpEnd>,
+    /// Whether its checksum is right, if that can be told.
+    pub(crate) right_checksum: Option<bool>,
     pub(crate) ttl: u8,
     pub(crate) id: Option<u16>,
     pub(crate) payload: Vec<u8>,
@@ -70,6 +75,7 @@ pub(crate) enum Genuine {
 
 impl RecordedReset {
     pub(crate) fn new(connection: ObservedConnection, segment: &Segment<'_>, by: Dir, at: At) -> Self {
+        let options = segment.parse_options();
         Self {
             connection,
             by,
@@ -78,7 +84,10 @@ impl RecordedReset {
             ack: segment.ack,
             flags: segment.flags,
             window: segment.window,
-            timestamps: segment.parse_options().timestamps.is_some(),
+            timestamps: options.timestamps.is_some(),
+            options_cut: false,
+            mptcp_end: options.mptcp_end,
+            right_checksum: None,
             ttl: segment.ttl,
             id: segment.ip_id,
             payload: segment.payload[..segment.payload.len().min(PAYLOAD)].to_vec(),
@@ -98,6 +107,9 @@ impl RecordedReset {
             flags: Flags::default(),
             window: None,
             timestamps: false,
+            options_cut: false,
+            mptcp_end: None,
+            right_checksum: None,
             ttl: 0,
             id: None,
             payload: Vec::new(),

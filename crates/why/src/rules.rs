@@ -70,7 +70,7 @@ const fn rule(
     CauseRule { cause, class, condition, refuted_by, counter_example, labelled }
 }
 
-static RULES: [CauseRule; 46] = [
+static RULES: [CauseRule; 47] = [
     rule(
         (Cause::AcceptQueueOverflow, Class::PassiveBeforeAck),
         "a bare reset answers a packet of the client, the server has sent nothing but its SYN-ACK, and the SYN-ACK was repeated after the client's ACK, or three clients are refused so, or the third ACK itself is refused, or data was repeated twice behind it",
@@ -246,6 +246,13 @@ static RULES: [CauseRule; 46] = [
         "one probe; an answer",
         Some(("keepalive", "one probe")),
         4,
+    ),
+    rule(
+        (Cause::KeepaliveTimeout, Class::Active),
+        "the sender's last three probes or more are answered here, at an even pace, and its RST+ACK comes as long after the last one: the answers were lost behind the capture",
+        "a reset that comes sooner; two probes",
+        Some(("answered-beats", "sooner")),
+        0,
     ),
     rule(
         (Cause::RetransmissionTimeout, Class::AfterRetransmissions),

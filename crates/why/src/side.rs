@@ -74,6 +74,35 @@ enum Ids {
     },
 }
 
+/// What a side's packets show of its stack: a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StackMarks(u8);
+
+impl StackMarks {
+    /// Its packets carry timestamps.
+    pub(crate) const TIMESTAMPS: u8 = 1;
+    /// Its SYN has the options of Linux, in their order.
+    pub(crate) const LINUX: u8 = 2;
+    /// Its SYN has a right checksum.
+    pub(crate) const RIGHT_CHECKSUM: u8 = 4;
+
+    pub(crate) fn note(&mut self, mark: u8, is_shown: bool) {
+        self.0 |= if is_shown { mark } else { 0 };
+    }
+
+    pub(crate) fn timestamps(self) -> bool {
+        self.0 & Self::TIMESTAMPS != 0
+    }
+
+    pub(crate) fn linux(self) -> bool {
+        self.0 & Self::LINUX != 0
+    }
+
+    pub(crate) fn right_checksum(self) -> bool {
+        self.0 & Self::RIGHT_CHECKSUM != 0
+    }
+}
+
 /// What one side has sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Side {
@@ -109,8 +138,7 @@ pub(crate) struct Side {
     /// How often it acknowledged something new, and its quickest answer, in microseconds.
     pub(crate) replies: u8,
     pub(crate) quickest_us: u32,
-    /// Whether the side's packets carry timestamps.
-    pub(crate) timestamps: bool,
+    pub(crate) stack: StackMarks,
     /// Some of its bytes are not in the capture, or out of order.
     pub(crate) gap: bool,
     pub(crate) app: App,
@@ -255,7 +283,8 @@ impl Side {
     fn take_syn(&mut self, segment: &Segment<'_>) {
         let options = segment.parse_options();
         self.scale = options.window_scale.unwrap_or(0);
-        self.timestamps |= options.timestamps.is_some();
+        self.stack.note(StackMarks::TIMESTAMPS, options.timestamps.is_some());
+        self.stack.note(StackMarks::LINUX, is_of_linux(segment.options));
         // The window of a SYN is never scaled (RFC 7323 section 2.2); the shift brings it to the unit of later windows.
         // Without a window scale option it is not counted: the snap length may have cut the option off.
         if options.window_scale.is_some() {
@@ -277,8 +306,8 @@ impl Side {
             self.start = Start::Middle(segment.seq.wrapping_sub(1));
             self.next = segment.seq;
         }
-        if !self.timestamps && segment.parse_options().timestamps.is_some() {
-            self.timestamps = true;
+        if !self.stack.timestamps() {
+            self.stack.note(StackMarks::TIMESTAMPS, segment.parse_options().timestamps.is_some());
         }
         if let Some(window) = segment.window {
             self.window = Some(window);
@@ -402,4 +431,16 @@ impl Side {
         }
         self.ack = Some(ack);
     }
+}
+
+/// Whether the options of a SYN are those of Linux, in its order (`tcp_options_write`): the segment size, then selective
+/// acknowledgements with timestamps in one block, then the window scale. Others have the scale before, or put fillers between.
+fn is_of_linux(options: &[u8]) -> bool {
+    matches!(
+        options,
+        [2, 4, _, _, 4, 2, 8, 10, _, _, _, _, _, _, _, _]
+            | [2, 4, _, _, 4, 2, 8, 10, _, _, _, _, _, _, _, _, 1, 3, 3, ..]
+            | [2, 4, _, _, 1, 1, 4, 2]
+            | [2, 4, _, _, 1, 1, 4, 2, 1, 3, 3, ..]
+    )
 }

@@ -4,11 +4,15 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use crate::clock::{Duration, WallClock};
+use crate::clusters::Cluster;
 use crate::group::Group;
+use crate::overview;
 use crate::{Cause, Confidence, Examined, Finding, Rung, Tools};
 
 /// The width of a ladder's middle.
 const WIDTH: usize = 44;
+/// Of up to so many captures each one is named.
+const NAMED: usize = 8;
 /// Members of a group that are listed by name.
 const LISTED: usize = 8;
 
@@ -17,16 +21,34 @@ const LISTED: usize = 8;
 /// # Errors
 /// Returns the errors of `out`.
 pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools: &Tools) -> io::Result<()> {
-    for file in files {
-        writeln!(out, "{}", one_line(&size(file)))?;
-        for note in notes(file, tools) {
-            writeln!(out, "note: {}", one_line(&note))?;
-        }
-    }
+    writeln!(out, "{}", one_line(&overview::first_of(groups, tools)))?;
+    writeln!(out)?;
+    captures(out, files, tools)?;
     writeln!(out, "{}", summary(groups))?;
+    for cluster in Cluster::of(groups) {
+        writeln!(out, "{}", cluster.words())?;
+    }
     for (number, group) in groups.iter().enumerate() {
         writeln!(out)?;
         finding(out, number + 1, group, tools)?;
+    }
+    Ok(())
+}
+
+/// What was read: every capture, or, of many, those of which something is to be said.
+fn captures(out: &mut impl Write, files: &[Examined], tools: &Tools) -> io::Result<()> {
+    let many = files.len() > NAMED;
+    if many {
+        writeln!(out, "{}", overview::read(files))?;
+    }
+    for file in files {
+        let notes = notes(file, tools);
+        if !many || !notes.is_empty() {
+            writeln!(out, "{}", one_line(&size(file)))?;
+        }
+        for note in notes {
+            writeln!(out, "note: {}", one_line(&note))?;
+        }
     }
     Ok(())
 }
@@ -138,12 +160,8 @@ pub fn headline(group: &Group) -> String {
         cause => format!("{cause} ({})", group.confidence),
     };
     line += &format!(", {}", plural(group.connections, "connection"));
-    if let Some(listener) = group.listener {
-        line += &if listener.port() == 0 {
-            format!(", several ports of {}", listener.ip())
-        } else {
-            format!(", {listener}")
-        };
+    if let Some(place) = overview::place(group) {
+        line += &format!(", {place}");
     }
     if group.harmless {
         line += ", harmless";
@@ -167,6 +185,14 @@ pub fn losses(group: &Group) -> String {
             }
             format!("At least {}.", parts.join(", "))
         }
+    }
+}
+
+/// Who has to look into it.
+pub fn whose(group: &Group) -> String {
+    match group.cause {
+        Cause::Unknown => format!("undecided; the reset is said to come from {}", group.owner),
+        _ => group.owner.to_string(),
     }
 }
 
@@ -203,6 +229,9 @@ fn finding(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) ->
     writeln!(out, "{number}. {}", headline(group))?;
     writeln!(out, "   {}", group.cause.meaning())?;
     writeln!(out, "   Lost: {}", losses(group))?;
+    if !group.harmless {
+        writeln!(out, "   Whose: {}", whose(group))?;
+    }
     for line in when(group) {
         writeln!(out, "   When: {line}")?;
     }
@@ -306,7 +335,7 @@ fn one_line(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn plural(count: u64, what: &str) -> String {
+pub(crate) fn plural(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 

@@ -5,6 +5,7 @@
 //! and none is named.
 
 mod active;
+mod beats;
 mod foreign;
 mod opening;
 mod passive;
@@ -136,6 +137,7 @@ impl Judge<'_> {
             Class::AnswerToSynAck => self.answer_to_syn_ack(),
             Class::AfterKeepalive => self.keepalive(),
             Class::AfterRetransmissions => self.retransmissions(),
+            Class::Active if self.f.answered_beats().is_some() => self.answers_lost(),
             Class::PassiveAfterFin => self.after_own_fin(),
             Class::PassiveBeforeAck => self.before_ack(),
             Class::PassiveAfterData => self.no_memory(),
@@ -251,7 +253,7 @@ impl Judge<'_> {
             Class::AfterKeepalive | Class::AfterRetransmissions => return false,
             _ => {}
         }
-        if cause == ProcessGone || !s.seen() || !r.seen() {
+        if matches!(cause, ProcessGone | KeepaliveTimeout) || !s.seen() || !r.seen() {
             return false;
         }
         // Whatever answers a goodbye, nobody has to read it.

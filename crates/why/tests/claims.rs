@@ -6,6 +6,8 @@ mod check;
 mod check_course;
 #[path = "../examples/corpus/check_failed.rs"]
 mod check_failed;
+#[path = "../examples/corpus/check_prints.rs"]
+mod check_prints;
 #[path = "../examples/corpus/check_sender.rs"]
 mod check_sender;
 #[path = "../examples/corpus/payload.rs"]

@@ -78,6 +78,15 @@ pub(super) fn confidence(_: &mut SchemaGenerator) -> Schema {
     one_of([Confidence::Possible, Confidence::Likely, Confidence::Certain].map(Confidence::name))
 }
 
+pub(super) fn owner(_: &mut SchemaGenerator) -> Schema {
+    use linger_why::OwnerRole::{Between, Client, End, Server};
+    one_of([Server, Client, End, Between].map(linger_why::OwnerRole::name))
+}
+
+pub(super) fn perhaps_owner(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [owner(generator), { "type": "null" }] })
+}
+
 /// A process.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Process {

@@ -1,5 +1,7 @@
 //! A reset: one kind of line for `linger why`, which reads captures, and `linger watch`, which sees them live.
 
+use std::net::SocketAddr;
+
 use linger_watch::{Direction, LiveReset, NamespaceId, ProcessRole, Unknown};
 use linger_why::Finding;
 use schemars::JsonSchema;
@@ -52,6 +54,16 @@ pub(crate) struct Reset {
     tags: Option<String>,
     /// The side that opened the connection, if that is known.
     client: Option<String>,
+    /// The service: the name that the client has asked for, or what usually listens on the port.
+    service: Option<String>,
+    /// Who has to look into it: `server`, `client`, `end` (which of the two is not known), `between` (a box). Of an undecided
+    /// reset, whose address it carries.
+    #[schemars(schema_with = "common::perhaps_owner")]
+    owner: Option<&'static str>,
+    /// The owner's address, if it is known.
+    owner_address: Option<String>,
+    /// Whether a box before the owner may as well be it.
+    owner_or_between: Option<bool>,
     /// What the wire proves.
     class: Option<&'static str>,
     /// How long nothing was sent before the reset, or before the packet that it answers, in seconds.
@@ -184,6 +196,11 @@ fn at(nanoseconds: u64) -> At {
     At::seconds(seconds(nanoseconds))
 }
 
+/// An owner's address, with its port if it has one.
+pub(super) fn owner_address(address: SocketAddr) -> String {
+    if address.port() == 0 { address.ip().to_string() } else { address.to_string() }
+}
+
 pub(super) fn seconds(nanoseconds: u64) -> f64 {
     (nanoseconds / 1_000) as f64 / 1e6
 }
@@ -191,6 +208,7 @@ pub(super) fn seconds(nanoseconds: u64) -> f64 {
 impl From<&Finding> for Reset {
     fn from(finding: &Finding) -> Self {
         let evidence = finding.evidence.iter();
+        let owner = finding.owner();
         Self {
             at: at(finding.time_ns),
             from: Some(finding.from.to_string()),
@@ -212,6 +230,10 @@ impl From<&Finding> for Reset {
             frame: Some(finding.frame),
             tags: Some(finding.tags.clone()),
             client: finding.client.map(|client| client.to_string()),
+            service: finding.service().map(str::to_owned),
+            owner: Some(owner.role.name()),
+            owner_address: owner.address.map(owner_address),
+            owner_or_between: Some(owner.or_between),
             class: Some(finding.class.name()),
             silence_seconds: finding.silence_ns.map(seconds),
             age_seconds: finding.age_ns.map(seconds),
@@ -276,6 +298,10 @@ impl From<&LiveReset> for Reset {
             frame: None,
             tags: None,
             client: None,
+            service: None,
+            owner: None,
+            owner_address: None,
+            owner_or_between: None,
             class: None,
             silence_seconds: None,
             age_seconds: None,

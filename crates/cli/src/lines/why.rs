@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::LineBody;
 use super::common::{self, names};
-use super::reset::seconds;
+use super::reset::{owner_address, seconds};
 use crate::tools::tools;
 
 /// Resets with one cause at one place.
@@ -25,6 +25,15 @@ pub(crate) struct Group {
     harmless: bool,
     /// The listener concerned; port 0 where there are several.
     listener: Option<String>,
+    /// The service: the name that all clients have asked for, or what usually listens on the port.
+    service: Option<String>,
+    /// Who has to look into it: `server`, `client`, `end` (which of the two is not known, or both), `between` (a box).
+    #[schemars(schema_with = "common::owner")]
+    owner: &'static str,
+    /// The owner's address; null where it is not known, or where there are several.
+    owner_address: Option<String>,
+    /// Whether a box before the owner may as well be it.
+    owner_or_between: bool,
     /// How many connections were reset.
     connections: u64,
     /// Response bytes that never arrived, all together, as far as is visible.
@@ -84,6 +93,10 @@ impl From<&library::Group> for Group {
             confidence: group.confidence.name(),
             harmless: group.harmless,
             listener: group.listener.map(|listener| listener.to_string()),
+            service: group.service().map(str::to_owned),
+            owner: group.owner.role.name(),
+            owner_address: group.owner.address.map(owner_address),
+            owner_or_between: group.owner.or_between,
             connections: group.connections,
             lost_response_bytes: group.lost_response_bytes,
             unread_request_bytes: group.unread_request_bytes,

@@ -79,6 +79,13 @@ impl Checker<'_> {
                 holds(again, "none is")
             }
             Claim::OtherView(_) | Claim::SentIn(_) => Ok(()),
+            Claim::SeveralOfItsOwn { .. }
+            | Claim::LacksTimestamps { .. }
+            | Claim::WindowInAnswer { .. }
+            | Claim::AcknowledgesTooSoon { .. }
+            | Claim::MptcpEnded(_)
+            | Claim::WrongChecksum
+            | Claim::BeatsAnsweredHere { .. } => self.fingerprint(claim),
             other => self.application(other, frame),
         }
     }

@@ -9,6 +9,7 @@
 mod check;
 mod check_course;
 mod check_failed;
+mod check_prints;
 mod check_sender;
 mod payload;
 mod trace;

@@ -27,6 +27,8 @@ pub(crate) struct Seen {
     pub(crate) id: Option<u16>,
     pub(crate) len: u32,
     pub(crate) payload: Vec<u8>,
+    pub(crate) options: Vec<u8>,
+    pub(crate) right_checksum: Option<bool>,
     /// An ICMP error about a segment from `from` to `to`, in the place of a segment.
     pub(crate) icmp: Option<IcmpError>,
 }
@@ -88,6 +90,8 @@ pub(crate) fn read_all(mut reader: CaptureReader<impl Source>) -> Vec<Seen> {
             id: segment.ip_id,
             len: segment.payload_len,
             payload: segment.payload.to_vec(),
+            options: segment.options.to_vec(),
+            right_checksum: segment.has_right_checksum(packet.data),
             icmp: None,
         });
     }
@@ -112,6 +116,8 @@ fn reported(packet: &Packet<'_>, error: IcmpError) -> Seen {
         id: None,
         len: 0,
         payload: Vec::new(),
+        options: Vec::new(),
+        right_checksum: None,
         icmp: Some(error),
     }
 }

@@ -1,5 +1,7 @@
 //! The sentences in words.
 
+mod fingerprint;
+
 use std::fmt;
 
 use super::{Claim, Repeated, alert_name};
@@ -45,6 +47,13 @@ impl fmt::Display for Claim {
             | Self::Diagnostic { .. }
             | Self::VendorDiagnostic { .. }
             | Self::Text(_) => self.foreign(f),
+            Self::SeveralOfItsOwn { .. }
+            | Self::LacksTimestamps { .. }
+            | Self::WindowInAnswer { .. }
+            | Self::AcknowledgesTooSoon { .. }
+            | Self::MptcpEnded(_)
+            | Self::WrongChecksum
+            | Self::BeatsAnsweredHere { .. } => self.fingerprint(f),
             Self::SaidFarewell(..)
             | Self::Alert(..)
             | Self::ServerName(_)

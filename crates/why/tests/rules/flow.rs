@@ -47,6 +47,10 @@ pub(crate) struct Packet {
     pub(crate) scale: Option<u8>,
     /// Blocks of a selective acknowledgement.
     pub(crate) sack: Vec<(u32, u32)>,
+    /// The options in the place of timestamps and scale.
+    pub(crate) options: Option<Vec<u8>>,
+    /// Whether the checksum is computed; it is 0 otherwise.
+    pub(crate) checksum: bool,
     pub(crate) ttl: u8,
     pub(crate) id: u16,
     pub(crate) payload: Vec<u8>,
@@ -178,6 +182,8 @@ impl Flow {
             timestamps: true,
             scale: end.scale.filter(|_| flags.has(S)),
             sack: Vec::new(),
+            options: None,
+            checksum: false,
             ttl: end.ttl,
             id: end.id,
             payload: payload.to_vec(),
@@ -411,6 +417,21 @@ impl Packet {
         [ip, body].concat()
     }
 
+    /// RFC 1071 over the pseudo-header of IPv4 and the segment.
+    fn checksum_of(&self, tcp: &[u8]) -> u16 {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (self.source.ip(), self.destination.ip()) else {
+            panic!("checksums are built over IPv4 only")
+        };
+        let mut bytes = [source.octets(), destination.octets()].concat();
+        bytes.extend([0, 6]);
+        bytes.extend((tcp.len() as u16).to_be_bytes());
+        bytes.extend(tcp);
+        bytes.resize(bytes.len().next_multiple_of(2), 0);
+        let sum: u32 = bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        !((folded & 0xffff) + (folded >> 16)) as u16
+    }
+
     fn segment(&self) -> Vec<u8> {
         let mut options = Vec::new();
         if self.timestamps {
@@ -420,6 +441,9 @@ impl Packet {
         }
         if let Some(scale) = self.scale {
             options.extend([1, 3, 3, scale]);
+        }
+        if let Some(own) = &self.options {
+            options.clone_from(own);
         }
         if !self.sack.is_empty() {
             options.extend([1, 1, 5, 2 + 8 * self.sack.len() as u8]);
@@ -437,6 +461,10 @@ impl Packet {
         tcp.extend([0; 4]);
         tcp.extend(options);
         tcp.extend(&self.payload);
+        if self.checksum {
+            let sum = self.checksum_of(&tcp);
+            tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+        }
         match (self.source.ip(), self.destination.ip()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let mut ip = vec![0x45, 0];

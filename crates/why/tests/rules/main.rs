@@ -3,7 +3,7 @@
 //! The cases of a rule stand in the file of its stage: `opening` before any data was acknowledged, `passive` for
 //! answers to packets, `active` for resets that no packet asked for, `client` for those of the client, `closing` for what a close leaves behind, `foreign`
 //! for resets of another sender, `timers` for probes and retransmissions, `window` for the re-opened window,
-//! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `places` for several captures,
+//! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `prints` for what shows the sender's stack, `places` for several captures,
 //! `networks` for VLANs and labels, `unanswered`, `early` and `stalled` for failures without a reset, `series` for rotated captures.
 
 #[path = "../../examples/corpus/check.rs"]
@@ -12,6 +12,8 @@ mod check;
 mod check_course;
 #[path = "../../examples/corpus/check_failed.rs"]
 mod check_failed;
+#[path = "../../examples/corpus/check_prints.rs"]
+mod check_prints;
 #[path = "../../examples/corpus/check_sender.rs"]
 mod check_sender;
 #[path = "../../examples/corpus/payload.rs"]
@@ -31,6 +33,7 @@ mod networks;
 mod opening;
 mod passive;
 mod places;
+mod prints;
 mod protocols;
 mod proxies;
 mod records;

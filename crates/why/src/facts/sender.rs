@@ -1,0 +1,114 @@
+//! What a reset shows of the stack that has sent it, beside the other packets of its sender: facts for the reader and the
+//! checker. None of them alone names a cause.
+
+use linger_packet::Flags;
+
+use super::Facts;
+use crate::claim::Claim;
+use crate::finding::Evidence;
+use crate::record::Record;
+
+/// Keepalive probes in a row that make a beat: the packets kept hold four with their answers.
+const BEATS: usize = 3;
+/// Numbers of further resets beyond this belong to another connection.
+const PLAUSIBLE: u32 = 1 << 20;
+/// A round trip shorter than this says nothing: the capture is beside the sender. Nanoseconds.
+const FAR: u64 = 2_000_000;
+
+impl Facts<'_> {
+    /// The fingerprints of the reset's sender, each with its frame.
+    pub(crate) fn fingerprints(&self) -> Vec<Evidence> {
+        let claims = [
+            self.several_of_its_own(),
+            self.lacks_timestamps(),
+            self.window_in_answer(),
+            self.acknowledges_too_soon(),
+            self.reset.mptcp_end.map(Claim::MptcpEnded),
+            self.wrong_checksum(),
+            self.answered_beats(),
+        ];
+        let frame = Some(self.reset.at.frame);
+        claims.into_iter().flatten().map(|says| Evidence { frame, says }).collect()
+    }
+
+    /// Further RST+ACKs of the same sender with numbers ahead of the first one's. A kernel sends one reset of its own accord;
+    /// an injector that does not see the window guesses where it will be.
+    fn several_of_its_own(&self) -> Option<Claim> {
+        let reset = self.reset;
+        let ahead = |record: &Record| {
+            let own = record.dir() == reset.by && record.flags.has(Flags::RST | Flags::ACK);
+            Some(record.seq.wrapping_sub(reset.seq)).filter(|&ahead| own && ahead != 0 && ahead < PLAUSIBLE)
+        };
+        let further: Vec<u32> = reset.after.records.iter().filter_map(ahead).collect();
+        let furthest = further.iter().copied().max()?;
+        (self.active() && self.reset.seq != 0)
+            .then_some(Claim::SeveralOfItsOwn { count: further.len() as u16 + 1, furthest })
+    }
+
+    /// Both sides have agreed on timestamps, and a reset of its own accord has none.
+    fn lacks_timestamps(&self) -> Option<Claim> {
+        let (s, r) = (self.sender, self.receiver);
+        let agreed = s.stack.timestamps() && r.stack.timestamps() && s.payload + r.payload > 0;
+        // A snap length may have cut the options off.
+        let captured = self.reset.window.is_some() && !self.reset.options_cut;
+        (self.active() && agreed && captured && !self.reset.timestamps)
+            .then_some(Claim::LacksTimestamps { linux: s.stack.linux() })
+    }
+
+    /// Linux answers with a window of 0 (`tcp_v4_send_reset` clears the whole header).
+    fn window_in_answer(&self) -> Option<Claim> {
+        let window = self.reset.window.filter(|&window| window != 0)?;
+        (self.sender.stack.linux() && !self.reset.flags.has(Flags::ACK))
+            .then_some(Claim::WindowInAnswer { window })
+    }
+
+    /// The reset acknowledges the other side's last bytes sooner than its sender has ever answered.
+    fn acknowledges_too_soon(&self) -> Option<Claim> {
+        let (s, reset) = (self.sender, self.reset);
+        let bytes = |record: &&Record| {
+            record.dir() != reset.by
+                && record.len > 1
+                && !record.repeated()
+                && record.seq.wrapping_add(record.len) == reset.ack
+        };
+        let last = self.connection().records().rev().find(bytes)?;
+        let after = reset.at.time_ns.saturating_sub(self.connection().first_time + last.since_first());
+        let round_trip = u64::from(s.quickest_us) * 1_000;
+        (self.active() && s.replies > 0 && round_trip >= FAR && after < round_trip / 2).then_some(
+            Claim::AcknowledgesTooSoon { after_us: after / 1_000, round_trip_us: round_trip / 1_000 },
+        )
+    }
+
+    /// The checksum is wrong, while that of the sender's SYN is right: no card was left to compute it.
+    fn wrong_checksum(&self) -> Option<Claim> {
+        let wrong = self.reset.right_checksum == Some(false);
+        (wrong && self.sender.stack.right_checksum()).then_some(Claim::WrongChecksum)
+    }
+
+    /// The sender's last keepalive probes were answered in the capture, at an even pace, and the reset came as long after the
+    /// last of them: the answers did not reach it.
+    pub(crate) fn answered_beats(&self) -> Option<Claim> {
+        let records: Vec<&Record> = self.connection().records().collect();
+        let beat = |record: &Record| record.dir() == self.reset.by && record.repeated() && record.len <= 1;
+        let mut beats = Vec::new();
+        let mut rest = &records[..];
+        while let [before @ .., probe, answer] = rest
+            && beat(probe)
+            && answer.dir() != self.reset.by
+            && answer.len == 0
+        {
+            beats.push(self.connection().first_time + probe.since_first());
+            rest = before;
+        }
+        if beats.len() < BEATS || !self.active() {
+            return None;
+        }
+        let times = std::iter::once(self.reset.at.time_ns).chain(beats.iter().copied());
+        let times: Vec<u64> = times.collect();
+        let pauses = times.windows(2).map(|two| two[0].saturating_sub(two[1]) / 1_000_000);
+        let (least, most) = (pauses.clone().min()?, pauses.max()?);
+        let even = most - least <= least / 10 + 20;
+        (even && least >= 100)
+            .then_some(Claim::BeatsAnsweredHere { count: beats.len() as u16, pauses_ms: (least, most) })
+    }
+}
