@@ -18,7 +18,7 @@ use crate::record::At;
 use crate::reset::RecordedReset;
 use crate::select::Selection;
 use crate::series::SeriesFiles;
-use crate::side::StackMarks;
+use crate::side::Marks;
 use crate::surroundings::{ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
 use crate::verdict;
@@ -313,7 +313,7 @@ impl Analyzer {
         if let Some(flow) = self.table.get(slot) {
             if segment.flags.has(Flags::SYN) {
                 let right = segment.has_right_checksum(frame) == Some(true);
-                flow.connection.sides[dir].stack.note(StackMarks::RIGHT_CHECKSUM, right);
+                flow.connection.sides[dir].marks.note(Marks::RIGHT_CHECKSUM, right);
             } else if step == FlowStep::Reset
                 && let Some(reset) = &mut flow.reset
             {

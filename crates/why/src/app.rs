@@ -19,14 +19,12 @@ pub(crate) enum Protocol {
     #[default]
     Unseen,
     /// HTTP/1, with the number of messages begun (responses of status 1xx not counted), what the last one is, and its status if
-    /// it is a response. `heads`: which of the last 16 requests are HEAD, the latest in the lowest bit. `last`: the connection
-    /// ends with this response (RFC 9112 section 9.3).
+    /// it is a response. `heads`: which of the last 16 requests are HEAD, the latest in the lowest bit.
     Http {
         message: HttpMessage,
         messages: u16,
         status: u16,
         heads: u16,
-        last: bool,
     },
     /// TLS, with the type and length of the last record, and the description of the alert in it if that is in clear.
     Tls {
@@ -258,7 +256,7 @@ impl App {
 
     /// Whether the last response says that the connection ends with it.
     pub(crate) fn is_last(&self) -> bool {
-        matches!(self.protocol, Protocol::Http { last: true, .. })
+        matches!(self.protocol, Protocol::Http { message: HttpMessage::LastResponse, .. })
     }
 
     /// HTTP/1: the sequence number at which the last message begins.

@@ -89,11 +89,11 @@ impl ObservedConnection {
         };
         let acknowledges = segment.flags.has(Flags::ACK);
         if segment.flags.has(Flags::SYN) && !acknowledges {
-            let answered = !side.seen() && other.ack == Some(segment.seq.wrapping_add(1));
+            let answered = !side.seen() && other.ack() == Some(segment.seq.wrapping_add(1));
             return side.syn() && side.isn() == segment.seq || answered;
         }
-        let known_seq = if side.seen() { Some(side.next) } else { other.ack };
-        let known_ack = if other.seen() { Some(other.next) } else { side.ack };
+        let known_seq = if side.seen() { Some(side.next) } else { other.ack() };
+        let known_ack = if other.seen() { Some(other.next) } else { side.ack() };
         match (known_seq, known_ack.filter(|_| acknowledges)) {
             // An answer to a SYN has no sequence number of its own.
             (_, Some(ack)) if segment.flags.has(Flags::RST) && segment.seq == 0 => segment.ack == ack,
@@ -155,7 +155,7 @@ impl ObservedConnection {
         let unanswered = self.sides.iter().any(|side| !side.seen());
         let closed =
             self.sides.iter().any(Side::has_fin) && self.sides.iter().any(|side| side.app.has_ends());
-        let stands = |side: &Side| side.repeats > 0 || side.window == Some(0);
+        let stands = |side: &Side| side.repeats > 0 || side.window() == Some(0);
         unanswered || closed || self.sides.iter().any(stands)
     }
 
@@ -190,7 +190,7 @@ impl ObservedConnection {
         };
         segment.flags.has(Flags::RST)
             || !(new(segment.end(), side.next)
-                || segment.flags.has(Flags::ACK) && new(segment.ack, side.ack.unwrap_or(0)))
+                || segment.flags.has(Flags::ACK) && new(segment.ack, side.ack().unwrap_or(0)))
     }
 
     /// Takes a packet of side `dir` that is no reset. Returns the record that is kept of the packet, and whether the packet is

@@ -11,7 +11,7 @@ use crate::connection::{ObservedConnection, Opening};
 use crate::key::Dir;
 use crate::record::Record;
 use crate::reset::RecordedReset;
-use crate::side::Side;
+use crate::side::{Marks, Side};
 
 /// A reset with the two sides of its connection: the sender of the reset and its receiver.
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ pub(crate) struct Facts<'a> {
 /// of the reset has not answered it otherwise.
 fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
     let unanswered = |record: &&Record| {
-        let acknowledged = sender.ack.map_or(1 << 31, |ack| ack.wrapping_sub(record.seq));
+        let acknowledged = sender.ack().map_or(1 << 31, |ack| ack.wrapping_sub(record.seq));
         let span =
             record.len + u32::from(record.flags.has(Flags::FIN)) + u32::from(record.flags.has(Flags::SYN));
         // Bytes beyond the sender's acknowledgement, or a packet after the sender's last one.
@@ -98,7 +98,7 @@ impl<'a> Facts<'a> {
         }
         !self.sender.seen()
             && r.syn()
-            && r.ack.is_none()
+            && r.ack().is_none()
             && self.reset.flags.has(Flags::ACK)
             && (self.reset.ack == expected || self.reset.ack == r.next)
     }
@@ -108,8 +108,8 @@ impl<'a> Facts<'a> {
         let (s, r) = (self.sender, self.receiver);
         // Where the capture lacks the SYN-ACK, the server may seem never to have acknowledged.
         !self.reset.flags.has(Flags::ACK)
-            && s.ack.is_none()
-            && r.ack == Some(self.reset.seq)
+            && s.ack().is_none()
+            && r.ack() == Some(self.reset.seq)
             && self.connection().opener() == Some(self.reset.by)
     }
 
@@ -160,7 +160,7 @@ impl<'a> Facts<'a> {
     /// bytes or a FIN are missing here. A number further ahead than a window belongs to another connection.
     pub(crate) fn beyond_capture(&self) -> Option<u32> {
         let ahead = self.reset.seq.wrapping_sub(self.sender.next);
-        let acknowledged = self.receiver.ack.is_some_and(|ack| ack.wrapping_sub(self.reset.seq) < 1 << 31);
+        let acknowledged = self.receiver.ack().is_some_and(|ack| ack.wrapping_sub(self.reset.seq) < 1 << 31);
         (self.sender.seen() && ahead != 0 && ahead < 1 << 26 && acknowledged).then_some(ahead)
     }
 
@@ -171,7 +171,7 @@ impl<'a> Facts<'a> {
             && self.trigger.is_none()
             && self.at_next()
             && self.receiver.seen()
-            && self.sender.ack == Some(self.receiver.next)
+            && self.sender.ack() == Some(self.receiver.next)
     }
 
     /// RST+ACK that answers no SYN: the sender's own decision (`tcp_send_active_reset`).
@@ -191,7 +191,7 @@ impl<'a> Facts<'a> {
     /// The sender has acknowledged payload of the receiver.
     pub(crate) fn acknowledged_data(&self) -> bool {
         let (s, r) = (self.sender, self.receiver);
-        let Some(ack) = s.ack.filter(|_| r.seen()) else { return false };
+        let Some(ack) = s.ack().filter(|_| r.seen()) else { return false };
         let beyond = ack.wrapping_sub(r.isn().wrapping_add(1));
         beyond != 0 && beyond < 1 << 31
     }
@@ -200,7 +200,7 @@ impl<'a> Facts<'a> {
     pub(crate) fn acknowledges_unseen(&self) -> bool {
         let beyond = |ack: u32| ack.wrapping_sub(self.receiver.next).wrapping_sub(1) < 1 << 26;
         self.receiver.seen()
-            && (self.sender.ack.is_some_and(beyond) || self.active() && beyond(self.reset.ack))
+            && (self.sender.ack().is_some_and(beyond) || self.active() && beyond(self.reset.ack))
     }
 
     /// The reset acknowledges every byte the receiver has sent.
@@ -259,7 +259,7 @@ impl<'a> Facts<'a> {
     /// wait below that).
     pub(crate) fn window_full(&self) -> bool {
         let (s, r) = (self.sender, self.receiver);
-        let (Some(ack), Some(window)) = (r.ack, r.window) else { return false };
+        let (Some(ack), Some(window)) = (r.ack(), r.window()) else { return false };
         // Without a scale, the snap length may have cut the option off.
         let known = s.syn() && r.syn() && r.scale > 0;
         let window = u64::from(window) << if known { r.scale } else { 0 };
@@ -333,12 +333,12 @@ impl<'a> Facts<'a> {
     /// reset that differs otherwise from the sender's packets proves nothing.
     pub(crate) fn window_reopened(&self) -> Option<(u16, u16)> {
         let s = self.sender;
-        let (before, now) = (s.window?, self.reset.window?);
+        let (before, now) = (s.window()?, self.reset.window?);
         let room = u32::from(now.saturating_sub(before)) << s.scale;
         (self.active()
-            && s.ack == Some(self.reset.ack)
+            && s.ack() == Some(self.reset.ack)
             && self.receiver.payload > 0
-            && self.reset.timestamps == s.stack.timestamps()
+            && self.reset.timestamps == s.marks.has(Marks::TIMESTAMPS)
             && self.foreign_id().is_none()
             && u32::from(before) * 2 <= u32::from(s.greatest_window)
             && u32::from(now) >= 2 * u32::from(before)

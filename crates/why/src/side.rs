@@ -63,44 +63,45 @@ pub(crate) struct Fin {
 
 /// The IP identifications of a side. IPv6 has none.
 #[derive(Clone, Copy, Debug, Default)]
-enum Ids {
-    #[default]
-    None,
-    Seen {
-        last: u16,
-        /// How often the next one was a little greater, and how often it was not.
-        steps: u8,
-        jumps: u8,
-    },
+struct Ids {
+    last: u16,
+    /// How often the next one was a little greater, and how often it was not.
+    steps: u8,
+    jumps: u8,
 }
 
-/// What a side's packets show of its stack: a bit each.
+/// What a side's packets show, a bit each: a flow has no room for more.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct StackMarks(u8);
+pub(crate) struct Marks(u8);
 
-impl StackMarks {
+impl Marks {
     /// Its packets carry timestamps.
     pub(crate) const TIMESTAMPS: u8 = 1;
     /// Its SYN has the options of Linux, in their order.
     pub(crate) const LINUX: u8 = 2;
     /// Its SYN has a right checksum.
     pub(crate) const RIGHT_CHECKSUM: u8 = 4;
+    /// Some of its bytes are not in the capture, or out of order.
+    const GAP: u8 = 8;
+    /// A packet other than a SYN has offered a window.
+    const WINDOW: u8 = 16;
+    /// It has sent an IP identification.
+    const ID: u8 = 32;
 
     pub(crate) fn note(&mut self, mark: u8, is_shown: bool) {
         self.0 |= if is_shown { mark } else { 0 };
     }
 
-    pub(crate) fn timestamps(self) -> bool {
-        self.0 & Self::TIMESTAMPS != 0
+    pub(crate) fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
     }
+}
 
-    pub(crate) fn linux(self) -> bool {
-        self.0 & Self::LINUX != 0
-    }
-
-    pub(crate) fn right_checksum(self) -> bool {
-        self.0 & Self::RIGHT_CHECKSUM != 0
-    }
+/// The highest acknowledgement that a side has sent, and what it has acknowledged beyond that.
+#[derive(Clone, Copy, Debug)]
+struct Acked {
+    number: u32,
+    sacked: Sacked,
 }
 
 /// What one side has sent.
@@ -109,9 +110,7 @@ pub(crate) struct Side {
     pub(crate) start: Start,
     /// The sequence number after the last byte it has sent.
     pub(crate) next: u32,
-    /// The highest acknowledgement it has sent, and what it has acknowledged beyond that.
-    pub(crate) ack: Option<u32>,
-    pub(crate) sacked: Sacked,
+    acked: Option<Acked>,
     /// The bytes of payload it has sent, each counted once.
     pub(crate) payload: u64,
     pub(crate) last_time: u64,
@@ -121,8 +120,8 @@ pub(crate) struct Side {
     pub(crate) last_frame: u32,
     /// The frame of its latest new payload, after the connection's first one.
     pub(crate) spoke_frame: u32,
-    /// The window field of its last packet other than a SYN, unscaled.
-    pub(crate) window: Option<u16>,
+    /// The window field of its last packet other than a SYN, unscaled; only if the marks say that there is one.
+    window: u16,
     /// The greatest window it has offered, in the same units.
     pub(crate) greatest_window: u16,
     /// Retransmitted segments.
@@ -138,9 +137,7 @@ pub(crate) struct Side {
     /// How often it acknowledged something new, and its quickest answer, in microseconds.
     pub(crate) replies: u8,
     pub(crate) quickest_us: u32,
-    pub(crate) stack: StackMarks,
-    /// Some of its bytes are not in the capture, or out of order.
-    pub(crate) gap: bool,
+    pub(crate) marks: Marks,
     pub(crate) app: App,
 }
 
@@ -166,6 +163,27 @@ impl Side {
         }
     }
 
+    /// The highest acknowledgement it has sent.
+    #[inline]
+    pub(crate) fn ack(&self) -> Option<u32> {
+        self.acked.map(|acked| acked.number)
+    }
+
+    /// The window field of its last packet other than a SYN, unscaled.
+    pub(crate) fn window(&self) -> Option<u16> {
+        self.marks.has(Marks::WINDOW).then_some(self.window)
+    }
+
+    /// Some of its bytes are not in the capture, or out of order.
+    pub(crate) fn has_gap(&self) -> bool {
+        self.marks.has(Marks::GAP)
+    }
+
+    /// What it has acknowledged beyond [`Self::ack`].
+    pub(crate) fn sacked(&self) -> Sacked {
+        self.acked.map_or_else(Sacked::default, |acked| acked.sacked)
+    }
+
     #[inline]
     pub(crate) fn has_fin(&self) -> bool {
         matches!(self.end, End::Closed { .. })
@@ -187,10 +205,8 @@ impl Side {
     /// The side's last IP identification, if the side counts them up: a packet of another sender would then have a number
     /// out of order.
     pub(crate) fn counted_id(&self) -> Option<u16> {
-        match self.ids {
-            Ids::Seen { last, steps, jumps } if steps >= 3 && jumps <= steps / 8 => Some(last),
-            _ => None,
-        }
+        let Ids { last, steps, jumps } = self.ids;
+        (steps >= 3 && jumps <= steps / 8).then_some(last)
     }
 
     /// The bytes of payload that this side has sent from a sequence number on, FIN and SYN not counted.
@@ -262,8 +278,10 @@ impl Side {
         }
         if flags.has(Flags::ACK) {
             self.take_ack(segment.ack, other, at.time_ns);
-            if segment.sack_blocks().next().is_some() && self.ack == Some(segment.ack) {
-                self.sacked.take(segment);
+            if segment.sack_blocks().next().is_some()
+                && let Some(acked) = self.acked.as_mut().filter(|acked| acked.number == segment.ack)
+            {
+                acked.sacked.take(segment);
             }
         }
         self.last_time = at.time_ns;
@@ -283,8 +301,8 @@ impl Side {
     fn take_syn(&mut self, segment: &Segment<'_>) {
         let options = segment.parse_options();
         self.scale = options.window_scale.unwrap_or(0);
-        self.stack.note(StackMarks::TIMESTAMPS, options.timestamps.is_some());
-        self.stack.note(StackMarks::LINUX, is_of_linux(segment.options));
+        self.marks.note(Marks::TIMESTAMPS, options.timestamps.is_some());
+        self.marks.note(Marks::LINUX, is_of_linux(segment.options));
         // The window of a SYN is never scaled (RFC 7323 section 2.2); the shift brings it to the unit of later windows.
         // Without a window scale option it is not counted: the snap length may have cut the option off.
         if options.window_scale.is_some() {
@@ -306,11 +324,12 @@ impl Side {
             self.start = Start::Middle(segment.seq.wrapping_sub(1));
             self.next = segment.seq;
         }
-        if !self.stack.timestamps() {
-            self.stack.note(StackMarks::TIMESTAMPS, segment.parse_options().timestamps.is_some());
+        if !self.marks.has(Marks::TIMESTAMPS) {
+            self.marks.note(Marks::TIMESTAMPS, segment.parse_options().timestamps.is_some());
         }
         if let Some(window) = segment.window {
-            self.window = Some(window);
+            self.marks.note(Marks::WINDOW, true);
+            self.window = window;
             self.greatest_window = self.greatest_window.max(window);
         }
     }
@@ -318,13 +337,13 @@ impl Side {
     /// A per-connection counter grows by one for each packet, or for each segment that the network card made of it.
     #[inline]
     fn take_id(&mut self, id: u16) {
-        let (mut steps, mut jumps) = (0, 0);
-        if let Ids::Seen { last, steps: stepped, jumps: jumped } = self.ids {
-            let little = (1..=64).contains(&id.wrapping_sub(last));
-            steps = stepped.saturating_add(u8::from(little));
-            jumps = jumped.saturating_add(u8::from(!little));
+        if self.marks.has(Marks::ID) {
+            let little = (1..=64).contains(&id.wrapping_sub(self.ids.last));
+            self.ids.steps = self.ids.steps.saturating_add(u8::from(little));
+            self.ids.jumps = self.ids.jumps.saturating_add(u8::from(!little));
         }
-        self.ids = Ids::Seen { last: id, steps, jumps };
+        self.marks.note(Marks::ID, true);
+        self.ids.last = id;
     }
 
     /// Payload and sequence numbers. Returns whether the segment has new bytes, and whether it is a retransmission.
@@ -345,7 +364,7 @@ impl Side {
                 self.app.in_order(segment, &other.app);
                 fills = true;
             } else if segment.seq.wrapping_sub(self.next) < 1 << 31 || advances {
-                self.gap = true;
+                self.marks.note(Marks::GAP, true);
                 self.app.after_gap(segment);
             } else {
                 repeated = true;
@@ -374,10 +393,11 @@ impl Side {
     #[inline]
     fn speak(&mut self, segment: &Segment<'_>, end: u32, new: u32, other: &mut Self) {
         self.payload += u64::from(new);
+        let acknowledged = other.ack();
         if let End::Closed { late, seq, defied, .. } = &mut other.end {
             // A capture may show an acknowledgement before the bytes: those had arrived.
             let end = end.wrapping_sub(u32::from(segment.flags.has(Flags::FIN)));
-            let beyond = other.ack.map_or(new, |ack| end.wrapping_sub(ack));
+            let beyond = acknowledged.map_or(new, |ack| end.wrapping_sub(ack));
             let more = if beyond < 1 << 31 { new.min(beyond) } else { 0 };
             *late = late.saturating_add(more);
             let knows =
@@ -393,7 +413,7 @@ impl Side {
         let kind = if !probe {
             self.repeats = self.repeats.saturating_add(1);
             RunKind::Retransmissions
-        } else if other.window == Some(0) {
+        } else if other.window() == Some(0) {
             RunKind::WindowProbes
         } else {
             RunKind::Keepalive
@@ -413,7 +433,7 @@ impl Side {
 
     #[inline]
     fn take_ack(&mut self, ack: u32, other: &mut Self, time: u64) {
-        let newer = self.ack.map_or(1, |known| ack.wrapping_sub(known));
+        let newer = self.ack().map_or(1, |known| ack.wrapping_sub(known));
         if newer >= 1 << 31 {
             return;
         }
@@ -427,9 +447,8 @@ impl Side {
             }
         }
         if newer != 0 {
-            self.sacked = Sacked::default();
+            self.acked = Some(Acked { number: ack, sacked: Sacked::default() });
         }
-        self.ack = Some(ack);
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum HttpMessage {
     /// What follows a response of success is another protocol (RFC 9110 section 9.3.6).
     Connect,
     Trace,
+    /// A response with which the connection ends (RFC 9112 section 9.3).
+    LastResponse,
 }
 
 impl HttpMessage {
@@ -177,7 +179,8 @@ impl App {
         let heads = heads | u16::from(message == HttpMessage::Head);
         let old = first.starts_with(b"HTTP/1.0");
         let last = response && !interim && (fields.close || old && !fields.keep_alive);
-        self.protocol = Protocol::Http { message, messages, status: number, heads, last };
+        let message = if last { HttpMessage::LastResponse } else { message };
+        self.protocol = Protocol::Http { message, messages, status: number, heads };
         self.farewell_at = at;
         // RFC 9112 section 6.3: responses that have no body whatever their fields say.
         let empty = status.starts_with(b"1") || status == b"204" || status == b"304";

@@ -68,8 +68,7 @@ fn is_request_line(bytes: &[u8]) -> bool {
 /// RFC 9113 section 3.4: what a client sends before its first frame.
 pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-const HTTP: Protocol =
-    Protocol::Http { message: HttpMessage::Response, messages: 0, status: 0, heads: 0, last: false };
+const HTTP: Protocol = Protocol::Http { message: HttpMessage::Response, messages: 0, status: 0, heads: 0 };
 
 /// The protocol of a stream that begins with these bytes.
 pub(super) fn sniff(bytes: &[u8]) -> Protocol {

@@ -84,7 +84,7 @@ impl Facts<'_> {
 
     /// What a side has acknowledged beyond `at`, its last acknowledgement.
     pub(crate) fn sacked_by(&self, receiver: &Side, at: u32) -> Sacked {
-        if receiver.ack == Some(at) { receiver.sacked } else { Sacked::default() }
+        if receiver.ack() == Some(at) { receiver.sacked() } else { Sacked::default() }
     }
 
     /// The last acknowledgement of `receiver`: the reset's and later ones included.
@@ -93,7 +93,7 @@ impl Facts<'_> {
         let before = if resetter && self.active() {
             self.reset.ack
         } else {
-            receiver.ack.unwrap_or(of.isn().wrapping_add(1))
+            receiver.ack().unwrap_or(of.isn().wrapping_add(1))
         };
         let dir = if resetter { self.reset.by } else { 1 - self.reset.by };
         match self.reset.after.acks[dir] {

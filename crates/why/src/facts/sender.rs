@@ -7,6 +7,7 @@ use super::Facts;
 use crate::claim::Claim;
 use crate::finding::Evidence;
 use crate::record::Record;
+use crate::side::Marks;
 
 /// Keepalive probes in a row that make a beat: the packets kept hold four with their answers.
 const BEATS: usize = 3;
@@ -48,17 +49,18 @@ impl Facts<'_> {
     /// Both sides have agreed on timestamps, and a reset of its own accord has none.
     fn lacks_timestamps(&self) -> Option<Claim> {
         let (s, r) = (self.sender, self.receiver);
-        let agreed = s.stack.timestamps() && r.stack.timestamps() && s.payload + r.payload > 0;
+        let agreed =
+            s.marks.has(Marks::TIMESTAMPS) && r.marks.has(Marks::TIMESTAMPS) && s.payload + r.payload > 0;
         // A snap length may have cut the options off.
         let captured = self.reset.window.is_some() && !self.reset.options_cut;
         (self.active() && agreed && captured && !self.reset.timestamps)
-            .then_some(Claim::LacksTimestamps { linux: s.stack.linux() })
+            .then_some(Claim::LacksTimestamps { linux: s.marks.has(Marks::LINUX) })
     }
 
     /// Linux answers with a window of 0 (`tcp_v4_send_reset` clears the whole header).
     fn window_in_answer(&self) -> Option<Claim> {
         let window = self.reset.window.filter(|&window| window != 0)?;
-        (self.sender.stack.linux() && !self.reset.flags.has(Flags::ACK))
+        (self.sender.marks.has(Marks::LINUX) && !self.reset.flags.has(Flags::ACK))
             .then_some(Claim::WindowInAnswer { window })
     }
 
@@ -82,7 +84,7 @@ impl Facts<'_> {
     /// The checksum is wrong, while that of the sender's SYN is right: no card was left to compute it.
     fn wrong_checksum(&self) -> Option<Claim> {
         let wrong = self.reset.right_checksum == Some(false);
-        (wrong && self.sender.stack.right_checksum()).then_some(Claim::WrongChecksum)
+        (wrong && self.sender.marks.has(Marks::RIGHT_CHECKSUM)).then_some(Claim::WrongChecksum)
     }
 
     /// The sender's last keepalive probes were answered in the capture, at an even pace, and the reset came as long after the

@@ -28,7 +28,7 @@ impl FailureLook<'_> {
         let (asking, serving) = (&self.connection.sides[client], &self.connection.sides[1 - client]);
         let fin = serving.fin()?;
         // Numbers that do not fit each other: bytes are missing here, or a box has changed them.
-        let beyond = asking.ack.map_or(0, |ack| ack.wrapping_sub(fin.seq.wrapping_add(1)));
+        let beyond = asking.ack().map_or(0, |ack| ack.wrapping_sub(fin.seq.wrapping_add(1)));
         if serving.next != fin.seq.wrapping_add(1) || beyond != 0 && beyond < 1 << 31 {
             return None;
         }
@@ -152,7 +152,7 @@ fn unsaid_in_http(client: &Side, server: &Side, fin: Fin) -> Option<Unsaid> {
     }
     let whole = server.payload == 0 || server.app.is_http() && server.app.missing_after(fin.seq) == Some(0);
     // After a response with `Connection: close` nobody may wait for another one.
-    if asked != answered + 1 || !whole || server.gap || server.app.is_last() {
+    if asked != answered + 1 || !whole || server.has_gap() || server.app.is_last() {
         return None;
     }
     let begins = client.app.message_at()?;

@@ -20,7 +20,7 @@ impl FailureLook<'_> {
         let client = &self.connection.sides[opener];
         let own = self.connection.records().filter(|record| record.dir() == opener);
         let syns: Vec<_> = own.filter(|record| record.flags.has(Flags::SYN)).collect();
-        let alone = client.ack.is_none() && client.payload == 0;
+        let alone = client.ack().is_none() && client.payload == 0;
         if !alone
             || self.connection.sides[1 - opener].seen()
             || syns.len() != self.connection.records().count()
@@ -78,7 +78,8 @@ impl FailureLook<'_> {
         let opener = self.connection.opener()?;
         let [client, server] = [&self.connection.sides[opener], &self.connection.sides[1 - opener]];
         let first = client.isn().wrapping_add(1);
-        let unheard = server.seen() && server.payload == 0 && !server.has_fin() && server.ack == Some(first);
+        let unheard =
+            server.seen() && server.payload == 0 && !server.has_fin() && server.ack() == Some(first);
         let again = self.connection.opening.repeats();
         if !unheard || again == 0 || client.payload == 0 || client.repeats == 0 {
             return None;

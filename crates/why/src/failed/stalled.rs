@@ -27,7 +27,7 @@ impl FailureLook<'_> {
 
     fn stuck(&self, reader: Dir) -> Option<Failed> {
         let side = &self.connection.sides[reader];
-        if side.window != Some(0) || side.has_fin() {
+        if side.window() != Some(0) || side.has_fin() {
             return None;
         }
         let records: Vec<&Record> = self.connection.records().collect();
@@ -56,7 +56,7 @@ impl FailureLook<'_> {
 
     fn lost(&self, sender: Dir) -> Option<Failed> {
         let (side, peer) = (&self.connection.sides[sender], &self.connection.sides[1 - sender]);
-        let head = peer.ack.filter(|_| peer.seen() && peer.window != Some(0))?;
+        let head = peer.ack().filter(|_| peer.seen() && peer.window() != Some(0))?;
         if side.payload_after(head) == 0 {
             return None;
         }
@@ -71,7 +71,7 @@ impl FailureLook<'_> {
             return None;
         }
         let mut failed = Failed::at(Class::Stalled, sender, last);
-        let outstanding = u64::from(side.payload_beyond(head, peer.sacked));
+        let outstanding = u64::from(side.payload_beyond(head, peer.sacked()));
         match self.connection.client() {
             Some(client) if client == sender => failed.unread = Some(outstanding),
             Some(_) => failed.lost = Some(outstanding),
@@ -84,9 +84,9 @@ impl FailureLook<'_> {
             failed.say(icmp.frame, icmp.claim());
         }
         let too_big = matches!(self.icmp.map(|icmp| icmp.error.problem), Some(IcmpProblem::TooBig { .. }));
-        let none_so_long = u32::from(side.longest_taken.max(peer.sacked.longest)) < bytes;
+        let none_so_long = u32::from(side.longest_taken.max(peer.sacked().longest)) < bytes;
         // What lies beyond the lost segment was sent after it. Of a partial report nothing is said.
-        let short_taken = peer.sacked.bytes.min(if peer.sacked.is_partial { 0 } else { u32::MAX });
+        let short_taken = peer.sacked().bytes.min(if peer.sacked().is_partial { 0 } else { u32::MAX });
         if bytes >= FULL && none_so_long && (too_big || short_taken > 0) {
             failed.say(None, Claim::NoneSoLongTaken { bytes });
             if short_taken > 0 {

@@ -65,7 +65,7 @@ impl Judge<'_> {
         if let Some(opinion) = self.process_gone(f.reset.at.time_ns, ClosedWithUnreadData) {
             return opinion;
         }
-        if f.whole() && r.payload == 0 && !r.gap && !f.acknowledges_unseen() {
+        if f.whole() && r.payload == 0 && !r.has_gap() && !f.acknowledges_unseen() {
             self.say(None, Claim::OtherSentNothing);
             if s.payload == 0 {
                 self.ask(NextEvidence::Live(Alike::AbortOrListener));
@@ -140,7 +140,7 @@ impl Judge<'_> {
             // The client did not wait for the rest.
         } else if f.client_left_content() || !f.http_open() && s.app.farewell().is_some() {
             return self.client_had_all();
-        } else if r.payload == 0 && f.whole() && !r.gap && !f.acknowledges_unseen() {
+        } else if r.payload == 0 && f.whole() && !r.has_gap() && !f.acknowledges_unseen() {
             self.say(None, Claim::ServerSentNothing);
         }
         if let Some(fin) = r.fin()

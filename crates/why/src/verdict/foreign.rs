@@ -21,7 +21,7 @@ impl Judge<'_> {
             let window = reset.window?;
             // A value close to the sender's last window is a window, not a code.
             let s = self.f.sender;
-            let near = s.window.is_some_and(|offered| offered.abs_diff(window) < 512);
+            let near = s.window().is_some_and(|offered| offered.abs_diff(window) < 512);
             if near || self.f.window_reopened().is_some() { None } else { boxes::window(window) }
         })?;
         match said {

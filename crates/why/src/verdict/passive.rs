@@ -58,7 +58,7 @@ impl Judge<'_> {
         let trigger = f.trigger.map(|trigger| f.frame_of(&trigger));
         // The capture shows the order of packets at its place. If the reset's trigger was not seen, the order at the server
         // may have been another.
-        let shown = trigger.is_some() && late > 0 && !f.sender.gap;
+        let shown = trigger.is_some() && late > 0 && !f.sender.has_gap();
         if let Some(farewell) = f.farewell_after_fin() {
             self.say(trigger, Claim::LateFarewell(farewell));
             let confidence = if shown { Certain } else { Likely };
@@ -97,10 +97,10 @@ impl Judge<'_> {
         };
         if let Some(bytes) = f.beyond_capture() {
             self.say(f.reset.at.frame, Claim::BeyondCapture(bytes));
-        } else if !f.whole() || f.sender.gap {
+        } else if !f.whole() || f.sender.has_gap() {
             self.say(None, Claim::LacksPart);
         }
-        if f.beyond_capture().is_some() || !f.whole() || f.sender.gap {
+        if f.beyond_capture().is_some() || !f.whole() || f.sender.has_gap() {
             self.ask(NextEvidence::Capture(Capture::Beginning));
             let candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
             return (Unknown, Possible, with_client(candidates));
