@@ -266,6 +266,12 @@ impl World {
                     self.unwatch(process, fd, last.epolls);
                 }
                 match settled {
+                    Ok(unread) if last.stray => {
+                        self.unhold(process, last.unhold());
+                        self.count(Count::Unread, i64::from(unread > 0));
+                        self.seen(process, last.cookie, Count::Refused);
+                        plain
+                    }
                     Ok(unread) => At::Send(last, unread > 0),
                     Err(reason) => {
                         self.unhold(process, last.unhold());
@@ -303,7 +309,7 @@ impl World {
         if handed && reported {
             self.fail(Fault::Reported);
         }
-        self.processes[process].files[usize::from(fd)] = File::Closed;
+        self.leave_registered(process, fd, handed);
         let old = then?;
         let copy = self.processes[process].files[usize::from(old)];
         self.processes[process].files[usize::from(fd)] = match copy {
@@ -313,6 +319,30 @@ impl World {
             other => other,
         };
         Some(Op::Copy { old, new: fd })
+    }
+
+    /// Closes an fd in the kernel. An epoll keeps its registration while the file is open, which the supervisor's fd must
+    /// not prolong.
+    fn leave_registered(&mut self, process: usize, fd: u8, handed: bool) {
+        let closed = self.processes[process].fd(fd.into()).copied();
+        self.processes[process].files[usize::from(fd)] = File::Closed;
+        let Some(Fd { connection, watched, .. }) = closed else { return };
+        let one = &mut self.processes[process];
+        let stray = 1u32 << connection;
+        let others =
+            one.files.iter().any(|file| matches!(file, File::Connection(fd) if fd.connection == connection));
+        // What was passed on and came back is a new connection to the table (docs/custody.md).
+        let again = one.received & stray != 0;
+        let excused = again || self.connections[usize::from(connection)].excused;
+        if handed && one.stray & stray != 0 && !excused {
+            self.fail(Fault::Reported);
+        }
+        let one = &mut self.processes[process];
+        if !others {
+            one.stray &= !stray;
+        } else if watched != 0 {
+            one.stray |= stray;
+        }
     }
 
     pub(super) fn unwatch(&mut self, process: usize, fd: u8, epolls: Epolls) {
@@ -338,7 +368,7 @@ impl World {
         if !asked {
             let entry = self.processes[process].table.entry(fd.into());
             let stale = self.processes[process].is_stale(fd.into());
-            let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours) && !stale;
+            let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours && !entry.stray) && !stale;
             let Connection { socket, supervised, beyond, .. } = *self.connection(cookie);
             match self.processes[process].table.shutdown(fd.into(), Some(cookie)) {
                 Shutdown::HandOver { cookie: known } => {
