@@ -163,6 +163,8 @@ pub(crate) struct Process {
     pub(crate) epolls: u8,
     /// Connections that an epoll has under an fd that is closed, while the process has another.
     pub(crate) stray: u32,
+    /// Connections that an epoll has in a way that the table cannot know of or mend.
+    pub(crate) unseen: u32,
     /// The connection that the table was last told of for each fd. After a bare close the fd is another.
     pub(crate) told: [Option<u8>; FDS],
     /// An exit or a successful exec is under way.
@@ -187,6 +189,7 @@ impl Process {
             counted: 0,
             epolls: 0,
             stray: 0,
+            unseen: 0,
             told: [None; FDS],
             leaving: false,
         }

@@ -304,7 +304,6 @@ impl World {
     }
 
     fn really_close(&mut self, process: usize, fd: u8, handed: bool, then: Option<u8>) -> Option<Op> {
-        let reports = |fd: &Fd| fd.watched & 1 != 0 || fd.watched != 0 && !fd.watched_by_both;
         let reported = self.processes[process].fd(fd.into()).is_some_and(reports);
         if handed && reported {
             self.fail(Fault::Reported);
@@ -326,13 +325,14 @@ impl World {
     fn leave_registered(&mut self, process: usize, fd: u8, handed: bool) {
         let closed = self.processes[process].fd(fd.into()).copied();
         self.processes[process].files[usize::from(fd)] = File::Closed;
-        let Some(Fd { connection, watched, .. }) = closed else { return };
+        let Some(closed) = closed else { return };
+        let connection = closed.connection;
         let one = &mut self.processes[process];
         let stray = 1u32 << connection;
         let others =
             one.files.iter().any(|file| matches!(file, File::Connection(fd) if fd.connection == connection));
         // What was passed on and came back is a new connection to the table (docs/custody.md).
-        let again = one.received & stray != 0;
+        let again = (one.received | one.unseen) & stray != 0;
         let excused = again || self.connections[usize::from(connection)].excused;
         if handed && one.stray & stray != 0 && !excused {
             self.fail(Fault::Reported);
@@ -340,7 +340,7 @@ impl World {
         let one = &mut self.processes[process];
         if !others {
             one.stray &= !stray;
-        } else if watched != 0 {
+        } else if reports(&closed) {
             one.stray |= stray;
         }
     }
@@ -407,6 +407,10 @@ impl World {
             self.really_shut_down(connection);
             return None;
         }
+        // Closed by another thread since custody was asked (docs/custody.md).
+        let entry = self.processes[process].table.entry(fd.into());
+        let stray = entry.is_some_and(|entry| entry.stray);
+        self.processes[process].unseen |= u32::from(stray) << connection;
         self.processes[process].table.handed(fd.into());
         self.processes[process].handed |= 1 << connection;
         // The supervisor knows what it ends already.
@@ -423,4 +427,9 @@ impl World {
         known.socket.peer_finished = true;
         known.socket.over = true;
     }
+}
+
+/// Whether an epoll watches an fd that the table knows to search. Of two it searches those that it has seen made.
+fn reports(fd: &Fd) -> bool {
+    fd.watched & 1 != 0 || fd.watched != 0 && !fd.watched_by_both
 }
