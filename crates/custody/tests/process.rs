@@ -4,7 +4,7 @@ use linger_custody::process::{Close, Epolls, Executes, Last, Phase, Shutdown, Ta
 use linger_custody::{Count, Origin};
 
 const ORIGIN: Origin = Origin::new(1, 5_000);
-const ENDED: Last = Last { cookie: 7, origin: ORIGIN, held: false, epolls: Epolls::Unknown };
+const ENDED: Last = Last { cookie: 7, origin: ORIGIN, held: false, epolls: Epolls::Unknown, stray: false };
 const LAST: Close = Close::Last(ENDED);
 
 struct Process {
@@ -318,6 +318,58 @@ fn epolls_are_remembered() {
     let process = Process::accepting(false);
     process.table.watched(3, (1 << 20) - 2);
     assert_eq!(process.table.entry(3).unwrap().epolls, Epolls::Many);
+}
+
+/// An epoll has the connection under fd 3, which is closed before fd 4.
+#[test]
+fn a_registration_under_a_closed_fd_leaves_the_last_close_plain() {
+    let last = |process: &Process, fd| match process.close(fd) {
+        Close::Last(last) => last.stray,
+        other => panic!("{other:?}"),
+    };
+    let registered = || {
+        let process = Process::accepting(true);
+        process.table.watched(3, 9);
+        process.copy(3, 4);
+        process
+    };
+    let process = registered();
+    assert_eq!(process.close(3), Close::Leave);
+    let child = process.fork();
+    assert_eq!((last(&process, 4), last(&child, 4)), (true, true), "the child shares the epoll");
+    // A `shutdown` of both sides hands nothing over then.
+    let hand_over = Shutdown::HandOver { cookie: 7 };
+    let process = registered();
+    assert_eq!(process.table.shutdown(4, Some(7)), hand_over);
+    assert_eq!(process.close(3), Close::Leave);
+    assert_eq!(process.table.shutdown(4, Some(7)), Shutdown::Leave);
+    // Once handed over it cannot be left: the registration goes with its fd. One without registration has nothing to remove.
+    for (first, means) in [(3, Close::Handed(Epolls::One(9))), (4, Close::Leave)] {
+        let process = registered();
+        process.table.handed(4);
+        assert_eq!(process.close(first), means);
+    }
+
+    // The registered fd is closed last; the copy was never registered; it was, and was removed before its close.
+    let process = registered();
+    assert_eq!((process.close(4), last(&process, 3)), (Close::Leave, false));
+    let process = Process::accepting(true);
+    process.copy(3, 4);
+    assert_eq!((process.close(3), last(&process, 4)), (Close::Leave, false));
+    let process = registered();
+    process.table.unwatched(3, 9);
+    assert_eq!((process.close(3), last(&process, 4)), (Close::Leave, false));
+    // Another epoll still has it; and what is removed from an epoll that never had it stays where it was.
+    let process = registered();
+    process.table.watched(3, 11);
+    process.table.unwatched(3, 9);
+    assert_eq!((process.close(3), last(&process, 4)), (Close::Leave, true));
+    let process = registered();
+    process.table.unwatched(3, 11);
+    assert_eq!((process.close(3), last(&process, 4)), (Close::Leave, true));
+    // The next connection at these fds has nothing of it.
+    assert_eq!(process.accept(3, 7, true), None);
+    assert!(!last(&process, 3));
 }
 
 #[test]

@@ -119,17 +119,28 @@ fn finish(fd: c_int, last: Last) {
             return count(reason);
         }
     };
+    if last.stray {
+        if last.held {
+            unwatch(fd, last.epolls);
+        }
+        unhold(last.unhold());
+        return refuse(unread);
+    }
     unwatch(fd, last.epolls);
     // The supervisor's fd outlives the close, and the FIN is sent once it is proved that no other process has the connection.
     if !nominate(MessageKind::Close, fd, &last, unread) {
         if last.held {
             releases::remember(last.cookie);
         }
-        if unread > 0 {
-            count(Count::Unread);
-        }
-        count(Count::Refused);
+        refuse(unread);
     }
+}
+
+fn refuse(unread: u32) {
+    if unread > 0 {
+        count(Count::Unread);
+    }
+    count(Count::Refused);
 }
 
 /// Nominates a connection: tells the supervisor that this process closes its last fd of it.

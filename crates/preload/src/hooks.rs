@@ -334,10 +334,15 @@ pub(crate) extern "C" fn epoll_create1(flags: c_int) -> c_int {
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 pub(crate) extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut c_void) -> c_int {
     const ADD: c_int = 1;
+    const DEL: c_int = 2;
     let result =
         call!(EPOLL_CTL as fn(c_int, c_int, c_int, *mut c_void) -> c_int, epoll, operation, fd, event);
-    if result == 0 && operation == ADD && is_tracked(fd) {
-        TABLE.watched(fd, epoll);
+    if result == 0 && is_tracked(fd) {
+        match operation {
+            ADD => TABLE.watched(fd, epoll),
+            DEL => TABLE.unwatched(fd, epoll),
+            _ => {}
+        }
     }
     result
 }

@@ -14,7 +14,8 @@ pub enum Close {
     /// The table has a connection at this fd, but that connection was closed earlier in a way that the library did not see.
     /// The supervisor is to drop the fd that it holds of that connection; nothing else is to be done.
     Unhold(Unhold),
-    /// This process's last fd of a connection that was handed over at a `shutdown`: remove the fd from the program's epolls.
+    /// This process's last fd of a connection that was handed over at a `shutdown`, or one that an epoll has: remove the fd
+    /// from the program's epolls. After this close nobody can.
     Handed(Epolls),
     /// This process's last fd: ask the socket, and [`fate`](crate::fate()) how to end it. Whether another process has one is
     /// for the supervisor to find out.
@@ -34,12 +35,16 @@ pub struct Last {
     /// Which epolls watch the connection. The supervisor's fd keeps its file open, so the kernel would go on reporting
     /// events to a program that has closed the connection.
     pub epolls: Epolls,
+    /// An epoll has the connection under an fd that was closed before this one. The kernel drops such a registration with
+    /// the last reference to the file, and by nothing else that can be called: if the supervisor's fd kept the file open, the
+    /// program would be told of a connection that it has closed and forgotten. To be closed plainly while the process goes on.
+    pub stray: bool,
 }
 
 impl Last {
     pub(super) const fn of(gone: &Gone) -> Self {
         let Gone { record, cookie, origin, epolls } = *gone;
-        Self { cookie, origin, held: record.is_held(), epolls }
+        Self { cookie, origin, held: record.is_held(), epolls, stray: record.stray }
     }
 
     /// What the supervisor must be told if it is closed plainly.
@@ -145,14 +150,26 @@ impl<const N: usize> Table<N> {
                 Epolls::One(known) if known == epoll => open.epolls,
                 _ => Epolls::Many,
             };
-            OpenFd { epolls, ..open }
+            OpenFd { epolls, registered: true, ..open }
+        });
+    }
+
+    /// An epoll watches the fd no more. If others have watched it, one of them may still.
+    pub fn unwatched(&self, fd: i32, epoll: i32) {
+        self.change(fd, |open| {
+            let registered = open.registered && open.epolls != Epolls::One(epoll);
+            OpenFd { registered, ..open }
         });
     }
 
     /// What the close of an fd means; `cookie` is what the kernel gives for the fd. Called before the close itself.
     pub fn close(&self, fd: i32, cookie: Option<u64>) -> Close {
         let Some(open) = self.take(fd) else { return Close::Leave };
-        let Some(gone) = self.let_go(open).filter(Gone::was_last) else { return Close::Leave };
+        let Some(gone) = self.let_go(open) else { return Close::Leave };
+        if !gone.was_last() {
+            let handed = gone.record.phase == Phase::Handed && open.registered && cookie == Some(gone.cookie);
+            return if handed { Close::Handed(gone.epolls) } else { Close::Leave };
+        }
         if cookie != Some(gone.cookie) {
             return gone.unhold().map_or(Close::Leave, Close::Unhold);
         }
@@ -174,6 +191,8 @@ impl<const N: usize> Table<N> {
         match (record.phase, cookie) {
             (Phase::Given, _) | (_, None) => Shutdown::Leave,
             _ if cookie != known => Shutdown::Leave,
+            // See `Last::stray`.
+            (Phase::Ours, _) if record.stray => Shutdown::Leave,
             (Phase::Handed, _) => Shutdown::Done,
             (Phase::Ours, Some(cookie)) => Shutdown::HandOver { cookie },
         }

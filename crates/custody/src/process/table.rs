@@ -85,6 +85,8 @@ pub struct Entry {
     pub origin: Origin,
     /// Which epolls watch the fd.
     pub epolls: Epolls,
+    /// An epoll has the connection under an fd that is closed.
+    pub stray: bool,
 }
 
 /// The record of an fd that was closed.
@@ -176,9 +178,9 @@ impl<const N: usize> Table<N> {
     pub fn entry(&self, fd: i32) -> Option<Entry> {
         let open = self.open(fd)?;
         let record = self.record(open.connection)?;
-        let (Record { fds, phase, .. }, held) = (record, record.is_held());
+        let (Record { fds, phase, stray, .. }, held) = (record, record.is_held());
         let origin = self.origin(open.connection, &record)?;
-        Some(Entry { fds, held, phase, origin, epolls: open.epolls })
+        Some(Entry { fds, held, phase, origin, epolls: open.epolls, stray })
     }
 
     /// What `fork` makes of this memory in the child, for simulations; [`Table::child`] is to follow there.
@@ -245,7 +247,7 @@ impl<const N: usize> Table<N> {
         self.used.fetch_max(fd + 1, Relaxed);
         let mut word = Slot(slot.load(Acquire));
         loop {
-            let open = OpenFd { connection, epolls: Epolls::Unknown };
+            let open = OpenFd { connection, epolls: Epolls::Unknown, registered: false };
             // Release, for those who find the connection here and read its cookie.
             match slot.compare_exchange(word.0, word.next().with(open).0, Release, Acquire) {
                 Ok(_) => return word.open(),
@@ -313,7 +315,9 @@ impl<const N: usize> Table<N> {
     pub(super) fn let_go(&self, fd: OpenFd) -> Option<Gone> {
         let cookie = self.cookie(fd.connection)?;
         let origin = Origin::from_word(self.connections.get(fd.connection)?.origin.get());
-        let record = self.update(fd.connection, |record| Some(Record { fds: record.fds - 1, ..record }))?;
+        let record = self.update(fd.connection, |record| {
+            Some(Record { fds: record.fds - 1, stray: record.stray || fd.registered, ..record })
+        })?;
         let origin = if record.received { Origin::UNKNOWN } else { origin };
         Some(Gone { record, cookie, origin, epolls: fd.epolls })
     }

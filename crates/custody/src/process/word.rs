@@ -22,6 +22,8 @@ pub(super) struct OpenFd {
     /// Where the table has the connection.
     pub(super) connection: usize,
     pub(super) epolls: Epolls,
+    /// A registration in an epoll was seen, and not its removal.
+    pub(super) registered: bool,
 }
 
 /// One fd's word.
@@ -29,6 +31,7 @@ pub(super) struct OpenFd {
 /// | bits | |
 /// |---|---|
 /// | 0 | the fd is a connection; all other bits but the last 24 are zero where it is not |
+/// | 1 | a registration in an epoll was seen, and not its removal |
 /// | 2..22 | the epoll plus one; 0: unknown; all ones: many |
 /// | 22..40 | the index of the connection |
 /// | 40..64 | generation: changes whenever another connection takes the place |
@@ -37,6 +40,7 @@ pub(super) struct Slot(pub(super) u64);
 
 impl Slot {
     const OPEN: Field = Field::new(0, 1);
+    const REGISTERED: Field = Field::new(1, 1);
     const EPOLL: Field = Field::new(2, 20);
     const CONNECTION: Field = Field::new(22, 18);
     const GENERATION: Field = Field::new(40, 24);
@@ -52,7 +56,9 @@ impl Slot {
             MANY => Epolls::Many,
             epoll => Epolls::One(epoll as i32 - 1),
         };
-        self.is_open().then_some(OpenFd { connection: Self::CONNECTION.of(self.0) as usize, epolls })
+        let connection = Self::CONNECTION.of(self.0) as usize;
+        let registered = Self::REGISTERED.of(self.0) == 1;
+        self.is_open().then_some(OpenFd { connection, epolls, registered })
     }
 
     /// The same generation with other contents.
@@ -63,8 +69,10 @@ impl Slot {
             Epolls::One(epoll) => (epoll as u64 + 1).min(Self::EPOLL.most()),
             Epolls::Many => Self::EPOLL.most(),
         };
-        let opened =
-            Self::OPEN.put(1) + Self::EPOLL.put(epolls) + Self::CONNECTION.put(open.connection as u64);
+        let opened = Self::OPEN.put(1)
+            + Self::REGISTERED.put(open.registered.into())
+            + Self::EPOLL.put(epolls)
+            + Self::CONNECTION.put(open.connection as u64);
         Self(self.closed().0 + opened)
     }
 
@@ -114,6 +122,7 @@ pub(super) enum Exec {
 /// | 21..23 | [`Phase`] |
 /// | 23 | this process received it in an `SCM_RIGHTS` message, so by whom and when it was accepted is not known |
 /// | 24..28 | [`Exec`]: 0 to 3 for the variants without data; `Announced(count)` is 4 + the number of the [`Count`] |
+/// | 28 | an fd of it was closed that an epoll had, while this process had another: nobody can remove that registration |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) fds: u32,
@@ -121,6 +130,7 @@ pub(super) struct Record {
     pub(super) phase: Phase,
     pub(super) received: bool,
     pub(super) exec: Exec,
+    pub(super) stray: bool,
 }
 
 impl Record {
@@ -129,10 +139,11 @@ impl Record {
     const PHASE: Field = Field::new(21, 2);
     const RECEIVED: Field = Field::new(23, 1);
     const EXEC: Field = Field::new(24, 4);
+    const STRAY: Field = Field::new(28, 1);
 
     /// A connection with one fd.
     pub(super) const fn new(held: bool) -> Self {
-        Self { fds: 1, held, phase: Phase::Ours, received: false, exec: Exec::None }
+        Self { fds: 1, held, phase: Phase::Ours, received: false, exec: Exec::None, stray: false }
     }
 
     /// Whether the supervisor holds an fd of the connection for this process now. If an `execve` is under way that does
@@ -161,8 +172,8 @@ impl Record {
             3 => Exec::Claimed,
             count => Exec::Announced(COUNTS[count as usize - 4]),
         };
-        let (held, received) = (Self::HELD.of(word) == 1, Self::RECEIVED.of(word) == 1);
-        Some(Self { fds, held, phase, received, exec })
+        let [held, received, stray] = [Self::HELD, Self::RECEIVED, Self::STRAY].map(|bit| bit.of(word) == 1);
+        Some(Self { fds, held, phase, received, exec, stray })
     }
 
     pub(super) fn pack(self) -> u64 {
@@ -182,6 +193,7 @@ impl Record {
             + Self::PHASE.put(self.phase as u64)
             + Self::RECEIVED.put(self.received.into())
             + Self::EXEC.put(exec)
+            + Self::STRAY.put(self.stray.into())
     }
 }
 

@@ -40,6 +40,7 @@ impl World {
         let by_chance: Vec<usize> = (0..FDS).filter(by_chance).collect();
         by_chance.into_iter().for_each(|fd| self.excuse(parent, fd));
         let (epolls, told) = (self.processes[parent].epolls, self.processes[parent].told);
+        let (stray, unseen) = (self.processes[parent].stray, self.processes[parent].unseen);
         let (handed, received) = (self.processes[parent].handed, self.processes[parent].received);
         let made = &mut self.processes[child];
         debug_assert!(!made.alive);
@@ -48,6 +49,7 @@ impl World {
         (made.waiting, made.kept, made.counted) = (0, 0, 0);
         (made.handed, made.received) = (handed, received);
         (made.table, made.files, made.epolls, made.told) = (table, files, epolls, told);
+        (made.stray, made.unseen) = (stray, unseen);
         made.table.child(pid(child));
         self.born(child);
         if !self.hold {

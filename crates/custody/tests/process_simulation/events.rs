@@ -287,6 +287,8 @@ impl World {
                 let epoll = b % 2;
                 let made = self.processes[process].epolls & 1 << epoll != 0;
                 self.processes[process].epolls |= 1 << epoll;
+                let stale = self.processes[process].is_stale(fd);
+                self.processes[process].unseen |= u32::from(stale) << connection;
                 let fd_known = self.processes[process].fd_mut(fd)?;
                 fd_known.watched |= 1 << epoll;
                 fd_known.watched_by_both |= fd_known.watched == 3;

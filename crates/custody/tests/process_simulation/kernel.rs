@@ -161,6 +161,10 @@ pub(crate) struct Process {
     /// The connections that it has counted as closed without a loss.
     pub(crate) counted: u32,
     pub(crate) epolls: u8,
+    /// Connections that an epoll has under an fd that is closed, while the process has another.
+    pub(crate) stray: u32,
+    /// Connections that an epoll has in a way that the table cannot know of or mend.
+    pub(crate) unseen: u32,
     /// The connection that the table was last told of for each fd. After a bare close the fd is another.
     pub(crate) told: [Option<u8>; FDS],
     /// An exit or a successful exec is under way.
@@ -184,6 +188,8 @@ impl Process {
             received: 0,
             counted: 0,
             epolls: 0,
+            stray: 0,
+            unseen: 0,
             told: [None; FDS],
             leaving: false,
         }

@@ -266,6 +266,12 @@ impl World {
                     self.unwatch(process, fd, last.epolls);
                 }
                 match settled {
+                    Ok(unread) if last.stray => {
+                        self.unhold(process, last.unhold());
+                        self.count(Count::Unread, i64::from(unread > 0));
+                        self.seen(process, last.cookie, Count::Refused);
+                        plain
+                    }
                     Ok(unread) => At::Send(last, unread > 0),
                     Err(reason) => {
                         self.unhold(process, last.unhold());
@@ -298,12 +304,11 @@ impl World {
     }
 
     fn really_close(&mut self, process: usize, fd: u8, handed: bool, then: Option<u8>) -> Option<Op> {
-        let reports = |fd: &Fd| fd.watched & 1 != 0 || fd.watched != 0 && !fd.watched_by_both;
         let reported = self.processes[process].fd(fd.into()).is_some_and(reports);
         if handed && reported {
             self.fail(Fault::Reported);
         }
-        self.processes[process].files[usize::from(fd)] = File::Closed;
+        self.leave_registered(process, fd, handed);
         let old = then?;
         let copy = self.processes[process].files[usize::from(old)];
         self.processes[process].files[usize::from(fd)] = match copy {
@@ -313,6 +318,31 @@ impl World {
             other => other,
         };
         Some(Op::Copy { old, new: fd })
+    }
+
+    /// Closes an fd in the kernel. An epoll keeps its registration while the file is open, which the supervisor's fd must
+    /// not prolong.
+    fn leave_registered(&mut self, process: usize, fd: u8, handed: bool) {
+        let closed = self.processes[process].fd(fd.into()).copied();
+        self.processes[process].files[usize::from(fd)] = File::Closed;
+        let Some(closed) = closed else { return };
+        let connection = closed.connection;
+        let one = &mut self.processes[process];
+        let stray = 1u32 << connection;
+        let others =
+            one.files.iter().any(|file| matches!(file, File::Connection(fd) if fd.connection == connection));
+        // What was passed on and came back is a new connection to the table (docs/custody.md).
+        let again = (one.received | one.unseen) & stray != 0;
+        let excused = again || self.connections[usize::from(connection)].excused;
+        if handed && one.stray & stray != 0 && !excused {
+            self.fail(Fault::Reported);
+        }
+        let one = &mut self.processes[process];
+        if !others {
+            one.stray &= !stray;
+        } else if reports(&closed) {
+            one.stray |= stray;
+        }
     }
 
     pub(super) fn unwatch(&mut self, process: usize, fd: u8, epolls: Epolls) {
@@ -338,7 +368,7 @@ impl World {
         if !asked {
             let entry = self.processes[process].table.entry(fd.into());
             let stale = self.processes[process].is_stale(fd.into());
-            let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours) && !stale;
+            let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours && !entry.stray) && !stale;
             let Connection { socket, supervised, beyond, .. } = *self.connection(cookie);
             match self.processes[process].table.shutdown(fd.into(), Some(cookie)) {
                 Shutdown::HandOver { cookie: known } => {
@@ -377,6 +407,10 @@ impl World {
             self.really_shut_down(connection);
             return None;
         }
+        // Closed by another thread since custody was asked (docs/custody.md).
+        let entry = self.processes[process].table.entry(fd.into());
+        let stray = entry.is_some_and(|entry| entry.stray);
+        self.processes[process].unseen |= u32::from(stray) << connection;
         self.processes[process].table.handed(fd.into());
         self.processes[process].handed |= 1 << connection;
         // The supervisor knows what it ends already.
@@ -393,4 +427,9 @@ impl World {
         known.socket.peer_finished = true;
         known.socket.over = true;
     }
+}
+
+/// Whether an epoll watches an fd that the table knows to search. Of two it searches those that it has seen made.
+fn reports(fd: &Fd) -> bool {
+    fd.watched & 1 != 0 || fd.watched != 0 && !fd.watched_by_both
 }

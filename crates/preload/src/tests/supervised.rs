@@ -213,6 +213,29 @@ fn what_is_held_is_let_go_of_without_another_fd() {
     assert_eq!(hooks::close(fd), 0);
 }
 
+/// The epoll has the first fd, so that the close of its copy cannot remove the registration: only the kernel can, with the file.
+#[test]
+fn what_an_epoll_has_under_a_closed_fd_is_closed_plainly() {
+    let mut supervisor = Supervisor::new("");
+    for removed in [false, true] {
+        let (_client, fd) = accepted();
+        let epoll = hooks::epoll_create1(0);
+        let mut event = [4u32, 0, 0, 0];
+        let mut watch = |operation| hooks::epoll_ctl(epoll, operation, fd, event.as_mut_ptr().cast());
+        assert_eq!(watch(1), 0);
+        let copy = hooks::dup(fd);
+        assert!(!removed || watch(2) == 0);
+        assert_eq!((hooks::close(fd), supervisor.told().len()), (0, 0));
+        let cookie = sys::cookie(copy).unwrap();
+        assert_eq!(hooks::close(copy), 0);
+        let Told(kind, message, passed) = supervisor.one();
+        let told = (kind, message.cookie, passed.is_some());
+        let refused = (MessageKind::Counted, Count::Refused as u64, false);
+        assert_eq!(told, if removed { (MessageKind::Close, cookie, true) } else { refused });
+        sys::close(epoll);
+    }
+}
+
 #[test]
 fn what_the_exit_of_the_process_closes_is_announced() {
     let mut supervisor = Supervisor::new("");
