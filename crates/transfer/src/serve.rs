@@ -137,7 +137,7 @@ impl Server {
         let (cancel, last) = (eventfd()?, eventfd()?);
         let codes = Codes::new()?;
         let deliveries = match &options.memory {
-            Some(directory) => Deliveries::open(&directory.join(journal_name(&options.directory)?))?,
+            Some(directory) => remembered(&options, directory)?,
             None => Deliveries::default(),
         };
         let has_commands = !(options.config.sink.is_empty() && options.config.source.is_empty());
@@ -336,6 +336,17 @@ impl Server {
             }
         }
         Ok(())
+    }
+}
+
+/// What was handed to sinks. A file that cannot be believed stops a server with sinks, and no other.
+fn remembered(options: &ShareOptions, directory: &Path) -> Result<Deliveries, Error> {
+    match Deliveries::open(&directory.join(journal_name(&options.directory)?)) {
+        Err(error) if options.config.sink.is_empty() && error.is_damage() => {
+            tracing::warn!(%error, "what was handed to sinks is not known");
+            Ok(Deliveries::default())
+        }
+        other => other,
     }
 }
 
