@@ -50,7 +50,8 @@ pub(crate) struct ShareArguments {
     /// Accept unencrypted connections from other machines too.
     #[arg(long)]
     insecure: bool,
-    /// Accept unencrypted connections over loopback from every user, and from whoever comes through a forward.
+    /// Accept unencrypted connections over loopback or a unix socket from every user, and from whoever comes through a
+    /// forward.
     #[arg(long)]
     insecure_loopback: bool,
     /// The least that is done before a receipt: `disk` syncs, `memory` does not.

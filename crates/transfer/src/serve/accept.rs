@@ -18,7 +18,7 @@ use crate::host;
 impl Server {
     /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections
     /// once this many requests have ended. A connection without a request, such as a port scan's, does not count. Nor
-    /// does, for [`ShareOptions::returns`], a request whose connection was cut.
+    /// does, for [`ShareOptions::returns`](crate::ShareOptions::returns), a request whose connection was cut.
     ///
     /// # Errors
     /// Returns the errors of `accept(2)` that do not concern a single connection.

@@ -25,8 +25,8 @@ pub struct ShareOptions {
     pub durability: Durability,
     /// The server's own key and the keys of known clients.
     pub keys: Option<ServerKeys>,
-    /// Accept unencrypted connections over loopback without a proof that the client is the same user. Then every user
-    /// of this machine can connect, and everybody who reaches it through a forwarded port.
+    /// Accept unencrypted connections over loopback without a proof that the client is the same user, and every user over
+    /// a unix socket. Then every user of this machine can connect, and everybody who reaches it through a forwarded port.
     pub insecure_loopback: bool,
     /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
@@ -64,8 +64,8 @@ pub enum ShareEnding {
 }
 
 impl ShareOptions {
-    /// Shares a directory for reading. Nobody can connect before [`keys`](Self::keys) or one of the two insecure
-    /// options is set.
+    /// Shares a directory for reading. Over TCP nobody can connect before [`keys`](Self::keys) or one of the two insecure
+    /// options is set; over a unix socket this user can, and root.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
