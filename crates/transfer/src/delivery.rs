@@ -20,6 +20,7 @@ use crate::hash::Hash;
 use crate::host::{self, Rule};
 use crate::message::{MemoryId, Receipt, Refusal, TransferId};
 use crate::reason::{Reason, Remedy};
+pub(crate) use journal::DamagedJournal;
 use journal::{DeliveryRecord, Journal};
 
 /// Transfers that are remembered. Each costs some 300 bytes.

@@ -75,11 +75,6 @@ impl Error {
         Self::Io { doing, what: what.into(), source: source.into() }
     }
 
-    /// Whether a file is not what it should be.
-    pub(crate) fn is_damage(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidData)
-    }
-
     /// Whether trying again later, on a new connection, may succeed: the connection or its bytes were bad.
     pub fn is_temporary(&self) -> bool {
         match self {

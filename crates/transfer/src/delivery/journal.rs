@@ -68,7 +68,7 @@ impl Journal {
     /// and the memory gets another name.
     ///
     /// # Errors
-    /// Returns [`Error::Io`] of the kind `InvalidData` if the file is damaged or is no journal. It stays as it is.
+    /// Returns [`Error::Io`] with a [`DamagedJournal`] if the file is damaged or is no journal. It stays as it is.
     pub(super) fn open(path: &Path, keep: usize) -> Result<(Self, MemoryId, History), Error> {
         let failed = |doing| {
             let shown = path.display().to_string();
@@ -83,7 +83,7 @@ impl Journal {
             .map_err(|error| failed("lock")(locked(error)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed("read"))?;
-        let known = read(&bytes).map_err(|at| failed("use")(damaged(at)))?;
+        let known = read(&bytes).map_err(|at| failed("use")(io::Error::other(DamagedJournal(at))))?;
         let mut latest = latest(known);
         let forgets = latest.len() > keep;
         latest.drain(..latest.len().saturating_sub(keep));
@@ -188,14 +188,13 @@ fn check(record: &[u8]) -> Hash {
     blake3::derive_key("linger-transfer 2026 record of a delivery", record)
 }
 
-/// The error of a file that cannot be believed from this byte on.
-fn damaged(at: usize) -> io::Error {
-    let told = format!(
-        "it is damaged at byte {at}, and what was handed to sinks may be missing, so nothing could be kept from being done \
-         twice. It was left as it is: look what was done, move the file away, and start again"
-    );
-    io::Error::new(io::ErrorKind::InvalidData, told)
-}
+/// A file that cannot be believed from this byte on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it is damaged at byte {0}, and what was handed to sinks may be missing, so nothing could be kept from being done twice. \
+     It was left as it is: look what was done, move the file away, and start again"
+)]
+pub(crate) struct DamagedJournal(usize);
 
 /// The records of a file. The error is the place of the damage.
 fn read(bytes: &[u8]) -> Result<History, usize> {
