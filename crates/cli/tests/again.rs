@@ -139,3 +139,39 @@ fn a_full_disk_does_not_make_the_journal_forget() {
     server.kill().unwrap();
     server.wait().unwrap();
 }
+
+/// A journal that cannot be believed stops a server with sinks, which leaves it as it is, and no other server.
+#[test]
+fn a_damaged_journal_is_told_and_left_alone() {
+    let top = tempfile::tempdir().unwrap();
+    let place = top.path();
+    fs::create_dir(place.join("to")).unwrap();
+    fs::write(place.join("letter"), "a letter\n").unwrap();
+    let (mut server, to) = share(place, "cat > /dev/null");
+    let put = linger(place, &["put", "letter", &to]).output().unwrap();
+    assert_eq!(put.status.code(), Some(0));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let mut entries = fs::read_dir(place.join("home/linger")).unwrap().map(|entry| entry.unwrap().path());
+    let journal = entries.find(|path| path.to_string_lossy().contains("deliveries-")).unwrap();
+    let mut damaged = fs::read(&journal).unwrap();
+    damaged[30] ^= 0xa5;
+    fs::write(&journal, &damaged).unwrap();
+    let flags = ["share", "--listen", "127.0.0.1:0", "--config", "share.toml", "to"];
+    let refused = linger(place, &flags).output().unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{told}");
+    let named = told.contains(&*journal.to_string_lossy()) && told.contains("damaged at byte 24");
+    assert!(named && told.contains("move the file away, and start again\n"), "{told}");
+    assert_eq!(fs::read(&journal).unwrap(), damaged);
+    // Without sinks nothing depends on it.
+    fs::write(place.join("share.toml"), "").unwrap();
+    let flags = ["share", "--json", "--listen", "127.0.0.1:0", "--config", "share.toml", "to"];
+    let mut server = linger(place, &flags).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("listening"), "{line}");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(fs::read(&journal).unwrap(), damaged);
+}

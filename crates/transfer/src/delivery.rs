@@ -20,6 +20,7 @@ use crate::hash::Hash;
 use crate::host::{self, Rule};
 use crate::message::{MemoryId, Receipt, Refusal, TransferId};
 use crate::reason::{Reason, Remedy};
+pub(crate) use journal::DamagedJournal;
 use journal::{DeliveryRecord, Journal};
 
 /// Transfers that are remembered. Each costs some 300 bytes.
@@ -48,8 +49,8 @@ struct Remembered {
 enum Delivery {
     /// The transfer's bytes are arriving.
     Arriving,
-    /// The sink's command is running.
-    Running,
+    /// The sink's command is running, with this content.
+    Running(Hash),
     /// The sink's command has ended.
     Ended(Result<Receipt, Fault>),
     /// The command was started, and the server ended before it did. With the content that it was started for, until
@@ -159,7 +160,7 @@ impl Deliveries {
 
     /// Whether the transfer's command is running.
     pub(crate) fn is_running(&self, id: TransferId) -> bool {
-        matches!(self.lock().deliveries.get(&id), Some(Delivery::Running))
+        matches!(self.lock().deliveries.get(&id), Some(Delivery::Running(_)))
     }
 
     /// The result of its command, if it has ended.
@@ -175,7 +176,7 @@ impl Deliveries {
         match self.lock().deliveries.get(&id) {
             Some(Delivery::Ended(Ok(receipt))) => AskedDelivery::Delivered(receipt.clone()),
             Some(Delivery::Ended(Err(fault))) => AskedDelivery::Failed(fault.clone()),
-            Some(Delivery::Running) => AskedDelivery::Runs,
+            Some(Delivery::Running(_)) => AskedDelivery::Runs,
             Some(Delivery::Unknown(_)) => AskedDelivery::Unknown,
             Some(Delivery::Arriving) | None => AskedDelivery::Nothing,
         }
@@ -196,7 +197,7 @@ impl Deliveries {
         let mut known = self.lock();
         loop {
             match known.deliveries.get(&id) {
-                Some(Delivery::Running) => known = self.wait(known),
+                Some(Delivery::Running(_)) => known = self.wait(known),
                 Some(Delivery::Ended(outcome)) => return outcome.clone(),
                 Some(Delivery::Unknown(_)) => {
                     return Err(may_have_been_done("this server ended while its command ran"));
@@ -212,7 +213,7 @@ impl Deliveries {
         if !late && let Err(error) = known.note(&id, &DeliveryRecord::Started(Some(content))) {
             return Err(Fault::io(format!("cannot note the delivery, so nothing was run: {error}"), &error));
         }
-        known.deliveries.insert(id, Delivery::Running);
+        known.deliveries.insert(id, Delivery::Running(content));
         // From here on this transfer stands for the content, whatever becomes of it.
         known.settle(&content);
         drop(known);
@@ -243,7 +244,28 @@ impl Deliveries {
 
 impl Remembered {
     fn note(&mut self, id: &TransferId, record: &DeliveryRecord) -> std::io::Result<()> {
-        self.journal.as_mut().map_or(Ok(()), |journal| journal.append(id, record))
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let lost = if journal.is_removed()? { Some(self.history()) } else { None };
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        if let Some(history) = lost {
+            tracing::warn!("the record of what was handed to sinks was removed; it is written again");
+            journal.restore(&self.memory, &history)?;
+        }
+        journal.append(id, record)
+    }
+
+    /// All that a journal has to know, the oldest first.
+    fn history(&self) -> journal::History {
+        let of = |id: &TransferId| {
+            let record = match self.deliveries.get(id)? {
+                Delivery::Arriving => return None,
+                Delivery::Running(content) => DeliveryRecord::Started(Some(*content)),
+                Delivery::Unknown(content) => DeliveryRecord::Started(*content),
+                Delivery::Ended(outcome) => DeliveryRecord::Ended(outcome.clone()),
+            };
+            Some((*id, record))
+        };
+        self.order.iter().filter_map(of).collect()
     }
 
     /// The transfers of a content of which nobody knows whether it was delivered.
@@ -268,7 +290,7 @@ impl Remembered {
 
     /// Forgets the oldest whose command does not run. The file forgets it when it is opened again.
     fn forget_one(&mut self) {
-        let runs = |id: &TransferId| matches!(self.deliveries.get(id), Some(Delivery::Running));
+        let runs = |id: &TransferId| matches!(self.deliveries.get(id), Some(Delivery::Running(_)));
         let Some(oldest) = self.order.iter().position(|id| !runs(id)).and_then(|at| self.order.remove(at))
         else {
             return;

@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use crate::bundle::{Gathering, Greeted};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
-use crate::delivery::Deliveries;
+use crate::delivery::{DamagedJournal, Deliveries};
 use crate::driver::{Phase, PhaseWork, Session};
 use crate::error::Error;
 use crate::hash::hex;
@@ -137,7 +137,7 @@ impl Server {
         let (cancel, last) = (eventfd()?, eventfd()?);
         let codes = Codes::new()?;
         let deliveries = match &options.memory {
-            Some(directory) => Deliveries::open(&directory.join(journal_name(&options.directory)?))?,
+            Some(directory) => remembered(&options, directory)?,
             None => Deliveries::default(),
         };
         let has_commands = !(options.config.sink.is_empty() && options.config.source.is_empty());
@@ -336,6 +336,22 @@ impl Server {
             }
         }
         Ok(())
+    }
+}
+
+fn is_damage(error: &Error) -> bool {
+    let Error::Io { source, .. } = error else { return false };
+    source.get_ref().is_some_and(|source| source.is::<DamagedJournal>())
+}
+
+/// What was handed to sinks. A file that cannot be believed stops a server with sinks, and no other.
+fn remembered(options: &ShareOptions, directory: &Path) -> Result<Deliveries, Error> {
+    match Deliveries::open(&directory.join(journal_name(&options.directory)?)) {
+        Err(error) if options.config.sink.is_empty() && is_damage(&error) => {
+            tracing::warn!(%error, "what was handed to sinks is not known");
+            Ok(Deliveries::default())
+        }
+        other => other,
     }
 }
 

@@ -1,14 +1,15 @@
 //! The record on disk of deliveries to sinks: for which of them the command was started, and how it ended.
 //!
 //! One file, to which records are appended. A record is synced before what it stands for becomes visible: "started" before the
-//! command is, "ended" before the receipt leaves. A record that a power cut tore fails its check, and was not acted upon.
+//! command is, "ended" before the receipt leaves. A last record that a power cut tore is not whole, and was not acted upon.
+//! Anything else that cannot be read is damage: what stands there is not known, so the file is neither used nor changed.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::disk;
@@ -65,6 +66,9 @@ const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 impl Journal {
     /// Opens the journal, or makes it. `keep` are the transfers to remember; if there are more, the oldest are forgotten,
     /// and the memory gets another name.
+    ///
+    /// # Errors
+    /// Returns [`Error::Io`] with a [`DamagedJournal`] if the file is damaged or is no journal. It stays as it is.
     pub(super) fn open(path: &Path, keep: usize) -> Result<(Self, MemoryId, History), Error> {
         let failed = |doing| {
             let shown = path.display().to_string();
@@ -79,25 +83,32 @@ impl Journal {
             .map_err(|error| failed("lock")(locked(error)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed("read"))?;
-        let (known, whole) = match bytes.first_chunk::<HEADER>() {
-            Some(header) if header[..8] == MAGIC => (read(&bytes[HEADER..]), true),
-            _ => (History::new(), false),
-        };
+        let known = read(&bytes).map_err(|at| failed("use")(io::Error::other(DamagedJournal(at))))?;
         let mut latest = latest(known);
         let forgets = latest.len() > keep;
         latest.drain(..latest.len().saturating_sub(keep));
         let mut memory = MemoryId::default();
         match bytes.get(8..HEADER) {
-            Some(name) if whole && !forgets => memory.copy_from_slice(name),
+            Some(name) if !forgets => memory.copy_from_slice(name),
             _ => host::random(&mut memory).map_err(|error| failed("name")(error.into()))?,
         }
-        let journal = Self { file, length: 0, torn: false, directory, name };
-        let journal = journal.compact(&memory, &latest).map_err(failed("write"))?;
+        let mut journal = Self { file, length: 0, torn: false, directory, name };
+        journal.write_anew(&memory, &latest, RenameFlags::empty()).map_err(failed("write"))?;
         Ok((journal, memory, latest))
     }
 
+    /// Whether somebody has removed the file, so that what is appended to it is lost.
+    pub(super) fn is_removed(&self) -> io::Result<bool> {
+        Ok(rustix::fs::fstat(&self.file)?.st_nlink == 0)
+    }
+
+    /// Writes the file again that was removed. A file that has taken its name stays as it is, and is an error.
+    pub(super) fn restore(&mut self, memory: &MemoryId, history: &History) -> io::Result<()> {
+        self.write_anew(memory, history, RenameFlags::NOREPLACE)
+    }
+
     /// Writes the file anew, without what is not needed any more, and without a torn end.
-    fn compact(mut self, memory: &MemoryId, history: &History) -> io::Result<Self> {
+    fn write_anew(&mut self, memory: &MemoryId, history: &History, flags: RenameFlags) -> io::Result<()> {
         let temporary = Path::new(&self.name).with_extension("new");
         // A leftover of a crash; nobody else writes it, because the old file is locked.
         let _ = disk::unlinkat(&self.directory, &temporary, AtFlags::empty());
@@ -109,10 +120,10 @@ impl Journal {
         }
         disk::append(&file, &bytes)?;
         disk::fsync(&file)?;
-        disk::renameat(&self.directory, &temporary, &self.directory, &self.name)?;
+        disk::renameat_with(&self.directory, &temporary, &self.directory, &self.name, flags)?;
         disk::fsync(&self.directory)?;
-        (self.file, self.length) = (file, bytes.len() as u64);
-        Ok(self)
+        (self.file, self.length, self.torn) = (file, bytes.len() as u64, false);
+        Ok(())
     }
 
     #[cfg(test)]
@@ -177,14 +188,39 @@ fn check(record: &[u8]) -> Hash {
     blake3::derive_key("linger-transfer 2026 record of a delivery", record)
 }
 
-/// The records up to the first that is not whole.
-fn read(mut bytes: &[u8]) -> History {
+/// A file that cannot be believed from this byte on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it is damaged at byte {0}, and what was handed to sinks may be missing, so nothing could be kept from being done twice. \
+     It was left as it is: look what was done, move the file away, and start again"
+)]
+pub(crate) struct DamagedJournal(usize);
+
+/// The records of a file. The error is the place of the damage.
+fn read(bytes: &[u8]) -> Result<History, usize> {
     let mut history = History::new();
-    while let Some((id, record, rest)) = next(bytes) {
-        history.push((id, record));
-        bytes = rest;
+    if bytes.is_empty() {
+        return Ok(history);
     }
-    history
+    if bytes.len() < HEADER || bytes[..8] != MAGIC {
+        return Err(0);
+    }
+    let mut rest = &bytes[HEADER..];
+    while let Some((id, record, behind)) = next(rest) {
+        history.push((id, record));
+        rest = behind;
+    }
+    if is_torn(rest) { Ok(history) } else { Err(bytes.len() - rest.len()) }
+}
+
+/// Whether the end of a file is a record that was being written when the power was cut: a part of one, or one with pages
+/// that have not reached the disk, which are zeros. Nothing has been written behind it.
+fn is_torn(rest: &[u8]) -> bool {
+    const ZEROS: [u8; 8] = [0; 8];
+    let length = rest.first_chunk().map_or(0, |length| u32::from_be_bytes(*length) as usize);
+    let is_part = length <= LONGEST && rest.len() < BEFORE + length + CHECK;
+    let has_gap = rest.starts_with(&ZEROS) || rest.ends_with(&ZEROS);
+    (is_part || has_gap) && (1..rest.len()).all(|at| next(&rest[at..]).is_none())
 }
 
 fn next(bytes: &[u8]) -> Option<(TransferId, DeliveryRecord, &[u8])> {
@@ -252,6 +288,48 @@ mod tests {
         history.iter().map(|(id, record)| (id[0], of(record))).collect()
     }
 
+    /// Asserts that the file is damaged, and stays as it is.
+    fn refuses(path: &Path) {
+        let before = fs::read(path).unwrap();
+        let told = Journal::open(path, 10).unwrap_err().to_string();
+        assert!(told.contains("it is damaged at byte") && told.contains("move the file away"), "{told}");
+        assert_eq!(fs::read(path).unwrap(), before);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing was put beside it");
+    }
+
+    #[test]
+    fn a_damaged_file_is_neither_used_nor_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, memory, _) = Journal::open(&path, 10).unwrap();
+        for id in 1..=3 {
+            journal.append(&[id; 16], &DeliveryRecord::Started(Some([id; 32]))).unwrap();
+        }
+        drop(journal);
+        let whole = fs::read(&path).unwrap();
+        let size = (whole.len() - HEADER) / 3;
+        // The name of the memory has no check. The length of the last record may make it look like a part of one.
+        let last = HEADER + 2 * size;
+        for at in (0..8).chain(HEADER..last).chain(last + 4..whole.len()) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0xa5;
+            fs::write(&path, &damaged).unwrap();
+            refuses(&path);
+        }
+        for foreign in [b"[sink]\n".to_vec(), vec![0xa5; 500], [&whole[..], &[0xa5; 100]].concat()] {
+            fs::write(&path, &foreign).unwrap();
+            refuses(&path);
+        }
+        // A record that a power cut has torn: pages of it are missing at its end or at its beginning.
+        for gap in [last + 40..whole.len(), last..last + 40] {
+            let mut torn = whole.clone();
+            torn[gap].fill(0);
+            fs::write(&path, &torn).unwrap();
+            let (_, name, history) = Journal::open(&path, 10).unwrap();
+            assert_eq!((name, sizes(&history)), (memory, vec![(1, None), (2, None)]));
+        }
+    }
+
     #[test]
     fn what_was_written_is_there_again_and_a_torn_end_is_not() {
         let dir = tempfile::tempdir().unwrap();
@@ -271,9 +349,14 @@ mod tests {
         let all = [(1, Some(7)), (2, None), (3, Some(0))];
         for end in 0..=whole.len() {
             fs::write(&path, &whole[..end]).unwrap();
+            if (1..empty).contains(&end) {
+                // It is written whole or not at all.
+                refuses(&path);
+                continue;
+            }
             let (_, name, history) = Journal::open(&path, 10).unwrap();
             let found = sizes(&history);
-            if end < empty {
+            if end == 0 {
                 assert!(found.is_empty() && name != memory, "it remembers nothing, and says so");
                 continue;
             }

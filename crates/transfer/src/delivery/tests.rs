@@ -180,6 +180,27 @@ fn what_cannot_be_noted_is_not_run() {
 }
 
 #[test]
+fn a_journal_that_was_removed_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let after = interrupted(dir.path());
+    let path = dir.path().join("image");
+    std::fs::remove_file(&path).unwrap();
+    after.run(&order(2), || Ok(receipt(2))).unwrap();
+    let memory = after.memory();
+    drop(after);
+    let later = Deliveries::open(&path).unwrap();
+    assert_eq!(later.memory(), memory);
+    assert!(matches!(later.ask(id(2)), AskedDelivery::Delivered(_)));
+    let same = DeliveryOrder { id: id(3), ..order(1) };
+    assert!(later.run(&same, || panic!("it is not run")).unwrap_err().is_open());
+    // Something else that has its name by now is not written over.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "somebody else's").unwrap();
+    assert!(!later.run(&order(4), || panic!("it is not run")).unwrap_err().is_open());
+    assert_eq!(std::fs::read(&path).unwrap(), b"somebody else's");
+}
+
+#[test]
 fn two_sessions_at_once_run_it_once() {
     let deliveries = Deliveries::default();
     deliveries.begin(id(1), None).unwrap();
