@@ -47,6 +47,7 @@ enum Fin {
     /// `shutdown(2)` has succeeded.
     Queued,
     /// The owner has shut it down; runtimes report success also for a connection that was gone (`ENOTCONN`).
+    #[cfg(feature = "tokio")]
     Said,
 }
 
@@ -96,6 +97,7 @@ impl<F: AsFd> Socket<F> {
     }
 
     /// The same socket; `is_half_closed` says whether its owner has half-closed it.
+    #[cfg(feature = "tokio")]
     pub(crate) fn half_closed(self, is_half_closed: bool) -> Self {
         self.fin.set(if is_half_closed { Fin::Said } else { Fin::Unsent });
         self
@@ -214,6 +216,7 @@ impl<F: AsFd> Socket<F> {
                     Fin::Unsent => false,
                     Fin::Queued => true,
                     // After a reset nobody knows whether the FIN is still in the queue: no byte of the program's is taken for a FIN.
+                    #[cfg(feature = "tokio")]
                     Fin::Said => self.state() != Some(TcpState::Close),
                 };
                 Event::Unacknowledged { bytes: queue - u64::from(is_counted), fin: false }

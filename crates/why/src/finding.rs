@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::owner::Owner;
 use crate::{Cause, Claim, Class, Confidence, NextEvidence, Remedy, ports};
 
 /// A reset, why it was sent, and how that is known.
@@ -78,11 +77,6 @@ pub(crate) struct Numbers {
 }
 
 impl Finding {
-    /// Who has to look into it.
-    pub fn owner(&self) -> Owner {
-        Owner::of(self)
-    }
-
     /// What the service is called: the name that the client has asked for, or what usually listens on the port.
     pub fn service(&self) -> Option<&str> {
         self.asked_name.as_deref().or_else(|| ports::name_of(self.listener().port()))

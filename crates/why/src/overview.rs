@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use crate::clock::WallClock;
 use crate::group::Group;
-use crate::text::plural;
 use crate::timeline::Timeline;
 use crate::{Cause, Examined, Tools};
 
@@ -85,6 +84,11 @@ pub(crate) fn timeline(groups: &[Group]) -> Timeline {
 
 fn first_sentence(text: &str) -> &str {
     text.find(". ").map_or(text, |end| &text[..=end])
+}
+
+/// A number of things, `1 connection` or `2 connections`.
+pub(crate) fn plural(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 #[cfg(test)]

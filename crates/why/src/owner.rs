@@ -46,6 +46,13 @@ impl OwnerRole {
     }
 }
 
+impl Finding {
+    /// Who has to look into it.
+    pub fn owner(&self) -> Owner {
+        Owner::of(self)
+    }
+}
+
 impl Owner {
     fn end(finding: &Finding, end: SocketAddr) -> Self {
         let (role, port) = match finding.client {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::clock::{Duration, WallClock};
 use crate::clusters::Cluster;
 use crate::group::Group;
-use crate::overview;
+use crate::overview::{self, plural};
 use crate::{Cause, Confidence, Examined, Finding, Rung, Tools};
 
 /// The width of a ladder's middle.
@@ -333,10 +333,6 @@ fn one_line(text: &str) -> Cow<'_, str> {
     } else {
         text.into()
     }
-}
-
-pub(crate) fn plural(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 #[cfg(test)]

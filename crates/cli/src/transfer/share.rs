@@ -90,7 +90,8 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     let home = home()?;
     let options = options(arguments, &home)?;
     let has_ports = !(options.config.sink.is_empty() && options.config.source.is_empty());
-    let listener = Listener::new(&arguments.at.listen, arguments.insecure || arguments.insecure_loopback)?;
+    let listener =
+        ShareListener::new(&arguments.at.listen, arguments.insecure || arguments.insecure_loopback)?;
     let address = listener.address()?;
     let server = Arc::new(Server::new(options)?);
     stop_on_signal(&server, arguments.once)?;
@@ -255,7 +256,7 @@ fn configuration(arguments: &ShareArguments) -> Result<PortsConfig, Error> {
 }
 
 /// Where a share listens.
-enum Listener {
+enum ShareListener {
     Tcp(TcpListener),
     /// A path of our own.
     Path(PathListener, PathBuf),
@@ -263,7 +264,7 @@ enum Listener {
     Unix(UnixListener),
 }
 
-impl Listener {
+impl ShareListener {
     /// systemd's socket if it gave one (`sd_listen_fds(3)`), else one of our own.
     fn new(wanted: &ListenOn, everybody: bool) -> Result<Self, Error> {
         let mut given = listenfd::ListenFd::from_env();

@@ -96,6 +96,7 @@ impl Core {
     }
 
     /// As [`new`](Self::new), for a socket whose owner may have sent the FIN before.
+    #[cfg(feature = "tokio")]
     pub(crate) fn begin(policy: &Policy, is_half_closed: bool, now: u64) -> Self {
         let mut core = Self::new(policy, now);
         if is_half_closed && !core.half_closed() {

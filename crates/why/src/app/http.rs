@@ -62,7 +62,7 @@ impl fmt::Display for HttpMessage {
 
 /// What the fields of a head say of the body's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Body {
+enum BodyLength {
     None,
     Length(u64),
     Chunked,
@@ -72,14 +72,14 @@ enum Body {
 
 /// The fields of a head that tell where the message and the connection end.
 struct Fields {
-    body: Body,
+    body: BodyLength,
     close: bool,
     keep_alive: bool,
 }
 
 impl Fields {
     fn of<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut fields = Self { body: Body::None, close: false, keep_alive: false };
+        let mut fields = Self { body: BodyLength::None, close: false, keep_alive: false };
         for line in lines {
             let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
@@ -89,7 +89,7 @@ impl Fields {
             } else if name.eq_ignore_ascii_case(b"transfer-encoding")
                 && value.to_ascii_lowercase().ends_with(b"chunked")
             {
-                fields.body = Body::Chunked;
+                fields.body = BodyLength::Chunked;
             } else if name.eq_ignore_ascii_case(b"connection") {
                 fields.close |= values.clone().any(|value| value.eq_ignore_ascii_case(b"close"));
                 fields.keep_alive |= values.any(|value| value.eq_ignore_ascii_case(b"keep-alive"));
@@ -104,10 +104,10 @@ impl Fields {
             std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let length = digits.and_then(|digits| digits.parse().ok());
         self.body = match (self.body, length) {
-            (Body::Chunked, _) => Body::Chunked,
-            (Body::None, Some(length)) => Body::Length(length),
-            (Body::Length(known), Some(length)) if known == length => self.body,
-            _ => Body::Unclear,
+            (BodyLength::Chunked, _) => BodyLength::Chunked,
+            (BodyLength::None, Some(length)) => BodyLength::Length(length),
+            (BodyLength::Length(known), Some(length)) if known == length => self.body,
+            _ => BodyLength::Unclear,
         };
     }
 }
@@ -200,11 +200,11 @@ impl App {
             return Extent::Lost;
         }
         match fields.body {
-            Body::Chunked => Extent::Chunk(end),
-            Body::Length(length) => Extent::of(end, length, segment),
-            Body::Unclear => Extent::Lost,
-            Body::None if response => Extent::UntilClose,
-            Body::None => Extent::Known(end),
+            BodyLength::Chunked => Extent::Chunk(end),
+            BodyLength::Length(length) => Extent::of(end, length, segment),
+            BodyLength::Unclear => Extent::Lost,
+            BodyLength::None if response => Extent::UntilClose,
+            BodyLength::None => Extent::Known(end),
         }
     }
 
