@@ -120,6 +120,76 @@ fn prometheus_is_answered() {
     });
 }
 
+/// A server of one connection after another, which answers nothing.
+const LISTENS: &str = "#include <netinet/in.h>\n#include <unistd.h>\n\
+    int main(int count, char **words) { struct sockaddr_in a = {AF_INET, htons(8000)};\n\
+    int fd = socket(AF_INET, SOCK_STREAM, 0); if (bind(fd, (void *)&a, sizeof a) || listen(fd, 9)) return 1;\n\
+    for (;;) close(accept(fd, 0, 0)); }\n";
+
+/// Nothing can be preloaded into it, and nothing of it is asked about: it is said wherever somebody looks.
+#[test]
+fn a_static_program_that_a_covered_script_becomes_is_named() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("listens.c");
+        fs::write(&source, LISTENS).unwrap();
+        for (name, linked) in [("still", "-static"), ("moving", "-O1")] {
+            let program = directory.path().join(name);
+            let built = Command::new("gcc").args(["-w", linked, "-o"]).arg(&program).arg(&source).status();
+            if !built.is_ok_and(|status| status.success()) {
+                return skip("gcc", "it is not installed");
+            }
+            let script = format!("echo ready; exec {}", program.display());
+            let (mut child, _output) = start(&["--metrics", "127.0.0.1:9188"], &script);
+            let supervisor = supervisor(&child);
+            let mut errors = BufReader::new(child.stderr.take().unwrap());
+            let mut next = || {
+                let mut line = String::new();
+                errors.read_line(&mut line).unwrap();
+                line
+            };
+            let gap = format!(
+                "linger: 0.0.0.0:8000 is not covered in process {} (still), which is linked statically; run the whole command \
+                 with --via seccomp\n",
+                child.id()
+            );
+            // At the start, and when a report is asked for.
+            for asked in [false, true] {
+                if asked {
+                    signal(supervisor, "-USR1");
+                    (0..3).for_each(|_| assert!(next().starts_with("linger: 0 ")));
+                }
+                if name == "still" {
+                    assert_eq!(
+                        [next(), next()],
+                        ["linger: 0 of 1 listener covered\n".to_owned(), gap.clone()]
+                    );
+                } else {
+                    assert_eq!(next(), "linger: 1 of 1 listener covered: 0.0.0.0:8000 by preload\n");
+                }
+            }
+            let mut scraper = TcpStream::connect("127.0.0.1:9188").unwrap();
+            scraper.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            let mut text = String::new();
+            scraper.read_to_string(&mut text).unwrap();
+            let (by, reason, covered) =
+                if name == "still" { ("", "is linked statically", 0) } else { ("preload", "", 1) };
+            let labels =
+                format!("address=\"0.0.0.0:8000\",program=\"{name}\",by=\"{by}\",reason=\"{reason}\"");
+            for line in [
+                "linger_listeners 1".to_owned(),
+                format!("linger_listeners_covered {covered}"),
+                format!("linger_listener_covered{{{labels}}} {covered}"),
+            ] {
+                assert!(text.lines().any(|one| one == line), "{line}: {text}");
+            }
+            assert_eq!(text.matches("linger_listener_covered{").count(), 1, "{text}");
+            signal(child.id(), "-TERM");
+            assert_eq!(child.wait().unwrap().signal(), Some(15));
+        }
+    });
+}
+
 #[test]
 fn what_is_preloaded_already_stays() {
     let directory = tempfile::tempdir().unwrap();

@@ -196,6 +196,83 @@ fn the_program_is_the_main_process() {
     }
 }
 
+/// A server with a watchdog: reloads at SIGHUP, and from SIGUSR2 on it notifies nobody. Writes what happens to it to a file.
+const WATCHED: &str = r#"
+import os, signal, socket, sys, time
+n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); n.connect(os.environ['NOTIFY_SOCKET'].replace('@', '\0', 1))
+out = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+say = lambda text: os.write(out, (text + '\n').encode())
+silent = []
+signal.signal(signal.SIGHUP, lambda *_: (say('reloads'), n.send(b'RELOADING=1'), n.send(b'READY=1')))
+signal.signal(signal.SIGUSR2, lambda *_: (say('is silent'), silent.append(1)))
+def abort(*_): say('is aborted'); signal.signal(signal.SIGABRT, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGABRT)
+signal.signal(signal.SIGABRT, abort)
+l = socket.create_server(('127.0.0.1', int(sys.argv[2])))
+say('starts')
+n.send(b'READY=1')
+while True:
+    if not silent: n.send(b'WATCHDOG=1')
+    time.sleep(0.1)
+"#;
+
+/// A reload reaches the program, and one that stops its notifications is ended and started again, as without `linger run`.
+#[test]
+fn a_reload_and_a_watchdog_are_as_bare() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = directory.path().join("watched.py");
+    fs::write(&file, WATCHED).unwrap();
+    let runs = ["", "run --", "run --stay --", "run --via seccomp --"];
+    let watched: Vec<(String, String)> = runs
+        .iter()
+        .enumerate()
+        .map(|(number, run)| {
+            // With `--stay` the program is no main process.
+            let lines = "Type=notify\nNotifyAccess=all\nWatchdogSec=3\nRestart=on-watchdog\nRestartSec=0\n\
+                         ExecReload=/bin/kill -HUP $MAINPID";
+            let run = if run.is_empty() { String::new() } else { format!("{LINGER} {run} ") };
+            let port = 9_100 + number;
+            let command = format!("{run}{PYTHON} {} /run/told{number} {port}", file.display());
+            (format!("watched{number}.service"), service(lines, &command))
+        })
+        .collect();
+    let mut units = vec![default_target()];
+    units.extend(watched.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+    let Some(host) = Host::boot(&units) else { return };
+    let all: Vec<String> = (0..runs.len()).map(|number| reloads_and_fails(&host, number)).collect();
+    assert_eq!(all[0], "starts\nreloads\nis silent\nis aborted\nstarts\nreloads");
+    for (run, told) in runs.iter().zip(&all) {
+        assert_eq!(told, &all[0], "{run}");
+    }
+}
+
+/// What a watched unit says: it is reloaded, silenced, and reloaded once it has been started again.
+fn reloads_and_fails(host: &Host, number: usize) -> String {
+    let (unit, told) = (format!("watched{number}"), format!("/run/told{number}"));
+    let show = |property: &str| {
+        host.systemctl(&["show", "--value", &format!("--property={property}"), unit.as_str()])
+    };
+    let await_times = |times: usize, line: &str| {
+        let waits = format!("until [ $(grep -cx '{line}' {told}) = {times} ]; do sleep 0.01; done");
+        host.said(&["timeout", "60", "sh", "-c", &waits])
+    };
+    host.systemctl(&["start", &unit]);
+    host.systemctl(&["reload", &unit]);
+    await_times(1, "reloads");
+    let first = show("MainPID");
+    assert_eq!((show("NRestarts").as_str(), show("ActiveState").as_str()), ("0", "active"));
+    host.said(&["systemctl", "kill", "--kill-who=main", "--signal=USR2", &unit]);
+    await_times(2, "starts");
+    // It is ready when systemd says so; a reload of what starts is refused.
+    host.systemctl(&["start", &unit]);
+    assert_eq!(show("NRestarts"), "1");
+    assert_ne!(show("MainPID"), first);
+    host.systemctl(&["reload", &unit]);
+    await_times(2, "reloads");
+    let all = host.said(&["cat", &told]);
+    host.systemctl(&["stop", &unit]);
+    all
+}
+
 /// `linger share` as the units start it: a user of its own, its keys kept, and what arrives is that user's.
 #[test]
 fn a_share_runs_as_a_user_of_its_own() {
