@@ -36,14 +36,20 @@ fn a_supervisor_has_the_weight_of_its_program() {
     secluded(|| {
         for settings in ["", "seccomp"] {
             let other = Server::start(Some(settings), &["setsid", "sleep", "600"]);
+            let others = other.supervisor();
+            // It starts with the weight of this test's group, which need not be 0.
+            await_nice(other.pid(), 0);
+            await_nice(others, 0);
             let server = Server::start(Some(settings), &["setsid", "sh", "-c", PROGRAM]);
             await_nice(server.pid(), 5);
-            let (supervisor, others) = (server.supervisor(), other.supervisor());
+            let supervisor = server.supervisor();
             await_nice(supervisor, 5);
             assert_ne!(autogroup(supervisor).0, autogroup(server.pid()).0, "{settings}");
             assert_eq!(autogroup(others).1, 0, "the other program's has none: {settings}");
             // And later, whoever changes it.
-            while fs::write(format!("/proc/{}/autogroup", server.pid()), "7").is_err() {
+            let started = Instant::now();
+            while let Err(error) = fs::write(format!("/proc/{}/autogroup", server.pid()), "7") {
+                assert!(started.elapsed() < Duration::from_secs(60), "{error}");
                 thread::sleep(Duration::from_millis(20));
             }
             await_nice(supervisor, 7);
