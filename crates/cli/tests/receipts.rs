@@ -14,6 +14,9 @@ const FILES: usize = 1500;
 /// over 20 Mbit/s. When the server has written the last receipt, more than a megabyte of them still waits in its
 /// send queue. The client sends CREDIT frames while it reads these. If the server has closed its socket by then,
 /// they are late data, and the kernel answers with a reset.
+///
+/// On a machine with much else to do the server is slower than the link, and its queue may be empty by then. Then the
+/// reset takes the client's last word instead: the client has every receipt, and the server never says that it knows.
 fn transfer(place: &Path, ending: &str) -> Output {
     let long = ["d"; 19].map(|letter| letter.repeat(200)).join("/");
     fs::create_dir_all(place.join("to").join(&long)).unwrap();
@@ -40,16 +43,19 @@ fn transfer(place: &Path, ending: &str) -> Output {
 }
 
 #[test]
-fn a_bare_close_loses_receipts_and_the_lingering_one_does_not() {
-    for (ending, status) in [("close", 3), ("lingering", 0)] {
+fn a_bare_close_loses_receipts_or_the_last_word_and_the_lingering_one_neither() {
+    for ending in ["close", "lingering"] {
         let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let output = transfer(place.path(), ending);
         let told = String::from_utf8_lossy(&output.stderr);
         if output.status.code() == Some(4) {
             return skip("private networks", told.trim());
         }
-        assert_eq!(output.status.code(), Some(status), "{ending}: {told}");
-        assert_eq!(told.contains("Connection reset by peer"), ending == "close", "{told}");
-        assert_eq!(told.contains("TCPAbortOnData 1"), ending == "close", "{told}");
+        let lost = told.contains("Connection reset by peer");
+        let unsure = told.contains("the other side never said that it knows");
+        assert_eq!(output.status.code(), Some(if lost { 3 } else { 0 }), "{ending}: {told}");
+        assert_eq!(lost || unsure, ending == "close", "{ending}: {told}");
+        let no_resets = told.contains("the server's kernel counted: no resets");
+        assert_eq!(no_resets, ending == "lingering", "{ending}: {told}");
     }
 }
