@@ -7,12 +7,12 @@
 //!
 //! An error in judgement can make an end late, or plain. It cannot cut off a connection that the program has.
 
-mod closing;
+mod close_call;
 mod connection;
 mod doubts;
 mod ending;
-mod ends;
 mod flights;
+mod last_holder;
 mod processes;
 mod sharing;
 mod task;
