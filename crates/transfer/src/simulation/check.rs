@@ -282,7 +282,8 @@ pub(super) fn after_asking(
         Ok(()) => outcome == Some(Some(true)) && status != Some(1),
         Err(Error::Refused(Refusal::NotFound, _)) => outcome.is_none() && status != Some(0),
         // It failed, or nobody can know: it may even be that it was noted and then not started.
-        Err(Error::Refused(Refusal::Command, _)) => status != Some(0),
+        // What there was no room to note, a server that was started anew does not know: it doubts.
+        Err(Error::Refused(Refusal::Command, _)) => status != Some(0) || (state.was_full && state.fell),
         Err(_) => false,
     };
     if is_true {
