@@ -330,7 +330,7 @@ fn a_file_that_does_not_say_how_long_it_is_arrives_whole() {
                 assert_eq!(copy, fs::read(source).unwrap());
                 assert_eq!((summary.confirmed, summary.bytes), (1, copy.len() as u64));
             }
-            let summary = shared.put_with(&from.path().join("empty"), "empty", &PutOptions::default());
+            let summary = shared.put_with(from.path().join("empty"), "empty", &PutOptions::default());
             assert_eq!((summary.confirmed, summary.bytes), (1, 0));
         },
     );
