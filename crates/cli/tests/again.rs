@@ -175,3 +175,52 @@ fn a_damaged_journal_is_told_and_left_alone() {
     server.wait().unwrap();
     assert_eq!(fs::read(&journal).unwrap(), damaged);
 }
+
+/// A client that gives up while its command runs at a server that lives on: the same content is not printed again by itself.
+#[test]
+fn what_nobody_heard_of_is_printed_anew_by_the_users_word_alone() {
+    let top = tempfile::tempdir().unwrap();
+    let place = top.path();
+    fs::create_dir(place.join("to")).unwrap();
+    fs::write(place.join("letter"), "a letter\n").unwrap();
+    for fifo in ["started", "go"] {
+        mknodat(CWD, place.join(fifo), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+    let at = |name: &str| place.join(name).display().to_string();
+    let script = format!(
+        "cat >> {}; test -e {} || exit 0; echo x > {}; cat {}",
+        at("printed"),
+        at("jam"),
+        at("started"),
+        at("go")
+    );
+    fs::write(place.join("jam"), "").unwrap();
+    let (mut server, to) = share(place, &script);
+    let first = linger(place, &["put", "letter", &to]).spawn().unwrap();
+    fs::read_to_string(place.join("started")).unwrap();
+    kill_process(Pid::from_child(&first), Signal::INT).unwrap();
+    let first = first.wait_with_output().unwrap();
+    let told = String::from_utf8(first.stderr).unwrap();
+    assert_eq!(first.status.code(), Some(3), "{told}");
+    let (_, asks) = told.split_once("to ask later: linger receipt ask ").expect(&told);
+    let (_, id) = asks.trim().split_once(' ').unwrap();
+
+    // The same again while it runs waits for what it comes to.
+    let second = linger(place, &["put", "letter", &to]).spawn().unwrap();
+    fs::remove_file(place.join("jam")).unwrap();
+    fs::write(place.join("go"), "").unwrap();
+    let second = second.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(3), "{told}");
+    assert!(told.contains("its client has not heard so") && told.contains("put --again"), "{told}");
+    let printed = || fs::read_to_string(place.join("printed")).unwrap();
+    let put =
+        |arguments: &[&str]| linger(place, &[&["put"], arguments].concat()).output().unwrap().status.code();
+    assert_eq!((put(&["letter", &to]), printed().lines().count()), (Some(3), 1));
+    assert_eq!((put(&["--again", "letter", &to]), printed().lines().count()), (Some(0), 2));
+    assert_eq!((put(&["letter", &to]), printed().lines().count()), (Some(0), 3), "its client knows");
+    let answer = linger(place, &["receipt", "ask", &to, id]).output().unwrap();
+    assert_eq!(answer.status.code(), Some(0), "of the first, too, it is known that it was printed");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}

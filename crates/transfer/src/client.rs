@@ -159,8 +159,12 @@ impl Client {
                     heard_all = true;
                     Ok(Farewell::Due)
                 }
-                // All receipts are here. That the peer does not know it does not change the result.
-                Err(error) if outgoing.is_settled() && error.is_temporary() => {
+                // All receipts are here. That the peer does not know it, or that somebody wants no more, does not change the
+                // result.
+                Err(error)
+                    if outgoing.is_settled()
+                        && (error.is_temporary() || matches!(error, Error::Cancelled)) =>
+                {
                     tracing::info!(%error, "the session ended early, after the last receipt");
                     heard_all = false;
                     Ok(Farewell::Due)

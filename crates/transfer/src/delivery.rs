@@ -6,12 +6,16 @@
 //! process ended while the command ran, nobody knows whether it did its work: the client is told so, and no command is run.
 //! Nor is one run for another transfer that brings the same content to the same sink, until a person says that it is to be
 //! done again: a script that repeats what has failed does not print twice.
+//!
+//! The same holds where the command has ended well and no client has heard of it: a client that gave up while the command
+//! ran has nothing but its doubt, and puts the same again. The goodbye of a client that has the receipt settles that, of its
+//! transfer or of a question. As long as a session is there whose client may still hear, others wait for it.
 
 mod journal;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -30,8 +34,8 @@ const MOST: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Deliveries {
     known: Mutex<Remembered>,
-    /// A command has ended.
-    ended: Condvar,
+    /// A command has ended, or a client has heard or has left.
+    changed: Condvar,
     most: usize,
 }
 
@@ -42,6 +46,8 @@ struct Remembered {
     deliveries: HashMap<TransferId, Delivery>,
     /// In the order in which they began.
     order: VecDeque<TransferId>,
+    /// Transfers that sessions are there for, each as often as there are sessions.
+    attended: Vec<TransferId>,
     journal: Option<Journal>,
 }
 
@@ -51,11 +57,45 @@ enum Delivery {
     Arriving,
     /// The sink's command is running, with this content.
     Running(Hash),
-    /// The sink's command has ended.
+    /// The sink's command has ended, and whoever is to know of it knows.
     Ended(Result<Receipt, Fault>),
+    /// The sink's command has ended well with this content, and no client has said that it knows.
+    Unheard(Receipt, Hash),
     /// The command was started, and the server ended before it did. With the content that it was started for, until
     /// somebody has said that this is to be done again.
     Unknown(Option<Hash>),
+}
+
+impl Delivery {
+    /// The result of the command, if it has ended.
+    fn outcome(&self) -> Option<Result<Receipt, Fault>> {
+        match self {
+            Self::Ended(outcome) => Some(outcome.clone()),
+            Self::Unheard(receipt, _) => Some(Ok(receipt.clone())),
+            Self::Arriving | Self::Running(_) | Self::Unknown(_) => None,
+        }
+    }
+}
+
+impl From<DeliveryRecord> for Delivery {
+    fn from(record: DeliveryRecord) -> Self {
+        match record {
+            DeliveryRecord::Started(content) => Self::Unknown(content),
+            DeliveryRecord::Ended(outcome) => Self::Ended(outcome),
+            DeliveryRecord::Unheard(receipt, content) => Self::Unheard(receipt, content),
+        }
+    }
+}
+
+/// Whether a content may be given to a sink.
+#[derive(Debug)]
+enum Standing {
+    /// Nothing is open.
+    Settled,
+    /// A command runs with it, or has ended, and a session is there whose client may still hear so.
+    Undecided,
+    /// It may have been delivered, and nobody who asked for it knows.
+    Doubted(Fault),
 }
 
 /// A transfer whose bytes are all here, so that its command may be started.
@@ -100,6 +140,36 @@ fn may_have_been_done(why: &str) -> Fault {
     Fault(Refusal::Command, Reason::from(told).with(Remedy::LookBeforeSending))
 }
 
+/// A session for a transfer, as long as it lasts: its client may hear what the transfer has come to.
+#[derive(Debug)]
+pub(crate) struct Attendance {
+    deliveries: Arc<Deliveries>,
+    id: TransferId,
+}
+
+impl Attendance {
+    pub(crate) fn new(deliveries: &Arc<Deliveries>, id: TransferId) -> Self {
+        deliveries.lock().attended.push(id);
+        Self { deliveries: deliveries.clone(), id }
+    }
+
+    /// Notes that the client knows what it was told.
+    pub(crate) fn heard(&self) {
+        self.deliveries.heard(self.id);
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        let mut known = self.deliveries.lock();
+        if let Some(at) = known.attended.iter().position(|id| *id == self.id) {
+            known.attended.swap_remove(at);
+        }
+        drop(known);
+        self.deliveries.changed.notify_all();
+    }
+}
+
 impl Deliveries {
     /// Remembers in the file at `path`, and what was remembered there before.
     ///
@@ -112,15 +182,9 @@ impl Deliveries {
 
     fn with(journal: Option<Journal>, memory: MemoryId, history: journal::History) -> Self {
         let order = history.iter().map(|(id, _)| *id).collect();
-        let deliveries = history
-            .into_iter()
-            .map(|(id, record)| match record {
-                DeliveryRecord::Started(content) => (id, Delivery::Unknown(content)),
-                DeliveryRecord::Ended(outcome) => (id, Delivery::Ended(outcome)),
-            })
-            .collect();
-        let known = Mutex::new(Remembered { memory, deliveries, order, journal });
-        Self { known, ended: Condvar::new(), most: MOST }
+        let deliveries = history.into_iter().map(|(id, record)| (id, record.into())).collect();
+        let known = Mutex::new(Remembered { memory, deliveries, order, attended: Vec::new(), journal });
+        Self { known, changed: Condvar::new(), most: MOST }
     }
 
     fn lock(&self) -> MutexGuard<'_, Remembered> {
@@ -165,16 +229,15 @@ impl Deliveries {
 
     /// The result of its command, if it has ended.
     pub(crate) fn outcome(&self, id: TransferId) -> Option<Result<Receipt, Fault>> {
-        match self.lock().deliveries.get(&id) {
-            Some(Delivery::Ended(outcome)) => Some(outcome.clone()),
-            _ => None,
-        }
+        self.lock().deliveries.get(&id)?.outcome()
     }
 
     /// What is known of a transfer.
     pub(crate) fn ask(&self, id: TransferId) -> AskedDelivery {
         match self.lock().deliveries.get(&id) {
-            Some(Delivery::Ended(Ok(receipt))) => AskedDelivery::Delivered(receipt.clone()),
+            Some(Delivery::Ended(Ok(receipt)) | Delivery::Unheard(receipt, _)) => {
+                AskedDelivery::Delivered(receipt.clone())
+            }
             Some(Delivery::Ended(Err(fault))) => AskedDelivery::Failed(fault.clone()),
             Some(Delivery::Running(_)) => AskedDelivery::Runs,
             Some(Delivery::Unknown(_)) => AskedDelivery::Unknown,
@@ -185,6 +248,8 @@ impl Deliveries {
     /// Runs the transfer's command and returns its result. If another session is running the command, waits for that
     /// result; if it has ended, returns the known result. The command is not run again.
     ///
+    /// If another transfer has the same content, and it is not decided yet whether its client hears so, waits for that too.
+    ///
     /// # Errors
     /// Returns how the command failed. A fault that [is open](Fault::is_open) means that nothing was started, and that
     /// what is asked for may have been done before.
@@ -193,21 +258,11 @@ impl Deliveries {
         order: &DeliveryOrder,
         command: impl FnOnce() -> Result<Receipt, Fault>,
     ) -> Result<Receipt, Fault> {
-        let &DeliveryOrder { id, content, anew } = order;
-        let mut known = self.lock();
-        loop {
-            match known.deliveries.get(&id) {
-                Some(Delivery::Running(_)) => known = self.wait(known),
-                Some(Delivery::Ended(outcome)) => return outcome.clone(),
-                Some(Delivery::Unknown(_)) => {
-                    return Err(may_have_been_done("this server ended while its command ran"));
-                }
-                Some(Delivery::Arriving) | None => break,
-            }
-        }
-        if !anew && known.doubts(&content).next().is_some() && !host::lacks(Rule::KeepDoubts) {
-            return Err(may_have_been_done("this server ended while the command ran with the same content"));
-        }
+        let &DeliveryOrder { id, content, .. } = order;
+        let mut known = match self.await_turn(order)? {
+            Turn::Its(known) => known,
+            Turn::Over(outcome) => return outcome,
+        };
         // On disk before the command runs: a server that comes up again then knows that it may have run.
         let late = host::lacks(Rule::NoteBeforeCommand);
         if !late && let Err(error) = known.note(&id, &DeliveryRecord::Started(Some(content))) {
@@ -218,23 +273,81 @@ impl Deliveries {
         known.settle(&content);
         drop(known);
         let outcome = command();
-        let mut known = self.lock();
-        if let Err(error) = known.note(&id, &DeliveryRecord::Ended(outcome.clone())) {
-            // After a restart the client is told that it may have been done, which is true.
-            tracing::warn!(%error, "what a command came to cannot be noted");
-        }
-        known.deliveries.insert(id, Delivery::Ended(outcome.clone()));
-        drop(known);
-        self.ended.notify_all();
+        let record = match &outcome {
+            Ok(receipt) if !host::lacks(Rule::KeepUnheard) => {
+                DeliveryRecord::Unheard(receipt.clone(), content)
+            }
+            _ => DeliveryRecord::Ended(outcome.clone()),
+        };
+        // If it cannot be noted, the client is told after a restart that it may have been done, which is true.
+        self.lock().conclude(id, record);
+        self.changed.notify_all();
         outcome
+    }
+
+    /// Waits until it is decided whether the transfer's command is to be started.
+    fn await_turn(&self, &DeliveryOrder { id, content, anew }: &DeliveryOrder) -> Result<Turn<'_>, Fault> {
+        let mut known = self.lock();
+        let mut has_waited = false;
+        loop {
+            match known.deliveries.get(&id) {
+                Some(Delivery::Running(_)) => {
+                    known = self.wait(known);
+                    continue;
+                }
+                Some(Delivery::Unknown(_)) => {
+                    return Err(may_have_been_done("this server ended while its command ran"));
+                }
+                Some(Delivery::Arriving) | None => {}
+                Some(ended) => {
+                    if let Some(outcome) = ended.outcome() {
+                        return Ok(Turn::Over(outcome));
+                    }
+                }
+            }
+            match known.standing(&content) {
+                _ if anew || host::lacks(Rule::KeepDoubts) => {}
+                Standing::Settled => {}
+                Standing::Doubted(fault) => return Err(fault),
+                Standing::Undecided => {
+                    has_waited = true;
+                    known = self.wait(known);
+                    continue;
+                }
+            }
+            if has_waited && !known.attended.contains(&id) {
+                // Nobody would expect it to be done any more.
+                return Err(Fault(Refusal::Busy, "its client has left, and nothing was run".into()));
+            }
+            return Ok(Turn::Its(known));
+        }
+    }
+
+    /// Notes that a client knows that its transfer was delivered, if it was.
+    fn heard(&self, id: TransferId) {
+        let mut known = self.lock();
+        if let Some(Delivery::Unheard(receipt, _)) = known.deliveries.get(&id) {
+            let record = DeliveryRecord::Ended(Ok(receipt.clone()));
+            known.conclude(id, record);
+            drop(known);
+            self.changed.notify_all();
+        }
     }
 }
 
+/// What [`Deliveries::await_turn`] has waited for.
+enum Turn<'a> {
+    /// The command is to be started.
+    Its(MutexGuard<'a, Remembered>),
+    /// The command has ended.
+    Over(Result<Receipt, Fault>),
+}
+
 impl Deliveries {
-    /// Waits until a command has ended.
+    /// Waits until a command has ended, or a client has heard or has left.
     fn wait<'a>(&'a self, known: MutexGuard<'a, Remembered>) -> MutexGuard<'a, Remembered> {
         let Some(host) = host::simulated() else {
-            return self.ended.wait(known).unwrap_or_else(PoisonError::into_inner);
+            return self.changed.wait(known).unwrap_or_else(PoisonError::into_inner);
         };
         drop(known);
         host.pause(Duration::from_millis(10));
@@ -262,29 +375,57 @@ impl Remembered {
                 Delivery::Running(content) => DeliveryRecord::Started(Some(*content)),
                 Delivery::Unknown(content) => DeliveryRecord::Started(*content),
                 Delivery::Ended(outcome) => DeliveryRecord::Ended(outcome.clone()),
+                Delivery::Unheard(receipt, content) => DeliveryRecord::Unheard(receipt.clone(), *content),
             };
             Some((*id, record))
         };
         self.order.iter().filter_map(of).collect()
     }
 
-    /// The transfers of a content of which nobody knows whether it was delivered.
-    fn doubts(&self, content: &Hash) -> impl Iterator<Item = TransferId> {
-        self.deliveries.iter().filter_map(move |(id, delivery)| match delivery {
-            Delivery::Unknown(Some(of)) if of == content => Some(*id),
-            _ => None,
-        })
+    /// Notes what a transfer has come to.
+    fn conclude(&mut self, id: TransferId, record: DeliveryRecord) {
+        if let Err(error) = self.note(&id, &record) {
+            // After a restart somebody is asked once more than needed.
+            tracing::warn!(%error, "what became of a delivery cannot be noted");
+        }
+        self.deliveries.insert(id, record.into());
     }
 
-    /// Nobody doubts any more whether a content is to be delivered. What became of those transfers stays unknown.
-    fn settle(&mut self, content: &Hash) {
-        let settled: Vec<TransferId> = self.doubts(content).collect();
-        for id in settled {
-            if let Err(error) = self.note(&id, &DeliveryRecord::Started(None)) {
-                // After a restart somebody is asked once more.
-                tracing::warn!(%error, "it cannot be noted that a delivery is to be made again");
+    /// Whether a content may be given to its sink.
+    fn standing(&self, content: &Hash) -> Standing {
+        let mut standing = Standing::Settled;
+        for (id, delivery) in &self.deliveries {
+            match delivery {
+                Delivery::Unknown(Some(of)) if of == content => {
+                    let told = "this server ended while the command ran with the same content";
+                    return Standing::Doubted(may_have_been_done(told));
+                }
+                Delivery::Unheard(_, of) if of == content && !self.attended.contains(id) => {
+                    let told =
+                        "the command ended well with the same content, and its client has not heard so";
+                    return Standing::Doubted(may_have_been_done(told));
+                }
+                Delivery::Unheard(_, of) | Delivery::Running(of) if of == content => {
+                    standing = Standing::Undecided;
+                }
+                _ => {}
             }
-            self.deliveries.insert(id, Delivery::Unknown(None));
+        }
+        standing
+    }
+
+    /// Nobody doubts any more whether a content is to be delivered. What is not known of those transfers stays unknown.
+    fn settle(&mut self, content: &Hash) {
+        let settled = |(id, delivery): (&TransferId, &Delivery)| match delivery {
+            Delivery::Unknown(Some(of)) if of == content => Some((*id, DeliveryRecord::Started(None))),
+            Delivery::Unheard(receipt, of) if of == content => {
+                Some((*id, DeliveryRecord::Ended(Ok(receipt.clone()))))
+            }
+            _ => None,
+        };
+        let settled: Vec<_> = self.deliveries.iter().filter_map(settled).collect();
+        for (id, record) in settled {
+            self.conclude(id, record);
         }
     }
 

@@ -101,6 +101,26 @@ pub(crate) enum DiskCall<'a> {
     SyncAll,
 }
 
+#[cfg(any(test, feature = "simulation"))]
+impl DiskCall<'_> {
+    /// Whether the call may fail on a full disk: what is there needs no room.
+    pub(crate) fn needs_room(&self) -> bool {
+        let is_new = |dir: &BorrowedFd<'_>, name: &Path| {
+            rustix::fs::statat(dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err()
+        };
+        match self {
+            Self::Open { dir, name, flags } => {
+                flags.contains(OFlags::TMPFILE) || (flags.contains(OFlags::CREATE) && is_new(dir, name))
+            }
+            Self::MakeDirectory { dir, name }
+            | Self::Link { dir, name, .. }
+            | Self::SymbolicLink { dir, name } => is_new(dir, name),
+            Self::Rename { .. } | Self::Write { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// Rules of the code that a simulation can leave out, to show that it then finds a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
@@ -116,6 +136,8 @@ pub(crate) enum Rule {
     RestPatience,
     /// A content that may have been delivered is not delivered to the same sink again by itself.
     KeepDoubts,
+    /// A delivery that ended well is in doubt until a client has said that it knows.
+    KeepUnheard,
 }
 
 #[cfg(any(test, feature = "simulation"))]

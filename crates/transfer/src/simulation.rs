@@ -63,6 +63,18 @@ pub enum ScheduledEvent {
         /// The number of the call.
         step: u32,
     },
+    /// The client's user gives up at its `step`th call (Ctrl-C). Where the seed says so, another client puts the same at once.
+    GiveUp {
+        /// The number of the call.
+        step: u32,
+    },
+    /// The receiver's disk is full from its `step`th call on.
+    Full {
+        /// The number of the call.
+        step: u32,
+        /// How many calls find no room until there is some again.
+        calls: u32,
+    },
 }
 
 /// Where a connection is cut, and which end notices.
@@ -145,6 +157,8 @@ pub enum PlantedRule {
     RestPatience,
     /// A content that may have been delivered is delivered again, and nobody was asked.
     KeepDoubts,
+    /// A content is delivered again although no client has heard that it was.
+    KeepUnheard,
 }
 
 impl PlantedRule {
@@ -156,6 +170,7 @@ impl PlantedRule {
             Self::KeepId => Rule::KeepId,
             Self::RestPatience => Rule::RestPatience,
             Self::KeepDoubts => Rule::KeepDoubts,
+            Self::KeepUnheard => Rule::KeepUnheard,
         }
     }
 }

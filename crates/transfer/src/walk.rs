@@ -9,6 +9,7 @@ mod patterns;
 mod token;
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -21,7 +22,7 @@ use crate::chmod::Chmod;
 use crate::kernel::generation;
 use crate::message::{Kind, Refusal, Time, TreeEntry};
 use crate::path::{RelPath, WORK};
-use crate::root::{Links, Root, mtime};
+use crate::root::{Links, Root, mtime, read_full};
 use crate::selection::{LinkMode, Selection};
 use levels::{Level, NamesLeft, Parent};
 pub use patterns::Patterns;
@@ -337,6 +338,13 @@ impl<'a> Walk<'a> {
     /// A regular file as it is or, with `live`, a snapshot of it.
     fn file(&mut self, path: RelPath, fd: OwnedFd, stat: Stat) -> WalkedEntry {
         let snapshot = if self.is_live() && !self.no_clones { self.snapshot(&fd) } else { None };
+        if stat.st_size == 0 && snapshot.is_none() {
+            match unsized_content(&fd) {
+                Ok(None) => {}
+                Ok(Some(copy)) => return self.copied(path, copy, &stat),
+                Err(error) => return self.problem(path, "read", error),
+            }
+        }
         let mut entry = self.entry(Kind::File, path, Some(fd.as_fd()), &stat);
         match snapshot {
             Some((copy, size)) => {
@@ -345,6 +353,21 @@ impl<'a> Walk<'a> {
             }
             None => WalkedEntry::Entry(entry, Some(fd)),
         }
+    }
+
+    /// A file whose content had to be read first, to know how long it is. What it has when it is read again may be something
+    /// else: the identity of the entry is that of the copy, so a later session does not go on with it.
+    fn copied(&mut self, path: RelPath, copy: OwnedFd, original: &Stat) -> WalkedEntry {
+        let stat = match rustix::fs::fstat(&copy) {
+            Ok(mut stat) => {
+                stat.st_mode = original.st_mode;
+                stat
+            }
+            Err(error) => return self.problem(path, "read", error),
+        };
+        let mut entry = self.entry(Kind::File, path, Some(copy.as_fd()), &stat);
+        entry.mtime = Some(mtime(original));
+        WalkedEntry::Entry(entry, Some(copy))
     }
 
     /// A copy that has no name and shares its blocks with the file, so that nobody can write to it. It needs a file
@@ -369,6 +392,37 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether a file in a work directory is one that a receiver makes there: see `store`.
+/// The most bytes of a file that does not say how long it is.
+const MOST_UNSIZED: usize = 64 << 20;
+
+/// A copy, in memory, of a file that says that it is empty and has content, as those of procfs do; `None` if it is empty.
+fn unsized_content(fd: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+    let mut bytes = vec![0; 1];
+    if read_full(fd.as_fd(), &mut bytes, 0).map_err(|error| errno(&error))? == 0 {
+        return Ok(None);
+    }
+    bytes.resize(64 << 10, 0);
+    let copy = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut length = 0;
+    loop {
+        let read = read_full(fd.as_fd(), &mut bytes, length as u64).map_err(|error| errno(&error))?;
+        if read == 0 {
+            return Ok(Some(copy));
+        }
+        length += read;
+        if length > MOST_UNSIZED {
+            return Err(Errno::FBIG);
+        }
+        std::fs::File::from(rustix::io::dup(&copy)?)
+            .write_all(&bytes[..read])
+            .map_err(|error| errno(&error))?;
+    }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
 fn is_work(name: &[u8]) -> bool {
     matches!(name, b"." | b"..")
         || name.starts_with(b"tmp-")

@@ -311,3 +311,28 @@ fn a_client_that_was_stopped_does_not_come_back() {
         },
     );
 }
+
+/// A file of procfs says that it has 0 bytes, and has more. It arrives as cp(1) copies it; an empty file is empty.
+#[test]
+fn a_file_that_does_not_say_how_long_it_is_arrives_whole() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    fs::write(from.path().join("empty"), b"").unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let source = Path::new("/proc/self/limits");
+            assert_eq!(fs::metadata(source).unwrap().len(), 0);
+            for verify in [true, false] {
+                let name = format!("limits-{verify}");
+                let summary = shared.put_with(source, &name, &options(|options| options.verify = verify));
+                let copy = fs::read(to.path().join(&name)).unwrap();
+                assert_eq!(copy, fs::read(source).unwrap());
+                assert_eq!((summary.confirmed, summary.bytes), (1, copy.len() as u64));
+            }
+            let summary = shared.put_with(from.path().join("empty"), "empty", &PutOptions::default());
+            assert_eq!((summary.confirmed, summary.bytes), (1, 0));
+        },
+    );
+    assert_eq!(fs::metadata(to.path().join("empty")).unwrap().len(), 0);
+}

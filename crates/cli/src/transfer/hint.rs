@@ -64,7 +64,9 @@ pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
         Remedy::NameOutput => "name a place for it instead of `-`",
         Remedy::ConfigureName => "the other side names them in its configuration",
         Remedy::RaiseMaxBytes => "max_bytes in the configuration there sets it",
-        Remedy::LookBeforeSending => "look whether it was done; if it was not, `linger put --again` does it",
+        Remedy::LookBeforeSending => {
+            "look whether it was done (`linger receipt ask` asks the server); if it was not, `linger put --again` does it"
+        }
         Remedy::RaiseMaxSeconds => "max_seconds in the configuration there says how long it may",
         Remedy::InstallCommand => "the configuration there names it; is it installed?",
         Remedy::ReadServerOutput => "what it said is on the standard error of `linger share` there",

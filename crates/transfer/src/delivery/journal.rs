@@ -34,6 +34,8 @@ pub(super) enum DeliveryRecord {
     /// Its command was started, with this content. Without one nobody doubts any more whether it is to be delivered.
     Started(Option<Hash>),
     Ended(Result<Receipt, Fault>),
+    /// Its command has ended well with this content, and no client has said that it knows.
+    Unheard(Receipt, Hash),
 }
 
 /// What a journal held when it was opened, the oldest first.
@@ -174,6 +176,9 @@ fn encode(id: &TransferId, record: &DeliveryRecord) -> Vec<u8> {
         DeliveryRecord::Ended(Err(Fault(refusal, text))) => {
             (3, Message::Failed { index: 0, refusal: *refusal, text: text.clone() }.encode())
         }
+        DeliveryRecord::Unheard(receipt, content) => {
+            (4, [&content[..], &Message::Receipt(receipt.clone()).encode()].concat())
+        }
     };
     let mut bytes = (message.len() as u32).to_be_bytes().to_vec();
     bytes.push(kind);
@@ -234,13 +239,21 @@ fn next(bytes: &[u8]) -> Option<(TransferId, DeliveryRecord, &[u8])> {
         return None;
     }
     let id = record[5..BEFORE].try_into().ok()?;
-    let record = match (record[4], Message::decode(&record[BEFORE..])) {
-        (1, _) => DeliveryRecord::Started(record[BEFORE..].try_into().ok()),
-        (2, Ok(Message::Receipt(receipt))) => DeliveryRecord::Ended(Ok(receipt)),
-        (3, Ok(Message::Failed { refusal, text, .. })) => DeliveryRecord::Ended(Err(Fault(refusal, text))),
-        _ => return None,
+    Some((id, decode(record[4], &record[BEFORE..])?, rest))
+}
+
+fn decode(kind: u8, body: &[u8]) -> Option<DeliveryRecord> {
+    let (content, message) = match kind {
+        4 => body.split_first_chunk().map(|(content, message)| (Some(*content), message))?,
+        _ => (None, body),
     };
-    Some((id, record, rest))
+    Some(match (kind, content, Message::decode(message)) {
+        (1, ..) => DeliveryRecord::Started(body.try_into().ok()),
+        (2, _, Ok(Message::Receipt(receipt))) => DeliveryRecord::Ended(Ok(receipt)),
+        (3, _, Ok(Message::Failed { refusal, text, .. })) => DeliveryRecord::Ended(Err(Fault(refusal, text))),
+        (4, Some(content), Ok(Message::Receipt(receipt))) => DeliveryRecord::Unheard(receipt, content),
+        _ => return None,
+    })
 }
 
 /// The last record of each transfer, in the order of their first.
@@ -282,7 +295,7 @@ mod tests {
     fn sizes(history: &History) -> Vec<(u8, Option<u64>)> {
         let of = |record: &DeliveryRecord| match record {
             DeliveryRecord::Started(_) => None,
-            DeliveryRecord::Ended(Ok(receipt)) => Some(receipt.size),
+            DeliveryRecord::Ended(Ok(receipt)) | DeliveryRecord::Unheard(receipt, _) => Some(receipt.size),
             DeliveryRecord::Ended(Err(_)) => Some(0),
         };
         history.iter().map(|(id, record)| (id[0], of(record))).collect()
@@ -398,8 +411,20 @@ mod tests {
     }
 
     #[test]
+    fn an_outcome_that_nobody_has_heard_is_known_by_its_content() {
+        let record = encode(&[9; 16], &DeliveryRecord::Unheard(receipt(5), [7; 32]));
+        let Some((_, DeliveryRecord::Unheard(read, content), [])) = next(&record) else {
+            panic!("{record:?}")
+        };
+        assert_eq!((read, content), (receipt(5), [7; 32]));
+        // With the bytes of another kind of record, or cut within the content, it is none.
+        assert!(decode(4, &Message::Receipt(receipt(5)).encode()).is_none());
+        assert!(decode(4, &[7; 31]).is_none() && decode(4, &[7; 32]).is_none());
+    }
+
+    #[test]
     fn no_flipped_bit_makes_another_record() {
-        let record = encode(&[9; 16], &DeliveryRecord::Ended(Ok(receipt(1))));
+        let record = encode(&[9; 16], &DeliveryRecord::Unheard(receipt(1), [7; 32]));
         assert!(next(&record).is_some());
         for bit in 0..record.len() * 8 {
             let mut damaged = record.clone();

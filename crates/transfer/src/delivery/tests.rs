@@ -139,7 +139,9 @@ fn what_may_have_been_done_is_done_by_no_other_transfer_unless_somebody_says_so(
     assert_eq!(after.run(&same(4, true), || Ok(receipt(4))).unwrap().size, 4);
     // Once for each time that somebody says so.
     assert_eq!(after.run(&same(4, true), never).unwrap().size, 4);
+    after.heard(id(4));
     assert_eq!(after.run(&same(5, false), || Ok(receipt(5))).unwrap().size, 5, "nobody doubts any more");
+    after.heard(id(5));
     assert!(matches!(after.ask(id(1)), AskedDelivery::Unknown), "what became of it nobody knows still");
     drop(after);
     let later = Deliveries::open(&dir.path().join("image")).unwrap();
@@ -221,4 +223,100 @@ fn two_sessions_at_once_run_it_once() {
         assert_eq!(first.join().unwrap().unwrap().size, 1);
     });
     assert!(!deliveries.is_running(id(1)));
+}
+
+#[test]
+fn what_no_client_has_heard_is_done_by_no_other_transfer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let deliveries = Deliveries::open(&path).unwrap();
+    let same = |number, anew| DeliveryOrder { id: id(number), anew, ..order(1) };
+    let never = || -> Result<Receipt, Fault> { panic!("it is not run") };
+    deliveries.begin(id(1), None).unwrap();
+    deliveries.run(&order(1), || Ok(receipt(1))).unwrap();
+    let refused = deliveries.run(&same(2, false), never).unwrap_err();
+    assert!(refused.is_open() && refused.1.contains("has not heard"), "{refused:?}");
+    assert_eq!(deliveries.run(&same(1, false), never).unwrap().size, 1, "the same transfer gets its receipt");
+    assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Delivered(_)));
+    assert!(deliveries.run(&same(2, false), never).unwrap_err().is_open(), "nobody has said that he knows");
+    // Other content, or what has failed, is not concerned.
+    assert_eq!(deliveries.run(&order(3), || Ok(receipt(3))).unwrap().size, 3);
+    let failed = DeliveryOrder { id: id(4), ..order(4) };
+    assert!(deliveries.run(&failed, || Err(Fault(Refusal::Command, "no paper".into()))).is_err());
+    assert_eq!(deliveries.run(&DeliveryOrder { id: id(5), ..failed }, || Ok(receipt(5))).unwrap().size, 5);
+    drop(deliveries);
+    let later = Deliveries::open(&path).unwrap();
+    assert!(later.run(&same(2, false), never).unwrap_err().is_open(), "also after a restart");
+    assert!(matches!(later.ask(id(1)), AskedDelivery::Delivered(_)));
+    later.heard(id(2));
+    assert!(
+        later.run(&same(2, false), never).unwrap_err().is_open(),
+        "another one's goodbye says nothing of it"
+    );
+    later.heard(id(1));
+    drop(later);
+    let last = Deliveries::open(&path).unwrap();
+    assert_eq!(last.run(&same(2, false), || Ok(receipt(2))).unwrap().size, 2, "its client knows");
+    // A person's word settles it as well, and for once.
+    last.begin(id(6), None).unwrap();
+    assert_eq!(last.run(&same(6, true), || Ok(receipt(6))).unwrap().size, 6);
+    last.heard(id(6));
+    assert_eq!(last.run(&same(7, false), || Ok(receipt(7))).unwrap().size, 7);
+}
+
+/// A second client with the same content waits as long as the first one may still hear, and gets its turn or the doubt.
+#[test]
+fn the_same_content_waits_for_a_client_that_may_still_hear() {
+    for hears in [true, false] {
+        let deliveries = Arc::new(Deliveries::default());
+        let [first, second] = [1, 2].map(|number| Attendance::new(&deliveries, id(number)));
+        deliveries.run(&order(1), || Ok(receipt(1))).unwrap();
+        let again = || deliveries.run(&DeliveryOrder { id: id(2), ..order(1) }, || Ok(receipt(2)));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(again);
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waits.is_finished(), "the first client may still hear");
+            if hears {
+                first.heard();
+            }
+            drop(first);
+            match waits.join().unwrap() {
+                Ok(receipt) => assert!(hears && receipt.size == 2),
+                Err(fault) => assert!(!hears && fault.is_open(), "{fault:?}"),
+            }
+        });
+        drop(second);
+    }
+}
+
+/// While a command runs nobody else runs it with the same content. Who has left meanwhile gets nothing run.
+#[test]
+fn the_same_content_waits_for_a_command_that_runs() {
+    for (fails, stays) in [(true, true), (true, false), (false, true)] {
+        let deliveries = Arc::new(Deliveries::default());
+        let second = Attendance::new(&deliveries, id(2));
+        let (started, end) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                deliveries.run(&order(1), || {
+                    started.wait();
+                    end.wait();
+                    if fails { Err(Fault(Refusal::Command, "no paper".into())) } else { Ok(receipt(1)) }
+                })
+            });
+            started.wait();
+            let again = || deliveries.run(&DeliveryOrder { id: id(2), ..order(1) }, || Ok(receipt(2)));
+            let waits = scope.spawn(again);
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waits.is_finished(), "the command runs");
+            let _stays = stays.then_some(second);
+            end.wait();
+            assert_eq!(first.join().unwrap().is_err(), fails);
+            match waits.join().unwrap() {
+                Ok(receipt) => assert!(fails && stays && receipt.size == 2),
+                Err(Fault(Refusal::Busy, _)) => assert!(fails && !stays),
+                Err(fault) => assert!(!fails && fault.is_open(), "{fault:?}"),
+            }
+        });
+    }
 }

@@ -8,7 +8,7 @@ use rustix::fs::{Dir, FileType};
 
 use super::{Served, Server, Serving, ShareEnding, Visitor, caller as callers};
 use crate::claim::Claimant;
-use crate::delivery::AskedDelivery;
+use crate::delivery::{AskedDelivery, Attendance};
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
@@ -47,6 +47,8 @@ impl Server {
     ) -> Result<(), Error> {
         let peer = served.peer;
         let mut rights = Rights::default();
+        // Transfers to sinks of which this client's goodbye says that it knows their outcome.
+        let mut attends = Vec::new();
         loop {
             match session.receive()? {
                 SessionEvent::Opened { stream, request } => {
@@ -69,6 +71,9 @@ impl Server {
                         Operation::Put(put) => {
                             served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
                             served.came_back = put.again;
+                            if put.sink.is_some() && !put.options.dry_run {
+                                attends.push(Attendance::new(&self.deliveries, put.id));
+                            }
                             self.put(session, stream, put, &world, &mut served.summary, &mut tell)?;
                         }
                         Operation::Get(get) => {
@@ -86,6 +91,7 @@ impl Server {
                         Operation::Ask { id } => {
                             served.request = "ask for a receipt".into();
                             self.answer(session, stream, id)?;
+                            attends.push(Attendance::new(&self.deliveries, id));
                         }
                     }
                     if self.options.ending == ShareEnding::Close {
@@ -94,7 +100,11 @@ impl Server {
                 }
                 SessionEvent::Bye { code, reason } => {
                     served.summary.peer_knows = code == 0;
-                    return if code == 0 { Ok(()) } else { Err(Error::goodbye(code, reason)) };
+                    if code != 0 {
+                        return Err(Error::goodbye(code, reason));
+                    }
+                    attends.iter().for_each(Attendance::heard);
+                    return Ok(());
                 }
                 SessionEvent::Finished { .. } | SessionEvent::Works(_) => {}
                 _ => return Err(Violation::Unexpected("a frame outside of any request").into()),
@@ -102,7 +112,8 @@ impl Server {
         }
     }
 
-    /// Answers how a transfer to a sink ended. Only the client that made the transfer knows its id.
+    /// Answers how a transfer to a sink ended, with its receipt or an error. Only the client that made the transfer knows its
+    /// id.
     fn answer(&self, session: &mut Session, stream: u16, id: TransferId) -> Result<(), Error> {
         let fault = match self.deliveries.ask(id) {
             AskedDelivery::Delivered(receipt) => {

@@ -123,6 +123,14 @@ impl HostCalls for SimulatedWorld {
         self.step();
         let mut state = self.state.borrow_mut();
         let number = state.commands.len();
+        if state.anew {
+            state.known = number;
+        }
+        if state.is_open() {
+            state
+                .fault
+                .get_or_insert("the command was started again, and nobody knew what it had done".into());
+        }
         state.commands.push(Command { content: content.to_vec(), outcome: None });
         let (time, succeeds) = (state.random.below(20_000), !state.random.once_in(8));
         drop(state);
@@ -139,7 +147,14 @@ impl HostCalls for SimulatedWorld {
             return Err(Errno::IO);
         }
         let (planted, owns) = (state.planted, state.disk.owner == state.end());
-        if owns { state.disk.before(call, planted) } else { Ok(true) }
+        if !owns {
+            return Ok(true);
+        }
+        if state.full > 0 && call.needs_room() {
+            state.full -= 1;
+            return Err(Errno::NOSPC);
+        }
+        state.disk.before(call, planted)
     }
 
     fn after(&self, call: &DiskCall<'_>) {

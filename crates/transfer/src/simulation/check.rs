@@ -12,7 +12,6 @@ use crate::hash::BLOCK;
 use crate::message::Refusal;
 use crate::path::WORK;
 use crate::progress::{ItemVerdict, Summary};
-use crate::reason::Remedy;
 use crate::serve::Served;
 
 /// The content of the file that is replaced.
@@ -24,6 +23,8 @@ pub(super) struct EndedClient {
     pub(super) error: Option<Error>,
     /// The number of this run's first connection.
     pub(super) first: usize,
+    /// How many commands were started when it ended, if another client put the same at once.
+    pub(super) second: Option<usize>,
 }
 
 impl EndedClient {
@@ -171,6 +172,7 @@ fn gets_through(world: &SimulatedWorld, ended: Option<&EndedClient>) -> Result<(
     let command_failed = state.commands.iter().any(|command| command.outcome == Some(false));
     match ended {
         Some(EndedClient { error: Some(Error::Identity(_)), .. }) => Ok(()),
+        Some(_) if state.gave_up || state.was_full => Ok(()),
         Some(ended) if state.happened < 2 && !state.fell && !command_failed && ended.status() != 0 => {
             let why = ended.summary.first_failure.as_ref().map(ToString::to_string);
             let status = ended.status();
@@ -189,7 +191,9 @@ pub(super) fn after_first(
         return Err(told);
     }
     if let Some(ended) = ended {
-        agree(world, ended)?;
+        if ended.second.is_none() {
+            agree(world, ended)?;
+        }
         has_patience(world, ended)?;
     }
     gets_through(world, ended)?;
@@ -242,11 +246,12 @@ pub(super) fn after_second(
 /// true.
 fn after_sink(world: &SimulatedWorld, ended: Option<&EndedClient>) -> Result<(), String> {
     let state = world.state.borrow();
-    let commands = &state.commands;
+    let all = &state.commands;
+    let commands = &all[..ended.and_then(|ended| ended.second).unwrap_or(all.len())];
     if commands.len() > 1 {
         return Err(format!("the command was started {} times", commands.len()));
     }
-    if commands.iter().any(|command| command.content != content("file")) {
+    if all.iter().any(|command| command.content != content("file")) {
         return Err("the command got something else than was sent".into());
     }
     let outcome = commands.first().map(|command| command.outcome);
@@ -264,15 +269,21 @@ pub(super) fn after_asking(
     world: &SimulatedWorld,
     ended: Option<&EndedClient>,
     answer: &Result<(), Error>,
+    commands: usize,
 ) -> Result<(), String> {
     let state = world.state.borrow();
-    let outcome = state.commands.first().map(|command| command.outcome);
+    if ended.is_some_and(|ended| ended.second.is_some()) {
+        // Whose command it was cannot be told here.
+        return Ok(());
+    }
+    let outcome = state.commands[..commands].first().map(|command| command.outcome);
     let status = ended.map(EndedClient::status);
     let is_true = match answer {
         Ok(()) => outcome == Some(Some(true)) && status != Some(1),
         Err(Error::Refused(Refusal::NotFound, _)) => outcome.is_none() && status != Some(0),
         // It failed, or nobody can know: it may even be that it was noted and then not started.
-        Err(Error::Refused(Refusal::Command, _)) => status != Some(0),
+        // What there was no room to note, a server that was started anew does not know: it doubts.
+        Err(Error::Refused(Refusal::Command, _)) => status != Some(0) || (state.was_full && state.fell),
         Err(_) => false,
     };
     if is_true {
@@ -283,18 +294,13 @@ pub(super) fn after_asking(
     ))
 }
 
-/// Whether whoever has asked knows no more: the server ended while the command ran.
-pub(super) fn is_open(answer: &Result<(), Error>) -> bool {
-    matches!(answer, Err(Error::Refused(_, why)) if why.remedy() == Some(&Remedy::LookBeforeSending))
-}
-
-/// Checks that the same content, put in peace to a sink of which nobody knows whether it had it, starts its command once
-/// if somebody has said so (`anew`), and not at all otherwise.
+/// Checks that the same content, put in peace to the same sink, starts its command once if somebody has said so (`anew`), not
+/// at all if it may have been done and nobody knows (`open`), and at most once otherwise.
 pub(super) fn after_printing_again(
     world: &SimulatedWorld,
     ended: Option<&EndedClient>,
     before: usize,
-    anew: bool,
+    (open, anew): (bool, bool),
 ) -> Result<(), String> {
     let state = world.state.borrow();
     if let Some(told) = &state.fault {
@@ -302,14 +308,18 @@ pub(super) fn after_printing_again(
     }
     let started = &state.commands[before..];
     let status = ended.map(EndedClient::status);
+    // What a server does not know any more, or what it has not heard, it doubts.
+    let may_doubt = state.fell || state.was_full || (before > 0 && state.happened > 0);
     let is_right = match (anew, started) {
-        (false, []) => status == Some(3),
-        (true, [command]) => status == Some(if command.outcome == Some(true) { 0 } else { 1 }),
+        (false, []) => status == Some(3) && (open || may_doubt),
+        (_, [command]) if anew || !open => status == Some(if command.outcome == Some(true) { 0 } else { 1 }),
         _ => false,
     };
     if is_right && started.iter().all(|command| command.content == content("file")) {
         return Ok(());
     }
     let times = started.len();
-    Err(format!("put again (with the user's word: {anew}), it was started {times} times: {status:?}"))
+    Err(format!(
+        "put again (with the user's word: {anew}; open: {open}), it was started {times} times: {status:?}"
+    ))
 }

@@ -44,11 +44,13 @@ pub struct ScheduleOutcome {
     pub sessions: usize,
     /// How many commands were started.
     pub commands: usize,
+    /// How many more were started when the same was put once more, in peace and without the user's word.
+    pub again: usize,
 }
 
 impl ScheduleOutcome {
     /// The numbers in this result, with their names.
-    pub fn counts(&self) -> [(&'static str, u64); 9] {
+    pub fn counts(&self) -> [(&'static str, u64); 10] {
         let is = |status| u64::from(self.client == status);
         [
             ("events came to pass", self.happened.into()),
@@ -56,6 +58,7 @@ impl ScheduleOutcome {
             ("receipts were compared with the disk", self.receipts),
             ("connections", self.sessions as u64),
             ("commands of sinks", self.commands as u64),
+            ("commands for the same content later", self.again as u64),
             ("clients said 0", is(Some(0))),
             ("clients said 1", is(Some(1))),
             ("clients said 3", is(Some(3))),
@@ -101,7 +104,7 @@ impl Runner {
                 let state = world.state.borrow();
                 outcome.fault = state.fault.clone().or(result.err());
                 (outcome.happened, outcome.receipts) = (state.happened, state.receipts);
-                (outcome.sessions, outcome.commands) = (state.connections.len(), state.commands.len());
+                outcome.sessions = state.connections.len();
                 outcome
             }
             Err(error) => ScheduleOutcome {
@@ -147,30 +150,61 @@ impl Runner {
         let first = self.client(schedule, world)?;
         outcome.client = first.as_ref().map(|ended| ended.status());
         outcome.server = check::last_served(world, 0);
+        outcome.commands = world.state.borrow().commands.len();
         check::after_first(schedule, world, first.as_ref())?;
         {
             let mut state = world.state.borrow_mut();
             state.events.clear();
-            state.peace = true;
+            (state.peace, state.full, state.gave_up_now) = (true, 0, false);
         }
         if schedule.scenario == Scenario::Sink {
-            let Some(id) = first.as_ref().and_then(|ended| ended.summary.transfer) else { return Ok(()) };
-            let answer = self.ask(schedule, world, id)?;
-            check::after_asking(world, first.as_ref(), &answer)?;
-            return if check::is_open(&answer) { self.print_again(schedule, world) } else { Ok(()) };
+            // Somebody asks before the same is put once more, or after that.
+            let asks_first = schedule.seed & 2 == 0;
+            let commands = outcome.commands;
+            if asks_first {
+                self.ask_of(schedule, world, first.as_ref(), commands)?;
+            }
+            outcome.again = self.print_again(schedule, world)?;
+            return if asks_first { Ok(()) } else { self.ask_of(schedule, world, first.as_ref(), commands) };
         }
         let second = self.client(schedule, world)?;
         check::after_second(schedule, world, second.as_ref())
     }
 
-    /// Nobody knows whether the command has run. Sends the same once more: by itself, and then with the user's word.
-    fn print_again(&mut self, schedule: &Schedule, world: &Rc<SimulatedWorld>) -> Result<(), String> {
-        for anew in [false, true] {
-            let before = world.state.borrow().commands.len();
-            let ended = self.client_with(schedule, world, anew)?;
-            check::after_printing_again(world, ended.as_ref(), before, anew)?;
+    /// Asks what came of the first transfer; `commands` were started before anything was put again.
+    fn ask_of(
+        &mut self,
+        schedule: &Schedule,
+        world: &Rc<SimulatedWorld>,
+        first: Option<&EndedClient>,
+        commands: usize,
+    ) -> Result<(), String> {
+        let Some(id) = first.and_then(|ended| ended.summary.transfer) else { return Ok(()) };
+        let answer = self.ask(schedule, world, id)?;
+        check::after_asking(world, first, &answer, commands)?;
+        if answer.is_ok() {
+            let mut state = world.state.borrow_mut();
+            state.known = state.commands.len();
         }
         Ok(())
+    }
+
+    /// Puts the same once more: by itself, and then with the user's word. Returns how many commands the first of them started.
+    fn print_again(&mut self, schedule: &Schedule, world: &Rc<SimulatedWorld>) -> Result<usize, String> {
+        let mut started = 0;
+        for anew in [false, true] {
+            let (before, open) = {
+                let mut state = world.state.borrow_mut();
+                state.anew = anew;
+                (state.commands.len(), state.is_open())
+            };
+            let ended = self.client_with(schedule, world, anew)?;
+            check::after_printing_again(world, ended.as_ref(), before, (open, anew))?;
+            if !anew {
+                started = world.state.borrow().commands.len() - before;
+            }
+        }
+        Ok(started)
     }
 
     /// Runs the client until all threads have ended. Returns `None` if the client was killed.
@@ -190,13 +224,24 @@ impl Runner {
     ) -> Result<Option<EndedClient>, String> {
         let ended: Rc<RefCell<Option<ClientResult>>> = Rc::default();
         let (result, base, schedule_of) = (ended.clone(), self.base.clone(), schedule.clone());
-        let work = move || *result.borrow_mut() = Some(transfer(&base, &schedule_of, anew));
+        let second: Rc<RefCell<Option<usize>>> = Rc::default();
+        let seconds = second.clone();
+        let work = move || {
+            *result.borrow_mut() = Some(transfer(&base, &schedule_of, anew));
+            let Some(world) = super::world::world() else { return };
+            if schedule_of.puts_at_once() && std::mem::take(&mut world.state.borrow_mut().gave_up_now) {
+                *seconds.borrow_mut() = Some(world.state.borrow().commands.len());
+                world.state.borrow_mut().timeline = Timeline::default();
+                drop(transfer(&base, &schedule_of, false));
+            }
+        };
         let first = world.state.borrow().connections.len();
         world.state.borrow_mut().timeline = Timeline::default();
         world.start_on(EndOfTransfer::Client, Box::new(work));
         self.drive(schedule, world)?;
         let ended = ended.borrow_mut().take();
-        Ok(ended.map(|(summary, error)| EndedClient { summary, error, first }))
+        let second = second.borrow_mut().take();
+        Ok(ended.map(|(summary, error)| EndedClient { summary, error, first, second }))
     }
 
     fn ask(
@@ -224,6 +269,11 @@ impl Runner {
             match started {
                 Ok(server) => {
                     world.state.borrow_mut().server = Some(Arc::new(server));
+                }
+                // Whoever starts it tries again until there is room for its journal.
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                    let mut state = world.state.borrow_mut();
+                    state.restarts = Some(state.now + Duration::from_secs(1));
                 }
                 Err(error) => world.fails(format!("the server does not come up again: {error}")),
             }

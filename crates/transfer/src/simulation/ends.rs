@@ -26,6 +26,9 @@ pub(super) fn transfer(base: &Path, schedule: &Schedule, anew: bool) -> ClientRe
         Ok(client) => client,
         Err(error) => return (Summary::default(), Some(error)),
     };
+    if let Some(world) = world() {
+        world.state.borrow_mut().canceller = Some(client.canceller());
+    }
     let durability = if schedule.to_disk { Durability::Disk } else { Durability::Memory };
     let source = base.join("source");
     let (path, to): (PathBuf, &[u8]) = match schedule.scenario {

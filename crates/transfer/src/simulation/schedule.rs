@@ -30,8 +30,22 @@ impl Schedule {
             _ => Scenario::Get,
         };
         let to_disk = !random.once_in(4);
-        let events = (0..random.below(5)).map(|_| event(&mut random, scenario)).collect();
+        let mut events: Vec<_> = (0..random.below(5)).map(|_| event(&mut random, scenario)).collect();
+        // Drawn apart, so that a seed has the same other events as before there were these.
+        let mut random = Random::new(seed ^ 0x0067_6976_6573_7570);
+        if random.once_in(if scenario == Scenario::Sink { 2 } else { 16 }) {
+            events.push(ScheduledEvent::GiveUp { step: 1 + random.below(100) as u32 });
+        }
+        if random.once_in(8) {
+            let (step, calls) = (1 + random.below(80) as u32, 1 + random.below(12) as u32);
+            events.push(ScheduledEvent::Full { step, calls });
+        }
         Self { seed, scenario, to_disk, events }
+    }
+
+    /// Whether a client whose user has given up is followed by another one at once.
+    pub(super) fn puts_at_once(&self) -> bool {
+        self.scenario == Scenario::Sink && self.seed & 1 == 0
     }
 
     /// Makes a schedule with these faults alone.

@@ -19,7 +19,10 @@ pub fn shrink(schedule: &Schedule, mut fails: impl FnMut(&Schedule) -> bool) -> 
             let mut earlier = least.clone();
             let place = match &mut earlier.events[at] {
                 ScheduledEvent::Cut(cut) => &mut cut.after,
-                ScheduledEvent::Kill { step, .. } | ScheduledEvent::Power { step, .. } => step,
+                ScheduledEvent::Kill { step, .. }
+                | ScheduledEvent::Power { step, .. }
+                | ScheduledEvent::GiveUp { step }
+                | ScheduledEvent::Full { step, .. } => step,
             };
             if *place == 0 {
                 continue;

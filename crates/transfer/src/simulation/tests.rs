@@ -24,7 +24,13 @@ fn nothing_happens_and_all_is_well() {
         let schedule = Schedule::new(2, scenario, Vec::new());
         let outcome = runner.run(&schedule, None);
         assert_eq!((&outcome.fault, outcome.client), (&None, Some(0)), "{scenario:?}: {outcome:?}");
-        assert!(outcome.sessions == 2 && outcome.receipts + outcome.commands as u64 > 0, "{outcome:?}");
+        assert_eq!(outcome.again, usize::from(scenario == Scenario::Sink), "what is known is no doubt");
+        // What went to a sink is asked for, and put twice more.
+        let sessions = if scenario == Scenario::Sink { 4 } else { 2 };
+        assert!(
+            outcome.sessions == sessions && outcome.receipts + outcome.commands as u64 > 0,
+            "{outcome:?}"
+        );
     }
 }
 
@@ -146,6 +152,47 @@ fn a_note_after_its_command_is_found() {
 #[test]
 fn a_doubt_that_is_forgotten_is_found() {
     finds(Planted::Rule(PlantedRule::KeepDoubts), &[Scenario::Sink]);
+}
+
+#[test]
+fn an_outcome_that_nobody_heard_and_that_is_forgotten_is_found() {
+    finds(Planted::Rule(PlantedRule::KeepUnheard), &[Scenario::Sink]);
+}
+
+/// A user who gives up at whichever moment, and puts the same again at once or later: one print, until somebody says so.
+#[test]
+fn a_client_that_gives_up_prints_once() {
+    let (_dir, mut runner) = runner();
+    let (mut unheard, mut again) = (0, 0);
+    for seed in 0..4 {
+        for step in 1..60 {
+            let schedule = Schedule::new(seed, Scenario::Sink, vec![ScheduledEvent::GiveUp { step }]);
+            let outcome = runner.run(&schedule, None);
+            assert_eq!(outcome.fault, None, "{schedule:?}: {outcome:?}");
+            unheard += u32::from(outcome.client == Some(3));
+            again += u32::from(outcome.again > 0);
+        }
+    }
+    assert!(unheard > 20 && again > 20, "{unheard} gave up after all was sent, {again} printed later");
+}
+
+/// A disk that has no room for a while, from whichever call on: nobody says what is not true, and what is sent again arrives.
+#[test]
+fn a_full_disk_makes_nobody_lie() {
+    let (_dir, mut runner) = runner();
+    let mut refused = 0;
+    for scenario in [Scenario::File, Scenario::Replace, Scenario::Tree, Scenario::Sink, Scenario::Get] {
+        for step in 1..60 {
+            for calls in [1, 20] {
+                let full = ScheduledEvent::Full { step, calls };
+                let schedule = Schedule::new(3, scenario, vec![full]);
+                let outcome = runner.run(&schedule, None);
+                assert_eq!(outcome.fault, None, "{schedule:?}: {outcome:?}");
+                refused += u32::from(outcome.client == Some(1));
+            }
+        }
+    }
+    assert!(refused > 20, "{refused} had no room");
 }
 
 #[test]

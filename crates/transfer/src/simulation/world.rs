@@ -17,6 +17,7 @@ use super::patience::Timeline;
 use super::random::Random;
 use super::threads::{Pause, ThreadWork, suspend};
 use super::{Cut, EndOfTransfer, Planted, ScheduledEvent};
+use crate::cancel::Cancel;
 use crate::progress::{Confirmation, Progress};
 use crate::serve::{Served, Server};
 
@@ -73,6 +74,10 @@ pub(super) struct SimulatedState {
     pub(super) restarts: Option<Duration>,
     pub(super) boots: [u64; 2],
     pub(super) commands: Vec<Command>,
+    /// So many of the commands, from the first, are known to a client, or somebody has said that it is to be done again.
+    pub(super) known: usize,
+    /// Somebody says that it is to be done again.
+    pub(super) anew: bool,
     /// The results of the server's sessions, with the numbers of their connections.
     pub(super) served: Vec<(usize, Served)>,
     pub(super) planted: Option<Planted>,
@@ -86,6 +91,16 @@ pub(super) struct SimulatedState {
     pub(super) peace: bool,
     /// A process or machine has ended in the middle.
     pub(super) fell: bool,
+    /// Ends the transfer of the client that runs.
+    pub(super) canceller: Option<Cancel>,
+    /// The client's user has given up.
+    pub(super) gave_up: bool,
+    /// The same, until that is acted upon.
+    pub(super) gave_up_now: bool,
+    /// So many calls more find no room on the disk.
+    pub(super) full: u32,
+    /// The disk was full for a while.
+    pub(super) was_full: bool,
     /// Of the client that runs.
     pub(super) timeline: Timeline,
 }
@@ -111,6 +126,8 @@ impl SimulatedState {
             restarts: None,
             boots: [1, 2],
             commands: Vec::new(),
+            known: 0,
+            anew: false,
             served: Vec::new(),
             planted: None,
             disk,
@@ -120,12 +137,22 @@ impl SimulatedState {
             happened: 0,
             peace: false,
             fell: false,
+            canceller: None,
+            gave_up: false,
+            gave_up_now: false,
+            full: 0,
+            was_full: false,
             timeline: Timeline::default(),
         }
     }
 
     pub(super) fn end(&self) -> EndOfTransfer {
         self.threads.get(self.current).copied().flatten().map_or(EndOfTransfer::Client, |thread| thread.end)
+    }
+
+    /// Whether a command may have done its work, and nobody knows.
+    pub(super) fn is_open(&self) -> bool {
+        self.commands[self.known..].iter().any(|command| command.outcome != Some(false))
     }
 
     pub(super) fn is_dying(&self) -> bool {
@@ -138,7 +165,7 @@ impl SimulatedWorld {
         Rc::new(Self { state: RefCell::new(state) })
     }
 
-    /// Counts a call. The caller's process, or its machine, may end before the call.
+    /// Counts a call. Before it the caller's process or its machine may end, its user give up, or its disk be full.
     pub(super) fn step(&self) {
         let mut state = self.state.borrow_mut();
         if state.is_dying() {
@@ -147,18 +174,32 @@ impl SimulatedWorld {
         let end = state.end();
         state.steps[end as usize] += 1;
         let step = state.steps[end as usize];
+        let owner = state.disk.owner;
         let due = state.events.iter().position(|event| match event {
             ScheduledEvent::Kill { end: whose, step: at }
             | ScheduledEvent::Power { end: whose, step: at } => *whose == end && *at <= step,
+            ScheduledEvent::GiveUp { step: at } => end == EndOfTransfer::Client && *at <= step,
+            ScheduledEvent::Full { step: at, .. } => end == owner && *at <= step,
             ScheduledEvent::Cut(_) => false,
         });
         let Some(due) = due else { return };
-        let power = matches!(state.events.remove(due), ScheduledEvent::Power { .. });
         state.happened += 1;
-        state.doomed = Some((end, power));
-        let slot = state.current;
-        drop(state);
-        suspend(slot, Pause::Ended);
+        match state.events.remove(due) {
+            ScheduledEvent::GiveUp { .. } => {
+                (state.gave_up, state.gave_up_now) = (true, true);
+                state.changes += 1;
+                if let Some(canceller) = &state.canceller {
+                    canceller.cancel();
+                }
+            }
+            ScheduledEvent::Full { calls, .. } => (state.full, state.was_full) = (calls, true),
+            event => {
+                state.doomed = Some((end, matches!(event, ScheduledEvent::Power { .. })));
+                let slot = state.current;
+                drop(state);
+                suspend(slot, Pause::Ended);
+            }
+        }
     }
 
     pub(super) fn watch(&self, fd: RawFd, watched: Watched) {
@@ -252,6 +293,9 @@ impl SimulatedWorld {
         let now = state.now;
         if let Some(told) = state.timeline.see(progress, is_get, now) {
             state.fault.get_or_insert(told);
+        }
+        if matches!(progress, Progress::Confirmed(_)) {
+            state.known = state.commands.len();
         }
         drop(state);
         if let (Progress::Confirmed(confirmation), true) = (progress, is_get) {
