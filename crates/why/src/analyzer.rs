@@ -5,23 +5,23 @@ use std::collections::{BTreeMap, HashMap};
 use linger_packet::capture::Packet;
 use linger_packet::{Flags, IcmpError, Layer, NotTcp, Segment};
 
+use crate::cause::no_reset::{FailureLook, ReportedError};
+use crate::cause::reset::decide;
 use crate::connection::ObservedConnection;
 use crate::counts::{AnalyzerLimits, PacketCounts};
 use crate::facts::Facts;
-use crate::failed::{FailureLook, ReportedError};
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
 use crate::names::{AskedName, AskedNames};
 use crate::places::Places;
 use crate::record::At;
-use crate::reset::RecordedReset;
+use crate::recorded_reset::RecordedReset;
 use crate::select::Selection;
 use crate::series::SeriesFiles;
 use crate::side::Marks;
 use crate::surroundings::{ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
-use crate::verdict;
 use crate::{Cause, Claim, Class, Remedy};
 
 /// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
@@ -389,7 +389,7 @@ impl Analyzer {
         };
         let served = if listener == from { reset.by } else { 1 - reset.by };
         let network = self.places.network(&reset.connection, served);
-        let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, network)));
+        let mut verdict = decide(&facts, &self.surroundings.of((listener, network)));
         let asked_name = self.names.of(&reset.connection);
         let said = facts.application().into_iter().chain(facts.asked_for(asked_name));
         verdict.evidence.extend(facts.fingerprints());

@@ -5,7 +5,7 @@ use linger_packet::{Flags, Segment};
 use crate::connection::ObservedConnection;
 use crate::key::{Dir, FlowKey};
 use crate::record::{At, Record, Since};
-use crate::reset::RecordedReset;
+use crate::recorded_reset::RecordedReset;
 
 /// An entry of the table.
 #[derive(Clone, Debug)]
