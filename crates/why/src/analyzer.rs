@@ -258,8 +258,15 @@ impl Analyzer {
             flow.connection.paths[dir] = path;
         }
         let step = flow.observe(segment, dir, at);
-        if AskedNames::begins(&flow.connection, dir, segment.payload_len) {
-            self.names.note(flow.connection.key, at.frame, segment.payload);
+        if flow.connection.begins(dir, segment.payload_len)
+            && let Some(name) = self.names.note(segment.payload)
+        {
+            flow.asked_name = name;
+        }
+        if let Some(reset) = &mut flow.reset
+            && reset.asked_name.is_none()
+        {
+            reset.asked_name = self.names.of(flow.asked_name).cloned();
         }
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
@@ -373,7 +380,7 @@ impl Analyzer {
         let look = FailureLook { connection, listener: &listener, icmp: icmp.as_ref() };
         let Some(failed) = look.failed() else { return };
         let path = self.places.path(connection.paths[failed.by]);
-        let mut finding = look.finding(failed, self.names.of(connection));
+        let mut finding = look.finding(failed, self.names.of(flow.asked_name).map(AskedName::as_str));
         (finding.tags, finding.numbers.network) = (path.to_string(), path.network());
         self.files.localise(&mut finding);
         self.ready.push(finding);
@@ -390,7 +397,7 @@ impl Analyzer {
         let served = if listener == from { reset.by } else { 1 - reset.by };
         let network = self.places.network(&reset.connection, served);
         let mut verdict = decide(&facts, &self.surroundings.of((listener, network)));
-        let asked_name = self.names.of(&reset.connection);
+        let asked_name = reset.asked_name.as_ref().map(AskedName::as_str);
         let said = facts.application().into_iter().chain(facts.asked_for(asked_name));
         verdict.evidence.extend(facts.fingerprints());
         verdict.evidence.extend(said.map(|says| Evidence { frame: None, says }));
