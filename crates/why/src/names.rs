@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_name_is_kept_until_as_many_others_have_come() {
         let mut names = AskedNames::default();
-        let mut note = |names: &mut AskedNames, host: usize| {
+        let note = |names: &mut AskedNames, host: usize| {
             names.note(format!("GET / HTTP/1.1\r\nHost: h{host}\r\n\r\n").as_bytes()).unwrap()
         };
         let known = |names: &AskedNames, id| names.of(id).map(|name| name.as_str().service());
