@@ -5,23 +5,23 @@ use std::collections::{BTreeMap, HashMap};
 use linger_packet::capture::Packet;
 use linger_packet::{Flags, IcmpError, Layer, NotTcp, Segment};
 
+use crate::cause::no_reset::{FailureLook, ReportedError};
+use crate::cause::reset::decide;
 use crate::connection::ObservedConnection;
 use crate::counts::{AnalyzerLimits, PacketCounts};
 use crate::facts::Facts;
-use crate::failed::{FailureLook, ReportedError};
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
 use crate::names::{AskedName, AskedNames};
 use crate::places::Places;
 use crate::record::At;
-use crate::reset::RecordedReset;
+use crate::recorded_reset::RecordedReset;
 use crate::select::Selection;
 use crate::series::SeriesFiles;
 use crate::side::Marks;
 use crate::surroundings::{ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
-use crate::verdict;
 use crate::{Cause, Claim, Class, Remedy};
 
 /// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
@@ -258,8 +258,15 @@ impl Analyzer {
             flow.connection.paths[dir] = path;
         }
         let step = flow.observe(segment, dir, at);
-        if AskedNames::begins(&flow.connection, dir, segment.payload_len) {
-            self.names.note(flow.connection.key, at.frame, segment.payload);
+        if flow.connection.begins(dir, segment.payload_len)
+            && let Some(name) = self.names.note(segment.payload)
+        {
+            flow.asked_name = name;
+        }
+        if let Some(reset) = &mut flow.reset
+            && reset.asked_name.is_none()
+        {
+            reset.asked_name = self.names.of(flow.asked_name).cloned();
         }
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
@@ -373,7 +380,7 @@ impl Analyzer {
         let look = FailureLook { connection, listener: &listener, icmp: icmp.as_ref() };
         let Some(failed) = look.failed() else { return };
         let path = self.places.path(connection.paths[failed.by]);
-        let mut finding = look.finding(failed, self.names.of(connection));
+        let mut finding = look.finding(failed, self.names.of(flow.asked_name).map(AskedName::as_str));
         (finding.tags, finding.numbers.network) = (path.to_string(), path.network());
         self.files.localise(&mut finding);
         self.ready.push(finding);
@@ -389,8 +396,8 @@ impl Analyzer {
         };
         let served = if listener == from { reset.by } else { 1 - reset.by };
         let network = self.places.network(&reset.connection, served);
-        let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, network)));
-        let asked_name = self.names.of(&reset.connection);
+        let mut verdict = decide(&facts, &self.surroundings.of((listener, network)));
+        let asked_name = reset.asked_name.as_ref().map(AskedName::as_str);
         let said = facts.application().into_iter().chain(facts.asked_for(asked_name));
         verdict.evidence.extend(facts.fingerprints());
         verdict.evidence.extend(said.map(|says| Evidence { frame: None, says }));

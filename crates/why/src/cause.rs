@@ -1,4 +1,8 @@
-//! The names: what the wire proves (class), why it was sent (cause), how sure that is (confidence).
+//! The names: what the wire proves (class), why it was sent (cause), how sure that is (confidence). When each is named is decided in
+//! `reset`, and in `no_reset` for connections that failed without one.
+
+pub(crate) mod no_reset;
+pub(crate) mod reset;
 
 use std::fmt;
 

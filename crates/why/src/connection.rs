@@ -104,6 +104,12 @@ impl ObservedConnection {
         }
     }
 
+    /// Whether a packet of so many bytes has brought the first ones of its side.
+    #[inline]
+    pub(crate) fn begins(&self, dir: Dir, bytes: u32) -> bool {
+        bytes > 0 && self.sides[dir].payload == u64::from(bytes)
+    }
+
     /// The side that opened the connection, where its handshake was seen.
     pub(crate) fn opener(&self) -> Option<Dir> {
         self.opening.opener()

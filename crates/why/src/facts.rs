@@ -1,4 +1,4 @@
-//! What a reset and its connection show. Each method answers one question; `verdict` judges.
+//! What a reset and its connection show. Each method answers one question; `cause` judges.
 
 mod exchange;
 mod ladder;
@@ -10,7 +10,7 @@ use crate::claim::{Asked, Party};
 use crate::connection::{ObservedConnection, Opening};
 use crate::key::Dir;
 use crate::record::Record;
-use crate::reset::RecordedReset;
+use crate::recorded_reset::RecordedReset;
 use crate::side::{Marks, Side};
 
 /// A reset with the two sides of its connection: the sender of the reset and its receiver.

@@ -4,8 +4,9 @@ use linger_packet::{Flags, Segment};
 
 use crate::connection::ObservedConnection;
 use crate::key::{Dir, FlowKey};
+use crate::names::NameId;
 use crate::record::{At, Record, Since};
-use crate::reset::RecordedReset;
+use crate::recorded_reset::RecordedReset;
 
 /// An entry of the table.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub(crate) struct Flow {
     pub(crate) connection: ObservedConnection,
     /// Tells this flow's entry in the table's queue from stale ones.
     pub(crate) generation: u32,
+    /// The name that the client has asked for.
+    pub(crate) asked_name: NameId,
     pub(crate) reset: Option<Box<RecordedReset>>,
 }
 
@@ -34,7 +37,12 @@ pub(crate) enum FlowStep {
 
 impl Flow {
     pub(crate) fn new(key: FlowKey, at: At, generation: u32) -> Self {
-        Self { connection: ObservedConnection::new(key, at), generation, reset: None }
+        Self {
+            connection: ObservedConnection::new(key, at),
+            generation,
+            asked_name: NameId::default(),
+            reset: None,
+        }
     }
 
     /// Whether this SYN begins another connection on the same ports.

@@ -1,22 +1,16 @@
 //! The names that clients ask for: HTTP's Host, TLS's server name. They stand in the evidence, as a stranger's text.
 
-use crate::connection::ObservedConnection;
-use crate::key::{Dir, FlowKey};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-/// Connections whose name is kept, the latest ones: about 600 KB.
-const KEPT: usize = 4_096;
+/// Different names that are kept, the latest ones: at most about 1.5 MB. Connections number their names, so that a name is known
+/// for as long as its connection is, however many others ask for the same.
+const KEPT: usize = 8_192;
 /// A name is at most as long as a label and a half of DNS; longer ones are left out.
 const LONGEST: usize = 96;
 
-#[derive(Debug)]
-struct KeptName {
-    key: FlowKey,
-    frame: u64,
-    name: AskedName<Box<str>>,
-}
-
 /// Where a name stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum AskedName<T> {
     /// In the Host field of a request.
     Host(T),
@@ -35,46 +29,55 @@ impl AskedName<&str> {
     }
 }
 
-/// The names of the latest connections. A name takes the place of an older one whose key falls on the same place.
+impl AskedName<Arc<str>> {
+    pub(crate) fn as_str(&self) -> AskedName<&str> {
+        match self {
+            Self::Host(name) => AskedName::Host(name),
+            Self::Tls(name) => AskedName::Tls(name),
+        }
+    }
+}
+
+/// The number of a connection's name. 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NameId(u32);
+
+/// The latest names. A new one takes the place of the oldest, whose number then names nothing.
 #[derive(Debug, Default)]
 pub(crate) struct AskedNames {
-    places: Vec<Option<KeptName>>,
+    /// The name with number n is at n % KEPT.
+    places: Vec<(NameId, AskedName<Arc<str>>)>,
+    index: HashMap<AskedName<Arc<str>>, NameId>,
+    latest: u32,
 }
 
 impl AskedNames {
-    /// Keeps the name in the first bytes of a client, if there is one.
-    pub(crate) fn note(&mut self, key: FlowKey, frame: u64, bytes: &[u8]) {
-        let Some(name) = name_in(bytes) else { return };
-        let name = if bytes.first() == Some(&22) {
-            AskedName::Tls(name.into())
-        } else {
-            AskedName::Host(name.into())
-        };
-        if self.places.is_empty() {
-            self.places.resize_with(KEPT, || None);
+    /// The number of the name in the first bytes of a side, if there is one.
+    pub(crate) fn note(&mut self, bytes: &[u8]) -> Option<NameId> {
+        let name: Arc<str> = name_in(bytes)?.into();
+        let name = if bytes.first() == Some(&22) { AskedName::Tls(name) } else { AskedName::Host(name) };
+        if let Some(&known) = self.index.get(&name) {
+            return Some(known);
         }
-        self.places[place(&key)] = Some(KeptName { key, frame, name });
+        self.latest = self.latest.checked_add(1).unwrap_or(1);
+        let id = NameId(self.latest);
+        let place = id.0 as usize % KEPT;
+        if place < self.places.len() {
+            let (_, oldest) = std::mem::replace(&mut self.places[place], (id, name.clone()));
+            self.index.remove(&oldest);
+        } else {
+            // The first number is 1: place 0 waits for its turn.
+            self.places.resize(place + 1, (id, name.clone()));
+        }
+        self.index.insert(name, id);
+        Some(id)
     }
 
-    /// The name that the client of this connection has asked for.
-    pub(crate) fn of(&self, connection: &ObservedConnection) -> Option<AskedName<&str>> {
-        let kept = self.places.get(place(&connection.key))?.as_ref()?;
-        let own = kept.key == connection.key && kept.frame >= connection.first_frame;
-        own.then_some(match &kept.name {
-            AskedName::Host(name) => AskedName::Host(&**name),
-            AskedName::Tls(name) => AskedName::Tls(&**name),
-        })
+    /// The name with this number, if it is still kept.
+    pub(crate) fn of(&self, id: NameId) -> Option<&AskedName<Arc<str>>> {
+        let (kept, name) = self.places.get(id.0 as usize % KEPT)?;
+        (*kept == id && id != NameId::default()).then_some(name)
     }
-
-    /// Whether these are the first bytes of a side that has sent no others.
-    #[inline]
-    pub(crate) fn begins(connection: &ObservedConnection, dir: Dir, bytes: u32) -> bool {
-        bytes > 0 && connection.sides[dir].payload == u64::from(bytes)
-    }
-}
-
-fn place(key: &FlowKey) -> usize {
-    key.blend() as usize % KEPT
 }
 
 /// The name in the beginning of a client's stream, if it is one that can be printed as it is.
@@ -146,6 +149,31 @@ mod tests {
         hello.extend(length(extensions.len()));
         hello.extend(extensions);
         hello
+    }
+
+    #[test]
+    fn a_name_is_kept_until_as_many_others_have_come() {
+        let mut names = AskedNames::default();
+        let note = |names: &mut AskedNames, host: usize| {
+            names.note(format!("GET / HTTP/1.1\r\nHost: h{host}\r\n\r\n").as_bytes()).unwrap()
+        };
+        let known = |names: &AskedNames, id| names.of(id).map(|name| name.as_str().service());
+        assert_eq!(known(&names, NameId::default()), None);
+        let first = note(&mut names, 0);
+        assert_eq!(known(&names, NameId::default()), None);
+        for _ in 0..2 * KEPT {
+            assert_eq!(note(&mut names, 0), first, "the same name takes no place");
+        }
+        for other in 1..KEPT {
+            note(&mut names, other);
+        }
+        assert_eq!(known(&names, first).as_deref(), Some("h0"));
+        let last = note(&mut names, KEPT);
+        assert_eq!((known(&names, first), known(&names, last)), (None, Some(format!("h{KEPT}"))));
+        assert_ne!(note(&mut names, 0), first);
+        assert_eq!((names.places.len(), names.index.len()), (KEPT, KEPT));
+        // The same name in a ClientHello is another one.
+        assert_ne!(names.note(&hello(b"h0")), Some(note(&mut names, 0)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The rules as a table: which cause is named for which class of finding, on what condition, and what would refute it.
 //!
-//! The conditions are decided in `verdict/` and `failed/`; the table is what a reader checks a verdict against. The tests demand a row
+//! The conditions are decided in `cause/reset/` and `cause/no_reset/`; the table is what a reader checks a verdict against. The tests demand a row
 //! for each verdict that any case or capture gets, that each counter-example exists and is judged otherwise, and that
 //! docs/why-rules.md, which `cargo xtask corpus --rules` prints, says the same.
 

@@ -100,18 +100,25 @@ pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
             counts.unselected
         ));
     }
-    for (count, what) in [
-        (counts.fragments, "IP fragments were not reassembled"),
-        (counts.cut, "packets were cut before their TCP flags: capture with a longer snap length"),
-        (counts.malformed, "packets had headers that contradict themselves"),
+    for (count, one, many, what) in [
+        (counts.fragments, "IP fragment was", "IP fragments were", "not reassembled"),
+        (
+            counts.cut,
+            "packet was",
+            "packets were",
+            "cut before the TCP flags: capture with a longer snap length",
+        ),
+        (counts.malformed, "packet has", "packets have", "headers that contradict each other"),
         (
             counts.forgotten,
-            &*format!("connections were forgotten while alive, because too many were{remember}"),
+            "connection was",
+            "connections were",
+            &*format!("forgotten while alive, because too many were{remember}"),
         ),
-        (counts.duplicates, "packets were captured twice, and counted once"),
+        (counts.duplicates, "packet was", "packets were", "captured twice, and counted once"),
     ] {
         if count > 0 {
-            notes.push(format!("{count} {what}"));
+            notes.push(format!("{count} {} {what}", if count == 1 { one } else { many }));
         }
     }
     if counts.not_understood > 0 {
@@ -356,5 +363,31 @@ mod tests {
         };
         assert_eq!(said("slow\r\n1. aborted (certain)"), "  slow\\r\\n1. aborted (certain)");
         assert_eq!(said("slow 1. aborted (certain)"), "  slow 1. aborted (certain)");
+    }
+
+    #[test]
+    fn one_packet_is_not_several() {
+        let said = |cut| {
+            let counts = crate::PacketCounts {
+                packets: 9,
+                segments: 5,
+                cut,
+                duplicates: 3 - cut,
+                ..Default::default()
+            };
+            let file = Examined {
+                file: String::new(),
+                files: Vec::new(),
+                counts,
+                not_understood: Vec::new(),
+                stopped: None,
+                unread: false,
+            };
+            notes(&file, &Tools::default())
+        };
+        let cut = "cut before the TCP flags: capture with a longer snap length";
+        let twice = "captured twice, and counted once";
+        assert_eq!(said(1), [format!("1 packet was {cut}"), format!("2 packets were {twice}")]);
+        assert_eq!(said(2), [format!("2 packets were {cut}"), format!("1 packet was {twice}")]);
     }
 }

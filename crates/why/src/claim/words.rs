@@ -4,7 +4,8 @@ mod fingerprint;
 
 use std::fmt;
 
-use super::{Claim, Repeated, alert_name};
+use super::parts::alert_name;
+use super::{Claim, Repeated};
 use crate::clock::Duration;
 
 struct Window(Option<u16>);

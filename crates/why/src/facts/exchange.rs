@@ -4,7 +4,7 @@ use super::{Facts, INITIAL_TTLS, Losses};
 use crate::app::Protocol;
 use crate::claim::{Claim, Farewell};
 use crate::names::AskedName;
-use crate::reset::LatePayload;
+use crate::recorded_reset::LatePayload;
 use crate::sacked::Sacked;
 use crate::side::Side;
 

@@ -358,6 +358,13 @@ impl Flow {
         self
     }
 
+    /// The packets of others among its own.
+    pub(crate) fn with_others(mut self, others: impl Iterator<Item = Self>) -> Self {
+        self.packets.extend(others.flat_map(|other| other.packets));
+        self.packets.sort_by_key(|packet| packet.time);
+        self
+    }
+
     pub(crate) fn last_of(&self, who: Who) -> &Packet {
         self.packets.iter().rev().find(|packet| packet.from == who).unwrap()
     }

@@ -10,6 +10,13 @@ use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
 impl Judge<'_> {
+    /// The sender gave up its keepalive probes as if nobody had answered. The answers, which the capture holds, were lost on
+    /// the rest of the way.
+    pub(super) fn answers_lost(&mut self) -> Opinion {
+        self.ask(NextEvidence::Capture(Capture::OtherEnd));
+        (KeepaliveTimeout, Likely, vec![KeepaliveTimeout, Aborted, Forged])
+    }
+
     pub(super) fn keepalive(&mut self) -> Opinion {
         let f = self.f;
         let Some(run) = f.sender.run else { return (Unknown, Possible, Vec::new()) };

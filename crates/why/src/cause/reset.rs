@@ -1,13 +1,13 @@
-//! From a reset and its connection to a cause.
+//! From a reset and its connection to a cause: the order of the rules. The rules themselves are apart by what is judged, as the
+//! classes are: resets of another sender, before any data, in answer to a packet (passive), of the sender's own accord (active).
 //!
 //! The rules follow Linux (`tcp_v4_send_reset`, `tcp_send_active_reset`, `tcp_close`), and note where other systems
 //! differ. A rule names a cause only where packets show it. Where two causes look alike on the wire, both are listed
 //! and none is named.
 
 mod active;
-mod beats;
+mod before_data;
 mod foreign;
-mod opening;
 mod passive;
 
 use crate::advice::{Capture, Host, NextEvidence};

@@ -4,7 +4,7 @@ use crate::advice::{Capture, Host, NextEvidence};
 use crate::boxes::{self, Said};
 use crate::claim::Claim;
 use crate::facts::hops;
-use crate::reset::Genuine;
+use crate::recorded_reset::Genuine;
 use crate::{Cause, Class, Confidence};
 
 use super::{Judge, Opinion};

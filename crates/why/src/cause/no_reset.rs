@@ -1,8 +1,8 @@
-//! Connections that failed without a reset: never opened, closed too soon, or standing still.
+//! Connections that failed without a reset, and the causes of it. The files are named as the classes: unanswered, closed early, stalled.
 
-mod closed;
-mod opening;
+mod closed_early;
 mod stalled;
+mod unanswered;
 
 use linger_packet::{IcmpError, IcmpProblem};
 
@@ -13,7 +13,7 @@ use crate::finding::{Evidence, Finding, Numbers};
 use crate::key::Dir;
 use crate::names::AskedName;
 use crate::record::{Record, Since};
-use crate::reset::RecordedReset;
+use crate::recorded_reset::RecordedReset;
 use crate::side::Fin;
 use crate::surroundings::ListenerHistory;
 use crate::{Cause, Claim, Class, Confidence};

@@ -1,10 +1,13 @@
 //! A reset, its connection at that moment, and the packets after it.
 
+use std::sync::Arc;
+
 use linger_packet::{Flags, MptcpEnd, Segment};
 
 use crate::app::App;
 use crate::connection::ObservedConnection;
 use crate::key::Dir;
+use crate::names::AskedName;
 use crate::record::{At, Record};
 
 /// Packets kept that came after the reset.
@@ -33,6 +36,8 @@ pub(crate) struct RecordedReset {
     pub(crate) ttl: u8,
     pub(crate) id: Option<u16>,
     pub(crate) payload: Vec<u8>,
+    /// The name that the client has asked for: more names than are kept may come until the reset is judged.
+    pub(crate) asked_name: Option<AskedName<Arc<str>>>,
     pub(crate) after: After,
 }
 
@@ -91,6 +96,7 @@ impl RecordedReset {
             ttl: segment.ttl,
             id: segment.ip_id,
             payload: segment.payload[..segment.payload.len().min(PAYLOAD)].to_vec(),
+            asked_name: None,
             after: After::default(),
         }
     }
@@ -113,6 +119,7 @@ impl RecordedReset {
             ttl: 0,
             id: None,
             payload: Vec::new(),
+            asked_name: None,
             after: After::default(),
         }
     }
