@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use linger::{Closer, Ended, Policy};
+use linger::{Bound, Closer, Ended, Policy};
 use linger_custody::world::Pid;
 use linger_custody::{Count, Discarded};
 use rustix::net::Shutdown;
@@ -213,7 +213,7 @@ impl Ender {
     /// Closes a connection that has ended in order.
     fn is_over(&self, parted: Parted) {
         tracing::debug!("the peer has closed");
-        self.tally.bytes_saved.fetch_add(parted.queued, Relaxed);
+        self.tally.bytes_acknowledged.fetch_add(parted.queued, Relaxed);
         self.tally.over.fetch_add(1, Relaxed);
         drop(parted);
     }
@@ -278,10 +278,11 @@ impl Ender {
         let tally = Arc::clone(&self.tally);
         self.closer.close_then(fd, &self.policy, move |outcome| {
             tally
-                .bytes_saved
+                .bytes_acknowledged
                 .fetch_add(queued.saturating_sub(outcome.unacknowledged.unwrap_or(queued)), Relaxed);
             if outcome.unacknowledged.is_some_and(|bytes| bytes > 0) {
-                tally.lost.fetch_add(1, Relaxed);
+                let count = if is_dead(outcome.ended) { &tally.lost } else { &tally.unknown };
+                count.fetch_add(1, Relaxed);
             }
             if outcome.ended == Ended::Gone && outcome.delivered() {
                 tally.closed_before.fetch_add(1, Relaxed);
@@ -290,4 +291,9 @@ impl Ender {
             drop((share, lingering));
         });
     }
+}
+
+/// Whether the connection was over before its close: what was not acknowledged then the kernel has thrown away.
+fn is_dead(ended: Ended) -> bool {
+    matches!(ended, Ended::PeerReset | Ended::Gone | Ended::Aborted | Ended::TimedOut(Bound::Kernel))
 }

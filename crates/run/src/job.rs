@@ -173,7 +173,7 @@ impl Way {
             Self::Preload(_) => report,
             Self::Seccomp(counts) => RunReport {
                 peer_closed: report.peer_closed + counts.peer_closed.load(Relaxed),
-                bytes_saved: report.bytes_saved + counts.bytes_saved.load(Relaxed),
+                bytes_acknowledged: report.bytes_acknowledged + counts.bytes_acknowledged.load(Relaxed),
                 ..report
             },
         }

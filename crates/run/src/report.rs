@@ -17,7 +17,7 @@ pub struct RunReport {
     /// Closes of accepted connections; also of outgoing ones with [`Options::outgoing`](crate::Options::outgoing).
     pub closes: u64,
     /// Handed over to the supervisor: half-closed, and drained within the policy's bounds. Those of which the peer had not
-    /// acknowledged everything at the end are `lost`.
+    /// acknowledged everything at the end are `lost` or `unknown`.
     pub lingered: u64,
     /// Closed plainly: the peer had closed and nothing was unread, so nothing could be lost.
     pub finished: u64,
@@ -33,13 +33,17 @@ pub struct RunReport {
     pub refused: u64,
     /// Had unread bytes when closed. A plain close would have reset them and lost what was unsent.
     pub would_have_reset: u64,
-    /// Bytes that were unacknowledged when the supervisor took their connection, and acknowledged when it ended.
-    pub bytes_saved: u64,
-    /// Bytes never acknowledged.
+    /// Bytes that were unacknowledged when the supervisor took their connection, and acknowledged when it ended. Many of them would
+    /// have arrived after a plain close as well.
+    pub bytes_acknowledged: u64,
+    /// Bytes that were unacknowledged at the end: of those that are `unknown` the kernel may deliver them yet.
     pub bytes_unacknowledged: u64,
-    /// Of those that lingered, the ones that ended with bytes that were never acknowledged: the peer gave up, or a bound was
-    /// reached.
+    /// Of those that lingered, the ones whose connection was over before everything was acknowledged: the peer reset it, or the kernel
+    /// gave up.
     pub lost: u64,
+    /// Of those that lingered, the ones that were closed plainly with unacknowledged bytes, at a bound or for others. The kernel has
+    /// these bytes then and goes on to send them, unless something was unread: whether they arrive is not known.
+    pub unknown: u64,
     /// Bytes of peers that were discarded.
     pub bytes_discarded: u64,
     /// Connections that are lingering now.
@@ -80,9 +84,10 @@ impl RunReport {
             gone: of(Count::Gone),
             refused: of(Count::Refused),
             would_have_reset: of(Count::Unread),
-            bytes_saved: tally.bytes_saved.load(Relaxed),
+            bytes_acknowledged: tally.bytes_acknowledged.load(Relaxed),
             bytes_unacknowledged: ended.unacknowledged,
             lost: tally.lost.load(Relaxed),
+            unknown: tally.unknown.load(Relaxed),
             bytes_discarded: ended.discarded,
             lingering: ended.lingering + tally.parted.load(Relaxed),
             peer_closed: by.peer_closed + closed_before + tally.over.load(Relaxed),
@@ -103,7 +108,7 @@ impl RunReport {
     }
 
     /// Name, description and value of each count, in the order of the fields.
-    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 23] {
+    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 24] {
         [
             ("closes", "Closes of connections", self.closes),
             ("lingered", "Connections given to the supervisor", self.lingered),
@@ -114,9 +119,14 @@ impl RunReport {
             ("gone", "Over before the close", self.gone),
             ("refused", "Closed plainly, not taken or not proved to be nobody's", self.refused),
             ("would_have_reset", "Had unread bytes at the close", self.would_have_reset),
-            ("bytes_saved", "Bytes unacknowledged at the close and acknowledged later", self.bytes_saved),
-            ("bytes_unacknowledged", "Bytes never acknowledged", self.bytes_unacknowledged),
-            ("lost", "Connections that ended with bytes never acknowledged", self.lost),
+            (
+                "bytes_acknowledged",
+                "Bytes unacknowledged at the close and acknowledged later",
+                self.bytes_acknowledged,
+            ),
+            ("bytes_unacknowledged", "Bytes unacknowledged at the end", self.bytes_unacknowledged),
+            ("lost", "Connections that were over before everything was acknowledged", self.lost),
+            ("unknown", "Closed plainly at a bound with bytes that the kernel may yet deliver", self.unknown),
             ("bytes_discarded", "Bytes of the peers read and thrown away", self.bytes_discarded),
             ("lingering", "Connections that linger now", self.lingering),
             ("peer_closed", "Ended by the peer's close", self.peer_closed),
@@ -148,10 +158,11 @@ impl fmt::Display for RunReport {
         )?;
         writeln!(
             f,
-            "{} would have been reset, {} lost; {} bytes saved, {} never acknowledged, {} discarded",
+            "{} would have been reset, {} lost, {} unknown; {} bytes acknowledged after the close, {} not, {} discarded",
             self.would_have_reset,
             self.lost,
-            self.bytes_saved,
+            self.unknown,
+            self.bytes_acknowledged,
             self.bytes_unacknowledged,
             self.bytes_discarded
         )?;
@@ -179,7 +190,9 @@ mod tests {
         let closes = std::array::from_fn(|place| 1 << place);
         let mut ended = Snapshot::default();
         let tally = Tally::default();
-        for (place, count) in [&tally.closed_before, &tally.bytes_saved, &tally.lost].into_iter().enumerate()
+        for (place, count) in [&tally.closed_before, &tally.bytes_acknowledged, &tally.lost, &tally.unknown]
+            .into_iter()
+            .enumerate()
         {
             count.store(1 << (20 + place), Relaxed);
         }
@@ -212,7 +225,7 @@ mod tests {
             .map(|(.., value)| (0..64).filter(|bit| value >> bit & 1 == 1).collect())
             .into_iter()
             .collect();
-        let expected: [&[u32]; 23] = [
+        let expected: [&[u32]; 24] = [
             // Of the closes, in the order of `Count`; of the tally; of the closer.
             &[0],
             &[1],
@@ -226,6 +239,7 @@ mod tests {
             &[21],
             &[41],
             &[22],
+            &[23],
             &[42],
             &[43],
             &[20, 30],
@@ -273,7 +287,7 @@ mod tests {
             .collect();
         let mut expected: Vec<u64> = distinct().named().map(|(.., value)| value).to_vec();
         // Searches and listeners are told elsewhere.
-        expected.truncate(20);
+        expected.truncate(21);
         counted.sort_unstable();
         expected.sort_unstable();
         assert_eq!(counted, expected, "{text}");

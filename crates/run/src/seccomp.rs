@@ -89,14 +89,14 @@ pub(crate) struct Counts {
     pub(crate) listens: AtomicU64,
     /// Of those that were half-closed and over before they could be handed over.
     pub(crate) peer_closed: AtomicU64,
-    pub(crate) bytes_saved: AtomicU64,
+    pub(crate) bytes_acknowledged: AtomicU64,
 }
 
 impl Counts {
     /// What became of connections after their half-close. They are counted as handed over.
-    fn part(&self, Partings { peer_closed, refused, bytes_saved }: Partings) {
+    fn part(&self, Partings { peer_closed, refused, bytes_acknowledged }: Partings) {
         self.peer_closed.fetch_add(peer_closed, Relaxed);
-        self.bytes_saved.fetch_add(bytes_saved, Relaxed);
+        self.bytes_acknowledged.fetch_add(bytes_acknowledged, Relaxed);
         self.closes[Count::Handed as usize].fetch_sub(refused, Relaxed);
         self.closes[Count::Refused as usize].fetch_add(refused, Relaxed);
     }

@@ -10,14 +10,16 @@ use crate::refusal::Refusal;
 /// Counts that the supervisor keeps itself, in addition to those of its closer.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) bytes_saved: AtomicU64,
+    pub(crate) bytes_acknowledged: AtomicU64,
     /// Connections that the peer closed between the program's half-close and the supervisor's first check.
     pub(crate) closed_before: AtomicU64,
     /// Half-closed connections that wait for the closer, and those that were over before it could have them.
     pub(crate) parted: AtomicU64,
     pub(crate) over: AtomicU64,
-    /// Connections that ended with bytes that the peer never acknowledged.
+    /// Connections that were over before the peer had acknowledged everything.
     pub(crate) lost: AtomicU64,
+    /// Connections that were closed plainly with bytes that were not acknowledged.
+    pub(crate) unknown: AtomicU64,
     /// What the preloaded libraries have reported, and the results of their nominations, in the order of [`Count`].
     /// `Seen` is not used: it is the sum.
     counts: [AtomicU64; COUNTS],

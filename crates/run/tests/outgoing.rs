@@ -50,7 +50,7 @@ fn a_client_that_closes_with_unread_bytes() {
                 Some("outgoing") => {
                     assert_eq!(report["lingered"], 1, "{report:?}");
                     assert_eq!(report["would_have_reset"], 1, "{report:?}");
-                    assert!(report["bytes_saved"].as_u64() > Some(100_000), "{report:?}");
+                    assert!(report["bytes_acknowledged"].as_u64() > Some(100_000), "{report:?}");
                 }
                 Some(_) => assert_eq!(report["closes"], 0, "it ends as the program says: {report:?}"),
             }

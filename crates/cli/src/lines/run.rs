@@ -28,11 +28,13 @@ pub(crate) struct Report {
     /// Had unread bytes when closed: without the supervisor, a reset and the loss of what was unsent.
     would_have_reset: u64,
     /// Bytes not acknowledged when the supervisor took the connections, and acknowledged when they ended.
-    bytes_saved: u64,
-    /// Bytes never acknowledged.
+    bytes_acknowledged: u64,
+    /// Bytes unacknowledged at the end: of those that are `unknown` the kernel may deliver them yet.
     bytes_unacknowledged: u64,
-    /// Of those that lingered, the ones that ended with bytes never acknowledged.
+    /// Of those that lingered, the ones whose connection was over before everything was acknowledged.
     lost: u64,
+    /// Of those that lingered, the ones closed plainly at a bound with unacknowledged bytes, which may arrive yet.
+    unknown: u64,
     /// Bytes of the peers that were read and thrown away.
     bytes_discarded: u64,
     /// Connections that linger now.
@@ -74,9 +76,10 @@ impl From<&linger_run::RunReport> for Report {
             gone: report.gone,
             refused: report.refused,
             would_have_reset: report.would_have_reset,
-            bytes_saved: report.bytes_saved,
+            bytes_acknowledged: report.bytes_acknowledged,
             bytes_unacknowledged: report.bytes_unacknowledged,
             lost: report.lost,
+            unknown: report.unknown,
             bytes_discarded: report.bytes_discarded,
             lingering: report.lingering,
             peer_closed: report.peer_closed,

@@ -20,8 +20,12 @@ struct Trial {
 
 impl Trial {
     fn new() -> Self {
+        Self::with(Policy::default())
+    }
+
+    fn with(policy: Policy) -> Self {
         let (closer, tally) = (Closer::new(Budget::default()).unwrap(), Arc::new(Tally::default()));
-        let ender = Ender::new(closer.clone(), Policy::default(), Arc::clone(&tally), 16).unwrap();
+        let ender = Ender::new(closer.clone(), policy, Arc::clone(&tally), 16).unwrap();
         Self { ender, users: Shares::new(16, 16), closer, tally }
     }
 
@@ -158,7 +162,7 @@ fn bytes_are_saved_that_were_in_the_queue_at_the_close() {
     trial.ender.hand_over_all();
     trial.closer.finish(Duration::from_secs(20));
     assert_eq!(all.len(), written);
-    let saved = trial.tally.bytes_saved.load(Relaxed);
+    let saved = trial.tally.bytes_acknowledged.load(Relaxed);
     assert!(saved > 0 && saved <= queued, "{saved} of {queued}");
     assert_eq!(trial.tally.lost.load(Relaxed), 0);
 }
@@ -178,6 +182,31 @@ fn who_leaves_without_its_answer_has_lost_it() {
     trial.closer.finish(Duration::from_secs(20));
     let ended = trial.closer.snapshot();
     assert_eq!((trial.tally.lost.load(Relaxed), ended.ended.peer_reset + ended.ended.gone), (1, 1));
+    assert_eq!(trial.tally.unknown.load(Relaxed), 0);
+}
+
+/// A bound ends the close, not the connection: here the kernel delivers all that was queued.
+#[test]
+fn what_is_queued_at_a_bound_is_not_said_to_be_lost() {
+    let mut policy = Policy::default();
+    policy.total = Duration::from_millis(50);
+    let trial = Trial::with(policy);
+    let (nominee, mut peer) = trial.closed(b"");
+    let mut own = TcpStream::from(copy(&nominee));
+    own.set_nonblocking(true).unwrap();
+    let mut written = 0;
+    while let Ok(more) = own.write(&[0; 65_536]) {
+        written += more;
+    }
+    drop(own);
+    trial.ender.conclude(Proof::Sole(nominee));
+    trial.ender.hand_over_all();
+    trial.closer.finish(Duration::from_secs(20));
+    let tally = &trial.tally;
+    assert_eq!((tally.unknown.load(Relaxed), tally.lost.load(Relaxed)), (1, 0));
+    let mut all = Vec::new();
+    peer.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), written);
 }
 
 #[test]

@@ -218,6 +218,7 @@ impl Driver {
     fn copy(&mut self, caller: Caller, thread: &Rc<Thread>, fd: RawFd) {
         match self.find(thread, fd) {
             Found::Connection(seen, _) => {
+                self.hands.copies(seen.cookie);
                 self.tell(Event::Copy { caller, seen }, None);
             }
             Found::Hidden => {
@@ -288,6 +289,7 @@ impl Driver {
                 match self.find(thread, fd) {
                     Found::Connection(seen, _) => {
                         let abroad = !self.goes_to_the_program(thread, socket);
+                        self.hands.copies(seen.cookie);
                         self.tell(Event::Send { caller, seen, abroad }, None);
                     }
                     Found::Hidden => {

@@ -30,6 +30,12 @@ const COPYING: &[i64] = &[
 
 const SENDING: &[i64] = &[libc::SYS_sendmsg, libc::SYS_sendmmsg];
 
+/// Whether a count says that nobody has a connection any more. What `shutdown` has handed over its process still has, and of what
+/// is refused nobody knows.
+fn is_end(reason: Count) -> bool {
+    matches!(reason, Count::Finished | Count::Drained | Count::Aborted | Count::Gone)
+}
+
 impl Driver {
     /// Reports an event to custody, and carries out its decisions. Returns whether the call is answered instead of
     /// made.
@@ -67,7 +73,12 @@ impl Driver {
                 }
                 Action::Pretend => pretends = true,
                 Action::Hidden(pid) => self.name(pid),
-                Action::Count { reason, .. } => self.count(reason),
+                Action::Count { cookie, reason, .. } => {
+                    self.count(reason);
+                    if let Some(cookie) = cookie.filter(|_| is_end(reason)) {
+                        self.hands.is_over(cookie);
+                    }
+                }
             }
         }
         pretends
@@ -124,6 +135,7 @@ impl Driver {
             Wanting::Discard(kept) => Answer::Discarded(self.hands.discard(kept)),
             Wanting::Unwatch(kept) => Answer::Done(self.hands.unwatch(kept)),
             Wanting::HandOver { kept, cookie, unread } => {
+                self.hands.is_over(cookie);
                 Answer::Done(self.hands.part(kept, cookie, unread, self.now))
             }
             Wanting::HandOverShutdown { cookie, unread } => {

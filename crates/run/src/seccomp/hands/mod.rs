@@ -2,6 +2,7 @@
 //! program's epolls, half-closes them and hands them over to the closer.
 
 mod accept;
+mod copied;
 mod epolls;
 mod lent;
 mod parted;
@@ -21,6 +22,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown
 
 use super::eyes::{self, OpenBefore};
 use crate::kernel::{least_of_own, open_thread, own_thread};
+use copied::Copied;
 use epolls::AllEpolls;
 use parted::Parted;
 use thread::{Threads, has_ended};
@@ -71,6 +73,8 @@ pub(super) struct Hands {
     /// Processes whose end is watched, by pidfd.
     watched: HashMap<u32, OwnedFd>,
     epolls: AllEpolls,
+    /// Connections that an epoll may have under another fd than the one that is closed last.
+    copied: Copied,
     kept: BTreeMap<Kept, KeptFd>,
     /// With [`Options::hold`](crate::Options::hold): a copy of every accepted connection.
     held: HashMap<Cookie, OwnedFd>,
@@ -90,6 +94,7 @@ impl Hands {
             threads: Threads::new(least, lent.clone()),
             watched: HashMap::new(),
             epolls: AllEpolls::new(least),
+            copied: Copied::default(),
             kept: BTreeMap::new(),
             held: HashMap::new(),
             parted: VecDeque::new(),
@@ -262,48 +267,52 @@ impl Hands {
         self.epolls.any(process)
     }
 
+    /// Notes that the program is about to get another fd of a connection.
+    pub(super) fn copies(&mut self, cookie: Cookie) {
+        self.copied.insert(cookie);
+    }
+
+    /// Forgets a connection that is over.
+    pub(super) fn is_over(&mut self, cookie: Cookie) {
+        self.copied.remove(cookie);
+    }
+
     /// Removes a kept connection from the program's epolls. Normally the kernel does it when the last fd is closed; the copy
     /// here prevents that, and the program would get events of a closed connection. False if it was not possible.
     ///
     /// The key of an epoll entry is the file and the fd, so for `epoll_ctl` the copy must have the same fd number in this
-    /// thread's own fd table.
+    /// thread's own fd table. Of a connection that was copied, the program may have added another fd and closed it since.
     pub(super) fn unwatch(&mut self, kept: Kept) -> bool {
-        let Some(KeptFd { from: Some((thread, fd)), .. }) = self.kept.get(&kept) else { return true };
-        let (thread, fd) = (Rc::clone(thread), *fd);
+        let Some(KeptFd { from: Some((thread, fd)), cookie, .. }) = self.kept.get(&kept) else { return true };
+        let (thread, fd, cookie) = (Rc::clone(thread), *fd, *cookie);
         let list = || {
             let lister = if thread.has_ended() { thread.process } else { thread.thread };
             eyes::open(lister).filter(|(_, open)| *open == eyes::Open::Epoll).map(|(fd, _)| fd).collect()
         };
         let Some(epolls) = self.epolls.of(&thread, list) else { return false };
-        let mut epolls = epolls.peekable();
-        if epolls.peek().is_none() {
+        let epolls: Vec<&OwnedFd> = epolls.collect();
+        if epolls.is_empty() {
             return true;
         }
-        if fd >= self.least {
-            return false;
+        let mut fds = vec![fd];
+        if self.copied.contains(cookie) {
+            let Some(one) = self.kept.get(&kept) else { return false };
+            let Some(others) = copied::registered(&epolls, &one.copy) else { return false };
+            let is_open = |other| eyes::names(thread.process, other, one.copy.as_fd()) == Some(true);
+            fds.extend(copied::strays(others, fd, is_open));
         }
-        let kept_here =
-            self.kept.iter_mut().filter(|(other, _)| **other != kept).map(|(_, one)| &mut one.copy);
-        let parted_here = self.parted.iter_mut().map(|one| &mut one.copy);
-        if let Some(other) = kept_here.chain(parted_here).find(|other| other.as_raw_fd() == fd) {
-            let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(&*other, self.least) else { return false };
-            *other = moved;
-        }
-        let Some(one) = self.kept.get(&kept) else { return false };
-        let mut at_fd = None;
-        if one.copy.as_raw_fd() != fd {
-            let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(&one.copy, fd) else { return false };
-            if copy.as_raw_fd() != fd {
+        let (kept_here, parted_here) = (&mut self.kept, &mut self.parted);
+        fds.into_iter().all(|fd| {
+            let Some(at_fd) = place_at(fd, kept, kept_here, parted_here, self.least) else { return false };
+            let Some(named) = at_fd.as_ref().or_else(|| Some(&kept_here.get(&kept)?.copy)) else {
                 return false;
+            };
+            for epoll in &epolls {
+                // ENOENT is expected: many programs remove an fd before they close it.
+                let _ = rustix::event::epoll::delete(epoll, named);
             }
-            at_fd = Some(copy);
-        }
-        let named = at_fd.as_ref().unwrap_or(&one.copy);
-        for epoll in epolls {
-            // ENOENT is expected: many programs remove an fd before they close it.
-            let _ = rustix::event::epoll::delete(epoll, named);
-        }
-        true
+            true
+        })
     }
 
     /// Half-closes the connection of a `shutdown`, and hands it over. True if both succeeded.
@@ -337,6 +346,29 @@ impl Hands {
         }
         false
     }
+}
+
+/// Gives a kept connection this number in the calling thread's table: by a copy, unless it has it. `None` if it cannot have it.
+fn place_at(
+    fd: RawFd,
+    kept: Kept,
+    all_kept: &mut BTreeMap<Kept, KeptFd>,
+    parted: &mut VecDeque<Parted>,
+    least: RawFd,
+) -> Option<Option<OwnedFd>> {
+    if fd >= least {
+        return None;
+    }
+    if all_kept.get(&kept)?.copy.as_raw_fd() == fd {
+        return Some(None);
+    }
+    let kept_here = all_kept.values_mut().map(|one| &mut one.copy);
+    let parted_here = parted.iter_mut().map(|one| &mut one.copy);
+    if let Some(there) = kept_here.chain(parted_here).find(|there| there.as_raw_fd() == fd) {
+        *there = rustix::io::fcntl_dupfd_cloexec(&*there, least).ok()?;
+    }
+    let copy = rustix::io::fcntl_dupfd_cloexec(&all_kept.get(&kept)?.copy, fd).ok()?;
+    (copy.as_raw_fd() == fd).then_some(Some(copy))
 }
 
 impl KeptFd {

@@ -40,7 +40,7 @@ pub(in crate::seccomp) struct Partings {
     /// Nobody could take them.
     pub(in crate::seccomp) refused: u64,
     /// Bytes acknowledged since the half-close.
-    pub(in crate::seccomp) bytes_saved: u64,
+    pub(in crate::seccomp) bytes_acknowledged: u64,
 }
 
 /// Bytes of a half-closed connection that are not acknowledged: the kernel counts the FIN as one.
@@ -84,12 +84,12 @@ impl Hands {
             if is_over(&state) {
                 tracing::debug!(one.message.cookie, "the peer has closed");
                 partings.peer_closed += 1;
-                partings.bytes_saved += one.unacknowledged;
+                partings.bytes_acknowledged += one.unacknowledged;
                 continue;
             }
             if one.unacknowledged > 0 {
                 // What is acknowledged later is counted by those who take it.
-                partings.bytes_saved += one.unacknowledged.saturating_sub(unacknowledged(&one.copy));
+                partings.bytes_acknowledged += one.unacknowledged.saturating_sub(unacknowledged(&one.copy));
             }
             if !self.send(one.message, one.copy.as_fd()) {
                 partings.refused += 1;

@@ -215,6 +215,83 @@ fn an_epoll_reports_nothing_of_what_is_closed() {
     assert_eq!(program.end().counts, only(&[(Count::Seen, 1), (Count::Handed, 1)]));
 }
 
+/// Both of the connection's registrations are under fds that are closed; the second had another number than the last. What was
+/// made beside them stays: another connection, and one that has an fd yet.
+#[test]
+fn what_an_epoll_has_under_a_closed_fd_is_forgotten_with_the_last_one() {
+    let (go, gone) = mpsc::channel();
+    let (tell, told) = mpsc::channel();
+    let program = Supervised::start(&Options::default(), COPIES, move || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        tell.send(listener.local_addr().unwrap()).unwrap();
+        let (stream, other) = (listener.accept().unwrap().0, listener.accept().unwrap().0);
+        let epolls = [(); 2].map(|()| epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
+        for (place, epoll) in epolls.iter().enumerate() {
+            epoll::add(epoll, &stream, epoll::EventData::new_u64(1), epoll::EventFlags::IN).unwrap();
+            let number = 2 + place as u64;
+            epoll::add(epoll, &other, epoll::EventData::new_u64(number), epoll::EventFlags::IN).unwrap();
+        }
+        let other_copy = other.try_clone().unwrap();
+        let copy = stream.try_clone().unwrap();
+        drop(stream);
+        drop(other);
+        drop(copy);
+        gone.recv().unwrap();
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let got = epolls.each_ref().map(|epoll| {
+            let (got, _) = epoll::wait(epoll, &mut events, Some(&at_once)).unwrap();
+            got.iter().map(|event| event.data.u64()).collect::<Vec<u64>>()
+        });
+        assert_eq!(got, [[2], [3]], "of the closed one, and of the one that is still open under another fd");
+        drop(other_copy);
+    });
+    let address = told.recv().unwrap();
+    let (mut client, mut other) = (connect(address), connect(address));
+    assert_eq!(read_to_end(&mut client), b"");
+    let _handed = program.handed();
+    // Loopback delivers before the call returns.
+    client.write_all(b"late").unwrap();
+    other.write_all(b"late").unwrap();
+    go.send(()).unwrap();
+    let _other = program.handed();
+    let counts = [(Count::Seen, 2), (Count::Handed, 2), (Count::Unread, 1)];
+    assert_eq!(program.end().counts, only(&counts));
+}
+
+/// A message gives a process an fd of another number, as a copy does.
+#[test]
+fn what_an_epoll_has_under_the_fd_that_was_sent_is_forgotten_with_the_received_one() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let (go, gone) = mpsc::channel();
+    let (program, mut client) = Supervised::serving(&Options::default(), COPIES, move |stream| {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        epoll::add(&epoll, &stream, epoll::EventData::new_u64(1), epoll::EventFlags::IN).unwrap();
+        let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [stream.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&from, &[std::io::IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        rustix::net::recvmsg(&to, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            .unwrap();
+        drop(stream);
+        control.drain().for_each(drop);
+        gone.recv().unwrap();
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        assert_eq!(epoll::wait(&epoll, &mut events, Some(&at_once)).unwrap().0.len(), 0);
+    });
+    assert_eq!(read_to_end(&mut client), b"");
+    let _handed = program.handed();
+    client.write_all(b"late").unwrap();
+    go.send(()).unwrap();
+    assert_eq!(program.end().counts, only(&[(Count::Seen, 1), (Count::Handed, 1)]));
+}
+
 /// In a message the connection is nobody's, and must not be taken for closed.
 #[test]
 fn a_connection_in_a_message_is_its_receivers() {
