@@ -91,7 +91,7 @@ impl Suite {
     }
 
     /// Runs the tests. Their output is kept beside the checkout.
-    fn results(&self, checkout: &Path, how: &[&str]) -> anyhow::Result<Results> {
+    fn results(&self, checkout: &Path, how: &[&str]) -> anyhow::Result<SuiteResults> {
         self.prepare(checkout, how)?;
         let folder = root().join("target/suites");
         let log = folder.join(format!("{}-{}.log", self.name, how.first().unwrap_or(&"lingering")));
@@ -110,11 +110,11 @@ impl Suite {
 }
 
 /// What became of each test: `ok`, `FAILED` or `ignored`, by binary and name.
-type Results = BTreeMap<String, String>;
+type SuiteResults = BTreeMap<String, String>;
 
 /// Reads the output of `cargo test`.
-fn parse(output: &str) -> Results {
-    let mut results = Results::new();
+fn parse(output: &str) -> SuiteResults {
+    let mut results = SuiteResults::new();
     let mut binary = "";
     for line in output.lines() {
         if let Some(running) = line.trim_start().strip_prefix("Running ") {
@@ -129,13 +129,13 @@ fn parse(output: &str) -> Results {
     results
 }
 
-fn counted(results: &Results) -> String {
+fn counted(results: &SuiteResults) -> String {
     let of = |word: &str| results.values().filter(|result| *result == word).count();
     format!("{} passed, {} failed, {} ignored", of("ok"), of("FAILED"), of("ignored"))
 }
 
 /// The tests that pass bare and not lingering, those that are missing there included.
-fn worse(bare: &Results, lingering: &Results) -> Vec<String> {
+fn worse(bare: &SuiteResults, lingering: &SuiteResults) -> Vec<String> {
     let passed = bare.iter().filter(|(_, result)| *result == "ok");
     let worse = passed.filter(|(name, _)| lingering.get(*name).is_none_or(|result| result != "ok"));
     worse.map(|(name, _)| name.clone()).collect()
