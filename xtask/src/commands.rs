@@ -6,7 +6,7 @@
 use linger_testing::servers::SERVERS;
 
 use crate::workspace::Package;
-use crate::{bench, mutants, orderings, setups};
+use crate::{bench, mutants, orderings, setups, suites};
 
 /// What commands may name.
 pub(crate) struct Known<'a> {
@@ -55,6 +55,7 @@ impl Known<'_> {
             "setups" => names
                 .find(|name| *name != "install" && !setups::knows(name))
                 .map(|name| wrong("set-up", name)),
+            "suites" => names.find(|name| !suites::knows(name)).map(|name| wrong("suite", name)),
             "mutants" => {
                 let unknown = names.next().filter(|name| *name != orderings::WORD && !mutants::knows(name));
                 unknown.map(|name| wrong("crate", name))
@@ -153,6 +154,7 @@ mod tests {
             "xtask matrix nginx httpd",
             "xtask setups nginx dovecot",
             "xtask setups install",
+            "xtask suites hyper tonic",
             "xtask mutants fastcgi 0/4",
             "xtask mutants orderings",
             "xtask mutants CRATE [K/N]",
@@ -171,6 +173,7 @@ mod tests {
             "xtask bench lab",
             "xtask matrix nginy",
             "xtask setups nginy",
+            "xtask suites hiper",
             "xtask mutants lab",
             "xtask mutants ordering",
             "xtask setup lab",

@@ -1,4 +1,4 @@
-//! Tasks of the project itself: `cargo xtask test | setup | setups | bench | corpus | matrix | mutants`.
+//! Tasks of the project itself: `cargo xtask test | setup | setups | suites | bench | corpus | matrix | mutants`.
 
 mod bench;
 mod circles;
@@ -18,6 +18,7 @@ mod portable;
 mod rooms;
 mod setup;
 mod setups;
+mod suites;
 mod test;
 mod workspace;
 
@@ -32,6 +33,7 @@ cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask corpus FOLDER ...  the causes of all resets in captures, each sentence checked against the packets
 cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
 cargo xtask setups [NAME ...]  real servers, bare and under linger run; writes the table of docs/run.md (setups install: the servers)
+cargo xtask suites [NAME ...]  the tests of hyper, axum, tonic and tokio-tungstenite, bare and on lingering streams
 cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice
 cargo xtask mutants orderings  which memory orderings does no loom model demand";
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         ["matrix", ref only @ ..] => matrix::run(only),
         ["setup"] => setup::run(),
         ["setups", ref only @ ..] => setups::run(only),
+        ["suites", ref only @ ..] => suites::run(only),
         [packaged::WORD, project, programs] => packaged::run(project, programs),
         ["mutants", orderings::WORD] => orderings::run(),
         ["mutants", name] => mutants::run(name, None),

@@ -40,6 +40,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("golang-go", "a server of the matrix, a FastCGI peer of the bench, and a static program"),
     ("musl-tools", "builds a static program with another C library"),
     ("python3-venv", "holds the servers from PyPI"),
+    ("protobuf-compiler", "builds tonic's own tests"),
     ("tcptrace", "what the diagnosis is measured against"),
     ("tcpdump", "the same, and records labelled captures"),
     ("gzip", "compresses captures in tests"),

@@ -1,13 +1,7 @@
 #!/usr/bin/env python3
 """suites.py hyper|axum|tokio-tungstenite|tonic CHECKOUT [bare]: makes the tests of a checkout of that project run on lingering
-streams, by another listener; with `bare` it only brings the checkout back. Then, in the checkout:
-
-    hyper              cargo test --features full --test server -- --test-threads 4
-    axum               cargo test -p axum --lib
-    tokio-tungstenite  cargo test
-    tonic              cargo test -p integration-tests -p test_web -p default_stubs  (wants protobuf-compiler)
-
-A test that fails on lingering streams and not on bare ones shows a fault of this crate. Nothing of theirs is kept here."""
+streams, by another listener; with `bare` it only brings the checkout back. `cargo xtask suites` calls it, runs the tests both
+ways, and compares them. A test that fails on lingering streams and not on bare ones shows a fault of this crate. Nothing of theirs is kept here."""
 import pathlib, re, subprocess, sys
 
 name, checkout = sys.argv[1], pathlib.Path(sys.argv[2])

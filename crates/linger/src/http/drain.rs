@@ -1,16 +1,19 @@
 //! Reads and discards the rest of a request's body after the response.
 
-use std::future::poll_fn;
+use std::fmt;
+use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Buf;
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{sleep_until, timeout};
 
 use super::Unread;
+use crate::tokio::{StopNotice, after};
 
 /// What a handler has left of a body.
 #[derive(Debug)]
@@ -69,15 +72,15 @@ async fn run<B: Body + Unpin>(mut body: B, unread: Unread, sent: oneshot::Receiv
     if is_done.await {
         return;
     }
-    let end = Instant::now() + unread.time;
-    let mut timer = pin!(sleep_until(end.min(Instant::now() + unread.idle)));
+    let end = after(unread.time);
+    let mut timer = pin!(sleep_until(end.min(after(unread.idle))));
     let mut before = left;
     poll_fn(|context| {
         if poll_discard(&mut body, &mut left, context).is_ready() {
             return Poll::Ready(());
         }
         if std::mem::replace(&mut before, left) != left {
-            timer.as_mut().reset(end.min(Instant::now() + unread.idle));
+            timer.as_mut().reset(end.min(after(unread.idle)));
         }
         timer.as_mut().poll(context)
     })
@@ -123,17 +126,18 @@ pub(super) enum HowDiscarded {
 pub(super) struct Emptying<B> {
     body: B,
     left: u64,
-    /// The end of the time; `None` to discard only what has arrived.
-    until: Option<Pin<Box<Sleep>>>,
+    /// `None` to discard only what has arrived.
+    until: Option<TimeOver>,
     /// The server has been given a turn to read the connection since the last byte.
     has_yielded: bool,
 }
 
 impl<B: Body + Unpin> Emptying<B> {
-    pub(super) fn new(body: B, unread: Unread) -> Self {
+    /// A stop of the server shortens the time.
+    pub(super) fn new(body: B, unread: Unread, stop: impl FnOnce() -> Option<StopNotice>) -> Self {
         // Without a runtime there is no timer.
         let waits = !unread.wait.is_zero() && Handle::try_current().is_ok();
-        let until = waits.then(|| Box::pin(sleep(unread.wait)));
+        let until = waits.then(|| TimeOver(Box::pin(time_over(unread.wait, stop()))));
         Self { body, left: unread.keep, until, has_yielded: false }
     }
 
@@ -148,7 +152,7 @@ impl<B: Body + Unpin> Emptying<B> {
             return Poll::Ready(discarded);
         }
         if let Some(until) = &mut self.until {
-            return until.as_mut().poll(context).map(|()| HowDiscarded::Part);
+            return until.0.as_mut().poll(context).map(|()| HowDiscarded::Part);
         }
         if self.has_yielded && self.left == before {
             return Poll::Ready(HowDiscarded::Part);
@@ -157,4 +161,23 @@ impl<B: Body + Unpin> Emptying<B> {
         context.waker().wake_by_ref();
         Poll::Pending
     }
+}
+
+/// The end of the time for which a response waits.
+struct TimeOver(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl fmt::Debug for TimeOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TimeOver")
+    }
+}
+
+async fn time_over(wait: Duration, stop: Option<StopNotice>) {
+    let stopped = async {
+        match stop {
+            Some(mut stop) => sleep_until(stop.waits_until().await).await,
+            None => pending().await,
+        }
+    };
+    let _ = timeout(wait, stopped).await;
 }

@@ -105,6 +105,11 @@ pub struct Unread {
     ///
     /// For servers behind a gateway that cannot pass an early answer on ([`behind_gateway`](Self::behind_gateway)). A longer
     /// time lets a slow client hold a handler's response.
+    ///
+    /// A stop of the server ends the waiting while there is time to send the response: after three fifths of the
+    /// [deadline](crate::tokio::Serve::within), with [`tokio::Listener::stop_when`](crate::tokio::Listener::stop_when) after
+    /// 5.4 s. That needs a layer that knows the [connection](Layer::of), as in [`serve`](crate::http::serve()); elsewhere keep this
+    /// time shorter than what the process is given to end.
     pub wait: Duration,
     /// HTTP/2: most bytes to read and discard of one stream before it is reset.
     ///
@@ -130,7 +135,8 @@ impl Unread {
     ///
     /// nginx with `proxy_request_buffering off` tells its client `Connection: keep-alive` and closes the connection, or lets an
     /// HTTP/2 client wait for ever; HAProxy 2.6 resets HTTP/2 streams. Both do it too with a server that neither closes nor
-    /// resets, so that only the order of the bytes can prevent it. (`docs/clients.md` in the repository has the numbers.)
+    /// resets, so that only the order of the bytes can prevent it. (`docs/clients.md` in the repository has the numbers.) At a stop
+    /// of the server the response does not [wait](Self::wait) to the end.
     ///
     /// ```no_run
     /// # #[cfg(feature = "axum")]

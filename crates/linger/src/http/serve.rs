@@ -105,7 +105,7 @@ impl<L, S, T> Serve<L, S, T> {
     /// How long a stop may take, lingering included. The default is 9 s, since Docker allows 10.
     ///
     /// Handlers get four fifths of this time. Handlers that have not answered by then are dropped, and their connections
-    /// linger for the rest of it.
+    /// linger for the rest of it. Answers that [wait](Unread::wait) for their uploads wait for three fifths at most.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.life.deadline = deadline;
         self

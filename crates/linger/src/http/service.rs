@@ -195,7 +195,8 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
             self.ends_with(&mut response, true);
             return ResponseStep::Send(sent(response));
         }
-        ResponseStep::Empty(response, Emptying::new(rest.body, unread))
+        let stop = || self.connection.as_ref().and_then(Connection::stop_notice);
+        ResponseStep::Empty(response, Emptying::new(rest.body, unread, stop))
     }
 
     /// Announces that the connection ends with this response, and tells the stream whether an upload is under way

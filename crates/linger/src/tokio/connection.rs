@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::{StopNotice, WayToEnd};
 use crate::Policy;
 
 /// A handle to the connection of a [`Lingering`](super::Lingering) stream. Through it the program says how the connection
@@ -16,9 +17,21 @@ pub struct Connection {
 struct ConnectionFacts {
     instead: OnceLock<Policy>,
     expects_more: AtomicBool,
+    stop: Option<StopNotice>,
 }
 
 impl Connection {
+    /// Of a stream that is to be ended in this way.
+    pub(super) fn of(way: &WayToEnd) -> Self {
+        let facts = ConnectionFacts { stop: way.stop.clone(), ..ConnectionFacts::default() };
+        Self { facts: Arc::new(facts) }
+    }
+
+    /// What tells of the stop of the server that has this connection. `None` if its listener knows of no stop.
+    pub fn stop_notice(&self) -> Option<StopNotice> {
+        self.facts.stop.clone()
+    }
+
     /// Ends this connection by `policy` instead of the stream's policy. Only the first call has an effect.
     pub fn close_with(&self, policy: Policy) {
         // A second call is no mistake: several requests of one connection may each ask for another policy.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::last::{ConnectionSource, Stop};
-use super::{Lingering, Stream, WayToEnd};
+use super::serve::StopTimes;
+use super::{Lingering, StopNotice, Stream, WayToEnd};
 use crate::{Closer, Policy};
 
 /// What accepts streams: tokio's listeners, and one's own, as for "TCP or unix" or for a listener with options.
@@ -182,14 +183,20 @@ impl<L: Accept> fmt::Debug for Listener<L> {
 impl<L: Accept> Listener<L> {
     /// Wraps a listener, so that every connection it accepts is ended by `policy`, on the global closer.
     pub fn new(listener: L, policy: Policy) -> Self {
-        let way = Arc::new(WayToEnd { policy, closer: None });
+        let way = Arc::new(WayToEnd { policy, closer: None, stop: None });
         Self { source: ConnectionSource::Open(listener), way, stop: None, lacks_room: false }
     }
 
     /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.
-    pub fn with_closer(self, closer: &Closer) -> Self {
-        let way = WayToEnd { closer: Some(closer.clone()), policy: self.way.policy };
-        Self { way: Arc::new(way), ..self }
+    pub fn with_closer(mut self, closer: &Closer) -> Self {
+        Arc::make_mut(&mut self.way).closer = Some(closer.clone());
+        self
+    }
+
+    /// Lets its connections know of a stop.
+    pub(super) fn with_notice(mut self, stop: StopNotice) -> Self {
+        Arc::make_mut(&mut self.way).stop = Some(stop);
+        self
     }
 
     /// Makes this listener stop when `signal` is ready, for a server that would otherwise drop the listener together
@@ -212,8 +219,13 @@ impl<L: Accept> Listener<L> {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let (tell, notice) = StopNotice::new();
+        let signal = async move {
+            signal.await;
+            tell.send_replace(Some(StopTimes::of_a_foreign_server()));
+        };
         let (stop, stopped) = Stop::when(signal);
-        (Self { stop: Some(stop), ..self }, stopped)
+        (Self { stop: Some(stop), ..self.with_notice(notice) }, stopped)
     }
 
     /// Accepts one connection.

@@ -28,6 +28,8 @@ pub use self::connection::Connection;
 use self::ending::{LingeringClose, let_go};
 use self::last::Unread;
 pub use self::listener::{Accept, Listener};
+#[cfg(feature = "http")]
+pub(crate) use self::serve::after;
 pub use self::serve::{Serve, StopNotice, serve};
 #[cfg(feature = "hyper")]
 pub(crate) use self::serve::{ServerLife, run};
@@ -214,17 +216,20 @@ struct WayToEnd {
     policy: Policy,
     /// `None` for the global one, which is made when first needed.
     closer: Option<Closer>,
+    /// `None` if the stream's server has no stop that anybody here knows of.
+    stop: Option<StopNotice>,
 }
 
 impl<S: Stream> Lingering<S> {
     /// Wraps a stream that the [global closer](Closer::global) is to end.
     pub fn new(stream: S, policy: Policy) -> Self {
-        Self::ending(stream, Arc::new(WayToEnd { policy, closer: None }), None)
+        Self::ending(stream, Arc::new(WayToEnd { policy, closer: None, stop: None }), None)
     }
 
     /// Wraps a stream that `closer` is to end.
     pub fn with_closer(stream: S, policy: Policy, closer: &Closer) -> Self {
-        Self::ending(stream, Arc::new(WayToEnd { policy, closer: Some(closer.clone()) }), None)
+        let way = WayToEnd { policy, closer: Some(closer.clone()), stop: None };
+        Self::ending(stream, Arc::new(way), None)
     }
 
     fn ending(stream: S, way: Arc<WayToEnd>, unread: Option<Unread>) -> Self {
@@ -278,7 +283,7 @@ impl<S: Stream> Lingering<S> {
 
     /// A handle to the connection, for whoever learns something of it while the stream is somewhere else.
     pub fn connection(&self) -> Connection {
-        self.connection.get_or_init(Connection::default).clone()
+        self.connection.get_or_init(|| Connection::of(&self.way)).clone()
     }
 
     /// The policy by which it is to be ended.

@@ -71,7 +71,8 @@ impl Default for ServerLife {
 /// Docker kills after 10 s; Kubernetes (`terminationGracePeriodSeconds`) allows 30 s, systemd 90 s.
 const DEADLINE: Duration = Duration::from_secs(9);
 
-/// The part of the deadline of a stop that is left to lingering when handlers use up the rest: one in so many.
+/// The part of the deadline of a stop that is left to lingering when handlers use up the rest: one in so many. As much before
+/// that is for sending the answers that have waited for their uploads.
 const LINGERING_SHARE: u32 = 5;
 
 /// How long a connection out of the accept queue, or a new one, may take for its first byte after a stop.
@@ -142,22 +143,21 @@ where
 {
     let ServerLife { policy, closer, mut signal, deadline } = life;
     policy.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let mut listener = Listener::new(listener, policy);
+    let (stop, stopped) = StopNotice::new();
+    let mut listener = Listener::new(listener, policy).with_notice(stopped.clone());
     if let Some(closer) = &closer {
         listener = listener.with_closer(closer);
     }
-    let (stop, stopped) = watch::channel(None);
-    let stopped = StopNotice { time: stopped };
     let mut connections = Connections(JoinSet::new());
     while let Some((stream, address)) = next(&mut listener, &mut signal).await {
         // Forgets the connections that have ended. No wake-up is needed for each of them.
         while connections.0.try_join_next().is_some() {}
         connections.0.spawn(handler(stream, address, stopped.clone()));
     }
-    let started = Instant::now();
-    let (end, last_answer) = (started + deadline, started + (deadline - deadline / LINGERING_SHARE));
+    let times = StopTimes::now(deadline);
+    let (end, last_answer) = (times.started + times.deadline, times.last_answer());
     let queue = listener.close().await;
-    stop.send_replace(Some((started + FIRST_BYTE).min(last_answer)));
+    stop.send_replace(Some(times));
     for (stream, address) in queue {
         connections.0.spawn(handler(stream, address, stopped.clone()));
     }
@@ -211,21 +211,75 @@ async fn next<L: Accept>(
 /// Tells a handler that its server is to stop.
 #[derive(Clone, Debug)]
 pub struct StopNotice {
-    /// Until when a connection may begin.
-    time: watch::Receiver<Option<Instant>>,
+    times: watch::Receiver<Option<StopTimes>>,
+}
+
+/// When a stop has begun, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StopTimes {
+    started: Instant,
+    deadline: Duration,
+}
+
+/// Longer than anybody waits, and short enough to be added to any instant.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// The instant that comes after this time, which may be [`Duration::MAX`].
+#[cfg(feature = "http")]
+pub(crate) fn after(time: Duration) -> Instant {
+    Instant::now() + time.min(LONGEST)
+}
+
+impl StopTimes {
+    /// A stop that begins now.
+    pub(super) fn now(deadline: Duration) -> Self {
+        Self { started: Instant::now(), deadline: deadline.min(LONGEST) }
+    }
+
+    /// A stop of a server whose deadline nobody here knows.
+    pub(super) fn of_a_foreign_server() -> Self {
+        Self::now(DEADLINE)
+    }
+
+    /// When handlers that have not answered are dropped.
+    fn last_answer(self) -> Instant {
+        self.started + (self.deadline - self.deadline / LINGERING_SHARE)
+    }
+
+    /// Until when a connection that is open may still begin to send.
+    fn begun_until(self) -> Instant {
+        (self.started + FIRST_BYTE).min(self.last_answer())
+    }
 }
 
 impl StopNotice {
+    /// A notice, and what gives it.
+    pub(super) fn new() -> (watch::Sender<Option<StopTimes>>, Self) {
+        let (tell, times) = watch::channel(None);
+        (tell, Self { times })
+    }
+
     /// Waits until the server is to stop: for ever, if it never is.
     pub async fn requested(&mut self) {
-        self.begun_until().await;
+        self.times().await;
     }
 
     /// As [`requested`](Self::requested); until when a connection that is open may still begin to send.
     pub(crate) async fn begun_until(&mut self) -> Instant {
-        let time = self.time.wait_for(Option::is_some).await.ok().and_then(|time| *time);
-        match time {
-            Some(time) => time,
+        self.times().await.begun_until()
+    }
+
+    /// As [`requested`](Self::requested); until when an answer may wait for its upload, so that there is time to send it.
+    #[cfg(feature = "http")]
+    pub(crate) async fn waits_until(&mut self) -> Instant {
+        let times = self.times().await;
+        times.last_answer() - times.deadline / LINGERING_SHARE
+    }
+
+    async fn times(&mut self) -> StopTimes {
+        let times = self.times.wait_for(Option::is_some).await.ok().and_then(|times| *times);
+        match times {
+            Some(times) => times,
             // The server was dropped, and its connections go on.
             None => std::future::pending().await,
         }

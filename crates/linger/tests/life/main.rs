@@ -5,6 +5,7 @@ mod queue;
 mod stop;
 #[path = "../support/mod.rs"]
 mod support;
+mod uploads;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use linger::http::Unread;
 use linger::tokio::Accept;
 use linger::{Policy, Snapshot};
 use support::{LONG, RESPONSE};
@@ -107,7 +109,13 @@ where
 }
 
 /// By hyper's own connections, as the documentation of [`linger::hyper`] has it.
-async fn by_hyper(listener: tokio::net::TcpListener, app: Router, policy: Policy, stopped: Signal) {
+async fn by_hyper(
+    listener: tokio::net::TcpListener,
+    app: Router,
+    policy: Policy,
+    unread: Unread,
+    stopped: Signal,
+) {
     let (mut listener, stopped) = linger::tokio::Listener::new(listener, policy).stop_when(stopped);
     let mut stopped = std::pin::pin!(stopped);
     let graceful = GracefulShutdown::new();
@@ -117,7 +125,7 @@ async fn by_hyper(listener: tokio::net::TcpListener, app: Router, policy: Policy
             () = stopped.as_mut() => break,
         };
         let service = TowerToHyperService::new(app.clone());
-        let service = linger::http::layer().of(&stream.connection()).wrap(service);
+        let service = linger::http::layer().unread(unread).of(&stream.connection()).wrap(service);
         let builder = auto::Builder::new(TokioExecutor::new());
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         tokio::spawn(graceful.watch(connection));

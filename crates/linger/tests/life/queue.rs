@@ -10,6 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use linger::http::Unread;
 use linger::tokio::Accept;
 use linger::{Policy, Snapshot};
 use linger_testing::sandboxed;
@@ -111,7 +112,7 @@ fn axum_serves_the_accept_queue_if_its_listener_knows_of_the_stop() {
 fn hyper_serves_the_accept_queue_if_its_listener_knows_of_the_stop() {
     sandboxed(|| {
         let until = |listener, app, signal| async {
-            by_hyper(listener, app, Policy::default(), signal).await;
+            by_hyper(listener, app, Policy::default(), Unread::default(), signal).await;
             linger::Closer::global().unwrap().snapshot()
         };
         assert_eq!(queued(until), SERVED);

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
+use linger::http::Unread;
 use linger::{Policy, Snapshot};
 use linger_testing::sandboxed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -91,7 +92,7 @@ fn a_stop_of_axum_ends_within_the_deadline_of_the_closer() {
 fn a_stop_of_hyper_ends_within_the_deadline_of_the_closer() {
     sandboxed(|| {
         dripped_on(|listener, stopped| async {
-            by_hyper(listener, app(), patient(), stopped).await;
+            by_hyper(listener, app(), patient(), Unread::default(), stopped).await;
             let finish = || linger::Closer::global().unwrap().finish(DEADLINE);
             tokio::task::spawn_blocking(finish).await.unwrap()
         });
