@@ -154,23 +154,9 @@ impl Client {
             let mut sender = Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe);
             // A sink hands the content on, so no durability can be required of it, whatever was asked for.
             sender.least = put.sink.is_none().then_some(put.options.durability);
-            match sender.run() {
-                Ok(()) => {
-                    heard_all = true;
-                    Ok(Farewell::Due)
-                }
-                // All receipts are here. That the peer does not know it, or that somebody wants no more, does not change the
-                // result.
-                Err(error)
-                    if outgoing.is_settled()
-                        && (error.is_temporary() || matches!(error, Error::Cancelled)) =>
-                {
-                    tracing::info!(%error, "the session ended early, after the last receipt");
-                    heard_all = false;
-                    Ok(Farewell::Due)
-                }
-                Err(error) => Err(error),
-            }
+            let run = sender.run();
+            heard_all = run.is_ok();
+            last_word(run, outgoing.is_settled())
         });
         outgoing.settle(put.sink.is_some());
         outgoing.summary.peer_knows = result.is_ok() && heard_all;
@@ -358,6 +344,19 @@ fn signed_account(
 enum Farewell {
     Due,
     Said,
+}
+
+/// What a put whose session is over still has to say.
+fn last_word(run: Result<(), Error>, is_settled: bool) -> Result<Farewell, Error> {
+    match run {
+        Ok(()) => Ok(Farewell::Due),
+        // All receipts are here. That the peer does not know it, or that somebody wants no more, does not change the result.
+        Err(error) if is_settled && (error.is_temporary() || matches!(error, Error::Cancelled)) => {
+            tracing::info!(%error, "the session ended early, after the last receipt");
+            Ok(Farewell::Due)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether a goodbye that was sent before such a close may not have reached the server's program. A server that has it

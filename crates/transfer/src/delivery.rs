@@ -89,7 +89,7 @@ impl From<DeliveryRecord> for Delivery {
 
 /// Whether a content may be given to a sink.
 #[derive(Debug)]
-enum Standing {
+enum ContentStanding {
     /// Nothing is open.
     Settled,
     /// A command runs with it, or has ended, and a session is there whose client may still hear so.
@@ -307,9 +307,9 @@ impl Deliveries {
             }
             match known.standing(&content) {
                 _ if anew || host::lacks(Rule::KeepDoubts) => {}
-                Standing::Settled => {}
-                Standing::Doubted(fault) => return Err(fault),
-                Standing::Undecided => {
+                ContentStanding::Settled => {}
+                ContentStanding::Doubted(fault) => return Err(fault),
+                ContentStanding::Undecided => {
                     has_waited = true;
                     known = self.wait(known);
                     continue;
@@ -392,21 +392,21 @@ impl Remembered {
     }
 
     /// Whether a content may be given to its sink.
-    fn standing(&self, content: &Hash) -> Standing {
-        let mut standing = Standing::Settled;
+    fn standing(&self, content: &Hash) -> ContentStanding {
+        let mut standing = ContentStanding::Settled;
         for (id, delivery) in &self.deliveries {
             match delivery {
                 Delivery::Unknown(Some(of)) if of == content => {
                     let told = "this server ended while the command ran with the same content";
-                    return Standing::Doubted(may_have_been_done(told));
+                    return ContentStanding::Doubted(may_have_been_done(told));
                 }
                 Delivery::Unheard(_, of) if of == content && !self.attended.contains(id) => {
                     let told =
                         "the command ended well with the same content, and its client has not heard so";
-                    return Standing::Doubted(may_have_been_done(told));
+                    return ContentStanding::Doubted(may_have_been_done(told));
                 }
                 Delivery::Unheard(_, of) | Delivery::Running(of) if of == content => {
-                    standing = Standing::Undecided;
+                    standing = ContentStanding::Undecided;
                 }
                 _ => {}
             }
