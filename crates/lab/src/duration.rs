@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// A time as options and scenarios write it, which may be zero.
 ///
 /// # Errors
-/// Returns a text that says what to write instead.
+/// Returns a text for the user: how a time is written, or that this one is too long.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.parse() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),

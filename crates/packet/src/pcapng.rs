@@ -14,7 +14,7 @@ const SHB_USERAPPL: u16 = 4;
 const IF_NAME: u16 = 2;
 const IF_TSRESOL: u16 = 9;
 
-/// Writes one section: interfaces as they appear, then packets.
+/// Writes one section. The block of an interface is written before the first packet of that interface.
 ///
 /// Writes to `W` block by block: wrap a file in a `BufWriter`.
 #[derive(Debug)]

@@ -1,12 +1,13 @@
 //! How long this process waits for a supervisor that does not read, and when the supervisor counts as not answering.
 //!
-//! Whatever the supervisor does, a close costs at most [`ONCE_US`] more, and all of them together [`TOGETHER_US`] in any
+//! Whatever the supervisor does, a close costs at most [`ONCE_US`] and a tenth of a millisecond more, and all of them together [`TOGETHER_US`] in any
 //! second. A connection that stands in the queue of a supervisor which does not read is not ended at all, which is worse than
 //! a plain close: so none is put there after [`SILENCE_MS`] without progress.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Longest wait of one close. The kernel's timers are late by up to a tenth of a millisecond (`timer_slack_ns`, prctl(2)).
+/// Longest wait of one close that is asked of the kernel. Its timers may be late by a tenth of a millisecond (`timer_slack_ns`,
+/// prctl(2)), so that a close costs a millisecond at most.
 const ONCE_US: u64 = 900;
 
 /// All waits of the process, in any second.

@@ -33,7 +33,8 @@ pub enum MessageKind {
     Hold = 5,
     /// Carries no fd: drop the socket that is held or announced under this cookie, without ending it.
     Release = 6,
-    /// Carries no fd: closes that the library has ended itself, `unread` of them; the [`Count`] is the cookie.
+    /// Carries no fd: closes that the library has ended itself, `unread` of them. The number of the [`Count`] stands in the
+    /// field of the cookie.
     Counted = 7,
     /// As `Counted`, to be taken back: an `execve` has failed.
     Uncounted = 8,

@@ -52,7 +52,7 @@ impl Prober {
         (self.plain * 20).max(Duration::from_secs(1)).min(self.config.patience)
     }
 
-    /// How long the client waits for the server before it stops waiting.
+    /// How long the client waits for the server to do something.
     pub(crate) fn holding(&self) -> Duration {
         (self.plain * 20).max(Duration::from_secs(3)).min(self.config.patience)
     }

@@ -34,7 +34,8 @@ pub(crate) fn socket_in(before: Option<TcpState>, is_plain: bool, socket: Borrow
     }
 }
 
-/// What an open connection of plain TCP has said of itself before its last close. Whoever keeps it reads nothing of it.
+/// What an open connection of plain TCP has said of itself before its last close. Between the two looks nobody
+/// may read from the connection, or `unread` is wrong.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OpenBefore {
     aborts: bool,

@@ -92,7 +92,8 @@ pub(crate) struct Found {
 }
 
 impl PartLog {
-    /// Makes an empty partial file and its log in `dir`. Without `verified` the records only count the blocks written.
+    /// Makes an empty partial file and its log in `dir`. Without hashes (`hashing`) its records only count the blocks that are
+    /// written.
     pub(crate) fn create(
         dir: BorrowedFd<'_>,
         token: Token,

@@ -223,8 +223,8 @@ impl Held {
         }
     }
 
-    /// Whether a destroyed socket with this cookie is the reset's. Without the tracepoint there are no cookies: then the
-    /// addresses have to do.
+    /// Whether a destroyed socket with this cookie is the reset's. Without the tracepoint of resets there are no
+    /// cookies. The caller has compared the addresses; what is left is that this reset's socket is closed, or not known.
     fn is_of(&self, cookie: u64) -> bool {
         self.cookie == cookie || self.cookie == 0 && (self.closed || self.socket == 0)
     }

@@ -201,7 +201,8 @@ impl<const N: usize> Table<N> {
     /// The supervisor has taken the connection that a `shutdown` half-closed.
     pub fn handed(&self, fd: i32) {
         let Some(open) = self.open(fd) else { return };
-        // Nothing is held from now on: with the message the supervisor has taken the connection over, to end it.
+        // The fd that the supervisor kept since the accept (`held`) is no longer kept for this entry: the supervisor has received
+        // the connection, and ends it.
         self.update(open.connection, |record| Some(Record { phase: Phase::Handed, held: false, ..record }));
     }
 }

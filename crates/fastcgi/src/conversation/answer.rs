@@ -134,7 +134,8 @@ impl Answer {
         self.said = Said::Part;
     }
 
-    /// The gathered content as one record, to be sent and then [reported](Self::sent); `None` if nothing is gathered.
+    /// The gathered content as one record, to be sent and then [reported](Self::sent); `None` if nothing is gathered,
+    /// or while another record is under way.
     pub fn gathered(&mut self) -> Option<Vec<u8>> {
         if self.gathered.len() == HEADER || self.said == Said::Torn {
             return None;

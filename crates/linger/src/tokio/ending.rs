@@ -31,7 +31,7 @@ struct SharedClose<S: Stream> {
     place: Place<Watching<S>>,
     /// Identifies this close to the closer.
     ticket: AtomicU64,
-    /// Wake-ups since nobody has looked: of a close that no task waits for.
+    /// Of a close that no task waits for: how often it was woken since somebody has last looked at it.
     wakes: AtomicUsize,
 }
 

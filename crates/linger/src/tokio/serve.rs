@@ -247,6 +247,7 @@ impl StopTimes {
     }
 
     /// Until when a connection that is open may still begin to send.
+    #[cfg(feature = "hyper")]
     fn begun_until(self) -> Instant {
         (self.started + FIRST_BYTE).min(self.last_answer())
     }
@@ -265,6 +266,7 @@ impl StopNotice {
     }
 
     /// As [`requested`](Self::requested); until when a connection that is open may still begin to send.
+    #[cfg(feature = "hyper")]
     pub(crate) async fn begun_until(&mut self) -> Instant {
         self.times().await.begun_until()
     }

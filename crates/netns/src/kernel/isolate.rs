@@ -33,7 +33,7 @@ impl Isolation {
         }
     }
 
-    /// Moves this process into a network namespace of its own. If the process lacks CAP_SYS_ADMIN, it enters a user namespace
+    /// Moves the calling thread into a network namespace of its own, and so a process that has no other. If the process lacks CAP_SYS_ADMIN, it enters a user namespace
     /// first. Inside, the process is root, and may make more network namespaces.
     ///
     /// # Errors

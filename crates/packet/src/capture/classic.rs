@@ -65,7 +65,7 @@ impl FileHeader {
     }
 
     /// Reads the record at the start of `bytes`. Returns the record's length and the packet, whose frame number is left at 0.
-    /// Returns `None` if `bytes` does not begin with a complete record.
+    /// Returns `None` if `bytes` does not begin with a complete record, or if the record is longer than any packet.
     #[inline(always)]
     pub(super) fn whole<'a>(&self, bytes: &'a [u8]) -> Option<(usize, Packet<'a>)> {
         let header = bytes.get(..self.record_header)?;

@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn one_page_less_or_one_processor_more_halves_the_ring() {
-        // Eight rings of 257 pages are 2,056 pages: eight times 129 count for the user, 1,024 against the limit.
+        // Eight rings of 257 pages are 2,056 pages. 516 KiB a processor, 8 x 129 = 1,032 pages, are allowed to every user
+        // (`perf_event_mlock_kb`); the other 1,024 count against the limit of locked memory.
         let exact = LockableMemory { limit: Some(1_024 * 4096), ..USUAL };
         assert_eq!(largest(exact), 1024 * KIB);
         assert_eq!(largest(LockableMemory { limit: Some(1_023 * 4096), ..exact }), 512 * KIB);

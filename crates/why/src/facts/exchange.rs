@@ -63,7 +63,7 @@ impl Facts<'_> {
     }
 
     /// The client has ended its side, by a FIN or by this reset, after the server's last word had reached it. No record of
-    /// TLS or FastCGI is cut, as far as they can be followed.
+    /// TLS or FastCGI is cut, and no HTTP exchange is open, as far as they can be followed.
     pub(crate) fn client_left_content(&self) -> bool {
         let Some(dir) = self.client() else { return false };
         let server = &self.connection().sides[1 - dir];

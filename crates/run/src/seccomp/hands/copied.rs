@@ -48,7 +48,8 @@ pub(super) fn registered(epolls: &[&OwnedFd], copy: &OwnedFd) -> Option<Vec<RawF
     Some(fds)
 }
 
-/// Those of the registered fds besides `fd` that are closed. Under one that is open the program may go on to be told.
+/// Those of the registered fds besides `fd` that are closed. Those that are open stay registered: the program still
+/// expects their events.
 pub(super) fn strays(registered: Vec<RawFd>, fd: RawFd, is_open: impl Fn(RawFd) -> bool) -> Vec<RawFd> {
     registered.into_iter().filter(|other| *other != fd && !is_open(*other)).collect()
 }
