@@ -6,7 +6,7 @@
 /// | bits | |
 /// |---|---|
 /// | 0..42 | milliseconds of `CLOCK_BOOTTIME`, which is also what `/proc/PID/stat` gives as a process's start; 0: unknown |
-/// | 42..64 | the pid, in the process's own namespace (at most 2^22: `PID_MAX_LIMIT`) |
+/// | 42..64 | the pid, in the process's own namespace (below 2^22, which is `PID_MAX_LIMIT`) |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Origin(u64);
 

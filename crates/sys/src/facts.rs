@@ -42,7 +42,7 @@ pub struct TcpInfo {
     pub state: TcpState,
     /// Probes of a closed window, or keepalives, since the last acknowledgement (`icsk_probes_out`).
     pub probes: u8,
-    /// How often the oldest segment in flight was retransmitted since its timer was last reset (`icsk_retransmits`).
+    /// How often the retransmission timer has run out since the peer last acknowledged something new (`icsk_retransmits`).
     pub retransmits: u8,
     /// Time since the last ACK (`rcv_tstamp`): also one that answers a probe, or acknowledges nothing new.
     pub last_ack: Duration,

@@ -163,7 +163,7 @@ impl Tree {
     }
 
     /// Restores a tree from its [`blocks`](Self::blocks), [`stack`](Self::stack) and [`alone`](Self::alone). Returns
-    /// `None` if they do not belong to one tree.
+    /// `None` if their number is not that of one tree; the hashes are not checked.
     pub(crate) fn restore(blocks: u64, stack: Vec<[u8; 32]>, alone: Option<Hash>) -> Option<Self> {
         let depth = if blocks == 0 { 0 } else { (blocks - 1).count_ones() as usize + 1 };
         let fits = stack.len() == depth && alone.is_some() == (blocks == 1) && blocks <= 1 << 44;

@@ -135,7 +135,8 @@ impl Closer {
 
     /// As [`close`](Self::close), and calls `watcher` with the outcome.
     ///
-    /// `watcher` is called once, on the closer's thread. All other sockets wait until it returns: it may send, count or
+    /// `watcher` is called once, on the closer's thread, in a forked child on the caller's. All other sockets wait until it
+    /// returns: it may send, count or
     /// log, but must not block.
     pub fn close_then(
         &self,

@@ -66,10 +66,10 @@ impl Namespace {
         })
     }
 
-    /// Starts a named thread that lives in this namespace.
+    /// Starts a named thread that lives in this namespace. If the process may not enter it, the thread's result is that error.
     ///
     /// # Errors
-    /// Returns an error if no thread can be started, or this process may not enter the namespace.
+    /// Returns an error if the fd cannot be copied, or no thread can be started.
     pub fn spawn<R: Send + 'static>(
         &self,
         name: &str,
@@ -83,7 +83,8 @@ impl Namespace {
         })
     }
 
-    /// Moves the calling thread into this namespace, for good.
+    /// Moves the calling thread into this namespace, for good. Does nothing if this stands for the namespace that is shared with
+    /// the process.
     ///
     /// # Errors
     /// Returns `EPERM` if the process may not enter the namespace.

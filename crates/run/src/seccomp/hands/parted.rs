@@ -17,7 +17,8 @@ use crate::seccomp::eyes::{self, OpenBefore};
 /// How long a peer is given to close before the closer waits for it.
 const SHORTLY: Duration = Duration::from_millis(5);
 
-/// With more than these the oldest are handed over at once; and with more than an eighth of the descriptors that are there.
+/// If more connections than this are half-closed, or more than an eighth of the fds that this process may have, the oldest are
+/// handed over at once.
 const MOST: usize = 256;
 
 /// A connection that is half-closed.
