@@ -36,6 +36,10 @@ fn a_supervisor_has_the_weight_of_its_program() {
     secluded(|| {
         for settings in ["", "seccomp"] {
             let other = Server::start(Some(settings), &["setsid", "sleep", "600"]);
+            // The program runs once its supervisor is there.
+            while fs::read_to_string(format!("/proc/{}/comm", other.pid())).unwrap() != "sleep\n" {
+                thread::sleep(Duration::from_millis(20));
+            }
             let others = other.supervisor();
             // It starts with the weight of this test's group, which need not be 0.
             await_nice(other.pid(), 0);
