@@ -19,13 +19,17 @@ fn autogroup(process: Pid) -> (String, i32) {
     (name.to_owned(), nice.parse().unwrap())
 }
 
-fn await_nice(process: Pid, nice: i32) {
+/// For what no event reports.
+fn await_that(mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
-    // No event reports this, so this polls.
-    while autogroup(process).1 != nice {
-        assert!(started.elapsed() < Duration::from_secs(60), "{:?}, not {nice}", autogroup(process));
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(60), "waited for a minute");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn await_nice(process: Pid, nice: i32) {
+    await_that(|| autogroup(process).1 == nice);
 }
 
 #[test]
@@ -37,9 +41,7 @@ fn a_supervisor_has_the_weight_of_its_program() {
         for settings in ["", "seccomp"] {
             let other = Server::start(Some(settings), &["setsid", "sleep", "600"]);
             // The program runs once its supervisor is there.
-            while fs::read_to_string(format!("/proc/{}/comm", other.pid())).unwrap() != "sleep\n" {
-                thread::sleep(Duration::from_millis(20));
-            }
+            await_that(|| fs::read_to_string(format!("/proc/{}/comm", other.pid())).unwrap() == "sleep\n");
             let others = other.supervisor();
             // It starts with the weight of this test's group, which need not be 0.
             await_nice(other.pid(), 0);
@@ -51,11 +53,7 @@ fn a_supervisor_has_the_weight_of_its_program() {
             assert_ne!(autogroup(supervisor).0, autogroup(server.pid()).0, "{settings}");
             assert_eq!(autogroup(others).1, 0, "the other program's has none: {settings}");
             // And later, whoever changes it.
-            let started = Instant::now();
-            while let Err(error) = fs::write(format!("/proc/{}/autogroup", server.pid()), "7") {
-                assert!(started.elapsed() < Duration::from_secs(60), "{error}");
-                thread::sleep(Duration::from_millis(20));
-            }
+            await_that(|| fs::write(format!("/proc/{}/autogroup", server.pid()), "7").is_ok());
             await_nice(supervisor, 7);
             assert_eq!(autogroup(others).1, 0, "{settings}");
             for server in [server, other] {
