@@ -141,19 +141,23 @@ fn what_a_peer_that_has_finished_has_sent_is_discarded_and_nothing_lingers() {
     assert_eq!(trial.counts(), [(Count::Drained, 1), (Count::Gone, 1), (Count::Unread, 2)]);
 }
 
-/// The closer counts its half-close, a byte of the queue, as the program's.
-#[test]
-fn bytes_are_saved_that_were_in_the_queue_at_the_close() {
-    let trial = Trial::new();
-    let (nominee, mut peer) = trial.closed(b"");
-    let mut own = TcpStream::from(copy(&nominee));
-    // More than the peer's window, so that something is left.
+/// Writes as much as fits, which is more than the peer's window, so that something waits in the queue. Returns its length.
+fn fill(nominee: &Nominee) -> usize {
+    let mut own = TcpStream::from(copy(nominee));
     own.set_nonblocking(true).unwrap();
     let mut written = 0;
     while let Ok(more) = own.write(&[0; 65_536]) {
         written += more;
     }
-    drop(own);
+    written
+}
+
+/// The closer counts its half-close, a byte of the queue, as the program's.
+#[test]
+fn bytes_are_saved_that_were_in_the_queue_at_the_close() {
+    let trial = Trial::new();
+    let (nominee, mut peer) = trial.closed(b"");
+    let written = fill(&nominee);
     let queued = linger_sys::send_queue(nominee.passed.fd.as_fd()).unwrap();
     trial.ender.conclude(Proof::Sole(nominee));
     let mut all = Vec::new();
@@ -171,10 +175,7 @@ fn bytes_are_saved_that_were_in_the_queue_at_the_close() {
 fn who_leaves_without_its_answer_has_lost_it() {
     let trial = Trial::new();
     let (nominee, peer) = trial.closed(b"");
-    let mut own = TcpStream::from(copy(&nominee));
-    own.set_nonblocking(true).unwrap();
-    while own.write(&[0; 65_536]).is_ok() {}
-    drop(own);
+    fill(&nominee);
     trial.ender.conclude(Proof::Sole(nominee));
     // With unread bytes: a reset.
     drop(peer);
@@ -192,13 +193,7 @@ fn what_is_queued_at_a_bound_is_not_said_to_be_lost() {
     policy.total = Duration::from_millis(50);
     let trial = Trial::with(policy);
     let (nominee, mut peer) = trial.closed(b"");
-    let mut own = TcpStream::from(copy(&nominee));
-    own.set_nonblocking(true).unwrap();
-    let mut written = 0;
-    while let Ok(more) = own.write(&[0; 65_536]) {
-        written += more;
-    }
-    drop(own);
+    let written = fill(&nominee);
     trial.ender.conclude(Proof::Sole(nominee));
     trial.ender.hand_over_all();
     trial.closer.finish(Duration::from_secs(20));
