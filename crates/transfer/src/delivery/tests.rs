@@ -320,3 +320,18 @@ fn the_same_content_waits_for_a_command_that_runs() {
         });
     }
 }
+
+/// A session that asks for the same once more does not wait for its own goodbye, which can only come later.
+#[test]
+fn nobody_waits_for_the_own_goodbye() {
+    let deliveries = Arc::new(Deliveries::default());
+    let mut first = Attendance::new(&deliveries, id(1));
+    deliveries.run(&order(1), || Ok(receipt(1))).unwrap();
+    first.let_others_go_on();
+    let _second = Attendance::new(&deliveries, id(2));
+    let again = DeliveryOrder { id: id(2), ..order(1) };
+    assert!(deliveries.run(&again, || Ok(receipt(2))).unwrap_err().is_open());
+    // And what it says at the end counts for both.
+    first.heard();
+    assert_eq!(deliveries.run(&again, || Ok(receipt(2))).unwrap().size, 2);
+}

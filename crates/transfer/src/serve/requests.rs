@@ -52,6 +52,7 @@ impl Server {
         loop {
             match session.receive()? {
                 SessionEvent::Opened { stream, request } => {
+                    attends.iter_mut().for_each(Attendance::let_others_go_on);
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
                     let operation = Operation::decode(&request)?;
                     if !served.has_asked() {
