@@ -9,6 +9,7 @@ mod patterns;
 mod token;
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -402,20 +403,18 @@ fn unsized_content(fd: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
         return Ok(None);
     }
     bytes.resize(64 << 10, 0);
-    let copy = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut copy = File::from(rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC)?);
     let mut length = 0;
     loop {
         let read = read_full(fd.as_fd(), &mut bytes, length as u64).map_err(|error| errno(&error))?;
         if read == 0 {
-            return Ok(Some(copy));
+            return Ok(Some(copy.into()));
         }
         length += read;
         if length > MOST_UNSIZED {
             return Err(Errno::FBIG);
         }
-        std::fs::File::from(rustix::io::dup(&copy)?)
-            .write_all(&bytes[..read])
-            .map_err(|error| errno(&error))?;
+        copy.write_all(&bytes[..read]).map_err(|error| errno(&error))?;
     }
 }
 
