@@ -1,13 +1,16 @@
 //! What closes mean, and what is done for them.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg};
 
 use super::*;
 
@@ -195,17 +198,13 @@ fn an_epoll_reports_nothing_of_what_is_closed() {
     let (go, gone) = mpsc::channel();
     let (program, mut client) = Supervised::serving(&Options::default(), COPIES, move |stream| {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let (mut peer, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (mut peer, other) = UnixStream::pair().unwrap();
         epoll::add(&epoll, &stream, epoll::EventData::new_u64(1), epoll::EventFlags::IN).unwrap();
         epoll::add(&epoll, &other, epoll::EventData::new_u64(2), epoll::EventFlags::IN).unwrap();
         drop(stream);
         gone.recv().unwrap();
         peer.write_all(b"x").unwrap();
-        let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let (got, _) = epoll::wait(&epoll, &mut events, Some(&at_once)).unwrap();
-        let got: Vec<u64> = got.iter().map(|event| event.data.u64()).collect();
-        assert_eq!(got, [2], "the closed one has data, too");
+        assert_eq!(reported(&epoll), [2], "the closed one has data, too");
     });
     assert_eq!(read_to_end(&mut client), b"");
     let _handed = program.handed();
@@ -237,12 +236,7 @@ fn what_an_epoll_has_under_a_closed_fd_is_forgotten_with_the_last_one() {
         drop(other);
         drop(copy);
         gone.recv().unwrap();
-        let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let got = epolls.each_ref().map(|epoll| {
-            let (got, _) = epoll::wait(epoll, &mut events, Some(&at_once)).unwrap();
-            got.iter().map(|event| event.data.u64()).collect::<Vec<u64>>()
-        });
+        let got = epolls.each_ref().map(reported);
         assert_eq!(got, [[2], [3]], "of the closed one, and of the one that is still open under another fd");
         drop(other_copy);
     });
@@ -259,31 +253,48 @@ fn what_an_epoll_has_under_a_closed_fd_is_forgotten_with_the_last_one() {
     assert_eq!(program.end().counts, only(&counts));
 }
 
+/// What an epoll reports now.
+fn reported(epoll: &OwnedFd) -> Vec<u64> {
+    let mut events = [const { MaybeUninit::uninit() }; 4];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let (got, _) = epoll::wait(epoll, &mut events, Some(&at_once)).unwrap();
+    got.iter().map(|event| event.data.u64()).collect()
+}
+
+fn send_fd(to: &UnixStream, fd: BorrowedFd<'_>) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(to, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+}
+
+fn receive_fd(from: &UnixStream) -> OwnedFd {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(from, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let received = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    received.unwrap()
+}
+
 /// A message gives a process an fd of another number, as a copy does.
 #[test]
 fn what_an_epoll_has_under_the_fd_that_was_sent_is_forgotten_with_the_received_one() {
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let (go, gone) = mpsc::channel();
     let (program, mut client) = Supervised::serving(&Options::default(), COPIES, move |stream| {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         epoll::add(&epoll, &stream, epoll::EventData::new_u64(1), epoll::EventFlags::IN).unwrap();
-        let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [stream.as_fd()];
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-        sendmsg(&from, &[std::io::IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
-        rustix::net::recvmsg(&to, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)
-            .unwrap();
+        let (from, to) = UnixStream::pair().unwrap();
+        send_fd(&from, stream.as_fd());
+        let received = receive_fd(&to);
         drop(stream);
-        control.drain().for_each(drop);
+        drop(received);
         gone.recv().unwrap();
-        let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        assert_eq!(epoll::wait(&epoll, &mut events, Some(&at_once)).unwrap().0.len(), 0);
+        assert!(reported(&epoll).is_empty());
     });
     assert_eq!(read_to_end(&mut client), b"");
     let _handed = program.handed();
@@ -295,27 +306,13 @@ fn what_an_epoll_has_under_the_fd_that_was_sent_is_forgotten_with_the_received_o
 /// In a message the connection is nobody's, and must not be taken for closed.
 #[test]
 fn a_connection_in_a_message_is_its_receivers() {
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let (go, gone) = mpsc::channel();
     let (program, mut client) = Supervised::serving(&Options::default(), COPIES, move |stream| {
-        let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [stream.as_fd()];
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-        sendmsg(&from, &[std::io::IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+        let (from, to) = UnixStream::pair().unwrap();
+        send_fd(&from, stream.as_fd());
         drop(stream);
         gone.recv().unwrap();
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
-        rustix::net::recvmsg(&to, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)
-            .unwrap();
-        let received = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        let mut stream = TcpStream::from(received.unwrap());
+        let mut stream = TcpStream::from(receive_fd(&to));
         stream.write_all(b"received").unwrap();
     });
     go.send(()).unwrap();
@@ -339,7 +336,7 @@ fn ports_that_are_left_out_and_sockets_that_are_no_connections_are_left_alone() 
         let listener = TcpListener::bind(("127.0.0.1", told_port.recv().unwrap())).unwrap();
         tell.send(listener.local_addr().unwrap()).unwrap();
         drop(listener.accept().unwrap());
-        drop(std::os::unix::net::UnixStream::pair().unwrap());
+        drop(UnixStream::pair().unwrap());
         drop(std::fs::File::open("/dev/null").unwrap());
     });
     let mut client = connect(told.recv().unwrap());
