@@ -70,8 +70,26 @@ fn loom_an_entry_has_its_cookie() {
         let other = Arc::clone(&table);
         let (_, closed) =
             both(move || other.accepted(0, 77, ORIGIN, false), move || table.close(0, Some(77)));
-        let last = Last { cookie: 77, origin: ORIGIN, held: false, epolls: Epolls::Unknown };
+        let last = Last { cookie: 77, origin: ORIGIN, held: false, epolls: Epolls::Unknown, stray: false };
         assert!(matches!(closed, Close::Leave) || closed == Close::Last(last));
+    });
+}
+
+/// Of two fds that are closed at once only one is in an epoll: whoever closes the last knows whether that one is the other.
+#[test]
+fn loom_the_last_close_knows_of_a_registered_fd_that_went_before() {
+    model(|| {
+        let table = table::<2>();
+        table.accepted(0, 77, ORIGIN, false);
+        assert!(table.copied(0, 1).is_none());
+        table.watched(0, 9);
+        let other = Arc::clone(&table);
+        let (registered, copy) = both(move || other.close(0, Some(77)), move || table.close(1, Some(77)));
+        match (registered, copy) {
+            (Close::Leave, Close::Last(last)) => assert!(last.stray),
+            (Close::Last(last), Close::Leave) => assert!(!last.stray),
+            others => panic!("one of them is the last: {others:?}"),
+        }
     });
 }
 

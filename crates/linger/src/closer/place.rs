@@ -108,7 +108,7 @@ impl<W> Place<W> {
     }
 
     /// Whether the closer has taken the socket, or the close is over.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(test)]
     pub(crate) fn is_given(&self) -> bool {
         !matches!(self.lock().state, PlaceState::Watched(_))
     }
