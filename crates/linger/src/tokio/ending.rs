@@ -117,8 +117,9 @@ impl<S: Stream> SharedClose<S> {
 
     /// Drives the close while the socket is here, without anybody who waits for it.
     fn look(self: Arc<Self>) {
-        // An event that comes during a look, which may be of this very thread, does not wait for it.
-        if self.wakes.fetch_add(1, Ordering::AcqRel) > 0 {
+        // An event that comes during a look, which may be of this very thread, does not wait for it. The number alone says so, in its
+        // one order of changes: all that a look reads or changes is behind the place's lock, so nothing stronger is needed.
+        if self.wakes.fetch_add(1, Ordering::Relaxed) > 0 {
             return;
         }
         if self.is_orphaned() {
@@ -134,7 +135,7 @@ impl<S: Stream> SharedClose<S> {
             Poll::Ready(Next::Give) => self.give(),
             Poll::Ready(Next::Over(_)) => {}
             Poll::Ready(Next::Pending) | Poll::Pending => {
-                if self.wakes.swap(0, Ordering::AcqRel) > 1 {
+                if self.wakes.swap(0, Ordering::Relaxed) > 1 {
                     self.give();
                 }
             }
