@@ -13,10 +13,15 @@ use support::Server;
 /// In a session of its own, whose group gets another weight; unprivileged writers are served once in a tenth of a second.
 const PROGRAM: &str = "until echo 5 > /proc/self/autogroup; do sleep 0.1; done 2>&-; exec sleep 600";
 
-fn autogroup(process: Pid) -> (String, i32) {
+/// `None` for a process outside all groups, whose file is empty: what nobody gave a session since the start of the system.
+fn autogroup(process: Pid) -> Option<(String, i32)> {
     let line = fs::read_to_string(format!("/proc/{process}/autogroup")).unwrap();
-    let (name, nice) = line.trim_end().split_once(" nice ").unwrap();
-    (name.to_owned(), nice.parse().unwrap())
+    let (name, nice) = line.trim_end().split_once(" nice ")?;
+    Some((name.to_owned(), nice.parse().unwrap()))
+}
+
+fn nice(process: Pid) -> Option<i32> {
+    autogroup(process).map(|(_, nice)| nice)
 }
 
 /// For what no event reports.
@@ -28,8 +33,8 @@ fn await_that(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn await_nice(process: Pid, nice: i32) {
-    await_that(|| autogroup(process).1 == nice);
+fn await_nice(process: Pid, expected: i32) {
+    await_that(|| nice(process) == Some(expected));
 }
 
 #[test]
@@ -50,12 +55,13 @@ fn a_supervisor_has_the_weight_of_its_program() {
             await_nice(server.pid(), 5);
             let supervisor = server.supervisor();
             await_nice(supervisor, 5);
-            assert_ne!(autogroup(supervisor).0, autogroup(server.pid()).0, "{settings}");
-            assert_eq!(autogroup(others).1, 0, "the other program's has none: {settings}");
+            let name = |process| autogroup(process).unwrap().0;
+            assert_ne!(name(supervisor), name(server.pid()), "{settings}");
+            assert_eq!(nice(others), Some(0), "the other program's has none: {settings}");
             // And later, whoever changes it.
             await_that(|| fs::write(format!("/proc/{}/autogroup", server.pid()), "7").is_ok());
             await_nice(supervisor, 7);
-            assert_eq!(autogroup(others).1, 0, "{settings}");
+            assert_eq!(nice(others), Some(0), "{settings}");
             for server in [server, other] {
                 server.stop(Signal::TERM);
             }
