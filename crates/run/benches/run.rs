@@ -270,14 +270,14 @@ fn disturb(state: &str, supervisor: Pid, server: u32) -> Option<Flood> {
     None
 }
 
-/// Processes, as it seems, that connect to the supervisor and pass it descriptors as fast as they can.
+/// Threads that connect to the supervisor as the program's processes do, and pass it descriptors as fast as they can.
 struct Flood {
     stop: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<u64>>,
 }
 
 impl Flood {
-    /// Knows what the processes of the program know.
+    /// Reads the supervisor's address and token from the server's environment.
     fn start(server: u32) -> Self {
         let environment = fs::read(format!("/proc/{server}/environ")).expect("our server");
         let text = String::from_utf8_lossy(&environment).into_owned();

@@ -1,4 +1,5 @@
-//! What a program's starter gives to a supervisor that another process has started: fds and a few words, in one message.
+//! The assignment: the one message, of fds and settings, by which `linger run` gives a program to a supervisor that the
+//! service manager has started.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -28,8 +29,8 @@ mod tests;
 /// Bytes of the longest message.
 const LONGEST: usize = 4_096;
 
-/// Fds of a message: the program's pidfd, the listener for its processes, stderr, the library's or the one of the seccomp filter, and
-/// the one for scrapers.
+/// Most fds of a message. In this order: the program's pidfd, the listener for its processes, stderr, the library's two
+/// directories or the socket of the seccomp handshake, and the listener for scrapers.
 const MOST: usize = 8;
 
 /// Everything of a message but its fds.
@@ -44,9 +45,9 @@ struct Words {
     manner: String,
     name: String,
     token: [u8; 16],
-    /// Where the library was unpacked.
+    /// The path of the library, if one is preloaded.
     library: Option<String>,
-    /// Where there is a seccomp filter instead.
+    /// What the supervisor needs to know of the seccomp filter, if there is one instead.
     watch: Option<serde_json::Value>,
     scraped: bool,
     filters: u32,
@@ -67,7 +68,8 @@ pub(crate) struct Assignment {
 /// Sends an assignment over a `SOCK_SEQPACKET` connection.
 ///
 /// # Errors
-/// The other side is gone, the program has neither a library nor a filter, or it has inherited too many listeners for one message.
+/// The other side is gone, the program has neither a library nor a filter, or the settings are too long for one
+/// message.
 pub(crate) fn send(
     connection: BorrowedFd<'_>,
     program: BorrowedFd<'_>,

@@ -1,8 +1,8 @@
 //! Gives the supervisor's scheduling group the weight of the program's.
 //!
 //! With `kernel.sched_autogroup_enabled` each session is a scheduling group, whose weight `/proc/PID/autogroup` sets (sched(7)).
-//! The supervisor has a session of its own. Where somebody prefers the program's group, the supervisor would wait for the
-//! processor that the program has, and clients for their FIN.
+//! The supervisor has a session of its own. If the program's group has more weight, the supervisor waits for a
+//! processor while the program runs, and clients wait for their FIN.
 
 use std::fs;
 
@@ -14,7 +14,8 @@ struct Autogroup {
 }
 
 impl Autogroup {
-    /// That of a process, named as in `/proc`; `None` where there are none.
+    /// The group of a process, which is given as in `/proc` (a pid, or `self`); `None` if the kernel has no such
+    /// groups.
     fn of(process: &str) -> Option<Self> {
         Self::parse(&fs::read_to_string(format!("/proc/{process}/autogroup")).ok()?)
     }
@@ -28,7 +29,7 @@ impl Autogroup {
 
 /// Gives this process's group the nice value of another process's.
 ///
-/// A value below 0 needs what `nice(2)` needs. Where that is missing the group stays as it is: nothing is promised of it.
+/// A value below 0 needs the same right as with `nice(2)`. Without it the group keeps its value: this is best effort.
 pub(crate) fn follow(process: u32) {
     if let (Some(other), Some(own)) = (Autogroup::of(&process.to_string()), Autogroup::of("self"))
         && other.name != own.name

@@ -26,7 +26,7 @@ pub(crate) fn run(
     let Job { program, name: called, mut command, parts } = job;
     let (limit, way, filters) = (parts.limit, Arc::clone(&parts.way), parts.means.filters);
     let what = "cannot take signals";
-    // Before there are threads, which inherit it.
+    // Blocked before the first thread is started: threads inherit the mask.
     let mask = Mask::block_all().map_err(RunError::system(what))?;
     let signals = Signals::new().map_err(RunError::system(what))?;
     // A process that ignores SIGCHLD is not told its children's status.
@@ -43,7 +43,8 @@ pub(crate) fn run(
         preload.put_into(&mut command, &options.preloaded);
     }
     let watched = way.seccomp().map(|counts| {
-        // The thread places its fds below the limit. The child restores the old one.
+        // Raised first, because the thread chooses its fds by the limit (`least_of_own`). The child restores the old
+        // limit.
         raise_descriptor_limit(limit);
         Watch::new(&mut command, options, limit, Place::Child, filters)?.begin(&name, token, counts)
     });
@@ -78,7 +79,8 @@ pub(crate) fn run(
     Ok(ProgramEnd { status: Some(status), report })
 }
 
-/// If a variable of `environment`, which the command inherits, names this process's pid, makes it name the program's pid instead.
+/// If a variable of [`OWN_PID`] in `environment`, which the command inherits, is this process's pid, makes it the
+/// program's pid instead.
 fn name_own_pid(
     command: &mut Command,
     called: &OsStr,
@@ -93,7 +95,7 @@ fn name_own_pid(
     if meant.is_empty() {
         return Ok(());
     }
-    // What was put into the command comes on top.
+    // Variables that were set on the command override inherited ones.
     for (name, value) in command.get_envs() {
         environment.retain(|(key, _)| key != name);
         environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));

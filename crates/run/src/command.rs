@@ -24,9 +24,9 @@ use crate::{Notice, Options, Place, Program, RunError, child, itself, metrics, p
 /// `notify` with a report. It ignores all other signals, because it has to outlive the program until the last
 /// connection has ended.
 ///
-/// Elsewhere ([`Place::Child`]) the command is a child of this process, and inherits the standard streams, process
-/// group, terminal, mask of signals and ignored ones. Signals to this process are passed on to it, and to processes
-/// that it has left behind once it has ended. SIGUSR1 also calls `notify` with a report, and is passed on only if the
+/// With [`Place::Child`] the command is a child of this process, and inherits the standard streams, process group,
+/// terminal, mask of signals and ignored ones. Signals to this process are passed on to the command and, after its end,
+/// to the processes that it has left behind. SIGUSR1 also calls `notify` with a report, and is passed on only if the
 /// program has a handler for it.
 ///
 /// Other notices are listed at [`Notice`]. Processes that the command leaves behind (a daemon) are waited for as well.
@@ -34,9 +34,9 @@ use crate::{Notice, Options, Place, Program, RunError, child, itself, metrics, p
 ///
 /// # Errors
 /// The command was not started, or could not be supervised; see [`RunError`]. If only its `exec` has failed, the
-/// calling process may have the seccomp filter already, and should end. Also if this process has more than one
-/// thread: signals that are sent to it could not be told from the program's, and the others would not be there after
-/// a fork.
+/// calling process may have the seccomp filter already, and should end. It is also an error if this process has more
+/// than one thread: signals that are sent to it could not be told from the program's, and a fork copies the calling
+/// thread alone.
 pub fn run(
     command: &OsStr,
     arguments: &[OsString],

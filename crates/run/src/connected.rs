@@ -27,15 +27,15 @@ pub(crate) struct ConnectedProcess {
     pub(crate) connection: OwnedFd,
     /// Whether it has sent the token.
     pub(crate) known: bool,
-    /// This process.
+    /// The supervisor's own pid: its seccomp thread connects as well.
     own: u32,
     /// The process that connected (`SO_PEERCRED`); 0 if it is in a pid namespace of which nothing is known.
     peer: u32,
-    /// The user that it ran as.
+    /// The user as which it connected.
     pub(crate) user: u32,
     /// Sockets to be ended when this process's connection hangs up, by cookie.
     waiting: HashMap<u64, HeldFd>,
-    /// The closes that it has counted. It may take back no more than these.
+    /// The closes that it has reported with `Counted`. It may take back no more than these.
     counted: [u64; COUNTS],
     claims: Claims,
     _share: Share,
@@ -110,13 +110,13 @@ impl ConnectedProcess {
         if fd.is_none() && matches!(kind, Some(MessageKind::Counted | MessageKind::Uncounted)) {
             return self.count(kind == Some(MessageKind::Counted), message, ender);
         }
-        // Sent between the accept and the request for credentials: most likely by the process that connected.
+        // Without credentials: sent between `accept` and `SO_PASSCRED`, most likely by the process that connected.
         let user = if by.pid == 0 { self.user } else { by.user };
         // For a held connection the fd arrived with the `Hold` message.
         let held = self.waiting.remove(&message.cookie).map(|held| held.passed);
         let fd = match fd {
-            // Most peers close as soon as they have their answer. A plain close loses nothing then, whoever else has the
-            // connection, so nothing has to be proved, and not even that it is the one that is meant.
+            // Most peers close as soon as they have the response. A plain close then loses nothing, whoever else has
+            // the connection. So neither a proof nor a look at the cookie is needed.
             Some(fd) if held.is_none() && is_finished(kind, message, by.pid == self.own, &fd) => {
                 ender.count(Count::Finished, self.claims.grant(1, Instant::now()));
                 return ender.dispose(fd);
@@ -146,7 +146,7 @@ impl ConnectedProcess {
                 let unread = message.unread;
                 nominate(Nominee { passed, cookie, by: name, origin, unread, closed: true });
             }
-            // It was sent with the message, and there was no descriptor left to receive it.
+            // No fd arrived, because this process had none free, and none is held for this cookie.
             (kind, None) => missed(kind, message, ender),
             (Some(MessageKind::Shutdown), Some(passed)) => {
                 ender.end_and_shut_down(passed, cookie, message.unread);
@@ -163,7 +163,7 @@ impl ConnectedProcess {
     /// The fd that was closed, with its process, and the connection's origin.
     fn origin(&self, message: &Message, by: Sender) -> (Name, Origin) {
         let Nomination { origin, process, fd, .. } = message.nomination();
-        // In a pid namespace of its own a process does not know the pids that are known here.
+        // A process in another pid namespace reports a pid that means nothing here.
         let origin = if i64::from(process) == i64::from(by.pid) { origin } else { Origin::UNKNOWN };
         let pid = if by.pid == 0 { self.peer } else { by.pid };
         (Name { pid: Pid(pid), fd }, origin)
@@ -185,7 +185,7 @@ impl ConnectedProcess {
     }
 }
 
-/// Whether a process has closed a connection with nothing unread, whose peer has sent its FIN since, and nothing before it.
+/// Whether a process has closed a connection with nothing unread, and the peer has sent its FIN since, but no data.
 fn is_finished(kind: Option<MessageKind>, message: &Message, by_supervisor: bool, fd: &OwnedFd) -> bool {
     // What the supervisor sends itself is counted already.
     kind == Some(MessageKind::Close)
@@ -194,29 +194,30 @@ fn is_finished(kind: Option<MessageKind>, message: &Message, by_supervisor: bool
         && socket::has_finished(fd.as_fd())
 }
 
-/// Counts a close whose connection was not received. Of one that was only to be held the close is still to come.
+/// Counts a close whose connection was not received. A `Hold` is not counted: its close is still to come.
 fn missed(kind: Option<MessageKind>, message: &Message, ender: &Ender) {
     if let Some(MessageKind::Close | MessageKind::Shutdown | MessageKind::Last) = kind {
         ender.missed(message.unread);
     }
 }
 
-/// Whether a process can know this of a close. Of all else the supervisor has seen the outcome itself.
+/// Whether a process may report this count. The supervisor sees the other outcomes itself.
 fn is_told(count: Count) -> bool {
     matches!(count, Count::Finished | Count::Aborted | Count::Gone | Count::Refused | Count::Unread)
 }
 
-/// How many closes a process can have made that nobody else has seen: its word is not taken for more.
+/// Limits the closes that a process may report: it is believed no more than it can have made in the time.
 #[derive(Debug)]
 struct Claims {
     left: u64,
     since: Instant,
 }
 
-/// More than a process can make: a close takes the kernel microseconds.
+/// More than a process can make, because a close takes the kernel microseconds.
 const CLOSES_A_MILLISECOND: u64 = 500;
 
-/// What a process may have to tell when it connects, or when the supervisor hears it again.
+/// Closes that a process may report at once: those from before it connected, or from a time when the supervisor did not
+/// read.
 const BEFORE: u64 = 1 << 16;
 
 impl Claims {
@@ -239,8 +240,8 @@ impl Claims {
 
 /// Takes the fd of a message about the connection with this cookie; `None` if the connection is not to be touched.
 fn accept(fd: OwnedFd, cookie: u64, user: u32, shares: &Shares, ender: &Ender) -> Option<Passed> {
-    // The cookie is the socket's own, not the message's: another thread may meanwhile have put another connection,
-    // which the message is not about, at that fd.
+    // Compared with the socket's own cookie: before the message was sent, another thread may have opened another
+    // connection at that fd.
     let is_meant = socket_cookie(&fd).is_ok_and(|own| own == cookie);
     let share = if is_meant { shares.take(user) } else { None };
     match share {

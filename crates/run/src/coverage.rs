@@ -40,7 +40,7 @@ pub enum Gap {
     NotLoaded,
     /// It has installed a seccomp filter of its own.
     Sandboxed,
-    /// It cannot be looked at.
+    /// Its fds and memory maps cannot be read.
     Hidden,
     /// The kernel gives sockets no cookie.
     NoCookie,
@@ -50,7 +50,7 @@ pub enum Gap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GapRemedy {
-    /// Nothing here: a server that lingers in front of it.
+    /// No option of this crate: a server that lingers, in front of the program.
     Front,
     /// [`Via::Seccomp`] for the whole command.
     Seccomp,

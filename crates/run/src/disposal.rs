@@ -10,7 +10,7 @@ use std::{io, mem, thread};
 
 use rustix::net::sockopt;
 
-/// Most descriptors that wait to be closed.
+/// Most descriptors that wait to be closed. Further ones are leaked.
 const MOST: usize = 1_024;
 
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl<T: Send + 'static> Disposal<T> {
     }
 }
 
-/// Whether the close of a descriptor may block. What is no socket does not know the option.
+/// Whether the close of a descriptor may block. True for everything but sockets, which alone have `SO_LINGER`.
 pub(crate) fn may_block(fd: BorrowedFd<'_>) -> bool {
     sockopt::socket_linger(fd).map_or(true, |linger| linger.is_some_and(|time| time > Duration::ZERO))
 }

@@ -48,7 +48,8 @@ struct Begun {
 }
 
 impl Begun {
-    /// More than the connections that linger at a time, or that two processes close at about the same time.
+    /// More than the connections that linger at a time by default (16,384), or that two processes close at about the
+    /// same time.
     const MOST: usize = 1 << 16;
 
     /// Remembers a cookie. Returns false if it is remembered already.
@@ -67,8 +68,8 @@ impl Begun {
 }
 
 impl Ender {
-    /// `lingering` is the most connections that linger at once: one user alone may have them all, of which the closer ends the
-    /// oldest for a new one.
+    /// `lingering` is the most connections that linger at once, for all users together. A single user has no share to
+    /// exceed: the closer then ends its oldest connection for a new one.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -131,7 +132,7 @@ impl Ender {
         }
     }
 
-    /// Ends a connection that nobody has any more.
+    /// Ends a connection that no process holds any more.
     fn end(&self, nominee: Nominee) {
         let Nominee { passed, cookie, unread, .. } = nominee;
         if !self.begin(cookie) {
@@ -158,7 +159,8 @@ impl Ender {
         }
     }
 
-    /// Half-closes a connection, which the closer gets soon unless it is over by then. Returns as [`end_then`](Self::end_then).
+    /// Half-closes a connection. The closer gets it after [`SHORTLY`], unless it is over by then. Returns as
+    /// [`end_then`](Self::end_then).
     fn part(&self, passed: Passed) -> bool {
         let Some(lingering) = self.lingering(&passed) else {
             self.let_go(passed);
@@ -173,7 +175,7 @@ impl Ender {
             self.tally.parted.fetch_add(1, Relaxed);
             self.waiting().add(parted, Instant::now());
         } else {
-            // The closer sees what is the matter.
+            // The half-close has failed: the closer finds out why.
             self.hand_over(parted, || {});
         }
         true
@@ -245,7 +247,7 @@ impl Ender {
         }
     }
 
-    /// Counts a close that was to be made here and is plain, with so many bytes unread.
+    /// Counts a close as refused: it was to be made here, and is plain. `unread` is the number of its unread bytes.
     pub(crate) fn missed(&self, unread: u32) {
         self.tally.count(Count::Unread, (unread > 0).into());
         self.tally.count(Count::Refused, 1);

@@ -36,11 +36,11 @@ const NAP: Duration = Duration::from_micros(20);
 /// This many messages within a [`NAP`] count as many.
 const MUCH: usize = 8;
 
-/// The search for the program's processes may take one part in this many of the time. A proof that needs no search
-/// takes none.
+/// The search for the program's processes may take one part in this many of the time, or more if [`LONGEST`] cuts the
+/// pause. A proof that needs no search takes none.
 const SHARE: u32 = 2;
 
-/// After a search that is shorter there is no pause.
+/// A shorter search is followed by no pause.
 const SHORT: Duration = Duration::from_micros(200);
 
 /// Longest pause after a search.
@@ -49,7 +49,7 @@ const LONGEST: Duration = Duration::from_millis(50);
 /// Messages read from one process before the next process has its turn.
 const TURN: usize = 256;
 
-/// Most processes that are accepted before others have their turn.
+/// Most processes that are accepted in one round of the loop.
 const GUESTS: usize = 64;
 
 /// How long no process is accepted after the fds have run out. The closes of a process that waits meanwhile stay plain.
@@ -88,7 +88,7 @@ impl Address {
         let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        // Accepted sockets inherit this since Linux 6.16.
+        // Accepted sockets inherit SO_PASSCRED since Linux 6.16.
         rustix::net::sockopt::set_socket_passcred(&listener, true)?;
         rustix::net::bind(&listener, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
         rustix::net::listen(&listener, 4_096)?;
@@ -241,7 +241,8 @@ impl Worker {
             match rustix::net::accept_with(&self.address.listener, SocketFlags::CLOEXEC) {
                 Ok(connection) => self.welcome(connection),
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    // It stays in the queue, and the listener readable.
+                    // The connection stays in the accept queue and keeps the listener readable, so the listener is not
+                    // polled for a while.
                     tracing::warn!("no descriptor is left for a process of the program");
                     self.listen(epoll::EventFlags::empty());
                     self.deaf_until = Some(Instant::now() + DEAF);
@@ -336,8 +337,8 @@ fn descriptors() -> Shares {
     Shares::new(most, most - most / 8)
 }
 
-/// A timer that is set for a fixed time, and not again before that is over. As the timeout of each wait it would be set and cancelled
-/// with each wait, which leaves the guest on a virtual machine.
+/// A timer for [`SHORTLY`] that is set again only after it has fired. A timeout of `epoll_wait` instead would be set
+/// and cancelled with each wait, and on a virtual machine each of the two is an exit to the host.
 #[derive(Debug)]
 struct HandOverTimer {
     timer: OwnedFd,

@@ -39,7 +39,7 @@ pub(crate) fn run(
             match supervise(parts, &program, caller, options, notify) {
                 Ok(Supervised::Ended(report)) => Ok(ProgramEnd { status: None, report }),
                 Ok(Supervised::Lost(error)) => Err(error),
-                // The caller has been told why, and tells it.
+                // The caller has been told why, and reports it.
                 Ok(Supervised::NotStarted) | Err(_) => leave(0),
             }
         }

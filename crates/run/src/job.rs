@@ -38,7 +38,7 @@ const SPARE: u64 = 512;
 /// What is ready before the program is started, and before there is a second process or thread.
 pub(crate) struct Job {
     pub(crate) program: Program,
-    /// The command as it was given, which is its first argument.
+    /// The command as it was given (`argv[0]`).
     pub(crate) name: OsString,
     pub(crate) command: Command,
     pub(crate) parts: Parts,
@@ -152,7 +152,7 @@ impl Way {
         }
     }
 
-    /// How often the program has called `listen`; `None` where nobody is told.
+    /// How often the program has called `listen`; `None` with a preloaded library, which does not report it.
     fn listens(&self) -> Option<u64> {
         match self {
             Self::Preload(_) => None,
@@ -167,7 +167,7 @@ impl Way {
         }
     }
 
-    /// With what came of connections before the closer could have them.
+    /// Adds the connections that were over before they could be handed over to the closer.
     fn with_partings(&self, report: RunReport) -> RunReport {
         match self {
             Self::Preload(_) => report,
@@ -208,7 +208,7 @@ impl Way {
     }
 }
 
-/// Does what starts a thread that works in batches.
+/// Calls `start`, so that the threads which it starts work in batches.
 fn in_batches<R: Send + 'static>(start: impl FnOnce() -> io::Result<R> + Send + 'static) -> io::Result<R> {
     let task = move || {
         work_in_batches();

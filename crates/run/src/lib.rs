@@ -1,7 +1,8 @@
-//! Runs an unmodified program with every close of an accepted connection made a lingering close.
+//! Runs an unmodified program, and makes every close of an accepted connection that could lose bytes a lingering close.
 //!
-//! A library preloaded into the program (crate `linger-preload`) half-closes each connection that the program closes, and
-//! hands its fd over to this process. This process drains and closes it with a [`linger::Closer`], and stays until the last
+//! A library preloaded into the program (crate `linger-preload`) passes the fd of each connection that the program
+//! closes to the supervisor. Once it is proved that no other process holds the connection, the supervisor half-closes
+//! it and hands it over to a [`linger::Closer`], which drains and closes it. The supervisor stays until the last
 //! connection has ended, also after the program's exit. Nothing but closing connections is touched. Programs that no
 //! library can be preloaded into are supervised with seccomp notifications instead (see [`Via`]).
 //!

@@ -18,7 +18,7 @@ pub(crate) struct ListeningSocket {
     pub(crate) user: Option<u32>,
 }
 
-/// The listening TCP and unix sockets of a process's network namespace, by inode, but for some.
+/// The listening TCP and unix sockets of a process's network namespace, by inode, without those in `but`.
 pub(crate) fn listening(process: u32, but: &[u64]) -> HashMap<u64, ListeningSocket> {
     let listed = if is_here(process) { diag::listeners().ok() } else { None };
     let mut all = match listed {
@@ -69,7 +69,7 @@ fn tcp(line: &str) -> Option<(u64, ListeningSocket)> {
     let inode = words.nth(1)?.parse().ok()?;
     let (host, port) = address.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
-    // Words of 32 bits in this machine's order, which are in the network's order in memory.
+    // The kernel prints each 32-bit word as a number of this machine; its bytes in memory are in network order.
     let word = |at: usize| u32::from_str_radix(host.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
     let host = match host.len() {
         8 => Ipv4Addr::from(word(0)?).into(),

@@ -9,7 +9,7 @@ use linger_preload::protocol::VARIABLE;
 pub(crate) struct Mark {
     /// The name that the memory maps of every process with the library contain.
     pub(crate) maps: String,
-    /// Where the library is one file for all programs: what begins the value of [`VARIABLE`] in the program's processes.
+    /// If the library is one file for all programs: the prefix of [`VARIABLE`] that only this program's processes have.
     pub(crate) owner: Option<String>,
 }
 
@@ -22,7 +22,8 @@ impl Mark {
 
     /// Whether a process of which nothing else is known may be the program's: it has the library, and not another program's.
     ///
-    /// A process may have written over its environment, as servers do that change their title. It then may be.
+    /// A process may have written over its environment, as servers do that change their title. Such a process counts as
+    /// the program's.
     pub(crate) fn may_be_on(&self, process: u32) -> bool {
         let is_anothers = |owner: &String| {
             let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();

@@ -83,7 +83,7 @@ impl Collector for Reports {
     }
 }
 
-/// Which listeners are covered, and by which programs others are held: those to mend.
+/// Which listeners are covered, and in which programs they are not.
 struct Listeners(CoverageSource);
 
 impl std::fmt::Debug for Listeners {
@@ -106,7 +106,7 @@ impl Collector for Listeners {
 
 type Labels = [(&'static str, String); 4];
 
-/// The listeners with the programs that have them: the workers of one server are one, or each would be a series of its own.
+/// One time series for each listener and program name, so that all workers of one server are one series.
 fn labelled(coverage: &Coverage) -> BTreeMap<Labels, i64> {
     let label = |one: &CoveredListener| {
         let (by, reason) = match one.covered {

@@ -50,8 +50,8 @@ pub struct Options {
     pub lingerd: Option<PathBuf>,
     /// A word for the caller of [`serve`](crate::serve) in the supervisor. It has no meaning here.
     pub manner: String,
-    /// Where a package or an image has installed the preloaded library ([`install`](crate::install)). It is taken where the library can
-    /// be unpacked nowhere, if it is this program's own, byte by byte.
+    /// Where a package or an image has installed the preloaded library ([`install`](crate::install)). Used if the
+    /// library can be unpacked nowhere, and only if the file equals this program's own library byte by byte.
     pub installed: Option<PathBuf>,
     /// The directory that the preloaded library is unpacked into, if it allows that; otherwise one of the usual ones.
     pub unpack_into: Option<PathBuf>,
@@ -61,8 +61,8 @@ pub struct Options {
     pub preloaded: OsString,
     /// The present value of ASAN_OPTIONS, which is kept.
     pub sanitizer_options: OsString,
-    /// The environment of this process, which the program gets. Where it has LISTEN_PID or WATCHDOG_PID and the program is a
-    /// child, these must name the child.
+    /// The environment of this process, which the program gets. If LISTEN_PID or WATCHDOG_PID in it is this process's
+    /// pid and the program is a child, the program gets its own pid there instead.
     pub environment: Vec<(OsString, OsString)>,
 }
 

@@ -39,7 +39,8 @@ impl Place {
                 "the parent is the init of a container, which ends with its child, and all others with it",
             );
         }
-        // It is kept across an exec (prctl(2)): the supervisor would become the program's child.
+        // That this process is a child subreaper is kept across an exec (prctl(2)): the supervisor would become the
+        // program's child.
         if !matches!(rustix::process::child_subreaper(), Ok(None)) {
             return (Self::Child, "this process adopts orphans, and the supervisor is one");
         }

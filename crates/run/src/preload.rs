@@ -30,7 +30,7 @@ pub(crate) struct Preload {
 #[derive(Debug)]
 enum Files {
     Own(TempDir),
-    /// By another process, which may see another file system by the same path.
+    /// By another process. The path may be another file here, so that the directories are used by their fds.
     Lent {
         path: PathBuf,
         parent: OwnedFd,
@@ -180,7 +180,8 @@ impl Preload {
         Ok(Self { files, settings: String::new() })
     }
 
-    /// Removes the files. Needed because the metrics thread may keep this value until the end.
+    /// Removes the files. The drop alone may come too late: the metrics thread may keep this value until the process
+    /// ends.
     pub(crate) fn remove(&self) {
         match &self.files {
             Files::Own(directory) => drop(fs::remove_dir_all(directory.path())),
@@ -195,8 +196,8 @@ impl Preload {
     }
 }
 
-/// Makes AddressSanitizer's library accept another library before itself. It then calls this project's functions where
-/// it looks for those of the C library.
+/// Makes AddressSanitizer's library accept another library before itself. Where the sanitizer looks for functions of
+/// the C library, it then finds those of the preloaded library.
 pub(crate) fn permit_before_sanitizer(command: &mut Command, present: &OsStr) {
     let mut all = present.to_owned();
     all.push(if all.is_empty() { "" } else { ":" });
@@ -236,13 +237,13 @@ pub fn install(directory: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// The name of the library in memory. It contains the pid: by it the supervisor knows what its program has left behind,
-/// and another program's processes have a library in memory as well.
+/// The name of the library in memory. It contains the pid, by which the supervisor tells the processes that its program
+/// has left behind from those of another program with a library in memory.
 fn memory_name() -> String {
     format!("{LIBRARY}.{}", std::process::id())
 }
 
-/// Makes the library a file without a name, which the program's loader opens by way of this process.
+/// Writes the library into a memfd, which the program's loader opens through this process's `/proc/PID/fd`.
 fn in_memory() -> io::Result<Files> {
     let library = rustix::fs::memfd_create(memory_name(), MemfdFlags::CLOEXEC)?;
     File::from(library.try_clone()?).write_all(linger_preload::LIBRARY)?;

@@ -50,7 +50,8 @@ fn everybody() -> Vec<u32> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) parent: u32,
-    /// The latest time at which it can have been made, on `CLOCK_BOOTTIME`: the kernel tells the clock tick.
+    /// The latest time at which it can have been made, in milliseconds of `CLOCK_BOOTTIME`: the kernel tells the clock
+    /// tick only.
     pub(crate) born_by_ms: u64,
 }
 
@@ -90,7 +91,8 @@ pub(crate) fn control_group(process: u32) -> Option<String> {
     fs::read_to_string(format!("/proc/{process}/cgroup")).ok()
 }
 
-/// The inode of a process's directory; `Some(None)` for a thread that is not its process's first, `None` for neither.
+/// The inode of a process's directory in `/proc`; `Some(None)` for a thread that is not its process's first, `None` if
+/// the pid is nobody's.
 pub(crate) fn process(pid: u32) -> Option<Option<u64>> {
     let inode = fs::metadata(format!("/proc/{pid}")).ok()?.ino();
     Some((process_of(pid)? == pid).then_some(inode))

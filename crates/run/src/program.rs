@@ -19,7 +19,7 @@ use crate::RunError;
 pub struct Program {
     /// The file that is executed.
     pub path: PathBuf,
-    /// Whether and why not a library can be preloaded into it.
+    /// Its kind: whether a library can be preloaded into it, and if not, why.
     pub kind: ProgramKind,
     /// The bits by which the program gains privileges, for which the loader ignores LD_PRELOAD.
     pub gains: Option<&'static str>,

@@ -1,4 +1,4 @@
-//! Proves that a connection which a process has let go of is held by nobody, before it is half-closed.
+//! Proves that no process holds a connection any more that one of them has closed, before it is half-closed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -14,14 +14,16 @@ use crate::shares::{Passed, Share, Shares};
 #[cfg(test)]
 mod tests;
 
-/// First pause before a connection that was found open is looked at again; doubles each time.
+/// First pause before a connection that was found open is looked at again; doubles each time, up to a quarter of
+/// [`PATIENCE`].
 const SOON: Duration = Duration::from_micros(200);
 
 /// How long a connection is kept that another process still has. A child that is about to call `execve`, or to exit,
-/// has closed it by then. A process that goes on using it ends it with its own close.
+/// has closed it by then. If the other process goes on using it, its own close ends the connection later.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long a close that was announced may take: its thread may have to wait for a processor.
+/// How long a connection is kept in any case. The close that was announced may be late, because its thread waits for a
+/// processor.
 const PROMISE: Duration = Duration::from_secs(10);
 
 /// The largest number of connections that wait for a look. Further ones are closed plainly.
@@ -30,7 +32,7 @@ const PENDING: usize = 8_192;
 /// How often one look goes on to processes that were made during it.
 const ROUNDS: usize = 4;
 
-/// A look that takes long is followed by a pause of as many times its length.
+/// A look that proves nothing is followed by a pause of at least this many times its length.
 const REST: u32 = 4;
 
 /// This many of a program's first connections are looked for in all processes, although no process can have inherited
@@ -159,7 +161,7 @@ pub(crate) struct Prover<M = Relatives> {
 }
 
 impl Prover {
-    /// For the program of this process, or of its children.
+    /// `root` is the program's process, or the one whose children are the program.
     pub(crate) fn new(root: u32) -> Self {
         Self::on(Relatives::new(root))
     }
@@ -306,7 +308,8 @@ impl<M: ProcessSights> Prover<M> {
             }
             self.looks += u64::from(round == 0);
             seen.extend(unseen.into_iter().map(|pid| (pid, self.machine.sockets(pid))));
-            // A process that was made meanwhile has what its maker may have closed before it was looked at.
+            // A process that was made meanwhile has inherited fds that its maker may have closed before it was looked
+            // at.
             if !self.machine.update() {
                 return;
             }
@@ -327,7 +330,7 @@ impl<M: ProcessSights> Prover<M> {
             let sight = |pid: &Pid| match seen.get(pid).and_then(Option::as_ref) {
                 Some(fds) => Sight::Fds(fds.get(&pending.inode).cloned().unwrap_or_default()),
                 None if heirs.contains(pid) => Sight::Hidden,
-                // Nothing speaks against what is known.
+                // It cannot be looked at, but cannot have inherited the connection either.
                 None => Sight::Fds(Vec::new()),
             };
             let sights: Vec<(Pid, Sight)> = looked.iter().map(|pid| (*pid, sight(pid))).collect();

@@ -12,19 +12,20 @@ use linger_custody::world::Pid;
 
 use crate::proc;
 
-/// How long a process may take to appear in `/proc` after it was given its pid (`copy_process` in Linux gives it late, and
-/// shows the process at its end; a busy machine may run others in between).
+/// How long a process may take to appear in `/proc` after it was given its pid (both happen late in `copy_process` in
+/// Linux, but a busy machine may run other threads in between).
 const BIRTH: Duration = Duration::from_secs(1);
 
-/// Most pids since the last look that are looked at one by one.
+/// Most pids since the last look that are looked at one by one. For more, all of `/proc` is listed.
 const FEW: u32 = 256;
 
 /// The root and all processes below it, kept current.
 ///
-/// An orphan that was not seen before has a new parent: an ancestor of the root's, or the first process of the namespace.
-/// So the children of those count as well, where they are in the root's control group, have its user, and are not older than
-/// the root, as no descendant is. A process keeps the first two, unless it is moved or changes its user. Where all of the program's
-/// processes have a seccomp filter, which nobody loses, that and one of the two are enough.
+/// The descent of an orphan that was not seen before cannot be followed: its parent is now an ancestor of the root, or
+/// the first process of the namespace. So children of those count as well if they are not older than the root, are in
+/// its control group, and have its user. A process inherits control group and user, but may be moved, or change its
+/// user. If all of the program's processes have a seccomp filter, which no process can lose, the filter and one of the
+/// two are enough.
 #[derive(Debug)]
 pub(crate) struct Relatives {
     root: u32,
@@ -33,7 +34,7 @@ pub(crate) struct Relatives {
     user: Option<u32>,
     /// When the root was made, at the latest.
     born_by_ms: u64,
-    /// The least number of seccomp filters that all but the root have; 0 where it has none that others lack.
+    /// The least number of seccomp filters of the program's processes; 0 if they are not recognized by a filter.
     filters: u32,
     family: Relations,
     /// All processes of the machine that are known: the inode of each one's directory, and whether it is one of the
@@ -70,8 +71,8 @@ impl Relatives {
         }
     }
 
-    /// The same where the root has `before` seccomp filters and gets another, by which its processes are known. What this keeps open
-    /// gets fds of `least` and above.
+    /// As [`new`](Self::new), if the root has `before` seccomp filters and gets another, by which its processes are
+    /// known. Files that this keeps open get fds of `least` and above.
     pub(crate) fn with_filter(root: u32, before: u32, least: RawFd) -> Self {
         let mut relatives = Self { filters: before + 1, ..Self::new(root) };
         relatives.last_pid.move_up(least);
@@ -172,7 +173,7 @@ impl Relatives {
         true
     }
 
-    /// Whether an orphan may be a descendant of the root's, as far as it tells.
+    /// Whether an orphan may be a descendant of the root, by its user, control group and filters.
     fn is_like_root(&self, pid: u32) -> bool {
         let has_its_user = proc::user(pid) == self.user;
         if self.filters == 0 {
@@ -232,7 +233,7 @@ impl LastPid {
         // gVisor's is a constant line of zeros.
         let last = line.split_whitespace().next_back()?.parse().ok().filter(|last| *last != 0)?;
         let seen = self.seen.replace(last)?;
-        // Pids are given in their order, and begin anew at the end.
+        // Pids are given in ascending order, and start again after the largest.
         (last.checked_sub(seen)? <= FEW).then_some(seen + 1..=last)
     }
 }

@@ -54,14 +54,15 @@ pub struct RunReport {
     pub acknowledged: u64,
     /// Ended by the peer's reset.
     pub peer_reset: u64,
-    /// Ended by a bound of the policy (`total`, or `max_discard`) because the peer went on sending.
+    /// Ended by a bound: of the policy (`idle`, `total` or `max_discard`), or because the kernel gave up
+    /// retransmitting.
     pub misbehaved: u64,
     /// Ended early because the budget of the closer was exceeded.
     pub evicted: u64,
     /// Ended by an error of a system call.
     pub failed: u64,
-    /// Number of searches through the fds of processes for other holders of a connection, each for a time proportional to the
-    /// number of fds. With seccomp the program's system call waits meanwhile.
+    /// Number of searches through the fds of processes for other holders of a connection. Each takes time in proportion
+    /// to the number of fds. With seccomp the program's system call waits meanwhile.
     pub looks: u64,
     /// Sockets on which the program listens, or has listened last.
     pub listeners: u64,

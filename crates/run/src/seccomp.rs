@@ -1,8 +1,9 @@
 //! Supervision by seccomp notifications (`seccomp_unotify(2)`), for programs that no library can be preloaded into.
 //!
-//! The process that becomes the program installs a seccomp filter before `execve`. For a call that may close a connection, a thread of this process
-//! first keeps a copy of the fd, then lets the call continue. When the program's fd is gone and there is no other holder,
-//! it half-closes the connection and hands it over. So a mistake can delay an end, but never end a connection in use.
+//! The process that becomes the program installs a seccomp filter before `execve`. For a call that may close a
+//! connection, a thread of the supervisor first keeps a copy of the fd, then continues the call. When the program's fd
+//! is gone and there is no other holder, the thread half-closes the connection and hands it over. So a mistake can
+//! delay an end, but never end a connection in use.
 //!
 //! Four parts with separate state: `ask` (the notification fd), custody's [`World`](linger_custody::world::World) (the
 //! decisions, without I/O), `eyes` (`/proc` and socket options), `hands` (pidfds, kept fds, epolls). `drive` is the thread:
@@ -75,7 +76,7 @@ const HOLD_RULES: &[Rule] = &[
 /// The calls notified in addition where the program's fds cannot be copied: its sockets and epolls are made in its place.
 const LEND_RULES: &[Rule] = &[
     Rule { call: libc::SYS_socket, when: When::Always },
-    // The supervisor does not keep a socket that connects.
+    // The supervisor's copy of a socket that connects is closed: it will not listen.
     Rule { call: libc::SYS_connect, when: When::Always },
 ];
 
@@ -87,13 +88,13 @@ pub(crate) struct Counts {
     looks: AtomicU64,
     /// Calls of `listen`.
     pub(crate) listens: AtomicU64,
-    /// Of those that were half-closed and over before they could be handed over.
+    /// Half-closed connections that the peer closed before they could be handed over.
     pub(crate) peer_closed: AtomicU64,
     pub(crate) bytes_acknowledged: AtomicU64,
 }
 
 impl Counts {
-    /// What became of connections after their half-close. They are counted as handed over.
+    /// Adds what became of half-closed connections. All were counted as handed over; the refused ones are moved.
     fn part(&self, Partings { peer_closed, refused, bytes_acknowledged }: Partings) {
         self.peer_closed.fetch_add(peer_closed, Relaxed);
         self.bytes_acknowledged.fetch_add(bytes_acknowledged, Relaxed);
@@ -138,7 +139,7 @@ pub(crate) struct Watch {
 #[serde(deny_unknown_fields)]
 pub(crate) struct WatchWords {
     wanted: Wanted,
-    /// An address of the process that becomes the program, at which there is something to be read.
+    /// An address in the process that becomes the program, which the supervisor reads to find out whether it may.
     something: u64,
 }
 
@@ -185,7 +186,7 @@ impl Watch {
     /// A watch of another process, which becomes the program and has so many `filters`. It is no child of this one.
     ///
     /// # Errors
-    /// The system call on that process that is refused.
+    /// A system call on that process is refused.
     pub(crate) fn borrowed(
         handshake: OwnedFd,
         WatchWords { wanted, something }: WatchWords,
@@ -201,7 +202,8 @@ impl Watch {
         Ok(Self { handshake, wanted, lent: None, beside: Some((process, filters)), refusal })
     }
 
-    /// In the process that becomes the program: leaves the watch to the other one. The result says later whether the filter was refused.
+    /// In the process that becomes the program: leaves the watch to the supervisor. The result tells later whether the
+    /// filter was refused.
     pub(crate) fn leave(self) -> FilterRefusal {
         self.refusal
     }

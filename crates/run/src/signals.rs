@@ -24,7 +24,7 @@ pub(crate) fn pass_on(arrived: Arrived, program: Pid) {
     if to_the_group && in_our_group() {
         return;
     }
-    // It asks for a report, and by default it would end the program.
+    // SIGUSR1 asks for a report, and by default it would end the program.
     if arrived.signal == libc::SIGUSR1 && !survives(program, libc::SIGUSR1) {
         return;
     }

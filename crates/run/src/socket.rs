@@ -14,8 +14,8 @@ pub(crate) fn socket(socket: BorrowedFd<'_>) -> Socket {
     socket_in(state(socket), false, socket)
 }
 
-/// The same of one whose TCP state was read just now. `is_plain` says that it is known not to be one of Multipath TCP, whose state is
-/// that of one subflow.
+/// As [`socket`], for a socket whose TCP state was read just now. `is_plain` says that it is known to be plain TCP: the
+/// state of Multipath TCP is that of one subflow.
 pub(crate) fn socket_in(before: Option<TcpState>, is_plain: bool, socket: BorrowedFd<'_>) -> Socket {
     if is_plain && before == Some(TcpState::CloseWait) {
         let aborts = aborts(socket);
@@ -34,8 +34,8 @@ pub(crate) fn socket_in(before: Option<TcpState>, is_plain: bool, socket: Borrow
     }
 }
 
-/// What an open connection of plain TCP has said of itself before its last close. Between the two looks nobody
-/// may read from the connection, or `unread` is wrong.
+/// The state of an open connection of plain TCP before its last close, so that less has to be asked after it. Nobody
+/// may read from the connection in between, or `unread` is wrong.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OpenBefore {
     aborts: bool,
@@ -83,7 +83,8 @@ impl OpenBefore {
     }
 }
 
-/// Whether a connection that poll reports a FIN of has one: it may have come from Fast Open's state to the open one since `before`.
+/// Whether a FIN that poll reports is the peer's, and not due to `SHUT_RD`. The state is read again, because a
+/// connection of TCP Fast Open may have become established since `before`.
 fn has_ended(before: Option<TcpState>, socket: BorrowedFd<'_>) -> bool {
     before == Some(TcpState::CloseWait) || state(socket) != Some(TcpState::Established)
 }

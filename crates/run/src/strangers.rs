@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// The largest number of them. The library sends the token at once, so it has arrived when the process is
-/// accepted.
+/// The most connections without a token at a time. The library sends the token at once, so it has arrived when the
+/// process is accepted.
 const MOST: usize = 256;
 
 /// How long such a connection may be silent.

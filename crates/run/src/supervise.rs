@@ -33,14 +33,14 @@ pub(crate) fn supervise(
     mut notify: impl FnMut(Notice<'_>),
 ) -> Result<Supervised, RunError> {
     let (limit, way) = (parts.limit, Arc::clone(&parts.way));
-    // Before there are threads, which inherit it: a service manager that ends the whole control group signals this process,
-    // too, which is needed until the last connection has ended.
+    // Blocked before the first thread is started, because threads inherit the mask. A service manager that ends the
+    // whole control group signals this process, too, which is needed until the last connection has ended.
     let signals =
         Mask::block_all().and_then(|_| Signals::new()).map_err(RunError::system("cannot take signals"));
     let (name, token, watch) = (parts.address.name.clone(), parts.address.token, parts.watch.take());
     let started = signals.and_then(|signals| {
         let supervision = Supervision::start(parts, options)?;
-        // The seccomp thread places its fds below the limit.
+        // Raised first, because the seccomp thread chooses its fds by the limit (`least_of_own`).
         raise_descriptor_limit(limit);
         let watched = watch.zip(way.seccomp()).map(|(watch, counts)| watch.begin(&name, token, counts));
         Ok((signals, supervision, watched.transpose()?))
@@ -59,7 +59,7 @@ pub(crate) fn supervise(
     );
     if !caller.go() {
         way.remove();
-        // What has the filter already is asked until it ends.
+        // The process that has the filter already needs answers until it ends.
         watched.into_iter().for_each(Seccomp::finish);
         return Ok(Supervised::NotStarted);
     }

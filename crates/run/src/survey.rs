@@ -55,8 +55,8 @@ impl Means {
         Self { root, via, mark, filters, control_group, ports, exclude_ports, own: Vec::new() }
     }
 
-    /// Leaves out listeners of the supervisor's own. The process that becomes the program has them as well until its `exec`, which may
-    /// come late on a busy machine.
+    /// Leaves out the supervisor's own listeners. The process that becomes the program has them as well until its
+    /// `exec`, which may come late on a busy machine.
     pub(crate) fn without<'fd>(self, own: impl IntoIterator<Item = BorrowedFd<'fd>>) -> Self {
         let inode = |fd| rustix::fs::fstat(fd).ok().map(|status| status.st_ino);
         Self { own: own.into_iter().filter_map(inode).collect(), ..self }
@@ -71,8 +71,8 @@ impl Means {
 #[derive(Clone, Debug)]
 pub(crate) struct Survey(Arc<SharedSurvey>);
 
-/// A look takes as long as there are processes, and longer where others want the processor. What was seen has a lock of its own,
-/// so that the thread that passes on signals waits for no look.
+/// A look takes time in proportion to the number of processes, and longer on a busy machine. What was seen has a lock
+/// of its own, so that the thread that passes on signals does not wait for a look.
 #[derive(Debug)]
 struct SharedSurvey {
     surveyor: Mutex<Surveyor>,
@@ -151,7 +151,7 @@ impl SurveyPauses {
     fn looked(&mut self, now: Instant, changed: bool) {
         // Later changes are normal: a worker that is replaced, a child for each connection.
         let starting = now.saturating_duration_since(self.started) < START;
-        // Where each `listen` is told, nothing else makes a listener.
+        // If each `listen` is reported (seccomp), there is no new listener without it, so that looks may be rare.
         let longest = if starting && self.listens.is_none() { LONGEST_AT_START } else { LONGEST };
         self.pause = if changed && starting { FIRST } else { (self.pause * 2).min(longest) };
         self.next = now + self.pause;
@@ -288,7 +288,8 @@ impl Surveyor {
     /// The processes at and below the root, those that were found before, and those that have the library.
     fn find_family(&mut self) {
         let own = std::process::id();
-        // This process has adopted the orphans. To read what all processes of the machine have as a parent takes milliseconds.
+        // This process has adopted the orphans, so that the kernel's lists of children are complete. Reading the
+        // parents of all processes of the machine takes milliseconds.
         if self.means.root == own
             && self.means.via == Via::Seccomp
             && let Some(pids) = proc::descendants()
@@ -311,7 +312,8 @@ impl Surveyor {
         self.family = below(self.means.root, &stats, is_kept);
     }
 
-    /// Whether an orphan has what the program's processes have, and others are not likely to have.
+    /// Whether an orphan has what identifies the program's processes: the library; with seccomp, an additional filter
+    /// and the same control group.
     fn is_marked(&self, process: u32) -> bool {
         match &self.means.mark {
             Some(mark) => mark.may_be_on(process),

@@ -11,7 +11,7 @@ use crate::refusal::Refusal;
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) bytes_acknowledged: AtomicU64,
-    /// Connections that the peer closed between the program's half-close and the supervisor's first check.
+    /// Connections that the peer closed between their half-close and the closer's first check.
     pub(crate) closed_before: AtomicU64,
     /// Half-closed connections that wait for the closer, and those that were over before it could have them.
     pub(crate) parted: AtomicU64,

@@ -13,7 +13,7 @@ use support::Server;
 /// In a session of its own, whose group gets another weight; unprivileged writers are served once in a tenth of a second.
 const PROGRAM: &str = "until echo 5 > /proc/self/autogroup; do sleep 0.1; done 2>&-; exec sleep 600";
 
-/// `None` for a process outside all groups, whose file is empty: what nobody gave a session since the start of the system.
+/// `None` for a process outside all groups, whose file is empty: its session is as old as the system.
 fn autogroup(process: Pid) -> Option<(String, i32)> {
     let line = fs::read_to_string(format!("/proc/{process}/autogroup")).unwrap();
     let (name, nice) = line.trim_end().split_once(" nice ")?;

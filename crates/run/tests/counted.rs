@@ -1,5 +1,5 @@
-//! The report against the kernel's own counters, in a private network, while the supervisor is disturbed: what the program's
-//! closes came to is neither guessed nor intended.
+//! The report against the kernel's own counters, in a private network, while the supervisor is disturbed: the report
+//! must say what became of the closes, not what was intended.
 //!
 //! Each request has bytes that the server does not read, so that each plain close is a reset, which the kernel counts
 //! (`TCPAbortOnClose`, and `OutRsts` for the segment), and each that lingers is none.

@@ -21,8 +21,8 @@ use support::{
     PORT, SOURCES, SUPERVISOR, build, compiled, connect, has_ended, is_listening, is_open, program,
 };
 
-/// The ways to run: without a supervisor; in the place of the caller, preloaded and with seccomp; and as a child with seccomp, without copies of
-/// fds, as under the profiles of containers.
+/// The ways to run: without a supervisor; in the caller's place, preloaded and with seccomp; and as a child with
+/// seccomp, without copies of fds, as under the profiles of containers.
 const WAYS: [Way; 4] = [Way::Bare, Way::Supervised(""), Way::Supervised("seccomp"), Way::WithoutCopies];
 
 #[derive(Clone, Copy, Debug)]

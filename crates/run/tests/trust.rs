@@ -1,4 +1,4 @@
-//! A worker that runs as another user than the rest of the program, knows what all of its processes know, and means ill.
+//! A hostile worker that runs as another user than the rest of the program, and knows the address and the token.
 //!
 //! The kernel has a user for each thread: a thread of the test becomes the other one, and connects as that one.
 
@@ -15,12 +15,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Gid, Signal, Uid, kill_process};
 use support::hostile::{Hostile, await_hang_up, is_cured, say, server};
 
-/// Whoever is nobody.
+/// The user `nobody`.
 const OTHER: u32 = 65_534;
 
-/// What another user's worker does, until the second value is dropped. `None` where there is no second user.
-///
-/// It returns once `attack` has: what that returns is kept open meanwhile.
+/// Runs `attack` in a thread of another user, and returns once it is done. What `attack` returns stays open until the second value
+/// is dropped. `None` where there is no second user.
 fn as_other_user<R: Send + 'static>(
     attack: impl FnOnce() -> R + Send + 'static,
 ) -> Option<(thread::JoinHandle<()>, mpsc::Sender<()>)> {
@@ -138,7 +137,7 @@ fn forgeries_by_another_user_end_and_hold_nothing() {
     });
 }
 
-/// It is no process of the program's user: what that one alone may do it may not.
+/// Another user's worker may not do what only the program's user may.
 #[test]
 fn another_user_neither_signals_nor_reads_the_supervisor() {
     secluded(|| {

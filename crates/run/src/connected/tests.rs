@@ -1,4 +1,4 @@
-//! What the messages of a process do: its connections are real, and the process is a number that nobody has.
+//! What the messages of a process do. Its connections are real; its pid is one that no process has.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -128,7 +128,7 @@ fn what_its_peer_has_finished_meanwhile_is_closed_plainly_and_not_nominated() {
         trial.obey(close(&connection), connection.copy());
         assert_eq!((trial.nominated.len(), trial.counts()), (1, vec![]), "{what}");
     }
-    // Of the program's unread bytes is told, a held one is ended with its process, and what is proved is ended.
+    // The program had left bytes unread; the connection is held; the supervisor's own thread has closed it.
     let connection = finished(b"");
     let mut trial = Trial::new();
     trial.obey(about(MessageKind::Close, &connection), connection.copy());
@@ -143,7 +143,7 @@ fn what_its_peer_has_finished_meanwhile_is_closed_plainly_and_not_nominated() {
     assert_eq!((trial.nominated.len(), trial.counts()), (0, vec![]));
 }
 
-/// In a pid namespace of its own a process says a pid that is another's here.
+/// A process in a pid namespace of its own reports a pid that is another process's here.
 #[test]
 fn an_origin_is_believed_of_who_knows_the_pids_that_are_known_here() {
     let connection = Connection::new();
@@ -179,7 +179,7 @@ fn a_held_connection_is_nominated_by_a_close_without_an_fd() {
     );
 }
 
-/// The fd of a message that says another connection's words is the program's, whatever it is.
+/// If the message's cookie is another connection's, the fd is not touched, whatever it is.
 #[test]
 fn an_fd_of_another_connection_than_the_message_names_is_left_alone() {
     for kind in [MessageKind::Close, MessageKind::Hold, MessageKind::Last, MessageKind::Shutdown] {

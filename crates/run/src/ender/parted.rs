@@ -1,4 +1,4 @@
-//! Connections that are half-closed and nobody's, for the short time until the closer gets them.
+//! Half-closed connections that no process holds, for the short time until the closer gets them.
 //!
 //! Most peers close as soon as they have their answer. What is over by then is closed here, and the closer's thread is not
 //! woken for it. Whatever arrives meanwhile waits in the socket's receive buffer.
@@ -15,7 +15,8 @@ use crate::shares::{Passed, Share};
 /// How long a peer is given to close before the closer waits for it.
 pub(crate) const SHORTLY: Duration = Duration::from_millis(5);
 
-/// With more than these the oldest are handed over at once.
+/// If more than these wait, or more than an eighth of the connections that may linger, the oldest are handed over at
+/// once.
 const MOST: usize = 256;
 
 /// A connection that is half-closed.

@@ -7,7 +7,8 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::Resource;
 
-/// The lowest fd of those that a thread started by [`apart`] gets; all below are free in its table.
+/// The lowest fd of a thread started by [`apart`]: three quarters of the limit, at most 2^18. All numbers below are
+/// free in its table, for copies at the numbers that the program uses.
 pub(crate) fn least_of_own() -> RawFd {
     let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     (limit / 4 * 3).min(1 << 18) as RawFd
@@ -44,7 +45,8 @@ pub(crate) fn apart<R: Send + 'static>(
 }
 
 fn own_table(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
-    // Closes nothing. `unshare(2)` would do, too, and the profiles of containers permit it with CAP_SYS_ADMIN only.
+    // Closes nothing: this only gives the thread its own table. `unshare(2)` would do, too, but the profiles of
+    // containers permit it with CAP_SYS_ADMIN only.
     // SAFETY: until now this thread has only fd numbers and memory; no fd of the shared table is used or dropped here
     // afterwards, and the threads that share it are not affected.
     if unsafe { libc::close_range(u32::MAX, u32::MAX, libc::CLOSE_RANGE_UNSHARE as i32) } < 0 {

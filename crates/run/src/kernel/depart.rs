@@ -59,7 +59,8 @@ pub(crate) fn depart() -> io::Result<Side> {
     }
 }
 
-/// The exit status of a child that does this, and nothing that the caller could see. It makes system calls only. -1 if it was killed.
+/// Runs `does` in a child, where it may make system calls only. Returns its exit status, or -1 if the child was killed.
+/// The caller's own state and signals are not affected.
 ///
 /// # Errors
 /// No process can be made.

@@ -1,4 +1,5 @@
-//! A process installs its filter before `exec`, and passes the listener to the thread that serves it.
+//! A process installs its filter before `exec`. The thread that serves the filter gets its listener (the notification
+//! fd).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -26,10 +27,11 @@ use super::trial::{PIDFD_GETFD, forbidden};
 #[derive(Debug)]
 pub(crate) struct Handshake(UnixStream);
 
-/// What the process with the filter tells: its pid, the listener's fd or an error number below 0, and the address of [`SOMETHING`].
+/// Bytes of what the process with the filter sends: its pid (4), the listener's fd or a negative errno (4), and the
+/// address of [`SOMETHING`] (8).
 const TOLD: usize = 16;
 
-/// Something to be read in the memory of the process with the filter.
+/// A word that the supervisor reads in another process's memory to find out whether it may.
 static SOMETHING: u64 = 1;
 
 /// The error with which the kernel has refused the filter to this process.
@@ -49,8 +51,9 @@ impl FilterRefusal {
 /// Makes a command install the filter before `exec`, and wait until a thread serves the listener.
 ///
 /// The limit of fds is set to `descriptors`. With `passes` the listener's fd is sent to this process, which may not
-/// copy it. Start the command only once a thread waits in [`Handshake::listener`], or is about to. This end must be closed in the process
-/// that installs the filter, and the command dropped in the one that serves it: each learns of the other's end so.
+/// copy it. Start the command only once a thread waits in [`Handshake::listener`], or is about to. Each side learns of
+/// the other's death by the end of the socket. So close this end in the process that installs the filter, and drop the
+/// command in the one that serves it.
 ///
 /// # Errors
 /// Where no socket pair can be made.
@@ -100,7 +103,7 @@ pub(crate) fn before_exec(
     Ok((Handshake(ours), refusal))
 }
 
-/// The address of something that another process can read in this one's memory.
+/// The address of [`SOMETHING`] in this process's memory.
 pub(crate) fn something() -> u64 {
     (&raw const SOMETHING) as u64
 }
@@ -224,8 +227,9 @@ pub(crate) enum LaunchRefused {
 }
 
 impl Handshake {
-    /// Waits for the process with the filter, and copies its listener. It keeps waiting until the second value is dropped or told
-    /// to go. `process` is its pid if it is not a child of this one: its own pid namespace may be another.
+    /// Waits for the process with the filter, and copies its listener. That process waits until the second value is
+    /// dropped or told to go. `process` is its pid if it is not a child of this one: the pid that it sends may be of
+    /// another pid namespace.
     ///
     /// # Errors
     /// [`LaunchRefused`].

@@ -26,7 +26,7 @@ use crate::kernel::Listener;
 use pace::{Rounds, SOON};
 use unheard::Unheard;
 
-/// The pause after the last thread has left the filter, until its process has closed its fds.
+/// The pause between looks after the last thread has left the filter, while its process closes its fds.
 const LAST: Duration = Duration::from_micros(200);
 
 /// Longest delay of a signal to a thread that is blocked in `accept`: only a fatal signal interrupts such a call.
@@ -75,7 +75,7 @@ pub(super) struct Driver {
     unheard: Unheard,
     /// When a notification came last.
     asked_at: Option<Duration>,
-    /// Receives the first refusal.
+    /// For the first process that cannot be looked at.
     tell: Option<mpsc::Sender<Refusal>>,
 }
 
@@ -131,7 +131,7 @@ impl Driver {
             let now = self.now();
             self.mind_unheard(others);
             let is_over = asked.contains(PollFlags::HUP);
-            // One that is due brings the look for all.
+            // If one fd is due, all are looked at.
             let is_any_due = others || is_over || !self.hands.called(now.saturating_sub(SOON)).is_empty();
             let mut called = if is_any_due { self.hands.called(now) } else { Vec::new() };
             if timer {
@@ -144,7 +144,8 @@ impl Driver {
                 self.asked_at = Some(now);
                 match self.ask.next() {
                     Ok(Some((notification, call))) => {
-                        // A close is answered first. What else is asked is decided without a search if what is closed is known.
+                        // A close is answered before the look. Other calls are decided after it: a search may be
+                        // unnecessary once the finished closes are known.
                         if !matches!(call, Call::Close(_)) {
                             self.look(&self.hands.called(now));
                             called.clear();
@@ -190,7 +191,7 @@ impl Driver {
         }
     }
 
-    /// Waits for a notification, or until it is time to look. The timer is set only if there is none yet.
+    /// Waits for a notification, or until it is time to look. The timer is set only if no notification is there yet.
     fn wait_or_look(&mut self) -> Woken {
         let (calls, due) = (self.hands.calls() > 0, self.hands.parted_due());
         if !self.rounds.is_set(self.now, calls, due) {
@@ -211,7 +212,7 @@ impl Driver {
             PollFd::from_borrowed_fd(self.rounds.timer(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.ask.news(), PollFlags::IN),
         ];
-        // Usually there are no more. Many of them would make each notification dearer.
+        // Usually these are all. Each further fd makes every notification more expensive.
         if !heeds_deaths && self.accepting.is_empty() {
             return Woken::of(always, timeout);
         }
@@ -222,7 +223,8 @@ impl Driver {
         Woken::of(fds, timeout)
     }
 
-    /// Until when to wait for what comes seldom.
+    /// The longest wait, for what has no fd to poll: signals to threads in `accept`, calls that the guard continued,
+    /// custody's deadlines.
     fn timeout(&self) -> Option<Timespec> {
         let due = self.world.due().map(|due| due.saturating_sub(self.started.elapsed()));
         let waits = [
@@ -258,7 +260,7 @@ impl Driver {
         }
     }
 
-    /// Looks whether these that the program was let close are closed.
+    /// Looks whether the fds whose close was continued are closed by now.
     fn look(&mut self, called: &[Kept]) {
         if called.is_empty() {
             return;

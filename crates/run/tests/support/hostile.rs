@@ -1,4 +1,4 @@
-//! One that knows what the program's processes know, and means ill; and a server that it harms.
+//! An attacker that knows the token of the program's processes; and a server that it attacks.
 #![allow(dead_code)] // Each test binary uses a part.
 
 use std::fs;
@@ -16,7 +16,6 @@ use rustix::net::{
 use super::{PORT, Server, late_reader, program, script};
 
 /// Answers each request, of which it reads 64 bytes, and closes.
-/// Its answer.
 pub(crate) const ANSWERS: &str = r"
 import socket
 l = socket.create_server(('127.0.0.1', 8000), backlog=512)
@@ -45,7 +44,7 @@ pub(crate) fn is_cured() -> bool {
     got.is_whole() && got.error.is_none()
 }
 
-/// One that knows what the program's processes know, and means ill.
+/// An attacker that knows the address and the token of the program's processes.
 pub(crate) struct Hostile {
     name: String,
     token: [u8; 16],

@@ -92,8 +92,7 @@ impl Driver {
             self.tell(Event::Died(caller.pid), None);
         }
         self.hands.forget_epolls(thread.process);
-        // Its parent had the same connections, also those that another of the parent's threads accepted during the
-        // fork.
+        // It has its parent's connections, also those that another thread of the parent accepted during the fork.
         let (open, hidden) = self.open(caller, thread);
         self.tell(Event::Appeared { caller, open: &open, hidden }, None);
         self.hands.watch(caller.pid);

@@ -13,7 +13,7 @@ use super::super::hands::Taken;
 use super::Driver;
 use crate::Refusal;
 
-/// The calls that copy fds, but for messages.
+/// The calls that copy fds, other than those that send messages.
 const COPYING: &[i64] = &[
     libc::SYS_fcntl,
     libc::SYS_dup,
@@ -30,8 +30,8 @@ const COPYING: &[i64] = &[
 
 const SENDING: &[i64] = &[libc::SYS_sendmsg, libc::SYS_sendmmsg];
 
-/// Whether a count says that nobody has a connection any more. What `shutdown` has handed over its process still has, and of what
-/// is refused nobody knows.
+/// Whether a count says that no process has the connection any more. After a `shutdown` (`Handed`) the process still
+/// has it, and after `Refused` it is not known.
 fn is_end(reason: Count) -> bool {
     matches!(reason, Count::Finished | Count::Drained | Count::Aborted | Count::Gone)
 }
@@ -108,7 +108,8 @@ impl Driver {
 
     fn find_out(&mut self, ask: Wanting, at_hand: Option<&Taken>) -> Answer {
         match ask {
-            // This process was stopped since it was seen who has the connection, and nothing of this can be undone.
+            // The guard has continued calls since the holders were looked at (this process was stopped), and none of
+            // these actions can be undone.
             Wanting::Discard(_) | Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => {
                 Answer::Unsure
             }

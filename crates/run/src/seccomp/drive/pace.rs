@@ -1,9 +1,9 @@
-//! When to look at what the program was let close.
+//! When to look whether the closes that were continued have happened.
 //!
 //! A look comes with a notification, and where none comes with a timer. The timer is a descriptor of its own
-//! and not the timeout of `poll(2)`: a timeout is set and cancelled with each notification, and on a virtual machine each
-//! of both leaves the guest. nginx below a supervisor that only lets calls happen spends 43 us a request, and 58 us if
-//! that supervisor waits with a timeout (docs/run.md).
+//! and not the timeout of `poll(2)`: a timeout is set and cancelled with each notification, and on a virtual machine
+//! each of the two is an exit to the host. nginx under a supervisor that only continues calls spends 42.7 us a request,
+//! and 48.8 us if that supervisor waits with a timeout (docs/run.md).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -13,13 +13,13 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-/// The pause before a call that was let go on is looked at; doubles while none has happened. Within it many peers close that
-/// have their answer: then there is nothing to half-close and to wait for.
+/// The first pause before a continued call is looked at; doubles up to [`LATE`] while none has happened. Within it many
+/// peers close, since they have their response: then there is nothing to half-close and to wait for.
 pub(super) const SOON: Duration = Duration::from_micros(200);
 const LATE: Duration = Duration::from_millis(100);
 
-/// The longest pause of the timer while notifications bring all looks: a tick of the slowest usual kernels. Nearer than the
-/// next tick, a timer makes the kernel set its clock anew.
+/// The longest pause of the timer while notifications bring all looks: one tick of a kernel with 250 Hz. A timer that
+/// fires before the next tick makes the kernel reprogram its clock device.
 const BUSY: Duration = Duration::from_millis(4);
 
 /// The timer, and what it is set for.
@@ -44,7 +44,7 @@ impl Rounds {
         self.timer.as_fd()
     }
 
-    /// A close is let happen.
+    /// A close was continued.
     pub(super) fn closing(&mut self) {
         self.cadence.pause = SOON;
     }
@@ -69,7 +69,7 @@ impl Rounds {
     pub(super) fn set(&mut self, now: Duration, calls: bool, due: Option<Duration>) {
         let Some(until) = self.cadence.next(now, calls, due) else { return };
         self.cadence.set = Some(until);
-        // A timer of no time is none.
+        // A timer of zero would be disarmed.
         let pause = until.saturating_sub(now).max(Duration::from_nanos(1));
         let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
         if let Ok(it_value) = Timespec::try_from(pause) {
@@ -84,7 +84,7 @@ impl Rounds {
 struct Cadence {
     /// Until the next look at a call that has not happened yet.
     pause: Duration,
-    /// Until the timer fires for the first looks.
+    /// The shortest time for which the timer is set. Grows while notifications bring the looks.
     spare: Duration,
     /// When it fires.
     set: Option<Duration>,

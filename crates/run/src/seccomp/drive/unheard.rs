@@ -7,7 +7,7 @@ use linger_custody::world::{Census, Event};
 use super::super::eyes;
 use super::Driver;
 
-/// After this time a call that the guard has continued is over.
+/// After this time a call that the guard has continued is taken to be over.
 const OVER: Duration = Duration::from_secs(1);
 
 /// Looks for what these calls have done take at most one in this many parts of the time.
@@ -61,8 +61,8 @@ impl Unheard {
         if now < self.until { Due::Report } else { Due::Look }
     }
 
-    /// A look has found messages in flight, unless `quiet`, and processes that cannot be looked at, if `hidden`. Whether
-    /// everything is known that the calls have done.
+    /// Notes a look: whether it has found nothing in flight (`quiet`), and a process that cannot be looked at
+    /// (`hidden`). Returns whether everything is known that the calls have done.
     ///
     /// Two quiet looks are needed: `recvmsg` takes an fd out of its queue a moment before its process has it.
     fn looked(&mut self, quiet: bool, hidden: bool) -> bool {
@@ -115,7 +115,7 @@ impl Driver {
         self.unheard.is_news(self.ask.counted())
     }
 
-    /// What the calls have done that the guard has let happen is hidden from a look.
+    /// Marks a census as incomplete if the guard has let calls happen of which custody has not been told.
     pub(super) fn seen(&self, census: Census) -> Census {
         Census { hidden: census.hidden || self.has_news(), ..census }
     }

@@ -18,8 +18,8 @@ pub(in crate::seccomp) enum Kin {
 }
 
 impl Kin {
-    /// By the pid of the process that the program has taken the place of, and the number of seccomp filters that it had before; `None` if
-    /// the program is below this process. Call it in the thread that uses it.
+    /// `beside` is the pid of the process whose place the program has taken, and the number of seccomp filters that it
+    /// had before; `None` if the program is below this process. Call it in the thread that uses it.
     pub(in crate::seccomp) fn new(beside: Option<(u32, u32)>) -> Self {
         match beside {
             None => Self::Below,

@@ -60,7 +60,7 @@ impl Wanted {
         !self.may_be_multipath
     }
 
-    /// The same, with what the kernel says of a TCP connection.
+    /// The cookie of a socket, if it is a connection to be supervised, and its `TCP_INFO` if it is a TCP connection.
     pub(in crate::seccomp) fn connection(&self, socket: BorrowedFd<'_>) -> Option<(Cookie, Option<TcpInfo>)> {
         let address = rustix::net::getsockname(socket).ok()?;
         let ip = SocketAddr::try_from(address.clone());

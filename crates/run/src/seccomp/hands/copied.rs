@@ -1,12 +1,13 @@
-//! Connections that had several fds. An epoll may have such a one under an fd that was closed before its last: the kernel keeps
-//! that registration, and the last fd does not name it.
+//! Connections that had several fds. An epoll may have such a connection registered under an fd that was closed before
+//! the last one: the kernel keeps that registration, and it cannot be removed by the number of the last fd.
 
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use linger_custody::world::Cookie;
 
-/// Most connections that are told apart. A program that leaves more behind unseen (killed processes do) has all of them looked at.
+/// Most connections that are remembered. After more than these (killed processes leave some behind), every connection
+/// counts as copied.
 const MOST: usize = 65_536;
 
 /// The connections that were copied, or sent in a message.

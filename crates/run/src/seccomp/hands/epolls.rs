@@ -18,7 +18,7 @@ struct Epolls {
 #[derive(Debug)]
 pub(super) struct AllEpolls {
     of: HashMap<u32, Epolls>,
-    /// The lowest number that a copy may have: those below are the program's, which are named again.
+    /// The lowest fd of a copy. Those below stay free for copies of connections at the program's own numbers.
     least: RawFd,
 }
 

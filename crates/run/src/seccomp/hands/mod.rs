@@ -49,7 +49,7 @@ struct KeptFd {
     from: Option<(Rc<Thread>, RawFd)>,
     cookie: Cookie,
     before: Option<OpenBefore>,
-    /// While the program's fd has still to be watched until it is gone: since when it was not looked at.
+    /// When the program's fd was looked at last; `None` once it need not be watched any more.
     watched: Option<Duration>,
 }
 
@@ -107,7 +107,7 @@ impl Hands {
         self.threads.of(thread, eyes::process_of, still)
     }
 
-    /// A thread that has called before, and may have ended since: then no fd is to be had of it, but `ESRCH`.
+    /// A thread that has called before. It may have ended since: then copying an fd of it fails with `ESRCH`.
     pub(super) fn known(&self, thread: u32) -> Option<Rc<Thread>> {
         let known = self.threads.known(thread)?;
         self.watched.contains_key(&known.process).then_some(known)
@@ -202,7 +202,7 @@ impl Hands {
         rustix::io::fcntl_dupfd_cloexec(fd, self.least).ok()
     }
 
-    /// The kept connections whose program fd is still watched, and was not looked at since a time.
+    /// The kept connections whose program fd is still watched, and was looked at last no later than at `before`.
     pub(super) fn called(&self, before: Duration) -> Vec<Kept> {
         let called = |one: &KeptFd| one.watched.is_some_and(|since| since <= before);
         self.kept.iter().filter(|(_, one)| called(one)).map(|(kept, _)| *kept).collect()
@@ -216,7 +216,8 @@ impl Hands {
     /// Checks whether the program's fds still refer to kept connections, and stops watching those that do not.
     pub(super) fn look_at(&mut self, called: &[Kept], now: Duration) -> Vec<(Kept, Fd)> {
         let another: Vec<bool> = called.iter().map(|kept| self.names_another(*kept)).collect();
-        // Asked after that: as long as a thread lives, its id belongs to no other. Most have the same.
+        // Asked after the comparison: if the thread lives now, its id was its own then. Most connections have the same
+        // thread.
         let mut asked: Option<(*const Thread, bool)> = None;
         let mut lives = |thread: &Rc<Thread>| match asked {
             Some((other, lives)) if other == Rc::as_ptr(thread) => lives,
@@ -232,7 +233,7 @@ impl Hands {
         called.iter().zip(another).map(&mut look).collect()
     }
 
-    /// Whether a program's fd is seen to be of another file than the kept one. Who has no such fd is not told.
+    /// Whether a program's fd is seen to be of another file than the kept one. False if the thread has no such fd.
     fn names_another(&self, kept: Kept) -> bool {
         let one = self.kept.get(&kept);
         one.is_some_and(|KeptFd { copy, from, .. }| {
@@ -348,7 +349,8 @@ impl Hands {
     }
 }
 
-/// Gives a kept connection this number in the calling thread's table: by a copy, unless it has it. `None` if it cannot have it.
+/// Puts a kept connection at this number in the calling thread's table. Returns the copy, or `Some(None)` if the
+/// connection was there already; `None` if it cannot be put there.
 fn place_at(
     fd: RawFd,
     kept: Kept,

@@ -1,4 +1,4 @@
-//! Connections that are half-closed and nobody's, for the short time until the closer gets them.
+//! Half-closed connections that no process of the program holds, for the short time until the closer gets them.
 //!
 //! Most peers close as soon as they have their answer. What is over by then is closed here: for it neither the intake's thread
 //! nor the closer's is woken. Whatever arrives meanwhile waits in the socket's receive buffer.
@@ -38,7 +38,7 @@ pub(super) struct Parted {
 pub(in crate::seccomp) struct Partings {
     /// Ended by their peers' close, everything acknowledged.
     pub(in crate::seccomp) peer_closed: u64,
-    /// Nobody could take them.
+    /// They could not be handed over.
     pub(in crate::seccomp) refused: u64,
     /// Bytes acknowledged since the half-close.
     pub(in crate::seccomp) bytes_acknowledged: u64,
@@ -50,7 +50,8 @@ fn unacknowledged(copy: &OwnedFd) -> u64 {
 }
 
 impl Hands {
-    /// Half-closes a kept connection, and hands it over to the closer soon, unless it is over by then. True if it will.
+    /// Half-closes a kept connection, which the closer gets after [`SHORTLY`] unless it is over by then. False if it
+    /// was not kept.
     pub(in crate::seccomp) fn part(
         &mut self,
         kept: Kept,

@@ -214,8 +214,8 @@ fn an_epoll_reports_nothing_of_what_is_closed() {
     assert_eq!(program.end().counts, only(&[(Count::Seen, 1), (Count::Handed, 1)]));
 }
 
-/// Both of the connection's registrations are under fds that are closed; the second had another number than the last. What was
-/// made beside them stays: another connection, and one that has an fd yet.
+/// Both of the connection's registrations are under fds that are closed; the second had another number than the last.
+/// Other registrations stay: of another connection, and of a connection that still has an fd.
 #[test]
 fn what_an_epoll_has_under_a_closed_fd_is_forgotten_with_the_last_one() {
     let (go, gone) = mpsc::channel();
