@@ -14,7 +14,8 @@ use crate::{message, sandbox, settings, sys};
 
 /// The fd and the cookie in one atomic word, so that both are always of the same socket. Zero is none.
 static CHANNEL: AtomicU64 = AtomicU64::new(0);
-/// Cookies count up from one on each processor: 44 bits suffice for 1.7e13 sockets.
+/// Bits of the cookie in that word; the fd has the other 20. The kernel counts cookies up, so 44 bits suffice for
+/// 1.7e13 sockets.
 const COOKIE_BITS: u32 = 44;
 const COOKIE: u64 = (1 << COOKIE_BITS) - 1;
 

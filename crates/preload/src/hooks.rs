@@ -155,7 +155,7 @@ pub(crate) extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     replace(old, new, || call!(DUP3 as fn(c_int, c_int, c_int) -> c_int, old, new, flags))
 }
 
-// Variadic in C; on this architecture a third argument is passed in the same register either way.
+// Variadic in C; on x86-64 and AArch64 a third argument is passed in the same register either way.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 pub(crate) extern "C" fn fcntl(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
     let result = call!(FCNTL as fn(c_int, c_int, c_ulong) -> c_int, fd, command, argument);

@@ -1,8 +1,8 @@
 //! How long this process waits for a supervisor that does not read, and when the supervisor counts as not answering.
 //!
-//! Whatever the supervisor does, a close costs at most [`ONCE_US`] and a tenth of a millisecond more, and all of them together [`TOGETHER_US`] in any
-//! second. A connection that stands in the queue of a supervisor which does not read is not ended at all, which is worse than
-//! a plain close: so none is put there after [`SILENCE_MS`] without progress.
+//! Whatever the supervisor does, a close waits at most [`ONCE_US`] and a tenth of a millisecond more, and all closes of
+//! the process together at most [`TOGETHER_US`] in any second. A connection in the queue of a supervisor that does not
+//! read is not ended at all, which is worse than a plain close. So none is sent after [`SILENCE_MS`] without progress.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

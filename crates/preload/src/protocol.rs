@@ -9,7 +9,8 @@ pub use linger_custody::{Count, Origin};
 
 /// The environment variable that configures the library: the settings as text.
 ///
-/// `name=HEX;token=HEX;hold=1;outgoing=1;ports=80,443;exclude=22`, in any order, the last four optional.
+/// `name=HEX;token=HEX;filters=NUMBER;hold=1;outgoing=1;ports=80,443;exclude=22`, in any order, all but the first two
+/// optional. `filters` is the number of seccomp filters that the program starts with.
 pub const VARIABLE: &str = "LINGER_RUN";
 
 /// The kind of a message.
@@ -33,10 +34,10 @@ pub enum MessageKind {
     Hold = 5,
     /// Carries no fd: drop the socket that is held or announced under this cookie, without ending it.
     Release = 6,
-    /// Carries no fd: closes that the library has ended itself, `unread` of them. The number of the [`Count`] stands in the
-    /// field of the cookie.
+    /// Carries no fd: closes of the program that stayed plain. The field `unread` has their number, the field `cookie`
+    /// the number of the [`Count`].
     Counted = 7,
-    /// As `Counted`, to be taken back: an `execve` has failed.
+    /// Takes one close back that was sent as `Counted`: an `execve` has failed.
     Uncounted = 8,
 }
 
@@ -67,11 +68,11 @@ pub struct Message {
     pub unread: u32,
     /// The socket's cookie (`SO_COOKIE`), which the kernel never reuses.
     pub cookie: u64,
-    /// For `Hello`: the token. For what is let go of: see [`Nomination`].
+    /// For `Hello`: the token. For a socket that the process closes or is held for it: see [`Nomination`].
     pub rest: [u8; 16],
 }
 
-/// Who lets go of a socket.
+/// Which process closes a socket, or has it held, and by which fd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Nomination {
@@ -79,7 +80,7 @@ pub struct Nomination {
     pub origin: Origin,
     /// The process's own pid, in its own namespace.
     pub process: i32,
-    /// The fd that is closed.
+    /// The process's fd of the socket.
     pub fd: i32,
 }
 
@@ -92,7 +93,7 @@ impl Message {
         Self { kind: kind as u32, unread, cookie, rest: [0; 16] }
     }
 
-    /// The same message, with who lets go of the socket.
+    /// The same message, with a [`Nomination`].
     pub fn by(mut self, process: i32, fd: i32, origin: Origin) -> Self {
         self.rest[..8].copy_from_slice(&origin.word().to_ne_bytes());
         self.rest[8..12].copy_from_slice(&process.to_ne_bytes());
@@ -100,7 +101,7 @@ impl Message {
         self
     }
 
-    /// Who lets go of the socket.
+    /// The [`Nomination`] in the message.
     pub const fn nomination(&self) -> Nomination {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.rest;
         Nomination {

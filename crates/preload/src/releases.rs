@@ -1,5 +1,5 @@
-//! Held connections that this process has closed and whose close could not be reported: the supervisor's copies keep
-//! them open.
+//! Held connections that this process has closed and whose close could not be reported to the supervisor, whose copies
+//! still keep them open.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 

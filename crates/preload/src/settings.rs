@@ -126,8 +126,8 @@ pub(crate) fn settings() -> Option<&'static Settings> {
     READY.load(Ordering::Acquire).then(|| unsafe { &*SETTINGS.0.get() })
 }
 
-/// Reads the variable's text, before `main`. True if it names a supervisor. `then` runs before the settings are visible to
-/// other threads.
+/// Reads the variable's text, before `main`. If it names a supervisor, and the process has no additional seccomp
+/// filter, runs `then`, and afterwards makes the settings visible.
 pub(crate) fn read(text: &[u8], then: impl FnOnce()) {
     // SAFETY: nobody reads it before READY is set, and there is one thread.
     let settings = unsafe { &mut *SETTINGS.0.get() };
