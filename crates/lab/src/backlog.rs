@@ -1,4 +1,5 @@
-//! An experiment with an accept queue that is too small: a reset before the first byte that no close has caused.
+//! An experiment with an accept queue that is too small. It shows resets before the first byte that no close has
+//! caused.
 //!
 //! One worker could serve a burst of connections in time, but its accept queue cannot hold them. Once the queue is full, the
 //! kernel drops a SYN, and the client sends it again after a second. The kernel drops the last packet of a handshake or,

@@ -10,10 +10,11 @@ use crate::stats::Tally;
 pub enum Blame {
     /// Every response was kept.
     Nobody,
-    /// The close: the kernel counted aborted connections, and no dropped handshake.
+    /// The close: the kernel counted aborted connections or resets, and no dropped handshake.
     Close,
-    /// The accept queue, or the queue of handshakes under way, which `listen(2)`'s backlog bounds, too: the kernel dropped
-    /// handshakes, and no connection was aborted by a close. The server never saw those clients.
+    /// The accept queue, or the SYN queue, which `listen(2)`'s backlog bounds, too: the kernel dropped handshakes, and
+    /// no connection was aborted by a close. All responses that were not kept were reset before the first byte, timed
+    /// out, or refused: the server never saw those clients.
     AcceptQueue,
     /// The counters name neither, or both.
     Unclear,

@@ -45,8 +45,8 @@ pub struct CellPlan {
     pub response: u64,
     /// Request bytes that the server reads.
     pub request: u64,
-    /// Bytes beyond the request, for `unread`, `late`, `never-closes` and `never-reads`. FastCGI's empty STDIN record
-    /// has 8.
+    /// Bytes beyond the request, for `unread`, `late`, `never-closes` and `never-reads`. The usual 8 are the length of
+    /// FastCGI's empty STDIN record.
     pub extra: u64,
     /// Bytes beyond the request, for `upload`.
     pub upload: u64,

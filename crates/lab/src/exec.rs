@@ -52,7 +52,8 @@ pub struct ExecReport {
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Starts the server, waits until it listens if [`ExecPlan::ready`] says so, runs the client, ends the server.
+/// Starts the server, waits until it listens if [`ExecPlan::ready`] says so, runs the client to its end, and ends the
+/// server with SIGTERM.
 ///
 /// Both commands find the addresses in `LINGER_SERVER` and `LINGER_CLIENT`, and have the standard streams of this program.
 ///

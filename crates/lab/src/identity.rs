@@ -15,15 +15,15 @@ use crate::link::Direction;
 /// What identifies a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
-    /// 0 towards the client, 1 towards the server.
+    /// 0 towards the client, 1 towards the server ([`Direction::index`]).
     pub direction: u8,
-    /// The ports of client and server; 0 for packets that are not TCP.
+    /// The client's port (high 16 bits) and the server's; 0 for packets that are not TCP.
     pub flow: u32,
-    /// Sequence number after the sender's SYN.
+    /// Sequence number relative to the sender's SYN. For packets that are not TCP, their position in their direction.
     pub sequence: u32,
-    /// Acknowledgement number after the other side's SYN.
+    /// Acknowledgement number relative to the other side's SYN; 0 for data, SYN and FIN.
     pub acknowledgement: u32,
-    /// The TCP flags.
+    /// The TCP flags without PSH, URG, ECE and CWR.
     pub flags: u8,
     /// How often the same packet was sent before.
     pub transmission: u32,

@@ -196,7 +196,8 @@ impl Link {
     }
 }
 
-/// Parses a link in a scenario: the name of a preset, or a table with the differences from one.
+/// Parses a link in a scenario: the name of a preset, or a table. A table may name a preset as its `base`, replaces
+/// whole paths of it, and adds faults.
 impl<'de> Deserialize<'de> for Link {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]

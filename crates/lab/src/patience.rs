@@ -23,7 +23,7 @@ impl Patience<'_> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let timeout = Timespec::try_from(left).ok();
-        // `poll` needs two entries: without a stop, the second is the socket itself, with no events.
+        // The array always has two entries: without a stop, the second is the socket itself, with no events.
         let stop = match self.stop {
             Some(stop) => PollFd::from_borrowed_fd(stop.wake(), PollFlags::IN),
             None => PollFd::new(socket, PollFlags::empty()),

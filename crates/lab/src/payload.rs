@@ -1,6 +1,6 @@
 //! Requests and responses: they carry their own length, so that a short one is always noticed.
 
-/// Longest header. Shorter payloads have none, and the other side must know their length.
+/// Room for the longest first line, in bytes. Shorter payloads have none, and the other side must know their length.
 const HEADER: usize = 40;
 
 const REQUEST: &str = "linger-request ";

@@ -37,7 +37,7 @@ pub struct ServerPlan {
     pub response: Arc<[u8]>,
     /// Bounds of the lingering close.
     pub policy: Policy,
-    /// How long it waits before it answers a request.
+    /// How long it waits before it reads a request, as a busy server would.
     pub busy: Duration,
     /// How long a single read or write may stall.
     pub stall: Duration,

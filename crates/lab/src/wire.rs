@@ -27,8 +27,9 @@ pub struct WireReport {
     pub lost: u64,
     /// Frames dropped because the queue before the rate limit was full.
     pub queue_full: u64,
-    /// Frames that were lost by this machine and not by the emulated link: the wire was too slow, or a port refused them. If
-    /// there are any, the result of the experiment is not valid.
+    /// Frames that were lost by this machine and not by the emulated link: the wire was too slow, or a port refused
+    /// them. Frames that could not be written to the capture count as well. If there are any, the result of the
+    /// experiment is not valid.
     pub accidents: u64,
     /// How late frames left, compared with when they were due.
     pub lateness: Lateness,
