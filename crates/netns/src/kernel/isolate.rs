@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
-/// The way in which this process can get a private network: it is prepared first, and entered later.
+/// How this process can get a private network: prepared first, and entered later.
 ///
 /// Entering makes system calls only and allocates nothing, so that [`enter_before_exec`](Self::enter_before_exec) can enter
 /// between `fork` and `exec`.
@@ -33,8 +33,9 @@ impl Isolation {
         }
     }
 
-    /// Moves the calling thread into a network namespace of its own, and so a process that has no other. If the process lacks CAP_SYS_ADMIN, it enters a user namespace
-    /// first. Inside, the process is root, and may make more network namespaces.
+    /// Moves the calling thread into a network namespace of its own; if it is the only thread, that is the whole
+    /// process. Without CAP_SYS_ADMIN it enters a user namespace first, in which it is root. Inside, it may make more
+    /// network namespaces.
     ///
     /// # Errors
     /// Returns [`IsolationRefused`], with the cause as far as it can be found out. Its error is

@@ -1,4 +1,5 @@
-//! Interfaces and addresses of the calling thread's network namespace, over rtnetlink.
+//! Interfaces, addresses, neighbours and settings of the calling thread's network namespace, by rtnetlink(7), ethtool
+//! ioctls and `/proc/sys/net`.
 
 use std::io;
 use std::mem::zeroed;
