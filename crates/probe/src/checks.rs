@@ -234,7 +234,7 @@ fn worst(prober: &Prober, check: Check, body: usize, variants: &[&Variant<'_>]) 
     else {
         return CheckFinding::undecided(check, "nothing was asked");
     };
-    // That other responses arrived does not make up for those that were others.
+    // A response that arrived does not make up for a trial in which the server answered with another one, such as 503.
     if worst.answer == CheckAnswer::Keeps
         && let Some(other) = findings.iter().find(|finding| is_unlike(prober, finding))
     {

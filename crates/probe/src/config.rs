@@ -16,7 +16,7 @@ pub mod defaults {
     pub const PATIENCE: Duration = Duration::from_secs(10);
     /// More than the largest known limit of a drain (gunicorn: 64 KiB) plus the server's own buffers.
     pub const BODY: usize = 512 << 10;
-    /// More than the largest receive window without tuning (half of the 6 MiB of `tcp_rmem`).
+    /// More than the largest receive window with the kernel's default settings (half of the 6 MiB of `tcp_rmem`).
     pub const UPLOAD: usize = 4 << 20;
     /// Longer than the 30 s that nginx and httpd linger at most.
     pub const HOLD: Duration = Duration::from_secs(35);
@@ -44,9 +44,9 @@ pub struct ProbeConfig {
     pub most: u64,
     /// The longest time for which a response is read, or twice [`patience`](Self::patience) if that is longer.
     pub longest: Duration,
-    /// Whether to ask more than a visitor does: POST, large uploads, held connections. `None`: only of a server on this host,
-    /// by loopback or a unix socket. Without it a probe sends and reads at most [`QUIET`](crate::QUIET) bytes, asks with GET on one connection
-    /// at a time, and holds none.
+    /// Whether to ask more than a visitor does: POST, large uploads, held connections. `None`: only of a server on this
+    /// host, by loopback or a unix socket. A probe that is not active sends and reads at most [`QUIET`](crate::QUIET)
+    /// bytes each, asks with GET on one connection at a time, and holds none.
     pub active: Option<bool>,
     /// How often each question is asked. The worst answer counts.
     pub repeat: u32,

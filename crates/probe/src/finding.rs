@@ -188,7 +188,8 @@ pub struct CheckFinding {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LeftOut {
-    /// It asks more than a visitor does: POST, a large upload, held connections ([`ProbeConfig::active`](crate::ProbeConfig::active)).
+    /// It asks more than a visitor does: POST, a large upload, held connections. See
+    /// [`ProbeConfig::active`](crate::ProbeConfig::active).
     Active,
     /// [`QUIET`](crate::QUIET) bytes were sent or read before.
     Budget,

@@ -20,7 +20,7 @@ pub(crate) fn judge(prober: &Prober, check: Check, ask: RequestShape, mut seen: 
             && prober.config.expect.is_none()
         {
             measure(&mut seen, learn_again(prober, ask));
-            // Others are as short now. That proves no loss, and no completeness either.
+            // Other responses are as short now. That proves neither a loss nor a complete response.
             (seen.is_unsure, seen.complete) = (seen.is_unsure || seen.complete, false);
         }
     }
@@ -36,8 +36,9 @@ fn measure(seen: &mut TrialResult, lengths: Option<Lengths>) {
     seen.is_unsure = amount == Some(Amount::Unsure);
 }
 
-/// The answer, the verdict on the response, and a sentence about both. `plain` is the status of the plain response, and `unlike`
-/// is whether this one says nothing of how that one ends.
+/// The answer, the verdict on the response, and a sentence about both. `plain` is the status of the plain response, and
+/// `unlike` says whether this response tells nothing about how the plain one ends
+/// ([`Model::is_unlike`](crate::model::Model::is_unlike)).
 fn answer(seen: &TrialResult, plain: Option<u16>, unlike: bool) -> (CheckAnswer, Option<Verdict>, String) {
     let (answer, verdict, mut sentence) = by_bytes(seen, plain);
     match seen.status {

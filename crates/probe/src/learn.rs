@@ -34,7 +34,7 @@ pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Optio
             return Err(ProbeError::NotThisProtocol { target: target.to_owned(), opening });
         }
         let seen = trial.finish();
-        // What the budget cuts after the first reading is no length, and the first is known.
+        // A reading that the budget cut tells no length, and the first reading is enough.
         if seen.is_endless && best.is_some() && prober.room() == 0 {
             break;
         }
@@ -108,6 +108,6 @@ fn read(prober: &Prober, ask: RequestShape, known: Option<Lengths>) -> Option<Le
             lengths = Some(lengths.map_or(Lengths::of(seen.got), |lengths| lengths.and(seen.got)));
         }
     }
-    // If none came to an orderly end, the longest is the best that is known. How far they differ is then the work of resets.
+    // If none came to an orderly end, the longest is the best that is known: resets have cut the others.
     lengths.or(longest.map(Lengths::of))
 }

@@ -2,8 +2,8 @@
 //!
 //! The client keeps its own receive window small and reads late, so that most of a response still waits in
 //! the server when the server closes: what is lost then shows on loopback and on any network, without an
-//! emulated link. Answers stand on bytes, on their order and on how the connection ended; durations are
-//! reported and decide nothing.
+//! emulated link. Answers about losses stand on bytes, on their order and on how the connection ended. Durations are
+//! reported, and decide only the questions that are about time.
 //!
 //! ```no_run
 //! let target = "http://127.0.0.1:8080/large".parse()?;

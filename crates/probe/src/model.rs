@@ -1,4 +1,4 @@
-//! What a valid response of the target looks like, and what another one says.
+//! What a valid response of the target looks like, and when a different one tells nothing.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::dialect::RequestShape;
 use crate::seen::TrialResult;
 
-/// A response that is shorter than every other one by more than this many times their spread is cut.
+/// A response counts as cut if it is shorter than every other one by more than this many times their spread.
 const SPREADS: u64 = 10;
 
 /// The lengths of complete bodies, in bytes.
@@ -55,7 +55,7 @@ type Key = (&'static str, Option<usize>);
 pub(crate) struct Model {
     /// The status line's number; `None` where the protocol has none.
     pub(crate) status: Option<u16>,
-    /// The lengths of responses whose end only the connection's end shows, by request.
+    /// The lengths of responses that end with the connection, by request.
     unframed: Mutex<HashMap<Key, Option<Lengths>>>,
 }
 
@@ -79,10 +79,10 @@ impl Model {
         self.unframed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a response that arrived completely says nothing of how responses end: the server was overloaded or limits its
-    /// clients, or the application failed. The plain response was another one.
+    /// Whether a response that arrived completely tells nothing about how responses end: its status differs from the
+    /// plain response's and says that the server was overloaded or limits its clients, or that the application failed.
     pub(crate) fn is_unlike(&self, status: Option<u16>) -> bool {
-        // What refuses the request itself (405, 413, 501, ...) is an early response like any other.
+        // A status that refuses the request itself (405, 413, 501, ...) is an early response like any other.
         status != self.status && matches!(status, Some(408 | 429 | 500 | 503 | 506..=599))
     }
 }

@@ -31,7 +31,8 @@ pub(crate) struct Prober {
 }
 
 impl Prober {
-    /// How many bytes may still be read. What a response announces, or was before, is no bound: the next may be longer.
+    /// How many bytes may still be read. An announced or earlier length is not relied on: the next response may be
+    /// longer.
     pub(crate) fn room(&self) -> u64 {
         if self.active { u64::MAX } else { QUIET.saturating_sub(self.spent.so_far().2) }
     }

@@ -177,7 +177,8 @@ impl ClientStream {
         self.socket.take_error().is_ok_and(|error| error.is_some())
     }
 
-    /// Whether the connection was reset, or given up by the kernel, also after the end of its stream was read. Valid while the client has not half-closed.
+    /// Whether the connection was reset, or given up by the kernel, also after the end of its stream was read. Only
+    /// valid as long as the client has not half-closed.
     pub(crate) fn was_reset(&self) -> bool {
         // As long as this side has sent no FIN, the state CLOSE means that the connection failed: by a reset, or
         // because the kernel has given the peer up. The state shows it even if the error was already taken.

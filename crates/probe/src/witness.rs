@@ -14,7 +14,7 @@ use linger_why::{Cause, Confidence};
 const EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for the byte counts of a reset.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Most resets of other connections that are kept until a question is answered.
+/// Most resets of this host that are kept until a question is answered; the oldest are dropped.
 const MOST: usize = 20_000;
 
 /// Equal resets of the server during one check.

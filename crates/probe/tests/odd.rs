@@ -1,4 +1,5 @@
-//! Servers that are right, and odd: none of them may be called a loser, and what cannot be told is said to be so.
+//! Correct servers that behave oddly: none of them may be said to lose responses, and the probe says what it cannot
+//! tell.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
