@@ -99,7 +99,7 @@ impl Ender {
         self.tally.count(what, number);
     }
 
-    /// Takes one such close back.
+    /// Takes one close back that was counted with [`count`](Self::count).
     pub(crate) fn uncount(&self, what: Count) {
         self.tally.uncount(what);
     }
@@ -266,7 +266,7 @@ impl Ender {
         true
     }
 
-    /// A place among the lingering connections of the user; `None`, and counted, if there is none.
+    /// The user's share for one more lingering connection; `None`, and counted as refused, if there is none.
     fn lingering(&self, passed: &Passed) -> Option<Share> {
         let lingering = self.shares.take(passed.share.user());
         if lingering.is_none() {
@@ -295,7 +295,8 @@ impl Ender {
     }
 }
 
-/// Whether the connection was over before its close: what was not acknowledged then the kernel has thrown away.
+/// Whether the connection was over before its close. The kernel has then thrown away the bytes that were not
+/// acknowledged.
 fn is_dead(ended: Ended) -> bool {
     matches!(ended, Ended::PeerReset | Ended::Gone | Ended::Aborted | Ended::TimedOut(Bound::Kernel))
 }

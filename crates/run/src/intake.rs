@@ -221,7 +221,8 @@ impl Worker {
     fn judge(&mut self) -> Duration {
         let (ender, processes) = (&self.ender, &self.processes);
         self.prover.judge(|proof| {
-            // A connection that another process has announced, or for which it is held, ends with that process.
+            // A connection that another process has announced, or that is held for another process, ends with that
+            // process.
             let waits =
                 |nominee: &Nominee| processes.values().any(|process| process.waits_for(nominee.cookie));
             match proof {

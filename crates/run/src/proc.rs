@@ -92,7 +92,7 @@ pub(crate) fn control_group(process: u32) -> Option<String> {
 }
 
 /// The inode of a process's directory in `/proc`; `Some(None)` for a thread that is not its process's first, `None` if
-/// the pid is nobody's.
+/// neither a process nor a thread has this pid.
 pub(crate) fn process(pid: u32) -> Option<Option<u64>> {
     let inode = fs::metadata(format!("/proc/{pid}")).ok()?.ino();
     Some((process_of(pid)? == pid).then_some(inode))

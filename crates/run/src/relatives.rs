@@ -160,7 +160,7 @@ impl Relatives {
                 return true;
             }
             if self.forebears.contains(&stat.parent) {
-                // No forebear itself, and no kernel thread.
+                // An orphan of the program's, another forebear, or a process that has nothing to do with the program.
                 return !self.forebears.contains(&at)
                     && stat.born_by_ms >= self.born_by_ms
                     && self.is_like_root(at);
@@ -210,7 +210,7 @@ struct LastPid {
 impl LastPid {
     fn open() -> Self {
         let file = File::open("/proc/loadavg").ok();
-        // Not one that a container's runtime has put in its place (lxcfs), which may show another number.
+        // A container's runtime may have mounted another file there (lxcfs), which may show another number.
         let is_real =
             |file: &File| rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC);
         Self { file: file.filter(is_real), seen: None }
@@ -228,7 +228,7 @@ impl LastPid {
         self.read(std::str::from_utf8(&line[..read]).ok()?)
     }
 
-    /// The same by the line of that file.
+    /// As [`given`](Self::given), by the text of the file.
     fn read(&mut self, line: &str) -> Option<RangeInclusive<u32>> {
         // gVisor's is a constant line of zeros.
         let last = line.split_whitespace().next_back()?.parse().ok().filter(|last| *last != 0)?;

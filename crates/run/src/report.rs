@@ -36,13 +36,13 @@ pub struct RunReport {
     /// Bytes that were unacknowledged when the supervisor took their connection, and acknowledged when it ended. Many of them would
     /// have arrived after a plain close as well.
     pub bytes_acknowledged: u64,
-    /// Bytes that were unacknowledged at the end: of those that are `unknown` the kernel may deliver them yet.
+    /// Bytes that were unacknowledged at the end. Those of `unknown` connections the kernel may still deliver.
     pub bytes_unacknowledged: u64,
-    /// Of those that lingered, the ones whose connection was over before everything was acknowledged: the peer reset it, or the kernel
-    /// gave up.
+    /// Of those that lingered: over before everything was acknowledged, because the peer reset the connection or the
+    /// kernel gave up.
     pub lost: u64,
-    /// Of those that lingered, the ones that were closed plainly with unacknowledged bytes, at a bound or for others. The kernel has
-    /// these bytes then and goes on to send them, unless something was unread: whether they arrive is not known.
+    /// Of those that lingered: closed plainly with unacknowledged bytes, at a bound or to make room for others. The
+    /// kernel goes on sending these bytes, unless something was unread: whether they arrive is not known.
     pub unknown: u64,
     /// Bytes of peers that were discarded.
     pub bytes_discarded: u64,

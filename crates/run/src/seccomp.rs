@@ -122,7 +122,7 @@ impl Counts {
 
 const PREPARING: &str = "cannot prepare to be asked about the program's calls";
 
-/// What is ready before the process is made that watches the program.
+/// What supervision by seccomp needs, prepared before the program and its supervisor are separate processes.
 #[derive(Debug)]
 pub(crate) struct Watch {
     handshake: OwnedFd,

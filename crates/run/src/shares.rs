@@ -1,8 +1,8 @@
 //! How much of a limited resource the users of the program's processes may have, each for itself.
 //!
 //! A worker that runs as another user may be hostile: it can send as many descriptors as it likes. A single user may
-//! have nearly all. As soon as there is a second, nobody may have more than what is left free. So a user that takes
-//! much leaves as much for the others, and gets no more until it has given some back.
+//! have nearly all. As soon as there is a second, a user gets another one only while it has fewer than are free. So a
+//! user that takes much leaves as much for the others, and gets no more until it has given some back.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;

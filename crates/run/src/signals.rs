@@ -8,7 +8,7 @@ use rustix::process::{Pid, getpgid, getpgrp};
 
 use crate::kernel::{Arrived, send};
 
-/// What a terminal sends to a process group (termios(3), setpgid(2)).
+/// Signals that a terminal sends to a process group (termios(3), setpgid(2)).
 const OF_TERMINALS: [i32; 7] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH];
 

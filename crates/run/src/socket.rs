@@ -21,8 +21,8 @@ pub(crate) fn socket_in(before: Option<TcpState>, is_plain: bool, socket: Borrow
         let aborts = aborts(socket);
         return Socket { aborts, peer_finished: true, over: false, unread: unread(socket) };
     }
-    // A connection in this state has no FIN of its peer, and has not failed. `shutdown` with `SHUT_RD` makes poll report a FIN all
-    // the same, and a message in the error queue a failure (`tcp_poll`).
+    // A connection in this state has no FIN of its peer, and has not failed. So poll is not asked: it would report
+    // `SHUT_RD` as a FIN, and a message in the error queue as a failure (`tcp_poll`).
     let is_open = before == Some(TcpState::Established);
     let events = if is_open { PollFlags::empty() } else { events(socket) };
     Socket {
@@ -51,7 +51,7 @@ impl OpenBefore {
         (info.state == TcpState::Established).then_some(Self { aborts, unread, data_segments })
     }
 
-    /// The state of the socket now, of which it is asked only what may have changed.
+    /// The state of the socket now. Asks only for what may have changed.
     pub(crate) fn socket_now(&self, socket: BorrowedFd<'_>) -> Socket {
         let Ok(info) = linger_sys::tcp_info(socket) else { return self::socket(socket) };
         let unread = || if self.is_empty(&info) { 0 } else { unread(socket) };
@@ -66,7 +66,7 @@ impl OpenBefore {
         }
     }
 
-    /// The same of a socket that was half-closed since.
+    /// As [`socket_now`](Self::socket_now), for a socket that was half-closed since.
     pub(crate) fn half_closed_now(&self, socket: BorrowedFd<'_>) -> HalfClosed {
         match linger_sys::tcp_info(socket) {
             Ok(info) if info.state == TcpState::Close => {

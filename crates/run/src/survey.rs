@@ -131,7 +131,7 @@ impl SurveyPauses {
         Self { started: now, pause: FIRST, next: now + FIRST, listens: None }
     }
 
-    /// How long to wait before it is asked again whether a look is due.
+    /// How long to wait before [`is_due`](Self::is_due) is asked again.
     fn wait(&self, now: Instant) -> Duration {
         let wait = self.next.saturating_duration_since(now);
         if self.listens.is_some() { wait.min(LONGEST_AT_START) } else { wait }
@@ -285,7 +285,8 @@ impl Surveyor {
         Coverage { listeners }
     }
 
-    /// The processes at and below the root, those that were found before, and those that have the library.
+    /// The processes at and below the root, those that were found before, and orphans that
+    /// [`is_marked`](Self::is_marked) recognizes.
     fn find_family(&mut self) {
         let own = std::process::id();
         // This process has adopted the orphans, so that the kernel's lists of children are complete. Reading the

@@ -23,7 +23,7 @@ const MOST: usize = 256;
 #[derive(Debug)]
 pub(super) struct Parted {
     pub(super) passed: Passed,
-    /// Its place among those that linger.
+    /// The user's share of lingering connections that it takes.
     pub(super) lingering: Share,
     /// Bytes that were not acknowledged before the half-close.
     pub(super) queued: u64,

@@ -82,7 +82,7 @@ fn quiet_fork() -> io::Result<Option<libc::pid_t>> {
     }
 }
 
-/// Waits for such a child. Returns its exit status, or -1 if it was killed.
+/// Waits for a child of [`quiet_fork`]. Returns its exit status, or -1 if it was killed.
 fn wait_for(child: libc::pid_t) -> io::Result<i32> {
     let mut status = 0;
     // SAFETY: writes a live integer. The child sends no SIGCHLD, hence __WCLONE.

@@ -30,8 +30,8 @@ pub(crate) fn own_thread() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
 }
 
-/// Whether a thread's fd `number` is of the same open file as one of the calling thread's, which is `own` (`kcmp(2)`). `None`
-/// if the kernel does not tell, or the thread has no such fd.
+/// Whether fd `number` of a thread is of the same open file as `fd` of the calling thread, whose id is `own`
+/// (`kcmp(2)`). `None` if the kernel does not tell, or the thread has no such fd.
 pub(crate) fn is_same_file(own: u32, fd: BorrowedFd<'_>, thread: u32, number: RawFd) -> Option<bool> {
     /// `KCMP_FILE`.
     const FILE: libc::c_int = 0;

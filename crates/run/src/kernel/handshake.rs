@@ -108,7 +108,7 @@ pub(crate) fn something() -> u64 {
     (&raw const SOMETHING) as u64
 }
 
-/// Tries every system call on another process that its supervisor will need.
+/// Tries what a supervisor needs to do to another process: open a pidfd, copy fds, read memory.
 ///
 /// # Errors
 /// The call that is refused. Yama permits them on descendants only (`kernel.yama.ptrace_scope`).
@@ -116,7 +116,7 @@ pub(crate) fn may_supervise(process: u32, something: u64) -> Result<(), LaunchRe
     let refused = |call: &'static str| move |error: Errno| LaunchRefused::Call(call, error.into());
     let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(LaunchRefused::NotStarted)?;
     let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(refused("pidfd_open"))?;
-    // No process has such an fd, and the kernel says so only to those who may have the others (`__pidfd_fget`).
+    // No process has such an fd. The kernel says so (EBADF) only to a caller that may copy the others (`__pidfd_fget`).
     match rustix::process::pidfd_getfd(handle, RawFd::MAX, PidfdGetfdFlags::empty()) {
         Ok(_) | Err(Errno::BADF) => {}
         Err(error) => return Err(refused("pidfd_getfd")(error)),
@@ -183,7 +183,7 @@ impl Passer {
         }
     }
 
-    /// Sends what was told, with the listener.
+    /// Sends `told`, with the listener's fd.
     fn pass(self, told: &[u8; TOLD]) -> io::Result<()> {
         // SAFETY: open until the `execve`.
         let go = unsafe { BorrowedFd::borrow_raw(self.go) };
@@ -278,7 +278,7 @@ impl Handshake {
     }
 }
 
-/// Copies the child's listener fd, and tries every system call on the child that will be needed later.
+/// Copies the child's listener fd, and tries to read the child's memory, which will be needed later.
 fn take(
     child: Pid,
     number: RawFd,

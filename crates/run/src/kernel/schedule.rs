@@ -6,8 +6,8 @@ use super::trial::{CHOOSE_CLASS, forbidden};
 /// they are woken they wait for their turn, and do not interrupt the thread that wakes them. Returns false if the class
 /// cannot be set.
 ///
-/// In the usual class a thread that each message of a busy server wakes interrupts the server each time, with two
-/// context switches for each message. In this class it runs at once on an idle processor, and otherwise in its turn,
+/// In the usual class, each message of a busy server wakes the thread, which interrupts the server: two context
+/// switches for each message. In this class the thread runs at once on an idle processor, and otherwise in its turn,
 /// mostly when the server waits for its next event. By then several messages have arrived. So the kernel makes the
 /// batches, and no message waits for a timer.
 ///

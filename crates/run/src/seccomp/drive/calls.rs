@@ -18,7 +18,7 @@ use crate::kernel::{Notification, peer_process, read_memory};
 /// Most bytes of control data: `SCM_MAX_FD` fds are one kilobyte; more carries other things as well.
 const CONTROL: u64 = 65_536;
 
-/// Processes that are remembered before those that have died are looked for.
+/// With more watched processes than these, those that have died are looked for.
 const PROCESSES: usize = 1_024;
 
 /// What is found at an fd of the program.
@@ -172,7 +172,7 @@ impl Driver {
         false
     }
 
-    /// What a process has open, and whether that cannot be seen.
+    /// The connections that a process has open, and whether its fds cannot be looked at.
     fn open(&self, caller: Caller, thread: &Thread) -> (Vec<Open>, bool) {
         let mut nothing = true;
         let mut open = Vec::new();

@@ -60,7 +60,8 @@ impl Rounds {
         self.cadence.in_vain();
     }
 
-    /// Whether the timer fires early enough for the next look, if there are `calls` to look at, and for what is `due`.
+    /// Whether the timer fires early enough: for the next look, if there are `calls` to look at, and for the
+    /// half-closed connections that are `due`.
     pub(super) fn is_set(&self, now: Duration, calls: bool, due: Option<Duration>) -> bool {
         self.cadence.next(now, calls, due).is_none()
     }

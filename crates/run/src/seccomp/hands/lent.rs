@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::seccomp::eyes;
 
-/// What was lent to the program, for the parts that lend and those that look for it.
+/// Copies of the fds that were lent to the program, shared by the code that lends them and the code that looks them up.
 #[derive(Clone, Debug, Default)]
 pub(in crate::seccomp) struct Lent(Rc<RefCell<Copies>>);
 
@@ -51,7 +51,7 @@ impl Lent {
         self.0.borrow_mut().epolls.insert((process, fd), copy);
     }
 
-    /// A copy of what a thread has as `fd`, if it was lent.
+    /// A copy of a thread's `fd`, if that was lent.
     pub(super) fn take(&self, process: u32, thread: u32, fd: RawFd) -> rustix::io::Result<OwnedFd> {
         let link = fs::read_link(format!("/proc/{thread}/fd/{fd}")).map_err(|error| match error.kind() {
             std::io::ErrorKind::PermissionDenied => Errno::PERM,
@@ -98,14 +98,14 @@ impl Lent {
         self.0.borrow_mut().stale = true;
     }
 
-    /// After an `execve`, which a later call shows to be over: closes the copies of what it has closed.
+    /// After an `execve` (a later call shows that it is over): closes the copies of sockets that it has closed.
     pub(in crate::seccomp) fn refresh(&self) {
         if std::mem::take(&mut self.0.borrow_mut().stale) {
             self.sweep(|_, _| false);
         }
     }
 
-    /// Closes the copies of files that no process of the program has open, apart from fds that are `going`.
+    /// Closes the copies of sockets that no process of the program has open, apart from fds that are `going`.
     pub(in crate::seccomp) fn sweep(&self, going: impl Fn(u32, RawFd) -> bool) {
         if self.0.borrow().sockets.is_empty() {
             return;

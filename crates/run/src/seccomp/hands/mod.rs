@@ -113,7 +113,7 @@ impl Hands {
         self.watched.contains_key(&known.process).then_some(known)
     }
 
-    /// The first thread of a process, likewise.
+    /// The first thread of a process; `None` if `still` says that the call is gone.
     pub(super) fn first_thread(&self, process: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
         self.threads.first_of(process, still)
     }
