@@ -79,7 +79,7 @@ pub(crate) fn after_exec() {
         let back = TABLE.failed_to_execute(fd, sys::cookie(fd));
         unhold(back.unhold);
         back.hold.into_iter().for_each(|cookie| hold_again(fd, cookie));
-        // The supervisor counts what it was told to end, once it does.
+        // The supervisor counts `Handed` itself, once it has ended the connection.
         if let Some(reason) = back.uncount.filter(|reason| *reason != Count::Handed) {
             uncount(reason);
         }

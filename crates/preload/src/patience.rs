@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Longest wait of one close that is asked of the kernel. Its timers may be late by a tenth of a millisecond (`timer_slack_ns`,
+/// Longest timeout of one close. The kernel's timers may be late by a tenth of a millisecond (`timer_slack_ns`,
 /// prctl(2)), so that a close costs a millisecond at most.
 const ONCE_US: u64 = 900;
 
