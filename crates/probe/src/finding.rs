@@ -268,8 +268,9 @@ pub struct ProbeReport {
 }
 
 impl ProbeReport {
-    /// The worst of the answers. [`CheckAnswer::CannotTell`] if all answers are that, or if the server kept what it sent but gave
-    /// another response to a question than to the plain request, such as 503.
+    /// The worst of the answers. [`CheckAnswer::CannotTell`] if all answers are that, or if the worst is
+    /// [`CheckAnswer::Keeps`], and a question was not decided because the server answered it with another status than
+    /// the plain request, such as 503.
     pub fn overall(&self) -> CheckAnswer {
         let worst = self.findings.iter().map(|finding| finding.answer).max();
         let otherwise = |finding: &CheckFinding| {

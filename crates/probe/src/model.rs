@@ -66,7 +66,8 @@ impl Model {
         model
     }
 
-    /// The lengths of the responses to such a request, if they are known; the inner `None` is a response with framing, or none at all.
+    /// The lengths of the responses to such a request, if they were learnt. `Some(None)`: the responses have framing,
+    /// or none came.
     pub(crate) fn known(&self, ask: RequestShape) -> Option<Option<Lengths>> {
         self.unframed().get(&key(ask)).copied()
     }

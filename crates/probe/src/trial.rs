@@ -138,8 +138,9 @@ impl<'p> Trial<'p> {
         self.wire.half_close();
     }
 
-    /// Reads, and sends what is still queued, until the end given by `until`, until no byte moves for `patience`, or until the
-    /// response has become longer, or has taken longer, than the configuration allows, or all is read that a quiet probe may read.
+    /// Reads, and sends what is still queued, to the end given by `until`. Stops earlier if no byte moves for
+    /// `patience`, if the response becomes longer or takes longer than the configuration allows, or if a quiet probe
+    /// has read all that it may.
     pub(crate) fn read(&mut self, until: Until, patience: Duration) {
         self.wire.widen();
         let mut buffer = [0; 64 << 10];
