@@ -10,8 +10,8 @@ use crate::escape::is_printable;
 /// One line of JSON in which every character that is not printable is escaped, as `\uXXXX` or in JSON's short form
 /// (`\n`).
 ///
-/// Of the characters that are not printable, RFC 8259 section 7 asks for escapes of those below U+0020 only, and serde_json
-/// escapes no others. But a terminal also obeys the C1 controls and the characters that reorder text.
+/// Of the characters that are not printable, RFC 8259 section 7 requires escapes only below U+0020, and serde_json
+/// escapes no others. But a terminal also obeys the C1 controls, and the characters that reorder text.
 ///
 /// # Errors
 /// Returns the errors of the value's own serialisation.

@@ -13,7 +13,7 @@ fn is_dangerous(c: char) -> bool {
         || (0x2066..=0x2069).contains(&c)
 }
 
-/// Texts in which half of the characters are such as an attacker would use.
+/// Texts in which half of the characters are ones that an attacker would use.
 fn texts() -> impl Strategy<Value = String> {
     let harm = prop::sample::select(vec![
         '\x1b', '\n', '\r', '\0', '\t', '\x7f', '\u{9b}', '\u{85}', '\u{202e}', '\u{2066}', '\u{2028}',
