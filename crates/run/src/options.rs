@@ -25,7 +25,8 @@ pub struct Options {
     pub via: Option<Via>,
     /// How each connection is ended.
     pub policy: Policy,
-    /// Limits for all lingering connections together. By default only this process's limit of fds counts.
+    /// Limits for all lingering connections together: by default 16,384 sockets. A lower limit of this process's fds
+    /// lowers that.
     pub budget: Budget,
     /// Whether this process stays the program's parent until its last connection has ended, even if the program could
     /// take its place. Needed if the supervisor would be ended together with this process, and that cannot be detected

@@ -53,7 +53,8 @@ impl Place {
         }
     }
 
-    /// The same where the supervisor needs the program's fds, and has to know all of its processes.
+    /// As [`choose`](Self::choose), for seccomp: the supervisor needs the program's fds, and has to know all of its
+    /// processes.
     fn for_seccomp() -> (Self, &'static str) {
         if !may_copy_fds() {
             return (
