@@ -113,7 +113,7 @@ pub(crate) mod number {
 pub(crate) mod number {
     pub(crate) const EPOLL_CTL: i64 = 21;
     pub(crate) const DUP: i64 = 23;
-    // This architecture has no dup2. dup3 without flags differs only for two equal fds, which do not occur here.
+    // This architecture has no dup2. dup3 without flags differs only for two equal fds, which it refuses with EINVAL.
     pub(crate) const DUP2: i64 = 24;
     pub(crate) const DUP3: i64 = 24;
     pub(crate) const ACCEPT: i64 = 202;
