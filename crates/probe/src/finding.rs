@@ -112,14 +112,16 @@ pub enum CheckAnswer {
     Keeps,
     /// No bound was found.
     Unbounded,
-    /// The end of the response came only after the client had stopped waiting, or never.
+    /// The end of the response came only after the client had stopped waiting, or never. To [`Check::IdleOpen`]: nobody
+    /// else was served while connections were held.
     Stalls,
-    /// The response arrived completely, and then the server reset the connection. Another client, or a client on a slower
-    /// link, would have lost a part of it.
+    /// The response arrived completely, and then the server reset the connection, or a write of the client's failed.
+    /// Another client, or a client on a slower link, would have lost a part of it.
     AtRisk,
     /// Bytes of the response are missing, and the end of the connection looked clean.
     LosesSilently,
-    /// Bytes of the response are missing because of a reset.
+    /// Bytes of the response are missing because of a reset, or a gateway answered 502 or 504 in the application's
+    /// place. To [`Check::Backlog`]: some connections of the burst got no answer.
     Loses,
 }
 

@@ -148,7 +148,7 @@ impl Target {
     }
 }
 
-/// Whether an address is loopback or of a private network (RFC 1918, RFC 4193, link-local).
+/// Whether an address is a unix socket, loopback, or of a private network (RFC 1918, RFC 4193, link-local).
 pub(crate) fn is_near(address: &SockAddr) -> bool {
     match address.as_socket().map(|address| address.ip().to_canonical()) {
         None => true,
@@ -157,7 +157,8 @@ pub(crate) fn is_near(address: &SockAddr) -> bool {
     }
 }
 
-/// Whether the address is one of this machine, so that the server shares its kernel.
+/// Whether an address is loopback or a unix socket, so that the server shares this machine's kernel. Other addresses of
+/// this machine are not recognized.
 pub(crate) fn is_here(address: &SockAddr) -> bool {
     address.as_socket().is_none_or(|address| address.ip().to_canonical().is_loopback())
 }
