@@ -132,7 +132,8 @@ mod unix {
     }
 }
 
-/// More than any accept queue holds: a flood of new ones does not keep a stop from going on.
+/// More connections than an accept queue holds (`net.core.somaxconn` is 4,096 by default): new ones that keep coming do not
+/// prolong a stop for ever.
 const QUEUE: usize = 1 << 16;
 
 /// Accepts until nothing is left.
@@ -148,7 +149,7 @@ fn rest<C>(accept: impl Fn() -> io::Result<C>) -> Vec<C> {
     }
 }
 
-/// Accepts connections that linger; what fails is tried again.
+/// Accepts connections that linger. When accepting fails, it is tried again.
 ///
 /// ```no_run
 /// # async fn serve(listener: tokio::net::TcpListener) {
@@ -166,7 +167,7 @@ pub struct Listener<L: Accept> {
     source: ConnectionSource<L>,
     way: Arc<WayToEnd>,
     stop: Option<Stop>,
-    /// The last try has failed for want of descriptors or memory.
+    /// The last attempt has failed, most likely because no descriptors or no memory are left.
     lacks_room: bool,
 }
 
