@@ -43,7 +43,7 @@ impl Request {
         self.start.id
     }
 
-    /// What tells that the response is not wanted any more, for a handler that can stop its work then.
+    /// Tells when the response is not wanted any more, for a handler that can stop its work then.
     pub fn aborted(&self) -> Aborted {
         Aborted { desk: self.desk.clone(), key: self.key }
     }
