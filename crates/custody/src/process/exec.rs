@@ -42,7 +42,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Called before an `execve`, for each fd: `closes` says whether the call closes this one. A connection of which
-    /// the next program inherits an fd does not end. If the supervisor holds it, what is returned tells it to let go,
+    /// the next program inherits an fd does not end. If the supervisor holds an fd of it, that fd is returned to be dropped,
     /// because no code of this program runs after the call and could report the last close.
     ///
     /// A connection that another thread opens after this is left alone, because nobody knows whether its fd survives

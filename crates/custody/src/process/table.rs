@@ -184,7 +184,7 @@ impl<const N: usize> Table<N> {
         Some(Entry { fds, held, phase, origin, epolls: open.epolls, stray })
     }
 
-    /// What `fork` makes of this memory in the child, for simulations; [`Table::child`] is to follow there.
+    /// A copy of the table, as a forked child has it, for simulations. Call [`Table::child`] on the copy.
     pub fn forked(&self) -> Self {
         let copy = Self::new();
         let words = |words: &[AtomicU64; N], to: &[AtomicU64; N]| {
@@ -323,7 +323,7 @@ impl<const N: usize> Table<N> {
         Some(Gone { record, cookie, origin, epolls: fd.epolls })
     }
 
-    /// Finds a connection by its cookie. Another thread may close it before [`hold`](Self::hold) counts it.
+    /// Finds a connection by its cookie, for [`received`](Self::received). Another thread may close the connection meanwhile.
     pub fn find(&self, cookie: u64) -> Option<FoundAt> {
         self.find_from(0, cookie).next()
     }
@@ -337,8 +337,8 @@ impl<const N: usize> Table<N> {
         })
     }
 
-    /// Counts one more fd of a connection that was found. If the fd at which it was found has been closed meanwhile, it is
-    /// looked for at later fds; `None` if it is at none of them.
+    /// Counts one more fd of a connection that was found. If the fd at which it was found has been closed meanwhile, later fds
+    /// are searched; `None` if none of them is the connection.
     pub(super) fn hold(&self, found: FoundAt, cookie: u64) -> Option<usize> {
         let others = self.find_from(found.fd, cookie);
         [found].into_iter().chain(others).find_map(|FoundAt { fd, slot, connection }| {

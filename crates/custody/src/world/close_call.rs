@@ -82,7 +82,7 @@ impl World {
         let passed = connection.passed(name.pid);
         let closing = self.closing(cookie).next();
         if passed == Passed::BySender && closing.is_none() {
-            // Most likely the message that the closer has sent is in flight: the search for other holders can wait.
+            // Most likely the message that this process has sent is in flight: the search for other holders can wait.
             self.put_off(kept);
             return Ok(());
         }

@@ -62,8 +62,8 @@ impl World {
         let shared = self.connections.get(&seen.cookie).and_then(|one| one.shared.as_ref());
         let mut had = Vec::new();
         if shared.map_or(self.doubts.about(seen.inode), |shared| shared.sent.is_none()) {
-            // Processes that have it before the call did not get it by this message. A connection that was never shared needs no
-            // census: only its sender has it.
+            // Processes that have it before the call did not get it by this message. Without doubts about the connection, one that
+            // was never shared needs no census: only its sender has it.
             let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
             had.extend(census.names(seen.inode).iter().map(|name| name.pid));
             if census.hidden {
