@@ -44,7 +44,7 @@ pub(super) struct Shared<A = Arrival> {
     ended: Condvar,
 }
 
-/// What the lock guards.
+/// The part of [`Shared`] that its lock guards.
 pub(super) struct Board<A> {
     /// New sockets, the oldest first.
     arrivals: VecDeque<A>,

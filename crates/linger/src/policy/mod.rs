@@ -38,8 +38,8 @@ pub mod defaults {
 /// # Ok::<(), linger::InvalidPolicy>(())
 /// ```
 ///
-/// With the feature `serde` it is read from text with times in seconds, what is left out taken from the
-/// default, and [`validate`](Self::validate)d: `{"idle": 2, "total": 10.5, "at_limit": "abort"}`.
+/// With the feature `serde` a policy is read from text, times in seconds, and [`validate`](Self::validate)d; fields that are
+/// left out are those of the default: `{"idle": 2, "total": 10.5, "at_limit": "abort"}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "written::Written", into = "written::Written"))]

@@ -82,9 +82,9 @@ impl<S: Stream> Drop for LingeringClose<S> {
 
 /// Ends a connection whose outcome nobody waits for.
 ///
-/// No task is made for it. The socket's event drives the close ([`Wake`]): what is left to do then is a read, a question
-/// and the close itself, which is less work than making and scheduling a task. Where the runtime reports no events, or
-/// nobody drives it, the closer has it.
+/// No task is made for it. The socket's event drives the close ([`Wake`]): what is left to do then is a read, a look at the
+/// send queue and the close itself, which is less work than making and scheduling a task. Where the runtime reports no
+/// events, or nobody drives it, the closer takes the socket over.
 pub(super) fn let_go<S: Stream>(stream: S, policy: &Policy, closer: Option<&Closer>, is_half_closed: bool) {
     SharedClose::begin(stream, policy, closer, is_half_closed).look();
 }

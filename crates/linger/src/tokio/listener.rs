@@ -12,7 +12,7 @@ use super::serve::StopTimes;
 use super::{Lingering, StopNotice, Stream, WayToEnd};
 use crate::{Closer, Policy};
 
-/// What accepts streams: tokio's listeners, and one's own, as for "TCP or unix" or for a listener with options.
+/// A listener: tokio's, or a type of one's own, for instance one for "TCP or unix" or one that sets socket options.
 ///
 /// ```
 /// use std::io;

@@ -86,7 +86,7 @@ use crate::{Closer, Outcome, Policy};
 /// }
 /// ```
 ///
-/// A stream that keeps bytes above its socket, such as TLS, is none: it goes above the [`Lingering`] one.
+/// A stream that keeps bytes above its socket, such as TLS, must not implement this: put it above a [`Lingering`] stream.
 pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Takes the descriptor out of the runtime.
     ///
