@@ -11,7 +11,7 @@ pub(crate) struct Announced {
 
 #[derive(Debug)]
 enum State {
-    /// The header block has not ended yet; this is what came of it.
+    /// The header block has not ended yet; these bytes of it have come.
     Head(Vec<u8>),
     /// This many bytes are to come.
     Length(u64),

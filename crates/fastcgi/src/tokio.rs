@@ -151,7 +151,7 @@ where
         };
         begin(permit, stream);
     }
-    // What the kernel has accepted already would be reset with the listener.
+    // The connections in the accept queue would be reset with the listener.
     while let Ok(permit) = room.clone().acquire_owned().await
         && let Some(Ok(stream)) = at_once(listener.accept()).await
     {
