@@ -86,7 +86,8 @@ pub enum Ended {
     Unwaited,
     /// The policy said to reset ([`Mode::Abort`](crate::Mode::Abort)).
     Aborted,
-    /// A [`Closer`](crate::Closer) gave it up, since its budget was spent on others.
+    /// A [`Closer`](crate::Closer) gave it up: its budget was spent on others, it was told to
+    /// ([`evict`](crate::Closer::evict)), or its thread does not run in this process, which was forked.
     Evicted,
     /// There was no connection when the close began (`ENOTCONN`, `EPIPE` or `ECONNRESET` from `shutdown`): the peer had
     /// reset it, both sides had closed, or it was never established.
@@ -110,8 +111,8 @@ impl Ended {
 pub enum Bound {
     /// [`Policy::idle`](crate::Policy::idle): the peer's kernel no longer answered, or could not be asked.
     Idle,
-    /// [`Policy::total`](crate::Policy::total): the peer was alive, but did not read to the end, or did not stop
-    /// sending.
+    /// [`Policy::total`](crate::Policy::total), or the deadline of [`Closer::finish`](crate::Closer::finish): the peer was
+    /// alive, but did not read to the end, or did not stop sending.
     Total,
     /// The kernel's own: it gave up retransmitting (`ETIMEDOUT`).
     Kernel,

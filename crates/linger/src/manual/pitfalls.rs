@@ -40,9 +40,9 @@
 //!
 //! **12. Only an idle bound.** A byte every four seconds keeps a bound of five from ever running out. *`total`.*
 //!
-//! **13. Believing `write()`.** It says only that this side's kernel has the bytes. What the peer's kernel has not
-//! acknowledged is in `SIOCOUTQ`, but a FIN counts there as a byte, and before the end of the handshake the answer is 0.
-//! *[`Outcome::delivered`](crate::Outcome::delivered).*
+//! **13. Believing `write()`.** It says only that this side's kernel has the bytes. `SIOCOUTQ` tells how many the peer's
+//! kernel has not acknowledged; but a FIN counts as one of them, before the end of the handshake the answer is 0, and a
+//! reset leaves the number as it was. *[`Outcome::delivered`](crate::Outcome::delivered).*
 //!
 //! **14. Trusting a clean end.** If a client's `write()` meets the reset, it consumes the error; the client's `read()` then
 //! sees short data and a clean end of the stream. *Clients check for the end: a length, a last chunk, `close_notify`, an

@@ -232,8 +232,9 @@ impl<L: Accept> Listener<L> {
     /// Accepts one connection.
     ///
     /// If descriptors or memory have run out, lingering sockets are closed to make room ([`Closer::evict`]), and accepting
-    /// is tried again; new clients wait in the accept queue meanwhile. If this future is dropped before it is ready, it
-    /// has accepted no connection. Needs the runtime's timer.
+    /// is tried again; new clients wait in the accept queue meanwhile. The same is done after any other error of the listener,
+    /// so this never fails. If this future is dropped before it is ready, it has accepted no connection. Needs the runtime's
+    /// timer.
     pub async fn accept(&mut self) -> (Lingering<L::Io>, L::Addr) {
         // Start the global closer while there are descriptors left: it needs two.
         let _ = self.closer();
