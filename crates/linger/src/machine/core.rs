@@ -242,7 +242,7 @@ impl Core {
         self.grace = self.grace.min(millis(idle));
     }
 
-    /// Ends the close early, to make room for other sockets.
+    /// Ends the close early: to make room for other sockets, or because no closer can wait for this one.
     pub(crate) fn evict(&mut self) {
         if !matches!(self.state, CloseState::Ended { .. }) {
             self.end_early(Ended::Evicted);

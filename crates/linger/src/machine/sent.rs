@@ -5,7 +5,7 @@
 pub(super) enum Sent {
     /// The kernel cannot tell, or has not been asked.
     Unknown { ask: bool },
-    /// So many bytes are not acknowledged, the FIN not counted; at 0 only the FIN is missing. The kernel counts in an `int`.
+    /// This many bytes are not acknowledged, the FIN not counted; at 0 only the FIN is missing. The kernel counts in an `int`.
     Holds { bytes: u32, ask: bool },
     /// The peer has acknowledged everything, the FIN included, and that stays so.
     Acknowledged,
