@@ -14,7 +14,7 @@ use crate::TcpInfo;
 /// Returns `EOPNOTSUPP` or `ENOPROTOOPT` if the socket is not TCP, and `InvalidData` if the kernel's struct ends before
 /// `tcpi_rtt`.
 pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
-    /// Positions in `struct tcp_info`, in words of 32 bits: eight fields of a byte or less fill the first two
+    /// Positions in `struct tcp_info`, in words of 32 bits. The first two words are eight bytes of small fields
     /// (uapi/linux/tcp.h). New fields are only appended.
     const LAST_ACK: usize = 14;
     const RTT: usize = 17;
