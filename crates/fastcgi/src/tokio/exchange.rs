@@ -81,7 +81,7 @@ pub struct Aborted {
 impl Aborted {
     /// Waits until the gateway aborts the request or is gone: it has ended its side of the connection, or the connection has
     /// failed. This is noticed only while the connection is read: not while more than
-    /// [`Limits::buffered`](crate::Limits::buffered) bytes wait for handlers that do not read.
+    /// [`Limits::buffered`](crate::Limits::buffered) bytes of a request wait for a handler that does not read.
     pub async fn wait(&mut self) {
         poll_fn(|context| self.desk.poll_aborted(self.key, context)).await;
     }
