@@ -1,7 +1,7 @@
 /// Which process accepted a connection, and when, packed into one word: it fits a table without locks, and a message.
 ///
 /// A process that was made before the accept cannot have inherited the connection (`fork(2)` copies the table of fds as it
-/// is), so birth and accept together say who may have the connection without being asked.
+/// is at that moment). So the time of the accept and the start times of processes tell which of them may have the connection.
 ///
 /// | bits | |
 /// |---|---|

@@ -1,7 +1,8 @@
 //! What one process knows of its own connections, and what its calls mean for them.
 //!
-//! It runs inside the program, preloaded: nothing is allocated, no lock is taken, no system call made. The driver tells a
-//! [`Table`] what the program does and what the kernel says, and carries out the decisions.
+//! It runs inside the program, preloaded, also in signal handlers and forked children: nothing is allocated, no lock is
+//! taken, no system call made. The driver tells a [`Table`] what the program does and what the kernel says, and carries out
+//! the decisions.
 
 mod close;
 mod epolls;

@@ -15,8 +15,8 @@ use crate::world::{Name, Pid};
 #[derive(Clone, Debug, Default)]
 pub struct Relations {
     born_by_ms: BTreeMap<Pid, u64>,
-    /// The same processes by the time of their start. Most connections have no heir, and this order shows it without a
-    /// walk through all processes.
+    /// The same processes by the time of their start: those made since an accept are found without a walk through all
+    /// processes, and mostly there are none.
     by_birth: BTreeSet<(u64, Pid)>,
 }
 
@@ -24,11 +24,12 @@ pub struct Relations {
 /// has the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heirs {
-    /// None: all were made before the connection was accepted, by the process that lets go of it.
+    /// None: every process was made before the accept, and the acceptor is the process that has closed the connection, or
+    /// has ended.
     None,
-    /// These.
+    /// These: all that were made since the accept, and the acceptor if another process has closed the connection.
     Some(Vec<Pid>),
-    /// All: it is not known where the connection comes from.
+    /// All processes: the connection's origin is not known.
     All,
 }
 
@@ -49,21 +50,21 @@ impl Relations {
         debug_assert_eq!(self.born_by_ms.len(), self.by_birth.len(), "each process has one birth");
     }
 
-    /// Whether a process is one of them.
+    /// Whether a process was inserted, and not removed.
     pub fn contains(&self, pid: Pid) -> bool {
         self.born_by_ms.contains_key(&pid)
     }
 
-    /// All of them.
+    /// All processes.
     pub fn all(&self) -> impl Iterator<Item = Pid> {
         self.born_by_ms.keys().copied()
     }
 
     /// The processes that may still have a connection of this origin after `by` has closed it.
     ///
-    /// A process gets the fds of the one that makes it at that moment. So one made before the accept has not inherited the
-    /// connection, nor has any that it makes, unless it is the one that accepted. What is passed in a message is not
-    /// considered here: it comes without an origin.
+    /// A process inherits the fds that its parent has at the fork. So a process made before the accept has not inherited the
+    /// connection; only the acceptor, and processes made since, may have it. A connection that was passed in a message is not
+    /// considered here: its origin is unknown.
     pub fn heirs(&self, origin: Origin, by: Pid) -> Heirs {
         let Some((acceptor, accepted_ms)) = origin.known() else { return Heirs::All };
         let acceptor = Pid(acceptor.cast_unsigned());
@@ -76,10 +77,10 @@ impl Relations {
     }
 }
 
-/// What a look at one process has shown of a connection.
+/// What `/proc` has shown of one process and one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// It has these fds of it, or none.
+    /// The fds of the connection that the process has; empty if it has none.
     Fds(Vec<i32>),
     /// The process does not let its fds be looked at.
     Hidden,
@@ -88,17 +89,18 @@ pub enum Sight {
 /// The result of the looks at all heirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Nobody has the connection.
+    /// No process has the connection.
     Sole,
-    /// Only fds that are being closed: look again.
+    /// The only fds of it are being closed: look again.
     Closing,
-    /// A process has it by this fd.
+    /// A process has it, under this fd.
     Held(Name),
     /// This process cannot be looked at, so nobody can tell.
     Hidden(Pid),
 }
 
-/// Judges what was seen of a connection; `closing` are the fds that are known to be closing.
+/// Judges what was seen of a connection; `closing` are the fds that are known to be closing. `Held` goes before `Closing`, and
+/// `Closing` before `Hidden`.
 pub fn judge(seen: &[(Pid, Sight)], closing: &[Name]) -> Standing {
     let names = seen.iter().flat_map(|(pid, sight)| {
         let fds = if let Sight::Fds(fds) = sight { fds.as_slice() } else { &[] };

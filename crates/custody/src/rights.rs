@@ -8,7 +8,8 @@ const SCM_RIGHTS: i32 = 1;
 
 /// The fds that a message carries (`SCM_RIGHTS`), read from its control data as `cmsg(3)` lays it out.
 ///
-/// Control data that contradicts itself ends the iteration: the kernel refuses to send it (`EINVAL`), and writes none.
+/// Control data that contradicts itself ends the iteration: the kernel refuses to send it (`EINVAL`), and delivers no such
+/// data.
 #[derive(Clone, Debug)]
 pub struct Rights<'a> {
     /// What follows the control message that is being read.
@@ -23,14 +24,14 @@ impl<'a> Rights<'a> {
         Self { rest: control, fds: &[] }
     }
 
-    /// Goes to the next control message; `None` where there is no whole one.
+    /// Goes to the next control message; `None` if no complete one follows.
     fn advance(&mut self) -> Option<()> {
         let length = usize::from_ne_bytes(*self.rest.first_chunk()?);
         let level = int(self.rest.get(size_of::<usize>()..)?)?;
         let kind = int(self.rest.get(size_of::<usize>() + size_of::<i32>()..)?)?;
         let payload = self.rest.get(HEADER..length)?;
         self.fds = if (level, kind) == (SOL_SOCKET, SCM_RIGHTS) { payload } else { &[] };
-        // `CMSG_ALIGN`; nothing need follow the last one.
+        // Padded as by `CMSG_ALIGN`; the padding of the last message may be missing.
         let next = length.checked_next_multiple_of(size_of::<usize>())?;
         self.rest = self.rest.get(next..).unwrap_or_default();
         Some(())

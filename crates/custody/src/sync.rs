@@ -7,10 +7,11 @@ pub(crate) use core::sync::atomic::{AtomicI32, AtomicU64};
 
 pub(crate) use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-/// A value that is written before its holder is published, and read by those who hold it.
+/// A value of a table's place. It is written before the place is published, and read by threads that keep the place from
+/// being reused.
 ///
-/// It is an atomic only because this crate has no `unsafe`. Under loom every access is checked as if it were not one: a
-/// read and a write that nothing orders fail the model.
+/// It is an atomic only because this crate has no `unsafe`. Under loom every access but [`peek`](Self::peek) is checked as
+/// if the value were not atomic: a read and a write that nothing orders fail the model.
 pub(crate) struct Published {
     value: AtomicU64,
     #[cfg(loom)]
@@ -28,19 +29,19 @@ impl Published {
         Self { value: AtomicU64::new(0), checked: loom::cell::Cell::new(0) }
     }
 
-    /// The value, for a holder.
+    /// The value, for a thread that keeps the place from being reused.
     pub(crate) fn get(&self) -> u64 {
         #[cfg(loom)]
         self.checked.get();
         self.value.load(Relaxed)
     }
 
-    /// The value at some moment, for those who compare it again once they hold it.
+    /// The value at some moment. The place may be reused meanwhile, so the caller checks once more when it keeps the place.
     pub(crate) fn peek(&self) -> u64 {
         self.value.load(Relaxed)
     }
 
-    /// Writes it, before it is published.
+    /// Writes the value, before the place is published.
     pub(crate) fn set(&self, value: u64) {
         #[cfg(loom)]
         self.checked.set(value);

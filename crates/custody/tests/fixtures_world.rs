@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use linger_custody::Count;
 use recorded::{Handed, Outcome, Said, Step, Trace};
 
-/// Outcomes of one connection that only one of the two had, each with the step of its trace.
+/// Outcomes of one connection that only one of the two supervisors had, each with the step of its trace.
 struct Difference<'a> {
     steps: &'a [Step],
     cookie: u64,
@@ -87,7 +87,7 @@ impl Difference<'_> {
     }
 }
 
-/// What is in one and not in the other.
+/// The outcomes that are among `these` and not among `those`.
 fn besides(these: &[(usize, Outcome)], those: &[(usize, Outcome)]) -> Vec<(usize, Outcome)> {
     let mut those = those.to_vec();
     let is_new = |one: &&(usize, Outcome)| match those.iter().position(|other| other == *one) {

@@ -11,7 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// A TCP address or the path of a unix socket.
 ///
-/// Written `host:port`, `[::1]:9000`, `:9000` (all addresses), `unix:/run/app.sock` or `/run/app.sock`.
+/// Written `host:port`, `[::1]:9000`, `:9000` or `*:9000` (all addresses), `unix:/run/app.sock` or `/run/app.sock`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Address {
@@ -114,7 +114,7 @@ impl Address {
     }
 }
 
-/// Whether a socket is at the path on which nobody listens any more.
+/// Whether the path is that of a socket on which nobody listens any more.
 fn is_forsaken(path: &Path, address: &SockAddr) -> io::Result<bool> {
     // connect(2) refuses a file that is no socket with the same error.
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {

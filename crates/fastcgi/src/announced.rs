@@ -11,11 +11,11 @@ pub(crate) struct Announced {
 
 #[derive(Debug)]
 enum State {
-    /// The header block has not ended yet; this is what came of it.
+    /// The header block has not ended yet; these bytes of it have come.
     Head(Vec<u8>),
     /// This many bytes are to come.
     Length(u64),
-    /// Nothing is announced, or what is announced does not come: a response to HEAD, 204, 304.
+    /// No length is announced, or the announced body does not come: a response to HEAD, 1xx, 204, 304.
     Unknown,
 }
 
@@ -45,12 +45,12 @@ impl Announced {
                 self.state = State::after(&head);
             }
             Ok(None) => {}
-            // Who reads the block says what is wrong with it.
+            // The reader of the header block reports what is wrong with it.
             Err(_) => self.state = State::Unknown,
         }
     }
 
-    /// The body's bytes and how many were announced, if fewer came.
+    /// The body's bytes so far and how many were announced, if fewer came.
     pub(crate) fn missing(&self) -> Option<(u64, u64)> {
         match self.state {
             State::Length(length) if self.got < length => Some((self.got, length)),

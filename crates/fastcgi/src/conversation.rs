@@ -1,5 +1,5 @@
 //! One connection's conversation with a gateway, from the first request to the end: what is read, what is answered,
-//! and when it is over. No sockets, no threads, and no clock: `now` is an argument.
+//! and when the connection is over. No sockets, no threads, and no clock: `now` is an argument.
 //!
 //! A driver asks for the next [`Step`], takes it, and reports what it led to:
 //!
@@ -85,7 +85,7 @@ pub enum Step {
     Receive(Option<Instant>),
     /// As `Receive`, but no request is under way: the connection rests between two requests.
     Rest(Option<Instant>),
-    /// Ask the kernel what of the answers is unacknowledged, and report it to [`Conversation::measured`].
+    /// Ask the kernel how many bytes of the answers are unacknowledged, and report that to [`Conversation::measured`].
     Measure,
     /// Receive nothing until a handler has read or has ended. Then ask for the next step.
     Hold,
@@ -114,11 +114,11 @@ pub struct Conversation {
     /// Requests that were begun and not yet given to the driver.
     fresh: VecDeque<(Key, Start)>,
     open: Vec<OpenRequest>,
-    /// Requests whose last records were not sent yet, fresh ones among them.
+    /// The number of requests whose last records were not sent yet, those in `fresh` among them.
     running: usize,
     served: u64,
     drains: Drains,
-    /// When the present silence becomes too long. Drains have deadlines of their own.
+    /// When the gateway's present silence becomes too long. Drains have deadlines of their own.
     deadline: Option<Instant>,
     is_held: bool,
 }
@@ -346,17 +346,19 @@ impl Conversation {
         }
     }
 
-    /// Whether a driver that was told to [hold](Step::Hold) should ask again, now that a handler has read or waits.
+    /// Whether the last step was [`Step::Hold`]: when a handler has read, or waits, the driver should ask for the next one.
     pub fn is_held(&self) -> bool {
         self.is_held
     }
 
-    /// Whether nobody waits for the answer any more: the gateway aborted the request or is gone, as far as is known.
+    /// Whether the gateway no longer waits for the answer, as far as is known: it has aborted the request, or nothing more can
+    /// be read from it.
     pub fn is_aborted(&self, key: Key) -> bool {
         matches!(self.life, Life::Deaf(_)) || self.open.iter().any(|open| open.key == key && open.is_aborted)
     }
 
-    /// Notes that a handler is done: with this status, or with `None` if it failed. Returns how to end the request.
+    /// Notes that a handler is done: with this status, or with `None` if it failed. Returns which records are to end the
+    /// request ([`Answer::last`]).
     ///
     /// Call this before the last records are sent: once the gateway has END_REQUEST it may use the id again.
     pub fn finish(&mut self, key: Key, status: Option<u32>, said: Said, now: Instant) -> RequestEnd {

@@ -61,7 +61,8 @@ impl Capacity {
     }
 }
 
-/// Most bytes of names in GET_VALUES; the three known ones take 46.
+/// Most bytes of content in GET_VALUES. A request for the three known names has 48: 42 of names, and two lengths of one byte
+/// for each.
 const MOST_VALUES: usize = 4096;
 
 #[derive(Debug)]
@@ -78,7 +79,7 @@ struct Active {
 enum Stage {
     Params(Vec<u8>),
     Running,
-    /// END_REQUEST was sent before the gateway had sent everything.
+    /// The request was answered before the gateway had sent all of it: the rest is discarded.
     Draining,
 }
 
@@ -136,7 +137,8 @@ impl Incoming {
         &mut self.replies
     }
 
-    /// Notes that END_REQUEST was sent. Returns whether the rest of the request's body is still to come.
+    /// Notes that a request is answered: its END_REQUEST is about to be sent. Returns whether the rest of its body is still to
+    /// come.
     pub fn finish(&mut self, id: u16) -> bool {
         let Some(at) = self.active.iter().position(|active| active.id == id) else { return false };
         let active = &mut self.active[at];
@@ -159,7 +161,7 @@ impl Incoming {
         self.active.iter().any(|active| active.id == id && active.stage == Stage::Draining)
     }
 
-    /// Whether the gateway has still to send something to a request that was not answered: parameters, a body, the rest
+    /// Whether the gateway still has to send something for a request that was not answered: parameters, a body, the rest
     /// of a record.
     pub fn expects_more(&self) -> bool {
         let open = |active: &Active| match active.stage {

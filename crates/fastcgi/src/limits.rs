@@ -7,7 +7,7 @@ pub struct Limits {
     /// Most bytes of name-value pairs in one request. A higher limit costs memory for each request that is being received.
     /// Gateways themselves send 1 to 4 KB; cookies and client certificates add to that.
     pub params_bytes: usize,
-    /// Most pairs in one request. Raising it costs 12 bytes a pair and time to look one up.
+    /// Most pairs in one request. A pair costs 12 bytes, and each look-up goes through all pairs.
     pub params_count: usize,
     /// Most requests at once on one connection; more are answered with `OVERLOADED`.
     pub multiplexed: usize,

@@ -86,7 +86,7 @@ fn length(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     Some(((u32::from_be_bytes(four) & 0x7fff_ffff) as usize, at + 4))
 }
 
-/// Appends one pair to the content of a PARAMS stream. Names and values reach up to 2 GiB - 1.
+/// Appends one pair to the content of a PARAMS stream. Name and value must each be shorter than 2^31 bytes.
 pub fn push_pair(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     for length in [name.len(), value.len()] {
         match u8::try_from(length) {

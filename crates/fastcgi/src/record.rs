@@ -45,7 +45,7 @@ impl Role {
     }
 }
 
-/// How the protocol, not the application, says a request ended.
+/// How a request ended, for the protocol. The application has a status of its own ([`EndRequest::app_status`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProtocolStatus {
@@ -213,7 +213,7 @@ impl Decoder {
         let bytes = self.take(input, HEADER - self.have);
         self.partial[self.have..self.have + bytes.len()].copy_from_slice(bytes);
         self.have += bytes.len();
-        // The version is the first byte: what is no FastCGI at all is refused at once.
+        // The version is the first byte: a peer that does not speak FastCGI is refused at once.
         if self.have > 0 && self.partial[0] != 1 {
             return Err(self.fault_at(self.have as u64, Fault::Version(self.partial[0])));
         }

@@ -9,7 +9,7 @@ use crate::record::{Decoder, EndRequest, Header, Part, RecordType};
 pub enum Reply<'a> {
     /// Some of the response.
     Stdout(&'a [u8]),
-    /// The end of the response, *announced*: it is true only once [`Reply::End`] follows.
+    /// The end of STDOUT. The response is complete only once [`Reply::End`] follows.
     StdoutEnd,
     /// A piece of the application's log.
     Stderr(&'a [u8]),

@@ -77,7 +77,8 @@ impl Acceptor for UnixListener {
 ///
 /// `handler` answers each request and [ends](Response::end) its response. If it returns an error or panics, the gateway
 /// gets what [`Handler::handle`](crate::responder::Handler::handle) describes. Requests are always multiplexed,
-/// whatever [`Config::multiplex`] says, and [`Config::allowed`] is ignored: the listener may check addresses.
+/// whatever [`Config::multiplex`] says. [`Config::allowed`] is ignored: the listener may check addresses. So are
+/// [`Config::backlog`] and [`Config::resting`]: a connection that rests counts among [`Config::connections`].
 ///
 /// # Errors
 /// Returns the errors of accepting that do not pass by themselves.
@@ -150,7 +151,7 @@ where
         };
         begin(permit, stream);
     }
-    // What the kernel has accepted already would be reset with the listener.
+    // The connections in the accept queue would be reset with the listener.
     while let Ok(permit) = room.clone().acquire_owned().await
         && let Some(Ok(stream)) = at_once(listener.accept()).await
     {
@@ -245,7 +246,7 @@ where
     }
 }
 
-/// The output of a future that is ready.
+/// The output of a future if it is ready now.
 async fn at_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|context| match future.as_mut().poll(context) {
@@ -257,7 +258,7 @@ async fn at_once<F: Future>(future: F) -> Option<F::Output> {
 
 /// Waits for the stop.
 async fn is_stopped(stopped: &mut watch::Receiver<bool>) {
-    // Whoever would send it has dropped the future that serves, and leaves the connections to themselves.
+    // The future that serves was dropped: its connections go on, and no stop comes any more.
     if stopped.wait_for(|stopped| *stopped).await.is_err() {
         std::future::pending().await
     }

@@ -1,7 +1,7 @@
 //! A server of its own protocol that can be stopped by SIGTERM at any time and loses no answer.
 //!
-//! `cargo run --example sigterm --features tokio`, then `kill -TERM` its process while clients are served: it takes
-//! who is in the accept queue, lets the handlers end, waits for the peers, and exits, all within the deadline.
+//! `cargo run --example sigterm --features tokio`, then `kill -TERM` its process while clients are served: it accepts
+//! the clients in the accept queue, lets the handlers end, waits for the peers, and exits, all within the deadline.
 
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ fn main() -> std::io::Result<()> {
                 });
             }
             Err(error) => {
-                // Out of descriptors, as a rule: those that only linger make room. The accept queue holds the clients.
+                // As a rule no descriptors are left: evict lingering sockets. New clients wait in the accept queue.
                 eprintln!("{error}");
                 closer.evict(64);
                 std::thread::sleep(Duration::from_millis(20));

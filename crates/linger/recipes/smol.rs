@@ -10,7 +10,7 @@ use smol::Async;
 /// Ends a connection of which this is the only handle.
 ///
 /// # Errors
-/// Returns `ResourceBusy` if a clone of the stream lives; the connection ends with that, and plainly.
+/// Returns `ResourceBusy` if a clone of the stream lives; the connection then ends with the last clone, by a plain close.
 pub fn close(stream: smol::net::TcpStream) -> io::Result<()> {
     let stream: Arc<Async<TcpStream>> = stream.into();
     let stream = Arc::try_unwrap(stream).map_err(|_| io::ErrorKind::ResourceBusy)?;

@@ -165,8 +165,8 @@ impl<L: Accept<Addr: Clone + Sync + 'static>> Connected<IncomingStream<'_, Liste
     }
 }
 
-/// For the listeners whose addresses the compiler knows, and so knows to be no `Peer`: axum has an implementation for
-/// every tapped listener's address. What is tapped below `listen` is not among them.
+/// For concrete listeners only. axum implements `Connected` for the address of every tapped listener, and only for a
+/// concrete address the compiler knows that it is no `Peer`. Listeners that were tapped before [`listen`] are not covered.
 macro_rules! peer {
     ($listener:ty: $accept:ty) => {
         impl<F> Connected<IncomingStream<'_, TapIo<$listener, F>>> for Peer<<$accept as Accept>::Addr>

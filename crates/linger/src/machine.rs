@@ -77,14 +77,14 @@ pub enum Event {
         probes: u8,
         /// Retransmissions of the oldest segment that it has not acknowledged (`tcpi_retransmits`).
         retransmits: u8,
-        /// Time since its last acknowledgement, of something new or not (`tcpi_last_ack_recv`).
+        /// Time since its last ACK, whether or not that acknowledged anything new (`tcpi_last_ack_recv`).
         last_ack: Duration,
         /// The smoothed round-trip time (`tcpi_rtt`).
         round_trip: Duration,
         /// Segments with data that it has sent since the connection began (`tcpi_data_segs_in`).
         data_segments: u32,
     },
-    /// The kernel does not know, as for a socket that is not TCP.
+    /// The kernel cannot tell, as for a socket that is not TCP.
     NotInspected,
     /// The connection was reset (`ECONNRESET`, `EPIPE`, or the state said so).
     Reset,
@@ -134,7 +134,7 @@ impl Machine {
         self.core.on(event, self.since_start(now));
     }
 
-    /// Says what to do at `now`. Asking changes nothing but to note a bound that has run out.
+    /// Says what to do at `now`. Changes nothing, except that it notes a bound that has run out.
     pub fn next(&mut self, now: Instant) -> Action {
         match self.core.next(self.since_start(now)) {
             Action::HalfClose => Action::HalfClose,

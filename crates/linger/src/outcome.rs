@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-/// What a lingering close came to. It says only what is known, not what is likely.
+/// The result of a lingering close. It says only what is known, not what is likely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome {
@@ -12,8 +12,9 @@ pub struct Outcome {
     pub ended: Ended,
     /// Bytes of the peer that were read and discarded.
     pub discarded: u64,
-    /// Bytes that this side wrote and the peer never acknowledged, without the FIN; `None` if the kernel cannot say
-    /// (streams that are neither TCP nor AF_UNIX).
+    /// Bytes that this side wrote and the peer never acknowledged, without the FIN; `None` if the kernel cannot say: on
+    /// systems other than Linux, on streams that are neither TCP nor AF_UNIX, before the handshake is over, and when a local
+    /// peer has gone without reading everything.
     ///
     /// On AF_UNIX this is the memory that the kernel uses for unread bytes: 0 exactly if the peer has read
     /// everything, otherwise more than the bytes.
@@ -29,7 +30,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// For a descriptor of which nothing more is known.
+    /// The outcome for a descriptor that could not be closed lingering.
     pub(crate) fn failed(kind: ErrorKind) -> Self {
         Self {
             ended: Ended::Failed(kind),
@@ -85,10 +86,11 @@ pub enum Ended {
     Unwaited,
     /// The policy said to reset ([`Mode::Abort`](crate::Mode::Abort)).
     Aborted,
-    /// A [`Closer`](crate::Closer) gave it up, since its budget was spent on others.
+    /// A [`Closer`](crate::Closer) gave it up: its budget was spent on others, it was told to
+    /// ([`evict`](crate::Closer::evict)), or its thread does not run in this process, which was forked.
     Evicted,
-    /// There was no connection any more when the close began (`ENOTCONN`, `EPIPE` or `ECONNRESET` from
-    /// `shutdown`): the peer had reset it, or both sides had closed.
+    /// There was no connection when the close began (`ENOTCONN`, `EPIPE` or `ECONNRESET` from `shutdown`): the peer had
+    /// reset it, both sides had closed, or it was never established.
     Gone,
     /// The operating system refused, for instance because the descriptor is not a stream socket; it was
     /// closed plainly.
@@ -109,8 +111,8 @@ impl Ended {
 pub enum Bound {
     /// [`Policy::idle`](crate::Policy::idle): the peer's kernel no longer answered, or could not be asked.
     Idle,
-    /// [`Policy::total`](crate::Policy::total): the peer was alive, but did not read to the end, or did not stop
-    /// sending.
+    /// [`Policy::total`](crate::Policy::total), or the deadline of [`Closer::finish`](crate::Closer::finish): the peer was
+    /// alive, but did not read to the end, or did not stop sending.
     Total,
     /// The kernel's own: it gave up retransmitting (`ETIMEDOUT`).
     Kernel,

@@ -1,4 +1,4 @@
-//! The close for TLS: say goodbye, flush, half-close, then discard what comes without decrypting it.
+//! The close for TLS: send `close_notify`, flush, half-close, then discard what comes without decrypting it.
 //!
 //! Draining after `close_notify` is what RFC 8446 section 6.1 allows: after our own the peer may still send, and
 //! nobody is going to read it. What arrives late in every TLS 1.3 handshake, the client's Finished after a
@@ -25,7 +25,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A TLS stream that is dropped without a shutdown still lingers, but has said no goodbye: the peer cannot
+//! A TLS stream that is dropped without a shutdown still lingers, but has sent no `close_notify`: the peer cannot
 //! tell its end from a truncation.
 
 use std::io::{self, Write};
@@ -49,8 +49,8 @@ use crate::{Outcome, Policy};
 /// # }
 /// ```
 ///
-/// A peer that stops reading may not have got the goodbye, nor then the bytes before it: the outcome's
-/// `unacknowledged` says so for what had reached the kernel; what had not is counted on top of it.
+/// If the peer stops reading, `close_notify` and bytes before it may not have been sent. The outcome's `unacknowledged`
+/// is the sum of what the kernel had and the peer has not acknowledged, and of what the kernel did not take.
 pub fn close<D>(
     connection: &mut ConnectionCommon<D>,
     stream: impl Into<OwnedFd>,
@@ -61,7 +61,7 @@ pub fn close<D>(
     let patience = policy.idle.min(policy.total);
     let held = send_all(connection, stream.as_fd(), patience);
     let mut policy = *policy;
-    // The machine's bounds end at a millisecond at least, so that one look is taken.
+    // At least a millisecond, so that the machine takes one look.
     policy.total = policy.total.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
     let mut outcome = crate::close(stream, &policy);
     outcome.elapsed = started.elapsed();

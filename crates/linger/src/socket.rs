@@ -27,12 +27,13 @@ pub(crate) struct Socket<F = OwnedFd> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndsSeen {
     Neither,
-    /// A local peer is gone with bytes unread: the kernel has freed them, and says now that there are none.
+    /// An AF_UNIX peer is gone with bytes unread: the kernel has freed them, and its count of unread bytes is 0 now.
     Unread,
     /// There has never been a connection: the half-close has ended the attempt to connect, and the kernel's counts of bytes
     /// mean nothing (`tcp_disconnect`).
     NeverBegan,
-    /// The peer's FIN was read, so the handshake is over, and an empty send queue means that everything is acknowledged.
+    /// The peer's direction: its FIN was read, so the handshake is over, and an empty send queue means that everything is
+    /// acknowledged.
     Peers,
     /// Both directions have ended, and everything is acknowledged, the FIN of this side included. The socket's state is
     /// CLOSE; if the kernel remembers the connection, it does so in a TIME_WAIT socket (`tcp_time_wait`).
@@ -90,7 +91,7 @@ impl<F: AsFd> Socket<F> {
         self.fd.as_fd()
     }
 
-    /// Takes over what is known to be a stream socket of this family.
+    /// Takes over a socket that is known to be a stream of this family.
     pub(crate) fn of(family: Family, fd: F) -> Self {
         let (is_lost, fin, ends) = (Cell::new(false), Cell::new(Fin::Unsent), Cell::new(EndsSeen::Neither));
         Self { fd, family, is_lost, fin, ends }
@@ -143,7 +144,7 @@ impl<F: AsFd> Socket<F> {
                 Event::EndOfStream
             }
             Ok(bytes) => Event::Discarded(bytes),
-            // Kernel TLS answers EIO when a plain read meets a close_notify: the peer has said its last.
+            // Kernel TLS answers EIO when a plain read meets a close_notify: the peer sends nothing more.
             #[cfg(unix)]
             Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Event::EndOfStream,
             Err(error) => {
@@ -163,9 +164,9 @@ impl<F: AsFd> Socket<F> {
 
     /// Sets `SO_RCVLOWAT`, so that a flood wakes the reader once per 256 KiB.
     ///
-    /// Measured on loopback (6.18), CPU a discarded GB: 0.11 s without, 0.11 s with 128 KiB, 0.025 s with 256 KiB.
-    /// The end of the stream and a window about to close wake in any case (`tcp_epollin_ready`), and less than
-    /// that is found when the timer fires.
+    /// CPU time for each discarded GB, measured on loopback (Linux 6.18): 0.11 s without, 0.11 s with 128 KiB, 0.025 s with
+    /// 256 KiB. The end of the stream and a window about to close wake the reader in any case (`tcp_epollin_ready`); fewer
+    /// bytes are found when the timer fires.
     pub(crate) fn batch_events(&self) {
         if self.family == Family::Tcp {
             // A hint: a kernel that refuses it costs no correctness.
@@ -175,9 +176,9 @@ impl<F: AsFd> Socket<F> {
 
     /// Sets a small receive buffer, so that the kernel holds little of what nobody is going to read.
     ///
-    /// Left alone the buffer of a fast sender may have grown to `tcp_rmem[2]`, 6 to 32 MB, and would fill up.
-    /// While data is read a small buffer is no gain, but costs twice the CPU (a wake-up and a window update
-    /// for each filling of it), so this is for the time when reading has stopped or is held back.
+    /// Otherwise the receive buffer, which a fast sender may have made grow to `tcp_rmem[2]`, 6 to 32 MB, would fill up.
+    /// While data is read a small buffer gains nothing and costs CPU (a wake-up and a window update each time it is full), so
+    /// this is for the time when reading has stopped or is held back.
     pub(crate) fn narrow(&self) {
         if self.family == Family::Tcp {
             let _ = sockopt::set_socket_recv_buffer_size(self.as_fd(), 64 << 10);
@@ -200,7 +201,7 @@ impl<F: AsFd> Socket<F> {
         failure(error)
     }
 
-    /// Asks for the send queue; on TCP it stays as it was when a reset ended the connection.
+    /// Asks for the size of the send queue; on TCP it keeps its value when a reset ends the connection.
     ///
     /// The FIN counts as a byte of it from the half-close on. Until the handshake is over the kernel answers 0
     /// whatever was written (`tcp_ioctl`), as with Fast Open, where a server may read, answer and half-close in
@@ -215,7 +216,7 @@ impl<F: AsFd> Socket<F> {
                 let is_counted = match self.fin.get() {
                     Fin::Unsent => false,
                     Fin::Queued => true,
-                    // After a reset nobody knows whether the FIN is still in the queue: no byte of the program's is taken for a FIN.
+                    // After a reset it is unknown whether the queue still counts a FIN: count all of it as bytes of the program.
                     #[cfg(feature = "tokio")]
                     Fin::Said => self.state() != Some(TcpState::Close),
                 };
@@ -233,8 +234,8 @@ impl<F: AsFd> Socket<F> {
         }
     }
 
-    /// Whether a socket that was reset was only on its way to a connection. `shutdown` in SYN_SENT succeeds, leaves ECONNRESET to
-    /// be read, and takes the local address away that connecting had given (`inet_shutdown`, `tcp_disconnect`).
+    /// Whether a socket that reports a reset was still connecting. `shutdown` in SYN_SENT succeeds, leaves ECONNRESET to be
+    /// read, and removes the local address that `connect` had assigned (`inet_shutdown`, `tcp_disconnect`).
     fn has_never_begun(&self) -> bool {
         let local =
             rustix::net::getsockname(self.as_fd()).ok().and_then(|local| SocketAddr::try_from(local).ok());
@@ -269,7 +270,7 @@ impl<F: AsFd> Socket<F> {
             && is_cut(linger_sys::send_queue(self.fd.as_fd()).ok(), || self.is_multipath())
     }
 
-    /// Whether the state that the kernel tells is only that of a subflow that has ended.
+    /// Whether the state that the kernel reports may be that of one subflow that has ended.
     fn is_other_subflow(&self) -> bool {
         self.state() == Some(TcpState::Close) && self.is_multipath()
     }

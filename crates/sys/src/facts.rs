@@ -58,7 +58,8 @@ pub struct TcpInfo {
 pub struct Ready {
     /// The key with which the socket was added.
     pub key: u64,
-    /// Both directions have ended, or there is an error.
+    /// Both directions have ended, or there is an error. Always false where the system does not report it: the next read
+    /// finds out.
     pub is_over: bool,
     /// The peer's direction is open, and later data raises a new event: a read that gets less than it asked for has
     /// got everything.

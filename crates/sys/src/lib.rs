@@ -6,7 +6,7 @@
 //! discards without a copy, an edge-triggered epoll tells of an acknowledgement. **Elsewhere** (macOS, the BSDs, Windows)
 //! a socket can be half-closed, read into a buffer and waited for; what the peer has acknowledged is unknown, so that
 //! [`send_queue`], [`tcp_state`] and [`tcp_info`] answer `Unsupported`. Compile with `--cfg linger_portable` to have the
-//! second on Linux, where it is tested; on the other systems nothing was tested.
+//! second implementation on Linux, where it is tested; on the other systems nothing was tested.
 #![allow(unsafe_code)] // One of the crates where it may live; each block says why it is sound.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
@@ -37,6 +37,6 @@ pub use process::Process;
 pub use rustix::fd;
 pub use set_once::SetOnce;
 
-/// Size of the buffer for sockets that cannot discard without one. A call that discards more than this did not use the
-/// buffer.
+/// Size in bytes of the buffer for sockets that cannot discard without one. A call that discards more than this did not
+/// use the buffer.
 pub const SCRATCH: u64 = 64 << 10;

@@ -8,7 +8,7 @@ use linger_netns::{Namespace, net};
 pub const HOSTS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2))];
 
-/// Two namespaces joined by one veth pair. Both ends are called `eth0`; the first has no offloads.
+/// Two namespaces joined by one veth pair. Both ends are called `eth0`; offloads are turned off at the first.
 ///
 /// # Panics
 /// Panics if the kernel refuses: call this inside [`sandboxed`](crate::sandboxed).

@@ -26,8 +26,8 @@ pub fn sandboxed(body: impl FnOnce()) {
 /// another test, and none of its own outlives it. The test's parent is the namespace's first process, which reaps
 /// orphans.
 ///
-/// For tests of programs that look at processes which they have not started: `linger run` takes orphans of its user for
-/// its program's (docs/run.md).
+/// For tests of programs that look at processes that they have not started: `linger run` takes any orphan of its user for
+/// one of its program's processes (docs/run.md).
 ///
 /// # Panics
 /// Panics if the body panics; the message has the body's output.

@@ -14,11 +14,11 @@ pub enum Close {
     /// The table has a connection at this fd, but that connection was closed earlier in a way that the library did not see.
     /// The supervisor is to drop the fd that it holds of that connection; nothing else is to be done.
     Unhold(Unhold),
-    /// This process's last fd of a connection that was handed over at a `shutdown`, or one that an epoll has: remove the fd
-    /// from the program's epolls. After this close nobody can.
+    /// An fd of a connection that a `shutdown` has handed over, and either this process's last one or one that an epoll
+    /// watches: remove it from these epolls before the close. After the close no call can.
     Handed(Epolls),
-    /// This process's last fd: ask the socket, and [`fate`](crate::fate()) how to end it. Whether another process has one is
-    /// for the supervisor to find out.
+    /// This process's last fd: ask the socket for its state, and [`fate`](crate::fate()) how to end the connection. Whether
+    /// another process has an fd of it is for the supervisor to find out.
     Last(Last),
 }
 
@@ -35,9 +35,9 @@ pub struct Last {
     /// Which epolls watch the connection. The supervisor's fd keeps its file open, so the kernel would go on reporting
     /// events to a program that has closed the connection.
     pub epolls: Epolls,
-    /// An epoll has the connection under an fd that was closed before this one. The kernel drops such a registration with
-    /// the last reference to the file, and by nothing else that can be called: if the supervisor's fd kept the file open, the
-    /// program would be told of a connection that it has closed and forgotten. To be closed plainly while the process goes on.
+    /// An epoll has the connection under an fd that was closed before this one. No call removes such a registration; the
+    /// kernel drops it with the last reference to the file. If the supervisor's fd kept the file open, the epoll would go on
+    /// to report a connection that the program has closed and forgotten. So close it plainly, unless the process is ending.
     pub stray: bool,
 }
 
@@ -47,7 +47,7 @@ impl Last {
         Self { cookie, origin, held: record.is_held(), epolls, stray: record.stray }
     }
 
-    /// What the supervisor must be told if it is closed plainly.
+    /// What the supervisor must be told if the connection is closed plainly.
     pub fn unhold(&self) -> Option<Unhold> {
         self.held.then_some(Unhold { cookie: self.cookie })
     }
@@ -59,7 +59,7 @@ impl Last {
 pub enum Shutdown {
     /// Nothing is to be done: let the program's own `shutdown` happen.
     Leave,
-    /// The supervisor has it already.
+    /// The supervisor has the connection already.
     Done,
     /// Ask the kernel about the socket. If the peer has sent its FIN, or the connection is over, let the program's own
     /// `shutdown` happen. Otherwise half-close, send the supervisor an fd with this cookie, and if it was sent, call
@@ -72,7 +72,9 @@ pub enum Shutdown {
 }
 
 impl<const N: usize> Table<N> {
-    /// The program has accepted a connection, or connected one. `held` says that the supervisor has an fd of it.
+    /// The program has accepted a connection, or connected one. `held` says that the supervisor has an fd of it. Returns the
+    /// fd that the supervisor is to drop, if any: of this connection if there is no room for it, or of one that was closed
+    /// unseen.
     pub fn accepted(&self, fd: i32, cookie: u64, origin: Origin, held: bool) -> Option<Unhold> {
         if let Some(open) = self.open(fd)
             && self.cookie(open.connection) == Some(cookie)
@@ -90,7 +92,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// The program has received a connection in an SCM_RIGHTS message. The table may know the connection already, if
-    /// this process has sent it or received it before: `found` says where, as [`find`](Self::find) has.
+    /// this process has sent it or received it before: `found` is then the result of [`find`](Self::find).
     pub fn received(&self, fd: i32, cookie: u64, held: bool, found: Option<FoundAt>) -> Option<Unhold> {
         let Some(connection) = found.and_then(|found| self.hold(found, cookie)) else {
             return self.accepted(fd, cookie, Origin::UNKNOWN, held);
@@ -103,8 +105,8 @@ impl<const N: usize> Table<N> {
         stale.or(unhold)
     }
 
-    /// The program has got a connection once more that the table has already. If `held`, the supervisor has taken an fd
-    /// of it, and keeps that fd if this process is to end the connection.
+    /// The program has got a connection that the table has already. If `held`, the supervisor has taken an fd of it, and is
+    /// to drop that fd again unless the connection is in [`Phase::Ours`].
     fn again(&self, connection: usize, held: bool, change: impl Fn(Record) -> Record) -> Option<Unhold> {
         let before = self.update(connection, |record| {
             let record = change(record);
@@ -154,7 +156,7 @@ impl<const N: usize> Table<N> {
         });
     }
 
-    /// An epoll watches the fd no more. If others have watched it, one of them may still.
+    /// An epoll watches the fd no more. If other epolls have watched it, one of them may still do so.
     pub fn unwatched(&self, fd: i32, epoll: i32) {
         self.change(fd, |open| {
             let registered = open.registered && open.epolls != Epolls::One(epoll);
@@ -162,7 +164,8 @@ impl<const N: usize> Table<N> {
         });
     }
 
-    /// What the close of an fd means; `cookie` is what the kernel gives for the fd. Called before the close itself.
+    /// Takes an fd out of the table, and says what its close means; `cookie` is what the kernel gives for the fd. Called
+    /// before the close itself.
     pub fn close(&self, fd: i32, cookie: Option<u64>) -> Close {
         let Some(open) = self.take(fd) else { return Close::Leave };
         let Some(gone) = self.let_go(open) else { return Close::Leave };
@@ -175,7 +178,7 @@ impl<const N: usize> Table<N> {
         }
         match gone.record.phase {
             Phase::Given => Close::Leave,
-            // An `execve` under way has announced it.
+            // An `execve` under way has announced this close, or is about to.
             _ if matches!(gone.record.exec, Exec::Claimed | Exec::Announced(_)) => Close::Leave,
             Phase::Handed => Close::Handed(gone.epolls),
             Phase::Ours => Close::Last(Last::of(&gone)),
@@ -201,8 +204,8 @@ impl<const N: usize> Table<N> {
     /// The supervisor has taken the connection that a `shutdown` half-closed.
     pub fn handed(&self, fd: i32) {
         let Some(open) = self.open(fd) else { return };
-        // The fd that the supervisor kept since the accept (`held`) is no longer kept for this entry: the supervisor has received
-        // the connection, and ends it.
+        // The supervisor has received the connection, and ends it: the fd that it has held since the accept is no longer held for
+        // this process.
         self.update(open.connection, |record| Some(Record { phase: Phase::Handed, held: false, ..record }));
     }
 }

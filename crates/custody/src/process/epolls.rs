@@ -16,7 +16,7 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// The epolls that may watch an fd.
+    /// The epolls that may watch an fd: one if it is known alone, otherwise all that were recorded.
     pub fn each_epoll(&self, epolls: Epolls) -> impl Iterator<Item = i32> + '_ {
         let one = if let Epolls::One(epoll) = epolls { Some(epoll) } else { None };
         let all = if one.is_none() { &self.epolls[..] } else { &[] };

@@ -1,8 +1,8 @@
 //! What an `execve` closes, and what must be taken back where it fails.
 //!
-//! An `execve` [begins](Table::begins) only while no other is under way. No code of this
-//! program runs after an `execve` that succeeds, so the supervisor must be told everything before the call. All fds are
-//! gone through twice, because a connection is given up only if none of its fds survives.
+//! An `execve` [begins](Table::begins) only while no other is under way. No code of this program runs after an `execve` that
+//! succeeds, so the supervisor must be told everything before the call. There are two passes over all fds, because the
+//! close of a connection is announced only if none of its fds survives: [`Table::will_close`], then [`Table::executes`].
 
 use super::close::Last;
 use super::table::{Gone, Table, Unhold};
@@ -16,9 +16,10 @@ use crate::sync::{Acquire, Relaxed, Release};
 pub enum Executes {
     /// Nothing.
     Leave,
-    /// It was closed earlier, unseen by the library.
+    /// It was closed earlier, unseen by the library: the supervisor is to drop its fd.
     Unhold(Unhold),
-    /// This process's last fd is closed: announce it as for an exit, and say what was counted to [`Table::announced`].
+    /// The `execve` closes this process's last fd: announce that as at an exit, then call [`Table::announced`] with the
+    /// reason under which it was counted.
     Last(Last),
 }
 
@@ -26,11 +27,11 @@ pub enum Executes {
 #[must_use]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TakenBack {
-    /// The supervisor is to drop what was announced.
+    /// The supervisor is to drop the fd that it got with the announcement.
     pub unhold: Option<Unhold>,
-    /// The supervisor is to hold it again under this cookie; where it does not, say [`Table::not_held`].
+    /// The supervisor is to hold an fd again under this cookie; if it does not, call [`Table::not_held`].
     pub hold: Option<u64>,
-    /// It was counted for this reason.
+    /// The close was counted for this reason: take that back.
     pub uncount: Option<Count>,
 }
 
@@ -41,7 +42,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Called before an `execve`, for each fd: `closes` says whether the call closes this one. A connection of which
-    /// the next program inherits an fd does not end. If the supervisor holds it, what is returned tells it to let go,
+    /// the next program inherits an fd does not end. If the supervisor holds an fd of it, that fd is returned to be dropped,
     /// because no code of this program runs after the call and could report the last close.
     ///
     /// A connection that another thread opens after this is left alone, because nobody knows whether its fd survives
@@ -76,7 +77,7 @@ impl<const N: usize> Table<N> {
         Executes::Last(Last::of(&Gone { record, cookie: known, origin, epolls: open.epolls }))
     }
 
-    /// What was counted for the last fd of a connection that the `execve` closes.
+    /// Notes that the close of a connection by the `execve` was announced, and counted for this reason.
     pub fn announced(&self, fd: i32, reason: Count) {
         if let Some(open) = self.open(fd) {
             let announced = |record| Some(Record { exec: Exec::Announced(reason), ..record });
@@ -94,8 +95,7 @@ impl<const N: usize> Table<N> {
     pub fn failed_to_execute(&self, fd: i32, cookie: Option<u64>) -> TakenBack {
         let nothing = TakenBack::default();
         let Some(open) = self.open(fd) else { return nothing };
-        // If this fd is no longer the connection, nothing is taken back here: the call for another fd of the connection
-        // does it.
+        // If this fd is another file by now, nothing is taken back here: the call for another fd of the connection does it.
         let Some(cookie) = cookie.filter(|cookie| self.cookie(open.connection) == Some(*cookie)) else {
             return nothing;
         };
@@ -108,7 +108,7 @@ impl<const N: usize> Table<N> {
             Exec::Announced(reason) => {
                 let announced = reason == Count::Handed && !record.held;
                 let unhold = announced.then_some(Unhold { cookie });
-                // What a `shutdown` has handed over meanwhile stays counted.
+                // A connection that a `shutdown` has handed over meanwhile stays counted.
                 let uncount = (record.phase == Phase::Ours).then_some(reason);
                 TakenBack { unhold, uncount, hold }
             }

@@ -21,7 +21,7 @@ impl Field {
         (word >> self.shift) & self.most()
     }
 
-    /// A word that has as much of this value as fits in the field, and zeros elsewhere. The words of several
+    /// A word with the low bits of this value, as many as fit, in the field, and zeros elsewhere. The words of several
     /// fields can be added.
     pub(super) const fn put(self, value: u64) -> u64 {
         (value & self.most()) << self.shift

@@ -1,8 +1,7 @@
 //! Models of the table's concurrency, checked in every order that the memory model allows:
 //! `RUSTFLAGS="--cfg loom" cargo test -p linger-custody --lib --release loom_`.
 //!
-//! loom models neither signals nor fork. Each ordering
-//! stronger than Relaxed is needed by a model, which fails without it:
+//! loom models neither signals nor fork. For each ordering stronger than Relaxed there is a model that fails without it:
 //!
 //! | ordering | model |
 //! |---|---|
@@ -30,7 +29,7 @@ fn table<const N: usize>() -> Arc<Table<N>> {
     Arc::new(table)
 }
 
-/// Every order with at most two preemptions, which is what most faults need; without a bound a fork alone takes hours.
+/// Every order with at most two preemptions, which is what most faults need; without a bound one model may take hours.
 fn model(body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
@@ -47,7 +46,7 @@ fn both<A: 'static, B: 'static>(
     (one.join().unwrap(), other)
 }
 
-/// An `execve`: waits for its turn, and does `within` it what such a call does.
+/// An `execve`: waits until no other is under way, then runs `within`.
 fn executes<A>(table: Arc<Table<1>>, within: impl FnOnce(&Table<1>) -> A) -> impl FnOnce() -> A {
     move || {
         while !table.begins() {
@@ -75,7 +74,8 @@ fn loom_an_entry_has_its_cookie() {
     });
 }
 
-/// Of two fds that are closed at once only one is in an epoll: whoever closes the last knows whether that one is the other.
+/// Two fds of a connection are closed at once, and one of them is in an epoll. If that one is closed first, the last close
+/// is told of the stray registration.
 #[test]
 fn loom_the_last_close_knows_of_a_registered_fd_that_went_before() {
     model(|| {

@@ -4,18 +4,19 @@ use super::word::{Epolls, OpenFd, Phase, Record, Slot};
 use crate::Origin;
 use crate::sync::{AcqRel, Acquire, AtomicI32, AtomicU64, Published, Relaxed, Release};
 
-/// Epolls of a process that are remembered.
+/// How many epolls of a process are remembered.
 const EPOLLS: usize = if cfg!(loom) { 2 } else { 64 };
 
 /// The connections of one process, by fd.
 ///
-/// Every change is one atomic operation on one word, so neither a signal nor a fork finds half of it. An entry is a hint:
-/// a program may close and open fds behind this library's back, so what a close means is decided with the cookie that the
-/// kernel gives for the fd.
+/// Every word is changed by one atomic operation, so that neither a signal handler nor a forked child finds half of a
+/// change. (A child may find an fd taken out and not yet counted; [`child`](Self::child) counts anew.) An entry is a hint: a
+/// program may close and open fds by bare system calls, which the library does not see. So what a close means is decided
+/// with the cookie that the kernel gives for the fd.
 ///
 /// A slot belongs to an fd, and says which connection it is. A connection has a place of its own, because it may have
 /// several fds; whoever closes the last one ends it. Fds from `N` on are not tracked: they are closed plainly. `N` is
-/// at most 2^18.
+/// at most 2^18, since a slot has 18 bits for the place.
 pub struct Table<const N: usize> {
     /// A [`Slot`] each.
     slots: [AtomicU64; N],
@@ -53,8 +54,8 @@ impl ConnectionSlot {
     }
 }
 
-/// The supervisor is to drop the fd that it holds under this cookie (`Kind::Release`), because this process is not to
-/// end the connection.
+/// The supervisor is to drop the fd that it holds under this cookie (`MessageKind::Release`), because this process is not
+/// to end the connection.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Unhold {
@@ -77,7 +78,7 @@ pub struct FoundAt {
 pub struct Entry {
     /// Fds that this process has of the connection.
     pub fds: u32,
-    /// The supervisor holds it since it was accepted.
+    /// The supervisor has held an fd of it since it was accepted.
     pub held: bool,
     /// Who ends it.
     pub phase: Phase,
@@ -164,7 +165,7 @@ impl<const N: usize> Table<N> {
         self.process.store(process, Relaxed);
     }
 
-    /// Whose fds these are.
+    /// The process whose fds these are.
     pub fn process(&self) -> i32 {
         self.process.load(Relaxed)
     }
@@ -183,7 +184,7 @@ impl<const N: usize> Table<N> {
         Some(Entry { fds, held, phase, origin, epolls: open.epolls, stray })
     }
 
-    /// What `fork` makes of this memory in the child, for simulations; [`Table::child`] is to follow there.
+    /// A copy of the table, as a forked child has it, for simulations. Call [`Table::child`] on the copy.
     pub fn forked(&self) -> Self {
         let copy = Self::new();
         let words = |words: &[AtomicU64; N], to: &[AtomicU64; N]| {
@@ -210,7 +211,7 @@ impl<const N: usize> Table<N> {
 
     /// What is known of an fd.
     ///
-    /// Acquire, so that the cookie of its connection is seen that was written before it was published.
+    /// Acquire, so that the cookie is seen that was written before the fd was published.
     pub(super) fn open(&self, fd: i32) -> Option<OpenFd> {
         Slot(self.slot(fd)?.load(Acquire)).open()
     }
@@ -322,7 +323,7 @@ impl<const N: usize> Table<N> {
         Some(Gone { record, cookie, origin, epolls: fd.epolls })
     }
 
-    /// Where the connection is that has this cookie. Another thread may close it before it is held.
+    /// Finds a connection by its cookie, for [`received`](Self::received). Another thread may close the connection meanwhile.
     pub fn find(&self, cookie: u64) -> Option<FoundAt> {
         self.find_from(0, cookie).next()
     }
@@ -336,7 +337,8 @@ impl<const N: usize> Table<N> {
         })
     }
 
-    /// Counts one more fd of the connection that was found, by the fd at which it was or by a later one.
+    /// Counts one more fd of a connection that was found. If the fd at which it was found has been closed meanwhile, later fds
+    /// are searched; `None` if none of them is the connection.
     pub(super) fn hold(&self, found: FoundAt, cookie: u64) -> Option<usize> {
         let others = self.find_from(found.fd, cookie);
         [found].into_iter().chain(others).find_map(|FoundAt { fd, slot, connection }| {

@@ -10,7 +10,7 @@ use crate::Count;
 pub enum Epolls {
     /// No registration was seen.
     Unknown,
-    /// This one alone.
+    /// Only the epoll with this fd.
     One(i32),
     /// More than one.
     Many,
@@ -19,7 +19,7 @@ pub enum Epolls {
 /// An fd that is a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OpenFd {
-    /// Where the table has the connection.
+    /// The index of the connection in the table.
     pub(super) connection: usize,
     pub(super) epolls: Epolls,
     /// A registration in an epoll was seen, and not its removal.
@@ -30,11 +30,11 @@ pub(super) struct OpenFd {
 ///
 /// | bits | |
 /// |---|---|
-/// | 0 | the fd is a connection; all other bits but the last 24 are zero where it is not |
+/// | 0 | the fd is a connection; if it is not, all other bits but the generation are zero |
 /// | 1 | a registration in an epoll was seen, and not its removal |
-/// | 2..22 | the epoll plus one; 0: unknown; all ones: many |
+/// | 2..22 | the fd of the epoll plus one; 0: unknown; all ones: many |
 /// | 22..40 | the index of the connection |
-/// | 40..64 | generation: changes whenever another connection takes the place |
+/// | 40..64 | generation: counts up whenever a connection is entered at this fd, so that a reused fd is noticed |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot(pub(super) u64);
 
@@ -65,7 +65,7 @@ impl Slot {
     pub(super) fn with(self, open: OpenFd) -> Self {
         let epolls = match open.epolls {
             Epolls::Unknown => 0,
-            // Greater numbers than fit are treated as many: all known epolls are gone through.
+            // An epoll whose fd does not fit counts as many: all known epolls are then searched.
             Epolls::One(epoll) => (epoll as u64 + 1).min(Self::EPOLL.most()),
             Epolls::Many => Self::EPOLL.most(),
         };
@@ -90,11 +90,11 @@ impl Slot {
 /// Who ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// The process of the program that closes it last. This process reports when it has closed its own last fd.
+    /// Whichever process of the program closes the connection last. This process reports when it has closed its own last fd.
     Ours,
-    /// The supervisor: `shutdown` has handed it over.
+    /// The supervisor: a `shutdown` has handed the connection over.
     Handed,
-    /// Another process, to which it was passed. Here it is closed plainly.
+    /// Another process, to which the connection was passed. This process closes it plainly.
     Given,
 }
 
@@ -103,13 +103,13 @@ pub enum Phase {
 pub(super) enum Exec {
     /// No `execve` is under way.
     None,
-    /// The next program inherits an fd of it.
+    /// The next program inherits an fd of the connection.
     Survives,
-    /// All fds of it are closed.
+    /// The `execve` closes all fds of the connection.
     Closes,
-    /// It is about to be announced: a close by another thread does not end it.
+    /// Its close is about to be announced to the supervisor: a close by another thread does not end it.
     Claimed,
-    /// It is closed, and counted for this reason.
+    /// Its close was announced, and counted for this reason.
     Announced(Count),
 }
 
@@ -118,11 +118,11 @@ pub(super) enum Exec {
 /// | bits | |
 /// |---|---|
 /// | 0..20 | number of fds that this process has; 0: the place is free, and all bits are zero |
-/// | 20 | the supervisor holds an fd of it since it was accepted, to end it for this process: so in [`Phase::Ours`] only |
+/// | 20 | the supervisor has held an fd of it since the accept, in case this process is killed; in [`Phase::Ours`] only |
 /// | 21..23 | [`Phase`] |
 /// | 23 | this process received it in an `SCM_RIGHTS` message, so by whom and when it was accepted is not known |
 /// | 24..28 | [`Exec`]: 0 to 3 for the variants without data; `Announced(count)` is 4 + the number of the [`Count`] |
-/// | 28 | an fd of it was closed that an epoll had, while this process had another: nobody can remove that registration |
+/// | 28 | an fd of it that an epoll watched was closed while this process had another: no call can remove that registration |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) fds: u32,
@@ -197,7 +197,7 @@ impl Record {
     }
 }
 
-/// The counts by their numbers; the last places are never packed.
+/// The counts by their numbers, as many as the field can name; `pack` never writes the last three.
 const COUNTS: [Count; 12] = {
     let [a, b, c, d, e, f, g, h, i] = Count::EACH;
     [a, b, c, d, e, f, g, h, i, Count::Seen, Count::Seen, Count::Seen]

@@ -22,7 +22,7 @@ impl World {
         }
         let name = Name { pid: caller.pid, fd: seen.fd };
         self.forget_endings_of(cookie, name);
-        // Two fds that are being closed at once are two holders. After a census, decide by what it has found.
+        // Two fds that are being closed at once are two holders. A second attempt, with a census, decides by what that has found.
         let several = self.connections.get(&cookie).is_some_and(|one| !one.kept.is_empty());
         if self.doubts.about(seen.inode) || several || known.census.is_some() {
             self.share(cookie, seen.inode, name, known)?;
@@ -54,7 +54,7 @@ impl World {
         if !known.unsure && known.done.ok_or(Ask::Unwatch(kept))? {
             ending.unwatched = true;
         } else {
-            // If the supervisor kept its fd, epolls would report the connection to a program that has closed it.
+            // The program's epolls would report a closed connection for as long as the supervisor keeps its fd.
             self.refuse(kept);
         }
         Ok(())
@@ -82,7 +82,7 @@ impl World {
         let passed = connection.passed(name.pid);
         let closing = self.closing(cookie).next();
         if passed == Passed::BySender && closing.is_none() {
-            // Most likely it is in flight: to look for it can wait.
+            // Most likely the message that this process has sent is in flight: the search for other holders can wait.
             self.put_off(kept);
             return Ok(());
         }
@@ -139,7 +139,8 @@ impl World {
         if !matches!(fate(&seen.socket), Fate::Linger | Fate::Discard) {
             return Ok(());
         }
-        // The read side stays open: bytes that still come would be answered with a reset while the program writes.
+        // The read side stays open. With it shut, bytes that come after this side's FIN would be answered with a reset
+        // (`tcp_rcv_state_process` in FIN_WAIT1 and FIN_WAIT2).
         if !both || self.shut_down.contains_key(&cookie) {
             self.act(Action::Pretend);
             return Ok(());

@@ -5,13 +5,13 @@ use std::vec::Vec;
 
 use super::vocabulary::{Inode, Kept, Name, Pid, Tid};
 
-/// What is known of a connection; there is none for one with a single fd of which nothing else is known.
+/// What is known of a connection. A connection with one fd, of which nothing else is known, has no entry.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) inode: Inode,
     /// `None` while it has one fd: it was never copied, inherited or passed, as far as the kernel has told.
     pub(super) shared: Option<Shared>,
-    /// If the driver has held an fd since the accept: the process for which it holds it.
+    /// The process for which the driver has held an fd since the accept, if it has.
     pub(super) held: Option<Pid>,
     /// Kept fds of it.
     pub(super) kept: Vec<Kept>,
@@ -34,7 +34,8 @@ pub(super) struct Shared {
 pub(super) struct Sent {
     /// How many.
     messages: usize,
-    /// Processes that have or had the connection from elsewhere, and whether they sent it.
+    /// Processes that got the connection otherwise than by these messages, or whose message has arrived; and whether they sent
+    /// it.
     had: BTreeMap<Pid, bool>,
     /// Threads that called `sendmsg`; one may still be in the call.
     pub(super) senders: BTreeSet<Tid>,
@@ -45,13 +46,13 @@ pub(super) struct Sent {
 /// Whether a message may hold a connection, as one process that has or had it sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passed {
-    /// No message may.
+    /// No message carries it.
     No,
-    /// One may, which the process has sent.
+    /// A message that this process has sent may carry it.
     BySender,
-    /// One may, of another process.
+    /// A message that another process has sent may carry it.
     ByOther,
-    /// Another program may.
+    /// A message to another program may carry it, or that program may have it.
     Abroad,
 }
 
@@ -138,10 +139,10 @@ impl Sent {
             return false;
         }
         debug_assert!(self.messages > 0, "what is sent has a message");
-        // It came by a message, and by one: another may be in flight to somebody else.
+        // One message has brought it here; others may be in flight to other processes.
         self.had.insert(pid, false);
         self.messages -= 1;
-        // A message to another program may hold it for ever.
+        // Whether another program has received its message is never known.
         self.messages == 0 && !self.abroad
     }
 

@@ -1,4 +1,4 @@
-//! Why a connection of which nothing is known may have other holders all the same.
+//! Why a connection with one known fd may have other holders all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
@@ -17,11 +17,11 @@ pub(super) struct Doubts {
     several: BTreeSet<Inode>,
     /// Processes that did something with their fds when they could not be looked at: what they have may be shared.
     obscure: BTreeMap<Pid, Obscure>,
-    /// A message was sent that cannot be read: it may carry any shared connection.
+    /// A message was sent that cannot be read: it may carry any connection.
     opaque: bool,
-    /// Messages were sent unheard, which may be in flight, or what they carried was not seen.
+    /// Calls were made without a notification, and it is not known yet what they have sent: messages may be in flight.
     unheard: bool,
-    /// Sockets that may be in such messages.
+    /// Sockets that such calls may have sent to another process.
     suspect: BTreeSet<Inode>,
     /// Held connections may have been closed without a notification.
     closed_unheard: bool,
@@ -30,7 +30,7 @@ pub(super) struct Doubts {
 /// A process that could not be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Obscure {
-    /// A close of it was counted.
+    /// One of its closes was counted.
     counted: bool,
 }
 
@@ -63,8 +63,8 @@ impl Doubts {
         self.closed_unheard = true;
     }
 
-    /// All that was done unheard is over, and nothing is in flight: what is open now may have been sent to anybody, and what
-    /// comes later was not.
+    /// All calls without a notification are over, and nothing is in flight: they may have sent what is `open` now, and cannot
+    /// have sent what is opened later.
     pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>) {
         self.unheard = false;
         self.suspect.extend(open);
@@ -85,14 +85,14 @@ impl Doubts {
         self.closed_unheard = false;
     }
 
-    /// Notes a process that cannot be looked at. Returns whether it is new.
+    /// Notes a process that cannot be looked at. Returns whether it was not noted before.
     pub(super) fn hides(&mut self, pid: Pid) -> bool {
         let is_new = !self.obscure.contains_key(&pid);
         self.obscure.entry(pid).or_insert(Obscure { counted: false });
         is_new
     }
 
-    /// Notes that such a process closes something. Returns whether it is the first time.
+    /// Notes that a process that cannot be looked at closes something. Returns whether this is its first close.
     pub(super) fn closes_unseen(&mut self, pid: Pid) -> bool {
         self.obscure.get_mut(&pid).is_some_and(|one| !std::mem::replace(&mut one.counted, true))
     }
@@ -112,7 +112,7 @@ impl Doubts {
         self.is_any_opaque() || self.suspect.contains(&inode)
     }
 
-    /// Whether such a message may carry any connection.
+    /// Whether some message may carry any connection whatever.
     pub(super) fn is_any_opaque(&self) -> bool {
         self.opaque || self.unheard
     }

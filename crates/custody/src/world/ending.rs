@@ -8,7 +8,7 @@ use super::connection::Connection;
 use super::vocabulary::{Action, Cookie, Inode, Kept, Name, Seen, Way};
 use crate::Count;
 
-/// How long to wait until a call that may fail has closed its fd.
+/// How long to wait for a call that may fail (`dup2`, `execve`) to close its fd.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection that the program is closing, or that no process has any more.
@@ -29,7 +29,7 @@ pub(super) struct Ending {
 /// How far an ending has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The call was continued, and the fd has to be gone. `open_since` is when it was first seen to be still open.
+    /// The call was continued, and the fd is not yet seen to be gone. `open_since` is when it was first seen to be still open.
     Called { open_since: Option<Duration> },
     /// The fd is gone: it is being decided who else holds the connection.
     Closed,
@@ -90,7 +90,7 @@ impl World {
         self.tidy(ending.cookie);
     }
 
-    /// Notes that the fd is still open, and does not wait for ever for a call that may fail.
+    /// Notes that the fd is still open. If its call may fail, forgets the ending after [`PATIENCE`].
     pub(super) fn still_open(&mut self, kept: Kept) {
         let Some(Ending { way: Way::Replace | Way::Exec, stage: Stage::Called { open_since }, .. }) =
             self.endings.get_mut(&kept)
@@ -109,14 +109,14 @@ impl World {
         self.lately.truncate(self.limits.lately);
     }
 
-    /// Leaves a connection to a plain close, counted.
+    /// Leaves a connection to a plain close, counts that, and drops the kept fd.
     pub(super) fn refuse(&mut self, kept: Kept) {
         let Some(cookie) = self.endings.get(&kept).map(|ending| ending.cookie) else { return };
         self.leave(cookie);
         self.forget_ending(kept);
     }
 
-    /// Counts a plain end, unless `shutdown` was counted as the connection's.
+    /// Counts a plain close, unless the connection was counted at its `shutdown`. Releases the held fd.
     pub(super) fn leave(&mut self, cookie: Cookie) {
         if !self.shut_down.contains_key(&cookie) {
             self.count(cookie, Count::Refused);

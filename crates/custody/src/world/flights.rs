@@ -5,25 +5,26 @@ use std::time::Duration;
 
 use super::vocabulary::{Cookie, Kept};
 
-/// How soon to look; doubled while they stay in flight, and longer where a look takes long.
+/// The first pause before a look, and the longest. The pause doubles while connections stay in flight, and is longer than
+/// this where looks take long (`SHARE`).
 const SOON: Duration = Duration::from_millis(20);
 const LATE: Duration = Duration::from_secs(1);
 
-/// Between two looks that must agree: `recvmsg` takes an fd out of the queue a moment before its process has it.
+/// The time between two looks that must agree: `recvmsg` takes an fd out of the queue a moment before its process has it.
 const CERTAIN: Duration = Duration::from_millis(50);
 
-/// A look costs at most one in this many parts of the time.
+/// Looks take at most one in this many parts of the time: the pause is that many times the last look's duration, or more.
 const SHARE: u32 = 20;
 
 /// Connections in flight.
 #[derive(Debug)]
 pub(super) struct Flights {
     most: usize,
-    /// With the time since when no message was found.
+    /// By cookie, each with the time since which no message was found that may carry it.
     flights: BTreeMap<Cookie, Flight>,
     next: Duration,
     pause: Duration,
-    /// What the last look took.
+    /// How long the last look took.
     took: Duration,
 }
 
@@ -47,7 +48,7 @@ impl Flights {
         Self { most, flights: BTreeMap::new(), next: Duration::ZERO, pause: SOON, took: Duration::ZERO }
     }
 
-    /// Begins to look for a connection; `false` if too many are looked for.
+    /// Begins to look for a connection; `false` if too many are looked for already.
     pub(super) fn begin(&mut self, cookie: Cookie, kept: Kept, now: Duration) -> bool {
         debug_assert!(!self.flights.contains_key(&cookie), "it is looked for once");
         if self.flights.len() >= self.most {
@@ -79,7 +80,7 @@ impl Flights {
         (!self.flights.is_empty()).then_some(self.next)
     }
 
-    /// Notes whether a message may carry a connection that nobody has: not if the look was `silent`.
+    /// Judges a connection that no process was seen to have. `silent`: the look has found nothing that may carry it.
     pub(super) fn judge(&mut self, cookie: Cookie, silent: bool, now: Duration) -> Verdict {
         let Some(flight) = self.flights.get_mut(&cookie) else { return Verdict::InFlight };
         if !silent {

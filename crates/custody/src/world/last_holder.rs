@@ -1,4 +1,4 @@
-//! Connections that nobody holds any more: when that is known, and how they end.
+//! Connections that no process and no message holds any more: when that is known, and how they end.
 
 use std::vec::Vec;
 
@@ -79,7 +79,7 @@ impl World {
     pub(super) fn begin_end(&mut self, kept: Kept) {
         let Some(ending) = self.endings.get_mut(&kept) else { return };
         ending.stage = Stage::Over;
-        // Others had it when the call was made, and have closed it since.
+        // Not removed from the epolls before the call, because others had the connection then; they have closed it since.
         if !ending.unwatched && ending.way != Way::Exit {
             self.push(Task::Unwatch(kept));
         }
@@ -99,12 +99,12 @@ impl World {
             return Ok(());
         }
         if known.unsure {
-            // Not noted as an end, and its unread bytes are not counted: whoever has it may still end it.
+            // Not noted as an end, and its unread bytes are not counted: another process may have it, and end it later.
             self.refuse(kept);
             return Ok(());
         }
         let socket = known.socket.ok_or(Ask::Socket(kept))?;
-        // Nobody has asked before how much of a killed process's connection is unread.
+        // For a killed process no call was seen at which the socket could be asked for its unread bytes.
         let unread = if name.is_some() { unread } else { socket.unread };
         let fate = match fate(&socket) {
             Fate::Discard => after_discarding(known.discarded.ok_or(Ask::Discard(kept))?),

@@ -1,11 +1,12 @@
 //! What the supervisor of a program knows of all its processes, and what it decides.
 //!
-//! The driver is notified of the program's calls before they are made, tells them here as [`Event`]s, and does each
-//! [`Action`] that [`World::next`] returns. A connection ends in this order, which makes the worst error, to half-close
-//! what the program still has, impossible as long as the driver tells the truth: keep an fd of it, let the call
-//! happen, see that the program's fd is gone, find nobody else who has it, and only then half-close.
+//! The driver is notified of the program's calls before they are made (seccomp), tells them here as [`Event`]s, and does
+//! each [`Action`] that [`World::next`] returns. The worst error would be to half-close a connection that the program still
+//! has. The order of an end makes that impossible, as long as the driver tells the truth: keep an fd of the connection,
+//! continue the call, see that the program's fd is gone, find no other process that has one, and only then half-close.
 //!
-//! An error in judgement can make an end late, or plain. It cannot cut off a connection that the program has.
+//! So a wrong decision can make an end late, or leave it to a plain close; it cannot cut off a connection that the program
+//! has.
 
 mod close_call;
 mod connection;
@@ -39,7 +40,7 @@ pub struct Limits {
     /// How many shared or shut-down connections are remembered before a census looks for those that are gone. More are
     /// remembered if more still exist.
     pub shared: usize,
-    /// Fds that are remembered of one shared connection: more save looks at all fds of the program.
+    /// Fds that are remembered of one shared connection. A larger number saves looks at all fds of the program.
     pub names: usize,
     /// Connections that are remembered after their end.
     pub lately: usize,
@@ -56,19 +57,19 @@ impl Default for Limits {
 /// What is known of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
-    /// Nothing: one fd, as far as the kernel has told.
+    /// Not remembered: it has one fd, as far as the kernel has told.
     Unknown,
-    /// One fd, and the driver holds another since it was accepted.
+    /// One fd, and the driver has held another since the accept.
     Held,
     /// Perhaps several fds.
     Shared,
-    /// Perhaps several fds, and a message.
+    /// Perhaps several fds, and a message in flight may carry it.
     Sent,
     /// A call that closes an fd was continued.
     Closing,
     /// No process has it; a message may carry it.
     InFlight,
-    /// `shutdown` has handed it over; the program has its fd still.
+    /// A `shutdown` has handed it over; the program still has its fd.
     ShutDown,
     /// It has ended lately.
     Ended,
@@ -156,7 +157,7 @@ impl World {
             }
             Event::Heard(Census { hidden: true, .. }) => {}
             Event::Heard(census) => {
-                // What is kept or held is there as well, if the program has just closed it.
+                // Kept and held connections count too: the census does not show one that the program has just closed.
                 let known = self.connections.values().map(|connection| connection.inode);
                 self.doubts.heard(census.names.keys().copied().chain(known));
             }
@@ -183,7 +184,7 @@ impl World {
         }
     }
 
-    /// What the driver is to do next; `None` when the event is dealt with, and the call it told of may be made.
+    /// What the driver is to do next; `None` when the event is dealt with, and its call may be continued.
     #[expect(clippy::should_implement_trait, reason = "an iterator would borrow what events change")]
     pub fn next(&mut self) -> Option<Action> {
         loop {
@@ -259,7 +260,7 @@ impl World {
         }
     }
 
-    /// Whether it matters when a process dies: something is held, or a process did something unseen.
+    /// Whether it matters when a process dies: a connection is held, or some process cannot be looked at.
     pub fn heeds_deaths(&self) -> bool {
         self.doubts.any_hides() || self.connections.values().any(|connection| connection.held.is_some())
     }

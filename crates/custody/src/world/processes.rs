@@ -19,7 +19,7 @@ impl World {
         self.doubts.forget(caller.pid);
         if hidden {
             self.hides(caller.pid);
-            // It may have any of them from its parent, and not by a message.
+            // It may have inherited any of them, and then no message has brought it.
             let all = self.connections.values_mut().filter_map(|one| one.shared.as_mut());
             all.for_each(|shared| shared.inherited_by(caller.pid));
         }
@@ -64,7 +64,7 @@ impl World {
         match does {
             Unseen::Copies => {}
             Unseen::Sends => self.doubts.sends_unseen(),
-            // Count one for each process: it may close anything unseen.
+            // Count one close for each such process: how many it makes is not known.
             Unseen::Closes if self.doubts.closes_unseen(pid) => {
                 self.act(Action::Count { cookie: None, reason: Count::Refused, holder: Some(pid) });
             }
@@ -86,7 +86,7 @@ impl World {
             self.act(Action::Hidden(pid));
             self.act(Action::Watch(pid));
         }
-        // It may close them unseen, and then they must not be kept from ending.
+        // It may close its connections unseen, and the driver's fds would then keep them from ending.
         let held = self.connections.iter().filter(|(_, one)| one.held == Some(pid));
         let held: Vec<Cookie> = held.map(|(cookie, _)| *cookie).collect();
         held.into_iter().for_each(|cookie| self.release(cookie));
@@ -131,7 +131,7 @@ impl World {
             let sent = connection.shared.as_ref().is_some_and(|shared| shared.sent.is_some());
             let shared = connection.shared.is_some();
             let lives = connection.held.is_some_and(|pid| self.alive.contains_key(&pid));
-            // Killed while a message holds it, perhaps, or the child of a fork whose caller has closed it in another thread.
+            // A message may carry it, or the child of a fork that cannot be seen yet may have it.
             let waits = sent || blind && self.doubts.is_copying();
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),

@@ -16,7 +16,7 @@ pub(super) enum Holder {
     Process(Pid),
     /// A process that cannot be looked at, perhaps.
     Unknown,
-    /// Perhaps the child of a fork that is not over, which cannot be seen yet.
+    /// Perhaps the child of a fork that is not over: it is not in `/proc` yet.
     Unborn,
     Nobody,
 }
@@ -43,8 +43,8 @@ impl World {
         Ok(())
     }
 
-    /// Asks for a census, which shows what is gone, before there are twice as many connections to remember as after the
-    /// last one.
+    /// Asks for a census, which shows what is gone, when twice as many connections are remembered as after the last one, and
+    /// at least `Limits::shared`.
     pub(super) fn make_room(&self, known: &Known) -> Result<(), Ask> {
         let is_full = self.remembered() >= self.room;
         if is_full && known.census.is_none() { Err(self.census_ask()) } else { Ok(()) }
@@ -57,13 +57,13 @@ impl World {
         abroad: bool,
         known: &Known,
     ) -> Result<(), Ask> {
-        // It may have come by a message itself.
+        // The sender may have received it in a message.
         self.seen_at(seen.cookie, caller.pid);
         let shared = self.connections.get(&seen.cookie).and_then(|one| one.shared.as_ref());
         let mut had = Vec::new();
         if shared.map_or(self.doubts.about(seen.inode), |shared| shared.sent.is_none()) {
-            // Processes that have it now did not get it by this message. If it was never shared, only its sender has
-            // it.
+            // Processes that have it before the call did not get it by this message. Without doubts about the connection, one that
+            // was never shared needs no census: only its sender has it.
             let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
             had.extend(census.names(seen.inode).iter().map(|name| name.pid));
             if census.hidden {
@@ -78,7 +78,7 @@ impl World {
         Ok(())
     }
 
-    /// Notes that a process has a connection; whether a message may hold it as well.
+    /// Notes that a process has a connection. Returns whether a message may hold it as well.
     pub(super) fn seen_at(&mut self, cookie: Cookie, pid: Pid) -> Passed {
         let Some(connection) = self.connections.get_mut(&cookie) else { return Passed::No };
         let passed = connection.seen_at(pid);
@@ -100,8 +100,8 @@ impl World {
         }
     }
 
-    /// Renews what is known of connections. One with a single fd is shared no more, and one without any has no holder to
-    /// wait for, unless a call that copies, or a message, may be about to give it another.
+    /// Renews what is known of connections. A connection with at most one fd is no longer shared, and a shut-down one without
+    /// any fd is forgotten, unless a call that copies, or a message, may be about to give it another.
     pub(super) fn take_census(&mut self, census: &Census) {
         let certain = !self.doubts.is_copying() && !census.hidden;
         self.doubts.look(census, |inode| self.inodes.contains_key(&inode));
@@ -128,7 +128,7 @@ impl World {
             self.doubts.still_suspects(|inode| known.contains(&inode) || !census.names(inode).is_empty());
         }
         self.room = self.limits.shared.max(self.remembered() * 2);
-        // A process that was counted as holder may have closed it unseen.
+        // The process for which a connection is held may have closed it unseen: another process that has it takes its place.
         let mut heirs = Vec::new();
         for (cookie, connection) in &self.connections {
             let names = census.names(connection.inode);
@@ -141,7 +141,7 @@ impl World {
         heirs.into_iter().for_each(|(cookie, heir)| self.inherit(cookie, heir));
     }
 
-    /// A process that has a connection by an fd that is known from before, besides those that are being closed and `name`.
+    /// A remembered fd that still names a connection; those that are being closed, and `besides`, do not count.
     fn which(
         &self,
         cookie: Cookie,

@@ -14,19 +14,19 @@ use crate::{Discarded, Socket};
 pub(super) enum Task {
     /// A connection may get one more fd.
     Share(Seen, Caller),
-    /// A message is about to carry a connection; the flag is for one to another program.
+    /// A message is about to carry a connection; the flag says whether it goes to another program.
     Send(Seen, Caller, bool),
     /// An fd is about to be closed.
     Close(Seen, Caller, Way),
-    /// `shutdown` of the read side, or of both.
+    /// `shutdown` of the read side; the flag says whether it is of both sides.
     Shutdown(Seen, bool),
-    /// The connection of a kept fd may be this one's last: the program's epolls are to forget it.
+    /// A connection is about to lose its last fd, or has lost it: remove it from the program's epolls.
     Unwatch(Kept),
-    /// An fd that was let close is gone.
+    /// The fd of a continued call is gone.
     Closed(Kept),
     /// Nobody has a connection.
     End(Kept),
-    /// Processes that had held connections have died.
+    /// Processes for which connections were held may have died, or have closed them without a notification.
     Orphans,
     /// It is time to look for what is in flight.
     Look,

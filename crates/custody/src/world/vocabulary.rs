@@ -71,7 +71,7 @@ pub enum Way {
     Close,
     /// `dup2`, `dup3`: the call may fail, and the program go on with the connection.
     Replace,
-    /// `exit_group`: the end of a process that others with the connection survive is no close.
+    /// `exit_group`: while other processes have the connection, the exit is not counted as a close of it.
     Exit,
     /// `execve`: closes what is marked close-on-exec, if it succeeds.
     Exec,
@@ -80,11 +80,11 @@ pub enum Way {
 /// What a process is about to do with an fd that cannot be looked at: it may be a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unseen {
-    /// It copies one.
+    /// It copies an fd.
     Copies,
-    /// It closes one.
+    /// It closes an fd.
     Closes,
-    /// It sends a message, which may carry some.
+    /// It sends a message, which may carry fds.
     Sends,
 }
 
@@ -95,7 +95,7 @@ pub enum Unseen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named for their types, and the variants say what they mean")]
 pub enum Event<'a> {
-    /// A thread makes a call, so that its last one is over. Told first for each call.
+    /// A thread makes a call, so its call before that is over. Told first for each call.
     Calls(Tid),
     /// A process makes its first call, with these sockets open: it got them from its parent.
     Appeared { caller: Caller, open: &'a [Open], hidden: bool },
@@ -103,7 +103,7 @@ pub enum Event<'a> {
     Fork { caller: Caller, open: &'a [Open], hidden: bool, alone: bool },
     /// An fd is about to be copied.
     Copy { caller: Caller, seen: Seen },
-    /// A connection is about to be sent in a message (`SCM_RIGHTS`); `abroad` if not to a process of the program.
+    /// A connection is about to be sent in a message (`SCM_RIGHTS`); `abroad` if the receiver is no process of the program.
     Send { caller: Caller, seen: Seen, abroad: bool },
     /// An fd is about to be closed, or may be.
     Close { caller: Caller, seen: Seen, way: Way },
@@ -114,14 +114,14 @@ pub enum Event<'a> {
     /// Calls went ahead without the driver's answer: another process answered them while the driver was stopped. The
     /// driver repeats this event for as long as one of these calls may still be under way.
     Unheard,
-    /// All calls without a notification are over, and after that nothing was in flight. The census shows what is open
-    /// now. If a process cannot be looked at, nobody knows that, and nothing changes.
+    /// All calls without a notification are over, and no fd was in flight after that. The census shows what is open now. If
+    /// some process cannot be looked at ([`Census::hidden`]), neither is certain, and the event changes nothing.
     Heard(&'a Census),
     /// A connection was accepted in the program's place and given to it; the driver holds an fd of its own.
     Accepted { cookie: Cookie, inode: Inode, pid: Pid },
     /// The fd of a kept connection does not name it any more.
     Closed(Kept),
-    /// The fd of a kept connection still names it, or it cannot be told yet.
+    /// The fd of a kept connection still names it, or that cannot be told yet.
     StillOpen(Kept),
     /// Whether the fd of a kept connection still names it will never be known: the process cannot be looked at.
     Lost(Kept),
@@ -145,11 +145,11 @@ pub enum Action {
     Ask(Ask),
     /// Keep the fd of the event that is being told, and watch whether the program's fd still names the connection.
     Keep(Kept),
-    /// Keep the fd that is held of the connection since it was accepted, under this identity; hold it no more.
+    /// The fd that has been held since the accept is no longer held: keep it under this identity.
     KeepHeld(Kept, Cookie),
-    /// Close a kept fd: nothing is to be done for the connection by this one.
+    /// Close a kept fd: nothing more is to be done with it.
     Drop(Kept),
-    /// Close the fd that is held of a connection since it was accepted.
+    /// Close the fd that has been held since the connection was accepted.
     Release(Cookie),
     /// Tell when this process dies ([`Event::Died`]); at once if it cannot be watched.
     Watch(Pid),
@@ -158,7 +158,7 @@ pub enum Action {
     /// Answer `shutdown` with success instead of making the call.
     Pretend,
     /// Count `reason`, and [`Count::Seen`] unless it is [`Count::Unread`]. `holder` is another process with the
-    /// connection.
+    /// connection; without a `cookie`, the process that cannot be looked at and closes something.
     Count { cookie: Option<Cookie>, reason: Count, holder: Option<Pid> },
 }
 
@@ -193,8 +193,8 @@ pub enum Answer {
     Name(Option<Name>),
     /// The threads that may be in a call that copies, and the census.
     Census { copying: Vec<Tid>, census: Census },
-    /// The threads that may be within such a call, whether no fd is in flight, the census, and how long the answer
-    /// took.
+    /// The threads that may be in a call that copies or sends, whether no fd is in flight (`quiet`), the census, and how
+    /// long the answer took.
     Flights { copying: Vec<Tid>, sending: Vec<Tid>, quiet: bool, census: Census, took: Duration },
     /// The socket's state.
     Socket(Socket),
@@ -202,8 +202,8 @@ pub enum Answer {
     Discarded(Discarded),
     /// Whether it was done.
     Done(bool),
-    /// [`Ask::Discard`], [`Ask::Unwatch`] or [`Ask::HandOver`] was not done: calls were made that are not reported yet,
-    /// so that another process may have the connection by now.
+    /// [`Ask::Discard`], [`Ask::Unwatch`] or [`Ask::HandOver`] was not done: calls were made that the world has not been told
+    /// of, so that another process may have the connection by now.
     Unsure,
 }
 

@@ -88,7 +88,7 @@ pub(crate) enum Event {
 pub(crate) enum Outcome {
     /// The fd of a call was kept.
     Keep(Name),
-    /// With who else has it, where it is shared.
+    /// With another process that has the connection, where it is shared.
     Count(Count, Option<Pid>),
     HandOver(Handed, u32),
     Pretend,
@@ -96,7 +96,7 @@ pub(crate) enum Outcome {
     Left(usize),
 }
 
-/// What it was handed over for.
+/// The call for which a connection was handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Handed {
     Close,

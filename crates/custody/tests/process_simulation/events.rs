@@ -302,7 +302,7 @@ impl World {
                 None
             }
             Kind::Again => {
-                // Only a socket that is connected twice is got twice under one number, and only if nobody has passed it
+                // Only a socket that is connected twice is entered twice at the same fd, and only if nobody has passed it
                 // on or shut it down.
                 let entry = self.processes[process].table.entry(fd as i32);
                 let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
@@ -325,7 +325,7 @@ impl World {
             }
             Kind::RawClose => {
                 self.excuse(process, fd);
-                // Another file may get the number, or another connection, which a bare call has copied there.
+                // The fd may become another file, or another connection, which a bare call has copied there.
                 let other = self.choose(process, b).filter(|other| *other != fd);
                 self.processes[process].files[fd] = match (b % 4, other) {
                     (0 | 1, _) | (2, None) => File::Closed,

@@ -35,7 +35,7 @@ pub(crate) enum Kind {
     Peer,
     /// A process is made by a bare system call.
     RawClone,
-    /// Continues a call that a thread is in.
+    /// A thread takes the next steps of its call.
     Go,
 }
 

@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    /// `Kind::Last`: the supervisor ends it when the process ends.
+    /// `MessageKind::Last`: the supervisor ends it when the process ends.
     pub(crate) fn send_last(&mut self, process: usize, fd: usize, last: &Last) -> bool {
         // Another thread has put another connection at this fd. The supervisor sees that by the socket's cookie, and
         // drops the fd.
@@ -187,7 +187,7 @@ impl World {
         true
     }
 
-    /// `Kind::Release`, for what the supervisor holds for the process.
+    /// `MessageKind::Release`, for what the supervisor holds for the process.
     pub(crate) fn release(&mut self, process: usize, cookie: u64) {
         // A `shutdown`, or a bare close, by another thread may come between what an `execve` has decided and what it says.
         let known = self.connection(cookie);
@@ -198,7 +198,7 @@ impl World {
         self.processes[process].waiting &= !(1 << cookie);
     }
 
-    /// `Kind::Close` or `Kind::Shutdown`, with an fd unless it is held.
+    /// `MessageKind::Close` or `MessageKind::Shutdown`, with an fd unless it is held.
     pub(crate) fn send_now(&mut self, process: usize, cookie: u64, held: bool) -> bool {
         if std::mem::take(&mut self.refuses) {
             // A connection that the supervisor holds is ended when the process ends.

@@ -4,14 +4,14 @@ use std::io::IoSlice;
 
 use crate::record::{self, EndRequest, FULL, HEADER, Header, ProtocolStatus, RecordType};
 
-/// Small writes are gathered up to this size; larger ones are sent without a copy.
+/// Writes are gathered up to this many bytes; larger ones are sent without a copy.
 const GATHER: usize = 16 << 10;
 
 /// The client's response if a handler fails before it has written anything.
 const REFUSAL: &[u8] =
     b"Status: 500\r\nContent-Type: text/plain\r\n\r\nThe application failed; its log says why.\n";
 
-/// How much of a response the gateway has been sent.
+/// How much of a response was sent to the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Said {
@@ -19,7 +19,8 @@ pub enum Said {
     Nothing,
     /// A part of the response was sent.
     Part,
-    /// Records were handed out to be sent, and their sending was not reported: nobody knows what arrived.
+    /// A record was handed out to be sent, and its sending was not reported yet, or has failed: how much of it arrived is not
+    /// known.
     Torn,
 }
 
@@ -85,7 +86,7 @@ pub enum Accepted<'a> {
     Gathered,
     /// There is no room for the bytes: send [what was gathered](Answer::gathered) first, and try again.
     Full,
-    /// The first of them are to be sent in this record, then [reported](Answer::sent_large).
+    /// As many of the bytes as fit are in this record: send it, then report that with [`Answer::sent_large`].
     Large(Large<'a>),
     /// An earlier write of this response was never completed: no more of it can be sent.
     Torn,

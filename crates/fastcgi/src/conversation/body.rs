@@ -26,7 +26,7 @@ pub enum Input<T> {
     Later,
 }
 
-/// Why nothing more comes.
+/// Why a handler gets no more of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gone {

@@ -1,8 +1,8 @@
 //! Drains bodies whose requests were answered before all of the body was read, and bounds the time and the bytes of
 //! that.
 //!
-//! `linger`'s machine makes the decisions, as it does for the close of a connection. Here END_REQUEST stands for the
-//! half-close, the body's end for the end of the stream, and the machine's close for giving the connection up.
+//! [`linger::Machine`] makes the decisions, as it does for the close of a connection. For the machine, END_REQUEST is the
+//! half-close, the body's end is the end of the stream, and its close means that the connection is given up.
 
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,7 @@ impl Drains {
         self.list.iter_mut().for_each(|drain| drain.settle(now));
     }
 
-    /// Notes that nothing came in the time that was asked for.
+    /// Notes that nothing came until the time of the last [`Need::Look`] or [`Need::Wait`].
     pub(super) fn silent(&mut self, now: Instant) {
         for drain in &mut self.list {
             match drain.asked {
@@ -124,7 +124,7 @@ impl Drains {
     }
 }
 
-/// The rest of one body.
+/// The drain of the rest of one body.
 #[derive(Debug)]
 struct Drain {
     id: u16,

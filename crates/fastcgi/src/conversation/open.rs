@@ -4,7 +4,7 @@ use super::body::{InputStream, Which};
 use crate::incoming::Start;
 use crate::record::Role;
 
-/// A request's name in its conversation: unlike the gateway's id it is never used again.
+/// Identifies a request in its conversation. Unlike the gateway's id, a key is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(u64);
 

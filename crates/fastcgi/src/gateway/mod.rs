@@ -27,8 +27,8 @@ pub struct Config {
     /// Whether to ask the application to keep connections open (FCGI_KEEP_CONN).
     pub keep_conn: bool,
     /// Whether a kept connection is also used after a request that had a body, and for a request that must not be sent
-    /// twice. Set this if the application is this crate's responder. libfcgi leaves an unread body on the connection and
-    /// stumbles over it, and uWSGI closes kept connections: with these two, requests would fail now and then.
+    /// twice. Set this if the application is this crate's responder. libfcgi leaves an unread body on the connection, and the
+    /// next request fails on it; uWSGI closes kept connections. With these two, requests would fail now and then.
     pub trusting: bool,
     /// Most idle connections kept; each holds a thread or a process of most applications.
     pub idle_connections: usize,
@@ -38,12 +38,12 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Longest time without a byte in either direction.
     pub io_timeout: Duration,
-    /// How much of a request body without an announced length is read before the request is sent, in bytes: a CGI program is told the
-    /// length first (RFC 3875 section 4.1.2). Used by the `tower` gateway.
+    /// Most bytes of a request body without an announced length, which is read to its end before the request is sent: a CGI
+    /// program is told the length first (RFC 3875 section 4.1.2). Used by the `tower` gateway only.
     pub spool: usize,
-    /// How often a request is sent again if that is safe: the application refused it, or a kept
-    /// connection had ended before any byte of the response and the request changes nothing or can be
-    /// repeated (RFC 9110 section 9.2.2).
+    /// How often a request whose body is in memory is sent again if that is safe. It is safe if the application refused the
+    /// request; and, for idempotent methods (RFC 9110 section 9.2.2), if a kept connection ended before any byte of the
+    /// response. The `tower` gateway sends nothing again.
     pub retries: u32,
 }
 

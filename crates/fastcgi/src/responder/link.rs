@@ -39,7 +39,7 @@ struct Reader {
 #[derive(Debug)]
 pub(super) enum NextStep {
     Serve(Key, Start),
-    /// Nothing is under way: wait without a slot.
+    /// No request is under way: wait for the next one, without a slot of the [`Gate`](super::gate::Gate).
     Rest(Option<Instant>),
     End(End),
 }
@@ -126,7 +126,7 @@ impl<W: Wire + ?Sized> Link<W> {
         }
     }
 
-    /// Writes all parts without a break: no record of another request comes in between.
+    /// Writes all parts without a gap: no record of another request comes in between.
     pub(super) fn write(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut output = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sending = output.begin(parts)?;

@@ -49,7 +49,8 @@ pub struct Config {
     /// and such a connection counts as served all the time. No common gateway needs it. If this is off, a second request
     /// on the same connection is answered with `CANT_MPX_CONN`.
     pub multiplex: bool,
-    /// Longest silence of the gateway in the middle of a request and before the first, and longest time a write may block.
+    /// Longest silence of the gateway in the middle of a request and before the first, and longest time that a write waits for
+    /// room in the send buffer.
     pub io_timeout: Duration,
     /// How long a kept connection may rest between two requests.
     pub keep_idle: Duration,
@@ -133,7 +134,7 @@ pub struct Responder {
 pub struct StopResponder(Arc<OwnedFd>);
 
 impl StopResponder {
-    /// Lets the responder accept no more; [`Responder::run`] returns when its connections have ended.
+    /// Makes the responder accept no more; [`Responder::run`] returns when its connections have ended.
     pub fn stop(&self) {
         // An eventfd counts up to 2^64 - 2 before a write fails.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());

@@ -83,7 +83,7 @@ fn many_at_once<W: Wire + 'static>(link: &Arc<Link<W>>, handler: &impl Handler, 
         loop {
             let (key, start) = match link.next() {
                 NextStep::Serve(key, start) => (key, start),
-                // No request is under way, so that nobody but the gateway, and a stop, has news.
+                // No request is under way, so only the gateway or a stop can end this wait.
                 NextStep::Rest(until) if link.rest(until, stop) => continue,
                 NextStep::Rest(_) => return link.end(),
                 NextStep::End(end) => return end,

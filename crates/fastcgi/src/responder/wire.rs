@@ -13,7 +13,7 @@ use socket2::Socket;
 use super::StopResponder;
 use crate::socket;
 
-/// A connection whose calls never wait, with calls that wait for it.
+/// A connection: calls that never wait, and calls that wait until it is ready.
 pub(super) trait Wire: Debug + Send + Sync {
     /// Receives without waiting. Returns 0 at the end of the stream; `WouldBlock` if nothing has arrived.
     fn receive(&self, to: &mut [u8]) -> io::Result<usize>;

@@ -17,7 +17,7 @@ use super::gate::Gate;
 use super::serve::{self, Surroundings};
 use super::{Config, Handler, StopResponder};
 
-/// Threads that are kept when there is nothing to do.
+/// How many idle threads are kept.
 const SPARE: usize = 16;
 
 struct Pool<'a, H> {

@@ -26,7 +26,7 @@ pub(super) struct Desk {
 pub(super) struct DeskState {
     pub(super) conversation: Conversation,
     waiting: Vec<(Key, Waker)>,
-    /// Those who wait for their request to be aborted.
+    /// Handlers that wait for their request to be aborted.
     watching: Vec<(Key, Waker)>,
 }
 
@@ -87,7 +87,7 @@ impl Desk {
         }
     }
 
-    /// Waits until nobody waits for the response any more.
+    /// Ready when the gateway no longer waits for the response.
     pub(super) fn poll_aborted(&self, key: Key, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         state.watching.retain(|(other, _)| *other != key);

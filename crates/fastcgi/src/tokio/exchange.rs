@@ -43,7 +43,7 @@ impl Request {
         self.start.id
     }
 
-    /// What tells that the response is not wanted any more, for a handler that can stop its work then.
+    /// Tells when the response is not wanted any more, for a handler that can stop its work then.
     pub fn aborted(&self) -> Aborted {
         Aborted { desk: self.desk.clone(), key: self.key }
     }
@@ -80,7 +80,8 @@ pub struct Aborted {
 
 impl Aborted {
     /// Waits until the gateway aborts the request or is gone: it has ended its side of the connection, or the connection has
-    /// failed. It is not noticed while a body that nobody reads fills what is read ahead of the handler.
+    /// failed. This is noticed only while the connection is read: not while more than
+    /// [`Limits::buffered`](crate::Limits::buffered) bytes of a request wait for a handler that does not read.
     pub async fn wait(&mut self) {
         poll_fn(|context| self.desk.poll_aborted(self.key, context)).await;
     }

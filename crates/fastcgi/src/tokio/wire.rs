@@ -11,11 +11,11 @@ use crate::socket;
 
 /// A connection that is read and written at once, by one task each at a time.
 pub trait AsyncWire: Send + Sync + 'static {
-    /// Receives; 0 at the end.
+    /// Receives; 0 at the end of the stream.
     fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>>;
     /// Sends as much as the send buffer takes.
     fn poll_send(&self, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
-    /// What was sent and is not acknowledged.
+    /// Asks the kernel how much was sent and is not acknowledged.
     fn unacknowledged(&self) -> Event;
 }
 

@@ -172,8 +172,8 @@ where
     response.end(0).await
 }
 
-/// The bytes of a target as a URI: what a URI may not have is percent-encoded (RFC 3986 section 2.1), as `/caf\xe9`, which gateways
-/// pass on as it came.
+/// A request's target as a URI. Bytes that a URI may not have are percent-encoded (RFC 3986 section 2.1): gateways pass on a
+/// target such as `/caf\xe9` as it came.
 fn encoded(target: &[u8]) -> String {
     let mut text = String::with_capacity(target.len());
     for byte in target {

@@ -350,7 +350,7 @@ enum SendFailed {
     Wire(io::Error),
 }
 
-/// Sends the request, and counts in `moved` what the connection has taken. Returns whether it had a body.
+/// Sends the request, and counts in `moved` the bytes that the connection has taken. Returns whether the request had a body.
 async fn send<W, B>(writer: &mut W, head: Vec<u8>, body: B, moved: &AtomicU64) -> Result<bool, SendFailed>
 where
     W: AsyncWrite + Unpin,
@@ -396,7 +396,7 @@ impl Outbox {
         Self { tell: Some(tell), head: Vec::new(), body: None, is_head, announced: Announced::new(true) }
     }
 
-    /// Waits until the caller has dropped the response, or the wait for it.
+    /// Waits until the caller has dropped the response, or the future that waits for it.
     async fn unwanted(&mut self) {
         match (&mut self.tell, &self.body) {
             (Some(tell), _) => tell.closed().await,

@@ -1,6 +1,6 @@
 //! The recipes of `linger`'s package, compiled and run: servers of other frameworks whose connections linger.
 //!
-//! axum, hyper, threads, unix sockets and tokio-rustls have doors in crate `linger` itself.
+//! For axum, hyper, threads, unix sockets and tokio-rustls crate `linger` itself has what is needed.
 
 #[path = "../../recipes/axum_server.rs"]
 pub mod axum_server;

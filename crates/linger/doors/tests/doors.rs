@@ -1,4 +1,4 @@
-//! A client that looks at the answer only after its upload: behind each door it gets all of it.
+//! A client that reads the answer only after its upload gets all of it from a server made by each recipe.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

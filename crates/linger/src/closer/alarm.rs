@@ -11,7 +11,7 @@ pub(super) use real::Clock;
 mod real {
     use std::time::Instant;
 
-    /// Nanoseconds since it was made.
+    /// Counts the nanoseconds since it was made.
     #[derive(Clone, Copy, Debug)]
     pub(in crate::closer) struct Clock(Instant);
 

@@ -1,4 +1,4 @@
-//! Models of clock and alarm: time stands still, and an alarm that was set to whichever time rings when it is waited for.
+//! Models of clock and alarm: time stands still, and an alarm that was set, for whatever time, rings when it is waited for.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Ends that cannot wait: without a thread, or without room.
+//! Closes that cannot wait for the peer, because no closer's thread is there, or too many sockets wait for it.
 
 use std::io;
 

@@ -14,16 +14,16 @@ use super::watched::{WatchList, Watched};
 use crate::outcome::Outcome;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 
-/// Longest time that new sockets may stay unserved. Their FIN is out; only draining is delayed, and the receive
-/// window absorbs that. Setting a timer costs the caller a tenth of waking a thread, one wake-up serves all sockets
+/// Longest time that new sockets may stay unserved, in nanoseconds. Their FIN is out; only draining is delayed, and the
+/// receive window absorbs that. Setting a timer costs the caller a tenth of waking a thread, one wake-up serves all sockets
 /// that come meanwhile, and by then most peers have closed, so that one look ends the close.
 pub(super) const LULL: u64 = 3_000_000;
 
-/// How long the end of a connection may be watched on its runtime before the thread takes it over: a round trip over a
-/// continent and back. Most peers close within one, and then the socket never leaves the runtime's threads.
+/// How long a close may be driven on its runtime before the thread takes it over, in nanoseconds: as long as a round trip
+/// across a continent. Most peers close within one, and then the socket never leaves the runtime's threads.
 pub(super) const WATCH: u64 = 100_000_000;
 
-/// The thread may take a socket over later by this much, so that one wake-up serves many.
+/// The thread may take a socket over later by this many nanoseconds, so that one wake-up serves many.
 const SLACK: u64 = WATCH / 4;
 
 /// [`WATCH`] and [`SLACK`] together: the latest time at which the thread takes a close over from a task. A task may not
@@ -36,34 +36,34 @@ pub(super) struct Shared<A = Arrival> {
     clock: Clock,
     /// Wakes the thread.
     alarm: Alarm,
-    /// Above this number of lingering sockets the thread is woken at once. If as many new sockets wait on the board, the next
-    /// one displaces the oldest of them.
+    /// The budget's limit. Above this number of lingering sockets the thread is woken at once. If as many new sockets wait on
+    /// the board, the next one displaces the oldest of them.
     most: usize,
     board: Mutex<Board<A>>,
-    /// Something has ended.
+    /// Signalled when closes have ended or were reported, while `finish` waits.
     ended: Condvar,
 }
 
-/// What the lock guards.
+/// The part of [`Shared`] that its lock guards.
 pub(super) struct Board<A> {
-    /// The oldest first.
+    /// New sockets, the oldest first.
     arrivals: VecDeque<A>,
     watched: WatchList<A>,
     orders: Orders,
     handed_over: u64,
     done: Snapshot,
-    /// Ends whose watchers have returned.
+    /// Closes that have ended and whose watchers, if any, have returned.
     reported: u64,
     /// Calls of `finish` under way.
     finishing: usize,
-    /// When the thread looks here next, even if no caller wakes it.
+    /// When the thread looks here next, by the clock, even if no caller wakes it.
     look: u64,
 }
 
 /// What the thread has done since it last published.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    /// The closes that have ended.
+    /// The counts of the closes that have ended.
     pub(super) done: Snapshot,
     /// Of these closes, those whose watcher has been told the outcome, and those that have no watcher.
     pub(super) reported: u64,
@@ -263,7 +263,7 @@ impl<A> Shared<A> {
         self.wake_finishers(board);
     }
 
-    /// Counts an end that the thread has no part in.
+    /// Counts a close that the caller has ended, and not the thread.
     pub(super) fn record(&self, outcome: &Outcome) {
         self.lock().done.record(outcome);
     }

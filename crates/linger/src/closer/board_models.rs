@@ -128,7 +128,7 @@ fn loom_finish_hears_of_the_last_end() {
     });
 }
 
-/// It hears of an end that a caller counts, too, and not before the watcher has returned.
+/// `finish` also hears of an end that a caller counts, and not before the watcher has returned.
 #[test]
 fn loom_finish_waits_for_watchers() {
     loom::model(|| {

@@ -53,7 +53,7 @@ fn what_is_brought_is_taken_once_and_counted_once() {
     assert!(look(&shared, 0).arrivals.is_empty());
 }
 
-/// Each time the oldest of those that still wait: it has had the most time.
+/// Each new socket gives back the oldest of those that wait: that one has had the most time for its last bytes.
 #[test]
 fn the_oldest_is_given_back_when_there_are_too_many() {
     let shared = board(3);

@@ -134,7 +134,7 @@ impl Snapshot {
         self.undelivered += u64::from(!outcome.delivered());
     }
 
-    /// Adds the ends since then.
+    /// Adds the closes that `more` has counted.
     pub(super) fn add(&mut self, more: &Self) {
         self.ended.add(&more.ended);
         self.discarded += more.discarded;

@@ -1,6 +1,6 @@
 //! What the closer's thread decides about a socket, apart from how it is done.
 
-/// A peer that has sent more than this counts as flooding.
+/// A peer of which this many bytes were discarded counts as flooding.
 pub(super) const FLOOD: u64 = 1 << 20;
 
 /// Whether a read has emptied the socket, so that no second call is needed to know it.
@@ -41,7 +41,7 @@ pub(super) enum Fired {
     /// The socket has bytes to read and waits for its turn. The peer is not silent then, so only the bound of the whole
     /// close applies.
     UntilItsEnd,
-    /// The deadline has moved meanwhile.
+    /// The deadline has moved to a later time.
     Again,
     /// Ask the machine.
     Due,

@@ -90,7 +90,7 @@ impl<'a> Here<'a> {
         }
     }
 
-    /// Counts and tells an end that the thread has no part in.
+    /// Counts a close that the thread has no part in, and calls its watcher, here on the caller's thread.
     fn ended(self, outcome: Outcome, watcher: Option<Watcher>) {
         outcome.trace();
         self.shared().record(&outcome);
@@ -118,7 +118,7 @@ impl<'a> Here<'a> {
         self.shared().finish(deadline)
     }
 
-    /// Notes a socket whose end a task watches, and takes it over when that lasts.
+    /// Notes a socket whose close is driven on the runtime. The thread takes it over if that takes too long.
     #[cfg(feature = "tokio")]
     pub(crate) fn watch(self, watched: Arc<dyn Watched>, now: u64) -> Ticket {
         self.shared().watch(watched, now)

@@ -135,9 +135,10 @@ impl Closer {
 
     /// As [`close`](Self::close), and calls `watcher` with the outcome.
     ///
-    /// `watcher` is called once, on the closer's thread, in a forked child on the caller's. All other sockets wait until it
-    /// returns: it may send, count or
-    /// log, but must not block.
+    /// `watcher` is called once, as a rule on the closer's thread. All other sockets wait until it returns: it may send, count
+    /// or log, but must not block. A caller of this closer calls it, on its own thread, where the closer's thread has no part
+    /// in the close: in a forked child, for an fd that is no stream socket, and for a socket that the caller's new one
+    /// displaces because [`Budget::sockets`] of them wait for the thread already.
     pub fn close_then(
         &self,
         stream: impl Into<OwnedFd>,

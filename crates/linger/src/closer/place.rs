@@ -5,9 +5,9 @@ use std::task::{Context, Waker};
 use crate::outcome::Outcome;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// Holds the socket of one close while the runtime's side drives it: a task, or the socket's event
-/// ([`look`](Self::look)). Either that side or the closer's thread takes the socket out,
-/// ends the close, and tells the other.
+/// Holds the socket of one close while the runtime drives it: in a task ([`poll`](Self::poll)), or at the socket's events
+/// ([`look`](Self::look)). Either the runtime or the closer's thread takes the socket out, ends the close, and tells the
+/// other.
 #[derive(Debug)]
 pub(crate) struct Place<W> {
     inside: Mutex<Inside<W>>,

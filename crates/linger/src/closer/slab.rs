@@ -1,7 +1,7 @@
 //! Where the closer keeps its sockets: chunks of entries, chained into rings by their indices.
 //!
-//! A `Vec` holds up to twice the memory after it has grown and copies everything to get there; a box for each socket
-//! costs an allocation. The rings replace three more containers.
+//! A `Vec` that grows copies everything, and then has up to twice the memory that it needs; a box for each socket costs an
+//! allocation. Rings of indices serve as the lists of timers, ages and peers, without memory of their own.
 
 use super::decide::{Buffer, FLOOD, buffer};
 use crate::machine::Core;
@@ -104,7 +104,7 @@ enum SlabSlot {
     Free { next: u32 },
 }
 
-/// 96 bytes a lingering socket, of which three are for each of the peers and timers of the worst case.
+/// 96 bytes for a lingering socket where an fd takes 4; a little more on Windows, where it takes 8.
 const _: () = assert!(size_of::<SlabSlot>() <= 96 + 2 * (size_of::<linger_sys::fd::OwnedFd>() - 4));
 
 /// All entries, by index.

@@ -1,8 +1,8 @@
 //! Timers in constant time: a wheel of seven levels of 64 slots, the finest about a millisecond wide.
 //!
-//! A timer far away stands in a coarse slot and comes out when that slot begins: early, never late by more
-//! than a tick. The worker then looks at the real deadline and arms it again, which is also how a
-//! deadline that has moved away is served without touching the wheel at every byte of progress.
+//! A timer for a distant time stands in a coarse slot and comes out when that slot begins: early, and late by at most a
+//! tick. The worker then compares the real deadline, and arms the timer again if that is later. So a deadline that moves
+//! away with every byte of progress costs nothing in the wheel until its timer comes out.
 
 use super::slab::{Ring, Slab, TIMER, UNARMED};
 

@@ -26,7 +26,7 @@ const TURN: u64 = 512 << 10;
 /// Descriptors taken in, or sockets driven, between two looks at the epoll.
 const BATCH: usize = 256;
 
-/// Room for arrivals that is kept for the next ones.
+/// A list of arrivals with at most this capacity is kept for the next ones; a larger one is freed.
 const KEPT: usize = 64;
 
 pub(super) struct Worker {
@@ -37,7 +37,7 @@ pub(super) struct Worker {
     wheel: Wheel,
     /// Sockets whose peers have acknowledged everything and are silent. They are evicted first.
     acknowledged: Ring<AGE>,
-    /// All others: those whose peers answer probes and read nothing, then the oldest first.
+    /// All others: first those whose peers answer probes and read nothing, then by age, the oldest first.
     pending: Ring<AGE>,
     peers: Peers,
     /// Sockets that have, or may have, something to read, in the order of their turns.
@@ -175,7 +175,7 @@ impl Worker {
                 Action::Inspect => entry.socket.inspect(),
                 Action::Wait { until } => match self.wait(index, until) {
                     Ok(()) => return,
-                    // Without events nothing can be promised.
+                    // Without a registration no event would ever wake this close.
                     Err(error) => return self.fail(index, &error),
                 },
                 Action::Close { abort, outcome } => return self.end(index, abort, outcome),
@@ -205,7 +205,7 @@ impl Worker {
                 return Err(error);
             }
         } else if !entry.core.is_sated() && !entry.core.end_of_stream() {
-            // Bytes that nobody reads any more would be reported for ever.
+            // Not re-armed once nothing more is read: unread bytes would be reported again and again.
             self.reactor.again(socket, key)?;
         }
         // A later deadline is handled when the timer fires; an earlier one must be re-armed now.
@@ -246,7 +246,7 @@ impl Worker {
                 }
                 Fired::Again => self.wheel.arm(&mut self.slab, index, patience),
                 Fired::Due => {
-                    // An acknowledgement of a part raises no event: it is looked for before giving up.
+                    // An acknowledgement of a part of the queue raises no event: look for one before giving up.
                     entry.core.on(Event::Woken, self.now);
                     self.drive(index, TURN, false);
                 }

@@ -87,7 +87,8 @@ async fn run<B: Body + Unpin>(mut body: B, unread: Unread, sent: oneshot::Receiv
     .await;
 }
 
-/// Discards what is here. Ready when nothing more is to be read: at the end, at an error, or when no bytes are left.
+/// Discards what has arrived. Ready when nothing more is to be read: at the body's end, at an error, or when more comes than
+/// the `left` bytes that may be discarded.
 fn poll_discard<B: Body + Unpin>(
     body: &mut B,
     left: &mut u64,
@@ -133,7 +134,8 @@ pub(super) struct Emptying<B> {
 }
 
 impl<B: Body + Unpin> Emptying<B> {
-    /// A stop of the server shortens the time.
+    /// Discards at most [`Unread::keep`] bytes, and waits for them as long as [`Unread::wait`], or until a stop of the server
+    /// shortens that time.
     pub(super) fn new(body: B, unread: Unread, stop: impl FnOnce() -> Option<StopNotice>) -> Self {
         // Without a runtime there is no timer.
         let waits = !unread.wait.is_zero() && Handle::try_current().is_ok();

@@ -180,7 +180,7 @@ where
 {
     /// Counts of the closes for which the stop has waited.
     ///
-    /// An error names the wrong field of a policy that cannot be (`InvalidInput`, before anything is accepted), or means that
+    /// An error names the wrong field of an invalid policy (`InvalidInput`, before anything is accepted), or means that
     /// [`Closer::global`] could not make a closer; no connection has needed one in that case.
     type Output = io::Result<Snapshot>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
@@ -248,7 +248,7 @@ async fn connection<I, A, S, T, R>(
 /// The stop of the server, as one connection waits for it.
 struct Stopping<F> {
     until: F,
-    /// When the stop has come: until when a connection may still begin.
+    /// Once the stop has come: until when a connection may still begin to send.
     told: Option<Instant>,
 }
 
@@ -261,7 +261,7 @@ impl<F: Future<Output = Instant> + Unpin> Stopping<F> {
     }
 }
 
-/// Whether the peer sends anything, or its end, before a stop lets no connection begin any more.
+/// Whether the peer sends a byte or its FIN before the stop lets no connection begin any more.
 ///
 /// If hyper is told to stop before it has seen a byte of a connection, it drops the connection, even if a request has
 /// arrived that the runtime has not reported yet.

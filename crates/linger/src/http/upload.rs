@@ -35,7 +35,7 @@ enum UploadState<B> {
 }
 
 impl<B: Body + Unpin + Send + 'static> Upload<B> {
-    /// Watches a body; the slot is where its rest will be.
+    /// Wraps a body. Its unread rest will be put into the slot.
     pub(super) fn new(body: B) -> (Self, Option<Arc<UploadSlot<B>>>) {
         let slot = (!body.is_end_stream()).then(|| Arc::new(UploadSlot(Mutex::new(UploadState::Reading))));
         let this = Self { body: Some(body), slot: slot.clone(), was_polled: false, is_over: false };

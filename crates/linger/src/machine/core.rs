@@ -13,10 +13,10 @@ use crate::policy::{AtLimit, Mode, Policy, defaults};
 pub(crate) struct Core {
     started: u64,
     discarded: u64,
-    /// How many bytes more may be discarded.
+    /// How many more bytes may be discarded.
     allowance: u64,
-    /// Milliseconds after `started` of the last sign of life, rounded up: a byte received or newly acknowledged, or
-    /// the kernel's word that the peer answers.
+    /// The peer's last sign of life, in milliseconds after `started`, rounded up: a byte received or newly acknowledged, or
+    /// the kernel's report that the peer answers. The bounds, too, are in milliseconds.
     progress: u32,
     idle: u32,
     total: u32,
@@ -28,19 +28,19 @@ pub(crate) struct Core {
     state: CloseState,
 }
 
-/// How the present look at the socket came about.
+/// What caused the present look at the socket, and what it has found so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
     /// An event of the socket, within the policy's patience.
     InTime,
-    /// The silence had become too long before it.
+    /// The bound of silence had run out before the look.
     Late,
     /// As `Late`, and more bytes are acknowledged than at the last look. No event tells of the acknowledgement of a part, so
     /// it may have come at any time since that look.
     LateAcknowledgement,
     /// The kernel has been asked about the peer.
     Inspected,
-    /// As `Inspected`: the peer's kernel answers, and its program has read nothing for the whole of `idle`.
+    /// As `Inspected`, and the peer's kernel answers, but its program has read nothing for the whole of `idle`.
     Paused,
 }
 
@@ -51,7 +51,7 @@ enum PeerEnd {
     Unseen,
     /// A look since the half-close has found the stream open.
     Open,
-    /// The end was seen while something was not acknowledged.
+    /// The end was seen while something was not yet acknowledged.
     Before,
 }
 
@@ -107,7 +107,7 @@ impl Core {
 
     pub(crate) fn on(&mut self, event: Event, now: u64) {
         if let CloseState::Ended { sent, .. } = &mut self.state {
-            // Only the last measurement is open: how much is left unacknowledged.
+            // Only the last measurement still matters: how much is left unacknowledged.
             *sent = match event {
                 Event::Unacknowledged { bytes, fin } => sent.measured(bytes, fin),
                 _ => sent.asking(false),
@@ -180,7 +180,7 @@ impl Core {
                 CloseState::Draining { readable: true, .. } if now < self.end_at() && !self.is_sated() => {
                     return Action::Discard { max: self.allowance };
                 }
-                // Even when time is over the truth about the last bytes is worth one question.
+                // Even when time is over, the outcome is to say how much is unacknowledged: ask once more.
                 CloseState::Draining { sent, .. }
                 | CloseState::PeerClosed { sent }
                 | CloseState::Ended { sent, .. }
@@ -242,7 +242,7 @@ impl Core {
         self.grace = self.grace.min(millis(idle));
     }
 
-    /// Gives the close up for the sake of others.
+    /// Ends the close early: to make room for other sockets, or because no closer can wait for this one.
     pub(crate) fn evict(&mut self) {
         if !matches!(self.state, CloseState::Ended { .. }) {
             self.end_early(Ended::Evicted);
@@ -272,7 +272,7 @@ impl Core {
         matches!(self.state, CloseState::PeerClosed { .. })
     }
 
-    /// Whether everything was read that the policy lets be read.
+    /// Whether as many bytes were discarded as the policy allows.
     pub(crate) fn is_sated(&self) -> bool {
         self.allowance == 0
     }
@@ -287,7 +287,7 @@ impl Core {
         let silence = match (self.acknowledged(), self.is_sated()) {
             // Nothing is read any more, so silence proves nothing: only the acknowledgement or `total` ends the close.
             (false, true) => return self.end_at(),
-            // A peer that was still sending when its response came may have paused in the middle of it.
+            // A peer that was still sending when the close began may have paused in the middle of its request.
             (true, false) if self.discarded > 0 => self.idle,
             (true, _) => self.grace.min(self.idle),
             (false, false) => self.idle,
@@ -318,8 +318,8 @@ impl Core {
         }
     }
 
-    /// Ends the close because the peer or the kernel has ended the connection. `SIOCOUTQ` still answers after a reset: ask
-    /// once more.
+    /// Ends the close because the connection has ended, or because it is evicted. `SIOCOUTQ` still answers after a reset: the
+    /// send queue is measured once more.
     fn end_early(&mut self, ended: Ended) {
         self.end(ended, true);
     }
@@ -370,7 +370,8 @@ impl Core {
         self.look = if is_spared && !has_read { Look::Paused } else { Look::Inspected };
     }
 
-    /// Dates a new acknowledgement, if it can be done without the kernel's help.
+    /// Notes a new acknowledgement as progress. After a late look the machine does not know when it came: the kernel is asked
+    /// first ([`Look::LateAcknowledgement`]).
     fn acknowledgement_seen(&mut self, now: u64) {
         if self.look == Look::Late {
             self.look = Look::LateAcknowledgement;
@@ -395,26 +396,26 @@ impl Core {
     }
 }
 
-/// A request of one segment is taken for whole. A longer request may continue: how much of it the program has read is not
-/// known to the machine.
+/// A request that came in so many segments is taken for complete. After more segments the peer may still be sending: the
+/// machine does not know how much the program has read.
 const WHOLE_REQUEST: u32 = 1;
 
-/// The event that the close waits for.
+/// What the close waits for.
 enum Wait {
-    /// The peer, until then.
+    /// An event of the socket, until this time.
     Until(u64),
-    /// The kernel's word about a peer that has been silent too long.
+    /// The kernel's report on a peer that has been silent too long.
     Inspect,
     /// There is nothing to wait for: the close is over.
     Over(Ended),
 }
 
-/// With so many window probes unanswered, the peer is taken for gone. A living peer answers each probe within a round
-/// trip, so at most one answer is on its way (`tcp_send_probe0`; an answer sets the counter back, `tcp_ack`).
+/// With this many window probes unanswered, the peer is taken for gone. A living peer answers each probe within a round
+/// trip, so at most one answer is on its way (`tcp_send_probe0`; an answer resets the counter, `tcp_ack`).
 const GONE_PROBES: u8 = 2;
 
-/// With so many unanswered retransmissions of one segment, the peer is taken for gone: the second retransmission follows
-/// the first after a doubled timeout.
+/// With this many unanswered retransmissions of one segment, the peer is taken for gone: the second retransmission follows
+/// the first after a doubled timeout (RFC 6298 section 5.5), which leaves time for an answer.
 const GONE_RETRANSMITS: u8 = 2;
 
 /// The closer holds thousands of cores. 56 bytes, so that a socket with all that belongs to it takes 96.

@@ -5,7 +5,7 @@
 pub(super) enum Sent {
     /// The kernel cannot tell, or has not been asked.
     Unknown { ask: bool },
-    /// `bytes` are not acknowledged; the FIN counts as one. The kernel counts them in an `int`.
+    /// This many bytes are not acknowledged, the FIN not counted; at 0 only the FIN is missing. The kernel counts in an `int`.
     Holds { bytes: u32, ask: bool },
     /// The peer has acknowledged everything, the FIN included, and that stays so.
     Acknowledged,
@@ -62,7 +62,7 @@ impl Sent {
     }
 }
 
-/// The kernel's `int`, or the end of the scale.
+/// The number as a `u32`, or the largest `u32`.
 pub(super) fn narrow(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

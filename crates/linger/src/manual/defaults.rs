@@ -3,14 +3,14 @@
 //! # `idle`: 5 s
 //!
 //! The longest silence of a peer that has not acknowledged everything. A living peer is silent while segments
-//! are lost: retransmissions come after 0.2, 0.4, 0.8 and 1.6 s on a short path (RFC 6298), so four losses of
-//! the same segment in a row pass in 3 s. nginx waits 5 s, httpd 2 s. Below 3 s a bad wireless link looks like
-//! death.
+//! are lost: on a short path retransmissions come after 0.2 (Linux's `TCP_RTO_MIN`), 0.4, 0.8 and 1.6 s (doubled each
+//! time, RFC 6298), so four losses in a row of the same segment take 3 s. nginx waits 5 s, httpd 2 s. Below 3 s a peer on
+//! a bad wireless link looks dead.
 //!
-//! A peer whose program has stopped reading is silent, too, and lives: its window is closed, and its kernel answers the
-//! probes of it (RFC 9293 section 3.8.6.1). Silence cannot tell the two apart, since the gaps between probes double and
-//! soon are longer than any `idle`. So the kernel is asked before a silent peer is given up. It counts the probes
-//! (`icsk_probes_out`, set back by each answer in `tcp_ack`) and the retransmissions (`icsk_retransmits`) that were
+//! A peer whose program has stopped reading is silent, too, and lives: its window is closed, and its kernel answers
+//! window probes (RFC 9293 section 3.8.6.1). Silence does not tell such a peer from a dead one, since the gaps between
+//! probes double and soon are longer than any `idle`. So the kernel is asked before a silent peer is given up. It counts
+//! the probes (`icsk_probes_out`, reset by each answer in `tcp_ack`) and the retransmissions (`icsk_retransmits`) that were
 //! not answered. Measured on Linux 6.18:
 //!
 //! | the peer | after 5 s | after 10 s | after 30 s |
@@ -19,8 +19,8 @@
 //! | does not read, gone | 1 probe (at 3.3 s) | 2 (6.9 s) | 4 (13.7, 27.4 s) |
 //! | gone with data in flight, 400 ms of queue | 1 retransmission (2.6 s) | 2 (5.2 s) | 3 (10.4 s) |
 //!
-//! Fewer than two of each mean that it lives, and the close waits on: a client that reads nothing for 29 s gets
-//! everything. Who is gone is given up after 10 s. Neither the time since the last acknowledgement nor the backoff
+//! Fewer than two of each mean that the peer lives, and the close waits on: a client that reads nothing for 29 s gets
+//! everything. A dead peer is given up after 10 s. Neither the time since the last acknowledgement nor the backoff
 //! of the timer tells: both grow with the gaps, whether or not the probes are answered.
 //!
 //! # `total`: 30 s

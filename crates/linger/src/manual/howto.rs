@@ -18,8 +18,8 @@
 //!
 //! It sends a FIN after the last byte written, reads and discards what the peer still sends, and closes when
 //! the peer has closed, or has acknowledged everything and been silent for `grace`, or a bound of the
-//! [`Policy`](crate::Policy) has run out (RFC 9112 section 9.6). A peer that only does not read is told from one that is
-//! gone by what its kernel answers. The [`Outcome`](crate::Outcome) says which of these it was, whether every byte was
+//! [`Policy`](crate::Policy) has run out (RFC 9112 section 9.6). A peer that does not read is told from a dead one by the
+//! answers of its kernel. The [`Outcome`](crate::Outcome) says which of these it was, whether every byte was
 //! acknowledged, and whether the peer closed after that.
 //!
 //! On an async stream the close begins at the drop. A shutdown before it is a FIN and no more, so that tunnels and

@@ -12,8 +12,8 @@
 //! **3. Believing that the half-close is the cure.** `shutdown(SHUT_WR)` and `close()` leaves small responses whole
 //! and loses large ones. *It is the beginning of the cure.*
 //!
-//! **4. Shutting the read side.** After `SHUT_RD` or `SHUT_RDWR` data that comes resets the connection, even with
-//! the descriptor open. *Never before the drain has ended.*
+//! **4. Shutting the read side.** Once both sides are shut (`SHUT_RDWR`, or `SHUT_RD` and a FIN), data that comes is
+//! answered with a reset, even with the descriptor open (`tcp_rcv_state_process`). *Never before the drain has ended.*
 //!
 //! **5. `SO_LINGER` with a time.** The test for unread data comes first, so it protects nothing; where it acts it
 //! blocks `close()`, on non-blocking sockets, too, and a whole event loop with it. *Leave it unset; this crate
@@ -38,14 +38,14 @@
 //! **11. No bound at all.** With the descriptor open the kernel's FIN_WAIT2 has no timeout; a peer that neither
 //! sends nor closes holds the socket for ever (php-fpm). *`idle` and `total`, always both.*
 //!
-//! **12. Only an idle bound.** A byte every four seconds keeps it away for ever. *`total`.*
+//! **12. Only an idle bound.** A byte every four seconds keeps a bound of five from ever running out. *`total`.*
 //!
-//! **13. Believing `write()`.** It says that the kernel has the bytes. So does `SIOCOUTQ == 0` before the FIN: and
-//! after it the FIN counts as one. After a reset the number stays as it was, so the state must be looked at first.
-//! *[`Outcome::delivered`](crate::Outcome::delivered).*
+//! **13. Believing `write()`.** It says only that this side's kernel has the bytes. `SIOCOUTQ` tells how many the peer's
+//! kernel has not acknowledged; but a FIN counts as one of them, before the end of the handshake the answer is 0, and a
+//! reset leaves the number as it was. *[`Outcome::delivered`](crate::Outcome::delivered).*
 //!
-//! **14. Trusting a clean end.** A client whose `write()` meets the reset consumes the error; its `read()` then sees
-//! short data and a clean end of the stream. *Clients count bytes: a length, a last chunk, `close_notify`, an
+//! **14. Trusting a clean end.** If a client's `write()` meets the reset, it consumes the error; the client's `read()` then
+//! sees short data and a clean end of the stream. *Clients check for the end: a length, a last chunk, `close_notify`, an
 //! end record.*
 //!
 //! **15. Buffers above the socket.** A `BufWriter`, a compressor, TLS: what they hold at the close was never written.

@@ -11,7 +11,8 @@ pub mod defaults {
     use std::time::Duration;
 
     /// Five seconds, as in nginx (`lingering_timeout`): four losses in a row of one segment cost
-    /// 0.2 + 0.4 + 0.8 + 1.6 s of retransmission timeouts (RFC 6298), and a peer that lives is heard in that time.
+    /// 0.2 + 0.4 + 0.8 + 1.6 = 3 s of retransmission timeouts, so a living peer is heard in that time. (0.2 s is Linux's
+    /// `TCP_RTO_MIN`; each timeout doubles, RFC 6298 section 5.5.)
     pub const IDLE: Duration = Duration::from_secs(5);
     /// Thirty seconds, as in nginx (`lingering_time`) and httpd (`MAX_SECS_TO_LINGER`).
     pub const TOTAL: Duration = Duration::from_secs(30);
@@ -37,15 +38,15 @@ pub mod defaults {
 /// # Ok::<(), linger::InvalidPolicy>(())
 /// ```
 ///
-/// With the feature `serde` it is read from text with times in seconds, what is left out taken from the
-/// default, and [`validate`](Self::validate)d: `{"idle": 2, "total": 10.5, "at_limit": "abort"}`.
+/// With the feature `serde` a policy is read from text, times in seconds, and [`validate`](Self::validate)d; fields that are
+/// left out are those of the default: `{"idle": 2, "total": 10.5, "at_limit": "abort"}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "written::Written", into = "written::Written"))]
 #[non_exhaustive]
 pub struct Policy {
-    /// Longest time without a sign of the peer: no byte received, none newly acknowledged, and no answer to what the
-    /// kernel sends on its own account.
+    /// Longest time without a sign of the peer: no byte received, none newly acknowledged, and no answer to the kernel's
+    /// window probes and retransmissions.
     ///
     /// When this time has run out with something unacknowledged, the kernel is asked about the peer (`TCP_INFO`). If fewer
     /// than two window probes and fewer than two retransmissions are unanswered, the peer lives and its program has
@@ -114,7 +115,7 @@ impl Default for Policy {
     }
 }
 
-/// Policies of others, and for connections that deserve less.
+/// The default policy, those of other servers, and policies for connections that deserve less.
 ///
 /// All of them, and the methods that change one field, are `const`:
 ///

@@ -1,4 +1,4 @@
-//! What the program says of a connection's end while its stream is inside a server or below TLS.
+//! How the program sets the end of a connection while its stream is inside a server or below TLS.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,13 +21,13 @@ struct ConnectionFacts {
 }
 
 impl Connection {
-    /// Of a stream that is to be ended in this way.
+    /// The connection of a stream that is to be closed in this way.
     pub(super) fn of(way: &WayToEnd) -> Self {
         let facts = ConnectionFacts { stop: way.stop.clone(), ..ConnectionFacts::default() };
         Self { facts: Arc::new(facts) }
     }
 
-    /// What tells of the stop of the server that has this connection. `None` if its listener knows of no stop.
+    /// Tells of the stop of the server that has this connection. `None` if its listener knows of no stop.
     pub fn stop_notice(&self) -> Option<StopNotice> {
         self.facts.stop.clone()
     }

@@ -16,8 +16,7 @@ use crate::machine::{Action, Core, Event};
 use crate::socket::Socket;
 use crate::{Closer, Mode, Outcome, Policy};
 
-/// A connection that is being ended, for a task that waits for its outcome. Dropped before it is over, it is left to the
-/// closer.
+/// A close for whose outcome a task waits. If this is dropped before the close is over, the closer goes on with the close.
 #[derive(Debug)]
 pub(super) struct LingeringClose<S: Stream> {
     shared: Arc<SharedClose<S>>,
@@ -26,12 +25,12 @@ pub(super) struct LingeringClose<S: Stream> {
 /// What the runtime's side and the closer's thread share.
 #[derive(Debug)]
 struct SharedClose<S: Stream> {
-    /// `None` if there is none in this process.
+    /// `None` if this process has no closer.
     closer: Option<Closer>,
     place: Place<Watching<S>>,
     /// Identifies this close to the closer.
     ticket: AtomicU64,
-    /// Of a close that no task waits for: how often it was woken since somebody has last looked at it.
+    /// For a close that no task waits for: the number of wake-ups since the last look at it has ended.
     wakes: AtomicUsize,
 }
 
@@ -41,7 +40,7 @@ struct Watching<S> {
     socket: Socket<S>,
     core: Core,
     abort: bool,
-    /// The policy is to wait for the peer at all.
+    /// The policy waits for the peer ([`Mode::Linger`]).
     lingers: bool,
     /// The peer has been waited for.
     has_waited: bool,
@@ -83,9 +82,9 @@ impl<S: Stream> Drop for LingeringClose<S> {
 
 /// Ends a connection whose outcome nobody waits for.
 ///
-/// No task is made for it. The socket's event drives the close ([`Wake`]): what is left to do then is a read, a question
-/// and the close itself, which is less work than making and scheduling a task. Where the runtime reports no events, or
-/// nobody drives it, the closer has it.
+/// No task is made for it. The socket's event drives the close ([`Wake`]): what is left to do then is a read, a look at the
+/// send queue and the close itself, which is less work than making and scheduling a task. Where the runtime reports no
+/// events, or nobody drives it, the closer takes the socket over.
 pub(super) fn let_go<S: Stream>(stream: S, policy: &Policy, closer: Option<&Closer>, is_half_closed: bool) {
     SharedClose::begin(stream, policy, closer, is_half_closed).look();
 }
@@ -109,7 +108,7 @@ impl<S: Stream> SharedClose<S> {
         }
         let is_short = policy.idle.min(policy.total).min(policy.grace) < LONGEST_WATCH;
         if ticket.is_none() || is_short {
-            // Without the closer nothing would bound this wait, or not early enough.
+            // Without a closer nothing would bound the wait on the runtime; with shorter bounds the closer would come too late.
             this.give();
         }
         this
@@ -117,8 +116,9 @@ impl<S: Stream> SharedClose<S> {
 
     /// Drives the close while the socket is here, without anybody who waits for it.
     fn look(self: Arc<Self>) {
-        // An event that comes during a look, which may be of this very thread, does not wait for it. The number alone says so, in its
-        // one order of changes: all that a look reads or changes is behind the place's lock, so nothing stronger is needed.
+        // A wake-up during a look, perhaps on this very thread, must not wait for the place's lock: it is counted, and the look
+        // that is under way sees the count at its end. Relaxed, because all changes of one atomic have one order, and whatever
+        // else a look uses is behind the lock.
         if self.wakes.fetch_add(1, Ordering::Relaxed) > 0 {
             return;
         }
@@ -126,7 +126,7 @@ impl<S: Stream> SharedClose<S> {
             return self.give();
         }
         let (waker, now) = (Waker::from(self.clone()), self.now());
-        // Whose budget this would be charged to is a matter of chance.
+        // Unconstrained: otherwise the look would use up tokio's cooperative budget of whichever task runs now.
         let look = pin!(unconstrained(poll_fn(|context| {
             Poll::Ready(self.place.look(|watching| watching.drive(now, context)))
         })));
@@ -146,7 +146,7 @@ impl<S: Stream> SharedClose<S> {
         self.closer.as_ref()?.here()
     }
 
-    /// Whether the process was forked since: nobody here bounds the wait, or reports.
+    /// Whether this is a child that was forked since: here no closer bounds the wait or reports.
     fn is_orphaned(&self) -> bool {
         self.closer.is_some() && self.here().is_none()
     }
@@ -156,7 +156,7 @@ impl<S: Stream> SharedClose<S> {
     }
 
     fn ticket(&self) -> Ticket {
-        // Stored before anybody who asks could know of this close.
+        // Stored before the close is driven, and so before anybody asks.
         self.ticket.load(Ordering::Relaxed)
     }
 
@@ -224,8 +224,8 @@ impl<S: Stream> Watching<S> {
                     // The runtime of this stream has ended.
                     None => return Look::Give,
                 },
-                // While the peer has not closed, nobody needs to know what is acknowledged. Most peers
-                // close next, and then one question to the kernel is enough.
+                // As long as the peer has not closed, what is acknowledged decides nothing. Most peers close next, and then the
+                // kernel need be asked only once.
                 Action::Measure if is_empty && *lingers => {
                     *has_waited = true;
                     return Look::Wait;

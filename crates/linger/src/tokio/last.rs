@@ -18,7 +18,8 @@ use super::serve::FIRST_BYTE;
 type StreamAndAddress<L> = (<L as Accept>::Io, <L as Accept>::Addr);
 type Closing<L> = Pin<Box<dyn Future<Output = Vec<StreamAndAddress<L>>> + Send>>;
 
-/// Where connections come from. The mutexes are never locked: they only make values `Sync` that are `Send`.
+/// Where connections come from. The mutexes are never locked: they are there because a mutex is `Sync` although its value is
+/// only `Send`.
 pub(super) enum ConnectionSource<L: Accept> {
     Open(L),
     Closing(Mutex<Closing<L>>),

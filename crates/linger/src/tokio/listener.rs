@@ -12,7 +12,7 @@ use super::serve::StopTimes;
 use super::{Lingering, StopNotice, Stream, WayToEnd};
 use crate::{Closer, Policy};
 
-/// What accepts streams: tokio's listeners, and one's own, as for "TCP or unix" or for a listener with options.
+/// A listener: tokio's, or a type of one's own, for instance one for "TCP or unix" or one that sets socket options.
 ///
 /// ```
 /// use std::io;
@@ -132,7 +132,8 @@ mod unix {
     }
 }
 
-/// More than any accept queue holds: a flood of new ones does not keep a stop from going on.
+/// More connections than an accept queue holds (`net.core.somaxconn` is 4,096 by default): new ones that keep coming do not
+/// prolong a stop for ever.
 const QUEUE: usize = 1 << 16;
 
 /// Accepts until nothing is left.
@@ -148,7 +149,7 @@ fn rest<C>(accept: impl Fn() -> io::Result<C>) -> Vec<C> {
     }
 }
 
-/// Accepts connections that linger; what fails is tried again.
+/// Accepts connections that linger. When accepting fails, it is tried again.
 ///
 /// ```no_run
 /// # async fn serve(listener: tokio::net::TcpListener) {
@@ -166,7 +167,7 @@ pub struct Listener<L: Accept> {
     source: ConnectionSource<L>,
     way: Arc<WayToEnd>,
     stop: Option<Stop>,
-    /// The last try has failed for want of descriptors or memory.
+    /// The last attempt has failed, most likely because no descriptors or no memory are left.
     lacks_room: bool,
 }
 
@@ -231,8 +232,9 @@ impl<L: Accept> Listener<L> {
     /// Accepts one connection.
     ///
     /// If descriptors or memory have run out, lingering sockets are closed to make room ([`Closer::evict`]), and accepting
-    /// is tried again; new clients wait in the accept queue meanwhile. If this future is dropped before it is ready, it
-    /// has accepted no connection. Needs the runtime's timer.
+    /// is tried again; new clients wait in the accept queue meanwhile. The same is done after any other error of the listener,
+    /// so this never fails. If this future is dropped before it is ready, it has accepted no connection. Needs the runtime's
+    /// timer.
     pub async fn accept(&mut self) -> (Lingering<L::Io>, L::Addr) {
         // Start the global closer while there are descriptors left: it needs two.
         let _ = self.closer();

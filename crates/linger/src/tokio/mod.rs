@@ -1,10 +1,10 @@
 //! The close for tokio: a future, and a stream that cannot be dropped wrongly.
 //!
 //! A close is driven on the runtime for a tenth of a second, in which most peers close: the runtime has the socket registered
-//! already, and no other thread need wake up. The task that awaits the outcome does it; of a stream that was dropped, the
-//! socket's event, without a task. Closes that take longer go to a [`Closer`], whose thread ends them. So nothing here needs the runtime's timers, and one
-//! [`Budget`](crate::Budget) holds for all connections. A runtime that is busy delays no close, and one that shuts down
-//! ends none.
+//! already, and no other thread need wake up. The task that awaits the outcome drives it; the close of a dropped stream is
+//! driven by the socket's events, without a task. Closes that take longer go to a [`Closer`], whose thread ends them. So
+//! nothing here needs the runtime's timers, and one [`Budget`](crate::Budget) holds for all connections. A runtime that is
+//! busy delays no close, and one that shuts down ends none.
 
 mod connection;
 mod ending;
@@ -86,7 +86,7 @@ use crate::{Closer, Outcome, Policy};
 /// }
 /// ```
 ///
-/// A stream that keeps bytes above its socket, such as TLS, is none: it goes above the [`Lingering`] one.
+/// A stream that keeps bytes above its socket, such as TLS, must not implement this: put it above a [`Lingering`] stream.
 pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Takes the descriptor out of the runtime.
     ///
@@ -108,20 +108,20 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Returns the errors of `read`, and `WouldBlock` if the runtime knows of nothing to read.
     fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
 
-    /// What is known of the socket without asking the kernel.
+    /// The socket's family, if it is known without asking the kernel.
     #[doc(hidden)]
     fn known(&self) -> KnownFamily {
         KnownFamily(None)
     }
 }
 
-/// What is known of a socket without asking the kernel.
+/// A socket's family, if it is known without asking the kernel.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct KnownFamily(pub(crate) Option<Family>);
 
 impl KnownFamily {
-    /// The family of this socket. What is no stream socket fails at the first call that would need one.
+    /// The family of this socket. A socket that is no stream fails later, at the first call that needs one.
     fn family(self, stream: &impl AsFd) -> Family {
         self.0.or_else(|| linger_sys::family(stream.as_fd()).ok()).unwrap_or(Family::Other)
     }
@@ -207,16 +207,16 @@ pub struct Lingering<S: Stream> {
     unread: Option<Unread>,
 }
 
-/// How streams are to be ended: all of one listener.
+/// How all streams of one listener are to be closed.
 ///
-/// Apart from the stream, because servers move a stream a dozen times before they have it where it stays, and copies of what
-/// is larger than a few registers cost more than counting a reference.
+/// Behind a reference count and not in the stream, because servers move a stream a dozen times before it stays where it is,
+/// and moving more than a few words costs more than counting a reference.
 #[derive(Clone, Debug)]
 struct WayToEnd {
     policy: Policy,
-    /// `None` for the global one, which is made when first needed.
+    /// `None` for the global closer, which is made when first needed.
     closer: Option<Closer>,
-    /// `None` if the stream's server has no stop that anybody here knows of.
+    /// `None` if this crate does not learn of a stop of the stream's server.
     stop: Option<StopNotice>,
 }
 
@@ -286,7 +286,7 @@ impl<S: Stream> Lingering<S> {
         self.connection.get_or_init(|| Connection::of(&self.way)).clone()
     }
 
-    /// The policy by which it is to be ended.
+    /// The policy by which the connection is to be closed.
     fn last_policy(&self) -> Policy {
         let policy = self.way.policy;
         self.connection.get().map_or(policy, |connection| connection.policy(policy))

@@ -54,7 +54,7 @@ pub struct Serve<L, H> {
     life: ServerLife,
 }
 
-/// A server, except for its listener and its handler.
+/// The settings of a server: how its connections are closed, and how it stops.
 pub(crate) struct ServerLife {
     pub(crate) policy: Policy,
     pub(crate) closer: Option<Closer>,
@@ -71,8 +71,8 @@ impl Default for ServerLife {
 /// Docker kills after 10 s; Kubernetes (`terminationGracePeriodSeconds`) allows 30 s, systemd 90 s.
 const DEADLINE: Duration = Duration::from_secs(9);
 
-/// The part of the deadline of a stop that is left to lingering when handlers use up the rest: one in so many. As much before
-/// that is for sending the answers that have waited for their uploads.
+/// One in this many parts of a stop's deadline is left to lingering, even if handlers use up the rest. The part before it is
+/// for sending the answers that have waited for their uploads.
 const LINGERING_SHARE: u32 = 5;
 
 /// How long a connection out of the accept queue, or a new one, may take for its first byte after a stop.
@@ -125,7 +125,7 @@ where
 {
     /// Counts of the closes for which the stop has waited.
     ///
-    /// An error names the wrong field of a policy that cannot be (`InvalidInput`, before anything is accepted), or means that
+    /// An error names the wrong field of an invalid policy (`InvalidInput`, before anything is accepted), or means that
     /// [`Closer::global`] could not make a closer; no connection has needed one in that case.
     type Output = io::Result<Snapshot>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
@@ -192,8 +192,7 @@ impl Drop for Connections {
     }
 }
 
-/// Waits for the next connection. Returns nothing when the server is to stop. Meanwhile forgets connections that have
-/// ended.
+/// Waits for the next connection; `None` when the server is to stop.
 async fn next<L: Accept>(
     listener: &mut Listener<L>,
     signal: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -254,24 +253,25 @@ impl StopTimes {
 }
 
 impl StopNotice {
-    /// A notice, and what gives it.
+    /// A notice, and the sender that gives it.
     pub(super) fn new() -> (watch::Sender<Option<StopTimes>>, Self) {
         let (tell, times) = watch::channel(None);
         (tell, Self { times })
     }
 
-    /// Waits until the server is to stop: for ever, if it never is.
+    /// Waits until the server is to stop; for ever if it never stops, or was dropped.
     pub async fn requested(&mut self) {
         self.times().await;
     }
 
-    /// As [`requested`](Self::requested); until when a connection that is open may still begin to send.
+    /// As [`requested`](Self::requested). Returns until when an open connection may still begin to send.
     #[cfg(feature = "hyper")]
     pub(crate) async fn begun_until(&mut self) -> Instant {
         self.times().await.begun_until()
     }
 
-    /// As [`requested`](Self::requested); until when an answer may wait for its upload, so that there is time to send it.
+    /// As [`requested`](Self::requested). Returns until when an answer may wait for its upload, so that there is time left to
+    /// send the answer.
     #[cfg(feature = "http")]
     pub(crate) async fn waits_until(&mut self) -> Instant {
         let times = self.times().await;

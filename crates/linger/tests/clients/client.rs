@@ -205,7 +205,7 @@ fn whole(client: Client, rounds: usize, output: &Output) -> Whole {
         }
     }
     let counted = whole.uploads + whole.next + whole.complaints.len();
-    // A client that says less than it was asked for has not done what this test takes it for.
+    // A client that reports fewer results has not made all of its requests.
     assert!(counted == 2 * rounds, "{client:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
     whole
 }

@@ -24,7 +24,8 @@ impl Discarder {
         Self { scratch: Vec::new() }
     }
 
-    /// Discards at most `max` received bytes (0 counts as 1, since a `recv` of nothing says nothing). Returns their number; 0 is the end of the stream.
+    /// Discards at most `max` received bytes. Returns their number; 0 is the end of the stream. A `max` of 0 counts as 1: a
+    /// `recv` of no bytes returns 0 in any case.
     ///
     /// Never waits, even on a blocking socket. Repeats the call after `EINTR`.
     ///

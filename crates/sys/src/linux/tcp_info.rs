@@ -11,9 +11,11 @@ use crate::TcpInfo;
 /// Reads the facts of a connection.
 ///
 /// # Errors
-/// Returns `EOPNOTSUPP` or `ENOPROTOOPT` if the socket is not TCP, and `InvalidData` if the kernel knows fewer fields.
+/// Returns `EOPNOTSUPP` or `ENOPROTOOPT` if the socket is not TCP, and `InvalidData` if the kernel's struct ends before
+/// `tcpi_rtt`.
 pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
-    /// Eight bytes of small fields, then words of 32 bits (uapi/linux/tcp.h); the layout only ever grows.
+    /// Positions in `struct tcp_info`, in words of 32 bits. The first two words are eight bytes of small fields
+    /// (uapi/linux/tcp.h). New fields are only appended.
     const LAST_ACK: usize = 14;
     const RTT: usize = 17;
     const DATA_SEGS_IN: usize = 38;

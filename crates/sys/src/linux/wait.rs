@@ -18,7 +18,8 @@ pub struct SocketWait {
     slice: Duration,
 }
 
-/// If there is no epoll: the shortest and the longest wait for an acknowledgement, which `poll(2)` does not report.
+/// If there is no epoll: the shortest and the longest wait before the caller looks for an acknowledgement, which `poll(2)`
+/// does not report. Each wait is twice the last.
 const SLICES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 impl SocketWait {

@@ -1,4 +1,4 @@
-//! Reading without use, into a buffer.
+//! Discards the bytes that a socket has received, by way of a buffer.
 
 use std::io;
 
@@ -18,7 +18,8 @@ impl Discarder {
         Self { scratch: Vec::new() }
     }
 
-    /// Discards at most `max` received bytes. Returns their number; 0 is the end of the stream.
+    /// Discards at most `max` received bytes (0 counts as 1), and at most [`SCRATCH`]. Returns their number; 0 is the end of
+    /// the stream.
     ///
     /// Never waits, even on a blocking socket.
     ///

@@ -24,7 +24,7 @@ pub fn family(socket: BorrowedFd<'_>) -> io::Result<Family> {
     })
 }
 
-/// Unknown here.
+/// Bytes written that the peer has not acknowledged: not known on these systems.
 ///
 /// # Errors
 /// Returns `Unsupported`.
@@ -40,7 +40,7 @@ pub fn is_multipath(_socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Unknown here.
+/// The connection's state: not known on these systems.
 ///
 /// # Errors
 /// Returns `Unsupported`.
@@ -48,7 +48,7 @@ pub fn tcp_state(_socket: BorrowedFd<'_>) -> io::Result<TcpState> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Unknown here.
+/// Facts about the peer and the path: not known on these systems.
 ///
 /// # Errors
 /// Returns `Unsupported`.

@@ -1,4 +1,4 @@
-//! macOS, the BSDs, Windows, and Linux with `--cfg linger_portable`: what every system of sockets offers.
+//! macOS, the BSDs, Windows, and Linux with `--cfg linger_portable`: what every system with sockets offers.
 //!
 //! A socket is half-closed, read into a buffer and waited for. What the peer has acknowledged is not known:
 //! macOS (`SO_NWRITE`) and FreeBSD (`FIONWRITE`) tell the bytes in the send buffer, but not whether the FIN was

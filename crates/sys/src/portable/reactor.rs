@@ -26,7 +26,8 @@ struct Times {
     waits: Option<Instant>,
 }
 
-/// The longest single wait; a longer one is made of several.
+/// The longest wait, and the longest time until the alarm rings. Where a caller asks for more, its wait ends early, and it
+/// asks again.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
 impl Alarm {

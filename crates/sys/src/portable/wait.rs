@@ -15,12 +15,12 @@ pub struct SocketWait {}
 
 impl SocketWait {
     /// Waits for an event of the socket, until `until` at the latest. `has_read`: something was read since the last
-    /// wait, so that "readable" means that more has arrived.
+    /// wait, so that "readable" means that more has arrived. Without that, no event ends the wait early.
     ///
     /// # Errors
     /// Returns the errors of `poll`.
     pub fn wait(&mut self, socket: BorrowedFd<'_>, has_read: bool, until: Instant) -> io::Result<()> {
-        // Bytes that stay unread would be reported at once and for ever.
+        // Unread bytes would be reported at once, again and again.
         if !has_read {
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
             return Ok(());

@@ -30,12 +30,12 @@ pub fn allocated() -> usize {
     info.uordblks + info.hblkhd
 }
 
-/// Makes a system call fail for a command and all it starts, as a container's profile or a machine without resources
-/// does: `seccomp` (with flags only), those that create files (`create`) and the stacks of threads (`stack`), those
-/// that make threads and processes (`clone`), and others by their names.
+/// Makes a system call fail with `error` for a command and all that it starts, as a container's profile or a machine
+/// without resources does. `call` is the call's name, or a group: `create` for those that create files, `stack` for those
+/// that map the stacks of threads, `clone` for those that make threads and processes. `seccomp` fails only with flags.
 ///
 /// # Panics
-/// Panics for another call, and if the filter's compiler does not know this architecture.
+/// Panics for a call that is not listed here, and if the filter's compiler does not know this architecture.
 pub fn refuse(command: &mut Command, call: &str, error: Errno) {
     // The C library maps the stack of a thread without access, then gives access to all of it but the guard pages.
     const NO_ACCESS: u32 = libc::PROT_NONE as u32;

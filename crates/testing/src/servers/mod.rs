@@ -1,7 +1,7 @@
 //! Real servers, each with its own temporary configuration and port on loopback, ended by their process group.
 //!
-//! For tests and for `cargo xtask matrix` only. If a server is not installed, the test skips; if it is installed and does not
-//! start, that is an error.
+//! For tests, benches and `cargo xtask matrix` only. If a server is not installed, the test skips; if it is installed and does
+//! not start, that is an error.
 
 mod apps;
 mod gateways;

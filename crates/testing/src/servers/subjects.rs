@@ -11,12 +11,12 @@ use super::launch::{Launch, RunningServer, Unavailable, program};
 /// Bytes in each server's response.
 pub const LENGTH: usize = 300_000;
 
-/// A running server, with the servers behind it. The first one is probed.
+/// A running server to be probed, with the servers behind it.
 #[derive(Debug)]
 pub struct Subject {
     /// The URL to probe.
     pub url: String,
-    /// The running servers.
+    /// The running servers, the probed one first.
     pub peers: Vec<RunningServer>,
 }
 
@@ -39,7 +39,7 @@ pub struct Server {
     pub name: &'static str,
     /// Starts it.
     pub start: fn() -> Result<Subject, Unavailable>,
-    /// A program and arguments that print its version.
+    /// A program and arguments that print its version; or `Cargo.lock` and the crate whose version is read there.
     pub version: (&'static str, &'static [&'static str]),
 }
 

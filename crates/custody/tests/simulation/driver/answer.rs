@@ -78,7 +78,7 @@ impl Driver {
         Ok(Answer::Census { copying, census })
     }
 
-    /// What calls do that nobody was told of yet is hidden from a look.
+    /// A census. If calls were made that are not reported yet, it does not show their effects, and counts as hidden.
     fn census(&self, kernel: &Kernel) -> Census {
         let census = census(kernel);
         Census { hidden: census.hidden || self.has_news(kernel), ..census }
