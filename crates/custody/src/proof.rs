@@ -90,7 +90,7 @@ pub enum Sight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// No process has the connection.
-    Sole,
+    Nobody,
     /// The only fds of it are being closed: look again.
     Closing,
     /// A process has it, under this fd.
@@ -106,7 +106,7 @@ pub fn judge(seen: &[(Pid, Sight)], closing: &[Name]) -> Standing {
         let fds = if let Sight::Fds(fds) = sight { fds.as_slice() } else { &[] };
         fds.iter().map(|fd| Name { pid: *pid, fd: *fd })
     });
-    let mut verdict = Standing::Sole;
+    let mut verdict = Standing::Nobody;
     for name in names {
         if !closing.contains(&name) {
             return Standing::Held(name);

@@ -93,8 +93,8 @@ fn fds(pid: Pid, fds: &[i32]) -> (Pid, Sight) {
 
 #[test]
 fn it_is_nobody_s_if_nobody_has_an_fd() {
-    assert_eq!(judge(&[], &[]), Standing::Sole);
-    assert_eq!(judge(&[fds(A, &[]), fds(B, &[])], &[name(A, 3)]), Standing::Sole);
+    assert_eq!(judge(&[], &[]), Standing::Nobody);
+    assert_eq!(judge(&[fds(A, &[]), fds(B, &[])], &[name(A, 3)]), Standing::Nobody);
     assert_eq!(judge(&[fds(A, &[]), fds(B, &[3])], &[name(A, 3)]), Standing::Held(name(B, 3)));
 }
 

@@ -367,17 +367,17 @@ impl Conversation {
             return RequestEnd::Cut;
         };
         let open = self.open.swap_remove(at);
-        let verdict = RequestEnd::of(status, said, open.is_aborted);
+        let end = RequestEnd::of(status, said, open.is_aborted);
         let draining = self.incoming.finish(open.id);
-        tracing::debug!(id = open.id, aborted = open.is_aborted, end = ?verdict, draining, "request ends");
-        if verdict == RequestEnd::Cut || !open.keep_conn {
+        tracing::debug!(id = open.id, aborted = open.is_aborted, ?end, draining, "request ends");
+        if end == RequestEnd::Cut || !open.keep_conn {
             self.last();
         }
         if draining && matches!(self.life, Life::Open) {
             self.drains.begin(open.id, now);
         }
         self.deadline = None;
-        verdict
+        end
     }
 
     /// Reports whether the last records of a request were sent.

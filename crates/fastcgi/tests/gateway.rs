@@ -225,7 +225,7 @@ fn only_what_can_be_repeated_is_sent_again() {
     finish(GatewayRequest::new("GET", "/")).unwrap();
     drop(client);
     let mut config = Config::default();
-    (config.keep_conn, config.trusting) = (true, true);
+    (config.keep_conn, config.reuses_after_bodies) = (true, true);
     let client = Client::new(address.into(), config);
     let finish = |request| -> Result<(), Error> {
         client.send(request)?.read_to_end(&mut Vec::new()).map_err(Error::System)?;

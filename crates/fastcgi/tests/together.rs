@@ -16,7 +16,7 @@ use linger_fastcgi::{Address, Request, Response, cgi};
 
 fn client(running: &Running, keep_conn: bool) -> Client {
     let mut config = ClientConfig::default();
-    (config.keep_conn, config.trusting) = (keep_conn, keep_conn);
+    (config.keep_conn, config.reuses_after_bodies) = (keep_conn, keep_conn);
     Client::new(running.address.clone(), config)
 }
 

@@ -74,7 +74,7 @@ async fn gateway(keep_conn: bool) -> Gateway {
     let address: Address = listener.local_addr().unwrap().into();
     tokio::spawn(serve(listener, Config::default(), app()));
     let mut config = gateway::Config::default();
-    (config.keep_conn, config.trusting) = (keep_conn, keep_conn);
+    (config.keep_conn, config.reuses_after_bodies) = (keep_conn, keep_conn);
     Gateway::new(address, "/srv", config)
 }
 
@@ -235,7 +235,7 @@ async fn a_stop_waits_for_what_is_under_way_and_not_for_what_rests() {
         drop(stopped.await);
     }));
     let mut kept = gateway::Config::default();
-    (kept.keep_conn, kept.trusting) = (true, true);
+    (kept.keep_conn, kept.reuses_after_bodies) = (true, true);
     let mut resting = Gateway::new(address.into(), "/srv", kept);
     let response = resting.call(request("GET", "/quick", 0)).await.unwrap();
     response.into_body().collect().await.unwrap();

@@ -5,7 +5,7 @@
 //! server's early answer or a server's tickets after a client's, is unread data like any other, and resets a
 //! plain `close()`.
 //!
-//! **Blocking**: [`close`] takes the connection and its socket. **With a closer**: [`say_goodbye`], then
+//! **Blocking**: [`close`] takes the connection and its socket. **With a closer**: [`send_close_notify`], then
 //! [`Closer::close`](crate::Closer::close) on the socket.
 //!
 //! **tokio-rustls**: put the lingering stream below TLS. A shutdown of the TLS stream sends `close_notify`,
@@ -78,7 +78,7 @@ pub fn close<D>(
 /// # Errors
 /// Returns `TimedOut` if the peer's window stayed closed; otherwise the errors of `send(2)`. In either case nothing
 /// more may be written to the connection, and it should still be closed lingering.
-pub fn say_goodbye<D>(
+pub fn send_close_notify<D>(
     connection: &mut ConnectionCommon<D>,
     socket: impl AsFd,
     patience: Duration,
@@ -91,13 +91,13 @@ pub fn say_goodbye<D>(
     Ok(())
 }
 
-/// As [`say_goodbye`], but only counts the bytes that could not be sent.
+/// As [`send_close_notify`], but only counts the bytes that could not be sent.
 fn send_all<D>(
     connection: &mut ConnectionCommon<D>,
     socket: BorrowedFd<'_>,
     patience: Duration,
 ) -> Result<(), u64> {
-    if say_goodbye(connection, socket, patience).is_ok() {
+    if send_close_notify(connection, socket, patience).is_ok() {
         return Ok(());
     }
     let mut left = Counter(0);

@@ -282,7 +282,7 @@ fn tls_in_a_child() {
             assert_eq!((outcome.ended, outcome.discarded), (HAS_STAYED, 9), "{outcome}");
             ends_with_a_goodbye(client);
             let (client, server) = answered();
-            linger::rustls::say_goodbye(&mut connection(), &server, LONG).unwrap();
+            linger::rustls::send_close_notify(&mut connection(), &server, LONG).unwrap();
             closer.close(server, &patient());
             ends_with_a_goodbye(client);
         });

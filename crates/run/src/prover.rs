@@ -339,7 +339,7 @@ impl<M: ProcessSights> Prover<M> {
                     pending.held = Some((name, pending.held.map_or(now, |(_, since)| since)));
                 }
                 Standing::Closing => {}
-                Standing::Sole => pending.proved = true,
+                Standing::Nobody => pending.proved = true,
                 verdict => over.push((*cookie, Some(verdict))),
             }
         }

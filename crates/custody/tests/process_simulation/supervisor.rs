@@ -51,7 +51,7 @@ impl World {
                     self.count(Count::Refused, 1);
                 }
             }
-            Some(Standing::Sole) => {
+            Some(Standing::Nobody) => {
                 self.count(Count::Unread, i64::from(unread));
                 self.connections[usize::from(connection)].supervised = true;
                 self.seen(nominee.by, connection.into(), Count::Handed);
@@ -72,7 +72,7 @@ impl World {
             self.fail(Fault::Proof);
         }
         let pids: Vec<Pid> = match self.family.heirs(origin, Pid(pid(by) as u32)) {
-            Heirs::None => return Standing::Sole,
+            Heirs::None => return Standing::Nobody,
             Heirs::Some(pids) => {
                 if pids.iter().any(|heir| !self.may_have(connection, *heir, by)) {
                     self.fail(Fault::Proof);

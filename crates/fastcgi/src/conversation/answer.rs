@@ -162,19 +162,19 @@ impl Answer {
 
     /// The request's last records, to be sent in one write: nginx closes as soon as it has the empty STDOUT record.
     ///
-    /// `reason` goes to the gateway's log, unless `verdict` is `Complete` or `Bare`.
-    pub fn last(mut self, verdict: RequestEnd, reason: &str) -> Last {
-        let verdict = if self.said == Said::Torn { RequestEnd::Cut } else { verdict };
-        if let RequestEnd::Complete(status) = verdict {
+    /// `reason` goes to the gateway's log, unless `end` is `Complete` or `Bare`.
+    pub fn last(mut self, end: RequestEnd, reason: &str) -> Last {
+        let end = if self.said == Said::Torn { RequestEnd::Cut } else { end };
+        if let RequestEnd::Complete(status) = end {
             let from = if self.gathered.len() > HEADER { 0 } else { HEADER };
             self.seal();
             return self.ended(status, from);
         }
         self.gathered = emptied(self.gathered);
-        if verdict != RequestEnd::Bare {
+        if end != RequestEnd::Bare {
             record::push_stream(&mut self.gathered, RecordType::Stderr, self.id, reason.as_bytes());
         }
-        match verdict {
+        match end {
             RequestEnd::Cut => return Last { buffer: self.gathered, from: HEADER },
             RequestEnd::Refused => record::push(&mut self.gathered, RecordType::Stdout, self.id, REFUSAL),
             RequestEnd::Bare | RequestEnd::Complete(_) => {}

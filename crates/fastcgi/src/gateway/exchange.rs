@@ -180,7 +180,7 @@ impl GatewayResponse {
     /// Puts the connection back into the pool if both sides are done with this request.
     fn give_back(&mut self) {
         let sent = self.body_ended && self.out_at == self.out.len() && self.write_error.is_none();
-        let in_step = self.config.trusting || (self.body_at == 0 && self.data.is_none());
+        let in_step = self.config.reuses_after_bodies || (self.body_at == 0 && self.data.is_none());
         let Some(socket) = self.socket.take() else { return };
         if self.config.keep_conn
             && sent

@@ -29,7 +29,7 @@ pub struct Config {
     /// Whether a kept connection is also used after a request that had a body, and for a request that must not be sent
     /// twice. Set this if the application is this crate's responder. libfcgi leaves an unread body on the connection, and the
     /// next request fails on it; uWSGI closes kept connections. With these two, requests would fail now and then.
-    pub trusting: bool,
+    pub reuses_after_bodies: bool,
     /// Most idle connections kept; each holds a thread or a process of most applications.
     pub idle_connections: usize,
     /// How long an idle connection is kept. It should be shorter than the application's own patience.
@@ -51,7 +51,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             keep_conn: false,
-            trusting: false,
+            reuses_after_bodies: false,
             idle_connections: 16,
             idle_timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(5),
@@ -266,7 +266,7 @@ impl Client {
         let mut retries = self.config.retries;
         loop {
             let (again, repeatable) = (request.again(), request.is_repeatable());
-            let (socket, reused) = self.pool.take(repeatable || self.config.trusting)?;
+            let (socket, reused) = self.pool.take(repeatable || self.config.reuses_after_bodies)?;
             let mut response = GatewayResponse::start(socket, request, self.pool.clone(), self.config);
             let error = match response.begin() {
                 Ok(()) => return Ok(response),

@@ -152,8 +152,8 @@ impl<W: Wire + ?Sized> Link<W> {
     pub(super) fn finish(&self, key: Key, answer: Answer, handled: io::Result<u32>) -> Vec<u8> {
         let status = handled.as_ref().ok().copied();
         let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
-        let verdict = self.state().finish(key, status, answer.said(), Instant::now());
-        let last = answer.last(verdict, &reason);
+        let end = self.state().finish(key, status, answer.said(), Instant::now());
+        let last = answer.last(end, &reason);
         let sent = self.write(&mut [IoSlice::new(last.bytes())]);
         self.state().answered(sent.is_ok());
         if self.is_shared {

@@ -110,11 +110,11 @@ impl Desk {
 
     pub(super) fn finish(&self, key: Key, status: Option<u32>, said: Said) -> RequestEnd {
         let mut state = self.lock();
-        let verdict = state.conversation.finish(key, status, said, Instant::now());
+        let end = state.conversation.finish(key, status, said, Instant::now());
         state.watching.retain(|(other, _)| *other != key);
         // Wake the handler if it still reads after its answer: its read returns an error.
         state.wake();
-        verdict
+        end
     }
 
     pub(super) fn answered(&self, sent: bool) {

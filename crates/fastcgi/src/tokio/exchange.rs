@@ -210,14 +210,14 @@ impl Live {
         let Self { key, answer, desk, out } = self;
         let status = handled.as_ref().ok().copied();
         let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
-        let verdict = desk.finish(key, status, answer.said());
+        let end = desk.finish(key, status, answer.said());
         let mut answering = Answering { desk, out: Some(out), sent: false };
-        let last = answer.last(verdict, &reason);
+        let last = answer.last(end, &reason);
         if let Some(out) = &answering.out {
             out.send(&mut [IoSlice::new(last.bytes())]).await?;
             answering.sent = true;
         }
-        match (status, verdict) {
+        match (status, end) {
             (Some(_), RequestEnd::Cut) => Err(ErrorKind::BrokenPipe.into()),
             _ => Ok(()),
         }

@@ -147,7 +147,7 @@ impl Application {
     {
         let head = self.head(parts, http_body::Body::size_hint(&body).exact());
         let reusable = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
-        let wire = self.wire(reusable || self.config.trusting).await?;
+        let wire = self.wire(reusable || self.config.reuses_after_bodies).await?;
         let (tell, told) = oneshot::channel();
         let is_head = parts.method == http::Method::HEAD;
         ::tokio::spawn(drive(self, wire, head, body, Outbox::new(tell, is_head)));
@@ -331,7 +331,7 @@ where
                         outbox.fail(error).await;
                         return false;
                     }
-                    let in_step = config.trusting || !had_body;
+                    let in_step = config.reuses_after_bodies || !had_body;
                     return sent && in_step && input.is_empty() && replies.at_boundary();
                 }
                 Ok(Some(_)) => {}

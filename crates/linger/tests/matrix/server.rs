@@ -117,7 +117,7 @@ fn closer(fd: OwnedFd, tls: Option<Arc<rustls::ServerConfig>>, Cell { peer, size
         Some(tls) => {
             let mut stream = secure(&fd, tls);
             answer(&mut stream, size);
-            let _ = linger::rustls::say_goodbye(&mut stream.conn, &fd, stalled(peer));
+            let _ = linger::rustls::send_close_notify(&mut stream.conn, &fd, stalled(peer));
         }
     }
     let closer = Closer::new(Budget::default()).unwrap();

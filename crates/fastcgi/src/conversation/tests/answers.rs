@@ -4,8 +4,8 @@ const END: u8 = 3;
 const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
 
-fn said(answer: Answer, verdict: RequestEnd, reason: &str) -> Vec<(u8, u16, Vec<u8>)> {
-    records(answer.last(verdict, reason).bytes())
+fn said(answer: Answer, end: RequestEnd, reason: &str) -> Vec<(u8, u16, Vec<u8>)> {
+    records(answer.last(end, reason).bytes())
 }
 
 fn gather(answer: &mut Answer, bytes: &[u8]) {
@@ -17,10 +17,10 @@ fn end(status: u8) -> (u8, u16, Vec<u8>) {
 }
 
 #[test]
-fn every_verdict_has_its_reason() {
+fn every_end_has_its_reason() {
     use RequestEnd::{Bare, Complete, Cut, Refused};
     use Said::{Nothing, Part, Torn};
-    for (status, said, aborted, verdict) in [
+    for (status, said, aborted, end) in [
         (Some(3), Nothing, false, Complete(3)),
         (Some(3), Part, false, Complete(3)),
         (Some(3), Part, true, Complete(3)),
@@ -32,12 +32,12 @@ fn every_verdict_has_its_reason() {
         (None, Torn, false, Cut),
         (None, Torn, true, Cut),
     ] {
-        assert_eq!(RequestEnd::of(status, said, aborted), verdict, "{status:?} {said:?} aborted {aborted}");
+        assert_eq!(RequestEnd::of(status, said, aborted), end, "{status:?} {said:?} aborted {aborted}");
     }
 }
 
 #[test]
-fn the_last_records_of_each_verdict() {
+fn the_last_records_of_each_end() {
     let answer = |gathered: &[u8]| {
         let mut answer = Answer::new(7, b"what was here before".to_vec());
         gather(&mut answer, gathered);

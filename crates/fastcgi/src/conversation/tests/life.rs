@@ -163,7 +163,7 @@ fn one_that_ends_takes_no_new_request() {
 
 #[test]
 fn a_failure_before_the_response_costs_the_request_and_one_within_it_the_connection() {
-    for (said, aborted, verdict, kept) in [
+    for (said, aborted, end, kept) in [
         (Said::Nothing, false, RequestEnd::Refused, true),
         (Said::Part, false, RequestEnd::Cut, false),
         (Said::Part, true, RequestEnd::Bare, true),
@@ -174,7 +174,7 @@ fn a_failure_before_the_response_costs_the_request_and_one_within_it_the_connect
         if aborted {
             talk.record(RecordType::AbortRequest, 1, b"");
         }
-        assert_eq!(talk.finish(key, None, said), verdict);
+        assert_eq!(talk.finish(key, None, said), end);
         talk.conversation.answered(true);
         assert_eq!(!ends(talk.next()), kept, "{said:?}, aborted {aborted}");
     }
