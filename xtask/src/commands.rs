@@ -1,7 +1,7 @@
 //! Checks commands of cargo that a document or a comment shows: every word of a task, package, target, feature.
 //!
-//! The tasks' own tables decide, those by which they run. A word that is no name, such as `CRATE`, `[NAME …]` or `{name}`, is
-//! a placeholder.
+//! The tables by which the tasks run decide which names exist. A word that is no name, such as `CRATE`, `[NAME …]` or
+//! `{name}`, is a placeholder.
 
 use linger_testing::servers::SERVERS;
 
@@ -167,7 +167,7 @@ mod tests {
             "xtask tests",
             "xtask test lap",
             "xtask test room",
-            // A step and a crate together are two crates to the task.
+            // With two words or more, each has to be a crate, and `rooms` is only a step.
             "xtask test rooms lab",
             "xtask bench runs",
             "xtask bench lab",

@@ -129,7 +129,7 @@ fn faults_of_comment(line: &str, known: &Known<'_>) -> Vec<String> {
     spans.flat_map(commands).flat_map(|command| commands::faults(command, known)).collect()
 }
 
-/// The text of a Rust file up to its tests: these show what is wrong.
+/// The text of a Rust file up to its tests, which contain wrong commands on purpose.
 fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
 }

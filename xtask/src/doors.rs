@@ -2,7 +2,7 @@
 
 use crate::{call, cargo, root};
 
-/// They are a workspace of their own, because a workspace build would compile all of those frameworks.
+/// The recipes are a workspace of their own: otherwise every build of the main workspace would compile all these frameworks.
 pub(crate) fn check() -> anyhow::Result<()> {
     let folder = root().join("crates/linger/doors");
     let mut test = cargo(&["test", "--quiet", "--locked"]);

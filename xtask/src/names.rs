@@ -91,7 +91,7 @@ fn test_modules(modules: &BTreeMap<String, (PathBuf, Contents)>) -> BTreeSet<Str
     found
 }
 
-/// Files that `#[path]` names are found from the folder of the file that declares them.
+/// The test modules' files that some `#[path]` names. Such a path is relative to the folder of the file that contains it.
 fn test_files(modules: &BTreeMap<String, (PathBuf, Contents)>) -> BTreeSet<PathBuf> {
     let all = modules
         .values()

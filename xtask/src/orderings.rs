@@ -14,17 +14,17 @@ use anyhow::Context;
 use crate::workspace::{find_sources, packages};
 use crate::{cargo, root, shown};
 
-/// What stands in place of a crate.
+/// The argument of `cargo xtask mutants` in place of a crate's name.
 pub(crate) const WORD: &str = "orderings";
 
-/// One ordering in a source, and what stands there instead.
+/// One ordering in a source file, and the weaker one that replaces it.
 #[derive(Debug, PartialEq, Eq)]
 struct Weakened {
     /// Counted from 1.
     line: usize,
     from: &'static str,
     to: &'static str,
-    /// The whole source with the weaker ordering.
+    /// The whole text of the file with the weaker ordering.
     source: String,
 }
 

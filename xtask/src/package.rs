@@ -78,7 +78,7 @@ fn patch(folder: &Path, published: &[&&Package]) -> anyhow::Result<()> {
     Ok(fs::write(folder.join(".cargo/config.toml"), format!("[patch.crates-io]\n{entries}"))?)
 }
 
-/// Shares the workspace's compiled dependencies, which needs its profile.
+/// Shares the workspace's compiled dependencies. They are reused only if the profile is the same, hence the debug setting.
 fn lean(command: &mut Command) -> &mut Command {
     command.env("CARGO_TARGET_DIR", root().join("target")).env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
 }
@@ -120,7 +120,7 @@ fn project(folder: &Path, readme: &str) -> anyhow::Result<PathBuf> {
     fs::write(project.join("Cargo.toml"), format!("{manifest}{dependencies}"))?;
     fs::write(project.join("src/main.rs"), main)?;
     fs::write(project.join("src/bin/plain.rs"), include_str!("packaged/plain.rs"))?;
-    // The lock file names the versions that this machine already has.
+    // With the workspace's lock file, cargo uses the versions that this machine already has.
     fs::copy(root().join("Cargo.lock"), project.join("Cargo.lock"))?;
     Ok(project)
 }

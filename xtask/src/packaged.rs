@@ -1,6 +1,6 @@
 //! Stock clients against servers that were made of the packaged crates.
 //!
-//! Runs in a process of its own, in a network of its own: its ports are free.
+//! Runs in a process and a network namespace of its own, so that its fixed ports are free.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,12 +19,12 @@ pub(crate) const WORD: &str = "packaged-clients";
 
 /// Uploads of each client.
 const TIMES: usize = 20;
-/// Bytes of each.
+/// Bytes of each upload.
 const UPLOAD: usize = 20_000_000;
 /// Bytes of an early answer of `plain.rs`.
 const ANSWER: usize = 300_000;
 
-/// Longest time for anything here, but for a server that hangs.
+/// How long a server may take to listen, and to stop. Only a server that hangs takes this long.
 const LONG: Duration = Duration::from_secs(60);
 
 /// How long the README's server may take to stop: `linger`'s default deadline.
@@ -157,7 +157,8 @@ const CLIENTS: [StockClient; 9] = [
     ("Java HttpClient", |folder, url| script(folder, url, "java", &["Upload.java"])),
 ];
 
-/// Prints how many early answers each client gets, from axum alone and with the one line, where none may be lost.
+/// Prints how many complete early answers each client gets: from axum alone, and from `linger::http::serve`, where none may be
+/// lost.
 fn table(folder: &Path, program: &Path) -> anyhow::Result<()> {
     for (name, text) in [
         ("upload.py", include_str!("packaged/upload.py")),
@@ -215,7 +216,7 @@ fn wget(folder: &Path, url: &str) -> anyhow::Result<Option<usize>> {
     count(|| {
         let mut command = Command::new("wget");
         command.args(["-q", "-t", "1", "--content-on-error", "--post-file", "large", "-O", "got", url]);
-        // 8: the server has answered with an error.
+        // Exit status 8 of wget: the server has answered with an error, here 413.
         let status = command.current_dir(folder).status()?;
         Ok(status.code() == Some(8) && fs::metadata(&got).is_ok_and(|got| got.len() == ANSWER as u64))
     })

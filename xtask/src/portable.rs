@@ -28,7 +28,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let sys =
         ["test", "--quiet", "--lib", "--all-features", "--package", "linger-sys", "--", "--test-threads=1"];
     call(&mut as_elsewhere(&sys))?;
-    // Servers and clients: all bytes arrive, no resets are sent, and no outcome claims what nobody has told.
+    // Servers and clients: all bytes arrive, no resets are sent, and no outcome claims what the system cannot report.
     let tests = ["matrix", "axum", "closer", "doors", "fork", "http", "pauses", "poor", "tokio", "tunnel"]
         .map(|test| ["--test", test]);
     let tests = tests.as_flattened();

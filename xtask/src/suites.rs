@@ -101,7 +101,7 @@ impl Suite {
         // One folder for both ways: only what was changed is compiled again.
         test.env("CARGO_TARGET_DIR", folder.join(format!("build-{}", self.name)));
         test.stdout(file.try_clone()?).stderr(file);
-        // A test that fails, and what cannot be compiled, both end it with the same status: the results tell them apart.
+        // The exit status is the same for a failed test and for a failed compilation: the results tell them apart.
         test.status()?;
         let results = parse(&fs::read_to_string(&log)?);
         ensure!(!results.is_empty(), "no test ran; {} says why", log.display());

@@ -1,4 +1,4 @@
-//! The verbs, and what was typed.
+//! The command line: the verbs, and what each is given.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `linger client`: the other side of the experiment, by hand.
+//! `linger client`: the client's side of the lab's experiment, over a real network.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

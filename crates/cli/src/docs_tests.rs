@@ -237,7 +237,7 @@ fn faults_of_spans(text: &str, of_document: bool) -> Vec<String> {
     let mut wrong = Vec::new();
     for (place, line) in text.lines().enumerate() {
         let spans = line.split('`').skip(1).step_by(2);
-        // In comments an option alone may be of anything.
+        // In comments an option alone may be of any program.
         for span in spans.filter(|span| of_document || span.starts_with("linger ")) {
             if let Some(fault) = fault_in_sentence(span, &program) {
                 wrong.push(format!("{}: `{span}`: {fault}", place + 1));

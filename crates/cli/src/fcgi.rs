@@ -200,7 +200,7 @@ fn status_of(error: &Error) -> u8 {
     }
 }
 
-/// The addresses of a list with commas between. The error is the first word that is none.
+/// The addresses of a list with commas between. The error is the first word that is no address.
 fn addresses(list: &str) -> Result<Vec<IpAddr>, &str> {
     list.split(',').map(|word| word.trim().parse().map_err(|_| word.trim())).collect()
 }
@@ -211,7 +211,7 @@ impl ServeArguments {
         config.connections = self.connections.max(1);
         config.multiplex = self.multiplex;
         // Addresses that may connect, as the web server says (FastCGI specification, section 3.2).
-        // An empty list names nobody, which servers mean as no restriction.
+        // By an empty list, servers mean that there is no restriction.
         match std::env::var("FCGI_WEB_SERVER_ADDRS") {
             Ok(list) if !list.trim().is_empty() => match addresses(&list) {
                 Ok(addresses) => config.allowed = Some(addresses),

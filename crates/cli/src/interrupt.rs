@@ -25,10 +25,10 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
     take(first, || {}).map(drop)
 }
 
-/// How long the program may take to end in order. What a person asks for counts as done at once within a second.
+/// How long the program may take to end in order after a signal. To a user, whatever takes less than a second happens at once.
 const ORDER: Duration = Duration::from_millis(600);
 
-/// The same; calls `overdue` if the program has not ended [`ORDER`] later.
+/// Does what [`on_first`] does, and calls `overdue` if the program has not ended [`ORDER`] later.
 ///
 /// Blocks the signals for this thread and those that it starts from now on: the kernel wakes one thread for a signal
 /// (`complete_signal`), which may be one that waits for a disk and does not come back to take it. `Command` unblocks them

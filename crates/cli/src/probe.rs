@@ -89,7 +89,7 @@ impl ProbeArguments {
         }
         config.except = self.except.clone();
         config.patience = self.patience;
-        // What is asked of a hostile client is no visitor's either.
+        // The hostile checks ask more than a visitor does, too.
         config.active = (self.active || config.hostile).then_some(true);
         config.own_server = self.i_own_this_server;
         config.expect = self.expect.map(|Bytes(bytes)| bytes);
@@ -114,10 +114,10 @@ impl ProbeArguments {
     }
 }
 
-/// The longest request that is sent: as much as the longest response that is read. A device or a pipe need not end.
+/// The longest payload, in bytes: as long as the longest response that is read. A device or a pipe may have no end.
 const MOST_PAYLOAD: u64 = linger_probe::defaults::MOST;
 
-/// Reads a file as far as shows that it is too long.
+/// Reads a file, but no more than one byte beyond [`MOST_PAYLOAD`], which shows that it is too long.
 fn payload(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
     let mut payload = Vec::new();
     std::fs::File::open(path)?.take(MOST_PAYLOAD + 1).read_to_end(&mut payload)?;

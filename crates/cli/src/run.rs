@@ -162,7 +162,7 @@ fn remedy(error: &RunError) -> &'static str {
     match error {
         RunError::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
         RunError::CallsForbidden { optional: true, .. } => ", or use --via preload, which does without",
-        // Another supervisor is asked about the calls of this process.
+        // EBUSY: another supervisor gets the seccomp notifications of this process, and a process can have only one.
         RunError::SeccompRefused { source, .. }
             if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()) =>
         {

@@ -1,4 +1,4 @@
-//! `linger server`: one side of the experiment, by hand.
+//! `linger server`: the server's side of the lab's experiment, over a real network.
 
 use std::process::ExitCode;
 

@@ -19,9 +19,9 @@ use crate::{exit, interrupt};
 
 /// Findings that wait for the comparison, about 4 KB each. Those after them are reported as their capture alone shows them.
 const HELD: usize = 2_048;
-/// Up to so many captures are compared with each other whatever the times in them: clocks may be wrong. Of more captures only those
-/// are compared that were taken at about the same time, in nanoseconds.
+/// Up to this many captures are compared with each other whatever the times in them: clocks may be wrong.
 const FEW: usize = 16;
+/// Of more captures, only those are compared whose times overlap, give or take this many nanoseconds.
 const CLOCK_ERROR: u64 = 600_000_000_000;
 
 /// Names the cause of every reset in a capture, with evidence, or says that it cannot be known.

@@ -88,7 +88,7 @@ fn what_may_have_been_printed_is_printed_anew_by_the_users_word_alone() {
     server.wait().unwrap();
 }
 
-/// A note that does not fit on the disk is a part of one. What is noted behind it has to be found all the same.
+/// An entry of the journal that does not fit on the disk is written only in part. The entries after it must still be found.
 #[test]
 fn a_full_disk_does_not_make_the_journal_forget() {
     let top = tempfile::tempdir().unwrap();
@@ -140,7 +140,7 @@ fn a_full_disk_does_not_make_the_journal_forget() {
     server.wait().unwrap();
 }
 
-/// A journal that cannot be believed stops a server with sinks, which leaves it as it is, and no other server.
+/// A server that has sinks does not start on a damaged journal, and does not change it. A server without sinks starts.
 #[test]
 fn a_damaged_journal_is_told_and_left_alone() {
     let top = tempfile::tempdir().unwrap();

@@ -126,7 +126,8 @@ const LISTENS: &str = "#include <netinet/in.h>\n#include <unistd.h>\n\
     int fd = socket(AF_INET, SOCK_STREAM, 0); if (bind(fd, (void *)&a, sizeof a) || listen(fd, 9)) return 1;\n\
     for (;;) close(accept(fd, 0, 0)); }\n";
 
-/// Nothing can be preloaded into it, and nothing of it is asked about: it is said wherever somebody looks.
+/// Nothing can be preloaded into a statically linked program, so its listener is not covered. The reports and the metrics must
+/// say so.
 #[test]
 fn a_static_program_that_a_covered_script_becomes_is_named() {
     sandboxed(|| {

@@ -291,8 +291,8 @@ fn a_full_disk_is_said_and_made_good_later() {
     assert_eq!(server.wait(), Some(1));
 }
 
-/// The room is there when it is asked for, and gone in the middle: of a file with holes and of a pipe nobody knows what
-/// they need.
+/// The check for free space at the start passes, and the disk is full before the end: how many blocks a file with holes or a
+/// pipe will need is not known at the start.
 #[test]
 fn a_disk_that_fills_up_in_the_middle_is_said_and_made_good_later() {
     let temp = tempfile::tempdir().unwrap();
@@ -467,7 +467,7 @@ fn the_parts_a_person_types_work_together() {
     }
 }
 
-/// Its main thread is stuck in a write(2), as it would be in a disk, and nothing ever ends that.
+/// The main thread of `get` is blocked in a write(2) to a pipe that nobody reads, and this write never returns.
 #[test]
 fn ctrl_c_ends_a_get_whose_reader_has_stalled() {
     let temp = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Whether any TCP in a folder of captures is passed over without a word: this crate's reading beside tshark's.
+//! Compares this crate with tshark over folders of captures: is there TCP that this crate neither reads nor counts as
+//! unread?
 //!
 //! `cargo run --release -p linger-packet --example beside_tshark -- FOLDER...` takes about a second a file, which tshark needs to start.
 //! Prints the files in which tshark finds more segments than this crate has read or has said that it cannot read; ends with 1 if there
@@ -9,7 +10,7 @@ use std::process::{Command, ExitCode};
 
 use linger_packet::{NotTcp, Segment, capture};
 
-/// Packets of a capture: segments, and those of which it is said that they could not be read.
+/// Packets of a capture: the segments, and those that this crate reports as not read.
 fn ours(path: &Path) -> Option<(u64, u64)> {
     let mut reader = capture::open(path).ok()?;
     let (mut segments, mut said) = (0, 0);

@@ -15,8 +15,8 @@ pub use source::{FileStream, Memory, Source};
 use self::ahead::Ahead;
 use crate::LinkType;
 
-/// The longest packet that is accepted. Captures before segmentation reach 512 KiB (BIG TCP); a record that claims
-/// more is damaged.
+/// The longest packet that is accepted. A capture on the sending host holds packets before segmentation, up to
+/// 512 KiB (Linux's BIG TCP). A record that claims more than this limit counts as damaged.
 const MAX_PACKET: usize = 2 << 20;
 
 /// A captured packet.
@@ -39,7 +39,7 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// The comments a pcapng file carries for this packet.
+    /// The comments a pcapng file carries for this packet (`opt_comment`, code 1).
     pub fn comments(&self) -> impl Iterator<Item = &'a str> {
         self.options.into_iter().flatten().filter_map(|(code, value)| match code {
             1 => std::str::from_utf8(value).ok(),
@@ -191,7 +191,7 @@ impl<S: Source> CaptureReader<S> {
     /// # Errors
     /// Returns [`ReadError`]. After an error there are no more packets.
     #[inline]
-    #[allow(clippy::should_implement_trait)] // An iterator cannot lend.
+    #[allow(clippy::should_implement_trait)] // The packet borrows the reader, which `Iterator` cannot express.
     pub fn next(&mut self) -> Result<Option<Packet<'_>>, ReadError> {
         match &mut self.format {
             Format::Classic(header) => header.next(&mut self.source, &mut self.frame),
@@ -202,8 +202,8 @@ impl<S: Source> CaptureReader<S> {
     /// Iterates over the packets that are completely in memory. Unlike the packets of [`next`](CaptureReader::next),
     /// several of them may be held at a time.
     ///
-    /// The iteration ends when only [`CaptureReader::next`] can go on: it reads more bytes, parses a block that is no packet,
-    /// returns an error, or reports the end of the capture.
+    /// The iteration ends where [`CaptureReader::next`] has to go on, which reads more bytes, parses blocks that are no
+    /// packets, returns errors, and reports the end of the capture.
     pub fn at_hand(&mut self) -> AtHand<'_> {
         let (bytes, at) = self.source.at_hand();
         AtHand { bytes, at, format: &self.format, frame: &mut self.frame }

@@ -87,9 +87,9 @@ pub enum Layer {
     Ppp(u16),
     /// The service access points of an LLC header (IEEE 802.2): destination and source.
     Llc(u8, u8),
-    /// An encrypted or fragmented wireless or Ethernet frame.
+    /// An encrypted frame: 802.11, MACsec, or CAPWAP with DTLS.
     Encrypted,
-    /// What an IP packet carries: 50 is encrypted (ESP), 108 is compressed (IPComp).
+    /// The protocol of an IP packet: 50 is encrypted (ESP), 108 is compressed (IPComp).
     IpProtocol(u8),
     /// Samples of packets (sFlow).
     Samples,
@@ -232,8 +232,8 @@ impl<'a> Segment<'a> {
         TcpOptions::parse(self.options)
     }
 
-    /// The blocks of a selective acknowledgement: the first sequence number of each, and the one after its last. None if they
-    /// were not captured.
+    /// The blocks of a selective acknowledgement: the first sequence number of each, and the one after its last. Empty if
+    /// the option is absent or was not captured.
     #[inline]
     pub fn sack_blocks(&self) -> impl Iterator<Item = (u32, u32)> + use<'a> {
         // Most segments have timestamps and nothing else.
@@ -241,14 +241,15 @@ impl<'a> Segment<'a> {
         crate::options::sack_blocks(if other { self.options } else { &[] })
     }
 
-    /// Whether the checksum is right (RFC 9293 section 3.1), `None` if `frame`, in which the segment was found, does not hold all
-    /// of it. The sender's own capture has wrong ones where the network card computes them.
+    /// Whether the checksum is right (RFC 9293 section 3.1). `frame` is the one in which the segment was found; `None` if it
+    /// does not hold the whole segment. In a capture on the sending host, checksums are wrong where the network card
+    /// computes them later.
     pub fn has_right_checksum(&self, frame: &[u8]) -> Option<bool> {
         let header_len = 20 + self.options.len();
         let whole = self.payload.len() == self.payload_len as usize;
         let begin = self.payload_offset.checked_sub(header_len)?;
         let bytes = frame.get(begin..self.payload_offset + self.payload.len()).filter(|_| whole)?;
-        // Options that were cut off would make the header shorter than it says.
+        // If the snap length has cut options off, `options` is shorter than the header's own length says.
         if usize::from(bytes.get(12)? >> 4) * 4 != header_len {
             return None;
         }
@@ -270,7 +271,7 @@ impl<'a> Segment<'a> {
         Some(total == 0xffff)
     }
 
-    /// The sequence numbers that the segment takes: its payload, and one each for SYN and FIN.
+    /// How many sequence numbers the segment takes: its payload, and one each for SYN and FIN.
     #[inline]
     pub fn sequence_len(&self) -> u32 {
         let counted = u32::from(self.flags.any(Flags::SYN)) + u32::from(self.flags.any(Flags::FIN));

@@ -56,7 +56,7 @@ fn a_checksum_is_right_or_wrong_or_not_known() {
             4 => ethernet(0x0800, &ipv4(6, bytes)),
             _ => ethernet(0x86dd, &ipv6(6, bytes)),
         };
-        // The right one is that with which it holds: the test tries all.
+        // Whether the segment with this checksum is accepted. All 65,536 are tried, and one must be right.
         let right = |bytes: &[u8], sum: u16| {
             let mut bytes = bytes.to_vec();
             bytes[16..18].copy_from_slice(&sum.to_be_bytes());
@@ -65,7 +65,7 @@ fn a_checksum_is_right_or_wrong_or_not_known() {
         };
         let all: Vec<u16> = (0..=u16::MAX).filter(|&sum| right(&bytes, sum) == Some(true)).collect();
         assert_eq!(all, [if version == 4 { 0x862a } else { 0x9a2a }]);
-        // One bit of the sequence number.
+        // One bit of the sequence number is wrong.
         let mut other = bytes.clone();
         other[4] ^= 1;
         assert_eq!(right(&other, all[0]), Some(false));

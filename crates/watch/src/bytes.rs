@@ -76,7 +76,7 @@ impl Bytes {
         }
     }
 
-    /// Adds the counts of another connection. A count that is not known of either is not known of both.
+    /// Adds the counts of another connection. A sum is known only if both counts are.
     pub(crate) fn add(&mut self, other: &Self) {
         let sum = |one: Option<u32>, other: Option<u32>| Some(one?.saturating_add(other?));
         self.unread = sum(self.unread, other.unread);
@@ -85,7 +85,7 @@ impl Bytes {
         self.unknown = self.unknown.or(other.unknown);
     }
 
-    /// For a line of text: `6 unread, 600000 unacknowledged (of those 400000 never sent)`.
+    /// For a line of text: `6 bytes unread, 600000 unacknowledged (400000 of them never sent)`.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();
         if let Some(unread) = self.unread {

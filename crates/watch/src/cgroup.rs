@@ -1,7 +1,7 @@
 //! Names the container, pod and systemd unit of a process by its cgroup.
 //!
 //! The paths are those of Docker, containerd, CRI-O, Podman and the kubelet, with their cgroupfs and systemd drivers. They are
-//! untrusted: who may make cgroups chooses the names.
+//! untrusted: whoever may create cgroups chooses their names.
 
 use linger_untrusted::Untrusted;
 use serde::Serialize;

@@ -9,7 +9,7 @@ use crate::process::NamedProcess;
 
 /// Number of connections remembered; the oldest are dropped first.
 const MAX: usize = 65_536;
-/// A bound on the events between a state change and its reset: both happen within one system call or one packet.
+/// Number of state changes that are remembered until their reset: both happen within one system call or one packet.
 const JUST_NOW: usize = 256;
 /// Most sockets with the same addresses, each in a network namespace of its own, whose closes are remembered.
 const TWINS: usize = 8;
@@ -62,7 +62,7 @@ impl Closers {
         }
     }
 
-    /// Notes that a socket was destroyed, and by which cookie the kernel will tell of it.
+    /// Notes that a socket was destroyed, and its cookie, by which the netlink message about it names the socket.
     pub(crate) fn destroyed(&mut self, ends: &Endpoints, socket: u64, cookie: u64) {
         if let Some(closes) = self.closes.get_mut(ends) {
             closes.iter_mut().filter(|close| close.socket == socket).for_each(|close| close.cookie = cookie);

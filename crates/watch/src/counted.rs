@@ -45,7 +45,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// For a line of text: `OutRsts 12 (12 seen), TCPAbortOnClose 10`.
+    /// For a line of text: `OutRsts 12 (none missed), TCPAbortOnClose 10`.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();
         for name in SHOWN {
@@ -65,6 +65,7 @@ impl Counted {
 pub(crate) struct Comparison {
     start: Option<Counters>,
     counted: Counted,
+    /// What [`compare`](Self::compare) returned last.
     told: Counted,
 }
 

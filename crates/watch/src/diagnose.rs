@@ -13,7 +13,9 @@ use crate::tcp_state;
 /// What is known about a sent reset in addition to the kernel's reason.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Context {
+    /// Whether no packet triggered the reset: it was sent from a system call or a timer.
     pub(crate) active: bool,
+    /// The state of the socket that sent it (`tcp_state`).
     pub(crate) state: u8,
     /// Whether a socket listens on the local port.
     pub(crate) listens: bool,

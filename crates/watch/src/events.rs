@@ -151,6 +151,7 @@ pub(crate) enum What {
     Sent {
         reason: Option<String>,
         state: u8,
+        /// No packet triggered it (the event has no `skbaddr`).
         active: bool,
     },
     Received,
@@ -298,7 +299,7 @@ impl Kernel {
         self.leftovers.push(leftovers);
     }
 
-    /// Keeps the sources of destroyed sockets in these network namespaces.
+    /// Closes the sources of destroyed sockets in network namespaces that are gone.
     pub(crate) fn keep_leftovers(&mut self, is_there: impl Fn(NamespaceId) -> bool) {
         self.leftovers.retain(|leftovers| leftovers.namespace().is_none_or(&is_there));
     }
@@ -348,9 +349,9 @@ impl Kernel {
 }
 
 impl TracepointKind {
-    /// The kernel-side filter. Of state changes only three matter: to FIN_WAIT1 and LAST_ACK (this side closed), and from
-    /// CLOSE_WAIT to CLOSE (a reset after the peer's FIN). All state changes of a busy host would fill the ring. Of
-    /// signals, only those that people and init systems end processes with.
+    /// The kernel-side filter. Of TCP's state changes only three matter: to FIN_WAIT1 and LAST_ACK (this side closed), and from
+    /// CLOSE_WAIT to CLOSE (a reset after the peer's FIN); of MPTCP's, those to CLOSE. All state changes of a busy host would
+    /// fill the ring. Of signals, only those with which people and init systems end processes: SIGKILL and SIGTERM.
     fn filter(self) -> Option<String> {
         let is_tcp = format!("protocol == {}", libc::IPPROTO_TCP);
         let is_close = format!("newstate == {FIN_WAIT1} || newstate == {LAST_ACK}");

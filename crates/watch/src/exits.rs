@@ -13,12 +13,12 @@ use crate::process::{NamedProcess, Processes};
 
 /// A signal longer ago than this is not said to have ended a process (nanoseconds).
 const SIGNAL_BEFORE: u64 = 60_000_000_000;
-/// Number of ends and of signals remembered.
+/// Number of ends and of signals remembered. If there are more, all are forgotten.
 const MAX: usize = 4_096;
 /// A process that is not seen dead after this time is reported as it stands. A blocking close (`SO_LINGER`) may take longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why a signal was sent.
+/// What ended a process, beside itself.
 #[derive(Debug)]
 enum Killed {
     By { number: i32, sender: Option<NamedProcess>, time_ns: u64 },
@@ -107,8 +107,8 @@ impl EndedProcesses {
         }
     }
 
-    /// The collected processes that have closed all of their files by now. Ask before the events are read: none of their
-    /// resets comes later.
+    /// The collected processes that have closed all of their files by now, or were waited for long enough ([`PATIENCE`]). Ask
+    /// before the events are read: then no reset of theirs comes later.
     pub(crate) fn dead(&self) -> Vec<u32> {
         let now = Instant::now();
         let over = |(pid, (since, _)): (&u32, &(Instant, LiveReset))| {

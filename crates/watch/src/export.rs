@@ -27,7 +27,7 @@ struct ResetLabels {
     place: PlaceLabels,
 }
 
-/// Empty where it is not known.
+/// Where on this host a reset happened. A label is empty where it is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PlaceLabels {
     namespace: String,
@@ -187,7 +187,7 @@ impl Metrics {
                     let process = further.process.as_ref();
                     let process = process.map_or("unknown".to_owned(), |process| process.name.label());
                     let (cause, direction) = (further.cause.name(), Direction::Sent.name());
-                    // Whatever the reset that they follow was labelled with is not repeated.
+                    // The notice has no namespace and no workload, so these labels stay empty.
                     let place = PlaceLabels::default();
                     let labels = self.bounded(ResetLabels { cause, direction, process, place });
                     self.record_further(&labels, further.resets);

@@ -60,7 +60,7 @@ pub(crate) struct HeldResets {
     /// Sockets destroyed in the previous round for which no reset has come yet: if data arrives after the close, the kernel
     /// destroys the socket first and sends the reset afterwards.
     early: HashMap<(Endpoints, u64), Leftover>,
-    /// The cookies of the sockets destroyed last.
+    /// The cookies of sockets destroyed lately, by the socket's address in the kernel.
     cookies: HashMap<u64, u64>,
 }
 
@@ -223,8 +223,8 @@ impl Held {
         }
     }
 
-    /// Whether a destroyed socket with this cookie is the reset's. Without the tracepoint of resets there are no
-    /// cookies. The caller has compared the addresses; what is left is that this reset's socket is closed, or not known.
+    /// Whether a destroyed socket with this cookie, and the addresses of the reset's connection, is the reset's. If the reset's
+    /// cookie is not known (0), the addresses decide, provided that its socket is destroyed or not known.
     fn is_of(&self, cookie: u64) -> bool {
         self.cookie == cookie || self.cookie == 0 && (self.closed || self.socket == 0)
     }

@@ -1,4 +1,4 @@
-//! The name of a network namespace.
+//! The identity of a network namespace.
 
 use std::fs;
 use std::io;

@@ -18,7 +18,7 @@ use crate::namespace_id::NamespaceId;
 
 /// Most namespaces that are looked into. Each takes two file descriptors.
 const MAX: usize = 1_024;
-/// Shortest interval of the search, and the share of a core that it may use.
+/// Shortest interval of the search, and the share of a core that it may use: one part in so many.
 const SEARCH_EVERY: Duration = Duration::from_secs(3);
 const SHARE: u32 = 4_000;
 /// Where namespaces without a process of their own have names: those of `ip netns`, and of Docker.
@@ -127,7 +127,7 @@ impl Namespaces {
                 Err(error) => hidden += u32::from(error.kind() == io::ErrorKind::PermissionDenied),
             }
         }
-        // A few processes may have rights that not even root has here.
+        // A few processes may be hidden even from root. Only if most of them are, entering counts as refused.
         self.refused |= hidden > shown;
         self.known.retain(|id, _| *id == self.own || found.contains_key(id));
         let mut sources = Vec::new();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::diagnose::Overflow;
 
-/// A connection that found no room in the queue may be reset this much later: so long lives a request that nobody accepts
+/// A connection that found no room in the queue may be reset this much later. The kernel keeps its request for 63 s
 /// (`tcp_synack_retries` 5: 1 + 2 + 4 + 8 + 16 + 32 s).
 const LIFE: Duration = Duration::from_secs(64);
 /// Shortest time between readings that are kept, so that their number is bounded.
@@ -24,7 +24,7 @@ impl OverflowHistory {
     pub(crate) fn note(&mut self, now: Instant, overflows: u64, resets: bool) -> u64 {
         self.resets = resets;
         let grown = self.readings.back().map_or(0, |(_, last)| overflows.saturating_sub(*last));
-        // Keeps one reading that is older than a life: growth counts from there.
+        // Keeps one reading that is older than `LIFE`: growth counts from there.
         while self.readings.get(1).is_some_and(|(time, _)| now.saturating_duration_since(*time) > LIFE) {
             self.readings.pop_front();
         }

@@ -11,7 +11,7 @@ use crate::live_reset::{Direction, LiveReset};
 use crate::namespace_id::NamespaceId;
 use crate::namespaces::Survey;
 
-/// Most candidates that are told.
+/// Most candidates that are reported.
 const CANDIDATES: usize = 16;
 /// Longest time for which a reset without a socket waits for its other end to be placed. It is above the time for which a
 /// received reset is held.
@@ -70,7 +70,8 @@ impl Places {
         }
     }
 
-    /// The resets that are placed now, also by `closed_in`, or have waited for their longest time. `all`: the others, too.
+    /// Removes the resets that wait no longer: their namespace is known by now, or `closed_in` knows it, or they have waited for
+    /// their longest time. Removes all of them if `all` is set, or if more than [`MAX`] wait.
     pub(crate) fn placed(
         &mut self,
         all: bool,

@@ -43,7 +43,7 @@ const MAX_NAMES: usize = 4_096;
 const BELIEVED: Duration = Duration::from_secs(5);
 
 impl Processes {
-    /// The process with a pid; `None` for pid 0, the kernel itself.
+    /// The process with a pid; `None` for pid 0, the kernel itself, and for -1, which perf reports of a task that is gone.
     pub(crate) fn of(&mut self, pid: u32) -> Option<NamedProcess> {
         if pid == 0 || pid == u32::MAX {
             return None;

@@ -17,10 +17,10 @@ const MAX: usize = 16_384;
 /// Longest time for which a peer may go on sending to a connection that is no more (nanoseconds): a lost reset is followed by
 /// retransmissions, of which the first few come within this time.
 const CONNECTION: u64 = 64_000_000_000;
-/// The same where only the port is known, so that another connection may be meant.
+/// The same where only the port is known, so that another connection may be meant (nanoseconds).
 const PORT: u64 = 1_000_000_000;
 /// The kernel notes a reset that a system call makes only after it was sent, and thus after it may have been received
-/// (`tcp_send_active_reset`). On a busy processor another task may run in between.
+/// (`tcp_send_active_reset`). On a busy processor another task may run in between. Nanoseconds.
 const AFTER: u64 = 50_000_000;
 
 /// A reset that was sent.
@@ -96,7 +96,7 @@ impl RecentResets {
         }
     }
 
-    /// Forgets a reset, unless a later one of the same connection has taken its place.
+    /// Forgets a reset, unless a later one of the same connection has taken its place, or it has echoes to report.
     fn forget(&mut self, time_ns: u64, ends: Endpoints) {
         if self.sent.get(&ends).is_some_and(|sent| sent.time_ns == time_ns && sent.echoes == 0) {
             self.sent.remove(&ends);
@@ -163,8 +163,9 @@ impl RecentResets {
         sent.namespace.filter(|_| is_between(sent.time_ns, time_ns, CONNECTION))
     }
 
-    /// Does what [`cause_of`](Self::cause_of) does if both ends have the same two addresses. `noted_later`: also if the
-    /// kernel noted the reset only after it was received; another namespace may have a connection with these addresses.
+    /// The cause of a reset that was received at `ends`, if this host sent one between the same two addresses. `noted_later`:
+    /// also if the kernel noted that one only afterwards. It may then be of a connection with the same addresses in another
+    /// namespace.
     pub(crate) fn cause_of_same(
         &self,
         (here, peer): &Endpoints,

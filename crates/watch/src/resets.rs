@@ -60,7 +60,8 @@ struct SentEvent<'a> {
 }
 
 impl SentEvent<'_> {
-    /// Whether a socket of the connection sent it, and no listener, no remnant of a socket, and not the kernel without any.
+    /// Whether a full socket of the connection sent it: no listener, no request or time-wait socket, and not the kernel without
+    /// any socket.
     fn has_socket(&self) -> bool {
         use tcp_state::{LISTEN, NEW_SYN_RECV, TIME_WAIT};
         self.socket != 0 && ![LISTEN, NEW_SYN_RECV, TIME_WAIT].contains(&self.state)
@@ -279,7 +280,7 @@ impl Resets {
         reset.bytes = match reason {
             // The byte counts come when the socket is destroyed.
             Some("TCP_ABORT_ON_DATA") => Bytes::default(),
-            // A time-wait socket sent the reset: the own FIN was acknowledged before it replaced the full socket.
+            // A time-wait socket sent the reset. It replaced the full socket after this side's FIN was acknowledged.
             Some("TCP_TIMEWAIT_SOCKET") => Bytes::all_acknowledged(),
             _ if active => Bytes::default(),
             _ => Bytes::unknown(Unknown::NoSocket),
@@ -344,7 +345,7 @@ impl Resets {
         let (sent, received): (Vec<_>, Vec<_>) = std::mem::take(&mut self.done)
             .into_iter()
             .partition(|(held, _)| held.reset.direction == Direction::Sent);
-        // The cause of a sent reset may have been decided by now; it is that of the received one, too.
+        // Sent resets first: their cause may have been decided only now, and it is that of the received ones, too.
         for (held, ends) in sent {
             let (ended, time_ns) = (held.ended, held.time_ns);
             let has_socket = held.has_socket;

@@ -91,7 +91,7 @@ impl Sockets {
         all
     }
 
-    /// The listener of a namespace whose queue is the fullest: the likeliest one that overflowed.
+    /// The listener of a namespace with the fullest queue, if one is near its limit: the likeliest to have overflowed.
     pub(crate) fn fullest(&self, namespace: NamespaceId) -> Option<(SocketAddr, &WatchedListener)> {
         let of_namespace = self.listeners.iter().filter(|((listening, _), _)| *listening == namespace);
         let near = of_namespace.filter(|(_, (queue, _))| queue.is_near_its_limit());
@@ -149,7 +149,7 @@ impl Sockets {
         self.owners.get(&inode).cloned().flatten()
     }
 
-    /// Remembers a warning. True unless the same one is still remembered.
+    /// Remembers a warning. Returns false if the same one is still remembered, or [`MAX`] others are.
     fn note_warning(&mut self, subject: Subject, now: Instant) -> bool {
         self.warned.len() < MAX && self.warned.insert(subject, now).is_none()
     }

@@ -16,7 +16,8 @@ use crate::resets::Resets;
 
 /// Polling interval for destroyed sockets while resets are held back for them.
 const WHILE_WAITING: Duration = Duration::from_millis(100);
-/// If one read returns more destroyed sockets than this, the host is busy: read again at once, before the buffer is full.
+/// If one read returns this many destroyed sockets or more, the host is busy: read again after [`WHILE_MANY`], before the
+/// netlink buffer is full.
 const MANY: usize = 200;
 /// Shortest interval between notices of further resets after one.
 const FURTHER_EVERY: Duration = Duration::from_secs(1);
@@ -91,7 +92,9 @@ impl Watcher {
 
     /// Waits for `timeout` at most, and returns what happened.
     ///
-    /// A reset is reported when its socket is destroyed, and after one second at the latest.
+    /// A reset is reported when its socket is destroyed, and after one second at the latest. Two kinds may come later: resets
+    /// over a loopback address whose namespace is still sought, by about a second, and those of a process that ended, which are
+    /// one notice when the process is gone, or after five seconds.
     ///
     /// # Errors
     /// Returns the errors of waiting for the kernel.

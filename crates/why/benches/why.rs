@@ -190,7 +190,7 @@ const PSH: u8 = 8;
 const FIN: u8 = 1;
 const RST: u8 = 4;
 
-/// A connection under way: its number, how far it has come, and both sides' next sequence numbers.
+/// An open connection: its number, how far it has come, and both sides' next sequence numbers.
 #[derive(Clone, Copy)]
 struct Open {
     flow: u32,

@@ -1,5 +1,5 @@
-//! Advice as data: what would decide between causes, and the remedy of a cause. [`Tools`] names the reader's tools
-//! when advice is put into words.
+//! Advice as data: the further evidence that would decide between causes, and the remedy of a cause. [`Tools`] names
+//! the reader's tools when advice is put into words.
 
 use std::fmt;
 
@@ -18,9 +18,9 @@ pub struct Tools {
     pub library: Option<&'static str>,
     /// Gives an unmodified program a lingering close.
     pub wrapper: Option<&'static str>,
-    /// Sets how many connections are remembered at once.
+    /// The option that sets how many connections are remembered at once.
     pub remember: Option<&'static str>,
-    /// Lists what a report only counts.
+    /// The option that lists the connections that a report only counts.
     pub list: Option<&'static str>,
 }
 
@@ -30,7 +30,7 @@ pub struct Tools {
 pub enum NextEvidence {
     /// Another capture, which has what this one lacks.
     Capture(Capture),
-    /// The kernel of the server, asked live: on the wire these look the same.
+    /// A trace of the server's kernel while it happens: on the wire these causes look the same.
     Live(Alike),
     /// What a host's administrator can look up.
     Host(Host),

@@ -24,19 +24,20 @@ use crate::surroundings::{ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
 use crate::{Cause, Claim, Class, Remedy};
 
-/// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
-/// for refused connections that show the end of a process.
+/// How long a connection is watched after its reset, in nanoseconds. Later packets of the alleged sender show a forged
+/// reset; connections that are refused meanwhile show the end of a process.
 const AFTER_RESET: u64 = 10_000_000_000;
-/// How long a connection is kept after both FINs, for a late reset.
+/// How long a connection is kept after both FINs, for a late reset, in nanoseconds.
 const AFTER_CLOSE: u64 = 120_000_000_000;
-/// A forged reset that both sides ignore is reported after this many packets of each. The flow goes on.
+/// A forged reset that both sides ignore is reported after this many packets of each side. The connection is then
+/// followed as if it had not come.
 const IGNORED: u32 = 8;
 /// How many packets are parsed ahead of the one that is judged.
 const AHEAD: usize = 16;
 /// Comments kept for ladders.
 const MAX_COMMENTS: usize = 4_096;
 
-/// Connections whose ICMP errors are kept until they end.
+/// Connections of which an ICMP error is kept until they end.
 const MAX_REPORTED: usize = 4_096;
 
 /// Largest number of kinds of layers that are told apart. A capture of noise has any number of them.
@@ -109,7 +110,7 @@ impl Analyzer {
         self.files.next(file.into());
     }
 
-    /// The time of the latest packet of all, in nanoseconds since 1970-01-01 00:00 UTC.
+    /// The time of the latest packet, selected or not, in nanoseconds since 1970-01-01 00:00 UTC.
     pub(crate) fn latest(&self) -> u64 {
         self.latest
     }
@@ -170,7 +171,7 @@ impl Analyzer {
             Ok(segment) => self.queue(packet, segment, waiting),
             Err(NotTcp::OtherProtocol) => {}
             Err(NotTcp::Icmp(error)) => {
-                // What it is about stands before it.
+                // The segments that the error is about may still wait in the ring.
                 self.judge_waiting(waiting);
                 self.report(packet, error);
             }
@@ -186,7 +187,7 @@ impl Analyzer {
         }
     }
 
-    /// Notes an ICMP error about a connection that is known.
+    /// Keeps an ICMP error about a connection that is known: the latest of each, for [`MAX_REPORTED`] connections.
     fn report(&mut self, packet: &Packet<'_>, error: IcmpError) {
         let (key, _) = FlowKey::between(error.source, error.destination, packet.interface);
         let room = self.reported.len() < MAX_REPORTED || self.reported.contains_key(&key);

@@ -1,7 +1,9 @@
 //! What the payload says about requests and responses: HTTP/1, TLS records, FastCGI records, SSH, the lines of mail and FTP,
 //! and the frames of HTTP/2 in clear and of WebSocket.
 //!
-//! One side's bytes are followed while they are in order and in the capture. After a gap nothing is known.
+//! One side's bytes are followed while they are in order and in the capture. After a gap nothing is known, with two
+//! exceptions: TLS is followed again from a segment that begins with a record, and a response without a length still
+//! ends at the FIN.
 
 mod frames;
 mod http;
@@ -18,8 +20,8 @@ use sniff::{HTTP2_PREFACE, says_goodbye, sniff};
 pub(crate) enum Protocol {
     #[default]
     Unseen,
-    /// HTTP/1, with the number of messages begun (responses of status 1xx not counted), what the last one is, and its status if
-    /// it is a response. `heads`: which of the last 16 requests are HEAD, the latest in the lowest bit.
+    /// HTTP/1, with the number of messages begun (interim responses are not counted: 1xx except 101), what the last one is, and
+    /// its status if it is a response. `heads`: which of the last 16 requests are HEAD, the latest in the lowest bit.
     Http {
         message: HttpMessage,
         messages: u16,
@@ -51,7 +53,7 @@ pub(crate) enum Protocol {
         close: bool,
     },
     Other,
-    /// The capture has cut the first bytes off.
+    /// The snap length has cut the first segment, and what is left of it shows no protocol.
     Cut,
 }
 
@@ -63,7 +65,7 @@ enum Extent {
     Lost,
     /// At this sequence number.
     Known(u32),
-    /// So many laps after this sequence number: sequence numbers express shorter distances.
+    /// `laps` times [`LAP`] after the sequence number `end`: too far for one sequence number to express.
     Far { end: u32, laps: u16 },
     /// The head of the message has begun, and its last segment does not end it.
     Head,
@@ -75,13 +77,14 @@ enum Extent {
     UntilClose,
 }
 
-/// The longest distance that is expressed as one: sequence numbers tell before from after up to 2 GiB.
+/// The longest distance that one sequence number expresses, in bytes. Numbers tell before from after up to 2 GiB; this is
+/// 1 MiB less.
 const LONGEST: u64 = (1 << 31) - (1 << 20);
-/// In such steps a longer one is followed.
+/// A longer distance is followed in steps of this many bytes.
 const LAP: u64 = 1 << 30;
 
 impl Extent {
-    /// The end of so many bytes that begin at `at`, seen from a segment that reaches there.
+    /// The end of `length` bytes that begin at `at`. `segment` is the latest that was seen.
     fn of(at: u32, length: u64, segment: &Segment<'_>) -> Self {
         if length < LONGEST {
             return Self::Known(at.wrapping_add(length as u32));
@@ -92,7 +95,7 @@ impl Extent {
         })
     }
 
-    /// The same when a segment has come: each number that it reaches moves on by a lap.
+    /// This extent after `segment` was seen: while the segment reaches `end`, `end` moves on by a lap.
     fn seen_to(self, segment: &Segment<'_>) -> Self {
         let Self::Far { mut end, mut laps } = self else { return self };
         let to = segment.seq.wrapping_add(segment.payload_len);
@@ -185,7 +188,8 @@ impl App {
         };
     }
 
-    /// Bytes of a message whose end is not known: a last chunk, or the records with which many protocols begin TLS.
+    /// Takes a segment of a stream whose next end is not known. It may end a chunked body, or begin TLS, to which many
+    /// protocols switch.
     fn open_end(&mut self, segment: &Segment<'_>) {
         let may_be_tls = matches!(self.protocol, Protocol::Other | Protocol::Tls { .. });
         if may_be_tls && matches!(sniff(segment.payload), Protocol::Tls { .. }) {
@@ -196,7 +200,7 @@ impl App {
         }
     }
 
-    /// The same after bytes that are missing: TLS goes on where a segment begins with a record.
+    /// Takes the first segment after missing bytes. TLS is followed again if the segment begins with a record.
     pub(crate) fn after_gap(&mut self, segment: &Segment<'_>) {
         self.gap();
         if matches!(self.protocol, Protocol::Tls { .. })
@@ -207,7 +211,7 @@ impl App {
         }
     }
 
-    /// Bytes are missing: from here on nothing is known, unless the end is a FIN.
+    /// Notes that bytes are missing: the end of the message is lost, unless it is the FIN.
     pub(crate) fn gap(&mut self) {
         if self.protocol == Protocol::Unseen {
             self.protocol = Protocol::Other;
@@ -217,7 +221,7 @@ impl App {
         }
     }
 
-    /// Whether a message or record ends there, and nothing after it was seen.
+    /// Whether a message or record ends at `seq`, and nothing after it was seen.
     pub(crate) fn ends_at(&self, seq: u32) -> bool {
         self.extent == Extent::Known(seq)
     }
@@ -327,7 +331,7 @@ impl App {
         }
     }
 
-    /// Lines, until STARTTLS or its like makes TLS records of them.
+    /// Takes a segment of lines, which turn into TLS records after STARTTLS and its like.
     fn lines(&mut self, segment: &Segment<'_>) {
         if let protocol @ Protocol::Tls { .. } = sniff(segment.payload) {
             self.protocol = protocol;

@@ -1,5 +1,5 @@
-//! The names: what the wire proves (class), why it was sent (cause), how sure that is (confidence). When each is named is decided in
-//! `reset`, and in `no_reset` for connections that failed without one.
+//! The names in a verdict: what the wire proves (class), why the reset was sent (cause), and how sure that is (confidence). When
+//! each is named is decided in `reset`, and in `no_reset` for connections that failed without a reset.
 
 pub(crate) mod no_reset;
 pub(crate) mod reset;
@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Why a reset was sent. The kebab-case names are stable.
+/// Why a reset was sent, or why a connection failed without one. The kebab-case names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -61,7 +61,7 @@ pub enum Cause {
     Unknown,
 }
 
-/// What the wire alone proves about a reset.
+/// What the wire alone proves about a reset, or about a failure without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

@@ -14,7 +14,8 @@ pub use parts::{Asked, Farewell, Party, Repeated};
 
 /// One sentence of evidence.
 ///
-/// "The sender" is the sender of the reset. Times are in nanoseconds, windows unscaled.
+/// "The sender" is the sender of the reset. Times are in nanoseconds, unless a field's name says otherwise; windows are
+/// unscaled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Claim {
@@ -31,7 +32,7 @@ pub enum Claim {
         /// Whether it stands at the sender's next sequence number.
         at_next: bool,
     },
-    /// A bare RST that answers a packet: its number is the packet's acknowledgement.
+    /// A bare RST (without ACK) that answers a packet: its sequence number is the packet's acknowledgement number.
     Answers {
         /// Its window.
         window: Option<u16>,
@@ -131,7 +132,7 @@ pub enum Claim {
     NeverAcknowledged(u16),
     /// The server had sent nothing but its SYN-ACK.
     NothingButSynAck,
-    /// The sender's FIN is in the frame, so long before the reset.
+    /// The frame is the sender's FIN, which came before the reset.
     ClosedBefore {
         /// Between the two.
         nanoseconds: u64,
@@ -149,11 +150,11 @@ pub enum Claim {
     BothClosed,
     /// The default of `tcp_fin_timeout`, 60 s, had passed since the FIN.
     FinTimeoutPassed,
-    /// It had not.
+    /// The default of `tcp_fin_timeout` had not passed since the FIN.
     SoonerThanFinTimeout,
     /// The capture lacks part of the connection.
     LacksPart,
-    /// The reset's number is so far beyond what the capture holds of its sender.
+    /// The reset's sequence number is so far beyond what the capture holds of its sender.
     BeyondCapture(u32),
     /// The sender had not closed; its last packet is this long ago.
     NeverClosed {
@@ -171,7 +172,8 @@ pub enum Claim {
         /// Of the others.
         usual: u8,
     },
-    /// The same, and both are as far from a common initial value: the same host, with another setting.
+    /// The TTLs differ, but not the number of hops to the next initial value (32, 64, 128 or 255): a program on the same host
+    /// sets its own TTL. Also if the usual TTL is 1, as BGP speakers have it.
     TtlOfSameDistance {
         /// Of the reset.
         reset: u8,
@@ -212,10 +214,10 @@ pub enum Claim {
     },
     /// Both sides had agreed on timestamps, and this reset of its own accord has none.
     LacksTimestamps {
-        /// Whether the sender's SYN has the options of Linux, which has them on such a reset.
+        /// Whether the sender's SYN has the options of Linux, which puts timestamps on such a reset.
         linux: bool,
     },
-    /// A bare RST with a window, by a sender whose SYN has the options of Linux: it answers with a window of 0.
+    /// A bare RST with a window other than 0, by a sender whose SYN has the options of Linux, which answers with a window of 0.
     WindowInAnswer {
         /// The window.
         window: u16,
@@ -284,7 +286,7 @@ pub enum Claim {
     ResponseShort(u64),
     /// TLS: bytes of the server's last record that the client has not acknowledged; it has the beginning of the record.
     RecordShort(u64),
-    /// TLS: bytes that the client has not acknowledged, up to the end of the server's last record: a whole one at least.
+    /// TLS: bytes that the client has not acknowledged, up to the end of the server's last record: at least one whole record.
     RecordsShort(u64),
     /// FastCGI: END_REQUEST was sent.
     EndRequest,
@@ -345,12 +347,12 @@ pub enum Claim {
     },
     /// The window of this finding's sender stayed closed, and was asked for.
     WindowStuck {
-        /// Probes that asked for it, the last ones.
+        /// Window probes among the packets that are kept.
         probes: u16,
-        /// Since the first packet that announced the closed window, or since the first of the last ones.
+        /// From the first of the kept packets that announces the closed window to the last packet.
         nanoseconds: u64,
     },
-    /// The first segment that is not acknowledged was sent again, the last times within this time.
+    /// The first segment that is not acknowledged was sent again. The numbers are those of the packets that are kept.
     SentAgain {
         /// Bytes of the longest of them.
         bytes: u32,

@@ -5,7 +5,7 @@ use crate::timeouts;
 
 /// Shorter silences are those of every exchange. Nanoseconds.
 const LEAST_SILENCE: u64 = 2_000_000_000;
-/// Resets that make a cluster, and how many clusters are told.
+/// Resets that make a cluster, and how many clusters are reported.
 const LEAST: usize = 3;
 const MOST: usize = 3;
 
@@ -13,14 +13,15 @@ const MOST: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cluster {
     pub(crate) resets: usize,
-    /// In how many findings they are.
+    /// How many groups these resets belong to.
     groups: usize,
     silence_ns: u64,
     spread_ns: u64,
 }
 
 impl Cluster {
-    /// The clusters over all groups, the greatest first. One that is a whole group is told there.
+    /// The clusters over all groups, the greatest first. A cluster within one group is left out if the group's own report tells
+    /// of the silence.
     pub(crate) fn of(groups: &[Group]) -> Vec<Self> {
         let silences = groups.iter().enumerate().flat_map(|(at, group)| {
             let members = group.members.iter().filter_map(|member| member.silence_ns);
@@ -32,7 +33,8 @@ impl Cluster {
         while clusters.len() < MOST {
             let Some((begin, end)) = densest(&silences) else { break };
             let (cluster, whole) = Self::new(&silences[begin..end], groups);
-            // Among many silences of all lengths some are alike by chance: others of about that length must be fewer.
+            // Among many silences of all lengths some are alike by chance. So the other silences between 0.8 and 1.25 times this
+            // length must be fewer.
             let about =
                 |silence: u64| silence >= cluster.silence_ns / 5 * 4 && silence <= cluster.silence_ns / 4 * 5;
             let others = silences.iter().filter(|(silence, _)| about(*silence)).count() - cluster.resets;
@@ -44,7 +46,7 @@ impl Cluster {
         clusters
     }
 
-    /// The cluster of these, and whether they are one group whose report says so itself.
+    /// The cluster of these silences, and whether all are of one group whose own report tells of the silence.
     fn new(silences: &[(u64, usize)], groups: &[Group]) -> (Self, bool) {
         let middle = silences[silences.len() / 2].0;
         let (least, most) = (silences[0].0, silences[silences.len() - 1].0);
@@ -74,14 +76,15 @@ impl Cluster {
     }
 }
 
-/// The longest run of silences that differ by little: a hundredth, or a tenth of a second.
+/// The longest run of sorted silences that differ by at most 1 %, or 0.1 s if that is more: its begin and end.
 fn densest(silences: &[(u64, usize)]) -> Option<(usize, usize)> {
     let (mut begin, mut best) = (0, None::<(usize, usize)>);
     for end in 1..=silences.len() {
         let least = silences[begin..end].first()?.0;
         let last = silences[end - 1].0;
         if last - least > (least / 100).max(100_000_000) {
-            // It grew by one, so that one less at the other end keeps the length of the best.
+            // The window does not fit. It has grown by one at the end, and loses one at the beginning: a window shorter than
+            // the best one need not be tried.
             begin += 1;
         }
         let fits = last - silences[begin].0 <= (silences[begin].0 / 100).max(100_000_000);

@@ -9,8 +9,9 @@ use crate::side::Side;
 
 /// Packets kept of each connection, the latest ones.
 const KEPT: usize = 8;
-/// How far a sequence number may be from the expected one, if both of a packet are compared, or only one: windows are seldom
-/// larger, and chance finds such numbers once in 4 million packets, or once in 32,768.
+/// How far a packet's sequence and acknowledgement numbers may be from the expected ones, if both are compared, or only one.
+/// Windows are seldom larger. A packet of another connection passes by chance once in 4 million (2^22), or once in 32,768
+/// (2^15).
 const NEAR_BOTH: u32 = 1 << 20;
 const NEAR_ONE: u32 = 1 << 16;
 
@@ -104,7 +105,7 @@ impl ObservedConnection {
         }
     }
 
-    /// Whether a packet of so many bytes has brought the first ones of its side.
+    /// Whether a packet with `bytes` of payload, already taken, has brought the first payload of side `dir`.
     #[inline]
     pub(crate) fn begins(&self, dir: Dir, bytes: u32) -> bool {
         bytes > 0 && self.sides[dir].payload == u64::from(bytes)
@@ -156,7 +157,7 @@ impl ObservedConnection {
         self.sides[0].has_fin() && self.sides[1].has_fin()
     }
 
-    /// Whether it is worth a look: it may have failed without a reset. Most connections have not, and are told here.
+    /// Whether the connection may have failed without a reset. A cheap test that rules most connections out.
     pub(crate) fn may_have_failed(&self) -> bool {
         let unanswered = self.sides.iter().any(|side| !side.seen());
         let closed =
@@ -170,23 +171,23 @@ impl ObservedConnection {
         self.first_time / 1_000 * 1_000 + since_first
     }
 
-    /// Microseconds and frames between the connection's first packet and this one.
+    /// Microseconds and frames between the connection's first packet and this one. Notes the time as the latest, too.
     #[inline]
     pub(crate) fn since_first(&mut self, at: At) -> (u64, u32) {
         self.last_time = self.last_time.max(at.time_ns);
-        // The difference of two whole microseconds: a time that is shown to the microsecond is the packet's own.
+        // Both times are rounded down before they are subtracted, so that `time_of` gives the packet's own microsecond.
         let micros = (at.time_ns / 1_000).saturating_sub(self.first_time / 1_000);
         (micros, at.frame.saturating_sub(self.first_frame).min(u64::from(u32::MAX)) as u32)
     }
 
-    /// Whether this is the second copy of a packet that was captured twice.
+    /// Whether this is the second copy of a packet that was captured twice: the first is among the last three.
     #[inline]
     pub(crate) fn is_copy(&self, segment: &Segment<'_>, dir: Dir, record: &Record) -> bool {
         self.may_repeat(segment, dir)
             && self.records().rev().take(3).any(|earlier| earlier.same_packet(record))
     }
 
-    /// Whether a segment brings nothing new.
+    /// Whether a segment may be a copy: it acknowledges nothing new and has no new sequence number, or is a reset.
     #[inline]
     fn may_repeat(&self, segment: &Segment<'_>, dir: Dir) -> bool {
         let side = &self.sides[dir];

@@ -20,7 +20,7 @@ impl Default for AnalyzerLimits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct PacketCounts {
-    /// Packets read.
+    /// Packets read, without those that `outside` counts.
     pub packets: u64,
     /// Packets that were not looked at, because their time was not asked for.
     pub outside: u64,

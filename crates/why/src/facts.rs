@@ -1,4 +1,4 @@
-//! What a reset and its connection show. Each method answers one question; `cause` judges.
+//! What a reset and its connection show. Each method answers one question; `cause` judges. A "bare" reset has no ACK flag.
 
 mod exchange;
 mod ladder;
@@ -39,10 +39,10 @@ fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
     reset.connection.records().rev().filter(answers).find(unanswered).copied()
 }
 
-/// What systems write into new packets.
+/// The TTLs that systems give to new packets.
 const INITIAL_TTLS: [u8; 4] = [32, 64, 128, 255];
 
-/// How many routers a packet has passed, by the next initial TTL.
+/// How many routers a packet has passed, if it began with the next higher initial TTL.
 pub(crate) fn hops(ttl: u8) -> u8 {
     INITIAL_TTLS.iter().find(|&&initial| initial >= ttl).map_or(0, |initial| initial - ttl)
 }
@@ -125,7 +125,7 @@ impl<'a> Facts<'a> {
             && !self.acknowledged_data()
     }
 
-    /// The same, before any data of the client was seen.
+    /// The server refuses the first packet after the handshake, and no data of the client was seen.
     pub(crate) fn refuses_third_ack(&self) -> bool {
         self.refuses_after_handshake() && self.receiver.payload == 0
     }
@@ -146,7 +146,7 @@ impl<'a> Facts<'a> {
         if self.sender.syn() && !self.receiver.syn() { self.trigger } else { None }
     }
 
-    /// RST+ACK to a SYN, neither of which is in the capture with it.
+    /// RST+ACK in the form of an answer to a SYN, and the capture holds no packet of the other side.
     pub(crate) fn answers_unseen_syn(&self) -> bool {
         self.answers_syn() && !self.receiver.seen()
     }
@@ -203,7 +203,7 @@ impl<'a> Facts<'a> {
             && (self.sender.ack().is_some_and(beyond) || self.active() && beyond(self.reset.ack))
     }
 
-    /// The reset acknowledges every byte the receiver has sent.
+    /// The sender has acknowledged every byte of the receiver, at the latest with the reset.
     pub(crate) fn acknowledges_all(&self) -> bool {
         self.delivered(self.receiver, self.sender)
     }
@@ -255,8 +255,8 @@ impl<'a> Facts<'a> {
         if s.seen() && inside { s.payload_after(self.reset.seq) } else { 0 }
     }
 
-    /// Whether the other side's window had no room for another full segment (RFC 9293 section 3.8.6.2.1 lets a sender
-    /// wait below that).
+    /// Whether the other side's window had no room for another full segment, of 536 bytes at least (the default MSS, RFC 9293
+    /// section 3.7.1). Section 3.8.6.2.1 lets a sender wait below that.
     pub(crate) fn window_full(&self) -> bool {
         let (s, r) = (self.sender, self.receiver);
         let (Some(ack), Some(window)) = (r.ack(), r.window()) else { return false };
@@ -314,7 +314,8 @@ impl<'a> Facts<'a> {
     }
 
     /// If the reset came sooner than its alleged sender can have answered, returns two times in nanoseconds: how long
-    /// after its trigger (the packet that it answers) the reset came, and the sender's quickest answer of all.
+    /// after its trigger (the packet that it answers) the reset came, and the sender's quickest answer of all. "Sooner" is less
+    /// than a quarter of the quickest of three answers or more, if that took 2 ms at least.
     pub(crate) fn answered_too_fast(&self) -> Option<(u64, u64)> {
         let trigger = self.trigger?;
         let s = self.sender;
@@ -326,7 +327,7 @@ impl<'a> Facts<'a> {
     }
 
     /// The sender's last window and that of the reset, both unscaled, if the reset has a larger window at the same
-    /// acknowledgement.
+    /// acknowledgement: at least twice as large, and by 512 bytes.
     ///
     /// `tcp_close` frees the receive queue before it sends the reset. Had the application read the bytes, the kernel
     /// would have announced the larger window at once (`tcp_cleanup_rbuf`, when it at least doubles). The window of a

@@ -1,4 +1,4 @@
-//! The result for one reset.
+//! The result for one reset, or for one connection that failed without a reset.
 
 use std::net::SocketAddr;
 
@@ -7,6 +7,9 @@ use serde::Serialize;
 use crate::{Cause, Claim, Class, Confidence, NextEvidence, Remedy, ports};
 
 /// A reset, why it was sent, and how that is known.
+///
+/// If a connection failed without a reset ([`Class::is_reset`]), the packet that shows the failure stands in the place of the
+/// reset.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
@@ -16,7 +19,7 @@ pub struct Finding {
     pub interface: u32,
     /// The number of its frame, from 1, as Wireshark counts.
     pub frame: u64,
-    /// When it was seen: seconds since 1970-01-01 00:00 UTC.
+    /// When it was seen, in nanoseconds since 1970-01-01 00:00 UTC; serialized in seconds.
     #[serde(serialize_with = "seconds")]
     pub time_ns: u64,
     /// Who sent it, or is said to.
@@ -41,7 +44,7 @@ pub struct Finding {
     pub lost_response_bytes: Option<u64>,
     /// Bytes of the request that the server never took, as far as the capture shows.
     pub unread_request_bytes: Option<u64>,
-    /// The packets and fields that say so.
+    /// What shows the cause: packets, fields of packets, counts.
     pub evidence: Vec<Evidence>,
     /// The further capture or fact that would decide it.
     pub would_decide: Option<NextEvidence>,
@@ -121,7 +124,7 @@ fn worded<S: serde::Serializer>(claim: &Claim, serializer: S) -> Result<S::Ok, S
 pub struct Rung {
     /// The frame's number.
     pub frame: u64,
-    /// When it was seen: seconds since 1970-01-01 00:00 UTC.
+    /// When it was seen, in nanoseconds since 1970-01-01 00:00 UTC; serialized in seconds.
     #[serde(serialize_with = "seconds")]
     pub time_ns: u64,
     /// Whether the sender of the reset sent it.

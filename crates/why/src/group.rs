@@ -30,7 +30,7 @@ pub struct Group {
     pub confidence: Confidence,
     /// Whether all of them were harmless.
     pub harmless: bool,
-    /// The listener concerned; port 0 if there are several.
+    /// The listener concerned; port 0 if there are several ports of one address, `None` if there are several addresses.
     pub listener: Option<SocketAddr>,
     /// The name that all clients have asked for, if it is one.
     pub asked_name: Option<String>,
@@ -48,7 +48,7 @@ pub struct Group {
     pub last_ns: u64,
     /// What their times have in common, if they have.
     pub timing: Timing,
-    /// The first ones, at most a thousand.
+    /// The first connections: at most a thousand, and about 20,000 in all groups together.
     pub members: Vec<Member>,
     /// How many there were when.
     #[serde(skip)]
@@ -77,15 +77,16 @@ impl Group {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Timing {
-    /// The silence before each of them, and how far the resets differ from it, if they differ by little.
+    /// The silence before each of them, and how far the resets differ from it, if all have one of 2 s or more and they differ by
+    /// at most 1 %, or 0.1 s.
     pub silence: Option<(u64, u64)>,
     /// Whose default timeout that silence is.
     pub timeouts: Vec<&'static str>,
-    /// The pause between two of them, if all pauses are about equal.
+    /// The pause between two of them, if there are four or more and all pauses are equal within 5 %.
     pub period: Option<u64>,
 }
 
-/// Shorter silences are those of every exchange.
+/// Shorter silences are those of every exchange. Nanoseconds.
 const LEAST_SILENCE: u64 = 2_000_000_000;
 /// Resets that make a period.
 const LEAST_PERIOD: usize = 4;

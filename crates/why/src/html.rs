@@ -1,5 +1,5 @@
 //! The report as one page that needs nothing else: one line first, a table of the findings, each finding with its packets
-//! drawn in SVG. It is read without a script; the one that it has sorts the table.
+//! drawn in SVG. The page needs no script to be read; the one that it has sorts the tables.
 
 mod group;
 mod ladder;
@@ -20,7 +20,7 @@ const SCRIPT: &str = include_str!("html/page.js");
 /// The browser is told to load nothing and to run no script but the one above, of which this is the SHA-256: a stranger's text
 /// that became markup would still do nothing. `openssl dgst -sha256 -binary page.js | base64` makes it anew.
 const SCRIPT_HASH: &str = "HSAgU1E6nBxF0JJ1E5QmY/CJeGDo5Ier4bZZfAMy4Zw=";
-/// Of up to so many captures each one is shown at once.
+/// Up to this many captures are shown at once; more are folded.
 const SHOWN: usize = 3;
 
 /// Writes the whole page. Its remedies name `tools`.
@@ -54,7 +54,7 @@ pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools:
     writeln!(out, "<script>{SCRIPT}</script>\n</body>\n</html>")
 }
 
-/// What was not examined, of each capture. It stands before the findings: they may lack something for it.
+/// What was not examined, of each capture. This stands before the findings, which may be incomplete for that reason.
 fn warnings(out: &mut impl Write, files: &[Examined], tools: &Tools) -> io::Result<()> {
     let noted: Vec<_> = files.iter().map(|file| (file, notes(file, tools))).collect();
     let count = noted.iter().filter(|(_, notes)| !notes.is_empty()).count();

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Different names that are kept, the latest ones: at most about 1.5 MB. Connections number their names, so that a name is known
-/// for as long as its connection is, however many others ask for the same.
+/// Different names that are kept, the latest ones: at most about 1.5 MB. Connections hold the number of their name, so that a
+/// name takes one place, however many connections ask for it.
 const KEPT: usize = 8_192;
-/// A name is at most as long as a label and a half of DNS; longer ones are left out.
+/// The longest name that is kept, in bytes. Longer ones are left out, though DNS allows 253.
 const LONGEST: usize = 96;
 
 /// Where a name stands.

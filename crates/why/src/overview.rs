@@ -7,7 +7,7 @@ use crate::group::Group;
 use crate::timeline::Timeline;
 use crate::{Cause, Examined, Tools};
 
-/// The first finding in one line, among all of them.
+/// The first finding in one line, with its share of all harmful failures.
 pub(crate) fn first_of(groups: &[Group], tools: &Tools) -> String {
     let harmful = || groups.iter().filter(|group| !group.harmless);
     let all: u64 = harmful().map(|group| group.connections).sum();

@@ -28,7 +28,8 @@ pub enum OwnerRole {
 pub struct Owner {
     /// Which part of the path it is.
     pub role: OwnerRole,
-    /// Its address; of a box, if it has given one. Of several owners with one role `None`. The port of a client is 0.
+    /// Its address. `None` for several hosts, and for a box whose address is not known. The port is 0 for a client, for a box,
+    /// and for several ports of one host.
     pub address: Option<SocketAddr>,
     /// Whether it may as well be a box between the ends.
     pub or_between: bool,
@@ -103,7 +104,7 @@ impl Owner {
             }
             Cause::Unreachable => Self::reporter(finding),
             Cause::BlackHole | Cause::FirewallReject | Cause::Forged => Self::between(None),
-            // The first candidate is the likeliest; only the sender is known.
+            // While the cause is undecided, only the address in the reset is known.
             Cause::Unknown => Self::end(finding, finding.from),
         }
     }

@@ -89,7 +89,7 @@ fn nearer(new: &Finding, old: &Finding) -> bool {
     (new.ttl, new.confidence) > (old.ttl, old.confidence)
 }
 
-/// The name in evidence of a place that has captured `trace`: the file that holds its end.
+/// How evidence names the capture that holds `trace`: the file with its last packet, and the interface if it is not 0.
 fn name(series: &[Vec<&Path>], traces: &Traces, trace: &Trace) -> String {
     let file = trace.iter().next_back().map_or(0, |seen| seen.file as usize);
     let file = series.get(traces.series).and_then(|files| files.get(file));
@@ -110,6 +110,7 @@ struct Comparison<'a> {
     /// The resetting side in the other capture.
     by: usize,
     own_by: usize,
+    /// Whether side 0 here is side 1 in the other capture, as address translation may have it.
     swapped: bool,
 }
 
@@ -293,7 +294,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// Judges that another sent the reset. `missing`: other packets that the capture near the alleged sender lacks, too.
+/// Judges that another host sent the reset. `missing`: other packets that the capture near the alleged sender lacks, too.
 fn judge_forged(finding: &mut Finding, missing: usize) {
     finding.class = Class::Foreign;
     finding.cause = Cause::Forged;

@@ -110,7 +110,8 @@ impl Places {
                 fitting = Some((key, slot));
             }
         }
-        // As long as one network has these ends, every packet with its path is of its connection, as in a capture without tags.
+        // While only one connection has these ends, a packet with the same path belongs to it whatever its numbers are, as in a
+        // capture without tags.
         let found = if others == 1 { same_path.or(fitting) } else { fitting.or(same_path) };
         if let Some((key, slot)) = found {
             return (key, Some(slot));

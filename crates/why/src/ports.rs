@@ -1,4 +1,4 @@
-//! The names of well-known ports, as an operator calls the service. A name is a guess: nothing else may listen there.
+//! The names of well-known ports, as an operator calls the service. A name is a guess: another service may listen there.
 
 /// Ports and names, sorted.
 const NAMES: [(u16, &str); 58] = [

@@ -32,7 +32,7 @@ static SEEN: [(Cause, Class, u32); 24] = [
     (Cause::Unreachable, Class::Unanswered, 25),
 ];
 
-/// How often.
+/// How often `cause` was named for findings of `class`.
 pub(crate) fn seen(cause: Cause, class: Class) -> u32 {
     let row = SEEN.iter().find(|(known, of, _)| *known == cause && *of == class);
     row.map_or(0, |(.., count)| *count)

@@ -13,8 +13,8 @@ use crate::set::{CaptureSet, SetFile};
 use crate::stop::ReadStop;
 use crate::{Analyzer, AnalyzerLimits, Finding, PacketCounts, Selection};
 
-/// The next file of a rotated capture begins after the last packet of the one before, but for packets that were stamped on several
-/// processors and are not in order, in nanoseconds.
+/// How much before the last packet of one file the next file of a rotated capture may begin, in nanoseconds: packets that
+/// several processors have stamped are not quite in order.
 const DISORDER: u64 = 1_000_000_000;
 /// Events that one thread gives to the other at a time: waking it for each would take longer than what it does with one.
 const BATCH: usize = 32;
@@ -30,7 +30,7 @@ pub struct Examined {
     /// The files it consists of.
     #[serde(skip)]
     pub files: Vec<PathBuf>,
-    /// What went by.
+    /// The counts of packets and connections.
     #[serde(flatten)]
     pub counts: PacketCounts,
     /// The layers that were not understood, each with its number of packets, the commonest first.
@@ -68,7 +68,7 @@ pub struct ExamineOptions {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ExamineEvent {
-    /// A reset, as soon as it is judged.
+    /// A reset or another failure, as soon as it is judged.
     Finding(Box<Finding>),
     /// A capture was read; all its findings have come.
     Examined(Box<Examined>),

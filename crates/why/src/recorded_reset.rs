@@ -36,7 +36,8 @@ pub(crate) struct RecordedReset {
     pub(crate) ttl: u8,
     pub(crate) id: Option<u16>,
     pub(crate) payload: Vec<u8>,
-    /// The name that the client has asked for: more names than are kept may come until the reset is judged.
+    /// The name that the client has asked for. It is copied because it may be forgotten, for newer names, before the reset is
+    /// judged.
     pub(crate) asked_name: Option<AskedName<Arc<str>>>,
     pub(crate) after: After,
 }
@@ -46,7 +47,7 @@ pub(crate) struct RecordedReset {
 pub(crate) struct After {
     /// Further resets by the same side, and by the other.
     pub(crate) resets: [u32; 2],
-    /// The first packet that a side which has reset does not send: its frame, and why.
+    /// The first packet which shows that the alleged sender knows of no reset: its frame, and what shows it.
     pub(crate) genuine: Option<(u64, Genuine)>,
     /// Other packets: of the sender of the reset, and of the other side.
     pub(crate) packets: [u32; 2],

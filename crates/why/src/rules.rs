@@ -14,7 +14,7 @@ use crate::{Cause, Class, priors};
 pub struct CauseRule {
     /// The cause that it names.
     pub cause: Cause,
-    /// What the wire proves of it.
+    /// The class of the findings for which it is named.
     pub class: Class,
     /// When it is named.
     pub condition: &'static str,

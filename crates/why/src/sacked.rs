@@ -5,15 +5,15 @@ use linger_packet::Segment;
 /// What a side has acknowledged beyond its acknowledgement, by selective acknowledgements (RFC 2018).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sacked {
-    /// Bytes; if not all blocks are known, no fewer than there were.
+    /// How many bytes. An upper bound if `is_partial`.
     pub(crate) bytes: u32,
     /// The longest block seen.
     pub(crate) longest: u16,
-    /// A segment has room for three or four blocks. Of as many, others may have been left out.
+    /// Whether blocks may have been left out, because a segment has room for three or four only.
     pub(crate) is_partial: bool,
 }
 
-/// So many blocks fill a segment that has timestamps too.
+/// How many blocks fill the options of a segment that has timestamps too (RFC 2018 section 3).
 const MANY_BLOCKS: u32 = 3;
 
 impl Sacked {
@@ -45,7 +45,7 @@ impl Sacked {
         }
         if count > 0 {
             self.is_partial = count >= MANY_BLOCKS;
-            // Before the first block a byte is missing.
+            // All bytes up to the end of the last block, less one: before the first block at least a byte is missing.
             self.bytes = if self.is_partial { end - 1 } else { bytes };
         }
     }

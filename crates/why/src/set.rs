@@ -11,7 +11,7 @@ use linger_packet::capture::{self, Beginning, ReadError};
 const ENDINGS: [&str; 7] = ["pcap", "pcapng", "cap", "ntar", "dmp", "trc", "trace"];
 /// Endings of compressed files.
 const COMPRESSED: [&str; 5] = ["gz", "zst", "xz", "lz4", "bz2"];
-/// Folders inside folders are looked into so deep.
+/// How many levels of folders below a named one are searched.
 const MAX_DEPTH: usize = 16;
 
 /// A set of captures.
@@ -22,7 +22,8 @@ pub struct CaptureSet {
     pub series: Vec<Vec<SetFile>>,
     /// What cannot be read, and why.
     pub unreadable: Vec<(PathBuf, ReadError)>,
-    /// The number of files in folders that are no captures.
+    /// How many entries of folders were not read: files that are no captures, pipes, links to folders, folders that lie too
+    /// deep.
     pub passed_over: u64,
 }
 
@@ -61,7 +62,7 @@ impl CaptureSet {
 struct FoundFile {
     path: PathBuf,
     beginning: Option<Beginning>,
-    /// Whether it can be read twice, and so have been looked into.
+    /// Whether it can be read twice. Only then was its beginning read.
     is_regular: bool,
 }
 
@@ -208,7 +209,8 @@ fn series_name(name: &str) -> String {
     pattern.strip_suffix('#').map_or(pattern.clone(), str::to_owned)
 }
 
-/// Joins the files of rotated captures. Captures stay in the order in which they were named.
+/// Joins the files of rotated captures: those of one folder with one series name and one link type. Captures stay in the order
+/// in which they were named.
 ///
 /// A file without a packet is joined with any other by its name: the last one of a rotated capture may have none yet.
 fn in_series(files: Vec<FoundFile>) -> Vec<Vec<SetFile>> {

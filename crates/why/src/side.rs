@@ -54,10 +54,10 @@ pub(crate) struct Fin {
     /// Frames after the connection's first one.
     pub(crate) frame: u32,
     pub(crate) since: Since,
-    /// Bytes of payload of the other side that the FIN does not acknowledge, those that had passed before it included: they
-    /// had not arrived when it was sent. Each counted once.
+    /// Bytes of the other side's payload that the FIN does not acknowledge, each counted once. Bytes that were captured before
+    /// the FIN count too: they had not arrived when the FIN was sent.
     pub(crate) late: u32,
-    /// Some of them were sent by a side that had acknowledged the FIN. All others crossed it on the way.
+    /// Whether some of them were sent by a side that had acknowledged the FIN. Otherwise all of them crossed the FIN.
     pub(crate) defied: bool,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Fin {
 #[derive(Clone, Copy, Debug, Default)]
 struct Ids {
     last: u16,
-    /// How often the next one was a little greater, and how often it was not.
+    /// How often the next one was greater by 1 to 64, and how often it was not.
     steps: u8,
     jumps: u8,
 }
@@ -126,7 +126,8 @@ pub(crate) struct Side {
     pub(crate) greatest_window: u16,
     /// Retransmitted segments.
     pub(crate) repeats: u16,
-    /// The bytes of the longest segment that may have been acknowledged, and of the longest that was sent since all was.
+    /// The longest segment that may have been acknowledged, and the longest that was sent since everything was acknowledged, in
+    /// bytes.
     pub(crate) longest_taken: u16,
     longest_waiting: u16,
     ids: Ids,
@@ -197,7 +198,7 @@ impl Side {
         }
     }
 
-    /// Bytes that the other side sent after this side's FIN.
+    /// Bytes of the other side that this side's FIN does not acknowledge ([`Fin::late`]); 0 without a FIN.
     pub(crate) fn late(&self) -> u32 {
         self.fin().map_or(0, |fin| fin.late)
     }
@@ -217,7 +218,7 @@ impl Side {
         self.payload_beyond(seq, Sacked::default())
     }
 
-    /// The same without the bytes that were acknowledged selectively. At least so many did not arrive.
+    /// What [`Self::payload_after`] returns, less the bytes that were acknowledged selectively: at least so many did not arrive.
     pub(crate) fn payload_beyond(&self, seq: u32, sacked: Sacked) -> u32 {
         let mut bytes = self.next.wrapping_sub(seq);
         if bytes > 1 << 31 {
@@ -381,8 +382,8 @@ impl Side {
         (advances, repeated)
     }
 
-    /// Whether a segment behind the side's latest number brings the next bytes of its stream all the same: an acknowledgement had
-    /// passed over bytes that are sent again now, and the capture did not have them.
+    /// Whether a segment behind `next` brings the next bytes of the stream all the same. A segment without payload had moved
+    /// `next` past bytes that the capture lacked, and now they are sent again.
     #[cold]
     fn awaits(&self, segment: &Segment<'_>) -> bool {
         let none = self.payload == 0 && self.start == Start::Syn(segment.seq.wrapping_sub(1));

@@ -51,7 +51,7 @@ impl ReadStop {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a capture that a request ends as long as the second value lives.
+    /// Opens a capture. As long as the returned [`Stoppable`] lives, a request ends the reading.
     pub(crate) fn open(&self, path: &Path) -> Result<(CaptureReader, Stoppable<'_>), ReadError> {
         let may_wait = usize::from(!path.is_file());
         {

@@ -44,7 +44,7 @@ pub(crate) struct ListenerHistory {
 }
 
 impl ListenerHistory {
-    /// How many connections the host of this side ended together around `time`.
+    /// How many connections the listener's side ended together around `time`.
     pub(crate) fn ended_together(&self, time: u64) -> u32 {
         [self.burst, self.greatest]
             .iter()

@@ -20,7 +20,8 @@ const RECENT: usize = 1024;
 /// Where a flow is kept.
 pub(crate) type FlowSlot = u32;
 
-/// Flows with a reset that wait for what follows. Each takes 1.5 KB, so that a flood of resets would take hundreds of megabytes.
+/// Flows with a reset that wait for what follows. Each takes 1.5 KB: without this limit a flood of resets would take hundreds
+/// of megabytes.
 const MAX_RESET: usize = 8_192;
 
 /// When a flow is to be removed, where it is, and its generation then.
@@ -36,6 +37,7 @@ pub(crate) struct Table {
     ending: [VecDeque<EndingFlow>; 2],
     generation: u32,
     limit: usize,
+    /// The last slot that was compared when a silent flow was sought.
     hand: usize,
     /// A cache of slots: most packets need no lookup in the index.
     recent: Box<[FlowSlot; RECENT]>,

@@ -11,7 +11,7 @@ use crate::{Cause, Confidence, Examined, Finding, Rung, Tools};
 
 /// The width of a ladder's middle.
 const WIDTH: usize = 44;
-/// Of up to so many captures each one is named.
+/// Up to this many captures are all named; of more, those with notes.
 const NAMED: usize = 8;
 /// Members of a group that are listed by name.
 const LISTED: usize = 8;

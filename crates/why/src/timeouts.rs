@@ -44,7 +44,7 @@ const TIMEOUTS: [Timeout; 20] = [
     of(432_000, "Linux conntrack, established (nf_conntrack_tcp_timeout_established)"),
 ];
 
-/// Whose default timeout a silence of so many nanoseconds is: within 1 %, and at least a tenth of a second, after it.
+/// Whose default timeout a silence of so many nanoseconds is: at most 0.1 % shorter, and at most 1 % or 0.1 s longer.
 pub(crate) fn like(nanoseconds: u64) -> impl Iterator<Item = &'static str> {
     TIMEOUTS.iter().filter(move |timeout| fits(nanoseconds, timeout.seconds)).map(|timeout| timeout.who)
 }

@@ -1,4 +1,4 @@
-//! `plain bare|line PORT`: refuses every upload early, served by axum itself or by the one line.
+//! `plain bare|line PORT`: refuses every upload early, served by `axum::serve` or by `linger::http::serve`.
 
 use axum::{Router, http::StatusCode, routing::post};
 

@@ -18,14 +18,14 @@ use super::table::Asking;
 /// Bytes of each response.
 const LARGE: usize = 300_000;
 
-/// Bytes of an upload, and of what is sent to a raw server, whose receive window takes it.
+/// Bytes of an upload by HTTP, and of what is sent to a raw server: little enough for the server's receive window.
 const UPLOAD: usize = 4_000_000;
 const SENT_RAW: usize = 60_000;
 
-/// How long the client does not read.
+/// How long the client waits after its request before it starts to read.
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// How long a client waits for the end of a complete response, and for a next byte.
+/// The timeout of a read and of a write. After a complete response, a read waits only a second for the connection's end.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// How the uploads of one series ended.
@@ -64,7 +64,7 @@ fn open(port: u16, receive_buffer: Option<usize>) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads until the end, an error, or a second after `complete`.
+/// Reads until the end or an error; after `complete` is true, a second in which nothing arrives also ends it.
 fn read_all(stream: &TcpStream, complete: impl Fn(&[u8]) -> bool) -> Got {
     let mut stream = stream;
     let mut got = Got { bytes: Vec::new(), ended: false };
@@ -207,7 +207,7 @@ pub(super) fn uploads(ask: &Asking, port: u16, count: u32) -> anyhow::Result<Upl
     Ok(tally)
 }
 
-/// One upload; whether its answer was complete.
+/// Makes one upload. Returns whether its answer was complete.
 fn upload(ask: &Asking, port: u16) -> anyhow::Result<bool> {
     let (request, body) = match ask {
         Asking::Http { path, .. } => {
@@ -227,15 +227,15 @@ fn upload(ask: &Asking, port: u16) -> anyhow::Result<bool> {
     };
     thread::scope(|scope| {
         let sender = scope.spawn(|| {
-            // The server may close while this sends: that is what is tried.
+            // An error is expected here: the server may close while this sends, which is the case under test.
             let _ = (&stream).write_all(&vec![b'u'; body]);
         });
         thread::sleep(PAUSE);
         let got = read_all(&stream, |bytes| complete(bytes, false));
         let is_complete = complete(&got.bytes, got.ended);
         // The reading is over, and the sender may still be sending. A byte that reaches a closed socket is answered
-        // by a reset, which is what "at risk" means, so the reset has to come before the counters are read. No event
-        // tells that none will come, hence the bound.
+        // by a reset, which is what "at risk" means, so the reset has to come before the counters are read. Nothing tells
+        // that no reset will come, hence the bound of 100 ms.
         let until = Instant::now() + Duration::from_millis(100);
         while !sender.is_finished() && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));

@@ -32,7 +32,7 @@ const AT_ONCE: usize = 3;
 /// A stop may take this much longer than bare: the supervisor's own end, beside other load.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The outcomes of the three ways with what they differ in twice, or the reason why there are none.
+/// What the three ways have shown, and the disturbances found in both of two tries; or the reason why there is nothing.
 type TriedSetup = Result<([Observed; 3], Vec<String>), String>;
 
 pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
@@ -107,7 +107,7 @@ fn try_all(asked: &[&Setup], linger: &std::path::Path) -> Vec<TriedSetup> {
 fn try_one(setup: &Setup, linger: &std::path::Path) -> TriedSetup {
     let program = setup.command.split_whitespace().next().unwrap_or_default();
     let program = program.replace("UNPACKED", &table::installed().join("unpacked").to_string_lossy());
-    // What is built in the folder is there after the preparation, which says what it lacks.
+    // A program in the run's folder is built by `prepare`, which itself reports what it lacks.
     if !program.starts_with("FOLDER") && table::find(&program, &table::search_path()).is_none() {
         return Err(format!("{program} is not installed (`cargo xtask setups install`)"));
     }
@@ -115,7 +115,8 @@ fn try_one(setup: &Setup, linger: &std::path::Path) -> TriedSetup {
     let mut found = disturbances(&outcomes);
     if !found.is_empty() {
         eprintln!("setups: {}: once more, for {}", setup.name, found.join("; "));
-        // What two bare runs differ in as well, beside load for example, is no disturbance. What is lost stays in the row.
+        // Two runs of the same kind may differ as well, for example under load: only what shows up again is a disturbance.
+        // The row's counts are those of the first try.
         let again = disturbances(&try_ways(setup, linger)?);
         found.retain(|one| again.contains(one));
     }
@@ -132,7 +133,7 @@ fn try_ways(setup: &Setup, linger: &std::path::Path) -> Result<[Observed; 3], St
     Ok([bare?, run?, seccomp?])
 }
 
-/// What the supervised runs differ in from the bare one, besides the cure.
+/// How the supervised runs differ from the bare one, apart from the responses that they no longer lose.
 fn disturbances(outcomes: &[Observed; 3]) -> Vec<String> {
     let [bare, supervised @ ..] = outcomes;
     let mut found = Vec::new();
@@ -155,7 +156,7 @@ fn disturbances(outcomes: &[Observed; 3]) -> Vec<String> {
         for line in other.stderr.difference(&bare.stderr) {
             found.push(format!("{name}: only here on stderr: {line}"));
         }
-        // A complaint about the reset goes with the reset.
+        // If bare runs lost responses, their messages about the reset may be missing when there is none.
         let is_of_reset =
             |line: &&String| ["reset by peer", "Broken pipe", "EPIPE"].iter().any(|word| line.contains(word));
         for line in bare.stderr.difference(&other.stderr).filter(|line| bare_lost == 0 || !is_of_reset(line))

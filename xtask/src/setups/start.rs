@@ -50,7 +50,7 @@ impl StartWay {
 #[derive(Debug)]
 pub(super) struct Observed {
     pub(super) uploads: UploadCounts,
-    /// What the honest requests came to: the same text for the same answers, or what was wrong.
+    /// The result of the honest requests: a text that is the same for the same answers, or what was wrong.
     pub(super) honest: Result<String, String>,
     pub(super) status: String,
     pub(super) stop: Duration,
@@ -167,8 +167,8 @@ fn is_listening(port: u16) -> bool {
     })
 }
 
-/// Polls until `over` returns true. False if that takes longer than `bound`. Nothing tells of another process's listener, and
-/// for the end of a process polling is simple enough.
+/// Polls until `over` returns true. False if that takes longer than `bound`. The kernel has no event for a listener of another
+/// process, and for the end of a process polling is simple enough.
 fn wait(bound: Duration, mut over: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + bound;
     while !over() {
@@ -186,7 +186,7 @@ pub(super) fn run(setup: &Setup, way: StartWay, linger: &Path) -> anyhow::Result
     fs::write(place.file("config"), place.fill(&setup.config))?;
     fs::set_permissions(place.file("config"), fs::Permissions::from_mode(0o644))?;
     if !setup.prepare.is_empty() {
-        // A file and no pipe: a server that this starts in the background keeps it open.
+        // A file, not a pipe: a server that `prepare` starts in the background keeps it open, and reading a pipe would not end.
         let said = File::create(place.file("prepared"))?;
         let mut shell = place.shell(&setup.prepare, setup.nobody);
         let status = shell.stdout(said.try_clone()?).stderr(said).status()?;
@@ -226,11 +226,11 @@ fn last_lines(text: &str) -> String {
     lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
-/// A line of a log without what differs between two runs: numbers, and words that are one, as addresses and times are.
+/// A line of a log without what differs between two runs: numbers, and words made of numbers, such as addresses and times.
 fn without_numbers(line: &str) -> String {
     let words = line.split_whitespace().map(|word| {
         let has_digit = word.contains(|letter: char| letter.is_ascii_digit());
-        // A fingerprint.
+        // A long word with digits is taken for a fingerprint.
         if has_digit && word.len() > 30 {
             String::new()
         } else if has_digit {
@@ -271,7 +271,7 @@ fn ask(
     let mut uploads = series()?;
     if let Some(signal) = &setup.reload {
         send(child, signal)?;
-        // Nothing tells from outside when a reload is done.
+        // There is no sign outside the server of when its reload is done.
         thread::sleep(Duration::from_secs(2));
         ensure!(wait(START, || is_ready(setup)), "does not listen after the reload");
         let again = series()?;
@@ -300,8 +300,8 @@ fn send(child: &Child, signal: &str) -> anyhow::Result<()> {
 
 /// Stops the program. Then waits until the supervisor has ended, too, which prints its report last.
 fn stop(setup: &Setup, child: &mut Child) -> anyhow::Result<(ExitStatus, Duration)> {
-    // What the last client's close makes the program do is done: no event tells of it, and a stop in its midst has two outcomes
-    // bare as well.
+    // Lets the program finish what the last client's close makes it do. No event tells when that is done, and a signal in the
+    // middle of it has varying outcomes, without `linger` too.
     thread::sleep(Duration::from_millis(300));
     send(child, &setup.stop)?;
     let started = Instant::now();

@@ -42,7 +42,7 @@ pub(super) struct Install {
 }
 
 /// One set-up. In its texts PORT is the port on 127.0.0.1, FOLDER a folder of its own that contains all applications,
-/// and UNPACKED the folder of unpacked packages.
+/// UNPACKED the folder of unpacked packages, and NODE the folder `node_modules` of the installed npm packages.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Setup {
@@ -54,7 +54,7 @@ pub(super) struct Setup {
     /// Shell commands that are run once in the folder before the start.
     #[serde(default)]
     pub(super) prepare: String,
-    /// A file to write, `config` in the folder.
+    /// The content of the file `config`, which is written into FOLDER.
     #[serde(default)]
     pub(super) config: String,
     #[serde(default)]
@@ -64,7 +64,7 @@ pub(super) struct Setup {
     /// Whether all runs as `nobody`: some servers refuse to be root.
     #[serde(default)]
     pub(super) nobody: bool,
-    /// What the table says of it besides.
+    /// A remark for the table's row.
     #[serde(default)]
     pub(super) note: String,
     /// A signal that makes the server reload or restart in place, after which it is asked again.

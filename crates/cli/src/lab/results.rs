@@ -65,7 +65,7 @@ pub(crate) struct Results {
     pub(crate) seed: u64,
     /// The command that repeats the run.
     pub(crate) again: String,
-    /// Responses at risk are no reason for a status of 1.
+    /// `--at-risk-ok`: responses at risk are no reason for a status of 1.
     pub(crate) at_risk_ok: bool,
     /// Someone asked to stop before everything was tried.
     pub(crate) interrupted: bool,

@@ -75,7 +75,7 @@ fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
     groups
 }
 
-/// The number of lost responses and of all; if some are at risk, their number apart.
+/// Lost responses of all, `3/10`; if some are at risk, `3+2/10`.
 fn counted(tally: &Tally) -> String {
     match tally.at_risk {
         0 => format!("{}/{}", tally.lost, tally.trials),

@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &GetArguments) -> ExitCode {
     get(arguments).unwrap_or_else(|error| refuse(&error))
 }
 
-/// The operands before the last one, and the last one if it is a place here.
+/// What to fetch, and where to: the last operand if it is a place on this machine, else the current directory.
 fn split(operands: &[OsString]) -> (&[OsString], PathBuf) {
     match operands {
         [from @ .., to] if !from.is_empty() && !is_remote(to) => (from, PathBuf::from(to)),

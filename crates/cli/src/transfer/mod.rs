@@ -301,7 +301,7 @@ fn status(summary: &Summary, error: Option<&Error>) -> u8 {
     }
 }
 
-/// The same; if it is not 0 the reason goes to stderr.
+/// The exit status of a transfer. If it is not 0, says the reason on stderr.
 fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
     let code = status(summary, error);
     match (error, code) {

@@ -108,7 +108,7 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
             // The receipts of several are in one file, with other paths than each receiver has signed.
             summary.signed = None;
         }
-        // A receiver that has said that nobody knows would say so again.
+        // If the receiver has answered that the result is not known, it would give the same answer later.
         let has_answered = matches!(&error, Some(Error::Refused(..)));
         if summary.verdict(error.as_ref()) == ItemVerdict::Unconfirmed && !has_answered {
             open.extend(summary.transfer);

@@ -35,7 +35,7 @@ impl Several {
             )
         );
         if verdict == ItemVerdict::NotDelivered && summary.failed == 0 && summary.unsent == 0 {
-            // A whole operand was refused: that counts beside others that have arrived.
+            // A whole operand was refused, so that none of its entries counts as failed. Beside others it counts as one.
             summary.failed = u64::from(self.summary.confirmed > 0 || self.error.is_some());
         }
         self.summary.add(&summary);

@@ -95,7 +95,7 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     let address = listener.address()?;
     let server = Arc::new(Server::new(options)?);
     stop_on_signal(&server, arguments.once)?;
-    // Commands are started by a thread of the server's that is older.
+    // The server's thread that starts commands is older than this, so Landlock does not confine it.
     let confined = confine(&arguments.directory, &home, arguments.writable);
     let told = |text: &str| {
         if !arguments.output.json {
@@ -258,7 +258,7 @@ fn configuration(arguments: &ShareArguments) -> Result<PortsConfig, Error> {
 /// Where a share listens.
 enum ShareListener {
     Tcp(TcpListener),
-    /// A path of our own.
+    /// A unix socket that this process has made.
     Path(PathListener, PathBuf),
     /// The unix socket of a service manager.
     Unix(UnixListener),
@@ -270,7 +270,7 @@ impl ShareListener {
         let mut given = listenfd::ListenFd::from_env();
         if given.len() > 0 {
             let failed = |source| Error::Io { doing: "listen on", what: "the given socket".into(), source };
-            // The first try leaves a socket of the other kind where it is.
+            // `take_tcp_listener` leaves a unix socket where it is.
             return match given.take_tcp_listener(0).ok().flatten() {
                 Some(tcp) => Ok(Self::Tcp(tcp)),
                 None => {

@@ -58,7 +58,7 @@ pub(crate) fn listen_on(text: &str) -> Result<HostPort, String> {
     address.map_err(|why| format!("{why}; {FORM}"))
 }
 
-/// Where a FastCGI application listens: an address as above, or the path of a unix socket.
+/// Where a FastCGI application listens: an address as [`connect_to`] reads it, or the path of a unix socket.
 pub(crate) fn fastcgi(text: &str) -> Result<FastCgi, String> {
     match unix(text) {
         Some(path) => path.map(FastCgi::Unix),

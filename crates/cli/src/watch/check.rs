@@ -237,7 +237,7 @@ fn refused(error: Option<Errno>, effective: CapabilitySet) -> Option<&'static st
     }
 }
 
-/// What the kernel hides from a process without these capabilities, but for what [`Blind`] says.
+/// What the kernel hides from a process that has only these capabilities, except what [`Blind`] says.
 pub(super) fn hidden(effective: CapabilitySet) -> impl Iterator<Item = &'static str> {
     let needs = NEEDS.iter().filter(|need| need.capability != CapabilitySet::SYS_ADMIN);
     needs.filter(move |need| !need.is_met(effective)).map(|need| need.hidden)

@@ -67,7 +67,7 @@ impl Block {
 #[derive(Debug)]
 struct AheadShared {
     state: Mutex<AheadState>,
-    /// A block was read or returned, or the consumer is gone.
+    /// A block was read or returned, or `over` was set.
     changed: Condvar,
 }
 
@@ -75,12 +75,12 @@ struct AheadShared {
 struct AheadState {
     /// The blocks, beginning with the consumer's next one. `None`: a thread is reading it.
     ahead: VecDeque<Option<io::Result<Block>>>,
-    /// The number of the first block.
+    /// The number of the block at the front of `ahead`, counted from the beginning of the input.
     first: u64,
     spare: Vec<Block>,
     /// How many threads wait for a change.
     waiting: u32,
-    /// No more is to be read: the input has ended, or the consumer is gone.
+    /// No more is to be read: the input has ended or failed, a stop was requested, or the consumer is gone.
     over: bool,
     /// A stop was requested.
     stopped: bool,
@@ -132,7 +132,7 @@ impl AheadShared {
         }
     }
 
-    /// Reads until the end, or until the consumer is gone.
+    /// The reading thread: reads until `over`.
     fn serve(&self, mut read: impl FnMut(u64, &mut Block) -> io::Result<bool>) {
         let _fallen = Fallen(self);
         let mut state = self.lock();
@@ -254,7 +254,7 @@ impl Ahead {
         Stopper(self.shared.clone())
     }
 
-    /// Returns a block to be filled again.
+    /// Returns a block to be filled again. A block whose buffer was resized for a long record is replaced.
     pub(super) fn give_back(&self, mut block: Block) {
         if block.bytes.len() != HEADROOM + BLOCK {
             block = Block::empty();

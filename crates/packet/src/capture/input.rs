@@ -19,8 +19,8 @@ const START: usize = 16 << 10;
 
 type RawInput = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
 
-/// Opens a capture; `-` is standard input. gzip, bzip2, xz, lz4 and zstd, each also of several members or frames, are recognised
-/// by their first bytes.
+/// Opens a capture; `-` is standard input. gzip, bzip2, xz, lz4 and zstd are recognised by their first bytes. A
+/// compressed file may consist of several members or frames.
 ///
 /// # Errors
 /// Returns [`ReadError`] if the file cannot be opened, is empty, or is no capture.
@@ -70,7 +70,7 @@ pub struct Beginning {
 /// Reads only the first packet of a capture in a regular file. Returns `None` if it has no packet.
 ///
 /// # Errors
-/// Returns the errors of [`open`], and those of the first packet.
+/// Returns the errors of [`open`] and those of the first packet, and [`ReadError::Open`] if `path` is no regular file.
 pub fn beginning(path: &Path) -> Result<Option<Beginning>, ReadError> {
     let first = |packet: Packet<'_>| Beginning { time_ns: packet.time_ns, link: packet.link };
     let mut start = Vec::with_capacity(START);
@@ -179,7 +179,7 @@ impl Read for Zstd {
                         let decoder = StreamingDecoder::new(frames).map_err(zstd_error)?;
                         *self = Self::Inside(Box::new(decoder));
                     } else if is_zstd(frames.magic) {
-                        // A skippable frame: a length, and that many bytes of something else.
+                        // A skippable frame: a length, and that many bytes to skip (RFC 8878 section 3.1.2).
                         let mut length = [0; 4];
                         frames.input.read_exact(&mut length)?;
                         let length = u64::from(u32::from_le_bytes(length));
@@ -204,8 +204,9 @@ impl Read for Zstd {
     }
 }
 
-/// The library's error. It wraps the one that shows that the file ends early. The kind stays another than `UnexpectedEof`: what
-/// was decoded before is not all given out.
+/// Turns an error of the zstd library into an `io::Error`. That the file ends early is known only by an error inside
+/// it. The result never has the kind `UnexpectedEof`, which would mean that all before the end was read
+/// ([`ReadError::is_cut_off`]): the decoder keeps back some of what it had decoded.
 fn zstd_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     let error = error.into();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);

@@ -25,7 +25,7 @@ struct Interface {
     link: LinkType,
     snap_length: u32,
     clock: Clock,
-    /// Seconds to add to every time.
+    /// Seconds to add to every time (`if_tsoffset`).
     offset: i64,
 }
 
@@ -171,6 +171,7 @@ impl Section {
         Some((length, packet))
     }
 
+    /// Reads an Interface Description Block with its options 9 (`if_tsresol`) and 14 (`if_tsoffset`).
     fn interface(&self, block: &[u8]) -> Result<Interface, String> {
         if block.len() < 8 {
             return Err("an interface description that is too short".into());
@@ -233,7 +234,7 @@ impl Section {
     }
 }
 
-/// Where the packet's bytes stand in its block.
+/// The fixed fields of a packet block. The packet's bytes are `captured` bytes of the block from `at` on.
 struct PacketPlace {
     time_ns: u64,
     link: LinkType,

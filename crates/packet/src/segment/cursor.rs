@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::path::{Path, Tag};
 use super::{Flags, NotTcp, Segment};
 
-/// Limit of nested tunnels and tags.
+/// Limit of nested tunnels and tags, and of IPv6 extension headers. A stack of MPLS labels counts once.
 const MAX_DEPTH: u8 = 8;
 /// The number of bytes of a TCP header that must be in the frame: ports, sequence, acknowledgement, offset and flags. A snap
 /// length of 68 bytes leaves exactly so many if TCP is over IPv6 over Ethernet.
@@ -82,7 +82,7 @@ impl<'a> Cursor<'a> {
         if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
             return Err(NotTcp::Fragment);
         }
-        // A total length of 0: the packet was captured before the network card segmented it.
+        // A total length of 0: the packet was captured before the network card segmented it (TSO).
         if total != 0 {
             if total < header_len {
                 return Err(NotTcp::Malformed);

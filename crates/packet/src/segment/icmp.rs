@@ -65,7 +65,8 @@ impl fmt::Display for IcmpProblem {
     }
 }
 
-/// What an ICMP message says, if it is an error: queries and their answers are none.
+/// What an ICMP error says; `None` for queries, their answers and redirects. Types and codes are from RFC 792, RFC 1812
+/// and, for IPv6, RFC 4443; `word` is the second word of the message.
 fn problem(v6: bool, kind: u8, code: u8, word: u32) -> Option<IcmpProblem> {
     Some(match (v6, kind, code) {
         (false, 3, 4) => IcmpProblem::TooBig { mtu: word & 0xffff },

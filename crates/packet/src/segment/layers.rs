@@ -14,7 +14,8 @@ pub(super) type Inner<'a> = Result<Segment<'a>, NotTcp>;
 const SNAP: [u8; 3] = [0xaa, 0xaa, 0x03];
 
 /// EtherTypes that never carry TCP: ARP, RARP, AppleTalk and its ARP, IPX, flow control, LACP, PPPoE discovery, 802.1X,
-/// PROFINET, EtherCAT, ATA, LLDP, PTP, 802.1ag, FIP, loopback tests, WoL, TRILL's and MVRP's control.
+/// PROFINET, EtherCAT, ATA, GOOSE and sampled values (IEC 61850), LLDP, PTP, 802.1ag, FIP, loopback tests, WoL, TRILL's
+/// and MVRP's control.
 const OTHERS: [u16; 23] = [
     0x0806, 0x8035, 0x809b, 0x80f3, 0x8137, 0x8138, 0x8808, 0x8809, 0x8863, 0x888e, 0x8892, 0x88a4, 0x88a2,
     0x88b8, 0x88ba, 0x88cc, 0x88f7, 0x8902, 0x8914, 0x9000, 0x0842, 0x22f4, 0x88f5,
@@ -159,14 +160,14 @@ impl<'a> Cursor<'a> {
                 let options = usize::from(be16(rest, 0).ok_or(NotTcp::TooShort)? >> 6 & 0x1f);
                 self.deeper()?.skip(6 + 4 * options).ethernet()
             }
-            // Cisco's metadata: the second byte is the length in words of what follows the first two. 802.1CB and
-            // 802.1BR: tags of a fixed length.
+            // Cisco's metadata: the second byte is the length in words of what follows the first two.
             0x8909 => {
                 let length = 2 + 4 * usize::from(*rest.get(1).ok_or(NotTcp::TooShort)?);
                 self.deeper()?.ether_type_at(length, length + 2)
             }
+            // The R-tag of 802.1CB, and Cisco's VN-Tag, from which 802.1BR was made: four bytes each.
             0xf1c1 | 0x8926 => self.deeper()?.ether_type_at(4, 6),
-            // The E-tag of 802.1BR, as published.
+            // The E-tag of 802.1BR as published: six bytes.
             0x893f => self.deeper()?.ether_type_at(6, 8),
             // MACsec: the E bit says encrypted, the SC bit that eight bytes of an identifier follow.
             0x88e5 => match *rest.first().ok_or(NotTcp::TooShort)? {

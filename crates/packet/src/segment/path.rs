@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The bits of a tag that hold its number.
+/// The lower bits of a word of a [`Path`], which hold the number of a tag. The upper bits hold its kind, [`Tag`].
 const NUMBER_BITS: u32 = 27;
 
 /// The tags and tunnels around a segment, the outermost first, at most four. More than four are folded into the fourth.
@@ -12,7 +12,7 @@ const NUMBER_BITS: u32 = 27;
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path([u32; 4]);
 
-/// What wraps a segment. The number of a kind is part of [`Path`].
+/// What wraps a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tag {
     Vlan = 1,

@@ -101,7 +101,7 @@ impl<'a> Cursor<'a> {
             (5072, _) | (_, 5072) => inner.ayiya(),
             // GRE in UDP (RFC 8086). The datagram's addresses are not at hand here; its keys are.
             (4754, _) => inner.deeper()?.gre(0),
-            // sFlow: a datagram holds the beginnings of some packets, of which most others are not there.
+            // sFlow takes samples: a datagram holds the beginnings of a few packets, and most of a connection's are missing.
             (6343, _) => Err(NotTcp::NotUnderstood(Layer::Samples)),
             // MPLS in UDP (RFC 7510).
             (6635, _) => inner.mpls(),

@@ -21,8 +21,7 @@ const GROUPS: [u32; 2] = [1, 3];
 /// `INET_DIAG_INFO`, the attribute with a `struct tcp_info`, and the offset of `tcpi_notsent_bytes` in it.
 const INET_DIAG_INFO: u16 = 2;
 const NOTSENT: usize = 144;
-/// Offsets of `tcpi_rcv_mss`, `tcpi_bytes_received` and
-/// `tcpi_data_segs_in`.
+/// Offsets of `tcpi_rcv_mss`, `tcpi_bytes_received` and `tcpi_data_segs_in` in the same structure.
 const RCV_MSS: usize = 20;
 const BYTES_RECEIVED: usize = 128;
 const DATA_SEGMENTS: usize = 152;

@@ -111,7 +111,7 @@ pub(crate) struct Perf {
     rings: Vec<Ring>,
     /// Lost events by the records in the rings.
     lost: u64,
-    /// The same by the events' own counts; each of the two may lag behind the other.
+    /// Lost events by the events' own counts. Either number may lag behind the other.
     counted_lost: u64,
 }
 

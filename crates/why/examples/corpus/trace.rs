@@ -1,4 +1,4 @@
-//! The packets of a capture and of one connection, kept whole: memory is no matter here, being simple is.
+//! The packets of a capture and of one connection, kept whole: the checker is to be simple, whatever memory it takes.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -238,7 +238,7 @@ impl<'a> Sent<'a> {
             if !at_or_after(have, at) {
                 break;
             }
-            // What the capture has cut off is filled up: a length is right without it.
+            // Bytes that the snap length has cut off are filled up: lengths are right without their content.
             let mut whole = seen.payload.clone();
             whole.resize(seen.len as usize, 0);
             if let Some(new) = whole.get(skip..) {

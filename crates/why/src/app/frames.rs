@@ -12,7 +12,7 @@ impl App {
             if !(20..=24).contains(&record) || major != 3 || length > 16_384 + 256 {
                 return None;
             }
-            // A farewell is an alert, and a GOAWAY directly before it.
+            // A farewell is an alert. If a record of GOAWAY's size stands directly before the alert, it begins there.
             let alert = record == 21 || record == 23 && length <= LONGEST_ALERT;
             let goaway = matches!(self.protocol, Protocol::Tls { record: 23, length, .. } if GOAWAY_RECORDS.contains(&length));
             if self.farewell().is_none() && !(alert && goaway) {
@@ -43,7 +43,8 @@ impl App {
         })
     }
 
-    /// WebSocket frames that begin in a segment, the first of them at `end` (RFC 6455 section 5.2).
+    /// WebSocket frames that begin in a segment, the first of them at `end` (RFC 6455 section 5.2). A frame with a length
+    /// of 64 bits is not followed.
     pub(super) fn web_socket(&mut self, mut end: u32, segment: &Segment<'_>) -> Extent {
         loop {
             let inside = end.wrapping_sub(segment.seq);
@@ -90,7 +91,7 @@ fn records<const HEADER: usize>(
     segment: &Segment<'_>,
     mut body: impl FnMut(u32, &[u8; HEADER], &[u8]) -> Option<u32>,
 ) -> Extent {
-    // The shortest record is its header, so that this ends.
+    // Every record has at least its header, so the loop ends.
     loop {
         let inside = end.wrapping_sub(segment.seq);
         if inside >= segment.payload_len {

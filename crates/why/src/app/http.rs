@@ -66,7 +66,7 @@ enum BodyLength {
     None,
     Length(u64),
     Chunked,
-    /// Fields that contradict each other, or that are no number (RFC 9112 section 6.3): every reader takes another length.
+    /// Lengths that contradict each other, or that are no number (RFC 9112 section 6.3): receivers differ on them.
     Unclear,
 }
 
@@ -98,7 +98,7 @@ impl Fields {
         fields
     }
 
-    /// A length once more must be the same one.
+    /// Takes a Content-Length. A repeated one must have the same value.
     fn take_length(&mut self, value: &[u8]) {
         let digits =
             std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -116,7 +116,8 @@ fn is_captured(segment: &Segment<'_>) -> bool {
     segment.payload.len() == segment.payload_len as usize
 }
 
-/// What a segment leaves of a head that began in an earlier one: the fields of such a head are not read, only its end is seen.
+/// The extent after a further segment of a head that began in an earlier one. The fields of such a head are not read: once it
+/// has ended, nothing is known.
 pub(super) fn rest_of_head(segment: &Segment<'_>) -> Extent {
     // The empty line may lie on both sides of the segment's beginning.
     let ends = segment.payload.starts_with(b"\n")
@@ -129,7 +130,7 @@ pub(super) fn rest_of_head(segment: &Segment<'_>) -> Extent {
 const SIZE_LINE: usize = 80;
 
 impl App {
-    /// Heads that begin in a segment, the first of them at `end`.
+    /// Heads that begin in a segment, the first of them at `end`: at most 32.
     pub(super) fn http(&mut self, mut end: u32, segment: &Segment<'_>, peer: &Self) -> Extent {
         // A segment may end one message and begin others.
         for _ in 0..32 {
@@ -216,9 +217,9 @@ impl App {
     }
 
     /// Chunks that begin in a segment, the size line of the first of them at `at` (RFC 9112 section 7.1). Returns the end of the
-    /// body if the last chunk is among them. A size line that is not whole in a segment ends the following.
+    /// body if the last chunk is among them. After a size line that spans two segments the chunks are not followed further.
     pub(super) fn chunks(&self, mut at: u32, segment: &Segment<'_>) -> Extent {
-        // The shortest chunk has six bytes, so that this ends.
+        // The shortest chunk has six bytes, so the loop ends.
         loop {
             let inside = at.wrapping_sub(segment.seq);
             if inside >= segment.payload_len {

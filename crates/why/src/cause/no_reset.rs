@@ -1,4 +1,4 @@
-//! Connections that failed without a reset, and the causes of it. The files are named as the classes: unanswered, closed early, stalled.
+//! Connections that failed without a reset, and why. One file a class: unanswered, closed early, stalled.
 
 mod closed_early;
 mod stalled;
@@ -18,7 +18,8 @@ use crate::side::Fin;
 use crate::surroundings::ListenerHistory;
 use crate::{Cause, Claim, Class, Confidence};
 
-/// RFC 6298 has a segment repeated after a second, the next after two more. Nanoseconds, a little less.
+/// The shortest time between the first of three transmissions and the last, in nanoseconds. By RFC 6298 a segment is
+/// repeated after 1 s, and once more 2 s later; this is a little less.
 const SPAN: u64 = 2_500_000_000;
 
 /// An ICMP error about a connection's segments: the latest.
@@ -33,7 +34,7 @@ impl ReportedError {
         Claim::Icmp { problem: self.error.problem, reporter: self.error.reporter }
     }
 
-    /// Whether it is what a rule of a firewall has said, rather than a route or a neighbour that is not there.
+    /// Whether a firewall's rule caused the error, rather than a missing route or neighbour.
     fn is_of_a_rule(&self) -> bool {
         matches!(self.error.problem, IcmpProblem::Prohibited | IcmpProblem::PortUnreachable)
     }
@@ -52,9 +53,11 @@ pub(crate) struct Failed {
     class: Class,
     confidence: Confidence,
     candidates: Vec<Cause>,
-    /// Whose packet shows it: the packet stands in the place of a reset.
+    /// The side whose packet shows the failure. In the finding this packet stands in the place of the reset.
     pub(crate) by: Dir,
+    /// The frame of that packet, counted from the connection's first one.
     frame: u32,
+    /// Nanoseconds from the connection's first packet to that one.
     since: u64,
     lost: Option<u64>,
     unread: Option<u64>,
@@ -119,7 +122,7 @@ impl FailureLook<'_> {
             .or_else(|| self.unacknowledged())
     }
 
-    /// The finding of it.
+    /// The finding about a failure.
     pub(crate) fn finding(&self, mut failed: Failed, name: Option<AskedName<&str>>) -> Finding {
         let connection = self.connection;
         let [from, to] = [connection.key.end(failed.by), connection.key.end(1 - failed.by)];

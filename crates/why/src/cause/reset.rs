@@ -1,5 +1,6 @@
-//! From a reset and its connection to a cause: the order of the rules. The rules themselves are apart by what is judged, as the
-//! classes are: resets of another sender, before any data, in answer to a packet (passive), of the sender's own accord (active).
+//! From a reset and its connection to a cause: the order of the rules. The rules themselves are in four files: resets of another
+//! sender (`foreign`), before any data (`before_data`), in answer to a packet (`passive`), of the sender's own accord (`active`).
+//! A "bare" reset has no ACK flag.
 //!
 //! The rules follow Linux (`tcp_v4_send_reset`, `tcp_send_active_reset`, `tcp_close`), and note where other systems
 //! differ. A rule names a cause only where packets show it. Where two causes look alike on the wire, both are listed
@@ -51,7 +52,7 @@ pub(crate) fn decide(facts: &Facts<'_>, listener: &ListenerHistory) -> Diagnosis
     }
     let class =
         if matches!(cause, Forged) && !matches!(class, Class::AnswerToSyn) { Class::Foreign } else { class };
-    // The commoner first, after the one that is named.
+    // After the cause that is named, the commoner candidates first.
     let named = usize::from(cause != Unknown);
     if let Some(others) = candidates.get_mut(named..) {
         others.sort_by_key(|other| std::cmp::Reverse(priors::seen(*other, class)));
@@ -208,6 +209,7 @@ impl Judge<'_> {
             return None;
         }
         let together = self.listener.ended_together(time);
+        // 50 ms: one process's connections do not all end in the same instant, and a refusal may come among them.
         let refused = self.listener.refused.filter(|refused| {
             refused.time.saturating_add(50_000_000) >= time
                 && refused.time.saturating_sub(time) <= REFUSED_WITHIN
@@ -256,7 +258,7 @@ impl Judge<'_> {
         if matches!(cause, ProcessGone | KeepaliveTimeout) || !s.seen() || !r.seen() {
             return false;
         }
-        // Whatever answers a goodbye, nobody has to read it.
+        // After a goodbye line (such as `QUIT`), nobody has to read the answer.
         if f.delivered(s, r) && s.app.farewell() == Some(Farewell::Line) {
             return true;
         }

@@ -82,7 +82,7 @@ impl Facts<'_> {
         from.payload_after(self.acknowledged_by(to, from)) == 0
     }
 
-    /// What a side has acknowledged beyond `at`, its last acknowledgement.
+    /// What `receiver` has acknowledged selectively beyond `at`; nothing if `at` is not its last acknowledgement.
     pub(crate) fn sacked_by(&self, receiver: &Side, at: u32) -> Sacked {
         if receiver.ack() == Some(at) { receiver.sacked() } else { Sacked::default() }
     }
@@ -102,7 +102,7 @@ impl Facts<'_> {
         }
     }
 
-    /// The farewell in which all lies that this side sent and the other has not taken, if that is so.
+    /// The farewell of `from`, if everything that `to` has not taken is part of it.
     pub(crate) fn only_farewell_left(&self, from: &Side, to: &Side) -> Option<Farewell> {
         let taken = match to.fin() {
             // What the FIN does not acknowledge came too late, whatever was acknowledged afterwards.
@@ -151,7 +151,7 @@ impl Facts<'_> {
                 Losses::default()
             };
         }
-        // What the capture shows at the client's place has arrived there: an answer of the server's does not undo it.
+        // If the capture was taken at the client, everything it shows of the server has arrived there, acknowledged or not.
         let arrived = self.sender_is_client() == Some(false) && self.sender.run.is_none();
         let at = if arrived && self.is_at(client, server) {
             server.next

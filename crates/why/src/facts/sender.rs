@@ -9,9 +9,9 @@ use crate::finding::Evidence;
 use crate::record::Record;
 use crate::side::Marks;
 
-/// Keepalive probes in a row that make a beat: the packets kept hold four with their answers.
+/// How many keepalive probes in a row must have been answered. The eight packets kept hold four with their answers.
 const BEATS: usize = 3;
-/// Numbers of further resets beyond this belong to another connection.
+/// A further reset with a number this far ahead of the first belongs to another connection.
 const PLAUSIBLE: u32 = 1 << 20;
 /// A round trip shorter than this says nothing: the capture is beside the sender. Nanoseconds.
 const FAR: u64 = 2_000_000;
@@ -64,7 +64,7 @@ impl Facts<'_> {
             .then_some(Claim::WindowInAnswer { window })
     }
 
-    /// The reset acknowledges the other side's last bytes sooner than its sender has ever answered.
+    /// The reset acknowledges the other side's last bytes in less than half the time of its sender's quickest answer.
     fn acknowledges_too_soon(&self) -> Option<Claim> {
         let (s, reset) = (self.sender, self.reset);
         let bytes = |record: &&Record| {
@@ -81,7 +81,7 @@ impl Facts<'_> {
         )
     }
 
-    /// The checksum is wrong, while that of the sender's SYN is right: no card was left to compute it.
+    /// The checksum is wrong, while that of the sender's SYN is right: checksum offload does not explain it.
     fn wrong_checksum(&self) -> Option<Claim> {
         let wrong = self.reset.right_checksum == Some(false);
         (wrong && self.sender.marks.has(Marks::RIGHT_CHECKSUM)).then_some(Claim::WrongChecksum)

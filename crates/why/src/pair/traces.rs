@@ -13,11 +13,13 @@ use crate::key::FlowKey;
 
 /// Connections compared.
 const MAX_FLOWS: usize = 4_096;
-/// Packets kept over all connections and captures, about 7 MB.
+/// Packets kept over all connections and captures, about 7 MB. Exceeded if there are so many connections and captures that
+/// the least number of each ([`KEPT`]) is more.
 const MAX_SEEN: usize = 130_000;
-/// Packets kept of each connection and capture, half of them the first and half the latest: at least, and at most.
+/// Packets kept of each connection and capture, half of them the first and half the latest: at least the first number; at
+/// most the second number of either half.
 const KEPT: (usize, usize) = (24, 512);
-/// The interfaces of a capture that are compared.
+/// How many interfaces of a capture are compared, those with the lowest numbers.
 const MAX_INTERFACES: u32 = 64;
 
 /// A packet of a connection.
@@ -61,6 +63,7 @@ impl FirstBytes {
 }
 
 impl Seen {
+    /// Whether both are the same packet. `swapped`: the other capture numbers the sides the other way round.
     pub(super) fn same(&self, other: &Self, swapped: bool) -> bool {
         (self.dir == other.dir) != swapped
             && (self.seq, self.ack, self.len, self.flags) == (other.seq, other.ack, other.len, other.flags)
@@ -75,11 +78,13 @@ impl Seen {
     }
 }
 
+/// The packets of one connection in one capture: the first ones and the latest.
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     head: Vec<Seen>,
     tail: VecDeque<Seen>,
     pub(super) isns: [Option<u32>; 2],
+    /// Whether packets between the two were not kept.
     pub(super) dropped: bool,
 }
 
@@ -113,7 +118,7 @@ impl Trace {
     }
 }
 
-/// A connection of one network. The keys are those of interface 0.
+/// A connection of one network. The interface in the key is always 0, so that keys of all captures can be compared.
 pub(super) type TraceKey = (FlowKey, Wrapping);
 
 /// The connections of interest, as seen on one interface of one capture.
@@ -125,6 +130,7 @@ pub(super) struct Traces {
     pub(super) flows: HashMap<TraceKey, Trace>,
     by_isns: HashMap<(u32, u32), Vec<TraceKey>>,
     by_ends: HashMap<FlowKey, Vec<TraceKey>>,
+    /// The times of the earliest and the latest packet, TCP or not, in nanoseconds.
     pub(super) first: u64,
     pub(super) last: u64,
 }

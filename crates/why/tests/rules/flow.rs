@@ -275,7 +275,8 @@ impl Flow {
         self.ack(who).with(|packet| packet.seq = packet.seq.wrapping_sub(1))
     }
 
-    /// The last packet, an acknowledgement, is of `bytes` fewer, and has these blocks, counted from its own number.
+    /// Lets the last packet, an acknowledgement, acknowledge `bytes` less, and gives it these SACK blocks, counted from its
+    /// acknowledgement number.
     pub(crate) fn sacks(self, bytes: u32, blocks: &[(u32, u32)]) -> Self {
         self.with(|packet| {
             packet.ack -= bytes;
@@ -339,7 +340,6 @@ impl Flow {
         self
     }
 
-    /// Adds the packets of another connection, each at its own time.
     /// Only the packets before the one at `at`.
     pub(crate) fn before(mut self, at: usize) -> Self {
         self.packets.truncate(at);
@@ -352,13 +352,14 @@ impl Flow {
         self
     }
 
+    /// Adds the packets of another connection, each at its own time.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.packets.extend(other.packets);
         self.packets.sort_by_key(|packet| packet.time);
         self
     }
 
-    /// The packets of others among its own.
+    /// Adds the packets of several other connections, each at its own time.
     pub(crate) fn with_others(mut self, others: impl Iterator<Item = Self>) -> Self {
         self.packets.extend(others.flat_map(|other| other.packets));
         self.packets.sort_by_key(|packet| packet.time);

@@ -100,7 +100,7 @@ fn a_stranger_with_the_same_ends_in_the_next_file_is_another_connection() {
 
 #[test]
 fn files_of_the_same_time_are_no_series() {
-    // More than a second in common.
+    // The files overlap by more than a second.
     let slow =
         late().with_all(|packet| packet.time = packet.time.wrapping_add(packet.time % 1_000_000_000 * 200));
     let (_, files) = of_folder(&[("cap-1.pcap", &slow), ("cap-2.pcap", &slow.clone().from(3))]);

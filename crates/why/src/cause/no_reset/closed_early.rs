@@ -17,7 +17,8 @@ enum Unsaid {
     Request(Claim),
     /// The response to a whole request.
     Response,
-    /// The response to a request that crossed the FIN of a connection at rest.
+    /// The response to a request that crossed the FIN of an idle connection. `late`: bytes of the request. `first`: nothing
+    /// was answered before.
     Crossed { late: u32, first: bool },
 }
 
@@ -27,7 +28,7 @@ impl FailureLook<'_> {
         let client = self.connection.client()?;
         let (asking, serving) = (&self.connection.sides[client], &self.connection.sides[1 - client]);
         let fin = serving.fin()?;
-        // Numbers that do not fit each other: bytes are missing here, or a box has changed them.
+        // Sequence numbers that contradict each other: the capture lacks bytes, or a box has changed the numbers.
         let beyond = asking.ack().map_or(0, |ack| ack.wrapping_sub(fin.seq.wrapping_add(1)));
         if serving.next != fin.seq.wrapping_add(1) || beyond != 0 && beyond < 1 << 31 {
             return None;
@@ -36,7 +37,7 @@ impl FailureLook<'_> {
         let mut failed = Failed::of_fin(Class::ClosedEarly, 1 - client, fin);
         let frame = Some(self.frame(fin.frame));
         let first = asking.fin().filter(|own| own.frame < fin.frame);
-        // A client that closes first has taken the head for whole: some read lines that others do not.
+        // A client that closes first has taken the head for whole: some clients accept line ends that are not accepted here.
         if matches!(unsaid, Unsaid::Rest(Claim::ClosedInHead)) && first.is_some() {
             return None;
         }
@@ -44,7 +45,7 @@ impl FailureLook<'_> {
         if let Some(own) = first.filter(|_| !left) {
             failed.say(Some(self.frame(own.frame)), Claim::ClientClosedFirst);
         }
-        // The numbers of a connection that was seen from its beginning leave no other reading.
+        // If the connection was seen from its beginning, its sequence numbers leave no other explanation.
         let mut certain = asking.syn() && serving.syn() && first.is_none();
         let cause = match unsaid {
             Unsaid::Rest(claim) => {
@@ -86,7 +87,8 @@ impl FailureLook<'_> {
         Some(failed)
     }
 
-    /// How long the connection had rested when the server closed it.
+    /// Says how long the connection had been idle when the server closed it, if that was a second or more and the capture
+    /// lacks no data in between.
     fn rested(&self, failed: &mut Failed, client: Dir, fin: Fin) {
         let earlier = |record: &&crate::record::Record| {
             record.len > 1
@@ -112,12 +114,12 @@ impl FailureLook<'_> {
     }
 }
 
-/// The number up to which the server had taken what the client sent, when it sent its FIN.
+/// The sequence number up to which the server's FIN acknowledges the client's bytes.
 fn taken_by(client: &Side, fin: Fin) -> u32 {
     client.next.wrapping_sub(u32::from(client.has_fin())).wrapping_sub(fin.late)
 }
 
-/// What the server's FIN left unsaid, if it did.
+/// What the server's FIN left unsaid, if anything.
 fn unsaid(client: &Side, server: &Side, fin: Fin) -> Option<Unsaid> {
     match server.app.protocol {
         Protocol::Tls { .. } => {

@@ -10,13 +10,14 @@ use crate::{Cause, Claim, Class};
 
 use Cause::{BlackHole, RetransmissionTimeout, Unreachable, WindowStuck};
 
-/// So often was a segment sent again.
+/// The least number of retransmissions of one segment.
 const AGAIN: usize = 3;
-/// So long did a window stay closed, in nanoseconds: a reader that pauses opens it sooner.
+/// The least time for which a window stayed closed, in nanoseconds: a reader that only pauses opens it sooner.
 const CLOSED_FOR: u64 = 10_000_000_000;
-/// So many probes asked for a window.
+/// The least number of window probes in that time.
 const PROBES: usize = 3;
-/// Bytes of payload of a segment that a path of the smallest MTU of IPv6 (1,280) may not pass. Smaller ones pass everywhere.
+/// The least payload of a segment that may be too long for its path, in bytes. Shorter segments fit the smallest MTU of
+/// IPv6 (1,280 bytes), tunnel headers included.
 const FULL: u32 = 1_000;
 
 impl FailureLook<'_> {
@@ -85,7 +86,7 @@ impl FailureLook<'_> {
         }
         let too_big = matches!(self.icmp.map(|icmp| icmp.error.problem), Some(IcmpProblem::TooBig { .. }));
         let none_so_long = u32::from(side.longest_taken.max(peer.sacked().longest)) < bytes;
-        // What lies beyond the lost segment was sent after it. Of a partial report nothing is said.
+        // Bytes that the peer reports beyond the lost segment arrived, and were sent after it. A partial report is not used.
         let short_taken = peer.sacked().bytes.min(if peer.sacked().is_partial { 0 } else { u32::MAX });
         if bytes >= FULL && none_so_long && (too_big || short_taken > 0) {
             failed.say(None, Claim::NoneSoLongTaken { bytes });

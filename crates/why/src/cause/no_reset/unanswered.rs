@@ -8,9 +8,9 @@ use crate::{Cause, Claim, Class};
 
 use Cause::{AcceptQueueOverflow, FirewallReject, NoAnswer, Unreachable};
 
-/// So many SYNs were sent for one connection before it counts: a scanner sends one or two.
+/// A connection counts as unanswered from this many SYNs on: a scanner sends one or two.
 const SYNS: usize = 3;
-/// So many connections of one listener were refused right after the handshake: its accept queue is full.
+/// If a listener refused this many connections right after the handshake, its accept queue was full.
 const TURNED_AWAY: u32 = 3;
 
 impl FailureLook<'_> {
@@ -50,7 +50,7 @@ impl FailureLook<'_> {
         Some(failed)
     }
 
-    /// Linux drops a SYN while the accept queue of its listener is full: whether other connections show that.
+    /// Names the candidates by what other connections of the listener show: Linux drops a SYN while the accept queue is full.
     fn silent_listener(&self, failed: &mut Failed) {
         let listener = self.listener;
         let accepted = listener.accepted.is_some_and(|accepted| accepted < self.time(failed.since));
@@ -73,7 +73,7 @@ impl FailureLook<'_> {
         }
     }
 
-    /// SYN-ACKs again after the client's answer, and none of its data was acknowledged.
+    /// The server repeated its SYN-ACK after the client's answer, and acknowledged none of the client's data.
     pub(super) fn not_accepted(&self) -> Option<Failed> {
         let opener = self.connection.opener()?;
         let [client, server] = [&self.connection.sides[opener], &self.connection.sides[1 - opener]];

@@ -44,7 +44,7 @@ impl Judge<'_> {
         (RetransmissionTimeout, Likely, vec![RetransmissionTimeout, Aborted])
     }
 
-    /// A reset that no packet triggered, sent by the server.
+    /// A reset that no packet triggered. Those of the client go on in [`Judge::active_client`].
     pub(super) fn active(&mut self) -> Opinion {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
@@ -116,7 +116,8 @@ impl Judge<'_> {
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
         }
         if answered || f.exchange_complete() {
-            // Every word was answered, so nothing was left to be read: Windows services end so in place of a FIN.
+            // Every request was answered, so nothing was left to be read: Windows services end connections like this, without
+            // a FIN.
             return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, Forged]);
         }
         (Unknown, Possible, vec![Aborted, ClosedWithUnreadData, ProcessGone, Forged])
@@ -142,7 +143,7 @@ impl Judge<'_> {
         if undelivered > 0 && !sacked.is_partial {
             self.say(f.reset.at.frame, Claim::Undelivered(undelivered));
         } else if undelivered > 0 {
-            // How much is not known.
+            // How much is not known: the selective acknowledgements may be incomplete.
         } else if arrived.is_some() {
             // The client did not wait for the rest.
         } else if f.client_left_content() || !f.http_open() && s.app.farewell().is_some() {

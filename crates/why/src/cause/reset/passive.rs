@@ -69,7 +69,7 @@ impl Judge<'_> {
         }
         if f.sender_is_client() == Some(true) {
             self.ask(NextEvidence::Host(Host::ClientProcess));
-            // That it had not the whole answer is certain where the answer says how long it is.
+            // That the client lacked a part of the response is certain only if the response says how long it is.
             let short = f.response_is_short();
             let confidence = if shown && short && f.whole() { Certain } else { Likely };
             return (ClientGaveUp, confidence, vec![ClientGaveUp, DataAfterClose]);
