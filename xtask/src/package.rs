@@ -75,7 +75,10 @@ fn patch(folder: &Path, published: &[&&Package]) -> anyhow::Result<()> {
         |package: &&&Package| format!("{} = {{ path = {:?} }}\n", package.name, unpacked(folder, package));
     fs::create_dir_all(folder.join(".cargo"))?;
     let entries: String = published.iter().map(entry).collect();
-    Ok(fs::write(folder.join(".cargo/config.toml"), format!("[patch.crates-io]\n{entries}"))?)
+    // As in the workspace's manifest, or the compiled dependencies could not be shared.
+    let profile = "[profile.dev.package.\"*\"]\ndebug = false\n";
+    let config = format!("{profile}\n[patch.crates-io]\n{entries}");
+    Ok(fs::write(folder.join(".cargo/config.toml"), config)?)
 }
 
 /// Shares the workspace's compiled dependencies. They are reused only if the profile is the same, hence the debug setting.

@@ -228,7 +228,8 @@ fn worst(prober: &Prober, check: Check, body: usize, variants: &[&Variant<'_>]) 
             );
         }
     }
-    let trials = findings.len() as u32;
+    // What the budget left out was not asked.
+    let trials = findings.iter().filter(|finding| finding.left_out.is_none()).count() as u32;
     // Among equal answers the one with the most missing bytes is reported.
     let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.answer, missing(finding))).cloned()
     else {

@@ -90,15 +90,26 @@ impl RecentResets {
         }
         self.sent.insert(ends, SentReset { time_ns, opinion, process, namespace: None, echoes: 0 });
         self.order.push_back((time_ns, ends));
-        while self.order.len() > MAX {
+        // One more was added: two looks make room for it, and for one that was kept for its echoes before.
+        for _ in 0..2 {
+            if self.order.len() <= MAX {
+                break;
+            }
             let Some((time_ns, ends)) = self.order.pop_front() else { break };
-            self.forget(time_ns, ends);
+            if !self.forget(time_ns, ends) {
+                self.order.push_back((time_ns, ends));
+            }
         }
     }
 
-    /// Forgets a reset, unless a later one of the same connection has taken its place, or it has echoes to report.
-    fn forget(&mut self, time_ns: u64, ends: Endpoints) {
-        if self.sent.get(&ends).is_some_and(|sent| sent.time_ns == time_ns && sent.echoes == 0) {
+    /// Forgets a reset, unless a later one of the same connection has taken its place. False if it has echoes to report, and
+    /// is still remembered.
+    fn forget(&mut self, time_ns: u64, ends: Endpoints) -> bool {
+        let Some(sent) = self.sent.get(&ends) else { return true };
+        if sent.time_ns == time_ns {
+            if sent.echoes > 0 {
+                return false;
+            }
             self.sent.remove(&ends);
             if self.by_remote.get(&ends.1) == Some(&ends) {
                 self.by_remote.remove(&ends.1);
@@ -107,6 +118,7 @@ impl RecentResets {
                 self.by_port.remove(&ends.0.port());
             }
         }
+        true
     }
 
     /// Corrects the cause of a reset and notes its namespace, once more is known of it.
@@ -254,6 +266,25 @@ mod tests {
         let echoes = recent.echoes();
         assert_eq!((echoes.len(), echoes[0].count, echoes[0].opinion.0), (1, 2, Cause::ClosedWithUnreadData));
         assert!(recent.echoes().is_empty());
+    }
+
+    #[test]
+    fn a_reset_with_echoes_to_report_is_forgotten_once_they_are_reported() {
+        let ends = (at("10.0.0.1:80"), at("10.0.0.2:4000"));
+        let mut recent = recent("10.0.0.1:80", "10.0.0.2:4000");
+        recent.echo(&ends);
+        let others = |recent: &mut RecentResets, number: usize| {
+            for address in 0..number as u32 {
+                let local = SocketAddr::from((std::net::Ipv4Addr::from(0x0b00_0000 + address), 80));
+                recent.sent(SECOND, (local, ends.1), opinion(Cause::DataAfterClose), None);
+            }
+        };
+        others(&mut recent, 2 * MAX);
+        assert_eq!((recent.sent.len(), recent.order.len()), (MAX, MAX));
+        assert_eq!(recent.echoes().len(), 1, "still remembered");
+        others(&mut recent, 2 * MAX);
+        assert_eq!((recent.sent.len(), recent.order.len()), (MAX, MAX));
+        assert!(!recent.sent.contains_key(&ends));
     }
 
     #[test]

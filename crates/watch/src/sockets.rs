@@ -149,9 +149,13 @@ impl Sockets {
         self.owners.get(&inode).cloned().flatten()
     }
 
-    /// Remembers a warning. Returns false if the same one is still remembered, or [`MAX`] others are.
+    /// Remembers a warning. Returns false if the same one is still remembered. With [`MAX`] of them all are forgotten: it is
+    /// better to warn twice than not at all.
     fn note_warning(&mut self, subject: Subject, now: Instant) -> bool {
-        self.warned.len() < MAX && self.warned.insert(subject, now).is_none()
+        if self.warned.len() >= MAX {
+            self.warned.clear();
+        }
+        self.warned.insert(subject, now).is_none()
     }
 
     fn find_owners<'a>(&mut self, sockets: impl Iterator<Item = &'a TcpSocket>, processes: &mut Processes) {

@@ -117,8 +117,8 @@ impl World {
                 if taken { Count::Handed } else { Count::Refused }
             }
         };
-        let saved = matches!(reason, Count::Handed | Count::Refused) && unread > 0;
-        if saved || reason == Count::Drained {
+        let had_unread = matches!(reason, Count::Handed | Count::Refused) && unread > 0;
+        if had_unread || reason == Count::Drained {
             self.count(cookie, Count::Unread);
         }
         self.note_end(cookie);

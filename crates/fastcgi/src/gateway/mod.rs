@@ -30,7 +30,8 @@ pub struct Config {
     /// twice. Set this if the application is this crate's responder. libfcgi leaves an unread body on the connection, and the
     /// next request fails on it; uWSGI closes kept connections. With these two, requests would fail now and then.
     pub reuses_after_bodies: bool,
-    /// Most idle connections kept; each holds a thread or a process of most applications.
+    /// Most idle connections kept; each holds a thread or a process of most applications. Where there is one more, the one
+    /// that was idle longest is closed.
     pub idle_connections: usize,
     /// How long an idle connection is kept. It should be shorter than the application's own patience.
     pub idle_timeout: Duration,

@@ -217,7 +217,10 @@ impl Application {
 
     fn put(&self, wire: ApplicationStream) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < self.config.idle_connections {
+        if idle.len() >= self.config.idle_connections && !idle.is_empty() {
+            idle.remove(0);
+        }
+        if self.config.idle_connections > 0 {
             idle.push((wire, Instant::now()));
         }
     }
