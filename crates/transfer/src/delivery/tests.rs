@@ -3,6 +3,7 @@
 use super::*;
 use crate::message::{Durability, Time};
 use std::cell::Cell;
+use std::sync::Arc;
 
 fn receipt(size: u64) -> Receipt {
     Receipt {
