@@ -134,7 +134,7 @@ impl Client {
             sent: None,
             options: common(options),
             exact_modes: options.chmod.is_some(),
-            anew: options.again,
+            anew: options.anew,
         };
         let mut outgoing = Outgoing::new(source);
         let mut heard_all = true;
