@@ -139,9 +139,7 @@ fn a_delivery_is_known_by_its_content() {
 #[test]
 fn an_outcome_that_nobody_has_heard_is_known_by_its_content() {
     let record = encode(&[9; 16], &DeliveryRecord::Unheard(receipt(5), [7; 32]));
-    let Some((_, DeliveryRecord::Unheard(read, content), [])) = next(&record) else {
-        panic!("{record:?}")
-    };
+    let Some((_, DeliveryRecord::Unheard(read, content), [])) = next(&record) else { panic!("{record:?}") };
     assert_eq!((read, content), (receipt(5), [7; 32]));
     // With the bytes of another kind of record, or cut within the content, it is none.
     assert!(decode(4, &Message::Receipt(receipt(5)).encode()).is_none());
