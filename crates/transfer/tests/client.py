@@ -92,7 +92,7 @@ def chaining_value(block, number):
 
 # Frames.
 OPEN, MESSAGE, DATA, FINISH, CANCEL, CREDIT, PING, PONG, BYE, WORK = range(1, 11)
-PREFACE = b"LNGRTX\x02\x01"
+PREFACE = b"LNGRTX\x03\x01"
 
 
 def parity(data):
@@ -200,7 +200,7 @@ class Session:
         self.input = b""
         self.send_raw(PREFACE)
         peer = self.exactly(8)
-        assert peer[:6] == PREFACE[:6] and peer[7] <= 2 <= peer[6], peer
+        assert peer[:6] == PREFACE[:6] and peer[7] <= 3 <= peer[6], peer
         self.credit = 2 << 20
 
     def send_raw(self, data):
@@ -256,6 +256,15 @@ class Session:
     def finish(self):
         while self.frame()[0] != FINISH:
             pass
+
+    def goodbye(self, told):
+        """Says goodbye, and waits until the server has answered it."""
+        self.send(BYE, 0, b"\0\0" + told)
+        while True:
+            kind, _, payload = self.frame()
+            if kind == BYE:
+                assert payload[:2] == b"\0\0", payload
+                return
 
 
 def content_hash(content):
@@ -314,7 +323,7 @@ def put(session, content, name, transfer, again=0, sent=None, leave=False):
             assert counts == account.counts, counts
             assert reader.hash() == account.digest(), "another account"
             session.finish()
-            session.send(BYE, 0, b"\0\0" + b"all receipts are here")
+            session.goodbye(b"all receipts are here")
             return memory, present
 
 
@@ -614,7 +623,7 @@ def main(arguments):
         session.send(OPEN, 1, b"\4" + bytes.fromhex(rest[0]))
         tag, _ = session.message()
         session.finish()
-        session.send(BYE, 0, b"\0\0")
+        session.goodbye(b"")
         return 0 if tag == 12 else tag
     else:
         content, transfer = open(rest[0], "rb").read(), os.urandom(16)

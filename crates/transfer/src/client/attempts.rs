@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::Client;
 use super::connect::is_stranger;
 use super::patience::{Goodbyes, Patience};
-use crate::driver::Session;
+use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::host;
 use crate::machine::Role;
@@ -40,6 +40,44 @@ impl Client {
     /// Whether the other side may hear a goodbye that is said again, after it was lost with this error.
     fn may_hear(error: Option<&Error>) -> bool {
         error.is_none_or(|error| error.is_temporary() && !matches!(error, Error::Unreachable { .. }))
+    }
+
+    /// Ends a session whose receipts are all here. Returns whether the server knows that they are.
+    ///
+    /// That the server's machine has acknowledged the goodbye does not say so: it may have been a box on the path (a proxy, a
+    /// tunnel) that acknowledged it and lost it then. So the server says goodbye in its turn. For one that speaks an earlier version
+    /// the end of the connection has to do.
+    pub(super) fn say_goodbye(&self, mut session: Session) -> bool {
+        let said = session.goodbye(0, "all receipts are here").is_ok();
+        let heard = (said && session.answers_goodbyes()).then(|| self.hears_answer(&mut session));
+        let outcome = session.close(&self.policy());
+        said && heard.unwrap_or_else(|| outcome.is_none_or(|outcome| !is_lost(outcome.ended)))
+    }
+
+    /// Waits for the server's goodbye, no longer than a close may take. A server that notes on a slow disk what it has heard says
+    /// meanwhile that it works.
+    fn hears_answer(&self, session: &mut Session) -> bool {
+        let policy = self.policy();
+        let began = host::now();
+        let mut heard = began;
+        loop {
+            match session.try_receive() {
+                Ok(Some(SessionEvent::Bye { code, .. })) => return code == 0,
+                Ok(Some(_)) => heard = host::now(),
+                Ok(None) => {
+                    let now = host::now();
+                    let left = policy.idle.saturating_sub(now.saturating_duration_since(heard));
+                    let left = left.min(policy.total.saturating_sub(now.saturating_duration_since(began)));
+                    if left.is_zero() || session.linger_for(left).is_err() {
+                        break;
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        // It may have come together with the end of the connection.
+        let mut words = std::iter::from_fn(|| session.last_words());
+        words.any(|word| matches!(word, SessionEvent::Bye { code: 0, .. }))
     }
 
     /// Runs sessions until one succeeds, or there is no progress for too long. With `repeats`, each session confirms again
@@ -68,19 +106,21 @@ impl Client {
                     observe(progress);
                 };
                 let result = once(&mut session, &mut watch);
-                let said = match &result {
-                    // All receipts are here. A goodbye that cannot be sent does not change that.
-                    Ok(Farewell::Due) => session.goodbye(0, "all receipts are here").is_ok(),
-                    Ok(Farewell::Said) => true,
-                    Err(error) => session.goodbye(error.code(Role::Initiator), &error.farewell()).is_ok(),
-                };
                 answered = session.is_greeted();
                 greeted |= answered;
-                let outcome = session.close(&self.policy());
-                result.map(|farewell| match farewell {
-                    Farewell::Said => true,
-                    Farewell::Due => said && outcome.is_none_or(|outcome| !is_lost(outcome.ended)),
-                })
+                match result {
+                    // All receipts are here. A goodbye that is not heard does not change that.
+                    Ok(Farewell::Due) => Ok(self.say_goodbye(session)),
+                    Ok(Farewell::Said) => {
+                        session.close(&self.policy());
+                        Ok(true)
+                    }
+                    Err(error) => {
+                        let _ = session.goodbye(error.code(Role::Initiator), &error.farewell());
+                        session.close(&self.policy());
+                        Err(error)
+                    }
+                }
             });
             let error = match result {
                 Ok(true) => return Ok(()),

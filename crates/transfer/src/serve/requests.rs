@@ -105,6 +105,10 @@ impl Server {
                         return Err(Error::goodbye(code, reason));
                     }
                     attends.iter().for_each(Attendance::heard);
+                    if session.answers_goodbyes() {
+                        // A client that is gone by now says its goodbye again, and hears then.
+                        let _ = session.goodbye(0, "");
+                    }
                     return Ok(());
                 }
                 SessionEvent::Finished { .. } | SessionEvent::Works(_) => {}

@@ -298,7 +298,7 @@ pub(super) fn after_asking(
 /// at all if it may have been done and nobody knows (`open`), and at most once otherwise.
 pub(super) fn after_printing_again(
     world: &SimulatedWorld,
-    ended: Option<&EndedClient>,
+    (first, ended): (Option<&EndedClient>, Option<&EndedClient>),
     before: usize,
     (open, anew): (bool, bool),
 ) -> Result<(), String> {
@@ -308,8 +308,10 @@ pub(super) fn after_printing_again(
     }
     let started = &state.commands[before..];
     let status = ended.map(EndedClient::status);
-    // What a server does not know any more, or what it has not heard, it doubts.
-    let may_doubt = state.fell || state.was_full || (before > 0 && state.happened > 0);
+    // What a server does not know any more, or what it has not heard, it doubts. But a client that has the receipt says so until
+    // it is heard: two cuts do not keep the server from knowing.
+    let has_heard = first.is_some_and(|first| first.status() == 0) && state.happened <= 2 && !state.gave_up;
+    let may_doubt = state.fell || state.was_full || (before > 0 && state.happened > 0 && !has_heard);
     let is_right = match (anew, started) {
         (false, []) => status == Some(3) && (open || may_doubt),
         (_, [command]) if anew || !open => status == Some(if command.outcome == Some(true) { 0 } else { 1 }),

@@ -120,7 +120,7 @@ impl Runner {
             if asks_first {
                 self.ask_of(schedule, world, first.as_ref(), commands)?;
             }
-            outcome.again = self.print_again(schedule, world)?;
+            outcome.again = self.print_again(schedule, world, first.as_ref())?;
             return if asks_first { Ok(()) } else { self.ask_of(schedule, world, first.as_ref(), commands) };
         }
         let second = self.client(schedule, world)?;
@@ -146,7 +146,12 @@ impl Runner {
     }
 
     /// Puts the same once more: by itself, and then with the user's word. Returns how many commands the first of them started.
-    fn print_again(&mut self, schedule: &Schedule, world: &Rc<SimulatedWorld>) -> Result<usize, String> {
+    fn print_again(
+        &mut self,
+        schedule: &Schedule,
+        world: &Rc<SimulatedWorld>,
+        first: Option<&EndedClient>,
+    ) -> Result<usize, String> {
         let mut started = 0;
         for anew in [false, true] {
             let (before, open) = {
@@ -155,7 +160,7 @@ impl Runner {
                 (state.commands.len(), state.is_open())
             };
             let ended = self.client_with(schedule, world, anew)?;
-            check::after_printing_again(world, ended.as_ref(), before, (open, anew))?;
+            check::after_printing_again(world, (first, ended.as_ref()), before, (open, anew))?;
             if !anew {
                 started = world.state.borrow().commands.len() - before;
             }
