@@ -167,7 +167,9 @@ impl Deliveries {
         // On disk before the command runs: a server that comes up again then knows that it may have run.
         let late = host::lacks(Rule::NoteBeforeCommand);
         if !late && let Err(error) = known.note(&id, &DeliveryRecord::Started(Some(content))) {
-            return Err(Fault::io(format!("cannot note the delivery, so nothing was run: {error}"), &error));
+            let told =
+                format!("cannot note the delivery in {}, so nothing was run: {error}", known.journal_name());
+            return Err(Fault::io(told, &error));
         }
         known.deliveries.insert(id, Delivery::Running(content));
         // From here on this transfer stands for the content, whatever becomes of it.

@@ -99,6 +99,11 @@ impl Journal {
         Ok((journal, memory, latest))
     }
 
+    /// The name of the file in its directory.
+    pub(super) fn name(&self) -> String {
+        self.name.to_string_lossy().into_owned()
+    }
+
     /// Whether somebody has removed the file, so that what is appended to it is lost.
     pub(super) fn is_removed(&self) -> io::Result<bool> {
         Ok(rustix::fs::fstat(&self.file)?.st_nlink == 0)
@@ -120,9 +125,14 @@ impl Journal {
         for (id, record) in history {
             bytes.extend(encode(id, record));
         }
-        disk::append(&file, &bytes)?;
-        disk::fsync(&file)?;
-        disk::renameat_with(&self.directory, &temporary, &self.directory, &self.name, flags)?;
+        let written = disk::append(&file, &bytes).and_then(|()| disk::fsync(&file)).and_then(|()| {
+            disk::renameat_with(&self.directory, &temporary, &self.directory, &self.name, flags)
+        });
+        if let Err(error) = written {
+            // A full disk needs the room.
+            let _ = disk::unlinkat(&self.directory, &temporary, AtFlags::empty());
+            return Err(error.into());
+        }
         disk::fsync(&self.directory)?;
         (self.file, self.length, self.torn) = (file, bytes.len() as u64, false);
         Ok(())

@@ -82,6 +82,11 @@ impl Remembered {
         journal.append(id, record)
     }
 
+    /// The name of the journal's file, for messages: its directory is nothing that a peer should learn.
+    pub(super) fn journal_name(&self) -> String {
+        self.journal.as_ref().map_or_else(String::new, Journal::name)
+    }
+
     /// All that a journal has to know, the oldest first.
     fn history(&self) -> History {
         let of = |id: &TransferId| {
@@ -101,7 +106,7 @@ impl Remembered {
     pub(super) fn conclude(&mut self, id: TransferId, record: DeliveryRecord) {
         if let Err(error) = self.note(&id, &record) {
             // After a restart somebody is asked once more than needed.
-            tracing::warn!(%error, "what became of a delivery cannot be noted");
+            tracing::warn!(%error, journal = %self.journal_name(), "what became of a delivery cannot be noted");
         }
         self.deliveries.insert(id, record.into());
     }
