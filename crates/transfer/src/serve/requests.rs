@@ -70,7 +70,9 @@ impl Server {
                     let world = World { root: &root, quota, claimant };
                     match operation {
                         Operation::Put(put) => {
-                            served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
+                            // Into the shared directory itself goes what its own name says, not a file named `.`.
+                            let path = base(&put.path, put.into, &put.name).unwrap_or(put.path.clone());
+                            served.request = format!("put {}", wanted(put.sink.as_deref(), &path));
                             served.came_back = put.again;
                             if put.sink.is_some() && !put.options.dry_run {
                                 attends.push(Attendance::new(&self.deliveries, put.id));
@@ -330,7 +332,7 @@ fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, Fault> {
         return Ok(path.clone());
     }
     if name.is_empty() {
-        let told = Reason::from("a pipe has no name of its own");
+        let told = Reason::from("what is sent has no name of its own: it is a pipe, or `/`");
         return Err(Fault(Refusal::Forbidden, told.with(Remedy::GiveName)));
     }
     path.child(name).map_err(|why| {
