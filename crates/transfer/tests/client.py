@@ -327,6 +327,25 @@ def put(session, content, name, transfer, again=0, sent=None, leave=False):
             return memory, present
 
 
+def print_twice(session, content, sink):
+    """Puts the same to a sink twice in one session, and never says that it has heard anything. Prints each answer."""
+    for stream in (1, 3):
+        whole, transfer = content_hash(content), os.urandom(16)
+        session.send(OPEN, stream, put_request(b"", 1, b"x", transfer, 0, None, sink))
+        session.send(MESSAGE, stream, entry(0, b"", 0o644, instant(1, 0), len(content), transfer))
+        session.send(DATA, stream, content)
+        session.send(MESSAGE, stream, b"\x07" + number(0) + number(len(content)) + option(whole))
+        session.send(MESSAGE, stream, b"\x0e" + number(1) + number(0))
+        session.send(FINISH, stream)
+        tag = None
+        while tag not in (15, 17):
+            kind, _, payload = session.frame()
+            reader = Reader(payload)
+            tag = reader.byte() if kind == MESSAGE else tag
+            if tag in (12, 17):
+                print("receipt" if tag == 12 else "error %d" % reader.byte(), flush=True)
+
+
 def get(session, name):
     """Fetches one file, verifies it, and returns its content."""
     session.send(OPEN, 1, get_request(name, [], 0))
@@ -619,6 +638,8 @@ def main(arguments):
     session = Session(host, int(port))
     if verb == "get":
         open(rest[1], "wb").write(get(session, rest[0].encode()))
+    elif verb == "print-twice":
+        print_twice(session, open(rest[0], "rb").read(), rest[1].encode())
     elif verb == "ask":
         session.send(OPEN, 1, b"\4" + bytes.fromhex(rest[0]))
         tag, _ = session.message()
