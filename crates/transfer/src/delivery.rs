@@ -82,9 +82,7 @@ impl Deliveries {
     }
 
     fn with(journal: Option<Journal>, memory: MemoryId, history: journal::History) -> Self {
-        let order = history.iter().map(|(id, _)| *id).collect();
-        let deliveries = history.into_iter().map(|(id, record)| (id, record.into())).collect();
-        let known = Mutex::new(Remembered { memory, deliveries, order, attended: Vec::new(), journal });
+        let known = Mutex::new(Remembered::new(journal, memory, history));
         Self { known, changed: Condvar::new(), most: MOST }
     }
 
@@ -94,7 +92,7 @@ impl Deliveries {
 
     /// The name of this memory: the same as long as nothing is forgotten.
     pub(crate) fn memory(&self) -> MemoryId {
-        self.lock().memory
+        self.lock().memory()
     }
 
     /// Begins a transfer, or continues a known one. `sent`: the name that this memory had when the client had sent all
@@ -104,7 +102,7 @@ impl Deliveries {
     /// Returns a refusal if nobody can know whether the command has run.
     pub(crate) fn begin(&self, id: TransferId, sent: Option<MemoryId>) -> Result<(), Fault> {
         let mut known = self.lock();
-        match known.deliveries.get(&id) {
+        match known.get(&id) {
             Some(Delivery::Unknown(_)) => {
                 return Err(may_have_been_done("this server ended while its command ran"));
             }
@@ -112,30 +110,26 @@ impl Deliveries {
             None => {}
         }
         // A memory that has forgotten nothing knows of every command that was started.
-        if sent.is_some_and(|memory| memory != known.memory) {
+        if sent.is_some_and(|memory| memory != known.memory()) {
             return Err(may_have_been_done("this server does not remember"));
         }
-        if known.order.len() >= self.most {
-            known.forget_one();
-        }
-        known.order.push_back(id);
-        known.deliveries.insert(id, Delivery::Arriving);
+        known.begin(id, self.most);
         Ok(())
     }
 
     /// Whether the transfer's command is running.
     pub(crate) fn is_running(&self, id: TransferId) -> bool {
-        matches!(self.lock().deliveries.get(&id), Some(Delivery::Running(_)))
+        matches!(self.lock().get(&id), Some(Delivery::Running(_)))
     }
 
     /// The result of its command, if it has ended.
     pub(crate) fn outcome(&self, id: TransferId) -> Option<Result<Receipt, Fault>> {
-        self.lock().deliveries.get(&id)?.outcome()
+        self.lock().get(&id)?.outcome()
     }
 
     /// What is known of a transfer.
     pub(crate) fn ask(&self, id: TransferId) -> AskedDelivery {
-        match self.lock().deliveries.get(&id) {
+        match self.lock().get(&id) {
             Some(Delivery::Ended(Ok(receipt)) | Delivery::Unheard(receipt, _)) => {
                 AskedDelivery::Delivered(receipt.clone())
             }
@@ -165,15 +159,11 @@ impl Deliveries {
             Turn::Over(outcome) => return outcome,
         };
         // On disk before the command runs: a server that comes up again then knows that it may have run.
-        let late = host::lacks(Rule::NoteBeforeCommand);
-        if !late && let Err(error) = known.note(&id, &DeliveryRecord::Started(Some(content))) {
+        if let Err(error) = known.start(id, content, !host::lacks(Rule::NoteBeforeCommand)) {
             let told =
                 format!("cannot note the delivery in {}, so nothing was run: {error}", known.journal_name());
             return Err(Fault::io(told, &error));
         }
-        known.deliveries.insert(id, Delivery::Running(content));
-        // From here on this transfer stands for the content, whatever becomes of it.
-        known.settle(&content);
         drop(known);
         let outcome = command();
         let record = match &outcome {
@@ -193,7 +183,7 @@ impl Deliveries {
         let mut known = self.lock();
         let mut has_waited = false;
         loop {
-            match known.deliveries.get(&id) {
+            match known.get(&id) {
                 Some(Delivery::Running(_)) => {
                     known = self.wait(known);
                     continue;
@@ -218,7 +208,7 @@ impl Deliveries {
                     continue;
                 }
             }
-            if has_waited && !known.attended.contains(&id) {
+            if has_waited && !known.is_attended(&id) {
                 // Nobody would expect it to be done any more.
                 return Err(Fault(Refusal::Busy, "its client has left, and nothing was run".into()));
             }
@@ -229,7 +219,7 @@ impl Deliveries {
     /// Notes that a client knows that its transfer was delivered, if it was.
     fn heard(&self, id: TransferId) {
         let mut known = self.lock();
-        if let Some(Delivery::Unheard(receipt, _)) = known.deliveries.get(&id) {
+        if let Some(Delivery::Unheard(receipt, _)) = known.get(&id) {
             let record = DeliveryRecord::Ended(Ok(receipt.clone()));
             known.conclude(id, record);
             drop(known);

@@ -16,7 +16,7 @@ pub(crate) struct Attendance {
 
 impl Attendance {
     pub(crate) fn new(deliveries: &Arc<Deliveries>, id: TransferId) -> Self {
-        deliveries.lock().attended.push(id);
+        deliveries.lock().attend(id);
         Self { deliveries: deliveries.clone(), id, waits: true }
     }
 
@@ -30,11 +30,7 @@ impl Attendance {
         if !std::mem::replace(&mut self.waits, false) {
             return;
         }
-        let mut known = self.deliveries.lock();
-        if let Some(at) = known.attended.iter().position(|id| *id == self.id) {
-            known.attended.swap_remove(at);
-        }
-        drop(known);
+        self.deliveries.lock().leave(&self.id);
         self.deliveries.changed.notify_all();
     }
 }

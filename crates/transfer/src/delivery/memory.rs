@@ -13,13 +13,13 @@ use crate::reason::{Reason, Remedy};
 #[derive(Debug)]
 pub(super) struct Remembered {
     /// Changes when something is forgotten that was started.
-    pub(super) memory: MemoryId,
-    pub(super) deliveries: HashMap<TransferId, Delivery>,
+    memory: MemoryId,
+    deliveries: HashMap<TransferId, Delivery>,
     /// In the order in which they began.
-    pub(super) order: VecDeque<TransferId>,
+    order: VecDeque<TransferId>,
     /// Transfers that sessions are there for, each as often as there are sessions.
-    pub(super) attended: Vec<TransferId>,
-    pub(super) journal: Option<Journal>,
+    attended: Vec<TransferId>,
+    journal: Option<Journal>,
 }
 
 /// What is known of one transfer.
@@ -71,7 +71,65 @@ pub(super) enum ContentStanding {
 }
 
 impl Remembered {
-    pub(super) fn note(&mut self, id: &TransferId, record: &DeliveryRecord) -> std::io::Result<()> {
+    /// What a journal held when it was opened, the oldest first.
+    pub(super) fn new(journal: Option<Journal>, memory: MemoryId, history: History) -> Self {
+        let order = history.iter().map(|(id, _)| *id).collect();
+        let deliveries = history.into_iter().map(|(id, record)| (id, record.into())).collect();
+        Self { memory, deliveries, order, attended: Vec::new(), journal }
+    }
+
+    /// The name of this memory.
+    pub(super) fn memory(&self) -> MemoryId {
+        self.memory
+    }
+
+    pub(super) fn get(&self, id: &TransferId) -> Option<&Delivery> {
+        self.deliveries.get(id)
+    }
+
+    /// Begins a transfer that is not known. If there are as many as may be, forgets one.
+    pub(super) fn begin(&mut self, id: TransferId, most: usize) {
+        if self.order.len() >= most {
+            self.forget_one();
+        }
+        self.order.push_back(id);
+        self.deliveries.insert(id, Delivery::Arriving);
+    }
+
+    /// A session is there for a transfer.
+    pub(super) fn attend(&mut self, id: TransferId) {
+        self.attended.push(id);
+    }
+
+    /// One of the sessions for a transfer is there no more.
+    pub(super) fn leave(&mut self, id: &TransferId) {
+        if let Some(at) = self.attended.iter().position(|one| one == id) {
+            self.attended.swap_remove(at);
+        }
+    }
+
+    /// Whether a session is there for a transfer.
+    pub(super) fn is_attended(&self, id: &TransferId) -> bool {
+        self.attended.contains(id)
+    }
+
+    /// Starts a transfer's command; with `notes`, once that is on disk. From here on this transfer stands for the content,
+    /// whatever becomes of it.
+    pub(super) fn start(&mut self, id: TransferId, content: Hash, notes: bool) -> std::io::Result<()> {
+        if notes {
+            self.note(&id, &DeliveryRecord::Started(Some(content)))?;
+        }
+        self.deliveries.insert(id, Delivery::Running(content));
+        self.settle(&content);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn journal(&mut self) -> Option<&mut Journal> {
+        self.journal.as_mut()
+    }
+
+    fn note(&mut self, id: &TransferId, record: &DeliveryRecord) -> std::io::Result<()> {
         let Some(journal) = &self.journal else { return Ok(()) };
         let lost = if journal.is_removed()? { Some(self.history()) } else { None };
         let Some(journal) = &mut self.journal else { return Ok(()) };
@@ -135,7 +193,7 @@ impl Remembered {
     }
 
     /// Nobody doubts any more whether a content is to be delivered. What is not known of those transfers stays unknown.
-    pub(super) fn settle(&mut self, content: &Hash) {
+    fn settle(&mut self, content: &Hash) {
         let settled = |(id, delivery): (&TransferId, &Delivery)| match delivery {
             Delivery::Unknown(Some(of)) if of == content => Some((*id, DeliveryRecord::Started(None))),
             Delivery::Unheard(receipt, of) if of == content => {
@@ -150,7 +208,7 @@ impl Remembered {
     }
 
     /// Forgets the oldest whose command does not run. The file forgets it when it is opened again.
-    pub(super) fn forget_one(&mut self) {
+    fn forget_one(&mut self) {
         let runs = |id: &TransferId| matches!(self.deliveries.get(id), Some(Delivery::Running(_)));
         let Some(oldest) = self.order.iter().position(|id| !runs(id)).and_then(|at| self.order.remove(at))
         else {
