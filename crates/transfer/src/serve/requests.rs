@@ -70,9 +70,7 @@ impl Server {
                     let world = World { root: &root, quota, claimant };
                     match operation {
                         Operation::Put(put) => {
-                            // Into the shared directory itself goes what its own name says, not a file named `.`.
-                            let path = base(&put.path, put.into, &put.name).unwrap_or(put.path.clone());
-                            served.request = format!("put {}", wanted(put.sink.as_deref(), &path));
+                            served.request = told(&put);
                             served.came_back = put.again;
                             if put.sink.is_some() && !put.options.dry_run {
                                 attends.push(Attendance::new(&self.deliveries, put.id));
@@ -314,6 +312,12 @@ fn item(name: &[u8], stat: &rustix::fs::Stat) -> Item {
     };
     let size = if kind == Kind::File { stat.st_size as u64 } else { 0 };
     Item { name: name.into(), kind, size, mode: stat.st_mode & 0o7777, mtime: mtime(stat) }
+}
+
+/// A put in words. Into the shared directory itself goes what its own name says, not a file named `.`.
+fn told(put: &Put) -> String {
+    let path = base(&put.path, put.into, &put.name).unwrap_or(put.path.clone());
+    format!("put {}", wanted(put.sink.as_deref(), &path))
 }
 
 fn wanted(port: Option<&str>, path: &RelPath) -> String {
