@@ -32,6 +32,9 @@ use memory::{ContentStanding, Delivery, Remembered, may_have_been_done, random};
 /// Transfers that are remembered. Each costs some 300 bytes.
 const MOST: usize = 16 << 10;
 
+/// Why nobody knows what became of a command: the process ended while it ran, or had no room on its disk to note how it ended.
+const NOT_NOTED: &str = "this server ended before it could note what its command had come to";
+
 /// The transfers to sinks that this server remembers.
 #[derive(Debug)]
 pub(crate) struct Deliveries {
@@ -104,7 +107,7 @@ impl Deliveries {
         let mut known = self.lock();
         match known.get(&id) {
             Some(Delivery::Unknown(_)) => {
-                return Err(may_have_been_done("this server ended while its command ran"));
+                return Err(may_have_been_done(NOT_NOTED));
             }
             Some(_) => return Ok(()),
             None => {}
@@ -189,7 +192,7 @@ impl Deliveries {
                     continue;
                 }
                 Some(Delivery::Unknown(_)) => {
-                    return Err(may_have_been_done("this server ended while its command ran"));
+                    return Err(may_have_been_done(NOT_NOTED));
                 }
                 Some(Delivery::Arriving) | None => {}
                 Some(ended) => {

@@ -175,7 +175,7 @@ impl Remembered {
         for (id, delivery) in &self.deliveries {
             match delivery {
                 Delivery::Unknown(Some(of)) if of == content => {
-                    let told = "this server ended while the command ran with the same content";
+                    let told = "this server ended before it could note what the command had come to with the same content";
                     return ContentStanding::Doubted(may_have_been_done(told));
                 }
                 Delivery::Unheard(_, of) if of == content && !self.attended.contains(id) => {

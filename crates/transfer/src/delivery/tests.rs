@@ -179,6 +179,7 @@ fn what_cannot_be_noted_is_not_run() {
     deliveries.begin(id(1), None).unwrap();
     let refused = deliveries.run(&order(1), || panic!("it is not run")).unwrap_err();
     assert_eq!(refused.0, Refusal::NoSpace);
+    assert!(refused.1.contains("in journal, so nothing was run"), "{refused:?}");
     assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Nothing));
 }
 

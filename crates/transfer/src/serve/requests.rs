@@ -128,7 +128,7 @@ impl Server {
             AskedDelivery::Failed(fault) => fault,
             AskedDelivery::Runs => Fault(Refusal::Busy, "its command is running".into()),
             AskedDelivery::Unknown => {
-                let told = "it may have been done: the server ended while its command ran";
+                let told = "it may have been done: the server ended before it could note what its command had come to";
                 Fault(Refusal::Command, Reason::from(told).with(Remedy::LookBeforeSending))
             }
             AskedDelivery::Nothing => {

@@ -12,6 +12,7 @@ use crate::hash::BLOCK;
 use crate::message::Refusal;
 use crate::path::WORK;
 use crate::progress::{ItemVerdict, Summary};
+use crate::reason::Remedy;
 use crate::serve::Served;
 
 /// The content of the file that is replaced.
@@ -281,9 +282,12 @@ pub(super) fn after_asking(
     let is_true = match answer {
         Ok(()) => outcome == Some(Some(true)) && status != Some(1),
         Err(Error::Refused(Refusal::NotFound, _)) => outcome.is_none() && status != Some(0),
-        // It failed, or nobody can know: it may even be that it was noted and then not started.
-        // What there was no room to note, a server that was started anew does not know: it doubts.
-        Err(Error::Refused(Refusal::Command, _)) => status != Some(0) || (state.was_full && state.fell),
+        // Nobody can know: it may even be that it was noted and then not started. A server doubts only what it was started anew
+        // after; what a client knows, only if there was no room to note it.
+        Err(Error::Refused(Refusal::Command, why)) if why.remedy() == Some(&Remedy::LookBeforeSending) => {
+            state.fell && (status != Some(0) || state.was_full)
+        }
+        Err(Error::Refused(Refusal::Command, _)) => outcome == Some(Some(false)) && status != Some(0),
         Err(_) => false,
     };
     if is_true {
