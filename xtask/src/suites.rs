@@ -67,7 +67,7 @@ impl Suite {
         let bare = self.results(&checkout, &["bare"])?;
         let lingering = self.results(&checkout, &[]);
         // Whatever comes of it, the checkout is left as its authors have it.
-        self.prepare(&checkout, &["bare"])?;
+        self.prepare(&checkout, &["clean"])?;
         let lingering = lingering?;
         println!("{}: bare {}; lingering {}", self.name, counted(&bare), counted(&lingering));
         let worse = worse(&bare, &lingering);
@@ -84,7 +84,7 @@ impl Suite {
         Ok(folder)
     }
 
-    /// Makes the checkout's tests run on lingering streams, or with `bare` on their own.
+    /// Makes the checkout's tests run on lingering streams; with `bare` on their own; with `clean` it leaves them as they are.
     fn prepare(&self, checkout: &Path, how: &[&str]) -> anyhow::Result<()> {
         let script = root().join("crates/linger/tests/suites.py");
         call(Command::new("python3").arg(script).arg(self.name).arg(checkout).args(how))

@@ -187,6 +187,28 @@ impl Accept for Either<TcpListener, UnixListener> {
     }
 }
 
+/// What a client gets over a unix socket that uploads before it reads.
+fn over_unix<F>(server: impl FnOnce(UnixListener) -> F) -> support::Got
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let server = tokio::spawn(server(UnixListener::bind(&path).unwrap()));
+        let client = move || {
+            use std::io::Write;
+            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            stream.write_all(HEAD.as_bytes()).unwrap();
+            stream.write_all(&[b'u'; 50_000]).unwrap();
+            support::Got::read(stream)
+        };
+        let got = tokio::task::spawn_blocking(client).await.unwrap();
+        server.abort();
+        got
+    })
+}
+
 #[test]
 fn tcp_or_unix_as_the_configuration_says() {
     sandboxed(|| {
@@ -197,21 +219,18 @@ fn tcp_or_unix_as_the_configuration_says() {
         let app = || Router::new().route("/", post(refuse)).into_make_service_with_connect_info::<String>();
         serves(|listener| async move { axum::serve(listen(Either::Tcp(listener), POLICY), app()).await });
 
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("socket");
-        tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let listener = Either::Unix(UnixListener::bind(&path).unwrap());
-            let server = tokio::spawn(async move { axum::serve(listen(listener, POLICY), app()).await });
-            let got = tokio::task::spawn_blocking(move || {
-                use std::io::Write;
-                let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
-                stream.write_all(HEAD.as_bytes()).unwrap();
-                stream.write_all(&[b'u'; 50_000]).unwrap();
-                support::Got::read(stream)
-            });
-            assert_eq!(got.await.unwrap().body().map(<[u8]>::len), Some(RESPONSE));
-            server.abort();
-        });
+        let got =
+            over_unix(
+                |listener| async move { axum::serve(listen(Either::Unix(listener), POLICY), app()).await },
+            );
+        assert_eq!(got.body().map(<[u8]>::len), Some(RESPONSE), "{:?}", got.error);
+        // The same client of a bare server meets a reset, as over TCP.
+        let bare = || {
+            let app = Router::new().route("/", post(async || vec![b'r'; RESPONSE]));
+            over_unix(|listener| async move { axum::serve(listener, app).await })
+        };
+        let failed = (0..20).map(|_| bare().error).find(Option::is_some).flatten();
+        assert_eq!(failed, Some(io::ErrorKind::ConnectionReset));
         let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.ended.total() == 2);
         assert_eq!(snapshot.undelivered, undelivered(2), "{snapshot:?}");
     });

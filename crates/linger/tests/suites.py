@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""suites.py hyper|axum|tokio-tungstenite|tonic CHECKOUT [bare]: makes the tests of a checkout of that project run on lingering
-streams, by another listener; with `bare` it only brings the checkout back. `cargo xtask suites` calls it, runs the tests both
-ways, and compares them. A test that fails on lingering streams and not on bare ones shows a fault of this crate. Nothing of theirs is kept here."""
+"""suites.py hyper|axum|tokio-tungstenite|tonic CHECKOUT [bare|clean]: makes the tests of a checkout of that project run on
+lingering streams, by another listener; with `bare` on its own, and with `clean` it only brings the checkout back. `cargo xtask
+suites` calls it, runs the tests both ways, and compares them. A test that fails on lingering streams and not on bare ones shows a fault of this crate. Nothing of theirs is kept here."""
 import pathlib, re, subprocess, sys
 
 name, checkout = sys.argv[1], pathlib.Path(sys.argv[2])
 linger = pathlib.Path(__file__).resolve().parent.parent
 subprocess.run(["git", "-C", checkout, "checkout", "--quiet", "."], check=True)
-if sys.argv[3:] == ["bare"]:
+if sys.argv[3:] == ["clean"]:
     sys.exit()
 
 def edit(path, *changes):
@@ -17,6 +17,12 @@ def edit(path, *changes):
         assert old in text, f"{path}: {old!r} is gone; this script wants an update"
         text = text.replace(old, new)
     path.write_text(text)
+
+if name == "tonic":
+    # rustls builds aws-lc by default, which takes longer than all else, and the tests ask for ring.
+    edit("tests/integration_tests/Cargo.toml", ('features = ["ring"]', 'default-features = false, features = ["ring", "std", "tls12"]'))
+if sys.argv[3:] == ["bare"]:
+    sys.exit()
 
 def needs(path, kind="dev-dependencies"):
     """The new dependency. Only `tokio`, so that there is no circle."""
@@ -98,8 +104,6 @@ elif name == "tokio-tungstenite":
         (checkout / path).write_text((checkout / path).read_text() + LISTENER)
 elif name == "tonic":
     needs("tonic/Cargo.toml", "dependencies")
-    # rustls builds aws-lc by default, which takes longer than all else, and the tests ask for ring.
-    edit("tests/integration_tests/Cargo.toml", ('features = ["ring"]', 'default-features = false, features = ["ring", "std", "tls12"]'))
     # Tests with a listener of tokio's own get tonic's, which lingers.
     for test in ["integration_tests/tests/load_shed", "integration_tests/tests/timeout", "web/tests/grpc", "web/tests/grpc_web", "default_stubs/tests/default"]:
         path = checkout / f"tests/{test}.rs"

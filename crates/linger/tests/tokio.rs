@@ -13,7 +13,7 @@ use linger::{Budget, Closer, Ended, Policy};
 use linger_sys::TELLS_ACKNOWLEDGED;
 use linger_testing::Counters;
 use linger_testing::sandboxed;
-use support::{Got, LONG, RESPONSE, no_resets, until};
+use support::{Got, LONG, RESPONSE, connect_small, no_resets, undelivered, until};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
@@ -194,6 +194,54 @@ fn a_close_whose_runtime_has_ended_lingers_and_tells() {
             whole(client);
         }
         no_resets(&before);
+    });
+}
+
+/// The runtime ends while a task watches the close, and the client, which sends something then, reads only after that. A task
+/// that drains by itself is the counter-example: its stream is closed with the runtime.
+#[test]
+fn a_runtime_that_ends_while_a_stream_lingers_leaves_it_to_the_closer() {
+    async fn drain(mut stream: TcpStream) {
+        stream.shutdown().await.unwrap();
+        while stream.read(&mut [0; 4096]).await.is_ok_and(|bytes| bytes > 0) {}
+    }
+    sandboxed(|| {
+        for is_lingering in [true, false] {
+            for runtime in runtimes() {
+                let before = Counters::read().unwrap();
+                let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+                let mut client = connect_small(listener.local_addr().unwrap());
+                client.set_read_timeout(Some(LONG)).unwrap();
+                client.write_all(b"request and more").unwrap();
+                runtime.block_on(async {
+                    let stream = answer(listener).await;
+                    let mut closing = if is_lingering {
+                        Lingering::new(stream, Policy::default()).close().map(drop).boxed()
+                    } else {
+                        drain(stream).boxed()
+                    };
+                    assert!(closing.as_mut().now_or_never().is_none());
+                    tokio::spawn(closing);
+                });
+                drop(runtime);
+                client.write_all(b"late").unwrap();
+                if is_lingering {
+                    let got = Got::read(client);
+                    assert_eq!((got.bytes.len(), got.error), (RESPONSE, None));
+                    no_resets(&before);
+                } else {
+                    let resets = || Counters::read().unwrap().since(&before).of("TCPAbortOnData");
+                    while resets() == 0 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    let got = Got::read(client);
+                    assert!(got.bytes.len() < RESPONSE, "{}", got.bytes.len());
+                    assert_eq!(got.error, Some(std::io::ErrorKind::ConnectionReset));
+                }
+            }
+        }
+        let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.ended.total() == 2);
+        assert_eq!((snapshot.ended.peer_closed, snapshot.undelivered), (2, undelivered(2)), "{snapshot:?}");
     });
 }
 

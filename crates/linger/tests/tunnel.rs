@@ -33,9 +33,6 @@ enum Server {
     Axum,
     /// [`linger::http::serve`].
     Serve,
-    /// A CONNECT proxy.
-    BareConnect,
-    Connect,
     BareHyper,
     Hyper,
     BareStream,
@@ -43,13 +40,32 @@ enum Server {
 }
 
 /// Each bare server with those that must be as good.
-const JUDGED: [(Server, Server); 5] = [
+const JUDGED: [(Server, Server); 4] = [
     (Server::BareAxum, Server::Axum),
     (Server::BareAxum, Server::Serve),
-    (Server::BareConnect, Server::Connect),
     (Server::BareHyper, Server::Hyper),
     (Server::BareStream, Server::Stream),
 ];
+
+/// How a client makes a tunnel of its connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// As a WebSocket does.
+    Upgrade,
+    /// As at a proxy.
+    Connect,
+    /// Without a word of HTTP.
+    Raw,
+}
+
+impl Server {
+    fn ways(self) -> &'static [Way] {
+        match self {
+            Self::BareStream | Self::Stream => &[Way::Raw],
+            _ => &[Way::Upgrade, Way::Connect],
+        }
+    }
+}
 
 /// Which side ends its direction first, and how much it has sent by then. The other side then sends the rest.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,10 +126,8 @@ async fn serve(server: Server, listener: TcpListener, upstream: SocketAddr, join
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let policy = Policy::default();
     match server {
-        Server::BareAxum | Server::BareConnect => {
-            axum::serve(listener, app(upstream, joined)).await.unwrap();
-        }
-        Server::Serve | Server::Connect => {
+        Server::BareAxum => axum::serve(listener, app(upstream, joined)).await.unwrap(),
+        Server::Serve => {
             linger::http::serve(listener, app(upstream, joined)).await.unwrap();
         }
         Server::Axum => {
@@ -142,11 +156,11 @@ async fn serve(server: Server, listener: TcpListener, upstream: SocketAddr, join
     }
 }
 
-fn connect(server: Server, address: SocketAddr) -> TcpStream {
+fn connect(way: Way, address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
-    if !matches!(server, Server::BareStream | Server::Stream) {
-        let (request, status) = if matches!(server, Server::BareConnect | Server::Connect) {
+    if way != Way::Raw {
+        let (request, status) = if way == Way::Connect {
             ("CONNECT t:1 HTTP/1.1\r\nhost: t:1\r\n\r\n", "200")
         } else {
             ("GET / HTTP/1.1\r\nhost: t\r\nconnection: upgrade\r\nupgrade: t\r\n\r\n", "101")
@@ -191,7 +205,7 @@ fn play(stream: TcpStream, is_first: bool, both: bool) -> End {
     End { wrote: write(&stream, MUCH), read }
 }
 
-fn tunnel(server: Server, first: First) -> Told {
+fn tunnel(server: Server, way: Way, first: First) -> Told {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let [listener, upstream] = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
     let (address, up) = (listener.local_addr().unwrap(), upstream.local_addr().unwrap());
@@ -203,7 +217,7 @@ fn tunnel(server: Server, first: First) -> Told {
         stream.set_read_timeout(Some(LONG)).unwrap();
         play(stream, first == First::Upstream, both)
     });
-    let client = play(connect(server, address), first == First::Client, both);
+    let client = play(connect(way, address), first == First::Client, both);
     let upstream = upstream.join().unwrap();
     let joined = is_joined.recv_timeout(LONG).unwrap();
     serving.abort();
@@ -226,9 +240,11 @@ fn a_half_close_of_either_side_leaves_the_other_direction() {
                 joined: Ok((to_upstream as u64, to_client as u64)),
             };
             for (bare, lingering) in JUDGED {
-                let (judge, told) = (tunnel(bare, first), tunnel(lingering, first));
-                assert_eq!(judge, right, "{bare:?}, {first:?}");
-                assert_eq!(told, judge, "{lingering:?} beside {bare:?}, {first:?}");
+                for &way in lingering.ways() {
+                    let (judge, told) = (tunnel(bare, way, first), tunnel(lingering, way, first));
+                    assert_eq!(judge, right, "{bare:?}, {way:?}, {first:?}");
+                    assert_eq!(told, judge, "{lingering:?} beside {bare:?}, {way:?}, {first:?}");
+                }
             }
         }
     });
@@ -258,7 +274,7 @@ fn the_close_of_an_upgraded_connection_begins_when_the_handler_drops_it() {
             let app = Router::new().route("/", any(upgrade));
             axum::serve(linger::axum::listen(listener, Policy::default()), app).await
         });
-        let stream = connect(Server::Axum, address);
+        let stream = connect(Way::Upgrade, address);
         let writer = stream.try_clone().unwrap();
         // Ends when the reader has everything and closes the connection.
         let writing = thread::spawn(move || while (&writer).write_all(&[b'u'; 4096]).is_ok() {});

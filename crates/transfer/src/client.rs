@@ -1,6 +1,7 @@
 //! The side that connects: put, get and ls, over as many sessions as it takes.
 
 mod ask;
+mod attempts;
 mod connect;
 mod local;
 mod patience;
@@ -20,7 +21,6 @@ use crate::hash::Tree;
 use crate::host::{self, Rule};
 use crate::identity::is_signed;
 use crate::limit::Limiter;
-use crate::machine::Role;
 use crate::message::{Get, Message, Operation, Options, Put, Signature, TransferId};
 use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions};
 use crate::outgoing::{Outgoing, Pipe, Source};
@@ -32,13 +32,10 @@ use crate::remote::Destination;
 use crate::send::Sender;
 use crate::store::Modes;
 use crate::wire::Violation;
-use connect::{ServerAddress, is_stranger};
+use attempts::{Farewell, last_word};
+use connect::ServerAddress;
 pub use local::scan;
 use local::{landing_name, landing_place, local, name_of, walk};
-use patience::{Goodbyes, Patience};
-
-/// Longest time for a close after the end was asked for.
-const HURRY: Duration = Duration::from_millis(300);
 
 /// Connects to one server.
 #[derive(Debug)]
@@ -137,7 +134,7 @@ impl Client {
             sent: None,
             options: common(options),
             exact_modes: options.chmod.is_some(),
-            anew: options.again,
+            anew: options.anew,
         };
         let mut outgoing = Outgoing::new(source);
         let mut heard_all = true;
@@ -237,96 +234,6 @@ impl Client {
         });
         (summary, result.err())
     }
-
-    /// Bounds of a close. Whoever has asked for the end does not wait for a slow peer.
-    fn policy(&self) -> linger::Policy {
-        let policy = self.options.policy;
-        if !self.cancel.is_cancelled() {
-            return policy;
-        }
-        policy.with_total(policy.total.min(HURRY)).with_idle(policy.idle.min(HURRY))
-    }
-
-    /// Whether the other side may hear a goodbye that is said again, after it was lost with this error.
-    fn may_hear(error: Option<&Error>) -> bool {
-        error.is_none_or(|error| error.is_temporary() && !matches!(error, Error::Unreachable { .. }))
-    }
-
-    /// Runs sessions until one succeeds, or there is no progress for too long. With `repeats`, each session confirms again
-    /// what an earlier one has confirmed.
-    fn attempts(
-        &self,
-        repeats: bool,
-        observe: &mut dyn FnMut(Progress),
-        mut once: impl FnMut(&mut Session, &mut dyn FnMut(Progress)) -> Result<Farewell, Error>,
-    ) -> Result<(), Error> {
-        let retry = self.options.retry;
-        let mut patience = Patience::new(retry, repeats, host::now());
-        let (mut connected, mut greeted) = (false, false);
-        // Of goodbyes that were lost after all was settled.
-        let mut goodbyes = None;
-        loop {
-            let mut answered = false;
-            patience.begin(host::now());
-            let result = self.connect().and_then(|mut session| {
-                connected = true;
-                *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.activity());
-                session.watch(|| {});
-                observe(Progress::Connected { secure: session.is_encrypted() });
-                let mut watch = |progress: Progress| {
-                    patience.see(&progress, host::now());
-                    observe(progress);
-                };
-                let result = once(&mut session, &mut watch);
-                let said = match &result {
-                    // All receipts are here. A goodbye that cannot be sent does not change that.
-                    Ok(Farewell::Due) => session.goodbye(0, "all receipts are here").is_ok(),
-                    Ok(Farewell::Said) => true,
-                    Err(error) => session.goodbye(error.code(Role::Initiator), &error.farewell()).is_ok(),
-                };
-                answered = session.is_greeted();
-                greeted |= answered;
-                let outcome = session.close(&self.policy());
-                result.map(|farewell| match farewell {
-                    Farewell::Said => true,
-                    Farewell::Due => said && outcome.is_none_or(|outcome| !is_lost(outcome.ended)),
-                })
-            });
-            let error = match result {
-                Ok(true) => return Ok(()),
-                Err(error) if goodbyes.is_none() => error,
-                // The result is known here and does not change. The other side may not know that it is: this side comes
-                // back to say so.
-                lost => {
-                    let now = host::now();
-                    let goodbyes = goodbyes.get_or_insert_with(|| Goodbyes::new(retry.patience, now));
-                    let again = goodbyes.again(answered, now) && Self::may_hear(lost.err().as_ref());
-                    if !again || self.cancel.wait(retry.first) {
-                        return Ok(());
-                    }
-                    continue;
-                }
-            };
-            if error.is_temporary() && self.cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            if connected && !greeted && is_stranger(&error) {
-                return Err(self.stranger(&error));
-            }
-            if self.has_to_encrypt(&error) {
-                continue;
-            }
-            let pause = patience.end(host::now());
-            let (temporary, in_vain) = (error.is_temporary(), patience.in_vain().as_secs_f64());
-            tracing::info!(%error, connected, temporary, seconds_in_vain = in_vain, "session ended early");
-            // Only an established transfer waits out an outage; the first connection has to succeed.
-            let Some(pause) = pause.filter(|_| connected && temporary) else { return Err(error) };
-            observe(Progress::Retrying { error: error.to_string(), pause: pause.as_secs_f64() });
-            if self.cancel.wait(pause) {
-                return Err(Error::Cancelled);
-            }
-        }
-    }
 }
 
 /// The receiver's account of the last session, if its signature is right.
@@ -338,32 +245,6 @@ fn signed_account(
     let (failed, failed_sum) = (account.failed, account.failed_sum.bytes());
     let signed = SignedAccount { transfer, failed, failed_sum, key, signature: bytes };
     is_signed(&key, &to_sign(&transfer, &account.digest()), &bytes).then_some(signed)
-}
-
-/// Whether this side's goodbye is still to be sent.
-enum Farewell {
-    Due,
-    Said,
-}
-
-/// What a put whose session is over still has to say.
-fn last_word(run: Result<(), Error>, is_settled: bool) -> Result<Farewell, Error> {
-    match run {
-        Ok(()) => Ok(Farewell::Due),
-        // All receipts are here. That the peer does not know it, or that somebody wants no more, does not change the result.
-        Err(error) if is_settled && (error.is_temporary() || matches!(error, Error::Cancelled)) => {
-            tracing::info!(%error, "the session ended early, after the last receipt");
-            Ok(Farewell::Due)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether a goodbye that was sent before such a close may not have reached the server's program. A server that has it
-/// closes in its turn.
-fn is_lost(ended: linger::Ended) -> bool {
-    use linger::Ended;
-    matches!(ended, Ended::PeerReset | Ended::Gone | Ended::TimedOut(_))
 }
 
 /// Waits for the offer, and returns whether it is of a directory. The name in the offer is not used: the server chose it,

@@ -11,11 +11,12 @@
 //! ran has nothing but its doubt, and puts the same again. The goodbye of a client that has the receipt settles that, of its
 //! transfer or of a question. As long as a session is there whose client may still hear, others wait for it.
 
+mod attendance;
 mod journal;
+mod memory;
 
-use std::collections::{HashMap, VecDeque};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -23,12 +24,16 @@ use crate::fault::Fault;
 use crate::hash::Hash;
 use crate::host::{self, Rule};
 use crate::message::{MemoryId, Receipt, Refusal, TransferId};
-use crate::reason::{Reason, Remedy};
+pub(crate) use attendance::Attendance;
 pub(crate) use journal::DamagedJournal;
 use journal::{DeliveryRecord, Journal};
+use memory::{ContentStanding, Delivery, Remembered, may_have_been_done, random};
 
 /// Transfers that are remembered. Each costs some 300 bytes.
 const MOST: usize = 16 << 10;
+
+/// Why nobody knows what became of a command: the process ended while it ran, or had no room on its disk to note how it ended.
+const NOT_NOTED: &str = "this server ended before it could note what its command had come to";
 
 /// The transfers to sinks that this server remembers.
 #[derive(Debug)]
@@ -37,65 +42,6 @@ pub(crate) struct Deliveries {
     /// A command has ended, or a client has heard or has left.
     changed: Condvar,
     most: usize,
-}
-
-#[derive(Debug)]
-struct Remembered {
-    /// Changes when something is forgotten that was started.
-    memory: MemoryId,
-    deliveries: HashMap<TransferId, Delivery>,
-    /// In the order in which they began.
-    order: VecDeque<TransferId>,
-    /// Transfers that sessions are there for, each as often as there are sessions.
-    attended: Vec<TransferId>,
-    journal: Option<Journal>,
-}
-
-#[derive(Clone, Debug)]
-enum Delivery {
-    /// The transfer's bytes are arriving.
-    Arriving,
-    /// The sink's command is running, with this content.
-    Running(Hash),
-    /// The sink's command has ended, and whoever is to know of it knows.
-    Ended(Result<Receipt, Fault>),
-    /// The sink's command has ended well with this content, and no client has said that it knows.
-    Unheard(Receipt, Hash),
-    /// The command was started, and the server ended before it did. With the content that it was started for, until
-    /// somebody has said that this is to be done again.
-    Unknown(Option<Hash>),
-}
-
-impl Delivery {
-    /// The result of the command, if it has ended.
-    fn outcome(&self) -> Option<Result<Receipt, Fault>> {
-        match self {
-            Self::Ended(outcome) => Some(outcome.clone()),
-            Self::Unheard(receipt, _) => Some(Ok(receipt.clone())),
-            Self::Arriving | Self::Running(_) | Self::Unknown(_) => None,
-        }
-    }
-}
-
-impl From<DeliveryRecord> for Delivery {
-    fn from(record: DeliveryRecord) -> Self {
-        match record {
-            DeliveryRecord::Started(content) => Self::Unknown(content),
-            DeliveryRecord::Ended(outcome) => Self::Ended(outcome),
-            DeliveryRecord::Unheard(receipt, content) => Self::Unheard(receipt, content),
-        }
-    }
-}
-
-/// Whether a content may be given to a sink.
-#[derive(Debug)]
-enum ContentStanding {
-    /// Nothing is open.
-    Settled,
-    /// A command runs with it, or has ended, and a session is there whose client may still hear so.
-    Undecided,
-    /// It may have been delivered, and nobody who asked for it knows.
-    Doubted(Fault),
 }
 
 /// A transfer whose bytes are all here, so that its command may be started.
@@ -128,58 +74,6 @@ impl Default for Deliveries {
     }
 }
 
-fn random() -> MemoryId {
-    let mut name = MemoryId::default();
-    // It only has to be another than before.
-    let _ = host::random(&mut name);
-    name
-}
-
-fn may_have_been_done(why: &str) -> Fault {
-    let told = format!("it may have been done already: {why}");
-    Fault(Refusal::Command, Reason::from(told).with(Remedy::LookBeforeSending))
-}
-
-/// A session for a transfer, as long as it lasts or until its client asks for something else: its client may hear what the
-/// transfer has come to.
-#[derive(Debug)]
-pub(crate) struct Attendance {
-    deliveries: Arc<Deliveries>,
-    id: TransferId,
-    waits: bool,
-}
-
-impl Attendance {
-    pub(crate) fn new(deliveries: &Arc<Deliveries>, id: TransferId) -> Self {
-        deliveries.lock().attended.push(id);
-        Self { deliveries: deliveries.clone(), id, waits: true }
-    }
-
-    /// Notes that the client knows what it was told.
-    pub(crate) fn heard(&self) {
-        self.deliveries.heard(self.id);
-    }
-
-    /// Nobody is to wait any more until this client has heard. A session that goes on to another request would wait for itself.
-    pub(crate) fn let_others_go_on(&mut self) {
-        if !std::mem::replace(&mut self.waits, false) {
-            return;
-        }
-        let mut known = self.deliveries.lock();
-        if let Some(at) = known.attended.iter().position(|id| *id == self.id) {
-            known.attended.swap_remove(at);
-        }
-        drop(known);
-        self.deliveries.changed.notify_all();
-    }
-}
-
-impl Drop for Attendance {
-    fn drop(&mut self) {
-        self.let_others_go_on();
-    }
-}
-
 impl Deliveries {
     /// Remembers in the file at `path`, and what was remembered there before.
     ///
@@ -191,9 +85,7 @@ impl Deliveries {
     }
 
     fn with(journal: Option<Journal>, memory: MemoryId, history: journal::History) -> Self {
-        let order = history.iter().map(|(id, _)| *id).collect();
-        let deliveries = history.into_iter().map(|(id, record)| (id, record.into())).collect();
-        let known = Mutex::new(Remembered { memory, deliveries, order, attended: Vec::new(), journal });
+        let known = Mutex::new(Remembered::new(journal, memory, history));
         Self { known, changed: Condvar::new(), most: MOST }
     }
 
@@ -203,7 +95,7 @@ impl Deliveries {
 
     /// The name of this memory: the same as long as nothing is forgotten.
     pub(crate) fn memory(&self) -> MemoryId {
-        self.lock().memory
+        self.lock().memory()
     }
 
     /// Begins a transfer, or continues a known one. `sent`: the name that this memory had when the client had sent all
@@ -213,38 +105,34 @@ impl Deliveries {
     /// Returns a refusal if nobody can know whether the command has run.
     pub(crate) fn begin(&self, id: TransferId, sent: Option<MemoryId>) -> Result<(), Fault> {
         let mut known = self.lock();
-        match known.deliveries.get(&id) {
+        match known.get(&id) {
             Some(Delivery::Unknown(_)) => {
-                return Err(may_have_been_done("this server ended while its command ran"));
+                return Err(may_have_been_done(NOT_NOTED));
             }
             Some(_) => return Ok(()),
             None => {}
         }
         // A memory that has forgotten nothing knows of every command that was started.
-        if sent.is_some_and(|memory| memory != known.memory) {
+        if sent.is_some_and(|memory| memory != known.memory()) {
             return Err(may_have_been_done("this server does not remember"));
         }
-        if known.order.len() >= self.most {
-            known.forget_one();
-        }
-        known.order.push_back(id);
-        known.deliveries.insert(id, Delivery::Arriving);
+        known.begin(id, self.most);
         Ok(())
     }
 
     /// Whether the transfer's command is running.
     pub(crate) fn is_running(&self, id: TransferId) -> bool {
-        matches!(self.lock().deliveries.get(&id), Some(Delivery::Running(_)))
+        matches!(self.lock().get(&id), Some(Delivery::Running(_)))
     }
 
     /// The result of its command, if it has ended.
     pub(crate) fn outcome(&self, id: TransferId) -> Option<Result<Receipt, Fault>> {
-        self.lock().deliveries.get(&id)?.outcome()
+        self.lock().get(&id)?.outcome()
     }
 
     /// What is known of a transfer.
     pub(crate) fn ask(&self, id: TransferId) -> AskedDelivery {
-        match self.lock().deliveries.get(&id) {
+        match self.lock().get(&id) {
             Some(Delivery::Ended(Ok(receipt)) | Delivery::Unheard(receipt, _)) => {
                 AskedDelivery::Delivered(receipt.clone())
             }
@@ -274,13 +162,11 @@ impl Deliveries {
             Turn::Over(outcome) => return outcome,
         };
         // On disk before the command runs: a server that comes up again then knows that it may have run.
-        let late = host::lacks(Rule::NoteBeforeCommand);
-        if !late && let Err(error) = known.note(&id, &DeliveryRecord::Started(Some(content))) {
-            return Err(Fault::io(format!("cannot note the delivery, so nothing was run: {error}"), &error));
+        if let Err(error) = known.start(id, content, !host::lacks(Rule::NoteBeforeCommand)) {
+            let told =
+                format!("cannot note the delivery in {}, so nothing was run: {error}", known.journal_name());
+            return Err(Fault::io(told, &error));
         }
-        known.deliveries.insert(id, Delivery::Running(content));
-        // From here on this transfer stands for the content, whatever becomes of it.
-        known.settle(&content);
         drop(known);
         let outcome = command();
         let record = match &outcome {
@@ -300,13 +186,13 @@ impl Deliveries {
         let mut known = self.lock();
         let mut has_waited = false;
         loop {
-            match known.deliveries.get(&id) {
+            match known.get(&id) {
                 Some(Delivery::Running(_)) => {
                     known = self.wait(known);
                     continue;
                 }
                 Some(Delivery::Unknown(_)) => {
-                    return Err(may_have_been_done("this server ended while its command ran"));
+                    return Err(may_have_been_done(NOT_NOTED));
                 }
                 Some(Delivery::Arriving) | None => {}
                 Some(ended) => {
@@ -325,7 +211,7 @@ impl Deliveries {
                     continue;
                 }
             }
-            if has_waited && !known.attended.contains(&id) {
+            if has_waited && !known.is_attended(&id) {
                 // Nobody would expect it to be done any more.
                 return Err(Fault(Refusal::Busy, "its client has left, and nothing was run".into()));
             }
@@ -336,7 +222,7 @@ impl Deliveries {
     /// Notes that a client knows that its transfer was delivered, if it was.
     fn heard(&self, id: TransferId) {
         let mut known = self.lock();
-        if let Some(Delivery::Unheard(receipt, _)) = known.deliveries.get(&id) {
+        if let Some(Delivery::Unheard(receipt, _)) = known.get(&id) {
             let record = DeliveryRecord::Ended(Ok(receipt.clone()));
             known.conclude(id, record);
             drop(known);
@@ -362,93 +248,6 @@ impl Deliveries {
         drop(known);
         host.pause(Duration::from_millis(10));
         self.lock()
-    }
-}
-
-impl Remembered {
-    fn note(&mut self, id: &TransferId, record: &DeliveryRecord) -> std::io::Result<()> {
-        let Some(journal) = &self.journal else { return Ok(()) };
-        let lost = if journal.is_removed()? { Some(self.history()) } else { None };
-        let Some(journal) = &mut self.journal else { return Ok(()) };
-        if let Some(history) = lost {
-            tracing::warn!("the record of what was handed to sinks was removed; it is written again");
-            journal.restore(&self.memory, &history)?;
-        }
-        journal.append(id, record)
-    }
-
-    /// All that a journal has to know, the oldest first.
-    fn history(&self) -> journal::History {
-        let of = |id: &TransferId| {
-            let record = match self.deliveries.get(id)? {
-                Delivery::Arriving => return None,
-                Delivery::Running(content) => DeliveryRecord::Started(Some(*content)),
-                Delivery::Unknown(content) => DeliveryRecord::Started(*content),
-                Delivery::Ended(outcome) => DeliveryRecord::Ended(outcome.clone()),
-                Delivery::Unheard(receipt, content) => DeliveryRecord::Unheard(receipt.clone(), *content),
-            };
-            Some((*id, record))
-        };
-        self.order.iter().filter_map(of).collect()
-    }
-
-    /// Notes what a transfer has come to.
-    fn conclude(&mut self, id: TransferId, record: DeliveryRecord) {
-        if let Err(error) = self.note(&id, &record) {
-            // After a restart somebody is asked once more than needed.
-            tracing::warn!(%error, "what became of a delivery cannot be noted");
-        }
-        self.deliveries.insert(id, record.into());
-    }
-
-    /// Whether a content may be given to its sink.
-    fn standing(&self, content: &Hash) -> ContentStanding {
-        let mut standing = ContentStanding::Settled;
-        for (id, delivery) in &self.deliveries {
-            match delivery {
-                Delivery::Unknown(Some(of)) if of == content => {
-                    let told = "this server ended while the command ran with the same content";
-                    return ContentStanding::Doubted(may_have_been_done(told));
-                }
-                Delivery::Unheard(_, of) if of == content && !self.attended.contains(id) => {
-                    let told =
-                        "the command ended well with the same content, and its client has not heard so";
-                    return ContentStanding::Doubted(may_have_been_done(told));
-                }
-                Delivery::Unheard(_, of) | Delivery::Running(of) if of == content => {
-                    standing = ContentStanding::Undecided;
-                }
-                _ => {}
-            }
-        }
-        standing
-    }
-
-    /// Nobody doubts any more whether a content is to be delivered. What is not known of those transfers stays unknown.
-    fn settle(&mut self, content: &Hash) {
-        let settled = |(id, delivery): (&TransferId, &Delivery)| match delivery {
-            Delivery::Unknown(Some(of)) if of == content => Some((*id, DeliveryRecord::Started(None))),
-            Delivery::Unheard(receipt, of) if of == content => {
-                Some((*id, DeliveryRecord::Ended(Ok(receipt.clone()))))
-            }
-            _ => None,
-        };
-        let settled: Vec<_> = self.deliveries.iter().filter_map(settled).collect();
-        for (id, record) in settled {
-            self.conclude(id, record);
-        }
-    }
-
-    /// Forgets the oldest whose command does not run. The file forgets it when it is opened again.
-    fn forget_one(&mut self) {
-        let runs = |id: &TransferId| matches!(self.deliveries.get(id), Some(Delivery::Running(_)));
-        let Some(oldest) = self.order.iter().position(|id| !runs(id)).and_then(|at| self.order.remove(at))
-        else {
-            return;
-        };
-        if !matches!(self.deliveries.remove(&oldest), Some(Delivery::Arriving)) {
-            self.memory = random();
-        }
     }
 }
 

@@ -182,6 +182,11 @@ impl Session {
         self.core().is_greeted()
     }
 
+    /// Whether both sides speak a version in which a server answers a client's goodbye.
+    pub(crate) fn answers_goodbyes(&self) -> bool {
+        self.core().answers_goodbyes()
+    }
+
     /// Bytes that have arrived, payload and framing.
     pub fn received(&self) -> u64 {
         self.core().received()

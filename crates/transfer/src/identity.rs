@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use linger_untrusted::Untrusted;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use rustix::fs::FlockOperation;
 
 use crate::error::Error;
 use crate::hash::{hex, unhex};
@@ -62,12 +63,11 @@ impl Identity {
                 }
                 // Write to a temporary name and link(2) it: two programs that start at once agree on one key.
                 let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-                let written = file.as_mut().map_err(|error| io::Error::new(error.kind(), error.to_string()));
-                written
-                    .and_then(|file| file.write_all(&made.pkcs8).and_then(|()| file.sync_all()))
-                    .map_err(failed("write"))?;
-                let linked = fs::hard_link(&temporary, path);
+                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+                let written =
+                    file.and_then(|mut file| file.write_all(&made.pkcs8).and_then(|()| file.sync_all()));
+                let linked = written.and_then(|()| fs::hard_link(&temporary, path));
+                // Also what a full disk has left half written.
                 let _ = fs::remove_file(&temporary);
                 match linked {
                     Ok(()) => Ok(made),
@@ -211,12 +211,29 @@ impl Keyring {
         if let Some(parent) = self.0.parent() {
             fs::create_dir_all(parent).map_err(failed)?;
         }
-        let line = format!("{} {}\n", word(name), fingerprint(key));
-        let mut file =
-            OpenOptions::new().append(true).create(true).mode(0o600).open(&self.0).map_err(failed)?;
-        // One write(2) with O_APPEND: lines of two programs do not mix.
-        file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+        let mut options = OpenOptions::new();
+        let file = options.read(true).append(true).create(true).mode(0o600).open(&self.0).map_err(failed)?;
+        append_line(&file, &format!("{} {}\n", word(name), fingerprint(key))).map_err(failed)
     }
+}
+
+/// Appends a line, whole or not at all: half a line, as a full disk leaves it, would make the whole file unreadable. Lines of two
+/// programs do not mix.
+fn append_line(file: &File, line: &str) -> io::Result<()> {
+    rustix::fs::flock(file, FlockOperation::LockExclusive)?;
+    let before = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if before > 0 {
+        file.read_exact_at(&mut last, before - 1)?;
+    }
+    // A person's editor may have left the last line without its end.
+    let line = if last == *b"\n" { line.to_owned() } else { format!("\n{line}") };
+    let mut to = file;
+    let written = to.write_all(line.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = file.set_len(before);
+    }
+    written
 }
 
 /// A name without characters that would end its field or its line.
@@ -253,6 +270,11 @@ mod tests {
         assert_eq!(ring.of("b\nc x").unwrap(), Some([2; 32]));
         assert_eq!(ring.of("c").unwrap(), None);
         assert!(ring.rights(&[2; 32]).unwrap().is_some() && ring.rights(&[3; 32]).unwrap().is_none());
+        // Somebody has written a line without its end.
+        let edited = fs::read_to_string(ring.path()).unwrap();
+        fs::write(ring.path(), edited.trim_end()).unwrap();
+        ring.add("d", &[4; 32]).unwrap();
+        assert_eq!((ring.of("b\nc x").unwrap(), ring.of("d").unwrap()), (Some([2; 32]), Some([4; 32])));
         fs::write(ring.path(), "a ed25519:12\n").unwrap();
         assert!(matches!(ring.of("a"), Err(Error::Identity(_))));
     }

@@ -109,7 +109,7 @@ pub struct PutOptions {
     pub chmod: Option<Chmod>,
     /// Run the sink's command, even if it may have run for the same content before: its server ended while it ran, and
     /// somebody has looked. The command is started once for each transfer that says so.
-    pub again: bool,
+    pub anew: bool,
     /// Bytes a second; 0 for no limit.
     pub limit: u64,
 }
@@ -124,7 +124,7 @@ impl Default for PutOptions {
             patterns: Patterns::none(),
             selection: Selection::default(),
             chmod: None,
-            again: false,
+            anew: false,
             limit: 0,
         }
     }

@@ -3,6 +3,12 @@
 //! It runs the code that ships: client, server, journal, store. A [`Schedule`] says what happens: where the connection
 //! is cut, and where a process ends or a machine loses its power. [`Runner::run`] says whether something happened that
 //! must not happen. `docs/transfer.md` lists that, and what is not simulated.
+//!
+//! Begin with [`ScheduledEvent`] below (what may happen), then `drive.rs` (one schedule from begin to end) and `check.rs` (what
+//! must be true of it). A schedule's state is in `world.rs`, and who goes on next is chosen in `drive/turns.rs`. A connection is
+//! `network.rs`, which a [`Cut`] acts on; `link.rs` is what the code of one end holds of it. The disk is `disk.rs`, and `shadow.rs`
+//! what of it a power cut would leave. `calls.rs` answers what the code would ask the kernel; `ends.rs` is what the two
+//! processes are told to do, `patience.rs` how long a client may go on by this simulation's own count.
 
 mod calls;
 mod check;
@@ -11,6 +17,7 @@ mod drive;
 mod ends;
 mod link;
 mod network;
+mod outcome;
 mod patience;
 mod random;
 mod schedule;

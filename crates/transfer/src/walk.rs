@@ -339,8 +339,8 @@ impl<'a> Walk<'a> {
     /// A regular file as it is or, with `live`, a snapshot of it.
     fn file(&mut self, path: RelPath, fd: OwnedFd, stat: Stat) -> WalkedEntry {
         let snapshot = if self.is_live() && !self.no_clones { self.snapshot(&fd) } else { None };
-        if stat.st_size == 0 && snapshot.is_none() {
-            match unsized_content(&fd) {
+        if snapshot.is_none() && stat.st_size as usize <= MOST_CLAIMED && stat.st_blocks == 0 {
+            match unsized_content(&fd, &stat) {
                 Ok(None) => {}
                 Ok(Some(copy)) => return self.copied(path, copy, &stat),
                 Err(error) => return self.problem(path, "read", error),
@@ -392,14 +392,21 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether a file in a work directory is one that a receiver makes there: see `store`.
 /// The most bytes of a file that does not say how long it is.
 const MOST_UNSIZED: usize = 64 << 20;
+/// The longest length that a kernel's file claims to have: sysfs says a page of each attribute.
+const MOST_CLAIMED: usize = 64 << 10;
 
-/// A copy, in memory, of a file that says that it is empty and has content, as those of procfs do; `None` if it is empty.
-fn unsized_content(fd: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
-    let mut bytes = vec![0; 1];
-    if read_full(fd.as_fd(), &mut bytes, 0).map_err(|error| errno(&error))? == 0 {
+/// A copy, in memory, of a file whose length is not what it says: one of procfs says that it is empty, one of sysfs that it has a
+/// page. `None` if the length is true, or if somebody is changing it.
+fn unsized_content(fd: &OwnedFd, stat: &Stat) -> Result<Option<OwnedFd>, Errno> {
+    let claimed = stat.st_size as usize;
+    let mut bytes = vec![0; claimed.max(1)];
+    let read = read_full(fd.as_fd(), &mut bytes, 0).map_err(|error| errno(&error))?;
+    let now = rustix::fs::fstat(fd)?;
+    let is_as_it_was =
+        (now.st_size, now.st_ctime, now.st_ctime_nsec) == (stat.st_size, stat.st_ctime, stat.st_ctime_nsec);
+    if (claimed > 0 && !is_as_it_was) || read == claimed {
         return Ok(None);
     }
     bytes.resize(64 << 10, 0);
@@ -422,6 +429,7 @@ fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
+/// Whether a file in a work directory is one that a receiver makes there: see `store`.
 fn is_work(name: &[u8]) -> bool {
     matches!(name, b"." | b"..")
         || name.starts_with(b"tmp-")

@@ -4,8 +4,9 @@
 /// The first bytes that each side sends. Two bytes follow: the newest version that it speaks, and the oldest.
 pub(crate) const MAGIC: [u8; 6] = *b"LNGRTX";
 /// The newest version of the protocol that this crate speaks.
-pub const VERSION: u8 = 2;
-/// The oldest version that this crate speaks. Version 2 adds WORK, and fields at the end of some messages.
+pub const VERSION: u8 = 3;
+/// The oldest version that this crate speaks. Version 2 adds WORK, and fields at the end of some messages; version 3 the answer to
+/// a goodbye.
 const OLDEST: u8 = 1;
 /// Bytes of a preface: the magic and two versions.
 pub(crate) const PREFACE: usize = 8;
@@ -258,12 +259,14 @@ mod tests {
 
     #[test]
     fn prefaces_agree_on_a_version_that_both_know() {
-        assert_eq!(preface(), *b"LNGRTX\x02\x01");
+        assert_eq!(preface(), *b"LNGRTX\x03\x01");
         let read = |newest, oldest| read_preface([b'L', b'N', b'G', b'R', b'T', b'X', newest, oldest]);
-        for (newest, oldest, both) in [(1, 1, 1), (2, 1, 2), (2, 2, 2), (1, 0, 1), (255, 0, 2), (3, 2, 2)] {
+        for (newest, oldest, both) in
+            [(1, 1, 1), (2, 1, 2), (3, 1, 3), (3, 3, 3), (1, 0, 1), (255, 0, 3), (4, 3, 3)]
+        {
             assert_eq!(read(newest, oldest), Ok(both), "{oldest} to {newest}");
         }
-        for (newest, oldest) in [(0, 0), (3, 3), (255, 3)] {
+        for (newest, oldest) in [(0, 0), (4, 4), (255, 4)] {
             assert_eq!(read(newest, oldest), Err(Violation::Version { newest, oldest }));
         }
         assert_eq!(read_preface(*b"LNGRTY\x01\x01"), Err(Violation::NotThisProtocol));

@@ -92,7 +92,7 @@ def chaining_value(block, number):
 
 # Frames.
 OPEN, MESSAGE, DATA, FINISH, CANCEL, CREDIT, PING, PONG, BYE, WORK = range(1, 11)
-PREFACE = b"LNGRTX\x02\x01"
+PREFACE = b"LNGRTX\x03\x01"
 
 
 def parity(data):
@@ -200,7 +200,7 @@ class Session:
         self.input = b""
         self.send_raw(PREFACE)
         peer = self.exactly(8)
-        assert peer[:6] == PREFACE[:6] and peer[7] <= 2 <= peer[6], peer
+        assert peer[:6] == PREFACE[:6] and peer[7] <= 3 <= peer[6], peer
         self.credit = 2 << 20
 
     def send_raw(self, data):
@@ -256,6 +256,15 @@ class Session:
     def finish(self):
         while self.frame()[0] != FINISH:
             pass
+
+    def goodbye(self, told):
+        """Says goodbye, and waits until the server has answered it."""
+        self.send(BYE, 0, b"\0\0" + told)
+        while True:
+            kind, _, payload = self.frame()
+            if kind == BYE:
+                assert payload[:2] == b"\0\0", payload
+                return
 
 
 def content_hash(content):
@@ -314,8 +323,27 @@ def put(session, content, name, transfer, again=0, sent=None, leave=False):
             assert counts == account.counts, counts
             assert reader.hash() == account.digest(), "another account"
             session.finish()
-            session.send(BYE, 0, b"\0\0" + b"all receipts are here")
+            session.goodbye(b"all receipts are here")
             return memory, present
+
+
+def print_twice(session, content, sink):
+    """Puts the same to a sink twice in one session, and never says that it has heard anything. Prints each answer."""
+    for stream in (1, 3):
+        whole, transfer = content_hash(content), os.urandom(16)
+        session.send(OPEN, stream, put_request(b"", 1, b"x", transfer, 0, None, sink))
+        session.send(MESSAGE, stream, entry(0, b"", 0o644, instant(1, 0), len(content), transfer))
+        session.send(DATA, stream, content)
+        session.send(MESSAGE, stream, b"\x07" + number(0) + number(len(content)) + option(whole))
+        session.send(MESSAGE, stream, b"\x0e" + number(1) + number(0))
+        session.send(FINISH, stream)
+        tag = None
+        while tag not in (15, 17):
+            kind, _, payload = session.frame()
+            reader = Reader(payload)
+            tag = reader.byte() if kind == MESSAGE else tag
+            if tag in (12, 17):
+                print("receipt" if tag == 12 else "error %d" % reader.byte(), flush=True)
 
 
 def get(session, name):
@@ -610,11 +638,13 @@ def main(arguments):
     session = Session(host, int(port))
     if verb == "get":
         open(rest[1], "wb").write(get(session, rest[0].encode()))
+    elif verb == "print-twice":
+        print_twice(session, open(rest[0], "rb").read(), rest[1].encode())
     elif verb == "ask":
         session.send(OPEN, 1, b"\4" + bytes.fromhex(rest[0]))
         tag, _ = session.message()
         session.finish()
-        session.send(BYE, 0, b"\0\0")
+        session.goodbye(b"")
         return 0 if tag == 12 else tag
     else:
         content, transfer = open(rest[0], "rb").read(), os.urandom(16)

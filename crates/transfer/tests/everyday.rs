@@ -330,9 +330,50 @@ fn a_file_that_does_not_say_how_long_it_is_arrives_whole() {
                 assert_eq!(copy, fs::read(source).unwrap());
                 assert_eq!((summary.confirmed, summary.bytes), (1, copy.len() as u64));
             }
+            // One of sysfs says that it has a page, and has less.
+            let source = Path::new("/sys/devices/system/cpu/online");
+            assert!(fs::metadata(source).unwrap().len() > fs::read(source).unwrap().len() as u64);
+            for verify in [true, false] {
+                let name = format!("online-{verify}");
+                let summary = shared.put_with(source, &name, &options(|options| options.verify = verify));
+                let copy = fs::read(to.path().join(&name)).unwrap();
+                assert!(
+                    copy == fs::read(source).unwrap() && summary.bytes == copy.len() as u64,
+                    "{summary:?}"
+                );
+            }
+            // A file that has its length is sent as it is, with its holes.
+            let holes = from.path().join("holes");
+            fs::File::create(&holes).unwrap().set_len(4096).unwrap();
+            let summary = shared.put_with(&holes, "holes", &PutOptions::default());
+            assert_eq!((summary.confirmed, summary.bytes), (1, 4096));
             let summary = shared.put_with(from.path().join("empty"), "empty", &PutOptions::default());
             assert_eq!((summary.confirmed, summary.bytes), (1, 0));
         },
     );
     assert_eq!(fs::metadata(to.path().join("empty")).unwrap().len(), 0);
+    assert_eq!(fs::read(to.path().join("holes")).unwrap(), [0; 4096]);
+}
+
+/// What goes into the shared directory itself is reported by its name; what has none is refused with what to do.
+#[test]
+fn what_is_put_is_reported_by_its_name() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    fs::write(from.path().join("letter"), "a letter").unwrap();
+    fs::create_dir(to.path().join("inbox")).unwrap();
+    let served = share(
+        to.path(),
+        |_| {},
+        |shared| {
+            for place in ["", "inbox/", "other"] {
+                shared.put(from.path().join("letter"), place);
+            }
+            let (_, error) = shared.try_put("/", "", &options(|options| options.dry_run = true));
+            let error = error.unwrap();
+            assert!(error.to_string().contains("has no name of its own"), "{error}");
+            assert_eq!(error.remedy(), Some(Remedy::GiveName));
+        },
+    );
+    let requests: Vec<_> = served.iter().map(|served| served.request.as_str()).collect();
+    assert_eq!(requests, ["put letter", "put inbox/letter", "put other", "put ."]);
 }

@@ -90,3 +90,34 @@ fn a_client_made_from_the_text_puts_and_gets() {
         assert_eq!((put.summary.confirmed, get.summary.confirmed), (1, 1));
     }
 }
+
+/// A client of no good will: it puts the same to a printer twice in one session, and says of neither that it has heard.
+#[test]
+fn the_same_twice_in_one_session_is_printed_once() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let (letter, printed) = (from.path().join("letter"), from.path().join("printed"));
+    fs::write(&letter, "a letter\n").unwrap();
+    let config = format!("[sink.print]\ncommand = ['sh', '-c', 'cat >>{}']\n", printed.display());
+    share(
+        to.path(),
+        |options| options.config = PortsConfig::parse(&config).unwrap(),
+        |shared| {
+            let (port, path) = (shared.port.to_string(), letter.to_str().unwrap());
+            let Some(output) = python(&["127.0.0.1", &port, "print-twice", path, "print"]) else { return };
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "receipt\nerror 9\n", "{told}");
+            assert_eq!(fs::read_to_string(&printed).unwrap(), "a letter\n");
+            // Nobody has said that it knows: for others it is in doubt, until a person's word.
+            let mut options = PutOptions::default();
+            let (summary, error) = shared.try_put(&letter, "@print", &options);
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Unconfirmed, "{summary:?} {error:?}");
+            assert!(error.unwrap().to_string().contains("has not heard"));
+            options.anew = true;
+            shared.put_with(&letter, "@print", &options);
+            // Other content is another matter.
+            fs::write(&letter, "another\n").unwrap();
+            shared.put(&letter, "@print");
+            assert_eq!(fs::read_to_string(&printed).unwrap(), "a letter\na letter\nanother\n");
+        },
+    );
+}

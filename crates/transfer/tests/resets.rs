@@ -31,7 +31,7 @@ fn put(shared: &Path, from: &Path, to: &str, resets: Resets) -> BothEnds {
     options.writable = true;
     options.memory = Some(memory.path().to_owned());
     // So long is waited for a client that has given up though it should not.
-    options.returns = Duration::from_secs(10);
+    options.patience = Duration::from_secs(10);
     let printed = shared.join("printed");
     let config = format!("[sink.print]\ncommand = ['sh', '-c', 'cat >>{}']\n", printed.display());
     options.config = PortsConfig::parse(&config).unwrap();

@@ -307,7 +307,7 @@ fn recorded() -> Vec<Recorded> {
         hold("ask what became of it", &|client| drop(client.ask(*told.lock().unwrap()).unwrap()));
         hold("print it once more, although it may have been done", &|client| {
             let mut options = PutOptions::default();
-            options.again = true;
+            options.anew = true;
             let input = Input::Path(from.path().join("x"));
             let (summary, error) = client.put(input, &place("@print"), &options, &mut |_| {});
             assert_eq!(summary.verdict(error.as_ref()), Confirmed, "{summary:?} {error:?}");

@@ -51,8 +51,8 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "insecure")]
     code_file: Option<PathBuf>,
     /// How long to go on trying after the connection was lost; 0 for not at all.
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
-    retry_for: Duration,
+    #[arg(long = "retry-for", value_name = "TIME", default_value = "2m", value_parser = duration)]
+    patience: Duration,
     /// Connections side by side, 1 to 16: for long paths that one connection does not fill.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=16))]
     streams: u64,
@@ -187,7 +187,7 @@ impl Connect {
 
     fn client(&self, remote: &Remote) -> Result<Client, Error> {
         let mut options = ClientOptions::default();
-        options.retry.patience = self.retry_for;
+        options.retry.patience = self.patience;
         options.streams = self.streams as usize;
         options.deadlines = deadlines(self.silence);
         options.security = if self.insecure {

@@ -71,7 +71,7 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
         return Err(Error::Usage(told.into()));
     }
     let mut options = PutOptions::default();
-    options.again = *again;
+    options.anew = *again;
     options.if_exists = copying.if_exists();
     options.selection = copying.selection();
     options.chmod.clone_from(&copying.chmod);

@@ -63,8 +63,8 @@ pub(crate) struct ShareArguments {
     #[arg(long)]
     once: bool,
     /// With --once: how long to wait for a client whose connection was lost; 0 for not at all.
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration, requires = "once")]
-    retry_for: Duration,
+    #[arg(long = "retry-for", value_name = "TIME", default_value = "2m", value_parser = duration, requires = "once")]
+    patience: Duration,
     #[command(flatten)]
     output: Json,
     /// How a connection ends: `lingering`, or `close` to see receipts lost.
@@ -142,7 +142,7 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
             print(&|out| out.json(&line(lines::ServedLine::from(&*served))));
             if !arguments.output.json {
                 report(&served);
-                if arguments.once && served.may_return() && !arguments.retry_for.is_zero() {
+                if arguments.once && served.may_return() && !arguments.patience.is_zero() {
                     say!("waiting for the other side to come back (--retry-for)");
                 }
             }
@@ -174,7 +174,7 @@ fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Erro
     options.insecure = arguments.insecure;
     options.insecure_loopback = arguments.insecure_loopback;
     options.ending = arguments.ending;
-    options.returns = arguments.retry_for;
+    options.patience = arguments.patience;
     if !options.config.sink.is_empty() {
         options.memory = Some(home.to_owned());
     }

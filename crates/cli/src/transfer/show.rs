@@ -24,6 +24,8 @@ pub(crate) struct Show {
     below: Option<RelPath>,
     bar: ProgressBar,
     receipts: Option<Receipts<NewFile>>,
+    /// Where the receipts are kept, as the user named it.
+    receipts_at: String,
     /// Whether any receipt was written; if none was, the old file stays.
     kept: bool,
     /// Whether each receipt is given a line: the receipt of a single file is, the receipts of a tree would be too many.
@@ -61,6 +63,7 @@ impl Show {
             below: None,
             bar,
             receipts,
+            receipts_at: receipt.map_or_else(String::new, |path| path.display().to_string()),
             kept: false,
             single: true,
             quiet: false,
@@ -180,7 +183,7 @@ impl Show {
         if let Some(receipts) = &mut self.receipts {
             self.kept = true;
             if let Err(source) = receipts.keep(confirmation) {
-                self.broken.get_or_insert(receipts_lost(source));
+                self.broken.get_or_insert(receipts_lost(&self.receipts_at, source));
             }
         }
         if self.single && !self.json {
@@ -238,7 +241,8 @@ impl Show {
             self.text(&format!("{} entries, {} bytes confirmed{skipped}", summary.confirmed, summary.bytes));
         }
         if let Some(receipts) = self.receipts.take().filter(|_| self.kept) {
-            let kept = receipts.finish(summary.signed.as_ref()).map_err(receipts_lost);
+            let lost = |source| receipts_lost(&self.receipts_at, source);
+            let kept = receipts.finish(summary.signed.as_ref()).map_err(lost);
             let kept = kept.and_then(|file| {
                 file.finish().map_err(|refused| match refused {
                     Refused::System(path, source) => {
@@ -255,8 +259,8 @@ impl Show {
     }
 }
 
-fn receipts_lost(source: io::Error) -> Error {
-    Error::Io { doing: "write", what: "the receipts".into(), source }
+fn receipts_lost(path: &str, source: io::Error) -> Error {
+    Error::Io { doing: "write", what: format!("the receipts to {path}"), source }
 }
 
 /// Whether the text names the path already; the top needs no name.

@@ -106,6 +106,11 @@ impl<L, S, T> Serve<L, S, T> {
     ///
     /// Handlers get four fifths of this time. Handlers that have not answered by then are dropped, and their connections
     /// linger for the rest of it. Answers that [wait](Unread::wait) for their uploads wait for three fifths at most.
+    ///
+    /// The graceful shutdown of `axum::serve` has no deadline: a request of any length ends, unless the supervisor kills the
+    /// process first (systemd after `TimeoutStopSec`, 90 s; Kubernetes after 30 s). If requests may take longer than seven
+    /// seconds, give the time that yours allows, less a second. [`Duration::MAX`] waits for handlers as axum does, and then for
+    /// what lingers, no longer than [`Policy::total`].
     pub fn within(mut self, deadline: Duration) -> Self {
         self.life.deadline = deadline;
         self

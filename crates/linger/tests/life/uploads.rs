@@ -28,12 +28,23 @@ fn unread() -> Unread {
     unread
 }
 
-/// A server that is stopped in the middle of an upload that its handler has refused.
+/// What the handler does with the upload.
+#[derive(Clone, Copy, PartialEq)]
+enum Handler {
+    /// Answers at once.
+    Refuses,
+    /// Answers when it has read all of it.
+    Reads,
+    NeverAnswers,
+}
+
+use Handler::{NeverAnswers, Reads, Refuses};
+
+/// A server that is stopped in the middle of an upload.
 struct InTheMiddle<F> {
     /// Serves until the signal.
     serve: F,
-    /// Whether the handler answers.
-    answers: bool,
+    handler: Handler,
     /// Whether the clock stands still.
     is_still: bool,
     /// What the client sends of its upload after the stop.
@@ -47,15 +58,19 @@ where
 {
     /// What the client gets, and how long the server has taken by its own clock.
     fn stop(self) -> (Got, Duration) {
-        let Self { serve, answers, is_still, rest } = self;
+        let Self { serve, handler, is_still, rest } = self;
         let (tell, is_asked) = mpsc::channel();
         let (tell_time, took) = mpsc::channel();
-        let handler = async move || {
+        let handler = async move |body: axum::body::Body| {
             tell.send(()).unwrap();
-            if !answers {
-                std::future::pending::<()>().await;
+            match handler {
+                Refuses => (StatusCode::PAYLOAD_TOO_LARGE, "too much".to_owned()),
+                Reads => {
+                    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+                    (StatusCode::OK, format!("{} bytes", body.len()))
+                }
+                NeverAnswers => std::future::pending().await,
             }
-            (StatusCode::PAYLOAD_TOO_LARGE, "too much")
         };
         let app = Router::new().route("/upload", post(handler));
         let mut server = Server::run(move |listener, signal| async move {
@@ -94,12 +109,12 @@ async fn by_linger(listener: tokio::net::TcpListener, app: Router, signal: Signa
 #[test]
 fn an_answer_that_waits_for_its_upload_is_sent_before_a_stop_drops_it() {
     sandboxed(|| {
-        let server = InTheMiddle { serve: by_linger, answers: true, is_still: true, rest: b"" };
+        let server = InTheMiddle { serve: by_linger, handler: Refuses, is_still: true, rest: b"" };
         let (got, took) = server.stop();
         assert_eq!(got.body(), Some(&b"too much"[..]), "{got:?}");
         assert_eq!(took.as_secs(), 6);
         // A handler that has not answered is dropped: the client gets the end of the stream and not a byte.
-        let server = InTheMiddle { serve: by_linger, answers: false, is_still: true, rest: b"" };
+        let server = InTheMiddle { serve: by_linger, handler: NeverAnswers, is_still: true, rest: b"" };
         let (got, took) = server.stop();
         assert_eq!((got.bytes.len(), got.error), (0, None), "{got:?}");
         assert_eq!(took.as_secs(), 8);
@@ -114,7 +129,7 @@ fn an_answer_waits_through_a_stop_for_an_upload_that_ends() {
             // Only a failure takes this long.
             server.stop_when(signal).within(LONG).await.unwrap()
         };
-        let server = InTheMiddle { serve, answers: true, is_still: false, rest: b"whole" };
+        let server = InTheMiddle { serve, handler: Refuses, is_still: false, rest: b"whole" };
         let (got, _) = server.stop();
         assert_eq!(got.body(), Some(&b"too much"[..]), "{got:?}");
     });
@@ -130,7 +145,7 @@ fn an_answer_that_waits_under_axum_or_hyper_learns_of_the_stop_from_its_connecti
             axum::serve(listener, app).with_graceful_shutdown(stopped).await.unwrap();
             Closer::global().unwrap().snapshot()
         };
-        let (got, took) = InTheMiddle { serve: by_axum, answers: true, is_still: true, rest: b"" }.stop();
+        let (got, took) = InTheMiddle { serve: by_axum, handler: Refuses, is_still: true, rest: b"" }.stop();
         assert_eq!(got.body(), Some(&b"too much"[..]), "{got:?}");
         // Three fifths of the nine seconds that a stop takes by default.
         assert_eq!(took.as_millis() / 100, 54);
@@ -138,7 +153,7 @@ fn an_answer_that_waits_under_axum_or_hyper_learns_of_the_stop_from_its_connecti
             by_hyper(listener, app, Policy::default(), unread(), signal).await;
             Closer::global().unwrap().snapshot()
         };
-        let (got, took) = InTheMiddle { serve: by_hyper, answers: true, is_still: true, rest: b"" }.stop();
+        let (got, took) = InTheMiddle { serve: by_hyper, handler: Refuses, is_still: true, rest: b"" }.stop();
         assert_eq!(got.body(), Some(&b"too much"[..]), "{got:?}");
         assert_eq!(took.as_millis() / 100, 54);
         // A layer that does not know the connection waits as long as it was told to.
@@ -148,7 +163,7 @@ fn an_answer_that_waits_under_axum_or_hyper_learns_of_the_stop_from_its_connecti
             axum::serve(listener, app).with_graceful_shutdown(stopped).await.unwrap();
             Closer::global().unwrap().snapshot()
         };
-        let (got, took) = InTheMiddle { serve: without, answers: true, is_still: true, rest: b"" }.stop();
+        let (got, took) = InTheMiddle { serve: without, handler: Refuses, is_still: true, rest: b"" }.stop();
         assert_eq!(got.body(), Some(&b"too much"[..]), "{got:?}");
         assert!(took > LONG / 2, "{took:?}");
     });
@@ -163,7 +178,58 @@ fn a_stop_may_be_given_all_the_time_there_is() {
             let server = linger::http::serve(listener, app).unread(unread);
             server.stop_when(signal).within(Duration::MAX).await.unwrap()
         };
-        let server = InTheMiddle { serve, answers: true, is_still: false, rest: b"whole" };
+        let server = InTheMiddle { serve, handler: Refuses, is_still: false, rest: b"whole" };
         assert_eq!(server.stop().0.body(), Some(&b"too much"[..]));
+    });
+}
+
+/// By axum alone, with the deadline that many programs put around its stop, or with none, as it is by itself.
+async fn by_bare_axum(
+    listener: tokio::net::TcpListener,
+    app: Router,
+    signal: Signal,
+    deadline: Option<Duration>,
+) -> Snapshot {
+    let (tell, is_stopping) = tokio::sync::oneshot::channel::<()>();
+    let signal = async move {
+        signal.await;
+        _ = tell.send(());
+    };
+    let serving = axum::serve(listener, app).with_graceful_shutdown(signal);
+    let too_late = async move {
+        is_stopping.await.unwrap();
+        match deadline {
+            Some(deadline) => tokio::time::sleep(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        served = serving => served.unwrap(),
+        () = too_late => {}
+    }
+    Snapshot::default()
+}
+
+/// axum's own stop has no deadline. Where a program gives it one, a request that goes on is dropped as it is here.
+#[test]
+fn an_upload_that_a_handler_reads_is_given_as_much_as_by_axum_with_the_same_deadline() {
+    sandboxed(|| {
+        let bare = async |listener, app, signal| by_bare_axum(listener, app, signal, Some(DEADLINE)).await;
+        let (got, took) = InTheMiddle { serve: bare, handler: Reads, is_still: true, rest: b"" }.stop();
+        assert_eq!((got.bytes.len(), got.error), (0, None), "{got:?}");
+        assert_eq!(took.as_secs(), 10);
+        let (got, took) = InTheMiddle { serve: by_linger, handler: Reads, is_still: true, rest: b"" }.stop();
+        assert_eq!((got.bytes.len(), got.error), (0, None), "{got:?}");
+        assert_eq!(took.as_secs(), 8);
+
+        let bare = async |listener, app, signal| by_bare_axum(listener, app, signal, None).await;
+        let (got, _) = InTheMiddle { serve: bare, handler: Reads, is_still: false, rest: b"whole" }.stop();
+        assert_eq!(got.body(), Some(&b"10 bytes"[..]), "{got:?}");
+        let unbounded = async |listener, app, signal| {
+            linger::http::serve(listener, app).stop_when(signal).within(Duration::MAX).await.unwrap()
+        };
+        let (got, _) =
+            InTheMiddle { serve: unbounded, handler: Reads, is_still: false, rest: b"whole" }.stop();
+        assert_eq!(got.body(), Some(&b"10 bytes"[..]), "{got:?}");
     });
 }

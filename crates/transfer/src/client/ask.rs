@@ -1,9 +1,11 @@
 //! What a client asks without a transfer: a list of names, and what came of a transfer.
 
 use super::Client;
+use super::patience::Goodbyes;
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
-use crate::message::{Item, Message, Operation};
+use crate::host;
+use crate::message::{Item, Message, Operation, Receipt};
 use crate::path::RelPath;
 use crate::progress::Confirmation;
 use crate::receive::Announced;
@@ -59,6 +61,22 @@ impl Client {
     /// Returns [`Error::Refused`] if the server knows of no receipt: with `NotFound` no command was started for it, with
     /// `Busy` it is running, with `Command` it failed or nobody knows. Otherwise the errors of connecting.
     pub fn ask(&self, id: [u8; 16]) -> Result<Confirmation, Error> {
+        let retry = self.options.retry;
+        let mut goodbyes = Goodbyes::new(retry.patience, host::now());
+        let (receipt, mut knows) = self.ask_once(id)?;
+        // The answer is here, whatever becomes of the goodbye. But while the server does not know that somebody has heard it, it
+        // doubts whether the same may be done again.
+        while !knows && goodbyes.again(true, host::now()) && !self.cancel.wait(retry.first) {
+            match self.ask_once(id) {
+                Ok((_, again)) => knows = again,
+                Err(_) => break,
+            }
+        }
+        Ok(Confirmation::new(Announced::default(), receipt))
+    }
+
+    /// Asks once. Returns the receipt, and whether the server knows that it is here.
+    fn ask_once(&self, id: [u8; 16]) -> Result<(Receipt, bool), Error> {
         let (mut session, _) = self.begin(&Operation::Ask { id })?;
         let answer = loop {
             match session.receive()? {
@@ -72,9 +90,13 @@ impl Client {
                 _ => return Err(Violation::Unexpected("a frame").into()),
             }
         };
-        // The answer is here, whatever becomes of the goodbye.
-        drop(session.goodbye(0, ""));
-        session.close(&self.options.policy);
-        answer.map(|receipt| Confirmation::new(Announced::default(), receipt))
+        match answer {
+            Ok(receipt) => Ok((receipt, self.say_goodbye(session))),
+            Err(error) => {
+                drop(session.goodbye(0, ""));
+                session.close(&self.options.policy);
+                Err(error)
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::message::{Durability, Time};
 use std::cell::Cell;
+use std::sync::Arc;
 
 fn receipt(size: u64) -> Receipt {
     Receipt {
@@ -174,10 +175,11 @@ fn what_cannot_be_noted_is_not_run() {
     let path = dir.path().join("journal");
     let deliveries = Deliveries::open(&path).unwrap();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    deliveries.lock().journal.as_mut().unwrap().replace_file(full);
+    deliveries.lock().journal().unwrap().replace_file(full);
     deliveries.begin(id(1), None).unwrap();
     let refused = deliveries.run(&order(1), || panic!("it is not run")).unwrap_err();
     assert_eq!(refused.0, Refusal::NoSpace);
+    assert!(refused.1.contains("in journal, so nothing was run"), "{refused:?}");
     assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Nothing));
 }
 
@@ -334,4 +336,83 @@ fn nobody_waits_for_the_own_goodbye() {
     // And what it says at the end counts for both.
     first.heard();
     assert_eq!(deliveries.run(&again, || Ok(receipt(2))).unwrap().size, 2);
+}
+
+/// Neither a command that runs nor a client that may still hear keeps other content waiting.
+#[test]
+fn other_content_waits_for_nobody() {
+    let deliveries = Arc::new(Deliveries::default());
+    let first = Attendance::new(&deliveries, id(1));
+    let during = deliveries.run(&order(1), || {
+        assert_eq!(deliveries.run(&order(2), || Ok(receipt(2))).unwrap().size, 2);
+        Ok(receipt(1))
+    });
+    assert_eq!(during.unwrap().size, 1);
+    assert_eq!(deliveries.run(&order(3), || Ok(receipt(3))).unwrap().size, 3);
+    drop(first);
+    assert_eq!(deliveries.run(&order(4), || Ok(receipt(4))).unwrap().size, 4, "nor does a doubt");
+}
+
+/// A person's word is for one content: of another, what nobody has heard and what nobody knows stays in doubt.
+#[test]
+fn a_word_for_one_content_settles_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let after = interrupted(dir.path());
+    let never = || -> Result<Receipt, Fault> { panic!("it is not run") };
+    after.run(&order(2), || Ok(receipt(2))).unwrap();
+    after.run(&order(3), || Ok(receipt(3))).unwrap();
+    let again = |number, of| DeliveryOrder { id: id(number), anew: true, ..order(of) };
+    after.run(&again(4, 3), || Ok(receipt(4))).unwrap();
+    for doubted in [1, 2, 3] {
+        let plain = DeliveryOrder { id: id(9), ..order(doubted) };
+        assert!(after.run(&plain, never).unwrap_err().is_open(), "{doubted}");
+    }
+    after.heard(id(4));
+    let plain = DeliveryOrder { id: id(5), ..order(3) };
+    assert_eq!(after.run(&plain, || Ok(receipt(5))).unwrap().size, 5, "this one is settled");
+    drop(after);
+    // The journal says the same.
+    let later = Deliveries::open(&dir.path().join("image")).unwrap();
+    for doubted in [1, 2] {
+        let plain = DeliveryOrder { id: id(9), ..order(doubted) };
+        assert!(later.run(&plain, never).unwrap_err().is_open(), "{doubted}");
+    }
+}
+
+/// A session that leaves is one of its own transfer: others of that transfer, and of others, are still there.
+#[test]
+fn who_leaves_leaves_alone() {
+    let deliveries = Arc::new(Deliveries::default());
+    let [first, second, other] = [1, 1, 2].map(|number| Attendance::new(&deliveries, id(number)));
+    let attended = |number| deliveries.lock().is_attended(&id(number));
+    drop(first);
+    assert!(attended(1) && attended(2), "a second session is there for it");
+    drop(other);
+    assert!(attended(1) && !attended(2));
+    drop(second);
+    assert!(!attended(1));
+}
+
+/// Each stage of a delivery, as a session of the same transfer and whoever asks are told it.
+#[test]
+fn a_session_hears_what_its_transfer_has_come_to() {
+    let deliveries = Deliveries::default();
+    assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Nothing) && deliveries.outcome(id(1)).is_none());
+    deliveries.begin(id(1), None).unwrap();
+    assert!(!deliveries.is_running(id(1)) && deliveries.outcome(id(1)).is_none());
+    let ran = deliveries.run(&order(1), || {
+        assert!(deliveries.is_running(id(1)) && deliveries.outcome(id(1)).is_none());
+        assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Runs));
+        Ok(receipt(1))
+    });
+    assert_eq!(ran.unwrap().size, 1);
+    // The outcome is the same before and after its client has heard it.
+    for hears in [false, true] {
+        if hears {
+            deliveries.heard(id(1));
+        }
+        assert!(!deliveries.is_running(id(1)));
+        assert_eq!(deliveries.outcome(id(1)).unwrap().unwrap().size, 1);
+        assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Delivered(receipt) if receipt.size == 1));
+    }
 }

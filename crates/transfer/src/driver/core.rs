@@ -289,6 +289,11 @@ impl Core {
         self.preface_read
     }
 
+    /// Whether a server answers a client's goodbye.
+    pub(super) fn answers_goodbyes(&self) -> bool {
+        self.version >= 3
+    }
+
     /// Bytes that have arrived, payload and framing.
     pub(super) fn received(&self) -> u64 {
         self.received

@@ -83,7 +83,7 @@ impl Receiver<'_> {
         };
         let pipe = self.arriving.take_pipe().map_err(|error| Error::io("make", "a pipe", error))?;
         if let Err(error) = pour(self.session, length, &pipe, opened, at)? {
-            let text = format!("cannot write at byte {at}: {error}");
+            let text = format!("cannot write {} at byte {at}: {error}", landing.dest());
             return self.fail_current(Fault::io(text, &error));
         }
         self.arriving.keep_pipe(pipe);

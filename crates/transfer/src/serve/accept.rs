@@ -18,7 +18,7 @@ use crate::host;
 impl Server {
     /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections
     /// once this many requests have ended. A connection without a request, such as a port scan's, does not count. Nor
-    /// does, for [`ShareOptions::returns`](crate::ShareOptions::returns), a request whose connection was cut.
+    /// does, for [`ShareOptions::patience`](crate::ShareOptions::patience), a request whose connection was cut.
     ///
     /// # Errors
     /// Returns the errors of `accept(2)` that do not concern a single connection.
@@ -88,10 +88,10 @@ impl Server {
                         return;
                     };
                     let has_asked = served.has_asked();
-                    let returns = served.may_return() && !self.options.returns.is_zero();
+                    let waits = served.may_return() && !self.options.patience.is_zero();
                     observe(Serving::Served(Box::new(served)));
-                    let returns_until = returns.then(|| host::now() + self.options.returns);
-                    if has_asked && self.count.end(returns_until) {
+                    let patient_until = waits.then(|| host::now() + self.options.patience);
+                    if has_asked && self.count.end(patient_until) {
                         self.accept_no_more();
                     }
                 };

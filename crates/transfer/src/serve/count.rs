@@ -11,7 +11,7 @@ use rustix::event::EventfdFlags;
 #[derive(Debug)]
 pub(super) struct RequestCount {
     state: Mutex<Requests>,
-    /// Readable when `returns_until` has changed.
+    /// Readable when `patient_until` has changed.
     changed: OwnedFd,
 }
 
@@ -21,12 +21,12 @@ struct Requests {
     begun: usize,
     ended: usize,
     /// Until when a client that was cut may come back.
-    returns_until: Option<Instant>,
+    patient_until: Option<Instant>,
 }
 
 impl RequestCount {
     pub(super) fn new() -> io::Result<Self> {
-        let state = Requests { most: usize::MAX, begun: 0, ended: 0, returns_until: None };
+        let state = Requests { most: usize::MAX, begun: 0, ended: 0, patient_until: None };
         let changed = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { state: Mutex::new(state), changed })
     }
@@ -45,21 +45,21 @@ impl RequestCount {
         let may = state.begun < state.most;
         if may {
             state.begun += 1;
-            state.returns_until = None;
+            state.patient_until = None;
         }
         may
     }
 
-    /// Counts a request that has ended. Returns whether it was the last. `returns_until` says until when its client may come
+    /// Counts a request that has ended. Returns whether it was the last. `patient_until` says until when its client may come
     /// back, if its connection was cut: what it asks then belongs to the same request.
-    pub(super) fn end(&self, returns_until: Option<Instant>) -> bool {
+    pub(super) fn end(&self, patient_until: Option<Instant>) -> bool {
         let mut state = self.state();
         if state.most == usize::MAX {
             return false;
         }
-        if returns_until.is_some() {
+        if patient_until.is_some() {
             state.begun -= 1;
-            state.returns_until = returns_until;
+            state.patient_until = patient_until;
             drop(state);
             // write(2) can fail only if the counter would overflow.
             let _ = rustix::io::write(&self.changed, &1u64.to_ne_bytes());
@@ -77,7 +77,7 @@ impl RequestCount {
     /// For how long a client that was cut is still waited for; `None` if nobody is.
     pub(super) fn waits(&self, now: Instant) -> Option<Duration> {
         let _ = rustix::io::read(&self.changed, &mut [0; 8]);
-        self.state().returns_until.map(|until| until.saturating_duration_since(now))
+        self.state().patient_until.map(|until| until.saturating_duration_since(now))
     }
 }
 

@@ -47,7 +47,7 @@ pub struct ShareOptions {
     pub policy: linger::Policy,
     /// How long [`Server::serve`](crate::Server::serve) waits for a client to come back whose request ended because its connection was cut, if it
     /// serves a number of requests only. What such a client asks then belongs to the same request.
-    pub returns: Duration,
+    pub patience: Duration,
     /// How a session ends: to show in a test what a bare `close()` loses.
     pub ending: ShareEnding,
 }
@@ -81,7 +81,7 @@ impl ShareOptions {
             idle: slots::IDLE,
             deadlines: Deadlines::default(),
             policy: linger::Policy::default(),
-            returns: Duration::ZERO,
+            patience: Duration::ZERO,
             ending: ShareEnding::Lingering,
         }
     }

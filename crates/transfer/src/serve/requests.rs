@@ -70,7 +70,7 @@ impl Server {
                     let world = World { root: &root, quota, claimant };
                     match operation {
                         Operation::Put(put) => {
-                            served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
+                            served.request = told(&put);
                             served.came_back = put.again;
                             if put.sink.is_some() && !put.options.dry_run {
                                 attends.push(Attendance::new(&self.deliveries, put.id));
@@ -105,6 +105,10 @@ impl Server {
                         return Err(Error::goodbye(code, reason));
                     }
                     attends.iter().for_each(Attendance::heard);
+                    if session.answers_goodbyes() {
+                        // A client that is gone by now says its goodbye again, and hears then.
+                        let _ = session.goodbye(0, "");
+                    }
                     return Ok(());
                 }
                 SessionEvent::Finished { .. } | SessionEvent::Works(_) => {}
@@ -124,7 +128,7 @@ impl Server {
             AskedDelivery::Failed(fault) => fault,
             AskedDelivery::Runs => Fault(Refusal::Busy, "its command is running".into()),
             AskedDelivery::Unknown => {
-                let told = "it may have been done: the server ended while its command ran";
+                let told = "it may have been done: the server ended before it could note what its command had come to";
                 Fault(Refusal::Command, Reason::from(told).with(Remedy::LookBeforeSending))
             }
             AskedDelivery::Nothing => {
@@ -310,6 +314,12 @@ fn item(name: &[u8], stat: &rustix::fs::Stat) -> Item {
     Item { name: name.into(), kind, size, mode: stat.st_mode & 0o7777, mtime: mtime(stat) }
 }
 
+/// A put in words. Into the shared directory itself goes what its own name says, not a file named `.`.
+fn told(put: &Put) -> String {
+    let path = base(&put.path, put.into, &put.name).unwrap_or(put.path.clone());
+    format!("put {}", wanted(put.sink.as_deref(), &path))
+}
+
 fn wanted(port: Option<&str>, path: &RelPath) -> String {
     port.map_or_else(|| path.to_string(), |name| format!("@{}", Untrusted::from(name).terminal()))
 }
@@ -326,7 +336,7 @@ fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, Fault> {
         return Ok(path.clone());
     }
     if name.is_empty() {
-        let told = Reason::from("a pipe has no name of its own");
+        let told = Reason::from("what is sent has no name of its own: it is a pipe, or `/`");
         return Err(Fault(Refusal::Forbidden, told.with(Remedy::GiveName)));
     }
     path.child(name).map_err(|why| {

@@ -12,6 +12,7 @@ use crate::hash::BLOCK;
 use crate::message::Refusal;
 use crate::path::WORK;
 use crate::progress::{ItemVerdict, Summary};
+use crate::reason::Remedy;
 use crate::serve::Served;
 
 /// The content of the file that is replaced.
@@ -281,9 +282,12 @@ pub(super) fn after_asking(
     let is_true = match answer {
         Ok(()) => outcome == Some(Some(true)) && status != Some(1),
         Err(Error::Refused(Refusal::NotFound, _)) => outcome.is_none() && status != Some(0),
-        // It failed, or nobody can know: it may even be that it was noted and then not started.
-        // What there was no room to note, a server that was started anew does not know: it doubts.
-        Err(Error::Refused(Refusal::Command, _)) => status != Some(0) || (state.was_full && state.fell),
+        // Nobody can know: it may even be that it was noted and then not started. A server doubts only what it was started anew
+        // after; what a client knows, only if there was no room to note it.
+        Err(Error::Refused(Refusal::Command, why)) if why.remedy() == Some(&Remedy::LookBeforeSending) => {
+            state.fell && (status != Some(0) || state.was_full)
+        }
+        Err(Error::Refused(Refusal::Command, _)) => outcome == Some(Some(false)) && status != Some(0),
         Err(_) => false,
     };
     if is_true {
@@ -298,7 +302,7 @@ pub(super) fn after_asking(
 /// at all if it may have been done and nobody knows (`open`), and at most once otherwise.
 pub(super) fn after_printing_again(
     world: &SimulatedWorld,
-    ended: Option<&EndedClient>,
+    (first, ended): (Option<&EndedClient>, Option<&EndedClient>),
     before: usize,
     (open, anew): (bool, bool),
 ) -> Result<(), String> {
@@ -308,8 +312,10 @@ pub(super) fn after_printing_again(
     }
     let started = &state.commands[before..];
     let status = ended.map(EndedClient::status);
-    // What a server does not know any more, or what it has not heard, it doubts.
-    let may_doubt = state.fell || state.was_full || (before > 0 && state.happened > 0);
+    // What a server does not know any more, or what it has not heard, it doubts. But a client that has the receipt says so until
+    // it is heard: two cuts do not keep the server from knowing.
+    let has_heard = first.is_some_and(|first| first.status() == 0) && state.happened <= 2 && !state.gave_up;
+    let may_doubt = state.fell || state.was_full || (before > 0 && state.happened > 0 && !has_heard);
     let is_right = match (anew, started) {
         (false, []) => status == Some(3) && (open || may_doubt),
         (_, [command]) if anew || !open => status == Some(if command.outcome == Some(true) { 0 } else { 1 }),

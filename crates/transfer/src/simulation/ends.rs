@@ -52,7 +52,7 @@ pub(super) fn transfer(base: &Path, schedule: &Schedule, anew: bool) -> ClientRe
         Err(bad) => return (Summary::default(), Some(Error::Usage(bad.to_string().into()))),
     };
     let if_exists = if schedule.scenario == Scenario::Replace { IfExists::Replace } else { IfExists::Fail };
-    let options = PutOptions { durability, if_exists, again: anew, ..PutOptions::default() };
+    let options = PutOptions { durability, if_exists, anew, ..PutOptions::default() };
     client.put(Input::Path(path), &to, &options, &mut |progress| tell(&progress, false))
 }
 
