@@ -79,7 +79,7 @@ pub(crate) struct RunArguments {
     counts: MetricsAt,
     #[command(flatten)]
     output: JsonBeside,
-    /// No report at the end.
+    /// No report at the end, and no hold on the program's stderr after its end.
     #[arg(long)]
     quiet: bool,
     /// Write the library that is preloaded to DIR, and end: in an image, /usr/lib/linger is where programs find it that can unpack it
@@ -217,6 +217,10 @@ impl Manner {
             Notice::Coverage(coverage) => say_each(&coverage.text(gap_remedy)),
             Notice::Refused(refusal) if self.json => say_json(&line(lines::Refused::from(*refusal))),
             Notice::Refused(refusal) => say!("linger: {refusal}"),
+            // Nothing is to follow, and whoever started the program may read its output to the end. With -v something follows.
+            Notice::ProgramEnded if self.quiet && !tracing::enabled!(tracing::Level::INFO) => {
+                let_go_of_output()
+            }
             _ => {}
         }
     }
@@ -233,6 +237,15 @@ impl Manner {
             return say_json(&line(lines::Report::from(report)));
         }
         say_each(report);
+    }
+}
+
+/// Closes what this process has of the program's stdout and stderr.
+fn let_go_of_output() {
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        // They stay valid fds in any case.
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
     }
 }
 

@@ -5,11 +5,13 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 
 use linger_testing::{sandboxed, skip};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
@@ -95,6 +97,50 @@ fn a_report_is_given_on_request() {
         assert_eq!((&report["type"], &report["closes"]), (&"run".into(), &0.into()), "{line}");
         signal(child.id(), "-TERM");
         assert_eq!(child.wait().unwrap().signal(), Some(15));
+    }
+}
+
+/// Whoever reads the program's output to its end waits no longer than for the program, though a process that it has left behind is
+/// still supervised. Without `--quiet` a report is to follow.
+#[test]
+fn what_is_quiet_does_not_hold_the_programs_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let script = format!("cat {} >/dev/null 2>&1 & echo $LD_PRELOAD >&2", fifo.display());
+    for (options, is_let_go) in [
+        (&["--quiet"][..], true),
+        (&["--quiet", "--stay"], true),
+        (&["--quiet", "--via", "seccomp"], true),
+        (&[], false),
+        (&["--stay"], false),
+    ] {
+        let mut command = Command::new(LINGER);
+        command.arg("run").args(options).args(["--", "sh", "-c", &script]).stdin(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut library = String::new();
+        said.read_line(&mut library).unwrap();
+        // The process that was left behind ends once somebody writes.
+        let writer = || fs::File::options().write(true).open(&fifo).unwrap();
+        let mut rest = String::new();
+        if is_let_go {
+            for stream in [said.get_ref().as_fd(), child.stdout.as_ref().unwrap().as_fd()] {
+                let mut end = [PollFd::new(&stream, PollFlags::IN)];
+                let long = Timespec { tv_sec: 20, tv_nsec: 0 };
+                assert_eq!(poll(&mut end, Some(&long)), Ok(1), "{options:?}: it is held");
+            }
+            said.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, "", "{options:?}");
+            let library = library.trim();
+            assert!(library.is_empty() || fs::exists(library).unwrap(), "{options:?}: supervised no more");
+            drop(writer());
+        } else {
+            drop(writer());
+            said.read_to_string(&mut rest).unwrap();
+            assert!(rest.starts_with("linger: 0 closes: "), "{options:?}: {rest}");
+        }
+        assert!(child.wait().unwrap().success());
     }
 }
 
@@ -195,7 +241,7 @@ fn what_is_preloaded_already_stays() {
     let directory = tempfile::tempdir().unwrap();
     let absent = directory.path().join("absent.so");
     let output = Command::new(LINGER)
-        .args(["run", "--quiet", "--", "sh", "-c", "echo $LD_PRELOAD"])
+        .args(["run", "--", "sh", "-c", "echo $LD_PRELOAD"])
         .env("LD_PRELOAD", &absent)
         .output()
         .unwrap();

@@ -58,16 +58,20 @@ pub(crate) fn run(
     }
     let child = started?;
     raise_descriptor_limit(limit);
-    let status = wait(child, &signals, |asked| {
+    let status = wait(child, &signals, |event| {
         if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal).or_else(|| supervision.refusal()) {
             notify(Notice::Refused(&refusal));
         }
         if let Some(coverage) = supervision.coverage_news() {
             notify(Notice::Coverage(&coverage));
         }
-        if asked {
-            notify(Notice::Report(&supervision.report()));
-            notify(Notice::Coverage(&supervision.coverage()));
+        match event {
+            Event::Signal => {}
+            Event::Asked => {
+                notify(Notice::Report(&supervision.report()));
+                notify(Notice::Coverage(&supervision.coverage()));
+            }
+            Event::Ended => notify(Notice::ProgramEnded),
         }
     });
     if let Some(watched) = watched {
@@ -115,15 +119,23 @@ fn start(program: &Program, command: &mut Command) -> Result<Pid, RunError> {
         .ok_or_else(|| RunError::system("no process")(io::Error::from(io::ErrorKind::InvalidData)))
 }
 
+/// What is seen while the program is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Signal,
+    /// SIGUSR1, which asks for a report.
+    Asked,
+    /// The program itself has ended.
+    Ended,
+}
+
 /// Waits for the program and for every process that it leaves behind. Returns the status of the program itself.
-///
-/// `awake` is called after each signal; its argument is true for SIGUSR1, which asks for a report.
-fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(bool)) -> io::Result<ExitStatus> {
+fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(Event)) -> io::Result<ExitStatus> {
     let mut status = None;
     let mut stops = Stops::default();
     loop {
         while let Some(arrived) = signals.next() {
-            awake(arrived.signal == libc::SIGUSR1);
+            awake(if arrived.signal == libc::SIGUSR1 { Event::Asked } else { Event::Signal });
             stops.arrived(arrived.signal);
             match arrived.signal {
                 libc::SIGCHLD => {}
@@ -137,7 +149,10 @@ fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(bool)) -> io::Resul
             match rustix::process::wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
                 Ok(Some((pid, ended))) if pid == child => match ended.stopping_signal() {
                     Some(signal) => stops.child_stopped(signal),
-                    None => status = Some(ExitStatus::from_raw(ended.as_raw())),
+                    None => {
+                        status = Some(ExitStatus::from_raw(ended.as_raw()));
+                        awake(Event::Ended);
+                    }
                 },
                 Ok(Some(_)) => {}
                 Ok(None) => break,
