@@ -161,6 +161,9 @@ fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
 fn remedy(error: &RunError) -> &'static str {
     match error {
         RunError::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
+        RunError::FileSizeLimit { .. } => {
+            ", install the library once without it (`linger run --unpack /usr/lib/linger`), or use --via seccomp, which needs none"
+        }
         RunError::CallsForbidden { optional: true, .. } => ", or use --via preload, which does without",
         // Another supervisor is asked about the calls of this process.
         RunError::SeccompRefused { source, .. }

@@ -58,6 +58,7 @@ pub(crate) fn run(
     }
     let child = started?;
     raise_descriptor_limit(limit);
+    way.sweep();
     let status = wait(child, &signals, |event| {
         if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal).or_else(|| supervision.refusal()) {
             notify(Notice::Refused(&refusal));

@@ -200,6 +200,14 @@ impl Way {
         self.preload().map(Preload::mark)
     }
 
+    /// Removes what supervisors that were killed have left, in a thread that nobody waits for.
+    pub(crate) fn sweep(self: &Arc<Self>) {
+        let way = Arc::clone(self);
+        let task = move || way.preload().into_iter().for_each(Preload::sweep);
+        // Where there can be no thread, a later start will do it.
+        let _ = thread::Builder::new().name("linger-sweep".into()).spawn(task);
+    }
+
     /// Removes what was unpacked.
     pub(crate) fn remove(&self) {
         if let Self::Preload(preload) = self {

@@ -44,9 +44,11 @@ mod socket;
 mod strangers;
 mod supervise;
 mod survey;
+mod sweep;
 mod tally;
 #[cfg(test)]
 mod turns;
+mod unpacked;
 
 pub use command::run;
 pub use coverage::{Coverage, CoveredListener, Gap, GapRemedy};

@@ -66,6 +66,7 @@ pub(crate) fn supervise(
     if let Some(Err(error)) = watched.as_ref().map(Seccomp::check) {
         return Ok(Supervised::Lost(error));
     }
+    way.sweep();
     let mut told = Told { supervision: &supervision, watched: watched.as_ref(), signals: &signals, notify };
     told.wait(std::slice::from_ref(program));
     tracing::debug!("the program has ended");
