@@ -14,6 +14,7 @@ use clap::{Args, ValueHint};
 use linger::Policy;
 use linger_run::{Notice, Options, RunError, RunReport, Via};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use crate::exit;
 use crate::lines::{self, line};
@@ -113,6 +114,7 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
     let Some((command, rest)) = arguments.command.split_first() else {
         return exit::fail(exit::BAD_USAGE, "run: name a command after `--`");
     };
+    tell_of_few_descriptors();
     match linger_run::run(command, rest, &options, |notice| manner.tell(&notice)) {
         Ok(ended) => {
             manner.tell_end(&ended.report);
@@ -128,6 +130,17 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
             ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
         Err(error) => exit::fail(code(&error), format_args!("run: {error}{}", remedy(&error))),
+    }
+}
+
+/// What follows is rare and hard to find out: connections that do not linger, and are counted as `refused`.
+fn tell_of_few_descriptors() {
+    if let Some(most) = getrlimit(Resource::Nofile).maximum.filter(|most| *most < linger_run::FEW_DESCRIPTORS)
+    {
+        say!(
+            "linger: run: {most} descriptors at most (the hard limit) are too few for connections to linger, which are closed \
+             plainly then: raise it (`ulimit -Hn`, systemd's `LimitNOFILE=`)"
+        );
     }
 }
 

@@ -343,6 +343,54 @@ fn what_a_container_does_not_permit_is_not_always_needed() {
     }
 }
 
+/// The starter's limits are the program's, and `linger run` itself comes along with each, or says which to raise.
+#[test]
+fn the_starters_limits_are_the_programs() {
+    let ways = [&[][..], &["--stay"], &["--via", "seccomp"]];
+    let started = |limits: &[&str], options: &[&str], script: &str| {
+        let mut command = Command::new("unshare");
+        // Nobody there may raise a hard limit.
+        command
+            .args(["--user", "--map-root-user", "prlimit"])
+            .args(limits)
+            .args([LINGER, "run"])
+            .args(options);
+        command.args(["--", "sh", "-c", script]).stdin(Stdio::null()).output().unwrap()
+    };
+    let has = |output: &Output, wanted: &str| String::from_utf8_lossy(&output.stdout) == wanted;
+    let says = |output: &Output, wanted: &str| String::from_utf8_lossy(&output.stderr).contains(wanted);
+    if !started(&[], &[], "true").status.success() {
+        return skip("user namespaces", "unshare --user is refused");
+    }
+    for options in ways {
+        let works = started(&["--stack=65536:8388608"], options, "ulimit -s; ulimit -Hs");
+        assert!(has(&works, "64\n8192\n"), "{options:?}: {works:?}");
+        let refused = started(&["--stack=65536:65536"], options, "echo started");
+        assert!(refused.status.code() == Some(4) && has(&refused, ""), "{options:?}: {refused:?}");
+        assert!(says(&refused, "RLIMIT_STACK") && says(&refused, "LimitSTACK="), "{refused:?}");
+        let works = started(&["--fsize=1024:1048576"], options, "ulimit -f; ulimit -Hf");
+        assert!(has(&works, "2\n2048\n"), "{options:?}: {works:?}");
+        let refused = started(&["--fsize=1024:1024"], options, "echo started");
+        if options.contains(&"seccomp") {
+            assert!(has(&refused, "started\n"), "it needs no file: {refused:?}");
+        } else {
+            assert!(refused.status.code() == Some(4) && has(&refused, ""), "{options:?}: {refused:?}");
+            assert!(says(&refused, "RLIMIT_FSIZE") && says(&refused, "--unpack"), "{refused:?}");
+        }
+        let few = started(&["--nofile=20:20"], options, "ulimit -n");
+        if options.contains(&"seccomp") {
+            assert!(few.status.code() == Some(4) && has(&few, "") && says(&few, "`ulimit -n`"), "{few:?}");
+        } else {
+            assert!(has(&few, "20\n") && says(&few, "20 descriptors at most"), "{options:?}: {few:?}");
+        }
+        let plenty = started(&["--nofile=64:64"], options, "ulimit -n");
+        assert!(has(&plenty, "64\n") && !says(&plenty, "descriptors at most"), "{options:?}: {plenty:?}");
+    }
+    // Too few for a child, though the program can be executed.
+    let none = started(&["--nofile=12:12"], &["--stay"], "echo started");
+    assert!(none.status.code() == Some(4) && says(&none, "`ulimit -n`"), "{none:?}");
+}
+
 /// As in a pod with a read-only root: the library is in memory, unless TMPDIR names a directory for it, or the image has it.
 #[test]
 fn no_writable_place_is_needed() {

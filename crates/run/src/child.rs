@@ -111,9 +111,13 @@ fn name_own_pid(
 }
 
 fn start(program: &Program, command: &mut Command) -> Result<Pid, RunError> {
-    let child = command
-        .spawn()
-        .map_err(|error| RunError::NotExecutable { path: program.path.clone(), reason: error.to_string() })?;
+    let child = command.spawn().map_err(|error| match error.raw_os_error() {
+        // Of the fork, or of the pipe by which the child tells that its exec has failed.
+        Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM) => {
+            RunError::system("cannot start the program")(error)
+        }
+        _ => RunError::NotExecutable { path: program.path.clone(), reason: error.to_string() },
+    })?;
     i32::try_from(child.id())
         .ok()
         .and_then(Pid::from_raw)

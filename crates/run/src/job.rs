@@ -32,6 +32,9 @@ pub struct ProgramEnd {
     pub report: RunReport,
 }
 
+/// With a lower hard limit of fds, which holds for the supervisor as well, few connections or none can linger.
+pub const FEW_DESCRIPTORS: u64 = 64;
+
 /// Fds of the supervisor that are reserved for other things than lingering connections, mainly for the program's processes.
 const SPARE: u64 = 512;
 
