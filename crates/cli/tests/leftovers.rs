@@ -166,7 +166,7 @@ fn a_later_start_removes_what_a_killed_supervisor_has_left() {
             .output()
             .unwrap();
         if !mounted.status.success() {
-            return skip("overlay in user namespaces", &String::from_utf8_lossy(&mounted.stderr));
+            return skip("mount namespaces", &String::from_utf8_lossy(&mounted.stderr));
         }
         survives_and_is_swept(over);
         assert!(Command::new("umount").arg(over).status().unwrap().success());

@@ -360,7 +360,7 @@ fn the_starters_limits_are_the_programs() {
     let has = |output: &Output, wanted: &str| String::from_utf8_lossy(&output.stdout) == wanted;
     let says = |output: &Output, wanted: &str| String::from_utf8_lossy(&output.stderr).contains(wanted);
     if !started(&[], &[], "true").status.success() {
-        return skip("user namespaces", "unshare --user is refused");
+        return skip("mount namespaces", "unshare --user is refused");
     }
     for options in ways {
         let works = started(&["--stack=65536:8388608"], options, "ulimit -s; ulimit -Hs");

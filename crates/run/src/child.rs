@@ -67,12 +67,12 @@ pub(crate) fn run(
             notify(Notice::Coverage(&coverage));
         }
         match event {
-            Event::Signal => {}
-            Event::Asked => {
+            ChildEvent::Signal => {}
+            ChildEvent::Asked => {
                 notify(Notice::Report(&supervision.report()));
                 notify(Notice::Coverage(&supervision.coverage()));
             }
-            Event::Ended => notify(Notice::ProgramEnded),
+            ChildEvent::Ended => notify(Notice::ProgramEnded),
         }
     });
     if let Some(watched) = watched {
@@ -126,7 +126,7 @@ fn start(program: &Program, command: &mut Command) -> Result<Pid, RunError> {
 
 /// What is seen while the program is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
+enum ChildEvent {
     Signal,
     /// SIGUSR1, which asks for a report.
     Asked,
@@ -135,12 +135,12 @@ enum Event {
 }
 
 /// Waits for the program and for every process that it leaves behind. Returns the status of the program itself.
-fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(Event)) -> io::Result<ExitStatus> {
+fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(ChildEvent)) -> io::Result<ExitStatus> {
     let mut status = None;
     let mut stops = Stops::default();
     loop {
         while let Some(arrived) = signals.next() {
-            awake(if arrived.signal == libc::SIGUSR1 { Event::Asked } else { Event::Signal });
+            awake(if arrived.signal == libc::SIGUSR1 { ChildEvent::Asked } else { ChildEvent::Signal });
             stops.arrived(arrived.signal);
             match arrived.signal {
                 libc::SIGCHLD => {}
@@ -156,7 +156,7 @@ fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(Event)) -> io::Resu
                     Some(signal) => stops.child_stopped(signal),
                     None => {
                         status = Some(ExitStatus::from_raw(ended.as_raw()));
-                        awake(Event::Ended);
+                        awake(ChildEvent::Ended);
                     }
                 },
                 Ok(Some(_)) => {}

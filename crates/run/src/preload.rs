@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use linger_preload::protocol::VARIABLE;
 
 use crate::mark::Mark;
 use crate::unpacked::{LIBRARY, Unpacked};
-use crate::{Options, RunError};
+use crate::{Options, RunError, sweep};
 
 /// The library, and what its processes are to know. Removed when dropped.
 #[derive(Debug)]
@@ -103,7 +103,9 @@ impl Preload {
 
     /// Removes what supervisors that were killed have left beside the files.
     pub(crate) fn sweep(&self) {
-        self.files.sweep();
+        if let Some(place) = self.files.place() {
+            sweep::sweep(place.as_fd());
+        }
     }
 }
 

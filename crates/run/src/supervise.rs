@@ -67,12 +67,13 @@ pub(crate) fn supervise(
         return Ok(Supervised::Lost(error));
     }
     way.sweep();
-    let mut told = Told { supervision: &supervision, watched: watched.as_ref(), signals: &signals, notify };
-    told.wait(std::slice::from_ref(program));
+    let mut notifier =
+        Notifier { supervision: &supervision, watched: watched.as_ref(), signals: &signals, notify };
+    notifier.wait(std::slice::from_ref(program));
     tracing::debug!("the program has ended");
-    (told.notify)(Notice::ProgramEnded);
+    (notifier.notify)(Notice::ProgramEnded);
     if let Some(watched) = &watched {
-        told.wait(std::slice::from_ref(watched.ended()));
+        notifier.wait(std::slice::from_ref(watched.ended()));
     } else if let Some(mark) = way.mark() {
         loop {
             let left = leftovers::find(&mark);
@@ -80,7 +81,7 @@ pub(crate) fn supervise(
             if left.is_empty() {
                 break;
             }
-            told.wait(&left);
+            notifier.wait(&left);
         }
     }
     watched.into_iter().for_each(Seccomp::finish);
@@ -88,14 +89,14 @@ pub(crate) fn supervise(
 }
 
 /// What the supervisor is told while it waits, and whom it tells.
-struct Told<'a, N> {
+struct Notifier<'a, N> {
     supervision: &'a Supervision,
     watched: Option<&'a Seccomp>,
     signals: &'a Signals,
     notify: N,
 }
 
-impl<N: FnMut(Notice<'_>)> Told<'_, N> {
+impl<N: FnMut(Notice<'_>)> Notifier<'_, N> {
     /// Waits until one of the processes has ended.
     fn wait(&mut self, ends: &[OwnedFd]) {
         let mut fds = vec![PollFd::new(self.signals, PollFlags::IN)];

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FlockOperation, MemfdFlags, Mode, OFlags, StatVfsMount
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
-use crate::{Options, RunError, sweep};
+use crate::{Options, RunError};
 
 pub(crate) const LIBRARY: &str = "liblinger_preload.so";
 
@@ -26,7 +26,7 @@ const PLACES: [&str; 4] = ["/tmp", "/dev/shm", "/var/tmp", "/run"];
 pub(crate) enum Unpacked {
     Own {
         directory: TempDir,
-        /// The directory, locked as long as a process that will remove it is alive ([`sweep`]).
+        /// The directory, locked as long as a process that will remove it is alive (see `sweep`).
         locked: OwnedFd,
     },
     /// By another process, which may see another file system by the same path.
@@ -162,19 +162,15 @@ impl Unpacked {
         }
     }
 
-    /// Removes what processes that were killed have left in the same place.
-    pub(crate) fn sweep(&self) {
+    /// The directory in which the one with the library was made.
+    pub(crate) fn place(&self) -> Option<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let place = match self {
-            Self::Own { directory, .. } => directory.path().parent().map(File::open),
-            Self::Lent { parent, .. } => {
-                let opened = rustix::fs::openat(parent, c".", flags, Mode::empty());
-                Some(opened.map(File::from).map_err(io::Error::from))
+        match self {
+            Self::Own { directory, .. } => {
+                rustix::fs::open(directory.path().parent()?, flags, Mode::empty()).ok()
             }
+            Self::Lent { parent, .. } => rustix::fs::openat(parent, c".", flags, Mode::empty()).ok(),
             Self::Installed(_) | Self::Memory { .. } => None,
-        };
-        if let Some(Ok(place)) = place {
-            sweep::sweep(place.as_fd());
         }
     }
 }
@@ -278,8 +274,7 @@ mod tests {
             [("plain", true), ("a b", false), ("a:b", false), ("a$LIB", false), ("a\nb", false)]
         {
             let place = directory.path().join(name);
-            let mut options = Options::default();
-            options.unpack_into = Some(place.clone());
+            let options = Options { unpack_into: Some(place.clone()), ..Options::default() };
             let absent = Unpacked::new(&options).unwrap();
             assert!(!absent.path().starts_with(&place) && absent.library().exists(), "{name}");
             fs::create_dir(&place).unwrap();
@@ -287,8 +282,7 @@ mod tests {
             assert_eq!(files.path().starts_with(&place), is_taken, "{name:?}: {files:?}");
             assert!(files.library().exists() && is_nameable(&files.library()), "{name:?}");
         }
-        let mut options = Options::default();
-        options.unpack_into = Some(".".into());
+        let options = Options { unpack_into: Some(".".into()), ..Options::default() };
         let files = Unpacked::new(&options).unwrap();
         assert!(files.path().starts_with(std::env::current_dir().unwrap()), "{files:?}");
     }
