@@ -28,5 +28,14 @@ mod why;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Err((limit, least)) = linger_run::enough_stack() {
+        return exit::fail(
+            exit::NOT_POSSIBLE_HERE,
+            format_args!(
+                "the stack may have {limit} bytes (RLIMIT_STACK), and {least} are needed: raise that limit (`ulimit -s`, systemd's \
+                 `LimitSTACK=`)"
+            ),
+        );
+    }
     args::run()
 }

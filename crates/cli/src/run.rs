@@ -14,6 +14,7 @@ use clap::{Args, ValueHint};
 use linger::Policy;
 use linger_run::{Notice, Options, RunError, RunReport, Via};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use crate::exit;
 use crate::lines::{self, line};
@@ -79,7 +80,7 @@ pub(crate) struct RunArguments {
     counts: MetricsAt,
     #[command(flatten)]
     output: JsonBeside,
-    /// No report at the end.
+    /// No report at the end, and no hold on the program's stderr after its end.
     #[arg(long)]
     quiet: bool,
     /// Write the library that is preloaded to DIR, and end: in an image, /usr/lib/linger is where programs find it that can unpack it
@@ -113,6 +114,7 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
     let Some((command, rest)) = arguments.command.split_first() else {
         return exit::fail(exit::BAD_USAGE, "run: name a command after `--`");
     };
+    tell_of_few_descriptors();
     match linger_run::run(command, rest, &options, |notice| manner.tell(&notice)) {
         Ok(ended) => {
             manner.tell_end(&ended.report);
@@ -128,6 +130,17 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
             ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
         Err(error) => exit::fail(code(&error), format_args!("run: {error}{}", remedy(&error))),
+    }
+}
+
+/// What follows is rare and hard to find out: connections that do not linger, and are counted as `refused`.
+fn tell_of_few_descriptors() {
+    if let Some(most) = getrlimit(Resource::Nofile).maximum.filter(|most| *most < linger_run::FEW_DESCRIPTORS)
+    {
+        say!(
+            "linger: run: {most} descriptors at most (the hard limit) are too few for connections to linger, which are closed \
+             plainly then: raise it (`ulimit -Hn`, systemd's `LimitNOFILE=`)"
+        );
     }
 }
 
@@ -161,6 +174,9 @@ fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
 fn remedy(error: &RunError) -> &'static str {
     match error {
         RunError::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
+        RunError::FileSizeLimit { .. } => {
+            ", install the library once without it (`linger run --unpack /usr/lib/linger`), or use --via seccomp, which needs none"
+        }
         RunError::CallsForbidden { optional: true, .. } => ", or use --via preload, which does without",
         // EBUSY: another supervisor gets the seccomp notifications of this process, and a process can have only one.
         RunError::SeccompRefused { source, .. }
@@ -217,6 +233,10 @@ impl Manner {
             Notice::Coverage(coverage) => say_each(&coverage.text(gap_remedy)),
             Notice::Refused(refusal) if self.json => say_json(&line(lines::Refused::from(*refusal))),
             Notice::Refused(refusal) => say!("linger: {refusal}"),
+            // Nothing is to follow, and whoever started the program may read its output to the end. With -v something follows.
+            Notice::ProgramEnded if self.quiet && !tracing::enabled!(tracing::Level::INFO) => {
+                let_go_of_output()
+            }
             _ => {}
         }
     }
@@ -233,6 +253,15 @@ impl Manner {
             return say_json(&line(lines::Report::from(report)));
         }
         say_each(report);
+    }
+}
+
+/// Closes what this process has of the program's stdout and stderr.
+fn let_go_of_output() {
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        // They stay valid fds in any case.
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
     }
 }
 

@@ -5,11 +5,13 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 
 use linger_testing::{sandboxed, skip};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
@@ -95,6 +97,50 @@ fn a_report_is_given_on_request() {
         assert_eq!((&report["type"], &report["closes"]), (&"run".into(), &0.into()), "{line}");
         signal(child.id(), "-TERM");
         assert_eq!(child.wait().unwrap().signal(), Some(15));
+    }
+}
+
+/// Whoever reads the program's output to its end waits no longer than for the program, though a process that it has left behind is
+/// still supervised. Without `--quiet` a report is to follow.
+#[test]
+fn what_is_quiet_does_not_hold_the_programs_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let script = format!("cat {} >/dev/null 2>&1 & echo $LD_PRELOAD >&2", fifo.display());
+    for (options, is_let_go) in [
+        (&["--quiet"][..], true),
+        (&["--quiet", "--stay"], true),
+        (&["--quiet", "--via", "seccomp"], true),
+        (&[], false),
+        (&["--stay"], false),
+    ] {
+        let mut command = Command::new(LINGER);
+        command.arg("run").args(options).args(["--", "sh", "-c", &script]).stdin(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut library = String::new();
+        said.read_line(&mut library).unwrap();
+        // The process that was left behind ends once somebody writes.
+        let writer = || fs::File::options().write(true).open(&fifo).unwrap();
+        let mut rest = String::new();
+        if is_let_go {
+            for stream in [said.get_ref().as_fd(), child.stdout.as_ref().unwrap().as_fd()] {
+                let mut end = [PollFd::new(&stream, PollFlags::IN)];
+                let long = Timespec { tv_sec: 20, tv_nsec: 0 };
+                assert_eq!(poll(&mut end, Some(&long)), Ok(1), "{options:?}: it is held");
+            }
+            said.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, "", "{options:?}");
+            let library = library.trim();
+            assert!(library.is_empty() || fs::exists(library).unwrap(), "{options:?}: supervised no more");
+            drop(writer());
+        } else {
+            drop(writer());
+            said.read_to_string(&mut rest).unwrap();
+            assert!(rest.starts_with("linger: 0 closes: "), "{options:?}: {rest}");
+        }
+        assert!(child.wait().unwrap().success());
     }
 }
 
@@ -196,7 +242,7 @@ fn what_is_preloaded_already_stays() {
     let directory = tempfile::tempdir().unwrap();
     let absent = directory.path().join("absent.so");
     let output = Command::new(LINGER)
-        .args(["run", "--quiet", "--", "sh", "-c", "echo $LD_PRELOAD"])
+        .args(["run", "--", "sh", "-c", "echo $LD_PRELOAD"])
         .env("LD_PRELOAD", &absent)
         .output()
         .unwrap();
@@ -296,6 +342,54 @@ fn what_a_container_does_not_permit_is_not_always_needed() {
         assert_eq!(output.status.success(), works, "{options:?}, {call}: {output:?}");
         assert_eq!(output.stdout == b"started\n", works, "{options:?}, {call}: {output:?}");
     }
+}
+
+/// The starter's limits are the program's, and `linger run` itself comes along with each, or says which to raise.
+#[test]
+fn the_starters_limits_are_the_programs() {
+    let ways = [&[][..], &["--stay"], &["--via", "seccomp"]];
+    let started = |limits: &[&str], options: &[&str], script: &str| {
+        let mut command = Command::new("unshare");
+        // Nobody there may raise a hard limit.
+        command
+            .args(["--user", "--map-root-user", "prlimit"])
+            .args(limits)
+            .args([LINGER, "run"])
+            .args(options);
+        command.args(["--", "sh", "-c", script]).stdin(Stdio::null()).output().unwrap()
+    };
+    let has = |output: &Output, wanted: &str| String::from_utf8_lossy(&output.stdout) == wanted;
+    let says = |output: &Output, wanted: &str| String::from_utf8_lossy(&output.stderr).contains(wanted);
+    if !started(&[], &[], "true").status.success() {
+        return skip("mount namespaces", "unshare --user is refused");
+    }
+    for options in ways {
+        let works = started(&["--stack=65536:8388608"], options, "ulimit -s; ulimit -Hs");
+        assert!(has(&works, "64\n8192\n"), "{options:?}: {works:?}");
+        let refused = started(&["--stack=65536:65536"], options, "echo started");
+        assert!(refused.status.code() == Some(4) && has(&refused, ""), "{options:?}: {refused:?}");
+        assert!(says(&refused, "RLIMIT_STACK") && says(&refused, "LimitSTACK="), "{refused:?}");
+        let works = started(&["--fsize=1024:1048576"], options, "ulimit -f; ulimit -Hf");
+        assert!(has(&works, "2\n2048\n"), "{options:?}: {works:?}");
+        let refused = started(&["--fsize=1024:1024"], options, "echo started");
+        if options.contains(&"seccomp") {
+            assert!(has(&refused, "started\n"), "it needs no file: {refused:?}");
+        } else {
+            assert!(refused.status.code() == Some(4) && has(&refused, ""), "{options:?}: {refused:?}");
+            assert!(says(&refused, "RLIMIT_FSIZE") && says(&refused, "--unpack"), "{refused:?}");
+        }
+        let few = started(&["--nofile=20:20"], options, "ulimit -n");
+        if options.contains(&"seccomp") {
+            assert!(few.status.code() == Some(4) && has(&few, "") && says(&few, "`ulimit -n`"), "{few:?}");
+        } else {
+            assert!(has(&few, "20\n") && says(&few, "20 descriptors at most"), "{options:?}: {few:?}");
+        }
+        let plenty = started(&["--nofile=64:64"], options, "ulimit -n");
+        assert!(has(&plenty, "64\n") && !says(&plenty, "descriptors at most"), "{options:?}: {plenty:?}");
+    }
+    // Too few for a child, though the program can be executed.
+    let none = started(&["--nofile=12:12"], &["--stay"], "echo started");
+    assert!(none.status.code() == Some(4) && says(&none, "`ulimit -n`"), "{none:?}");
 }
 
 /// As in a pod with a read-only root: the library is in memory, unless TMPDIR names a directory for it, or the image has it.

@@ -59,16 +59,21 @@ pub(crate) fn run(
     }
     let child = started?;
     raise_descriptor_limit(limit);
-    let status = wait(child, &signals, |asked| {
+    way.sweep();
+    let status = wait(child, &signals, |event| {
         if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal).or_else(|| supervision.refusal()) {
             notify(Notice::Refused(&refusal));
         }
         if let Some(coverage) = supervision.coverage_news() {
             notify(Notice::Coverage(&coverage));
         }
-        if asked {
-            notify(Notice::Report(&supervision.report()));
-            notify(Notice::Coverage(&supervision.coverage()));
+        match event {
+            ChildEvent::Signal => {}
+            ChildEvent::Asked => {
+                notify(Notice::Report(&supervision.report()));
+                notify(Notice::Coverage(&supervision.coverage()));
+            }
+            ChildEvent::Ended => notify(Notice::ProgramEnded),
         }
     });
     if let Some(watched) = watched {
@@ -108,24 +113,36 @@ fn name_own_pid(
 }
 
 fn start(program: &Program, command: &mut Command) -> Result<Pid, RunError> {
-    let child = command
-        .spawn()
-        .map_err(|error| RunError::NotExecutable { path: program.path.clone(), reason: error.to_string() })?;
+    let child = command.spawn().map_err(|error| match error.raw_os_error() {
+        // Of the fork, or of the pipe by which the child tells that its exec has failed.
+        Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM) => {
+            RunError::system("cannot start the program")(error)
+        }
+        _ => RunError::NotExecutable { path: program.path.clone(), reason: error.to_string() },
+    })?;
     i32::try_from(child.id())
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(|| RunError::system("no process")(io::Error::from(io::ErrorKind::InvalidData)))
 }
 
+/// What is seen while the program is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChildEvent {
+    Signal,
+    /// SIGUSR1, which asks for a report.
+    Asked,
+    /// The program itself has ended.
+    Ended,
+}
+
 /// Waits for the program and for every process that it leaves behind. Returns the status of the program itself.
-///
-/// `awake` is called after each signal; its argument is true for SIGUSR1, which asks for a report.
-fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(bool)) -> io::Result<ExitStatus> {
+fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(ChildEvent)) -> io::Result<ExitStatus> {
     let mut status = None;
     let mut stops = Stops::default();
     loop {
         while let Some(arrived) = signals.next() {
-            awake(arrived.signal == libc::SIGUSR1);
+            awake(if arrived.signal == libc::SIGUSR1 { ChildEvent::Asked } else { ChildEvent::Signal });
             stops.arrived(arrived.signal);
             match arrived.signal {
                 libc::SIGCHLD => {}
@@ -139,7 +156,10 @@ fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(bool)) -> io::Resul
             match rustix::process::wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
                 Ok(Some((pid, ended))) if pid == child => match ended.stopping_signal() {
                     Some(signal) => stops.child_stopped(signal),
-                    None => status = Some(ExitStatus::from_raw(ended.as_raw())),
+                    None => {
+                        status = Some(ExitStatus::from_raw(ended.as_raw()));
+                        awake(ChildEvent::Ended);
+                    }
                 },
                 Ok(Some(_)) => {}
                 Ok(None) => break,

@@ -92,14 +92,23 @@ pub enum RunError {
     },
     /// No directory for the preloaded library: none of those tried allows writing and executing.
     #[error(
-        "no directory for the preloaded library: {tried} are read-only or mounted noexec, and it cannot be kept in memory \
-         ({source}); mount one of them without noexec, or name another by TMPDIR"
+        "no directory for the preloaded library: {tried}, and it cannot be kept in memory ({source}); make room in one of \
+         them, mount it without noexec, or name another by TMPDIR"
     )]
     NowhereToUnpack {
-        /// The directories tried.
+        /// The directories tried, with the reasons.
         tried: String,
         /// Why not in memory.
         source: io::Error,
+    },
+    /// No file may have the size of the preloaded library.
+    #[error(
+        "the preloaded library cannot be unpacked: no file of this process may exceed {limit} bytes (RLIMIT_FSIZE); raise \
+         that limit (`ulimit -f`, systemd's `LimitFSIZE=`)"
+    )]
+    FileSizeLimit {
+        /// The limit.
+        limit: u64,
     },
     /// The metrics endpoint cannot listen.
     #[error("the counts cannot be served on {address}: {source}")]

@@ -32,6 +32,9 @@ pub struct ProgramEnd {
     pub report: RunReport,
 }
 
+/// With a lower hard limit of fds, which holds for the supervisor as well, few connections or none can linger.
+pub const FEW_DESCRIPTORS: u64 = 64;
+
 /// Fds of the supervisor that are reserved for other things than lingering connections, mainly for the program's processes.
 const SPARE: u64 = 512;
 
@@ -198,6 +201,14 @@ impl Way {
     /// What shows that a process has the preloaded library.
     pub(crate) fn mark(&self) -> Option<Mark> {
         self.preload().map(Preload::mark)
+    }
+
+    /// Removes what supervisors that were killed have left, in a thread that nobody waits for.
+    pub(crate) fn sweep(self: &Arc<Self>) {
+        let way = Arc::clone(self);
+        let task = move || way.preload().into_iter().for_each(Preload::sweep);
+        // Where there can be no thread, a later start will do it.
+        let _ = thread::Builder::new().name("linger-sweep".into()).spawn(task);
     }
 
     /// Removes what was unpacked.

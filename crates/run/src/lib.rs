@@ -42,17 +42,20 @@ mod seccomp;
 mod shares;
 mod signals;
 mod socket;
+mod stack;
 mod strangers;
 mod supervise;
 mod survey;
+mod sweep;
 mod tally;
 #[cfg(test)]
 mod turns;
+mod unpacked;
 
 pub use command::run;
 pub use coverage::{Coverage, CoveredListener, Gap, GapRemedy};
 pub use error::RunError;
-pub use job::ProgramEnd;
+pub use job::{FEW_DESCRIPTORS, ProgramEnd};
 pub use kernel::die_of;
 pub use lingerd::{Served, serve};
 pub use notice::Notice;
@@ -62,3 +65,4 @@ pub use preload::install;
 pub use program::{Program, ProgramKind};
 pub use refusal::Refusal;
 pub use report::RunReport;
+pub use stack::enough_stack;

@@ -30,7 +30,7 @@ pub(crate) fn supervise(
     program: &OwnedFd,
     caller: Caller,
     options: &Options,
-    mut notify: impl FnMut(Notice<'_>),
+    notify: impl FnMut(Notice<'_>),
 ) -> Result<Supervised, RunError> {
     let (limit, way) = (parts.limit, Arc::clone(&parts.way));
     // Blocked before the first thread is started, because threads inherit the mask. A service manager that ends the
@@ -66,31 +66,14 @@ pub(crate) fn supervise(
     if let Some(Err(error)) = watched.as_ref().map(Seccomp::check) {
         return Ok(Supervised::Lost(error));
     }
-    let mut wait = |ends: &[OwnedFd]| {
-        let mut fds = vec![PollFd::new(&signals, PollFlags::IN)];
-        fds.extend(ends.iter().map(|end| PollFd::new(end, PollFlags::IN)));
-        while fds[1..].iter().all(|end| end.revents().is_empty()) {
-            // An interruption is impossible: every signal is blocked.
-            let _ = poll(&mut fds, None);
-            while let Some(arrived) = signals.next() {
-                if arrived.signal == libc::SIGUSR1 {
-                    notify(Notice::Report(&supervision.report()));
-                    notify(Notice::Coverage(&supervision.coverage()));
-                }
-                if let Some(coverage) = supervision.coverage_news() {
-                    notify(Notice::Coverage(&coverage));
-                }
-                let refusal = watched.as_ref().and_then(Seccomp::refusal);
-                if let Some(refusal) = refusal.or_else(|| supervision.refusal()) {
-                    notify(Notice::Refused(&refusal));
-                }
-            }
-        }
-    };
-    wait(std::slice::from_ref(program));
+    way.sweep();
+    let mut notifier =
+        Notifier { supervision: &supervision, watched: watched.as_ref(), signals: &signals, notify };
+    notifier.wait(std::slice::from_ref(program));
     tracing::debug!("the program has ended");
+    (notifier.notify)(Notice::ProgramEnded);
     if let Some(watched) = &watched {
-        wait(std::slice::from_ref(watched.ended()));
+        notifier.wait(std::slice::from_ref(watched.ended()));
     } else if let Some(mark) = way.mark() {
         loop {
             let left = leftovers::find(&mark);
@@ -98,9 +81,47 @@ pub(crate) fn supervise(
             if left.is_empty() {
                 break;
             }
-            wait(&left);
+            notifier.wait(&left);
         }
     }
     watched.into_iter().for_each(Seccomp::finish);
     Ok(Supervised::Ended(supervision.finish(options)))
+}
+
+/// What the supervisor is told while it waits, and whom it tells.
+struct Notifier<'a, N> {
+    supervision: &'a Supervision,
+    watched: Option<&'a Seccomp>,
+    signals: &'a Signals,
+    notify: N,
+}
+
+impl<N: FnMut(Notice<'_>)> Notifier<'_, N> {
+    /// Waits until one of the processes has ended.
+    fn wait(&mut self, ends: &[OwnedFd]) {
+        let mut fds = vec![PollFd::new(self.signals, PollFlags::IN)];
+        fds.extend(ends.iter().map(|end| PollFd::new(end, PollFlags::IN)));
+        while fds[1..].iter().all(|end| end.revents().is_empty()) {
+            // An interruption is impossible: every signal is blocked.
+            let _ = poll(&mut fds, None);
+            while let Some(arrived) = self.signals.next() {
+                self.signalled(arrived.signal == libc::SIGUSR1);
+            }
+        }
+    }
+
+    /// Passes on what there is to tell; a report only if it was `asked` for.
+    fn signalled(&mut self, asked: bool) {
+        if asked {
+            (self.notify)(Notice::Report(&self.supervision.report()));
+            (self.notify)(Notice::Coverage(&self.supervision.coverage()));
+        }
+        if let Some(coverage) = self.supervision.coverage_news() {
+            (self.notify)(Notice::Coverage(&coverage));
+        }
+        let refusal = self.watched.and_then(Seccomp::refusal);
+        if let Some(refusal) = refusal.or_else(|| self.supervision.refusal()) {
+            (self.notify)(Notice::Refused(&refusal));
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod foreign;
 mod guard;
 mod handshake;
 mod image;
+mod lease;
 mod listener;
 mod origin;
 mod schedule;
@@ -30,6 +31,7 @@ pub(crate) use handshake::{
     may_copy_fds, may_supervise, something,
 };
 pub(crate) use image::Image;
+pub(crate) use lease::is_open_elsewhere;
 pub(crate) use listener::{Listener, Notification};
 pub(crate) use origin::{as_at_start, exec_with_own_pid, is_ignored};
 pub(crate) use schedule::work_in_batches;

@@ -11,8 +11,11 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use rustix::fs::{OFlags, fcntl_getfl};
 
+use rustix::process::{Resource, setrlimit};
+
 use super::image::Image;
 use super::signals::{Mask, set_action};
+use crate::stack;
 
 const SIGPIPE_IGNORED: u8 = 1 << 7;
 
@@ -47,12 +50,12 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
     told == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
-/// Makes a command start with what this process was started with: SIGPIPE, closed standard streams and, for those that are
-/// given, a mask of signals and ignored ones.
+/// Makes a command start with what this process was started with: SIGPIPE, closed standard streams, the limit of the stack and, for
+/// those that are given, a mask of signals and ignored ones.
 ///
 /// Add it after everything else that runs before the command's `exec`: it unblocks signals.
 pub(crate) fn as_at_start(command: &mut Command, mask: Option<Mask>, ignored: Vec<i32>) {
-    let at_start = AT_START.load(Relaxed);
+    let (at_start, limit) = (AT_START.load(Relaxed), stack::at_start());
     let prepare = move || {
         // std has set it to its default action (`Command` does so for every child).
         if at_start & SIGPIPE_IGNORED != 0 {
@@ -63,6 +66,9 @@ pub(crate) fn as_at_start(command: &mut Command, mask: Option<Mask>, ignored: Ve
         }
         for fd in (0..3).filter(|fd| at_start & 1 << fd != 0) {
             close_null(fd);
+        }
+        if let Some(limit) = limit {
+            setrlimit(Resource::Stack, limit)?;
         }
         mask.as_ref().map_or(Ok(()), Mask::set)
     };
