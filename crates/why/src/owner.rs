@@ -102,6 +102,10 @@ impl Owner {
                 or_between(Self::end(finding, finding.to))
             }
             Cause::Unreachable => Self::reporter(finding),
+            // Where little speaks for a box, its alleged sender is asked first.
+            Cause::FirewallReject | Cause::Forged if finding.confidence == Confidence::Possible => {
+                or_between(Self::end(finding, finding.from))
+            }
             Cause::BlackHole | Cause::FirewallReject | Cause::Forged => Self::between(None),
             // The first candidate is the likeliest; only the sender is known.
             Cause::Unknown => Self::end(finding, finding.from),
