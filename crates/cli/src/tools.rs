@@ -10,6 +10,7 @@ pub(crate) fn tools() -> Tools {
     tools.wrapper = Some("`linger run`");
     tools.remember = Some("--flows");
     tools.list = Some("--json");
+    tools.select = Some("`linger why CAPTURE --host ADDRESS --port PORT --since TIME --until TIME`");
     tools
 }
 

@@ -22,6 +22,8 @@ pub struct Tools {
     pub remember: Option<&'static str>,
     /// The option that lists the connections that a report only counts.
     pub list: Option<&'static str>,
+    /// Reports on the packets of one address, port and time only.
+    pub select: Option<&'static str>,
 }
 
 /// A further capture or fact that would decide between the causes that remain.
@@ -149,7 +151,7 @@ impl Capture {
         match self {
             Self::Client => "a capture at the client",
             Self::Server => "a capture at the server: a firewall's answer is not in it",
-            Self::AllegedSender => "a capture at the alleged sender: this reset is not in it",
+            Self::AllegedSender => "a capture at the alleged sender: a forged reset is not in it",
             Self::SenderBeforeFin => "a capture at the sender of the reset, from before its FIN",
             Self::SenderGoodbye => {
                 "a capture at the sender: a FIN or reset of its own that never arrived would explain it"

@@ -22,7 +22,7 @@ use crate::series::SeriesFiles;
 use crate::side::Marks;
 use crate::surroundings::{ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
-use crate::{Cause, Claim, Class, Remedy};
+use crate::{Cause, Claim, Class, Confidence, Remedy};
 
 /// How long a connection is watched after its reset, in nanoseconds. Later packets of the alleged sender show a forged
 /// reset; connections that are refused meanwhile show the end of a process.
@@ -444,7 +444,7 @@ impl Analyzer {
             unread_request_bytes: unread,
             evidence: verdict.evidence,
             would_decide: verdict.would_decide,
-            remedy: remedy(verdict.cause, verdict.class, verdict.harmless),
+            remedy: remedy((verdict.cause, verdict.confidence), verdict.class, verdict.harmless),
             silence_ns: facts.silence(),
             age_ns: reset.at.time_ns.checked_sub(reset.connection.first_time),
             further_resets: reset.after.resets[0].saturating_add(reset.after.resets[1]),
@@ -493,10 +493,12 @@ impl Analyzer {
     }
 }
 
-fn remedy(cause: Cause, class: Class, harmless: bool) -> Remedy {
+fn remedy((cause, confidence): (Cause, Confidence), class: Class, harmless: bool) -> Remedy {
     match cause {
         _ if harmless => Remedy::Nothing,
         Cause::Unknown if class == Class::Active => Remedy::DecideFirst,
+        // Nobody looks for a box that is only possible.
+        _ if confidence == Confidence::Possible => Cause::Unknown.remedy(),
         _ => cause.remedy(),
     }
 }

@@ -187,6 +187,8 @@ pub enum Claim {
         /// Of the SYN-ACKs.
         usual: u8,
     },
+    /// Nothing else in the packets shows another sender.
+    TtlAlone,
     /// The reset's IP identification, and the last one of a sender that counts them up.
     IdDiffers {
         /// Of the reset.

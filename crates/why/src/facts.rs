@@ -10,7 +10,7 @@ use crate::claim::{Asked, Party};
 use crate::connection::{ObservedConnection, Opening};
 use crate::key::Dir;
 use crate::record::Record;
-use crate::recorded_reset::RecordedReset;
+use crate::recorded_reset::{Genuine, RecordedReset};
 use crate::side::{Marks, Side};
 
 /// A reset with the two sides of its connection: the sender of the reset and its receiver.
@@ -172,6 +172,18 @@ impl<'a> Facts<'a> {
             && self.at_next()
             && self.receiver.seen()
             && self.sender.ack() == Some(self.receiver.next)
+    }
+
+    /// The first packet that a side which has reset does not send: its frame, and why. After a bare reset that no packet asks for,
+    /// that is one with new bytes.
+    pub(crate) fn genuine(&self) -> Option<(u64, Genuine)> {
+        let reset = self.reset;
+        let new = |record: &&Record| {
+            let ahead = record.seq.wrapping_add(record.len).wrapping_sub(reset.seq);
+            record.dir() == reset.by && record.len > 0 && record.len >= ahead && ahead > 0
+        };
+        let sent = || reset.after.records.iter().find(new).filter(|_| self.bare_unasked());
+        reset.after.genuine.or_else(|| sent().map(|record| (self.frame_of(record), Genuine::NewData)))
     }
 
     /// RST+ACK that answers no SYN: the sender's own decision (`tcp_send_active_reset`).

@@ -5,6 +5,7 @@ mod group;
 mod ladder;
 mod timeline;
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{self, Write};
 
@@ -22,6 +23,12 @@ const SCRIPT: &str = include_str!("html/page.js");
 const SCRIPT_HASH: &str = "HSAgU1E6nBxF0JJ1E5QmY/CJeGDo5Ier4bZZfAMy4Zw=";
 /// Up to this many captures are shown at once; more are folded.
 const SHOWN: usize = 3;
+
+/// So many findings have their evidence and packets on the page, the others a row in the table: a browser takes a minute for thousands of
+/// ladders.
+const DRAWN: usize = 300;
+/// Of each cause, so many are drawn before more of a commoner one.
+const DRAWN_OF_EACH: usize = 8;
 
 /// Writes the whole page. Its remedies name `tools`.
 ///
@@ -47,8 +54,12 @@ pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools:
     warnings(out, files, tools)?;
     timeline::draw(out, &overview::timeline(groups))?;
     if !groups.is_empty() {
-        group::table(out, groups)?;
-        sections(out, groups, tools)?;
+        let drawn = drawn(groups);
+        group::table(out, groups, &drawn)?;
+        if let Some(note) = not_drawn(&drawn, tools) {
+            writeln!(out, "<p class=\"note\">{}</p>", escape(note))?;
+        }
+        sections(out, groups, &drawn, tools)?;
     }
     captures(out, files)?;
     writeln!(out, "<script>{SCRIPT}</script>\n</body>\n</html>")
@@ -76,8 +87,37 @@ fn warnings(out: &mut impl Write, files: &[Examined], tools: &Tools) -> io::Resu
     if many { writeln!(out, "</details>") } else { Ok(()) }
 }
 
+/// Which findings are drawn: some of each cause, and then in their order, the harmful and the largest first.
+fn drawn(groups: &[Group]) -> Vec<bool> {
+    let mut of_cause = HashMap::<(bool, Cause), usize>::new();
+    let (mut drawn, mut left) = (vec![false; groups.len()], DRAWN);
+    for (drawn, group) in drawn.iter_mut().zip(groups) {
+        let of_cause = of_cause.entry((group.harmless, group.cause)).or_default();
+        *of_cause += 1;
+        *drawn = *of_cause <= DRAWN_OF_EACH && left > 0;
+        left -= usize::from(*drawn);
+    }
+    for drawn in drawn.iter_mut().filter(|drawn| !**drawn).take(left) {
+        *drawn = true;
+    }
+    drawn
+}
+
+/// How many findings are not drawn, and how to see one of them.
+fn not_drawn(drawn: &[bool], tools: &Tools) -> Option<String> {
+    let shown = drawn.iter().filter(|drawn| **drawn).count();
+    let rest = drawn.len() - shown;
+    let select = tools.select.unwrap_or("a report on the packets of its address, port and time");
+    (rest > 0).then(|| {
+        format!(
+            "Evidence and packets of {shown} findings stand below: some of each cause, the harmful and the largest first. Of the \
+             {rest} others the table names the frame; {select} shows their evidence and packets."
+        )
+    })
+}
+
 /// The findings, those of one cause together: first the harmful ones, then, folded, the others.
-fn sections(out: &mut impl Write, groups: &[Group], tools: &Tools) -> io::Result<()> {
+fn sections(out: &mut impl Write, groups: &[Group], drawn: &[bool], tools: &Tools) -> io::Result<()> {
     let mut causes: Vec<(bool, Cause)> = Vec::new();
     for group in groups {
         if !causes.contains(&(group.harmless, group.cause)) {
@@ -98,8 +138,13 @@ fn sections(out: &mut impl Write, groups: &[Group], tools: &Tools) -> io::Result
         let name = if cause.1 == Cause::Unknown { "undecided" } else { cause.1.name() };
         writeln!(out, "<h2>{name} <span class=\"soft\">{connections} connection{plural}</span></h2>")?;
         writeln!(out, "<p>{}</p>", escape(cause.1.meaning()))?;
-        for (at, group) in of_cause() {
+        for (at, group) in of_cause().filter(|(at, _)| drawn[*at]) {
             group::article(out, at + 1, group, tools)?;
+        }
+        match of_cause().filter(|(at, _)| !drawn[*at]).count() {
+            0 => {}
+            1 => writeln!(out, "<p class=\"soft\">One more finding stands in the table only.</p>")?,
+            more => writeln!(out, "<p class=\"soft\">{more} more findings stand in the table only.</p>")?,
         }
     }
     if folded { writeln!(out, "</details>") } else { Ok(()) }
@@ -120,7 +165,7 @@ fn captures(out: &mut impl Write, files: &[Examined]) -> io::Result<()> {
     for file in files {
         let counts = &file.counts;
         let seconds = counts.last.saturating_sub(counts.first) as f64 / 1e9;
-        let mut row = format!("<tr><td>{}</td>", escape(&file.file));
+        let mut row = format!("<tr><td class=\"path\">{}</td>", escape(&file.file));
         for (name, number) in
             [("Packets", counts.packets), ("Connections", counts.connections), ("Resets", counts.resets)]
         {

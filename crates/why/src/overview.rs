@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::clock::WallClock;
 use crate::group::Group;
 use crate::timeline::Timeline;
-use crate::{Cause, Examined, Tools};
+use crate::{Cause, Confidence, Examined, Tools};
 
 /// The first finding in one line, with its share of all harmful failures.
 pub(crate) fn first_of(groups: &[Group], tools: &Tools) -> String {
@@ -37,8 +37,8 @@ pub(crate) fn first_of(groups: &[Group], tools: &Tools) -> String {
     }
     let since = if first.connections == 1 { "at" } else { "since" };
     let _ = write!(line, ", {since} {}. Look at {}", WallClock(first.first_ns), first.owner);
-    let _ = match (first.cause, first.example.would_decide) {
-        (Cause::Unknown, Some(ask)) => write!(line, ", and get {}.", ask.words(tools)),
+    let _ = match (first.confidence, first.example.would_decide) {
+        (Confidence::Possible, Some(ask)) => write!(line, ", and get {}.", ask.words(tools)),
         _ => write!(line, ". {}", first_sentence(&first.example.remedy.words(tools))),
     };
     line

@@ -103,6 +103,10 @@ impl Owner {
                 or_between(Self::end(finding, finding.to))
             }
             Cause::Unreachable => Self::reporter(finding),
+            // Where little speaks for a box, its alleged sender is asked first.
+            Cause::FirewallReject | Cause::Forged if finding.confidence == Confidence::Possible => {
+                or_between(Self::end(finding, finding.from))
+            }
             Cause::BlackHole | Cause::FirewallReject | Cause::Forged => Self::between(None),
             // While the cause is undecided, only the address in the reset is known.
             Cause::Unknown => Self::end(finding, finding.from),

@@ -354,14 +354,14 @@ static RULES: [CauseRule; 47] = [
     ),
     rule(
         (Cause::FirewallReject, Class::AnswerToSyn),
-        "a refusal whose TTL is not that of the port's SYN-ACKs, nor as many hops away",
+        "a refusal whose TTL is not that of the port's SYN-ACKs, nor as many hops away: possible; likely if the same side then accepts",
         "the same TTL",
         Some(("TTL", "the answer to a SYN, another connection's SYN-ACK has the same")),
         6,
     ),
     rule(
         (Cause::FirewallReject, Class::PassiveAfterData),
-        "a bare reset that answers a packet, with another TTL than its sender's, or sooner than a quarter of the way to the sender and back",
+        "a bare reset that answers a packet sooner than a quarter of the way to the sender and back, or with another TTL than its sender's and a second sign: a window where the sender's stack has none, text, a wrong checksum, a sender that goes on; possible by the TTL alone, where no stronger rule names a cause",
         "the same TTL; the whole way",
         Some(("too-soon", "a quarter of the way")),
         2,
@@ -382,7 +382,7 @@ static RULES: [CauseRule; 47] = [
     ),
     rule(
         (Cause::Forged, Class::Foreign),
-        "the alleged sender goes on as if it knew nothing of the reset, or a reset that asks for nothing has another TTL; certain if both, or if its own capture lacks it",
+        "the alleged sender goes on as if it knew nothing of the reset, or a reset that answers nothing has another TTL and a second sign: no timestamps where the sender's stack has them, an identification out of order, several resets ahead of each other, an acknowledgement that comes too soon, text, a wrong checksum; certain if the sender goes on and the TTL or the identification is foreign, or if its own capture lacks it; possible by the TTL alone, where no stronger rule names a cause",
         "the same TTL and nothing after it",
         Some(("goes-on", "nothing comes after")),
         10,

@@ -20,6 +20,7 @@ impl Checker<'_> {
                 equal(reset.ttl, *own)?;
                 holds(self.syn_acks().any(|seen| seen.ttl == *usual), "no SYN-ACK has that TTL")
             }
+            Claim::TtlAlone => self.ttl_alone(),
             Claim::IdDiffers { reset: own, last } => {
                 equal(reset.id, Some(*own))?;
                 equal(s.before.last().and_then(|seen| seen.id), Some(*last))
@@ -88,6 +89,35 @@ impl Checker<'_> {
             | Claim::BeatsAnsweredHere { .. } => self.fingerprint(claim),
             other => self.application(other, frame),
         }
+    }
+
+    /// No other sentence, and no sign that can be looked for without numbers, shows another sender.
+    fn ttl_alone(&self) -> Proof {
+        let (reset, s) = (self.c.reset, &self.c.sender);
+        let differs = match s.before.last() {
+            Some(last) => last.ttl != reset.ttl,
+            None => self.syn_acks().any(|seen| seen.ttl != reset.ttl),
+        };
+        holds(differs, "its TTL is that of its sender")?;
+        let other = |claim: &Claim| {
+            matches!(
+                claim,
+                Claim::IdDiffers { .. }
+                    | Claim::GoesOnAcknowledging
+                    | Claim::GoesOnSending
+                    | Claim::TooSoon { .. }
+                    | Claim::SeveralOfItsOwn { .. }
+                    | Claim::AcknowledgesTooSoon { .. }
+            )
+        };
+        let said = self.finding.evidence.iter().any(|evidence| other(&evidence.says));
+        let window = reset.window.map(|window| Claim::WindowInAnswer { window });
+        // Before there is payload, it is not known whether they have agreed.
+        let stamps =
+            (s.bytes() + self.c.receiver.bytes() > 0).then_some(Claim::LacksTimestamps { linux: true });
+        let signs = [stamps, window, Some(Claim::WrongChecksum)];
+        let shown = signs.iter().flatten().any(|claim| self.fingerprint(claim).is_ok());
+        holds(!said && !shown && reset.payload.is_empty(), "there is another sign")
     }
 
     /// What the payload shows.

@@ -127,9 +127,21 @@ impl Judge<'_> {
         if let Some(opinion) = self.said_by_a_box() {
             return opinion;
         }
-        if let Some(opinion) = self.foreign(class) {
+        let ttl = self.foreign_ttl(class);
+        if let Some(opinion) = self.foreign(ttl) {
             return opinion;
         }
+        if ttl {
+            let at = if class == Class::AnswerToSyn { Capture::Server } else { Capture::AllegedSender };
+            self.ask(NextEvidence::Capture(at));
+            let opinion = self.own(class);
+            return self.with_ttl_alone(opinion);
+        }
+        self.own(class)
+    }
+
+    /// The cause if the alleged sender has sent the reset.
+    fn own(&mut self, class: Class) -> Opinion {
         if !self.f.receiver.seen() && class != Class::AnswerToSyn {
             return self.one_direction(class);
         }

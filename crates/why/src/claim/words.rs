@@ -39,6 +39,7 @@ impl fmt::Display for Claim {
             Self::TtlDiffers { .. }
             | Self::TtlOfSameDistance { .. }
             | Self::ListenerTtl { .. }
+            | Self::TtlAlone
             | Self::IdDiffers { .. }
             | Self::GoesOnAcknowledging
             | Self::GoesOnSending
@@ -155,9 +156,12 @@ impl Claim {
                 "its TTL is {reset}, the sender's other packets have {usual}: as many hops from another initial value, \
                  as where a program sets its own TTL"
             ),
-            Self::ListenerTtl { reset, usual } => write!(
-                f,
-                "its TTL is {reset}; the SYN-ACKs of the same port have {usual}: another machine answered"
+            Self::ListenerTtl { reset, usual } => {
+                write!(f, "its TTL is {reset}; the SYN-ACKs of the same port have {usual}")
+            }
+            Self::TtlAlone => f.write_str(
+                "nothing else shows another sender, and a TTL proves little: another path, a program that sets its own, and \
+                 a tool that makes its own packets look the same",
             ),
             Self::IdDiffers { reset, last } => {
                 write!(f, "its IP identification is {reset}; the sender counts up and was at {last}")

@@ -32,6 +32,19 @@ impl Facts<'_> {
         claims.into_iter().flatten().map(|says| Evidence { frame, says }).collect()
     }
 
+    /// Whether anything but its TTL shows another stack than its sender's.
+    pub(crate) fn shows_another_stack(&self) -> bool {
+        let lacks = |claim| matches!(claim, Claim::LacksTimestamps { linux: true });
+        // No system of today writes text into its resets.
+        !self.reset.payload.is_empty()
+            || self.foreign_id().is_some()
+            || self.several_of_its_own().is_some()
+            || self.lacks_timestamps().is_some_and(lacks)
+            || self.window_in_answer().is_some()
+            || self.acknowledges_too_soon().is_some()
+            || self.wrong_checksum().is_some()
+    }
+
     /// Further RST+ACKs of the same sender with numbers ahead of the first one's. A kernel sends one reset of its own accord;
     /// an injector that does not see the window guesses where it will be.
     fn several_of_its_own(&self) -> Option<Claim> {

@@ -8,8 +8,12 @@ use crate::group::Group;
 use crate::text::{losses, when, whose};
 use crate::{Cause, Confidence, Tools, overview};
 
-/// The findings in a table, one a row. Each cell says its name for narrow screens, where the head is left out.
-pub(super) fn table(out: &mut impl Write, groups: &[Group]) -> io::Result<()> {
+/// Connections that are listed of a finding.
+const LISTED: usize = 50;
+
+/// The findings in a table, one a row. Each cell says its name for narrow screens, where the head is left out. A finding that is
+/// not `drawn` has no article; its row says where its packets are.
+pub(super) fn table(out: &mut impl Write, groups: &[Group], drawn: &[bool]) -> io::Result<()> {
     writeln!(
         out,
         "<h2>Findings</h2>\n<div class=\"scroll\" tabindex=\"0\">\n<table class=\"list sorted\"><thead><tr>"
@@ -26,18 +30,22 @@ pub(super) fn table(out: &mut impl Write, groups: &[Group]) -> io::Result<()> {
         writeln!(out, "<th{class}>{name}</th>")?;
     }
     writeln!(out, "</tr></thead><tbody>")?;
-    for (at, group) in groups.iter().enumerate() {
+    for (at, (group, drawn)) in groups.iter().zip(drawn).enumerate() {
         let number = at + 1;
         let class = if group.harmless { "good" } else { "bad" };
         let whose = if group.harmless { String::new() } else { group.owner.to_string() };
         let lost = group.lost_response_bytes + group.unread_request_bytes;
         let service = overview::place(group).unwrap_or_else(|| "several".into());
-        write!(
-            out,
-            "<tr><td class=\"number\" data-name=\"Finding\"><a href=\"#f{number}\">{number}</a></td>"
-        )?;
+        let linked = if *drawn { format!("<a href=\"#f{number}\">{number}</a>") } else { number.to_string() };
+        write!(out, "<tr><td class=\"number\" data-name=\"Finding\">{linked}</td>")?;
         write!(out, "<td><span class=\"{class}\">{}</span></td>", cause(group))?;
-        write!(out, "<td data-name=\"Service\">{}</td>", escape(service))?;
+        write!(out, "<td data-name=\"Service\">{}", escape(service))?;
+        if !drawn {
+            let example = &group.example;
+            let at = format!("frame {} of {}", example.frame, example.file);
+            write!(out, "<br><span class=\"soft path\">{}</span>", escape(at))?;
+        }
+        write!(out, "</td>")?;
         write!(
             out,
             "<td{}>{}</td>",
@@ -117,18 +125,24 @@ pub(super) fn article(out: &mut impl Write, number: usize, group: &Group, tools:
     writeln!(out, "<details{open}><summary>{which}: {}</summary>", escape(one))?;
     ladder::draw(out, example)?;
     writeln!(out, "</details>")?;
-    members(out, group)?;
+    members(out, group, tools)?;
     writeln!(out, "</article>")
 }
 
-fn members(out: &mut impl Write, group: &Group) -> io::Result<()> {
+fn members(out: &mut impl Write, group: &Group, tools: &Tools) -> io::Result<()> {
     if group.connections < 2 {
         return Ok(());
     }
-    writeln!(out, "<details><summary>All {} connections</summary>", group.connections)?;
+    let listed = group.members.len().min(LISTED);
+    let more = group.connections.saturating_sub(listed as u64);
+    match more {
+        0 => writeln!(out, "<details><summary>All {listed} connections</summary>")?,
+        _ => writeln!(out, "<details><summary>{listed} of {} connections</summary>", group.connections)?,
+    }
+    writeln!(out, "<div class=\"scroll\" tabindex=\"0\">")?;
     writeln!(out, "<table class=\"list sorted\"><thead><tr><th>When</th><th>From</th><th>To</th>")?;
     writeln!(out, "<th>Capture</th><th class=\"number\">Frame</th></tr></thead><tbody>")?;
-    for member in &group.members {
+    for member in group.members.iter().take(LISTED) {
         write!(
             out,
             "<tr><td class=\"time\" data-value=\"{}\">{}</td>",
@@ -136,13 +150,13 @@ fn members(out: &mut impl Write, group: &Group) -> io::Result<()> {
             WallClock(member.time_ns)
         )?;
         write!(out, "<td data-name=\"From\">{}</td><td data-name=\"To\">{}</td>", member.from, member.to)?;
-        write!(out, "<td data-name=\"Capture\">{}</td>", escape(&member.file))?;
+        write!(out, "<td class=\"path\" data-name=\"Capture\">{}</td>", escape(&member.file))?;
         writeln!(out, "<td class=\"number\" data-name=\"Frame\">{}</td></tr>", member.frame)?;
     }
-    writeln!(out, "</tbody></table>")?;
-    let more = group.connections.saturating_sub(group.members.len() as u64);
+    writeln!(out, "</tbody></table>\n</div>")?;
     if more > 0 {
-        writeln!(out, "<p class=\"soft\">and {more} more</p>")?;
+        let list = tools.list.map_or(String::new(), |option| format!(" ({option} lists them)"));
+        writeln!(out, "<p class=\"soft\">and {more} more{}</p>", escape(list))?;
     }
     writeln!(out, "</details>")
 }

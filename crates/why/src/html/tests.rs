@@ -44,7 +44,7 @@ fn tags(page: &str) -> Vec<(String, String)> {
         if let Some(closed) = tag.strip_prefix('/') {
             assert_eq!(open.pop().as_deref(), Some(closed), "before {}", &rest[at..rest.len().min(at + 200)]);
         } else {
-            let empty = tag == "meta" || tag.starts_with('!') || more.ends_with('/');
+            let empty = tag == "meta" || tag == "br" || tag.starts_with('!') || more.ends_with('/');
             tags.push((tag.to_owned(), more.to_owned()));
             if !empty {
                 open.push(tag.to_owned());
@@ -87,6 +87,60 @@ fn the_page_is_whole_and_loads_nothing() {
                 && page.contains(&format!(" id=\"f{at}\">"))
         );
     }
+}
+
+/// So many findings of different listeners, all but the last two of one cause.
+fn many(count: u16) -> Vec<Finding> {
+    let (_, findings) = examined(&["data-after-close.client"]);
+    let one = |port: u16| {
+        let mut finding = findings[0].clone();
+        finding.from.set_port(port);
+        finding.client = Some(finding.to);
+        match port {
+            _ if port + 1 == count => finding.cause = Cause::Aborted,
+            _ if port == count => (finding.cause, finding.harmless) = (Cause::BothClosed, true),
+            _ => {}
+        }
+        finding
+    };
+    (1..=count).map(one).collect()
+}
+
+#[test]
+fn only_the_first_few_hundred_findings_are_drawn_and_the_rest_are_rows() {
+    let drawn = |count: u16| {
+        let (page, groups) = written(&[], many(count));
+        let tags = tags(&page);
+        let of = |name: &str| tags.iter().filter(|(tag, _)| tag == name).count();
+        assert_eq!((groups.len(), of("tr")), (usize::from(count), usize::from(count) + 2));
+        assert_eq!(of("article"), of("svg") - 1, "the timeline is the other one");
+        (of("article"), page, groups)
+    };
+    let (articles, page, _) = drawn(300);
+    assert_eq!(articles, 300);
+    assert!(!page.contains("others the table names") && !page.contains("in the table only"));
+    let (articles, page, groups) = drawn(301);
+    assert_eq!(articles, 300);
+    assert!(page.contains("Of the 1 others the table names the frame"));
+    assert_eq!(page.matches("One more finding stands in the table only.").count(), 1);
+    // The rare causes are drawn whatever their place; the last of the common one is not, and its row says where it is.
+    let place = |cause| groups.iter().position(|group| group.cause == cause).unwrap() + 1;
+    for cause in [Cause::Aborted, Cause::BothClosed] {
+        assert!(page.contains(&format!(" id=\"f{}\">", place(cause))), "{cause}");
+    }
+    let last = groups.iter().rposition(|group| group.cause == Cause::DataAfterClose).unwrap() + 1;
+    assert!(!page.contains(&format!("#f{last}\"")) && !page.contains(&format!(" id=\"f{last}\">")));
+    assert_eq!(page.matches("<span class=\"soft path\">frame ").count(), 1);
+}
+
+#[test]
+fn of_many_connections_some_are_listed_and_the_others_counted() {
+    let (_, findings) = examined(&["data-after-close.client"]);
+    let page = |count: usize| written(&[], vec![findings[0].clone(); count]).0;
+    let (fifty, more) = (page(50), page(52));
+    assert!(fifty.contains("<summary>All 50 connections</summary>") && !fifty.contains("more</p>"));
+    assert!(more.contains("<summary>50 of 52 connections</summary>") && more.contains("and 2 more</p>"));
+    assert_eq!((fifty.matches("<tr>").count(), more.matches("<tr>").count()), (54, 54));
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use std::io::{self, Write};
 
-use crate::clock::{Duration, WallClock};
+use crate::clock::WallClock;
 use crate::timeline::Timeline;
 
 const WIDTH: usize = 1_000;
 const HEIGHT: usize = 80;
 /// The widest bar.
-const WIDEST: usize = 24;
+const WIDEST: usize = 40;
 
 /// Draws the bars: harmful failures from below, the harmless ones on top of them.
 pub(super) fn draw(out: &mut impl Write, timeline: &Timeline) -> io::Result<()> {
@@ -35,7 +35,7 @@ pub(super) fn draw(out: &mut impl Write, timeline: &Timeline) -> io::Result<()> 
             out,
             "<g><title>{}, {}: {} harmful, {} harmless</title>",
             WallClock(*begin),
-            Duration(timeline.interval_ns()),
+            timeline.interval(),
             count.harmful,
             count.harmless
         )?;
@@ -58,6 +58,6 @@ pub(super) fn draw(out: &mut impl Write, timeline: &Timeline) -> io::Result<()> 
         out,
         "<p class=\"soft\">{from} to {to}. One bar is {}, the highest {most}: <span class=\"bad\">harmful</span>, \
          <span class=\"good\">harmless</span>.</p>",
-        Duration(timeline.interval_ns())
+        timeline.interval()
     )
 }

@@ -86,8 +86,18 @@ fn a_reset_that_nobody_obeyed_is_harmless() {
     let goes_on = |flow: Flow| flow.data(Client, GET).ack(Server).data(Server, &response(20, 20)).ack(Client);
     rule("decoy")
         .base(&goes_on(decoy()), "harmless")
-        .but("the server does not answer", &decoy().data(Client, GET), "harmful")
-        .but("nobody goes on", &decoy(), "harmful")
+        .but("the server does not answer", &decoy().data(Client, GET), "forged certain harmful")
+        .but(
+            "the server does not answer, the same TTL",
+            &decoy().with(|p| p.ttl = 64).data(Client, GET),
+            "forged likely harmful",
+        )
+        .but(
+            "an answer",
+            &flow().shake().data(Server, b"x").bare(Client).data(Client, GET),
+            "unknown possible",
+        )
+        .but("nobody goes on", &decoy(), "aborted likely harmless")
         .done();
 }
 
@@ -106,9 +116,9 @@ fn a_ttl_of_the_same_distance_is_the_same_host() {
     };
     rule("TTL of the same distance")
         .base(&other(247, 56), "half-open likely")
-        .but("a router more", &other(247, 55), "firewall-reject likely")
+        .but("a router more", &other(247, 55), "firewall-reject possible")
         .but("BGP's 1", &other(1, 64), "half-open likely")
-        .but("2 is no such value", &other(2, 64), "firewall-reject likely")
+        .but("2 is no such value", &other(2, 64), "firewall-reject possible")
         .done();
 }
 

@@ -21,13 +21,17 @@ fn another_ttl() {
     let base = || exchange().rst(Server).with(|p| p.ttl = 51);
     let answer = || exchange().data(Client, GET).bare(Server);
     rule("TTL")
-        .base(&base(), "forged likely foreign harmless")
+        .base(&base(), "forged possible foreign harmless")
         .but("the same", &exchange().rst(Server), "unknown possible active")
-        .but("an answer", &answer().with(|p| p.ttl = 51), "firewall-reject likely passive-after-data harmful")
+        .but(
+            "an answer",
+            &answer().with(|p| p.ttl = 51),
+            "firewall-reject possible passive-after-data harmful",
+        )
         .but(
             "an answer to what is not there",
             &answer().with(|p| (p.ttl, p.seq) = (51, p.seq + 1)),
-            "forged likely foreign",
+            "forged possible foreign",
         )
         .but(
             "the TTL of the packet before",
@@ -43,7 +47,7 @@ fn another_ttl() {
                 .ack(Server)
                 .rst(Server)
                 .with(|p| p.ttl = 52),
-            "forged likely",
+            "forged possible",
         )
         .but(
             "the same since twice",
@@ -59,7 +63,7 @@ fn another_ttl() {
         .but(
             "the answer to a SYN, another connection's SYN-ACK has another",
             &flow().syn().refuse(Server).with(|p| p.ttl = 51).and(flow().ports(41_000, 80).syn().syn_ack()),
-            "firewall-reject likely answer-to-syn",
+            "firewall-reject possible answer-to-syn",
         )
         .but(
             "no answer to a SYN, another connection's SYN-ACK has another",

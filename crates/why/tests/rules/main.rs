@@ -2,7 +2,7 @@
 //!
 //! The cases of a rule stand in the file of its stage: `opening` before any data was acknowledged, `passive` for
 //! answers to packets, `active` for resets that no packet asked for, `client` for those of the client, `closing` for what a close leaves behind, `foreign`
-//! for resets of another sender, `timers` for probes and retransmissions, `window` for the re-opened window,
+//! for resets of another sender, `ttl` for what a foreign TTL proves, `timers` for probes and retransmissions, `window` for the re-opened window,
 //! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `prints` for what shows the sender's stack, `places` for several captures,
 //! `networks` for VLANs and labels, `names` for what clients ask for, `unanswered`, `early` and `stalled` for failures without a reset, `series` for rotated captures.
 
@@ -42,6 +42,7 @@ mod series;
 mod stalled;
 mod table;
 mod timers;
+mod ttl;
 mod unanswered;
 mod window;
 

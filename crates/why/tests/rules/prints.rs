@@ -7,8 +7,9 @@ use crate::flow::{A, Client, Flow, R, Server, flow};
 use crate::{GET, response};
 
 /// The options of a SYN as Linux, Windows and macOS send them.
-const LINUX: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
-const MACOS: [u8; 24] = [2, 4, 5, 180, 1, 3, 3, 6, 1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 4, 2, 0, 0];
+pub(crate) const LINUX: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+pub(crate) const MACOS: [u8; 24] =
+    [2, 4, 5, 180, 1, 3, 3, 6, 1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 4, 2, 0, 0];
 const LINUX_WITHOUT_TIMESTAMPS: [u8; 12] = [2, 4, 5, 180, 1, 1, 4, 2, 1, 3, 3, 7];
 const WINDOWS: [u8; 12] = [2, 4, 5, 180, 1, 3, 3, 8, 1, 1, 4, 2];
 
@@ -16,7 +17,7 @@ fn opened(server: &[u8]) -> Flow {
     flow().syn().syn_ack().with(|p| p.options = Some(server.to_vec())).ack(Client)
 }
 
-fn exchange(server: &[u8]) -> Flow {
+pub(crate) fn exchange(server: &[u8]) -> Flow {
     opened(server).data(Client, GET).data(Server, &response(20, 20)).ack(Client)
 }
 

@@ -55,38 +55,15 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether another sender sent the reset.
-    pub(super) fn foreign(&mut self, class: Class) -> Option<Opinion> {
+    /// Whether another sender sent the reset. `ttl` is whether its TTL speaks for that, which alone is too little.
+    pub(super) fn foreign(&mut self, ttl: bool) -> Option<Opinion> {
         let f = self.f;
-        let reset = f.reset;
-        let genuine = reset.after.genuine;
-        let frame = reset.at.frame;
-        let foreign_ttl = f.foreign_ttl().is_some_and(|usual| {
-            let own = own_ttl(usual, reset.ttl);
-            let ttls = (reset.ttl, usual);
-            self.say(
-                frame,
-                match (own, ttls) {
-                    (true, (reset, usual)) => Claim::TtlOfSameDistance { reset, usual },
-                    (false, (reset, usual)) => Claim::TtlDiffers { reset, usual },
-                },
-            );
-            // A scanner makes its SYN itself, and its kernel knows nothing of it when the SYN-ACK comes.
-            !own && class != Class::AnswerToSynAck
-        });
-        if let (Class::AnswerToSyn, Some(usual)) = (class, self.listener.ttl)
-            && usual != reset.ttl
-            && !own_ttl(usual, reset.ttl)
-        {
-            self.say(frame, Claim::ListenerTtl { reset: reset.ttl, usual });
-            self.ask(NextEvidence::Capture(Capture::Server));
-            return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
-        }
+        let frame = f.reset.at.frame;
         let id = f.foreign_id();
         if let Some((last, reset)) = id {
             self.say(frame, Claim::IdDiffers { reset, last });
         }
-        if let Some((frame, what)) = genuine {
+        if let Some((frame, what)) = f.genuine() {
             self.say(
                 frame,
                 match what {
@@ -94,33 +71,68 @@ impl Judge<'_> {
                     Genuine::NewData => Claim::GoesOnSending,
                 },
             );
+            self.ask(NextEvidence::Capture(Capture::AllegedSender));
             // A firewall that answers a packet in a host's name does not tell that host either.
-            if !f.active() && foreign_ttl && f.trigger.is_some() {
-                self.ask(NextEvidence::Capture(Capture::AllegedSender));
+            if ttl && self.box_in_its_name() == FirewallReject {
                 return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
             }
-            let confidence = if foreign_ttl || id.is_some() { Certain } else { Likely };
-            self.ask(NextEvidence::Capture(Capture::AllegedSender));
-            return Some((Forged, confidence, vec![Forged]));
-        }
-        if foreign_ttl {
-            self.ask(NextEvidence::Capture(Capture::AllegedSender));
-            return Some(if f.active() || f.trigger.is_none() {
-                (Forged, Likely, vec![Forged, FirewallReject])
-            } else {
-                (FirewallReject, Likely, vec![FirewallReject, Forged])
-            });
+            return Some((Forged, if ttl || id.is_some() { Certain } else { Likely }, vec![Forged]));
         }
         if let Some((answered, round_trip)) = f.answered_too_fast() {
             self.say(frame, Claim::TooSoon { after_us: answered / 1_000, round_trip_us: round_trip / 1_000 });
             self.ask(NextEvidence::Capture(Capture::AllegedSender));
             return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
         }
-        if id.is_some() && f.active() {
+        if ttl && f.shows_another_stack() {
+            self.ask(NextEvidence::Capture(Capture::AllegedSender));
+            return Some(match self.box_in_its_name() {
+                Forged => (Forged, Likely, vec![Forged, FirewallReject]),
+                named => (named, Likely, vec![named, Forged]),
+            });
+        }
+        if id.is_some() {
             self.ask(NextEvidence::Capture(Capture::AllegedSender));
             return Some((Unknown, Possible, vec![Forged, Aborted, ClosedWithUnreadData]));
         }
         None
+    }
+
+    /// Whether the reset's TTL is not its sender's, and says so.
+    pub(super) fn foreign_ttl(&mut self, class: Class) -> bool {
+        let f = self.f;
+        let (frame, reset) = (f.reset.at.frame, f.reset.ttl);
+        if let (Class::AnswerToSyn, Some(usual)) = (class, self.listener.ttl) {
+            let foreign = usual != reset && !own_ttl(usual, reset);
+            if foreign {
+                self.say(frame, Claim::ListenerTtl { reset, usual });
+            }
+            return foreign;
+        }
+        let Some(usual) = f.foreign_ttl() else { return false };
+        let own = own_ttl(usual, reset);
+        let claim =
+            if own { Claim::TtlOfSameDistance { reset, usual } } else { Claim::TtlDiffers { reset, usual } };
+        self.say(frame, claim);
+        // A scanner makes its SYN itself, and its kernel knows nothing of it when the SYN-ACK comes.
+        !own && class != Class::AnswerToSynAck
+    }
+
+    /// What a foreign TTL makes of the verdict of the other rules if nothing else shows another sender: paths change, programs set
+    /// their own TTL, and tools make their own packets. It tips the scales where those rules leave room for another sender, and
+    /// takes away certainty where they do not.
+    pub(super) fn with_ttl_alone(&mut self, (cause, confidence, candidates): Opinion) -> Opinion {
+        self.say(self.f.reset.at.frame, Claim::TtlAlone);
+        let named = self.box_in_its_name();
+        if cause == Unknown || candidates.iter().any(|other| [Forged, FirewallReject].contains(other)) {
+            let others = candidates.into_iter().filter(|&other| other != named);
+            return (named, Possible, std::iter::once(named).chain(others).collect());
+        }
+        (cause, confidence.min(Likely), candidates.into_iter().chain([named]).collect())
+    }
+
+    /// The cause if a box on the way has sent the reset: a firewall that answers a packet, or who forges it.
+    fn box_in_its_name(&self) -> Cause {
+        if self.f.trigger.is_some() || self.f.answers_syn() { FirewallReject } else { Forged }
     }
 }
 
