@@ -12,7 +12,7 @@ use syn::visit::Visit;
 use crate::root;
 use crate::workspace::{find_sources, module_path};
 
-/// A type's name may be defined in fewer files of the workspace than this.
+/// From this many files on, a type's name is defined too often: two are allowed.
 const TOO_MANY_FILES: usize = 3;
 
 /// The longest function, in lines from `fn` to its closing brace.

@@ -111,7 +111,8 @@ fn relative_links(text: &str) -> Vec<&str> {
     targets.filter(|target| !target.contains("://") && !target.starts_with('#')).collect()
 }
 
-/// Makes the project of the README: its dependencies and its program, letter by letter.
+/// Makes a project of the section "The whole of it" in the README of `linger`: its dependencies and its program, letter by
+/// letter, and beside it a program without the crate, to compare with. Fails if the README's has [`LINES`] lines or more.
 fn project(folder: &Path, readme: &str) -> anyhow::Result<PathBuf> {
     let (_, after) = readme.split_once("\n## The whole of it").context("no such heading in the README")?;
     let (dependencies, main) = (fenced(after, "toml")?, fenced(after, "rust")?);

@@ -137,7 +137,7 @@ impl Scenario {
     /// Reads a scenario. `name` is the file's name, for error messages.
     ///
     /// # Errors
-    /// Returns a message that names the file, the line and the key that are wrong.
+    /// Returns a message that names the file and the key that are wrong; for errors of syntax and type, also the line.
     pub fn parse(name: &str, text: &str) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| format!("{name}: {error}"))?;
         let policy = file.policy.policy().map_err(|error| format!("{name}: [policy]: {error}"))?;

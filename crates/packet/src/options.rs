@@ -26,7 +26,7 @@ pub enum MptcpEnd {
     Subflow {
         /// The reason's code.
         reason: u8,
-        /// The sender may try again.
+        /// The T bit: the error is temporary, and the receiver of the reset may set the subflow up again.
         transient: bool,
     },
     /// MP_FASTCLOSE: all subflows end.

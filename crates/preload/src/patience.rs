@@ -172,7 +172,7 @@ mod tests {
             assert!(progress.reads(now_ms, || 7_680));
             progress.sent();
         }
-        // The same without a message in between: nobody has read.
+        // As full as before although nothing was sent in between: nobody reads. That is believed after 100 ms.
         assert!(progress.reads(2_000, || 7_680));
         assert!(!progress.reads(2_100, || 7_680));
     }

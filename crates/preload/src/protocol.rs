@@ -140,7 +140,7 @@ impl Message {
     }
 }
 
-/// Number of counts.
+/// Number of different counts: the variants of [`Count`].
 pub const COUNTS: usize = Count::ALL;
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ pub(crate) fn environment(name: &core::ffi::CStr) -> Option<&'static core::ffi::
     (!value.is_null()).then(|| unsafe { core::ffi::CStr::from_ptr(value) })
 }
 
-/// Has a function called in each forked child.
+/// Registers a function that is called in each forked child.
 pub(crate) fn at_fork(child: extern "C" fn()) {
     // SAFETY: the function is of this library, which is never unloaded (`-z nodelete`).
     unsafe { pthread_atfork(None, None, Some(child)) };

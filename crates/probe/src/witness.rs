@@ -27,7 +27,7 @@ pub struct Witnessed {
     pub cause: Cause,
     /// How sure that is.
     pub confidence: Confidence,
-    /// The kernel's name of the reason.
+    /// The kernel's name for why it sent the reset; `None` if it gives none.
     pub reason: Option<String>,
     /// The process that closed the connection, or that listens.
     pub process: Option<NamedProcess>,

@@ -18,7 +18,7 @@ pub struct Coverage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CoveredListener {
-    /// Its address and port, or its path.
+    /// The socket's address and port, or its path.
     pub address: Untrusted,
     /// The inode of the socket, which tells listeners of one address apart (`SO_REUSEPORT`).
     pub inode: u64,

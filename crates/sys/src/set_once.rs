@@ -56,7 +56,7 @@ fn publish<T>(place: &impl Pointer<T>, value: *mut T) -> bool {
     place.fill(value, Ordering::Release, Ordering::Relaxed)
 }
 
-/// An atomic pointer: the standard library's, or in the models loom's, which cannot be in a static.
+/// An atomic pointer: the standard library's, and in the models that of loom. A trait, because loom's cannot be in a static.
 trait Pointer<T> {
     fn load(&self, order: Ordering) -> *mut T;
     /// Replaces null by `value`. Returns whether the pointer was null.

@@ -125,7 +125,7 @@ impl Deliveries {
         matches!(self.lock().get(&id), Some(Delivery::Running(_)))
     }
 
-    /// The result of its command, if it has ended.
+    /// The result of the transfer's command, if that has ended.
     pub(crate) fn outcome(&self, id: TransferId) -> Option<Result<Receipt, Fault>> {
         self.lock().get(&id)?.outcome()
     }

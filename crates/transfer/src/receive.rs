@@ -335,7 +335,7 @@ impl<'a> Receiver<'a> {
         hash: Option<Hash>,
     ) -> Result<(), Error> {
         let index = landing.entry.index;
-        // The files of a tree get their final names and receipts in groups, everything else at once.
+        // The files of a tree get their final names and receipts in groups, everything else immediately, one by one.
         let landed = match &mut self.place {
             OpenTarget::Tree { store, .. } => match store.land(landing, tail, size, hash) {
                 Ok(()) if store.is_due() => return self.commit(),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub enum Verdict {
     /// Every byte arrived, and the connection ended well.
     Kept,
-    /// Every byte arrived, and then the connection was reset or a write of the client's failed.
+    /// Every byte arrived, but the connection was reset, or a write of the client's failed.
     ///
     /// This client read its response in time. Another client might not have: a client that writes first and stops at the
     /// error, a client whose kernel drops unread data at a reset, or a client behind a slower link.

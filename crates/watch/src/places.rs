@@ -16,7 +16,7 @@ const CANDIDATES: usize = 16;
 /// Longest time for which a reset without a socket waits for its other end to be placed. It is above the time for which a
 /// received reset is held.
 const PATIENCE: Duration = Duration::from_millis(1_200);
-/// Most resets that wait so.
+/// Largest number of resets that wait so at a time.
 const MAX: usize = 4_096;
 
 /// The addresses of all namespaces, and resets whose namespace is still open.

@@ -30,7 +30,7 @@ const DRAWN: usize = 300;
 /// Of each cause, so many are drawn before more of a commoner one.
 const DRAWN_OF_EACH: usize = 8;
 
-/// Writes the whole page. Its remedies name `tools`.
+/// Writes the whole page. `tools` are the names by which its remedies call commands.
 ///
 /// # Errors
 /// Returns the errors of `out`.

@@ -1,4 +1,4 @@
-//! Lines of `linger lab`, `client` and `server`.
+//! The lines of `--json` of `linger lab`, `client` and `server`.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ struct Counts {
     trials: u64,
     /// Connections whose response arrived whole, with a clean end.
     kept: u64,
-    /// Connections whose response arrived whole before the connection was reset or a write of the client failed.
+    /// Connections whose response arrived whole, but which were reset, or a write of the client failed.
     at_risk: u64,
     /// Connections whose response was lost.
     lost: u64,

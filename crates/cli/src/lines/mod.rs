@@ -119,7 +119,7 @@ struct Origin {
     schema: u32,
     /// The version of the program.
     version: Cow<'static, str>,
-    /// The name of the host that printed it.
+    /// The name of the host on which the line was printed.
     host: String,
 }
 

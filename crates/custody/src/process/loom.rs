@@ -263,7 +263,8 @@ fn loom_a_close_while_another_thread_executes() {
     });
 }
 
-/// The second of two failing `execve` finds what the first has taken back.
+/// A failed `execve` undoes its announcement. If two fail, the second finds the connection in the table again, and undoes its
+/// own announcement, too.
 #[test]
 fn loom_of_two_execs_each_takes_back() {
     model(|| {

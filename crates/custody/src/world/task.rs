@@ -9,7 +9,7 @@ use std::vec::Vec;
 use super::vocabulary::{Answer, Caller, Census, Cookie, Kept, Name, Seen, Tid, Way};
 use crate::{Discarded, Socket};
 
-/// The pending decision.
+/// What is to be decided, also while the answer to an [`Ask`](super::vocabulary::Ask) is awaited.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Task {
     /// A connection may get one more fd.

@@ -133,7 +133,7 @@ pub enum Event<'a> {
     Tick,
 }
 
-/// A connection that the driver keeps an fd of, so that it cannot end meanwhile.
+/// The number of an fd that the driver keeps of a connection: until it is dropped the connection cannot end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kept(pub(super) u64);
 

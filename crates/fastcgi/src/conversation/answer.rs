@@ -160,9 +160,11 @@ impl Answer {
         records
     }
 
-    /// The request's last records, to be sent in one write: nginx closes as soon as it has the empty STDOUT record.
+    /// The request's last records, to be sent in one write: nginx closes as soon as it has the empty STDOUT record, and a
+    /// second write could meet a closed connection.
     ///
-    /// `reason` goes to the gateway's log, unless `end` is `Complete` or `Bare`.
+    /// A response that is torn ends as `Cut`, whatever `end` says. `reason` goes to the gateway's log, unless the end is
+    /// `Complete` or `Bare`.
     pub fn last(mut self, end: RequestEnd, reason: &str) -> Last {
         let end = if self.said == Said::Torn { RequestEnd::Cut } else { end };
         if let RequestEnd::Complete(status) = end {

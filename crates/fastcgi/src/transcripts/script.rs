@@ -192,8 +192,8 @@ impl Script {
         }
     }
 
-    /// Removes requests whose parameters are cut. Whether such a request is refused would depend on timing if another
-    /// request ends the connection.
+    /// Removes requests whose parameters are not sent to their end. Where another request ends the connection, timing alone
+    /// would decide whether they are refused.
     fn leave_out_half_begun(&mut self) {
         let sent = self.sent();
         let begun = |id: u16| self.plans.iter().zip(&sent).any(|(plan, sent)| plan.id == id && sent.begun);

@@ -250,7 +250,8 @@ async fn connection<I, A, S, T, R>(
     .await;
 }
 
-/// The stop of the server, as one connection waits for it.
+/// The stop of the server, as one connection waits for it. Once it has come its deadline is remembered, so that it can be
+/// polled again.
 struct Stopping<F> {
     until: F,
     /// Once the stop has come: until when a connection may still begin to send.

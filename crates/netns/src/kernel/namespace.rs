@@ -17,7 +17,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a new, empty namespace. This needs privileges, which [`Isolation`](crate::Isolation) gives.
+    /// Makes a new network namespace that has only `lo`, which is up. This needs privileges, which [`Isolation`](crate::Isolation) gives.
     ///
     /// # Errors
     /// Returns `EPERM` without CAP_SYS_ADMIN over the present user namespace, and `ENOSPC` at

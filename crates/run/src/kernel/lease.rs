@@ -10,7 +10,8 @@ const F_SETSIG: i32 = 10;
 /// that cannot be told: the file is not this user's, or its file system has no leases.
 pub(crate) fn is_open_elsewhere(file: BorrowedFd<'_>) -> Option<bool> {
     let fd = file.as_raw_fd();
-    // Who opens the file while the lease is held makes the kernel send a signal, by default one that ends a process.
+    // If anyone opens the file while this process has the lease, the kernel sends it a signal: by default SIGIO, which would
+    // end it. SIGCHLD does nothing.
     // SAFETY: sets which signal that is, for a live fd.
     if unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGCHLD) } < 0 {
         return None;

@@ -126,7 +126,8 @@ fn fork() -> io::Result<Option<i32>> {
     }
 }
 
-/// Reaps children until `child` has ended, then exits with the status of `child`.
+/// Closes all fds and reaps children until `child` has ended. Then exits with its status, with 128 plus the number of the
+/// signal that ended it, or with 1 if nobody can tell (an ignored SIGCHLD).
 fn end_with(child: i32) -> ! {
     // This process must not keep open the command's pipes, nor the pipe on which `spawn` waits for the `exec`.
     // SAFETY: the fds are copies of this process alone, which uses none of them.
@@ -136,7 +137,9 @@ fn end_with(child: i32) -> ! {
         // SAFETY: the number is live for the call.
         let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
         if ended == child || (ended < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted) {
-            let code = if libc::WIFSIGNALED(status) {
+            let code = if ended < 0 {
+                1
+            } else if libc::WIFSIGNALED(status) {
                 128 + libc::WTERMSIG(status)
             } else {
                 libc::WEXITSTATUS(status)

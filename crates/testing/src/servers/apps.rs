@@ -110,7 +110,8 @@ pub fn libfcgi_echo(source: &str, workers: u32) -> Result<RunningServer, Unavail
     launch.start(command)
 }
 
-/// Sends a request with `cgi-fcgi`, libfcgi's own gateway. Returns its exit status and its output.
+/// Sends a request with `cgi-fcgi`, libfcgi's own gateway. Returns whether it exited with 0, and what it wrote
+/// to its standard output.
 ///
 /// # Errors
 /// Returns [`Unavailable::Missing`] if there is no such program, and [`Unavailable::Failed`] if it cannot be run.

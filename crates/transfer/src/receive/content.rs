@@ -1,4 +1,5 @@
-//! The bytes of one file: received and hashed, verified, and only then written; or moved by the kernel.
+//! The bytes of one file: received and hashed, verified, and only then written; or, without verifying, moved to the file by
+//! the kernel.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};

@@ -18,7 +18,7 @@ pub struct ScheduleOutcome {
     pub sessions: usize,
     /// How many commands were started.
     pub commands: usize,
-    /// How many more were started when the same was put once more, in peace and without the user's word.
+    /// How many more were started when the same content was put once more, with no fault and without `--again`.
     pub again: usize,
 }
 
