@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use crate::{call, cargo, root, setup};
+use crate::{call, cargo, root, setup, test};
 
 /// The crates that are to compile everywhere.
 const CRATES: [&str; 4] = ["--package", "linger", "--package", "linger-sys"];
@@ -23,21 +23,21 @@ pub(crate) fn check() -> anyhow::Result<()> {
     for features in ["--no-default-features", "--all-features"].into_iter().filter(|_| !targets.is_empty()) {
         call(cargo(&["check", "--quiet", "--lib", features]).args(&targets).args(CRATES))?;
     }
-    call(&mut as_elsewhere(&["test", "--quiet", "--lib", "--all-features", "--package", "linger"]))?;
-    // Some of these fork, and a child has the fds of every other thread's test until it ends: one test at a time.
-    let sys =
-        ["test", "--quiet", "--lib", "--all-features", "--package", "linger-sys", "--", "--test-threads=1"];
-    call(&mut as_elsewhere(&sys))?;
-    // Servers and clients: all bytes arrive, no resets are sent, and no outcome claims what the system cannot report.
+    // The units, and servers and clients: all bytes arrive, no resets are sent, and no outcome claims what the system cannot
+    // report.
     let tests = ["matrix", "axum", "closer", "doors", "fork", "http", "pauses", "poor", "tokio", "tunnel"]
         .map(|test| ["--test", test]);
-    let tests = tests.as_flattened();
-    call(as_elsewhere(&["test", "--quiet", "--all-features", "--package", "linger"]).args(tests))
+    let crates = ["--lib", "--all-features", "--package", "linger", "--package", "linger-sys"];
+    let mut command = as_elsewhere(&test::runner()?);
+    // Without the runner a binary is one process: some tests fork, and the child has the fds of every other thread's test.
+    let one_at_a_time: &[&str] = if test::has_runner()? { &[] } else { &["--", "--test-threads=1"] };
+    call(command.args(crates).args(tests.as_flattened()).args(one_at_a_time))
 }
 
 /// A command of cargo for the code of other systems. Only the workspace's own crates are compiled anew for it.
-fn as_elsewhere(words: &[&str]) -> Command {
-    let mut command = cargo(words);
+fn as_elsewhere(words: &[String]) -> Command {
+    let mut command = cargo(&[]);
+    command.args(words);
     command.env("RUSTC_WORKSPACE_WRAPPER", root().join("xtask/rustc-portable"));
     command
 }

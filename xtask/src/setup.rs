@@ -27,6 +27,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("libfcgi-dev", "the FastCGI library of the specification's authors"),
     ("gcc", "builds the libfcgi application"),
     ("strace", "makes single system calls fail"),
+    ("iproute2", "ip and tc, which make links slow or lossy"),
     ("util-linux", "prlimit, unshare and setpriv, which make a machine poor"),
     ("g++", "builds libFuzzer"),
     ("default-jdk-headless", "a Java server under the supervisor"),

@@ -54,17 +54,18 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     let _ = fs::remove_file(&skips);
     let mut taken = Vec::new();
     let result = steps.iter().try_for_each(|(name, step)| {
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), processor_seconds());
         let result = step(&chosen, &skips);
-        taken.push((name, started.elapsed().as_secs_f64()));
+        taken.push((name, started.elapsed().as_secs_f64(), processor_seconds() - before));
         // One step by its name, or the crates that were asked for.
         let again = if names.is_empty() { (*name).to_owned() } else { names.join(" ") };
         result.with_context(|| format!("{name} failed; again: `cargo xtask test {again}`"))
     });
-    for (name, seconds) in &taken {
-        println!("{name:<10} {seconds:>7.1} s");
+    let sum = |one: fn(&(&&str, f64, f64)) -> f64| taken.iter().map(one).sum();
+    let together = (&"together", sum(|taken| taken.1), sum(|taken| taken.2));
+    for (name, seconds, busy) in taken.iter().chain([&together]) {
+        println!("{name:<10} {seconds:>7.1} s, {busy:>7.1} s of processors");
     }
-    println!("{:<10} {:>7.1} s", "together", taken.iter().map(|(_, seconds)| seconds).sum::<f64>());
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
     let skipped: BTreeSet<&str> = skipped.lines().collect();
     for line in &skipped {
@@ -73,6 +74,15 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     result?;
     println!("all passed, {} groups skipped", skipped.len());
     Ok(())
+}
+
+/// What the commands of the steps have taken of the processors until now: fields 16 and 17 of `/proc/PID/stat` (proc(5)).
+fn processor_seconds() -> f64 {
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field is the program's name, in parentheses.
+    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').skip(13).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 fn choose<'a>(all: &'a [Package], names: &[&str]) -> anyhow::Result<Vec<&'a Package>> {
@@ -170,18 +180,31 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well.
     let mut targets = vec!["--all-features", "--lib", "--bins", "--examples"];
     targets.extend(named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded))));
-    if is_there("cargo-nextest")? {
+    if has_runner()? {
         all_are_listed(with(&["nextest", "list", "--message-format", "json"], &targets), packages)?;
-        // A test takes three of these threads, or fewer if it mostly waits (.config/nextest.toml).
-        let threads = std::thread::available_parallelism().map_or(3, |processors| 3 * processors.get());
-        let run = ["nextest", "run", "--no-fail-fast", "--test-threads", &threads.to_string()];
-        call(&mut with(&run, &targets))?;
-    } else {
-        call(&mut with(&["test", "--no-fail-fast"], &targets))?;
     }
+    let run = runner()?;
+    call(&mut with(&run.iter().map(String::as_str).collect::<Vec<_>>(), &targets))?;
     // Neither runs doc tests together with these targets.
     call(&mut with(&["test", "--doc", "--all-features", "--quiet"], &[]))
         .context("the examples in documentation")
+}
+
+pub(crate) fn has_runner() -> anyhow::Result<bool> {
+    is_there("cargo-nextest")
+}
+
+/// The words that run tests: each in a process of its own, if cargo-nextest is there.
+pub(crate) fn runner() -> anyhow::Result<Vec<String>> {
+    let words: &[&str] = if has_runner()? { &["nextest", "run"] } else { &["test"] };
+    let mut words: Vec<String> =
+        [words, &["--no-fail-fast"]].concat().into_iter().map(str::to_owned).collect();
+    if has_runner()? {
+        // A test takes three of these threads, or fewer if it mostly waits (.config/nextest.toml).
+        let threads = std::thread::available_parallelism().map_or(3, |processors| 3 * processors.get());
+        words.extend(["--test-threads".to_owned(), threads.to_string()]);
+    }
+    Ok(words)
 }
 
 /// Fails if a test binary of the manifests has no test in the run: it would pass without having run anything.

@@ -156,7 +156,7 @@ fn further_resets_are_told_with_the_first() {
     // From now on what the server sends reaches nobody.
     let nowhere = format!("neigh replace {} lladdr 02:00:00:00:00:99 dev eth0", HOSTS[0]);
     if !within(&there, "ip", &nowhere) {
-        return skip("private networks", "iproute2 is not installed");
+        return skip("iproute2", "no `ip`");
     }
     client.write_all(b"more").unwrap();
     drop((listener, server));

@@ -1,8 +1,9 @@
 //! The body of a response, as the server gets it.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -33,7 +34,12 @@ impl<B: Body> Body for ResponseBody<B> {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(context)
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(context));
+        if let (Some(sending), Some(Ok(frame))) = (this.sending, &frame) {
+            sending.bytes += frame.data_ref().map_or(0, |data| data.remaining() as u64);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

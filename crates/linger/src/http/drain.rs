@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 
 use super::Unread;
-use crate::tokio::{StopNotice, after};
+use crate::tokio::{ResponsePlace, ResponseWrites, StopNotice, after};
 
 /// What a handler has left of a body.
 #[derive(Debug)]
@@ -37,46 +37,97 @@ impl Late {
     pub(super) fn discard<B: Body + Unpin + Send + 'static>(self, rest: Rest<B>) {
         let Self::Discard { unread, expects } = self else { return };
         if rest.was_polled || !expects {
-            drop(discard(rest.body, unread));
+            // Whoever reads on behind its answer knows what the client sends.
+            drop(discard(rest.body, unread, ShortEnd::Harmless));
         }
     }
 }
 
-/// Held while a response is being sent.
+/// Held until the server has been handed the whole of a response.
 #[derive(Debug)]
 pub(super) struct ResponseInFlight {
-    _over: oneshot::Sender<()>,
+    /// The response's bytes until now, without its headers.
+    pub(super) bytes: u64,
+    over: Option<oneshot::Sender<u64>>,
+}
+
+impl Drop for ResponseInFlight {
+    fn drop(&mut self) {
+        if let Some(over) = self.over.take() {
+            // Nobody listens if the body has been discarded already.
+            let _ = over.send(self.bytes);
+        }
+    }
+}
+
+/// What dropping the body early is for, while the response is with the server: a client that ends its upload short.
+///
+/// curl (7.88 seen) ends its stream when it has the status of a response that refuses its upload. If that is short of the request's
+/// `content-length`, h2 takes the request for malformed (RFC 9113 section 8.1.1), resets the stream, and throws away what it
+/// holds of the response. It does not if nobody has the request's body any more and the response is complete: then it has begun
+/// to end the stream by itself, with `NO_ERROR` behind the response's last byte, and ignores what still arrives.
+#[derive(Debug)]
+pub(super) enum ShortEnd {
+    /// The request has no length of which it can be short, or the client has no reason to end its upload.
+    Harmless,
+    /// It costs the client what the server holds of the response. `None` if nothing is known of the connection's writes.
+    Fatal(Option<ResponseWrites>),
+}
+
+/// As much as the send buffer of any new connection holds (`tcp_wmem[1]`).
+const SURELY_TAKEN: u64 = 16 << 10;
+
+impl ShortEnd {
+    /// Waits until the response is known to be with the server still, and in danger. It never is if that does not happen.
+    async fn would_cost(self, bytes: u64) {
+        let place = match self {
+            Self::Harmless => ResponsePlace::Socket,
+            Self::Fatal(Some(mut writes)) => writes.place(bytes).await,
+            Self::Fatal(None) if bytes <= SURELY_TAKEN => ResponsePlace::Socket,
+            Self::Fatal(None) => ResponsePlace::Server,
+        };
+        if place == ResponsePlace::Socket {
+            pending().await
+        }
+    }
 }
 
 /// Discards the body in a task, within its bounds, which begin when the response has been sent. Without a runtime the
 /// body is dropped.
-pub(super) fn discard<B: Body + Unpin + Send + 'static>(body: B, unread: Unread) -> Option<ResponseInFlight> {
+pub(super) fn discard<B: Body + Unpin + Send + 'static>(
+    body: B,
+    unread: Unread,
+    short_end: ShortEnd,
+) -> Option<ResponseInFlight> {
     let runtime = Handle::try_current().ok()?;
     let (over, is_over) = oneshot::channel();
-    drop(runtime.spawn(run(body, unread, is_over)));
-    Some(ResponseInFlight { _over: over })
+    drop(runtime.spawn(run(body, unread, short_end, is_over)));
+    Some(ResponseInFlight { bytes: 0, over: Some(over) })
 }
 
-async fn run<B: Body + Unpin>(mut body: B, unread: Unread, sent: oneshot::Receiver<()>) {
+async fn run<B: Body + Unpin>(
+    mut body: B,
+    unread: Unread,
+    short_end: ShortEnd,
+    mut sent: oneshot::Receiver<u64>,
+) {
     let mut left = unread.bytes;
-    let mut sent = pin!(sent);
     // While the response is being sent, the stream is open in any case.
-    let is_done = poll_fn(|context| {
-        let is_done = poll_discard(&mut body, &mut left, context);
-        if is_done.is_ready() {
-            return Poll::Ready(true);
+    let sent = poll_fn(|context| {
+        if poll_discard(&mut body, &mut left, context).is_ready() {
+            return Poll::Ready(None);
         }
-        // Nothing is sent: the end of the response is told by the drop of the sender.
-        sent.as_mut().poll(context).map(|_| false)
+        Pin::new(&mut sent).poll(context).map(|bytes| Some(bytes.unwrap_or_default()))
     });
-    if is_done.await {
-        return;
-    }
+    let Some(bytes) = sent.await else { return };
+    let mut would_cost = pin!(short_end.would_cost(bytes));
     let end = after(unread.time);
     let mut timer = pin!(sleep_until(end.min(after(unread.idle))));
     let mut before = left;
     poll_fn(|context| {
-        if poll_discard(&mut body, &mut left, context).is_ready() {
+        if would_cost.as_mut().poll(context).is_ready()
+            || poll_discard(&mut body, &mut left, context).is_ready()
+        {
             return Poll::Ready(());
         }
         if std::mem::replace(&mut before, left) != left {

@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ::http::header::{CONNECTION, EXPECT};
+use ::http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::drain::{Emptying, HowDiscarded, Late, Rest, discard};
+use super::drain::{Emptying, HowDiscarded, Late, Rest, ShortEnd, discard};
 use super::upload::UploadSlot;
 use super::{Layer, ResponseBody, Unread, Upload};
 use crate::Policy;
@@ -84,6 +84,7 @@ impl Layer {
             connection,
             unread: self.unread,
             is_http2: request.version() >= Version::HTTP_2,
+            has_length: request.headers().contains_key(CONTENT_LENGTH),
             is_connect: request.method() == Method::CONNECT,
             expects: says(request.headers(), &EXPECT, "100-continue"),
             closes: says(request.headers(), &CONNECTION, "close"),
@@ -99,6 +100,8 @@ struct RequestInHand<B> {
     connection: Option<Connection>,
     unread: Unread,
     is_http2: bool,
+    /// It has a `content-length`.
+    has_length: bool,
     is_connect: bool,
     expects: bool,
     closes: bool,
@@ -175,10 +178,19 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
             return ResponseStep::Send(sent(response));
         }
         if self.is_http2 {
-            let sending = discard(rest.body, unread);
+            let sending = discard(rest.body, unread, self.short_end(status));
             return ResponseStep::Send(response.map(|body| ResponseBody::new(body, sending)));
         }
         self.keep_or_close(response, rest, unread)
+    }
+
+    fn short_end(&self, status: StatusCode) -> ShortEnd {
+        // curl ends an upload at any status from 300 on (`http.c`).
+        if self.has_length && status.as_u16() >= 300 {
+            ShortEnd::Fatal(self.connection.as_ref().map(Connection::watch_response))
+        } else {
+            ShortEnd::Harmless
+        }
     }
 
     fn keep_or_close<R>(

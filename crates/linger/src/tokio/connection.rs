@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+#[cfg(feature = "http")]
+use super::sending::{ResponseWrites, Sending};
 use super::{StopNotice, WayToEnd};
 use crate::Policy;
 
@@ -18,6 +20,8 @@ struct ConnectionFacts {
     instead: OnceLock<Policy>,
     expects_more: AtomicBool,
     stop: Option<StopNotice>,
+    #[cfg(feature = "http")]
+    sending: Sending,
 }
 
 impl Connection {
@@ -44,6 +48,17 @@ impl Connection {
     /// pauses in an upload, and reads the response only when the upload is done, must not meet a reset.
     pub fn expects_more(&self) {
         self.facts.expects_more.store(true, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "http")]
+    pub(super) fn sending(&self) -> &Sending {
+        &self.facts.sending
+    }
+
+    /// Watches the writes of a response that is about to begin.
+    #[cfg(feature = "http")]
+    pub(crate) fn watch_response(&self) -> ResponseWrites {
+        self.facts.sending.begin()
     }
 
     /// The policy by which the connection is closed, if the stream's own policy is `of_the_stream`.

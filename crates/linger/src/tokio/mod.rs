@@ -10,6 +10,8 @@ mod connection;
 mod ending;
 mod last;
 mod listener;
+#[cfg(feature = "http")]
+mod sending;
 mod serve;
 
 use std::io::{self, IoSlice};
@@ -28,6 +30,8 @@ pub use self::connection::Connection;
 use self::ending::{LingeringClose, let_go};
 use self::last::Unread;
 pub use self::listener::{Accept, Listener};
+#[cfg(feature = "http")]
+pub(crate) use self::sending::{ResponsePlace, ResponseWrites};
 #[cfg(feature = "http")]
 pub(crate) use self::serve::after;
 pub use self::serve::{Serve, StopNotice, serve};
@@ -292,6 +296,16 @@ impl<S: Stream> Lingering<S> {
         self.connection.get().map_or(policy, |connection| connection.policy(policy))
     }
 
+    /// Notes the result of a write for those who watch the connection, if anybody has its handle.
+    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+        #[cfg(feature = "http")]
+        if let Some(connection) = self.connection.get() {
+            connection.sending().wrote(result);
+        }
+        #[cfg(not(feature = "http"))]
+        let _ = result;
+    }
+
     fn pinned(&mut self) -> Pin<&mut S> {
         Pin::new(self.get_mut())
     }
@@ -320,7 +334,9 @@ impl<S: Stream> AsyncRead for Lingering<S> {
 
 impl<S: Stream> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.pinned().poll_write(cx, buf)
+        let result = self.pinned().poll_write(cx, buf);
+        self.wrote(&result);
+        result
     }
 
     fn poll_write_vectored(
@@ -328,7 +344,9 @@ impl<S: Stream> AsyncWrite for Lingering<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.pinned().poll_write_vectored(cx, bufs)
+        let result = self.pinned().poll_write_vectored(cx, bufs);
+        self.wrote(&result);
+        result
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -336,7 +354,12 @@ impl<S: Stream> AsyncWrite for Lingering<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pinned().poll_flush(cx)
+        let result = ready!(self.pinned().poll_flush(cx));
+        #[cfg(feature = "http")]
+        if let (Some(connection), Ok(())) = (self.connection.get(), &result) {
+            connection.sending().flushed();
+        }
+        Poll::Ready(result)
     }
 
     /// Sends the FIN. The stream can be read on.

@@ -14,9 +14,10 @@ mod support;
 
 use std::fmt::Write;
 use std::path::Path;
+use std::process::Command;
 
 use client::{CLIENTS, Client, Run, Whole};
-use linger_testing::sandboxed;
+use linger_testing::{sandboxed, skip};
 use server::{Front, Server};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -150,6 +151,58 @@ fn one_round_of_each() {
             assert!(row.whole.as_ref().is_none_or(|whole| whole.uploads < 20), "{row:?}");
         }
     });
+}
+
+/// Clients that speak HTTP/2.
+const OVER_HTTP2: [(Client, &[HttpVersion]); 6] = [
+    (Client::Curl, &[HttpVersion::Two]),
+    (Client::Python("httpx"), &[HttpVersion::Two]),
+    (Client::Node("node:http2"), &[HttpVersion::Two]),
+    (Client::Go, &[HttpVersion::Two]),
+    (Client::Java, &[HttpVersion::Two]),
+    (Client::Reqwest, &[HttpVersion::Two]),
+];
+
+/// Makes the sandbox's loopback as slow as a home's line. What a server writes has to wait then. `false` if that cannot be done.
+fn slow_link() -> bool {
+    let mtu = "link set lo mtu 1500";
+    let rate = "qdisc add dev lo root tbf rate 20mbit burst 32k latency 200ms";
+    for (program, words) in [("ip", mtu), ("tc", rate)] {
+        match Command::new(program).args(words.split(' ')).status() {
+            Ok(status) => assert!(status.success(), "{program} {words}"),
+            Err(error) => {
+                skip("iproute2", &error.to_string());
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// No client may get less than at the bare server, where a write has to wait as well.
+fn over_a_slow_link(rounds: usize) {
+    if !slow_link() {
+        return;
+    }
+    let whole = |kind| at(kind, &OVER_HTTP2, &[Via::Direct], rounds, 0.0);
+    for (bare, lingering) in whole(Kind::Bare).iter().zip(whole(Kind::Lingering)) {
+        let (Some(bare), Some(own)) = (&bare.whole, &lingering.whole) else { continue };
+        assert!(own.uploads >= bare.uploads && own.next >= bare.next, "{bare:?} bare, {lingering:?}");
+        if lingering.client == Client::Curl {
+            assert!(lingering.is_right(rounds), "{lingering:?}");
+        }
+    }
+}
+
+#[test]
+fn no_client_over_a_slow_link_gets_less_than_bare() {
+    sandboxed(|| over_a_slow_link(2));
+}
+
+#[test]
+#[ignore = "takes minutes: cargo test -p linger --all-features --test clients -- --ignored slow_link"]
+fn twenty_rounds_over_a_slow_link() {
+    sandboxed(|| over_a_slow_link(20));
 }
 
 #[test]

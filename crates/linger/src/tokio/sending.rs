@@ -1,0 +1,176 @@
+//! What a connection knows of its writes: whether they have had to wait, and what the socket has taken.
+
+use std::io;
+use std::task::Poll;
+
+use tokio::sync::watch;
+
+/// Counts since the connection's handle was made. All of them only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    /// Bytes that the socket has taken.
+    written: u64,
+    /// The value of `written` at the last flush.
+    flushed: u64,
+    flushes: u64,
+    /// Writes for which the socket had no room.
+    waits: u64,
+}
+
+/// The writes of one connection, as the stream reports them.
+#[derive(Debug, Default)]
+pub(super) struct Sending(watch::Sender<Counts>);
+
+impl Sending {
+    pub(super) fn wrote(&self, result: &Poll<io::Result<usize>>) {
+        match result {
+            Poll::Pending => self.note(|counts| counts.waits += 1),
+            Poll::Ready(Ok(bytes)) => {
+                // Nobody waits for a write alone: it is told by the flush that follows.
+                self.0.send_if_modified(|counts| {
+                    counts.written += *bytes as u64;
+                    false
+                });
+            }
+            Poll::Ready(Err(_)) => {}
+        }
+    }
+
+    pub(super) fn flushed(&self) {
+        self.note(|counts| (counts.flushed, counts.flushes) = (counts.written, counts.flushes + 1));
+    }
+
+    /// Changes the counts, and wakes those who wait for a change, if there are any.
+    fn note(&self, change: impl FnOnce(&mut Counts)) {
+        let is_watched = self.0.receiver_count() > 0;
+        self.0.send_if_modified(|counts| {
+            change(counts);
+            is_watched
+        });
+    }
+
+    /// Begins to watch a response whose first byte has not been written yet.
+    pub(super) fn begin(&self) -> ResponseWrites {
+        let counts = self.0.subscribe();
+        let before = *counts.borrow();
+        ResponseWrites { counts, before }
+    }
+}
+
+/// Whether the socket has taken one response.
+#[derive(Debug)]
+pub(crate) struct ResponseWrites {
+    counts: watch::Receiver<Counts>,
+    /// The counts when the response began.
+    before: Counts,
+}
+
+/// Where the bytes of a response are that the program has handed to its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResponsePlace {
+    /// The socket has taken all of them.
+    Socket,
+    /// The server holds some: the socket had no room for them, or the peer's window of flow control has none.
+    Server,
+}
+
+impl ResponseWrites {
+    /// Waits until it is known where a response of `bytes` is. Call it when the server has been handed all of it.
+    ///
+    /// On a connection with several streams at a time, the bytes of others are counted as this one's. So [`Socket`] may be
+    /// said too early for a response that waits for the peer's window, and [`Server`] is said for one that is in the socket if
+    /// another stream's bytes have had to wait.
+    ///
+    /// [`Socket`]: ResponsePlace::Socket
+    /// [`Server`]: ResponsePlace::Server
+    pub(crate) async fn place(&mut self, bytes: u64) -> ResponsePlace {
+        let (before, at_end) = (self.before, *self.counts.borrow());
+        let decided = self.counts.wait_for(|now| place(before, at_end, *now, bytes).is_some()).await;
+        // An error means that the connection is no more.
+        decided.ok().and_then(|now| place(before, at_end, *now, bytes)).unwrap_or(ResponsePlace::Server)
+    }
+}
+
+/// `before` the response began, `at_end` of what the program had for the server, and `now`.
+fn place(before: Counts, at_end: Counts, now: Counts, bytes: u64) -> Option<ResponsePlace> {
+    if now.waits != before.waits {
+        Some(ResponsePlace::Server)
+    } else if now.flushed - before.written >= bytes {
+        Some(ResponsePlace::Socket)
+    } else if now.flushes - at_end.flushes >= 2 {
+        // The first of these flushes may have begun before the end. The second has written what the peer's window allows.
+        Some(ResponsePlace::Server)
+    } else {
+        None
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn asked(watched: &mut ResponseWrites, bytes: u64) -> Option<ResponsePlace> {
+        match pin!(watched.place(bytes)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(place) => Some(place),
+            Poll::Pending => None,
+        }
+    }
+
+    fn write(sending: &Sending, bytes: usize) {
+        sending.wrote(&Poll::Ready(Ok(bytes)));
+    }
+
+    #[test]
+    fn a_response_is_in_the_socket_once_as_many_bytes_are_flushed() {
+        let sending = Sending::default();
+        write(&sending, 1000);
+        let mut watched = sending.begin();
+        write(&sending, 99);
+        sending.flushed();
+        // A byte is missing; what was written before does not count.
+        assert_eq!(asked(&mut watched, 100), None);
+        write(&sending, 1);
+        assert_eq!(asked(&mut watched, 100), None, "not flushed yet");
+        sending.flushed();
+        assert_eq!(asked(&mut watched, 100), Some(ResponsePlace::Socket));
+    }
+
+    #[test]
+    fn a_write_that_waits_leaves_the_response_with_the_server() {
+        let sending = Sending::default();
+        sending.wrote(&Poll::Pending);
+        let mut watched = sending.begin();
+        assert_eq!(asked(&mut watched, 100), None, "it waited before this response");
+        sending.wrote(&Poll::Pending);
+        write(&sending, 100);
+        sending.flushed();
+        assert_eq!(asked(&mut watched, 100), Some(ResponsePlace::Server));
+    }
+
+    #[test]
+    fn two_flushes_without_its_bytes_leave_the_response_with_the_server() {
+        let sending = Sending::default();
+        let mut watched = sending.begin();
+        write(&sending, 10);
+        let mut place = Box::pin(watched.place(100));
+        let mut poll = || place.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(poll(), Poll::Pending);
+        sending.flushed();
+        assert_eq!(poll(), Poll::Pending, "it may have begun before the end");
+        sending.flushed();
+        assert_eq!(poll(), Poll::Ready(ResponsePlace::Server));
+    }
+
+    #[test]
+    fn a_connection_that_is_no_more_has_nothing_in_its_socket() {
+        let sending = Sending::default();
+        let mut watched = sending.begin();
+        drop(sending);
+        assert_eq!(asked(&mut watched, 0), Some(ResponsePlace::Socket), "nothing to send");
+        assert_eq!(asked(&mut watched, 1), Some(ResponsePlace::Server));
+    }
+}
