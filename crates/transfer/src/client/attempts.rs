@@ -82,8 +82,8 @@ impl Client {
         words.any(|word| matches!(word, SessionEvent::Bye { code: 0, .. }))
     }
 
-    /// Runs sessions until one succeeds, an error is permanent, or there is no progress for too long. Errors of the first
-    /// connection are not retried. With `repeats`, each session confirms again what an earlier one has confirmed.
+    /// Runs sessions until one succeeds, an error is permanent, or there is no progress for too long. If the first attempt to
+    /// connect fails, nothing is tried again. With `repeats`, each session confirms again what an earlier one has confirmed.
     pub(super) fn attempts(
         &self,
         repeats: bool,

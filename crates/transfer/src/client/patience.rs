@@ -25,7 +25,7 @@ pub(super) struct Patience {
     /// The latest of these: the begin of the present attempt, the last time that something was seen to be kept, the end of
     /// the last attempt.
     since: Instant,
-    /// Whether the peer takes part in the present attempt: it has asked for content, or reported work.
+    /// Whether the peer takes part in the present attempt: a file was begun, or the peer has reported work.
     takes_part: bool,
     /// Entries confirmed in this session, and the most of any session.
     confirmed: u64,
