@@ -7,7 +7,7 @@
 //!
 //! At the receiver, the new session makes the old session of the same client give way (`claim.rs`). Then it continues with the
 //! partial file (`state.rs`), answers that it has the entry already (`receive/entry.rs`), or repeats the result of the sink's
-//! command (`delivery.rs`). A server that serves one request only waits for a client that was cut (`Served::may_return`,
+//! command (`delivery.rs`). A server that ends after one request waits for a client that was cut (`Served::may_return`,
 //! `serve/count.rs`), for as long as [`ShareOptions::patience`] says.
 //!
 //! [`Outgoing::again`]: crate::outgoing::Outgoing::again

@@ -22,9 +22,9 @@ pub struct Deadlines {
     pub stall: Duration,
     /// Time without progress after which the session ends, though the peer answers pings. Progress, in either direction, is
     /// an OPEN, MESSAGE, FINISH or CANCEL, 64 KiB of content or the end of a DATA frame; also a further step of the work
-    /// that the peer reports. PING, PONG and CREDIT are none. The time does not run while this side works, or while the peer
-    /// reports that it waits for its turn, a command or a source. A shorter time frees sooner what an inactive peer holds;
-    /// it has to be longer than any sync of a disk.
+    /// that the peer reports. PING, PONG and CREDIT are none. The bound does not apply while this side works, or while the
+    /// peer reports that it waits for its turn, a command or a source. A shorter time frees sooner what an inactive peer
+    /// holds; it has to be longer than any sync of a disk.
     pub progress: Duration,
 }
 
