@@ -1,4 +1,5 @@
-//! Finds circles of files inside a crate: files that depend on each other. Two files that need each other can neither be understood nor moved alone.
+//! Finds circles inside a crate: cycles of files that depend on each other. Two files that need each other can neither be
+//! understood nor moved alone.
 //!
 //! A file needs the modules that it names in paths beginning with `crate::` or `super::`, and those whose names the
 //! crate's root re-exports. Comments and tests are left out. A module and its submodules may need each other.

@@ -71,7 +71,7 @@ fn pid_namespaces() -> Result<(), String> {
     works(&mut command)
 }
 
-/// Some servers change their user, and some files need an owner of their own.
+/// Whether the tests run as root: some servers change their user, and some files need an owner of their own.
 fn root() -> Result<(), String> {
     let effective = rustix::thread::capabilities(None).map_err(|error| error.to_string())?.effective;
     let is_root = rustix::process::geteuid().is_root() && effective.contains(CapabilitySet::SYS_ADMIN);

@@ -1,8 +1,8 @@
 //! `cargo xtask mutants orderings`: does a loom model fail for each memory ordering that is weakened?
 //!
 //! In a copy of the sources each `Acquire`, `Release`, `AcqRel` and `SeqCst` of a crate that has loom models is replaced by
-//! each ordering that is weaker by one step, one at a time, and the crate's models are run. An ordering without which all of
-//! them pass is one that nothing demands. Locks and notifications have no such words: `docs/mutants/linger.md` has those.
+//! each ordering that is weaker by one step, one at a time, and the crate's models are run. If all of them pass, no model
+//! demands the stronger ordering. Locks and notifications name no ordering: `docs/mutants/linger.md` is about those.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
-//! `cargo xtask test package`: the archives of the published crates, tested as strangers get them.
+//! `cargo xtask test package`: the archives of the published crates, tested as users get them.
 //!
-//! Each archive is unpacked into an empty folder, where nothing of the workspace is in reach. What has to be in it is
-//! looked for, and of the crates that can be tested alone the tests and the documentation's examples run there. Then
-//! a new project is made of the archives, by the README of `linger` and nothing else, and stock clients talk to its
-//! server ([`crate::packaged`]).
+//! Each archive is unpacked into an empty folder, where nothing of the workspace is in reach. Certain files have to be in
+//! the archive. For the crates that can be tested alone, the tests and the examples of the documentation run there. Then a
+//! new project is made of the archives, by the README of `linger` and nothing else, and stock clients talk to its server
+//! ([`crate::packaged`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,7 @@ fn lean(command: &mut Command) -> &mut Command {
     command.env("CARGO_TARGET_DIR", root().join("target")).env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
 }
 
-/// Whether the archive has what a distribution or a reader looks for.
+/// Checks that the archive has what a distribution or a reader looks for.
 fn complete(folder: &Path) -> anyhow::Result<()> {
     for name in ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "Cargo.lock"] {
         let text =

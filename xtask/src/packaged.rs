@@ -142,7 +142,7 @@ fn sigterm(folder: &Path, server: &mut Child) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client: how it is called, and the command that prints how many answers were whole.
+/// A client: its name, and a function that returns how many of its answers were whole; `None` if it is not installed.
 type StockClient = (&'static str, fn(&Path, &str) -> anyhow::Result<Option<usize>>);
 
 const CLIENTS: [StockClient; 9] = [

@@ -1,5 +1,6 @@
 //! Rules that the compiler does not check: files need each other in one direction only; unsafe code stays in its folders; a
-//! type's name has one meaning; functions fit on a page; ignored tests say how they are run, and skips are counted.
+//! type's name is defined in two files at most; functions fit on a page; ignored tests say how they are run, and skips are
+//! counted; every crate takes the workspace's lints.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -96,7 +96,7 @@ pub(crate) fn missing_file() -> PathBuf {
     root().join("target/missing-for-tests")
 }
 
-/// What the last set-up could not install.
+/// What this machine lacks, as it was recorded: one `need: why` each.
 pub(crate) fn missing() -> Vec<String> {
     let text = fs::read_to_string(missing_file()).unwrap_or_default();
     text.lines().map(str::to_owned).collect()

@@ -1,8 +1,8 @@
 //! `cargo xtask suites [NAME ...]`: other projects' own tests, on their streams and on lingering ones.
 //!
 //! A test that passes on a project's own streams and not on lingering ones shows a fault of crate `linger`. Not a part of CI:
-//! it fetches four projects and compiles each of them twice. What changes in them, `crates/linger/tests/suites.py` changes,
-//! and nothing of theirs is kept here.
+//! it fetches four projects and compiles each of them twice. `crates/linger/tests/suites.py` makes all changes to their
+//! checkouts; none of their code is kept here.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use crate::{call, cargo, root};
 struct Suite {
     name: &'static str,
     source: &'static str,
-    /// What cargo is told to test.
+    /// Arguments of `cargo test`.
     tests: &'static [&'static str],
 }
 
@@ -84,7 +84,7 @@ impl Suite {
         Ok(folder)
     }
 
-    /// Makes the checkout's tests run on lingering streams; with `bare` on their own; with `clean` it leaves them as they are.
+    /// Makes the checkout's tests run on lingering streams; with `bare` on their own. With `clean`, only restores the checkout.
     fn prepare(&self, checkout: &Path, how: &[&str]) -> anyhow::Result<()> {
         let script = root().join("crates/linger/tests/suites.py");
         call(Command::new("python3").arg(script).arg(self.name).arg(checkout).args(how))

@@ -4,8 +4,9 @@
 //! cargo run --release -p linger-transfer --example strangers -- [PAIRS] [MEGABYTES]
 //! ```
 //!
-//! 170 strangers say nothing, 170 drip a byte every quarter of a second, 160 try wrong codes, each about once a second. What a
-//! server sends away comes back at once. All of them are processes of this machine, and take their time from the put, too.
+//! 170 strangers say nothing, 170 send a byte every quarter of a second, 160 try wrong codes, each about once a second. A
+//! stranger whose connection the server ends connects again. All of them run on this machine, and take processor time from the
+//! put, too.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,7 +1,8 @@
 //! The closing account of a session: the outcome of every entry, which both ends compute and compare.
 //!
 //! Each outcome is hashed and added to a sum of 256 bits, so that the order in which the ends learn of outcomes does not
-//! matter, and nothing has to be kept. Receipts on file hold the same sum: whoever has all lines can compute it again.
+//! matter, and no entry has to be kept. Whoever has a receipt file can check the account: the sum of the confirmed entries
+//! follows from its lines, and its last line holds the sum of the failed ones.
 
 use crate::hash::Hash;
 use crate::message::{Durability, Kind, TransferId};
@@ -55,7 +56,7 @@ impl ConfirmedEntry<'_> {
         hasher.update(&[self.kind.number(), self.durability.number(), u8::from(self.present)]);
         hasher.update(&self.size.to_be_bytes());
         hasher.update(self.hash.map_or(&[], |hash| &hash[..]));
-        // A hash has 32 bytes, a mode 8: the end of the entry tells what it has of them.
+        // Both are optional. A hash has 32 bytes and a mode 8, so the length tells which of them are there.
         hasher.update(
             self.mode.map(|mode| u64::from(mode).to_be_bytes()).as_ref().map_or(&[], |mode| &mode[..]),
         );
@@ -95,7 +96,7 @@ impl Account {
         self.failed_sum.add(hasher.finalize().as_bytes());
     }
 
-    /// What both ends compare, and the receiver signs.
+    /// The digest of the account, which both ends compare and the receiver signs.
     pub(crate) fn digest(&self) -> Hash {
         let mut hasher = blake3::Hasher::new_derive_key("linger-transfer 2026 account");
         for (count, sum) in [(self.confirmed, self.confirmed_sum), (self.failed, self.failed_sum)] {

@@ -1,8 +1,9 @@
-//! Work that may take long, such as fsync or hashing, is never done on the thread that owns the socket.
+//! Runs work that is known to take long (fsync, hashing, commands) on a helper thread.
 //!
-//! For work that is known to be long, and for commands, which go on without their session: a helper thread does it. What may
-//! unexpectedly be long is done where it stands; see `driver/watch.rs`. The session meanwhile tells the peer how far it is, and hears whoever asks for the end. A
-//! thread in the disk cannot be ended (a sync on a dead disk takes minutes): then the session leaves it behind.
+//! The session's own thread stays with the socket meanwhile: it tells the peer how far the work is, and hears a request to
+//! stop. A thread that waits for a disk cannot be ended (a sync on a dead disk takes minutes), and a command may outlive its
+//! session: then the session leaves the helper thread behind. Calls that take long only now and then, such as an open on NFS,
+//! are made on the session's own thread; see `driver/watch.rs`.
 
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +34,7 @@ impl Gauge {
         !self.unwanted.load(Ordering::Relaxed)
     }
 
-    /// That of some work whose result nobody waits for any more.
+    /// The gauge of work whose result nobody waits for any more.
     #[cfg(test)]
     pub(crate) fn unwanted() -> Self {
         Self { unwanted: AtomicBool::new(true), ..Self::default() }
@@ -41,11 +42,11 @@ impl Gauge {
 }
 
 /// Does `work` on the session's helper thread, and returns its result. Meanwhile the peer is told `phase`, and how many
-/// of `total` bytes are done.
+/// of `total` bytes are done. If no thread can be started, the work is done on this thread, and the peer is told nothing.
 ///
 /// # Errors
-/// Returns [`Error::Cancelled`] at once if a stop is requested: the work then goes on without the session, until it
-/// looks at its gauge. Otherwise the errors of writing to the peer.
+/// Returns [`Error::Cancelled`] at once if a stop is requested, and [`Error::Cut`] if the peer has left: the work then goes on
+/// without the session, until it looks at its gauge. Otherwise the errors of writing to the peer.
 pub(crate) fn away<T: Send + 'static>(
     session: &mut Session,
     phase: Phase,

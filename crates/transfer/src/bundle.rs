@@ -23,7 +23,7 @@ const STRIPE: usize = 64 << 10;
 pub(crate) const MOST: usize = 16;
 /// The first bytes of every connection of a bundle, instead of a session's preface.
 const MAGIC: [u8; 6] = *b"LNGRBN";
-/// How long the connections of a bundle may take to come together.
+/// How long the connections of a bundle may take to come together, and the first bytes of each to be written or read.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The random name of a bundle, the same on all of its connections.
@@ -134,7 +134,7 @@ pub(crate) fn introduction(name: Name, index: usize, count: usize) -> Vec<u8> {
     [&MAGIC[..], &[index as u8, count as u8], &name].concat()
 }
 
-/// Writes all bytes, blocking.
+/// Writes all bytes. Waits for the socket, for [`PATIENCE`] in all.
 pub(crate) fn write_all(transport: &mut dyn Transport, mut bytes: &[u8]) -> Result<(), Error> {
     let until = host::now() + PATIENCE;
     loop {

@@ -32,7 +32,8 @@ impl Cancel {
         Ok(Self { own: Arc::new(fd), above: None })
     }
 
-    /// Makes a child handle. The child fires when this handle fires, and can fire alone without affecting this handle.
+    /// Makes a child handle. The child fires when [`cancel`](Self::cancel) is called on this handle, and can fire alone
+    /// without affecting this handle. It does not see the parent that this handle may have itself.
     ///
     /// # Errors
     /// Returns the errors of [`new`](Self::new).
@@ -52,7 +53,7 @@ impl Cancel {
         self.wait(Duration::ZERO)
     }
 
-    /// Waits until this handle fires or the timeout is over. Returns whether it fired.
+    /// Waits until this handle fires, the timeout is over or a signal arrives. Returns whether it fired.
     pub fn wait(&self, timeout: Duration) -> bool {
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         let mut fds = self.to_poll();
@@ -93,7 +94,7 @@ impl Cancel {
 }
 
 impl AsFd for Cancel {
-    /// The eventfd, which is readable once this handle has fired.
+    /// The eventfd of this handle alone: readable once `cancel` was called on it, not when only its parent has fired.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.own.as_fd()
     }

@@ -1,8 +1,10 @@
-//! Modes as chmod(1) and `rsync --chmod` write them.
+//! Modes as chmod(1) and `rsync --chmod` write them, for the bits 0777. Unlike chmod(1), a clause without a class (`+x`) is for
+//! all three classes, whatever the umask.
 
 use std::str::FromStr;
 
-/// How a mode is changed: `644`, `u=rw,go=r`, `g-w,o-rwx`, `a+rX`; after `D` for directories alone, after `F` for files.
+/// How a mode is changed: `644`, `u=rw,go=r`, `g-w,o-rwx`, `a+rX`. A clause after `D` is for directories alone, one after `F`
+/// for files alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chmod(Vec<Clause>);
 
@@ -34,7 +36,7 @@ enum Change {
 }
 
 impl Chmod {
-    /// The changed mode.
+    /// The changed mode. Set-user-ID, set-group-ID and sticky bits are dropped.
     pub fn apply(&self, mode: u32, is_directory: bool) -> u32 {
         let applies =
             |clause: &&Clause| clause.directories.is_none_or(|directories| directories == is_directory);

@@ -54,6 +54,10 @@ impl Claims {
 
 impl Claimant {
     /// Claims a file, waiting for an older session to release it.
+    ///
+    /// # Errors
+    /// Returns [`Refusal::Busy`] if a newer session has the file, the older one does not stop in time, or this session is
+    /// cancelled.
     pub(crate) fn claim(&self, token: Token) -> Result<Claim, Fault> {
         let started = host::now();
         let mut cancelled = None;
@@ -76,7 +80,7 @@ impl Claimant {
                     Some(_) => {}
                 }
             }
-            // Counted from there, even if this thread has come to run late: the older session has to hear of it.
+            // Counted from the cancellation: even if this thread runs late, the older session has all of STOP to react.
             let too_late = cancelled.is_some_and(|since| host::now().saturating_duration_since(since) > STOP);
             if too_late || self.cancel.wait(LOOK) {
                 break;

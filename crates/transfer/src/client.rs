@@ -43,9 +43,9 @@ pub struct Client {
     server: ServerAddress,
     options: ClientOptions,
     cancel: Cancel,
-    /// A server on this machine takes this client for another user's, so that it has to encrypt.
+    /// A server on this machine has taken this client for another user's: connections are encrypted from then on.
     stranger: AtomicBool,
-    /// Of the session under way.
+    /// The activity of the session under way.
     activity: Mutex<Option<Arc<Activity>>>,
 }
 

@@ -1,6 +1,7 @@
 //! A pipe through which the kernel moves payload between files and the socket, without a copy in user space.
 //!
-//! Two steps instead of one sendfile(2): what waits for the disk is not a call of the session.
+//! Two splices instead of one sendfile(2): the one that may wait for the disk is then not made inside a call of the session,
+//! which must not wait for disks (`driver/watch.rs`).
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -16,7 +17,7 @@ pub(crate) struct Conduit {
 }
 
 impl Conduit {
-    /// Makes a pipe for `bytes` at once. A smaller one does, with more calls.
+    /// Makes a pipe that holds `bytes` at once, if the kernel allows that. A smaller pipe costs more calls.
     pub(crate) fn new(bytes: usize) -> io::Result<Self> {
         use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
         let (outlet, inlet) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -28,7 +29,7 @@ impl Conduit {
     pub(crate) fn fill(&self, file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<usize> {
         let (mut at, mut done) = (offset, 0);
         while done < length {
-            // It may take fewer buffers than it has bytes.
+            // A pipe has a limited number of buffers and can be full before its size in bytes is used: do not block then.
             let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
             match splice(file, Some(&mut at), &self.inlet, None, length - done, flags) {
                 Ok(0) => break,

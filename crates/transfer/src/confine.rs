@@ -1,4 +1,4 @@
-//! Landlock: once everything is open, the process gives up the rest of the file system.
+//! Landlock: once everything is open, a server or a receiving client gives up the rest of the file system.
 
 use std::path::Path;
 
@@ -7,11 +7,13 @@ use landlock::{
     RulesetStatus,
 };
 
-/// Confines this process, for good, to `directory` (for reading, and for writing if `writable`) and to the files in `home`.
+/// Confines this thread for good to `directory` (for reading, and for writing if `writable`) and to `home`, for both. `/proc`
+/// stays readable, and no program can be executed.
 ///
-/// Every path is resolved with `openat2(2)` and stays inside anyway; Landlock is a second barrier. It applies to threads
-/// and processes that are started later. Returns `true` if the kernel enforces the ruleset, `false` if the kernel has no
-/// Landlock, and `None` if the ruleset could not be made.
+/// Every path is resolved with `openat2(2)` and stays inside anyway; Landlock is a second barrier. It applies to threads and
+/// processes that this thread starts later, not to other threads that run already. Returns `true` if the kernel enforces the
+/// ruleset at least in part (an older kernel knows fewer rights), `false` if the kernel has no Landlock, and `None` if the
+/// ruleset could not be made.
 pub fn confine(directory: &Path, home: &Path, writable: bool) -> Option<bool> {
     let abi = ABI::V5;
     let everything = AccessFs::from_all(abi);
@@ -29,11 +31,11 @@ pub fn confine(directory: &Path, home: &Path, writable: bool) -> Option<bool> {
     Some(restrict().ok()?.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Confines what this thread and its children may write, for good: to what is below `places`, to terminals and to the null
-/// device. Reading, and what is open already, stays as it is.
+/// Confines what this thread, and the threads and processes that it starts later, may write, for good: to what is below the
+/// directories `places`, to `/dev/tty` and to `/dev/null`. Reading is not restricted, and files that are open stay usable.
 ///
-/// For a client that receives: whatever name a server makes up, nothing else can be changed. Places that do not exist are
-/// left out. Returns as [`confine`] does.
+/// For a client that receives: whatever name a server makes up, nothing else can be changed. Also for commands of sinks and
+/// sources. Places that are no directories are left out. Returns as [`confine`] does.
 pub fn confine_writes(places: &[&Path]) -> Option<bool> {
     let writing = AccessFs::from_write(ABI::V5);
     let to_a_device = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;

@@ -1,15 +1,16 @@
-//! The transfers that were handed to sinks. For each of them the sink's command is started at most once, however often
-//! the client comes back, and whatever becomes of the server in between.
+//! Transfers to sinks. The sink's command is started at most once for each transfer, however often the client reconnects, and
+//! even if the server is restarted meanwhile.
 //!
-//! The connection may be lost after the command has run and before the client has the receipt. The client comes back with
-//! the same transfer id and gets the same receipt, also days later. With a [`Journal`] that outlives the process. If the
-//! process ended while the command ran, nobody knows whether it did its work: the client is told so, and no command is run.
-//! Nor is one run for another transfer that brings the same content to the same sink, until a person says that it is to be
-//! done again: a script that repeats what has failed does not print twice.
+//! The connection may be lost after the command has run and before the client has the receipt. The client reconnects with the
+//! same transfer id and gets the same receipt, even days later if a [`Journal`] on disk outlives the server's process. If the
+//! process ended while the command ran, nobody knows whether the command did its work: the client is told so, and the command
+//! is not run again. Nor is it run for another transfer of the same content to the same sink, until a person says so
+//! (`put --again`): a script that repeats failed puts does not print twice.
 //!
-//! The same holds where the command has ended well and no client has heard of it: a client that gave up while the command
-//! ran has nothing but its doubt, and puts the same again. The goodbye of a client that has the receipt settles that, of its
-//! transfer or of a question. As long as a session is there whose client may still hear, others wait for it.
+//! The same holds if the command succeeded and no client has confirmed that it knows: a client that gave up while the command
+//! ran cannot tell, and may put the same content again. The goodbye of a client that has the receipt, from its transfer or from
+//! asking later, settles the doubt. While a session is open whose client may still confirm, other transfers of the same
+//! content wait.
 
 mod attendance;
 mod journal;
@@ -29,7 +30,7 @@ pub(crate) use journal::DamagedJournal;
 use journal::{DeliveryRecord, Journal};
 use memory::{ContentStanding, Delivery, Remembered, may_have_been_done, random};
 
-/// Transfers that are remembered. Each costs some 300 bytes.
+/// How many transfers are remembered. Each costs some 300 bytes.
 const MOST: usize = 16 << 10;
 
 /// Why nobody knows what became of a command: the process ended while it ran, or had no room on its disk to note how it ended.
@@ -39,7 +40,7 @@ const NOT_NOTED: &str = "this server ended before it could note what its command
 #[derive(Debug)]
 pub(crate) struct Deliveries {
     known: Mutex<Remembered>,
-    /// A command has ended, or a client has heard or has left.
+    /// Notified when a command has ended, or a client has confirmed its receipt or has left.
     changed: Condvar,
     most: usize,
 }
@@ -48,9 +49,9 @@ pub(crate) struct Deliveries {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeliveryOrder {
     pub(crate) id: TransferId,
-    /// Names the sink and the content.
+    /// A hash of the sink's name and the content.
     pub(crate) content: Hash,
-    /// A person knows that it may have been done already, and wants it done.
+    /// A person knows that the command may have run for this content already, and wants it run.
     pub(crate) anew: bool,
 }
 
@@ -93,7 +94,7 @@ impl Deliveries {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The name of this memory: the same as long as nothing is forgotten.
+    /// The name of this memory. It changes when a transfer whose command was started is forgotten.
     pub(crate) fn memory(&self) -> MemoryId {
         self.lock().memory()
     }
@@ -146,11 +147,12 @@ impl Deliveries {
     /// Runs the transfer's command and returns its result. If another session is running the command, waits for that
     /// result; if it has ended, returns the known result. The command is not run again.
     ///
-    /// If another transfer has the same content, and it is not decided yet whether its client hears so, waits for that too.
+    /// If the command runs for another transfer of the same content, or has succeeded and that transfer's client may still
+    /// confirm so, waits for that too.
     ///
     /// # Errors
-    /// Returns how the command failed. A fault that [is open](Fault::is_open) means that nothing was started, and that
-    /// what is asked for may have been done before.
+    /// Returns how the command failed, or why nothing was started. A fault that [is open](Fault::is_open) means that the
+    /// command may have run before, and was not started now.
     pub(crate) fn run(
         &self,
         order: &DeliveryOrder,
@@ -161,7 +163,7 @@ impl Deliveries {
             Turn::Its(known) => known,
             Turn::Over(outcome) => return outcome,
         };
-        // On disk before the command runs: a server that comes up again then knows that it may have run.
+        // On disk before the command runs: a restarted server then knows that the command may have run.
         if let Err(error) = known.start(id, content, !host::lacks(Rule::NoteBeforeCommand)) {
             let told =
                 format!("cannot note the delivery in {}, so nothing was run: {error}", known.journal_name());
@@ -175,7 +177,7 @@ impl Deliveries {
             }
             _ => DeliveryRecord::Ended(outcome.clone()),
         };
-        // If it cannot be noted, the client is told after a restart that it may have been done, which is true.
+        // If the result cannot be noted, clients are told after a restart that the command may have run, which is true.
         self.lock().conclude(id, record);
         self.changed.notify_all();
         outcome
@@ -212,7 +214,7 @@ impl Deliveries {
                 }
             }
             if has_waited && !known.is_attended(&id) {
-                // Nobody would expect it to be done any more.
+                // Nobody expects the command to run any more.
                 return Err(Fault(Refusal::Busy, "its client has left, and nothing was run".into()));
             }
             return Ok(Turn::Its(known));
@@ -240,7 +242,7 @@ enum Turn<'a> {
 }
 
 impl Deliveries {
-    /// Waits until a command has ended, or a client has heard or has left.
+    /// Waits until a command has ended, or a client has confirmed its receipt or has left.
     fn wait<'a>(&'a self, known: MutexGuard<'a, Remembered>) -> MutexGuard<'a, Remembered> {
         let Some(host) = host::simulated() else {
             return self.changed.wait(known).unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The calls that change a file system, named as in `rustix`.
 //!
-//! Transfers make all of them here, so that a simulation sees each. It counts the calls, can end a process or cut the
-//! power between two of them, and knows what has been synced.
+//! Transfers make all such calls here, so that a simulation sees each. The simulation counts the calls, can end a process or
+//! cut the power between two of them, and knows what has been synced.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;

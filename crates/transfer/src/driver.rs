@@ -63,7 +63,7 @@ pub(crate) use watch::Watch;
 #[derive(Debug)]
 pub struct Session {
     core: Arc<Mutex<Core>>,
-    /// Does what may take long and must be left at once; see `away` in `alive.rs`.
+    /// Does work that may take long and that the session must be able to abandon; see `away` in `alive.rs`.
     pub(crate) helper: Option<Helper>,
     watch: Option<Watch>,
 }
@@ -266,12 +266,12 @@ impl Session {
         self.core().works(work)
     }
 
-    /// The session's own measure, for whoever gives out places.
+    /// When this session last made progress, for the server's decision on which session has to make room for another.
     pub(crate) fn activity(&self) -> std::sync::Arc<Activity> {
         self.core().activity()
     }
 
-    /// Marks the begin and the end of this side's own work, for which the peer is not to blame.
+    /// Marks the begin and the end of this side's own work, during which the session does not count as idle.
     pub(crate) fn set_working(&mut self, works: bool) {
         self.core().set_working(works)
     }
@@ -315,7 +315,7 @@ impl Session {
         self.core().data_to_pipe(inlet)
     }
 
-    /// Notes what this side turns to, so that somebody can be told where it waits.
+    /// Notes the entry that this side works on next, so that it can be named if this side waits for a disk there.
     pub(crate) fn turns_to(&self, path: &RelPath) {
         self.core().activity.turns_to(path);
     }
@@ -349,7 +349,7 @@ impl Session {
         drop(self.core().take_transport());
     }
 
-    /// The state, for one call of the program.
+    /// Locks the state for one call of the program, and counts the call for the watch thread.
     fn core(&self) -> MutexGuard<'_, Core> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         core.calls += 1;

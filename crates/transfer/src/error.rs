@@ -75,7 +75,8 @@ impl Error {
         Self::Io { doing, what: what.into(), source: source.into() }
     }
 
-    /// Whether trying again later, on a new connection, may succeed: the connection or its bytes were bad.
+    /// Whether trying again later, on a new connection, may succeed: the connection or its bytes were bad, or the peer was
+    /// busy.
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Cut(_) | Self::Unreachable { .. } | Self::Violation(_) => true,

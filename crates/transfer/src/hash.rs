@@ -154,7 +154,7 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// The most chaining values a tree can hold.
+    /// The most chaining values a tree can hold: those of 2^44 blocks, which are 2^64 bytes.
     pub(crate) const DEEPEST: usize = 45;
 
     /// A file of which nothing has been hashed.

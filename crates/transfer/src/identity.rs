@@ -134,7 +134,8 @@ pub struct KnownKey {
     pub rights: Rights,
 }
 
-/// A file of keys that are known, one a line: `NAME ed25519:HEX`, then words that limit what the key may do. Lines with `#` are comments.
+/// A file of keys that are known, one a line: `NAME ed25519:HEX`, then words that limit what the key may do. Lines that begin
+/// with `#` are comments.
 #[derive(Clone, Debug)]
 pub struct Keyring(PathBuf);
 
@@ -185,7 +186,7 @@ impl Keyring {
         Ok(Some(KnownKey { name: name.to_owned(), key, rights }))
     }
 
-    /// The key that is known under a name.
+    /// The key that is known under a name: that of the last line with the name.
     ///
     /// # Errors
     /// Returns [`Error::Io`] or [`Error::Identity`] if the file cannot be read.

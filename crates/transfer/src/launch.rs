@@ -1,9 +1,9 @@
 //! Starts and ends the commands of sinks and sources.
 //!
 //! The server confines itself (`confine.rs`), and what a confined thread starts is confined as well. So commands are started
-//! by a thread that is older than the confinement, each within bounds of its own, and with a mark in its environment by
-//! which all that it has started is found again: also what has left its process group by setsid(2), and what has lost its
-//! parent. What has taken the mark out of its environment, or runs as another user by now, is not found.
+//! by a thread that is older than the confinement, each within bounds of its own. Each gets a mark in its environment, by which
+//! all processes that it has started are found again, also those that have left its process group by setsid(2) or have lost
+//! their parent. A process that was executed without the mark (`env -i`), or runs as another user by now, is not found.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -19,10 +19,10 @@ use crate::hash::hex;
 
 /// The variable in a command's environment that marks it, and what it starts.
 const MARK: &str = "LINGER_COMMAND";
-/// A process may start others while they are ended: so often all of them are looked for.
+/// How often at most all marked processes are looked for and killed: some may start others meanwhile.
 const ROUNDS: usize = 100;
 
-/// The thread that starts commands; of a server without one, the thread that asks for it.
+/// Starts commands in a thread of its own; without that thread (`None`), in the calling thread.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Launcher(Option<mpsc::Sender<Order>>);
 
@@ -38,7 +38,7 @@ pub(crate) struct Launched {
 }
 
 impl Launcher {
-    /// Starts the thread. Commands that it starts are bounded as it is now.
+    /// Starts the thread. Commands that it starts are confined as the calling thread is now.
     pub(crate) fn start() -> Self {
         let (orders, queue) = mpsc::channel::<Order>();
         let started =
@@ -56,7 +56,8 @@ impl Launcher {
         hears.recv().map_err(ended)
     }
 
-    /// Starts a command in a group of its own. With `writes`, it can write below these directories alone.
+    /// Starts a command in a process group of its own. With `writes`, it can write below these directories alone; see
+    /// [`confine_writes`].
     pub(crate) fn launch(&self, mut command: Command, writes: Option<Vec<PathBuf>>) -> io::Result<Launched> {
         let mut random = [0; 16];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
@@ -81,9 +82,9 @@ fn spawn(mut command: Command, writes: Option<Vec<PathBuf>>) -> io::Result<Child
 }
 
 impl Launched {
-    /// Kills the command and all that it has started, and reaps it.
+    /// Kills the command and all processes that it has started, and reaps it.
     pub(crate) fn end(&mut self) {
-        // It is not reaped yet, so the number is still that of its group.
+        // The command is not reaped yet, so its pid still names its process group.
         if let Ok(None) = self.child.try_wait() {
             let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         }
@@ -112,7 +113,7 @@ fn kill_marked(mark: &[u8]) -> usize {
         if !is_marked(pid, mark) {
             continue;
         }
-        // The number may be another process's by now: the fd stands for one process, which is looked at again.
+        // The pid may be another process's by now. A pidfd stands for one process: look once more whether that is marked.
         if let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             && is_marked(pid, mark)
             && rustix::process::pidfd_send_signal(&fd, Signal::KILL).is_ok()
@@ -125,7 +126,7 @@ fn kill_marked(mark: &[u8]) -> usize {
 
 fn is_marked(pid: Pid, mark: &[u8]) -> bool {
     let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()));
-    // A zombie has none.
+    // A zombie has no environment.
     environment.is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == mark))
 }
 

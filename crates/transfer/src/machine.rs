@@ -48,8 +48,8 @@ pub enum Role {
 /// One stream, until both sides have sent FINISH or one of them CANCEL.
 #[derive(Debug)]
 struct Stream {
-    /// Bytes that this side may still send. Credit is counted after this side's FINISH as well, because more than 2^63
-    /// bytes of it are a violation at any time.
+    /// Bytes that this side may still send. Credit is counted after this side's FINISH as well, because 2^63 bytes of credit or
+    /// more are a violation at any time.
     credit: u64,
     ends: Ends,
 }

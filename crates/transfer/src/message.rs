@@ -17,7 +17,8 @@ pub(crate) use request::{Get, Operation, Options, Put};
 /// Longest text of an error, in bytes.
 const MAX_TEXT: usize = 1 << 10;
 
-/// Names what is sent, so that a later session can go on with it: see `docs/transfer-protocol.md`.
+/// Identifies the content of a source without reading it, so that a later session can resume: for a file a hash of inode,
+/// size, times and path (`walk/token.rs`), for a pipe a random number.
 pub(crate) type Token = [u8; 16];
 
 /// Tells one transfer from every other, over all its sessions: drawn at random by the client.
@@ -26,7 +27,7 @@ pub(crate) type TransferId = [u8; 16];
 /// A random number of one side, so that a proof is good for one connection.
 pub(crate) type Nonce = [u8; 32];
 
-/// Names what a receiver remembers of transfers: another name means that it may have forgotten some.
+/// Names what a receiver remembers of transfers to sinks. If the name has changed, the receiver may have forgotten some.
 pub(crate) type MemoryId = [u8; 16];
 
 /// A receiver's signature of an account.
@@ -65,7 +66,7 @@ pub(crate) struct TreeEntry {
 pub(crate) enum EntryAnswer {
     Fresh,
     Partial(Tree),
-    /// A file of the same size and time under the final name.
+    /// A file of the same size and time has the final name, or the sink's command has succeeded already.
     Complete(Hash),
     Refused(Refusal, Reason),
 }
@@ -79,12 +80,12 @@ pub(crate) struct Receipt {
     pub(crate) hash: Option<Hash>,
     pub(crate) durability: Durability,
     pub(crate) time: Time,
-    /// The name it has at the receiver.
+    /// The entry's name at the receiver.
     pub(crate) name: Vec<u8>,
     /// The same content was there already: it was compared, not sent.
     pub(crate) present: bool,
-    /// The permission bits that it has at the receiver; missing where it is no file or directory there, and from a receiver
-    /// of version 1.
+    /// The entry's permission bits at the receiver; missing if it is no file or directory there, and from a receiver of
+    /// version 1.
     pub(crate) mode: Option<u32>,
 }
 
@@ -96,7 +97,7 @@ pub(crate) enum Message {
         name: Vec<u8>,
         directory: bool,
     },
-    /// Receiver: go on. With `ask`, wait for an answer to each entry before its data.
+    /// Receiver: begin. With `ask`, wait for an answer to each file before its data.
     Accept {
         ask: bool,
         /// Names what the receiver remembers of transfers; see [`Put::sent`].
@@ -130,7 +131,7 @@ pub(crate) enum Message {
         refusal: Refusal,
         text: Reason,
     },
-    /// The sender cannot send what has this path, and has not announced it.
+    /// The sender cannot send what has this path, or leaves it out as asked, and has not announced it.
     Unsent {
         path: RelPath,
         refusal: Refusal,

@@ -56,9 +56,9 @@ pub struct ClientOptions {
     pub security: Security,
     /// Connections side by side, 1 to 16: for long paths that one connection does not fill.
     pub streams: usize,
-    /// How long to wait for a connection.
+    /// How long to wait for a connection, at each address of the host.
     pub connect_timeout: Duration,
-    /// How long a session may be silent.
+    /// How long a session may be silent, and without progress.
     pub deadlines: Deadlines,
     /// How to try again after the connection was lost.
     pub retry: Retry,
@@ -85,7 +85,7 @@ impl Default for ClientOptions {
 pub enum Input {
     /// A file or a directory.
     Path(PathBuf),
-    /// Bytes until the end of the descriptor.
+    /// Bytes from an fd, until its end.
     Pipe(OwnedFd),
 }
 
@@ -99,16 +99,16 @@ pub struct PutOptions {
     pub verify: bool,
     /// Send nothing, say what would be sent.
     pub dry_run: bool,
-    /// How durable a file has to be before its receipt, at least.
+    /// How durable a file has to be before its receipt, at least. Not required of a sink.
     pub durability: Durability,
     /// What of a directory to leave out.
     pub patterns: Patterns,
-    /// What to make of links, of special files, and of files that grow.
+    /// What to do with links, special files and files that grow.
     pub selection: Selection,
     /// The modes that the copies get, whatever the receiver's umask is.
     pub chmod: Option<Chmod>,
-    /// Run the sink's command, even if it may have run for the same content before: its server ended while it ran, and
-    /// somebody has looked. The command is started once for each transfer that says so.
+    /// Run the sink's command even if it may have run for the same content before (the server may have ended while the
+    /// command ran), because a person has looked and wants that. The command is started once for each transfer that says so.
     pub anew: bool,
     /// Bytes a second; 0 for no limit.
     pub limit: u64,
@@ -144,7 +144,7 @@ pub struct GetOptions {
     pub durability: Durability,
     /// Lines of `.gitignore` syntax, applied by the sender.
     pub patterns: Vec<String>,
-    /// What the sender makes of links, of special files, and of files that grow.
+    /// What the sender does with links, special files and files that grow.
     pub selection: Selection,
     /// The modes that the copies get, whatever the umask is.
     pub chmod: Option<Chmod>,
@@ -173,6 +173,6 @@ impl Default for GetOptions {
 pub enum Output {
     /// With a final `/` (or empty) a directory to put it in, otherwise the new name.
     Path(PathBuf),
-    /// A file or a source, to a descriptor: each block is verified before it is written.
+    /// A file or a source is written to an fd. With [`GetOptions::verify`], each block is verified before it is written.
     Stream(OwnedFd),
 }

@@ -99,7 +99,7 @@ pub(crate) struct SentEntry {
     pub(crate) entry: TreeEntry,
     pub(crate) leave: Option<(u32, Time)>,
     pub(crate) ended: bool,
-    /// It was sent whole in an earlier session, and may be there.
+    /// The entry was sent whole in an earlier session, and the receiver may have it.
     pub(crate) was_ended: bool,
     /// Length and hash of the content as it was sent, which the receipt has to repeat.
     pub(crate) content: Option<(u64, Option<Hash>)>,
@@ -152,8 +152,9 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Counts, after the last session, entries that were sent whole without a receipt, and those that were not.
-    /// A sink takes one entry: if that was announced, nothing else is left to send.
+    /// After the last session, counts the entries without a receipt: as unconfirmed if they were sent whole, otherwise as
+    /// unsent. One more counts as unsent for all that was never announced. A sink takes one entry: if that was announced,
+    /// nothing else is left to send.
     pub(crate) fn settle(&mut self, to_sink: bool) {
         self.exhausted |= to_sink && !self.waiting.is_empty();
         self.summary.unconfirmed = self.waiting.values().filter(|sent| sent.is_sent()).count() as u64;
@@ -161,12 +162,12 @@ impl<'a> Outgoing<'a> {
         self.summary.unsent += u64::from(!self.exhausted);
     }
 
-    /// Whether all there is has its receipts, or is known not to be delivered.
+    /// Whether every entry has its receipt or is known not to be delivered, and at least one has a receipt.
     pub(crate) fn is_settled(&self) -> bool {
         self.exhausted && self.waiting.is_empty() && self.summary.confirmed > 0
     }
 
-    /// What an earlier session left unconfirmed, in the order of the walk, to be sent again.
+    /// The entries that an earlier session left unconfirmed, in the order of the walk, to be sent again.
     pub(crate) fn again(&mut self) -> VecDeque<Act> {
         let mut acts = VecDeque::new();
         let mut open: Vec<(u64, RelPath, u32, Time)> = Vec::new();

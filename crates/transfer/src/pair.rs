@@ -87,8 +87,8 @@ pub(crate) fn same_proof(a: &[u8; PROOF], b: &[u8; PROOF]) -> bool {
     blake3::Hash::from_bytes(*a) == blake3::Hash::from_bytes(*b)
 }
 
-/// The server's codes: one for everybody, until somebody has used it; and for each address that has given a wrong one, codes
-/// of its own, so that its guesses take nothing from others.
+/// The server's codes: one for everybody, until somebody has paired with it; and for each address that has given a wrong code,
+/// codes of its own, so that its guesses use up nothing of others.
 #[derive(Debug)]
 pub(crate) struct Codes(Mutex<CodeState>);
 
@@ -116,7 +116,7 @@ const MAX_ADDRESSES: usize = 4096;
 /// million times.
 const MAX_GUESSES: u32 = 100;
 
-/// Everything that one subscriber has: an IPv4 address, or 64 bits of an IPv6 address.
+/// The part of an address that one subscriber cannot choose: all of an IPv4 address, the first 64 bits of an IPv6 address.
 fn subscriber(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
@@ -168,7 +168,7 @@ impl Codes {
                 return Err(format!("too many attempts; try again in {} s", wait.as_secs() + 1));
             }
             guesser.failures += 1;
-            // From 1 s on, doubling to about four minutes.
+            // The pauses are 1 s, 2 s and so on, up to 256 s.
             guesser.not_before = now + Duration::from_secs(1 << (guesser.failures - 1).min(8));
             return Ok(std::mem::replace(&mut guesser.code, next()?));
         }

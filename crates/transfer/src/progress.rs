@@ -12,7 +12,7 @@ use crate::reason::Reason;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Progress {
-    /// The tree is being counted: so far.
+    /// The tree is being counted. The numbers so far:
     Scanning {
         /// Files, links and directories.
         entries: u64,
@@ -21,7 +21,7 @@ pub enum Progress {
     },
     /// A connection is up, or up again.
     Connected {
-        /// Whether the connection is encrypted, and the peer has the key that it had before.
+        /// Whether the connection is encrypted, and each side knows the other's key.
         secure: bool,
     },
     /// A file, directory or link is next.
@@ -45,7 +45,7 @@ pub enum Progress {
         /// Entries without receipt.
         entries: u64,
     },
-    /// The other side works on something: it verifies, or waits for its disk.
+    /// The peer reports work: it verifies, or waits for its disk, a command or its turn.
     PeerWorks(PhaseWork),
     /// What is on disk is compared with a hash or made durable.
     Verifying {
@@ -105,7 +105,7 @@ pub struct Confirmation {
     pub name: Untrusted,
     /// Whether the same content was there already.
     pub present: bool,
-    /// The permission bits that it has at the receiver; `None` for what is no file or directory there.
+    /// The entry's permission bits at the receiver; `None` if it is no file or directory there.
     pub mode: Option<u32>,
 }
 
@@ -119,17 +119,17 @@ pub struct Summary {
     pub bytes: u64,
     /// Entries that are known not to be delivered.
     pub failed: u64,
-    /// Entries that a rule left out: nobody wanted them.
+    /// Entries that an option or a rule left out. That is no failure.
     pub skipped: u64,
     /// Entries that were sent whole, without an answer.
     pub unconfirmed: u64,
-    /// Entries that were begun or announced, and not sent whole.
+    /// Entries that were announced and not sent whole. At the sender, one more stands for all that was never announced.
     pub unsent: u64,
     /// The first of the failures in words; all of them were reported as they came.
     pub first_failure: Option<Reason>,
-    /// Bytes that crossed the network, in this side's payload direction, all sessions together.
+    /// Bytes that the sender sent and the receiver received, payload and framing, in all sessions together.
     pub wire: u64,
-    /// Whether the end of the session was in order, so that the other side knows the same.
+    /// Whether the session ended in order, so that the peer knows the same.
     pub peer_knows: bool,
     /// The id of a put, by which its receiver can be asked later.
     pub transfer: Option<[u8; 16]>,
@@ -176,8 +176,8 @@ impl Summary {
         }
     }
 
-    /// Adds the result of another transfer, which came later: the signature is of its last session alone. If this summary has
-    /// none yet, `other` decides what the peer knows.
+    /// Adds the result of a later transfer, whose id and signature replace those of this summary. `peer_knows` holds if it
+    /// holds for both, or for `other` alone if this summary is empty.
     pub fn add(&mut self, other: &Self) {
         let is_first = *self == Self::default();
         self.confirmed += other.confirmed;

@@ -50,7 +50,7 @@ pub struct ReceiptLine {
     pub name: String,
     /// How durable the file was when the receipt was written.
     pub durability: Durability,
-    /// The permission bits that the receiver gave it, in octal; missing for what is no file or directory there.
+    /// The permission bits that the receiver gave the entry, in octal; missing if it is no file or directory there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// The receiver's clock, in seconds since 1970.
@@ -233,11 +233,11 @@ impl<W: Write> Receipts<W> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Checked {
-    /// Length and hash are those of the receipt.
+    /// Length and hash are those of the receipt; of a link, the target.
     Same,
-    /// Length or hash differ from the receipt; the text says how.
+    /// The entry differs from the receipt, is missing or cannot be read; the text says how.
     Differs(String),
-    /// The receipt has no hash: length or kind alone are the same.
+    /// The receipt has no hash: the length is the same, or, of a directory, the kind.
     Unverified,
 }
 
@@ -254,7 +254,7 @@ pub struct Verified {
     /// Files and directories with other permission bits than the receiver gave them. The sender's own may have other ones,
     /// because of the receiver's umask.
     pub other_mode: u64,
-    /// The receipts that the receiver's signature covers. The others prove nothing against whoever keeps the file.
+    /// The receipts that the receiver's signature covers. Whoever keeps the file could have changed the others.
     pub signed: u64,
     /// The key with which they are signed.
     pub signer: Option<PublicKey>,
@@ -355,7 +355,7 @@ fn read_link(top: &Path, below: &RelPath) -> Result<Vec<u8>, Errno> {
     rustix::fs::readlinkat(parent, name, Vec::new()).map(|target| target.into_bytes())
 }
 
-/// Compares an entry with its receipt. Returns its mode as well, if the receipt has one and all else is as it says.
+/// Compares an entry with its receipt. Returns the entry's mode as well, if the receipt has one and nothing else differs.
 fn check(line: &ReceiptLine, top: &Path) -> Result<(Checked, Option<u32>), Error> {
     let Some(below) = line.path() else {
         return Err(Error::Usage(format!("the receipt names a path that cannot be: {}", line.path).into()));

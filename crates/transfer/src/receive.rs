@@ -75,9 +75,10 @@ pub(crate) struct Receiver<'a> {
     /// An earlier session of this transfer was cut: some of the files may be here, or may still be written by
     /// that session.
     pub(crate) again: bool,
-    /// Whether this session began the transfer, so that all entries are announced in it.
+    /// Whether each session of this transfer announces all entries from the first on, as in a get. In a put, a later session
+    /// announces only the entries without a receipt.
     pub(crate) from_the_start: bool,
-    /// Whether the top is a directory, if the peer has said so before the entries.
+    /// Whether the top is a directory, if the peer has told that before the entries (Offer).
     pub(crate) offered_directory: Option<bool>,
     /// The file's name at the sender, which is used if the path that the user gave is a directory.
     pub(crate) own_name: Vec<u8>,
@@ -172,7 +173,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Receives until the sender has sent its last entry and said goodbye.
+    /// Receives until the sender has sent its last entry, and sends the last receipts. Does not wait for the sender's goodbye.
     ///
     /// Verified blocks are kept for a later session, however this one ends.
     pub(crate) fn run(mut self) -> Result<(), Error> {
@@ -230,7 +231,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// All entries have ended: sends the last receipts, and waits for the peer to confirm that it has them.
+    /// All entries have ended: sends the last receipts and the signed account (Done).
     fn finish(&mut self) -> Result<(), Error> {
         debug_assert!(self.files.is_empty(), "the total comes after every end");
         self.commit()?;
@@ -275,7 +276,7 @@ impl<'a> Receiver<'a> {
                 (self.observe)(Progress::NotDelivered { path, refusal, text });
             }
             Message::Total { entries, failed_before } if self.files.is_empty() => {
-                // In a session that continues an earlier one, some of the entries were announced before.
+                // In a put, some of the entries may have been announced in an earlier session.
                 let counts = if self.from_the_start {
                     let has_something = entries > 0 || self.summary.failed > 0 || self.summary.skipped > 0;
                     has_something && entries == self.announced
@@ -371,7 +372,7 @@ impl<'a> Receiver<'a> {
         };
         match landed {
             Ok(receipt) => self.confirm(receipt),
-            // Not a failure: nobody knows. The sender keeps its entry as sent and unconfirmed.
+            // Not a failure: nobody knows whether the command ran. For the sender, the entry is sent and unconfirmed.
             Err(fault) if fault.is_open() => {
                 let Fault(refusal, text) = fault;
                 self.say(&Message::Error { refusal, text: text.clone() })?;
@@ -471,7 +472,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Gives up the current file, which cannot be written. The rest of its bytes is dropped.
+    /// Gives up the current file, which cannot be written. What still arrives of it is dropped.
     fn fail_current(&mut self, fault: Fault) -> Result<(), Error> {
         self.arriving.clear();
         let Some(waiting) = self.files.front_mut() else { return Ok(()) };

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use crate::hash::{hex, unhex_any};
 use crate::path::RelPath;
 
-/// The rights of a client whose key is known. A line of the key file without such words allows everything
-/// that the server offers.
+/// The rights of a client whose key is known. A line of the key file that names no limits allows everything that the server
+/// offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rights {

@@ -94,7 +94,7 @@ impl Root {
         self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), links)
     }
 
-    /// Opens a regular file for reading. A device or FIFO is never opened: opening alone can have effects.
+    /// Opens a regular file for reading. Its type is checked first, because opening a device or FIFO can have effects.
     pub(crate) fn file(&self, path: &RelPath) -> Result<(OwnedFd, Stat), Errno> {
         if hides_work(path) {
             return Err(Errno::NOENT);
@@ -168,8 +168,8 @@ impl Root {
         self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse).ok()
     }
 
-    /// Removes the work directory if nothing is left in it that a later session could use. Sessions lock it together as long
-    /// as they use it: whoever can lock it alone may remove what ended processes left.
+    /// Removes the work directory if nothing is left in it that a later session could use. Sessions hold a shared lock
+    /// (flock(2)) on it while they use it. Whoever gets the exclusive lock may remove temporary files of ended processes.
     pub(crate) fn tidy(&self) {
         let removed = disk::unlinkat(&self.fd, WORK, AtFlags::REMOVEDIR);
         if removed != Err(Errno::NOTEMPTY) {

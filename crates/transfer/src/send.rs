@@ -26,7 +26,7 @@ use crate::wire::Violation;
 
 /// The most entries that wait for their receipts. Each costs some hundred bytes here.
 const MAX_WAITING: usize = 2048;
-/// The end of a file counts as at most this many bytes of work until the receiver's messages are read again.
+/// The end of a file counts as at most this many bytes of work. After a block's worth of work, messages are read.
 const SMALL: u64 = 64 << 10;
 
 /// One session's worth of sending.
@@ -286,8 +286,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         let (ours, file) = if entry.hash.is_some() {
             (entry.hash, file)
         } else if !self.options.verify {
-            // The transfer is not verified: the receiver has only compared length and time, so its blocks are taken
-            // as they are.
+            // The transfer is not verified: the receiver has compared length and time, which has to be enough.
             (Some(theirs), file)
         } else {
             let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };
@@ -440,7 +439,7 @@ impl<'s, 'a> Sender<'s, 'a> {
                 return Err(Violation::Unexpected("another account of the session").into());
             }
             Message::Done { signature, .. } => {
-                // A session for a goodbye that was lost has no entries: the signature of those before stays.
+                // A session that only repeats a lost goodbye has no entries: the signature of the session before stays.
                 if self.account != Account::default() || self.outgoing.closed.is_none() {
                     self.outgoing.closed = signature.map(|signature| (self.account, signature));
                 }

@@ -115,16 +115,18 @@ pub struct Server {
     lobby: Lobby,
     /// Sessions with a request.
     slots: Arc<Slots>,
-    /// Sessions whose threads were left behind: they wait for a disk.
+    /// Sessions that have ended while their threads still wait for a disk.
     behind: Arc<Mutex<BTreeSet<u64>>>,
     count: RequestCount,
 }
 
 impl Server {
-    /// Opens the directory.
+    /// Opens the directory, and the journal of deliveries if there is one. In a writable directory, removes what abandoned
+    /// transfers have left.
     ///
     /// # Errors
-    /// Returns [`Error::Io`] if the directory cannot be opened, and [`Error::NotPossibleHere`] on kernels before 5.6.
+    /// Returns [`Error::Io`] if the directory cannot be opened or the journal cannot be used, and
+    /// [`Error::NotPossibleHere`] on kernels before 5.6.
     pub fn new(options: ShareOptions) -> Result<Self, Error> {
         let root = Root::open(&options.directory)?;
         if options.writable
@@ -163,12 +165,12 @@ impl Server {
         })
     }
 
-    /// Ends [`serve`](Self::serve) and every session when it is used.
+    /// A handle that ends [`serve`](Self::serve) and every session.
     pub fn canceller(&self) -> Cancel {
         self.cancel.clone()
     }
 
-    /// Lets [`serve`](Self::serve) accept nothing more when it is used, and return when the last session has ended.
+    /// A handle that lets [`serve`](Self::serve) accept nothing more, and return when the last session has ended.
     pub fn finisher(&self) -> Cancel {
         self.last.clone()
     }
@@ -184,8 +186,8 @@ impl Server {
         self.codes.of(address)
     }
 
-    /// Sessions that have ended though their threads have not: these wait for a disk, and nobody can end them.
-    /// [`serve`](Self::serve) returns once they have come back.
+    /// The number of sessions that have ended though their threads have not: these threads wait for a disk, and nobody can end
+    /// them. [`serve`](Self::serve) returns once they have come back.
     pub fn left_behind(&self) -> usize {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -239,7 +241,7 @@ impl Server {
             served.error = Some(error);
             let summary = &mut served.summary;
             if served.came_back && summary.confirmed + summary.failed + summary.unsent == 0 {
-                // What the earlier session has come to is not known here: perhaps the client has all its receipts.
+                // The result of the earlier session is not known here: the client may have all its receipts.
                 summary.unconfirmed += 1;
             }
         }
@@ -298,7 +300,7 @@ impl Server {
         result
     }
 
-    /// Waits until there is a place for one more request. Then the session's first request is answered.
+    /// Waits until there is a place for one more request, before the session's first request is answered.
     fn admit(&self, session: &mut Session, claimant: &Claimant, group: PeerGroup) -> Result<(), Error> {
         let number = claimant.session;
         self.lobby.leave(number);
@@ -344,7 +346,7 @@ fn is_damage(error: &Error) -> bool {
     source.get_ref().is_some_and(|source| source.is::<DamagedJournal>())
 }
 
-/// What was handed to sinks. A file that cannot be believed stops a server with sinks, and no other.
+/// Opens the journal of deliveries. A damaged journal stops a server that has sinks; any other starts without it.
 fn remembered(options: &ShareOptions, directory: &Path) -> Result<Deliveries, Error> {
     match Deliveries::open(&directory.join(journal_name(&options.directory)?)) {
         Err(error) if options.config.sink.is_empty() && is_damage(&error) => {

@@ -5,10 +5,10 @@
 //! must not happen. `docs/transfer.md` lists that, and what is not simulated.
 //!
 //! Begin with [`ScheduledEvent`] below (what may happen), then `drive.rs` (one schedule from begin to end) and `check.rs` (what
-//! must be true of it). A schedule's state is in `world.rs`, and who goes on next is chosen in `drive/turns.rs`. A connection is
-//! `network.rs`, which a [`Cut`] acts on; `link.rs` is what the code of one end holds of it. The disk is `disk.rs`, and `shadow.rs`
-//! what of it a power cut would leave. `calls.rs` answers what the code would ask the kernel; `ends.rs` is what the two
-//! processes are told to do, `patience.rs` how long a client may go on by this simulation's own count.
+//! must be true of it). A schedule's state is in `world.rs`; `drive/turns.rs` chooses which thread runs next. Connections, which
+//! a [`Cut`] acts on, are in `network.rs`; `link.rs` is the transport that the code of one end holds. The disk is `disk.rs`, and
+//! `shadow.rs` knows what a power cut would leave of it. `calls.rs` stands in for the kernel's calls. `ends.rs` says what the two
+//! processes do, and `patience.rs` counts on its own how long a client may go on.
 
 mod calls;
 mod check;
@@ -92,7 +92,7 @@ pub struct Cut {
     pub sender: EndOfTransfer,
     /// The connection is cut when this end has sent this many bytes, over all connections.
     pub after: u32,
-    /// Whether these bytes still arrive. Otherwise those under way are lost.
+    /// Whether these bytes still arrive. Otherwise those that have not arrived yet are lost.
     pub arrives: bool,
     /// Which end notices.
     pub manner: Manner,

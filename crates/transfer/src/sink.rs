@@ -1,5 +1,5 @@
-//! Sinks and sources: commands that have a name in the receiving side's configuration, and that a peer can never
-//! choose.
+//! Sinks and sources: commands that have a name in the server's configuration. A peer chooses among the names, never the
+//! command.
 //!
 //! The bytes that are sent to a sink are first collected and verified, so that nothing is ever printed by half. Then the
 //! command runs with these bytes as its standard input. No shell is involved.
@@ -21,7 +21,7 @@ use crate::launch::{Launched, Launcher};
 use crate::message::Refusal;
 use crate::reason::{Reason, Remedy};
 
-/// The receiver's configuration file.
+/// The server's configuration of sinks and sources, as it stands in a file.
 ///
 /// ```
 /// let config = linger_transfer::PortsConfig::parse(r#"
@@ -70,7 +70,7 @@ pub struct Port {
     pub writes: Option<Vec<PathBuf>>,
 }
 
-/// A part of the desktop.
+/// A service of the desktop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -251,7 +251,7 @@ impl Spool {
         Ok(Self { name, port, displays: *displays, launcher, file, length: *length })
     }
 
-    /// Names this sink and the content, whose hash is perhaps known.
+    /// A hash of this sink's name and the content. `hash` is the hash of the content if the transfer was verified.
     pub(crate) fn content(&self, hash: Option<Hash>) -> Result<Hash, Fault> {
         let hash = match hash {
             Some(hash) => hash,
@@ -264,7 +264,7 @@ impl Spool {
                 hashed.map_err(|error| self.fault(&error))?
             }
         };
-        // The hash has one length, so that no name can be taken for a part of it.
+        // A hash always has 32 bytes, so no part of the name can be taken for a part of the hash.
         let named = [&hash[..], self.name.as_bytes()].concat();
         Ok(blake3::derive_key("linger-transfer 2026 content of a delivery", &named))
     }
@@ -302,8 +302,8 @@ pub(crate) fn too_long(program: &str) -> Reason {
 
 /// Waits for a command until `end`, and kills it at that time. Returns a fault unless the command ended with status 0.
 ///
-/// What a command leaves running is its own affair if it succeeds (a clipboard tool goes on to hold the selection), and
-/// ends with it otherwise.
+/// Processes that a command leaves running are left alone if it succeeds (a clipboard tool goes on to hold the selection), and
+/// are killed otherwise.
 pub(crate) fn finish(launched: &mut Launched, program: &str, end: Instant) -> Result<(), Fault> {
     let mut pause = Duration::from_millis(1);
     loop {

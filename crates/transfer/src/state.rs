@@ -102,7 +102,7 @@ impl PartLog {
         log: &str,
     ) -> Result<(Self, OwnedFd), Errno> {
         let log = Locked::new(disk::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?)?;
-        // It is made anew and not emptied: after a power cut the old name may be a second one of a delivered file.
+        // Remove an old partial file instead of emptying it: after a power cut it may be a second name of a delivered file.
         match disk::unlinkat(dir, part, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error),
@@ -137,13 +137,13 @@ impl PartLog {
         let Ok(part) = disk::openat(dir, part, OPEN, Mode::empty()) else { return Ok(None) };
         let stat = rustix::fs::fstat(&part)?;
         if stat.st_nlink > 1 {
-            // After a power cut it may have its final name as well: a file that is delivered is not written to.
+            // After a power cut the partial file may have its final name as well. A delivered file must not be written to.
             return Ok(None);
         }
         let mut stored = [0; RECORD];
         let Ok(RECORD) = read_full(log.as_fd(), &mut stored, 0) else { return Ok(None) };
         let expected = header(token, hashing, &stat);
-        // Everything but the boot id has to match. Whether that matches decides how far the log is believed.
+        // Everything but the name of the boot has to match; that decides how far the log is believed.
         if stored[..BOOT] != expected[..BOOT] || stored[BOOT + 16..] != expected[BOOT + 16..] {
             return Ok(None);
         }
@@ -298,8 +298,9 @@ impl PartLog {
     }
 }
 
-/// Offset in the header of the boot id (16 bytes), which the kind of hashing follows.
+/// Offset in the header of the name of the boot (16 bytes).
 const BOOT: usize = 48;
+/// Offset in the header of the kind of hashing (1 byte).
 const HASHING: usize = 40;
 /// Offset in a record of the flag that says that the record stands for a hole.
 const HOLE: usize = 76;
@@ -360,8 +361,8 @@ impl Locked {
 }
 
 impl Drop for Locked {
-    /// Unlocks the file. Closing it would not, as long as a child that another session has forked for its command has not
-    /// executed that: the child has copies of all fds until then, and a lock belongs to the open file (flock(2)).
+    /// Unlocks the file. Closing it would not, as long as a child that another session has forked has not executed its command:
+    /// the child has copies of all fds until then, and a lock belongs to the open file (flock(2)).
     fn drop(&mut self) {
         let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }

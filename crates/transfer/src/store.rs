@@ -181,8 +181,8 @@ impl<'a> Store<'a> {
         })
     }
 
-    /// Removes what an earlier session left of a file that is complete. It had given the file its final name, and ended
-    /// before it could tidy up, or a power cut has undone that.
+    /// Removes the partial file and the log of a file that is complete here: an earlier session has given the file its final
+    /// name and ended before it removed them, or a power cut has undone the removal.
     pub(crate) fn discard(&self, entry: &TreeEntry) {
         if leaves_part(entry)
             && let Some(work) = self.root.existing_work()
@@ -215,7 +215,8 @@ impl<'a> Store<'a> {
         !path.is_root() && self.root.directory(path, Links::Refuse).is_ok()
     }
 
-    /// Whether the file system has room for `bytes` more. If it cannot say, there is.
+    /// Refuses a file if the file system has no room for `bytes` more, or no free inode. Nothing is refused if the file system
+    /// cannot tell.
     fn room(&self, parent: &OwnedFd, dest: &RelPath, bytes: u64) -> Result<(), Fault> {
         let Ok(free) = rustix::fs::fstatvfs(parent) else { return Ok(()) };
         let told = if free.f_files > 0 && free.f_favail == 0 {

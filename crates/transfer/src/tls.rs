@@ -30,13 +30,13 @@ pub(crate) use greeting::cut;
 use greeting::{Deadline, Greeting, Word};
 use suites::provider;
 
-/// The longest time for handshake and pairing together, without the time in which a person types the code.
+/// The longest time for the handshake and the greeting after it, and once more for a pairing after the code was typed.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Longest time for a person to type the code.
+/// How long a server waits for a person at the client to type the code.
 const TYPING: Duration = Duration::from_secs(120);
 /// Plaintext that one record carries (RFC 8446, section 5.1).
 const RECORD: usize = 16 << 10;
-/// How many bytes are encrypted before the socket has taken them.
+/// The most bytes that are encrypted before the socket has taken them; also the most that are read from it at once.
 const AHEAD: usize = 16 * RECORD;
 
 fn wrong(error: rustls::Error) -> Error {
@@ -112,7 +112,7 @@ impl std::fmt::Debug for ClientKeys {
 pub struct ServerKeys {
     /// This side's own key.
     pub identity: Arc<Identity>,
-    /// The keys of the clients that may connect.
+    /// The keys of known clients. Others have to pair by code.
     pub known_clients: Keyring,
 }
 
@@ -123,7 +123,7 @@ impl ServerKeys {
     }
 }
 
-/// Talks TLS to `host` over a connected socket, and makes sure that the host has the same key as before.
+/// Talks TLS to `host` over a connected socket. Makes sure that the host has the key that is on file, or pairs with it by code.
 pub(crate) fn connect(
     stream: TcpStream,
     host: &str,
@@ -307,7 +307,7 @@ impl Tls {
         Ok(Self { stream, connection, incoming: vec![0; AHEAD], start: 0, end: 0 })
     }
 
-    /// Gives records that have arrived to rustls. Returns false if none have arrived.
+    /// Gives records that have arrived to rustls. Fails with `WouldBlock` if none have arrived.
     fn feed(&mut self) -> io::Result<()> {
         if self.start == self.end {
             self.start = 0;

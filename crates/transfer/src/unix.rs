@@ -33,8 +33,8 @@ pub struct PathListener {
 impl PathListener {
     /// Listens on `path`. A socket that nobody listens on any more is replaced; anything else at that path is left alone.
     ///
-    /// Only this user and root may connect, as far as the file's mode says so; with `everybody`, all users may who can
-    /// reach the path. The server asks again who it is.
+    /// By the file's mode, only this user and root may connect; with `everybody`, all users who can reach the path. The server
+    /// asks the kernel for each peer's user as well.
     ///
     /// # Errors
     /// Returns the errors of `bind(2)`: `AddrInUse` if something is there, `InvalidInput` if the path has more than 107
@@ -55,7 +55,7 @@ impl PathListener {
         socket.listen(BACKLOG)?;
         let (serving, over) = channel();
         let path = std::path::absolute(path)?;
-        // The thread is older than the confinement of those that serve, which may not remove anything there.
+        // The thread is started before the server confines itself (Landlock), so it may still remove the path then.
         let remover = std::thread::Builder::new().spawn(move || remove_at_end(&path, made, &over))?;
         Ok(Self { listener: socket.into(), serving: Some(serving), remover: Some(remover) })
     }
@@ -99,7 +99,7 @@ fn remove_at_end(path: &Path, made: (u64, u64), over: &Receiver<Infallible>) {
     }
 }
 
-/// The user whose process made the other end of a connection, or has listened for it.
+/// The user whose process made the other end of a connection, or listened for it (`SO_PEERCRED`).
 pub(crate) fn peer_user(stream: impl AsFd) -> io::Result<u32> {
     Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
 }

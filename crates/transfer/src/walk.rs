@@ -36,7 +36,7 @@ pub(crate) enum WalkedEntry {
     Entry(TreeEntry, Option<OwnedFd>),
     /// A directory is complete.
     Leave { index: u64, mode: u32, mtime: Time },
-    /// Something that cannot be sent.
+    /// Something that cannot be sent, or is left out as the user wants it.
     Problem { path: RelPath, refusal: Refusal, text: String },
 }
 
@@ -107,8 +107,8 @@ impl<'a> Walk<'a> {
         top.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
 
-    /// Opens a file of the walk again, for another session. Returns `None` if its name now belongs to another file or
-    /// other content.
+    /// Opens a file of the walk again, for another session. Returns `None` if its name now belongs to another file or other
+    /// content; of a file that is sent live, if it is shorter than was announced.
     pub(crate) fn reopen(&self, entry: &TreeEntry) -> Result<Option<OwnedFd>, Errno> {
         let path = self.top.join(&entry.path).map_err(|_| Errno::NAMETOOLONG)?;
         let (fd, stat) = if self.roams && self.selection.links == LinkMode::Follow {
@@ -356,8 +356,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A file whose content had to be read first, to know how long it is. What it has when it is read again may be something
-    /// else: the identity of the entry is that of the copy, so a later session does not go on with it.
+    /// A file whose content had to be read first, to know how long it is. The file may have other content when it is read
+    /// again, so the entry's token is that of the copy: a later session does not resume it.
     fn copied(&mut self, path: RelPath, copy: OwnedFd, original: &Stat) -> WalkedEntry {
         let stat = match rustix::fs::fstat(&copy) {
             Ok(mut stat) => {
@@ -394,11 +394,12 @@ impl<'a> Walk<'a> {
 
 /// The most bytes of a file that does not say how long it is.
 const MOST_UNSIZED: usize = 64 << 20;
-/// The longest length that a kernel's file claims to have: sysfs says a page of each attribute.
+/// The longest length that a file of procfs or sysfs claims to have. sysfs claims a page for each attribute, and a page has 64
+/// KiB at most.
 const MOST_CLAIMED: usize = 64 << 10;
 
-/// A copy, in memory, of a file whose length is not what it says: one of procfs says that it is empty, one of sysfs that it has a
-/// page. `None` if the length is true, or if somebody is changing it.
+/// A copy, in memory, of a file whose `st_size` is not its length: files in procfs claim to be empty, those in sysfs to have a
+/// page. `None` if the length is true, or if somebody is changing the file.
 fn unsized_content(fd: &OwnedFd, stat: &Stat) -> Result<Option<OwnedFd>, Errno> {
     let claimed = stat.st_size as usize;
     let mut bytes = vec![0; claimed.max(1)];

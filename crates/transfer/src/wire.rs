@@ -174,7 +174,7 @@ pub enum Violation {
     /// More bytes than it had credit for.
     #[error("sent more on stream {0} than it had credit for")]
     OverCredit(u16),
-    /// Credit beyond 2^63 bytes.
+    /// Credit of 2^63 bytes or more.
     #[error("gave more credit on stream {0} than can be counted")]
     TooMuchCredit(u16),
     /// A frame after BYE.

@@ -10,6 +10,7 @@ use common::*;
 use linger_transfer::*;
 use tempfile::tempdir;
 
+/// For a link that the user names, its target is sent, wherever that is. The copy has the name of the link.
 #[test]
 fn a_link_that_is_put_by_name_is_followed() {
     let (elsewhere, from, to) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
@@ -32,6 +33,8 @@ fn a_link_that_is_put_by_name_is_followed() {
     assert!(!fs::symlink_metadata(to.path().join("to-file")).unwrap().is_symlink());
 }
 
+/// Any program may listen on the port: the client must not wait for two minutes until it notices that the server
+/// speaks another protocol.
 #[test]
 fn a_server_of_another_kind_is_told_at_once() {
     use std::io::Read as _;

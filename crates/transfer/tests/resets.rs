@@ -30,7 +30,7 @@ fn put(shared: &Path, from: &Path, to: &str, resets: Resets) -> BothEnds {
     options.insecure_loopback = true;
     options.writable = true;
     options.memory = Some(memory.path().to_owned());
-    // So long is waited for a client that has given up though it should not.
+    // How long the server waits for a client that has given up although it should not.
     options.patience = Duration::from_secs(10);
     let printed = shared.join("printed");
     let config = format!("[sink.print]\ncommand = ['sh', '-c', 'cat >>{}']\n", printed.display());
@@ -78,7 +78,7 @@ fn over_both_links(send: impl Fn(Resets) -> BothEnds) {
     assert!(to_server >= 7 && to_client >= 4, "{:?}", whole.frames);
     let cut = send(Resets::EachPlaceOnce);
     cut.assert_they_know();
-    // Whoever comes back asks for less: the last connection has a few frames less than a whole transfer.
+    // A client that reconnects asks for less: the last connection has a few frames less than a whole transfer.
     assert!(cut.resets >= 11, "{} resets", cut.resets);
 }
 

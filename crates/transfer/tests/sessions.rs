@@ -28,7 +28,7 @@ enum From {
     Server,
 }
 
-/// A frame, or a preface, and which of its bytes are others in each session.
+/// A frame, or a preface, and which of its bytes differ from session to session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Said {
     from: From,
@@ -76,7 +76,7 @@ impl Cursor<'_> {
     }
 }
 
-/// The field of a payload that is another one in each session: an id, a memory, a token, a time.
+/// The field of a payload that differs from session to session: an id, a memory, a token, a time.
 fn varying(kind: u8, payload: &[u8]) -> Option<Range<usize>> {
     let mut at = Cursor(payload, 1);
     let number = 8;

@@ -1,8 +1,8 @@
 //! A session's thread that waits for a disk: the peer hears of it, whoever asks for the end is heard, and the thread is
 //! left behind.
 //!
-//! A thread in the disk cannot be ended from outside, so the delays are injected where the thread is as far from its
-//! session as in a read(2): in what observes it.
+//! A thread that waits for a disk cannot be ended from outside, so the delays are injected in the function that observes the
+//! progress: there the thread is as far from its session as in a read(2).
 
 mod common;
 
@@ -61,7 +61,7 @@ fn a_source_that_stalls_is_waited_for() {
     });
 }
 
-/// The end is asked for while the session's thread is away; it comes back only when the peer has heard of it.
+/// A stop is requested while the session's thread is away. The thread comes back only when the peer has heard of the stop.
 #[test]
 fn a_thread_that_is_away_does_not_keep_the_end_from_the_peer() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());

@@ -291,9 +291,6 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
 }
 
-/// For a link that the user names, its target is sent, wherever that is. The copy has the name of the link.
-/// Any program may listen on the port: the client must not wait for two minutes until it notices that the server
-/// speaks another protocol.
 #[test]
 fn sinks_get_everything_or_nothing() {
     let to = tempdir().unwrap();

@@ -18,8 +18,9 @@ use super::table::Asking;
 /// Bytes of each response.
 const LARGE: usize = 300_000;
 
-/// Bytes of an upload by HTTP, and of what is sent to a raw server: little enough for the server's receive window.
+/// Bytes of an upload by HTTP.
 const UPLOAD: usize = 4_000_000;
+/// Bytes that are sent to a raw server: few enough for the server's receive window.
 const SENT_RAW: usize = 60_000;
 
 /// How long the client waits after its request before it starts to read.
@@ -132,7 +133,7 @@ fn is_large(body: &[u8]) -> bool {
     body.len() == LARGE && body.iter().all(|byte| *byte == b'r')
 }
 
-/// Sends honest requests. Returns what is wrong with the answers, or what a session has printed.
+/// Sends honest requests. Returns what a session has printed, or, as the error, what is wrong with the answers.
 pub(super) fn honest(ask: &Asking, port: u16, shell: &dyn Fn(&str) -> Command) -> Result<String, String> {
     match ask {
         Asking::Http { path, .. } => {

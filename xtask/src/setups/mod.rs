@@ -29,7 +29,7 @@ use crate::{call, root};
 /// Set-ups that run at a time. Most of the time is spent waiting.
 const AT_ONCE: usize = 3;
 
-/// A stop may take this much longer than bare: the supervisor's own end, beside other load.
+/// How much longer than bare a supervised stop may take: the supervisor ends itself, and there is other load.
 const LATE: Duration = Duration::from_secs(1);
 
 /// What the three ways have shown, and the disturbances found in both of two tries; or the reason why there is nothing.

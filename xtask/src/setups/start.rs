@@ -22,8 +22,9 @@ const PORT: u16 = 8000;
 /// Uploads of one series.
 const UPLOADS: u32 = 3;
 
-/// How long a start, a reload and a stop may take. A JVM beside other load takes several seconds to start.
+/// How long a start or a reload may take. A JVM beside other load takes several seconds to start.
 const START: Duration = Duration::from_secs(60);
+/// How long a stop may take.
 const STOP: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,7 +41,7 @@ impl LineBody for Code {
 struct Connected<'a> {
     /// The other machine; over a unix socket its path, or at `share` the user.
     peer: &'a str,
-    /// Whether the connection is encrypted, and the peer has the key that it had before.
+    /// Whether the connection is encrypted, and each side knows the other's key.
     encrypted: bool,
 }
 
@@ -116,7 +116,7 @@ struct Confirmed<'a> {
     /// What the receiver had done when it wrote this: `fsync` of the file, `syncfs` of its file system, nothing but write to
     /// `memory`, or `handed` the content to the command or pipe that `name` says.
     durability: String,
-    /// The permission bits that it has at the receiver, in octal; null for what is no file or directory there.
+    /// The entry's permission bits at the receiver, in octal; null if it is no file or directory there.
     mode: Option<String>,
     #[serde(flatten)]
     at: At,
@@ -226,11 +226,11 @@ struct Account {
     skipped: u64,
     /// Entries that were sent whole, without an answer.
     unconfirmed: u64,
-    /// Entries that were begun or announced, and not sent whole.
+    /// Entries that were announced and not sent whole; at the sender, one more for all that was never announced.
     unsent: u64,
     /// Bytes that crossed the network, all sessions together.
     wire_bytes: u64,
-    /// Whether the end of the session was in order, so that the other side knows the same.
+    /// Whether the session ended in order, so that the other side knows the same.
     peer_knows: bool,
     /// The error that ended the transfer early.
     error: Option<String>,

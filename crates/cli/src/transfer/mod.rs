@@ -1,4 +1,4 @@
-//! `linger share`, `put`, `get`, `ls` and `receipt`: what they have in common.
+//! `linger share`, `put`, `get`, `ls`, `peers` and `receipt`: what they have in common.
 
 mod address;
 pub(crate) mod get;
@@ -277,7 +277,7 @@ fn unusable(doing: &str, path: &Path, error: &io::Error) -> Error {
     Error::Usage(format!("cannot {doing} {}: {error}{}", path.display(), exit::file_hint(error)).into())
 }
 
-/// Makes Ctrl-C end the session in order, or the program if that takes too long.
+/// Makes Ctrl-C end the session in order, and end the program if that takes too long.
 fn end_on_signal(client: &Client) -> Result<(), Error> {
     let cancel = client.canceller();
     let failed = |source| Error::Io { doing: "take", what: "signals".into(), source };
@@ -339,7 +339,7 @@ fn refuse(error: &Error) -> ExitCode {
     conclude(&Summary::default(), Some(error))
 }
 
-/// Reports an error of `share` or `ls`, which deliver nothing themselves.
+/// Reports an error of `share`, `ls` or `receipt ask`, which deliver nothing themselves.
 fn cannot_tell(error: &Error) -> ExitCode {
     match error {
         Error::Io { doing: "listen on", what, source } => exit::listening(what, source),

@@ -91,7 +91,7 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
         &from.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
     )?;
     let mut several = Several::default();
-    // Transfers to a sink of which it is not known whether they were delivered.
+    // The ids of transfers to a sink that may or may not have been delivered.
     let mut open = Vec::new();
     for source in &from {
         if from.len() > 1 {
@@ -105,7 +105,7 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
             Err(error) => (Summary::default(), Some(error)),
         };
         if from.len() > 1 {
-            // The receipts of several are in one file, with other paths than each receiver has signed.
+            // The receipt file of several operands has other paths than those that the receiver has signed.
             summary.signed = None;
         }
         // If the receiver has answered that the result is not known, it would give the same answer later.

@@ -35,7 +35,7 @@ impl Several {
             )
         );
         if verdict == ItemVerdict::NotDelivered && summary.failed == 0 && summary.unsent == 0 {
-            // A whole operand was refused, so that none of its entries counts as failed. Beside others it counts as one.
+            // A whole operand was refused, so none of its entries counts as failed. Beside other operands it counts as one.
             summary.failed = u64::from(self.summary.confirmed > 0 || self.error.is_some());
         }
         self.summary.add(&summary);
@@ -47,7 +47,7 @@ impl Several {
         if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// The exit status of all.
+    /// Prints the summary, and returns the exit status of all transfers together.
     pub(super) fn conclude(self, show: Show, standing: &Standing) -> Result<ExitCode, Error> {
         let Self { summary, error } = self;
         if error.is_none() {

@@ -72,7 +72,7 @@ pub(crate) struct ShareArguments {
     ending: ShareEnding,
 }
 
-/// [`linger_transfer::PORT`] of all addresses.
+/// [`linger_transfer::PORT`] on all addresses.
 const EVERYWHERE: &str = ":7117";
 const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or unix:/PATH; systemd's socket is used if there is one";
 
@@ -209,7 +209,7 @@ impl Lines {
     }
 }
 
-/// Files that are in place are not enough: the sender must have said that it has the receipts.
+/// The exit status of `--once`. It is not 0 if the files are in place and the sender never said that it has the receipts.
 fn status(served: &Served) -> ExitCode {
     let summary = &served.summary;
     if summary.failed == 0 && summary.unsent == 0 && summary.confirmed > 0 && !summary.peer_knows {
@@ -292,7 +292,7 @@ impl ShareListener {
         }
     }
 
-    /// The address, as it is told.
+    /// The address, as it is shown.
     fn address(&self) -> Result<String, Error> {
         let failed = |source| Error::Io { doing: "use", what: "the listener".into(), source };
         match self {
@@ -335,7 +335,7 @@ fn shown(wanted: &ListenOn) -> String {
 fn tcp(address: &HostPort) -> io::Result<TcpListener> {
     let to_bind = address.resolve()?;
     match TcpListener::bind(to_bind) {
-        // A machine without IPv6 can still serve the rest of the world.
+        // A machine without IPv6 can still serve over IPv4.
         Err(_) if to_bind.ip() == Ipv6Addr::UNSPECIFIED => {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, to_bind.port()))
         }
@@ -352,7 +352,7 @@ fn stop_on_signal(server: &Arc<Server>, once: bool) -> Result<(), Error> {
                 say!("linger: the disk does not answer: {threads} threads that wait for it are left behind")
             }
         }
-        // What the disk has of it is not known.
+        // How much of the transfer is on the disk is not known.
         let code = if once { exit::COULD_NOT_TELL } else { exit::NOTHING_LOST };
         std::process::exit(code.into());
     };

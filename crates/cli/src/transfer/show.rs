@@ -173,7 +173,7 @@ impl Show {
         if path.is_root() { self.top.clone() } else { path.to_string() }
     }
 
-    /// Leaves the hint out if it was given before.
+    /// The reason with its hint, or without it if the hint was shown before.
     fn hint_once(&mut self, reason: &Reason) -> String {
         let is_new = reason.remedy().and_then(hint).is_none_or(|hint| self.hints.insert(hint));
         if is_new { with_hint(reason) } else { reason.to_string() }
@@ -224,7 +224,7 @@ impl Show {
         }
     }
 
-    /// Prints the summary. An error if a receipt file was asked for and could not be written.
+    /// Prints the summary and ends the receipt file. Returns an error if standard output or that file could not be written.
     pub(crate) fn finish(mut self, summary: &Summary, error: Option<&Error>) -> Result<(), Error> {
         self.bar.finish_and_clear();
         if self.json {

@@ -17,7 +17,7 @@ pub(super) struct Standing(Arc<Mutex<StandingState>>);
 struct StandingState {
     json: bool,
     summary: Summary,
-    /// Nothing more is to be sent or received.
+    /// All transfers of the command have ended.
     is_whole: bool,
 }
 
@@ -69,7 +69,7 @@ impl Standing {
 /// Says what is known, and ends the program while its main thread is stuck.
 fn leave(client: &Client, state: &StandingState) {
     let mut summary = state.summary.clone();
-    // What the thread waits for was to be sent, or to be kept.
+    // The entry at which the thread waits is not complete.
     summary.unsent += u64::from(!state.is_whole);
     if let Some((waited, at)) = client.waits_for_disk() {
         let at = at.filter(|path| !path.is_root()).map_or_else(String::new, |path| format!(" at {path}"));

@@ -41,7 +41,8 @@ impl Client {
         result
     }
 
-    /// Connects and asks. Encrypts if the server on this machine turns out to be another user's.
+    /// Connects and sends a request. If the server on this machine turns out to be another user's, connects once more, with
+    /// encryption. Returns the session and the request's stream.
     fn begin(&self, request: &Operation) -> Result<(Session, u16), Error> {
         let mut session = self.connect()?;
         let stream = match self.open(&mut session, request) {
@@ -64,8 +65,8 @@ impl Client {
         let retry = self.options.retry;
         let mut goodbyes = Goodbyes::new(retry.patience, host::now());
         let (receipt, mut knows) = self.ask_once(id)?;
-        // The answer is here, whatever becomes of the goodbye. But while the server does not know that somebody has heard it, it
-        // doubts whether the same may be done again.
+        // The answer is known, whatever becomes of the goodbye. But until a goodbye has told the server so, it refuses to run
+        // its command for another transfer of the same content.
         while !knows && goodbyes.again(true, host::now()) && !self.cancel.wait(retry.first) {
             match self.ask_once(id) {
                 Ok((_, again)) => knows = again,
@@ -75,7 +76,7 @@ impl Client {
         Ok(Confirmation::new(Announced::default(), receipt))
     }
 
-    /// Asks once. Returns the receipt, and whether the server knows that it is here.
+    /// Asks once. Returns the receipt, and whether the server knows that this client has it.
     fn ask_once(&self, id: [u8; 16]) -> Result<(Receipt, bool), Error> {
         let (mut session, _) = self.begin(&Operation::Ask { id })?;
         let answer = loop {

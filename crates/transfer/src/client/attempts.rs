@@ -1,13 +1,14 @@
-//! What both ends do after a cut: begin here.
+//! What both ends do after a connection was cut. This is the place to start reading about it.
 //!
-//! A client makes session after session ([`attempts`](Client::attempts)) until all is settled, or its [`Patience`] is over; which
-//! errors are worth another session says `Error::is_temporary`. Each sends again what has no receipt ([`Outgoing::again`]), under
-//! the same transfer id. If all has its receipts and only the goodbye was lost, the client comes back to say that ([`Goodbyes`]).
+//! The client opens session after session ([`attempts`](Client::attempts)) until everything is settled or its [`Patience`] is
+//! over. `Error::is_temporary` tells which errors are worth another session. Each session of a put sends again what has no
+//! receipt ([`Outgoing::again`]), under the same transfer id. If every entry has its receipt and only the goodbye was lost, the
+//! client reconnects to say goodbye again ([`Goodbyes`]).
 //!
-//! At the receiver a new session makes the old one of the same client give way (`claim.rs`); it goes on with the partial file
-//! (`state.rs`), or answers that it has the entry (`receive/entry.rs`), or what the sink's command has come to
-//! (`delivery.rs`). A server of one request waits for a client that was cut (`Served::may_return`, `serve/count.rs`), for as long
-//! as [`ShareOptions::patience`] says.
+//! At the receiver, the new session makes the old session of the same client give way (`claim.rs`). Then it continues with the
+//! partial file (`state.rs`), answers that it has the entry already (`receive/entry.rs`), or repeats the result of the sink's
+//! command (`delivery.rs`). A server that ends after one request waits for a client that was cut (`Served::may_return`,
+//! `serve/count.rs`), for as long as [`ShareOptions::patience`] says.
 //!
 //! [`Outgoing::again`]: crate::outgoing::Outgoing::again
 //! [`ShareOptions::patience`]: crate::ShareOptions::patience
@@ -24,11 +25,11 @@ use crate::host;
 use crate::machine::Role;
 use crate::progress::Progress;
 
-/// Longest time for a close after the end was asked for.
+/// Longest time for a close after a stop was requested.
 const HURRY: Duration = Duration::from_millis(300);
 
 impl Client {
-    /// Bounds of a close. Whoever has asked for the end does not wait for a slow peer.
+    /// Bounds of a close: those of the options, or [`HURRY`] after a request to stop, which shall not wait for a slow peer.
     fn policy(&self) -> linger::Policy {
         let policy = self.options.policy;
         if !self.cancel.is_cancelled() {
@@ -37,16 +38,17 @@ impl Client {
         policy.with_total(policy.total.min(HURRY)).with_idle(policy.idle.min(HURRY))
     }
 
-    /// Whether the other side may hear a goodbye that is said again, after it was lost with this error.
+    /// Whether a goodbye that was lost with this error may arrive if it is said again: not if the server cannot be reached or
+    /// the error is permanent.
     fn may_hear(error: Option<&Error>) -> bool {
         error.is_none_or(|error| error.is_temporary() && !matches!(error, Error::Unreachable { .. }))
     }
 
     /// Ends a session whose receipts are all here. Returns whether the server knows that they are.
     ///
-    /// That the server's machine has acknowledged the goodbye does not say so: it may have been a box on the path (a proxy, a
-    /// tunnel) that acknowledged it and lost it then. So the server says goodbye in its turn. For one that speaks an earlier version
-    /// the end of the connection has to do.
+    /// A TCP acknowledgement of the goodbye is no proof: a proxy or tunnel on the path may have acknowledged the bytes and then
+    /// lost them. So the server answers with a goodbye of its own, from version 3 of the protocol on. With an older server, an
+    /// orderly close of the connection has to be enough.
     pub(super) fn say_goodbye(&self, mut session: Session) -> bool {
         let said = session.goodbye(0, "all receipts are here").is_ok();
         let heard = (said && session.answers_goodbyes()).then(|| self.hears_answer(&mut session));
@@ -54,8 +56,8 @@ impl Client {
         said && heard.unwrap_or_else(|| outcome.is_none_or(|outcome| !is_lost(outcome.ended)))
     }
 
-    /// Waits for the server's goodbye, no longer than a close may take. A server that notes on a slow disk what it has heard says
-    /// meanwhile that it works.
+    /// Waits for the server's goodbye, within the bounds of a close. A server that writes to a slow disk first reports work
+    /// meanwhile, and each report restarts the bound `idle`.
     fn hears_answer(&self, session: &mut Session) -> bool {
         let policy = self.policy();
         let began = host::now();
@@ -75,13 +77,13 @@ impl Client {
                 Err(_) => break,
             }
         }
-        // It may have come together with the end of the connection.
+        // The goodbye may have come together with the end of the connection.
         let mut words = std::iter::from_fn(|| session.last_words());
         words.any(|word| matches!(word, SessionEvent::Bye { code: 0, .. }))
     }
 
-    /// Runs sessions until one succeeds, or there is no progress for too long. With `repeats`, each session confirms again
-    /// what an earlier one has confirmed.
+    /// Runs sessions until one succeeds, an error is permanent, or there is no progress for too long. If the first attempt to
+    /// connect fails, nothing is tried again. With `repeats`, each session confirms again what an earlier one has confirmed.
     pub(super) fn attempts(
         &self,
         repeats: bool,
@@ -91,7 +93,7 @@ impl Client {
         let retry = self.options.retry;
         let mut patience = Patience::new(retry, repeats, host::now());
         let (mut connected, mut greeted) = (false, false);
-        // Of goodbyes that were lost after all was settled.
+        // Set once everything is settled and a goodbye was lost.
         let mut goodbyes = None;
         loop {
             let mut answered = false;
@@ -125,8 +127,8 @@ impl Client {
             let error = match result {
                 Ok(true) => return Ok(()),
                 Err(error) if goodbyes.is_none() => error,
-                // The result is known here and does not change. The other side may not know that it is: this side comes
-                // back to say so.
+                // The result is known here and does not change. The server may not know that: this side reconnects to say
+                // so.
                 lost => {
                     let now = host::now();
                     let goodbyes = goodbyes.get_or_insert_with(|| Goodbyes::new(retry.patience, now));
@@ -165,11 +167,11 @@ pub(super) enum Farewell {
     Said,
 }
 
-/// What a put whose session is over still has to say.
+/// Whether a put whose session is over still owes the server a goodbye.
 pub(super) fn last_word(run: Result<(), Error>, is_settled: bool) -> Result<Farewell, Error> {
     match run {
         Ok(()) => Ok(Farewell::Due),
-        // All receipts are here. That the peer does not know it, or that somebody wants no more, does not change the result.
+        // All receipts are here. That the peer does not know so, or that a stop was requested, does not change the result.
         Err(error) if is_settled && (error.is_temporary() || matches!(error, Error::Cancelled)) => {
             tracing::info!(%error, "the session ended early, after the last receipt");
             Ok(Farewell::Due)
@@ -178,8 +180,8 @@ pub(super) fn last_word(run: Result<(), Error>, is_settled: bool) -> Result<Fare
     }
 }
 
-/// Whether a goodbye that was sent before such a close may not have reached the server's program. A server that has it
-/// closes in its turn.
+/// Whether a goodbye may not have reached the server's program, if the close after it ended like this. A server that has read
+/// the goodbye closes its side.
 fn is_lost(ended: linger::Ended) -> bool {
     use linger::Ended;
     matches!(ended, Ended::PeerReset | Ended::Gone | Ended::TimedOut(_))

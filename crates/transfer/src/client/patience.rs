@@ -9,23 +9,23 @@ use crate::options::Retry;
 use crate::path::RelPath;
 use crate::progress::Progress;
 
-/// The time that is known to have passed in vain since something of a transfer was last kept.
+/// The time that is known to have passed in vain since the receiver last kept something of the transfer.
 ///
-/// What a receiver keeps of a session is known only from the next one, which begins with how much the receiver has. So the time
-/// of a session does not count before the next session has shown nothing that was kept. Time without a connection, and
-/// with one on which the other side says nothing of the transfer, counts at once. Bytes that were sent are no progress by
-/// themselves: they may be sent again and again.
+/// What a receiver has kept of a session is known only from the next session, which begins with how much the receiver has. So
+/// the time of a session counts only once the next session has shown that nothing was kept. Time without a connection, and with
+/// a connection on which the peer says nothing about the transfer, counts at once. Bytes that were sent are no progress by
+/// themselves: the same bytes may be sent again and again.
 #[derive(Debug)]
 pub(super) struct Patience {
     retry: Retry,
     pause: Duration,
     in_vain: Duration,
-    /// The length of the last session in which the other side took part. Perhaps something of it was kept.
+    /// The length of the last session in which the peer took part. It does not count yet: something of it may have been kept.
     open: Duration,
-    /// When the present attempt has begun, when it last showed something that was kept, or when the last attempt has
-    /// ended.
+    /// The latest of these: the begin of the present attempt, the last time that something was seen to be kept, the end of
+    /// the last attempt.
     since: Instant,
-    /// Whether the other side takes part in the present attempt.
+    /// Whether the peer takes part in the present attempt: a file was begun, or the peer has reported work.
     takes_part: bool,
     /// Entries confirmed in this session, and the most of any session.
     confirmed: u64,
@@ -94,7 +94,7 @@ impl Patience {
         let rests = self.takes_part && !host::lacks(Rule::RestPatience);
         self.in_vain += if rests { std::mem::replace(&mut self.open, took) } else { took };
         if self.takes_part {
-            // The link and the server are there: the next attempt may soon have more luck.
+            // The path and the server are there, so the next attempt need not wait long.
             self.pause = self.retry.first;
         }
         let pause = self.pause;
@@ -112,7 +112,8 @@ impl Patience {
     }
 }
 
-/// How often a client whose goodbye was lost comes back to say it again, in any case.
+/// How often a client with patience comes back to say a lost goodbye again, in any case. Beyond that, as many attempts in a row
+/// without an answer end it.
 const LEAST_GOODBYES: u32 = 2;
 /// For how long it comes back more often than that, if the server answers.
 const GOODBYES: Duration = Duration::from_secs(20);
@@ -123,7 +124,8 @@ const GOODBYES: Duration = Duration::from_secs(20);
 pub(super) struct Goodbyes {
     until: Instant,
     lost: u32,
-    /// How many of the last attempts brought no answer. A forward to a server that has ended accepts connections, too.
+    /// Attempts since the last answer. That a connection was accepted is no answer: a forward (`ssh -R`) to a server that has
+    /// ended accepts connections, too.
     unanswered: u32,
 }
 
@@ -134,8 +136,8 @@ impl Goodbyes {
         Self { until: now + patience.min(GOODBYES), lost, unanswered: 0 }
     }
 
-    /// Notes that one more was lost, in a session that the server has `answered` or not. Returns whether it is of use to
-    /// come back once more.
+    /// Notes that one more goodbye was lost, in a session that the server has `answered` or not. Returns whether to come back
+    /// once more.
     pub(super) fn again(&mut self, answered: bool, now: Instant) -> bool {
         self.lost += 1;
         self.unanswered = if answered { 0 } else { self.unanswered + 1 };

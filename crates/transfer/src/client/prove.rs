@@ -12,7 +12,8 @@ use crate::reason::{Reason, Remedy};
 use crate::wire::Violation;
 
 impl Client {
-    /// Asks for something. If the server wants to know first whether this is its own user, proves it.
+    /// Opens a stream for a request, and returns the stream. If the server asks for a proof that this client is its own user,
+    /// gives it. The first event of the answer is put back into the session.
     pub(super) fn open(&self, session: &mut Session, request: &Operation) -> Result<u16, Error> {
         let stream = session.open(&request.encode())?;
         let event = next(session)?;
@@ -38,7 +39,7 @@ impl Client {
         let proof = loopback::proof(&keys.identity, &server, &nonce);
         session.message(stream, &Message::Proof { nonce, proof }.encode())?;
         session.flush()?;
-        // What follows is the answer to the request, or a refusal.
+        // The answer to the request follows, or a refusal.
         match next(session)? {
             SessionEvent::Data { .. } => Err(Violation::Unexpected("data before any message").into()),
             SessionEvent::Message { bytes, stream: on } => match Message::decode(&bytes)? {
@@ -55,7 +56,8 @@ impl Client {
         }
     }
 
-    /// Whether the next connection has to be encrypted, because the server on this machine is another user's.
+    /// Makes later connections encrypted if this error says that the server on this machine is another user's. Returns true
+    /// the first time only, so that nobody tries again for ever.
     pub(super) fn has_to_encrypt(&self, error: &Error) -> bool {
         let refused = matches!(error, Error::Refused(_, reason) if reason.remedy() == Some(&Remedy::Encrypt));
         let can = matches!(self.options.security, Security::Remote(_));
@@ -63,7 +65,7 @@ impl Client {
     }
 }
 
-/// The next event that is more than a word about work.
+/// The next event other than a report of work.
 fn next(session: &mut Session) -> Result<SessionEvent, Error> {
     loop {
         match session.receive()? {

@@ -1,4 +1,4 @@
-//! A server that offers something else than was asked for.
+//! A server that offers other things than the client asked for.
 
 use std::fs;
 use std::net::TcpListener;
@@ -156,8 +156,8 @@ fn an_account_that_does_not_add_up_is_no_success() {
     }
 }
 
-/// What a client sends to a receiver that says it has the first block of a file of two, whose first one holds `theirs`: true
-/// for bytes, false if it gives up.
+/// Puts a file of two blocks to a receiver that says it has the first one, full of the byte `theirs`. Returns whether the client
+/// sends more; false if it aborts the file.
 fn goes_on(theirs: u8, change: impl FnOnce(&mut PutOptions)) -> bool {
     let from = tempfile::tempdir().unwrap();
     let file = from.path().join("file");

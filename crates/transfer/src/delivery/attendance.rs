@@ -1,12 +1,12 @@
-//! Clients that may still hear what their transfer to a sink has come to.
+//! Sessions whose clients may still learn, and confirm, the result of their transfer to a sink.
 
 use std::sync::Arc;
 
 use super::Deliveries;
 use crate::message::TransferId;
 
-/// A session for a transfer, as long as it lasts or until its client asks for something else: its client may hear what the
-/// transfer has come to.
+/// One session of a transfer. Until it ends, or its client makes another request, the client may confirm the transfer's
+/// result, and other transfers of the same content wait for that.
 #[derive(Debug)]
 pub(crate) struct Attendance {
     deliveries: Arc<Deliveries>,
@@ -20,12 +20,13 @@ impl Attendance {
         Self { deliveries: deliveries.clone(), id, waits: true }
     }
 
-    /// Notes that the client knows what it was told.
+    /// Notes that the client has confirmed the result that it was told.
     pub(crate) fn heard(&self) {
         self.deliveries.heard(self.id);
     }
 
-    /// Nobody is to wait any more until this client has heard. A session that goes on to another request would wait for itself.
+    /// Lets other transfers of the same content wait no longer for this client. A session calls this before its next request,
+    /// which may be for the same content: it would wait for itself.
     pub(crate) fn let_others_go_on(&mut self) {
         if !std::mem::replace(&mut self.waits, false) {
             return;

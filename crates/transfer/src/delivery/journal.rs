@@ -1,8 +1,9 @@
 //! The record on disk of deliveries to sinks: for which of them the command was started, and how it ended.
 //!
-//! One file, to which records are appended. A record is synced before what it stands for becomes visible: "started" before the
-//! command is, "ended" before the receipt leaves. A last record that a power cut tore is not whole, and was not acted upon.
-//! Anything else that cannot be read is damage: what stands there is not known, so the file is neither used nor changed.
+//! One file, to which records are appended. A record is synced before its effect becomes visible: "started" before the command
+//! is started, "ended" before the receipt is sent (if the disk has room; otherwise the delivery is in doubt after a restart). A
+//! last record that a power cut left incomplete was not acted upon. Anything else that cannot be read is damage: what it said
+//! is not known, so the file is neither used nor changed.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,18 +21,20 @@ use crate::host;
 use crate::message::{MemoryId, Message, Receipt, TransferId};
 
 const MAGIC: [u8; 8] = *b"LNGRDJ01";
-/// Magic and the memory's name.
+/// Length of the file's header: the magic and the [`MemoryId`].
 const HEADER: usize = 24;
-/// Length (32 bits), kind, id, then the message, then the check.
+/// Bytes of a record before its message: the message's length (32 bits), the kind and the transfer's id. After the message
+/// comes the check.
 const BEFORE: usize = 4 + 1 + 16;
 const CHECK: usize = 16;
-/// The longest message.
+/// The longest message, in bytes.
 const LONGEST: usize = 64 << 10;
 
 /// What a record says of a transfer.
 #[derive(Clone, Debug)]
 pub(super) enum DeliveryRecord {
-    /// Its command was started, with this content. Without one nobody doubts any more whether it is to be delivered.
+    /// Its command was started, with this content; `None` once a person has had the content delivered again, so that this
+    /// transfer raises no doubt about it any more.
     Started(Option<Hash>),
     Ended(Result<Receipt, Fault>),
     /// Its command has ended well with this content, and no client has said that it knows.
@@ -45,7 +48,7 @@ pub(super) type History = Vec<(TransferId, DeliveryRecord)>;
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    /// The bytes of its whole records. What lies behind them, if `torn`, is the part of one that could not be written.
+    /// Length of the header and the whole records. If `torn`, a part of a record follows that could not be written completely.
     length: u64,
     torn: bool,
     /// Where it lies, and its name there.
@@ -66,8 +69,8 @@ const OPEN: OFlags = OFlags::RDWR.union(OFlags::APPEND).union(OFlags::CREATE).un
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 impl Journal {
-    /// Opens the journal, or makes it. `keep` are the transfers to remember; if there are more, the oldest are forgotten,
-    /// and the memory gets another name.
+    /// Opens the journal, or makes it. `keep` is the number of transfers to remember; if the file has more, the oldest are
+    /// forgotten, and the memory gets another name.
     ///
     /// # Errors
     /// Returns [`Error::Io`] with a [`DamagedJournal`] if the file is damaged or is no journal. It stays as it is.
@@ -150,7 +153,7 @@ impl Journal {
         self.torn = true;
         let written = disk::append(&self.file, &bytes).and_then(|()| disk::fdatasync(&self.file));
         if let Err(error) = written {
-            // If that fails, too, the next record has to wait for it.
+            // If that fails, too, the next `append` tries again before it writes.
             let _ = self.mend();
             return Err(error.into());
         }
@@ -158,8 +161,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes off what was written of a record that failed, as on a full disk: whoever reads the file stops there, and would
-    /// not know of the records behind it.
+    /// Truncates what was written of a record that failed, as on a full disk: a reader stops at a damaged record, and would
+    /// not see the records behind it.
     fn mend(&mut self) -> io::Result<()> {
         if self.torn {
             disk::ftruncate(&self.file, self.length)?;
@@ -169,7 +172,7 @@ impl Journal {
     }
 }
 
-/// The error of a lock that was not had.
+/// The error to report if the file could not be locked.
 fn locked(error: Errno) -> io::Error {
     match error {
         Errno::WOULDBLOCK => {
@@ -211,7 +214,7 @@ fn check(record: &[u8]) -> Hash {
 )]
 pub(crate) struct DamagedJournal(usize);
 
-/// The records of a file. The error is the place of the damage.
+/// The records of a file. The error is the offset of the damage, in bytes.
 fn read(bytes: &[u8]) -> Result<History, usize> {
     let mut history = History::new();
     if bytes.is_empty() {
@@ -266,7 +269,7 @@ fn decode(kind: u8, body: &[u8]) -> Option<DeliveryRecord> {
     })
 }
 
-/// The last record of each transfer, in the order of their first.
+/// The last record of each transfer, in the order in which the transfers first appear.
 fn latest(history: History) -> History {
     let mut places = std::collections::HashMap::new();
     let mut latest = History::new();

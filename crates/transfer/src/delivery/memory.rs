@@ -9,15 +9,15 @@ use crate::host;
 use crate::message::{MemoryId, Receipt, Refusal, TransferId};
 use crate::reason::{Reason, Remedy};
 
-/// All of it. One thread at a time has it.
+/// Everything that a server remembers of transfers to sinks. It lies behind a mutex in [`Deliveries`](super::Deliveries).
 #[derive(Debug)]
 pub(super) struct Remembered {
-    /// Changes when something is forgotten that was started.
+    /// Changes when a transfer is forgotten whose command was started.
     memory: MemoryId,
     deliveries: HashMap<TransferId, Delivery>,
     /// In the order in which they began.
     order: VecDeque<TransferId>,
-    /// Transfers that sessions are there for, each as often as there are sessions.
+    /// The transfers of open sessions. A transfer stands here once for each of its sessions.
     attended: Vec<TransferId>,
     journal: Option<Journal>,
 }
@@ -29,12 +29,13 @@ pub(super) enum Delivery {
     Arriving,
     /// The sink's command is running, with this content.
     Running(Hash),
-    /// The sink's command has ended, and whoever is to know of it knows.
+    /// The sink's command has ended, and its content is not in doubt: the command failed, a client has confirmed the receipt,
+    /// or a person has had the content delivered again.
     Ended(Result<Receipt, Fault>),
     /// The sink's command has ended well with this content, and no client has said that it knows.
     Unheard(Receipt, Hash),
-    /// The command was started, and the server ended before it did. With the content that it was started for, until
-    /// somebody has said that this is to be done again.
+    /// The command was started, and the server ended before the command did. Has the command's content, until a person has
+    /// said that this is to be delivered again.
     Unknown(Option<Hash>),
 }
 
@@ -62,16 +63,16 @@ impl From<DeliveryRecord> for Delivery {
 /// Whether a content may be given to a sink.
 #[derive(Debug)]
 pub(super) enum ContentStanding {
-    /// Nothing is open.
+    /// No earlier delivery of it is in doubt.
     Settled,
-    /// A command runs with it, or has ended, and a session is there whose client may still hear so.
+    /// A command runs with it, or has succeeded and a session is open whose client may still confirm so.
     Undecided,
     /// It may have been delivered, and nobody who asked for it knows.
     Doubted(Fault),
 }
 
 impl Remembered {
-    /// What a journal held when it was opened, the oldest first.
+    /// Begins with what the journal held when it was opened, the oldest first.
     pub(super) fn new(journal: Option<Journal>, memory: MemoryId, history: History) -> Self {
         let order = history.iter().map(|(id, _)| *id).collect();
         let deliveries = history.into_iter().map(|(id, record)| (id, record.into())).collect();
@@ -87,7 +88,7 @@ impl Remembered {
         self.deliveries.get(id)
     }
 
-    /// Begins a transfer that is not known. If there are as many as may be, forgets one.
+    /// Begins a transfer that is not known. If `most` are known already, forgets one.
     pub(super) fn begin(&mut self, id: TransferId, most: usize) {
         if self.order.len() >= most {
             self.forget_one();
@@ -96,25 +97,25 @@ impl Remembered {
         self.deliveries.insert(id, Delivery::Arriving);
     }
 
-    /// A session is there for a transfer.
+    /// Notes that a session for a transfer is open.
     pub(super) fn attend(&mut self, id: TransferId) {
         self.attended.push(id);
     }
 
-    /// One of the sessions for a transfer is there no more.
+    /// Notes that one of the sessions for a transfer has ended.
     pub(super) fn leave(&mut self, id: &TransferId) {
         if let Some(at) = self.attended.iter().position(|one| one == id) {
             self.attended.swap_remove(at);
         }
     }
 
-    /// Whether a session is there for a transfer.
+    /// Whether a session for a transfer is open.
     pub(super) fn is_attended(&self, id: &TransferId) -> bool {
         self.attended.contains(id)
     }
 
-    /// Starts a transfer's command; with `notes`, once that is on disk. From here on this transfer stands for the content,
-    /// whatever becomes of it.
+    /// Notes that a transfer's command is about to start; with `notes`, in the journal first. From here on this transfer alone
+    /// decides whether the content is in doubt: earlier doubts are settled.
     pub(super) fn start(&mut self, id: TransferId, content: Hash, notes: bool) -> std::io::Result<()> {
         if notes {
             self.note(&id, &DeliveryRecord::Started(Some(content)))?;
@@ -145,7 +146,7 @@ impl Remembered {
         self.journal.as_ref().map_or_else(String::new, Journal::name)
     }
 
-    /// All that a journal has to know, the oldest first.
+    /// The records that the journal has to hold, the oldest transfer first.
     fn history(&self) -> History {
         let of = |id: &TransferId| {
             let record = match self.deliveries.get(id)? {
@@ -160,10 +161,10 @@ impl Remembered {
         self.order.iter().filter_map(of).collect()
     }
 
-    /// Notes what a transfer has come to.
+    /// Notes the result of a transfer, in the journal if that can be written.
     pub(super) fn conclude(&mut self, id: TransferId, record: DeliveryRecord) {
         if let Err(error) = self.note(&id, &record) {
-            // After a restart somebody is asked once more than needed.
+            // After a restart the delivery is in doubt, and a person is asked without need.
             tracing::warn!(%error, journal = %self.journal_name(), "what became of a delivery cannot be noted");
         }
         self.deliveries.insert(id, record.into());
@@ -192,7 +193,7 @@ impl Remembered {
         standing
     }
 
-    /// Nobody doubts any more whether a content is to be delivered. What is not known of those transfers stays unknown.
+    /// Settles all doubts about a content. What became of the doubtful transfers themselves stays unknown.
     fn settle(&mut self, content: &Hash) {
         let settled = |(id, delivery): (&TransferId, &Delivery)| match delivery {
             Delivery::Unknown(Some(of)) if of == content => Some((*id, DeliveryRecord::Started(None))),
@@ -207,7 +208,7 @@ impl Remembered {
         }
     }
 
-    /// Forgets the oldest whose command does not run. The file forgets it when it is opened again.
+    /// Forgets the oldest transfer whose command does not run. The journal forgets it when it is opened the next time.
     fn forget_one(&mut self) {
         let runs = |id: &TransferId| matches!(self.deliveries.get(id), Some(Delivery::Running(_)));
         let Some(oldest) = self.order.iter().position(|id| !runs(id)).and_then(|at| self.order.remove(at))
@@ -222,7 +223,7 @@ impl Remembered {
 
 pub(super) fn random() -> MemoryId {
     let mut name = MemoryId::default();
-    // It only has to be another than before.
+    // The name only has to differ from earlier ones.
     let _ = host::random(&mut name);
     name
 }

@@ -1,4 +1,4 @@
-//! What a session is made of: the connection, both buffers, the rules. Used by one thread at a time; see
+//! The state of a session: the connection, both buffers, the state machine. Used by one thread at a time; see
 //! [`Session`](super::Session).
 
 use std::collections::VecDeque;
@@ -32,17 +32,17 @@ pub(super) struct Core {
     pub(super) cancel: Cancel,
     /// When a byte last went either way.
     pub(super) heard: Instant,
-    /// When the session last got on; see [`Deadlines::progress`].
+    /// When the session last made progress; see [`Deadlines::progress`].
     pub(super) activity: Arc<Activity>,
-    /// The connection is closed, by whoever it was.
+    /// The connection was taken out to be closed, by the session or by its watch thread.
     pub(super) is_gone: bool,
     /// How often the program has used the session.
     pub(super) calls: u64,
-    /// What the program does when it does not use the session, as far as it has said.
+    /// What the peer is told while the program does not use the session: the watch thread reports this phase.
     pub(super) phase: Phase,
-    /// What the peer last said that it works on.
+    /// The work that the peer last reported; `None` after progress of another kind.
     pub(super) peers_work: Option<PhaseWork>,
-    /// Payload bytes since the session last counted as getting on.
+    /// Payload bytes since payload last counted as progress.
     pub(super) uncounted: usize,
     pub(super) input: Vec<u8>,
     /// `input[parsed..filled]` is not parsed yet.
@@ -206,7 +206,7 @@ impl Core {
         }
     }
 
-    /// Looks for what the peer has done, without waiting.
+    /// Returns the peer's next event if it has arrived. Does not wait.
     ///
     /// # Errors
     /// Returns the errors of [`receive`](Self::receive).
@@ -324,8 +324,8 @@ impl Core {
         Ok(())
     }
 
-    /// Grants the peer credit for bytes that the program has taken, once they are many enough. The CREDIT frame is sent
-    /// by the next flush.
+    /// Grants the peer credit for bytes that the program has taken, once there are enough of them. The CREDIT frame is sent
+    /// by the next flush. Returns whether credit was granted.
     pub(super) fn give_credit(&mut self, stream: u16, taken: usize) -> bool {
         let socket = self.transport.socket();
         let round_trip = || linger_sys::tcp_info(socket).ok().map(|info| info.round_trip);

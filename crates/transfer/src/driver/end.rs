@@ -28,7 +28,7 @@ impl Core {
     }
 }
 
-/// In the place of a connection that is closed.
+/// Stands in for a connection that is closed: every call fails.
 struct ClosedTransport(Cancel);
 
 impl Transport for ClosedTransport {

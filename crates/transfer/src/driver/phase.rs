@@ -32,7 +32,7 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PhaseWork {
-    /// What is done.
+    /// The kind of work.
     pub phase: Phase,
     /// Bytes done.
     pub done: u64,
@@ -83,7 +83,9 @@ impl PhaseWork {
     }
 }
 
-/// When a session last got on, for other threads to see.
+/// When a session last made progress, for other threads to see.
+///
+/// Its thread counts as away during a call that does not use the session, such as one that waits for a disk; see `watch.rs`.
 #[derive(Debug)]
 pub(crate) struct Activity {
     born: Instant,
@@ -93,7 +95,7 @@ pub(crate) struct Activity {
     pub(super) works: AtomicBool,
     /// Milliseconds from `born` to when the session's thread went away; [`HERE`] if it has not.
     away_ms: AtomicU64,
-    /// What the session's thread has last turned to.
+    /// The entry that the session's thread last began to work on.
     at: Mutex<Option<RelPath>>,
 }
 
@@ -127,7 +129,7 @@ impl Activity {
         self.away_ms.store(since.map_or(HERE, |since| self.since_born(since)), Ordering::Relaxed);
     }
 
-    /// Notes what the session's thread turns to.
+    /// Notes the entry that the session's thread works on next.
     pub(crate) fn turns_to(&self, path: &RelPath) {
         *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
     }

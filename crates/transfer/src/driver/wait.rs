@@ -20,9 +20,11 @@ pub struct Deadlines {
     /// Time without one byte in either direction after which the connection counts as lost. With a longer time a
     /// session outlasts longer outages without reconnecting, and the memory of dead peers is kept longer.
     pub stall: Duration,
-    /// Time without progress after which the session ends, though the peer answers pings: without a message, content
-    /// or credit of the peer's, or a step of the work that it says it does. A shorter time frees sooner what a peer
-    /// holds that does nothing; it has to be longer than any sync of a disk.
+    /// Time without progress after which the session ends, though the peer answers pings. Progress, in either direction, is
+    /// an OPEN, MESSAGE, FINISH or CANCEL, 64 KiB of content or the end of a DATA frame; also a further step of the work
+    /// that the peer reports. PING, PONG and CREDIT are none. The bound does not apply while this side works, or while the
+    /// peer reports that it waits for its turn, a command or a source. A shorter time frees sooner what an inactive peer
+    /// holds; it has to be longer than any sync of a disk.
     pub progress: Duration,
 }
 
@@ -75,7 +77,7 @@ impl Core {
             Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),
             Err(error) => return Err(Error::io("wait for", "the connection", error)),
         };
-        // What was read ahead may be only the beginning of a frame: no hurry for the rest.
+        // If the socket is readable but holds no whole event yet, pause: the caller would spin.
         if !took && self.cancel.wait(Duration::from_millis(20).min(pause)) {
             return Err(Error::Cancelled);
         }

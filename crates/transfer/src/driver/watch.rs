@@ -1,12 +1,12 @@
-//! Speaks for a session whose thread is away.
+//! A watch thread that speaks for a session whose own thread is away.
 //!
 //! What a thread does between two calls of its session may take long, and may never end: an open on NFS, a read of a
-//! dying disk, a sync. No call of the system can be ended from outside while it waits for a disk, and nobody knows
-//! beforehand which call it will be. So no call can be chosen to run in another thread. Instead a thread beside the
-//! session looks four times a second whether the session was used. If it was not, this thread takes its part, as the monitor of Go's
-//! scheduler takes the processor of a thread that is stuck in a system call: it tells the peer what is waited for, and
-//! looks whether the peer has left or somebody asks for the end. Then it gives the session's own thread a moment to come
-//! back, closes the connection, and leaves that thread behind.
+//! dying disk, a sync. No system call can be ended from outside while it waits for a disk, and nobody knows beforehand
+//! which call will do so. So no call can be chosen to run in another thread. Instead a watch thread looks four times a
+//! second whether the session was used. If it was not, the watch thread takes over, as the monitor of Go's scheduler
+//! takes the processor of a thread that is stuck in a system call: it tells the peer that this side waits, and looks whether
+//! the peer has left or a stop was requested. If so, it gives the session's own thread a moment to come back, closes the
+//! connection, and leaves that thread behind.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,11 +44,11 @@ impl Drop for Watch {
 }
 
 impl Session {
-    /// Has a thread speak for this session whenever its own is away. `left` is called if that one is left behind; the
-    /// connection is not this session's any more then.
+    /// Starts a watch thread, which speaks for this session whenever the session's own thread is away. `left` is called if
+    /// that thread is left behind: the session has lost its connection then.
     pub(crate) fn watch(&mut self, left: impl FnOnce() + Send + 'static) {
         if host::simulated().is_some() {
-            // Its clock stands still while a thread computes, and nothing there is slow by itself.
+            // A simulation's clock stands still while a thread computes, and no call there is slow by itself.
             return;
         }
         let (core, over) = (self.core.clone(), Arc::new(AtomicBool::new(false)));
@@ -64,7 +64,7 @@ impl Session {
 
 fn watch(core: &Mutex<Core>, over: &AtomicBool, left: impl FnOnce()) {
     let (mut calls, mut since) = (0, Instant::now());
-    // When the session was found to be at its end.
+    // When the watch thread found that the session has to end.
     let mut ends: Option<Instant> = None;
     loop {
         thread::park_timeout(if ends.is_some() { MOMENT / 4 } else { BEAT });
@@ -73,7 +73,7 @@ fn watch(core: &Mutex<Core>, over: &AtomicBool, left: impl FnOnce()) {
         }
         let mut core = match core.try_lock() {
             Ok(core) => core,
-            // The session's thread is in a call, and hears everything itself.
+            // The session's thread is in a call of the session, and hears everything itself.
             Err(TryLockError::WouldBlock) => {
                 ends = None;
                 continue;
@@ -122,7 +122,7 @@ impl Core {
         // Nothing may come into the middle of a frame.
         if self.unfinished == 0 && !self.torn && self.output.len() < BUFFER {
             if self.version < 2 {
-                // It would not understand more.
+                // Version 1 of the protocol has no WORK.
                 self.control(FrameKind::Ping, 0, 0);
             } else {
                 let payload = PhaseWork::new(self.phase, 0, 0).encode();
@@ -148,7 +148,7 @@ impl Core {
     }
 }
 
-/// Whether the peer will send nothing more: each side does so after its goodbye alone.
+/// Whether the peer has sent its FIN, or the connection is broken. A peer sends its FIN only after its goodbye.
 pub(super) fn has_left(socket: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
     let found = rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::host;
 use crate::wire::{FrameKind, Header};
 
-/// Payload that counts as a step: a peer that drips single bytes does not get on.
+/// Payload bytes that count as progress, as the end of a DATA frame does: single bytes of a long frame do not.
 const STEP: usize = 64 << 10;
 
 impl Core {
@@ -18,7 +18,7 @@ impl Core {
     /// Returns the errors of [`flush`](Self::flush).
     pub(super) fn works(&mut self, work: PhaseWork) -> Result<(), Error> {
         if self.version < 2 {
-            // It would not understand; so much it does.
+            // Version 1 of the protocol has no WORK. A ping at least shows that this side is alive.
             return self.ping();
         }
         let aside = self.aside();
@@ -28,12 +28,12 @@ impl Core {
         self.flush()
     }
 
-    /// The session's own measure, for whoever gives out places.
+    /// When this session last made progress, for the server's decision on which session has to make room for another.
     pub(super) fn activity(&self) -> std::sync::Arc<Activity> {
         self.activity.clone()
     }
 
-    /// Marks the begin and the end of this side's own work, for which the peer is not to blame.
+    /// Marks the begin and the end of this side's own work, during which the session does not count as idle.
     pub(super) fn set_working(&mut self, works: bool) {
         self.activity.works.store(works, Ordering::Relaxed);
         self.activity.got_on(host::now());
@@ -43,7 +43,7 @@ impl Core {
     /// Notes a frame of the peer's, before it is judged further.
     pub(super) fn frame_came(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), Error> {
         match kind {
-            // Credit is bounded by what was sent, but can be given a byte at a time.
+            // No progress: pings cost nothing, and credit can be given a byte at a time. DATA counts in `payload_went`.
             FrameKind::Ping | FrameKind::Pong | FrameKind::Credit | FrameKind::Data => {}
             FrameKind::Work => {
                 let work = PhaseWork::decode(payload)?;
@@ -59,7 +59,8 @@ impl Core {
         Ok(())
     }
 
-    /// Notes payload that went either way. A long frame that drips does not count before it has moved on.
+    /// Notes payload that went either way. It counts as progress after every [`STEP`] bytes, and at the end of a frame
+    /// (`ends`).
     pub(super) fn payload_went(&mut self, bytes: usize, ends: bool) {
         self.uncounted += bytes;
         if self.uncounted >= STEP || ends {
@@ -69,7 +70,7 @@ impl Core {
         }
     }
 
-    /// Whether the peer does what has no bound of ours: it waits for its turn, for a command with a bound of its own,
+    /// Whether the peer may be without progress for any time: it waits for its turn, for a command with a bound of its own,
     /// or for a source that gives nothing.
     pub(super) fn peer_may_rest(&self) -> bool {
         self.peers_work

@@ -8,11 +8,11 @@ use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 /// `FS_IOC_GETVERSION` of linux/fs.h.
 const GET_VERSION: Opcode = opcode::read::<c_long>(b'v', 1);
 
-/// The generation of a file's inode: another one each time that the inode is used for a new file. `None` where the file
-/// system has none, as tmpfs.
+/// The generation of a file's inode: it changes each time that the inode is used for a new file. `None` if the file system
+/// has no generations, as tmpfs.
 pub(crate) fn generation(file: impl AsFd) -> Option<u64> {
-    // File systems write an `int` (`ext4_ioctl`, `xfs_file_ioctl`, `btrfs_ioctl`), FUSE as much as the number states, a
-    // `long`: there is room for either, and what is not written stays 0.
+    // File systems write an `int` (`ext4_ioctl`, `xfs_file_ioctl`, `btrfs_ioctl`); FUSE writes the size that the request's
+    // number states, a `long`. There is room for either, and bytes that are not written stay 0.
     let mut generation = 0u64;
     // SAFETY: the number is that of a request that writes a `long` at most; `generation` is at least that long, and every
     // pattern of bits is a value of it.

@@ -262,7 +262,7 @@ impl Reader<'_> {
             verify: self.flag()?,
             dry_run: self.flag()?,
             durability: match self.durability()? {
-                // Nobody can ask for it.
+                // These describe what was done. A request cannot ask for them.
                 Durability::Handed | Durability::FileSystem => return Err(self.malformed()),
                 asked => asked,
             },

@@ -44,9 +44,10 @@ pub enum Refusal {
     Exists,
     /// No such file or directory.
     NotFound,
-    /// The name or the link is not allowed: it would lead outside, or is no valid name.
+    /// The name or the link is not allowed (it would lead outside, or is no valid name), or this client or the process has no
+    /// permission.
     Forbidden,
-    /// The receiver shares for reading only.
+    /// The receiver shares for reading only, or the file system is mounted so.
     ReadOnly,
     /// The disk or the quota is full, or a size limit was reached.
     NoSpace,
@@ -54,9 +55,10 @@ pub enum Refusal {
     Corrupt,
     /// The source could not be read, or changed while it was read.
     Source,
-    /// The same file is being received by another session, or there are too many; worth trying again.
+    /// Another session receives the same file, a sink's command still runs, or there are too many requests; worth trying
+    /// again.
     Busy,
-    /// A sink's or source's command failed.
+    /// A sink's or source's command failed, or nobody knows whether it ran.
     Command,
     /// Nobody wanted it: a rule that was asked for leaves it out, and that is no failure.
     Skipped,
@@ -71,7 +73,7 @@ pub enum IfExists {
     /// The file is not delivered.
     #[default]
     Fail,
-    /// The new content takes its place, all at once.
+    /// The new content takes its place, atomically.
     Replace,
     /// What is there stays, and that is no failure.
     Skip,
@@ -88,9 +90,9 @@ pub enum Kind {
     File,
     /// A directory.
     Directory,
-    /// A symbolic link that stays inside the tree.
+    /// A symbolic link. Only a link that stays inside the tree is transferred.
     Link,
-    /// Bytes of unknown length.
+    /// Bytes of unknown length. In a listing, also anything else, such as a device or a socket.
     Pipe,
 }
 
@@ -106,7 +108,7 @@ impl Kind {
     }
 }
 
-/// Seconds and nanoseconds since 1970.
+/// Seconds and nanoseconds since 1970-01-01 00:00 UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(clippy::exhaustive_structs)]
 pub struct Time {
@@ -124,7 +126,7 @@ pub struct Item {
     pub name: Untrusted,
     /// What it is.
     pub kind: Kind,
-    /// Bytes of a file.
+    /// The length of a file in bytes; 0 for anything else.
     pub size: u64,
     /// Permission bits.
     pub mode: u32,

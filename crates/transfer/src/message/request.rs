@@ -23,7 +23,7 @@ pub(crate) enum Operation {
     },
 }
 
-/// Wants to send.
+/// The client wants to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Put {
     /// The destination as typed: a directory into which it is put, or the new name.
@@ -38,8 +38,8 @@ pub(crate) struct Put {
     pub(crate) id: TransferId,
     /// An earlier session of the same transfer was cut.
     pub(crate) again: bool,
-    /// An earlier session has sent something completely, so its command may have run already: what the receiver's
-    /// memory was then.
+    /// Set if an earlier session has sent its content completely, so that the sink's command may have run already: the name
+    /// of the receiver's memory in that session.
     pub(crate) sent: Option<MemoryId>,
     pub(crate) options: Options,
     /// The modes were chosen by a person: the receiver's umask does not change them.
@@ -48,7 +48,7 @@ pub(crate) struct Put {
     pub(crate) anew: bool,
 }
 
-/// Wants to receive.
+/// The client wants to receive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Get {
     pub(crate) path: RelPath,
@@ -59,7 +59,7 @@ pub(crate) struct Get {
     /// Bytes a second the sender is to keep to; 0 for no limit.
     pub(crate) limit: u64,
     pub(crate) options: Options,
-    /// What the sender makes of links, of special files and of files that grow.
+    /// What the sender does with links, special files and files that grow.
     pub(crate) selection: Selection,
 }
 

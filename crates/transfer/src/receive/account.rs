@@ -62,7 +62,7 @@ pub(crate) struct Announced {
 }
 
 impl Default for Announced {
-    /// One file, as for a sink.
+    /// A single file at the top, as for a sink.
     fn default() -> Self {
         Self { path: RelPath::root(), kind: Kind::File, target: Vec::new(), by_blocks: false }
     }

@@ -58,7 +58,7 @@ impl Receiver<'_> {
             }
         }
         (self.observe)(Progress::Moved { bytes: length as u64 });
-        // The block is complete, and waits for its chaining value.
+        // With `verify`, a complete block waits for its chaining value; see `sum`.
         if !self.options.verify && self.arriving.bytes() == BLOCK {
             self.store_block(Sum::default())?;
         }
@@ -141,7 +141,7 @@ impl Receiver<'_> {
         self.stored(stored)
     }
 
-    /// Notes that a block was written, or could not be written.
+    /// Handles the result of writing a block: gives the file up, or tells the sender of a pipe what it need not keep.
     fn stored(&mut self, stored: Result<(), Fault>) -> Result<(), Error> {
         if let Err(fault) = stored {
             return self.fail_current(fault);

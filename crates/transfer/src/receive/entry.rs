@@ -199,7 +199,7 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// The hash of what is here, if anything is. Reading it may take long.
+    /// The hash of what is here, if anything is; zeros if it need not be compared ([`Here::Same`]). Reading may take long.
     fn hash_of(&mut self, here: Here, entry: &TreeEntry) -> Result<Result<Option<Hash>, Fault>, Error> {
         let file = match here {
             Here::Nothing => return Ok(Ok(None)),

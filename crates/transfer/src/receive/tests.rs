@@ -147,8 +147,8 @@ fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
         }
         // A receiver that refuses closes before the end of the script, so that this fails.
         let _ = socket.write_all(&bytes);
-        // Who has said all waits for the account. A sender that leaves while a command runs, or a disk is waited for, has
-        // cut the session.
+        // A sender that has sent its Total waits for Done. One that leaves while the receiver runs a command or waits for its
+        // disk has cut the session.
         if matches!(script.last(), Some(Say(Message::Total { .. }))) {
             await_message(&heard, |said| matches!(said, Message::Done { .. }));
         }

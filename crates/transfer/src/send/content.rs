@@ -19,11 +19,11 @@ use crate::reason::{Reason, Remedy};
 use crate::root::read_full;
 use crate::walk::token;
 
-/// Payload bytes of a frame. Fewer frames mean fewer wake-ups at both ends; two fit into half of the smallest window,
+/// Payload bytes of a frame. Fewer frames mean fewer wake-ups at both ends; two fit into half of the default window (2 MiB),
 /// so that one is in transit while the other is read.
 const FRAME: usize = 512 << 10;
 
-/// The most blocks that one Hole message stands for: a tenth of a second's hashing.
+/// The most blocks that one Hole message stands for, unless the file is hashed by blocks: a tenth of a second's hashing.
 const HOLE: u64 = 256;
 
 /// The result of reading a block.
@@ -188,7 +188,7 @@ impl Sender<'_, '_> {
                         }
                         filled
                     }
-                    // Not every file system can.
+                    // Not every file system supports splice(2).
                     Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
                         fast = None;
                         continue;
@@ -231,8 +231,8 @@ impl Sender<'_, '_> {
     }
 
     /// Whether the file still has the content that was announced. Compares tokens, which include the ctime: a program
-    /// can set the length and the modification time, but not the ctime. A file that is sent live may change beyond its
-    /// announced length.
+    /// can set the length and the modification time, but not the ctime. Always true of a file that is sent live, which may
+    /// grow.
     fn is_unchanged(&self, entry: &TreeEntry, file: BorrowedFd<'_>) -> bool {
         self.is_live()
             || rustix::fs::fstat(file).is_ok_and(|stat| token(file, &stat, &entry.path) == entry.token)
@@ -247,8 +247,8 @@ impl Sender<'_, '_> {
         matches!(&self.outgoing.source, Source::Tree(walk) if walk.rereads())
     }
 
-    /// Whether the file begins with the blocks that the receiver has. Without hashes, they cannot be compared. Gives the file
-    /// back.
+    /// Whether the file begins with the blocks that the receiver has. Without hashes they cannot be compared, which counts as
+    /// no. Gives the file back.
     pub(super) fn begins_with(
         &mut self,
         entry: &TreeEntry,

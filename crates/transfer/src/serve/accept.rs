@@ -105,7 +105,7 @@ impl Server {
         })
     }
 
-    /// Lets whoever has not asked for anything go.
+    /// Accepts no more connections, and ends those that have not made a request.
     fn accept_no_more(&self) {
         self.last.cancel();
         self.lobby.clear();

@@ -1,4 +1,4 @@
-//! Clients over loopback that do not encrypt: only those of the same user are served.
+//! Who a client is and what it may do. Over loopback without encryption, only clients of the same user are served.
 
 use super::{Server, Visitor};
 use crate::driver::{Session, SessionEvent};
@@ -15,8 +15,8 @@ use crate::walk::{Patterns, Walk, WalkedEntry};
 use crate::wire::Violation;
 
 impl Server {
-    /// The rights of a client. A client over loopback has to prove first that it has this server's key, before its
-    /// request is read.
+    /// The rights of a client. A client over loopback has to prove first that it has this server's key: its request is
+    /// carried out only then.
     pub(super) fn authenticate(
         &self,
         session: &mut Session,

@@ -1,4 +1,4 @@
-//! How many requests a server serves, where it serves a number of them only.
+//! Counts the requests of a server that serves a limited number of them (`share --once`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -74,7 +74,7 @@ impl RequestCount {
         state.ended >= state.most
     }
 
-    /// For how long a client that was cut is still waited for; `None` if nobody is.
+    /// How long to wait still for a client that was cut; `None` if there is none to wait for.
     pub(super) fn waits(&self, now: Instant) -> Option<Duration> {
         let _ = rustix::io::read(&self.changed, &mut [0; 8]);
         self.state().patient_until.map(|until| until.saturating_duration_since(now))

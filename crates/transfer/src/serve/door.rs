@@ -16,7 +16,7 @@ pub enum PeerAddress {
     Tcp(SocketAddr),
     /// A user of this machine, over a unix socket.
     Unix {
-        /// The user's number.
+        /// The user's id.
         uid: u32,
     },
 }
@@ -30,7 +30,7 @@ impl PeerAddress {
         }
     }
 
-    /// With whom this peer shares its places.
+    /// The group of peers with which this one shares the limits on connections and requests.
     pub(super) fn group(&self) -> PeerGroup {
         match self {
             Self::Tcp(address) => PeerGroup::network(address.ip()),
@@ -48,7 +48,7 @@ impl fmt::Display for PeerAddress {
     }
 }
 
-/// What of a peer it cannot choose freely, so that places are shared by it.
+/// The part of a peer's address that the peer cannot choose freely: limits on connections and requests hold for each group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum PeerGroup {
     /// The whole IPv4 address, or the first 64 bits of an IPv6 address.
@@ -101,7 +101,7 @@ impl Door<'_> {
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
-                // Only this connection is concerned.
+                // This is an error of one connection, not of the listener.
                 let uid = unix::peer_user(&stream).map_err(|_| io::ErrorKind::ConnectionAborted)?;
                 Ok(NewConnection::Unix(stream, uid))
             }

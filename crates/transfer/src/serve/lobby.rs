@@ -9,7 +9,7 @@ use crate::cancel::Cancel;
 /// The largest number of connections without a request. One more ends another: a client that wants something sends its
 /// request within a round trip or two.
 pub(super) const MOST: usize = 256;
-/// The largest number of them from one address. One bundle of a client has up to 16.
+/// The largest number of them from one group of addresses. One bundle of a client has up to 16 connections.
 pub(super) const EACH: usize = 64;
 
 /// The connections without a request, the oldest first.
@@ -21,14 +21,14 @@ struct Guest {
     number: u64,
     group: PeerGroup,
     cancel: Cancel,
-    /// It has begun a handshake as a client would.
+    /// It has sent a whole TLS ClientHello, as a client would.
     has_begun: bool,
 }
 
 impl Lobby {
-    /// Notes a new connection. If there are too many, ends one of the same address, or of the address that has the most: the
-    /// oldest one that has not even begun a handshake, if there is one. Otherwise a crowd that only connects would end the
-    /// handshakes of known clients faster than these can be done.
+    /// Notes a new connection. If there are too many, ends the oldest of the same address, or of the address that has the most;
+    /// a connection that has not begun a handshake before one that has. Otherwise a crowd that only connects would end the
+    /// handshakes of known clients before these are done.
     pub(super) fn enter(&self, number: u64, group: PeerGroup, cancel: Cancel) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let chosen = if waiting.iter().filter(|guest| guest.group == group).count() >= EACH {
@@ -48,7 +48,7 @@ impl Lobby {
         waiting.push_back(Guest { number, group, cancel, has_begun: false });
     }
 
-    /// Notes that a connection has begun a handshake as a client would.
+    /// Notes that a connection has sent a whole TLS ClientHello.
     pub(super) fn has_begun(&self, number: u64) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(guest) = waiting.iter_mut().find(|guest| guest.number == number) {

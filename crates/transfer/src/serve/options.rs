@@ -41,7 +41,7 @@ pub struct ShareOptions {
     pub memory: Option<PathBuf>,
     /// How long a session may make no progress while another client waits for its place.
     pub idle: Duration,
-    /// How long a session may be silent.
+    /// How long a session may be silent, and without progress.
     pub deadlines: Deadlines,
     /// Bounds of every close.
     pub policy: linger::Policy,

@@ -36,7 +36,7 @@ struct World<'a> {
 }
 
 impl Server {
-    /// Answers requests until the peer says goodbye.
+    /// Answers requests until the peer says goodbye, or until a get is answered.
     pub(super) fn requests(
         &self,
         session: &mut Session,
@@ -47,7 +47,7 @@ impl Server {
     ) -> Result<(), Error> {
         let peer = served.peer;
         let mut rights = Rights::default();
-        // Transfers to sinks of which this client's goodbye says that it knows their outcome.
+        // The transfers to sinks whose outcome this session has told: the client's goodbye confirms that it knows.
         let mut attends = Vec::new();
         loop {
             match session.receive()? {
@@ -106,7 +106,7 @@ impl Server {
                     }
                     attends.iter().for_each(Attendance::heard);
                     if session.answers_goodbyes() {
-                        // A client that is gone by now says its goodbye again, and hears then.
+                        // A client that is gone by now reconnects to say goodbye again, and gets the answer then.
                         let _ = session.goodbye(0, "");
                     }
                     return Ok(());
@@ -138,7 +138,7 @@ impl Server {
         self.refuse(session, stream, fault)
     }
 
-    /// Refuses the whole request. The reason reaches the peer before the end of the stream.
+    /// Refuses the whole request, and returns the refusal as an error. The peer gets the reason before the end of the stream.
     pub(super) fn refuse(
         &self,
         session: &mut Session,
@@ -314,7 +314,7 @@ fn item(name: &[u8], stat: &rustix::fs::Stat) -> Item {
     Item { name: name.into(), kind, size, mode: stat.st_mode & 0o7777, mtime: mtime(stat) }
 }
 
-/// A put in words. Into the shared directory itself goes what its own name says, not a file named `.`.
+/// A put in words. A put into the shared directory itself is shown with the name that the content gets there, not as `.`.
 fn told(put: &Put) -> String {
     let path = base(&put.path, put.into, &put.name).unwrap_or(put.path.clone());
     format!("put {}", wanted(put.sink.as_deref(), &path))

@@ -48,8 +48,8 @@ impl Slots {
         Self { most: most.max(1), has_known, idle, state: Mutex::default() }
     }
 
-    /// Takes a place. Returns false if there is none for this client; then a session that has made no progress for long
-    /// is ended.
+    /// Takes a place. Returns false if there is none for this client; then the session that has made no progress for
+    /// longest is ended, if that is `idle` at least.
     pub(super) fn take(&self, asks: &TakenSlot, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = &mut state.taken;
@@ -71,7 +71,7 @@ impl Slots {
             state.waiting.retain(|(number, _)| *number != asks.number);
             return true;
         }
-        // Only the end of a session whose place this client could have: one of its own address if that has its full
+        // A session is ended only if this client could have its place: one of its own address if that has its full
         // share, otherwise one of a client without a known key; for a client with a known key, any.
         let serves = |other: &&TakenSlot| {
             if asks.stranger.is_some() && of_its_address >= each { same(other) } else { rival(other) }

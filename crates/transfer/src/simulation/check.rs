@@ -209,7 +209,7 @@ pub(super) fn after_first(
     names(schedule, &found, is_done)
         .map_err(|told| format!("{told}; the client says {:?}", ended.map(EndedClient::status)))?;
     if !world.state.borrow().fell {
-        // What ended in the middle is tidied up by the next session.
+        // A process that ended in the middle leaves files behind, which the next session removes.
         leftovers(&found, false)?;
     }
     if is_done && schedule.to_disk {
@@ -274,7 +274,7 @@ pub(super) fn after_asking(
 ) -> Result<(), String> {
     let state = world.state.borrow();
     if ended.is_some_and(|ended| ended.second.is_some()) {
-        // Whose command it was cannot be told here.
+        // It is not known here which client's command it was.
         return Ok(());
     }
     let outcome = state.commands[..commands].first().map(|command| command.outcome);
@@ -282,8 +282,8 @@ pub(super) fn after_asking(
     let is_true = match answer {
         Ok(()) => outcome == Some(Some(true)) && status != Some(1),
         Err(Error::Refused(Refusal::NotFound, _)) => outcome.is_none() && status != Some(0),
-        // Nobody can know: it may even be that it was noted and then not started. A server doubts only what it was started anew
-        // after; what a client knows, only if there was no room to note it.
+        // Nobody can know: the command may even have been noted and then not started. A server is in doubt only after a
+        // restart; about a transfer whose receipt a client has, only if the disk had no room to note the command's end.
         Err(Error::Refused(Refusal::Command, why)) if why.remedy() == Some(&Remedy::LookBeforeSending) => {
             state.fell && (status != Some(0) || state.was_full)
         }
@@ -298,8 +298,8 @@ pub(super) fn after_asking(
     ))
 }
 
-/// Checks that the same content, put in peace to the same sink, starts its command once if somebody has said so (`anew`), not
-/// at all if it may have been done and nobody knows (`open`), and at most once otherwise.
+/// Checks a put of the same content to the same sink, without faults: it starts the command once if the user says so (`anew`),
+/// not at all if the command may have run and nobody knows (`open`), and at most once otherwise.
 pub(super) fn after_printing_again(
     world: &SimulatedWorld,
     (first, ended): (Option<&EndedClient>, Option<&EndedClient>),
@@ -312,8 +312,8 @@ pub(super) fn after_printing_again(
     }
     let started = &state.commands[before..];
     let status = ended.map(EndedClient::status);
-    // What a server does not know any more, or what it has not heard, it doubts. But a client that has the receipt says so until
-    // it is heard: two cuts do not keep the server from knowing.
+    // A server is in doubt if it has forgotten the result, or if no client has confirmed the receipt. A client that has the
+    // receipt repeats its goodbye until that arrives: two cuts do not keep the server from knowing.
     let has_heard = first.is_some_and(|first| first.status() == 0) && state.happened <= 2 && !state.gave_up;
     let may_doubt = state.fell || state.was_full || (before > 0 && state.happened > 0 && !has_heard);
     let is_right = match (anew, started) {

@@ -1,4 +1,4 @@
-//! Runs a schedule: the server, the client with all events, and then others in peace. [`turns`] lets them run.
+//! Runs a schedule: the server, the client with all events, and then further clients without faults. [`turns`] lets them run.
 
 mod turns;
 
@@ -94,7 +94,8 @@ impl Runner {
         stand_in(None);
     }
 
-    /// Runs the client with all events, and then a second time without any.
+    /// Runs the client with all events, and then further clients without any: one that transfers the same, or, for a sink, some
+    /// that ask and put again.
     fn both(
         &mut self,
         schedule: &Schedule,
@@ -145,7 +146,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Puts the same once more: by itself, and then with the user's word. Returns how many commands the first of them started.
+    /// Puts the same content twice more: without `--again`, then with it. Returns how many commands the first of these puts
+    /// started.
     fn print_again(
         &mut self,
         schedule: &Schedule,

@@ -20,7 +20,7 @@ pub(super) fn options() -> ClientOptions {
     ClientOptions { security: Security::Never, ..ClientOptions::default() }
 }
 
-/// What the client does in its process; with `anew`, although its command may have run.
+/// What the client does in its process. With `anew`, a sink's command is to run although it may have run before.
 pub(super) fn transfer(base: &Path, schedule: &Schedule, anew: bool) -> ClientResult {
     let client = match Client::new("simulated", 1, options()) {
         Ok(client) => client,

@@ -40,7 +40,7 @@ impl Timeline {
         }
     }
 
-    /// Takes what the client reports. Each session of a `get` confirms again what is there. Says what is wrong with it.
+    /// Takes what the client reports. Each session of a `get` confirms again what is there. Returns what is wrong, if anything.
     pub(super) fn see(&mut self, progress: &Progress, is_get: bool, now: Duration) -> Option<String> {
         match progress {
             Progress::Connected { .. } if is_get => self.confirmed = 0,
@@ -89,7 +89,7 @@ impl Timeline {
         now.saturating_sub(since).saturating_sub(open)
     }
 
-    /// Says what is wrong with it that the client has given up now. Only a client that has had a connection tries again.
+    /// Returns why it is wrong that the client gives up now, if it is. Only a client that has had a connection tries again.
     pub(super) fn gives_up(&self, now: Duration) -> Option<String> {
         let Retry { longest, patience, .. } = Retry::default();
         let in_vain = self.in_vain(now);

@@ -31,7 +31,7 @@ impl Schedule {
         };
         let to_disk = !random.once_in(4);
         let mut events: Vec<_> = (0..random.below(5)).map(|_| event(&mut random, scenario)).collect();
-        // Drawn apart, so that a seed has the same other events as before there were these.
+        // From a generator of their own, so that the other events of a seed do not depend on these.
         let mut random = Random::new(seed ^ 0x0067_6976_6573_7570);
         if random.once_in(if scenario == Scenario::Sink { 2 } else { 16 }) {
             events.push(ScheduledEvent::GiveUp { step: 1 + random.below(100) as u32 });

@@ -74,9 +74,10 @@ pub(super) struct SimulatedState {
     pub(super) restarts: Option<Duration>,
     pub(super) boots: [u64; 2],
     pub(super) commands: Vec<Command>,
-    /// So many of the commands, from the first, are known to a client, or somebody has said that it is to be done again.
+    /// The first so many commands are settled: a client knows their results, or a person has said that the content is to be
+    /// delivered again.
     pub(super) known: usize,
-    /// Somebody says that it is to be done again.
+    /// The user says that the content is to be delivered again (`--again`).
     pub(super) anew: bool,
     /// The results of the server's sessions, with the numbers of their connections.
     pub(super) served: Vec<(usize, Served)>,
@@ -97,11 +98,11 @@ pub(super) struct SimulatedState {
     pub(super) gave_up: bool,
     /// The same, until that is acted upon.
     pub(super) gave_up_now: bool,
-    /// So many calls more find no room on the disk.
+    /// How many more calls find no room on the disk.
     pub(super) full: u32,
     /// The disk was full for a while.
     pub(super) was_full: bool,
-    /// Of the client that runs.
+    /// The attempts of the client that runs.
     pub(super) timeline: Timeline,
 }
 

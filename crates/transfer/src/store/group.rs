@@ -31,10 +31,11 @@ pub(super) struct Landed {
     pub(super) by_blocks: bool,
 }
 
-/// The most files, and bytes, that one syncfs(2) makes durable together.
+/// The most files that one syncfs(2) makes durable together.
 const GROUP: usize = 256;
 /// Up to this many files, each gets an fsync(2) instead.
 const FEW: usize = 3;
+/// Once a group has this many bytes, it is made durable.
 const GROUP_BYTES: u64 = 64 << 20;
 
 impl Store<'_> {
@@ -43,7 +44,7 @@ impl Store<'_> {
         !self.group.is_empty() || !self.linked.is_empty()
     }
 
-    /// Whether the group should be confirmed now, even if more is to come.
+    /// Whether the group should be confirmed now, even if more is to come. Without durability a group has no advantage.
     pub(crate) fn is_due(&self) -> bool {
         self.group.len() + self.linked.len() >= GROUP
             || self.group_bytes >= GROUP_BYTES
@@ -89,7 +90,8 @@ impl Store<'_> {
         }))
     }
 
-    /// Renames the waiting files to their final names. Returns a receipt or a fault for each.
+    /// Renames the waiting files to their final names, and syncs their directories if durability was asked for. `synced` is the
+    /// result of [`syncer`](Self::syncer). Returns a receipt or a fault for each file and link.
     pub(crate) fn commit(&mut self, synced: Result<(), Errno>) -> Vec<Result<Receipt, (u64, Fault)>> {
         self.group_bytes = 0;
         let disk = self.options.durability == Durability::Disk;
@@ -186,12 +188,12 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Makes the directories above a file durable that was complete here already.
+    /// For a file that was complete here already: makes the directories above it durable.
     pub(crate) fn settle_above(&mut self, dest: &RelPath) -> Result<(), Fault> {
         self.sync_grown().map_err(|error| Fault::new("make durable the directories of", dest, error))
     }
 
-    /// Whether the file under the final name has the same content.
+    /// Whether the file under the final name has the same content. False if there is no hash to compare.
     fn has_same(&self, landed: &Landed) -> bool {
         let Ok((file, stat)) = self.root.file(&landed.dest) else { return false };
         landed.receipt.hash.is_some()

@@ -23,7 +23,7 @@ pub(crate) struct Landing {
     dest: RelPath,
     pub(crate) tree: Tree,
     pub(crate) opened: Option<Opened>,
-    /// The right to the file's partial file, held as long as a partial file may exist.
+    /// The claim to the file, held until it has its final name or is given up.
     claim: Option<Claim>,
 }
 
@@ -66,7 +66,7 @@ impl Store<'_> {
         Ok(landing)
     }
 
-    /// Gives a file whose first block is not written yet another name, which nothing has.
+    /// Gives the file another name, which is free. Nothing of the file may be written yet.
     pub(crate) fn rename(&mut self, landing: &mut Landing) -> Result<(), Fault> {
         landing.dest = self.another_name(&landing.entry, &landing.dest, true)?;
         Ok(())

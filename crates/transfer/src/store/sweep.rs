@@ -1,8 +1,9 @@
-//! What dead transfers have left in a work directory is removed.
+//! Removes what abandoned transfers have left in a work directory.
 //!
-//! Rule: a partial file with its log, or a temporary file, is removed once nobody has written to it for [`KEPT`], if it is
-//! this user's, if it is this program's by its log, and if no other session holds its lock. Anything else in the directory
-//! is another's, and stays. It is looked for whenever a transfer first needs the directory, and when a server starts.
+//! A partial file and its log are removed if neither was changed for [`KEPT`], both belong to this user, the log is one of this
+//! program, and no session has locked it. A temporary file is removed if it is as old, belongs to this user, and has a name
+//! that this program makes. Anything else in the directory stays. The sweep runs when a transfer first needs the directory, and
+//! when a server starts.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,10 +12,10 @@ use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 
 use crate::state::is_log;
 
-/// How long what was begun is kept for somebody to go on with it: a fortnight covers a holiday.
+/// How long a partial file is kept for a client to resume its transfer: a fortnight covers a holiday.
 pub(crate) const KEPT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// Removes from a work directory what has been dead for [`KEPT`] at `now`. Returns how many partial files that were.
+/// Removes from a work directory what was abandoned for [`KEPT`] at `now`. Returns the number of partial files among it.
 pub(crate) fn sweep(work: BorrowedFd<'_>, now: SystemTime) -> usize {
     let oldest =
         now.checked_sub(KEPT).and_then(|then| then.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
@@ -22,7 +23,7 @@ pub(crate) fn sweep(work: BorrowedFd<'_>, now: SystemTime) -> usize {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_uid == rustix::process::geteuid().as_raw()
             && stat.st_mtime < oldest.as_secs() as i64
-            // Whoever restores a backup sets old times, and has just come.
+            // A restored backup has old modification times, but a new ctime.
             && stat.st_ctime < oldest.as_secs() as i64
     };
     let Ok(dir) = Dir::read_from(work) else { return 0 };
@@ -42,7 +43,8 @@ pub(crate) fn sweep(work: BorrowedFd<'_>, now: SystemTime) -> usize {
                 Ok(stat) => is_dead(&stat),
                 Err(error) => error == rustix::io::Errno::NOENT,
             };
-            // Held until the end of this round: whoever resumes meanwhile is told that it is busy, and comes back.
+            // The lock is held until the end of this round: a session that resumes meanwhile is refused as busy, and its
+            // client tries again.
             let is_free = rustix::fs::flock(&log, FlockOperation::NonBlockingLockExclusive).is_ok();
             if is_token(token) && is_log(log.as_fd()) && is_free && part_is_dead {
                 let _ = rustix::fs::unlinkat(work, &*part, AtFlags::empty());

@@ -48,7 +48,7 @@ impl Store<'_> {
             Some(work) => work.clone(),
             None => {
                 let dir = self.root.work().map_err(fault)?;
-                // Whoever tidies up sees that it is used. Where directories cannot be locked, nobody tidies up.
+                // `Root::tidy` sees by this lock that the directory is used. Without locks for directories, it removes nothing.
                 let _ = rustix::fs::flock(&dir, FlockOperation::LockShared);
                 if !std::mem::replace(&mut self.has_swept, true) {
                     sweep(dir.as_fd(), SystemTime::now());
@@ -94,7 +94,7 @@ impl Store<'_> {
         }
     }
 
-    /// Makes a temporary file in the file system of `parent`, with `mode` less the umask.
+    /// Makes a temporary file in the file system of `parent`, with `mode` (and at least 0600) less the umask.
     ///
     /// With O_TMPFILE it has no name, leaves nothing behind when the process is killed, and costs less.
     pub(super) fn temporary(

@@ -58,7 +58,7 @@ impl Store<'_> {
         while let Some((above, _)) = path.split() {
             match self.root.directory(&above, Links::Refuse) {
                 Ok(fd) => self.grown.push(Rc::new(fd)),
-                // It is there, for it holds one that was just opened.
+                // It exists, because a directory below it was just opened.
                 Err(error) => tracing::info!(%error, "a directory cannot be synced"),
             }
             path = above;
@@ -120,7 +120,7 @@ impl Store<'_> {
         Ok(Some(mode))
     }
 
-    /// Makes a symbolic link whose target stays inside `base`. Its receipt waits for the group's.
+    /// Makes a symbolic link, if its target stays inside the tree. Its receipt is sent with those of the group.
     pub(crate) fn make_link(
         &mut self,
         entry: &TreeEntry,

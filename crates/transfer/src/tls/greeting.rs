@@ -27,7 +27,7 @@ pub(super) struct Deadline<'a> {
     pub(super) until: Instant,
     /// Interrupts the wait when it is used.
     pub(super) cancel: &'a Cancel,
-    /// Called whenever this side writes: a server does so first when the client's whole first flight is here.
+    /// Called whenever this side writes. A server first writes when the client's whole ClientHello has arrived.
     pub(super) writes: &'a dyn Fn(),
 }
 
@@ -129,7 +129,7 @@ impl Greeting<'_> {
 }
 
 pub(crate) fn cut(error: io::Error) -> Error {
-    // rustls gives errors in the peer's records this kind.
+    // `InvalidData` is the kind of rustls's errors in the peer's records.
     if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) {
         Error::Cancelled
     } else if error.kind() == io::ErrorKind::InvalidData {

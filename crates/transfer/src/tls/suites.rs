@@ -7,9 +7,9 @@ use rustls::crypto::ring::cipher_suite::{
     TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
 };
 
-/// ring. The server takes the first suite of the client's list that it has, so the client's processor decides: AES-128, not
-/// rustls's AES-256, because the key exchange (X25519) is not stronger than that either; ChaCha20 where AES has no
-/// instructions of its own.
+/// The cryptography of `ring`, with the suites in the order that suits this processor. A rustls server takes the first suite of
+/// the client's list that it supports, so the client's processor decides. AES-128 stands before rustls's first choice, AES-256,
+/// because the key exchange (X25519) is not stronger either. ChaCha20 comes first on processors without AES instructions.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384];

@@ -1,4 +1,4 @@
-//! What of a tree is left out.
+//! Patterns for the files of a tree that are left out.
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 

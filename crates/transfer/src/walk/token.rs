@@ -9,15 +9,15 @@ use crate::message::Token;
 use crate::path::RelPath;
 use crate::state::short;
 
-/// Identifies the content of an open file without reading it: by device, inode, size, mtime, ctime and the inode's
+/// Identifies the content of an open file without reading it: by its path, device, inode, size, mtime, ctime and the inode's
 /// generation. Every write changes the ctime, and no program can set it. Other changes, such as of the mode, change it,
 /// too.
 pub(crate) fn token(file: BorrowedFd<'_>, stat: &Stat, path: &RelPath) -> Token {
     identified(stat, generation(file), path)
 }
 
-/// The clock may be set back: then a file that has got the inode of a removed one may have its times as well, and its
-/// generation alone is another.
+/// The token of a file with this status. The generation matters if the clock was set back: a new file with the inode of a
+/// removed one may have the same times as well, but its generation differs.
 pub(super) fn identified(stat: &Stat, generation: Option<u64>, path: &RelPath) -> Token {
     let mut identity = b"linger-transfer source file\0".to_vec();
     for number in [

@@ -203,7 +203,7 @@ fn a_hole_that_is_not_hashed_is_one_step() {
 /// Blocks of a hole that are hashed before the session is served again.
 const PORTION: u64 = 256;
 
-/// Who hashes a long hole notices a request to stop, though nothing arrives meanwhile: after each portion of it.
+/// A receiver that hashes a long hole notices a request to stop after each portion, though nothing arrives meanwhile.
 #[test]
 fn hashing_a_hole_can_be_stopped() {
     let to = tempdir();

@@ -3,8 +3,8 @@
 use super::*;
 use crate::driver::{Phase, PhaseWork};
 
-/// Word about the sender's own work is passed on, and is nothing that is sent: the file arrives around it. Of a phase that the
-/// protocol does not have the receiver believes nothing.
+/// A sender's report of its work (WORK) is passed on, and is no part of the content that arrives around it. A phase that the
+/// protocol does not have is a violation.
 #[test]
 fn what_the_sender_says_of_its_work_is_passed_on() {
     let word = |phase: u8| {
@@ -60,8 +60,8 @@ fn what_was_not_sent_is_named() {
     }
 }
 
-/// A session that has brought everything from the start knows how many entries there were, and that there were some; one that goes
-/// on with another's knows the least.
+/// If all entries were announced in this session, the total has to be their number, and not 0; if the session continues another,
+/// at least their number.
 #[test]
 fn a_total_is_of_all_that_was_announced() {
     let one = || one_file(b"content", 7, true).into_iter().take(3).collect::<Vec<_>>();
