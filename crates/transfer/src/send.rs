@@ -102,7 +102,9 @@ impl<'s, 'a> Sender<'s, 'a> {
 
     fn send(&mut self) -> Result<(), Error> {
         // Failures to read a source are sent again in every session, and so are not counted as earlier failures.
-        self.outgoing.failed_before = self.outgoing.summary.failed - self.outgoing.problems.len() as u64;
+        // What was left out as asked is among the problems, and has not failed.
+        let unsent = self.outgoing.problems.iter().filter(|(_, refusal, _)| *refusal != Refusal::Skipped);
+        self.outgoing.failed_before = self.outgoing.summary.failed - unsent.count() as u64;
         self.await_accept()?;
         for at in 0..self.outgoing.problems.len() {
             self.say_problem(at)?;

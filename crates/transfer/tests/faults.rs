@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::proxy::{Fault, Proxy, Way};
@@ -13,6 +14,7 @@ use linger_transfer::session::Deadlines;
 use linger_transfer::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::tempdir;
 
 fn patient(port: u16) -> Client {
@@ -321,4 +323,40 @@ fn a_receiver_that_stops_reading_is_given_up() {
     let (summary, error) = put(&client, &file, "x");
     assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
     assert!(error.unwrap().to_string().contains("nothing was heard"));
+}
+
+/// What is left out as asked is told in each session, and is no earlier failure in any; what failed is one failure.
+#[test]
+fn a_cut_changes_nothing_of_what_was_left_out_or_failed() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let top = from.path().join("top");
+    fs::create_dir(&top).unwrap();
+    // The session is cut in the last file. So the walk has met a pipe before, unless the directory names all pipes last.
+    for number in 0..8 {
+        mknodat(CWD, top.join(format!("pipe-{number}")), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        fs::write(top.join(format!("file-{number}")), bytes(BLOCK / 2, number)).unwrap();
+    }
+    let mut ends = Vec::new();
+    let served = share(
+        to.path(),
+        |_| {},
+        |shared| {
+            for skip_special in [true, false] {
+                let cut = Proxy::new(shared.port, Some((Way::ToServer, 4 * BLOCK as u64 - 1000, Fault::Cut)));
+                let client = patient(cut.port);
+                let mut options = PutOptions::default();
+                options.selection.skip_special = skip_special;
+                let name = format!("skip-{skip_special}");
+                let (summary, error) =
+                    client.put(Input::Path(top.clone()), &place(&name), &options, &mut |_| {});
+                assert!(cut.done.load(Ordering::SeqCst), "the first session was cut");
+                ends.push((summary.verdict(error.as_ref()), summary.failed, summary.skipped));
+            }
+        },
+    );
+    let expected = [(ItemVerdict::Confirmed, 0, 8), (ItemVerdict::NotDelivered, 8, 0)];
+    assert_eq!(ends, expected);
+    let last = |number: usize| &served[2 * number + 1].summary;
+    assert_eq!(served.len(), 4, "{served:?}");
+    assert_eq!([(last(0).failed, last(0).skipped), (last(1).failed, last(1).skipped)], [(0, 8), (8, 0)]);
 }

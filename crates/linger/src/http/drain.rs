@@ -68,7 +68,7 @@ impl Drop for ResponseInFlight {
 /// to end the stream by itself, with `NO_ERROR` behind the response's last byte, and ignores what still arrives.
 #[derive(Debug)]
 pub(super) enum ShortEnd {
-    /// The request has no length of which it can be short, or the client has no reason to end its upload.
+    /// The request has no length of which it can be short.
     Harmless,
     /// It costs the client what the server holds of the response. `None` if nothing is known of the connection's writes.
     Fatal(Option<ResponseWrites>),

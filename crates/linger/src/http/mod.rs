@@ -29,8 +29,12 @@
 //!
 //! What no layer can change: curl ends its stream at the headers of an error response, short of the length that it has
 //! announced. h2 takes that for a malformed request (RFC 9113 section 8.1.1), resets the stream, and drops what it has not
-//! sent yet of the response. So an early error response over HTTP/2 is safe if it leaves in one write with its headers; of
-//! 30 MB curl 7.88 got about half, each of 40 times. HAProxy 2.6 does the same as a gateway.
+//! sent yet of the response, unless nobody has the request's body any more and the response is complete. So the layer lets go
+//! of a body whose length was announced as soon as the complete response has to wait for the socket or for the client's window;
+//! h2 then resets the stream behind the response, as without the layer. A response of which hyper has not got everything by
+//! then is lost with and without: of 30 MB curl 7.88 got about half, each of 40 times. HAProxy 2.6 does the same as a gateway.
+//! Whether a response waits is known of a connection that the layer [knows](Layer::of); of others it is taken to wait if it is
+//! longer than 16 KiB.
 //!
 //! A response can say for itself what its request's body is worth, and how its connection is to end:
 //!

@@ -178,15 +178,14 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
             return ResponseStep::Send(sent(response));
         }
         if self.is_http2 {
-            let sending = discard(rest.body, unread, self.short_end(status));
+            let sending = discard(rest.body, unread, self.short_end());
             return ResponseStep::Send(response.map(|body| ResponseBody::new(body, sending)));
         }
         self.keep_or_close(response, rest, unread)
     }
 
-    fn short_end(&self, status: StatusCode) -> ShortEnd {
-        // curl ends an upload at any status from 300 on (`http.c`).
-        if self.has_length && status.as_u16() >= 300 {
+    fn short_end(&self) -> ShortEnd {
+        if self.has_length {
             ShortEnd::Fatal(self.connection.as_ref().map(Connection::watch_response))
         } else {
             ShortEnd::Harmless

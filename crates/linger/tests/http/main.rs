@@ -8,6 +8,7 @@ mod clients;
 mod hostile;
 mod keep;
 mod server;
+mod short_end;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

@@ -15,7 +15,7 @@ use linger_testing::sandboxed;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use crate::server::{Kind, Server};
+use crate::server::{Kind, SHORT, Server};
 use crate::support::{LONG, RESPONSE};
 
 /// A body without an end, or one that never begins; it tells when the client's side gives it up.
@@ -45,6 +45,8 @@ impl Body for Endless {
 
 /// Uploads until the server ends the stream. Returns how much of the body was taken. The response must have
 /// come whole.
+///
+/// An upload to [`SHORTLY`] says how long it will be.
 async fn upload(server: &Server, path: &str, sends: bool) -> u64 {
     let io = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
     let (mut send, connection) =
@@ -53,10 +55,15 @@ async fn upload(server: &Server, path: &str, sends: bool) -> u64 {
     let (tell, given_up) = oneshot::channel();
     let taken = Arc::new(AtomicU64::new(0));
     let body = Endless { taken: taken.clone(), sends, _given_up: tell };
-    let request = hyper::Request::post(format!("http://t{path}")).body(body).unwrap();
-    let response = send.send_request(request).await.unwrap();
+    let mut request = hyper::Request::post(format!("http://t{path}"));
+    let is_short = path == SHORTLY;
+    if is_short {
+        request = request.header("content-length", u32::MAX);
+    }
+    let response = send.send_request(request.body(body).unwrap()).await.unwrap();
     assert_eq!(response.status(), 401);
-    assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), RESPONSE);
+    let length = response.into_body().collect().await.unwrap().to_bytes().len();
+    assert_eq!(length, if is_short { SHORT } else { RESPONSE });
     tokio::time::timeout(LONG, given_up).await.expect("the stream ends").unwrap_err();
     // The connection is as good as before.
     drop(send);
@@ -81,6 +88,22 @@ fn an_upload_without_an_end_is_discarded_up_to_the_bound() {
             let server = Server::with(Kind::Layer, unread(bytes, LONG, LONG));
             let taken = runtime.block_on(upload(&server, "/refused", true));
             assert!((bytes..bytes + WINDOWS).contains(&taken), "{taken} of {bytes}");
+        }
+    });
+}
+
+/// Its answer leaves in one write.
+const SHORTLY: &str = "/refused_shortly";
+
+/// Once the answer is in the socket nothing can be lost by holding the body of an upload whose length was told.
+#[test]
+fn an_upload_that_says_how_long_it_is_is_discarded_as_well() {
+    sandboxed(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for kind in [Kind::Layer, Kind::Serve] {
+            let server = Server::with(kind, unread(8 << 20, LONG, LONG));
+            let taken = runtime.block_on(upload(&server, SHORTLY, true));
+            assert!((8 << 20..(8 << 20) + WINDOWS).contains(&taken), "{kind:?}: {taken}");
         }
     });
 }
