@@ -95,24 +95,25 @@ impl<L, S, T> Serve<L, S, T> {
     /// Stops when this is ready, as at SIGTERM.
     ///
     /// After that no connection is accepted but those in the accept queue. Idle connections end, and others end after the
-    /// request that they are serving. Then the lingering closes are waited for. [`within`](Self::within) bounds the whole
+    /// request that they are serving, however long that takes, as with `axum::serve`. Then the lingering closes are waited for,
+    /// until 9 s after the signal, or for 1.8 s if the last request has ended later. [`within`](Self::within) bounds the whole
     /// stop.
     pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.life.signal = Some(Box::pin(signal));
         self
     }
 
-    /// How long a stop may take, lingering included. The default is 9 s, since Docker allows 10.
+    /// How long a stop may take, lingering included. Without a deadline it waits for every request.
     ///
     /// Handlers get four fifths of this time. Handlers that have not answered by then are dropped, and their connections
-    /// linger for the rest of it. Answers that [wait](Unread::wait) for their uploads wait for three fifths at most.
+    /// linger for the rest of it. Answers that [wait](Unread::wait) for their uploads wait for three fifths at most, of 9 s
+    /// without a deadline.
     ///
-    /// The graceful shutdown of `axum::serve` has no deadline: a request of any length ends, unless the supervisor kills the
-    /// process first (systemd after `TimeoutStopSec`, 90 s; Kubernetes after 30 s). If requests may take longer than seven
-    /// seconds, give the time that yours allows, less a second. [`Duration::MAX`] waits for handlers as axum does, and then for
-    /// what lingers, no longer than [`Policy::total`].
+    /// Give the time that the supervisor allows, less a second, if a client that never ends its request must not be what the
+    /// process is killed for: Docker kills after 10 s, Kubernetes after 30 s, systemd after 90 s (`TimeoutStopSec`).
+    /// [`Duration::MAX`] waits for handlers as no deadline does, and then for what lingers, no longer than [`Policy::total`].
     pub fn within(mut self, deadline: Duration) -> Self {
-        self.life.deadline = deadline;
+        self.life.deadline = Some(deadline);
         self
     }
 }

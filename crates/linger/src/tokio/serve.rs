@@ -55,20 +55,17 @@ pub struct Serve<L, H> {
 }
 
 /// The settings of a server: how its connections are closed, and how it stops.
+#[derive(Default)]
 pub(crate) struct ServerLife {
     pub(crate) policy: Policy,
     pub(crate) closer: Option<Closer>,
     pub(crate) signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    pub(crate) deadline: Duration,
+    /// `None` if handlers may take as long as they will.
+    pub(crate) deadline: Option<Duration>,
 }
 
-impl Default for ServerLife {
-    fn default() -> Self {
-        Self { policy: Policy::default(), closer: None, signal: None, deadline: DEADLINE }
-    }
-}
-
-/// Docker kills after 10 s; Kubernetes (`terminationGracePeriodSeconds`) allows 30 s, systemd 90 s.
+/// How long a stop lingers that nobody has given a deadline. Docker kills after 10 s; Kubernetes
+/// (`terminationGracePeriodSeconds`) allows 30 s, systemd 90 s.
 const DEADLINE: Duration = Duration::from_secs(9);
 
 /// One in this many parts of a stop's deadline is left to lingering, even if handlers use up the rest. The part before it is
@@ -101,18 +98,19 @@ impl<L, H> Serve<L, H> {
     /// Stops when this is ready, as at SIGTERM.
     ///
     /// After that no connection is accepted but those in the accept queue. Handlers are told by their [`StopNotice`] and are
-    /// waited for; then the lingering closes are waited for. [`within`](Self::within) bounds the whole stop.
+    /// waited for, however long they take; then the lingering closes are waited for, until 9 s after the signal, or for 1.8 s if
+    /// the last handler has ended later. [`within`](Self::within) bounds the whole stop.
     pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.life.signal = Some(Box::pin(signal));
         self
     }
 
-    /// How long a stop may take, lingering included. The default is 9 s, since Docker allows 10.
+    /// How long a stop may take, lingering included. Without a deadline it waits for every handler.
     ///
     /// Handlers get four fifths of this time. Handlers that have not ended by then are dropped with their streams, which
     /// linger for the rest of it.
     pub fn within(mut self, deadline: Duration) -> Self {
-        self.life.deadline = deadline;
+        self.life.deadline = Some(deadline);
         self
     }
 }
@@ -155,18 +153,17 @@ where
         connections.0.spawn(handler(stream, address, stopped.clone()));
     }
     let times = StopTimes::now(deadline);
-    let (end, last_answer) = (times.started + times.deadline, times.last_answer());
     let queue = listener.close().await;
     stop.send_replace(Some(times));
     for (stream, address) in queue {
         connections.0.spawn(handler(stream, address, stopped.clone()));
     }
-    if timeout_at(last_answer, connections.ended()).await.is_err() {
+    if timeout_at(times.last_answer(), connections.ended()).await.is_err() {
         // Each drops its stream, which lingers. A handler that blocks its thread is not waited for.
         connections.0.abort_all();
-        let _ = timeout_at(end, connections.ended()).await;
+        let _ = timeout_at(times.end(), connections.ended()).await;
     }
-    finish(closer, end.saturating_duration_since(Instant::now())).await
+    finish(closer, times.end().saturating_duration_since(Instant::now())).await
 }
 
 async fn finish(closer: Option<Closer>, deadline: Duration) -> io::Result<Snapshot> {
@@ -217,7 +214,10 @@ pub struct StopNotice {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StopTimes {
     started: Instant,
+    /// As given, or [`DEADLINE`].
     deadline: Duration,
+    /// Whether the deadline was given, and so holds for handlers, too.
+    is_given: bool,
 }
 
 /// Longer than anybody waits, and short enough to be added to any instant.
@@ -231,18 +231,30 @@ pub(crate) fn after(time: Duration) -> Instant {
 
 impl StopTimes {
     /// A stop that begins now.
-    pub(super) fn now(deadline: Duration) -> Self {
-        Self { started: Instant::now(), deadline: deadline.min(LONGEST) }
+    fn now(deadline: Option<Duration>) -> Self {
+        let time = deadline.unwrap_or(DEADLINE).min(LONGEST);
+        Self { started: Instant::now(), deadline: time, is_given: deadline.is_some() }
     }
 
     /// A stop of a server whose deadline nobody here knows.
     pub(super) fn of_a_foreign_server() -> Self {
-        Self::now(DEADLINE)
+        Self::now(None)
     }
 
     /// When handlers that have not answered are dropped.
     fn last_answer(self) -> Instant {
-        self.started + (self.deadline - self.deadline / LINGERING_SHARE)
+        if self.is_given { self.started + (self.deadline - self.share()) } else { self.started + LONGEST }
+    }
+
+    /// The time that is left to lingering.
+    fn share(self) -> Duration {
+        self.deadline / LINGERING_SHARE
+    }
+
+    /// When what lingers is given up, as of now.
+    fn end(self) -> Instant {
+        let end = self.started + self.deadline;
+        if self.is_given { end } else { end.max(Instant::now() + self.share()) }
     }
 
     /// Until when a connection that is open may still begin to send.
@@ -275,7 +287,7 @@ impl StopNotice {
     #[cfg(feature = "http")]
     pub(crate) async fn waits_until(&mut self) -> Instant {
         let times = self.times().await;
-        times.last_answer() - times.deadline / LINGERING_SHARE
+        times.started + (times.deadline - 2 * times.share())
     }
 
     async fn times(&mut self) -> StopTimes {
@@ -284,6 +296,43 @@ impl StopNotice {
             Some(times) => times,
             // The server was dropped, and its connections go on.
             None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// What axum's own stop would have waited for must not be cut off, and what lingers has its time behind it.
+    #[tokio::test(start_paused = true)]
+    async fn without_a_deadline_handlers_are_waited_for_and_lingering_is_not() {
+        let times = StopTimes::now(None);
+        assert!(times.last_answer() > times.started + DAY);
+        assert_eq!(times.end(), times.started + DEADLINE);
+        tokio::time::advance(DEADLINE * 2).await;
+        assert_eq!(times.end(), Instant::now() + DEADLINE / 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_is_given_holds_for_all() {
+        let times = StopTimes::now(Some(DEADLINE));
+        assert_eq!(times.last_answer(), times.started + DEADLINE * 4 / 5);
+        tokio::time::advance(DEADLINE * 2).await;
+        assert_eq!(times.end(), times.started + DEADLINE);
+        assert!(StopTimes::now(Some(Duration::MAX)).last_answer() > times.started + DAY);
+    }
+
+    /// Answers that wait for their uploads are sent while Docker waits, deadline or not.
+    #[tokio::test(start_paused = true)]
+    async fn answers_wait_for_three_fifths() {
+        for (deadline, waits) in [(None, 5.4), (Some(Duration::from_secs(20)), 12.0)] {
+            let (tell, mut notice) = StopNotice::new();
+            let times = StopTimes::now(deadline);
+            tell.send_replace(Some(times));
+            assert_eq!(notice.waits_until().await, times.started + Duration::from_secs_f64(waits));
         }
     }
 }
