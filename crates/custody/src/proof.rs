@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use crate::Origin;
-use crate::world::{Name, Pid};
+use crate::world::{Pid, ProcessFd};
 
 /// The processes that may have a connection, and when each was made.
 #[derive(Clone, Debug, Default)]
@@ -94,17 +94,17 @@ pub enum Standing {
     /// The only fds of it are being closed: look again.
     Closing,
     /// A process has it, under this fd.
-    Held(Name),
+    Held(ProcessFd),
     /// This process cannot be looked at, so nobody can tell.
     Hidden(Pid),
 }
 
 /// Judges what was seen of a connection; `closing` are the fds that are known to be closing. `Held` goes before `Closing`, and
 /// `Closing` before `Hidden`.
-pub fn judge(seen: &[(Pid, Sight)], closing: &[Name]) -> Standing {
+pub fn judge(seen: &[(Pid, Sight)], closing: &[ProcessFd]) -> Standing {
     let names = seen.iter().flat_map(|(pid, sight)| {
         let fds = if let Sight::Fds(fds) = sight { fds.as_slice() } else { &[] };
-        fds.iter().map(|fd| Name { pid: *pid, fd: *fd })
+        fds.iter().map(|fd| ProcessFd { pid: *pid, fd: *fd })
     });
     let mut verdict = Standing::Nobody;
     for name in names {

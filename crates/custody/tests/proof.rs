@@ -3,7 +3,7 @@
 
 use linger_custody::Origin;
 use linger_custody::proof::{Heirs, Relations, Sight, Standing, judge};
-use linger_custody::world::{Name, Pid};
+use linger_custody::world::{Pid, ProcessFd};
 
 const ACCEPTOR: Pid = Pid(100);
 const ACCEPTED_MS: u64 = 5_000;
@@ -83,8 +83,8 @@ fn who_has_ended_is_no_heir() {
 const A: Pid = Pid(1);
 const B: Pid = Pid(2);
 
-fn name(pid: Pid, fd: i32) -> Name {
-    Name { pid, fd }
+fn name(pid: Pid, fd: i32) -> ProcessFd {
+    ProcessFd { pid, fd }
 }
 
 fn fds(pid: Pid, fds: &[i32]) -> (Pid, Sight) {

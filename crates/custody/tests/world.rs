@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use linger_custody::world::{
-    Action, Answer, Ask, Caller, Census, Cookie, Event, Inode, Limits, Name, Open, Pid, Seen, State, Tid,
-    Unseen, Way, World,
+    Action, Answer, Ask, Caller, Census, Cookie, Event, Inode, Limits, Open, Pid, ProcessFd, Seen, State,
+    Tid, Unseen, Way, World,
 };
 use linger_custody::{Count, Socket};
 
@@ -19,15 +19,15 @@ fn seen(fd: i32) -> Seen {
     Seen { fd, cookie: COOKIE, inode: INODE, socket: Socket::default() }
 }
 
-fn name(pid: u32, fd: i32) -> Name {
-    Name { pid: Pid(pid), fd }
+fn name(pid: u32, fd: i32) -> ProcessFd {
+    ProcessFd { pid: Pid(pid), fd }
 }
 
 /// A world, and the truth about the program.
 #[derive(Default)]
 struct Bed {
     world: World,
-    names: Vec<Name>,
+    names: Vec<ProcessFd>,
     hidden: bool,
     /// Threads that are within a call that copies.
     copying: Vec<Tid>,
@@ -59,7 +59,7 @@ impl Bed {
         let copying = self.copying.clone();
         match ask {
             Ask::Which { names, .. } => {
-                Answer::Name(names.iter().find(|name| self.names.contains(name)).copied())
+                Answer::ProcessFd(names.iter().find(|name| self.names.contains(name)).copied())
             }
             Ask::Census { .. } => Answer::Census { copying, census },
             Ask::Flights { .. } => {
@@ -275,10 +275,10 @@ fn what_was_done_unheard_is_looked_for() {
         let mut bed = Bed::default();
         bed.appear(1, &[]);
         if unheard {
-            bed.tell(Event::Unheard);
+            bed.tell(Event::Unnotified);
         }
         for census in &heard {
-            bed.tell(Event::Heard(census));
+            bed.tell(Event::CaughtUp(census));
         }
         bed.names = vec![name(1, 3)];
         if copied {
@@ -303,8 +303,8 @@ fn what_may_have_been_sent_unheard_is_forgotten_when_it_is_gone() {
     ] {
         let mut bed = Bed { hidden, ..Bed::default() };
         bed.appear(1, &[]);
-        bed.tell(Event::Unheard);
-        bed.tell(Event::Heard(&open));
+        bed.tell(Event::Unnotified);
+        bed.tell(Event::CaughtUp(&open));
         if copying {
             bed.tell(Event::Fork { caller: caller(1), open: &[], hidden: false, alone: true });
             bed.copying.push(Tid(10));
@@ -330,12 +330,12 @@ fn what_is_being_closed_when_all_is_heard_was_there_before() {
         let mut bed = Bed { names: vec![name(1, 3)], ..Bed::default() };
         bed.appear(1, &[]);
         if unheard {
-            bed.tell(Event::Unheard);
+            bed.tell(Event::Unnotified);
         }
         let before = bed.tell(Event::Close { caller: caller(1), seen: seen(3), way: Way::Close });
         bed.names.clear();
         if unheard {
-            bed.tell(Event::Heard(&Census::default()));
+            bed.tell(Event::CaughtUp(&Census::default()));
         }
         assert_eq!(hands_over(&bed.closed(&before)), !unheard, "unheard: {unheard}");
     }
@@ -383,11 +383,11 @@ fn what_was_held_and_closed_unheard_is_counted_if_it_is_sure_to_be_closed() {
         if died {
             // The unheard calls are reported before the death.
             bed.names = vec![name(1, 3)];
-            done.extend(bed.tell(Event::Unheard));
+            done.extend(bed.tell(Event::Unnotified));
             bed.names.clear();
             done.extend(bed.tell(Event::Died(Pid(1))));
         } else {
-            done.extend(bed.tell(Event::Unheard));
+            done.extend(bed.tell(Event::Unnotified));
         }
         assert!(done.contains(&Action::Release(COOKIE)), "{hidden} {died}");
         assert_eq!(counts(&done), counted, "{hidden} {died}");

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use linger_custody::world::{Name, Pid};
+use linger_custody::world::{Pid, ProcessFd};
 use linger_custody::{Count, Origin};
 use linger_preload::protocol::{COUNTS, Message, MessageKind, Nomination};
 use rustix::io::Errno;
@@ -45,7 +45,7 @@ pub(crate) struct ConnectedProcess {
 #[derive(Debug)]
 pub(crate) struct HeldFd {
     passed: Passed,
-    by: Name,
+    by: ProcessFd,
     origin: Origin,
     unread: u32,
     /// Whether the process has announced its exit or `execve`. If not, a hang-up means that it was killed.
@@ -161,12 +161,12 @@ impl ConnectedProcess {
     }
 
     /// The fd that was closed, with its process, and the connection's origin.
-    fn origin(&self, message: &Message, by: Sender) -> (Name, Origin) {
+    fn origin(&self, message: &Message, by: Sender) -> (ProcessFd, Origin) {
         let Nomination { origin, process, fd, .. } = message.nomination();
         // A process in another pid namespace reports a pid that means nothing here.
         let origin = if i64::from(process) == i64::from(by.pid) { origin } else { Origin::UNKNOWN };
         let pid = if by.pid == 0 { self.peer } else { by.pid };
-        (Name { pid: Pid(pid), fd }, origin)
+        (ProcessFd { pid: Pid(pid), fd }, origin)
     }
 
     fn count(&mut self, more: bool, message: &Message, ender: &Ender) {

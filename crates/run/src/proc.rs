@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use linger_custody::world::{Census, Inode, Name, Pid};
+use linger_custody::world::{Census, Inode, Pid, ProcessFd};
 
 /// Returns the pids of all descendants of this process. If the kernel does not list children, returns the pids of all
 /// other processes of the machine.
@@ -101,7 +101,7 @@ pub(crate) fn process(pid: u32) -> Option<Option<u64>> {
 /// The sockets that a process has open, by inode, with their fds; `None` where it does not let itself be looked at.
 pub(crate) fn sockets(process: u32) -> Option<HashMap<u64, Vec<RawFd>>> {
     let census = census_of(&[process]);
-    let fds = |names: Vec<Name>| names.into_iter().map(|name| name.fd).collect();
+    let fds = |names: Vec<ProcessFd>| names.into_iter().map(|name| name.fd).collect();
     (!census.hidden)
         .then(|| census.names.into_iter().map(|(Inode(inode), names)| (inode, fds(names))).collect())
 }
@@ -162,7 +162,7 @@ fn add(census: &mut Census, process: u32, directory: &str) -> usize {
                 if let Some(Open::Socket(inode)) = kind(&link)
                     && let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok())
                 {
-                    census.names.entry(Inode(inode)).or_default().push(Name { pid: Pid(process), fd });
+                    census.names.entry(Inode(inode)).or_default().push(ProcessFd { pid: Pid(process), fd });
                 }
             }
             Err(error) => census.hidden |= is_refused(process, &error),
@@ -172,7 +172,7 @@ fn add(census: &mut Census, process: u32, directory: &str) -> usize {
 }
 
 /// The first of these fds that refers to the socket.
-pub(crate) fn which(Inode(inode): Inode, names: Vec<Name>) -> Option<Name> {
+pub(crate) fn which(Inode(inode): Inode, names: Vec<ProcessFd>) -> Option<ProcessFd> {
     names.into_iter().find(|name| at(name.pid.0, name.fd) == Some(Open::Socket(inode)))
 }
 
@@ -308,7 +308,7 @@ mod tests {
         let mut expected = [fd, copy.as_raw_fd()];
         expected.sort_unstable();
         assert_eq!(both, expected);
-        let name = |fd| Name { pid: Pid(own), fd };
+        let name = |fd| ProcessFd { pid: Pid(own), fd };
         let names = vec![name(other.as_raw_fd()), name(copy.as_raw_fd()), name(fd)];
         assert_eq!(which(Inode(first), names), Some(name(copy.as_raw_fd())));
         assert_eq!(which(Inode(first), vec![name(other.as_raw_fd())]), None);

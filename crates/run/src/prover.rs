@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use linger_custody::Origin;
 use linger_custody::proof::{Heirs, Relations, Sight, Standing, judge};
-use linger_custody::world::{Name, Pid};
+use linger_custody::world::{Pid, ProcessFd};
 
 use crate::proc;
 use crate::relatives::Relatives;
@@ -49,7 +49,7 @@ pub(crate) struct Nominee {
     pub(crate) passed: Passed,
     pub(crate) cookie: u64,
     /// The process, and its fd.
-    pub(crate) by: Name,
+    pub(crate) by: ProcessFd,
     pub(crate) origin: Origin,
     /// Received bytes that the program had not read.
     pub(crate) unread: u32,
@@ -74,9 +74,9 @@ struct Pending {
     nominee: Nominee,
     inode: u64,
     /// The fds that are being closed.
-    closing: Vec<Name>,
+    closing: Vec<ProcessFd>,
     /// Who had it at the last look, and since when somebody has.
-    held: Option<(Name, Instant)>,
+    held: Option<(ProcessFd, Instant)>,
     /// It is looked for in all processes, also in those that cannot have inherited it.
     audit: bool,
     /// The last look has found nobody. A process that had it until then may have nominated it since, and then that
@@ -108,7 +108,7 @@ pub(crate) trait ProcessSights {
     fn is_there(&self, pid: Pid) -> bool;
 
     /// Whether an fd of a process refers to the socket of this inode.
-    fn has(&self, name: Name, inode: u64) -> bool;
+    fn has(&self, name: ProcessFd, inode: u64) -> bool;
 
     /// The sockets of a process, by inode, with their fds; `None` where it does not let itself be looked at.
     fn sockets(&self, pid: Pid) -> Option<HashMap<u64, Vec<i32>>>;
@@ -132,7 +132,7 @@ impl ProcessSights for Relatives {
         proc::stat(pid.0).is_some()
     }
 
-    fn has(&self, name: Name, inode: u64) -> bool {
+    fn has(&self, name: ProcessFd, inode: u64) -> bool {
         proc::has(name.pid.0, name.fd, inode)
     }
 

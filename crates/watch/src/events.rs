@@ -111,7 +111,7 @@ const MPTCP: u64 = 262;
 /// A kernel event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum KernelEvent {
-    Socket(Happening),
+    Socket(SocketEvent),
     Process(ProcessEvent),
 }
 
@@ -125,13 +125,13 @@ impl KernelEvent {
 
     /// Whether a listener sent a reset.
     pub(crate) fn is_of_listener(&self) -> bool {
-        matches!(self, Self::Socket(Happening { what: What::Sent { state: LISTEN, .. }, .. }))
+        matches!(self, Self::Socket(SocketEvent { what: SocketChange::Sent { state: LISTEN, .. }, .. }))
     }
 }
 
 /// A kernel event about a TCP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Happening {
+pub(crate) struct SocketEvent {
     pub(crate) time_ns: u64,
     /// The process that was running. It caused the event only if a system call led to it; a packet may arrive at any time.
     pub(crate) pid: u32,
@@ -143,11 +143,11 @@ pub(crate) struct Happening {
     pub(crate) cookie: u64,
     /// The remote port is 0 if the kernel does not report the peer.
     pub(crate) ends: Endpoints,
-    pub(crate) what: What,
+    pub(crate) what: SocketChange,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum SocketChange {
     Sent {
         reason: Option<String>,
         state: u8,
@@ -389,18 +389,18 @@ fn decode(points: &[Point], sample: &Sample<'_>) -> Option<KernelEvent> {
     let id = u64::from(u16::from_ne_bytes(*raw.first_chunk()?));
     let point = points.iter().find(|point| point.format.id == id)?;
     let what = match point.kind {
-        TracepointKind::Sent { reason, state, packet } => What::Sent {
+        TracepointKind::Sent { reason, state, packet } => SocketChange::Sent {
             reason: reason
                 .and_then(|field| point.format.symbol("reason", field.number(raw)?))
                 .map(str::to_owned),
             state: state.and_then(|field| field.number(raw)).unwrap_or(0) as u8,
             active: packet.and_then(|field| field.number(raw)) == Some(0),
         },
-        TracepointKind::Received => What::Received,
-        TracepointKind::State { protocol, .. } if protocol.number(raw)? == MPTCP => What::MptcpClosed,
-        TracepointKind::State { new, .. } => What::State { new: new.number(raw)? as u8 },
-        TracepointKind::Error { number } => What::Error { number: number.number(raw)? as i32 },
-        TracepointKind::Destroyed => What::Destroyed,
+        TracepointKind::Received => SocketChange::Received,
+        TracepointKind::State { protocol, .. } if protocol.number(raw)? == MPTCP => SocketChange::MptcpClosed,
+        TracepointKind::State { new, .. } => SocketChange::State { new: new.number(raw)? as u8 },
+        TracepointKind::Error { number } => SocketChange::Error { number: number.number(raw)? as i32 },
+        TracepointKind::Destroyed => SocketChange::Destroyed,
         TracepointKind::Exit { name } => {
             let name = name.bytes(raw)?.split(|byte| *byte == 0).next()?.to_vec();
             return Some(process_event(sample, ProcessChange::Exit { name }));
@@ -418,7 +418,7 @@ fn decode(points: &[Point], sample: &Sample<'_>) -> Option<KernelEvent> {
     let ends = point.addresses?.ends(raw)?;
     let number = |field: Option<Field>| field.and_then(|field| field.number(raw)).unwrap_or(0);
     let (socket, cookie) = (number(point.socket), number(point.cookie));
-    Some(KernelEvent::Socket(Happening { time_ns, pid, thread, socket, cookie, ends, what }))
+    Some(KernelEvent::Socket(SocketEvent { time_ns, pid, thread, socket, cookie, ends, what }))
 }
 
 fn process_event(sample: &Sample<'_>, what: ProcessChange) -> KernelEvent {

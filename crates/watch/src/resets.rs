@@ -11,7 +11,7 @@ use crate::bytes::{Bytes, Unknown};
 use crate::cgroup::Workload;
 use crate::closers::{Close, Closers};
 use crate::diagnose::{self, Context};
-use crate::events::{Endpoints, Happening, KernelEvent, What};
+use crate::events::{Endpoints, KernelEvent, SocketChange, SocketEvent};
 use crate::exits::{EndedProcesses, Exits};
 use crate::held::{Held, HeldResets};
 use crate::kernel::leftovers::Leftover;
@@ -160,35 +160,35 @@ impl Resets {
         }
     }
 
-    fn take_of_socket(&mut self, happening: Happening) {
-        let Happening { time_ns, pid, thread, socket, cookie, ends, what } = happening;
+    fn take_of_socket(&mut self, happening: SocketEvent) {
+        let SocketEvent { time_ns, pid, thread, socket, cookie, ends, what } = happening;
         self.recent.own(ends.0.ip());
         match what {
             // The peer's FIN had arrived, and then a reset ended the connection.
-            What::State { new: tcp_state::CLOSE, .. } => self.closers.cut_after_fin(ends, socket),
-            What::State { new, .. } => {
+            SocketChange::State { new: tcp_state::CLOSE, .. } => self.closers.cut_after_fin(ends, socket),
+            SocketChange::State { new, .. } => {
                 let process = self.processes.of(pid);
                 let after_peer = new == tcp_state::LAST_ACK;
                 let close = Close { time_ns, process, socket, cookie: 0, namespace: None, after_peer };
                 self.closers.closed(ends, close);
             }
-            What::MptcpClosed => {
+            SocketChange::MptcpClosed => {
                 if let Some(held) = self.waiting.of(&ends, 0) {
                     held.mptcp = true;
                 }
                 self.closers.mptcp_closed(ends, socket);
             }
-            What::Error { number } => {
+            SocketChange::Error { number } => {
                 if let Some(held) = self.waiting.of(&ends, 0) {
                     held.error.get_or_insert(number);
                 }
             }
-            What::Destroyed => {
+            SocketChange::Destroyed => {
                 self.closers.destroyed(&ends, socket, cookie);
                 self.waiting.destroyed(&ends, (socket, cookie), || self.processes.of(pid));
             }
-            What::Received => self.received(time_ns, ends, socket),
-            What::Sent { reason, state, active } => {
+            SocketChange::Received => self.received(time_ns, ends, socket),
+            SocketChange::Sent { reason, state, active } => {
                 self.seen.0 += 1;
                 let mut reset_by_data = false;
                 if let Some(held) = self.waiting.take(&ends, socket) {

@@ -5,7 +5,7 @@ use super::connection::Passed;
 use super::ending::{Ending, Stage};
 use super::sharing::Holder;
 use super::task::{Known, Task};
-use super::vocabulary::{Action, Ask, Caller, Cookie, Kept, Name, Seen, Way};
+use super::vocabulary::{Action, Ask, Caller, Cookie, Kept, ProcessFd, Seen, Way};
 use crate::{Count, Fate, fate};
 
 impl World {
@@ -20,7 +20,7 @@ impl World {
             self.release(cookie);
             return Ok(());
         }
-        let name = Name { pid: caller.pid, fd: seen.fd };
+        let name = ProcessFd { pid: caller.pid, fd: seen.fd };
         self.forget_endings_of(cookie, name);
         // Two fds that are being closed at once are two holders. A second attempt, with a census, decides by what that has found.
         let several = self.connections.get(&cookie).is_some_and(|one| !one.kept.is_empty());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-use super::vocabulary::{Inode, Kept, Name, Pid, Tid};
+use super::vocabulary::{Inode, Kept, Pid, ProcessFd, Tid};
 
 /// What is known of a connection. A connection with one fd, of which nothing else is known, has no entry.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     /// Fds that named it when they were last seen: hints, to be looked at again before they are believed.
-    names: Vec<Name>,
+    names: Vec<ProcessFd>,
     /// Messages that may carry it.
     pub(super) sent: Option<Sent>,
 }
@@ -67,7 +67,7 @@ impl Connection {
     }
 
     /// Notes that there may be more fds than this one.
-    pub(super) fn share(&mut self, name: Name, most: usize) -> &mut Shared {
+    pub(super) fn share(&mut self, name: ProcessFd, most: usize) -> &mut Shared {
         let shared = self.shared.get_or_insert_default();
         shared.note(name, most);
         shared
@@ -93,18 +93,18 @@ impl Connection {
 }
 
 impl Shared {
-    pub(super) fn note(&mut self, name: Name, most: usize) {
+    pub(super) fn note(&mut self, name: ProcessFd, most: usize) {
         if self.names.len() < most && !self.names.contains(&name) {
             self.names.push(name);
         }
     }
 
-    pub(super) fn names(&self) -> &[Name] {
+    pub(super) fn names(&self) -> &[ProcessFd] {
         &self.names
     }
 
     /// Replaces the fds that were seen before by those seen now.
-    pub(super) fn renew(&mut self, names: &[Name], most: usize) {
+    pub(super) fn renew(&mut self, names: &[ProcessFd], most: usize) {
         self.names.clear();
         self.names.extend(names.iter().take(most));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::World;
 use super::connection::Connection;
-use super::vocabulary::{Action, Cookie, Inode, Kept, Name, Seen, Way};
+use super::vocabulary::{Action, Cookie, Inode, Kept, ProcessFd, Seen, Way};
 use crate::Count;
 
 /// How long to wait for a call that may fail (`dup2`, `execve`) to close its fd.
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Ending {
     pub(super) cookie: Cookie,
     /// The fd that the program is closing; `None` for a connection of a killed process.
-    pub(super) name: Option<Name>,
+    pub(super) name: Option<ProcessFd>,
     pub(super) way: Way,
     pub(super) unread: u32,
     /// A message may have held it when the call was made.
@@ -40,7 +40,7 @@ pub(super) enum Stage {
 }
 
 impl World {
-    pub(super) fn keep(&mut self, seen: Seen, name: Name, way: Way, passed: bool) -> Kept {
+    pub(super) fn keep(&mut self, seen: Seen, name: ProcessFd, way: Way, passed: bool) -> Kept {
         let stage = Stage::Called { open_since: None };
         let unread = seen.socket.unread;
         let name = Some(name);
@@ -51,7 +51,7 @@ impl World {
     }
 
     /// Forgets endings of this fd that an interrupted call or a failed `execve` has left behind.
-    pub(super) fn forget_endings_of(&mut self, cookie: Cookie, name: Name) {
+    pub(super) fn forget_endings_of(&mut self, cookie: Cookie, name: ProcessFd) {
         let kept = self.connections.get(&cookie).map(|one| one.kept.clone()).unwrap_or_default();
         for kept in kept {
             if self.endings.get(&kept).is_some_and(|ending| ending.name == Some(name)) {
@@ -61,7 +61,7 @@ impl World {
     }
 
     /// The fds of a connection that are being closed.
-    pub(super) fn closing(&self, cookie: Cookie) -> impl Iterator<Item = Name> {
+    pub(super) fn closing(&self, cookie: Cookie) -> impl Iterator<Item = ProcessFd> {
         let kept = self.connections.get(&cookie).map(|one| one.kept.as_slice()).unwrap_or_default();
         let called = |ending: &&Ending| matches!(ending.stage, Stage::Called { .. });
         kept.iter().filter_map(|kept| self.endings.get(kept)).filter(called).filter_map(|ending| ending.name)

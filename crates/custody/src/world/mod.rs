@@ -30,7 +30,8 @@ use flights::Flights;
 use task::{Known, Task};
 
 pub use vocabulary::{
-    Action, Answer, Ask, Caller, Census, Cookie, Event, Inode, Kept, Name, Open, Pid, Seen, Tid, Unseen, Way,
+    Action, Answer, Ask, Caller, Census, Cookie, Event, Inode, Kept, Open, Pid, ProcessFd, Seen, Tid, Unseen,
+    Way,
 };
 
 /// How much a world remembers.
@@ -151,12 +152,12 @@ impl World {
             Event::Close { caller, seen, way } => self.push(Task::Close(seen, caller, way)),
             Event::Shutdown { seen, both } => self.push(Task::Shutdown(seen, both)),
             Event::Hidden { pid, does } => self.hidden(pid, does),
-            Event::Unheard => {
+            Event::Unnotified => {
                 self.doubts.unheard();
                 self.push(Task::Orphans);
             }
-            Event::Heard(Census { hidden: true, .. }) => {}
-            Event::Heard(census) => {
+            Event::CaughtUp(Census { hidden: true, .. }) => {}
+            Event::CaughtUp(census) => {
                 // Kept and held connections count too: the census does not show one that the program has just closed.
                 let known = self.connections.values().map(|connection| connection.inode);
                 self.doubts.heard(census.names.keys().copied().chain(known));
@@ -290,7 +291,7 @@ impl World {
     fn attempt(&mut self, task: &Task, known: &Known) -> Result<(), Ask> {
         match *task {
             Task::Share(seen, caller) => {
-                self.share(seen.cookie, seen.inode, Name { pid: caller.pid, fd: seen.fd }, known)
+                self.share(seen.cookie, seen.inode, ProcessFd { pid: caller.pid, fd: seen.fd }, known)
             }
             Task::Send(seen, caller, abroad) => self.send(seen, caller, abroad, known),
             Task::Close(seen, caller, way) => self.close(seen, caller, way, known),

@@ -9,7 +9,7 @@ use super::World;
 use super::connection::Connection;
 use super::ending::{Ending, Stage};
 use super::task::{Known, Task};
-use super::vocabulary::{Action, Ask, Caller, Cookie, Inode, Kept, Name, Open, Pid, Seen, Unseen, Way};
+use super::vocabulary::{Action, Ask, Caller, Cookie, Inode, Kept, Open, Pid, ProcessFd, Seen, Unseen, Way};
 use crate::{Count, Socket};
 
 impl World {
@@ -30,7 +30,7 @@ impl World {
     pub(super) fn inherit_all(&mut self, caller: Caller, open: &[Open], is_new: bool) {
         let mut known = BTreeSet::new();
         for socket in open {
-            let name = Name { pid: caller.pid, fd: socket.fd };
+            let name = ProcessFd { pid: caller.pid, fd: socket.fd };
             match self.inodes.get(&socket.inode) {
                 Some(cookie) => {
                     known.insert(*cookie);

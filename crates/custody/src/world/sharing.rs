@@ -9,7 +9,7 @@ use std::vec::Vec;
 use super::World;
 use super::connection::{Connection, Passed};
 use super::task::Known;
-use super::vocabulary::{Ask, Caller, Census, Cookie, Inode, Name, Pid, Seen};
+use super::vocabulary::{Ask, Caller, Census, Cookie, Inode, Pid, ProcessFd, Seen};
 
 /// Who holds a connection besides those that are letting go of it.
 pub(super) enum Holder {
@@ -31,7 +31,7 @@ impl World {
         &mut self,
         cookie: Cookie,
         inode: Inode,
-        name: Name,
+        name: ProcessFd,
         known: &Known,
     ) -> Result<(), Ask> {
         if !self.shares(inode) {
@@ -71,7 +71,7 @@ impl World {
                 had.extend(self.alive.keys().copied());
             }
         }
-        self.share(seen.cookie, seen.inode, Name { pid: caller.pid, fd: seen.fd }, known)?;
+        self.share(seen.cookie, seen.inode, ProcessFd { pid: caller.pid, fd: seen.fd }, known)?;
         if let Some(shared) = self.connections.get_mut(&seen.cookie).and_then(|one| one.shared.as_mut()) {
             shared.send(caller.pid, caller.tid, abroad, had.into_iter());
         }
@@ -146,19 +146,19 @@ impl World {
         &self,
         cookie: Cookie,
         inode: Inode,
-        besides: Option<Name>,
+        besides: Option<ProcessFd>,
         known: &Known,
-    ) -> Result<Option<Name>, Ask> {
+    ) -> Result<Option<ProcessFd>, Ask> {
         if let Some(name) = known.name {
             return Ok(name);
         }
         if known.census.is_some() {
             return Ok(None);
         }
-        let closing: Vec<Name> = self.closing(cookie).chain(besides).collect();
+        let closing: Vec<ProcessFd> = self.closing(cookie).chain(besides).collect();
         let shared = self.connections.get(&cookie).and_then(|one| one.shared.as_ref());
         let names = shared.into_iter().flat_map(|shared| shared.names());
-        let names: Vec<Name> = names.filter(|name| !closing.contains(name)).copied().collect();
+        let names: Vec<ProcessFd> = names.filter(|name| !closing.contains(name)).copied().collect();
         if names.is_empty() { Ok(None) } else { Err(Ask::Which { inode, names }) }
     }
 
@@ -167,14 +167,14 @@ impl World {
         &self,
         cookie: Cookie,
         inode: Inode,
-        name: Name,
+        name: ProcessFd,
         known: &Known,
     ) -> Result<bool, Ask> {
         if self.which(cookie, inode, Some(name), known)?.is_some() {
             return Ok(false);
         }
         let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
-        let closing: Vec<Name> = self.closing(cookie).chain([name]).collect();
+        let closing: Vec<ProcessFd> = self.closing(cookie).chain([name]).collect();
         Ok(!census.hidden && census.names(inode).iter().all(|other| closing.contains(other)))
     }
 
@@ -182,7 +182,7 @@ impl World {
         &self,
         cookie: Cookie,
         inode: Inode,
-        closing: Option<Name>,
+        closing: Option<ProcessFd>,
         known: &Known,
     ) -> Result<Holder, Ask> {
         if let Some(name) = closing {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 use std::vec::Vec;
 
-use super::vocabulary::{Answer, Caller, Census, Cookie, Kept, Name, Seen, Tid, Way};
+use super::vocabulary::{Answer, Caller, Census, Cookie, Kept, ProcessFd, Seen, Tid, Way};
 use crate::{Discarded, Socket};
 
 /// What is to be decided, also while the answer to an [`Ask`](super::vocabulary::Ask) is awaited.
@@ -54,7 +54,7 @@ impl Task {
 /// What a task has been told.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    pub(super) name: Option<Option<Name>>,
+    pub(super) name: Option<Option<ProcessFd>>,
     pub(super) census: Option<Census>,
     pub(super) flights: Option<(Vec<Tid>, bool, Census, Duration)>,
     pub(super) socket: Option<Socket>,
@@ -67,7 +67,7 @@ pub(super) struct Known {
 impl Known {
     pub(super) fn take(&mut self, answer: Answer) {
         match answer {
-            Answer::Name(name) => self.name = Some(name),
+            Answer::ProcessFd(name) => self.name = Some(name),
             Answer::Census { census, .. } => self.census = Some(census),
             Answer::Flights { sending, quiet, census, took, .. } => {
                 self.flights = Some((sending, quiet, census, took));

@@ -24,7 +24,7 @@ pub struct Tid(pub u32);
 
 /// An fd of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name {
+pub struct ProcessFd {
     /// The process whose fd it is.
     pub pid: Pid,
     /// The fd.
@@ -113,10 +113,10 @@ pub enum Event<'a> {
     Hidden { pid: Pid, does: Unseen },
     /// Calls went ahead without the driver's answer: another process answered them while the driver was stopped. The
     /// driver repeats this event for as long as one of these calls may still be under way.
-    Unheard,
+    Unnotified,
     /// All calls without a notification are over, and no fd was in flight after that. The census shows what is open now. If
     /// some process cannot be looked at ([`Census::hidden`]), neither is certain, and the event changes nothing.
-    Heard(&'a Census),
+    CaughtUp(&'a Census),
     /// A connection was accepted in the program's place and given to it; the driver holds an fd of its own.
     Accepted { cookie: Cookie, inode: Inode, pid: Pid },
     /// The fd of a kept connection does not name it any more.
@@ -166,8 +166,8 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are named for their types, and the variants say what they mean")]
 pub enum Ask {
-    /// Which of these fds names the socket: [`Answer::Name`].
-    Which { inode: Inode, names: Vec<Name> },
+    /// Which of these fds names the socket: [`Answer::ProcessFd`].
+    Which { inode: Inode, names: Vec<ProcessFd> },
     /// First find which of these threads may be in a call that copies fds, then take a census: [`Answer::Census`].
     Census { copying: Vec<Tid> },
     /// First find which of these threads may be in a call that copies or sends; then whether any fd is in flight to
@@ -190,7 +190,7 @@ pub enum Ask {
 #[expect(missing_docs, reason = "the fields are named for their types, and the variants say what they mean")]
 pub enum Answer {
     /// The first of the fds that names the socket.
-    Name(Option<Name>),
+    ProcessFd(Option<ProcessFd>),
     /// The threads that may be in a call that copies, and the census.
     Census { copying: Vec<Tid>, census: Census },
     /// The threads that may be in a call that copies or sends, whether no fd is in flight (`quiet`), the census, and how
@@ -211,14 +211,14 @@ pub enum Answer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     /// By inode.
-    pub names: BTreeMap<Inode, Vec<Name>>,
+    pub names: BTreeMap<Inode, Vec<ProcessFd>>,
     /// Some process did not let its fds be looked at: it may have any connection.
     pub hidden: bool,
 }
 
 impl Census {
     /// The fds of a socket.
-    pub fn names(&self, inode: Inode) -> &[Name] {
+    pub fn names(&self, inode: Inode) -> &[ProcessFd] {
         self.names.get(&inode).map_or(&[], Vec::as_slice)
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::{FromStr, SplitWhitespace};
 use std::time::Duration;
 
-use linger_custody::world::{Census, Inode, Name, Pid, Tid, Way};
+use linger_custody::world::{Census, Inode, Pid, ProcessFd, Tid, Way};
 use linger_custody::{Count, Socket};
 
 /// What one supervisor was told, in order.
@@ -49,7 +49,7 @@ pub(crate) struct Said {
 /// A connection at an fd.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
-    pub(crate) name: Name,
+    pub(crate) name: ProcessFd,
     pub(crate) tid: Tid,
     pub(crate) cookie: u64,
     pub(crate) inode: Inode,
@@ -75,9 +75,9 @@ pub(crate) enum Event {
     Shutdown(Found, bool),
     Hidden(Pid, bool),
     Accepted(u64, Inode, Pid),
-    Closed(Name, u64),
-    StillOpen(Name, u64),
-    Lost(Name, u64),
+    Closed(ProcessFd, u64),
+    StillOpen(ProcessFd, u64),
+    Lost(ProcessFd, u64),
     Died(Pid),
     Ended,
     Tick,
@@ -87,7 +87,7 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     /// The fd of a call was kept.
-    Keep(Name),
+    Keep(ProcessFd),
     /// With another process that has the connection, where it is shared.
     Count(Count, Option<Pid>),
     HandOver(Handed, u32),
@@ -199,11 +199,11 @@ impl<'a> Words<'a> {
         let (tid, fd, cookie, inode) = (Tid(self.next()), self.next(), self.next(), Inode(self.next()));
         let said = self.said();
         truth.sockets.insert(cookie, said);
-        Found { name: Name { pid, fd }, tid, cookie, inode, socket: said.socket }
+        Found { name: ProcessFd { pid, fd }, tid, cookie, inode, socket: said.socket }
     }
 
-    fn kept(&mut self) -> (Name, u64) {
-        (Name { pid: self.pid(), fd: self.next() }, self.next())
+    fn kept(&mut self) -> (ProcessFd, u64) {
+        (ProcessFd { pid: self.pid(), fd: self.next() }, self.next())
     }
 
     /// The rest: `fd:inode:cookie` of each socket.
@@ -236,9 +236,9 @@ impl Truth {
 }
 
 /// `pid:fd`
-fn name(word: &str) -> Name {
+fn name(word: &str) -> ProcessFd {
     let (pid, fd) = word.split_once(':').unwrap();
-    Name { pid: Pid(pid.parse().unwrap()), fd: fd.parse().unwrap() }
+    ProcessFd { pid: Pid(pid.parse().unwrap()), fd: fd.parse().unwrap() }
 }
 
 fn event(text: &str, truth: &mut Truth) -> Event {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use linger_custody::world::{
-    Action, Answer, Ask, Caller, Cookie, Event, Inode, Kept, Name, Open, Pid, Seen, Unseen, World,
+    Action, Answer, Ask, Caller, Cookie, Event, Inode, Kept, Open, Pid, ProcessFd, Seen, Unseen, World,
 };
 use linger_custody::{Count, Discarded};
 
@@ -13,7 +13,7 @@ use crate::recorded::{self, Found, Handed, Outcome, Outcomes, Said, Step};
 struct KeptFd {
     cookie: u64,
     /// `None` for what was held since it was accepted.
-    fd: Option<(Name, Inode)>,
+    fd: Option<(ProcessFd, Inode)>,
     /// Its close was reported.
     closed: bool,
 }
@@ -23,7 +23,7 @@ struct Replay {
     world: World,
     kept: BTreeMap<Kept, KeptFd>,
     /// What the recorded supervisor kept, and watched.
-    watched: BTreeSet<(u64, Name)>,
+    watched: BTreeSet<(u64, ProcessFd)>,
     outcomes: Outcomes,
 }
 
@@ -136,7 +136,7 @@ impl Replay {
         }
     }
 
-    fn find(&self, cookie: u64, name: Name) -> Option<Kept> {
+    fn find(&self, cookie: u64, name: ProcessFd) -> Option<Kept> {
         let is_it =
             |one: &KeptFd| one.cookie == cookie && !one.closed && one.fd.is_some_and(|fd| fd.0 == name);
         self.kept.iter().find(|(_, one)| is_it(one)).map(|(kept, _)| *kept)
@@ -195,7 +195,7 @@ impl Replay {
         let said = |kept: Kept| *truth.sockets.get(&cookie_of(kept)).expect("its socket has spoken");
         match ask {
             Ask::Which { inode, names } => {
-                Answer::Name(names.into_iter().find(|name| truth.census.names(inode).contains(name)))
+                Answer::ProcessFd(names.into_iter().find(|name| truth.census.names(inode).contains(name)))
             }
             Ask::Census { mut copying } => {
                 copying.retain(|tid| truth.copying.contains(tid));

@@ -2,7 +2,7 @@
 
 use linger_custody::process::Last;
 use linger_custody::proof::{Heirs, Sight, Standing, judge};
-use linger_custody::world::{Name, Pid};
+use linger_custody::world::{Pid, ProcessFd};
 use linger_custody::{Count, Origin};
 
 use super::kernel::{CONNECTIONS, FDS, Fault, File, PROCESSES, Process, World, has_name, pid};
@@ -103,7 +103,7 @@ impl World {
                     && fd.connection == connection
                 {
                     fds.push(at as i32);
-                    let name = Name { pid: whose, fd: at as i32 };
+                    let name = ProcessFd { pid: whose, fd: at as i32 };
                     closing.extend(fd.closing.then_some(name));
                 }
             }

@@ -25,7 +25,7 @@ pub(super) struct Rest<B> {
 
 /// What is to become of a body that a handler drops after its answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Late {
+pub(super) enum LateDrop {
     /// The body is dropped: the connection is upgraded, or the client still waits for `100 Continue`.
     Drop,
     /// The rest is discarded within the bounds, unless the client waits for `100 Continue` and nobody has read from the
@@ -33,7 +33,7 @@ pub(super) enum Late {
     Discard { unread: Unread, expects: bool },
 }
 
-impl Late {
+impl LateDrop {
     pub(super) fn discard<B: Body + Unpin + Send + 'static>(self, rest: Rest<B>) {
         let Self::Discard { unread, expects } = self else { return };
         if rest.was_polled || !expects {
@@ -175,7 +175,7 @@ pub(super) enum HowDiscarded {
 
 /// Discards the part of a body that has arrived, or that arrives within a time.
 #[derive(Debug)]
-pub(super) struct Emptying<B> {
+pub(super) struct DiscardFirst<B> {
     body: B,
     left: u64,
     /// `None` to discard only what has arrived.
@@ -184,7 +184,7 @@ pub(super) struct Emptying<B> {
     has_yielded: bool,
 }
 
-impl<B: Body + Unpin> Emptying<B> {
+impl<B: Body + Unpin> DiscardFirst<B> {
     /// Discards at most [`Unread::keep`] bytes, and waits for them as long as [`Unread::wait`], or until a stop of the server
     /// shortens that time.
     pub(super) fn new(body: B, unread: Unread, stop: impl FnOnce() -> Option<StopNotice>) -> Self {

@@ -9,7 +9,7 @@ use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Vers
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::drain::{Emptying, HowDiscarded, Late, Rest, ShortEnd, discard};
+use super::drain::{DiscardFirst, HowDiscarded, LateDrop, Rest, ShortEnd, discard};
 use super::upload::UploadSlot;
 use super::{Layer, ResponseBody, Unread, Upload};
 use crate::Policy;
@@ -115,7 +115,7 @@ pin_project! {
         answer: F,
         asked: RequestInHand<B>,
         // The response, which waits for what has arrived of the body to be discarded.
-        emptying: Option<(Response<R>, Emptying<B>)>,
+        emptying: Option<(Response<R>, DiscardFirst<B>)>,
     }
 }
 
@@ -149,7 +149,7 @@ where
 /// What to do with a response.
 enum ResponseStep<B, R> {
     Send(Response<ResponseBody<R>>),
-    Empty(Response<R>, Emptying<B>),
+    Empty(Response<R>, DiscardFirst<B>),
 }
 
 impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
@@ -165,11 +165,11 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
             status == StatusCode::SWITCHING_PROTOCOLS || (self.is_connect && status.is_success());
         if is_upgraded {
             // The connection is the program's from here on.
-            drop(slot.answered(Late::Drop));
+            drop(slot.answered(LateDrop::Drop));
             return ResponseStep::Send(sent(response));
         }
         let late = if self.is_http2 { unread } else { Unread { bytes: unread.keep, ..unread } };
-        let Some(rest) = slot.answered(Late::Discard { unread: late, expects: self.expects }) else {
+        let Some(rest) = slot.answered(LateDrop::Discard { unread: late, expects: self.expects }) else {
             return ResponseStep::Send(sent(response));
         };
         if self.expects && !rest.was_polled {
@@ -207,7 +207,7 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
             return ResponseStep::Send(sent(response));
         }
         let stop = || self.connection.as_ref().and_then(Connection::stop_notice);
-        ResponseStep::Empty(response, Emptying::new(rest.body, unread, stop))
+        ResponseStep::Empty(response, DiscardFirst::new(rest.body, unread, stop))
     }
 
     /// Announces that the connection ends with this response, and tells the stream whether an upload is under way

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 
-use super::drain::{Late, Rest};
+use super::drain::{LateDrop, Rest};
 use crate::sync::{Mutex, lock};
 
 /// A request's body. The part that a handler drops unread comes back to the layer.
@@ -31,7 +31,7 @@ enum UploadState<B> {
     /// The handler has dropped the body, and has not answered.
     Dropped(Rest<B>),
     /// The handler has answered, and may still have the body.
-    Answered(Late),
+    Answered(LateDrop),
 }
 
 impl<B: Body + Unpin + Send + 'static> Upload<B> {
@@ -53,7 +53,7 @@ impl<B: Body + Unpin + Send + 'static> Upload<B> {
 impl<B: Body + Unpin + Send + 'static> UploadSlot<B> {
     /// Called by the layer when the handler has answered. Takes what the handler has dropped of the body until now. What
     /// the handler drops from now on is treated as `late` says.
-    pub(super) fn answered(&self, late: Late) -> Option<Rest<B>> {
+    pub(super) fn answered(&self, late: LateDrop) -> Option<Rest<B>> {
         match std::mem::replace(&mut *lock(&self.0), UploadState::Answered(late)) {
             UploadState::Dropped(rest) => Some(rest),
             UploadState::Reading | UploadState::Answered(_) => None,

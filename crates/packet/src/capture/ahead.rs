@@ -134,7 +134,7 @@ impl AheadShared {
 
     /// The reading thread: reads until `over`.
     fn serve(&self, mut read: impl FnMut(u64, &mut Block) -> io::Result<bool>) {
-        let _fallen = Fallen(self);
+        let _report = PanicReport(self);
         let mut state = self.lock();
         loop {
             if let Some((number, mut block)) = state.claim() {
@@ -154,9 +154,9 @@ impl AheadShared {
 
 /// Reports to the consumer that the reading thread has panicked: without an error the consumer would wait for ever. A
 /// decompressor may panic.
-struct Fallen<'a>(&'a AheadShared);
+struct PanicReport<'a>(&'a AheadShared);
 
-impl Drop for Fallen<'_> {
+impl Drop for PanicReport<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut state = self.0.lock();

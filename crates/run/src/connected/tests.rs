@@ -101,7 +101,7 @@ fn a_close_nominates_the_connection_that_came_with_it() {
     trial.obey(about(MessageKind::Close, &connection), connection.copy());
     let nominee = trial.nominated.pop().unwrap();
     assert_eq!((nominee.cookie, nominee.unread, nominee.closed), (connection.cookie, 3, true));
-    assert_eq!(nominee.by, Name { pid: Pid(PID), fd: 9 });
+    assert_eq!(nominee.by, ProcessFd { pid: Pid(PID), fd: 9 });
     assert_eq!(nominee.origin, Origin::UNKNOWN, "no origin has such a pid");
     assert_eq!((nominee.passed.share.user(), trial.counts()), (7, vec![]));
 }

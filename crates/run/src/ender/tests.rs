@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use linger::Budget;
 use linger_custody::Origin;
-use linger_custody::world::Name;
+use linger_custody::world::ProcessFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
@@ -38,7 +38,7 @@ impl Trial {
         let fd = OwnedFd::from(listener.accept().unwrap().0);
         let cookie = rustix::net::sockopt::socket_cookie(&fd).unwrap();
         let passed = Passed { fd, share: self.users.take(7).unwrap() };
-        let by = Name { pid: Pid(1 << 23), fd: 9 };
+        let by = ProcessFd { pid: Pid(1 << 23), fd: 9 };
         let unread = unread.len() as u32;
         (Nominee { passed, cookie, by, origin: Origin::UNKNOWN, unread, closed: true }, peer)
     }

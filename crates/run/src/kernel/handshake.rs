@@ -28,11 +28,11 @@ use super::trial::{PIDFD_GETFD, forbidden};
 pub(crate) struct Handshake(UnixStream);
 
 /// Bytes of what the process with the filter sends: its pid (4), the listener's fd or a negative errno (4), and the
-/// address of [`SOMETHING`] (8).
+/// address of [`READ_PROBE`] (8).
 const TOLD: usize = 16;
 
 /// A word that the supervisor reads in another process's memory to find out whether it may.
-static SOMETHING: u64 = 1;
+static READ_PROBE: u64 = 1;
 
 /// The error with which the kernel has refused the filter to this process.
 #[derive(Clone, Debug, Default)]
@@ -103,9 +103,9 @@ pub(crate) fn before_exec(
     Ok((Handshake(ours), refusal))
 }
 
-/// The address of [`SOMETHING`] in this process's memory.
+/// The address of [`READ_PROBE`] in this process's memory.
 pub(crate) fn something() -> u64 {
-    (&raw const SOMETHING) as u64
+    (&raw const READ_PROBE) as u64
 }
 
 /// Tries what a supervisor needs to do to another process: open a pidfd, copy fds, read memory.

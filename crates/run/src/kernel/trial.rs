@@ -165,10 +165,10 @@ pub(crate) fn forbidden(trials: &[Trial]) -> Vec<&'static str> {
     }
     let Some(seen) = SharedPage::new() else { return Vec::new() };
     // A killed child leaves no core file, unless the filter kills it for setting that limit as well.
-    let may_limit = *MAY_LIMIT.get_or_init(|| in_child(leave_no_core) == Some(true));
+    let may_limit = *MAY_LIMIT.get_or_init(|| ends_by_itself(leave_no_core) == Some(true));
     let mut first = 0;
     while first < trials.len() {
-        let made = in_child(|| {
+        let made = ends_by_itself(|| {
             if may_limit {
                 leave_no_core();
             }
@@ -256,7 +256,7 @@ impl Drop for SharedPage {
 
 /// Runs `task`, which may only make system calls, in a child, and waits for the child. Returns whether the child came
 /// to its end by itself, or `None` if no child can be started.
-fn in_child(task: impl FnOnce()) -> Option<bool> {
+fn ends_by_itself(task: impl FnOnce()) -> Option<bool> {
     let nothing = 0usize;
     // SAFETY: a fork that sends no signal at its end. The child makes system calls only and never returns.
     match unsafe { libc::syscall(libc::SYS_clone, nothing, nothing, nothing, nothing, nothing) } {

@@ -46,7 +46,7 @@ impl ProcessSights for Fake {
         self.fds.contains_key(&pid)
     }
 
-    fn has(&self, name: Name, inode: u64) -> bool {
+    fn has(&self, name: ProcessFd, inode: u64) -> bool {
         let fds = self.fds.get(&name.pid).and_then(Option::as_ref);
         fds.and_then(|fds| fds.get(&inode)).is_some_and(|fds| fds.contains(&name.fd))
     }
@@ -113,7 +113,7 @@ impl Trial {
     fn nominate(&mut self, socket: &Socket, cookie: u64, by: (Pid, i32)) {
         let origin = Origin::new(ROOT.0.cast_signed(), ACCEPTED_MS);
         let passed = Passed { fd: socket.0.try_clone().unwrap(), share: self.users.take(1).unwrap() };
-        let by = Name { pid: by.0, fd: by.1 };
+        let by = ProcessFd { pid: by.0, fd: by.1 };
         self.prover.nominate(Nominee { passed, cookie, by, origin, unread: 0, closed: true });
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use linger_custody::Discarded;
-use linger_custody::world::{Answer, Ask, Census, Cookie, Inode, Kept, Name, State, Tid};
+use linger_custody::world::{Answer, Ask, Census, Cookie, Inode, Kept, ProcessFd, State, Tid};
 
 use super::{AtHand, Driver, Fault, KeptFd, LIMITS, inode, pid};
 use crate::kernel::{Call, Kernel, Thread};
@@ -29,13 +29,13 @@ impl Driver {
         }
     }
 
-    fn which(&mut self, kernel: &Kernel, wanted: Inode, names: Vec<Name>) -> Result<Answer, Fault> {
+    fn which(&mut self, kernel: &Kernel, wanted: Inode, names: Vec<ProcessFd>) -> Result<Answer, Fault> {
         if names.is_empty() || names.len() > LIMITS.names {
             return Err(format!("asks for {} names", names.len()));
         }
         self.check_hints(kernel, Some(&names))?;
         self.asked_which = true;
-        let names_it = |name: &Name| {
+        let names_it = |name: &ProcessFd| {
             let process = &kernel.processes[name.pid.0 as usize];
             !process.hidden
                 && process.connections().any(|(fd, index)| fd == name.fd && inode(index) == wanted)
@@ -44,7 +44,7 @@ impl Driver {
         if name.is_some() {
             self.told.push(("remembered", State::Shared));
         }
-        Ok(Answer::Name(name))
+        Ok(Answer::ProcessFd(name))
     }
 
     fn look(&mut self, kernel: &Kernel, copying: &[Tid]) -> Result<Answer, Fault> {
@@ -226,7 +226,7 @@ pub(super) fn census(kernel: &Kernel) -> Census {
             continue;
         }
         for (fd, connection) in process.connections() {
-            census.names.entry(inode(connection)).or_default().push(Name { pid: pid(index), fd });
+            census.names.entry(inode(connection)).or_default().push(ProcessFd { pid: pid(index), fd });
         }
     }
     census

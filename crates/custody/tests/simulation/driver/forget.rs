@@ -1,7 +1,7 @@
 //! Nothing is remembered for ever: the next census removes connections that are gone, and it does come.
 
 use linger_custody::Socket;
-use linger_custody::world::{Action, Answer, Ask, Caller, Cookie, Event, Inode, Name, Seen, State, Way};
+use linger_custody::world::{Action, Answer, Ask, Caller, Cookie, Event, Inode, ProcessFd, Seen, State, Way};
 
 use super::answer::census;
 use super::{Driver, Fault, cookie, inode, pid, tid};
@@ -31,7 +31,7 @@ impl Driver {
                     Action::Ask(Ask::Census { .. }) => {
                         let mut census = census(kernel);
                         for one in &own {
-                            let name = Name { pid: pid(kernel.processes.len()), fd: one.fd };
+                            let name = ProcessFd { pid: pid(kernel.processes.len()), fd: one.fd };
                             census.names.entry(one.inode).or_default().push(name);
                         }
                         looked = true;

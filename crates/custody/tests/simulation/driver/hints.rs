@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use linger_custody::world::{Census, Event, Inode, Name, Pid, World};
+use linger_custody::world::{Census, Event, Inode, Pid, ProcessFd, World};
 
 use super::{Driver, Fault, KeptFd, LIMITS, cookie, inode, pid};
 use crate::kernel::{File, Kernel};
@@ -12,7 +12,7 @@ use crate::kernel::{File, Kernel};
 /// world may remember or not, and that then takes the place of another.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
-    names: BTreeMap<Inode, Vec<Option<Name>>>,
+    names: BTreeMap<Inode, Vec<Option<ProcessFd>>>,
     /// The only process that has sent a connection, as long as no other is known to have it; `None` afterwards.
     senders: BTreeMap<Inode, Option<Pid>>,
     /// How many fds of each connection the present event tells of, if it tells of all that a process has.
@@ -21,7 +21,7 @@ pub(super) struct Hints {
 
 impl Hints {
     /// An fd of a shared connection was told of; `is_sure` if it is one that stays.
-    fn note(&mut self, inode: Inode, name: Name, is_sure: bool) {
+    fn note(&mut self, inode: Inode, name: ProcessFd, is_sure: bool) {
         let names = self.names.entry(inode).or_default();
         if names.len() < LIMITS.names && !names.contains(&Some(name)) {
             names.push(is_sure.then_some(name));
@@ -67,30 +67,30 @@ impl Driver {
         match event {
             Event::Copy { caller, seen } => {
                 self.hints.meet(seen.inode, caller.pid, false);
-                self.hints.note(seen.inode, Name { pid: caller.pid, fd: seen.fd }, true);
+                self.hints.note(seen.inode, ProcessFd { pid: caller.pid, fd: seen.fd }, true);
             }
             Event::Send { caller, seen, abroad } => {
                 self.hints.meet(seen.inode, caller.pid, true);
                 if *abroad {
                     self.hints.senders.insert(seen.inode, None);
                 }
-                self.hints.note(seen.inode, Name { pid: caller.pid, fd: seen.fd }, true);
+                self.hints.note(seen.inode, ProcessFd { pid: caller.pid, fd: seen.fd }, true);
             }
             Event::Tick => self.hints.senders.values_mut().for_each(|sender| *sender = None),
             Event::Close { caller, seen, .. } => {
                 self.hints.meet(seen.inode, caller.pid, false);
-                self.hints.note(seen.inode, Name { pid: caller.pid, fd: seen.fd }, false);
+                self.hints.note(seen.inode, ProcessFd { pid: caller.pid, fd: seen.fd }, false);
             }
             Event::Appeared { caller, open, .. } | Event::Fork { caller, open, .. } => {
                 for one in *open {
                     self.hints.meet(one.inode, caller.pid, false);
-                    self.hints.note(one.inode, Name { pid: caller.pid, fd: one.fd }, true);
+                    self.hints.note(one.inode, ProcessFd { pid: caller.pid, fd: one.fd }, true);
                     *self.hints.present.entry(one.inode).or_default() += 1;
                 }
             }
             Event::Closed(kept) => {
                 if let Some(KeptFd { connection, name: Some((process, fd)), .. }) = self.kept.get(kept) {
-                    self.hints.note(inode(*connection), Name { pid: pid(*process), fd: *fd }, false);
+                    self.hints.note(inode(*connection), ProcessFd { pid: pid(*process), fd: *fd }, false);
                 }
             }
             _ => {}
@@ -113,15 +113,15 @@ impl Driver {
 
     /// At a close the world may ask for a census only if none of the remembered fds has the connection, and it must ask
     /// for those first.
-    pub(super) fn check_hints(&self, kernel: &Kernel, asked: Option<&[Name]>) -> Result<(), Fault> {
+    pub(super) fn check_hints(&self, kernel: &Kernel, asked: Option<&[ProcessFd]>) -> Result<(), Fault> {
         let Some(index) = self.about.filter(|_| self.is_ending && !self.asked_which) else { return Ok(()) };
         let names = self.hints.names.get(&inode(index)).into_iter().flatten().flatten();
-        let is_closing = |name: &Name| {
+        let is_closing = |name: &ProcessFd| {
             let this = (name.pid.0 as usize, name.fd);
             self.at_hand.is_some_and(|one| one.name == this)
                 || self.kept.values().any(|one| !one.closed && one.name == Some(this))
         };
-        let stays = |name: &&Name| {
+        let stays = |name: &&ProcessFd| {
             let process = &kernel.processes[name.pid.0 as usize];
             !process.hidden && process.file(name.fd) == Some(File::Connection(index)) && !is_closing(name)
         };

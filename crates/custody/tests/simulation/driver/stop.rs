@@ -91,7 +91,7 @@ impl Driver {
                     && !self.kept.values().any(|one| one.connection == *index)
             };
             self.stop.gone = self.held.iter().copied().filter(is_gone).collect();
-            self.on("unheard", None, Event::Unheard);
+            self.on("unheard", None, Event::Unnotified);
             return true;
         }
         let quiet = kernel.processes.iter().all(|process| process.inbox.iter().all(Vec::is_empty));
@@ -110,7 +110,7 @@ impl Driver {
         };
         self.stop.suspects.extend((0..kernel.connections.len()).filter(open));
         self.cover("heard", kernel);
-        self.on("heard", None, Event::Heard(&census));
+        self.on("heard", None, Event::CaughtUp(&census));
         true
     }
 

@@ -15,14 +15,16 @@ impl Driver {
         self.about = about;
         self.closes = false;
         let is_clean = match event {
-            Event::Died(_) | Event::Ended | Event::Hidden { .. } | Event::Lost(_) | Event::Unheard => false,
+            Event::Died(_) | Event::Ended | Event::Hidden { .. } | Event::Lost(_) | Event::Unnotified => {
+                false
+            }
             Event::Appeared { open, hidden, .. } => open.is_empty() && !hidden,
             _ => true,
         };
         self.clean = self.clean.filter(|_| is_clean);
         let state = about.map_or(State::Unknown, |one| self.world.state(cookie(one)));
         (self.state, self.saw_copying, self.is_late) = (state, false, false);
-        if !matches!(event, Event::Unheard | Event::Heard(_)) {
+        if !matches!(event, Event::Unnotified | Event::CaughtUp(_)) {
             self.told.push((what, state));
         }
         self.fault = about.and_then(|one| self.check_state(one, state).err());
@@ -30,7 +32,8 @@ impl Driver {
         if self.tracing {
             eprintln!("    {event:?} [{state:?}]");
         }
-        self.stray |= matches!(event, Event::Copy { .. } | Event::Fork { alone: false, .. } | Event::Unheard);
+        self.stray |=
+            matches!(event, Event::Copy { .. } | Event::Fork { alone: false, .. } | Event::Unnotified);
         self.wants_room = matches!(what, "copy" | "fork" | "appeared" | "shutdown");
         self.may_add =
             matches!(what, "fork" | "appeared" | "shutdown") || !matches!(state, State::Shared | State::Sent);

@@ -113,7 +113,7 @@ impl Driver {
             Wanting::Discard(_) | Wanting::Unwatch(_) | Wanting::HandOver { .. } if self.has_news() => {
                 Answer::Unsure
             }
-            Wanting::Which { inode, names } => Answer::Name(eyes::which(inode, names)),
+            Wanting::Which { inode, names } => Answer::ProcessFd(eyes::which(inode, names)),
             Wanting::Census { copying } => {
                 self.counts.look();
                 // Before the census, so that the census shows the results of calls that are over by then.

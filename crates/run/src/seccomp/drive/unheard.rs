@@ -95,7 +95,7 @@ impl Driver {
         match self.unheard.at(calls, now) {
             Due::Nothing => {}
             Due::Report => {
-                self.tell(Event::Unheard, None);
+                self.tell(Event::Unnotified, None);
             }
             Due::Look => {
                 let processes = self.processes();
@@ -103,7 +103,7 @@ impl Driver {
                 let quiet = processes.as_deref().is_some_and(eyes::quiet);
                 let census = eyes::census_among(processes.as_deref());
                 if self.unheard.looked(quiet, census.hidden) {
-                    self.tell(Event::Heard(&census), None);
+                    self.tell(Event::CaughtUp(&census), None);
                 }
                 self.unheard.rest(now, begun.elapsed(), census.hidden);
             }
