@@ -161,6 +161,13 @@ impl Incoming {
         self.active.iter().any(|active| active.id == id && active.stage == Stage::Draining)
     }
 
+    /// Whether some of this request, which was not answered, is still to come.
+    pub(crate) fn awaits(&self, id: u16) -> bool {
+        let awaits =
+            |active: &Active| active.stage == Stage::Running && (active.stdin_open || active.data_open);
+        self.active.iter().any(|active| active.id == id && awaits(active))
+    }
+
     /// Whether the gateway still has to send something for a request that was not answered: parameters, a body, the rest
     /// of a record.
     pub fn expects_more(&self) -> bool {
