@@ -9,6 +9,9 @@ pub struct Limits {
     pub params_bytes: usize,
     /// Most pairs in one request. A pair costs 12 bytes, and each look-up goes through all pairs.
     pub params_count: usize,
+    /// Most bytes of name-value pairs of all requests that run on one connection; a request that would exceed it is answered with
+    /// `OVERLOADED`. One alone may always have `params_bytes`.
+    pub params_held: usize,
     /// Most requests at once on one connection; more are answered with `OVERLOADED`.
     pub multiplexed: usize,
     /// Most bytes of request bodies held in memory for handlers that do not read, for all requests of a connection. At the bound the
@@ -25,6 +28,7 @@ impl Default for Limits {
         Self {
             params_bytes: 256 << 10,
             params_count: 1024,
+            params_held: 2 << 20,
             multiplexed: 64,
             buffered: 256 << 10,
             spooled: 256 << 20,

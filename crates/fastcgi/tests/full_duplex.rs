@@ -11,7 +11,7 @@ use common::Running;
 use linger_fastcgi::params::push_pair;
 use linger_fastcgi::record::{self, RecordType, Role, push, push_begin, push_stream};
 use linger_fastcgi::responder::Config;
-use linger_fastcgi::{Request, Response, cgi};
+use linger_fastcgi::{Params, Request, Response, cgi};
 
 /// More than the buffers of both ends take.
 const LARGE: usize = 20 << 20;
@@ -20,6 +20,7 @@ const LARGE: usize = 20 << 20;
 fn writes_first(request: &mut Request, response: &mut Response) -> io::Result<u32> {
     let number = |name| request.params().text(name).and_then(|text| text.parse::<usize>().ok()).unwrap();
     let (read, answer) = (number("X_READ"), number("X_ANSWER"));
+    std::thread::sleep(wait(request.params()));
     cgi::head(&mut *response, 200, [])?;
     io::copy(&mut io::repeat(b'r').take(answer as u64 / 2), response)?;
     let mut body = Vec::new();
@@ -27,6 +28,11 @@ fn writes_first(request: &mut Request, response: &mut Response) -> io::Result<u3
     io::copy(&mut io::repeat(b'r').take(answer.div_ceil(2) as u64), response)?;
     write!(response, "{}", said(&body))?;
     Ok(0)
+}
+
+/// How long a handler thinks, so that the body may fill all that is held for it.
+fn wait(params: &Params) -> Duration {
+    Duration::from_millis(params.text("X_WAIT_MS").and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
 fn said(body: &[u8]) -> String {
@@ -43,6 +49,7 @@ mod on_tokio {
     async fn writes_first(mut request: Request, mut response: Response) -> io::Result<()> {
         let number = |name| request.params().text(name).and_then(|text| text.parse::<usize>().ok()).unwrap();
         let (read, answer) = (number("X_READ"), number("X_ANSWER"));
+        tokio::time::sleep(wait(request.params())).await;
         response.write(b"Status: 200\r\n\r\n").await?;
         write(&mut response, answer / 2).await?;
         let mut body = Vec::new();
@@ -93,10 +100,15 @@ fn everywhere(config: &Config, test: impl Fn(&str, SocketAddr)) {
 }
 
 fn head(read: usize, answer: usize) -> Vec<u8> {
+    head_of(read, answer, 0)
+}
+
+fn head_of(read: usize, answer: usize, wait_ms: u64) -> Vec<u8> {
     let (mut out, mut pairs) = (Vec::new(), Vec::new());
     push_begin(&mut out, 1, Role::Responder, false);
     push_pair(&mut pairs, b"X_READ", read.to_string().as_bytes());
     push_pair(&mut pairs, b"X_ANSWER", answer.to_string().as_bytes());
+    push_pair(&mut pairs, b"X_WAIT_MS", wait_ms.to_string().as_bytes());
     push_stream(&mut out, RecordType::Params, 1, &pairs);
     push(&mut out, RecordType::Params, 1, &[]);
     out
@@ -239,6 +251,21 @@ fn end_request_waits_for_a_body_that_moves_if_told_so() {
         let (heard, unsent) = insists(address, LARGE);
         heard.assert(driver, 0, 1000);
         assert!(unsent > 0, "{driver}: END_REQUEST waited");
+    });
+}
+
+#[test]
+fn a_body_that_held_the_connection_up_moves_again_when_the_handler_is_done() {
+    let mut config = Config::default();
+    config.input_idle = Duration::from_secs(3600);
+    everywhere(&config, |driver, address| {
+        let mut stream = connect(address);
+        stream.write_all(&head_of(0, 1000, 300)).unwrap();
+        // All of it goes out only when it is read and dropped.
+        stream.write_all(&body(LARGE)).unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        Heard::all(&mut all).assert(driver, 0, 1000);
     });
 }
 

@@ -187,6 +187,10 @@ impl<W: Wire + ?Sized> Link<W> {
         loop {
             let mut state = self.state();
             let Some(until) = state.settle(key, Instant::now()) else { return };
+            if self.is_shared && state.is_held() {
+                // What this request held up the connection with is dropped.
+                self.news.notify_all();
+            }
             if !std::mem::replace(&mut is_sent, true) {
                 drop(state);
                 // If this fails the answer is torn, and the end says so.

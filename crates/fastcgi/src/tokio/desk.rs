@@ -130,6 +130,10 @@ impl Desk {
     pub(super) fn settle(&self, key: Key) -> Option<Instant> {
         let mut state = self.lock();
         let until = state.conversation.settle(key, Instant::now());
+        if state.conversation.is_held() {
+            // What this request held up the connection with is dropped.
+            self.news.notify_one();
+        }
         // Wakes the handler if it reads although it has answered: its read returns an error.
         state.waiting.retain(|(other, waker)| {
             *other != key || {
