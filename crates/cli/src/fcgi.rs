@@ -55,7 +55,7 @@ struct Get {
 }
 
 const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or unix:/PATH; `inherited` is the socket that a \
-    parent left as descriptor 0";
+    service manager passes (LISTEN_FDS), else the one that a parent left as descriptor 0";
 
 /// Serves FastCGI requests until Ctrl-C.
 #[derive(Args, Debug)]
@@ -205,6 +205,26 @@ fn addresses(list: &str) -> Result<Vec<IpAddr>, &str> {
     list.split(',').map(|word| word.trim().parse().map_err(|_| word.trim())).collect()
 }
 
+/// A responder on the socket that a service manager passes (`sd_listen_fds(3)`), else on descriptor 0.
+fn inherited(config: responder::Config) -> io::Result<Responder> {
+    let mut passed = listenfd::ListenFd::from_env();
+    match passed.len() {
+        0 => Responder::inherited(config),
+        1 => {
+            // `take_tcp_listener` leaves a unix socket where it is.
+            if let Ok(Some(tcp)) = passed.take_tcp_listener(0) {
+                return Responder::from_listener(tcp, config);
+            }
+            let unix = passed.take_unix_listener(0)?.ok_or(io::ErrorKind::NotFound)?;
+            Responder::from_listener(unix, config)
+        }
+        many => {
+            let text = format!("the service manager passes {many} sockets, and one can be served");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
+    }
+}
+
 impl ServeArguments {
     fn run(self) -> ExitCode {
         let mut config = responder::Config::default();
@@ -236,7 +256,7 @@ impl ServeArguments {
             Some(address) => {
                 Responder::bind(address, config).map_err(|error| exit::listening(address, &error))
             }
-            None => Responder::inherited(config).map_err(|error| exit::io("cannot listen", &error)),
+            None => inherited(config).map_err(|error| exit::io("cannot listen", &error)),
         };
         let responder = match responder {
             Ok(responder) => responder,

@@ -111,3 +111,35 @@ fn the_exit_status_is_true() {
     let usage = Command::new(LINGER).args(["fcgi", "get", "nonsense", "/x"]).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));
 }
+
+/// Starts `linger fcgi serve --echo` as systemd does with these sockets: on descriptors 3, 4, ...
+fn activated(sockets: Vec<OwnedFd>) -> Command {
+    let mut command = Command::new("sh");
+    // One socket is passed as descriptor 0 and then moved. A second name of it serves where two are wanted.
+    let count = sockets.len();
+    let moved = if count == 2 { "exec 3<&0 4<&0 </dev/null" } else { "exec 3<&0 </dev/null" };
+    let script = format!("{moved}; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$@\"");
+    command.args(["-c", &script, "sh", LINGER, "fcgi", "serve", "--echo"]);
+    command.stdin(Stdio::from(sockets.into_iter().next().unwrap())).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_socket_from_a_service_manager_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app");
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let addresses = [tcp.local_addr().unwrap().to_string(), format!("unix:{}", path.display())];
+    for (address, socket) in addresses.into_iter().zip([OwnedFd::from(tcp), unix.into()]) {
+        let child = activated(vec![socket]).spawn().unwrap();
+        let serving = Serving { child, address };
+        let output = serving.get(&["/srv/x.php"], b"");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let two = vec![tcp.try_clone().unwrap().into(), tcp.into()];
+    let refused = activated(two).output().unwrap();
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("passes 2 sockets"), "{message}");
+}

@@ -1,5 +1,6 @@
 //! One connection's conversation with a gateway, from the first request to the end: what is read, what is answered,
-//! and when the connection is over. No sockets, no threads, and no clock: `now` is an argument.
+//! and when the connection is over. No sockets, no threads, and no clock: `now` is an argument. Only bodies that exceed the
+//! memory allowed for them go to a file.
 //!
 //! A driver asks for the next [`Step`], takes it, and reports what it led to:
 //!
@@ -13,19 +14,26 @@
 //!
 //! The driver gets requests from [`request`](Conversation::request). A handler reads with
 //! [`read`](Conversation::read) or [`piece`](Conversation::piece) and writes into an [`Answer`], which makes records.
-//! When the handler is done, its result (a status, an error, a panic) goes to [`finish`](Conversation::finish), **before**
-//! the last records are sent: once the gateway has END_REQUEST it may use the id again.
+//! While the gateway leaves no room for these ([`blocked`](Conversation::blocked)), the connection is read on: the gateway may
+//! be one that writes its whole request first. When the handler is done, the driver waits for the rest of the request as long as
+//! [`settle`](Conversation::settle) says. Then the handler's result (a status, an error, a panic) goes to
+//! [`finish`](Conversation::finish), **before** the last records are sent: once the gateway has END_REQUEST it may use the id again.
 //! [`answered`](Conversation::answered) then reports whether the last records were sent.
 
 mod answer;
 mod body;
 mod drain;
 mod open;
+mod reading;
+mod settle;
+mod spool;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linger::Policy;
@@ -46,7 +54,7 @@ pub const PANICKED: &str = "the handler panicked";
 pub const SILENT: &str = "the handler gave no response";
 
 /// The bounds of a conversation. Plain data.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Bounds {
     /// The bounds of the connection's lingering close, and of draining each body that is not read on a kept connection.
@@ -59,10 +67,14 @@ pub struct Bounds {
     pub io_timeout: Duration,
     /// Longest rest between two requests.
     pub keep_idle: Duration,
+    /// How long END_REQUEST waits for a request's body that has stopped moving; zero for not at all.
+    pub input_idle: Duration,
+    /// The folder for bodies that exceed [`Limits::buffered`]; `None` if there is none.
+    pub spool: Option<Arc<Path>>,
 }
 
 impl Bounds {
-    /// The bounds of one connection.
+    /// The bounds of one connection. Bodies have no file, and END_REQUEST waits for none.
     pub fn new(
         policy: Policy,
         limits: Limits,
@@ -70,7 +82,8 @@ impl Bounds {
         io_timeout: Duration,
         keep_idle: Duration,
     ) -> Self {
-        Self { policy, limits, capacity, io_timeout, keep_idle }
+        let (input_idle, spool) = (Duration::ZERO, None);
+        Self { policy, limits, capacity, io_timeout, keep_idle, input_idle, spool }
     }
 }
 
@@ -121,6 +134,10 @@ pub struct Conversation {
     /// When the gateway's present silence becomes too long. Drains have deadlines of their own.
     deadline: Option<Instant>,
     is_held: bool,
+    /// How many writers wait for the gateway to read.
+    blocked: usize,
+    /// When bytes were received last.
+    heard: Option<Instant>,
 }
 
 /// Whether the connection is still read, and whether it goes on after the present requests.
@@ -140,7 +157,6 @@ impl Conversation {
         Self {
             incoming: Incoming::new(bounds.limits, bounds.capacity),
             drains: Drains::new(bounds.policy),
-            bounds,
             life: Life::Open,
             fresh: VecDeque::new(),
             open: Vec::new(),
@@ -148,6 +164,9 @@ impl Conversation {
             served: 0,
             deadline: None,
             is_held: false,
+            blocked: 0,
+            heard: None,
+            bounds,
         }
     }
 
@@ -173,7 +192,7 @@ impl Conversation {
             Life::Deaf(_) => return Step::Hold,
             Life::Open | Life::Last => {}
         }
-        if self.open.iter().any(|open| open.is_full(self.bounds.limits.buffered)) {
+        if self.is_full() {
             self.deadline = None;
             return Step::Hold;
         }
@@ -219,13 +238,14 @@ impl Conversation {
     pub fn take(&mut self, input: &mut &[u8], now: Instant) {
         debug_assert!(!matches!(self.life, Life::Deaf(_)), "received after the end");
         self.deadline = None;
+        self.heard = Some(now);
         loop {
             match self.incoming.next(input) {
                 Ok(Some(Received::Discarded(bytes))) => {
                     self.drains.discarded(self.incoming.record_id(), bytes);
                     continue;
                 }
-                Ok(Some(event)) => self.apply(event),
+                Ok(Some(event)) => self.apply(event, now),
                 Ok(None) => {}
                 Err(error) => self.life = Life::Deaf(Gone::Protocol(error)),
             }
@@ -234,7 +254,7 @@ impl Conversation {
         self.drains.settle(|id| self.incoming.drains(id), now);
     }
 
-    fn apply(&mut self, event: Received<'_>) {
+    fn apply(&mut self, event: Received<'_>, now: Instant) {
         let (id, which, bytes) = match event {
             Received::Start(start) => return self.begin(start),
             Received::Abort(id) => {
@@ -250,12 +270,18 @@ impl Conversation {
             Received::DataEnd(id) => (id, Which::Data, None),
             Received::Discarded(_) => return,
         };
+        let spool = if self.has_memory() { None } else { self.bounds.spool.as_deref() };
         let open = self.open.iter_mut().find(|open| open.id == id);
         debug_assert!(open.is_some(), "a body for request {id}, which does not run");
-        match (open, bytes) {
-            (Some(open), Some(bytes)) => open.push(which, bytes),
-            (Some(open), None) => open.end(which),
-            (None, _) => {}
+        let Some(open) = open else { return };
+        open.moved(bytes.map_or(0, <[u8]>::len), self.bounds.input_idle, now);
+        match bytes {
+            Some(bytes) => {
+                if !open.push(which, bytes, spool) {
+                    self.bounds.spool = None;
+                }
+            }
+            None => open.end(which),
         }
     }
 
@@ -290,60 +316,6 @@ impl Conversation {
     /// are none, or [`linger::Event::Unknown`].
     pub fn measured(&mut self, event: linger::Event, now: Instant) {
         self.drains.measured(event, now);
-    }
-
-    /// Reads from one of a request's streams. `to` must not be empty.
-    ///
-    /// # Errors
-    /// Returns the reason why no more bytes will come. Bytes that have arrived are returned before that.
-    pub fn read(&mut self, key: Key, which: Which, to: &mut [u8]) -> Result<Input<usize>, Gone> {
-        let open = self.find(key)?;
-        match open.body(which).read(to) {
-            0 => self.dry(key, which),
-            got => Ok(Input::Got(got)),
-        }
-    }
-
-    /// Takes all bytes that have arrived on one of a request's streams.
-    ///
-    /// # Errors
-    /// Returns the errors of [`read`](Self::read).
-    pub fn piece(&mut self, key: Key, which: Which) -> Result<Input<Vec<u8>>, Gone> {
-        let piece = self.find(key)?.body(which).piece();
-        if piece.is_empty() { self.dry(key, which) } else { Ok(Input::Got(piece)) }
-    }
-
-    fn find(&mut self, key: Key) -> Result<&mut OpenRequest, Gone> {
-        self.open.iter_mut().find(|open| open.key == key).ok_or(Gone::Answered)
-    }
-
-    /// The result of a read by a handler for which no bytes are buffered.
-    fn dry<T>(&mut self, key: Key, which: Which) -> Result<Input<T>, Gone> {
-        let life = self.life;
-        let open = self.find(key)?;
-        match life {
-            _ if open.body(which).is_whole() => Ok(Input::End),
-            _ if open.is_aborted => Err(Gone::Aborted),
-            Life::Deaf(gone) => Err(gone),
-            Life::Open | Life::Last => {
-                open.waits_for = Some(which);
-                Ok(Input::Later)
-            }
-        }
-    }
-
-    /// Whether a handler whose last read returned [`Input::Later`] still has to wait: another read would return
-    /// [`Input::Later`] again.
-    pub fn is_waiting(&self, key: Key) -> bool {
-        let waits = |open: &OpenRequest| open.key == key && open.waits_for.is_some() && !open.is_aborted;
-        !matches!(self.life, Life::Deaf(_)) && self.open.iter().any(waits)
-    }
-
-    /// Notes that a handler reads no more of its request.
-    pub fn unwanted(&mut self, key: Key) {
-        if let Ok(open) = self.find(key) {
-            open.unwanted();
-        }
     }
 
     /// Whether the last step was [`Step::Hold`]: when a handler has read, or waits, the driver should ask for the next one.

@@ -70,6 +70,8 @@ struct Active {
     id: u16,
     role: Role,
     keep_conn: bool,
+    /// Bytes of parameters that are held for the request, by this or by its handler.
+    params: usize,
     stage: Stage,
     stdin_open: bool,
     data_open: bool,
@@ -161,6 +163,13 @@ impl Incoming {
         self.active.iter().any(|active| active.id == id && active.stage == Stage::Draining)
     }
 
+    /// Whether some of this request, which was not answered, is still to come.
+    pub(crate) fn awaits(&self, id: u16) -> bool {
+        let awaits =
+            |active: &Active| active.stage == Stage::Running && (active.stdin_open || active.data_open);
+        self.active.iter().any(|active| active.id == id && awaits(active))
+    }
+
     /// Whether the gateway still has to send something for a request that was not answered: parameters, a body, the rest
     /// of a record.
     pub fn expects_more(&self) -> bool {
@@ -212,16 +221,10 @@ impl Incoming {
         header: Header,
         bytes: &'a [u8],
     ) -> Result<Option<Received<'a>>, ProtocolError> {
-        let (id, limit) = (header.id, self.limits.params_bytes);
+        let id = header.id;
         match header.kind {
             RecordType::BeginRequest | RecordType::GetValues => self.whole.extend_from_slice(bytes),
-            RecordType::Params => match self.find(id).map(|active| &mut active.stage) {
-                Some(Stage::Params(params)) if params.len() + bytes.len() > limit => {
-                    return Err(self.fault(Fault::ParamsTooLong(limit)));
-                }
-                Some(Stage::Params(params)) => params.extend_from_slice(bytes),
-                _ => {}
-            },
+            RecordType::Params => self.params(id, bytes)?,
             RecordType::Stdin | RecordType::Data => {
                 let running = self.find(id).is_some_and(|active| match header.kind {
                     RecordType::Stdin => active.stdin_open && active.stage == Stage::Running,
@@ -236,6 +239,28 @@ impl Incoming {
             _ => {}
         }
         Ok(None)
+    }
+
+    fn params(&mut self, id: u16, bytes: &[u8]) -> Result<(), ProtocolError> {
+        let (limit, held) = (self.limits.params_bytes, self.limits.params_held);
+        let running = |active: &Active| active.id != id && active.stage != Stage::Draining;
+        let others: usize =
+            self.active.iter().filter(|active| running(active)).map(|active| active.params).sum();
+        let Some(at) = self.active.iter().position(|active| active.id == id) else { return Ok(()) };
+        let active = &mut self.active[at];
+        let Stage::Params(params) = &mut active.stage else { return Ok(()) };
+        let length = params.len() + bytes.len();
+        if length > limit {
+            return Err(self.fault(Fault::ParamsTooLong(limit)));
+        }
+        if others > 0 && others + length > held {
+            self.active.swap_remove(at);
+            record::push_end(&mut self.replies, id, EndRequest::new(0, ProtocolStatus::Overloaded));
+            return Ok(());
+        }
+        params.extend_from_slice(bytes);
+        active.params = length;
+        Ok(())
     }
 
     fn end(&mut self, header: Header) -> Result<Option<Received<'static>>, ProtocolError> {
@@ -278,6 +303,7 @@ impl Incoming {
                 id,
                 role,
                 keep_conn: flags & 1 != 0,
+                params: 0,
                 stage: Stage::Params(Vec::new()),
                 stdin_open: role != Role::Authorizer,
                 data_open: role == Role::Filter,

@@ -269,3 +269,36 @@ fn a_fault_names_its_place() {
     let error = incoming.next(&mut &bytes[..]).unwrap_err();
     assert_eq!((error.offset, error.fault), (10, Fault::ParamCut));
 }
+
+#[test]
+fn parameters_are_bounded_for_a_whole_connection() {
+    // 1000 bytes are held for the first request. A second may have as many as the bound leaves, and one alone more.
+    let pairs = |bytes: usize| {
+        let mut pairs = Vec::new();
+        push_pair(&mut pairs, b"N", &vec![b'v'; bytes - 6]);
+        assert_eq!(pairs.len(), bytes);
+        pairs
+    };
+    for (second, alone, refused) in
+        [(500, false, false), (501, false, true), (501, true, false), (4000, true, false)]
+    {
+        let mut incoming = incoming(true);
+        incoming.limits.params_held = 1500;
+        begin(&mut incoming, 1, Role::Responder).unwrap();
+        record(&mut incoming, RecordType::Params, 1, &pairs(1000)).unwrap();
+        record(&mut incoming, RecordType::Params, 1, b"").unwrap();
+        if alone {
+            // What is drained has no parameters any more.
+            assert!(incoming.finish(1));
+        }
+        begin(&mut incoming, 2, Role::Responder).unwrap();
+        record(&mut incoming, RecordType::Params, 2, &pairs(second)).unwrap();
+        assert_eq!(replies(&mut incoming), if refused { end(2, 2) } else { vec![] }, "{second}");
+        let started = record(&mut incoming, RecordType::Params, 2, b"").unwrap();
+        assert_eq!(started.is_empty(), refused);
+        // The id is free again.
+        if refused {
+            start(&mut incoming, 2, Role::Authorizer);
+        }
+    }
+}

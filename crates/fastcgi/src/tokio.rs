@@ -8,6 +8,7 @@ mod desk;
 mod exchange;
 #[cfg(test)]
 pub(crate) mod memory;
+mod stop;
 mod wire;
 
 use std::future::{Future, poll_fn};
@@ -26,8 +27,10 @@ use linger::tokio::Stream;
 use crate::conversation::{Conversation, End, Key, PANICKED, SILENT, Step};
 use crate::incoming::Start;
 use crate::responder::Config;
+use crate::responder::overdue;
 use desk::{Desk, Out};
 pub use exchange::{Aborted, Request, Response};
+use stop::{StopNews, at_once};
 use wire::AsyncWire;
 
 const BUFFER: usize = 64 << 10;
@@ -94,8 +97,9 @@ where
 /// Does what [`serve`] does, until `stop` is ready. Then it accepts no more, ends the connections that rest between two requests, lets each
 /// request that is under way end, and waits for the lingering closes ([`Config::policy`] bounds each).
 ///
-/// It returns when all of that is done. A handler has no bound of its own: put one around this future, as with
-/// `tokio::time::timeout`. Connections that outlive the dropped future go on.
+/// It returns when all of that is done. After [`Config::stop_within`] every wait of a request for its gateway fails, and the request
+/// counts as [aborted](Request::aborted); a handler that goes on all the same is waited for no longer than `policy.total` from
+/// then on. Connections that outlive this future go on.
 ///
 /// # Errors
 /// Returns the errors of [`serve`].
@@ -114,7 +118,8 @@ where
     let handler = Arc::new(handler);
     let most = u32::try_from(config.connections.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
     let room = Arc::new(Semaphore::new(most as usize));
-    let (stopping, stopped) = watch::channel(false);
+    let (stopping, stopped) = watch::channel(None);
+    let stopped = StopNews(stopped);
     let begin = |permit: OwnedSemaphorePermit, stream| {
         let (config, handler, stopped) = (config.clone(), handler.clone(), stopped.clone());
         ::tokio::spawn(async move {
@@ -158,9 +163,14 @@ where
         begin(permit, stream);
     }
     drop(listener);
-    let _ = stopping.send(true);
+    let overdue = config.stop_within.and_then(|within| Instant::now().checked_add(within));
+    let _ = stopping.send(Some(overdue));
     // Every connection gives its permit back when it is closed.
-    let _ = room.acquire_many(most).await;
+    let ended = room.acquire_many(most);
+    match overdue.and_then(|overdue| overdue.checked_add(config.policy.total)) {
+        Some(last) => drop(timeout_at(last.into(), ended).await),
+        None => drop(ended.await),
+    }
     Ok(())
 }
 
@@ -174,21 +184,16 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Holds the conversation on a connection. Returns the connection, and how it is to end.
-async fn converse<W, H, F>(
-    wire: W,
-    config: &Config,
-    handler: &Arc<H>,
-    mut stopped: watch::Receiver<bool>,
-) -> Option<(W, End)>
+async fn converse<W, H, F>(wire: W, config: &Config, handler: &Arc<H>, stopped: StopNews) -> Option<(W, End)>
 where
     W: AsyncWire,
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     let desk = Arc::new(Desk::new(Conversation::new(config.bounds(true))));
-    let out = Arc::new(Out::new(wire, config.io_timeout));
+    let out = Arc::new(Out::new(wire, desk.clone(), config.io_timeout, stopped.clone()));
     let mut buffer = vec![0; BUFFER];
-    let (mut start, mut end) = (0, 0);
+    let (mut start, mut end, mut is_over) = (0, 0, false);
     loop {
         let step = {
             let conversation = &mut desk.lock().conversation;
@@ -214,12 +219,13 @@ where
                     let received = ::tokio::select! {
                         biased;
                         () = desk.news.notified() => continue,
-                        received = receive(&out.wire, &mut buffer, until) => received,
                         // A request that has arrived by now is still served.
-                        () = is_stopped(&mut stopped), if rests => {
+                        received = receive(&out.wire, &mut buffer, until) => received,
+                        () = stopped.asked(), if rests => {
                             let end = desk.lock().conversation.end();
                             return Some((Arc::into_inner(out)?.wire, end));
                         }
+                        () = stopped.overdue() => Some(Err(overdue())),
                     };
                     let conversation = &mut desk.lock().conversation;
                     match received {
@@ -238,29 +244,20 @@ where
                 state.wake();
             }
             Step::Measure => desk.lock().conversation.measured(out.wire.unacknowledged(), Instant::now()),
-            Step::Hold => desk.news.notified().await,
+            Step::Hold if is_over => desk.news.notified().await,
+            Step::Hold => ::tokio::select! {
+                () = desk.news.notified() => {}
+                () = stopped.overdue() => {
+                    is_over = true;
+                    let mut state = desk.lock();
+                    state.conversation.lost(overdue().kind());
+                    state.wake();
+                }
+            },
             // Every response has ended. Each gave up its `Arc` of the connection before the conversation was told of
             // its end.
             Step::End(end) => return Some((Arc::into_inner(out)?.wire, end)),
         }
-    }
-}
-
-/// The output of a future if it is ready now.
-async fn at_once<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
-
-/// Waits for the stop.
-async fn is_stopped(stopped: &mut watch::Receiver<bool>) {
-    // The future that serves was dropped: its connections go on, and no stop comes any more.
-    if stopped.wait_for(|stopped| *stopped).await.is_err() {
-        std::future::pending().await
     }
 }
 

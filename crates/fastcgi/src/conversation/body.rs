@@ -1,7 +1,9 @@
 //! Bytes of a request's two streams that have arrived and were not read.
 
 use std::io::{self, ErrorKind};
+use std::path::Path;
 
+use super::spool::Spool;
 use crate::error::ProtocolError;
 
 /// Which of a request's two streams.
@@ -78,10 +80,13 @@ impl InputStream {
         if has_one { Self::Coming(Queue::default()) } else { Self::Whole(Queue::default()) }
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    /// Keeps bytes, in a file of `spool` if a folder is given. Returns false if no file could be made there; the bytes are in
+    /// memory then.
+    pub(super) fn push(&mut self, bytes: &[u8], spool: Option<&Path>) -> bool {
         debug_assert!(!matches!(self, Self::Whole(_)), "bytes after the end of a stream");
-        if let Self::Coming(queue) = self {
-            queue.bytes.extend_from_slice(bytes);
+        match self {
+            Self::Coming(queue) => queue.push(bytes, spool),
+            Self::Whole(_) | Self::Unwanted => true,
         }
     }
 
@@ -91,7 +96,7 @@ impl InputStream {
         }
     }
 
-    /// How many bytes wait to be read.
+    /// How many bytes wait in memory to be read.
     pub(super) fn waiting(&self) -> usize {
         match self {
             Self::Coming(queue) | Self::Whole(queue) => queue.bytes.len() - queue.at,
@@ -99,23 +104,35 @@ impl InputStream {
         }
     }
 
-    /// Copies as much as fits, and returns its length; 0 if no bytes are queued.
-    pub(super) fn read(&mut self, to: &mut [u8]) -> usize {
+    /// How many bytes wait in a file.
+    pub(super) fn spooled(&self) -> u64 {
         match self {
-            Self::Coming(queue) | Self::Whole(queue) => queue.take(to),
+            Self::Coming(queue) | Self::Whole(queue) => queue.spool.as_ref().map_or(0, Spool::len),
             Self::Unwanted => 0,
         }
     }
 
-    /// Takes everything that waits.
-    pub(super) fn piece(&mut self) -> Vec<u8> {
+    /// Copies as much as fits, and returns its length; 0 if no bytes are queued.
+    pub(super) fn read(&mut self, to: &mut [u8]) -> Result<usize, Gone> {
         match self {
             Self::Coming(queue) | Self::Whole(queue) => {
-                let mut queue = std::mem::take(queue);
-                queue.bytes.drain(..queue.at);
-                queue.bytes
+                queue.refill()?;
+                Ok(queue.take(to))
             }
-            Self::Unwanted => Vec::new(),
+            Self::Unwanted => Ok(0),
+        }
+    }
+
+    /// Takes what waits: all that is in memory, or a piece of the file.
+    pub(super) fn piece(&mut self) -> Result<Vec<u8>, Gone> {
+        match self {
+            Self::Coming(queue) | Self::Whole(queue) => {
+                queue.refill()?;
+                let mut bytes = std::mem::take(&mut queue.bytes);
+                bytes.drain(..std::mem::take(&mut queue.at));
+                Ok(bytes)
+            }
+            Self::Unwanted => Ok(Vec::new()),
         }
     }
 
@@ -124,13 +141,53 @@ impl InputStream {
     }
 }
 
+/// Bytes in memory, and behind them bytes in a file.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     bytes: Vec<u8>,
     at: usize,
+    spool: Option<Spool>,
+    /// The file failed: what follows the bytes before it is lost.
+    broken: Option<ErrorKind>,
 }
 
 impl Queue {
+    fn push(&mut self, bytes: &[u8], folder: Option<&Path>) -> bool {
+        if self.broken.is_some() {
+            return true;
+        }
+        let made = match (&self.spool, folder) {
+            (None, Some(folder)) => Spool::new(folder).map(|spool| self.spool = Some(spool)),
+            _ => Ok(()),
+        };
+        // Bytes behind those in the file belong there, too.
+        match &mut self.spool {
+            Some(spool) if folder.is_some() || spool.len() > 0 => {
+                self.broken = spool.push(bytes).err().map(|error| error.kind());
+            }
+            _ => self.bytes.extend_from_slice(bytes),
+        }
+        if let Err(error) = &made {
+            tracing::warn!(?folder, %error, "no file for a request's body");
+        }
+        made.is_ok()
+    }
+
+    /// Brings the next bytes of the file into memory if that is empty.
+    fn refill(&mut self) -> Result<(), Gone> {
+        if self.at < self.bytes.len() {
+            return Ok(());
+        }
+        if let Some(spool) = self.spool.as_mut().filter(|spool| spool.len() > 0) {
+            self.bytes = spool.pop().map_err(|error| Gone::Failed(error.kind()))?;
+            self.at = 0;
+        }
+        match self.broken {
+            Some(kind) if self.bytes.is_empty() => Err(Gone::Failed(kind)),
+            _ => Ok(()),
+        }
+    }
+
     fn take(&mut self, to: &mut [u8]) -> usize {
         let waiting = &self.bytes[self.at..];
         let taken = waiting.len().min(to.len());

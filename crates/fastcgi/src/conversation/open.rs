@@ -1,6 +1,10 @@
 //! A request between its parameters and its answer.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use super::body::{InputStream, Which};
+use super::settle::Settling;
 use crate::incoming::Start;
 use crate::record::Role;
 
@@ -25,6 +29,8 @@ pub(super) struct OpenRequest {
     data: InputStream,
     /// The stream that its handler waits for.
     pub(super) waits_for: Option<Which>,
+    /// Set once the handler is done and END_REQUEST waits for the rest of the request.
+    pub(super) settling: Option<Settling>,
 }
 
 impl OpenRequest {
@@ -37,6 +43,7 @@ impl OpenRequest {
             stdin: InputStream::new(start.role != Role::Authorizer),
             data: InputStream::new(start.role == Role::Filter),
             waits_for: None,
+            settling: None,
         }
     }
 
@@ -47,9 +54,10 @@ impl OpenRequest {
         }
     }
 
-    pub(super) fn push(&mut self, which: Which, bytes: &[u8]) {
+    /// Keeps bytes for the handler, in a file of `spool` if a folder is given. Returns false if no file could be made there.
+    pub(super) fn push(&mut self, which: Which, bytes: &[u8], spool: Option<&Path>) -> bool {
         self.has_come(which);
-        self.body(which).push(bytes);
+        self.body(which).push(bytes, spool)
     }
 
     pub(super) fn end(&mut self, which: Which) {
@@ -66,9 +74,26 @@ impl OpenRequest {
         self.waits_for = self.waits_for.filter(|awaited| *awaited != which);
     }
 
-    /// Whether more unread bytes are held for the handler than the limit allows. False while the handler waits for its
-    /// other stream: it can go on only if the connection is read.
-    pub(super) fn is_full(&self, most: usize) -> bool {
-        self.waits_for.is_none() && self.stdin.waiting() + self.data.waiting() > most
+    /// Notes that bytes of the request came.
+    pub(super) fn moved(&mut self, bytes: usize, idle: Duration, now: Instant) {
+        if let Some(settling) = &mut self.settling {
+            settling.moved(bytes, idle, now);
+        }
+    }
+
+    /// Whether the handler is done.
+    pub(super) fn settles(&self) -> bool {
+        self.settling.is_some()
+    }
+
+    /// How many unread bytes are held in memory. None while the handler waits for its other stream: it can go on only if the
+    /// connection is read.
+    pub(super) fn held(&self) -> usize {
+        if self.waits_for.is_some() { 0 } else { self.stdin.waiting() + self.data.waiting() }
+    }
+
+    /// How many unread bytes are in files.
+    pub(super) fn spooled(&self) -> u64 {
+        self.stdin.spooled() + self.data.spooled()
     }
 }

@@ -6,6 +6,8 @@ mod bodies;
 mod drains;
 mod life;
 mod model;
+mod settles;
+mod spools;
 
 use super::*;
 use crate::record::{self, RecordType, Role};

@@ -199,6 +199,10 @@ pub enum Error {
         /// The bound, in bytes.
         most: usize,
     },
+    /// The request's path leaves the document root, or has a byte that no file name has. The client's answer is 400. Used by the `tower`
+    /// gateway only.
+    #[error("the request's path `{0}` names no file below the document root")]
+    Target(String),
     /// The application does not speak the protocol.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
@@ -237,7 +241,7 @@ impl From<Error> for io::Error {
             Error::Cut { .. } => io::ErrorKind::UnexpectedEof,
             Error::Body(source) | Error::System(source) => source.kind(),
             Error::Short { .. } => io::ErrorKind::UnexpectedEof,
-            Error::NoLength { .. } => io::ErrorKind::InvalidInput,
+            Error::NoLength { .. } | Error::Target(_) => io::ErrorKind::InvalidInput,
             Error::Refused(_) => io::ErrorKind::Other,
             Error::Protocol(_) | Error::Head(_) => io::ErrorKind::InvalidData,
         };

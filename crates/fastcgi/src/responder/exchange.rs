@@ -50,8 +50,8 @@ impl Request {
 
     /// Whether nobody waits for the response any more: the gateway aborted the request or is gone.
     ///
-    /// This is known only as far as the connection has been read. If requests are multiplexed, the connection is always
-    /// read; otherwise only when the handler reads the body.
+    /// Asking this reads what has arrived, up to [`Limits::buffered`](crate::Limits::buffered) bytes of the body that the handler has
+    /// not read: an abort or an end behind more than these is not seen.
     pub fn is_aborted(&self) -> bool {
         self.link.is_aborted(self.key)
     }

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::wire::{Awaited, Wire};
+use super::wire::{Awaited, Ready, Wire};
 use super::{Config, StopResponder};
 use crate::conversation::{Answer, Conversation, End, Input, Key, Step, Which};
 use crate::incoming::Start;
@@ -133,23 +133,96 @@ impl<W: Wire + ?Sized> Link<W> {
         while let Some(parts) = sending.left() {
             match self.wire.send(parts) {
                 Ok(sent) => sending.sent(sent),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !self.wire.await_room(self.io_timeout)? {
-                        return Err(stopped());
-                    }
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.await_room()?,
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
+    /// Waits until the send buffer has room, and lets the connection be read meanwhile: the gateway may be one that writes its
+    /// whole request before it reads. One that sends is not silent.
+    fn await_room(&self) -> io::Result<()> {
+        self.state().blocked(true);
+        let room = self.read_until_room();
+        self.state().blocked(false);
+        room
+    }
+
+    fn read_until_room(&self) -> io::Result<()> {
+        if self.is_shared {
+            // The thread that reads may have been told to hold.
+            self.news.notify_all();
+        }
+        loop {
+            let (reads, heard) = {
+                let mut state = self.state();
+                (!self.is_shared && state.reads_ahead(), state.heard())
+            };
+            match self.wire.await_room(self.io_timeout, reads)? {
+                Ready::Output => return Ok(()),
+                Ready::Input => drop(self.advance_with_what_is_there()),
+                Ready::Time if self.state().heard() != heard => {}
+                Ready::Time => return Err(stopped()),
+            }
+        }
+    }
+
+    /// Takes one event or receives once, without waiting. Returns false if nothing has arrived, or nothing may be read now.
+    fn look_once(&self) -> bool {
+        self.state().reads_ahead() && self.advance_with_what_is_there()
+    }
+
     pub(super) fn is_aborted(&self, key: Key) -> bool {
+        while !self.is_shared && self.look_once() {}
         self.state().is_aborted(key)
     }
 
+    /// Waits for the rest of a request whose handler is done, as long as that moves.
+    fn settle(&self, key: Key, answer: &mut Answer, is_done: bool) {
+        // More often than not the rest has arrived already.
+        let is_awaited = || self.state().settle(key, Instant::now()).is_some();
+        while !self.is_shared && is_awaited() && self.look_once() {}
+        let mut is_sent = !is_done;
+        loop {
+            let mut state = self.state();
+            let Some(until) = state.settle(key, Instant::now()) else { return };
+            if self.is_shared && state.is_held() {
+                // What this request held up the connection with is dropped.
+                self.news.notify_all();
+            }
+            if !std::mem::replace(&mut is_sent, true) {
+                drop(state);
+                // If this fails the answer is torn, and the end says so.
+                if let Some(record) = answer.gathered()
+                    && self.write(&mut [IoSlice::new(&record)]).is_ok()
+                {
+                    answer.sent(record);
+                }
+                continue;
+            }
+            if self.is_shared {
+                let left = until.saturating_duration_since(Instant::now());
+                drop(self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            }
+            match state.next(Instant::now()) {
+                Step::Receive(deadline) => {
+                    drop(state);
+                    self.advance(Some(deadline.map_or(until, |deadline| deadline.min(until))));
+                }
+                Step::Hold | Step::End(_) => return,
+                step => {
+                    drop(state);
+                    self.obey(step);
+                }
+            }
+        }
+    }
+
     /// Ends a request with its handler's result. Returns the answer's buffer, for reuse.
-    pub(super) fn finish(&self, key: Key, answer: Answer, handled: io::Result<u32>) -> Vec<u8> {
+    pub(super) fn finish(&self, key: Key, mut answer: Answer, handled: io::Result<u32>) -> Vec<u8> {
+        self.settle(key, &mut answer, handled.is_ok());
         let status = handled.as_ref().ok().copied();
         let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
         let end = self.state().finish(key, status, answer.said(), Instant::now());

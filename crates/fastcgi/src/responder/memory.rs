@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use linger::Event;
 
 use super::gate::Gate;
-use super::wire::{Awaited, Wire};
+use super::wire::{Awaited, Ready, Wire};
 use super::{Config, Request, Response, StopResponder, serve};
 use crate::conversation::End;
 use crate::transcripts::memory::Gateway;
-use crate::transcripts::plan::{Act, Done, REASON, pattern};
+use crate::transcripts::plan::{Act, Done, INPUT_IDLE, REASON, pattern};
 
 impl Wire for Arc<Gateway> {
     fn receive(&self, to: &mut [u8]) -> io::Result<usize> {
@@ -31,8 +31,8 @@ impl Wire for Arc<Gateway> {
         })
     }
 
-    fn await_room(&self, _: Duration) -> io::Result<bool> {
-        Ok(true)
+    fn await_room(&self, _: Duration, _: bool) -> io::Result<Ready> {
+        Ok(Ready::Output)
     }
 
     fn wake(&self) {
@@ -50,7 +50,8 @@ impl Wire for Arc<Gateway> {
 
 /// Holds a conversation on this thread, and on the handlers' threads if they have threads of their own.
 pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &StopResponder) -> End {
-    let config = Config { multiplex: gateway.script.multiplexed, ..Config::default() };
+    let config =
+        Config { multiplex: gateway.script.multiplexed, input_idle: INPUT_IDLE, ..Config::default() };
     let handler = |request: &mut Request, response: &mut Response| handle(gateway, request, response);
     serve::converse(gateway.clone(), &config, &handler, &Gate::new(1, 1), stop)
         .expect("nobody keeps the connection")

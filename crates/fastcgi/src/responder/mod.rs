@@ -10,16 +10,17 @@ mod link;
 #[cfg(all(test, feature = "tokio"))]
 pub(crate) mod memory;
 mod serve;
+mod stop;
 mod wire;
 mod workers;
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::sockopt;
 use socket2::{SockAddr, Socket};
 
@@ -30,6 +31,9 @@ use crate::incoming::Capacity;
 use crate::limits::Limits;
 
 pub use exchange::{DataStream, Request, Response};
+pub use stop::StopResponder;
+#[cfg(feature = "tokio")]
+pub(crate) use stop::overdue;
 
 /// How a responder serves. Plain data; every field may be set directly.
 #[derive(Clone, Debug)]
@@ -54,6 +58,19 @@ pub struct Config {
     pub io_timeout: Duration,
     /// How long a kept connection may rest between two requests.
     pub keep_idle: Duration,
+    /// How long END_REQUEST waits, once the handler is done, for a request body that has stopped moving. While it moves it is read and
+    /// dropped, within the bounds of `policy`; the response is sent meanwhile. Some gateways never end a response whose
+    /// END_REQUEST came before they had sent all of the body (HAProxy); others stop sending it when the response begins (nginx), and
+    /// their clients wait this long for the end of an answer to a body that was not read. Zero: END_REQUEST follows at once.
+    pub input_idle: Duration,
+    /// A folder for bodies that arrive while the response finds no room, as [`Limits::spooled`] says. Files there have no name.
+    /// `None`: they are not read beyond [`Limits::buffered`].
+    pub spool: Option<Arc<Path>>,
+    /// How long after a stop requests under way may still wait for their gateway, to read of it or to write to it. Then such a wait
+    /// fails, and the connection ends without the rest of its response. A handler that does not wait for its gateway is never
+    /// interrupted. `None` for no such bound but the other timeouts. Service managers kill what takes longer than they allow: systemd 90 s,
+    /// Kubernetes 30 s, Docker 10 s.
+    pub stop_within: Option<Duration>,
     /// The listener's queue, if this responder makes the listener; the kernel caps it at `somaxconn`.
     pub backlog: i32,
     /// Gateways that may connect over IP, as `FCGI_WEB_SERVER_ADDRS` names them; `None` for all.
@@ -70,6 +87,9 @@ impl Default for Config {
             multiplex: false,
             io_timeout: Duration::from_secs(60),
             keep_idle: Duration::from_secs(60),
+            input_idle: Duration::from_millis(100),
+            spool: Some(Path::new("/tmp").into()),
+            stop_within: Some(Duration::from_secs(25)),
             backlog: 1024,
             allowed: None,
         }
@@ -82,7 +102,9 @@ impl Config {
         let requests = if multiplex { self.limits.multiplexed } else { 1 };
         let requests = self.connections.saturating_mul(requests);
         let capacity = Capacity::new(self.connections, requests, multiplex);
-        Bounds::new(self.policy, self.limits, capacity, self.io_timeout, self.keep_idle)
+        let mut bounds = Bounds::new(self.policy, self.limits, capacity, self.io_timeout, self.keep_idle);
+        (bounds.input_idle, bounds.spool) = (self.input_idle, self.spool.clone());
+        bounds
     }
 }
 
@@ -129,22 +151,6 @@ pub struct Responder {
     stop: StopResponder,
 }
 
-/// Ends a running [`Responder`] from elsewhere.
-#[derive(Clone, Debug)]
-pub struct StopResponder(Arc<OwnedFd>);
-
-impl StopResponder {
-    /// Makes the responder accept no more; [`Responder::run`] returns when its connections have ended.
-    pub fn stop(&self) {
-        // An eventfd counts up to 2^64 - 2 before a write fails.
-        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
-    }
-
-    pub(crate) fn fd(&self) -> &OwnedFd {
-        &self.0
-    }
-}
-
 impl Responder {
     /// Listens on `address`.
     ///
@@ -178,7 +184,7 @@ impl Responder {
     }
 
     fn new(listener: Socket, config: Config) -> io::Result<Self> {
-        let stop = StopResponder(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        let stop = StopResponder::new(config.stop_within)?;
         Ok(Self { listener, config, stop })
     }
 
@@ -195,8 +201,8 @@ impl Responder {
         self.stop.clone()
     }
 
-    /// Serves until [`StopResponder::stop`] is called, then waits for the connections that are open and for the lingering
-    /// closes.
+    /// Serves until [`StopResponder::stop`] is called, then waits for the requests that are under way, as long as
+    /// [`Config::stop_within`] says, and for the lingering closes.
     ///
     /// # Errors
     /// Returns an error if the listener failed for good, or if no thread can be started.
@@ -207,7 +213,7 @@ impl Responder {
 
 #[cfg(all(test, feature = "tokio"))]
 pub(crate) fn memory_stop() -> StopResponder {
-    StopResponder(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
+    StopResponder::new(None).unwrap()
 }
 
 fn address_of(address: &SockAddr) -> Address {

@@ -29,7 +29,7 @@ pub(super) fn connection<H: Handler + 'static>(
     handler: &Arc<H>,
     around: &Surroundings<'_>,
 ) {
-    let Ok(wire) = SocketWire::new(socket, config.multiplex) else { return };
+    let Ok(wire) = SocketWire::new(socket, config.multiplex, around.stop.clone()) else { return };
     let Some((wire, end)) = converse(wire, config, &**handler, around.gate, around.stop) else { return };
     // END_REQUEST is out: half-close, bounded drain, close.
     let handler = handler.clone();

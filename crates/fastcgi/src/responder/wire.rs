@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use socket2::Socket;
 
 use super::StopResponder;
+use super::stop::overdue;
 use crate::socket;
 
 /// A connection: calls that never wait, and calls that wait until it is ready.
@@ -21,8 +22,8 @@ pub(super) trait Wire: Debug + Send + Sync {
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Waits until there may be something to receive, for a [wake](Self::wake), or until `until`.
     fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited>;
-    /// Waits until the send buffer has room. Returns false if it had none for `patience`.
-    fn await_room(&self, patience: Duration) -> io::Result<bool>;
+    /// Waits until the send buffer has room, or, if `reads`, there may be something to receive. The time is that of `patience`.
+    fn await_room(&self, patience: Duration, reads: bool) -> io::Result<Ready>;
     /// Ends the present or the next wait for input.
     fn wake(&self);
     /// Asks the kernel how much was sent and is not acknowledged.
@@ -39,37 +40,53 @@ pub(super) enum Awaited {
     Time,
 }
 
+/// The result of a wait for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ready {
+    Output,
+    Input,
+    Time,
+}
+
 /// A socket, and an eventfd that wakes its reading thread if handlers have threads of their own.
 #[derive(Debug)]
 pub(super) struct SocketWire {
     socket: Socket,
     wake: Option<OwnedFd>,
+    stop: StopResponder,
 }
 
 impl SocketWire {
-    pub(super) fn new(socket: Socket, multiplex: bool) -> io::Result<Self> {
+    pub(super) fn new(socket: Socket, multiplex: bool, stop: StopResponder) -> io::Result<Self> {
         // AF_UNIX has no TCP_NODELAY and does not need it.
         let _ = socket.set_tcp_nodelay(true);
         let wake =
             multiplex.then(|| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)).transpose()?;
-        Ok(Self { socket, wake })
+        Ok(Self { socket, wake, stop })
     }
 
     pub(super) fn into_socket(self) -> Socket {
         self.socket
     }
 
-    /// Waits for the socket and for another descriptor. Returns for each whether it is readable.
+    /// Waits for the socket and for another descriptor. Returns for each whether it is readable. Fails when the responder has to end.
     fn await_either(&self, until: Option<Instant>, other: Option<&OwnedFd>) -> io::Result<(bool, bool)> {
         // If there is no other fd, the second entry watches nothing.
         let (other, interest) =
             other.map_or((self.socket.as_fd(), PollFlags::empty()), |other| (other.as_fd(), PollFlags::IN));
-        let mut ready = [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(other, interest)];
+        let mut ready = [
+            PollFd::new(&self.socket, PollFlags::IN),
+            PollFd::from_borrowed_fd(other, interest),
+            PollFd::new(self.stop.overdue(), PollFlags::IN),
+        ];
         loop {
             match poll(&mut ready, left(until).as_ref()) {
                 Err(Errno::INTR) => {}
                 result => {
                     result?;
+                    if !ready[2].revents().is_empty() {
+                        return Err(overdue());
+                    }
                     return Ok((!ready[0].revents().is_empty(), ready[1].revents().contains(PollFlags::IN)));
                 }
             }
@@ -96,13 +113,19 @@ impl Wire for SocketWire {
         Ok(if input { Awaited::Input } else { Awaited::Time })
     }
 
-    fn await_room(&self, patience: Duration) -> io::Result<bool> {
+    fn await_room(&self, patience: Duration, reads: bool) -> io::Result<Ready> {
         let until = Instant::now().checked_add(patience);
+        let interest = if reads { PollFlags::OUT | PollFlags::IN } else { PollFlags::OUT };
         loop {
-            let mut ready = [PollFd::new(&self.socket, PollFlags::OUT)];
+            let mut ready =
+                [PollFd::new(&self.socket, interest), PollFd::new(self.stop.overdue(), PollFlags::IN)];
             match poll(&mut ready, left(until).as_ref()) {
                 Err(Errno::INTR) => {}
-                result => return Ok(result? > 0),
+                result if result? == 0 => return Ok(Ready::Time),
+                _ if !ready[1].revents().is_empty() => return Err(overdue()),
+                // An error of the connection is reported by the next write.
+                _ if ready[0].revents() == PollFlags::IN => return Ok(Ready::Input),
+                _ => return Ok(Ready::Output),
             }
         }
     }
@@ -120,7 +143,7 @@ impl Wire for SocketWire {
 
     fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool {
         // A request that arrives at the same time as the stop is still served.
-        self.await_either(until, Some(stop.fd())).is_ok_and(|(input, _)| input)
+        self.await_either(until, Some(stop.asked())).is_ok_and(|(input, _)| input)
     }
 }
 

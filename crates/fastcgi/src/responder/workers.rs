@@ -7,6 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
+use std::time::Duration;
 
 use linger::{Budget, Closer};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -53,7 +54,8 @@ pub(super) fn run(
     let pool = Pool { listener, config, stop, handler, closer, gate, count, turn: Condvar::new() };
     thread::scope(|scope| work(&pool, scope));
     // If the process exited now, the kernel would reset the connections that still linger.
-    pool.closer.finish(config.policy.total);
+    let left = stop.left().map_or(Duration::MAX, |left| left.max(config.policy.grace));
+    pool.closer.finish(config.policy.total.min(left));
     let count = pool.count.into_inner().unwrap_or_else(PoisonError::into_inner);
     count.failure.map_or(Ok(()), Err)
 }
@@ -123,7 +125,7 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
 
 fn accept(listener: &Socket, stop: &StopResponder) -> io::Result<Option<Socket>> {
     loop {
-        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.fd(), PollFlags::IN)];
+        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.asked(), PollFlags::IN)];
         match poll(&mut ready, None) {
             Err(Errno::INTR) => continue,
             result => result?,
@@ -138,7 +140,7 @@ fn accept(listener: &Socket, stop: &StopResponder) -> io::Result<Option<Socket>>
                 Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
                 Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     // The connection stays in the listener's queue until another one ends and frees an fd.
-                    thread::sleep(std::time::Duration::from_millis(20));
+                    thread::sleep(Duration::from_millis(20));
                 }
                 _ => return Err(error),
             },

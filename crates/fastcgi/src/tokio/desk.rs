@@ -2,7 +2,8 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,10 @@ use ::tokio::sync::{Mutex as Turn, Notify};
 use ::tokio::time::timeout;
 use bytes::Bytes;
 
+use super::stop::{StopNews, at_once};
 use super::wire::AsyncWire;
 use crate::conversation::{Conversation, Input, Key, RequestEnd, Said, Which};
+use crate::responder::overdue;
 use crate::sending::{Output, stopped};
 
 /// The conversation, and the handlers that wait for input from it.
@@ -28,6 +31,8 @@ pub(super) struct DeskState {
     waiting: Vec<(Key, Waker)>,
     /// Handlers that wait for their request to be aborted.
     watching: Vec<(Key, Waker)>,
+    /// Answers that wait for the rest of their request.
+    settling: Vec<(Key, Waker)>,
 }
 
 impl DeskState {
@@ -48,13 +53,26 @@ impl DeskState {
             }
             !aborted
         });
+        let now = Instant::now();
+        self.settling.retain(|(key, waker)| {
+            let waits = self.conversation.settle(*key, now).is_some();
+            if !waits {
+                waker.wake_by_ref();
+            }
+            waits
+        });
     }
 }
 
 impl Desk {
     pub(super) fn new(conversation: Conversation) -> Self {
         Self {
-            state: Mutex::new(DeskState { conversation, waiting: Vec::new(), watching: Vec::new() }),
+            state: Mutex::new(DeskState {
+                conversation,
+                waiting: Vec::new(),
+                watching: Vec::new(),
+                settling: Vec::new(),
+            }),
             news: Notify::new(),
         }
     }
@@ -108,10 +126,40 @@ impl Desk {
         }
     }
 
+    /// Until when an answer has to wait for the rest of its request, if it has.
+    pub(super) fn settle(&self, key: Key) -> Option<Instant> {
+        let mut state = self.lock();
+        let until = state.conversation.settle(key, Instant::now());
+        if state.conversation.is_held() {
+            // What this request held up the connection with is dropped.
+            self.news.notify_one();
+        }
+        // Wakes the handler if it reads although it has answered: its read returns an error.
+        state.waiting.retain(|(other, waker)| {
+            *other != key || {
+                waker.wake_by_ref();
+                false
+            }
+        });
+        until
+    }
+
+    /// Ready when nothing more of a request is to be awaited, unless that is because time has passed.
+    pub(super) fn poll_settled(&self, key: Key, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        state.settling.retain(|(other, _)| *other != key);
+        if state.conversation.settle(key, Instant::now()).is_none() {
+            return Poll::Ready(());
+        }
+        state.settling.push((key, context.waker().clone()));
+        Poll::Pending
+    }
+
     pub(super) fn finish(&self, key: Key, status: Option<u32>, said: Said) -> RequestEnd {
         let mut state = self.lock();
         let end = state.conversation.finish(key, status, said, Instant::now());
         state.watching.retain(|(other, _)| *other != key);
+        state.settling.retain(|(other, _)| *other != key);
         // Wake the handler if it still reads after its answer: its read returns an error.
         state.wake();
         end
@@ -123,16 +171,35 @@ impl Desk {
     }
 }
 
+/// A writer that waits for room. The connection is read meanwhile.
+struct Blocked<'a>(&'a Desk);
+
+impl<'a> Blocked<'a> {
+    fn new(desk: &'a Desk) -> Self {
+        desk.lock().conversation.blocked(true);
+        desk.news.notify_one();
+        Self(desk)
+    }
+}
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.0.lock().conversation.blocked(false);
+    }
+}
+
 /// The connection, and the right to write to it.
 pub(super) struct Out<W: ?Sized> {
     turn: Turn<Output>,
     io_timeout: Duration,
+    desk: Arc<Desk>,
+    stop: StopNews,
     pub(super) wire: W,
 }
 
 impl<W> Out<W> {
-    pub(super) fn new(wire: W, io_timeout: Duration) -> Self {
-        Self { turn: Turn::new(Output::Whole), io_timeout, wire }
+    pub(super) fn new(wire: W, desk: Arc<Desk>, io_timeout: Duration, stop: StopNews) -> Self {
+        Self { turn: Turn::new(Output::Whole), io_timeout, desk, stop, wire }
     }
 }
 
@@ -142,10 +209,32 @@ impl<W: AsyncWire + ?Sized> Out<W> {
         let mut output = self.turn.lock().await;
         let mut sending = output.begin(parts)?;
         while let Some(parts) = sending.left() {
-            let sent = poll_fn(|context| self.wire.poll_send(context, parts));
-            let sent = timeout(self.io_timeout, sent).await.map_err(|_| stopped())??;
+            let sent = self.send_some(parts).await?;
             sending.sent(sent);
         }
         Ok(())
+    }
+
+    /// Sends as much as the send buffer takes. A gateway that sends meanwhile is not silent.
+    async fn send_some(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut sent = pin!(poll_fn(|context| self.wire.poll_send(context, parts)));
+        if let Some(sent) = at_once(sent.as_mut()).await {
+            return sent;
+        }
+        let _blocked = Blocked::new(&self.desk);
+        loop {
+            let heard = self.desk.lock().conversation.heard();
+            let patient = timeout(self.io_timeout, sent.as_mut());
+            let sent = ::tokio::select! {
+                biased;
+                () = self.stop.overdue() => return Err(overdue()),
+                sent = patient => sent,
+            };
+            match sent {
+                Ok(sent) => return sent,
+                Err(_) if self.desk.lock().conversation.heard() != heard => {}
+                Err(_) => return Err(stopped()),
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ::tokio::sync::oneshot;
+use ::tokio::time::timeout_at;
 use bytes::Bytes;
 
 use super::desk::{Desk, Out};
@@ -180,7 +181,8 @@ impl Response {
         live.out.send(&mut [IoSlice::new(&live.answer.log(message.as_bytes()))]).await
     }
 
-    /// Ends the request: sends what is gathered, the end of the stream and END_REQUEST in one write.
+    /// Ends the request: sends what is gathered, the end of the stream and END_REQUEST. Before END_REQUEST it waits for the rest of the
+    /// request as long as that moves ([`Config::input_idle`](crate::responder::Config::input_idle)).
     ///
     /// # Errors
     /// Returns the errors of [`write`](Self::write).
@@ -207,7 +209,7 @@ impl Live {
 
     /// Ends the request with the handler's result.
     pub(super) async fn finish(self, handled: io::Result<u32>) -> io::Result<()> {
-        let Self { key, answer, desk, out } = self;
+        let Self { key, answer, desk, out } = self.settled(handled.is_ok()).await;
         let status = handled.as_ref().ok().copied();
         let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
         let end = desk.finish(key, status, answer.said());
@@ -223,10 +225,39 @@ impl Live {
         }
     }
 
+    /// Waits for the rest of the request, as long as that moves. If the future is dropped meanwhile, the request is abandoned.
+    async fn settled(self, is_done: bool) -> Self {
+        let mut live = Abandons(Some(self));
+        let mut is_sent = !is_done;
+        while let Some(this) = &mut live.0
+            && let Some(until) = this.desk.settle(this.key)
+        {
+            if std::mem::replace(&mut is_sent, true) {
+                let settled = poll_fn(|context| this.desk.poll_settled(this.key, context));
+                let _ = timeout_at(until.into(), settled).await;
+            } else {
+                // If this fails the answer is torn, and the end says so.
+                let _ = this.flush().await;
+            }
+        }
+        live.0.take().expect("nothing else takes it")
+    }
+
     fn abandon(self) {
         let Self { key, answer, desk, out } = self;
         desk.finish(key, None, answer.said());
         drop(Answering { desk, out: Some(out), sent: false });
+    }
+}
+
+/// Abandons a request when it is dropped.
+struct Abandons(Option<Live>);
+
+impl Drop for Abandons {
+    fn drop(&mut self) {
+        if let Some(live) = self.0.take() {
+            live.abandon();
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::wire::AsyncWire;
 use super::{Config, Request, Response};
 use crate::conversation::End;
 use crate::transcripts::memory::Gateway;
-use crate::transcripts::plan::{Act, Done, REASON, pattern};
+use crate::transcripts::plan::{Act, Done, INPUT_IDLE, REASON, pattern};
 
 impl AsyncWire for Arc<Gateway> {
     fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -38,8 +38,8 @@ impl AsyncWire for Arc<Gateway> {
 }
 
 /// A stop that does not come.
-fn never() -> tokio::sync::watch::Receiver<bool> {
-    tokio::sync::watch::channel(false).1
+fn never() -> super::StopNews {
+    super::StopNews(tokio::sync::watch::channel(None).1)
 }
 
 /// Holds a conversation on the present runtime.
@@ -48,7 +48,7 @@ pub(crate) async fn converse(gateway: &Arc<Gateway>) -> End {
         let gateway = gateway.clone();
         Arc::new(move |request, response| handle(gateway.clone(), request, response))
     };
-    let config = Config::default();
+    let config = Config { input_idle: INPUT_IDLE, ..Config::default() };
     super::converse(gateway.clone(), &config, &handler, never()).await.expect("nobody keeps the connection").1
 }
 

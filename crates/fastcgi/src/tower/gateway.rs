@@ -19,7 +19,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use tower_service::Service;
 
-use super::environment::variables;
+use super::environment::environment;
 use crate::address::Address;
 use crate::announced::Announced;
 use crate::cgi::Head;
@@ -32,6 +32,12 @@ const ID: u16 = 1;
 const BUFFER: usize = 64 << 10;
 
 /// Sends HTTP requests to a FastCGI application; a `tower` service. Clones share its idle connections.
+///
+/// The path of a request is decoded, its `.` and `..` are resolved, and one that leaves the document root is refused with
+/// [`Error::Target`]. What the gateway cannot know (`REMOTE_ADDR`, `HTTPS`, `PATH_INFO`, ...) the caller may give as [`Variables`] among the
+/// request's extensions.
+///
+/// [`Variables`]: super::Variables
 ///
 /// It keeps the promises of the blocking [`Client`](crate::Client): it reads while it writes, salvages what
 /// arrived before a reset, and ends a response's body without error only after END_REQUEST.
@@ -145,7 +151,7 @@ impl Application {
         B::Data: Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
     {
-        let head = self.head(parts, http_body::Body::size_hint(&body).exact());
+        let head = self.head(parts, http_body::Body::size_hint(&body).exact())?;
         let reusable = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
         let wire = self.wire(reusable || self.config.reuses_after_bodies).await?;
         let (tell, told) = oneshot::channel();
@@ -154,39 +160,16 @@ impl Application {
         told.await.unwrap_or_else(|_| Err(cut(0, Cause::Closed, None)))
     }
 
-    fn head(&self, parts: &http::request::Parts, length: Option<u64>) -> Vec<u8> {
+    fn head(&self, parts: &http::request::Parts, length: Option<u64>) -> Result<Vec<u8>, Error> {
         let mut pairs = Vec::new();
-        let mut pair = |name: &str, value: &[u8]| push_pair(&mut pairs, name.as_bytes(), value);
-        let path = parts.uri.path();
-        pair("GATEWAY_INTERFACE", b"CGI/1.1");
-        pair("SERVER_SOFTWARE", concat!("linger-fastcgi/", env!("CARGO_PKG_VERSION")).as_bytes());
-        pair("SERVER_PROTOCOL", format!("{:?}", parts.version).as_bytes());
-        pair("SERVER_NAME", parts.uri.host().unwrap_or("localhost").as_bytes());
-        pair("SERVER_PORT", parts.uri.port_u16().unwrap_or(80).to_string().as_bytes());
-        pair("REDIRECT_STATUS", b"200");
-        pair("REQUEST_METHOD", parts.method.as_str().as_bytes());
-        pair("REQUEST_URI", parts.uri.path_and_query().map_or("/", |uri| uri.as_str()).as_bytes());
-        pair("DOCUMENT_URI", path.as_bytes());
-        pair("SCRIPT_NAME", path.as_bytes());
-        pair("DOCUMENT_ROOT", self.document_root.as_bytes());
-        pair("SCRIPT_FILENAME", format!("{}{path}", self.document_root).as_bytes());
-        pair("QUERY_STRING", parts.uri.query().unwrap_or("").as_bytes());
-        if let Some(kind) = parts.headers.get(http::header::CONTENT_TYPE) {
-            pair("CONTENT_TYPE", kind.as_bytes());
-        }
-        for (name, value) in variables(&parts.headers) {
-            pair(&name, &value);
-        }
-        let announced =
-            parts.headers.get(http::header::CONTENT_LENGTH).map(|value| value.as_bytes().to_vec());
-        if let Some(length) = announced.or_else(|| length.map(|length| length.to_string().into_bytes())) {
-            pair("CONTENT_LENGTH", &length);
+        for (name, value) in environment(parts, &self.document_root, length)? {
+            push_pair(&mut pairs, name.as_bytes(), &value);
         }
         let mut out = Vec::new();
         record::push_begin(&mut out, ID, Role::Responder, self.config.keep_conn);
         record::push_stream(&mut out, RecordType::Params, ID, &pairs);
         record::push(&mut out, RecordType::Params, ID, &[]);
-        out
+        Ok(out)
     }
 
     async fn wire(&self, kept: bool) -> Result<ApplicationStream, Error> {

@@ -6,4 +6,5 @@ mod environment;
 mod gateway;
 
 pub use application::{Body, serve, serve_until};
+pub use environment::Variables;
 pub use gateway::{Gateway, ResponseBody};

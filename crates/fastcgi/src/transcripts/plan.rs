@@ -1,6 +1,10 @@
 //! One request of a random conversation: what the gateway sends, and what the handler does.
 
 use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A short wait for bodies that these gateways send only after END_REQUEST: thousands of conversations have one.
+pub(crate) const INPUT_IDLE: Duration = Duration::from_millis(1);
 
 /// A small generator of numbers (splitmix64): the same seed, the same conversation, everywhere.
 #[derive(Clone, Debug)]

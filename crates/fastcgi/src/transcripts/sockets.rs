@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::Socket;
 
 use super::memory::Gateway;
-use super::plan::Random;
+use super::plan::{INPUT_IDLE, Random};
 use super::script::{Item, Leaving, Script};
 use crate::responder::{Closed, Config, Handler};
 use crate::{Request, Responder, Response};
@@ -119,7 +119,8 @@ fn connected(socket: Socket) -> Socket {
 
 /// One conversation with a [`Responder`].
 pub(super) fn with_threads(gateway: &Arc<Gateway>, place: Place) -> Vec<u8> {
-    let config = Config { multiplex: gateway.script.multiplexed, ..Config::default() };
+    let config =
+        Config { multiplex: gateway.script.multiplexed, input_idle: INPUT_IDLE, ..Config::default() };
     let folder = tempfile::tempdir().unwrap();
     let address = match place {
         Place::Tcp => "127.0.0.1:0".parse().unwrap(),
@@ -177,7 +178,7 @@ pub(super) fn with_tokio(gateway: &Arc<Gateway>, place: Place, runtime: &tokio::
             crate::tokio::memory::handle(gateway.clone(), request, response)
         }
     };
-    let config = Config::default();
+    let config = Config { input_idle: INPUT_IDLE, ..Config::default() };
     let (socket, serving) = match place {
         Place::Tcp => {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();

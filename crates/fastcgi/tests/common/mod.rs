@@ -53,6 +53,18 @@ impl Running {
         Self { address, stop, thread: Some(thread::spawn(move || responder.run(handler))) }
     }
 
+    pub(crate) fn stop(&mut self) {
+        self.stop.stop();
+    }
+
+    pub(crate) fn stop_now(&mut self) {
+        self.stop.stop_now();
+    }
+
+    pub(crate) fn serves(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Where it listens, by TCP.
     pub(crate) fn port(&self) -> SocketAddr {
         let Address::Tcp(address) = &self.address else { panic!("{} is not TCP", self.address) };

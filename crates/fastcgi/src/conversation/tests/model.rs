@@ -325,17 +325,15 @@ impl Model {
         };
         assert_eq!(self.said, self.replies);
         let running = self.unsent + self.requests.iter().filter(|request| request.is_running()).count();
-        let is_full = |request: &Request| {
-            request.is_running()
-                && request.waits_for.is_none()
-                && request.stdin.unread.len() + request.data.unread.len() > 100
-        };
+        let holding =
+            self.requests.iter().filter(|request| request.is_running() && request.waits_for.is_none());
+        let held: usize = holding.map(|request| request.stdin.unread.len() + request.data.unread.len()).sum();
         if (self.last || self.deaf) && running == 0 {
             let Step::End(end) = step else { panic!("{step:?}") };
             assert_eq!((end.requests, end.fault), (self.served, None));
             return;
         }
-        if self.deaf || self.requests.iter().any(is_full) {
+        if self.deaf || held > 100 {
             assert_eq!(step, Step::Hold);
             self.quiet = if self.deaf { self.quiet } else { None };
             return;
