@@ -17,6 +17,7 @@ use crate::output::{Stdout, Stopped, say};
 use crate::typed::{Bytes, Names, target, up_to};
 use crate::{exit, interrupt, progress};
 
+mod last;
 mod plan;
 
 /// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
@@ -222,11 +223,11 @@ impl Told {
 
 /// Whether any answer is a fault. A risk that is accepted is none, and does not hide a fault.
 fn has_faults(report: &ProbeReport, at_risk_ok: bool) -> bool {
-    report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND)
+    report.counting().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND)
 }
 
 fn summary(out: &mut Stdout, report: &ProbeReport, interrupted: bool) -> Result<(), Stopped> {
-    out.json(&line(lines::Probe::new(report, interrupted)))?;
+    out.json(&line(lines::Probe::new(report, last::sentences(report), interrupted)))?;
     out.flush()
 }
 
@@ -237,6 +238,9 @@ fn conclude(out: &mut Stdout, report: &ProbeReport, json: bool) -> Result<(), St
     let server = report.server.as_ref().map(|server| server.terminal().to_string());
     let (server, overall) = (server.as_deref().unwrap_or("this server"), report.overall());
     out.text(format_args!("\n{server}: {}{overall}{:#}\n", style(overall), style(overall)))?;
+    for sentence in last::sentences(report) {
+        out.text(format_args!("{}\n", textwrap::fill(&message(&sentence), 100)))?;
+    }
     out.flush()
 }
 
@@ -288,10 +292,7 @@ fn print(out: &mut Stdout, finding: &CheckFinding, json: bool) -> Result<(), Sto
         finding.got,
         finding.seconds
     ))?;
-    let times = match finding.trials {
-        0 | 1 => String::new(),
-        trials => format!(" ({} of {trials} trials)", finding.with_this_answer),
-    };
+    let times = times(finding);
     let options = &textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
     let remedy = if finding.left_out.is_some() { "; --active asks it" } else { "" };
     let said = textwrap::fill(&format!("{}{remedy}{times}", finding.sentence), options);
@@ -301,10 +302,26 @@ fn print(out: &mut Stdout, finding: &CheckFinding, json: bool) -> Result<(), Sto
             finding.counters.iter().map(|(name, value)| format!("{name} +{value}")).collect();
         out.text(format_args!("    the kernel counted: {}\n", counted.join(", ")))?;
     }
-    for seen in &finding.resets {
-        let seen = format!("the kernel saw in all trials: {seen}");
+    let own = finding.resets.iter().map(|seen| format!("the kernel saw in all trials: {seen}"));
+    let behind =
+        finding.behind.iter().map(|seen| format!("the kernel saw meanwhile, behind the gateway: {seen}"));
+    for seen in own.chain(behind) {
         let options = options.clone().subsequent_indent("      ");
         out.text(format_args!("{}\n", textwrap::fill(&seen, options)))?;
     }
     out.flush()
+}
+
+/// How often the answer came, and of what the trials were made.
+fn times(finding: &CheckFinding) -> String {
+    let (same, trials) = (finding.with_this_answer, finding.trials);
+    match finding.forms.split_last() {
+        _ if trials < 2 => String::new(),
+        Some((last, others)) if !others.is_empty() => {
+            let form = finding.form.as_deref().filter(|_| finding.answer.is_fault());
+            let form = form.map_or(String::new(), |form| format!("; this: {form}"));
+            format!(" ({same} of {trials} trials of {} and {last}{form})", others.join(", "))
+        }
+        _ => format!(" ({same} of {trials} trials)"),
+    }
 }

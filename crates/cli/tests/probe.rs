@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -76,4 +77,47 @@ fn one_field_away_the_response_is_kept() {
     let lines = String::from_utf8(told.stdout).unwrap();
     let finding = common::contract::lines("probe", &lines).remove(0);
     assert_eq!((&finding["answer"], &finding["verdict"]), (&"keeps".into(), &"kept".into()));
+}
+
+/// A server that answers every request so, and closes in order.
+fn web(status: &'static str, body: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {body}\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'x'; body]));
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            while let Ok(1..) = stream.read(&mut [0; 4096]) {}
+        }
+    });
+    url
+}
+
+#[test]
+fn the_last_sentence_says_what_to_do() {
+    let asks = |url: &str| {
+        let words = ["probe", url, "--only", "trailing-bytes,half-close", "--repeat", "1"];
+        let shown = Command::new(LINGER).args(words).output().unwrap();
+        (shown.status.code(), String::from_utf8(shown.stdout).unwrap())
+    };
+    let (status, text) = asks(&web("301 Moved\r\nLocation: https://example.org/page", 0));
+    assert_eq!(status, Some(3), "{text}");
+    assert!(
+        text.contains("this server: cannot tell") && text.contains("probe https://example.org/page."),
+        "{text}"
+    );
+    // A text of the server's cannot begin a line of its own, nor colour one.
+    let (_, text) = asks(&web("302 Found\r\nLocation: /\u{9b}2J\u{202e}", 0));
+    assert!(text.contains("probe /\\u{9b}2J\\u{202e}."), "{text}");
+    let (status, text) = asks(&web("401 Unauthorized", 20));
+    assert!(status == Some(3) && text.contains("It answers 401 to a plain request"), "{text}");
+    let (status, text) = asks(&web("200 OK", 100_000));
+    assert!(status == Some(0) && text.ends_with("this server: keeps\n"), "{text}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let lost = Server::start("close").probe(directory.path(), &[]);
+    let text = String::from_utf8(lost.stdout).unwrap();
+    assert!(text.contains("linger run -- COMMAND"), "{text}");
 }

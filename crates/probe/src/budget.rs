@@ -8,6 +8,10 @@ use crate::finding::Check;
 /// The most that a probe sends, and the most that it reads, if it is not [active](ProbeConfig::active), in bytes.
 pub const QUIET: u64 = 1 << 20;
 
+/// The longest response of which a probe that is not active can ask every question, in bytes: it reads two to learn the
+/// lengths where there is no framing, and eight more.
+pub const AFFORDABLE: u64 = 100_000;
+
 /// The most that a check may ask, as is known before the first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -56,6 +60,18 @@ pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
     }
 }
 
+/// The head and the framing of a request or a response, in bytes.
+pub(crate) const HEADS: u64 = 2048;
+
+/// How many bytes of body a quiet check sends each time that it is asked.
+pub(crate) fn sent_once(check: Check, config: &ProbeConfig) -> u64 {
+    match check {
+        Check::UnreadBody => body(config, false) as u64 + 8,
+        Check::Pipelined => PIPELINED as u64,
+        _ => 8,
+    }
+}
+
 /// The body of the second of two pipelined requests, in bytes.
 pub(crate) const PIPELINED: usize = 64 << 10;
 
@@ -94,8 +110,6 @@ impl Spent {
     /// Whether a quiet probe may ask for `expected` bytes more with a body of `body` bytes.
     pub(crate) fn leaves(&self, body: u64, expected: u64) -> bool {
         let (_, sent, received) = self.so_far();
-        // Head and framing of either direction.
-        const HEADS: u64 = 2048;
         sent + body + HEADS <= QUIET && received + expected + HEADS <= QUIET
     }
 }

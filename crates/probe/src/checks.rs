@@ -4,173 +4,21 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use socket2::SockAddr;
-
-use crate::budget::{self, Cost, PIPELINED, QUIET, Spent, cost, is_quiet};
-use crate::config::ProbeConfig;
-use crate::counters::CounterSource;
-use crate::dialect::{Dialect, RequestShape};
-use crate::error::ProbeError;
-use crate::finding::{Check, CheckAnswer, CheckFinding, LeftOut, ProbeReport};
+use crate::budget::{self, PIPELINED, is_quiet};
+use crate::dialect::RequestShape;
+use crate::finding::{Check, CheckAnswer, CheckFinding, LeftOut};
 use crate::hostile;
-use crate::judge::judge;
-use crate::learn::plain;
-use crate::model::{Lengths, Model};
+use crate::judge::{by_status, judge};
 use crate::prober::Prober;
-use crate::seen::{ConnectionEnd, TrialResult};
-use crate::target::{Scheme, Target, is_here, is_near};
+use crate::seen::ConnectionEnd;
 use crate::trial::{Trial, Until};
-use crate::witness::Witness;
 
 /// A smaller response fits into the two sockets' buffers even with a small window, so that nothing is left to lose.
 const LARGE: u64 = 64 << 10;
 /// If no byte could be written for this long, the server is not reading: go on to the next step.
 const STUCK: Duration = Duration::from_millis(300);
 
-/// Asks a server all the questions of `config`. After each answer, calls `told` with the report so far.
-///
-/// # Errors
-/// Returns an error if the target's name cannot be resolved, if no server can be reached there, or if the server does not
-/// answer a plain request. Returns [`ProbeError::NotYours`] and [`ProbeError::NoPayload`] before anything is sent.
-pub fn probe(
-    target: &Target,
-    config: &ProbeConfig,
-    mut told: impl FnMut(&ProbeReport),
-) -> Result<ProbeReport, ProbeError> {
-    let name = target.to_string();
-    let addresses =
-        target.resolve().map_err(|source| ProbeError::Resolve { target: name.clone(), source })?;
-    if config.hostile && !config.own_server && !addresses.iter().all(is_near) {
-        return Err(ProbeError::NotYours(name));
-    }
-    if target.scheme == Scheme::Tcp && config.payload.is_empty() {
-        return Err(ProbeError::NoPayload);
-    }
-    let (prober, plain, unwatched) = reach(target, config, addresses)?;
-    if let Some(witness) = &prober.witness {
-        // Resets of the plain request belong to no question.
-        witness.seen();
-    }
-    let mut report = ProbeReport {
-        target: name,
-        server: plain.server.clone(),
-        status: plain.status,
-        location: plain.location.clone(),
-        response_bytes: plain.got,
-        is_active: prober.active,
-        framing: plain.framing,
-        unwatched,
-        findings: Vec::new(),
-        connections: 0,
-        sent_bytes: 0,
-        received_bytes: 0,
-    };
-    for check in chosen(config) {
-        tracing::info!(check = check.name(), "asks");
-        let mut finding = ask(&prober, check);
-        if let Some(witness) = &prober.witness {
-            finding.resets = witness.seen();
-        }
-        tracing::info!(
-            check = check.name(),
-            answer = finding.answer.name(),
-            trials = finding.trials,
-            "answered"
-        );
-        report.findings.push(finding);
-        told(&report);
-    }
-    (report.connections, report.sent_bytes, report.received_bytes) = prober.spent.so_far();
-    Ok(report)
-}
-
-/// Tries the addresses in their order. Returns what is known after a plain request to the first that can be reached, its
-/// response, and why resets cannot be watched.
-fn reach(
-    target: &Target,
-    config: &ProbeConfig,
-    addresses: Vec<SockAddr>,
-) -> Result<(Prober, TrialResult, Option<String>), ProbeError> {
-    let name = target.to_string();
-    let mut failed = ProbeError::NoAnswer { target: name.clone(), reason: "it has no address".into() };
-    for address in addresses {
-        let (mut prober, unwatched) = prober(target, config, address);
-        match plain(&prober, &name) {
-            Ok((seen, lengths)) => {
-                prober.plain = seen.elapsed;
-                let lengths = config.expect.map(Lengths::of).or(lengths);
-                prober.expected = config.expect.or(seen.expected).or(lengths.map(|lengths| lengths.shortest));
-                prober.model = Model::new(&seen, lengths);
-                return Ok((prober, seen, unwatched));
-            }
-            Err(error @ ProbeError::Connect { .. }) => {
-                tracing::info!(%error, "the next address");
-                failed = error;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Err(failed)
-}
-
-fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, Option<String>) {
-    let counters = match config.pid {
-        Some(id) => CounterSource::Process(id),
-        None if is_here(&address) => CounterSource::Here,
-        None => CounterSource::Nowhere,
-    };
-    // On a unix socket there are no TCP resets to watch.
-    let watched = config.watch && target.unix.is_none() && !matches!(counters, CounterSource::Nowhere);
-    let port = config.pid.is_none().then_some(target.port);
-    let (witness, unwatched) = match watched.then(|| Witness::open(port)) {
-        Some(Ok(witness)) => (Some(witness), None),
-        Some(Err(error)) => (None, Some(error)),
-        None => (None, None),
-    };
-    let active = config.active.unwrap_or_else(|| is_here(&address));
-    let mut config = config.clone();
-    if !active {
-        config.most = config.most.min(QUIET);
-    }
-    let prober = Prober {
-        active,
-        address,
-        tls_host: (target.scheme == Scheme::Https).then(|| target.host.clone()),
-        dialect: Dialect::new(target, &config.payload, &config.user_agent),
-        counters,
-        witness,
-        plain: Duration::from_millis(50),
-        expected: config.expect,
-        config,
-        model: Model::default(),
-        spent: Spent::default(),
-    };
-    (prober, unwatched)
-}
-
-/// The checks that a probe of `target` will ask, each with the most that it costs, as is known before the first byte. One that
-/// is left out because it would ask more than a visitor does has `None`.
-///
-/// # Errors
-/// Returns an error if the target's name cannot be resolved.
-pub fn will_ask(target: &Target, config: &ProbeConfig) -> Result<Vec<(Check, Option<Cost>)>, ProbeError> {
-    let addresses =
-        target.resolve().map_err(|source| ProbeError::Resolve { target: target.to_string(), source })?;
-    let active = config.active.unwrap_or_else(|| addresses.iter().all(is_here));
-    Ok(chosen(config)
-        .map(|check| (check, (active || is_quiet(check)).then(|| cost(check, config, active))))
-        .collect())
-}
-
-fn chosen(config: &ProbeConfig) -> impl Iterator<Item = Check> + '_ {
-    Check::ALL.into_iter().filter(|check| {
-        (config.only.is_empty() || config.only.contains(check))
-            && !config.except.contains(check)
-            && (config.hostile || !check.is_hostile())
-    })
-}
-
-fn ask(prober: &Prober, check: Check) -> CheckFinding {
+pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
     let raw = prober.dialect.is_raw();
     if !prober.active && !is_quiet(check) {
         let text = "not asked: it would ask more of a server that others use, too, than a visitor does";
@@ -197,7 +45,7 @@ fn ask(prober: &Prober, check: Check) -> CheckFinding {
         Check::HalfClose => half_close(prober),
         Check::UploadInProgress => upload_in_progress(prober),
         Check::Stall => stall(prober),
-        Check::IdleOpen => hostile::idle_open(prober),
+        Check::IdleOpen => by_status(&prober.model, hostile::idle_open(prober)),
         Check::Drip => hostile::drip(prober),
         Check::EndlessUpload => hostile::endless_upload(prober),
         Check::Backlog => hostile::backlog(prober),
@@ -209,9 +57,20 @@ type Variant<'a> = dyn Fn(&Prober) -> io::Result<CheckFinding> + 'a;
 
 /// Asks each variant as often as configured, and keeps the worst answer. A variant sends at most `body` bytes after its head.
 fn worst(prober: &Prober, check: Check, body: usize, variants: &[&Variant<'_>]) -> CheckFinding {
+    worst_form(prober, check, body, variants, &|_| String::new())
+}
+
+/// The same, where there are several variants: `form` says what the one with that index is.
+fn worst_form(
+    prober: &Prober,
+    check: Check,
+    body: usize,
+    variants: &[&Variant<'_>],
+    form: &dyn Fn(usize) -> String,
+) -> CheckFinding {
     let mut findings = Vec::new();
     let body = body + prober.config.payload.len();
-    for variant in variants {
+    for (index, variant) in variants.iter().enumerate() {
         for _ in 0..prober.config.repeat.max(1) {
             if !prober.active && !prober.spent.leaves(body as u64, prober.expected.unwrap_or(0)) {
                 let text =
@@ -220,16 +79,20 @@ fn worst(prober: &Prober, check: Check, body: usize, variants: &[&Variant<'_>]) 
                 findings.push(CheckFinding { left_out, ..CheckFinding::undecided(check, text) });
                 continue;
             }
-            let found = variant(prober);
-            findings.push(
-                found.unwrap_or_else(|error| {
-                    CheckFinding::undecided(check, &format!("no connection: {error}"))
-                }),
-            );
+            let found = variant(prober)
+                .unwrap_or_else(|error| CheckFinding::undecided(check, &format!("no connection: {error}")));
+            let mut found = by_status(&prober.model, found);
+            found.form = (variants.len() > 1).then(|| form(index));
+            if !prober.active && prober.room() == 0 && found.answer == CheckAnswer::CannotTell {
+                found.left_out = Some(LeftOut::Budget);
+            }
+            findings.push(found);
         }
     }
-    // What the budget left out was not asked.
-    let trials = findings.iter().filter(|finding| finding.left_out.is_none()).count() as u32;
+    // What the budget left out was not asked: it has no end.
+    let trials =
+        findings.iter().filter(|finding| finding.left_out.is_none() || finding.ended.is_some()).count()
+            as u32;
     // Among equal answers the one with the most missing bytes is reported.
     let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.answer, missing(finding))).cloned()
     else {
@@ -243,6 +106,9 @@ fn worst(prober: &Prober, check: Check, body: usize, variants: &[&Variant<'_>]) 
     }
     let same = findings.iter().filter(|finding| finding.answer == worst.answer).count() as u32;
     (worst.trials, worst.with_this_answer) = (trials, same);
+    for finding in findings.iter().filter(|finding| finding.ended.is_some()) {
+        worst.forms.extend(finding.form.clone().filter(|form| !worst.forms.contains(form)));
+    }
     worst
 }
 
@@ -294,12 +160,16 @@ fn unread_body(prober: &Prober) -> CheckFinding {
             late_reader(prober, check, RequestShape::with_body(method, body, body), &[], |_| {})
         }
     };
-    let (a, b, c, d) = (variant("GET", 8), variant("GET", large), variant("POST", 8), variant("POST", large));
-    if prober.active {
-        worst(prober, check, large, &[&a, &b, &c, &d])
-    } else {
-        worst(prober, check, large, &[&a, &b])
-    }
+    // Of a quiet probe GET alone, and the larger one first: what may be sent and read may not last for both.
+    let methods: &[&'static str] = if prober.active { &["GET", "POST"] } else { &["GET"] };
+    let bodies = if prober.active { [8, large] } else { [large, 8] };
+    let asked: Vec<_> = methods.iter().flat_map(|method| bodies.map(|body| (*method, body))).collect();
+    let variants: Vec<_> = asked.iter().map(|(method, body)| variant(method, *body)).collect();
+    let variants: Vec<&Variant<'_>> = variants.iter().map(|variant| variant as &Variant<'_>).collect();
+    worst_form(prober, check, large, &variants, &|index| {
+        let (method, body) = asked[index];
+        format!("{method} with {body} bytes of body")
+    })
 }
 
 fn trailing_bytes(prober: &Prober) -> CheckFinding {

@@ -17,7 +17,7 @@ pub enum ProbeError {
         source: io::Error,
     },
     /// The connection failed.
-    #[error("cannot connect to {target}: {source} (is the server running?)")]
+    #[error("cannot connect to {target}: {source} ({})", on_connecting(.source))]
     Connect {
         /// The target of the probe.
         target: String,
@@ -79,6 +79,20 @@ pub enum ProbeError {
     /// `tcp://` without a payload.
     #[error("tcp:// needs the bytes of a request")]
     NoPayload,
+}
+
+fn on_connecting(error: &io::Error) -> &'static str {
+    use io::ErrorKind::*;
+    match error.kind() {
+        ConnectionReset | BrokenPipe => {
+            "the server takes the connection and resets it before a byte is asked"
+        }
+        UnexpectedEof => "the server takes the connection and ends it at once: does it speak TLS?",
+        TimedOut => "nothing answers there: does a firewall drop it?",
+        // What rustls says.
+        Other => "the TLS handshake failed: does it speak TLS?",
+        _ => "is the server running?",
+    }
 }
 
 fn too_long(bytes: u64, seconds: f64, most: u64) -> String {

@@ -82,6 +82,12 @@ impl Check {
     pub fn is_hostile(self) -> bool {
         matches!(self, Self::Drip | Self::EndlessUpload | Self::Backlog)
     }
+
+    /// Whether the answer is told beside the verdict on losing, and is no part of it: a server may take a half-closed
+    /// client for one that has left, which is no matter of how it closes.
+    pub fn is_aside(self) -> bool {
+        matches!(self, Self::HalfClose)
+    }
 }
 
 impl fmt::Display for Check {
@@ -173,10 +179,17 @@ pub struct CheckFinding {
     pub trials: u32,
     /// How many of these trials gave this answer.
     pub with_this_answer: u32,
+    /// The forms in which it was asked, as often each; empty if there is one only.
+    pub forms: Vec<String>,
+    /// The form of the deciding trial, if there are several.
+    pub form: Option<String>,
     /// Growth of the kernel counters during the deciding trial; empty if they cannot be read.
     pub counters: BTreeMap<String, u64>,
     /// The server's resets during the whole check with their causes; empty if they cannot be watched.
     pub resets: Vec<Witnessed>,
+    /// If a gateway answered that it did not get the application's response: the resets of this host on connections other
+    /// than the probe's. Mostly they are the application's; empty if they cannot be watched.
+    pub behind: Vec<Witnessed>,
     /// The status of the response in the deciding trial; `None` where none came, or where the protocol has none.
     pub status: Option<u16>,
     /// Why the question was not asked, or not as often as configured, out of regard for a server that others use, too.
@@ -197,6 +210,27 @@ pub enum LeftOut {
     Budget,
 }
 
+/// Why a server in which no fault was found cannot be said to keep its responses.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Doubt {
+    /// The plain request was answered with such a status: a redirection, a refusal, a failure. It is not the page that users
+    /// get.
+    PlainStatus(u16),
+    /// The plain response has no body of which anything could be lost.
+    Empty,
+    /// A check was answered with another status than the plain request, such as 503.
+    OtherStatus {
+        /// That status.
+        status: u16,
+        /// The check.
+        check: Check,
+    },
+    /// [`QUIET`](crate::QUIET) bytes were read or sent before these could be asked.
+    Unasked(Vec<Check>),
+}
+
 impl CheckFinding {
     /// A question that was not answered.
     pub(crate) fn undecided(check: Check, sentence: &str) -> Self {
@@ -210,8 +244,11 @@ impl CheckFinding {
             seconds: 0.0,
             trials: 0,
             with_this_answer: 0,
+            forms: Vec::new(),
+            form: None,
             counters: BTreeMap::default(),
             resets: Vec::new(),
+            behind: Vec::new(),
             status: None,
             left_out: None,
             sentence: sentence.to_owned(),
@@ -230,8 +267,11 @@ impl CheckFinding {
             seconds: seen.elapsed.as_secs_f64(),
             trials: 1,
             with_this_answer: 1,
+            forms: Vec::new(),
+            form: None,
             counters: seen.counters.clone(),
             resets: Vec::new(),
+            behind: Vec::new(),
             status: seen.status,
             left_out: None,
             sentence,
@@ -270,19 +310,37 @@ pub struct ProbeReport {
 }
 
 impl ProbeReport {
-    /// The worst of the answers. [`CheckAnswer::CannotTell`] if all answers are that, or if the worst is
-    /// [`CheckAnswer::Keeps`], and a question was not decided because the server answered it with another status than
-    /// the plain request, such as 503.
+    /// The worst of the answers, of those [aside](Check::is_aside) only if nothing else was asked.
+    /// [`CheckAnswer::CannotTell`] instead of [`CheckAnswer::Keeps`] where there is a [doubt](Self::doubt).
     pub fn overall(&self) -> CheckAnswer {
-        let worst = self.findings.iter().map(|finding| finding.answer).max();
-        let otherwise = |finding: &CheckFinding| {
-            finding.answer == CheckAnswer::CannotTell
-                && finding.status.is_some_and(|_| finding.status != self.status)
-        };
-        match worst {
-            Some(CheckAnswer::Keeps) if self.findings.iter().any(otherwise) => CheckAnswer::CannotTell,
+        match self.counting().map(|finding| finding.answer).max() {
+            Some(CheckAnswer::Keeps) if self.doubt().is_some() => CheckAnswer::CannotTell,
             worst => worst.unwrap_or(CheckAnswer::CannotTell),
         }
+    }
+
+    /// The findings that decide about the server.
+    pub fn counting(&self) -> impl Iterator<Item = &CheckFinding> {
+        let all_aside = self.findings.iter().all(|finding| finding.check.is_aside());
+        self.findings.iter().filter(move |finding| all_aside || !finding.check.is_aside())
+    }
+
+    /// Why the server cannot be said to keep its responses although no fault was found; `None` if nothing speaks against it.
+    pub fn doubt(&self) -> Option<Doubt> {
+        if let Some(status) = self.status.filter(|status| !(200..300).contains(status)) {
+            return Some(Doubt::PlainStatus(status));
+        }
+        if self.response_bytes == 0 {
+            return Some(Doubt::Empty);
+        }
+        let open = || self.counting().filter(|finding| finding.answer == CheckAnswer::CannotTell);
+        let otherwise = |finding: &CheckFinding| finding.status.filter(|_| finding.status != self.status);
+        if let Some((status, check)) = open().find_map(|finding| Some((otherwise(finding)?, finding.check))) {
+            return Some(Doubt::OtherStatus { status, check });
+        }
+        let unasked = open().filter(|finding| finding.left_out == Some(LeftOut::Budget));
+        let unasked: Vec<Check> = unasked.map(|finding| finding.check).collect();
+        (!unasked.is_empty()).then_some(Doubt::Unasked(unasked))
     }
 
     /// The finding of a question, if it was asked.

@@ -5,7 +5,7 @@ use linger_verdict::{Observation, Verdict};
 use crate::dialect::RequestShape;
 use crate::finding::{Check, CheckAnswer, CheckFinding};
 use crate::learn::{learn_again, lengths};
-use crate::model::{Amount, Lengths};
+use crate::model::{Amount, Lengths, Model};
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 
@@ -36,6 +36,37 @@ fn measure(seen: &mut TrialResult, lengths: Option<Lengths>) {
     seen.is_unsure = amount == Some(Amount::Unsure);
 }
 
+/// Whether a gateway says with this status that the application's response did not reach it.
+pub(crate) fn is_gateways_failure(status: Option<u16>) -> bool {
+    matches!(status, Some(502 | 504))
+}
+
+fn gateways_failure(status: Option<u16>) -> String {
+    format!("a gateway answered {}: it did not get the application's response", status.unwrap_or(0))
+}
+
+fn other_response(plain: Option<u16>, status: u16) -> String {
+    let usual = plain.map_or("another status".to_owned(), |plain| plain.to_string());
+    format!(
+        "it answered {status} instead of {usual}: that this arrived says nothing of the response that is asked about"
+    )
+}
+
+/// The finding, unless a response arrived that is not the one that was asked about.
+pub(crate) fn by_status(model: &Model, mut finding: CheckFinding) -> CheckFinding {
+    let Some(status) = finding.status.filter(|_| finding.answer == CheckAnswer::Keeps) else {
+        return finding;
+    };
+    if is_gateways_failure(finding.status) && !is_gateways_failure(model.status) {
+        (finding.answer, finding.verdict) = (CheckAnswer::Loses, Some(Verdict::Lost));
+        finding.sentence = gateways_failure(finding.status);
+    } else if model.is_unlike(finding.status) {
+        (finding.answer, finding.verdict) = (CheckAnswer::CannotTell, None);
+        finding.sentence = other_response(model.status, status);
+    }
+    finding
+}
+
 /// The answer, the verdict on the response, and a sentence about both. `plain` is the status of the plain response, and
 /// `unlike` says whether this response tells nothing about how the plain one ends
 /// ([`Model::is_unlike`](crate::model::Model::is_unlike)).
@@ -43,11 +74,7 @@ fn answer(seen: &TrialResult, plain: Option<u16>, unlike: bool) -> (CheckAnswer,
     let (answer, verdict, mut sentence) = by_bytes(seen, plain);
     match seen.status {
         Some(status) if unlike && answer == CheckAnswer::Keeps => {
-            let usual = plain.map_or("another status".to_owned(), |plain| plain.to_string());
-            let sentence = format!(
-                "it answered {status} instead of {usual}: that this arrived says nothing of the response that is asked about"
-            );
-            return (CheckAnswer::CannotTell, None, sentence);
+            return (CheckAnswer::CannotTell, None, other_response(plain, status));
         }
         Some(status) if Some(status) != plain && !sentence.contains("answered") => {
             sentence.push_str(&format!("; it answered {status}"));
@@ -65,11 +92,8 @@ fn by_bytes(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verd
         return (CheckAnswer::CannotTell, None, sentence);
     }
     let of = seen.expected.map_or("an unknown number of".to_owned(), |expected| expected.to_string());
-    let gateway_failed = |status| matches!(status, Some(502 | 504));
-    if gateway_failed(seen.status) && !gateway_failed(plain) {
-        let status = seen.status.unwrap_or(0);
-        let sentence = format!("a gateway answered {status}: it did not get the application's response");
-        return (CheckAnswer::Loses, Some(Verdict::Lost), sentence);
+    if is_gateways_failure(seen.status) && !is_gateways_failure(plain) {
+        return (CheckAnswer::Loses, Some(Verdict::Lost), gateways_failure(seen.status));
     }
     let reset = ended.is_reset();
     let verdict = Observation { complete: seen.complete, reset, write_failed: seen.write_failed }.verdict();
@@ -87,6 +111,13 @@ fn by_bytes(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verd
             let text =
                 "arrived, but a write of the client's failed: one that stops there does not see the response";
             (CheckAnswer::AtRisk, format!("all {got} bytes {text}"))
+        }
+        Verdict::Lost if reset && seen.is_unsure => {
+            let sentence = format!(
+                "{got} bytes arrived before the server reset the connection; plain responses have {of} and more, each another \
+                 number, so that these may be all"
+            );
+            return (CheckAnswer::AtRisk, Some(Verdict::AtRisk), sentence);
         }
         Verdict::Lost if reset => (
             CheckAnswer::Loses,
@@ -138,6 +169,7 @@ mod tests {
             ended: ConnectionEnd::Closed,
             write_failed: false,
             elapsed: Duration::ZERO,
+            round_trip: Duration::ZERO,
             counters: BTreeMap::new(),
         }
     }
@@ -207,12 +239,20 @@ mod tests {
     fn a_little_less_of_a_varying_length_is_unsure_and_far_less_is_lost() {
         let page = |got| {
             let mut seen = TrialResult { unframed: true, got, ..whole() };
-            measure(&mut seen, Some(Lengths { shortest: 99_000, longest: 101_000 }));
+            measure(&mut seen, Some(Lengths::of(99_000).and(101_000)));
             judged(&seen).0
         };
         assert_eq!(page(99_000), CheckAnswer::Keeps);
         assert_eq!(page(98_999), CheckAnswer::CannotTell);
         assert_eq!(page(60_000), CheckAnswer::LosesSilently);
+        let reset = |got| {
+            let mut seen = TrialResult { unframed: true, got, ended: ConnectionEnd::Reset, ..whole() };
+            measure(&mut seen, Some(Lengths::of(99_000).and(101_000)));
+            judged(&seen)
+        };
+        let at_risk = (CheckAnswer::AtRisk, Some(Verdict::AtRisk));
+        assert_eq!((reset(99_000), reset(98_999)), (at_risk, at_risk));
+        assert_eq!(reset(60_000).0, CheckAnswer::Loses);
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Optio
 /// The lengths of the responses to such a request, where they have no framing. They are read at the first call, without
 /// delay and with a large window, and known from then on.
 pub(crate) fn lengths(prober: &Prober, ask: RequestShape) -> Option<Lengths> {
+    // A quiet probe asks with GET alone, and spares the server the reading of the same page for each kind of body.
+    let ask = if prober.active { ask } else { RequestShape::GET };
     if let Some(known) = prober.model.known(ask) {
         return known;
     }
@@ -83,6 +85,7 @@ pub(crate) fn lengths(prober: &Prober, ask: RequestShape) -> Option<Lengths> {
 
 /// Reads the responses to such a request again, since one was shorter than all before: perhaps its length varies.
 pub(crate) fn learn_again(prober: &Prober, ask: RequestShape) -> Option<Lengths> {
+    let ask = if prober.active { ask } else { RequestShape::GET };
     let known = lengths(prober, ask);
     let learnt = read(prober, ask, known);
     prober.model.learn(ask, learnt);

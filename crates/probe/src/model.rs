@@ -8,12 +8,16 @@ use crate::seen::TrialResult;
 
 /// A response counts as cut if it is shorter than every other one by more than this many times their spread.
 const SPREADS: u64 = 10;
+/// And if more than this part of the shortest is missing: a page may have had one length three times by chance.
+const PART: u64 = 100;
 
 /// The lengths of complete bodies, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lengths {
     pub(crate) shortest: u64,
     pub(crate) longest: u64,
+    /// Whether there is but this length: the user says so.
+    exact: bool,
 }
 
 /// How much of a response without framing has arrived.
@@ -27,16 +31,21 @@ pub(crate) enum Amount {
 
 impl Lengths {
     pub(crate) fn of(length: u64) -> Self {
-        Self { shortest: length, longest: length }
+        Self { shortest: length, longest: length, exact: false }
+    }
+
+    pub(crate) fn exactly(length: u64) -> Self {
+        Self { exact: true, ..Self::of(length) }
     }
 
     /// These, and another one.
     pub(crate) fn and(self, length: u64) -> Self {
-        Self { shortest: self.shortest.min(length), longest: self.longest.max(length) }
+        Self { shortest: self.shortest.min(length), longest: self.longest.max(length), ..self }
     }
 
     pub(crate) fn amount(self, got: u64) -> Amount {
-        let margin = SPREADS.saturating_mul(self.longest - self.shortest);
+        let learnt = SPREADS.saturating_mul(self.longest - self.shortest).max(self.shortest / PART);
+        let margin = if self.exact { 0 } else { learnt };
         if got >= self.shortest {
             Amount::Whole
         } else if got.saturating_add(margin) < self.shortest {
@@ -97,9 +106,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fixed_length_is_cut_by_one_byte_and_a_varying_one_by_far() {
-        let fixed = Lengths::of(300_000);
-        assert_eq!((fixed.amount(300_000), fixed.amount(299_999)), (Amount::Whole, Amount::Cut));
+    fn a_known_length_is_cut_by_one_byte_and_a_learnt_one_by_far() {
+        let known = Lengths::exactly(300_000);
+        assert_eq!((known.amount(300_000), known.amount(299_999)), (Amount::Whole, Amount::Cut));
+        let learnt = Lengths::of(300_000);
+        assert_eq!((learnt.amount(300_000), learnt.amount(299_999)), (Amount::Whole, Amount::Unsure));
+        assert_eq!((learnt.amount(297_000), learnt.amount(296_999)), (Amount::Unsure, Amount::Cut));
         let page = Lengths::of(100_000).and(99_000).and(101_000);
         assert_eq!(page.amount(99_000), Amount::Whole);
         assert_eq!(page.amount(98_999), Amount::Unsure);

@@ -20,6 +20,8 @@ pub(crate) struct Prober {
     pub(crate) config: ProbeConfig,
     pub(crate) counters: CounterSource,
     pub(crate) witness: Option<Witness>,
+    /// How long it takes to connect, without TLS: a round trip.
+    pub(crate) round_trip: Duration,
     /// Duration of a plain request. The waiting times are multiples of it.
     pub(crate) plain: Duration,
     /// Length of the body of the plain response.
@@ -42,14 +44,30 @@ impl Prober {
         self.active || self.spent.leaves(bytes as u64, 0)
     }
 
+    /// How long a quiet probe keeps a connection that it could have done with. Others may wait for the worker behind it.
+    fn polite(&self) -> Duration {
+        Duration::from_millis(20) + self.round_trip
+    }
+
+    /// How long to wait before the response is read. `None`: as configured. Otherwise from when the response begins.
+    pub(crate) fn late(&self) -> Option<Duration> {
+        (!self.active).then(|| self.polite().min(self.config.delay))
+    }
+
     /// Long enough for a packet that is sent right after another to arrive.
     pub(crate) fn moment(&self) -> Duration {
+        if !self.active {
+            return self.polite() / 2;
+        }
         (self.plain * 2).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
     /// How long to wait after a complete response, without a further byte, for the connection to end. A connection that
     /// has not ended by then counts as left open.
     pub(crate) fn settling(&self) -> Duration {
+        if !self.active {
+            return self.polite() + self.round_trip;
+        }
         (self.plain * 20).max(Duration::from_secs(1)).min(self.config.patience)
     }
 

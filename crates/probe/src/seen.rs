@@ -63,5 +63,7 @@ pub(crate) struct TrialResult {
     pub(crate) ended: ConnectionEnd,
     pub(crate) write_failed: bool,
     pub(crate) elapsed: Duration,
+    /// How long it took to connect.
+    pub(crate) round_trip: Duration,
     pub(crate) counters: BTreeMap<String, u64>,
 }

@@ -120,9 +120,17 @@ impl<'p> Trial<'p> {
         }
     }
 
-    /// Sleeps for the configured delay, as a client that reads late.
-    pub(crate) fn late(&self) {
-        thread::sleep(self.prober.config.delay);
+    /// Sleeps for the configured delay, as a client that reads late. A quiet probe waits for the response, and then less: a
+    /// server that cannot write any more serves nobody else meanwhile.
+    pub(crate) fn late(&mut self) {
+        match self.prober.late() {
+            None => thread::sleep(self.prober.config.delay),
+            Some(short) => {
+                if self.answer_begins(self.prober.config.patience) {
+                    thread::sleep(short);
+                }
+            }
+        }
     }
 
     /// Sends the queued bytes and the FIN. Without TLS both are in the same segment.
@@ -255,6 +263,7 @@ impl<'p> Trial<'p> {
             ended,
             write_failed: self.write_failed,
             elapsed: self.started.elapsed(),
+            round_trip: self.wire.round_trip,
             counters,
         }
     }

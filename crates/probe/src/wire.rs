@@ -18,6 +18,8 @@ const WIDE: usize = 1 << 20;
 pub(crate) struct ClientStream {
     socket: Socket,
     session: Option<Box<ClientConnection>>,
+    /// How long it took to connect, before TLS.
+    pub(crate) round_trip: Duration,
 }
 
 impl ClientStream {
@@ -32,12 +34,14 @@ impl ClientStream {
         if let Some(bytes) = receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
         }
+        let started = Instant::now();
         socket.connect_timeout(address, patience)?;
+        let round_trip = started.elapsed();
         socket.set_nonblocking(true)?;
         if address.domain() != Domain::UNIX {
             socket.set_tcp_nodelay(true)?;
         }
-        let mut wire = Self { socket, session: None };
+        let mut wire = Self { socket, session: None, round_trip };
         if let Some(host) = tls_host {
             wire.session = Some(Box::new(tls::session(host)?));
             wire.handshake(Instant::now() + patience)?;

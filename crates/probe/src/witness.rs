@@ -141,8 +141,8 @@ impl Witness {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
     }
 
-    /// The resets that the server sent to the probe's connections since the last call.
-    pub(crate) fn seen(&self) -> Vec<Witnessed> {
+    /// The resets of this host since the last call.
+    pub(crate) fn seen(&self) -> SeenResets {
         let (answer, answered) = mpsc::channel();
         let resets = self.questions.send(answer).ok().and_then(|()| answered.recv().ok()).unwrap_or_default();
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,14 +155,31 @@ impl Witness {
             };
             from_server && to_us
         };
-        let mut all: Vec<Witnessed> = Vec::new();
-        for reset in resets.iter().filter(is_ours) {
-            let at = all.iter().position(|one| one.is_like(reset)).unwrap_or_else(|| {
-                all.push(Witnessed::of(reset));
-                all.len() - 1
-            });
-            all[at].add(reset);
+        let own_client = |reset: &&LiveReset| own.contains(&reset.local.port());
+        SeenResets {
+            own: alike(resets.iter().filter(is_ours)),
+            others: alike(resets.iter().filter(|reset| !is_ours(reset) && !own_client(reset))),
         }
-        all
     }
+}
+
+/// The resets of a host during a check.
+#[derive(Debug, Default)]
+pub(crate) struct SeenResets {
+    /// Those of the server on the probe's connections.
+    pub(crate) own: Vec<Witnessed>,
+    /// Those on other connections: a gateway's to its application, or of somebody else.
+    pub(crate) others: Vec<Witnessed>,
+}
+
+fn alike<'r>(resets: impl Iterator<Item = &'r LiveReset>) -> Vec<Witnessed> {
+    let mut all: Vec<Witnessed> = Vec::new();
+    for reset in resets {
+        let at = all.iter().position(|one| one.is_like(reset)).unwrap_or_else(|| {
+            all.push(Witnessed::of(reset));
+            all.len() - 1
+        });
+        all[at].add(reset);
+    }
+    all
 }

@@ -1,72 +1,15 @@
 //! Correct servers that behave oddly: none of them may be said to lose responses, and the probe says what it cannot
 //! tell.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+mod common;
+
+use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
-use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeError, ProbeReport, QUIET, probe, will_ask};
+use common::{BODY, ask, config, respond, serve};
+use linger_probe::{Check, CheckAnswer, Doubt, ProbeError};
 use linger_testing::sandboxed;
-
-const BODY: usize = 300_000;
-
-/// Reads a request's head. Returns it with what came with it.
-fn head(stream: &mut TcpStream) -> Vec<u8> {
-    let (mut seen, mut buffer) = (Vec::new(), [0; 65_536]);
-    while !seen.windows(4).any(|four| four == b"\r\n\r\n") {
-        match stream.read(&mut buffer) {
-            Ok(got) if got > 0 => seen.extend_from_slice(&buffer[..got]),
-            _ => break,
-        }
-    }
-    seen
-}
-
-/// A close that loses nothing: FIN, then everything is read until the client closes.
-fn close_well(stream: &mut TcpStream) -> u64 {
-    let _ = stream.shutdown(Shutdown::Write);
-    let (mut buffer, mut all) = (vec![0; 65_536], 0);
-    while let Ok(got @ 1..) = stream.read(&mut buffer) {
-        all += got as u64;
-    }
-    all
-}
-
-/// Serves every connection in a thread of its own, with its number and its request's head. Returns the URL.
-fn serve(answer: impl Fn(&mut TcpStream, u64, &[u8]) + Send + Sync + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    let answer = Arc::new(answer);
-    thread::spawn(move || {
-        for (number, stream) in listener.incoming().enumerate() {
-            let (mut stream, answer) = (stream.unwrap(), answer.clone());
-            thread::spawn(move || {
-                let head = head(&mut stream);
-                answer(&mut stream, number as u64, &head);
-                close_well(&mut stream);
-            });
-        }
-    });
-    url
-}
-
-fn respond(stream: &mut TcpStream, status: &str, more: &str, body: usize) {
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {body}\r\nConnection: close\r\n{more}\r\n");
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'r'; body]));
-}
-
-fn config(only: &[Check]) -> ProbeConfig {
-    let mut config = ProbeConfig::default();
-    (config.only, config.watch, config.delay) = (only.to_vec(), false, Duration::from_millis(50));
-    config
-}
-
-fn ask(url: &str, config: &ProbeConfig) -> Result<ProbeReport, ProbeError> {
-    probe(&url.parse().unwrap(), config, |_| {})
-}
 
 fn answer(url: &str, check: Check) -> (CheckAnswer, String) {
     let report = ask(url, &config(&[check])).unwrap();
@@ -144,6 +87,86 @@ fn another_status_than_the_plain_one_is_not_called_kept() {
 }
 
 #[test]
+fn a_page_that_had_one_length_by_chance_is_no_loss() {
+    sandboxed(|| {
+        let page = |short: usize| {
+            serve(move |stream, number, _| {
+                let length = if number == 3 { short } else { 100_000 };
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(&vec![b'r'; length]);
+            })
+        };
+        let mut once = config(&[Check::LargeResponse]);
+        once.repeat = 1;
+        assert_eq!(ask(&page(99_999), &once).unwrap().findings[0].answer, CheckAnswer::CannotTell);
+        assert_eq!(ask(&page(90_000), &once).unwrap().findings[0].answer, CheckAnswer::LosesSilently);
+        // One field away: the user knows the length.
+        once.expect = Some(100_000);
+        assert_eq!(ask(&page(99_999), &once).unwrap().findings[0].answer, CheckAnswer::LosesSilently);
+    });
+}
+
+#[test]
+fn half_of_an_upload_answered_with_another_status_is_not_called_kept() {
+    sandboxed(|| {
+        let stall = |status: &'static str| {
+            let url = serve(move |stream, _, head| match head.starts_with(b"POST") {
+                true => respond(stream, status, "", 5),
+                false => respond(stream, "200 OK", "", BODY),
+            });
+            let report = ask(&url, &config(&[Check::Stall])).unwrap();
+            (report.findings[0].answer, report.overall())
+        };
+        let unknown = (CheckAnswer::CannotTell, CheckAnswer::CannotTell);
+        assert_eq!(stall("503 Service Unavailable"), unknown);
+        assert_eq!(stall("502 Bad Gateway"), (CheckAnswer::Loses, CheckAnswer::Loses));
+        assert_eq!(stall("413 Content Too Large"), (CheckAnswer::Keeps, CheckAnswer::Keeps));
+    });
+}
+
+#[test]
+fn a_server_is_not_said_to_keep_what_was_never_its_page() {
+    sandboxed(|| {
+        let overall = |status: &'static str, length| {
+            let url = serve(move |stream, _, _| respond(stream, status, "Location: /x\r\n", length));
+            let report = ask(&url, &config(&[Check::TrailingBytes])).unwrap();
+            assert_eq!(
+                report.findings[0].answer,
+                CheckAnswer::Keeps,
+                "the response itself arrived: {status}"
+            );
+            (report.overall(), report.doubt())
+        };
+        for (status, number) in [("301 Moved", 301), ("401 Unauthorized", 401), ("503 Busy", 503)] {
+            let doubt = Some(Doubt::PlainStatus(number));
+            assert_eq!(overall(status, 300), (CheckAnswer::CannotTell, doubt), "{status}");
+        }
+        assert_eq!(overall("204 No Content", 0), (CheckAnswer::CannotTell, Some(Doubt::Empty)));
+        assert_eq!(overall("200 OK", 300), (CheckAnswer::Keeps, None));
+    });
+}
+
+#[test]
+fn a_half_closed_client_without_an_answer_is_told_beside_the_verdict() {
+    sandboxed(|| {
+        // Says nothing to a client that has half-closed, as hyper does.
+        let url = serve(|stream, _, _| {
+            stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            let left = matches!(std::io::Read::read(stream, &mut [0; 16]), Ok(0));
+            if !left {
+                respond(stream, "200 OK", "", 70_000);
+            }
+        });
+        let report = ask(&url, &config(&[Check::TrailingBytes, Check::HalfClose])).unwrap();
+        assert_eq!(report.of(Check::HalfClose).unwrap().answer, CheckAnswer::LosesSilently);
+        assert_eq!(report.overall(), CheckAnswer::Keeps);
+        // Who asks for nothing else wants to know it.
+        let report = ask(&url, &config(&[Check::HalfClose])).unwrap();
+        assert_eq!(report.overall(), CheckAnswer::LosesSilently);
+    });
+}
+
+#[test]
 fn the_plain_response_is_told_by_its_status() {
     sandboxed(|| {
         for (status, more, length) in [
@@ -201,123 +224,11 @@ fn what_has_no_end_or_is_no_http_is_said_and_not_waited_for() {
 }
 
 #[test]
-fn a_quiet_probe_keeps_to_its_budget() {
-    sandboxed(|| {
-        // One thread: it serves nobody else until a connection has ended, so that a second one at a time would be seen.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        let (heard, received) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(0)));
-        let (methods, all) = (heard.clone(), received.clone());
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let head = head(&mut stream);
-                methods.lock().unwrap().push(String::from_utf8_lossy(&head[..4]).into_owned());
-                respond(&mut stream, "200 OK", "", 100_000);
-                all.fetch_add(head.len() as u64 + close_well(&mut stream), SeqCst);
-            }
-        });
-        let mut quiet = config(&[]);
-        quiet.active = Some(false);
-        let report = ask(&url, &quiet).unwrap();
-        let heard = heard.lock().unwrap();
-        assert!(heard.iter().all(|method| method == "GET "), "{heard:?}");
-        assert_eq!(heard.len() as u64, report.connections);
-        assert!(
-            received.load(SeqCst) <= report.sent_bytes && report.sent_bytes <= QUIET,
-            "{}",
-            report.sent_bytes
-        );
-        assert!(
-            report.received_bytes <= QUIET && report.received_bytes > 100_000,
-            "{}",
-            report.received_bytes
-        );
-        for finding in report.findings.iter().filter(|finding| finding.left_out.is_none()) {
-            assert_eq!(finding.answer, CheckAnswer::Keeps, "{}: {}", finding.check, finding.sentence);
-        }
-        let left_out = |check| report.of(check).unwrap().left_out;
-        assert!(left_out(Check::Stall).is_some() && left_out(Check::LargeResponse).is_none(), "{report:#?}");
-        // What was announced holds: no check made more connections than it said.
-        let announced: u64 = will_ask(&url.parse().unwrap(), &quiet)
-            .unwrap()
-            .iter()
-            .filter_map(|(_, cost)| cost.map(|cost| cost.connections))
-            .sum();
-        assert!(report.connections <= announced + 3, "{} of {announced}", report.connections);
-    });
-}
-
-#[test]
 fn every_address_of_a_name_is_tried() {
     sandboxed(|| {
         // Nobody listens on ::1, which `localhost` names first on most systems.
         let url = serve(|stream, _, _| respond(stream, "200 OK", "", 70_000));
         let url = url.replace("127.0.0.1", "localhost");
         assert_eq!(answer(&url, Check::LargeResponse).0, CheckAnswer::Keeps);
-    });
-}
-
-/// Asks a server on loopback as if others used it, too.
-fn quiet(only: &[Check]) -> ProbeConfig {
-    let mut quiet = config(only);
-    quiet.active = Some(false);
-    quiet
-}
-
-#[test]
-fn a_quiet_probe_reads_no_more_than_it_said_whatever_comes() {
-    sandboxed(|| {
-        let endless = serve(|stream, _, _| {
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
-            while stream.write_all(&[b'e'; 65_536]).is_ok() {}
-        });
-        let read = |config: &ProbeConfig| match ask(&endless, config).unwrap_err() {
-            ProbeError::TooLong { bytes, most, .. } => (bytes, most),
-            error => panic!("{error}"),
-        };
-        let (bytes, most) = read(&quiet(&[]));
-        assert!(bytes <= QUIET && most == QUIET, "{bytes} of {most}");
-        // Of a server on this host more is read.
-        assert!(read(&config(&[])).0 > QUIET);
-
-        // The plain response is short, and each later one would be more than the budget.
-        let grows = serve(|stream, number, _| {
-            respond(stream, "200 OK", "", if number == 0 { 70_000 } else { 4 << 20 });
-        });
-        let report = ask(&grows, &quiet(&[Check::LargeResponse])).unwrap();
-        assert!(report.received_bytes <= QUIET, "{}", report.received_bytes);
-        let finding = report.of(Check::LargeResponse).unwrap();
-        assert_eq!(finding.answer, CheckAnswer::CannotTell, "{}", finding.sentence);
-        let report = ask(&grows, &config(&[Check::LargeResponse])).unwrap();
-        assert_eq!(report.of(Check::LargeResponse).unwrap().answer, CheckAnswer::Keeps);
-    });
-}
-
-#[test]
-fn a_payload_counts_for_what_a_quiet_probe_sends() {
-    sandboxed(|| {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("tcp://{}", listener.local_addr().unwrap());
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                thread::spawn(move || {
-                    let _ = stream.write_all(&[b'r'; 70_000]);
-                    close_well(&mut stream);
-                });
-            }
-        });
-        let mut quiet = quiet(&[Check::LargeResponse]);
-        quiet.payload = vec![b'p'; 400_000];
-        let report = ask(&url, &quiet).unwrap();
-        assert!(report.sent_bytes <= QUIET && report.connections == 2, "{report:#?}");
-        let costs = will_ask(&url.parse().unwrap(), &quiet).unwrap();
-        assert!(costs.iter().all(|(_, cost)| cost.is_some_and(|cost| cost.sent >= 400_000)), "{costs:?}");
-        quiet.payload = vec![b'p'; QUIET as usize];
-        let error = ask(&url, &quiet).unwrap_err();
-        assert!(matches!(error, ProbeError::LongPayload { most: QUIET, .. }), "{error}");
-        quiet.active = Some(true);
-        assert!(ask(&url, &quiet).is_ok());
     });
 }

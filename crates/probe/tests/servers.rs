@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeReport, probe};
+use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeReport, Witnessed, probe};
 use linger_testing::servers::{SERVERS, available};
 use linger_testing::{sandboxed, skip};
 use linger_why::{Cause, Confidence};
@@ -159,6 +159,28 @@ fn a_loss_has_a_cause_and_a_process() {
         assert!(seen.unread_bytes > Some(0) && seen.unsent_bytes > Some(0), "{seen:?}");
         let resets = &report.of(Check::LargeResponse).unwrap().resets;
         assert!(resets.is_empty(), "nothing was unread: {resets:?}");
+    });
+}
+
+/// The gateway says 502 in order. Who has reset is its application.
+#[test]
+fn behind_a_gateway_it_is_the_application_that_is_named() {
+    sandboxed(|| {
+        let name = "uWSGI, uwsgi socket behind nginx";
+        let Some(report) = ask(name, &[Check::UnreadBody, Check::LargeResponse]) else { return };
+        if let Some(why) = &report.unwatched {
+            return skip("live tracepoints", why);
+        }
+        let unread = report.of(Check::UnreadBody).unwrap();
+        assert_eq!((unread.answer, unread.status), (CheckAnswer::Loses, Some(502)), "{unread:?}");
+        let named = |resets: &[Witnessed]| {
+            resets.iter().any(|seen| {
+                seen.process.as_ref().is_some_and(|process| process.name.raw().starts_with(b"uwsgi"))
+            })
+        };
+        assert!(named(&unread.behind) && !named(&unread.resets), "{unread:?}");
+        // One field away: nothing was lost, and nobody is blamed.
+        assert!(report.of(Check::LargeResponse).unwrap().behind.is_empty());
     });
 }
 

@@ -31,10 +31,16 @@ pub(crate) struct Finding {
     trials: u32,
     /// How many of the trials had this answer.
     with_this_answer: u32,
+    /// The forms of the request with which it was asked, as often each; empty if there is one only.
+    forms: Vec<String>,
+    /// The form in the trial that decided; null if there is one only.
+    form: Option<String>,
     /// What the kernel counted during the trial that decided, where that can be known.
     counters: BTreeMap<String, u64>,
     /// The server's resets during the whole check, where they can be seen.
     resets: Vec<Witnessed>,
+    /// If a gateway answered 502 or 504: resets of this host on other connections meanwhile, mostly its application's.
+    behind: Vec<Witnessed>,
     /// The status of the response in the trial that decided; null where none came, or where the protocol has none.
     status: Option<u16>,
     /// Why the question was not asked, or not as often as it was to be: `active`, it asks more than a visitor does; `budget`, what
@@ -97,8 +103,11 @@ impl From<&library::CheckFinding> for Finding {
             seconds: finding.seconds,
             trials: finding.trials,
             with_this_answer: finding.with_this_answer,
+            forms: finding.forms.clone(),
+            form: finding.form.clone(),
             counters: finding.counters.clone(),
             resets: finding.resets.iter().map(witnessed).collect(),
+            behind: finding.behind.iter().map(witnessed).collect(),
             status: finding.status,
             left_out: finding.left_out.map(identifier),
             sentence: finding.sentence.clone(),
@@ -111,6 +120,19 @@ fn identifier(value: impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(text)) => text,
         other => other.unwrap_or_default().to_string(),
+    }
+}
+
+fn doubt(doubt: library::Doubt) -> String {
+    match doubt {
+        library::Doubt::PlainStatus(status) => format!("plain response has status {status}"),
+        library::Doubt::Empty => "plain response has no body".into(),
+        library::Doubt::OtherStatus { status, check } => format!("{check} was answered with {status}"),
+        library::Doubt::Unasked(checks) => {
+            let names: Vec<&str> = checks.iter().map(|check| check.name()).collect();
+            format!("the budget left out {}", names.join(", "))
+        }
+        _ => "unknown".into(),
     }
 }
 
@@ -131,8 +153,12 @@ pub(crate) struct Probe {
     framing: &'static str,
     /// Why the server's resets could not be watched; null where they were, or where it is on another host.
     unwatched: Option<String>,
-    /// The worst answer.
+    /// The worst answer, without that of `half-close`, which is no matter of closing.
     answer: String,
+    /// Why the answer is `cannot-tell` although no fault was found; null otherwise.
+    doubt: Option<String>,
+    /// What to do about it, in sentences.
+    advice: Vec<String>,
     /// Whether more was asked than a visitor does: POST, large uploads, held connections.
     active: bool,
     /// How many connections were made; 0 after an interruption, as the next two.
@@ -150,7 +176,7 @@ impl LineBody for Probe {
 }
 
 impl Probe {
-    pub(crate) fn new(report: &library::ProbeReport, interrupted: bool) -> Self {
+    pub(crate) fn new(report: &library::ProbeReport, advice: Vec<String>, interrupted: bool) -> Self {
         Self {
             target: report.target.clone(),
             server: report.server.as_ref().map(|server| server.json().into_owned()),
@@ -160,6 +186,8 @@ impl Probe {
             framing: report.framing,
             unwatched: report.unwatched.clone(),
             answer: identifier(report.overall()),
+            doubt: report.doubt().filter(|_| report.overall() == library::CheckAnswer::CannotTell).map(doubt),
+            advice,
             active: report.is_active,
             connections: report.connections,
             sent_bytes: report.sent_bytes,

@@ -1,0 +1,119 @@
+//! The last sentences of a report: who it is, and what to do.
+
+use linger_probe::{AFFORDABLE, Check, CheckAnswer, CheckFinding, Doubt, ProbeReport, QUIET, Witnessed};
+
+/// What to do about the answers, the most important first.
+pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
+    let mut all = Vec::new();
+    let faults = || report.counting().filter(|finding| finding.answer.is_fault());
+    let cut = |finding: &&CheckFinding| {
+        matches!(finding.answer, CheckAnswer::Loses | CheckAnswer::LosesSilently | CheckAnswer::AtRisk)
+    };
+    if faults().any(|finding| cut(&finding)) {
+        all.push(who(report));
+    }
+    if faults().any(|finding| finding.answer == CheckAnswer::Stalls) {
+        all.push("It waits for bytes that the client holds back: bound the time for which it reads after its answer.".into());
+    }
+    if all.is_empty()
+        && let Some(doubt) = report.doubt()
+    {
+        all.push(doubtful(report, &doubt));
+    }
+    let unasked = names(report.findings.iter().filter(|finding| {
+        finding.left_out == Some(linger_probe::LeftOut::Active) && finding.answer == CheckAnswer::CannotTell
+    }));
+    if !unasked.is_empty() {
+        all.push(format!("Not asked of a server that others use, too: {unasked}. --active asks them."));
+    }
+    all
+}
+
+/// Who cut the responses, and the remedy.
+fn who(report: &ProbeReport) -> String {
+    let kept = "half-close, read until the client closes or a bound is reached, then close";
+    let behind = of_process(report.findings.iter().flat_map(|finding| &finding.behind));
+    if let Some((name, resets)) = behind {
+        let gateway =
+            report.server.as_ref().map_or("the gateway".to_owned(), |server| server.plain().to_string());
+        return format!(
+            "{name} behind {gateway} reset {resets}: it is the one to mend. Start it as `linger run -- COMMAND`."
+        );
+    }
+    let gateway = report.findings.iter().any(|finding| matches!(finding.status, Some(502 | 504)));
+    if gateway && !matches!(report.status, Some(502 | 504)) {
+        return "The gateway answered for an application whose response it did not get: probe the application itself, \
+                or see it on the gateway's host with `linger watch --port GATEWAY,APPLICATION`."
+            .into();
+    }
+    let nginx = report.server.as_ref().is_some_and(|server| server.raw().starts_with(b"nginx"));
+    let remedy = if nginx {
+        "In its configuration: `lingering_close always;`.".to_owned()
+    } else {
+        format!("In its own code: {kept}. Without a change: `linger run -- COMMAND`.")
+    };
+    let faults = report.counting().filter(|finding| finding.answer.is_fault());
+    match of_process(faults.flat_map(|finding| &finding.resets)) {
+        Some((name, resets)) => format!("{name} reset {resets} too early. {remedy}"),
+        None => format!("The server closes while bytes of the client are unread or on their way. {remedy}"),
+    }
+}
+
+/// The process that sent most of the resets, and how many.
+fn of_process<'r>(seen: impl Iterator<Item = &'r Witnessed>) -> Option<(String, String)> {
+    let mut by_process: Vec<(String, u32)> = Vec::new();
+    for one in seen {
+        let Some(process) = &one.process else { continue };
+        let name = process.plain();
+        match by_process.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, resets)) => *resets += one.resets,
+            None => by_process.push((name, one.resets)),
+        }
+    }
+    let (name, resets) = by_process.into_iter().max_by_key(|(_, resets)| *resets)?;
+    Some((name, if resets == 1 { "1 connection".into() } else { format!("{resets} connections") }))
+}
+
+fn doubtful(report: &ProbeReport, doubt: &Doubt) -> String {
+    match doubt {
+        Doubt::PlainStatus(status @ 300..400) => match &report.location {
+            Some(to) => format!(
+                "It redirects ({status}), which says nothing of the page itself: probe {}.",
+                to.plain()
+            ),
+            None => format!("It answers {status} to a plain request: name a path that is answered with 200."),
+        },
+        Doubt::PlainStatus(status) => {
+            format!(
+                "It answers {status} to a plain request, which says nothing of other pages: name a path that is answered with 200."
+            )
+        }
+        Doubt::Empty => {
+            "Its response has no body of which anything could be lost: name a path with more than 64 KB."
+                .into()
+        }
+        Doubt::OtherStatus { status, check } => {
+            let why = match status {
+                408 | 429 | 503 => {
+                    ", as servers do that limit their clients: ask fewer questions at a time with --only"
+                }
+                _ => "",
+            };
+            format!("{check} was answered with {status}{why}.")
+        }
+        Doubt::Unasked(checks) => {
+            let names: Vec<&str> = checks.iter().map(|check: &Check| check.name()).collect();
+            format!(
+                "No fault was found, but {} MB were used up before {} could be asked: name a path with 64 to {} KB, or say --active.",
+                QUIET >> 20,
+                names.join(", "),
+                AFFORDABLE / 1000
+            )
+        }
+        _ => String::new(),
+    }
+}
+
+fn names<'f>(findings: impl Iterator<Item = &'f CheckFinding>) -> String {
+    findings.map(|finding| finding.check.name()).collect::<Vec<_>>().join(", ")
+}
