@@ -11,7 +11,7 @@ mod sniff;
 
 use linger_packet::Segment;
 
-use crate::claim::Farewell;
+use crate::claim::{Farewell, Framed};
 pub(crate) use http::HttpMessage;
 use sniff::{HTTP2_PREFACE, says_goodbye, sniff};
 
@@ -178,7 +178,10 @@ impl App {
             Protocol::FastCgi { .. } => self.fastcgi(end, segment),
             Protocol::Http2 { .. } => self.http2(end, segment),
             Protocol::WebSocket { .. } => self.web_socket(end, segment),
-            Protocol::Other if matches!(peer.protocol, Protocol::Http2 { .. }) => {
+            // A server's first frame is SETTINGS (RFC 9113 section 3.4).
+            Protocol::Other
+                if matches!(peer.protocol, Protocol::Http2 { .. }) && segment.payload.get(3) == Some(&4) =>
+            {
                 self.protocol = Protocol::Http2 { goaway: false };
                 self.http2(end, segment)
             }
@@ -290,6 +293,16 @@ impl App {
     /// Whether the protocol says where its messages end.
     pub(crate) fn has_ends(&self) -> bool {
         matches!(self.protocol, Protocol::Http { .. } | Protocol::Tls { .. } | Protocol::FastCgi { .. })
+            || self.framed().is_some()
+    }
+
+    /// The protocol, if it consists of frames.
+    pub(crate) fn framed(&self) -> Option<Framed> {
+        match self.protocol {
+            Protocol::Http2 { .. } => Some(Framed::Http2),
+            Protocol::WebSocket { .. } => Some(Framed::WebSocket),
+            _ => None,
+        }
     }
 
     /// HTTP messages begun.

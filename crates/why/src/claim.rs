@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use linger_packet::{IcmpProblem, MptcpEnd};
 
-pub use parts::{Asked, Farewell, Party, Repeated};
+pub use parts::{Asked, Farewell, Framed, Party, Repeated};
 
 /// One sentence of evidence.
 ///
@@ -32,6 +32,8 @@ pub enum Claim {
         /// Whether it stands at the sender's next sequence number.
         at_next: bool,
     },
+    /// RST+ACK without window and timestamps, the sender's first packet after its own FIN, and it acknowledges what came after that.
+    AcknowledgesLate,
     /// A bare RST (without ACK) that answers a packet: its sequence number is the packet's acknowledgement number.
     Answers {
         /// Its window.
@@ -290,6 +292,8 @@ pub enum Claim {
     RecordShort(u64),
     /// TLS: bytes that the client has not acknowledged, up to the end of the server's last record: at least one whole record.
     RecordsShort(u64),
+    /// So many bytes of the server's last frame of HTTP/2 or WebSocket were not acknowledged.
+    FrameShort(Framed, u64),
     /// FastCGI: END_REQUEST was sent.
     EndRequest,
     /// FastCGI: END_REQUEST was not sent.
@@ -328,6 +332,8 @@ pub enum Claim {
     ClosedInChunks,
     /// The server's FIN came so many bytes before the end of a TLS record.
     RecordCut(u64),
+    /// The server's FIN came so many bytes before the end of a frame of HTTP/2 or WebSocket.
+    FrameCut(Framed, u64),
     /// The server's FIN came within the head of a response.
     ClosedInHead,
     /// FastCGI: the FIN came before END_REQUEST.

@@ -191,6 +191,15 @@ impl<'a> Facts<'a> {
         self.reset.flags.has(Flags::ACK) && !self.answers_syn()
     }
 
+    /// An RST+ACK in the form in which Windows answers bytes that reach a closed socket: without window and timestamps, the
+    /// sender's first packet after its own FIN, and it acknowledges those bytes. Linux answers them with a bare reset, and offers
+    /// a window in an RST+ACK.
+    pub(crate) fn answers_late_bytes(&self) -> bool {
+        let first = self.sender.fin().is_some_and(|fin| fin.late > 0 && self.sender.last_frame == fin.frame);
+        let form = self.active() && self.reset.window == Some(0) && !self.reset.timestamps;
+        first && form && self.acknowledges_all()
+    }
+
     pub(crate) fn handshake_seen(&self) -> bool {
         self.sender.syn() && self.receiver.syn()
     }

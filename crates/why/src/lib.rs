@@ -53,7 +53,7 @@ mod timeouts;
 pub use advice::{Alike, Capture, Host, NextEvidence, Remedy, Tools};
 pub use analyzer::Analyzer;
 pub use cause::{Cause, Class, Confidence};
-pub use claim::{Asked, Claim, Farewell, Party, Repeated};
+pub use claim::{Asked, Claim, Farewell, Framed, Party, Repeated};
 pub use counts::{AnalyzerLimits, PacketCounts};
 pub use finding::{Evidence, Finding, Rung};
 pub use group::{Group, Groups, Member, Timing};

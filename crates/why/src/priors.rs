@@ -5,19 +5,20 @@
 
 use crate::{Cause, Class};
 
-static SEEN: [(Cause, Class, u32); 24] = [
+static SEEN: [(Cause, Class, u32); 25] = [
     (Cause::Aborted, Class::Active, 243),
-    (Cause::Aborted, Class::ActiveAfterFin, 24),
+    (Cause::Aborted, Class::ActiveAfterFin, 6),
     (Cause::BothClosed, Class::PassiveAfterFin, 24),
     (Cause::ClientGaveUp, Class::Active, 24),
-    (Cause::ClientGaveUp, Class::ActiveAfterFin, 4),
+    (Cause::ClientGaveUp, Class::ActiveAfterFin, 9),
     (Cause::ClientGaveUp, Class::AnswerToSynAck, 10),
     (Cause::ClientGaveUp, Class::ClosedEarly, 12),
     (Cause::ClientGaveUp, Class::PassiveAfterFin, 117),
     (Cause::ClosedUnanswered, Class::ClosedEarly, 4),
     (Cause::ClosedWithUnreadData, Class::Active, 2),
-    (Cause::ClosedWithUnreadData, Class::ActiveAfterFin, 3),
+    (Cause::ClosedWithUnreadData, Class::ActiveAfterFin, 1),
     (Cause::CutShort, Class::ClosedEarly, 2),
+    (Cause::DataAfterClose, Class::ActiveAfterFin, 15),
     (Cause::DataAfterClose, Class::PassiveAfterFin, 155),
     (Cause::Forged, Class::AnswerToSyn, 2),
     (Cause::Forged, Class::Foreign, 16),

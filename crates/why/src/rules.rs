@@ -70,7 +70,7 @@ const fn rule(
     CauseRule { cause, class, condition, refuted_by, counter_example, labelled }
 }
 
-static RULES: [CauseRule; 47] = [
+static RULES: [CauseRule; 48] = [
     rule(
         (Cause::AcceptQueueOverflow, Class::PassiveBeforeAck),
         "a bare reset answers a packet of the client, the server has sent nothing but its SYN-ACK, and the SYN-ACK was repeated after the client's ACK, or three clients are refused so, or the third ACK itself is refused, or data was repeated twice behind it",
@@ -94,7 +94,7 @@ static RULES: [CauseRule; 47] = [
     ),
     rule(
         (Cause::ClosedWithUnreadData, Class::ActiveAfterFin),
-        "the same after the server's FIN, and it acknowledges bytes that came after that FIN",
+        "an RST+ACK of either side after its own FIN that offers a window, has timestamps or comes after another packet, and acknowledges bytes that came after that FIN: a farewell, if the sender is the client",
         "no byte after the FIN",
         Some(("unread-after-a-half-close", "no byte")),
         6,
@@ -105,6 +105,13 @@ static RULES: [CauseRule; 47] = [
         "the FIN acknowledges them",
         Some(("crossing-the-FIN", "the FIN acknowledges them")),
         27,
+    ),
+    rule(
+        (Cause::DataAfterClose, Class::ActiveAfterFin),
+        "an RST+ACK without window and timestamps is the sender's first packet after its FIN, and acknowledges bytes that came after that FIN: a farewell, if the sender is the client",
+        "a window or timestamps; an acknowledgement in between; no byte after the FIN",
+        Some(("after-the-client-s-own-FIN", "a window: the socket was open")),
+        0,
     ),
     rule(
         (Cause::DataAfterClose, Class::PassiveAfterData),
@@ -207,7 +214,7 @@ static RULES: [CauseRule; 47] = [
     ),
     rule(
         (Cause::ClientGaveUp, Class::ActiveAfterFin),
-        "the same after the client's FIN",
+        "the same after the client's FIN, or it acknowledges bytes that came after that FIN and are no farewell",
         "the same",
         Some(("health-check", "as it is")),
         0,
@@ -312,7 +319,7 @@ static RULES: [CauseRule; 47] = [
     ),
     rule(
         (Cause::CutShort, Class::ClosedEarly),
-        "the server's FIN stands within the head of its response, before the end of the response by Content-Length or chunks, before the end of a TLS record, or before END_REQUEST; every byte before it is in the capture",
+        "the server's FIN stands within the head of its response, before the end of the response by Content-Length or chunks, before the end of a TLS record or of a frame of HTTP/2 or WebSocket, or before END_REQUEST; every byte before it is in the capture",
         "the rest; a missing byte in the capture; the client's FIN before",
         Some(("short-by-its-Content-Length", "whole")),
         12,

@@ -80,6 +80,13 @@ impl Checker<'_> {
                 equal((reset.window, reset.timestamps), (*window, *timestamps))?;
                 holds(!at_next || s.end() == Some(reset.seq), "not at the next number")
             }
+            Claim::AcknowledgesLate => {
+                holds(active && reset.window == Some(0) && !reset.timestamps, "another form")?;
+                let fin = s.fin().ok_or("no FIN")?;
+                holds(s.before.iter().all(|seen| seen.frame <= fin.frame), "a packet after the FIN")?;
+                holds(self.late()? > 0, "nothing came late")?;
+                holds(r.data_end().is_some_and(|end| at_or_after(reset.ack, end)), "not acknowledged")
+            }
             Claim::Answers { window, what, frame } => {
                 holds(!active, "it has an ACK")?;
                 equal(reset.window, *window)?;

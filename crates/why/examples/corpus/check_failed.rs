@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use linger_packet::Flags;
-use linger_why::Claim;
+use linger_why::{Claim, Framed};
 
 use crate::check::{Checker, Proof, equal, holds};
 use crate::payload::{self, Http};
@@ -111,6 +111,11 @@ impl Checker<'_> {
                 let end = payload::tls_end(&server).ok_or("no TLS")?;
                 equal(u64::from(end.wrapping_sub(fin.data_end())), *bytes)
             }
+            Claim::FrameCut(protocol, bytes) => {
+                own()?;
+                let end = payload::frames_end(&server, *protocol).ok_or("no frames")?;
+                equal(u64::from(end.wrapping_sub(fin.data_end())), *bytes)
+            }
             Claim::ClosedBeforeEndRequest => {
                 own()?;
                 let mut records =
@@ -205,7 +210,10 @@ impl Checker<'_> {
         let end = server.fin().map(Seen::data_end).or(server.data_end()).unwrap_or(0);
         let declared = Http::answers(&server, &client).missing_from(end).unwrap_or(0);
         let record = payload::tls_end(&server).map_or(0, |record| u64::from(record.wrapping_sub(end)));
-        let most = open(&server, &client).max(declared).max(record);
+        let frames = [Framed::Http2, Framed::WebSocket].into_iter();
+        let frames = frames.filter_map(|protocol| payload::frames_end(&server, protocol));
+        let frame = frames.map(|frame| u64::from(frame.wrapping_sub(end))).filter(|bytes| *bytes < 1 << 31);
+        let most = open(&server, &client).max(declared).max(record).max(frame.max().unwrap_or(0));
         holds(self.finding.lost_response_bytes.unwrap_or(0) <= most, "more than the client lacks")?;
         holds(self.finding.unread_request_bytes.unwrap_or(0) <= client.bytes(), "more than the client sent")
     }

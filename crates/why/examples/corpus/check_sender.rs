@@ -171,6 +171,13 @@ impl Checker<'_> {
                 let inside = acked != begin && at_or_after(acked, begin);
                 equal(inside, matches!(claim, Claim::RecordShort(_)))
             }
+            Claim::FrameShort(protocol, bytes) => {
+                let (client, server) = (client.ok_or("no client")?, server.ok_or("no server")?);
+                let first = server.syn().map(Seen::end).or(server.before.first().map(|seen| seen.seq));
+                let acked = self.acked(client).or(first).unwrap_or(0);
+                let end = payload::frames_end(server, *protocol).ok_or("no frames")?;
+                equal(u64::from(end.wrapping_sub(acked)) - client.sacked_beyond(acked), *bytes)
+            }
             Claim::EndRequest | Claim::NoEndRequest => {
                 let (_, bytes) = server.ok_or("no server")?.stream();
                 let ended = payload::fastcgi(&bytes).any(|(kind, _)| kind == 3);

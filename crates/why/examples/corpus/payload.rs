@@ -1,6 +1,6 @@
 //! What the bytes of a side say, read once more and independently of `app.rs`: on whole streams, not packet by packet.
 
-use linger_why::Farewell;
+use linger_why::{Farewell, Framed};
 
 use crate::trace::Sent;
 
@@ -166,6 +166,27 @@ pub(crate) fn tls_part(side: &Sent<'_>) -> Option<(u32, Vec<u8>)> {
         matches!(part, [20..=23, 3, 0..=4, ..]) && end >= part.len()
     })?;
     Some((start.wrapping_add(offset as u32), part.to_vec()))
+}
+
+/// The sequence number after the last frame of HTTP/2 or WebSocket that begins in a server's stream.
+pub(crate) fn frames_end(server: &Sent<'_>, protocol: Framed) -> Option<u32> {
+    let (start, bytes) = server.stream();
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+    let mut at = match protocol {
+        Framed::Http2 => 0,
+        _ => head_end(&bytes).filter(|_| bytes.starts_with(b"HTTP/1.1 101"))?,
+    };
+    while at < bytes.len() {
+        at += match protocol {
+            Framed::Http2 => 9 + number(bytes.get(at..at + 3)?),
+            _ => match bytes.get(at + 1)? & 0x7f {
+                126 => 4 + number(bytes.get(at + 2..at + 4)?),
+                127 => 10 + number(bytes.get(at + 2..at + 10)?),
+                length => 2 + usize::from(length),
+            },
+        };
+    }
+    Some(start.wrapping_add(at as u32))
 }
 
 /// The sequence number after the last TLS record that begins in a side's stream.

@@ -53,6 +53,10 @@ impl App {
             }
             let bytes = segment.payload.get(inside as usize..).unwrap_or(&[]);
             let Some(&[first, second]) = bytes.first_chunk::<2>() else { return Extent::Lost };
+            // The other codes are reserved: this is no frame.
+            if !matches!(first & 0x0f, 0..=2 | 8..=10) {
+                return Extent::Lost;
+            }
             let (extra, length) = match (second & 0x7f, bytes.get(2..4)) {
                 (length @ ..126, _) => (0, u32::from(length)),
                 (126, Some(&[high, low])) => (2, u32::from(u16::from_be_bytes([high, low]))),

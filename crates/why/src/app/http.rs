@@ -130,13 +130,14 @@ pub(super) fn rest_of_head(segment: &Segment<'_>) -> Extent {
 const SIZE_LINE: usize = 80;
 
 impl App {
-    /// Heads that begin in a segment, the first of them at `end`: at most 32.
+    /// Heads that begin in a segment, the first of them at `end`.
     pub(super) fn http(&mut self, mut end: u32, segment: &Segment<'_>, peer: &Self) -> Extent {
-        // A segment may end one message and begin others.
-        for _ in 0..32 {
+        // A segment may end one message and begin others. Each has a head, and no byte is read twice, so the loop ends after a
+        // time that grows with the segment's length alone.
+        loop {
             let inside = end.wrapping_sub(segment.seq);
             if inside >= segment.payload_len {
-                break;
+                return Extent::Known(end);
             }
             let Some(rest) = segment.payload.get(inside as usize..).filter(|rest| !rest.is_empty()) else {
                 return Extent::Lost;
@@ -154,7 +155,6 @@ impl App {
                 other => return other,
             }
         }
-        Extent::Known(end)
     }
 
     /// Reads the head at `at`, where `bytes` of a segment begin. Returns where the message ends.

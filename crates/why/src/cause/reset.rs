@@ -172,6 +172,8 @@ impl Judge<'_> {
             Claim::AnswersUnseenSyn
         } else if f.answers_syn() {
             Claim::AnswersSyn
+        } else if f.answers_late_bytes() {
+            Claim::AcknowledgesLate
         } else if f.active() {
             Claim::Unasked { window, timestamps: f.reset.timestamps, at_next: f.at_next() }
         } else if let Some(trigger) = f.trigger {

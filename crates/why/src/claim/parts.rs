@@ -123,3 +123,22 @@ pub(crate) fn alert_name(description: u8) -> &'static str {
         _ => "of an unknown kind",
     }
 }
+
+/// A protocol of frames, each of which says how long it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Framed {
+    /// HTTP/2 in clear.
+    Http2,
+    /// WebSocket.
+    WebSocket,
+}
+
+impl fmt::Display for Framed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http2 => "HTTP/2",
+            Self::WebSocket => "WebSocket",
+        })
+    }
+}

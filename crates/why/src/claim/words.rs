@@ -25,6 +25,7 @@ impl fmt::Display for Claim {
             Self::AnswersSyn
             | Self::AnswersUnseenSyn
             | Self::Unasked { .. }
+            | Self::AcknowledgesLate
             | Self::Answers { .. }
             | Self::AnswersUnseen { .. }
             | Self::BareUnasked { .. }
@@ -64,6 +65,7 @@ impl fmt::Display for Claim {
             | Self::ResponseShort(_)
             | Self::RecordShort(_)
             | Self::RecordsShort(_)
+            | Self::FrameShort(..)
             | Self::EndRequest
             | Self::NoEndRequest
             | Self::SshBanner
@@ -76,6 +78,7 @@ impl fmt::Display for Claim {
             | Self::ClosedShort(_)
             | Self::ClosedInChunks
             | Self::RecordCut(_)
+            | Self::FrameCut(..)
             | Self::ClosedInHead
             | Self::ClosedBeforeEndRequest
             | Self::RequestCut(_)
@@ -106,6 +109,10 @@ impl Claim {
                 let stamps = if timestamps { "with timestamps" } else { "without timestamps" };
                 write!(f, "RST+ACK{place}, {}, {stamps}: nobody asked for it", Window(window))
             }
+            Self::AcknowledgesLate => f.write_str(
+                "RST+ACK, window 0, without timestamps, the sender's first packet after its FIN: it acknowledges what came \
+                 after that, as Windows does for a closed socket",
+            ),
             Self::Answers { window, what, frame } => {
                 write!(f, "bare RST, {}: an answer to {what} (frame {frame})", Window(window))
             }
@@ -231,6 +238,9 @@ impl Claim {
                 "TLS: the client had not acknowledged the last {bytes} bytes of the server's records, a whole record or \
                  more"
             ),
+            Self::FrameShort(protocol, bytes) => {
+                write!(f, "{protocol}: the client had not acknowledged the last {bytes} bytes of a frame")
+            }
             Self::EndRequest => f.write_str("FastCGI: END_REQUEST was sent"),
             Self::NoEndRequest => f.write_str(
                 "FastCGI: no END_REQUEST was sent: the gateway must not take the response for whole",
@@ -266,6 +276,9 @@ impl Claim {
             }
             Self::RecordCut(bytes) => {
                 write!(f, "TLS: the server closed {bytes} bytes before the end of a record")
+            }
+            Self::FrameCut(protocol, bytes) => {
+                write!(f, "{protocol}: the server closed {bytes} bytes before the end of a frame")
             }
             Self::ClosedInHead => {
                 f.write_str("HTTP: the server closed within the head of its response: no empty line ended it")

@@ -63,7 +63,7 @@ impl Facts<'_> {
     }
 
     /// The client has ended its side, by a FIN or by this reset, after the server's last word had reached it. No record of
-    /// TLS or FastCGI is cut, and no HTTP exchange is open, as far as they can be followed.
+    /// TLS or FastCGI and no frame of HTTP/2 or WebSocket is cut, and no HTTP exchange is open, as far as they can be followed.
     pub(crate) fn client_left_content(&self) -> bool {
         let Some(dir) = self.client() else { return false };
         let server = &self.connection().sides[1 - dir];
@@ -71,7 +71,9 @@ impl Facts<'_> {
         let cut = match server.app.protocol {
             Protocol::Cut => true,
             Protocol::FastCgi { ended, .. } => !ended,
-            Protocol::Tls { .. } => server.app.missing_after(server.next).is_some_and(|missing| missing > 0),
+            Protocol::Tls { .. } | Protocol::Http2 { .. } | Protocol::WebSocket { .. } => {
+                server.app.missing_after(server.next).is_some_and(|missing| missing > 0)
+            }
             _ => false,
         };
         left && !cut && !self.http_open() && self.server_spoke_last()
@@ -236,6 +238,9 @@ impl Facts<'_> {
                 let inside = server.app.missing_after(at) < Some(RECORD_HEADER + u64::from(length));
                 if inside { Claim::RecordShort(bytes) } else { Claim::RecordsShort(bytes) }
             }),
+            Protocol::Http2 { .. } | Protocol::WebSocket { .. } => {
+                server.app.framed().zip(missing).map(|(protocol, bytes)| Claim::FrameShort(protocol, bytes))
+            }
             Protocol::FastCgi { ended: true, .. } => Some(Claim::EndRequest),
             Protocol::FastCgi { .. } if server.app.is_followed() => Some(Claim::NoEndRequest),
             Protocol::Ssh => Some(Claim::SshBanner),

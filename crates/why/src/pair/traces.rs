@@ -1,6 +1,6 @@
 //! The packets of some connections, as each place has captured them. Their number is bounded.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,9 +13,12 @@ use crate::key::FlowKey;
 
 /// Connections compared.
 const MAX_FLOWS: usize = 4_096;
-/// Packets kept over all connections and captures, about 7 MB. Exceeded if there are so many connections and captures that
-/// the least number of each ([`KEPT`]) is more.
+/// Packets kept over all connections and captures, about 10 MB. Exceeded by half if there are so many connections and captures
+/// that the least number of each ([`KEPT`]) is more.
 const MAX_SEEN: usize = 130_000;
+/// Traces kept over all captures. If there are more, fewer connections are compared, those of the first findings, each in all
+/// captures that have it.
+const MAX_TRACES: usize = 2 * MAX_FLOWS;
 /// Packets kept of each connection and capture, half of them the first and half the latest: at least the first number; at
 /// most the second number of either half.
 const KEPT: (usize, usize) = (24, 512);
@@ -84,6 +87,8 @@ pub(super) struct Trace {
     head: Vec<Seen>,
     tail: VecDeque<Seen>,
     pub(super) isns: [Option<u32>; 2],
+    /// The place of its finding among all: the first with its ends or its initial sequence number.
+    rank: usize,
     /// Whether packets between the two were not kept.
     pub(super) dropped: bool,
 }
@@ -130,6 +135,8 @@ pub(super) struct Traces {
     pub(super) flows: HashMap<TraceKey, Trace>,
     by_isns: HashMap<(u32, u32), Vec<TraceKey>>,
     by_ends: HashMap<FlowKey, Vec<TraceKey>>,
+    /// The rank up to which traces were forgotten.
+    end: usize,
     /// The times of the earliest and the latest packet, TCP or not, in nanoseconds.
     pub(super) first: u64,
     pub(super) last: u64,
@@ -148,6 +155,21 @@ impl Traces {
         keys
     }
 
+    /// Forgets the traces from rank `end` on.
+    fn forget(&mut self, end: usize) {
+        if self.end == end {
+            return;
+        }
+        self.end = end;
+        self.flows.retain(|_, trace| trace.rank < end);
+        let flows = &self.flows;
+        for keys in self.by_ends.values_mut().chain(self.by_isns.values_mut()) {
+            keys.retain(|key| flows.contains_key(key));
+        }
+        self.by_ends.retain(|_, keys| !keys.is_empty());
+        self.by_isns.retain(|_, keys| !keys.is_empty());
+    }
+
     fn take(&mut self, packet: &Packet<'_>, file: u32, wanted: &Wanted) {
         self.first = self.first.min(packet.time_ns);
         self.last = self.last.max(packet.time_ns);
@@ -157,13 +179,16 @@ impl Traces {
         let key = (ends, segment.path.network());
         let known = self.flows.contains_key(&key);
         if !known {
-            let is_wanted = wanted.ends.contains(&ends) || syn && wanted.isns.contains(&segment.seq);
-            if !is_wanted || self.flows.len() >= MAX_FLOWS {
+            let isn = Some(segment.seq).filter(|_| syn);
+            let Some(rank) = wanted.rank(&ends, isn) else { return };
+            if self.flows.len() >= MAX_FLOWS || !wanted.room.take(rank) {
                 return;
             }
+            self.forget(wanted.room.end());
             self.by_ends.entry(ends).or_default().push(key);
+            self.flows.insert(key, Trace { rank, ..Trace::default() });
         }
-        let trace = self.flows.entry(key).or_default();
+        let Some(trace) = self.flows.get_mut(&key) else { return };
         if syn {
             trace.isns[dir] = Some(segment.seq);
             if let [Some(low), Some(high)] = trace.isns {
@@ -192,22 +217,70 @@ impl Traces {
 
 /// Which connections are collected, and how many packets of each.
 pub(super) struct Wanted {
-    ends: HashSet<FlowKey>,
-    isns: HashSet<u32>,
+    /// The first finding with these ends, and with this initial sequence number.
+    ends: HashMap<FlowKey, usize>,
+    isns: HashMap<u32, usize>,
     kept: usize,
+    room: Room,
+}
+
+/// Room for so many traces over all captures. If it is too little, the findings of the highest ranks lose all of theirs, so that what
+/// is kept does not depend on the order in which captures are read.
+struct Room {
+    most: usize,
+    /// Ranks from here on have no traces.
+    end: AtomicUsize,
+    /// How many traces each rank has, and their number below `end`.
+    taken: Mutex<(Vec<usize>, usize)>,
+}
+
+impl Room {
+    fn new(most: usize, ranks: usize) -> Self {
+        Self { most, end: AtomicUsize::new(ranks), taken: Mutex::new((vec![0; ranks], 0)) }
+    }
+
+    fn end(&self) -> usize {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    /// Takes the place of one trace. Returns false if there is none for this rank.
+    fn take(&self, rank: usize) -> bool {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ranks, sum) = &mut *taken;
+        let mut end = self.end();
+        let Some(count) = ranks.get_mut(rank).filter(|_| rank < end) else { return false };
+        *count += 1;
+        *sum += 1;
+        while *sum > self.most {
+            end -= 1;
+            *sum -= ranks[end];
+        }
+        self.end.store(end, Ordering::Relaxed);
+        rank < end
+    }
 }
 
 impl Wanted {
     /// The connections of the first findings. `places` is how many captures are read.
     pub(super) fn of(findings: &[Finding], places: usize) -> Self {
-        let mut wanted = Self { ends: HashSet::new(), isns: HashSet::new(), kept: 0 };
-        for finding in findings.iter().take(MAX_FLOWS) {
-            wanted.ends.insert(FlowKey::between(finding.from, finding.to, 0).0);
-            wanted.isns.extend(finding.numbers.isns.into_iter().flatten());
+        let ranks = findings.len().min(MAX_FLOWS);
+        let room = Room::new(MAX_TRACES, ranks);
+        let mut wanted = Self { ends: HashMap::new(), isns: HashMap::new(), kept: 0, room };
+        for (rank, finding) in findings.iter().take(ranks).enumerate() {
+            wanted.ends.entry(FlowKey::between(finding.from, finding.to, 0).0).or_insert(rank);
+            for isn in finding.numbers.isns.into_iter().flatten() {
+                wanted.isns.entry(isn).or_insert(rank);
+            }
         }
         let traces = wanted.ends.len().max(1) * places.max(1);
         wanted.kept = (MAX_SEEN / traces).clamp(KEPT.0, 2 * KEPT.1) / 2;
         wanted
+    }
+
+    /// The first finding with these ends or this initial sequence number.
+    fn rank(&self, ends: &FlowKey, isn: Option<u32>) -> Option<usize> {
+        let by_isn = isn.and_then(|isn| self.isns.get(&isn));
+        self.ends.get(ends).into_iter().chain(by_isn).min().copied()
     }
 }
 
@@ -229,6 +302,7 @@ pub(super) fn collect_all(series: &[Vec<&Path>], wanted: &Wanted) -> (Vec<Traces
                     let mut all = collected.lock().unwrap_or_else(PoisonError::into_inner);
                     all.0.extend(traces);
                     all.1.extend(problems);
+                    all.0.iter_mut().for_each(|traces| traces.forget(wanted.room.end()));
                 }
             });
         }
@@ -263,3 +337,7 @@ fn collect(series: usize, files: &[&Path], wanted: &Wanted) -> (Vec<Traces>, Vec
     }
     (all, problems)
 }
+
+#[cfg(test)]
+#[path = "traces_tests.rs"]
+mod tests;

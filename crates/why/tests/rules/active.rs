@@ -38,6 +38,20 @@ fn bytes_after_the_servers_half_close() {
         .base(&base(), "closed-with-unread-data likely active-after-fin harmful unread:?")
         .but("no byte", &closed().rst(Server), "unknown possible active-after-fin harmless")
         .but(
+            "in the form of Windows: nobody had the socket open",
+            &base().with(|p| (p.window, p.timestamps) = (0, false)),
+            "data-after-close likely active-after-fin harmful unread:40",
+        )
+        .but(
+            "in that form, acknowledged before",
+            &closed()
+                .bytes(Client, 40)
+                .ack(Server)
+                .rst(Server)
+                .with(|p| (p.window, p.timestamps) = (0, false)),
+            "closed-with-unread-data likely active-after-fin harmful unread:?",
+        )
+        .but(
             "not all of them acknowledged",
             &base().with(|p| p.ack -= 1),
             "unknown possible active-after-fin",

@@ -154,3 +154,68 @@ fn data_that_arrives_after_the_reset() {
         )
         .done();
 }
+
+#[test]
+fn what_comes_after_the_clients_own_fin() {
+    // Windows answers what reaches a closed socket with an RST+ACK that acknowledges it. Linux sends a bare reset, and one of its
+    // own accord has a window.
+    let windows = |flow: Flow| flow.rst(Client).with(|p| (p.window, p.timestamps) = (0, false));
+    let begun = || {
+        let hello = flow().ports(40_000, 443).shake().data(Client, &record(22, 30)).ack(Server);
+        hello.data(Server, &record(23, 700)).ack(Client).data(Client, &record(21, 18))
+    };
+    let closed = || begun().fin(Client);
+    let alert = || closed().data(Server, &record(21, 18)).with(|p| p.ack -= 1);
+    rule("after the client's own FIN")
+        .base(&windows(alert()), "data-after-close likely active-after-fin harmless lost:0")
+        .but(
+            "a window: the socket was open",
+            &windows(alert()).with(|p| p.window = 502),
+            "closed-with-unread-data likely active-after-fin harmless lost:0",
+        )
+        .but(
+            "timestamps",
+            &windows(alert()).with(|p| p.timestamps = true),
+            "closed-with-unread-data likely active-after-fin harmless",
+        )
+        .but(
+            "acknowledged before",
+            &windows(alert().ack(Client)),
+            "closed-with-unread-data likely active-after-fin harmless",
+        )
+        .but(
+            "the alert was there first",
+            &windows(begun().data(Server, &record(21, 18)).fin(Client).ack(Server)),
+            "aborted likely active-after-fin harmless",
+        )
+        .but("nothing comes", &windows(closed().ack(Server)), "aborted likely active-after-fin harmless")
+        .but("no FIN", &windows(begun().data(Server, &record(21, 18))), "aborted likely active harmless")
+        .but(
+            "no farewell",
+            &windows(closed().data(Server, &record(23, 700))),
+            "client-gave-up likely active-after-fin harmful",
+        )
+        .but(
+            "no farewell, and a window",
+            &closed().data(Server, &record(23, 700)).rst(Client),
+            "client-gave-up likely active-after-fin harmful",
+        )
+        .but(
+            "not acknowledged",
+            &windows(alert()).with(|p| p.ack -= 1),
+            "client-gave-up likely active-after-fin",
+        )
+        .done();
+    let answered = |fin: fn(Flow) -> Flow| windows(fin(asked()));
+    rule("a response after the client's own FIN")
+        .base(
+            &answered(|flow| flow.fin(Client).data(Server, &response(20, 20))),
+            "client-gave-up likely active-after-fin harmful",
+        )
+        .but(
+            "before it",
+            &answered(|flow| flow.data(Server, &response(20, 20)).fin(Client).ack(Server)),
+            "aborted likely active-after-fin harmless",
+        )
+        .done();
+}

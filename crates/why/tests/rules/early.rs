@@ -127,6 +127,57 @@ fn a_record_that_is_cut() {
 }
 
 #[test]
+fn a_frame_that_is_cut() {
+    let frame = |kind: u8, declared: u8, sent: usize| {
+        [&[0, 0, declared, kind, 0, 0, 0, 0, 1][..], &vec![b'x'; sent]].concat()
+    };
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0)].concat();
+    let begun =
+        |first: u8| flow().shake().data(Client, &preface).data(Server, &frame(first, 0, 0)).ack(Client);
+    let of = |bytes: &[u8]| closed(begun(4).data(Server, bytes));
+    rule("HTTP/2, a frame that is cut")
+        .base(&of(&frame(0, 90, 40)), "cut-short certain closed-early harmful lost:50")
+        .but("whole", &of(&frame(0, 90, 90)), "none")
+        .but("its last byte", &of(&frame(0, 90, 89)), "cut-short certain lost:1")
+        .but("behind another frame", &of(&[frame(0, 9, 9), frame(0, 90, 40)].concat()), "cut-short lost:50")
+        .but("no SETTINGS first", &closed(begun(0).data(Server, &frame(0, 90, 40))), "none")
+        .but(
+            "the client had closed first",
+            &begun(4).data(Server, &frame(0, 90, 40)).fin(Client).fin(Server).ack(Client),
+            "client-gave-up likely closed-early lost:50",
+        )
+        .but(
+            "the client resets",
+            &begun(4).data(Server, &frame(0, 90, 40)).ack(Client).rst(Client),
+            "client-gave-up likely active harmful lost:0",
+        )
+        .but(
+            "whole, and the client resets",
+            &begun(4).data(Server, &frame(0, 90, 90)).ack(Client).rst(Client),
+            "aborted likely active harmless",
+        )
+        .done();
+    const ASK: &[u8] = b"GET /ws HTTP/1.1\r\nHost: shop.example\r\nUpgrade: websocket\r\n\r\n";
+    const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+    let text = |kind: u8, declared: u8, sent: usize| [&[kind, declared][..], &vec![b'x'; sent]].concat();
+    let switched = || asked(ASK).data(Server, SWITCH).ack(Client);
+    let of = |bytes: &[u8]| closed(switched().data(Server, bytes));
+    rule("WebSocket, a frame that is cut")
+        .base(&of(&text(0x81, 90, 40)), "cut-short certain closed-early harmful lost:50")
+        .but("whole", &of(&text(0x81, 90, 90)), "none")
+        .but("a length of 16 bits", &of(&[&[0x82, 126, 1, 44][..], &[7; 299]].concat()), "cut-short lost:1")
+        .but("a reserved code", &of(&text(0x83, 90, 40)), "none")
+        .but("another one", &of(&text(0x8b, 90, 40)), "none")
+        .but("pong", &of(&text(0x8a, 90, 40)), "cut-short lost:50")
+        .but(
+            "in the segment of the head",
+            &closed(asked(ASK).data(Server, &[SWITCH, &text(0x81, 9, 4)].concat())),
+            "cut-short lost:5",
+        )
+        .done();
+}
+
+#[test]
 fn a_request_that_is_not_answered() {
     let of = |request: &[u8]| asked(request).fin(Server).ack(Client).fin(Client).ack(Server);
     let cut = |request: &[u8]| flow().shake().data(Client, request).ack(Server).fin(Server).ack(Client);

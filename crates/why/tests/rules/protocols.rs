@@ -244,13 +244,27 @@ fn requests() {
 
 #[test]
 fn many_messages_in_one_segment() {
-    // Only 32 messages of a segment are read. The analyzer does not wait for the others.
     let of = |count: usize, more: &[u8]| {
         answered(&[GET.repeat(count), more.to_vec()].concat(), &[&response(0, 0).repeat(count)])
+    };
+    let then = |last: usize| {
+        let many = [&GET.repeat(33)[..], &response(0, 0).repeat(33)];
+        let flow = flow().shake().data(Client, many[0]).ack(Server).data(Server, many[1]).ack(Client);
+        flow.data(Client, GET).ack(Server).data(Server, &response(20, last)).ack(Client).rst(Server)
     };
     rule("many messages")
         .base(&of(31, b""), "unknown harmless")
         .but("one request more", &of(31, GET), "closed-with-unread-data likely")
+        .but("33 messages", &of(33, b""), "unknown harmless")
+        .but("33 messages and one request more", &of(33, GET), "closed-with-unread-data likely")
+        .but("1,200 messages", &of(1_200, b""), "unknown harmless")
+        .but("1,200 messages and one request more", &of(1_200, GET), "closed-with-unread-data likely")
+        .but("33 messages, and one in segments of their own", &then(20), "unknown harmless lost:0")
+        .but(
+            "33 messages, and one in segments of their own, a byte short",
+            &then(19),
+            "unknown harmful lost:1",
+        )
         .done();
 }
 

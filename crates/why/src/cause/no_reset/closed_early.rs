@@ -11,7 +11,7 @@ use Cause::{ClientGaveUp, ClosedMidRequest, ClosedUnanswered, CutShort, KeepAliv
 
 /// What a FIN left unsaid.
 enum Unsaid {
-    /// Part of a message or record of the server.
+    /// Part of a message, record or frame of the server.
     Rest(Claim),
     /// The rest of a request, and every byte of its response.
     Request(Claim),
@@ -49,7 +49,8 @@ impl FailureLook<'_> {
         let mut certain = asking.syn() && serving.syn() && first.is_none();
         let cause = match unsaid {
             Unsaid::Rest(claim) => {
-                if let Claim::ClosedShort(bytes) | Claim::RecordCut(bytes) = claim {
+                if let Claim::ClosedShort(bytes) | Claim::RecordCut(bytes) | Claim::FrameCut(_, bytes) = claim
+                {
                     failed.lost = Some(bytes);
                 }
                 failed.say(frame, claim);
@@ -125,6 +126,10 @@ fn unsaid(client: &Side, server: &Side, fin: Fin) -> Option<Unsaid> {
         Protocol::Tls { .. } => {
             let bytes = server.app.missing_after(fin.seq).filter(|&bytes| bytes > 0)?;
             Some(Unsaid::Rest(Claim::RecordCut(bytes)))
+        }
+        Protocol::Http2 { .. } | Protocol::WebSocket { .. } => {
+            let bytes = server.app.missing_after(fin.seq).filter(|&bytes| bytes > 0)?;
+            Some(Unsaid::Rest(Claim::FrameCut(server.app.framed()?, bytes)))
         }
         Protocol::FastCgi { ended: false, .. } => {
             let followed =

@@ -2,7 +2,7 @@
 
 use crate::advice::{Alike, Capture, Host, NextEvidence};
 use crate::claim::{Claim, Repeated};
-use crate::side::RunKind;
+use crate::side::{Fin, RunKind};
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion};
@@ -83,6 +83,13 @@ impl Judge<'_> {
         }
         let said = f.frame_at(r.spoke_frame);
         if s.late() > 0 && f.acknowledges_all() {
+            if f.answers_late_bytes() {
+                self.say(
+                    said,
+                    Claim::LateBytes { bytes: s.late(), defied: s.fin().is_some_and(|fin| fin.defied) },
+                );
+                return (DataAfterClose, Likely, vec![DataAfterClose, ClosedWithUnreadData, Aborted, Forged]);
+            }
             self.say(said, Claim::LateAcknowledged(s.late()));
             self.ask(NextEvidence::Live(Alike::UnreadLikely));
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
@@ -133,6 +140,8 @@ impl Judge<'_> {
         let arrived = f.arrived_after();
         if let Some(frame) = arrived {
             self.say(frame, Claim::ArrivedAfter);
+        } else if let Some(fin) = s.fin().filter(|fin| fin.late > 0 && f.active() && f.acknowledges_all()) {
+            return self.client_met_late_bytes(fin);
         } else if f.exchange_complete() {
             self.say(None, Claim::ExchangeWhole);
             return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, ClientGaveUp]);
@@ -160,6 +169,28 @@ impl Judge<'_> {
         }
         self.ask(NextEvidence::Host(Host::ClientLog));
         (ClientGaveUp, Likely, vec![ClientGaveUp, Aborted, ClosedWithUnreadData, Forged])
+    }
+
+    /// The client resets after its own FIN, and acknowledges what came after that FIN.
+    fn client_met_late_bytes(&mut self, fin: Fin) -> Opinion {
+        let f = self.f;
+        let fin_time = f.connection().first_time + fin.since.nanoseconds();
+        let nanoseconds = f.reset.at.time_ns.saturating_sub(fin_time);
+        self.say(f.frame_at(fin.frame), Claim::ClosedBefore { nanoseconds });
+        self.ask(NextEvidence::Host(Host::ClientProcess));
+        // Either the FIN was that of a close(), and the host answers what reaches the closed socket; or it was that of a
+        // half-close, and close() found the bytes unread.
+        let causes = if f.answers_late_bytes() {
+            [DataAfterClose, ClosedWithUnreadData]
+        } else {
+            [ClosedWithUnreadData, DataAfterClose]
+        };
+        if let Some(farewell) = f.farewell_after_fin() {
+            self.say(None, Claim::LateFarewell(farewell));
+            return (causes[0], Likely, [&causes[..], &[Aborted]].concat());
+        }
+        self.say(None, Claim::LateBytes { bytes: fin.late, defied: fin.defied });
+        (ClientGaveUp, Likely, [&[ClientGaveUp], &causes[..]].concat())
     }
 
     /// The client resets after it had all that the server said, or after its own farewell.
