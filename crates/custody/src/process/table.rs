@@ -90,7 +90,7 @@ pub struct Entry {
     pub stray: bool,
 }
 
-/// The record of an fd that was closed.
+/// What was known of an fd that is closed, and of its connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gone {
     /// The connection's record before the close. It has one fd if this was the last.
