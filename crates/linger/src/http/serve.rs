@@ -139,13 +139,13 @@ impl<L, S> Serve<L, S> {
     }
 }
 
-/// Makes the stream on which HTTP is spoken from an accepted stream, as TLS does. A closure implements this if it returns
-/// a future with an `io::Result` of a stream.
+/// Turns an accepted stream into the stream on which HTTP is spoken, as a TLS handshake does. A closure implements this if it
+/// returns a future with an `io::Result` of a stream.
 pub trait Handshake<S>: Clone + Send + Sync + 'static {
     /// The stream on which HTTP is spoken.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Makes it.
+    /// Makes the handshake.
     fn begin(&self, stream: S) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
 
