@@ -187,7 +187,7 @@ pub(crate) extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
 // `fclose` closes the fd without calling the exported `close`.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn fclose(file: *mut c_void) -> c_int {
-    // SAFETY: what the program calls a FILE.
+    // SAFETY: the program passes an open FILE, as `fclose` demands.
     let fd = unsafe { sys::fileno(file) };
     if is_tracked(fd) {
         // SAFETY: as above. What is buffered must be written before the half-close.
