@@ -273,7 +273,7 @@ pub(crate) enum FoundBy {
     Translated,
 }
 
-/// The causes for which a peer may have sent a reset, by the socket error that the kernel derived from it.
+/// The likely causes of a reset that the peer sent, by the socket error that the kernel made of it (`tcp_reset`).
 pub(crate) fn received(error: Option<i32>) -> Opinion {
     use Cause::*;
     use Confidence::*;
