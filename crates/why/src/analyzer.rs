@@ -472,7 +472,7 @@ impl Analyzer {
         !self.ready.is_empty()
     }
 
-    /// Ends the analysis. Returns the findings that were still open, and the counts.
+    /// Ends the analysis. Returns the findings that were not taken, those of connections that were still open, and the counts.
     pub fn finish(mut self) -> (Vec<Finding>, PacketCounts) {
         let (reported, listener) = (&self.reported, ListenerHistory::default());
         let failed = |connection: &ObservedConnection| {

@@ -286,7 +286,7 @@ pub enum Claim {
     ResponseOpen,
     /// HTTP: bytes of the response that the client has not acknowledged, by its Content-Length.
     ResponseShort(u64),
-    /// TLS: bytes of the server's last record that the client has not acknowledged; it has the beginning of the record.
+    /// TLS: bytes that the client has not acknowledged of the server's last record; the record's beginning it has acknowledged.
     RecordShort(u64),
     /// TLS: bytes that the client has not acknowledged, up to the end of the server's last record: at least one whole record.
     RecordsShort(u64),
