@@ -352,7 +352,8 @@ impl<const N: usize> Table<N> {
         })
     }
 
-    /// Removes the record of an fd that was closed without the library's knowledge.
+    /// Counts one fd less, which was closed without the library's knowledge. Returns the fd that the supervisor is to drop, if
+    /// it holds one and this process has no other.
     pub(super) fn forget(&self, fd: OpenFd) -> Option<Unhold> {
         self.let_go(fd).filter(Gone::was_last)?.unhold()
     }
