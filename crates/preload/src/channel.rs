@@ -114,7 +114,7 @@ pub(crate) fn send(message: Message, fd: Option<c_int>) -> bool {
     })
 }
 
-/// Sends a message without an fd, unless that would wait.
+/// Sends a message without an fd, unless that would wait. Returns whether it was sent.
 pub(crate) fn try_send(message: Message) -> bool {
     attempt(message, None, sys::since_start_ms(), |_, _| false)
 }

@@ -143,7 +143,7 @@ fn refuse(unread: u32) {
     count(Count::Refused);
 }
 
-/// Nominates a connection: tells the supervisor that this process closes its last fd of it.
+/// Nominates a connection: tells the supervisor that this process closes its last fd of it. Returns whether that was sent.
 pub(crate) fn nominate(kind: MessageKind, fd: c_int, last: &Last, unread: u32) -> bool {
     let passed = (!last.held).then_some(fd);
     let word = Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin);
