@@ -155,7 +155,7 @@ fn by_the_end_of_a_process(reason: Option<&str>, ending: &ProcessEnding) -> Opin
     (Cause::ProcessGone, Confidence::Certain, vec![Cause::ProcessGone], evidence)
 }
 
-/// For a reset sent within a system call.
+/// For a reset that no packet triggered, and whose reason does not name the cause.
 fn active(reason: Option<&str>, context: &Context) -> Opinion {
     use Cause::*;
     use Confidence::*;
