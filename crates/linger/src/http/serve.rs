@@ -96,8 +96,8 @@ impl<L, S, T> Serve<L, S, T> {
     ///
     /// After that no connection is accepted but those in the accept queue. Idle connections end, and others end after the
     /// request that they are serving, however long that takes, as with `axum::serve`. Then the lingering closes are waited for,
-    /// until 9 s after the signal, or for 1.8 s if the last request has ended later. [`within`](Self::within) bounds the whole
-    /// stop.
+    /// until 9 s after the signal or 1.8 s after the end of the last request, whichever is later. [`within`](Self::within) bounds
+    /// the whole stop.
     pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.life.signal = Some(Box::pin(signal));
         self
