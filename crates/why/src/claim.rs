@@ -21,7 +21,7 @@ pub use parts::{Asked, Farewell, Party, Repeated};
 pub enum Claim {
     /// The reset answers a SYN, and its sender has sent nothing else.
     AnswersSyn,
-    /// The reset has the form of an answer to a SYN, and the capture lacks both.
+    /// The reset has the form of an answer to a SYN, and the capture holds no packet of the other side.
     AnswersUnseenSyn,
     /// RST+ACK: no packet asked for it.
     Unasked {
@@ -51,7 +51,7 @@ pub enum Claim {
         /// Its window.
         window: Option<u16>,
     },
-    /// The capture holds no packet of the other side, or none after an earlier reset: ten seconds after it the connection is
+    /// The capture holds no packet of the other side; or none since ten seconds after an earlier reset, when the connection was
     /// forgotten.
     OneDirection,
     /// The frame refuses a connection at the same port, after the reset.
