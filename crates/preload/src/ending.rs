@@ -46,7 +46,7 @@ pub(crate) fn connected(fd: c_int) {
     note(fd, || Origin::UNKNOWN, |cookie, origin, held| TABLE.accepted(fd, cookie, origin, held));
 }
 
-/// A connection received from another process. Accepted and outgoing ones cannot be told apart, so every TCP connection
+/// Notes a connection that another process has sent. Accepted and outgoing ones cannot be told apart, so every TCP connection
 /// counts.
 pub(crate) fn received(fd: c_int) {
     if settings::settings().is_none() {
