@@ -20,7 +20,7 @@ fn files(endings: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                // `recorded` holds recorded output of programs.
+                // `recorded` holds the output of programs, whose words are not checked.
                 if name != "target" && name != "recorded" && !name.starts_with('.') {
                     folders.push(path);
                 }

@@ -100,7 +100,7 @@ fn copy_of_the_sources() -> anyhow::Result<PathBuf> {
     Ok(copy)
 }
 
-/// Sources of the models themselves, and of other tests.
+/// Whether a source file holds the models themselves, or other tests.
 fn is_of_models(file: &Path) -> bool {
     let name = file.file_stem().unwrap_or_default().to_string_lossy();
     name == "loom" || name == "tests" || name.ends_with("_tests") || name.ends_with("_models")

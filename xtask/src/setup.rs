@@ -19,7 +19,10 @@ const DEBIAN: &[(&str, &str)] = &[
     ("nginx-light", "a gateway, and a server that lingers when told to"),
     ("apache2", "a gateway (mod_proxy_fcgi), and a server that lingers"),
     ("libapache2-mod-fcgid", "a gateway that writes its whole request before it reads"),
-    ("apache2-utils", "ab, which loads the FastCGI bench and is the recipe of 2014"),
+    (
+        "apache2-utils",
+        "ab, which loads the FastCGI bench, and a server that was loaded with it in a report of 2014",
+    ),
     ("lighttpd", "a gateway, and a server that lingers"),
     ("uwsgi-core", "an application server that resets"),
     ("uwsgi-plugin-python3", "what uWSGI runs"),

@@ -13,7 +13,7 @@ pub enum Reply<'a> {
     StdoutEnd,
     /// A piece of the application's log.
     Stderr(&'a [u8]),
-    /// The request ended; the response is complete.
+    /// END_REQUEST: nothing more of the response comes. The status says whether the application has served the request.
     End(EndRequest),
 }
 

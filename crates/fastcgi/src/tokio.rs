@@ -174,7 +174,7 @@ where
     Ok(())
 }
 
-/// Out of descriptors or memory, or a peer that gave up in the queue: the next accept may work.
+/// Whether the next accept may work: descriptors or memory ran out, or a peer gave up in the queue.
 fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(

@@ -153,7 +153,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         self.log = Some(Vec::new());
     }
 
-    /// The decisions kept so far.
+    /// Returns the decisions kept so far, and keeps no further ones.
     pub fn take_log(&mut self) -> Vec<(Identity, Decision)> {
         self.log.take().unwrap_or_default()
     }
@@ -230,7 +230,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         }
     }
 
-    /// The fault that applies to this segment, if any, and how long it delays it.
+    /// What the first fault that applies to this segment does to it, and the longest time for which; `None` if no fault applies.
     fn strike(
         &mut self,
         direction: Direction,

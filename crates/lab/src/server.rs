@@ -44,10 +44,8 @@ pub struct ServerPlan {
 }
 
 impl ServerPlan {
-    /// A server that answers `response` bytes after reading `consume`.
-    ///
-    /// # Panics
-    /// Does not panic. A response larger than [`LARGEST_RESPONSE`] is cut to it; callers refuse such a plan before.
+    /// A server that answers `response` bytes after reading `consume`. A response larger than [`LARGEST_RESPONSE`] is cut to
+    /// it; callers refuse such a plan before.
     pub fn new(ending: Ending, consume: Consume, response: u64) -> Self {
         Self {
             ending,

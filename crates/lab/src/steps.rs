@@ -20,7 +20,7 @@ pub enum Actor {
     Client,
     /// The server program.
     Server,
-    /// The link: segments that left the server's kernel, and segments that reached the client's.
+    /// The link, where the server's reset is seen to enter and to leave.
     Link,
 }
 
@@ -120,7 +120,7 @@ impl<'a> Notes<'a> {
         Self { steps, actor }
     }
 
-    /// The present time, to be passed to [`Self::at`].
+    /// The present time, to be passed to [`Self::at`]; 0 if no steps are wanted.
     pub(crate) fn clock(self) -> Nanos {
         if self.steps.is_some() { now() } else { 0 }
     }

@@ -105,7 +105,7 @@ fn send_all<D>(
     Err(left.0)
 }
 
-/// A socket that is written without blocking for longer than until a given time.
+/// A socket whose writes block until a deadline at most.
 struct DeadlineSocket<'a> {
     fd: BorrowedFd<'a>,
     until: Instant,

@@ -94,10 +94,10 @@ fn connect(both: u64, dead: Option<c_int>, now_ms: u64) -> Option<c_int> {
     }
 }
 
-/// Sends a message. True if the supervisor will receive it, as far as that can be known: one that is stopped may still do so
-/// when it is continued, but nothing more is sent to it.
+/// Sends a message, and waits for room if [`Waits::take`] permits. Returns whether it was sent.
 ///
-/// Waits for room, within what all waits of this process may take.
+/// A supervisor that was stopped meanwhile receives the message when it is continued. To one that does not read
+/// ([`Progress::reads`]) nothing is sent.
 pub(crate) fn send(message: Message, fd: Option<c_int>) -> bool {
     let now_ms = sys::since_start_ms();
     attempt(message, fd, now_ms, |channel, error| {
@@ -114,12 +114,12 @@ pub(crate) fn send(message: Message, fd: Option<c_int>) -> bool {
     })
 }
 
-/// Sends a message without an fd, unless that would wait.
+/// Sends a message without an fd, unless that would wait. Returns whether it was sent.
 pub(crate) fn try_send(message: Message) -> bool {
     attempt(message, None, sys::since_start_ms(), |_, _| false)
 }
 
-/// Sends a message; once more if `wait` says so.
+/// Sends a message. If there is no room, tries once more if `wait` returns true.
 fn attempt(
     message: Message,
     fd: Option<c_int>,

@@ -46,7 +46,7 @@ pub(crate) fn connected(fd: c_int) {
     note(fd, || Origin::UNKNOWN, |cookie, origin, held| TABLE.accepted(fd, cookie, origin, held));
 }
 
-/// A connection received from another process. Accepted and outgoing ones cannot be told apart, so every TCP connection
+/// Notes a connection that another process has sent. Accepted and outgoing ones cannot be told apart, so every TCP connection
 /// counts.
 pub(crate) fn received(fd: c_int) {
     if settings::settings().is_none() {
@@ -143,7 +143,7 @@ fn refuse(unread: u32) {
     count(Count::Refused);
 }
 
-/// Nominates a connection: tells the supervisor that this process closes its last fd of it.
+/// Nominates a connection: tells the supervisor that this process closes its last fd of it. Returns whether that was sent.
 pub(crate) fn nominate(kind: MessageKind, fd: c_int, last: &Last, unread: u32) -> bool {
     let passed = (!last.held).then_some(fd);
     let word = Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin);

@@ -1,9 +1,9 @@
 //! The functions of the C library that this library replaces.
 //!
 //! Most of these functions do something of their own only for a tracked fd. Then they call the next definition of the same
-//! name (`RTLD_NEXT`). The constructor looks all of these up. A function that is called earlier looks up its own.
+//! name (`RTLD_NEXT`). The constructor looks up all next definitions. A function that is called earlier looks up its own.
 //! If there is no next definition, the function fails with `ENOSYS`. As long as the next definition is not looked up, `close`
-//! and `dup2` make the system call themselves; `close_range` and `closefrom` always do.
+//! and `dup2` make the system call themselves; `close_range`, `closefrom`, `_exit`, `_Exit` and `syscall` always do.
 
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::mem::transmute;
@@ -39,7 +39,7 @@ impl Real {
 macro_rules! real {
     ($($place:ident $name:literal),* $(,)?) => {
         $(static $place: Real = Real::new($name);)*
-        /// Looks all of them up, so that no later call has to: `dlsym` takes a lock.
+        /// Looks up all next definitions, so that no later call has to: `dlsym` takes a lock.
         pub(crate) fn resolve() {
             $($place.get();)*
         }
@@ -113,7 +113,7 @@ extern "C" fn closefrom(first: c_int) {
     close_range(first.max(0) as c_uint, c_uint::MAX, 0);
 }
 
-/// Shared by `dup2` and `dup3`: closes `new`, and makes it an fd of the file at `old`.
+/// Shared by `dup2` and `dup3`: does what a close of `new` needs, and calls `real`, which makes `new` an fd of the file at `old`.
 fn replace(old: c_int, new: c_int, real: impl FnOnce() -> c_int) -> c_int {
     if old == new {
         return real();
@@ -187,7 +187,7 @@ pub(crate) extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
 // `fclose` closes the fd without calling the exported `close`.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn fclose(file: *mut c_void) -> c_int {
-    // SAFETY: what the program calls a FILE.
+    // SAFETY: the program passes an open FILE, as `fclose` demands.
     let fd = unsafe { sys::fileno(file) };
     if is_tracked(fd) {
         // SAFETY: as above. What is buffered must be written before the half-close.
@@ -354,7 +354,7 @@ extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulon
     if option == sys::PR_SET_SECCOMP { ending::entering_sandbox(real) } else { real() }
 }
 
-/// Announces the connections that an exec closes, and revokes it if the call returns.
+/// Announces the connections that an exec closes, and withdraws that if the exec fails and so returns.
 fn executing(real: impl FnOnce() -> c_int) -> c_int {
     if settings::settings().is_none() {
         return real();
@@ -392,7 +392,7 @@ extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_
     executing(|| call!(FEXECVE as fn(c_int, Strings, Strings) -> c_int, fd, arguments, environment))
 }
 
-// Variadic in C: arguments that the caller did not pass are undefined and not used. Some libraries (libuv) call
+// Variadic in C: arguments that the caller did not pass have any value, and no call uses them. Some libraries (libuv) call
 // `syscall(SYS_close, fd)` to avoid a cancellation point.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {

@@ -32,7 +32,7 @@ impl Waits {
         Self(AtomicU64::new(0))
     }
 
-    /// How many microseconds a close may wait now, which counts as waited; 0 if not at all.
+    /// The longest wait for a message now, in microseconds, which is added to the sum; 0 if the sum permits none.
     pub(crate) fn take(&self, now_ms: u64) -> u64 {
         let mut taken = 0;
         let _ = self.0.fetch_update(Relaxed, Relaxed, |word| {

@@ -68,7 +68,7 @@ pub struct Message {
     pub unread: u32,
     /// The socket's cookie (`SO_COOKIE`), which the kernel never reuses.
     pub cookie: u64,
-    /// For `Hello`: the token. For a socket that the process closes or is held for it: see [`Nomination`].
+    /// For `Hello`: the token. For a socket that the process closes, or that is held for the process: a [`Nomination`].
     pub rest: [u8; 16],
 }
 

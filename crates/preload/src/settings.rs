@@ -111,7 +111,7 @@ fn read_ports(ports: &mut Ports, text: &[u8]) {
 static READY: AtomicBool = AtomicBool::new(false);
 static SETTINGS: Once = Once(UnsafeCell::new(Settings::NONE));
 
-/// Written once, before there is a second thread.
+/// Written once, before `main`.
 struct Once(UnsafeCell<Settings>);
 
 // SAFETY: `read` writes before it sets READY, and everybody else reads after READY is set.
@@ -129,7 +129,7 @@ pub(crate) fn settings() -> Option<&'static Settings> {
 /// Reads the variable's text, before `main`. If it names a supervisor, and the process has no additional seccomp
 /// filter, runs `then`, and afterwards makes the settings visible.
 pub(crate) fn read(text: &[u8], then: impl FnOnce()) {
-    // SAFETY: nobody reads it before READY is set, and there is one thread.
+    // SAFETY: nobody reads it before READY is set, and this is called once.
     let settings = unsafe { &mut *SETTINGS.0.get() };
     if settings.read(text) && !sandbox::has_more_filters_than(settings.filters) {
         then();

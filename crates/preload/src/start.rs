@@ -4,7 +4,7 @@ use core::ffi::c_int;
 
 use crate::{exit, fork, hooks, settings, state, sys};
 
-/// Runs before `main`, when the program has one thread.
+/// Runs once, before `main`.
 extern "C" fn start(_: c_int, _: *const (), _: *const ()) {
     hooks::resolve();
     let Some(text) = sys::environment(c"LINGER_RUN") else { return };

@@ -21,7 +21,7 @@ static SHUTS_READ_SIDE: AtomicBool = AtomicBool::new(false);
 /// Whether the program has ever set `SO_RCVLOWAT`; an accepted socket inherits it.
 static WAITS_FOR_MORE: AtomicBool = AtomicBool::new(false);
 
-/// Before `main`.
+/// Notes that the table is of this process. Called before `main`.
 pub(crate) fn prepare() {
     TABLE.belongs_to(sys::pid());
 }

@@ -223,7 +223,7 @@ pub(crate) fn next(name: &core::ffi::CStr) -> *mut c_void {
 
 /// The value of an environment variable.
 pub(crate) fn environment(name: &core::ffi::CStr) -> Option<&'static core::ffi::CStr> {
-    // SAFETY: called from the constructor, when the program has no second thread that could change it.
+    // SAFETY: called from the constructor, before `main`: only a thread of another constructor could change it meanwhile.
     let value = unsafe { getenv(name.as_ptr()) };
     // SAFETY: not null, ends in a zero; read at once, before `main` can change it.
     (!value.is_null()).then(|| unsafe { core::ffi::CStr::from_ptr(value) })
@@ -289,7 +289,7 @@ pub(crate) fn shutdown(fd: c_int, how: c_int) -> c_int {
     unsafe { syscall!(number::SHUTDOWN, fd, how) as c_int }
 }
 
-/// Makes `new` another fd of the file at `old`, closed by an exec.
+/// Makes `new` another fd of the file at `old`, closed by an exec. Returns whether that was possible.
 pub(crate) fn replace(old: c_int, new: c_int) -> bool {
     // SAFETY: three numbers.
     unsafe { syscall!(number::DUP3, old, new, SOCK_CLOEXEC) as c_int == new }
@@ -328,7 +328,7 @@ pub(crate) fn cookie(fd: c_int) -> Option<u64> {
 
 /// The memory of what was sent by a unix socket and is not received yet (`SO_MEMINFO`); 0 where the kernel does not tell.
 ///
-/// With the call that tells a cookie, and not with `SIOCOUTQ`: a sandbox permits the one if it permits the other.
+/// Asked with `getsockopt`, as a cookie is, and not with `SIOCOUTQ`: a sandbox that permits [`cookie`] permits this, too.
 pub(crate) fn queued(fd: c_int) -> u64 {
     // `SK_MEMINFO_WMEM_ALLOC` is the third of nine (linux/sock_diag.h).
     option(fd, SO_MEMINFO, [0u32; 9]).map_or(0, |[_, _, sent, ..]| sent.into())
@@ -362,7 +362,7 @@ pub(crate) fn is_established(fd: c_int) -> bool {
     result == 0 && state == ESTABLISHED
 }
 
-/// Reads the start of a file; `None` if it cannot be opened.
+/// Reads the start of a file; `None` if it cannot be opened or read.
 pub(crate) fn read_file<'a>(path: &core::ffi::CStr, into: &'a mut [u8]) -> Option<&'a [u8]> {
     const AT_FDCWD: c_int = -100;
     // SAFETY: a path that ends in a zero.
@@ -401,7 +401,7 @@ struct PollFd {
     revents: i16,
 }
 
-/// Polls an fd for events, for at most `microseconds`.
+/// Polls an fd for events, for at most `microseconds`. Returns the events that came; 0 if none did.
 pub(crate) fn poll(fd: c_int, events: i16, microseconds: i64) -> i16 {
     let mut one = PollFd { fd, events, revents: 0 };
     let timeout = [microseconds / 1_000_000, microseconds % 1_000_000 * 1_000];
@@ -420,7 +420,7 @@ pub(crate) fn pause() {
     unsafe { syscall!(number::PPOLL, nothing, 0, time.as_ptr(), nothing, size) };
 }
 
-/// Removes an fd from an epoll, as the close of the last one would.
+/// Removes an fd from an epoll, as the close of its file's last fd would.
 pub(crate) fn forget(epoll: c_int, fd: c_int) {
     // SAFETY: numbers; the event is not read when removing.
     unsafe { syscall!(number::EPOLL_CTL, epoll, EPOLL_CTL_DEL, fd, core::ptr::null::<c_void>()) };

@@ -280,7 +280,7 @@ fn upload_in_progress(prober: &Prober) -> CheckFinding {
     )
 }
 
-/// Sends half of a body, and nothing more once the answer has begun. Does the answer still arrive completely?
+/// Sends half of a body. If the answer then begins, sends nothing more: does the answer arrive completely all the same?
 fn stall(prober: &Prober) -> CheckFinding {
     let (check, body) = (Check::Stall, prober.config.body);
     let ask = RequestShape::with_body("POST", 2 * body, body);
@@ -304,8 +304,8 @@ fn stall(prober: &Prober) -> CheckFinding {
             }
             // A FastCGI gateway may see the response's end only at the end of the connection (nginx does).
             let closed = prober.dialect.is_fcgi();
-            // Ten times what a plain answer takes, and at least 2.5 s for the rest of a fast server's answer. With such a server it
-            // is less than the 4 s after which uWSGI gives up the rest of a body, which would look like its answer to our pause.
+            // Ten times what a plain answer takes, at least 2.5 s, and at most the configured patience. With a fast server the
+            // 2.5 s end before uWSGI gives up the rest of a body, after 4 s, and ends the answer for that reason.
             let holding = (prober.plain * 10).max(Duration::from_millis(2500)).min(prober.config.patience);
             let began = Instant::now();
             trial.read(if closed { Until::Closed } else { Until::Complete }, holding);

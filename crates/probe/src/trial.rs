@@ -105,7 +105,7 @@ impl<'p> Trial<'p> {
         }
     }
 
-    /// Waits until the response begins to arrive, without reading it.
+    /// Waits until the response begins to arrive, without reading it. Returns false if it does not within `patience`.
     pub(crate) fn answer_begins(&mut self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         loop {

@@ -220,8 +220,8 @@ impl Ender {
         drop(parted);
     }
 
-    /// Whether a connection is not being ended yet. Another process may have shut it down, or may have closed it as the
-    /// last one.
+    /// Notes that a connection is being ended. Returns false if it is already: another process may have shut it down, or may have
+    /// closed it as the last one.
     fn begin(&self, cookie: u64) -> bool {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).insert(cookie)
     }

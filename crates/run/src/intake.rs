@@ -282,7 +282,7 @@ impl Worker {
         }
     }
 
-    /// Turns away processes that were silent for too long, and accepts again.
+    /// Turns away processes that were silent for too long, and accepts again once [`DEAF`] is over.
     fn turn_away(&mut self, now: Instant) {
         while let Some(id) = self.strangers.late(now) {
             tracing::info!(id, "process turned away: it has sent no token");

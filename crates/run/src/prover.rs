@@ -57,14 +57,14 @@ pub(crate) struct Nominee {
     pub(crate) closed: bool,
 }
 
-/// The result of a nomination.
+/// Who holds a nominated connection.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    /// Nobody has the connection: it may be ended.
+    /// No process has it any more: it may be ended.
     Sole(Nominee),
     /// Another process has it.
     Shared(Nominee),
-    /// This process may have it, and cannot be looked at; `None` where the processes cannot be listed.
+    /// A process that cannot be looked at may have it: its pid, or `None` where the processes cannot be listed.
     Hidden(Nominee, Option<Pid>),
 }
 
@@ -261,7 +261,9 @@ impl<M: ProcessSights> Prover<M> {
         let Some(share) = self.shares.take(nominee.passed.share.user()) else {
             return tell(Proof::Hidden(nominee, None));
         };
-        let Ok(status) = rustix::fs::fstat(&nominee.passed.fd) else { return };
+        let Ok(status) = rustix::fs::fstat(&nominee.passed.fd) else {
+            return tell(Proof::Hidden(nominee, None));
+        };
         let mut closing = vec![nominee.by];
         if let Some(earlier) = self.pending.remove(&nominee.cookie) {
             closing.extend(earlier.closing);

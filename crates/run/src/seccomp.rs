@@ -275,7 +275,8 @@ pub(crate) struct Seccomp {
 }
 
 impl Seccomp {
-    /// Whether the filter was installed. Call it after the attempt to start the command.
+    /// Returns an error if the filter was not installed, or the program cannot be supervised by it. Call it after the attempt
+    /// to start the command.
     pub(crate) fn check(&self) -> Result<(), RunError> {
         match self.started.recv() {
             Ok(Ok(())) | Err(_) | Ok(Err(LaunchRefused::NotStarted)) => Ok(()),

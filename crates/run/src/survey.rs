@@ -101,7 +101,7 @@ struct ToldCoverage {
 }
 
 impl ToldCoverage {
-    /// Whether a look shows something that was not reported yet.
+    /// Notes a look, and returns whether it shows something to report that was not reported before.
     fn is_news(&mut self, seen: &Coverage) -> bool {
         let stays =
             seen.listeners.iter().filter(|one| self.before.listeners.contains(one)).collect::<Vec<_>>();
@@ -137,7 +137,7 @@ impl SurveyPauses {
         if self.listens.is_some() { wait.min(LONGEST_AT_START) } else { wait }
     }
 
-    /// Whether to look now.
+    /// Notes how often `listen` was called, and returns whether to look now.
     fn is_due(&mut self, now: Instant, listens: Option<u64>) -> bool {
         let is_news = listens != self.listens;
         if is_news {

@@ -253,7 +253,7 @@ impl Tree {
             tree.push(sum);
         }
         if let Some(alone) = tree.alone {
-            // By blocks or not: a file of one block is its first.
+            // The only block of a file is its first, so that both ways of hashing give the same.
             return alone;
         }
         let mut right = tree.stack.pop().unwrap_or_default();

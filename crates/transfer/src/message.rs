@@ -66,7 +66,8 @@ pub(crate) struct TreeEntry {
 pub(crate) enum EntryAnswer {
     Fresh,
     Partial(Tree),
-    /// A file of the same size and time has the final name, or the sink's command has succeeded already.
+    /// A file of the same size has the final name, with the same time unless the entry has a hash; or the sink's command has
+    /// succeeded already.
     Complete(Hash),
     Refused(Refusal, Reason),
 }

@@ -47,7 +47,7 @@ type Signer<'a> = (&'a Identity, TransferId);
 pub(crate) enum Target<'a> {
     /// Below a directory. The transfer's top entry gets the path `base`.
     Tree { root: &'a Root, base: RelPath },
-    /// To a command of the receiver: all content at once, and once for each transfer.
+    /// To a command of the receiver, which starts when all content is here, and once for each transfer.
     Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId, anew: bool },
     /// To an fd, block by block. Each block is verified before it is written; the hashes so far are kept here for
     /// later sessions.
@@ -118,8 +118,8 @@ impl Waits {
         if let Self::Landing(landing) = self { landing.tree.bytes() } else { 0 }
     }
 
-    /// The sender has other content than the file that is here: a new file is received, under another name if both are to
-    /// be kept.
+    /// If the file is here already, the sender has other content: receives a new file, under another name if both are to be
+    /// kept.
     fn differs(&mut self, place: &mut OpenTarget<'_>, options: Options) {
         if let Self::Complete { .. } = self
             && let Self::Complete { mut landing, .. } = std::mem::replace(self, Self::Dropped)
@@ -175,7 +175,7 @@ impl<'a> Receiver<'a> {
 
     /// Receives until the sender has sent its last entry, and sends the last receipts. Does not wait for the sender's goodbye.
     ///
-    /// Verified blocks are kept for a later session, however this one ends.
+    /// Verified blocks of files that have not ended are kept for a later session, however this one ends.
     pub(crate) fn run(mut self) -> Result<(), Error> {
         let result = self.receive();
         for waiting in std::mem::take(&mut self.files) {

@@ -86,7 +86,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         result
     }
 
-    /// Reads the reason that the peer may have sent before the connection was cut.
+    /// Returns the reason that the peer sent before the connection was cut, as an error; without one, `error` itself.
     fn explain(&mut self, error: Error) -> Result<(), Error> {
         if !matches!(error, Error::Cut(_)) {
             return Err(error);
@@ -308,7 +308,8 @@ impl<'s, 'a> Sender<'s, 'a> {
         self.say(&Message::Same { index })
     }
 
-    /// The file of an entry, opened again if an earlier session had it; aborts the entry if that fails.
+    /// Returns `file`, or opens the entry again if only an earlier session had it open. If that fails, aborts the entry and
+    /// returns `None`.
     fn reopen(&mut self, entry: &TreeEntry, file: Option<OwnedFd>) -> Result<Option<OwnedFd>, Error> {
         if file.is_some() {
             return Ok(file);

@@ -137,7 +137,7 @@ impl<'a> Store<'a> {
         Ok((fd, name))
     }
 
-    /// Looks at what exists under a file's final name.
+    /// Looks at what exists under a file's final name. Returns an error if that is something else and may not be replaced.
     pub(crate) fn look(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<Here, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {
@@ -276,7 +276,7 @@ impl<'a> Store<'a> {
         if leaves_part(entry) { self.claimant.claim(entry.token).map(Some) } else { Ok(None) }
     }
 
-    /// Removes temporary files of this store, and the work directory if that leaves it empty.
+    /// Removes the temporary files of this store that no later session can use, and the work directory if it is empty then.
     pub(crate) fn tidy(&mut self) {
         for landed in self.group.drain(..) {
             if landed.log.is_none() {
@@ -295,7 +295,7 @@ impl<'a> Store<'a> {
 pub(crate) enum Here {
     /// Nothing that could be the file.
     Nothing,
-    /// A file of the same length and time, whose content has to be compared.
+    /// A file of the same length, and of the same time unless the entry has a hash. Its content has to be compared.
     Alike(OwnedFd),
     /// A file of the same length and time, which is all that an unverified transfer compares.
     Same,

@@ -1,4 +1,4 @@
-//! What is to be sent: a tree walked in the order of the directory, or one file, or a pipe.
+//! The entries to be sent: a directory with all that is below it, in the order of each directory, or one file.
 //!
 //! The walk keeps one directory open for each of the upper levels, so that its memory does not grow with the number of
 //! files. For deeper levels it keeps the names, and opens the directory again where it needs it.
@@ -47,7 +47,7 @@ const HELD: usize = 100;
 /// end.
 const MOSTLY_HOLES: u64 = 64 << 30;
 
-/// A walk through what is below `top`, itself included.
+/// A walk through `top` and all that is below it.
 pub(crate) struct Walk<'a> {
     root: &'a Root,
     top: RelPath,
@@ -125,7 +125,7 @@ impl<'a> Walk<'a> {
         Ok((token(fd.as_fd(), &stat, &entry.path) == entry.token).then_some(fd))
     }
 
-    /// The entry for what `stat` describes; with `file`, if it has content.
+    /// The entry for what `stat` describes. `file` is its fd, if it has content.
     fn entry(&mut self, kind: Kind, path: RelPath, file: Option<BorrowedFd<'_>>, stat: &Stat) -> TreeEntry {
         let index = self.next;
         self.next += 1;
@@ -336,7 +336,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// A regular file as it is or, with `live`, a snapshot of it.
+    /// The step for a regular file: the file itself, or a snapshot with `live`, or a copy if its length is not known.
     fn file(&mut self, path: RelPath, fd: OwnedFd, stat: Stat) -> WalkedEntry {
         let snapshot = if self.is_live() && !self.no_clones { self.snapshot(&fd) } else { None };
         if snapshot.is_none() && stat.st_size as usize <= MOST_CLAIMED && stat.st_blocks == 0 {

@@ -95,7 +95,7 @@ fn parity(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum ^ byte)
 }
 
-/// Whether the payload of a frame other than DATA fits its header.
+/// Checks that the payload of a frame other than DATA fits its header.
 pub(crate) fn check_payload(header: [u8; HEADER], payload: &[u8]) -> Result<(), Violation> {
     if header[0] == parity(payload) { Ok(()) } else { Err(Violation::Damaged("payload")) }
 }

@@ -155,7 +155,7 @@ fn by_the_end_of_a_process(reason: Option<&str>, ending: &ProcessEnding) -> Opin
     (Cause::ProcessGone, Confidence::Certain, vec![Cause::ProcessGone], evidence)
 }
 
-/// For a reset sent within a system call.
+/// For a reset that no packet triggered, and whose reason does not name the cause.
 fn active(reason: Option<&str>, context: &Context) -> Opinion {
     use Cause::*;
     use Confidence::*;
@@ -273,7 +273,7 @@ pub(crate) enum FoundBy {
     Translated,
 }
 
-/// The causes for which a peer may have sent a reset, by the socket error that the kernel derived from it.
+/// The likely causes of a reset that the peer sent, by the socket error that the kernel made of it (`tcp_reset`).
 pub(crate) fn received(error: Option<i32>) -> Opinion {
     use Cause::*;
     use Confidence::*;

@@ -308,7 +308,8 @@ impl Kernel {
         self.blind.push(blind);
     }
 
-    /// Sockets destroyed since the last call. Earlier events about them are returned by the next [`drain`](Self::drain).
+    /// Calls `on_leftover` for each socket destroyed since the last call. Earlier events about these sockets are returned by
+    /// the next [`drain`](Self::drain).
     pub(crate) fn leftovers(&mut self, mut on_leftover: impl FnMut(Leftover)) -> Drained {
         let mut all = Drained::default();
         for leftovers in &mut self.leftovers {

@@ -135,7 +135,8 @@ impl EndedProcesses {
     }
 }
 
-/// A zombie has closed its files (`do_exit`: `exit_files` before `exit_notify`).
+/// Whether a process has ended, so that its files are closed. Those of a zombie are (`do_exit`: `exit_files` before
+/// `exit_notify`).
 fn is_dead(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     // The name in parentheses may contain anything.

@@ -29,7 +29,7 @@ const NAMED: [&str; 3] = ["/run/netns", "/var/run/netns", "/run/docker/netns"];
 pub(crate) struct Survey {
     /// `None` where `sock_diag` is refused.
     pub(crate) listeners: Option<Vec<TcpSocket>>,
-    /// Connections whose peer has closed, if they were asked for.
+    /// Connections whose peer has closed and that have unread bytes, if they were asked for.
     pub(crate) half_closed: Vec<TcpSocket>,
     pub(crate) counters: Option<Counters>,
     /// `tcp_abort_on_overflow`.
@@ -159,7 +159,8 @@ impl Namespaces {
         self.refused |= error.kind() == io::ErrorKind::PermissionDenied;
     }
 
-    /// Looks into all namespaces. `half_closed`: also for connections whose peer has closed.
+    /// Looks into all namespaces. `half_closed`: also for connections whose peer has closed and
+    /// that have unread bytes.
     pub(crate) fn survey(&self, half_closed: bool) -> HashMap<NamespaceId, Survey> {
         let look = |(id, known): (&NamespaceId, &KnownNamespace)| {
             let survey = within(known.file.as_ref(), || survey(half_closed)).ok()?;

@@ -11,9 +11,9 @@ use ratatui::widgets::{Block, Cell, List, Paragraph, Row, Table, TableState, Wra
 
 use crate::{LiveReset, Notice, ProcessRole, Warning, Watcher};
 
-/// Number of resets kept for the list.
+/// Most resets kept for the list, and most processes that are counted.
 const KEPT: usize = 1_000;
-/// Rows of the lists of top causes and top processes.
+/// Rows of each of the lists of top causes, top processes and latest warnings.
 const TOP: usize = 6;
 
 /// The state of the view. It draws into a ratatui frame and does no I/O.
@@ -262,7 +262,7 @@ const COLUMNS: [Column; 9] = [
     },
 ];
 
-/// Formats a number of bytes in at most seven characters.
+/// Formats a number of bytes, below 10 TB in at most seven characters.
 fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),
@@ -308,8 +308,8 @@ pub fn describe(warning: &Warning) -> String {
     }
 }
 
-/// Where a reset happened on this host, as parts of a line: namespace (unless it is the watcher's own), container,
-/// pod and unit, as far as they are known.
+/// Where a reset happened on this host, in one line: namespace (unless it is the watcher's own), container, pod and unit, as
+/// far as they are known. `None` if there is nothing to say.
 pub fn place(reset: &LiveReset) -> Option<String> {
     let mut parts = Vec::new();
     match (reset.namespace, &reset.namespace_name) {

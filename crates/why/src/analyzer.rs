@@ -472,7 +472,7 @@ impl Analyzer {
         !self.ready.is_empty()
     }
 
-    /// Ends the analysis. Returns the findings that were still open, and the counts.
+    /// Ends the analysis. Returns the findings that were not taken, those of connections that were still open, and the counts.
     pub fn finish(mut self) -> (Vec<Finding>, PacketCounts) {
         let (reported, listener) = (&self.reported, ListenerHistory::default());
         let failed = |connection: &ObservedConnection| {
@@ -497,7 +497,7 @@ fn remedy((cause, confidence): (Cause, Confidence), class: Class, harmless: bool
     match cause {
         _ if harmless => Remedy::Nothing,
         Cause::Unknown if class == Class::Active => Remedy::DecideFirst,
-        // Nobody looks for a box that is only possible.
+        // The remedy of a cause that is only possible would send people after a middlebox that may not exist.
         _ if confidence == Confidence::Possible => Cause::Unknown.remedy(),
         _ => cause.remedy(),
     }

@@ -276,7 +276,7 @@ impl App {
         if let Protocol::Tls { record: 21, alert, .. } = self.protocol { alert } else { None }
     }
 
-    /// Whether the open end is a FIN.
+    /// Whether the current message ends only with the FIN.
     pub(crate) fn until_close(&self) -> bool {
         self.extent == Extent::UntilClose
     }

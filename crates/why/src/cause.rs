@@ -55,7 +55,7 @@ pub enum Cause {
     BlackHole,
     /// A firewall answered in the host's name.
     FirewallReject,
-    /// The alleged sender did not send it: a box in between did.
+    /// The alleged sender did not send it: a middlebox or an attacker did.
     Forged,
     /// More than one cause remains, or none fits.
     Unknown,

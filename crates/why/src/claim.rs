@@ -21,7 +21,7 @@ pub use parts::{Asked, Farewell, Framed, Party, Repeated};
 pub enum Claim {
     /// The reset answers a SYN, and its sender has sent nothing else.
     AnswersSyn,
-    /// The reset has the form of an answer to a SYN, and the capture lacks both.
+    /// The reset has the form of an answer to a SYN, and the capture holds no packet of the other side.
     AnswersUnseenSyn,
     /// RST+ACK: no packet asked for it.
     Unasked {
@@ -53,7 +53,7 @@ pub enum Claim {
         /// Its window.
         window: Option<u16>,
     },
-    /// The capture holds no packet of the other side, or none after an earlier reset: ten seconds after it the connection is
+    /// The capture holds no packet of the other side; or none since ten seconds after an earlier reset, when the connection was
     /// forgotten.
     OneDirection,
     /// The frame refuses a connection at the same port, after the reset.
@@ -288,7 +288,7 @@ pub enum Claim {
     ResponseOpen,
     /// HTTP: bytes of the response that the client has not acknowledged, by its Content-Length.
     ResponseShort(u64),
-    /// TLS: bytes of the server's last record that the client has not acknowledged; it has the beginning of the record.
+    /// TLS: bytes that the client has not acknowledged of the server's last record; the record's beginning it has acknowledged.
     RecordShort(u64),
     /// TLS: bytes that the client has not acknowledged, up to the end of the server's last record: at least one whole record.
     RecordsShort(u64),

@@ -174,8 +174,8 @@ impl<'a> Facts<'a> {
             && self.sender.ack() == Some(self.receiver.next)
     }
 
-    /// The first packet that a side which has reset does not send: its frame, and why. After a bare reset that no packet asks for,
-    /// that is one with new bytes.
+    /// The first packet of the alleged sender that no side sends after its own reset: its frame, and why. After a bare reset that
+    /// no packet asks for, a packet with new bytes is one.
     pub(crate) fn genuine(&self) -> Option<(u64, Genuine)> {
         let reset = self.reset;
         let new = |record: &&Record| {
@@ -204,7 +204,7 @@ impl<'a> Facts<'a> {
         self.sender.syn() && self.receiver.syn()
     }
 
-    /// Both directions, from the beginning.
+    /// The capture holds both directions from the handshake on.
     pub(crate) fn whole(&self) -> bool {
         self.handshake_seen()
     }

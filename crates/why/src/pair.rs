@@ -84,7 +84,8 @@ pub fn compare_series(
     (kept, problems)
 }
 
-/// Prefers the capture nearer to the sender of the reset (the higher TTL), then the surer verdict.
+/// Whether `new` is preferred: its capture is nearer to the sender of the reset (the higher TTL), or as near with a surer
+/// verdict.
 fn nearer(new: &Finding, old: &Finding) -> bool {
     (new.ttl, new.confidence) > (old.ttl, old.confidence)
 }

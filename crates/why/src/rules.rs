@@ -20,8 +20,8 @@ pub struct CauseRule {
     pub condition: &'static str,
     /// What must not be in the packets.
     pub refuted_by: &'static str,
-    /// The nearest case that is judged otherwise: a file of `tests/rules/recorded`, and the change in it. None for a reason that a box
-    /// gives itself.
+    /// The nearest case that is judged otherwise: a file of `tests/rules/recorded`, and the change in it. `None` for a reason that
+    /// the reset itself gives, and where another row of the cause has the case.
     pub counter_example: Option<(&'static str, &'static str)>,
     /// How many verdicts over the labelled captures it gave, all of them right.
     pub labelled: u16,

@@ -1,7 +1,7 @@
 //! Which side of a connection is the client, where the capture lacks the handshake.
 
-/// Ports of services above those that only a privileged process may use, and below 49152 (IANA's registry, and what the
-/// programs of these names use): databases, queues, caches, proxies, application servers, remote desktops.
+/// Ports of services above 1023, from IANA's registry and from the defaults of programs: databases, queues, caches, proxies,
+/// application servers, remote desktops.
 const SERVICES: [u16; 60] = [
     1080, 1194, 1433, 1521, 1723, 1883, 1935, 2049, 2181, 2375, 2376, 2379, 2380, 3000, 3128, 3260, 3268,
     3306, 3389, 4222, 4369, 4444, 5000, 5060, 5222, 5269, 5432, 5601, 5671, 5672, 5900, 5984, 5985, 6379,

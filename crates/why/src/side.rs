@@ -143,7 +143,7 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    /// A packet of this side was seen.
+    /// Whether a packet of this side was seen.
     #[inline]
     pub(crate) fn seen(&self) -> bool {
         self.start != Start::Unseen
@@ -155,7 +155,7 @@ impl Side {
         matches!(self.start, Start::Syn(_))
     }
 
-    /// The initial sequence number. If the SYN was not captured: one less than the first number seen.
+    /// The initial sequence number. If the SYN was not captured: one less than the first number seen; without any packet, 0.
     #[inline]
     pub(crate) fn isn(&self) -> u32 {
         match self.start {
@@ -218,7 +218,8 @@ impl Side {
         self.payload_beyond(seq, Sacked::default())
     }
 
-    /// What [`Self::payload_after`] returns, less the bytes that were acknowledged selectively: at least so many did not arrive.
+    /// What [`Self::payload_after`] returns, less the bytes that were acknowledged selectively: at least so many were not
+    /// acknowledged.
     pub(crate) fn payload_beyond(&self, seq: u32, sacked: Sacked) -> u32 {
         let mut bytes = self.next.wrapping_sub(seq);
         if bytes > 1 << 31 {

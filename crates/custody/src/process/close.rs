@@ -105,8 +105,9 @@ impl<const N: usize> Table<N> {
         stale.or(unhold)
     }
 
-    /// The program has got a connection that the table has already. If `held`, the supervisor has taken an fd of it, and is
-    /// to drop that fd again unless the connection is in [`Phase::Ours`].
+    /// Applies `change` to the record of a connection that was in the table before the program got it again. `held` says that
+    /// the supervisor has taken an fd of it. Returns that fd, to be dropped, unless the connection is in [`Phase::Ours`] after
+    /// the change.
     fn again(&self, connection: usize, held: bool, change: impl Fn(Record) -> Record) -> Option<Unhold> {
         let before = self.update(connection, |record| {
             let record = change(record);

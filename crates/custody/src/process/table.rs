@@ -90,7 +90,7 @@ pub struct Entry {
     pub stray: bool,
 }
 
-/// The record of an fd that was closed.
+/// What was known of an fd that is closed, and of its connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gone {
     /// The connection's record before the close. It has one fd if this was the last.
@@ -352,7 +352,8 @@ impl<const N: usize> Table<N> {
         })
     }
 
-    /// Removes the record of an fd that was closed without the library's knowledge.
+    /// Counts one fd less, which was closed without the library's knowledge. Returns the fd that the supervisor is to drop, if
+    /// it holds one and this process has no other.
     pub(super) fn forget(&self, fd: OpenFd) -> Option<Unhold> {
         self.let_go(fd).filter(Gone::was_last)?.unhold()
     }

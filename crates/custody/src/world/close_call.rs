@@ -60,7 +60,7 @@ impl World {
         Ok(())
     }
 
-    /// Ends a connection that the program has closed, unless it has it under another fd, or in another process.
+    /// Ends a connection of which the program has closed an fd, unless another fd of it is open, in this process or another.
     pub(super) fn closed(&mut self, kept: Kept, known: &Known) -> Result<(), Ask> {
         let Some(ending) = self.endings.get_mut(&kept) else { return Ok(()) };
         debug_assert!(matches!(ending.stage, Stage::Called { .. } | Stage::Closed), "its fd is gone once");

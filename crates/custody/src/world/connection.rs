@@ -81,8 +81,8 @@ impl Connection {
             .map_or(Passed::No, |sent| sent.seen_by(pid))
     }
 
-    /// Notes that a process has it, perhaps from a message that has arrived. Returns whether a message may still hold
-    /// it.
+    /// Notes that a process has the connection. If the process can only have got it from a message, that message has arrived.
+    /// Returns whether another message may hold it, as [`passed`](Self::passed) does.
     pub(super) fn seen_at(&mut self, pid: Pid) -> Passed {
         let Some(shared) = &mut self.shared else { return Passed::No };
         if shared.sent.as_mut().is_some_and(|sent| sent.arrived_at(pid)) {

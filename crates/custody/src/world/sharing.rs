@@ -14,7 +14,7 @@ use super::vocabulary::{Ask, Caller, Census, Cookie, Inode, Pid, ProcessFd, Seen
 /// Who holds a connection besides those that are letting go of it.
 pub(super) enum Holder {
     Process(Pid),
-    /// A process that cannot be looked at, perhaps.
+    /// Perhaps a process that cannot be looked at, or a message that could not be read.
     Unknown,
     /// Perhaps the child of a fork that is not over: it is not in `/proc` yet.
     Unborn,
@@ -78,7 +78,8 @@ impl World {
         Ok(())
     }
 
-    /// Notes that a process has a connection. Returns whether a message may hold it as well.
+    /// Notes that a process has a connection. Returns whether a message may hold it as well; if not, it is no longer looked for
+    /// in flight.
     pub(super) fn seen_at(&mut self, cookie: Cookie, pid: Pid) -> Passed {
         let Some(connection) = self.connections.get_mut(&cookie) else { return Passed::No };
         let passed = connection.seen_at(pid);

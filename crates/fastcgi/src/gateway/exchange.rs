@@ -177,7 +177,7 @@ impl GatewayResponse {
         Ok(true)
     }
 
-    /// Puts the connection back into the pool if both sides are done with this request.
+    /// Puts the connection back into the pool if another request may follow on it; otherwise closes it.
     fn give_back(&mut self) {
         let sent = self.body_ended && self.out_at == self.out.len() && self.write_error.is_none();
         let in_step = self.config.reuses_after_bodies || (self.body_at == 0 && self.data.is_none());
@@ -190,8 +190,8 @@ impl GatewayResponse {
         {
             self.pool.put(socket);
         }
-        // If the connection is not kept, it is closed here. An application that has answered before it read the whole
-        // request is draining, and waits for this close.
+        // Otherwise the drop closes the socket. An application that has answered before it read the whole request is
+        // draining, and waits for this close.
     }
 
     /// Waits once, then sends and receives as much as the socket allows.

@@ -43,8 +43,8 @@ pub struct Config {
     /// program is told the length first (RFC 3875 section 4.1.2). Used by the `tower` gateway only.
     pub spool: usize,
     /// How often a request whose body is in memory is sent again if that is safe. It is safe if the application refused the
-    /// request; and, for idempotent methods (RFC 9110 section 9.2.2), if a kept connection ended before any byte of the
-    /// response. The `tower` gateway sends nothing again.
+    /// request for lack of room (FCGI_OVERLOADED, FCGI_CANT_MPX_CONN); and, for idempotent methods (RFC 9110 section 9.2.2), if a
+    /// kept connection ended before any byte of the response. The `tower` gateway sends nothing again.
     pub retries: u32,
 }
 

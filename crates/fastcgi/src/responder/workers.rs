@@ -53,7 +53,8 @@ pub(super) fn run(
     let gate = Gate::new(config.connections, config.resting);
     let pool = Pool { listener, config, stop, handler, closer, gate, count, turn: Condvar::new() };
     thread::scope(|scope| work(&pool, scope));
-    // If the process exited now, the kernel would reset the connections that still linger.
+    // If the process exited now, the kernel would close the connections that still linger, and reset those at which more
+    // arrives.
     let left = stop.left().map_or(Duration::MAX, |left| left.max(config.policy.grace));
     pool.closer.finish(config.policy.total.min(left));
     let count = pool.count.into_inner().unwrap_or_else(PoisonError::into_inner);

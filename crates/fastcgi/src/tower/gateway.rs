@@ -116,7 +116,7 @@ where
     }
 }
 
-/// Reads a body of unknown length to its end.
+/// Reads a body of unknown length to its end. Fails if it is longer than `most`.
 async fn spooled<B>(body: B, most: usize) -> Result<Bytes, Error>
 where
     B: http_body::Body,
@@ -228,7 +228,8 @@ fn cut(received: u64, cause: Cause, write_error: Option<io::ErrorKind>) -> Error
 
 type Told = oneshot::Sender<Result<http::Response<ResponseBody>, Error>>;
 
-/// Carries one request and its response. If both were complete, keeps the connection for the next request.
+/// Carries one request and its response. Then keeps the connection for the next request, if it can be used again and the
+/// configuration asks for that.
 async fn drive<B>(shared: Arc<Application>, wire: ApplicationStream, head: Vec<u8>, body: B, outbox: Outbox)
 where
     B: http_body::Body,
@@ -308,7 +309,7 @@ where
                 Ok(Some(Reply::Stdout(bytes))) => {
                     received += bytes.len() as u64;
                     if !outbox.take(bytes).await {
-                        // The caller has dropped the response.
+                        // The caller has dropped the response, or has been told that its head is wrong.
                         return false;
                     }
                 }
@@ -336,7 +337,8 @@ enum SendFailed {
     Wire(io::Error),
 }
 
-/// Sends the request, and counts in `moved` the bytes that the connection has taken. Returns whether the request had a body.
+/// Sends the request. Adds to `moved` the bytes of each record of the body that the connection has taken. Returns whether
+/// there was a body.
 async fn send<W, B>(writer: &mut W, head: Vec<u8>, body: B, moved: &AtomicU64) -> Result<bool, SendFailed>
 where
     W: AsyncWrite + Unpin,
@@ -391,7 +393,8 @@ impl Outbox {
         }
     }
 
-    /// Passes bytes of STDOUT on. Returns false if the caller has dropped the response.
+    /// Passes bytes of STDOUT on. Returns false if the caller has dropped the response, or if its head is wrong, which the
+    /// caller is told.
     async fn take(&mut self, bytes: &[u8]) -> bool {
         if let Some(body) = &self.body {
             self.announced.take(bytes);
@@ -424,7 +427,7 @@ impl Outbox {
         wanted
     }
 
-    /// Whether the response was complete when END_REQUEST came with this status.
+    /// Returns an error if the response was not complete when END_REQUEST came with this status.
     fn is_whole(
         &self,
         status: ProtocolStatus,

@@ -118,7 +118,7 @@ impl Gateway {
         self.news.notify_all();
     }
 
-    /// A handler has started.
+    /// Notes that a handler has started. Returns the index of its plan, which is in the parameters.
     pub(crate) fn start(&self, params: &Params) -> usize {
         let mut started = self.started.lock().unwrap();
         *started += 1;

@@ -285,8 +285,8 @@ impl<A> Shared<A> {
         self.lock().snapshot()
     }
 
-    /// Waits until every socket has ended and been reported, for at most `deadline`. Returns the counts of what happened
-    /// meanwhile.
+    /// Waits until every socket has ended and been reported: for at most `deadline`, or a second longer if the thread or a
+    /// watcher is late. Returns the counts of what happened meanwhile.
     pub(super) fn finish(&self, deadline: Duration) -> Snapshot {
         let end = self.clock.now().saturating_add(u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX));
         let before = self.change(0, |board| {

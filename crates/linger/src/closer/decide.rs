@@ -12,7 +12,7 @@ pub(super) fn is_emptied(fresh: bool, bytes: u64, share: u64) -> bool {
     fresh && bytes < share && bytes > linger_sys::SCRATCH
 }
 
-/// The size that a receive buffer should have after a read.
+/// What to do with a receive buffer after a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Buffer {
     /// Leave the buffer as it is.
@@ -47,7 +47,8 @@ pub(super) enum Fired {
     Due,
 }
 
-/// `queued`: the socket waits for its turn. `end` bounds the whole close, `patience` the present silence.
+/// What a timer that has fired by `now` means. `queued`: the socket waits for its turn. `end` bounds the whole close, `patience`
+/// the present silence.
 pub(super) fn fired(now: u64, queued: bool, end: u64, patience: u64) -> Fired {
     if queued && now < end {
         Fired::UntilItsEnd

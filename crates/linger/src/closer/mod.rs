@@ -178,8 +178,8 @@ impl Closer {
         self.handle.here().into_iter().for_each(|here| here.evict(count));
     }
 
-    /// Waits until every socket has ended, but at most for `deadline`. Returns the counts of the closes that it
-    /// waited for.
+    /// Waits until every socket has ended, but at most for `deadline`, or a second longer if the closer's thread is not
+    /// scheduled or a watcher blocks. Returns the counts of the closes that it waited for.
     ///
     /// Call this before the process exits, after the server has stopped accepting and its handlers have ended, so that no
     /// socket is handed over too late. It shortens the bounds of all sockets to the time that is left, also of sockets

@@ -210,8 +210,8 @@ impl Worker {
         }
         // A later deadline is handled when the timer fires; an earlier one must be re-armed now.
         let nearer = entry.core.acknowledged() && entry.flags.set(Flags::ACKNOWLEDGED);
-        // The limit of bytes can bring the deadline nearer, too: once nothing more is read, `grace` applies and not
-        // `idle`.
+        // The limit of bytes can bring the deadline nearer, too: once nothing more is read and everything is acknowledged,
+        // `grace` applies and not `idle`.
         let is_sated = entry.core.is_sated();
         let rearm = nearer || is_sated || entry.flags.has(Flags::FAR) || entry.slot == UNARMED;
         let paused = entry.core.is_paused() && !entry.flags.has(Flags::ACKNOWLEDGED);

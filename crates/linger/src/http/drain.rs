@@ -37,7 +37,7 @@ impl LateDrop {
     pub(super) fn discard<B: Body + Unpin + Send + 'static>(self, rest: Rest<B>) {
         let Self::Discard { unread, expects } = self else { return };
         if rest.was_polled || !expects {
-            // Whoever reads on behind its answer knows what the client sends.
+            // A handler that kept the body after its answer has agreed with its client on what comes: no short end is feared.
             drop(discard(rest.body, unread, ShortEnd::Harmless));
         }
     }
@@ -60,7 +60,8 @@ impl Drop for ResponseInFlight {
     }
 }
 
-/// What dropping the body early is for, while the response is with the server: a client that ends its upload short.
+/// What it costs if the client ends its upload short while the body is still being discarded. If that may be the response, the
+/// body is dropped early.
 ///
 /// curl (7.88 seen) ends its stream when it has the status of a response that refuses its upload. If that is short of the request's
 /// `content-length`, h2 takes the request for malformed (RFC 9113 section 8.1.1), resets the stream, and throws away what it
@@ -78,7 +79,8 @@ pub(super) enum ShortEnd {
 const SURELY_TAKEN: u64 = 16 << 10;
 
 impl ShortEnd {
-    /// Waits until the response is known to be with the server still, and in danger. It never is if that does not happen.
+    /// Returns once it is known that the server still holds the response, so that a short end of the upload would cost it. If
+    /// that is not so, never returns.
     async fn would_cost(self, bytes: u64) {
         let place = match self {
             Self::Harmless => ResponsePlace::Socket,
@@ -92,8 +94,8 @@ impl ShortEnd {
     }
 }
 
-/// Discards the body in a task, within its bounds, which begin when the response has been sent. Without a runtime the
-/// body is dropped.
+/// Discards the body in a task, within its bounds, which begin when the response has been sent: returns what is to be held until
+/// then. Without a runtime the body is dropped.
 pub(super) fn discard<B: Body + Unpin + Send + 'static>(
     body: B,
     unread: Unread,

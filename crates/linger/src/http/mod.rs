@@ -127,8 +127,8 @@ pub struct Unread {
     /// HTTP/2: longest time without a byte of the body, once the response has ended.
     ///
     /// A shorter time resets the streams of clients that are only slow: three losses in a row of one segment are a silence
-    /// of 0.2 + 0.4 + 0.8 = 1.4 s (`TCP_RTO_MIN` and RFC 6298), and a client on a busy machine may have no turn for a
-    /// second. With a longer time, a client that has stopped its upload and neither ends nor resets the stream holds the stream
+    /// of 0.2 + 0.4 + 0.8 = 1.4 s (`TCP_RTO_MIN` and RFC 6298), and a client on a busy machine may not be scheduled
+    /// for a second. With a longer time, a client that has stopped its upload and neither ends nor resets the stream holds the stream
     /// longer. (curl 7.88 and libcurl 8.11 to 8.23 end it at once.)
     pub idle: Duration,
 }

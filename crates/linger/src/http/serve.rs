@@ -96,8 +96,8 @@ impl<L, S, T> Serve<L, S, T> {
     ///
     /// After that no connection is accepted but those in the accept queue. Idle connections end, and others end after the
     /// request that they are serving, however long that takes, as with `axum::serve`. Then the lingering closes are waited for,
-    /// until 9 s after the signal, or for 1.8 s if the last request has ended later. [`within`](Self::within) bounds the whole
-    /// stop.
+    /// until 9 s after the signal or 1.8 s after the end of the last request, whichever is later. [`within`](Self::within) bounds
+    /// the whole stop.
     pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.life.signal = Some(Box::pin(signal));
         self
@@ -139,13 +139,13 @@ impl<L, S> Serve<L, S> {
     }
 }
 
-/// Makes the stream on which HTTP is spoken from an accepted stream, as TLS does. A closure implements this if it returns
-/// a future with an `io::Result` of a stream.
+/// Turns an accepted stream into the stream on which HTTP is spoken, as a TLS handshake does. A closure implements this if it
+/// returns a future with an `io::Result` of a stream.
 pub trait Handshake<S>: Clone + Send + Sync + 'static {
     /// The stream on which HTTP is spoken.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Makes it.
+    /// Makes the handshake.
     fn begin(&self, stream: S) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
 

@@ -7,8 +7,8 @@ use super::{Action, Event};
 use crate::outcome::{Bound, Ended, Outcome};
 use crate::policy::{AtLimit, Mode, Policy, defaults};
 
-/// The machine without the width of an [`Instant`](std::time::Instant): every time is in nanoseconds after an origin of the
-/// driver's choice. The closer holds thousands of these.
+/// The machine, with times in nanoseconds after an origin of the driver's choice: an [`Instant`](std::time::Instant) takes more
+/// room, and the closer holds thousands of cores.
 #[derive(Clone, Debug)]
 pub(crate) struct Core {
     started: u64,
@@ -75,7 +75,7 @@ enum CloseState {
 impl Core {
     pub(crate) fn new(policy: &Policy, now: u64) -> Self {
         let state = match policy.mode {
-            // A reset needs no half-close, and asks only what it costs.
+            // A reset needs no half-close. The send queue is still measured, for the outcome.
             Mode::Abort => CloseState::Ended { ended: Ended::Aborted, sent: Sent::UNASKED },
             Mode::Linger | Mode::None => CloseState::Open,
         };
@@ -233,7 +233,7 @@ impl Core {
         }
     }
 
-    /// Shortens the bounds. A bound that is shorter already stays.
+    /// Shortens the bounds; `total` is counted from `now`. A bound that is shorter already stays.
     pub(crate) fn hurry(&mut self, idle: Duration, total: Duration, now: u64) {
         let elapsed = now.saturating_sub(self.started).div_ceil(NANOS);
         let total = elapsed.saturating_add(u64::from(millis(total)));
@@ -358,7 +358,7 @@ impl Core {
             self.progressed(now.saturating_sub(nanos(millis(last_ack))));
         }
         self.grace = self.grace.max(millis(round_trip.saturating_mul(defaults::GRACE_ROUND_TRIPS)));
-        // Once nothing more is read, further bytes of the peer meet a reset in any case.
+        // If nothing more is read, a longer wait is of no use: further bytes of the peer cause a reset in any case.
         if data_segments > WHOLE_REQUEST && !self.is_sated() {
             self.grace = self.idle;
         }

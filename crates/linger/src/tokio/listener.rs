@@ -136,7 +136,7 @@ mod unix {
 /// prolong a stop for ever.
 const QUEUE: usize = 1 << 16;
 
-/// Accepts until nothing is left.
+/// Accepts until nothing is left, or [`QUEUE`] connections have come.
 fn rest<C>(accept: impl Fn() -> io::Result<C>) -> Vec<C> {
     let mut rest = Vec::new();
     loop {

@@ -95,7 +95,7 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Takes the descriptor out of the runtime.
     ///
     /// # Errors
-    /// Returns the error of registering with the runtime. The descriptor is closed in that case.
+    /// Returns the error with which the runtime does not give it back. The descriptor is closed in that case.
     fn into_fd(self) -> io::Result<OwnedFd>
     where
         Self: Sized;
@@ -177,9 +177,9 @@ pub fn close<S: Stream>(stream: S, policy: &Policy) -> impl Future<Output = Outc
 
 /// A stream that lingers whichever way it ends.
 ///
-/// Dropping it begins the lingering close: the socket goes to the closer, which half-closes, discards what still
-/// comes and waits for the peer within the bounds of the policy. So a task that returns early, panics, or is
-/// cancelled with its runtime loses nothing that was written. (What a program buffers above the stream, a
+/// Dropping it half-closes at once and begins the lingering close: what still comes is discarded, and the peer is waited
+/// for within the bounds of the policy, on the runtime first and then by the closer. So a task that returns early, panics,
+/// or is cancelled with its runtime loses nothing that was written. (What a program buffers above the stream, a
 /// `BufWriter` or TLS, must be flushed before.) [`close`](Self::close) does the same and says what became of it.
 ///
 /// Until then it is the plain stream. A shutdown (`AsyncWriteExt::shutdown`) sends the FIN, `shutdown(SHUT_WR)`, and

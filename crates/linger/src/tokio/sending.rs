@@ -91,7 +91,8 @@ impl ResponseWrites {
     }
 }
 
-/// `before` the response began, `at_end` of what the program had for the server, and `now`.
+/// Where the response is; `None` if that is not known yet. The counts are those `before` the response began, `at_end` (when the
+/// server had been handed all of it), and `now`.
 fn place(before: Counts, at_end: Counts, now: Counts, bytes: u64) -> Option<ResponsePlace> {
     if now.waits != before.waits {
         Some(ResponsePlace::Server)

@@ -98,8 +98,8 @@ impl<L, H> Serve<L, H> {
     /// Stops when this is ready, as at SIGTERM.
     ///
     /// After that no connection is accepted but those in the accept queue. Handlers are told by their [`StopNotice`] and are
-    /// waited for, however long they take; then the lingering closes are waited for, until 9 s after the signal, or for 1.8 s if
-    /// the last handler has ended later. [`within`](Self::within) bounds the whole stop.
+    /// waited for, however long they take; then the lingering closes are waited for, until 9 s after the signal or 1.8 s after
+    /// the end of the last handler, whichever is later. [`within`](Self::within) bounds the whole stop.
     pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.life.signal = Some(Box::pin(signal));
         self

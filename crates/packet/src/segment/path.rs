@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The lower bits of a word of a [`Path`], which hold the number of a tag. The upper bits hold its kind, [`Tag`].
+/// How many of the lower bits of a word of a [`Path`] hold the number of a tag. The upper bits hold its kind, [`Tag`].
 const NUMBER_BITS: u32 = 27;
 
 /// The tags and tunnels around a segment, the outermost first, at most four. More than four are folded into the fourth.
@@ -64,7 +64,8 @@ impl Tag {
         }
     }
 
-    /// Whether the number in the path is the one that operators know. The others are folded or made of addresses.
+    /// Whether the path has the tag's own number, which operators know. Of the other tags it has a 32-bit number folded to 27
+    /// bits, a hash of addresses, or 0.
     fn has_number(self) -> bool {
         matches!(
             self,

@@ -47,7 +47,7 @@ impl<'a> Cursor<'a> {
                 if ether_type == 0x88be && words == 0 {
                     return self.deeper()?.tagged(Tag::Gre, ends).skip(4).ethernet();
                 }
-                // The key identifies a flow of the tunnel (RFC 2890); without one, the tunnel's two ends do.
+                // The key identifies a flow within the tunnel (RFC 2890). Without a key, the two ends identify the tunnel.
                 let inner = match flags & 0x2000 {
                     0 => self.tagged(Tag::Gre, ends),
                     _ => self.tagged(Tag::GreKey, be32(rest, key_at).ok_or(NotTcp::TooShort)?),

@@ -236,7 +236,7 @@ impl SharedPage {
         }
     }
 
-    /// The parent asks after the child's end.
+    /// Whether this outcome was noted. The parent asks after the child's end.
     fn is(&self, place: usize, outcome: TrialResult) -> bool {
         self.cell(place).is_some_and(|cell| cell.load(Relaxed) == outcome as u8)
     }

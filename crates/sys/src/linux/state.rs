@@ -25,8 +25,8 @@ pub fn family(socket: BorrowedFd<'_>) -> io::Result<Family> {
     Ok(if domain == AddressFamily::UNIX { Family::Unix } else { Family::Other })
 }
 
-/// Whether a stream socket is one of Multipath TCP (RFC 8684). From a client that speaks only TCP, such a listener
-/// accepts a plain TCP socket (`mptcp_stream_accept`).
+/// Whether a stream socket is one of Multipath TCP (RFC 8684). A listener of Multipath TCP accepts a plain TCP socket if the
+/// client speaks only TCP (`mptcp_stream_accept`).
 ///
 /// `SIOCOUTQ` answers for the whole connection, and counts the DATA_FIN as TCP's FIN (`mptcp_ioctl_outq`). `TCP_INFO` answers
 /// for the first subflow, which may have ended while others go on (`mptcp_getsockopt_first_sf_only`).

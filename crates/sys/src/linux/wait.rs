@@ -54,7 +54,8 @@ impl SocketWait {
         }
     }
 
-    /// Waits until the socket takes more bytes, until `until` at the latest. Returns whether it takes some.
+    /// Waits until the socket takes more bytes. Returns false if it takes none until `until`; true also if a signal has
+    /// interrupted the wait.
     ///
     /// # Errors
     /// Returns the errors of `poll(2)`.

@@ -88,7 +88,7 @@ pub fn program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
 pub fn free_port() -> u16 {
     let port = || -> io::Result<u16> {
         let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // With SO_REUSEADDR on both sockets, the server can bind although such a copy exists.
+        // With SO_REUSEADDR here and at the server, the server can bind although a forked child has a copy of this socket.
         sockopt::set_socket_reuseaddr(&socket, true)?;
         net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         Ok(SocketAddrV4::try_from(net::getsockname(&socket)?)?.port())
@@ -220,7 +220,7 @@ impl Drop for RunningServer {
     }
 }
 
-/// Sends SIGTERM to the process group, and SIGKILL if it does not end in time.
+/// Sends SIGTERM to the process group, and SIGKILL when the child has ended, after half a second at the latest.
 fn end(child: &mut Child) {
     let Ok(id) = i32::try_from(child.id()) else { return };
     let Some(group) = Pid::from_raw(id) else { return };

@@ -326,7 +326,7 @@ pub fn go_program(name: &str, source: &str) -> Result<RunningServer, Unavailable
 /// Starts one of this crate's sample servers, after building it if needed.
 ///
 /// # Errors
-/// Returns the errors of [`Launch::start`].
+/// Returns the errors of [`sample_program`] and [`Launch::start`].
 pub fn sample(name: &str) -> Result<RunningServer, Unavailable> {
     let program = sample_program(name)?;
     let launch = Launch::new(name);

@@ -56,8 +56,8 @@ impl Client {
         said && heard.unwrap_or_else(|| outcome.is_none_or(|outcome| !is_lost(outcome.ended)))
     }
 
-    /// Waits for the server's goodbye, within the bounds of a close. A server that writes to a slow disk first reports work
-    /// meanwhile, and each report restarts the bound `idle`.
+    /// Waits for the server's goodbye, within the bounds of a close, and returns whether it came. A server that writes to a
+    /// slow disk first reports work meanwhile, and each report restarts the bound `idle`.
     fn hears_answer(&self, session: &mut Session) -> bool {
         let policy = self.policy();
         let began = host::now();
@@ -167,7 +167,7 @@ pub(super) enum Farewell {
     Said,
 }
 
-/// Whether a put whose session is over still owes the server a goodbye.
+/// The result of a put whose session is over. If all receipts are here it has succeeded, and a goodbye to the server is due.
 pub(super) fn last_word(run: Result<(), Error>, is_settled: bool) -> Result<Farewell, Error> {
     match run {
         Ok(()) => Ok(Farewell::Due),

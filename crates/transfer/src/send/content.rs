@@ -131,7 +131,8 @@ impl Sender<'_, '_> {
         }))
     }
 
-    /// If the file has a hole of at least one block here, tells the receiver its length instead of sending zeros.
+    /// If the file has a hole of at least one block here, tells the receiver its length instead of sending zeros. Returns
+    /// whether it did.
     pub(super) fn holes(
         &mut self,
         file: BorrowedFd<'_>,

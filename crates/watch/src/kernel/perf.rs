@@ -131,7 +131,8 @@ impl Perf {
     /// Opens `sources` on every processor, with the largest rings that the kernel admits.
     ///
     /// # Errors
-    /// Returns `EACCES` or `EPERM` without `CAP_PERFMON`, and `EINVAL` for a filter the kernel does not understand.
+    /// Returns [`PerfError::Locked`] if not even the smallest rings are admitted, `EACCES` or `EPERM` without `CAP_PERFMON`, and
+    /// `EINVAL` for a filter that the kernel does not understand.
     pub(crate) fn open(sources: &[Subscription<'_>]) -> Result<Self, PerfError> {
         let processors = processors()?;
         let memory = LockableMemory::now(processors.len());
@@ -314,7 +315,7 @@ impl Ring {
         }
     }
 
-    /// Returns how many events were lost.
+    /// Passes all records of the ring to `on_record`. Returns how many events were lost, by the records about that.
     fn drain(&mut self, on_record: &mut impl FnMut(PerfRecord<'_>)) -> u64 {
         if self.events.is_empty() {
             return 0;

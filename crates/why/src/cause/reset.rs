@@ -217,7 +217,7 @@ impl Judge<'_> {
         (Unknown, Possible, candidates)
     }
 
-    /// Whether other connections show that the server's process ended at `time`.
+    /// The opinion that the server's process ended at `time`, if other connections show that.
     fn process_gone(&mut self, time: u64, otherwise: Cause) -> Option<Opinion> {
         if self.f.sender_is_client() == Some(true) {
             return None;

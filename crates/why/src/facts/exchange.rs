@@ -125,12 +125,12 @@ impl Facts<'_> {
         app.farewell_from(taken).or_else(goaway).filter(|_| whole)
     }
 
-    /// Only a farewell came after the sender's FIN.
+    /// The farewell that came after the sender's FIN, if nothing else came.
     pub(crate) fn farewell_after_fin(&self) -> Option<Farewell> {
         if self.sender.late() == 0 { None } else { self.only_farewell_left(self.receiver, self.sender) }
     }
 
-    /// Payload of the other side that arrived after the reset, more than a farewell: its first packet.
+    /// The frame of the first payload of the other side that arrived after the reset, unless all of it was a farewell.
     pub(crate) fn arrived_after(&self) -> Option<u64> {
         let arrived = self.arrived()?;
         self.only_farewell_left(self.receiver, self.sender).is_none().then_some(arrived.frame)

@@ -55,7 +55,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether another sender sent the reset. `ttl` is whether its TTL speaks for that, which alone is too little.
+    /// The opinion that another than its alleged sender sent the reset; `None` without evidence of that. `ttl`: its TTL is
+    /// such evidence, which alone is too little.
     pub(super) fn foreign(&mut self, ttl: bool) -> Option<Opinion> {
         let f = self.f;
         let frame = f.reset.at.frame;
@@ -97,7 +98,7 @@ impl Judge<'_> {
         None
     }
 
-    /// Whether the reset's TTL is not its sender's, and says so.
+    /// Whether the reset's TTL is not its sender's. If it differs from the usual one, that becomes evidence.
     pub(super) fn foreign_ttl(&mut self, class: Class) -> bool {
         let f = self.f;
         let (frame, reset) = (f.reset.at.frame, f.reset.ttl);
