@@ -3,6 +3,7 @@
 mod ask;
 mod attempts;
 mod connect;
+mod goodbye;
 mod local;
 mod patience;
 mod prove;

@@ -5,22 +5,28 @@
 //! all processes that it has started are found again, also those that have left its process group by setsid(2) or have lost
 //! their parent. A process that was executed without the mark (`env -i`), or runs as another user by now, is not found.
 
+mod marked;
+
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, Builder};
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal};
 
 use crate::confine::confine_writes;
 use crate::hash::hex;
+use marked::Marked;
 
 /// The variable in a command's environment that marks it, and what it starts.
 const MARK: &str = "LINGER_COMMAND";
-/// How often at most all marked processes are looked for and killed: some may start others meanwhile.
-const ROUNDS: usize = 100;
+/// For so long what a command has started is looked for: it may start more meanwhile.
+const ENDING: Duration = Duration::from_secs(5);
+/// Between two looks, for those that were killed to end.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Starts commands in a thread of its own; without that thread (`None`), in the calling thread.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +39,7 @@ type Order = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) child: Child,
-    mark: String,
+    marked: Arc<Marked>,
     launcher: Launcher,
 }
 
@@ -64,7 +70,8 @@ impl Launcher {
         let mark = hex(&random);
         command.env(MARK, &mark).process_group(0);
         let child = self.run(move || spawn(command, writes))??;
-        Ok(Launched { child, mark, launcher: self.clone() })
+        let marked = Marked::new(format!("{MARK}={mark}").into_bytes(), Pid::from_child(&child));
+        Ok(Launched { child, marked: Arc::new(marked), launcher: self.clone() })
     }
 }
 
@@ -89,45 +96,13 @@ impl Launched {
             let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         }
         let _ = self.child.wait();
-        let mark = format!("{MARK}={}", self.mark);
+        let (marked, end) = (self.marked.clone(), Instant::now() + ENDING);
         let _ = self.launcher.run(move || {
-            for _ in 0..ROUNDS {
-                if kill_marked(mark.as_bytes()) == 0 {
-                    return;
-                }
-                thread::yield_now();
+            while marked.kill() && Instant::now() < end {
+                thread::sleep(PAUSE);
             }
         });
     }
-}
-
-/// Kills every process with a mark in its environment. Returns how many there were.
-fn kill_marked(mark: &[u8]) -> usize {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
-    let mut found = 0;
-    for process in processes.flatten() {
-        let name = process.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
-            continue;
-        };
-        if !is_marked(pid, mark) {
-            continue;
-        }
-        // The pid may be another process's by now. A pidfd stands for one process: look once more whether that is marked.
-        if let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-            && is_marked(pid, mark)
-            && rustix::process::pidfd_send_signal(&fd, Signal::KILL).is_ok()
-        {
-            found += 1;
-        }
-    }
-    found
-}
-
-fn is_marked(pid: Pid, mark: &[u8]) -> bool {
-    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()));
-    // A zombie has no environment.
-    environment.is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == mark))
 }
 
 #[cfg(test)]
@@ -155,6 +130,33 @@ mod tests {
         assert!(other.try_wait().unwrap().is_none(), "what has no mark stays");
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    /// A process has no environment that others can read while it executes another program. Each of these does that all the
+    /// time, and says so if it comes to its end.
+    #[test]
+    fn what_executes_another_program_meanwhile_ends_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("again");
+        let text = "#!/bin/sh\n[ $1 = 0 ] && exec echo survived\n[ $1 = 5000 ] && echo begins\nexec \"$0\" $(($1 - 1))\n";
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let launcher = Launcher::start();
+        for round in 0..40 {
+            let mut command = Command::new("sh");
+            let starts = format!("for n in 1 2 3 4; do setsid {} 5000 & done; wait", script.display());
+            // The larger the environment, the longer it takes to place it.
+            command.envs((0..5000).map(|number| (format!("V{number}"), "")));
+            command.args(["-c", &starts]).stdout(Stdio::piped()).stdin(Stdio::null());
+            let mut launched = launcher.launch(command, None).unwrap();
+            let mut out = launched.child.stdout.take().unwrap();
+            let mut said = [0; 4 * 7];
+            out.read_exact(&mut said).unwrap();
+            launched.end();
+            let mut rest = String::new();
+            out.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, "", "round {round}");
+        }
     }
 
     #[test]

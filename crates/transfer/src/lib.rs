@@ -36,6 +36,7 @@ mod machine;
 mod message;
 mod options;
 mod outgoing;
+mod page_buffer;
 mod pair;
 mod path;
 mod peers;

@@ -17,6 +17,7 @@ use crate::hash::{BLOCK, Hash, Hashing, Tree};
 use crate::limit::Limiter;
 use crate::message::{Durability, EntryAnswer, Kind, Message, Options, Receipt, Refusal, TreeEntry};
 use crate::outgoing::{Act, Outgoing, SentEntry, Source};
+use crate::page_buffer::PageBuffer;
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
 use crate::reason::{Reason, Remedy};
@@ -41,7 +42,7 @@ pub(crate) struct Sender<'s, 'a> {
     asked: VecDeque<(TreeEntry, Option<OwnedFd>)>,
     answers: VecDeque<(u64, EntryAnswer)>,
     done: bool,
-    piece: Vec<u8>,
+    piece: PageBuffer,
     since_look: u64,
     /// The least durability that a receipt has to state, if one was asked for.
     pub(crate) least: Option<Durability>,
@@ -70,7 +71,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             asked: VecDeque::new(),
             answers: VecDeque::new(),
             done: false,
-            piece: Vec::new(),
+            piece: PageBuffer::default(),
             since_look: 0,
             least: None,
             account: Account::default(),

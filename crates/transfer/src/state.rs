@@ -16,6 +16,7 @@ use crate::disk;
 use crate::hash::{BLOCK, Hashing, Sum, Tree};
 use crate::host::{self, Rule};
 use crate::message::{Time, Token};
+use crate::page_buffer::PageBuffer;
 use crate::root::{mtime, read_full, write_full};
 
 const MAGIC: [u8; 8] = *b"LNGRST01";
@@ -215,7 +216,8 @@ impl PartLog {
     /// of records that agree.
     fn compare(&self, part: BorrowedFd<'_>, records: u64, gauge: &Gauge) -> (Tree, u64) {
         let mut tree = Tree::new().hashed(self.hashing);
-        let mut block = vec![0; BLOCK];
+        let mut memory = PageBuffer::default();
+        let block = memory.bytes(BLOCK);
         let mut record = [0; RECORD];
         for number in 0..records {
             let logged = match read_full(self.log.as_fd(), &mut record, (number + 1) * RECORD as u64) {
@@ -225,8 +227,8 @@ impl PartLog {
             let agrees = match logged {
                 None => false,
                 Some((LogStep::Block(logged), _)) => {
-                    let whole = matches!(read_full(part, &mut block, tree.bytes()), Ok(BLOCK));
-                    whole && logged == Sum::of(tree.place(), &block)
+                    let whole = matches!(read_full(part, block, tree.bytes()), Ok(BLOCK));
+                    whole && logged == Sum::of(tree.place(), block)
                 }
                 // There must be no data in the hole.
                 Some((LogStep::Hole(blocks), _)) => {

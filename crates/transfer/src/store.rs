@@ -23,6 +23,7 @@ use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Hashing, Sum, Tree, hex};
 use crate::host;
 use crate::message::{IfExists, Options, Receipt, Refusal, Time, Token, TreeEntry};
+use crate::page_buffer::PageBuffer;
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links, Root};
@@ -352,7 +353,8 @@ pub(crate) fn hash_as(file: BorrowedFd<'_>, by_blocks: bool, gauge: &Gauge) -> s
         return hash_file(file, gauge);
     }
     let mut tree = Tree::new().hashed(Hashing::Blocks);
-    let mut buffer = vec![0; BLOCK];
+    let mut memory = PageBuffer::default();
+    let buffer = memory.bytes(BLOCK);
     let size = rustix::fs::fstat(file)?.st_size as u64;
     loop {
         let offset = tree.bytes();
@@ -362,14 +364,14 @@ pub(crate) fn hash_as(file: BorrowedFd<'_>, by_blocks: bool, gauge: &Gauge) -> s
             Err(_) => offset,
         };
         tree.push_zeros(data.saturating_sub(offset) / BLOCK as u64);
-        let bytes = root::read_full(file, &mut buffer, tree.bytes())?;
+        let bytes = root::read_full(file, buffer, tree.bytes())?;
         if !gauge.advance(tree.bytes() - offset + bytes as u64) {
             return Err(std::io::Error::other("nobody waits for it"));
         }
         if bytes < buffer.len() {
             return Ok((tree.end(&buffer[..bytes]), tree.bytes() + bytes as u64));
         }
-        tree.push(Sum::of(tree.place(), &buffer));
+        tree.push(Sum::of(tree.place(), buffer));
     }
 }
 
@@ -378,10 +380,11 @@ pub(crate) fn hash_file(file: BorrowedFd<'_>, gauge: &Gauge) -> std::io::Result<
     let mut hasher = blake3::Hasher::new();
     // One read is enough for a small file, and shows its end.
     let size = rustix::fs::fstat(file)?.st_size.max(0) as u64;
-    let mut buffer = vec![0; (size + 1).min(BLOCK as u64) as usize];
+    let mut memory = PageBuffer::default();
+    let buffer = memory.bytes((size + 1).min(BLOCK as u64) as usize);
     let mut offset = 0;
     loop {
-        let bytes = root::read_full(file, &mut buffer, offset)?;
+        let bytes = root::read_full(file, buffer, offset)?;
         hasher.update(&buffer[..bytes]);
         offset += bytes as u64;
         if !gauge.advance(bytes as u64) {

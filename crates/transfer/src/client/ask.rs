@@ -1,7 +1,7 @@
 //! What a client asks without a transfer: a list of names, and what came of a transfer.
 
 use super::Client;
-use super::patience::Goodbyes;
+use super::goodbye::{Goodbye, Goodbyes};
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::host;
@@ -17,7 +17,7 @@ impl Client {
     /// # Errors
     /// Returns [`Error::Refused`] if there is nothing to list, and the errors of connecting.
     pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
-        let (mut session, stream) = self.begin(&Operation::List { path: path.clone() })?;
+        let (mut session, stream) = self.begin(&Operation::List { path: path.clone() }, false)?;
         let result = loop {
             match session.receive() {
                 Ok(SessionEvent::Message { bytes, .. }) => match Message::decode(&bytes) {
@@ -41,14 +41,13 @@ impl Client {
         result
     }
 
-    /// Connects and sends a request. If the server on this machine turns out to be another user's, connects once more, with
-    /// encryption. Returns the session and the request's stream.
-    fn begin(&self, request: &Operation) -> Result<(Session, u16), Error> {
-        let mut session = self.connect()?;
+    /// Connects and asks. Encrypts if the server on this machine turns out to be another user's.
+    fn begin(&self, request: &Operation, briefly: bool) -> Result<(Session, u16), Error> {
+        let mut session = self.connect(briefly)?;
         let stream = match self.open(&mut session, request) {
             Err(error) if self.has_to_encrypt(&error) => {
                 session.close(&self.options.policy);
-                session = self.connect()?;
+                session = self.connect(briefly)?;
                 self.open(&mut session, request)?
             }
             other => other?,
@@ -64,21 +63,21 @@ impl Client {
     pub fn ask(&self, id: [u8; 16]) -> Result<Confirmation, Error> {
         let retry = self.options.retry;
         let mut goodbyes = Goodbyes::new(retry.patience, host::now());
-        let (receipt, mut knows) = self.ask_once(id)?;
-        // The answer is known, whatever becomes of the goodbye. But until a goodbye has told the server so, it refuses to run
-        // its command for another transfer of the same content.
-        while !knows && goodbyes.again(true, host::now()) && !self.cancel.wait(retry.first) {
-            match self.ask_once(id) {
-                Ok((_, again)) => knows = again,
+        let (receipt, mut goodbye) = self.ask_once(id, false)?;
+        // The answer is here, whatever becomes of the goodbye. But while the server does not know that somebody has heard it, it
+        // doubts whether the same may be done again.
+        while goodbyes.again(goodbye, host::now()) && !self.cancel.wait(retry.first) {
+            match self.ask_once(id, true) {
+                Ok((_, again)) => goodbye = again,
                 Err(_) => break,
             }
         }
         Ok(Confirmation::new(Announced::default(), receipt))
     }
 
-    /// Asks once. Returns the receipt, and whether the server knows that this client has it.
-    fn ask_once(&self, id: [u8; 16]) -> Result<(Receipt, bool), Error> {
-        let (mut session, _) = self.begin(&Operation::Ask { id })?;
+    /// Asks once. Returns the receipt, and what became of the goodbye.
+    fn ask_once(&self, id: [u8; 16], briefly: bool) -> Result<(Receipt, Goodbye), Error> {
+        let (mut session, _) = self.begin(&Operation::Ask { id }, briefly)?;
         let answer = loop {
             match session.receive()? {
                 SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {

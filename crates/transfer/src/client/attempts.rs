@@ -14,72 +14,21 @@
 //! [`ShareOptions::patience`]: crate::ShareOptions::patience
 
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use super::Client;
 use super::connect::is_stranger;
-use super::patience::{Goodbyes, Patience};
-use crate::driver::{Session, SessionEvent};
+use super::goodbye::{Goodbye, Goodbyes, hurried};
+use super::patience::Patience;
+use crate::driver::Session;
 use crate::error::Error;
 use crate::host;
 use crate::machine::Role;
 use crate::progress::Progress;
 
-/// Longest time for a close after a stop was requested.
-const HURRY: Duration = Duration::from_millis(300);
-
 impl Client {
-    /// Bounds of a close: those of the options, or [`HURRY`] after a request to stop, which shall not wait for a slow peer.
-    fn policy(&self) -> linger::Policy {
-        let policy = self.options.policy;
-        if !self.cancel.is_cancelled() {
-            return policy;
-        }
-        policy.with_total(policy.total.min(HURRY)).with_idle(policy.idle.min(HURRY))
-    }
-
-    /// Whether a goodbye that was lost with this error may arrive if it is said again: not if the server cannot be reached or
-    /// the error is permanent.
-    fn may_hear(error: Option<&Error>) -> bool {
-        error.is_none_or(|error| error.is_temporary() && !matches!(error, Error::Unreachable { .. }))
-    }
-
-    /// Ends a session whose receipts are all here. Returns whether the server knows that they are.
-    ///
-    /// A TCP acknowledgement of the goodbye is no proof: a proxy or tunnel on the path may have acknowledged the bytes and then
-    /// lost them. So the server answers with a goodbye of its own, from version 3 of the protocol on. With an older server, an
-    /// orderly close of the connection has to be enough.
-    pub(super) fn say_goodbye(&self, mut session: Session) -> bool {
-        let said = session.goodbye(0, "all receipts are here").is_ok();
-        let heard = (said && session.answers_goodbyes()).then(|| self.hears_answer(&mut session));
-        let outcome = session.close(&self.policy());
-        said && heard.unwrap_or_else(|| outcome.is_none_or(|outcome| !is_lost(outcome.ended)))
-    }
-
-    /// Waits for the server's goodbye, within the bounds of a close, and returns whether it came. A server that writes to a
-    /// slow disk first reports work meanwhile, and each report restarts the bound `idle`.
-    fn hears_answer(&self, session: &mut Session) -> bool {
-        let policy = self.policy();
-        let began = host::now();
-        let mut heard = began;
-        loop {
-            match session.try_receive() {
-                Ok(Some(SessionEvent::Bye { code, .. })) => return code == 0,
-                Ok(Some(_)) => heard = host::now(),
-                Ok(None) => {
-                    let now = host::now();
-                    let left = policy.idle.saturating_sub(now.saturating_duration_since(heard));
-                    let left = left.min(policy.total.saturating_sub(now.saturating_duration_since(began)));
-                    if left.is_zero() || session.linger_for(left).is_err() {
-                        break;
-                    }
-                }
-                Err(_) => break,
-            }
-        }
-        // The goodbye may have come together with the end of the connection.
-        let mut words = std::iter::from_fn(|| session.last_words());
-        words.any(|word| matches!(word, SessionEvent::Bye { code: 0, .. }))
+    /// Bounds of a close. Whoever has asked for the end does not wait for a slow peer.
+    pub(super) fn policy(&self) -> linger::Policy {
+        if self.cancel.is_cancelled() { hurried(&self.options.policy) } else { self.options.policy }
     }
 
     /// Runs sessions until one succeeds, an error is permanent, or there is no progress for too long. If the first attempt to
@@ -98,7 +47,7 @@ impl Client {
         loop {
             let mut answered = false;
             patience.begin(host::now());
-            let result = self.connect().and_then(|mut session| {
+            let result = self.connect(goodbyes.is_some()).and_then(|mut session| {
                 connected = true;
                 *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.activity());
                 session.watch(|| {});
@@ -115,7 +64,7 @@ impl Client {
                     Ok(Farewell::Due) => Ok(self.say_goodbye(session)),
                     Ok(Farewell::Said) => {
                         session.close(&self.policy());
-                        Ok(true)
+                        Ok(Goodbye::Heard)
                     }
                     Err(error) => {
                         let _ = session.goodbye(error.code(Role::Initiator), &error.farewell());
@@ -125,15 +74,15 @@ impl Client {
                 }
             });
             let error = match result {
-                Ok(true) => return Ok(()),
+                Ok(Goodbye::Heard) => return Ok(()),
                 Err(error) if goodbyes.is_none() => error,
                 // The result is known here and does not change. The server may not know that: this side reconnects to say
                 // so.
                 lost => {
+                    let goodbye = lost.unwrap_or_else(|error| Goodbye::after(&error, answered));
                     let now = host::now();
                     let goodbyes = goodbyes.get_or_insert_with(|| Goodbyes::new(retry.patience, now));
-                    let again = goodbyes.again(answered, now) && Self::may_hear(lost.err().as_ref());
-                    if !again || self.cancel.wait(retry.first) {
+                    if !goodbyes.again(goodbye, now) || self.cancel.wait(retry.first) {
                         return Ok(());
                     }
                     continue;
@@ -178,11 +127,4 @@ pub(super) fn last_word(run: Result<(), Error>, is_settled: bool) -> Result<Fare
         }
         Err(error) => Err(error),
     }
-}
-
-/// Whether a goodbye may not have reached the server's program, if the close after it ended like this. A server that has read
-/// the goodbye closes its side.
-fn is_lost(ended: linger::Ended) -> bool {
-    use linger::Ended;
-    matches!(ended, Ended::PeerReset | Ended::Gone | Ended::TimedOut(_))
 }

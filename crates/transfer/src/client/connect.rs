@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::Client;
+use super::goodbye::ANSWER;
 use crate::bundle::{self, Bundle};
 use crate::cancel::Cancel;
 use crate::driver::Session;
@@ -44,23 +45,27 @@ impl fmt::Display for ServerAddress {
 }
 
 impl Client {
-    pub(super) fn connect(&self) -> Result<Session, Error> {
+    /// Connects. A session that is to say a goodbye again is waited for `briefly`: nobody needs its result.
+    pub(super) fn connect(&self, briefly: bool) -> Result<Session, Error> {
+        let (mut deadlines, mut timeout) = (self.options.deadlines, self.options.connect_timeout);
+        if briefly {
+            (deadlines.stall, timeout) = (deadlines.stall.min(ANSWER), timeout.min(ANSWER));
+        }
         let count = self.options.streams.clamp(1, bundle::MOST);
         let transport = if count == 1 {
-            self.connection()?
+            self.connection(timeout)?
         } else {
             let mut name = bundle::Name::default();
             rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty())
                 .map_err(|error| Error::io("get", "random numbers", error))?;
             let mut members = Vec::new();
             for index in 0..count {
-                let mut member = self.connection()?;
+                let mut member = self.connection(timeout)?;
                 bundle::write_all(&mut *member, &bundle::introduction(name, index, count))?;
                 members.push(member);
             }
             Box::new(Bundle::new(members))
         };
-        let deadlines = self.options.deadlines;
         Ok(Session::with(
             transport,
             Role::Initiator,
@@ -70,14 +75,14 @@ impl Client {
         ))
     }
 
-    fn connection(&self) -> Result<Box<dyn Transport>, Error> {
+    fn connection(&self, timeout: Duration) -> Result<Box<dyn Transport>, Error> {
         let unreachable = |source| Error::Unreachable { what: self.server.to_string(), source };
         if let Some(host) = host::simulated() {
             return host.connect().map_err(unreachable);
         }
         let (host, port) = match &self.server {
             ServerAddress::Tcp { host, port } => (host.as_str(), *port),
-            ServerAddress::Unix(path) => return self.unix_connection(path),
+            ServerAddress::Unix(path) => return self.unix_connection(path, timeout),
         };
         let addresses = (host, port).to_socket_addrs();
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -85,7 +90,7 @@ impl Client {
             Ok(addresses) => {
                 for address in addresses {
                     tracing::debug!(%address, "connects");
-                    match connect(address, self.options.connect_timeout, &self.cancel) {
+                    match connect(address, timeout, &self.cancel) {
                         Ok(stream) => return self.transport(stream, address, host, port),
                         Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),
                         Err(error) => last = error,
@@ -97,11 +102,11 @@ impl Client {
         Err(unreachable(last))
     }
 
-    fn unix_connection(&self, path: &Path) -> Result<Box<dyn Transport>, Error> {
+    fn unix_connection(&self, path: &Path, timeout: Duration) -> Result<Box<dyn Transport>, Error> {
         if matches!(self.options.security, Security::Always(_)) {
             return Err(Error::Usage("nothing is encrypted over a unix socket".into()));
         }
-        let stream = match unix::connect(path, self.options.connect_timeout, &self.cancel) {
+        let stream = match unix::connect(path, timeout, &self.cancel) {
             Ok(stream) => stream,
             Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),
             Err(source) => return Err(Error::Unreachable { what: self.server.to_string(), source }),

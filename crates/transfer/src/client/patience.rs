@@ -112,39 +112,6 @@ impl Patience {
     }
 }
 
-/// How often a client with patience comes back to say a lost goodbye again, in any case. Beyond that, as many attempts in a row
-/// without an answer end it.
-const LEAST_GOODBYES: u32 = 2;
-/// For how long it comes back more often than that, if the server answers.
-const GOODBYES: Duration = Duration::from_secs(20);
-
-/// The goodbyes that were lost. The client has all receipts then: what it says again changes nothing but what the server
-/// knows, so nobody should have to wait long for it.
-#[derive(Debug)]
-pub(super) struct Goodbyes {
-    until: Instant,
-    lost: u32,
-    /// Attempts since the last answer. That a connection was accepted is no answer: a forward (`ssh -R`) to a server that has
-    /// ended accepts connections, too.
-    unanswered: u32,
-}
-
-impl Goodbyes {
-    /// No goodbye was lost until now. A client without patience does not come back.
-    pub(super) fn new(patience: Duration, now: Instant) -> Self {
-        let lost = if patience.is_zero() { LEAST_GOODBYES } else { 0 };
-        Self { until: now + patience.min(GOODBYES), lost, unanswered: 0 }
-    }
-
-    /// Notes that one more goodbye was lost, in a session that the server has `answered` or not. Returns whether to come back
-    /// once more.
-    pub(super) fn again(&mut self, answered: bool, now: Instant) -> bool {
-        self.lost += 1;
-        self.unanswered = if answered { 0 } else { self.unanswered + 1 };
-        self.lost <= LEAST_GOODBYES || (now < self.until && self.unanswered < LEAST_GOODBYES)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,33 +226,5 @@ mod tests {
         let mut trial = Trial::new(false);
         assert!(trial.goes_on(0, 300, &[work()]), "its command took long");
         assert!(!trial.goes_on(300, 301, &[work()]), "and there is nothing to show for it");
-    }
-
-    #[test]
-    fn a_goodbye_is_said_until_it_arrives_if_the_server_answers() {
-        let zero = Instant::now();
-        let at = |seconds| zero + Duration::from_secs(seconds);
-        let goodbyes = || Goodbyes::new(Duration::from_secs(120), zero);
-        let mut lost = goodbyes();
-        assert!((0..20).all(|second| lost.again(true, at(second))));
-        assert!(!lost.again(true, at(20)), "for long enough");
-        let mut lost = goodbyes();
-        assert!(lost.again(true, at(0)) && lost.again(true, at(45)), "twice, however long it takes");
-        assert!(!lost.again(true, at(90)));
-        let mut lost = goodbyes();
-        assert!(lost.again(true, at(0)) && lost.again(false, at(1)));
-        assert!(!lost.again(false, at(2)), "nobody is there");
-        let mut lost = goodbyes();
-        let answers = [true, false, true, false, true];
-        assert!((0..).zip(answers).all(|(second, answered)| lost.again(answered, at(second))), "sometimes");
-    }
-
-    #[test]
-    fn patience_bounds_goodbyes_as_well() {
-        let now = Instant::now();
-        assert!(!Goodbyes::new(Duration::ZERO, now).again(true, now));
-        let mut lost = Goodbyes::new(Duration::from_secs(3), now);
-        assert!((0..3).all(|_| lost.again(true, now)));
-        assert!(!lost.again(true, now + Duration::from_secs(3)));
     }
 }

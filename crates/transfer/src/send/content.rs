@@ -14,6 +14,7 @@ use crate::hash::{BLOCK, BlockHasher, Hash, Hashing, PIECE, Sum, Tree, ZEROS};
 use crate::host;
 use crate::message::{Message, TreeEntry};
 use crate::outgoing::Source;
+use crate::page_buffer::PageBuffer;
 use crate::progress::Progress;
 use crate::reason::{Reason, Remedy};
 use crate::root::read_full;
@@ -53,7 +54,7 @@ impl Sender<'_, '_> {
         entry: &TreeEntry,
         file: BorrowedFd<'_>,
         tree: &mut Tree,
-        piece: &mut Vec<u8>,
+        piece: &mut PageBuffer,
     ) -> Result<Option<(u64, Option<Hash>)>, Error> {
         let size = entry.size.unwrap_or(0);
         let mut data_until = 0;
@@ -88,7 +89,7 @@ impl Sender<'_, '_> {
         file: BorrowedFd<'_>,
         tree: &Tree,
         left: u64,
-        piece: &mut Vec<u8>,
+        piece: &mut PageBuffer,
     ) -> Result<Option<Read>, Error> {
         let number = tree.blocks();
         let mut hasher = None;
@@ -98,10 +99,8 @@ impl Sender<'_, '_> {
         while done < length {
             // All of a frame is read before it begins: a frame that waits for the disk would keep every other one back.
             let frame = self.limiter.piece(FRAME).min(length - done);
-            if piece.len() < frame {
-                piece.resize(frame, 0);
-            }
-            let wrong = match read_full(file, &mut piece[..frame], number * BLOCK as u64 + done as u64) {
+            let bytes = piece.bytes(frame);
+            let wrong = match read_full(file, bytes, number * BLOCK as u64 + done as u64) {
                 Ok(read) if read == frame => None,
                 Ok(_) => Some(changed(entry)),
                 Err(error) => Some(format!("cannot read {}: {error}", entry.path).into()),
@@ -111,7 +110,7 @@ impl Sender<'_, '_> {
             }
             self.pause(frame)?;
             self.session.begin_data(self.stream, frame)?;
-            for part in piece[..frame].chunks(PIECE) {
+            for part in bytes.chunks(PIECE) {
                 if length > PIECE {
                     hasher.get_or_insert_with(|| BlockHasher::new(tree.place())).update(part);
                 }
@@ -127,7 +126,7 @@ impl Sender<'_, '_> {
             Some(hasher) if is_last => Read::Last(tree.finish(Some(hasher.finish()))),
             Some(hasher) => Read::Whole(hasher.finish()),
             // At most one piece: hash it directly, without a hasher of 2 KiB.
-            None => Read::Last(tree.end(&piece[..length])),
+            None => Read::Last(tree.end(piece.bytes(length))),
         }))
     }
 
@@ -224,9 +223,9 @@ impl Sender<'_, '_> {
     /// Sends up to `length` bytes of a file from memory. Returns how many it has.
     fn copied(&mut self, file: BorrowedFd<'_>, offset: u64, length: usize) -> Result<usize, Error> {
         let mut piece = std::mem::take(&mut self.piece);
-        piece.resize(length.max(piece.len()), 0);
-        let read = read_full(file, &mut piece[..length], offset).unwrap_or(0);
-        let sent = if read > 0 { self.session.data(self.stream, &piece[..read]) } else { Ok(()) };
+        let bytes = piece.bytes(length);
+        let read = read_full(file, bytes, offset).unwrap_or(0);
+        let sent = if read > 0 { self.session.data(self.stream, &bytes[..read]) } else { Ok(()) };
         self.piece = piece;
         sent.map(|()| read)
     }
@@ -300,7 +299,8 @@ impl Sender<'_, '_> {
 /// The values of the first blocks of a file; `None` if it is shorter, cannot be read, or nobody wants to know any more.
 fn beginning(file: BorrowedFd<'_>, blocks: u64, hashing: Hashing, gauge: &Gauge) -> Option<Tree> {
     let mut tree = Tree::new().hashed(hashing);
-    let mut block = vec![0; BLOCK];
+    let mut buffer = PageBuffer::default();
+    let block = buffer.bytes(BLOCK);
     while tree.blocks() < blocks {
         if hashing == Hashing::Blocks {
             let offset = tree.bytes();
@@ -316,10 +316,10 @@ fn beginning(file: BorrowedFd<'_>, blocks: u64, hashing: Hashing, gauge: &Gauge)
                 continue;
             }
         }
-        if read_full(file, &mut block, tree.bytes()).ok()? != BLOCK || !gauge.advance(BLOCK as u64) {
+        if read_full(file, block, tree.bytes()).ok()? != BLOCK || !gauge.advance(BLOCK as u64) {
             return None;
         }
-        tree.push(Sum::of(tree.place(), &block));
+        tree.push(Sum::of(tree.place(), block));
     }
     Some(tree)
 }

@@ -76,6 +76,18 @@ pub(crate) fn place(text: &str) -> Destination {
     Destination::typed(text.as_bytes()).unwrap()
 }
 
+/// A client that comes back for so long.
+pub(crate) fn patient(port: u16, patience: Duration) -> Client {
+    let mut options = ClientOptions::default();
+    options.retry.first = Duration::from_millis(1);
+    options.retry.patience = patience;
+    Client::new("127.0.0.1", port, options).unwrap()
+}
+
+pub(crate) fn fifo(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
 /// Serves `directory` while `test` runs; returns what was served.
 pub(crate) fn share(
     directory: &Path,
