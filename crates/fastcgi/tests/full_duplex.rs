@@ -319,3 +319,51 @@ fn a_handler_that_asks_learns_of_an_abort_and_of_a_gateway_that_leaves() {
         aborted(|stream| stream.shutdown(std::net::Shutdown::Write).unwrap(), multiplex);
     }
 }
+
+/// Numbers from a seed (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % most as u64) as usize
+    }
+}
+
+/// The long run: `LINGER_LEAVERS=10000 cargo test -p linger-fastcgi --all-features --test full_duplex leave`.
+#[test]
+fn gateways_that_leave_anywhere_take_no_slot_with_them() {
+    let leavers = std::env::var("LINGER_LEAVERS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let mut config = Config::default();
+    config.connections = 2;
+    (config.policy.grace, config.policy.idle) = (Duration::from_millis(10), Duration::from_millis(10));
+    config.input_idle = Duration::from_millis(10);
+    everywhere(&config, |driver, address| {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        for _ in 0..leavers {
+            let (size, answer) = (random.below(100_000), random.below(500_000));
+            let mut request = head(random.below(size + 1), answer);
+            request.extend(body(size));
+            request.truncate(random.below(request.len() + 1));
+            let mut stream = connect(address);
+            // The application may have ended the connection before all of it is sent.
+            let _ = stream.write_all(&request);
+            if random.below(2) == 0 {
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let _ = stream.read(&mut vec![0; 1 + random.below(answer + 1)]);
+            }
+        }
+        // One request holds a slot, so that another is served only if no slot was lost.
+        let mut one = connect(address);
+        one.write_all(&head(1000, 0)).unwrap();
+        let body = body(1000);
+        one.write_all(&body[..500]).unwrap();
+        write_then_read(address, 1000, 1000, 1000).unwrap().assert(driver, 1000, 1000);
+        one.write_all(&body[500..]).unwrap();
+        let mut all = Vec::new();
+        one.read_to_end(&mut all).unwrap();
+        Heard::all(&mut all).assert(driver, 1000, 0);
+    });
+}

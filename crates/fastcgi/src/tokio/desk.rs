@@ -176,8 +176,12 @@ struct Blocked<'a>(&'a Desk);
 
 impl<'a> Blocked<'a> {
     fn new(desk: &'a Desk) -> Self {
-        desk.lock().conversation.blocked(true);
-        desk.news.notify_one();
+        let mut state = desk.lock();
+        state.conversation.blocked(true);
+        if state.conversation.is_held() {
+            desk.news.notify_one();
+        }
+        drop(state);
         Self(desk)
     }
 }
