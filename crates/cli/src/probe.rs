@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueHint};
-use linger_probe::{Check, CheckAnswer, CheckFinding, ProbeConfig, ProbeError, ProbeReport, Target};
+use linger_probe::{
+    AskedMethod, Check, CheckAnswer, CheckFinding, HeaderField, ProbeConfig, ProbeError, ProbeReport, Target,
+};
 use linger_untrusted::message;
 
 use crate::lines::{self, line};
@@ -51,6 +53,16 @@ pub(crate) struct ProbeArguments {
     /// Allow that against an address that is neither loopback nor private
     #[arg(long)]
     i_own_this_server: bool,
+    /// A header of each request; may be given often. Certificates are not checked: no secret over a network that is not
+    /// trusted
+    #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+    header: Vec<HeaderField>,
+    /// The method of each request, for a service that knows no GET
+    #[arg(long, value_name = "METHOD")]
+    method: Option<AskedMethod>,
+    /// Connect there; the URL's host stays in the request and in TLS
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    connect_to: Option<(String, u16)>,
     /// The length of the response's body, where the protocol does not tell
     #[arg(long, value_name = "BYTES")]
     expect: Option<Bytes>,
@@ -75,6 +87,16 @@ pub(crate) struct ProbeArguments {
     output: Json,
 }
 
+fn host_and_port(text: &str) -> Result<(String, u16), &'static str> {
+    let (host, port) = text.rsplit_once(':').ok_or("write HOST:PORT")?;
+    let port = port.parse().map_err(|_| "the port is no number up to 65535")?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if bare.is_empty() || (bare == host && host.contains(':')) {
+        return Err("write HOST:PORT; an IPv6 address in brackets");
+    }
+    Ok((bare.to_owned(), port))
+}
+
 /// Checks, by name.
 fn checks() -> Names<Check> {
     Names::new(Check::ALL.map(Check::name), str::parse)
@@ -93,6 +115,9 @@ impl ProbeArguments {
         // The hostile checks ask more than a visitor does, too.
         config.active = (self.active || config.hostile).then_some(true);
         config.own_server = self.i_own_this_server;
+        config.headers = self.header.clone();
+        config.method = self.method.clone();
+        config.connect_to = self.connect_to.clone();
         config.expect = self.expect.map(|Bytes(bytes)| bytes);
         config.pid = self.pid;
         config.repeat = self.repeat;
@@ -133,6 +158,9 @@ fn refused(error: ProbeError) -> ExitCode {
         }
         ProbeError::LongPayload { .. } => {
             exit::fail(exit::BAD_USAGE, format_args!("{error}: if it may be asked more, say --active"))
+        }
+        ProbeError::NotSafe(_) => {
+            exit::fail(exit::BAD_USAGE, format_args!("{error}: if it may be asked, say --active"))
         }
         ProbeError::NotYours(_) => {
             let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");

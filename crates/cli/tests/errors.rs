@@ -64,6 +64,12 @@ fn files_that_cannot_be_used_are_named_with_what_to_do() {
     says("lab --link lan --decisions text", 3, "cannot write to text: not a directory");
     says("lab exec --server true --client true --pcap none/x", 3, "cannot write none/x: No such file");
     says("probe tcp://127.0.0.1:1 --payload none", 3, "cannot read none: No such file");
+    says("probe http://192.0.2.1/ --method POST", 2, "if it may be asked, say --active");
+    says("probe http://192.0.2.1/ --method POST --dry-run", 2, "may change something at a server");
+    says("probe http://192.0.2.1/ --method HEAD", 2, "the response to HEAD has no body");
+    says("probe http://192.0.2.1/ --header Host", 2, "write NAME: VALUE");
+    says("probe http://192.0.2.1/ --connect-to ::1:80", 2, "an IPv6 address in brackets");
+    says("probe http://me:secret@192.0.2.1/", 2, "a name and a password do not belong in it");
     says("probe tcp://127.0.0.1:1 --payload empty", 2, "--payload: empty is empty");
     says(
         "probe tcp://127.0.0.1:1 --payload /dev/zero",

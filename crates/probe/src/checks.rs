@@ -10,6 +10,7 @@ use crate::finding::{Check, CheckAnswer, CheckFinding, LeftOut};
 use crate::hostile;
 use crate::judge::{by_status, judge};
 use crate::prober::Prober;
+use crate::request::AskedMethod;
 use crate::seen::ConnectionEnd;
 use crate::trial::{Trial, Until};
 
@@ -161,13 +162,18 @@ fn unread_body(prober: &Prober) -> CheckFinding {
         }
     };
     // Of a quiet probe GET alone, and the larger one first: what may be sent and read may not last for both.
-    let methods: &[&'static str] = if prober.active { &["GET", "POST"] } else { &["GET"] };
+    let methods: &[&'static str] = match &prober.config.method {
+        None if prober.active => &["GET", "POST"],
+        // With a method of the user's all requests have it.
+        _ => &["GET"],
+    };
     let bodies = if prober.active { [8, large] } else { [large, 8] };
     let asked: Vec<_> = methods.iter().flat_map(|method| bodies.map(|body| (*method, body))).collect();
     let variants: Vec<_> = asked.iter().map(|(method, body)| variant(method, *body)).collect();
     let variants: Vec<&Variant<'_>> = variants.iter().map(|variant| variant as &Variant<'_>).collect();
     worst_form(prober, check, large, &variants, &|index| {
         let (method, body) = asked[index];
+        let method = prober.config.method.as_ref().map_or(method, AskedMethod::name);
         format!("{method} with {body} bytes of body")
     })
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::finding::Check;
+use crate::request::{AskedMethod, HeaderField};
 
 /// The values of [`ProbeConfig::default`], with their reasons.
 pub mod defaults {
@@ -79,6 +80,13 @@ pub struct ProbeConfig {
     pub watch: bool,
     /// The value of the User-Agent header.
     pub user_agent: String,
+    /// Header fields of each request. They replace those of the same name that the probe would send.
+    pub headers: Vec<HeaderField>,
+    /// The method of each request, for a service that knows no GET. Other than GET, OPTIONS and the like, it needs
+    /// [`active`](Self::active).
+    pub method: Option<AskedMethod>,
+    /// A host and a port to connect to in place of the target's, which still stand in the Host header and in TLS.
+    pub connect_to: Option<(String, u16)>,
 }
 
 impl Default for ProbeConfig {
@@ -104,6 +112,9 @@ impl Default for ProbeConfig {
             except: Vec::new(),
             pid: None,
             watch: true,
+            headers: Vec::new(),
+            method: None,
+            connect_to: None,
             user_agent: concat!("linger-probe/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

@@ -3,15 +3,43 @@
 use linger_fastcgi::params::push_pair;
 use linger_fastcgi::record::{self, RecordType, Role};
 
+use crate::config::ProbeConfig;
 use crate::framing::Framing;
+use crate::request::{AskedMethod, HeaderField};
 use crate::target::{Scheme, Target};
 
 /// A protocol, with the request's target in it.
 #[derive(Clone, Debug)]
 pub(crate) enum Dialect {
-    Http { host: String, path: String, user_agent: String },
-    Fcgi { script: String, user_agent: String },
+    Http { host: String, path: String, extras: RequestExtras },
+    Fcgi { script: String, extras: RequestExtras },
     Raw(Vec<u8>),
+}
+
+/// What each request has beside its target.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestExtras {
+    user_agent: String,
+    headers: Vec<HeaderField>,
+    method: Option<AskedMethod>,
+}
+
+impl RequestExtras {
+    fn method<'m>(&'m self, asked: &'m str) -> &'m str {
+        self.method.as_ref().map_or(asked, AskedMethod::name)
+    }
+
+    /// The length that the head announces. A request that changes something says that it has no body.
+    fn announced(&self, ask: RequestShape) -> Option<usize> {
+        ask.announced.or(self.method.as_ref().filter(|method| !method.is_safe()).map(|_| 0))
+    }
+
+    /// The fields of a head: the user's, and of `own` those that the user has not set.
+    fn fields<'f>(&'f self, own: &'f [(&'f str, &'f str)]) -> impl Iterator<Item = (&'f str, &'f str)> {
+        let is_set = |name: &str| self.headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
+        let own = own.iter().copied().filter(move |(name, _)| !is_set(name));
+        own.chain(self.headers.iter().map(|field| (field.name.as_str(), field.value.as_str())))
+    }
 }
 
 /// The form of a request.
@@ -35,14 +63,18 @@ impl RequestShape {
 }
 
 impl Dialect {
-    pub(crate) fn new(target: &Target, payload: &[u8], user_agent: &str) -> Self {
-        let user_agent = user_agent.to_owned();
+    pub(crate) fn new(target: &Target, config: &ProbeConfig) -> Self {
+        let extras = RequestExtras {
+            user_agent: config.user_agent.clone(),
+            headers: config.headers.clone(),
+            method: config.method.clone(),
+        };
         match target.scheme {
             Scheme::Http | Scheme::Https => {
-                Self::Http { host: target.authority(), path: target.path.clone(), user_agent }
+                Self::Http { host: target.authority(), path: target.path.clone(), extras }
             }
-            Scheme::Fcgi => Self::Fcgi { script: target.path.clone(), user_agent },
-            Scheme::Tcp => Self::Raw(payload.to_vec()),
+            Scheme::Fcgi => Self::Fcgi { script: target.path.clone(), extras },
+            Scheme::Tcp => Self::Raw(config.payload.clone()),
         }
     }
 
@@ -65,20 +97,23 @@ impl Dialect {
     /// A request that asks the server to close the connection after its response.
     pub(crate) fn request(&self, ask: RequestShape) -> Vec<u8> {
         let mut out = match self {
-            Self::Http { host, path, user_agent } => {
-                let mut head = format!(
-                    "{} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {user_agent}\r\nAccept: */*\r\nConnection: close\r\n",
-                    ask.method
-                );
-                if let Some(length) = ask.announced {
-                    head.push_str(&format!(
-                        "Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n"
-                    ));
+            Self::Http { host, path, extras } => {
+                let mut head = format!("{} {path} HTTP/1.1\r\n", extras.method(ask.method));
+                let length = extras.announced(ask).map(|length| length.to_string());
+                let mut own =
+                    vec![("Host", host.as_str()), ("User-Agent", &extras.user_agent), ("Accept", "*/*")];
+                own.push(("Connection", "close"));
+                if let Some(length) = &length {
+                    own.extend([("Content-Type", "application/octet-stream"), ("Content-Length", length)]);
+                }
+                for (name, value) in extras.fields(&own) {
+                    head.push_str(&format!("{name}: {value}\r\n"));
                 }
                 head.push_str("\r\n");
                 head.into_bytes()
             }
-            Self::Fcgi { script, user_agent } => {
+            Self::Fcgi { script, extras } => {
+                let user_agent = &extras.user_agent;
                 let (file, query) = script.split_once('?').unwrap_or((script, ""));
                 let length = ask.announced.unwrap_or(0).to_string();
                 let mut pairs = Vec::new();
@@ -90,15 +125,20 @@ impl Dialect {
                     ("SERVER_PORT", "80"),
                     ("REMOTE_ADDR", "127.0.0.1"),
                     ("REDIRECT_STATUS", "200"),
-                    ("REQUEST_METHOD", ask.method),
+                    ("REQUEST_METHOD", extras.method(ask.method)),
                     ("SCRIPT_FILENAME", file),
                     ("SCRIPT_NAME", file),
                     ("REQUEST_URI", script),
                     ("QUERY_STRING", query),
-                    ("HTTP_USER_AGENT", user_agent),
-                    ("CONTENT_TYPE", "application/octet-stream"),
                     ("CONTENT_LENGTH", &length),
                 ] {
+                    push_pair(&mut pairs, name.as_bytes(), value.as_bytes());
+                }
+                let own = [("User-Agent", user_agent.as_str()), ("Content-Type", "application/octet-stream")];
+                for (name, value) in extras.fields(&own) {
+                    let name = name.to_ascii_uppercase().replace('-', "_");
+                    // RFC 3875 section 4.1.3: the one field with a variable of its own.
+                    let name = if name == "CONTENT_TYPE" { name } else { format!("HTTP_{name}") };
                     push_pair(&mut pairs, name.as_bytes(), value.as_bytes());
                 }
                 let mut out = Vec::new();

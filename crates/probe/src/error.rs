@@ -68,6 +68,9 @@ pub enum ProbeError {
     /// [`own_server`](crate::ProbeConfig::own_server) is not set.
     #[error("{0} is neither loopback nor private, and hostile questions are for a server of one's own")]
     NotYours(String),
+    /// The method may change something, and the probe is not [`active`](crate::ProbeConfig::active).
+    #[error("{0} may change something at a server that others use, too")]
+    NotSafe(String),
     /// The payload alone is more than a probe that is not active may send.
     #[error("the request has {bytes} bytes, and of a server that others use, too, at most {most} are spent")]
     LongPayload {

@@ -23,21 +23,24 @@ use crate::witness::Witness;
 ///
 /// # Errors
 /// Returns an error if the target's name cannot be resolved, if no server can be reached there, or if the server does not
-/// answer a plain request. Returns [`ProbeError::NotYours`] and [`ProbeError::NoPayload`] before anything is sent.
+/// answer a plain request. Returns [`ProbeError::NotYours`], [`ProbeError::NotSafe`] and [`ProbeError::NoPayload`]
+/// before anything is sent.
 pub fn probe(
     target: &Target,
     config: &ProbeConfig,
     mut told: impl FnMut(&ProbeReport),
 ) -> Result<ProbeReport, ProbeError> {
     let name = target.to_string();
-    let addresses =
-        target.resolve().map_err(|source| ProbeError::Resolve { target: name.clone(), source })?;
+    let addresses = target
+        .resolve(config.connect_to.as_ref())
+        .map_err(|source| ProbeError::Resolve { target: name.clone(), source })?;
     if config.hostile && !config.own_server && !addresses.iter().all(is_near) {
         return Err(ProbeError::NotYours(name));
     }
     if target.scheme == Scheme::Tcp && config.payload.is_empty() {
         return Err(ProbeError::NoPayload);
     }
+    refuse_unsafe(config, &addresses)?;
     let (mut prober, plain, unwatched) = reach(target, config, addresses)?;
     let asked = questions(config, prober.active);
     prober.config.repeat = affordable(&prober, &asked);
@@ -81,6 +84,9 @@ pub fn probe(
     Ok(report)
 }
 
+/// How long a connection to an address may take while there is another to try: three SYNs, the last after 3 s.
+const ANOTHER: Duration = Duration::from_millis(3500);
+
 /// Tries the addresses in their order. Returns what is known after a plain request to the first that can be reached, its
 /// response, and why resets cannot be watched.
 fn reach(
@@ -90,14 +96,18 @@ fn reach(
 ) -> Result<(Prober, TrialResult, Option<String>), ProbeError> {
     let name = target.to_string();
     let mut failed = ProbeError::NoAnswer { target: name.clone(), reason: "it has no address".into() };
-    for address in addresses {
+    let last = addresses.len().saturating_sub(1);
+    for (index, address) in addresses.into_iter().enumerate() {
         let (mut prober, unwatched) = prober(target, config, address);
+        // One that nobody answers on, as of a network without IPv6, is not waited for while there is another.
+        prober.connecting = if index < last { ANOTHER.min(config.patience) } else { config.patience };
         match plain(&prober, &name) {
             Ok((seen, lengths)) => {
                 (prober.plain, prober.round_trip) = (seen.elapsed, seen.round_trip);
                 let lengths = config.expect.map(Lengths::exactly).or(lengths);
                 prober.expected = config.expect.or(seen.expected).or(lengths.map(|lengths| lengths.shortest));
                 prober.model = Model::new(&seen, lengths);
+                prober.connecting = config.patience;
                 return Ok((prober, seen, unwatched));
             }
             Err(error @ ProbeError::Connect { .. }) => {
@@ -118,7 +128,8 @@ fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, 
     };
     // On a unix socket there are no TCP resets to watch.
     let watched = config.watch && target.unix.is_none() && !matches!(counters, CounterSource::Nowhere);
-    let port = config.pid.is_none().then_some(target.port);
+    let port = config.connect_to.as_ref().map_or(target.port, |(_, port)| *port);
+    let port = config.pid.is_none().then_some(port);
     let (witness, unwatched) = match watched.then(|| Witness::open(port)) {
         Some(Ok(witness)) => (Some(witness), None),
         Some(Err(error)) => (None, Some(error)),
@@ -133,9 +144,10 @@ fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, 
         active,
         address,
         tls_host: (target.scheme == Scheme::Https).then(|| target.host.clone()),
-        dialect: Dialect::new(target, &config.payload, &config.user_agent),
+        dialect: Dialect::new(target, &config),
         counters,
         witness,
+        connecting: config.patience,
         round_trip: Duration::ZERO,
         plain: Duration::from_millis(50),
         expected: config.expect,
@@ -150,15 +162,26 @@ fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, 
 /// is left out because it would ask more than a visitor does has `None`.
 ///
 /// # Errors
-/// Returns an error if the target's name cannot be resolved.
+/// Returns an error if the target's name cannot be resolved, and [`ProbeError::NotSafe`].
 pub fn will_ask(target: &Target, config: &ProbeConfig) -> Result<Vec<(Check, Option<Cost>)>, ProbeError> {
-    let addresses =
-        target.resolve().map_err(|source| ProbeError::Resolve { target: target.to_string(), source })?;
+    let addresses = target
+        .resolve(config.connect_to.as_ref())
+        .map_err(|source| ProbeError::Resolve { target: target.to_string(), source })?;
+    refuse_unsafe(config, &addresses)?;
     let active = config.active.unwrap_or_else(|| addresses.iter().all(is_here));
     Ok(questions(config, active)
         .into_iter()
         .map(|check| (check, (active || is_quiet(check)).then(|| cost(check, config, active))))
         .collect())
+}
+
+/// A method that may change something is not sent to a server that others use, too.
+fn refuse_unsafe(config: &ProbeConfig, addresses: &[SockAddr]) -> Result<(), ProbeError> {
+    let active = config.active.unwrap_or_else(|| addresses.iter().all(is_here));
+    match config.method.as_ref().filter(|method| !active && !method.is_safe()) {
+        Some(method) => Err(ProbeError::NotSafe(method.name().to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// The questions of a quiet probe, the most telling first: what may be sent and read can be used up before the last.

@@ -20,6 +20,8 @@ pub(crate) struct Prober {
     pub(crate) config: ProbeConfig,
     pub(crate) counters: CounterSource,
     pub(crate) witness: Option<Witness>,
+    /// How long connecting may take, without TLS.
+    pub(crate) connecting: Duration,
     /// How long it takes to connect, without TLS: a round trip.
     pub(crate) round_trip: Duration,
     /// Duration of a plain request. The waiting times are multiples of it.

@@ -77,10 +77,16 @@ impl FromStr for Target {
             let (unix, path) = (Some(socket.into()), path.to_owned());
             return Ok(Self { scheme, host: "localhost".into(), port: 0, unix, path });
         }
-        let (authority, path) = match rest.find('/') {
-            Some(at) => (&rest[..at], &rest[at..]),
-            None => (rest, "/"),
-        };
+        // A fragment is for the reader alone (RFC 9110 section 4.2.5), and a space would end the request line's target.
+        let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+        if rest.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+            return Err(wrong("spaces and control characters are written as %20 and the like"));
+        }
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        if authority.contains('@') {
+            return Err(wrong("a name and a password do not belong in it: send a header"));
+        }
         let default = match scheme {
             Scheme::Http => Some(80),
             Scheme::Https => Some(443),
@@ -98,7 +104,7 @@ impl FromStr for Target {
         if host.is_empty() {
             return Err(wrong("the host is missing"));
         }
-        Ok(Self { scheme, host: host.to_owned(), port, unix: None, path: path.to_owned() })
+        Ok(Self { scheme, host: host.to_owned(), port, unix: None, path })
     }
 }
 
@@ -122,11 +128,14 @@ impl fmt::Display for Target {
 
 impl Target {
     /// Resolves the target to its addresses, in the order in which they are tried (RFC 6724). There is at least one.
-    pub(crate) fn resolve(&self) -> io::Result<Vec<SockAddr>> {
+    /// Those of `instead`, if there is such a host and port.
+    pub(crate) fn resolve(&self, instead: Option<&(String, u16)>) -> io::Result<Vec<SockAddr>> {
         match &self.unix {
-            Some(path) => Ok(vec![SockAddr::unix(path)?]),
-            None => {
-                let addresses = (self.host.as_str(), self.port).to_socket_addrs()?;
+            Some(path) if instead.is_none() => Ok(vec![SockAddr::unix(path)?]),
+            _ => {
+                let (host, port) =
+                    instead.map_or((self.host.as_str(), self.port), |(host, port)| (host, *port));
+                let addresses = (host, port).to_socket_addrs()?;
                 let addresses: Vec<SockAddr> = addresses.map(SockAddr::from).collect();
                 if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
             }
@@ -177,10 +186,23 @@ mod tests {
             ("fcgi://unix:/run/php.sock:/srv/index.php", "fcgi://unix:/run/php.sock:/srv/index.php"),
             ("unix:/run/app.sock", "http://unix:/run/app.sock:/"),
             ("tcp://localhost:25", "tcp://localhost:25/"),
+            ("http://example.org?a=b/c", "http://example.org:80/?a=b/c"),
+            ("http://example.org/x#y?z", "http://example.org:80/x"),
+            ("http://example.org/a@b:9", "http://example.org:80/a@b:9"),
         ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), back, "{text}");
         }
-        for text in ["localhost", "ftp://x", "http://", "tcp://localhost", "http://x:99999/", "unix:"] {
+        for text in [
+            "localhost",
+            "ftp://x",
+            "http://",
+            "tcp://localhost",
+            "http://x:99999/",
+            "unix:",
+            "http://a:b@x/",
+            "http://x/a b",
+            "http://x/\r\nX: y",
+        ] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
     }

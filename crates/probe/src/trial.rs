@@ -47,6 +47,7 @@ impl<'p> Trial<'p> {
             &prober.address,
             prober.tls_host.as_deref(),
             buffer,
+            prober.connecting,
             prober.config.patience,
         )?;
         prober.spent.connected();

@@ -23,11 +23,12 @@ pub(crate) struct ClientStream {
 }
 
 impl ClientStream {
-    /// Connects. The receive buffer is set before, so that the window is small from the first segment on.
+    /// Connects within `connecting`; `patience` is for the TLS handshake. The receive buffer is set before, so that the window is small from the first segment on.
     pub(crate) fn connect(
         address: &SockAddr,
         tls_host: Option<&str>,
         receive_buffer: Option<usize>,
+        connecting: Duration,
         patience: Duration,
     ) -> io::Result<Self> {
         let socket = Socket::new(address.domain(), Type::STREAM, None)?;
@@ -35,7 +36,7 @@ impl ClientStream {
             socket.set_recv_buffer_size(bytes)?;
         }
         let started = Instant::now();
-        socket.connect_timeout(address, patience)?;
+        socket.connect_timeout(address, connecting)?;
         let round_trip = started.elapsed();
         socket.set_nonblocking(true)?;
         if address.domain() != Domain::UNIX {

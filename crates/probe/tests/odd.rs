@@ -4,6 +4,7 @@
 mod common;
 
 use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -230,5 +231,42 @@ fn every_address_of_a_name_is_tried() {
         let url = serve(|stream, _, _| respond(stream, "200 OK", "", 70_000));
         let url = url.replace("127.0.0.1", "localhost");
         assert_eq!(answer(&url, Check::LargeResponse).0, CheckAnswer::Keeps);
+    });
+}
+
+#[test]
+fn what_the_user_adds_is_in_every_request_once() {
+    sandboxed(|| {
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let heard = heads.clone();
+        let url = serve(move |stream, _, head| {
+            let end = head.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+            let head = String::from_utf8(head[..end].to_vec()).unwrap();
+            let known = head.contains("\r\nAuthorization: Bearer x\r\n") || head.ends_with("Bearer x");
+            let asked = known && head.starts_with("PUT ") && head.contains("\r\nHost: app.example\r\n");
+            heard.lock().unwrap().push(head);
+            respond(stream, if asked { "200 OK" } else { "401 Unauthorized" }, "", 70_000);
+        });
+        let port = url.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
+        let asked = [Check::UnreadBody, Check::Pipelined, Check::UploadInProgress, Check::Stall];
+        let mut config = config(&asked);
+        config.headers =
+            vec!["Authorization: Bearer x".parse().unwrap(), "accept: text/html".parse().unwrap()];
+        config.method = Some("PUT".parse().unwrap());
+        config.connect_to = Some(("127.0.0.1".into(), port));
+        let report = ask("http://app.example/", &config).unwrap();
+        assert_eq!((report.status, report.overall()), (Some(200), CheckAnswer::Keeps), "{report:#?}");
+        let heads = std::mem::take(&mut *heads.lock().unwrap());
+        assert!(heads.len() as u64 == report.connections && heads.len() > 8, "{}", heads.len());
+        for head in &heads {
+            assert_eq!(head.matches("ccept: ").count(), 1, "{head}");
+            assert_eq!(head.matches("Content-Length: ").count(), 1, "{head}");
+        }
+        // One field away: without the header.
+        config.headers.clear();
+        assert_eq!(ask("http://app.example/", &config).unwrap().status, Some(401));
+        // And of a server that others use: nothing is sent.
+        config.active = Some(false);
+        assert!(matches!(ask("http://app.example/", &config), Err(ProbeError::NotSafe(_))));
     });
 }
