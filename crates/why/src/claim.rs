@@ -202,6 +202,8 @@ pub enum Claim {
     GoesOnAcknowledging,
     /// In the frame the sender sends beyond its reset.
     GoesOnSending,
+    /// An RST+ACK of the same sender stands behind this bare reset, and was sent before it.
+    OwnResetBehind,
     /// The reset came sooner than its sender can have answered.
     TooSoon {
         /// After the packet it answers, in microseconds.

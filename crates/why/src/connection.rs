@@ -290,9 +290,9 @@ impl Opening {
                 let syn_ack = SynAck { frame, after_us };
                 *self = Self::Accepted { opener: peer, syn_frame: self.syn_frame(), syn_ack };
             }
-            Self::Unseen | Self::Asked { .. } if flags.has(Flags::SYN) => {
-                *self = Self::Asked { opener: side, syn_frame: frame };
-            }
+            Self::Unseen if flags.has(Flags::SYN) => *self = Self::Asked { opener: side, syn_frame: frame },
+            // A SYN that crosses the first one, or answers it (RFC 9293 section 3.5): who asked first is the client.
+            Self::Asked { .. } if flags.has(Flags::SYN) => {}
             Self::Accepted { opener, syn_frame, .. } | Self::Answered { opener, syn_frame, .. }
                 if flags.has(Flags::SYN) =>
             {

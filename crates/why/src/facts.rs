@@ -186,6 +186,23 @@ impl<'a> Facts<'a> {
         reset.after.genuine.or_else(|| sent().map(|record| (self.frame_of(record), Genuine::NewData)))
     }
 
+    /// The frame of an RST+ACK of the same sender, at its next number, less than a second behind a bare reset. A connection that has
+    /// gone sends none, so that one was sent first: two processors may swap packets.
+    pub(crate) fn own_reset_behind(&self) -> Option<u64> {
+        let reset = self.reset;
+        let own = |record: &&Record| {
+            let ahead = record.seq.wrapping_sub(reset.seq);
+            let later =
+                (self.connection().first_time + record.since_first()).saturating_sub(reset.at.time_ns);
+            record.dir() == reset.by
+                && record.flags.has(Flags::RST | Flags::ACK)
+                && ahead < 1 << 26
+                && later < 1_000_000_000
+        };
+        let found = reset.after.records.iter().find(own).filter(|_| !reset.flags.has(Flags::ACK));
+        found.map(|record| self.frame_of(record))
+    }
+
     /// RST+ACK that answers no SYN: the sender's own decision (`tcp_send_active_reset`).
     pub(crate) fn active(&self) -> bool {
         self.reset.flags.has(Flags::ACK) && !self.answers_syn()

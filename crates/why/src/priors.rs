@@ -6,7 +6,7 @@
 use crate::{Cause, Class};
 
 static SEEN: [(Cause, Class, u32); 25] = [
-    (Cause::Aborted, Class::Active, 243),
+    (Cause::Aborted, Class::Active, 242),
     (Cause::Aborted, Class::ActiveAfterFin, 6),
     (Cause::BothClosed, Class::PassiveAfterFin, 24),
     (Cause::ClientGaveUp, Class::Active, 24),

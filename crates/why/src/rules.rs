@@ -129,7 +129,7 @@ static RULES: [CauseRule; 48] = [
     ),
     rule(
         (Cause::Aborted, Class::Active),
-        "an RST+ACK that no packet asked for, and nothing can have lain unread: the other side had sent no byte, or had ended after every word was answered, or the client resets after it had all",
+        "an RST+ACK that no packet asked for, and nothing can have lain unread: the other side had sent no byte, or had ended after every word was answered (by Linux: after every request had its response), or the client resets after it had all",
         "a byte that no packet acknowledges; a request without a response",
         Some(("no-byte-of-the-client", "one byte of the client")),
         21,

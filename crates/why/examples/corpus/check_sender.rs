@@ -36,6 +36,18 @@ impl Checker<'_> {
                 let newer = later.end() != reset.seq && at_or_after(later.end(), reset.seq);
                 holds(later.from == self.finding.from && later.frame > reset.frame && newer, "nothing new")
             }
+            Claim::OwnResetBehind => {
+                let later = self.packet(frame)?;
+                holds(
+                    later.has(Flags::RST) && later.has(Flags::ACK) && !reset.has(Flags::ACK),
+                    "another form",
+                )?;
+                holds(at_or_after(later.seq, reset.seq), "at an earlier number")?;
+                holds(
+                    later.from == self.finding.from && later.frame > reset.frame,
+                    "another sender, or earlier",
+                )
+            }
             Claim::TooSoon { after_us, .. } => {
                 let asked = self.asking().ok_or("no packet that it answers")?;
                 self.about(reset.time_ns.saturating_sub(asked.time_ns), after_us * 1_000)

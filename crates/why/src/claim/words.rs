@@ -44,6 +44,7 @@ impl fmt::Display for Claim {
             | Self::IdDiffers { .. }
             | Self::GoesOnAcknowledging
             | Self::GoesOnSending
+            | Self::OwnResetBehind
             | Self::TooSoon { .. }
             | Self::NetScaler { .. }
             | Self::BigIp(_)
@@ -179,6 +180,9 @@ impl Claim {
             Self::GoesOnSending => {
                 f.write_str("the same sender goes on sending beyond the reset: it knows nothing of it")
             }
+            Self::OwnResetBehind => f.write_str(
+                "an RST+ACK of its own accord stands behind it, which only a connection that still exists sends: it was sent first",
+            ),
             Self::TooSoon { after_us, round_trip_us } => write!(
                 f,
                 "it came {after_us} us after the packet it answers; the way to the sender and back takes \

@@ -1,8 +1,9 @@
 //! Resets of the server that no packet asked for.
 
 use crate::case::rule;
-use crate::flow::{Client, Flow, Server, flow};
+use crate::flow::{A, Client, Flow, S, Server, Who, flow};
 use crate::opening::refused_at;
+use crate::prints::{LINUX, MACOS, exchange};
 use crate::{GET, post, response};
 
 #[test]
@@ -211,6 +212,50 @@ fn the_response_was_whole() {
                 .ack(Client)
                 .rst(Server),
             "unknown harmless lost:0 unread:0",
+        )
+        .done();
+}
+
+#[test]
+fn the_client_had_ended_after_the_last_word() {
+    let of = |options: &[u8]| {
+        let opened = flow().syn().syn_ack().with(|p| p.options = Some(options.to_vec())).ack(Client);
+        opened.bytes(Client, 30).bytes(Server, 20).ack(Client)
+    };
+    let ended = |flow: Flow| flow.fin(Client).ack(Server).rst(Server);
+    rule("ended after the last word")
+        .base(&ended(of(&LINUX)), "unknown possible active harmless")
+        .but("no window", &ended(of(&LINUX)).with(|p| p.window = 0), "aborted likely active harmless")
+        .but("macOS", &ended(of(&MACOS)), "aborted likely active harmless")
+        .but("Linux, and every request has its response", &ended(exchange(&LINUX)), "aborted likely harmless")
+        .but("macOS, and the client had not ended", &of(&MACOS).ack(Server).rst(Server), "unknown possible")
+        .done();
+}
+
+#[test]
+fn a_handshake_of_two_syns() {
+    // The server answers the SYN with a SYN of its own, and the client that one with a SYN-ACK.
+    let shaken = |first: Who| {
+        let second = first.other();
+        let flow = flow().packet(first, S, b"").packet(second, S, b"").packet(Client, S | A, b"");
+        flow.with(|p| p.seq = 1_000).isns(1_001, 900_001).ack(Server)
+    };
+    let answered =
+        |flow: Flow| flow.data(Client, GET).ack(Server).data(Server, &response(20, 20)).ack(Client);
+    let spoken = |flow: Flow| flow.bytes(Client, 30).bytes(Server, 20).ack(Client);
+    rule("two SYNs")
+        .base(&answered(shaken(Client)).rst(Server), "unknown possible active harmless lost:0")
+        .but("a SYN-ACK", &answered(flow().shake()).rst(Server), "unknown possible active harmless lost:0")
+        .but("the client resets", &answered(shaken(Client)).rst(Client), "aborted likely active harmless")
+        .but(
+            "no protocol that is known",
+            &spoken(shaken(Client)).rst(Server),
+            "unknown possible active harmful",
+        )
+        .but(
+            "and the other side asked first",
+            &spoken(shaken(Server)).rst(Server),
+            "client-gave-up likely harmful",
         )
         .done();
 }

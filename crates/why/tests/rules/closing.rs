@@ -23,6 +23,26 @@ fn a_fin_waits_behind_what_is_queued() {
             "data-after-close likely passive-after-data harmful",
         )
         .but("all had been acknowledged", &answered(queued()), "half-open likely")
+        .but(
+            "its own reset was captured behind it",
+            &answered(queued().with(|p| p.ack -= 1_400)).rst(Server),
+            "unknown possible passive-after-data harmful",
+        )
+        .but(
+            "a bare one is",
+            &answered(queued().with(|p| p.ack -= 1_400)).bare(Server),
+            "data-after-close likely passive-after-data",
+        )
+        .but(
+            "the other side's is",
+            &answered(queued().with(|p| p.ack -= 1_400)).rst(Client),
+            "data-after-close likely passive-after-data",
+        )
+        .but(
+            "its own reset comes a second later",
+            &answered(queued().with(|p| p.ack -= 1_400)).wait(999).rst(Server),
+            "data-after-close likely passive-after-data",
+        )
         .but("a second later", &answered(queued().with(|p| p.ack -= 1_400).wait(999)), "half-open likely")
         .but("the number of another connection", &answered(queued().with(|p| p.ack = 77)), "half-open likely")
         .but(

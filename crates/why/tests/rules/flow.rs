@@ -25,7 +25,7 @@ pub(crate) enum Who {
 pub(crate) use Who::{Client, Server};
 
 impl Who {
-    fn other(self) -> Self {
+    pub(crate) fn other(self) -> Self {
         if self == Client { Server } else { Client }
     }
 }

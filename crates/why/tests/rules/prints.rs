@@ -80,6 +80,8 @@ fn several_resets_of_its_own_accord() {
     assert!(none(&reset(reset(exchange(&LINUX).rst(Server), 0), 0)), "the same one again");
     let answers = exchange(&LINUX).data(Client, GET).bare(Server).bare(Server).with(|p| p.seq += 1_460);
     assert!(none(&answers), "answers have the numbers that they are asked with");
+    let behind = exchange(&LINUX).data(Client, GET).bare(Server).rst(Server).with(|p| p.seq += 1_460);
+    assert!(none(&behind), "the first one is an answer");
     let other = exchange(&LINUX).rst(Server).rst(Client).with(|packet| packet.seq += 1_460);
     assert!(none(&other), "the other side's");
     assert!(none(&reset(exchange(&LINUX).rst(Server), 1 << 20)), "another connection's");

@@ -2,7 +2,7 @@
 
 use crate::advice::{Alike, Capture, Host, NextEvidence};
 use crate::claim::{Claim, Repeated};
-use crate::side::{Fin, RunKind};
+use crate::side::{Fin, Marks, RunKind};
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion};
@@ -122,9 +122,10 @@ impl Judge<'_> {
             // A library that closes after the peer's close_notify has mostly not read it.
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
         }
-        if answered || f.exchange_complete() {
+        let of_linux = s.marks.has(Marks::LINUX) && f.active() && f.reset.window != Some(0);
+        if f.exchange_complete() || answered && !of_linux {
             // Every request was answered, so nothing was left to be read: Windows services end connections like this, without
-            // a FIN.
+            // a FIN. Of Linux a close with unread data is as common, where the protocol does not show that all was read.
             return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, Forged]);
         }
         (Unknown, Possible, vec![Aborted, ClosedWithUnreadData, ProcessGone, Forged])

@@ -1,6 +1,6 @@
 //! Resets that answer a packet of an open or closed connection.
 
-use crate::advice::{Capture, Host, NextEvidence};
+use crate::advice::{Alike, Capture, Host, NextEvidence};
 use crate::claim::Claim;
 use crate::side::Fin;
 use crate::{Cause, Confidence};
@@ -104,6 +104,11 @@ impl Judge<'_> {
             self.ask(NextEvidence::Capture(Capture::Beginning));
             let candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
             return (Unknown, Possible, with_client(candidates));
+        }
+        if let Some(frame) = f.own_reset_behind().filter(|_| by_client != Some(true)) {
+            self.say(frame, Claim::OwnResetBehind);
+            self.ask(NextEvidence::Live(Alike::AbortOrUnread));
+            return (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ProcessGone, Forged]);
         }
         let (since, flight) = (f.since_sender(), f.in_flight());
         self.say(f.frame_at(f.sender.last_frame), Claim::NeverClosed { nanoseconds: since });
