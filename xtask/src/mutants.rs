@@ -67,7 +67,6 @@ static ROWS: [Row; 5] = [
             "crates/transfer/src/client/attempts.rs",
             "crates/transfer/src/client/goodbye.rs",
             "crates/transfer/src/delivery/journal.rs",
-            "crates/transfer/src/launch/marked.rs",
         ],
         features: "",
         tests: &["--lib"],

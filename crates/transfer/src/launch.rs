@@ -121,15 +121,18 @@ mod tests {
         command.args(["-c", script]).stdout(Stdio::piped()).stdin(Stdio::null());
         let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
         let mut launched = launcher.launch(command, None).unwrap();
+        let mut later = Command::new("sleep").arg("1000").spawn().unwrap();
         let mut out = launched.child.stdout.take().unwrap();
         let mut said = [0; 6];
         out.read_exact(&mut said).unwrap();
         launched.end();
         let mut rest = Vec::new();
         assert_eq!(out.read_to_end(&mut rest).unwrap(), 0, "all writers have gone");
-        assert!(other.try_wait().unwrap().is_none(), "what has no mark stays");
-        other.kill().unwrap();
-        other.wait().unwrap();
+        for other in [&mut other, &mut later] {
+            assert!(other.try_wait().unwrap().is_none(), "what has no mark stays");
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
     }
 
     /// A process has no environment that others can read while it executes another program. Each of these does that all the

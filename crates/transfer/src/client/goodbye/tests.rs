@@ -193,3 +193,18 @@ fn whoever_never_answers_a_goodbye_is_left() {
         assert_eq!(goodbyes_to(manner), goodbyes, "{manner:?}");
     }
 }
+
+/// A server of an earlier version only closes.
+#[test]
+fn what_a_close_says_of_the_goodbye_before_it() {
+    use linger::{Bound, Ended};
+    for (ended, said) in [
+        (Ended::PeerClosed, Goodbye::Heard),
+        (Ended::PeerReset, Goodbye::Cut),
+        (Ended::Gone, Goodbye::Cut),
+        (Ended::TimedOut(Bound::Idle), Goodbye::Silent),
+        (Ended::TimedOut(Bound::Total), Goodbye::Silent),
+    ] {
+        assert_eq!(closed(ended), said, "{ended:?}");
+    }
+}

@@ -27,11 +27,12 @@ fn sizes(history: &History) -> Vec<(u8, Option<u64>)> {
     history.iter().map(|(id, record)| (id[0], of(record))).collect()
 }
 
-/// Asserts that the file is damaged, and stays as it is.
-fn refuses(path: &Path) {
+/// Asserts that the file is damaged at this byte, and stays as it is.
+fn refuses(path: &Path, at: usize) {
     let before = fs::read(path).unwrap();
     let told = Journal::open(path, 10).unwrap_err().to_string();
-    assert!(told.contains("it is damaged at byte") && told.contains("move the file away"), "{told}");
+    let place = format!("it is damaged at byte {at},");
+    assert!(told.contains(&place) && told.contains("move the file away"), "{at}: {told}");
     assert_eq!(fs::read(path).unwrap(), before);
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing was put beside it");
 }
@@ -53,11 +54,14 @@ fn a_damaged_file_is_neither_used_nor_changed() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0xa5;
         fs::write(&path, &damaged).unwrap();
-        refuses(&path);
+        // Where the record begins that has the byte.
+        refuses(&path, if at < 8 { 0 } else { HEADER + (at - HEADER) / size * size });
     }
-    for foreign in [b"[sink]\n".to_vec(), vec![0xa5; 500], [&whole[..], &[0xa5; 100]].concat()] {
+    for (foreign, at) in
+        [(b"[sink]\n".to_vec(), 0), (vec![0xa5; 500], 0), ([&whole[..], &[0xa5; 100]].concat(), whole.len())]
+    {
         fs::write(&path, &foreign).unwrap();
-        refuses(&path);
+        refuses(&path, at);
     }
     // A record that a power cut has torn: pages of it are missing at its end or at its beginning.
     for gap in [last + 40..whole.len(), last..last + 40] {
@@ -90,7 +94,7 @@ fn what_was_written_is_there_again_and_a_torn_end_is_not() {
         fs::write(&path, &whole[..end]).unwrap();
         if (1..empty).contains(&end) {
             // It is written whole or not at all.
-            refuses(&path);
+            refuses(&path, 0);
             continue;
         }
         let (_, name, history) = Journal::open(&path, 10).unwrap();
@@ -173,4 +177,37 @@ fn whoever_forgets_gets_another_name() {
     let (_, another, history) = Journal::open(&path, 2).unwrap();
     assert_ne!(another, memory);
     assert_eq!(sizes(&history), [(2, None), (3, None)], "the oldest is forgotten first");
+}
+
+/// A child that another thread has forked has copies of all fds until it executes its program.
+#[test]
+fn who_closes_a_journal_unlocks_it_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let (journal, memory, _) = Journal::open(&path, 10).unwrap();
+    let childs = journal.file.try_clone().unwrap();
+    let told = Journal::open(&path, 10).unwrap_err().to_string();
+    assert!(told.contains("another server"), "{told}");
+    drop(journal);
+    assert_eq!(Journal::open(&path, 10).unwrap().1, memory);
+    drop(childs);
+}
+
+#[test]
+fn the_longest_record_is_read_and_no_longer_one() {
+    for (length, is_read) in [(0, true), (LONGEST, true), (LONGEST + 1, false)] {
+        let mut record = [&(length as u32).to_be_bytes()[..], &[1], &[9; 16], &vec![7; length]].concat();
+        let check = check(&record);
+        record.extend(&check[..CHECK]);
+        assert_eq!(next(&record).is_some(), is_read, "{length}");
+    }
+}
+
+#[test]
+fn a_command_that_failed_is_known_by_its_reason() {
+    let record = encode(&[9; 16], &DeliveryRecord::Ended(Err(Fault(Refusal::Command, "no paper".into()))));
+    let Some((_, DeliveryRecord::Ended(Err(Fault(refusal, text))), [])) = next(&record) else {
+        panic!("{record:?}")
+    };
+    assert_eq!((refusal, text.to_string().as_str()), (Refusal::Command, "no paper"));
 }
