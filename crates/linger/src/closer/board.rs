@@ -164,7 +164,7 @@ impl<A> Shared<A> {
     /// Puts a new socket on the board. If too many wait there, because the thread cannot keep up, returns the one that has
     /// waited longest, which the caller ends: waiting sockets hold descriptors, so the budget must hold for them, too.
     /// Nothing is known of their peers yet, and the oldest has had the most time for its last bytes.
-    pub(super) fn hand_over(&self, arrival: A, is_counted: bool) -> Option<A> {
+    pub(super) fn submit(&self, arrival: A, is_counted: bool) -> Option<A> {
         self.change(LULL, |board| {
             board.handed_over += u64::from(!is_counted);
             let full = board.arrivals.len() >= self.most;

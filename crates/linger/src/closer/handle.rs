@@ -70,7 +70,7 @@ impl<'a> Here<'a> {
     pub(super) fn hand_over(self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
         let core = Core::new(policy, self.now());
         match Socket::new(fd) {
-            Ok(socket) => self.hand_over(Arrival { socket, core, watcher }, false),
+            Ok(socket) => self.submit(Arrival { socket, core, watcher }, false),
             Err((fd, error)) => {
                 drop(fd);
                 self.shared().refused();
@@ -80,7 +80,7 @@ impl<'a> Here<'a> {
     }
 
     /// Hands a socket over to the thread. The FIN is sent here, so that the peer has it at once.
-    fn hand_over(self, mut arrival: Arrival, is_counted: bool) {
+    fn submit(self, mut arrival: Arrival, is_counted: bool) {
         if arrival.core.next(self.now()) == Action::HalfClose {
             arrival.core.on(arrival.socket.half_close(), self.now());
         }
@@ -128,7 +128,7 @@ impl<'a> Here<'a> {
     #[cfg(feature = "tokio")]
     pub(crate) fn take_over(self, ticket: Ticket, arrival: Arrival) {
         self.shared().unwatch(ticket, None);
-        self.hand_over(arrival, true);
+        self.submit(arrival, true);
     }
 
     /// Counts the end of a watched socket.
