@@ -23,7 +23,7 @@ pub(super) struct Marked {
 
 /// What is known of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+enum Membership {
     Marked,
     Other,
     /// It executes another program, or has done so meanwhile.
@@ -57,11 +57,11 @@ impl Marked {
                 continue;
             };
             let found = self.look(pid);
-            again |= found != Found::Other;
+            again |= found != Membership::Other;
             // The number may be another process's by now: the fd stands for one process, which is looked at again.
-            if found == Found::Marked
+            if found == Membership::Marked
                 && let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-                && self.look(pid) == Found::Marked
+                && self.look(pid) == Membership::Marked
             {
                 let _ = rustix::process::pidfd_send_signal(&fd, Signal::KILL);
             }
@@ -69,22 +69,22 @@ impl Marked {
         again
     }
 
-    fn look(&self, pid: Pid) -> Found {
-        let Some(before) = ProcessStat::of(pid) else { return Found::Other };
+    fn look(&self, pid: Pid) -> Membership {
+        let Some(before) = ProcessStat::of(pid) else { return Membership::Other };
         if before.started < self.since {
-            return Found::Other;
+            return Membership::Other;
         }
         // Another user's cannot be read.
         let Ok(environment) = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) else {
-            return Found::Other;
+            return Membership::Other;
         };
         if environment.split(|byte| *byte == 0).any(|variable| variable == self.variable) {
-            return Found::Marked;
+            return Membership::Marked;
         }
         match ProcessStat::of(pid) {
-            Some(after) if before == after && after.has_all(&environment) => Found::Other,
-            Some(_) => Found::Unknown,
-            None => Found::Other,
+            Some(after) if before == after && after.has_all(&environment) => Membership::Other,
+            Some(_) => Membership::Unknown,
+            None => Membership::Other,
         }
     }
 }
