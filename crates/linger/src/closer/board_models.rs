@@ -65,10 +65,10 @@ fn loom_every_socket_is_taken_once() {
     loom::model(|| {
         let shared = board(8);
         let working = started(&shared);
-        assert_eq!(shared.hand_over(1, false), None);
+        assert_eq!(shared.submit(1, false), None);
         let other = thread::spawn({
             let shared = Arc::clone(&shared);
-            move || assert_eq!(shared.hand_over(2, false), None)
+            move || assert_eq!(shared.submit(2, false), None)
         });
         other.join().unwrap();
         shared.no_more();
@@ -89,7 +89,7 @@ fn loom_the_earliest_time_wins() {
         shared.look(1, &mut Report::default(), &mut Work::new());
         let patient = thread::spawn({
             let shared = Arc::clone(&shared);
-            move || assert_eq!(shared.hand_over(1, false), None)
+            move || assert_eq!(shared.submit(1, false), None)
         });
         shared.evict(1);
         patient.join().unwrap();
@@ -103,7 +103,7 @@ fn loom_what_is_given_back_is_not_taken() {
     loom::model(|| {
         let shared = board(1);
         let working = started(&shared);
-        let shed: Vec<u32> = (0..2).filter_map(|number| shared.hand_over(number, false)).collect();
+        let shed: Vec<u32> = (0..2).filter_map(|number| shared.submit(number, false)).collect();
         shared.no_more();
         let mut all = working.join().unwrap();
         all.extend(&shed);
@@ -117,7 +117,7 @@ fn loom_what_is_given_back_is_not_taken() {
 fn loom_finish_hears_of_the_last_end() {
     loom::model(|| {
         let shared = board(8);
-        assert_eq!(shared.hand_over(1, false), None);
+        assert_eq!(shared.submit(1, false), None);
         let working = started(&shared);
         let finished = shared.finish(Duration::from_secs(1));
         // None, if it had ended before.

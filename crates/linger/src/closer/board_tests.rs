@@ -46,7 +46,7 @@ fn take(watched: Vec<Arc<dyn Watched<u32>>>) -> Vec<u32> {
 #[test]
 fn what_is_brought_is_taken_once_and_counted_once() {
     let shared = board(8);
-    assert_eq!((shared.hand_over(1, false), shared.hand_over(2, true)), (None, None));
+    assert_eq!((shared.submit(1, false), shared.submit(2, true)), (None, None));
     let Snapshot { handed_over, lingering, .. } = shared.snapshot();
     assert_eq!((handed_over, lingering), (1, 1), "the second one was counted before");
     assert_eq!(look(&shared, 0).arrivals, [1, 2]);
@@ -57,7 +57,7 @@ fn what_is_brought_is_taken_once_and_counted_once() {
 #[test]
 fn the_oldest_is_given_back_when_there_are_too_many() {
     let shared = board(3);
-    let shed: Vec<_> = (0..7).map(|number| shared.hand_over(number, false)).collect();
+    let shed: Vec<_> = (0..7).map(|number| shared.submit(number, false)).collect();
     assert_eq!(shed, [None, None, None, Some(0), Some(1), Some(2), Some(3)]);
     assert_eq!(look(&shared, 0).arrivals, [4, 5, 6]);
 }
@@ -70,11 +70,11 @@ fn the_thread_is_asked_to_look_in_time() {
     assert_eq!(look(&shared, 0).next, None);
     assert_eq!(looks_at(&shared), u64::MAX, "nothing to wait for");
     let before = shared.clock().now();
-    assert_eq!(shared.hand_over(1, false), None);
+    assert_eq!(shared.submit(1, false), None);
     let first = looks_at(&shared);
     assert!((before + LULL..=shared.clock().now() + LULL).contains(&first));
     // A later time does not replace it, an earlier one does.
-    assert_eq!(shared.hand_over(2, false), None);
+    assert_eq!(shared.submit(2, false), None);
     assert_eq!(looks_at(&shared), first);
     look(&shared, 0);
     let before = shared.clock().now();
@@ -159,7 +159,7 @@ fn orders_and_need_take_what_is_watched_before_its_time() {
         ("an eviction", |shared| shared.evict(1), true),
         ("a deadline", |shared| shared.lock().orders.deadline = Some(1), true),
         ("no more handles", Shared::no_more, true),
-        ("too many sockets", |shared| assert_eq!(shared.hand_over(2, false), None), true),
+        ("too many sockets", |shared| assert_eq!(shared.submit(2, false), None), true),
     ];
     for (what, change, taken) in cases {
         let shared = board(1);
@@ -173,7 +173,7 @@ fn orders_and_need_take_what_is_watched_before_its_time() {
 fn what_is_published_adds_up() {
     let shared = board(8);
     for number in 0..3 {
-        assert_eq!(shared.hand_over(number, false), None);
+        assert_eq!(shared.submit(number, false), None);
     }
     let mut report = Report { reported: 1, acknowledged: 2, ..Report::default() };
     report.done.record(&outcome(5));
@@ -200,7 +200,7 @@ fn finish_tells_of_what_it_waited_for() {
     let shared = board(8);
     // Before: one that has ended, one that lingers.
     for number in 0..2 {
-        assert_eq!(shared.hand_over(number, false), None);
+        assert_eq!(shared.submit(number, false), None);
     }
     shared.publish(&mut Report { reported: 1, done: done(3), ..Report::default() });
     let summary = std::thread::scope(|scope| {
@@ -239,7 +239,7 @@ fn finish_tells_of_what_it_waited_for() {
 #[test]
 fn finish_gives_up_a_second_after_its_deadline() {
     let shared = board(8);
-    assert_eq!(shared.hand_over(1, false), None);
+    assert_eq!(shared.submit(1, false), None);
     let summary = shared.finish(Duration::ZERO);
     // Nobody has ended the socket, so `finish` returns a second after its deadline. The second is not
     // asserted: it depends on the clock.

@@ -84,7 +84,7 @@ impl<'a> Here<'a> {
         if arrival.core.next(self.now()) == Action::HalfClose {
             arrival.core.on(arrival.socket.half_close(), self.now());
         }
-        if let Some(shed) = self.shared().hand_over(arrival, is_counted) {
+        if let Some(shed) = self.shared().submit(arrival, is_counted) {
             let (outcome, watcher) = end_at_once(shed, self.now());
             self.ended(outcome, watcher);
         }

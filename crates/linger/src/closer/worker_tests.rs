@@ -45,7 +45,7 @@ fn admit(worker: &mut Worker, server: impl Into<OwnedFd>, policy: &Policy) -> Re
     let watcher: Watcher = Box::new(move |outcome| tell.send(outcome).unwrap());
     let socket = Socket::new(server.into()).unwrap();
     // Counts are the board's; the worker takes it from there at its turn.
-    assert!(worker.shared.hand_over(Arrival { socket, core, watcher: Some(watcher) }, false).is_none());
+    assert!(worker.shared.submit(Arrival { socket, core, watcher: Some(watcher) }, false).is_none());
     worker.turn();
     told
 }
