@@ -76,11 +76,11 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the commands of the steps have taken of the processors until now: fields 16 and 17 of `/proc/PID/stat` (proc(5)).
+/// What the steps and their commands have taken of the processors until now: fields 14 to 17 of `/proc/PID/stat` (proc(5)).
 fn processor_seconds() -> f64 {
     let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The second field is the program's name, in parentheses.
-    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').skip(13).take(2);
+    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(4);
     let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }

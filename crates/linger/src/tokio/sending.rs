@@ -5,9 +5,9 @@ use std::task::Poll;
 
 use tokio::sync::watch;
 
-/// Counts since the connection's handle was made. All of them only grow.
+/// WriteCounts since the connection's handle was made. All of them only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
+struct WriteCounts {
     /// Bytes that the socket has taken.
     written: u64,
     /// The value of `written` at the last flush.
@@ -19,7 +19,7 @@ struct Counts {
 
 /// The writes of one connection, as the stream reports them.
 #[derive(Debug, Default)]
-pub(super) struct Sending(watch::Sender<Counts>);
+pub(super) struct Sending(watch::Sender<WriteCounts>);
 
 impl Sending {
     pub(super) fn wrote(&self, result: &Poll<io::Result<usize>>) {
@@ -41,7 +41,7 @@ impl Sending {
     }
 
     /// Changes the counts, and wakes those who wait for a change, if there are any.
-    fn note(&self, change: impl FnOnce(&mut Counts)) {
+    fn note(&self, change: impl FnOnce(&mut WriteCounts)) {
         let is_watched = self.0.receiver_count() > 0;
         self.0.send_if_modified(|counts| {
             change(counts);
@@ -60,9 +60,9 @@ impl Sending {
 /// Whether the socket has taken one response.
 #[derive(Debug)]
 pub(crate) struct ResponseWrites {
-    counts: watch::Receiver<Counts>,
+    counts: watch::Receiver<WriteCounts>,
     /// The counts when the response began.
-    before: Counts,
+    before: WriteCounts,
 }
 
 /// Where the bytes of a response are that the program has handed to its server.
@@ -93,7 +93,7 @@ impl ResponseWrites {
 
 /// Where the response is; `None` if that is not known yet. The counts are those `before` the response began, `at_end` (when the
 /// server had been handed all of it), and `now`.
-fn place(before: Counts, at_end: Counts, now: Counts, bytes: u64) -> Option<ResponsePlace> {
+fn place(before: WriteCounts, at_end: WriteCounts, now: WriteCounts, bytes: u64) -> Option<ResponsePlace> {
     if now.waits != before.waits {
         Some(ResponsePlace::Server)
     } else if now.flushed - before.written >= bytes {
