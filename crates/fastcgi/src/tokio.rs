@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use ::tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use ::tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use ::tokio::time::timeout_at;
+use ::tokio::time::{timeout, timeout_at};
 use linger::tokio::Stream;
 
 use crate::conversation::{Conversation, End, Key, PANICKED, SILENT, Step};
@@ -30,7 +30,7 @@ use crate::responder::Config;
 use crate::responder::overdue;
 use desk::{Desk, Out};
 pub use exchange::{Aborted, Request, Response};
-use stop::{StopNews, at_once};
+use stop::StopNews;
 use wire::AsyncWire;
 
 const BUFFER: usize = 64 << 10;
@@ -98,8 +98,8 @@ where
 /// request that is under way end, and waits for the lingering closes ([`Config::policy`] bounds each).
 ///
 /// It returns when all of that is done. After [`Config::stop_within`] every wait of a request for its gateway fails, and the request
-/// counts as [aborted](Request::aborted); a handler that goes on all the same is waited for no longer than `policy.total` from
-/// then on. Connections that outlive this future go on.
+/// counts as [aborted](Request::aborted); handlers that go on all the same, and connections that linger, are waited for no longer
+/// than `policy.grace` from then on. Connections that outlive this future go on.
 ///
 /// # Errors
 /// Returns the errors of [`serve`].
@@ -156,9 +156,10 @@ where
         };
         begin(permit, stream);
     }
-    // The connections in the accept queue would be reset with the listener.
+    // The connections in the accept queue would be reset with the listener. The runtime may not have reported them yet: it
+    // does before it reports that a time is over.
     while let Ok(permit) = room.clone().acquire_owned().await
-        && let Some(Ok(stream)) = at_once(listener.accept()).await
+        && let Ok(Ok(stream)) = timeout(Duration::from_millis(1), listener.accept()).await
     {
         begin(permit, stream);
     }
@@ -167,7 +168,7 @@ where
     let _ = stopping.send(Some(overdue));
     // Every connection gives its permit back when it is closed.
     let ended = room.acquire_many(most);
-    match overdue.and_then(|overdue| overdue.checked_add(config.policy.total)) {
+    match overdue.and_then(|overdue| overdue.checked_add(config.policy.grace)) {
         Some(last) => drop(timeout_at(last.into(), ended).await),
         None => drop(ended.await),
     }
