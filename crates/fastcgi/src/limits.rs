@@ -21,6 +21,8 @@ pub struct Limits {
     /// response finds no room: a gateway that writes its whole request before it reads (mod_fcgid) would otherwise wait for this
     /// side, and this side for the gateway. Beyond this the two wait for each other until a timeout.
     pub spooled: u64,
+    /// Most bytes in such files for all connections of the process together. On many systems `/tmp` is memory.
+    pub spooled_in_all: u64,
 }
 
 impl Default for Limits {
@@ -32,6 +34,7 @@ impl Default for Limits {
             multiplexed: 64,
             buffered: 256 << 10,
             spooled: 256 << 20,
+            spooled_in_all: 1 << 30,
         }
     }
 }

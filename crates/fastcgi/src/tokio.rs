@@ -57,6 +57,9 @@ pub trait Acceptor {
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
+/// Longest accept queue that Linux allows by default is 4,096 (`net.core.somaxconn`); what comes beyond it during a stop is new.
+const QUEUE: u32 = 4096;
+
 impl Acceptor for TcpListener {
     type Stream = TcpStream;
 
@@ -156,16 +159,23 @@ where
         };
         begin(permit, stream);
     }
+    let overdue = config.stop_within.and_then(|within| Instant::now().checked_add(within));
+    // First, so that connections that rest give their permits back.
+    let _ = stopping.send(Some(overdue));
     // The connections in the accept queue would be reset with the listener. The runtime may not have reported them yet: it
     // does before it reports that a time is over.
-    while let Ok(permit) = room.clone().acquire_owned().await
-        && let Ok(Ok(stream)) = timeout(Duration::from_millis(1), listener.accept()).await
-    {
-        begin(permit, stream);
+    let queue = async {
+        for _ in 0..QUEUE {
+            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            let Ok(Ok(stream)) = timeout(Duration::from_millis(1), listener.accept()).await else { return };
+            begin(permit, stream);
+        }
+    };
+    match overdue {
+        Some(overdue) => drop(timeout_at(overdue.into(), queue).await),
+        None => queue.await,
     }
     drop(listener);
-    let overdue = config.stop_within.and_then(|within| Instant::now().checked_add(within));
-    let _ = stopping.send(Some(overdue));
     // Every connection gives its permit back when it is closed.
     let ended = room.acquire_many(most);
     match overdue.and_then(|overdue| overdue.checked_add(config.policy.grace)) {
@@ -219,6 +229,7 @@ where
                     let rests = matches!(step, Step::Rest(_));
                     let received = ::tokio::select! {
                         biased;
+                        () = stopped.overdue() => Some(Err(overdue())),
                         () = desk.news.notified() => continue,
                         // A request that has arrived by now is still served.
                         received = receive(&out.wire, &mut buffer, until) => received,
@@ -226,7 +237,6 @@ where
                             let end = desk.lock().conversation.end();
                             return Some((Arc::into_inner(out)?.wire, end));
                         }
-                        () = stopped.overdue() => Some(Err(overdue())),
                     };
                     let conversation = &mut desk.lock().conversation;
                     match received {

@@ -367,3 +367,46 @@ fn gateways_that_leave_anywhere_take_no_slot_with_them() {
         Heard::all(&mut all).assert(driver, 1000, 0);
     });
 }
+
+/// As a proxy does. The writer that waits for room takes what arrives, and nobody else would wake the reader for it.
+#[test]
+fn a_handler_may_read_and_write_on_two_threads() {
+    let mut config = Config::default();
+    // Longer than any test: only what arrives wakes the reader.
+    config.io_timeout = Duration::from_secs(3600);
+    let (tell, read) = std::sync::mpsc::channel();
+    let handler = move |request: &mut Request, response: &mut Response| {
+        cgi::head(&mut *response, 200, [])?;
+        let tell = tell.clone();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let body = io::copy(request, &mut io::sink());
+                tell.send(body.unwrap()).unwrap();
+            });
+            io::copy(&mut io::repeat(b'r').take(LARGE as u64), response).map(|_| 0)
+        })
+    };
+    let running = Running::start(config, handler);
+    const PIECES: usize = 3;
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(running.port()).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(&head(0, 0)).unwrap();
+        // The response has begun, and is not read on: soon the writer waits.
+        stream.read_exact(&mut [0; 8]).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        for _ in 0..PIECES {
+            let mut record = Vec::new();
+            push(&mut record, RecordType::Stdin, 1, b"piece");
+            stream.write_all(&record).unwrap();
+            // The gateway's own pause: both threads wait again.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut end = Vec::new();
+        push(&mut end, RecordType::Stdin, 1, b"");
+        stream.write_all(&end).unwrap();
+        assert_eq!(read.recv_timeout(Duration::from_secs(30)), Ok(5 * PIECES as u64));
+        let answer = io::copy(&mut stream, &mut io::sink()).unwrap();
+        assert!(answer > LARGE as u64, "{answer}");
+    }
+}

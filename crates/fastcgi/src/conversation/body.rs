@@ -104,10 +104,10 @@ impl InputStream {
         }
     }
 
-    /// How many bytes wait in a file.
+    /// How many bytes its file takes.
     pub(super) fn spooled(&self) -> u64 {
         match self {
-            Self::Coming(queue) | Self::Whole(queue) => queue.spool.as_ref().map_or(0, Spool::len),
+            Self::Coming(queue) | Self::Whole(queue) => queue.spool.as_ref().map_or(0, Spool::extent),
             Self::Unwanted => 0,
         }
     }

@@ -92,8 +92,8 @@ impl OpenRequest {
         if self.waits_for.is_some() { 0 } else { self.stdin.waiting() + self.data.waiting() }
     }
 
-    /// How many unread bytes are in files.
+    /// How many bytes its files take; none while the handler waits, as with [`held`](Self::held).
     pub(super) fn spooled(&self) -> u64 {
-        self.stdin.spooled() + self.data.spooled()
+        if self.waits_for.is_some() { 0 } else { self.stdin.spooled() + self.data.spooled() }
     }
 }

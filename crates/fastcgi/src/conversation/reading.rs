@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::spool::Spool;
 use super::{Conversation, Gone, Input, Key, Life, OpenRequest, Which};
 
 impl Conversation {
@@ -81,18 +82,30 @@ impl Conversation {
         self.heard
     }
 
+    /// How many unread bytes are held in memory for handlers.
+    fn held(&self) -> usize {
+        self.open.iter().map(OpenRequest::held).sum()
+    }
+
     /// Whether the bodies of this connection may take more memory.
     pub(super) fn has_memory(&self) -> bool {
-        self.open.iter().map(OpenRequest::held).sum::<usize>() <= self.bounds.limits.buffered
+        self.held() <= self.bounds.limits.buffered
+    }
+
+    /// Whether a writer waits now.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked > 0
     }
 
     /// Whether more unread bytes are held for handlers than the limits allow.
     pub(super) fn is_full(&self) -> bool {
-        if self.has_memory() {
+        let limits = &self.bounds.limits;
+        let spooled: u64 = self.open.iter().map(OpenRequest::spooled).sum();
+        // What is in files counts as well: otherwise a handler that takes it by pieces would always have memory left.
+        if self.held() as u64 + spooled <= limits.buffered as u64 {
             return false;
         }
-        let spooled = || self.open.iter().map(OpenRequest::spooled).sum::<u64>();
-        let may_spool = self.blocked > 0 && self.bounds.spool.is_some();
-        !(may_spool && spooled() < self.bounds.limits.spooled)
+        let may_spool = self.is_blocked() && self.bounds.spool.is_some();
+        !(may_spool && spooled < limits.spooled && Spool::in_all() < limits.spooled_in_all)
     }
 }

@@ -2,16 +2,21 @@
 //! multiplexed, the thread that reads the connection does.
 
 use std::io::{self, ErrorKind, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::wire::{Awaited, Ready, Wire};
 use super::{Config, StopResponder};
-use crate::conversation::{Answer, Conversation, End, Input, Key, Step, Which};
+use crate::conversation::{Answer, Conversation, End, Input, Key, Said, Step, Which};
 use crate::incoming::Start;
 use crate::sending::{Output, stopped};
 
 const BUFFER: usize = 64 << 10;
+/// How often [`Link::is_aborted`] takes what has arrived.
+const LOOKS: u32 = 64;
+/// How long a thread waits that has to look again at what another one does with the connection.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// A connection and the state of its requests.
 #[derive(Debug)]
@@ -24,6 +29,9 @@ pub(super) struct Link<W: ?Sized> {
     /// Whether requests are multiplexed: handlers then have threads of their own, and only the connection's thread
     /// reads.
     is_shared: bool,
+    /// A handler waits for input. If it reads and writes on two threads, a writer that waits must not take what the reader
+    /// waits for: nobody would wake it.
+    awaits_input: AtomicBool,
     io_timeout: Duration,
     wire: W,
 }
@@ -52,6 +60,7 @@ impl<W: Wire> Link<W> {
             reader: Mutex::new(Reader { buffer: vec![0; BUFFER].into(), start: 0, end: 0 }),
             writing: Mutex::new(Output::Whole),
             is_shared: config.multiplex,
+            awaits_input: AtomicBool::new(false),
             io_timeout: config.io_timeout,
             wire,
         }
@@ -154,16 +163,23 @@ impl<W: Wire + ?Sized> Link<W> {
             // The thread that reads may have been told to hold.
             self.news.notify_all();
         }
+        let patience = || Instant::now().checked_add(self.io_timeout);
+        let (mut heard, mut until) = (self.state().heard(), patience());
         loop {
-            let (reads, heard) = {
-                let mut state = self.state();
-                (!self.is_shared && state.reads_ahead(), state.heard())
-            };
-            match self.wire.await_room(self.io_timeout, reads)? {
+            let is_free = !self.is_shared && !self.awaits_input.load(Ordering::SeqCst);
+            let reads = is_free && self.state().reads_ahead();
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+            let wait = if self.is_shared || reads { left } else { left.min(GLANCE) };
+            match self.wire.await_room(wait, reads)? {
                 Ready::Output => return Ok(()),
                 Ready::Input => drop(self.advance_with_what_is_there()),
-                Ready::Time if self.state().heard() != heard => {}
-                Ready::Time => return Err(stopped()),
+                Ready::Time => {}
+            }
+            let now = self.state().heard();
+            if std::mem::replace(&mut heard, now) != now {
+                until = patience();
+            } else if until.is_some_and(|until| until <= Instant::now()) {
+                return Err(stopped());
             }
         }
     }
@@ -174,7 +190,9 @@ impl<W: Wire + ?Sized> Link<W> {
     }
 
     pub(super) fn is_aborted(&self, key: Key) -> bool {
-        while !self.is_shared && self.look_once() {}
+        // A gateway that sends all the time must not keep a handler that only asks.
+        let mut looks = 0..LOOKS;
+        while !self.is_shared && looks.next().is_some() && self.look_once() {}
         self.state().is_aborted(key)
     }
 
@@ -222,7 +240,10 @@ impl<W: Wire + ?Sized> Link<W> {
 
     /// Ends a request with its handler's result. Returns the answer's buffer, for reuse.
     pub(super) fn finish(&self, key: Key, mut answer: Answer, handled: io::Result<u32>) -> Vec<u8> {
-        self.settle(key, &mut answer, handled.is_ok());
+        // A refusal is not held back behind an upload: nothing of it is sent before END_REQUEST.
+        if handled.is_ok() || answer.said() != Said::Nothing {
+            self.settle(key, &mut answer, handled.is_ok());
+        }
         let status = handled.as_ref().ok().copied();
         let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
         let end = self.state().finish(key, status, answer.said(), Instant::now());
@@ -258,14 +279,30 @@ impl<W: Wire + ?Sized> Link<W> {
     fn advance(&self, until: Option<Instant>) {
         // More often than not the bytes have arrived already.
         while !self.advance_with_what_is_there() {
-            match self.wire.await_input(until) {
+            match self.await_input(until) {
                 Ok(Awaited::Input) => continue,
                 Ok(Awaited::Wake) => return,
+                Ok(Awaited::Time) if until.is_some_and(|until| Instant::now() < until) => return,
+                Ok(Awaited::Time) if until.is_none() => return,
                 Ok(Awaited::Time) => self.state().silent(Instant::now()),
                 Err(error) => self.state().lost(error.kind()),
             }
             return self.news.notify_all();
         }
+    }
+
+    /// Waits for input until `until`; for a moment at most while a writer on another thread may take the input.
+    fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited> {
+        if self.is_shared {
+            return self.wire.await_input(until);
+        }
+        // In this order: a writer says that it waits, and then looks whether somebody waits for input.
+        self.awaits_input.store(true, Ordering::SeqCst);
+        let glance = self.state().is_blocked().then(|| Instant::now() + GLANCE);
+        let until = until.into_iter().chain(glance).min();
+        let awaited = self.wire.await_input(until);
+        self.awaits_input.store(false, Ordering::SeqCst);
+        awaited
     }
 
     /// Does what [`advance`](Self::advance) does, but only as far as no waiting is needed. Returns false if it would have

@@ -64,7 +64,8 @@ pub struct Config {
     /// their clients wait this long for the end of an answer to a body that was not read. Zero: END_REQUEST follows at once.
     pub input_idle: Duration,
     /// A folder for bodies that arrive while the response finds no room, as [`Limits::spooled`] says. Files there have no name.
-    /// `None`: they are not read beyond [`Limits::buffered`].
+    /// `None`: they are not read beyond [`Limits::buffered`]. They are written as they arrive, on tokio by the task that reads the
+    /// connection: the folder should not be on a disk that is slow to take bytes into the page cache, such as NFS.
     pub spool: Option<Arc<Path>>,
     /// How long after a stop requests under way may still wait for their gateway, to read of it or to write to it. Then such a wait
     /// fails, and the connection ends without the rest of its response. A handler that does not wait for its gateway is never

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ struct StopOrder {
     overdue: OwnedFd,
     within: Option<Duration>,
     at: OnceLock<Instant>,
+    /// No time is left, whatever `within` says.
+    now: AtomicBool,
 }
 
 impl StopResponder {
@@ -29,7 +32,13 @@ impl StopResponder {
         let asked = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let overdue =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(StopOrder { asked, overdue, within, at: OnceLock::new() })))
+        Ok(Self(Arc::new(StopOrder {
+            asked,
+            overdue,
+            within,
+            at: OnceLock::new(),
+            now: AtomicBool::new(false),
+        })))
     }
 
     /// Makes the responder accept no more; [`Responder::run`](super::Responder::run) returns when its requests have ended, or
@@ -39,6 +48,10 @@ impl StopResponder {
             && let Some(within) = self.0.within
         {
             self.fire_after(within);
+            if self.0.now.load(Ordering::SeqCst) {
+                // Another thread wants the end now, and may have set the timer before this one.
+                self.fire_after(Duration::ZERO);
+            }
         }
         // An eventfd counts up to 2^64 - 2 before a write fails.
         let _ = rustix::io::write(&self.0.asked, &1u64.to_ne_bytes());
@@ -46,6 +59,7 @@ impl StopResponder {
 
     /// Does what [`stop`](Self::stop) does, and lets every wait for a gateway fail now.
     pub fn stop_now(&self) {
+        self.0.now.store(true, Ordering::SeqCst);
         self.stop();
         self.fire_after(Duration::ZERO);
     }
@@ -72,7 +86,11 @@ impl StopResponder {
 
     /// How much of the time for an end in order is left; `None` without such a bound, or before the stop.
     pub(super) fn left(&self) -> Option<Duration> {
-        Some(self.0.within?.saturating_sub(self.0.at.get()?.elapsed()))
+        let began = self.0.at.get()?;
+        if self.0.now.load(Ordering::SeqCst) {
+            return Some(Duration::ZERO);
+        }
+        Some(self.0.within?.saturating_sub(began.elapsed()))
     }
 }
 

@@ -96,6 +96,10 @@ impl SocketWire {
 
 impl Wire for SocketWire {
     fn receive(&self, to: &mut [u8]) -> io::Result<usize> {
+        // Where bytes are always there nobody waits, and so nobody would learn that the time is over.
+        if self.stop.left().is_some_and(|left| left.is_zero()) {
+            return Err(overdue());
+        }
         socket::receive(&self.socket, to)
     }
 

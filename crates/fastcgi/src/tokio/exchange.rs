@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::desk::{Desk, Out};
 use super::wire::AsyncWire;
-use crate::conversation::{Accepted, Answer, Key, RequestEnd, Which};
+use crate::conversation::{Accepted, Answer, Key, RequestEnd, Said, Which};
 use crate::incoming::Start;
 use crate::params::Params;
 use crate::record::Role;
@@ -209,7 +209,10 @@ impl Live {
 
     /// Ends the request with the handler's result.
     pub(super) async fn finish(self, handled: io::Result<u32>) -> io::Result<()> {
-        let Self { key, answer, desk, out } = self.settled(handled.is_ok()).await;
+        // A refusal is not held back behind an upload: nothing of it is sent before END_REQUEST.
+        let settles = handled.is_ok() || self.answer.said() != Said::Nothing;
+        let settled = if settles { self.settled(handled.is_ok()).await } else { self };
+        let Self { key, answer, desk, out } = settled;
         let status = handled.as_ref().ok().copied();
         let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
         let end = desk.finish(key, status, answer.said());

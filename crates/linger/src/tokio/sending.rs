@@ -96,7 +96,7 @@ impl ResponseWrites {
 fn place(before: WriteCounts, at_end: WriteCounts, now: WriteCounts, bytes: u64) -> Option<ResponsePlace> {
     if now.waits != before.waits {
         Some(ResponsePlace::Server)
-    } else if now.flushed - before.written >= bytes {
+    } else if now.flushed.saturating_sub(before.written) >= bytes {
         Some(ResponsePlace::Socket)
     } else if now.flushes - at_end.flushes >= 2 {
         // The first of these flushes may have begun before the end. The second has written what the peer's window allows.
@@ -138,6 +138,20 @@ mod tests {
         assert_eq!(asked(&mut watched, 100), None, "not flushed yet");
         sending.flushed();
         assert_eq!(asked(&mut watched, 100), Some(ResponsePlace::Socket));
+    }
+
+    /// Bytes of another stream may have been written and not flushed when a response begins.
+    #[test]
+    fn what_was_written_before_and_flushed_later_is_not_the_responses() {
+        let sending = Sending::default();
+        write(&sending, 1000);
+        let mut watched = sending.begin();
+        assert_eq!(asked(&mut watched, 1), None);
+        sending.flushed();
+        assert_eq!(asked(&mut watched, 1), None);
+        write(&sending, 1);
+        sending.flushed();
+        assert_eq!(asked(&mut watched, 1), Some(ResponsePlace::Socket));
     }
 
     #[test]

@@ -57,16 +57,23 @@ impl Marked {
                 continue;
             };
             let found = self.look(pid);
-            again |= found != Membership::Other;
-            // The number may be another process's by now: the fd stands for one process, which is looked at again.
-            if found == Membership::Marked
-                && let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-                && self.look(pid) == Membership::Marked
-            {
-                let _ = rustix::process::pidfd_send_signal(&fd, Signal::KILL);
-            }
+            again |= match found {
+                Membership::Other => false,
+                Membership::Unknown => true,
+                // One that cannot be killed is not waited for.
+                Membership::Marked => self.kill_one(pid).is_ok(),
+            };
         }
         again
+    }
+
+    fn kill_one(&self, pid: Pid) -> rustix::io::Result<()> {
+        // The number may be another process's by now: the fd stands for one process, which is looked at again.
+        let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        if self.look(pid) == Membership::Marked {
+            rustix::process::pidfd_send_signal(&fd, Signal::KILL)?;
+        }
+        Ok(())
     }
 
     fn look(&self, pid: Pid) -> Membership {

@@ -126,3 +126,53 @@ fn nothing_is_read_ahead_of_what_is_to_be_sent_or_served() {
     talk.conversation.closed();
     assert!(!talk.conversation.reads_ahead(), "nothing more comes");
 }
+
+/// A handler that takes the file by pieces has little in memory all the time.
+#[test]
+fn what_is_in_the_file_counts_until_all_of_it_was_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut talk = talk(Some(folder.path()), 500_000);
+    let key = talk.begin(1, Role::Responder, true);
+    talk.conversation.blocked(true);
+    let mut sent = 0;
+    let mut send = |talk: &mut Talk, bytes: usize| {
+        for _ in 0..bytes / 50_000 {
+            talk.record(RecordType::Stdin, 1, &pattern(sent, sent + 50_000));
+            sent += 50_000;
+        }
+    };
+    send(&mut talk, 300_000);
+    assert!(matches!(talk.next(), Step::Receive(_)));
+    talk.conversation.blocked(false);
+    assert_eq!(talk.next(), Step::Hold);
+    let piece = |talk: &mut Talk| match talk.conversation.piece(key, Which::Stdin) {
+        Ok(Input::Got(piece)) => piece,
+        other => panic!("{other:?}"),
+    };
+    let mut got = piece(&mut talk);
+    got.extend(piece(&mut talk));
+    assert_eq!(talk.next(), Step::Hold, "no writer waits, and the file is not empty");
+    talk.conversation.blocked(true);
+    assert!(matches!(talk.next(), Step::Receive(_)));
+    send(&mut talk, 250_000);
+    assert_eq!(talk.next(), Step::Hold, "the file takes more than the bound, though a part of it was read");
+    while got.len() < 550_000 {
+        got.extend(piece(&mut talk));
+    }
+    assert!(got == pattern(0, 550_000));
+    assert!(matches!(talk.next(), Step::Receive(_)), "the file is empty");
+}
+
+#[test]
+fn all_connections_together_have_a_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    for (in_all, reads) in [(u64::MAX, true), (0, false)] {
+        let mut bounds = bounds();
+        (bounds.spool, bounds.limits.spooled_in_all) = (Some(folder.path().into()), in_all);
+        let mut talk = Talk::with(bounds);
+        talk.begin(1, Role::Responder, true);
+        talk.record(RecordType::Stdin, 1, &pattern(0, 101));
+        talk.conversation.blocked(true);
+        assert_eq!(matches!(talk.next(), Step::Receive(_)), reads, "{in_all}");
+    }
+}
