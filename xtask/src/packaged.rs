@@ -27,7 +27,7 @@ const ANSWER: usize = 300_000;
 /// How long a server may take to listen, and to stop. Only a server that hangs takes this long.
 const LONG: Duration = Duration::from_secs(60);
 
-/// How long the README's server may take to stop: `linger`'s default deadline.
+/// How long the README's server may take to stop: the deadline that it gives.
 const DEADLINE: Duration = Duration::from_secs(9);
 
 /// Starts this program again, as `packaged-clients PROJECT PROGRAMS`.
