@@ -89,6 +89,13 @@ impl Users {
             if !own.is_root() && proc::user(process) != Some(own.as_raw()) {
                 continue;
             }
+            // A process that has ended and was not waited for uses nothing, and its environment is root's. If only its first
+            // thread has ended, the others have its memory.
+            if fs::read(format!("/proc/{process}/maps")).is_ok_and(|maps| maps.is_empty()) {
+                let threads = fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
+                users.hidden |= threads > 1;
+                continue;
+            }
             for file in ["maps", "environ"] {
                 match fs::read(format!("/proc/{process}/{file}")) {
                     Ok(text) => users.names.extend(named_in(&text)),
