@@ -5,138 +5,158 @@
 //! crate's root re-exports. Comments and tests are left out. A module and its submodules may need each other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 
-use anyhow::Context;
+use proc_macro2::{TokenStream, TokenTree};
+use syn::visit::Visit;
 
-use crate::workspace::{find_sources, module_path};
+use crate::sources::{SourceFile, attributes, is_for_tests};
 
-/// The modules that each module needs, by path within the crate, such as `closer::board`.
+/// The modules that each module needs.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// The circles in a crate's `src`, each as the list of its modules.
-pub(crate) fn circles(source: &Path) -> anyhow::Result<Vec<Vec<String>>> {
-    let mut files = Vec::new();
-    find_sources(source, &mut files)?;
-    let mut texts = BTreeMap::new();
-    let mut root = String::new();
-    for file in files {
-        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        match module_path(source, &file).as_str() {
-            "lib" | "main" => root.push_str(&text),
-            name if name.contains("test") => {}
-            name => drop(texts.insert(name.to_owned(), text)),
-        }
-    }
-    Ok(strongly_connected(&graph(&texts, &root)))
+/// The circles among a crate's files, each as the list of its modules.
+pub(crate) fn circles(files: &[SourceFile]) -> Vec<Vec<String>> {
+    strongly_connected(&graph(files))
 }
 
-fn graph(texts: &BTreeMap<String, String>, root: &str) -> Graph {
-    let exported = exported(texts, root);
-    let resolve = |path: &[String]| -> Option<String> {
-        let longest = (1..=path.len()).rev().map(|length| path[..length].join("::"));
-        let module = longest.into_iter().find(|name| texts.contains_key(name));
-        module.or_else(|| exported.get(path.first()?).cloned())
+fn graph(files: &[SourceFile]) -> Graph {
+    let modules: BTreeSet<&str> =
+        files.iter().filter(|file| !file.is_root()).map(|file| file.module.as_str()).collect();
+    let exported: BTreeMap<String, String> =
+        files.iter().filter(|file| file.is_root()).flat_map(|file| exported(file, &modules)).collect();
+    let resolve = |path: &[String]| {
+        longest(path, &modules).map(str::to_owned).or_else(|| exported.get(path.first()?).cloned())
     };
     let within = |inner: &str, outer: &str| inner.starts_with(&format!("{outer}::"));
-    texts
-        .iter()
-        .map(|(own, text)| {
-            let paths = paths(own, text);
-            let needs = paths
-                .iter()
-                .filter_map(|path| resolve(path))
-                .filter(|need| need != own && !within(need, own) && !within(own, need));
-            (own.clone(), needs.collect())
-        })
-        .collect()
+    let needs = |file: &SourceFile| {
+        let own = file.module.as_str();
+        let all = paths(file).into_iter().filter_map(|path| resolve(&path));
+        all.filter(|need| need != own && !within(need, own) && !within(own, need)).collect()
+    };
+    files.iter().filter(|file| !file.is_root()).map(|file| (file.module.clone(), needs(file))).collect()
+}
+
+/// The longest beginning of a path that is a module.
+fn longest<'m>(path: &[String], modules: &BTreeSet<&'m str>) -> Option<&'m str> {
+    let beginnings = (1..=path.len()).rev().map(|length| path[..length].join("::"));
+    beginnings.into_iter().find_map(|name| modules.get(name.as_str()).copied())
 }
 
 /// Names that the crate's root re-exports, with their modules: a path `crate::Closer` needs `closer`.
-fn exported(texts: &BTreeMap<String, String>, root: &str) -> BTreeMap<String, String> {
+fn exported(root: &SourceFile, modules: &BTreeSet<&str>) -> BTreeMap<String, String> {
+    let uses = root.syntax.items.iter().filter_map(|item| match item {
+        syn::Item::Use(item) if !matches!(item.vis, syn::Visibility::Inherited) => Some(&item.tree),
+        _ => None,
+    });
     let mut found = BTreeMap::new();
-    for part in root.split("pub use ").skip(1) {
-        let part = part.split(';').next().unwrap_or_default();
-        for path in expand(part.trim_start_matches("crate::")) {
-            let module = (1..path.len()).rev().map(|length| path[..length].join("::"));
-            if let (Some(name), Some(module)) =
-                (path.last(), module.into_iter().find(|name| texts.contains_key(name)))
-            {
-                found.insert(name.clone(), module);
-            }
+    for mut path in uses.flat_map(used) {
+        if path.first().is_some_and(|first| first == "crate" || first == "self") {
+            path.remove(0);
+        }
+        if let (Some(name), Some(module)) = (path.last(), longest(&path, modules)) {
+            found.insert(name.clone(), module.to_owned());
         }
     }
     found
 }
 
-/// The paths in a module's text that stay within the crate, from the crate's root.
-fn paths(own: &str, text: &str) -> Vec<Vec<String>> {
-    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let code: String = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .map(|line| line.to_owned() + "\n")
-        .collect();
-    let mut found = Vec::new();
-    for rest in code.split("crate::").skip(1) {
-        // `pub(crate)` has no `::` and is not matched. `$crate::` occurs only in macros.
-        found.extend(expand(rest));
-    }
-    let parent: Vec<String> = own.split("::").map(str::to_owned).collect();
-    let mut pieces = code.split("super::").peekable();
-    let mut ups = 0;
-    pieces.next();
-    while let Some(rest) = pieces.next() {
-        ups += 1;
-        // Between the two of `super::super::x` the text is empty.
-        if rest.is_empty() && pieces.peek().is_some() {
-            continue;
-        }
-        let base = &parent[..parent.len().saturating_sub(ups)];
-        found.extend(expand(rest).into_iter().map(|path| [base, &path].concat()));
-        ups = 0;
-    }
-    found
+/// The paths in a file that stay within the crate, from the crate's root.
+fn paths(file: &SourceFile) -> Vec<Vec<String>> {
+    let own = if file.is_root() { Vec::new() } else { file.module.split("::").map(str::to_owned).collect() };
+    let mut paths = Paths { at: own, found: Vec::new() };
+    paths.visit_file(&file.syntax);
+    paths.found
 }
 
-/// Parses the paths at the beginning of a text: `a::b`, or `{a::{b, c}, d}`.
-fn expand(text: &str) -> Vec<Vec<String>> {
-    let text = text.trim_start();
-    if let Some(inner) = text.strip_prefix('{') {
-        return items(inner).into_iter().flat_map(expand).collect();
+/// The names that a `use` imports, each as its whole path, without what it is renamed to.
+fn used(tree: &syn::UseTree) -> Vec<Vec<String>> {
+    let below = |name: &syn::Ident, rest: Vec<Vec<String>>| {
+        rest.into_iter().map(|path| [vec![name.to_string()], path].concat()).collect()
+    };
+    match tree {
+        syn::UseTree::Path(path) => below(&path.ident, used(&path.tree)),
+        syn::UseTree::Name(name) if name.ident == "self" => vec![Vec::new()],
+        syn::UseTree::Name(name) => vec![vec![name.ident.to_string()]],
+        syn::UseTree::Rename(name) => vec![vec![name.ident.to_string()]],
+        syn::UseTree::Glob(_) => vec![Vec::new()],
+        syn::UseTree::Group(group) => group.items.iter().flat_map(used).collect(),
     }
-    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
-    if end == 0 {
-        return Vec::new();
-    }
-    let name = text[..end].to_owned();
-    let rest = text[end..].strip_prefix("::").map(expand).unwrap_or_default();
-    if rest.is_empty() {
-        return vec![vec![name]];
-    }
-    rest.into_iter().map(|path| [vec![name.clone()], path].concat()).collect()
 }
 
-/// The items of a group in braces; `text` begins after the opening brace.
-fn items(text: &str) -> Vec<&str> {
-    let (mut depth, mut start, mut found) = (0usize, 0, Vec::new());
-    for (place, c) in text.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => {
-                found.push(&text[start..place]);
-                return found;
+/// Collects the paths of a file.
+struct Paths {
+    /// The module whose code is visited, which may be within another in the same file.
+    at: Vec<String>,
+    found: Vec<Vec<String>>,
+}
+
+impl Paths {
+    /// Notes a path that begins with `crate`, `self` or `super`. Other paths begin with a module of the file itself, with
+    /// something imported, or with another crate.
+    fn note(&mut self, path: &[String]) {
+        let ups = path.iter().take_while(|word| *word == "super").count();
+        let base = match path.first().map(String::as_str) {
+            Some("crate") => &[],
+            Some("self") => self.at.as_slice(),
+            Some("super") => &self.at[..self.at.len().saturating_sub(ups)],
+            _ => return,
+        };
+        self.found.push([base, &path[ups.max(1)..]].concat());
+    }
+
+    /// The paths in a macro's words, which only the macro understands.
+    fn words(&mut self, words: TokenStream) {
+        let (mut path, mut colons) = (Vec::new(), 0);
+        for word in words {
+            match word {
+                TokenTree::Ident(name) => {
+                    if colons != 2 {
+                        self.note(&std::mem::take(&mut path));
+                    }
+                    path.push(name.to_string());
+                    colons = 0;
+                }
+                TokenTree::Punct(mark) if mark.as_char() == ':' => colons += 1,
+                TokenTree::Group(group) => {
+                    self.words(group.stream());
+                    self.note(&std::mem::take(&mut path));
+                }
+                TokenTree::Punct(_) | TokenTree::Literal(_) => self.note(&std::mem::take(&mut path)),
             }
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                found.push(&text[start..place]);
-                start = place + 1;
-            }
-            _ => {}
+        }
+        self.note(&path);
+    }
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        if !is_for_tests(attributes(item)) {
+            syn::visit::visit_item(self, item);
         }
     }
-    found
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        self.at.push(item.ident.to_string());
+        syn::visit::visit_item_mod(self, item);
+        self.at.pop();
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        for path in used(&item.tree) {
+            self.note(&path);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let words: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        self.note(&words);
+        syn::visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        self.visit_path(&item.path);
+        self.words(item.tokens.clone());
+    }
 }
 
 /// The sets of two or more modules in which each can reach every other.
@@ -165,11 +185,17 @@ fn reach<'g>(graph: &'g Graph, from: &'g String) -> BTreeSet<&'g String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn found(files: &[(&str, &str)], root: &str) -> Vec<Vec<String>> {
-        let texts = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-        strongly_connected(&graph(&texts, root))
+        let all = files.iter().copied().chain([("lib", root)]).map(|(module, text)| SourceFile {
+            module: module.to_owned(),
+            path: PathBuf::new(),
+            syntax: syn::parse_file(text).unwrap(),
+        });
+        circles(&all.collect::<Vec<_>>())
     }
 
     #[test]
@@ -198,5 +224,22 @@ mod tests {
     #[test]
     fn a_module_and_its_parts_are_no_circle() {
         assert!(found(&[("x", "use crate::x::a::A;"), ("x::a", "use crate::x::X;")], "").is_empty());
+    }
+
+    #[test]
+    fn whatever_is_written_after_an_import_for_tests_counts() {
+        let a = "#[cfg(test)]\nuse std::fs;\nuse crate::b::B;";
+        assert_eq!(found(&[("a", a), ("b", "use crate::a::A;")], ""), [["a", "b"]]);
+        assert!(found(&[("a", "#[cfg(test)]\nuse crate::b::B;"), ("b", "use crate::a::A;")], "").is_empty());
+    }
+
+    #[test]
+    fn paths_in_macros_and_in_inner_modules_count() {
+        let b = "use crate::a::A;";
+        for a in ["fn f() { println!(\"{}\", crate::b::B) }", "mod inner { use super::super::b::B; }"] {
+            assert_eq!(found(&[("a", a), ("b", b)], ""), [["a", "b"]], "{a}");
+        }
+        assert!(found(&[("a", "fn f() { println!(\"crate::b::B\") }"), ("b", b)], "").is_empty(), "a text");
+        assert!(found(&[("a", "mod inner { use super::b::B; }"), ("b", b)], "").is_empty(), "its own part");
     }
 }

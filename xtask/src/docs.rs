@@ -3,13 +3,15 @@
 //! Commands of cargo are checked here (`commands`), also those in comments and messages of source files. Commands of `linger`
 //! are checked by its own parser, in `crates/cli/src/docs_tests.rs`, which `check` runs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 use crate::commands::{self, Known};
-use crate::{call, cargo, root};
+use crate::workspace::Package;
+use crate::{call, cargo, root, sources};
 
 /// Every file of the tree with one of these endings, except generated ones.
 fn files(endings: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
@@ -47,6 +49,7 @@ pub(crate) fn check(known: &Known<'_>) -> anyhow::Result<()> {
             wrong.extend(faults.into_iter().map(|fault| format!("{shown}:{}: {fault}", place + 1)));
         }
     }
+    wrong.extend(unmapped(known.packages)?);
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     // The whole workspace and all features, as in the other steps: otherwise all of it would be compiled twice.
     let own = ["test", "--quiet", "--workspace", "--all-features", "--bin", "linger", "docs_tests::"];
@@ -76,10 +79,35 @@ fn faults(line: &str, folder: &Path, known: &Known<'_>) -> Vec<String> {
     wrong
 }
 
-/// Checks a row of a table. A file that is named without its full path must be in the folder of the last full path before it
-/// in the same cell. If a row says that a name is "in" a Rust file, the name must occur in that file.
+/// Checks a row of a table: every file is where the row says, and if a name is "in" a Rust file, it occurs there.
 fn cells(line: &str) -> Vec<String> {
     let mut wrong = Vec::new();
+    for Mention { words, file, before } in mentions(line) {
+        if !file.exists() {
+            wrong.push(format!("`{words}` is not in the folder of the path before it"));
+        }
+        if let Some(name) = before.filter(|_| file.extension().is_some_and(|ending| ending == "rs")) {
+            let word = name.rsplit("::").next().unwrap_or_default();
+            if !fs::read_to_string(&file).is_ok_and(|text| text.contains(word)) {
+                wrong.push(format!("`{name}` is not in `{words}`"));
+            }
+        }
+    }
+    wrong
+}
+
+/// A file or folder of the code in a row of a table.
+struct Mention<'a> {
+    /// As the row has it.
+    words: &'a str,
+    file: PathBuf,
+    /// The name that the row says is in the file.
+    before: Option<&'a str>,
+}
+
+/// The files of a row of a table. One without its full path is in the folder of the last full path before it in the same cell.
+fn mentions(line: &str) -> Vec<Mention<'_>> {
+    let mut found = Vec::new();
     for cell in line.split(" | ").filter(|_| line.starts_with('|')) {
         let mut folder: Option<PathBuf> = None;
         // Texts outside and inside of back-ticks take turns.
@@ -87,25 +115,36 @@ fn cells(line: &str) -> Vec<String> {
         for at in (1..parts.len()).step_by(2) {
             let is_full = parts[at].starts_with("crates/") || parts[at].starts_with("xtask/");
             let file = match &folder {
+                _ if is_full && parts[at].contains('*') => continue,
                 _ if is_full => root().join(parts[at]),
                 Some(folder) if parts[at].ends_with(".rs") => folder.join(parts[at]),
                 _ => continue,
             };
             if is_full {
-                let is_folder = file.is_dir();
-                folder = if is_folder { Some(file.clone()) } else { file.parent().map(Path::to_owned) };
-            } else if !file.exists() {
-                wrong.push(format!("`{}` is not in the folder of the path before it", parts[at]));
+                folder = if file.is_dir() { Some(file.clone()) } else { file.parent().map(Path::to_owned) };
             }
-            if at > 2 && parts[at - 1] == " in " && file.extension().is_some_and(|ending| ending == "rs") {
-                let name = parts[at - 2].rsplit("::").next().unwrap_or_default();
-                if !fs::read_to_string(&file).is_ok_and(|text| text.contains(name)) {
-                    wrong.push(format!("`{}` is not in `{}`", parts[at - 2], parts[at]));
-                }
+            let before = (at > 2 && parts[at - 1] == " in ").then(|| parts[at - 2]);
+            found.push(Mention { words: parts[at], file, before });
+        }
+    }
+    found
+}
+
+/// The source files that no row of ARCHITECTURE.md names: whoever wants to change what they decide would not find them.
+fn unmapped(packages: &[&Package]) -> anyhow::Result<Vec<String>> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md"))?;
+    let mapped: BTreeSet<PathBuf> = text.lines().flat_map(mentions).map(|mention| mention.file).collect();
+    let mut wrong = Vec::new();
+    for package in packages {
+        for file in sources::shipped(&package.folder.join("src"))?.into_iter().filter(|file| !file.is_root())
+        {
+            if !mapped.contains(&file.path) {
+                let shown = file.path.strip_prefix(root()).unwrap_or(&file.path).display();
+                wrong.push(format!("ARCHITECTURE.md: no row names `{shown}`"));
             }
         }
     }
-    wrong
+    Ok(wrong)
 }
 
 /// The targets of a line's Markdown links.

@@ -17,8 +17,10 @@ mod package;
 mod packaged;
 mod portable;
 mod rooms;
+mod runner;
 mod setup;
 mod setups;
+mod sources;
 mod suites;
 mod test;
 mod workspace;
@@ -28,7 +30,7 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "cargo xtask test               all that CI runs: format, lints, documents, licences, features, tests, models, fuzzing
 cargo xtask test CRATE ...     all tests of some crates, those that cargo test leaves out included
-cargo xtask test STEP          one of format, rooms, documents, licences, clippy, features, oldest, portable, tests, package, doors, loom, fuzz, rustdoc
+cargo xtask test STEP          one of format, rooms, documents, licences, clippy, features, portable, rustdoc, tests, elsewhere, package, doors, loom, fuzz
 cargo xtask setup              installs what the tests use, and records what this machine lacks
 cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask corpus FOLDER ...  the causes of all resets in captures, each sentence checked against the packets

@@ -1,43 +1,54 @@
-//! `cargo xtask test portable`: what is promised for systems on which nothing can be run here.
+//! What is promised for systems on which nothing can be run here.
 //!
-//! The portable crates are compiled for each of these systems. The code that they use there instead of `sys/src/linux`
-//! is tested on Linux, with `--cfg linger_portable`.
+//! The portable crates are compiled for each of these systems (`cargo xtask test portable`). The code that they use there
+//! instead of `sys/src/linux` is tested on Linux, with `--cfg linger_portable` (`cargo xtask test elsewhere`).
 
 use std::process::Command;
 
-use crate::{call, cargo, root, setup, test};
+use crate::runner::{has_runner, runner};
+use crate::{call, cargo, root, setup};
 
 /// The crates that are to compile everywhere.
 const CRATES: [&str; 4] = ["--package", "linger", "--package", "linger-sys"];
 
-/// Systems that are among the others for another processor or C library.
-const ALIKE: [&str; 2] = ["x86_64-apple-darwin", "x86_64-pc-windows-gnu"];
+/// Systems that are compiled with all features as well. What the features bring does not differ among the others: only
+/// `linger-sys` has code for one unix alone, and its only feature is for tests.
+const WITH_FEATURES: [&str; 2] = ["aarch64-apple-darwin", "x86_64-pc-windows-msvc"];
 
+/// Compiles the portable crates for each system.
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut targets = Vec::new();
     for target in setup::TARGETS {
         if setup::has_target(target) {
-            targets.extend(["--target", target]);
+            targets.push(target);
         } else {
             setup::allowed(&format!("rust for {target}"))?;
         }
     }
     // All of them in one command, so that every processor has something to do. Without one it would check this system.
-    for features in ["--no-default-features", "--all-features"].into_iter().filter(|_| !targets.is_empty()) {
-        // Only own code depends on the processor or the C library, if anything does: the features' dependencies, which are most
-        // of the time, are compiled once for each system.
-        let targets =
-            targets.chunks(2).filter(|target| features != "--all-features" || !ALIKE.contains(&target[1]));
-        call(cargo(&["check", "--quiet", "--lib", features]).args(targets.flatten()).args(CRATES))?;
+    for features in ["--no-default-features", "--all-features"] {
+        let all = targets
+            .iter()
+            .copied()
+            .filter(|target| features != "--all-features" || WITH_FEATURES.contains(target));
+        let all: Vec<&str> = all.flat_map(|target| ["--target", target]).collect();
+        if !all.is_empty() {
+            call(cargo(&["check", "--quiet", "--lib", features]).args(all).args(CRATES))?;
+        }
     }
+    Ok(())
+}
+
+/// Tests on Linux, `cargo xtask test elsewhere`, what other systems use.
+pub(crate) fn tests() -> anyhow::Result<()> {
     // The units, and servers and clients: all bytes arrive, no resets are sent, and no outcome claims what the system cannot
     // report.
     let tests = ["matrix", "axum", "closer", "doors", "fork", "http", "pauses", "poor", "tokio", "tunnel"]
         .map(|test| ["--test", test]);
     let crates = ["--lib", "--all-features", "--package", "linger", "--package", "linger-sys"];
-    let mut command = as_elsewhere(&test::runner()?);
+    let mut command = as_elsewhere(&runner()?);
     // Without the runner a binary is one process: some tests fork, and the child has the fds of every other thread's test.
-    let one_at_a_time: &[&str] = if test::has_runner()? { &[] } else { &["--", "--test-threads=1"] };
+    let one_at_a_time: &[&str] = if has_runner()? { &[] } else { &["--", "--test-threads=1"] };
     call(command.args(crates).args(tests.as_flattened()).args(one_at_a_time))
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::workspace::find_sources;
-use crate::{circles, names, root, setup};
+use crate::{circles, names, root, setup, sources};
 
 /// Crates that consist of system calls: the socket options, and the library that is preloaded into other programs.
 const ALL_KERNEL: [&str; 2] = ["sys", "preload"];
@@ -26,10 +26,11 @@ pub(crate) fn check() -> anyhow::Result<()> {
             wrong.push(format!("{}: it does not take the workspace's lints", shown(&manifest)));
         }
         let folder = manifest.parent().context("a manifest has a folder")?;
-        for circle in circles::circles(&folder.join("src"))? {
+        let files = sources::shipped(&folder.join("src"))?;
+        for circle in circles::circles(&files) {
             wrong.push(format!("{}: a circle of files: {}", shown(folder), circle.join(", ")));
         }
-        wrong.extend(names::collect(&folder.join("src"), &mut definitions)?);
+        wrong.extend(names::collect(&files, &mut definitions));
         let mut sources = Vec::new();
         find_sources(folder, &mut sources)?;
         for source in sources {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -11,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::commands::Known;
+use crate::runner::{has_runner, is_there, runner};
 use crate::setup::allowed;
 use crate::workspace::{Package, packages};
 use crate::{call, cargo, docs, doors, fuzz, loom, package, portable, rooms, root, setup, shown};
@@ -26,53 +28,96 @@ const STEPS: [CiStep; 14] = [
     ("licences", |_, _| licences()),
     ("clippy", |all, _| clippy(all)),
     ("features", |all, _| features(all)),
-    ("oldest", |all, _| oldest(all)),
     ("portable", |_, _| portable::check()),
+    ("rustdoc", |_, _| rustdoc()),
     ("tests", tests),
+    ("elsewhere", |_, _| portable::tests()),
     ("package", |all, _| package::check(all)),
     ("doors", |_, _| doors::check()),
     ("loom", |all, _| loom::run(all)),
     ("fuzz", |_, _| fuzz::run()),
-    ("rustdoc", |_, _| rustdoc()),
 ];
+
+/// The steps that only compile: if all steps are run, these run beside the tests, which leave almost half of the processors'
+/// time unused.
+const BESIDE: [&str; 4] = ["clippy", "features", "portable", "rustdoc"];
 
 /// Runs all steps; or one step by its name; or all tests of some crates, by their names with or without `linger-`.
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     let all = packages(&root().join("Cargo.toml"))?;
-    let named = |steps: &[CiStep], name: &str| steps.iter().find(|(own, _)| *own == name).copied();
+    let named = |name: &str| STEPS.iter().find(|(own, _)| *own == name).copied();
     let (steps, chosen) = match names {
-        [] => (STEPS.to_vec(), all.iter().collect()),
-        [name] if named(&STEPS, name).is_some() => {
-            (named(&STEPS, name).into_iter().collect(), all.iter().collect())
+        [] => {
+            (STEPS.iter().filter(|(name, _)| !BESIDE.contains(name)).copied().collect(), all.iter().collect())
         }
-        names => (named(&STEPS, "tests").into_iter().collect(), choose(&all, names)?),
+        [name] if named(name).is_some() => {
+            (named(name).into_iter().collect::<Vec<_>>(), all.iter().collect())
+        }
+        names => (named("tests").into_iter().collect(), choose(&all, names)?),
     };
     if steps.iter().any(|(name, _)| !["format", "rooms", "documents"].contains(name)) {
         setup::record_at_first()?;
     }
     let skips = root().join("target/skipped");
-    let _ = fs::remove_file(&skips);
+    let runs_tests = steps.iter().any(|(name, _)| *name == "tests");
+    if runs_tests {
+        let _ = fs::remove_file(&skips);
+    }
     let mut taken = Vec::new();
     let result = steps.iter().try_for_each(|(name, step)| {
         let (started, before) = (Instant::now(), processor_seconds());
-        let result = step(&chosen, &skips);
+        let result = if *name == "tests" && names.is_empty() {
+            beside(|| step(&chosen, &skips))
+        } else {
+            // One step by its name, or the crates that were asked for.
+            let again = if names.is_empty() { (*name).to_owned() } else { names.join(" ") };
+            step(&chosen, &skips).with_context(|| failed(name, &again))
+        };
         taken.push((name, started.elapsed().as_secs_f64(), processor_seconds() - before));
-        // One step by its name, or the crates that were asked for.
-        let again = if names.is_empty() { (*name).to_owned() } else { names.join(" ") };
-        result.with_context(|| format!("{name} failed; again: `cargo xtask test {again}`"))
+        result
     });
     let sum = |one: fn(&(&&str, f64, f64)) -> f64| taken.iter().map(one).sum();
     let together = (&"together", sum(|taken| taken.1), sum(|taken| taken.2));
     for (name, seconds, busy) in taken.iter().chain([&together]) {
         println!("{name:<10} {seconds:>7.1} s, {busy:>7.1} s of processors");
     }
-    let skipped = fs::read_to_string(&skips).unwrap_or_default();
+    let skipped = if runs_tests { fs::read_to_string(&skips).unwrap_or_default() } else { String::new() };
     let skipped: BTreeSet<&str> = skipped.lines().collect();
     for line in &skipped {
         println!("skipped, as set-up has found it missing: {line}");
     }
     result?;
     println!("all passed, {} groups skipped", skipped.len());
+    Ok(())
+}
+
+fn failed(name: &str, again: &str) -> String {
+    format!("{name} failed; again: `cargo xtask test {again}`")
+}
+
+/// Runs the tests, and beside them the steps that only compile. These run one after the other, each in a process of its own,
+/// which gives way to the tests (nice 19) and prints nothing before it has ended.
+fn beside(tests: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    thread::scope(|scope| {
+        let compiled = scope.spawn(|| BESIDE.map(compile));
+        let tested = tests().with_context(|| failed("tests", "tests"));
+        let compiled = compiled.join().expect("it returns its errors");
+        compiled.into_iter().fold(tested, |before, one| match (before, one) {
+            (Err(before), Err(one)) => Err(before.context(format!("{one:#}, and"))),
+            (before, one) => before.and(one),
+        })
+    })
+}
+
+fn compile(name: &str) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut command = Command::new("nice");
+    command.args(["-n", "19"]).arg(std::env::current_exe()?).args(["test", name]);
+    let output = command.stdin(Stdio::null()).output().context("nice")?;
+    let text = [output.stdout, output.stderr].concat();
+    let seconds = started.elapsed().as_secs_f64();
+    println!("beside the tests, {name}, {seconds:.1} s:\n{}", String::from_utf8_lossy(&text).trim_end());
+    anyhow::ensure!(output.status.success(), failed(name, name));
     Ok(())
 }
 
@@ -111,39 +156,36 @@ fn named<'a>(tests: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
     tests.flat_map(|name| ["--test", name]).collect()
 }
 
-/// Compiles the published crates with each feature alone and with none. A workspace build never does that.
+/// Compiles the published crates with each feature alone, with none and with all, which a workspace build never does, and the
+/// program; all with the oldest compilers that their manifests promise.
 fn features(all: &[&Package]) -> anyhow::Result<()> {
-    if !is_there("cargo-hack")? {
-        return Ok(());
-    }
-    let mut command = cargo(&["hack", "clippy", "--each-feature", "--lib", "--quiet"]);
-    for package in all.iter().filter(|package| package.is_published) {
-        command.args(["--package", &package.name]);
-    }
-    call(command.args(["--", "-D", "warnings"]))
-}
-
-/// Compiles the published crates and the program with the oldest compilers that their manifests promise.
-fn oldest(all: &[&Package]) -> anyhow::Result<()> {
-    let promised = all.iter().filter(|package| package.is_published || package.name == "linger-cli");
     let mut by_compiler = BTreeMap::<&str, Vec<&str>>::new();
-    for package in promised {
+    for package in all.iter().filter(|package| package.is_published) {
         by_compiler.entry(&package.oldest).or_default().push(&package.name);
     }
-    for (version, names) in by_compiler {
-        if !setup::has_compiler(version) {
-            allowed(&format!("rust {version}"))?;
-            continue;
+    if is_there("cargo-hack")? {
+        for (version, names) in by_compiler {
+            oldest(version, &["hack", "check", "--each-feature", "--lib"], &names)?;
         }
-        // Not `CARGO` of the present compiler. A target folder of its own, or each compiler would rebuild everything.
-        let mut command = Command::new("cargo");
-        command.arg(format!("+{version}")).args(["check", "--all-features", "--quiet"]);
-        for name in names {
-            command.args(["--package", name]);
-        }
-        call(command.env("CARGO_TARGET_DIR", root().join("target/oldest")).env_remove("RUSTUP_TOOLCHAIN"))?;
     }
-    Ok(())
+    let program = all.iter().find(|package| package.name == "linger-cli").context("no crate `linger-cli`")?;
+    oldest(&program.oldest, &["check"], &[&program.name])
+}
+
+/// Runs a command of cargo with an old compiler, in whose eyes a warning is an error. Not at all if it was recorded as missing.
+fn oldest(version: &str, words: &[&str], packages: &[&str]) -> anyhow::Result<()> {
+    if !setup::has_compiler(version) {
+        return allowed(&format!("rust {version}"));
+    }
+    // Not `CARGO` of the present compiler.
+    let mut command = Command::new("cargo");
+    command.arg(format!("+{version}")).args(words).arg("--quiet");
+    for name in packages {
+        command.args(["--package", name]);
+    }
+    // A target folder of its own, or each compiler and each set of flags would rebuild everything.
+    command.env("CARGO_TARGET_DIR", root().join("target/oldest")).env("RUSTFLAGS", "-D warnings");
+    call(command.env_remove("RUSTUP_TOOLCHAIN"))
 }
 
 fn licences() -> anyhow::Result<()> {
@@ -153,14 +195,6 @@ fn licences() -> anyhow::Result<()> {
     // cargo-deny wants every package of the lock file, also those for other systems. Fetching needs no network if all are there.
     call(&mut cargo(&["fetch", "--locked", "--quiet"]))?;
     call(&mut cargo(&["deny", "--offline", "--log-level", "error", "check", "licenses", "bans", "sources"]))
-}
-
-/// Whether a subcommand of cargo is installed. If not, it must be recorded as missing, and a line says that it is skipped.
-fn is_there(name: &str) -> anyhow::Result<bool> {
-    if setup::has_subcommand(name) {
-        return Ok(true);
-    }
-    allowed(name).map(|()| false)
 }
 
 fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
@@ -188,23 +222,6 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     // Neither runs doc tests together with these targets.
     call(&mut with(&["test", "--doc", "--all-features", "--quiet"], &[]))
         .context("the examples in documentation")
-}
-
-pub(crate) fn has_runner() -> anyhow::Result<bool> {
-    is_there("cargo-nextest")
-}
-
-/// The words that run tests: each in a process of its own, if cargo-nextest is there.
-pub(crate) fn runner() -> anyhow::Result<Vec<String>> {
-    let words: &[&str] = if has_runner()? { &["nextest", "run"] } else { &["test"] };
-    let mut words: Vec<String> =
-        [words, &["--no-fail-fast"]].concat().into_iter().map(str::to_owned).collect();
-    if has_runner()? {
-        // A test takes three of these threads, or fewer if it mostly waits (.config/nextest.toml).
-        let threads = std::thread::available_parallelism().map_or(3, |processors| 3 * processors.get());
-        words.extend(["--test-threads".to_owned(), threads.to_string()]);
-    }
-    Ok(words)
 }
 
 /// Fails if a test binary of the manifests has no test in the run: it would pass without having run anything.
