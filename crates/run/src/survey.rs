@@ -102,7 +102,7 @@ struct ToldCoverage {
 
 impl ToldCoverage {
     /// Notes a look, and returns whether it shows something to report that was not reported before.
-    fn is_news(&mut self, seen: &Coverage) -> bool {
+    fn note(&mut self, seen: &Coverage) -> bool {
         let stays =
             seen.listeners.iter().filter(|one| self.before.listeners.contains(one)).collect::<Vec<_>>();
         let mut is_news = !self.begun && !stays.is_empty();
@@ -131,14 +131,14 @@ impl SurveyPauses {
         Self { started: now, pause: FIRST, next: now + FIRST, listens: None }
     }
 
-    /// How long to wait before [`is_due`](Self::is_due) is asked again.
+    /// How long to wait before [`note_listens`](Self::note_listens) is asked again.
     fn wait(&self, now: Instant) -> Duration {
         let wait = self.next.saturating_duration_since(now);
         if self.listens.is_some() { wait.min(LONGEST_AT_START) } else { wait }
     }
 
     /// Notes how often `listen` was called, and returns whether to look now.
-    fn is_due(&mut self, now: Instant, listens: Option<u64>) -> bool {
+    fn note_listens(&mut self, now: Instant, listens: Option<u64>) -> bool {
         let is_news = listens != self.listens;
         if is_news {
             self.pause = FIRST;
@@ -177,7 +177,7 @@ impl Survey {
         thread::Builder::new().name("linger-survey".into()).spawn(move || {
             let mut pace = SurveyPauses::new(Instant::now());
             while until.recv_timeout(pace.wait(Instant::now())) == Err(RecvTimeoutError::Timeout) {
-                if pace.is_due(Instant::now(), listens()) {
+                if pace.note_listens(Instant::now(), listens()) {
                     autogroup::follow(root);
                     let changed = own.take_part();
                     pace.looked(Instant::now(), changed);
@@ -192,7 +192,7 @@ impl Survey {
         let coverage = self.look();
         let mut seen = lock(&self.0.seen);
         let changed = coverage != seen.told.before;
-        if seen.told.is_news(&coverage) {
+        if seen.told.note(&coverage) {
             seen.untold = Some(coverage);
             // The thread that tells it on waits for signals. This one only wakes it.
             let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::CHILD);

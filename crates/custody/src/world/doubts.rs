@@ -57,7 +57,7 @@ impl Doubts {
     }
 
     /// Notes that calls were made without a notification: anything may have been copied, sent and closed.
-    pub(super) fn unheard(&mut self) {
+    pub(super) fn note_unheard(&mut self) {
         self.stray = true;
         self.unheard = true;
         self.closed_unheard = true;
@@ -65,13 +65,13 @@ impl Doubts {
 
     /// All calls without a notification are over, and nothing is in flight: they may have sent what is `open` now, and cannot
     /// have sent what is opened later.
-    pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>) {
+    pub(super) fn note_heard(&mut self, open: impl Iterator<Item = Inode>) {
         self.unheard = false;
         self.suspect.extend(open);
     }
 
     /// Keeps only these of the sockets that may have been sent unheard: the inodes of the others may be given again.
-    pub(super) fn still_suspects(&mut self, exists: impl Fn(Inode) -> bool) {
+    pub(super) fn keep_suspects(&mut self, exists: impl Fn(Inode) -> bool) {
         self.suspect.retain(|inode| exists(*inode));
     }
 
@@ -86,14 +86,14 @@ impl Doubts {
     }
 
     /// Notes a process that cannot be looked at. Returns whether it was not noted before.
-    pub(super) fn hides(&mut self, pid: Pid) -> bool {
+    pub(super) fn note_hidden(&mut self, pid: Pid) -> bool {
         let is_new = !self.obscure.contains_key(&pid);
         self.obscure.entry(pid).or_insert(Obscure { counted: false });
         is_new
     }
 
     /// Notes that a process that cannot be looked at closes something. Returns whether this is its first close.
-    pub(super) fn closes_unseen(&mut self, pid: Pid) -> bool {
+    pub(super) fn note_unseen_close(&mut self, pid: Pid) -> bool {
         self.obscure.get_mut(&pid).is_some_and(|one| !std::mem::replace(&mut one.counted, true))
     }
 
@@ -133,11 +133,11 @@ impl Doubts {
     }
 
     /// Keeps only these of the threads that may be copying.
-    pub(super) fn still_copy(&mut self, tids: &[Tid]) {
+    pub(super) fn keep_copying(&mut self, tids: &[Tid]) {
         self.copying.retain(|tid| tids.contains(tid));
     }
 
-    /// Learns from a look at all processes, after [`still_copy`](Self::still_copy); `is_known` tells connections that are
+    /// Learns from a look at all processes, after [`keep_copying`](Self::keep_copying); `is_known` tells connections that are
     /// known to be shared.
     pub(super) fn look(&mut self, census: &Census, is_known: impl Fn(Inode) -> bool) {
         if !census.hidden {

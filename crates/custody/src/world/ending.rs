@@ -91,7 +91,7 @@ impl World {
     }
 
     /// Notes that the fd is still open. If its call may fail, forgets the ending after [`PATIENCE`].
-    pub(super) fn still_open(&mut self, kept: Kept) {
+    pub(super) fn note_open(&mut self, kept: Kept) {
         let Some(Ending { way: Way::Replace | Way::Exec, stage: Stage::Called { open_since }, .. }) =
             self.endings.get_mut(&kept)
         else {

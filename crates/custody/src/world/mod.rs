@@ -140,7 +140,7 @@ impl World {
             Event::Fork { caller, open, hidden, alone } => {
                 self.doubts.forks(caller.tid, alone);
                 if hidden {
-                    self.hides(caller.pid);
+                    self.note_hidden(caller.pid);
                 }
                 self.inherit_all(caller, open, false);
             }
@@ -153,18 +153,18 @@ impl World {
             Event::Shutdown { seen, both } => self.push(Task::Shutdown(seen, both)),
             Event::Hidden { pid, does } => self.hidden(pid, does),
             Event::Unnotified => {
-                self.doubts.unheard();
+                self.doubts.note_unheard();
                 self.push(Task::Orphans);
             }
             Event::CaughtUp(Census { hidden: true, .. }) => {}
             Event::CaughtUp(census) => {
                 // Kept and held connections count too: the census does not show one that the program has just closed.
                 let known = self.connections.values().map(|connection| connection.inode);
-                self.doubts.heard(census.names.keys().copied().chain(known));
+                self.doubts.note_heard(census.names.keys().copied().chain(known));
             }
             Event::Accepted { cookie, inode, pid } => self.accepted(cookie, inode, pid),
             Event::Closed(kept) => self.push(Task::Closed(kept)),
-            Event::StillOpen(kept) => self.still_open(kept),
+            Event::StillOpen(kept) => self.note_open(kept),
             Event::Lost(kept) => self.lost(kept),
             Event::Died(pid) => {
                 self.alive.remove(&pid);
@@ -211,7 +211,7 @@ impl World {
         self.now = now;
         self.asked = false;
         if let Answer::Census { copying, .. } | Answer::Flights { copying, .. } = &answer {
-            self.doubts.still_copy(copying);
+            self.doubts.keep_copying(copying);
         }
         if let Answer::Census { census, .. } = &answer {
             self.take_census(census);

@@ -18,7 +18,7 @@ impl World {
         // The pid of a process that has died may be reused.
         self.doubts.forget(caller.pid);
         if hidden {
-            self.hides(caller.pid);
+            self.note_hidden(caller.pid);
             // It may have inherited any of them, and then no message has brought it.
             let all = self.connections.values_mut().filter_map(|one| one.shared.as_mut());
             all.for_each(|shared| shared.inherited_by(caller.pid));
@@ -60,12 +60,12 @@ impl World {
 
     /// A process that cannot be looked at does something with its fds.
     pub(super) fn hidden(&mut self, pid: Pid, does: Unseen) {
-        self.hides(pid);
+        self.note_hidden(pid);
         match does {
             Unseen::Copies => {}
             Unseen::Sends => self.doubts.sends_unseen(),
             // Count one close for each such process: how many it makes is not known.
-            Unseen::Closes if self.doubts.closes_unseen(pid) => {
+            Unseen::Closes if self.doubts.note_unseen_close(pid) => {
                 self.act(Action::Count { cookie: None, reason: Count::Refused, holder: Some(pid) });
             }
             Unseen::Closes => {}
@@ -81,8 +81,8 @@ impl World {
         }
     }
 
-    pub(super) fn hides(&mut self, pid: Pid) {
-        if self.doubts.hides(pid) {
+    pub(super) fn note_hidden(&mut self, pid: Pid) {
+        if self.doubts.note_hidden(pid) {
             self.act(Action::Hidden(pid));
             self.act(Action::Watch(pid));
         }

@@ -126,7 +126,7 @@ impl World {
             });
             let told = tasks.iter().filter_map(|(task, _)| task.seen()).map(|seen| seen.inode);
             let known: BTreeSet<Inode> = connections.values().map(|one| one.inode).chain(told).collect();
-            self.doubts.still_suspects(|inode| known.contains(&inode) || !census.names(inode).is_empty());
+            self.doubts.keep_suspects(|inode| known.contains(&inode) || !census.names(inode).is_empty());
         }
         self.room = self.limits.shared.max(self.remembered() * 2);
         // The process for which a connection is held may have closed it unseen: another process that has it takes its place.

@@ -56,12 +56,12 @@ impl OpenRequest {
 
     /// Keeps bytes for the handler, in a file of `spool` if a folder is given. Returns false if no file could be made there.
     pub(super) fn push(&mut self, which: Which, bytes: &[u8], spool: Option<&Path>) -> bool {
-        self.has_come(which);
+        self.note_arrival(which);
         self.body(which).push(bytes, spool)
     }
 
     pub(super) fn end(&mut self, which: Which) {
-        self.has_come(which);
+        self.note_arrival(which);
         self.body(which).end();
     }
 
@@ -70,7 +70,7 @@ impl OpenRequest {
         (self.stdin, self.data) = (InputStream::Unwanted, InputStream::Unwanted);
     }
 
-    fn has_come(&mut self, which: Which) {
+    fn note_arrival(&mut self, which: Which) {
         self.waits_for = self.waits_for.filter(|awaited| *awaited != which);
     }
 

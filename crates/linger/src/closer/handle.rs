@@ -133,7 +133,7 @@ impl<'a> Here<'a> {
 
     /// Counts the end of a watched socket.
     #[cfg(feature = "tokio")]
-    pub(crate) fn is_over(self, ticket: Ticket, outcome: &Outcome) {
+    pub(crate) fn count_end(self, ticket: Ticket, outcome: &Outcome) {
         outcome.trace();
         self.shared().unwatch(ticket, Some(outcome));
     }

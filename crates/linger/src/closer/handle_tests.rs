@@ -168,7 +168,7 @@ mod watched {
         assert_eq!((here.snapshot().handed_over, here.snapshot().lingering), (3, 3));
         // The second is over, the third is handed over: neither is looked for any more.
         let outcome = Outcome { ended: Ended::PeerClosed, ..Outcome::failed(std::io::ErrorKind::Other) };
-        here.is_over(tickets[1], &outcome);
+        here.count_end(tickets[1], &outcome);
         assert_eq!((here.snapshot().ended.peer_closed, here.snapshot().lingering), (1, 2));
         let arrival = tasks[2].clone().take().unwrap();
         here.take_over(tickets[2], arrival);

@@ -167,7 +167,7 @@ impl<S: Stream> SharedClose<S> {
         if let Ok(socket) = socket.map(S::into_fd) {
             socket.close(abort);
         }
-        self.here().into_iter().for_each(|here| here.is_over(self.ticket(), outcome));
+        self.here().into_iter().for_each(|here| here.count_end(self.ticket(), outcome));
     }
 
     /// Hands the close over to the closer, unless the closer has it already or it has ended.
@@ -196,7 +196,7 @@ impl<S: Stream> Watched for SharedClose<S> {
             Err(error) => {
                 // A descriptor that the runtime does not give back was closed by it.
                 let outcome = Outcome::failed(error.kind());
-                self.here().into_iter().for_each(|here| here.is_over(Ticket::MAX, &outcome));
+                self.here().into_iter().for_each(|here| here.count_end(Ticket::MAX, &outcome));
                 report(outcome);
                 None
             }

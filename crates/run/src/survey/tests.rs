@@ -11,7 +11,7 @@ fn pauses(pace: &mut SurveyPauses, mut now: Instant, end: Duration, listens: Opt
     let (mut last, mut all) = (now, Vec::new());
     while now < pace.started + end {
         now += pace.wait(now);
-        if pace.is_due(now, listens) {
+        if pace.note_listens(now, listens) {
             all.push(now - last);
             last = now;
             pace.looked(now, false);
@@ -36,10 +36,10 @@ fn a_call_of_listen_is_looked_at_soon_and_nothing_else_often() {
     assert!(all.len() < 12, "{all:?}");
     let now = start + Duration::from_secs(20);
     assert!(pace.wait(now) <= LONGEST_AT_START);
-    assert!(pace.is_due(now, Some(2)));
+    assert!(pace.note_listens(now, Some(2)));
     pace.looked(now, false);
     assert_eq!(pace.wait(now), FIRST * 2);
-    assert!(!pace.is_due(now, Some(2)));
+    assert!(!pace.note_listens(now, Some(2)));
 }
 
 fn means(mark: Option<&str>) -> Means {
@@ -93,18 +93,18 @@ fn what_stays_is_told_once_and_a_gap_of_a_moment_is_not() {
     let coverage = |listeners: &[CoveredListener]| Coverage { listeners: listeners.to_vec() };
     let (covered, gap) = (one(1, 7, Ok(Via::Preload)), one(1, 8, Err(Gap::NotLoaded)));
     let mut told = ToldCoverage::default();
-    assert!(!told.is_news(&coverage(&[])) && !told.is_news(&coverage(&[])), "nobody listens");
-    assert!(!told.is_news(&coverage(std::slice::from_ref(&covered))), "seen once");
-    assert!(told.is_news(&coverage(std::slice::from_ref(&covered))));
+    assert!(!told.note(&coverage(&[])) && !told.note(&coverage(&[])), "nobody listens");
+    assert!(!told.note(&coverage(std::slice::from_ref(&covered))), "seen once");
+    assert!(told.note(&coverage(std::slice::from_ref(&covered))));
     // A child that is about to call `execve`.
-    assert!(!told.is_news(&coverage(&[covered.clone(), gap.clone()])));
-    assert!(!told.is_news(&coverage(std::slice::from_ref(&covered))));
+    assert!(!told.note(&coverage(&[covered.clone(), gap.clone()])));
+    assert!(!told.note(&coverage(std::slice::from_ref(&covered))));
     // One that stays, and is told once.
     let both = coverage(&[covered.clone(), gap]);
-    assert!(!told.is_news(&both) && told.is_news(&both) && !told.is_news(&both));
+    assert!(!told.note(&both) && told.note(&both) && !told.note(&both));
     // The same listener with another process, and one more that is covered.
     let more = coverage(&[covered, one(1, 9, Err(Gap::NotLoaded)), one(2, 7, Ok(Via::Preload))]);
-    assert!(!told.is_news(&more) && told.is_news(&more) && !told.is_news(&more));
+    assert!(!told.note(&more) && told.note(&more) && !told.note(&more));
 }
 
 /// This process is its own program: its listeners are found, and who has them.

@@ -61,7 +61,7 @@ impl Disk {
     }
 
     /// Makes a file that is durable from the start.
-    pub(super) fn has(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
+    pub(super) fn put_durable(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
         let path = self.base.join("shared").join(name);
         fs::write(&path, content)?;
         let ino = fs::metadata(&path)?.ino();

@@ -76,7 +76,7 @@ impl Runner {
             if schedule.scenario == Scenario::Get { EndOfTransfer::Client } else { EndOfTransfer::Server };
         let mut disk = Disk::new(&self.base, owner)?;
         if schedule.scenario == Scenario::Replace {
-            disk.has("file", check::OLD)?;
+            disk.put_durable("file", check::OLD)?;
         }
         let mut state = SimulatedState::new(schedule.seed, schedule.events.clone(), disk);
         state.planted = planted;

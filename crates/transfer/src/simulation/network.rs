@@ -148,7 +148,7 @@ impl SimulatedConnection {
     }
 
     /// The other machine has booted again and does not know this connection: it answers with a reset.
-    pub(super) fn is_unknown(&mut self, to: EndOfTransfer) {
+    pub(super) fn forget(&mut self, to: EndOfTransfer) {
         if self.sides[to as usize].open {
             self.reset(to);
         }

@@ -74,7 +74,7 @@ impl Driver {
             return false;
         }
         self.tell(Event::Calls(caller.tid), None);
-        self.hands.may_close_epoll(thread.process, fd);
+        self.hands.note_epoll_close(thread.process, fd);
         if let Found::Connection(seen, taken) = found
             && (self.ask.only_death_ends_calls() && !thread.is_lent_to() || self.ask.waits(notification.id))
         {
@@ -112,7 +112,7 @@ impl Driver {
         let id = notification.id;
         match call {
             Call::Close(fd) => {
-                self.hands.may_close_epoll(thread.process, fd);
+                self.hands.note_epoll_close(thread.process, fd);
                 self.close(id, caller, thread, fd, Way::Close);
             }
             Call::CloseRange(first, last) => {
@@ -123,7 +123,7 @@ impl Driver {
             Call::Copy(fd) => self.copy(caller, thread, fd),
             Call::Replace { old, new } if old != new => {
                 self.copy(caller, thread, old);
-                self.hands.may_close_epoll(thread.process, new);
+                self.hands.note_epoll_close(thread.process, new);
                 self.close(id, caller, thread, new, Way::Replace);
             }
             Call::Replace { .. } | Call::Other => {}

@@ -76,7 +76,7 @@ impl Driver {
                 Action::Count { cookie, reason, .. } => {
                     self.count(reason);
                     if let Some(cookie) = cookie.filter(|_| is_end(reason)) {
-                        self.hands.is_over(cookie);
+                        self.hands.forget(cookie);
                     }
                 }
             }
@@ -136,7 +136,7 @@ impl Driver {
             Wanting::Discard(kept) => Answer::Discarded(self.hands.discard(kept)),
             Wanting::Unwatch(kept) => Answer::Done(self.hands.unwatch(kept)),
             Wanting::HandOver { kept, cookie, unread } => {
-                self.hands.is_over(cookie);
+                self.hands.forget(cookie);
                 Answer::Done(self.hands.part(kept, cookie, unread, self.now))
             }
             Wanting::HandOverShutdown { cookie, unread } => {

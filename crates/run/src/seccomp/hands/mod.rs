@@ -256,7 +256,7 @@ impl Hands {
         self.epolls.changed(process);
     }
 
-    pub(super) fn may_close_epoll(&mut self, process: u32, fd: RawFd) {
+    pub(super) fn note_epoll_close(&mut self, process: u32, fd: RawFd) {
         self.epolls.closing(process, fd);
     }
 
@@ -274,7 +274,7 @@ impl Hands {
     }
 
     /// Forgets a connection that is over.
-    pub(super) fn is_over(&mut self, cookie: Cookie) {
+    pub(super) fn forget(&mut self, cookie: Cookie) {
         self.copied.remove(cookie);
     }
 

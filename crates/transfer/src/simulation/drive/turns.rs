@@ -121,7 +121,7 @@ impl Runner {
             }
             for connection in connections {
                 if random.once_in(2) {
-                    connection.is_unknown(end.other());
+                    connection.forget(end.other());
                 }
             }
         }
