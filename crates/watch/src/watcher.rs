@@ -204,6 +204,7 @@ impl Watcher {
 
     fn look(&mut self) -> Vec<Notice> {
         self.discover(false);
+        self.kernel.follow_processors();
         let warnings = self.resets.look().into_iter();
         warnings.filter(|warning| self.filter.admits_warning(warning)).map(Notice::Warning).collect()
     }
