@@ -1,6 +1,7 @@
 //! `linger watch`: every reset of this host, live, as a view, as lines, as JSON, or for Prometheus.
 
 use std::io::{self, IsTerminal};
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,8 +34,7 @@ const FRAME: Duration = Duration::from_millis(250);
 const LAST: Duration = Duration::from_millis(200);
 
 /// Help of `--metrics` for this verb.
-const METRICS: &str =
-    "Serve the counts for Prometheus at http://HOST:PORT/metrics, with no other output unless asked for";
+const METRICS: &str = "Serve the counts for Prometheus at http://HOST:PORT/metrics, and /healthz, with no other output unless asked for";
 
 /// Shows every reset this host sends or receives, with its cause and the process that closed.
 #[derive(Args, Debug)]
@@ -98,10 +98,15 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     }
     let metrics = Metrics::default();
     if let Some(address) = &arguments.counts.metrics {
-        match address.resolve().and_then(|address| metrics.serve(address)) {
+        let bound = address.resolve().and_then(TcpListener::bind);
+        // A port below 1024 is bound, and no thread is started yet that would keep what this one gives up.
+        give_up();
+        match bound.and_then(|listener| metrics.serve(listener)) {
             Ok(bound) => say!("linger: serving http://{bound}/metrics"),
             Err(error) => return exit::listening(address, &error),
         }
+    } else {
+        give_up();
     }
     let viewed = io::stdout().is_terminal()
         && !arguments.output.json
@@ -131,6 +136,13 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
         Ok(()) => ExitCode::from(status),
         Err(Ended::Output(stopped)) => stopped.end((failures.seen > 0).then_some(status)),
         Err(Ended::Kernel(error)) => exit::io("cannot go on watching", &error),
+    }
+}
+
+/// Gives up the capabilities that only the start needed.
+fn give_up() {
+    if let Err(error) = linger_watch::give_up_capabilities() {
+        say!("linger: watching with all capabilities, since they cannot be given up: {error}");
     }
 }
 
@@ -178,7 +190,7 @@ fn lines(
 ) -> Result<(), Ended> {
     let quiet = arguments.counts.metrics.is_some() && !arguments.output.json && !arguments.plain;
     let mut out = Stdout::new();
-    let (mut lost, mut last) = (0, false);
+    let (mut lost, mut last, mut blind) = (0, false, watcher.blind().len());
     while !last {
         last = stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
         let notices = if last {
@@ -191,6 +203,10 @@ fn lines(
             metrics.record(&notices, watcher);
         }
         failures.count(&notices);
+        for new in watcher.blind().iter().skip(blind) {
+            say!("linger: {}", new.meaning());
+        }
+        blind = watcher.blind().len();
         if watcher.lost() > lost {
             lost = watcher.lost();
             say!("linger: {lost} kernel events were lost so far: this host resets faster than they are read");

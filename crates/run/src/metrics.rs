@@ -1,13 +1,11 @@
 //! Serves the counts in OpenMetrics format over HTTP.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
-use linger::{Budget, Closer, Policy};
+use linger_endpoint::{EndpointLimits, Source};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -25,36 +23,32 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source })
 }
 
-/// Scrapers that may linger at a time.
+/// Scrapers that are served at a time, and that may linger: the descriptors are for the program's connections.
 const SCRAPERS: usize = 16;
 
 /// Starts a thread that serves the report and the coverage until the process ends.
 ///
 /// Scrapers have a closer of their own: they are not the program's clients, so they must not be in its counts.
 pub(crate) fn serve(listener: TcpListener, source: ReportSource, coverage: CoverageSource) -> io::Result<()> {
-    let mut budget = Budget::default();
-    budget.sockets = SCRAPERS;
-    let closer = Closer::new(budget)?;
-    let mut registry = Registry::with_prefix("linger");
-    registry.register_collector(Box::new(Reports(source)));
-    registry.register_collector(Box::new(Listeners(coverage)));
-    let task = move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { continue };
-            // A scraper that sends nothing must not delay the next one for long.
-            let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-            let _ = stream.set_write_timeout(Some(Duration::from_secs(2)));
-            // Every request gets the metrics. The rest of the request is drained by the lingering close.
-            let _ = stream.read(&mut [0; 2048]);
-            let mut body = String::new();
-            let _ = text::encode(&mut body, &registry);
-            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\
-                        Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
-            let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
-            closer.close(stream, &Policy::short());
-        }
-    };
-    thread::Builder::new().name("linger-metrics".into()).spawn(task).map(drop)
+    let mut registry = linger_endpoint::registry();
+    let own = registry.sub_registry_with_prefix("linger");
+    own.register_collector(Box::new(Reports(source)));
+    own.register_collector(Box::new(Listeners(coverage)));
+    let mut limits = EndpointLimits::default();
+    (limits.peers, limits.lingering) = (2 * SCRAPERS, SCRAPERS);
+    linger_endpoint::serve(listener, limits, Scraped(registry))
+}
+
+/// What scrapers get. The collectors read the counts as they are then.
+struct Scraped(Registry);
+
+impl Source for Scraped {
+    fn metrics(&self) -> String {
+        let mut body = String::new();
+        // Writing to a string cannot fail.
+        let _ = text::encode(&mut body, &self.0);
+        body
+    }
 }
 
 /// The counts that can fall again.
@@ -126,7 +120,9 @@ fn labelled(coverage: &Coverage) -> BTreeMap<Labels, i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use linger::Snapshot;
     use linger_untrusted::Untrusted;
@@ -166,7 +162,7 @@ mod tests {
             tally.count(linger_preload::protocol::Count::Shared, number);
             let answer = scrape(address);
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-            assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
             let shared = if number == 1 { 1 } else { 4 };
             // What can fall is a gauge, and its name has no ending.
             for line in [

@@ -76,6 +76,8 @@ pub enum Blind {
     NoBytes,
     /// Other network namespaces cannot be entered: their listeners, counters and byte counts are not known.
     NoNamespaces,
+    /// A processor came online, and its events could not be opened: what it does is not seen.
+    NewProcessor,
     /// No `sched_process_exit`: the end of a process looks like a close.
     NoExits,
 }
@@ -96,6 +98,10 @@ impl Blind {
             Self::NoNamespaces => {
                 "of containers (other network namespaces) only the resets are seen, without listeners, counters and often \
                  bytes: entering them needs CAP_SYS_ADMIN"
+            }
+            Self::NewProcessor => {
+                "a processor came online, and what happens on it is not seen: there are too few descriptors, or too little \
+                 memory that may be locked"
             }
             Self::NoExits => {
                 "the end of a process is not told from a close: no tracepoint sched:sched_process_exit"
@@ -268,13 +274,8 @@ impl Kernel {
                 None => blind.extend(without),
             }
         }
-        let filters: Vec<Option<String>> = points.iter().map(|point| point.kind.filter()).collect();
-        let subscriptions: Vec<Subscription<'_>> = points
-            .iter()
-            .zip(&filters)
-            .map(|(point, filter)| Subscription { id: point.format.id, filter: filter.as_deref() })
-            .collect();
-        let perf = Perf::open(&subscriptions)?;
+        let subscription = |point: &Point| Subscription { id: point.format.id, filter: point.kind.filter() };
+        let perf = Perf::open(points.iter().map(subscription).collect())?;
         Ok(Self { perf, points, leftovers: Vec::new(), blind, younger: Vec::new() })
     }
 
@@ -305,7 +306,17 @@ impl Kernel {
     }
 
     pub(crate) fn note_blind(&mut self, blind: Blind) {
-        self.blind.push(blind);
+        if !self.blind.contains(&blind) {
+            self.blind.push(blind);
+        }
+    }
+
+    /// Watches processors that came online.
+    pub(crate) fn follow_processors(&mut self) {
+        if let Err(error) = self.perf.follow_processors() {
+            tracing::warn!(%error, "a processor that came online is not watched");
+            self.note_blind(Blind::NewProcessor);
+        }
     }
 
     /// Calls `on_leftover` for each socket destroyed since the last call. Earlier events about these sockets are returned by

@@ -1,10 +1,14 @@
 //! The exporter: OpenMetrics over HTTP, for Prometheus to scrape.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use linger_endpoint::{EndpointLimits, Source};
+use linger_why::Cause;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -12,11 +16,23 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::serve::{PeerLimits, serve};
-use crate::{Counted, Direction, LiveReset, NamedProcess, NamespaceId, Notice, Warning, Watcher};
+use crate::{Counted, Direction, LiveReset, NamedProcess, NamespaceId, Notice, Warning, Watcher, Workload};
 
 /// Largest number of label sets. Further processes are counted as "other", so that the scraper's memory stays bounded.
 const MAX_LABELS: usize = 2_000;
+/// The metrics are out of date if nobody has recorded for so long; a watch does so twice a second.
+const STALE: Duration = Duration::from_secs(10);
+/// The causes that a server's own resets mostly have. Each listener has them at zero from the start: `rate()` of a series that
+/// begins with its first burst would not see that burst.
+const AT_ZERO: [Cause; 5] = [
+    Cause::ClosedWithUnreadData,
+    Cause::DataAfterClose,
+    Cause::Aborted,
+    Cause::AcceptQueueOverflow,
+    Cause::ProcessGone,
+];
+/// The names of [`Warning`]s.
+const WARNINGS: [&str; 3] = ["listener-near-limit", "unread-after-peer-closed", "accept-queue-overflowed"];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResetLabels {
@@ -37,10 +53,10 @@ struct PlaceLabels {
 }
 
 impl PlaceLabels {
-    fn of(reset: &LiveReset) -> Self {
-        let workload = reset.workload.clone().unwrap_or_default();
+    fn of(namespace: Option<NamespaceId>, workload: Option<&Workload>) -> Self {
+        let workload = workload.cloned().unwrap_or_default();
         Self {
-            namespace: reset.namespace.map_or(String::new(), |id| id.inode().to_string()),
+            namespace: namespace.map_or(String::new(), |id| id.inode().to_string()),
             container: workload.container.unwrap_or_default(),
             pod: workload.pod.unwrap_or_default(),
             unit: workload.unit.map_or(String::new(), |unit| unit.label()),
@@ -106,13 +122,19 @@ pub struct Metrics {
     kernel: Family<CounterLabels, Counter>,
     seen: Family<DirectionLabels, Counter>,
     missed: Gauge<i64, AtomicI64>,
-    labels: Arc<Mutex<std::collections::HashSet<ResetLabels>>>,
+    labels: Arc<Mutex<HashSet<ResetLabels>>>,
+    /// The listeners, with their process, that have their series at zero.
+    announced: Arc<Mutex<HashSet<(NamespaceId, SocketAddr, u32)>>>,
+    /// When the last round was recorded, in milliseconds since `started`.
+    recorded: Arc<AtomicU64>,
+    started: Instant,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("linger");
-        let (resets, warnings) = (Family::default(), Family::default());
+        let mut whole = linger_endpoint::registry();
+        let registry = whole.sub_registry_with_prefix("linger");
+        let (resets, warnings) = (Family::default(), Family::<WarningLabels, Counter>::default());
         let (waiting, limit, lost) = (Family::default(), Family::default(), Counter::default());
         registry.register("resets", "TCP resets by cause, direction and process", resets.clone());
         let further = Family::default();
@@ -133,7 +155,7 @@ impl Default for Metrics {
         let ring = Gauge::default();
         registry.register("ring_bytes", "Size of each processor's ring for kernel events", ring.clone());
         let (bytes, kernel) = (Family::default(), Family::default());
-        let (seen, missed) = (Family::default(), Gauge::default());
+        let (seen, missed) = (Family::<DirectionLabels, Counter>::default(), Gauge::default());
         let lost_bytes = "Bytes on their way when a connection was reset: unread here, unacknowledged by the peer, of those unsent";
         registry.register("reset_bytes", lost_bytes, bytes.clone());
         registry.register(
@@ -147,10 +169,14 @@ impl Default for Metrics {
             "Resets that the kernel counted as sent beyond those seen",
             missed.clone(),
         );
-        let registry = Arc::new(Mutex::new(registry));
-        let labels = Arc::default();
+        for warning in WARNINGS {
+            drop(warnings.get_or_create(&WarningLabels { warning }));
+        }
+        for direction in [Direction::Sent, Direction::Received] {
+            drop(seen.get_or_create(&DirectionLabels { direction: direction.name() }));
+        }
         Self {
-            registry,
+            registry: Arc::new(Mutex::new(whole)),
             resets,
             further,
             overflows,
@@ -163,7 +189,10 @@ impl Default for Metrics {
             kernel,
             seen,
             missed,
-            labels,
+            labels: Arc::default(),
+            announced: Arc::default(),
+            recorded: Arc::default(),
+            started: Instant::now(),
         }
     }
 }
@@ -177,7 +206,7 @@ impl Metrics {
                     let process =
                         reset.process.as_ref().map_or("unknown".to_owned(), |process| process.name.label());
                     let (cause, direction) = (reset.cause.name(), reset.direction.name());
-                    let place = PlaceLabels::of(reset);
+                    let place = PlaceLabels::of(reset.namespace, reset.workload.as_ref());
                     let labels = self.bounded(ResetLabels { cause, direction, process, place });
                     self.resets.get_or_create(&labels).inc_by(reset.connections.into());
                     self.record_further(&labels, reset.further_resets);
@@ -213,9 +242,41 @@ impl Metrics {
             let labels = listener_labels(namespace, Some(local), process);
             self.waiting.get_or_create(&labels).set(queue.waiting.into());
             self.limit.get_or_create(&labels).set(queue.limit.into());
+            if let Some(process) = process {
+                self.announce((namespace, local, process.pid), process, watcher.workload(process), &labels);
+            }
         }
+        self.recorded.store(self.milliseconds(), Ordering::Relaxed);
         self.lost.inner().store(watcher.lost(), Ordering::Relaxed);
         self.ring.set(watcher.ring_bytes().try_into().unwrap_or(i64::MAX));
+    }
+
+    /// Makes the series of a listener that are to exist before anything has happened.
+    fn announce(
+        &self,
+        key: (NamespaceId, SocketAddr, u32),
+        process: &NamedProcess,
+        workload: Option<&Workload>,
+        listener: &ListenerLabels,
+    ) {
+        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner).len();
+        // Half of the label sets are left to resets that do happen.
+        if announced.contains(&key) || labels + AT_ZERO.len() > MAX_LABELS / 2 {
+            return;
+        }
+        announced.insert(key);
+        drop(self.overflows.get_or_create(listener));
+        for cause in AT_ZERO {
+            let place = PlaceLabels::of(Some(key.0), workload);
+            let (direction, process) = (Direction::Sent.name(), process.name.label());
+            let labels = self.bounded(ResetLabels { cause: cause.name(), direction, process, place });
+            drop(self.resets.get_or_create(&labels));
+        }
+    }
+
+    fn milliseconds(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
     }
 
     /// The labels, or those of "other" if there are too many already.
@@ -269,30 +330,25 @@ impl Metrics {
         text
     }
 
-    /// Binds `address` and serves `GET /metrics` from threads until the process ends: 16 peers at the same time, five
-    /// seconds each. Returns the bound address, which tells the port if `address` has port 0.
+    /// Serves at `listener` from a thread until the process ends, as [`linger_endpoint::serve`] does: `/metrics`, `/healthz` and
+    /// `/`. Returns its address, which tells the port if it was bound to port 0.
     ///
     /// # Errors
-    /// Returns the errors of binding the address and of starting the thread.
-    pub fn serve(&self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address)?;
+    /// Returns the errors of starting the thread.
+    pub fn serve(&self, listener: TcpListener) -> io::Result<SocketAddr> {
         let bound = listener.local_addr()?;
-        let metrics = self.clone();
-        serve(listener, PeerLimits::default(), move |request| metrics.answer(request))?;
+        linger_endpoint::serve(listener, EndpointLimits::default(), self.clone())?;
         Ok(bound)
     }
+}
 
-    /// The whole response to a request.
-    fn answer(&self, request: &[u8]) -> String {
-        let (status, body) = if request.starts_with(b"GET /metrics ") {
-            ("200 OK", self.text())
-        } else {
-            ("404 Not Found", "GET /metrics\n".to_owned())
-        };
-        format!(
-            "HTTP/1.1 {status}\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        )
+impl Source for Metrics {
+    fn metrics(&self) -> String {
+        self.text()
+    }
+
+    fn is_current(&self) -> bool {
+        let silent = self.milliseconds().saturating_sub(self.recorded.load(Ordering::Relaxed));
+        Duration::from_millis(silent) < STALE
     }
 }

@@ -27,11 +27,10 @@ mod needs;
 mod notice;
 mod overflow;
 mod places;
+mod privilege;
 mod process;
 mod recent;
 mod resets;
-#[cfg(feature = "export")]
-mod serve;
 mod sockets;
 mod tcp_state;
 #[cfg(feature = "view")]
@@ -46,5 +45,6 @@ pub use live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
 pub use namespace_id::NamespaceId;
 pub use needs::Needs;
 pub use notice::{Filter, FurtherResets, Notice, Warning};
+pub use privilege::give_up_capabilities;
 pub use process::NamedProcess;
 pub use watcher::Watcher;

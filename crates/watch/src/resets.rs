@@ -101,6 +101,10 @@ impl Resets {
         self.sockets.listeners()
     }
 
+    pub(crate) fn workload(&self, process: &NamedProcess) -> Option<&Workload> {
+        self.processes.workload(process.pid)
+    }
+
     /// Whether a poll of the socket lists is due.
     pub(crate) fn is_due(&self) -> bool {
         self.sockets.is_due()

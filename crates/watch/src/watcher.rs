@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use crate::cgroup::Workload;
 use crate::counted::{Comparison, Counted};
 use crate::events::{Blind, CannotWatch, Kernel, KernelEvent};
 use crate::kernel::leftovers::Leftovers;
@@ -88,6 +89,11 @@ impl Watcher {
         &self,
     ) -> impl Iterator<Item = (NamespaceId, SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
         self.resets.listeners()
+    }
+
+    /// Container, pod and unit of a process that was named before, also after its end.
+    pub fn workload(&self, process: &NamedProcess) -> Option<&Workload> {
+        self.resets.workload(process)
     }
 
     /// Waits for `timeout` at most, and returns what happened.
@@ -204,6 +210,7 @@ impl Watcher {
 
     fn look(&mut self) -> Vec<Notice> {
         self.discover(false);
+        self.kernel.follow_processors();
         let warnings = self.resets.look().into_iter();
         warnings.filter(|warning| self.filter.admits_warning(warning)).map(Notice::Warning).collect()
     }

@@ -1,5 +1,6 @@
 //! What watching needs of this host and user: `linger watch --check`, and the remedies when it cannot start.
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 
 use linger_watch::{Blind, CannotWatch, Filter, Needs, Watcher};
@@ -95,15 +96,14 @@ fn descriptors(needs: Needs, limit: Option<u64>) -> Check {
     match limit {
         None => Check::ok(NEED, found("any number")),
         Some(limit) if limit >= descriptors => Check::ok(NEED, found(&limit.to_string())),
-        Some(limit) => Check::new(
-            NEED,
-            NeedState::Missing,
-            found(&limit.to_string()),
-            format!(
-                "ulimit -n {descriptors}   (systemd: LimitNOFILE={descriptors}; docker: --ulimit nofile={descriptors})"
-            ),
-        ),
+        Some(limit) => Check::new(NEED, NeedState::Missing, found(&limit.to_string()), more_files(needs)),
     }
+}
+
+fn more_files(Needs { descriptors, .. }: Needs) -> String {
+    format!(
+        "ulimit -n {descriptors}   (systemd: LimitNOFILE={descriptors}; docker: --ulimit nofile={descriptors})"
+    )
 }
 
 fn memory(needs: Needs) -> Check {
@@ -145,6 +145,9 @@ fn paranoia(level: &str, effective: CapabilitySet) -> Check {
 fn unseen(blind: Blind) -> Check {
     let remedy = match blind {
         Blind::NoNamespaces => "run as root, or with CAP_SYS_ADMIN (systemd: RestrictNamespaces=net)",
+        Blind::NewProcessor => {
+            "raise `ulimit -n` and `ulimit -l` (systemd: LimitNOFILE=, LimitMEMLOCK=), and start it again"
+        }
         Blind::NoBytes => "modprobe tcp_diag inet_diag",
         _ => "a newer kernel has it",
     };
@@ -199,8 +202,14 @@ const NEEDS: [NeededCapability; 3] = [
 ];
 
 /// What the user can do about an error, as a continuation of the error's sentence.
-pub(super) fn remedy(error: &CannotWatch) -> &'static str {
-    match error {
+pub(super) fn remedy(error: &CannotWatch) -> Cow<'static, str> {
+    let remedy = match error {
+        CannotWatch::Refused(error) if Errno::from_io_error(error) == Some(Errno::MFILE) => {
+            if let Ok(needs) = Needs::now() {
+                return format!(": {}", more_files(needs)).into();
+            }
+            exit::machine_hint(error)
+        }
         CannotWatch::NoTracefs(_) if has_tracefs() => {
             ": tracefs is there, and not readable to this user; run as root, or with CAP_DAC_READ_SEARCH"
         }
@@ -214,7 +223,8 @@ pub(super) fn remedy(error: &CannotWatch) -> &'static str {
              (--cap-add IPC_LOCK)"
         }
         _ => "",
-    }
+    };
+    remedy.into()
 }
 
 /// What the user can do if `perf_event_open` fails for a process with these capabilities.

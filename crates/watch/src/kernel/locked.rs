@@ -50,11 +50,21 @@ impl LockableMemory {
     /// Returns the ring sizes to try, in bytes, each half of the one before. The first is the largest size that the kernel is
     /// expected to allow; if none is, only the smallest size is tried, because the kernel has the last word.
     pub(crate) fn rings(self) -> impl Iterator<Item = usize> {
-        let least = LEAST.max(self.page);
+        let least = self.least() as usize;
+        self.all_sizes().filter(move |size| *size == least || self.admits(*size as u64))
+    }
+
+    /// All ring sizes in bytes, each half of the one before.
+    pub(crate) fn all_sizes(self) -> impl Iterator<Item = usize> {
+        let least = self.least();
         let halves = std::iter::successors(Some(MOST.max(least)), move |size| {
             Some(size / 2).filter(|half| *half >= least)
         });
-        halves.filter(move |size| *size == least || self.admits(*size)).map(|size| size as usize)
+        halves.map(|size| size as usize)
+    }
+
+    fn least(self) -> u64 {
+        LEAST.max(self.page)
     }
 
     /// Whether rings of this size pass if the user has locked nothing else.
@@ -81,7 +91,7 @@ impl LockableMemory {
 
     /// What the smallest rings lock on all processors, in KiB.
     pub(crate) fn least_kib(self) -> u64 {
-        self.pages(LEAST.max(self.page)).saturating_mul(self.page) / 1024
+        self.pages(self.least()).saturating_mul(self.page) / 1024
     }
 }
 

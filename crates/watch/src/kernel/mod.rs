@@ -5,5 +5,6 @@
 pub(crate) mod leftovers;
 pub(crate) mod locked;
 pub(crate) mod perf;
+pub(crate) mod ring;
 pub(crate) mod sock_diag;
 pub(crate) mod tracepoint;

@@ -1,94 +1,15 @@
 //! Kernel tracepoints through perf events: one ring for each processor, shared by all tracepoints, with lost events counted.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::ClockId;
 
 use crate::kernel::locked::LockableMemory;
-
-/// `PERF_TYPE_TRACEPOINT`, and the fields of each sample: `PERF_SAMPLE_TID | _TIME | _RAW`.
-const TYPE_TRACEPOINT: u32 = 2;
-const SAMPLE: u64 = 1 << 1 | 1 << 2 | 1 << 10;
-/// Attribute bits `watermark`, `use_clockid` and `comm` (records for new process names).
-const FLAGS: u64 = 1 << 14 | 1 << 25;
-const COMM: u64 = 1 << 9;
-/// `PERF_FORMAT_LOST`.
-const FORMAT_LOST: u64 = 1 << 4;
-const RECORD_LOST: u32 = 2;
-const RECORD_COMM: u32 = 3;
-const RECORD_SAMPLE: u32 = 9;
-/// `PERF_EVENT_IOC_SET_OUTPUT` and `PERF_EVENT_IOC_SET_FILTER`.
-const SET_OUTPUT: libc::c_ulong = 0x2405;
-const SET_FILTER: libc::c_ulong = 0x4008_2406;
-/// Offsets of the ring's head and tail in its first page (`struct perf_event_mmap_page`).
-const HEAD: usize = 1024;
-const TAIL: usize = 1032;
-
-/// `struct perf_event_attr` in the size of its version 5, which every kernel with these tracepoints accepts.
-#[repr(C)]
-#[derive(Default)]
-struct Attributes {
-    kind: u32,
-    size: u32,
-    config: u64,
-    sample_period: u64,
-    sample_type: u64,
-    read_format: u64,
-    flags: u64,
-    wakeup_watermark: u32,
-    bp_type: u32,
-    config1: u64,
-    config2: u64,
-    branch_sample_type: u64,
-    sample_regs_user: u64,
-    sample_stack_user: u32,
-    clockid: i32,
-    sample_regs_intr: u64,
-    aux_watermark: u32,
-    sample_max_stack: u16,
-    reserved: u16,
-}
-
-/// A tracepoint to open.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Subscription<'a> {
-    /// The tracepoint's id (the file `id` in its tracefs directory).
-    pub(crate) id: u64,
-    /// A filter in the syntax of tracefs `filter` files.
-    pub(crate) filter: Option<&'a str>,
-}
-
-/// One tracepoint event.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample<'a> {
-    /// The process that was running. It caused the event only if a system call led to it.
-    pub(crate) pid: u32,
-    /// The thread that was running.
-    pub(crate) thread: u32,
-    /// Nanoseconds since 1970-01-01 00:00 UTC.
-    pub(crate) time_ns: u64,
-    /// The raw event, laid out as in `format`; the first two bytes are the tracepoint's id.
-    pub(crate) raw: &'a [u8],
-}
-
-/// A record in the ring.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum PerfRecord<'a> {
-    /// An event of a tracepoint.
-    Sample(Sample<'a>),
-    /// A process has a new name, usually after `execve`.
-    Name {
-        /// The process's pid.
-        pid: u32,
-        /// The name, at most 15 bytes.
-        name: &'a [u8],
-    },
-}
+pub(crate) use crate::kernel::ring::{PerfRecord, Sample, Subscription};
+use crate::kernel::ring::{Ring, RingError};
 
 /// Why the tracepoints cannot be opened.
 #[derive(Debug)]
@@ -108,24 +29,16 @@ impl From<io::Error> for PerfError {
 /// Open tracepoints on all processors.
 #[derive(Debug)]
 pub(crate) struct Perf {
+    /// What is opened on each processor, also on those that come online later.
+    sources: Vec<Subscription>,
     rings: Vec<Ring>,
+    /// Lost events of processors that went offline.
+    gone_lost: u64,
     /// Lost events by the records in the rings.
     lost: u64,
     /// Lost events by the events' own counts. Either number may lag behind the other.
     counted_lost: u64,
 }
-
-#[derive(Debug)]
-struct Ring {
-    /// The first event owns the ring. `PERF_EVENT_IOC_SET_OUTPUT` makes the other events write into it.
-    events: Vec<OwnedFd>,
-    start: NonNull<u8>,
-    page: usize,
-    size: usize,
-}
-
-// SAFETY: the mapping belongs to this value alone and is tied to no thread.
-unsafe impl Send for Ring {}
 
 impl Perf {
     /// Opens `sources` on every processor, with the largest rings that the kernel admits.
@@ -133,12 +46,15 @@ impl Perf {
     /// # Errors
     /// Returns [`PerfError::Locked`] if not even the smallest rings are admitted, `EACCES` or `EPERM` without `CAP_PERFMON`, and
     /// `EINVAL` for a filter that the kernel does not understand.
-    pub(crate) fn open(sources: &[Subscription<'_>]) -> Result<Self, PerfError> {
-        let processors = processors()?;
+    pub(crate) fn open(sources: Vec<Subscription>) -> Result<Self, PerfError> {
+        Self::open_on(&processors()?, sources)
+    }
+
+    fn open_on(processors: &[i32], sources: Vec<Subscription>) -> Result<Self, PerfError> {
         let memory = LockableMemory::now(processors.len());
         for size in memory.rings() {
             let rings =
-                processors.iter().map(|cpu| Ring::open(sources, *cpu, size)).collect::<Result<_, _>>();
+                processors.iter().map(|cpu| Ring::open(&sources, *cpu, size)).collect::<Result<_, _>>();
             match rings {
                 Ok(rings) => {
                     tracing::info!(
@@ -146,7 +62,7 @@ impl Perf {
                         processors = processors.len(),
                         "rings for kernel events"
                     );
-                    return Ok(Self { rings, lost: 0, counted_lost: 0 });
+                    return Ok(Self { sources, rings, gone_lost: 0, lost: 0, counted_lost: 0 });
                 }
                 // Other processes of this user have used the allowance, or some of it.
                 Err(RingError::Locked) => tracing::info!(ring_bytes = size, "too much memory to be locked"),
@@ -154,6 +70,44 @@ impl Perf {
             }
         }
         Err(PerfError::Locked(memory))
+    }
+
+    /// Opens the tracepoints on processors that came online since the last call or the start, and closes those of processors
+    /// that went offline: their events do not come back with them. A new ring is as large as the first, or as the kernel admits.
+    ///
+    /// # Errors
+    /// Returns why a new processor is not watched. It is tried again at the next call.
+    pub(crate) fn follow_processors(&mut self) -> io::Result<()> {
+        let online = processors()?;
+        let (gone, rest): (Vec<Ring>, Vec<Ring>) =
+            std::mem::take(&mut self.rings).into_iter().partition(|ring| !online.contains(&ring.cpu));
+        self.rings = rest;
+        self.gone_lost += lost_of(&gone);
+        drop(gone);
+        let known: Vec<i32> = self.rings.iter().map(|ring| ring.cpu).collect();
+        for cpu in online.iter().filter(|cpu| !known.contains(cpu)) {
+            self.follow(*cpu, online.len())?;
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, cpu: i32, processors: usize) -> io::Result<()> {
+        let most = self.rings.first().map_or(usize::MAX, |ring| ring.size);
+        let memory = LockableMemory::now(processors);
+        // The user's allowance grows with the processors, and rings that are open do not: a smaller one may pass where the
+        // memory is not enough for all of them in this size.
+        for size in memory.all_sizes().filter(|size| *size <= most) {
+            match Ring::open(&self.sources, cpu, size) {
+                Ok(ring) => {
+                    tracing::info!(cpu, ring_bytes = size, "a processor came online");
+                    self.rings.push(ring);
+                    return Ok(());
+                }
+                Err(RingError::Locked) => {}
+                Err(RingError::Other(error)) => return Err(error),
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EPERM))
     }
 
     /// Size of each processor's ring, in bytes.
@@ -202,22 +156,18 @@ impl Perf {
     /// Asks each event how many of its records the kernel dropped (`PERF_FORMAT_LOST`, Linux 6.0). A full ring says so by a
     /// record only once it has room for one and a further event comes, which may be never.
     pub(crate) fn count_lost(&mut self) {
-        let lost = |event: &OwnedFd| {
-            // The event's own count, then the lost records.
-            let mut counts = [0; 16];
-            match rustix::io::read(event, &mut counts) {
-                Ok(16) => word64(&counts, 8).unwrap_or(0),
-                _ => 0,
-            }
-        };
-        let counted = self.rings.iter().flat_map(|ring| &ring.events).map(lost).sum();
-        self.counted_lost = counted;
+        self.counted_lost = self.gone_lost + lost_of(&self.rings);
     }
 
     /// Number of events that the kernel dropped because a ring was full.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.max(self.counted_lost)
     }
+}
+
+/// The lost events of these rings by the events' own counts.
+fn lost_of(rings: &[Ring]) -> u64 {
+    rings.iter().map(Ring::counted_lost).sum()
 }
 
 fn clock(clock: ClockId) -> u64 {
@@ -227,7 +177,11 @@ fn clock(clock: ClockId) -> u64 {
 
 /// The online processors.
 pub(crate) fn processors() -> io::Result<Vec<i32>> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    list_of(&std::fs::read_to_string("/sys/devices/system/cpu/online")?)
+}
+
+/// Parses a list such as `0-3,8`.
+fn list_of(text: &str) -> io::Result<Vec<i32>> {
     let number = |text: &str| {
         text.parse::<i32>().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a list of processors"))
     };
@@ -239,185 +193,67 @@ pub(crate) fn processors() -> io::Result<Vec<i32>> {
     Ok(all)
 }
 
-/// Why a ring cannot be made.
-enum RingError {
-    /// The kernel does not let this process lock the ring in memory.
-    Locked,
-    Other(io::Error),
-}
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
 
-impl From<io::Error> for RingError {
-    fn from(error: io::Error) -> Self {
-        Self::Other(error)
-    }
-}
+    use super::*;
+    use crate::kernel::tracepoint::{Format, tracefs};
 
-impl Ring {
-    /// `size` in bytes: a power of two, and a page at least.
-    fn open(sources: &[Subscription<'_>], cpu: i32, size: usize) -> Result<Self, RingError> {
-        let page = rustix::param::page_size();
-        let mut events: Vec<OwnedFd> = Vec::new();
-        let mut start = NonNull::dangling();
-        for source in sources {
-            let flags = if events.is_empty() { FLAGS | COMM } else { FLAGS };
-            let event = open_event(source.id, cpu, flags, (size / 4) as u32)?;
-            if let Some(first) = events.first() {
-                // SAFETY: two live fds of perf events; the call reads nothing of ours.
-                let result = unsafe { libc::ioctl(event.as_raw_fd(), SET_OUTPUT, first.as_raw_fd()) };
-                check(result)?;
-            } else {
-                // SAFETY: a new shared mapping at an address of the kernel's choice, over the event's own ring.
-                let address = unsafe {
-                    libc::mmap(
-                        std::ptr::null_mut(),
-                        page + size,
-                        libc::PROT_READ | libc::PROT_WRITE,
-                        libc::MAP_SHARED,
-                        event.as_raw_fd(),
-                        0,
-                    )
-                };
-                if address == libc::MAP_FAILED {
-                    let error = io::Error::last_os_error();
-                    let locked = error.raw_os_error() == Some(libc::EPERM);
-                    return Err(if locked { RingError::Locked } else { error.into() });
-                }
-                start =
-                    NonNull::new(address.cast()).ok_or_else(|| io::Error::other("a mapping at address 0"))?;
-            }
-            if let Some(filter) = source.filter {
-                let filter = std::ffi::CString::new(filter).map_err(io::Error::from)?;
-                // SAFETY: the kernel reads a terminated string that lives until the call returns.
-                check(unsafe { libc::ioctl(event.as_raw_fd(), SET_FILTER, filter.as_ptr()) })?;
-            }
-            events.push(event);
-        }
-        Ok(Self { events, start, page, size })
+    #[test]
+    fn lists_of_processors_are_parsed() {
+        assert_eq!(list_of("0-1\n").unwrap(), [0, 1]);
+        assert_eq!(list_of("0,2-3,511\n").unwrap(), [0, 2, 3, 511]);
+        assert_eq!(list_of("0-511").unwrap().len(), 512);
+        assert!(list_of("").is_err() && list_of("0-x").is_err());
     }
 
-    fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: `offset` is HEAD or TAIL, inside the mapped first page and aligned to eight bytes.
-        let address = unsafe { self.start.as_ptr().add(offset) };
-        // SAFETY: the kernel and this process share these words as atomics (`perf_output_get_handle`).
-        unsafe { AtomicU64::from_ptr(address.cast()) }
-    }
-
-    /// Copies `length` bytes from ring position `from`, wrapping at the end of the ring.
-    fn copy(&self, from: u64, length: usize, out: &mut Vec<u8>) {
-        out.clear();
-        let at = (from as usize) & (self.size - 1);
-        let first = length.min(self.size - at);
-        for (at, length) in [(at, first), (0, length - first)] {
-            // SAFETY: the data area begins after one page and has `size` bytes; `at + length` stays within.
-            let start = unsafe { self.start.as_ptr().add(self.page + at) };
-            // SAFETY: between tail and head the kernel does not write, and the head was read with Acquire.
-            out.extend_from_slice(unsafe { std::slice::from_raw_parts(start, length) });
-        }
-    }
-
-    /// Passes all records of the ring to `on_record`. Returns how many events were lost, by the records about that.
-    fn drain(&mut self, on_record: &mut impl FnMut(PerfRecord<'_>)) -> u64 {
-        if self.events.is_empty() {
-            return 0;
-        }
-        let head = self.word(HEAD).load(Ordering::Acquire);
-        let mut tail = self.word(TAIL).load(Ordering::Relaxed);
-        let (mut record, mut lost) = (Vec::new(), 0);
-        while tail != head {
-            self.copy(tail, 8, &mut record);
-            let kind = u32::from_ne_bytes([record[0], record[1], record[2], record[3]]);
-            let length = usize::from(u16::from_ne_bytes([record[6], record[7]]));
-            if length < 8 {
-                // The kernel writes no record of this length. Skip the rest of the ring instead of looping forever.
-                tail = head;
-                break;
-            }
-            self.copy(tail, length, &mut record);
-            tail = tail.wrapping_add(length as u64);
-            match kind {
-                RECORD_LOST => lost += word64(&record, 16).unwrap_or(0),
-                RECORD_SAMPLE => {
-                    if let Some(sample) = sample(&record) {
-                        on_record(PerfRecord::Sample(sample));
-                    }
-                }
-                RECORD_COMM => {
-                    if let Some((pid, name)) = name(&record) {
-                        on_record(PerfRecord::Name { pid, name });
-                    }
-                }
-                _ => {}
+    /// Opens the event of a state change, on these processors alone.
+    fn on(processors: &[i32]) -> Option<Perf> {
+        let opened = tracefs().and_then(|tracefs| Format::read(&tracefs, "sock", "inet_sock_set_state"));
+        let opened = opened
+            .map_err(PerfError::from)
+            .and_then(|format| Perf::open_on(processors, vec![Subscription { id: format.id, filter: None }]));
+        match opened {
+            Ok(perf) => Some(perf),
+            Err(error) => {
+                linger_testing::skip("live tracepoints", &format!("{error:?}"));
+                None
             }
         }
-        self.word(TAIL).store(tail, Ordering::Release);
-        lost
     }
-}
 
-impl Drop for Ring {
-    fn drop(&mut self) {
-        if !self.events.is_empty() {
-            // SAFETY: unmaps what `open` mapped; no slice of it outlives a call of `copy`.
-            unsafe { libc::munmap(self.start.as_ptr().cast(), self.page + self.size) };
-        }
+    /// How many events are in the rings after a connection made on `cpu`.
+    fn events_of_a_connection(perf: &mut Perf, cpu: i32) -> usize {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu as usize);
+        let thread = std::thread::spawn(move || {
+            rustix::thread::sched_setaffinity(None, &set).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            std::process::id()
+        });
+        let own = thread.join().unwrap();
+        let mut events = 0;
+        perf.drain(|record| {
+            events += usize::from(matches!(record, PerfRecord::Sample(sample) if sample.pid == own))
+        });
+        events
     }
-}
 
-/// Opens an event that counts its lost records, or, before Linux 6.0, one that does not.
-fn open_event(id: u64, cpu: i32, flags: u64, watermark: u32) -> io::Result<OwnedFd> {
-    match open_event_as(id, cpu, flags, watermark, FORMAT_LOST) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            open_event_as(id, cpu, flags, watermark, 0)
-        }
-        result => result,
+    #[test]
+    fn a_processor_that_comes_online_is_watched() {
+        let all = processors().unwrap();
+        let [first, .., last] = all[..] else { return };
+        let Some(mut perf) = on(&[first]) else { return };
+        assert_eq!(events_of_a_connection(&mut perf, last), 0, "nobody watches this processor yet");
+        perf.follow_processors().unwrap();
+        assert_eq!(perf.rings.len(), all.len());
+        assert!(events_of_a_connection(&mut perf, last) > 0);
+        // One that went offline leaves its count, and takes nothing of the others with it.
+        perf.rings.last_mut().unwrap().cpu = i32::MAX;
+        perf.follow_processors().unwrap();
+        assert_eq!(perf.rings.len(), all.len());
+        assert!(events_of_a_connection(&mut perf, last) > 0);
     }
-}
-
-fn open_event_as(id: u64, cpu: i32, flags: u64, watermark: u32, read_format: u64) -> io::Result<OwnedFd> {
-    let attributes = Attributes {
-        kind: TYPE_TRACEPOINT,
-        size: size_of::<Attributes>() as u32,
-        config: id,
-        sample_period: 1,
-        sample_type: SAMPLE,
-        read_format,
-        flags,
-        wakeup_watermark: watermark,
-        clockid: libc::CLOCK_MONOTONIC,
-        ..Attributes::default()
-    };
-    const CLOSE_ON_EXEC: libc::c_ulong = 8;
-    // SAFETY: `attributes` is a live structure of the size it states; -1 asks for all processes.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, cpu, -1, CLOSE_ON_EXEC)
-    };
-    check(fd as libc::c_int)?;
-    // SAFETY: a new fd that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn word64(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn word32(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-/// Parses `PERF_RECORD_SAMPLE`: header, pid, tid, time, length, raw bytes.
-fn sample(record: &[u8]) -> Option<Sample<'_>> {
-    let (pid, thread) = (word32(record, 8)?, word32(record, 12)?);
-    let (time_ns, length) = (word64(record, 16)?, word32(record, 24)? as usize);
-    Some(Sample { pid, thread, time_ns, raw: record.get(28..28 + length)? })
-}
-
-/// Parses `PERF_RECORD_COMM`: header, pid, tid, NUL-terminated name. `None` for threads other than the first.
-fn name(record: &[u8]) -> Option<(u32, &[u8])> {
-    let (pid, thread) = (word32(record, 8)?, word32(record, 12)?);
-    let name = record.get(16..)?.split(|byte| *byte == 0).next()?;
-    (pid == thread).then_some((pid, name))
 }
