@@ -131,7 +131,7 @@ impl Trace {
     }
 
     /// The packets from the first one on whose name is not before `name`.
-    fn from_name(&self, name: PacketName) -> impl Iterator<Item = &Seen> {
+    fn beginning_at(&self, name: PacketName) -> impl Iterator<Item = &Seen> {
         let before = |place: &u16| self.at(*place).is_some_and(|seen| seen.name(false) < name);
         let first = self.by_name.partition_point(before);
         self.by_name.iter().skip(first).filter_map(|&place| self.at(place))
@@ -140,7 +140,7 @@ impl Trace {
     /// The first packet here that is `other`. `swapped`: the trace of `other` numbers the sides the other way round.
     pub(super) fn find(&self, other: &Seen, swapped: bool) -> Option<&Seen> {
         let name = other.name(swapped);
-        self.from_name(name).next().filter(|seen| seen.name(false) == name)
+        self.beginning_at(name).next().filter(|seen| seen.name(false) == name)
     }
 
     /// Whether the data of this trace differs from that of the other one, so that it is another connection.
@@ -148,7 +148,7 @@ impl Trace {
         self.iter().filter(|ours| ours.len > 0).any(|ours| {
             let (dir, seq, len, ..) = ours.name(swapped);
             let alike = |theirs: &&Seen| (theirs.dir, theirs.seq, theirs.len) == (dir, seq, len);
-            let theirs = other.from_name((dir, seq, len, 0, 0, None)).take_while(alike).take(MAX_ALIKE);
+            let theirs = other.beginning_at((dir, seq, len, 0, 0, None)).take_while(alike).take(MAX_ALIKE);
             theirs.into_iter().any(|theirs| ours.start.differs(&theirs.start))
         })
     }
