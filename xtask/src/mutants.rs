@@ -48,7 +48,9 @@ static ROWS: [Row; 5] = [
         files: &[
             "crates/why/src/app.rs",
             "crates/why/src/facts.rs",
+            "crates/why/src/facts/*.rs",
             "crates/why/src/pair.rs",
+            "crates/why/src/pair/conversations.rs",
             "crates/why/src/cause/*.rs",
             "crates/why/src/cause/*/*.rs",
         ],

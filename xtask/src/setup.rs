@@ -48,6 +48,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("protobuf-compiler", "builds tonic's own tests"),
     ("tcptrace", "what the diagnosis is measured against"),
     ("tcpdump", "the same, and records labelled captures"),
+    ("chromium", "opens the page of `linger why`"),
     ("gzip", "compresses captures in tests"),
     ("zstd", "the same"),
     ("xz-utils", "the same"),

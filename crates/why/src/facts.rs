@@ -164,6 +164,12 @@ impl<'a> Facts<'a> {
         (self.sender.seen() && ahead != 0 && ahead < 1 << 26 && acknowledged).then_some(ahead)
     }
 
+    /// The reset's number is beyond what the capture holds of its sender, acknowledged or not.
+    pub(crate) fn is_ahead_of_sender(&self) -> bool {
+        let ahead = self.reset.seq.wrapping_sub(self.sender.next);
+        self.sender.seen() && ahead != 0 && ahead < 1 << 26
+    }
+
     /// A bare reset that no packet asks for: it stands at the sender's next number, after the sender had acknowledged all
     /// that it got. macOS, BSD and Windows abort in this form too.
     pub(crate) fn bare_unasked(&self) -> bool {

@@ -5,6 +5,7 @@
 //! the same connection only if both captures have some of its packets. So neither the next file of a rotated capture nor
 //! a capture of another network says anything about a reset.
 
+mod conversations;
 mod traces;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use linger_packet::Flags;
 use linger_packet::capture::ReadError;
 
+use self::conversations::{Conversations, OtherView, place_name, spend};
 use self::traces::{Seen, Trace, TraceKey, Traces, Wanted, collect_all};
 use crate::finding::Evidence;
 use crate::key::FlowKey;
@@ -37,57 +39,59 @@ pub fn compare_series(
     findings: Vec<Finding>,
 ) -> (Vec<Finding>, Vec<(PathBuf, ReadError)>) {
     let wanted = Wanted::of(&findings, series.len());
-    let (all, problems) = collect_all(series, &wanted);
-    let mut files = HashMap::new();
-    for (number, paths) in series.iter().enumerate() {
-        files.extend(
-            paths.iter().enumerate().map(|(file, path)| (path.display().to_string(), (number, file as u32))),
-        );
-    }
-    let mut kept: Vec<Finding> = Vec::new();
-    let mut known: HashMap<(usize, TraceKey, u32, u64), usize> = HashMap::new();
-    for mut finding in findings {
-        let place = files.get(&finding.file).copied();
-        let own = place.and_then(|(series, _)| {
-            all.iter().position(|traces| traces.series == series && traces.interface == finding.interface)
-        });
-        let (Some((_, file)), Some(own)) = (place, own) else {
-            kept.push(finding);
-            continue;
-        };
-        let (ends, by) = FlowKey::between(finding.from, finding.to, 0);
-        let key = (ends, finding.numbers.network);
-        let mut elsewhere = Vec::new();
-        for (at, other) in all.iter().enumerate().filter(|&(at, _)| at != own) {
-            let found = Comparison::of(&all[own], other, key, by, &finding).map(|comparison| {
-                let name = name(series, other, comparison.trace);
-                comparison.apply(&mut finding, &name)
-            });
-            if let Some(Some((their_key, seen))) = found {
-                elsewhere.push((at, their_key, seen.file, seen.frame));
-            }
-        }
-        let place = (own, key, file, finding.frame);
-        // Already there from another capture: the one nearer to the sender stays.
-        if let Some(&at) = known.get(&place) {
-            if nearer(&finding, &kept[at]) {
-                kept[at] = finding;
-            }
-            continue;
-        }
-        known.insert(place, kept.len());
-        for place in elsewhere {
-            known.insert(place, kept.len());
-        }
-        kept.push(finding);
-    }
-    (kept, problems)
+    let (mut all, problems) = collect_all(series, &wanted);
+    all.retain(|traces| !traces.flows.is_empty());
+    (Views::new(series, &all).compare(findings, MAX_STEPS).0, problems)
 }
 
-/// Whether `new` is preferred: its capture is nearer to the sender of the reset (the higher TTL), or as near with a surer
-/// verdict.
-fn nearer(new: &Finding, old: &Finding) -> bool {
-    (new.ttl, new.confidence) > (old.ttl, old.confidence)
+/// What all captures hold of the connections, and where the captures of findings are.
+struct Views<'a> {
+    series: &'a [Vec<&'a Path>],
+    all: &'a [Traces],
+    /// The number of each file's series, and its place there.
+    files: HashMap<String, (usize, u32)>,
+    /// The place in `all` of the traces of a series and an interface.
+    places: HashMap<(usize, u32), usize>,
+}
+
+impl<'a> Views<'a> {
+    fn new(series: &'a [Vec<&'a Path>], all: &'a [Traces]) -> Self {
+        let of_series = |(number, paths): (usize, &Vec<&Path>)| {
+            let numbered = paths.iter().enumerate();
+            let named = numbered.map(|(file, path)| (path.display().to_string(), (number, file as u32)));
+            named.collect::<Vec<_>>()
+        };
+        let files = series.iter().enumerate().flat_map(of_series).collect();
+        let numbered = all.iter().enumerate();
+        let places = numbered.map(|(at, traces)| ((traces.series, traces.interface), at)).collect();
+        Self { series, all, files, places }
+    }
+
+    /// Compares the findings, with at most so many steps ([`MAX_STEPS`]). Returns the steps that are left, too.
+    fn compare(&self, findings: Vec<Finding>, mut steps: usize) -> (Vec<Finding>, usize) {
+        let mut kept = Conversations::default();
+        for mut finding in findings {
+            let place = self.files.get(&finding.file).copied();
+            let own = place.and_then(|(series, _)| self.places.get(&(series, finding.interface)).copied());
+            let (Some((_, file)), Some(own)) = (place, own) else {
+                kept.keep(finding);
+                continue;
+            };
+            let (ends, by) = FlowKey::between(finding.from, finding.to, 0);
+            let key = (ends, finding.numbers.network);
+            let mut elsewhere = Vec::new();
+            for (at, other) in self.all.iter().enumerate().filter(|&(at, _)| at != own) {
+                let found = Comparison::of(&self.all[own], other, key, by, &finding, &mut steps);
+                let Some(comparison) = found else { continue };
+                let name = name(self.series, other, comparison.trace);
+                let (key, offset) = (comparison.key, comparison.clock_offset());
+                let same = comparison.apply(&mut finding, &name).map(|seen| (seen.file, seen.frame));
+                elsewhere.push(OtherView { place: at, key, offset, same });
+            }
+            kept.take(finding, (own, key, file), &elsewhere, &mut steps);
+        }
+        (kept.into_findings(), steps)
+    }
 }
 
 /// How evidence names the capture that holds `trace`: the file with its last packet, and the interface if it is not 0.
@@ -95,9 +99,13 @@ fn name(series: &[Vec<&Path>], traces: &Traces, trace: &Trace) -> String {
     let file = trace.iter().next_back().map_or(0, |seen| seen.file as usize);
     let file = series.get(traces.series).and_then(|files| files.get(file));
     let file = file.map_or(String::new(), |path| path.display().to_string());
-    if traces.interface == 0 { file } else { format!("{file} interface {}", traces.interface) }
+    place_name(&file, traces.interface)
 }
 
+/// Packets that are looked up at most. A few captures of as many connections as are compared need a hundredth; what is over is
+/// judged by its own capture alone. A capture made to keep the reader busy may have any number of connections that resemble each
+/// other.
+const MAX_STEPS: usize = 1 << 26;
 /// The most that the clocks of two captures of one connection may differ: by the farthest time zones, UTC-12 and UTC+14, where
 /// one was set to local time. Beyond it the packets are others with the same numbers, as in captures made by hand.
 const CLOCKS_DIFFER: u64 = 26 * 3_600 * 1_000_000_000;
@@ -124,24 +132,27 @@ impl<'a> Comparison<'a> {
         key: TraceKey,
         own_by: usize,
         finding: &Finding,
+        steps: &mut usize,
     ) -> Option<Self> {
         let own_trace = own.flows.get(&key)?;
         let mut best: Option<(usize, Self)> = None;
         for their_key in other.candidates(finding) {
             let Some(trace) = other.flows.get(&their_key) else { continue };
             // Address translation may change which end is the lower one.
-            let swapped = match (finding.numbers.isns[0], trace.isns) {
-                (Some(low), [Some(_), Some(_)]) => trace.isns[0] != Some(low),
-                _ => false,
-            };
-            let shared = own_trace.shared_with(trace, swapped);
-            if shared > best.as_ref().map_or(0, |(most, _)| *most) {
-                let by = if swapped { 1 - own_by } else { own_by };
-                let comparison = Self { other, own_trace, trace, key: their_key, by, own_by, swapped };
-                let offset = comparison.clock_offset();
-                let is_of_another_day = offset.is_some_and(|offset| offset.unsigned_abs() > CLOCKS_DIFFER);
-                if !is_of_another_day && !own_trace.contradicts(trace, swapped) {
-                    best = Some((shared, comparison));
+            for swapped in [false, true] {
+                if !spend(steps, own_trace.len()) {
+                    return None;
+                }
+                let shared = own_trace.shared_with(trace, swapped);
+                if shared > best.as_ref().map_or(0, |(most, _)| *most) {
+                    let by = if swapped { 1 - own_by } else { own_by };
+                    let comparison = Self { other, own_trace, trace, key: their_key, by, own_by, swapped };
+                    let offset = comparison.clock_offset();
+                    let is_of_another_day =
+                        offset.is_some_and(|offset| offset.unsigned_abs() > CLOCKS_DIFFER);
+                    if !is_of_another_day && !own_trace.contradicts(trace, swapped) {
+                        best = Some((shared, comparison));
+                    }
                 }
             }
         }
@@ -153,7 +164,7 @@ impl<'a> Comparison<'a> {
     fn clock_offset(&self) -> Option<i64> {
         let mut bounds = [None::<(i64, i64)>; 2];
         for ours in self.own_trace.iter().filter(|seen| !seen.flags.has(Flags::RST)) {
-            if let Some(theirs) = self.trace.iter().find(|theirs| ours.same(theirs, self.swapped)) {
+            if let Some(theirs) = self.trace.find(ours, self.swapped) {
                 let difference = theirs.time_ns as i64 - ours.time_ns as i64;
                 let bound = bounds[ours.dir].get_or_insert((difference, difference));
                 *bound = (bound.0.min(difference), bound.1.max(difference));
@@ -202,7 +213,7 @@ impl<'a> Comparison<'a> {
         self.own_trace
             .iter()
             .filter(|seen| seen.dir == self.own_by && !seen.flags.has(Flags::RST))
-            .filter(|ours| !self.trace.iter().any(|theirs| ours.same(theirs, self.swapped)))
+            .filter(|ours| self.trace.find(ours, self.swapped).is_none())
             .count()
     }
 
@@ -211,13 +222,16 @@ impl<'a> Comparison<'a> {
         self.trace.iter().filter(|seen| {
             seen.dir == self.by
                 && seen.flags.any(Flags::FIN | Flags::RST)
-                && !self.own_trace.iter().any(|ours| ours.same(seen, self.swapped))
+                && self.own_trace.find(seen, self.swapped).is_none()
         })
     }
 
-    /// Adds the facts from the other capture to `finding`. If the other capture has the same reset, returns its connection and
-    /// its frame there.
-    fn apply(self, finding: &mut Finding, file: &str) -> Option<(TraceKey, Seen)> {
+    /// Adds the facts from the other capture to `finding`. Returns the same reset as the other capture has it, if it does.
+    fn apply(self, finding: &mut Finding, file: &str) -> Option<Seen> {
+        // A failure without a reset has no packet that one place may lack.
+        if !finding.class.is_reset() {
+            return None;
+        }
         let say = |finding: &mut Finding, says: String| {
             finding.evidence.push(Evidence::view(says));
         };
@@ -248,7 +262,7 @@ impl<'a> Comparison<'a> {
                 finding.remedy = finding.cause.remedy();
                 finding.would_decide = None;
             }
-            return Some((self.key, *same));
+            return Some(*same);
         }
         let theirs = self.trace.iter().filter(|seen| seen.dir == self.by).count();
         // A capture that had ended by then, or had not begun, cannot have the reset.
@@ -305,3 +319,7 @@ fn judge_forged(finding: &mut Finding, missing: usize) {
     finding.confidence = if missing == 0 { Confidence::Certain } else { Confidence::Likely };
     finding.would_decide = None;
 }
+
+#[cfg(test)]
+#[path = "pair_tests.rs"]
+mod tests;

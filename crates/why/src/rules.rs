@@ -186,9 +186,9 @@ static RULES: [CauseRule; 48] = [
     ),
     rule(
         (Cause::HalfOpen, Class::PassiveAfterData),
-        "a bare reset in mid-connection, no FIN of its sender, all its bytes acknowledged and room in the window, seen from its handshake on",
-        "a FIN; bytes in flight; a part that is not in the capture",
-        Some(("no-memory", "the SYN-ACK is not there")),
+        "a bare reset in mid-connection, at a number not ahead of its sender's, no FIN of its sender, all its bytes acknowledged and room in the window, seen from its handshake on",
+        "a FIN; bytes in flight; a number ahead; a part that is not in the capture",
+        Some(("no-memory", "a number that nobody has acknowledged")),
         10,
     ),
     rule(

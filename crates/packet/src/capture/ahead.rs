@@ -193,32 +193,44 @@ pub(super) struct Ahead {
 
 impl Ahead {
     pub(super) fn of_stream(mut stream: impl Read + Send + 'static) -> io::Result<Self> {
-        Self::begin(None, move |_, block| block.read(&mut stream))
+        let ahead = Self::new(None, BLOCKS - 1);
+        ahead.serve(move |_, block| block.read(&mut stream))?;
+        Ok(ahead)
     }
 
     /// `file` must support reads at an offset. It is read from its beginning.
     pub(super) fn of_file(file: File) -> io::Result<Self> {
+        let is_small = file.metadata()?.len() < BLOCK as u64;
         let file = Arc::new(file);
-        Self::begin(Some(file.clone()), move |number, block| block.read_at(&file, number))
+        // A small file is read by the consumer alone: thousands of captures are often small ones, and a thread and two megabytes
+        // for each cost more than its packets do.
+        let ahead = Self::new(Some(file.clone()), if is_small { 2 } else { BLOCKS - 1 });
+        if !is_small {
+            ahead.serve(move |number, block| block.read_at(&file, number))?;
+        }
+        Ok(ahead)
     }
 
-    fn begin(
-        file: Option<Arc<File>>,
-        read: impl FnMut(u64, &mut Block) -> io::Result<bool> + Send + 'static,
-    ) -> io::Result<Self> {
-        let spare = (1..BLOCKS).map(|_| Block::empty()).collect();
+    fn new(file: Option<Arc<File>>, blocks: usize) -> Self {
         let state = AheadState {
             ahead: VecDeque::with_capacity(BLOCKS),
             first: 0,
-            spare,
+            spare: (0..blocks).map(|_| Block::empty()).collect(),
             waiting: 0,
             over: false,
             stopped: false,
         };
-        let shared = Arc::new(AheadShared { state: Mutex::new(state), changed: Condvar::new() });
-        let theirs = shared.clone();
+        Self { shared: Arc::new(AheadShared { state: Mutex::new(state), changed: Condvar::new() }), file }
+    }
+
+    /// Starts the reading thread.
+    fn serve(
+        &self,
+        read: impl FnMut(u64, &mut Block) -> io::Result<bool> + Send + 'static,
+    ) -> io::Result<()> {
+        let theirs = self.shared.clone();
         std::thread::Builder::new().name("read-ahead".into()).spawn(move || theirs.serve(read))?;
-        Ok(Self { shared, file })
+        Ok(())
     }
 
     /// Returns the next block, which is never empty, or `None` at the end.

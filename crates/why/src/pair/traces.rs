@@ -22,6 +22,11 @@ const MAX_TRACES: usize = 2 * MAX_FLOWS;
 /// Packets kept of each connection and capture, half of them the first and half the latest: at least the first number; at
 /// most the second number of either half.
 const KEPT: (usize, usize) = (24, 512);
+/// Connections of another capture that one finding is compared with: the first ones that fit it. Those of networks that share a
+/// wire have equal ends, and a capture may have any number of them.
+pub(super) const MAX_CANDIDATES: usize = 16;
+/// Packets of one direction with the same numbers whose data is compared.
+const MAX_ALIKE: usize = 8;
 /// How many interfaces of a capture are compared, those with the lowest numbers.
 const MAX_INTERFACES: u32 = 64;
 
@@ -65,19 +70,14 @@ impl FirstBytes {
     }
 }
 
-impl Seen {
-    /// Whether both are the same packet. `swapped`: the other capture numbers the sides the other way round.
-    pub(super) fn same(&self, other: &Self, swapped: bool) -> bool {
-        (self.dir == other.dir) != swapped
-            && (self.seq, self.ack, self.len, self.flags) == (other.seq, other.ack, other.len, other.flags)
-            && self.id == other.id
-    }
+/// What the same packet has in every capture: direction, numbers, length, flags, identification.
+type PacketName = (usize, u32, u32, u32, u8, Option<u16>);
 
-    /// Whether the same bytes of the stream have other values there.
-    fn contradicts(&self, other: &Self, swapped: bool) -> bool {
-        (self.dir == other.dir) != swapped
-            && (self.seq, self.len) == (other.seq, other.len)
-            && self.start.differs(&other.start)
+impl Seen {
+    /// `swapped`: as a capture names it that numbers the sides the other way round.
+    fn name(&self, swapped: bool) -> PacketName {
+        let dir = if swapped { 1 - self.dir } else { self.dir };
+        (dir, self.seq, self.len, self.ack, self.flags.0, self.id)
     }
 }
 
@@ -86,7 +86,11 @@ impl Seen {
 pub(super) struct Trace {
     head: Vec<Seen>,
     tail: VecDeque<Seen>,
-    pub(super) isns: [Option<u32>; 2],
+    /// The places of all packets, in the order of their names.
+    by_name: Vec<u16>,
+    isns: [Option<u32>; 2],
+    /// How many pairs of initial sequence numbers lead to it.
+    openings: u8,
     /// The place of its finding among all: the first with its ends or its initial sequence number.
     rank: usize,
     /// Whether packets between the two were not kept.
@@ -110,16 +114,48 @@ impl Trace {
         self.head.iter().chain(&self.tail)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    fn at(&self, place: u16) -> Option<&Seen> {
+        let place = usize::from(place);
+        self.head.get(place).or_else(|| self.tail.get(place - self.head.len()))
+    }
+
+    /// Sorts the packets, so that one is found without looking at all.
+    fn sort(&mut self) {
+        let mut places: Vec<u16> = (0..self.len() as u16).collect();
+        places.sort_by_key(|&place| self.at(place).map(|seen| seen.name(false)));
+        self.by_name = places;
+    }
+
+    /// The packets from the first one on whose name is not before `name`.
+    fn beginning_at(&self, name: PacketName) -> impl Iterator<Item = &Seen> {
+        let before = |place: &u16| self.at(*place).is_some_and(|seen| seen.name(false) < name);
+        let first = self.by_name.partition_point(before);
+        self.by_name.iter().skip(first).filter_map(|&place| self.at(place))
+    }
+
+    /// The first packet here that is `other`. `swapped`: the trace of `other` numbers the sides the other way round.
+    pub(super) fn find(&self, other: &Seen, swapped: bool) -> Option<&Seen> {
+        let name = other.name(swapped);
+        self.beginning_at(name).next().filter(|seen| seen.name(false) == name)
+    }
+
     /// Whether the data of this trace differs from that of the other one, so that it is another connection.
     pub(super) fn contradicts(&self, other: &Self, swapped: bool) -> bool {
-        let data = |trace: &'_ Self| trace.iter().filter(|seen| seen.len > 0).copied().collect::<Vec<_>>();
-        let theirs = data(other);
-        data(self).iter().any(|ours| theirs.iter().any(|theirs| ours.contradicts(theirs, swapped)))
+        self.iter().filter(|ours| ours.len > 0).any(|ours| {
+            let (dir, seq, len, ..) = ours.name(swapped);
+            let alike = |theirs: &&Seen| (theirs.dir, theirs.seq, theirs.len) == (dir, seq, len);
+            let theirs = other.beginning_at((dir, seq, len, 0, 0, None)).take_while(alike).take(MAX_ALIKE);
+            theirs.into_iter().any(|theirs| ours.start.differs(&theirs.start))
+        })
     }
 
     /// How many packets of this trace are in the other one, too.
     pub(super) fn shared_with(&self, other: &Self, swapped: bool) -> usize {
-        self.iter().filter(|ours| other.iter().any(|theirs| ours.same(theirs, swapped))).count()
+        self.iter().filter(|ours| other.find(ours, swapped).is_some()).count()
     }
 }
 
@@ -143,16 +179,32 @@ pub(super) struct Traces {
 }
 
 impl Traces {
-    /// The connections that may be the one of `finding`: those with its initial sequence numbers, and those with its ends.
+    /// The connections that may be the one of `finding`: the one with its ends in its network, those with its initial sequence
+    /// numbers, and those with its ends.
     pub(super) fn candidates(&self, finding: &Finding) -> Vec<TraceKey> {
-        let key = FlowKey::between(finding.from, finding.to, 0).0;
+        let ends = FlowKey::between(finding.from, finding.to, 0).0;
         let by_isns = match finding.numbers.isns {
             [Some(one), Some(other)] => self.by_isns.get(&(one.min(other), one.max(other))),
             _ => None,
         };
-        let mut keys: Vec<TraceKey> = by_isns.into_iter().flatten().copied().collect();
-        keys.extend(self.by_ends.get(&key).into_iter().flatten());
+        let own = (ends, finding.numbers.network);
+        let mut keys: Vec<TraceKey> = Vec::new();
+        let alike = by_isns.into_iter().chain(self.by_ends.get(&ends)).flatten();
+        for key in self.flows.contains_key(&own).then_some(&own).into_iter().chain(alike) {
+            if keys.len() == MAX_CANDIDATES {
+                break;
+            }
+            if !keys.contains(key) {
+                keys.push(*key);
+            }
+        }
         keys
+    }
+
+    /// How many pairs of initial sequence numbers lead to connections.
+    #[cfg(test)]
+    pub(super) fn names(&self) -> usize {
+        self.by_isns.len()
     }
 
     /// Forgets the traces from rank `end` on.
@@ -192,9 +244,15 @@ impl Traces {
         if syn {
             trace.isns[dir] = Some(segment.seq);
             if let [Some(low), Some(high)] = trace.isns {
-                let same = self.by_isns.entry((low.min(high), low.max(high))).or_default();
-                if !same.contains(&key) {
-                    same.push(key);
+                let pair = (low.min(high), low.max(high));
+                // A capture may have any number of SYNs between the same ends.
+                let is_known = self.by_isns.contains_key(&pair);
+                if is_known || usize::from(trace.openings) < MAX_CANDIDATES {
+                    trace.openings += u8::from(!is_known);
+                    let same = self.by_isns.entry(pair).or_default();
+                    if same.len() < MAX_CANDIDATES && !same.contains(&key) {
+                        same.push(key);
+                    }
                 }
             }
         }
@@ -309,6 +367,7 @@ pub(super) fn collect_all(series: &[Vec<&Path>], wanted: &Wanted) -> (Vec<Traces
     });
     let (mut traces, problems) = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
     traces.sort_by_key(|traces| (traces.series, traces.interface));
+    traces.iter_mut().flat_map(|traces| traces.flows.values_mut()).for_each(Trace::sort);
     (traces, problems)
 }
 

@@ -246,7 +246,7 @@ fn an_answer_that_came_too_soon() {
         .but(
             "it answers nothing that is there",
             &far(8_000, 3, 1_999).with(|p| p.seq += 1),
-            "half-open likely",
+            "unknown possible",
         )
         .but(
             "a reset of its own accord",
@@ -323,6 +323,7 @@ fn what_the_payload_says() {
         .but("reason 4", &code(4, 0), "aborted likely")
         .but("reason 5", &code(5, 0), "forged likely foreign")
         .but("reason 200", &code(200, 0), "forged likely foreign")
+        .but("reason 5, and nothing else was seen", &code(5, 0).from(6), "unknown possible active")
         .but("of an enterprise", &code(2, 9), "forged likely foreign")
         .but("a byte more", &base(&[0x33, 0xaa, 0, 2, 0, 0, 0, 0, 0]), "unknown possible active")
         .but("100 bytes of text", &base(&[b'A'; 100]), "unknown possible active")

@@ -317,6 +317,11 @@ fn a_side_without_memory() {
     rule("no memory")
         .base(&base(), "half-open likely passive-after-data harmful")
         .but(
+            "a number that nobody has acknowledged",
+            &base().with(|p| p.seq += 24),
+            "unknown possible passive-after-data",
+        )
+        .but(
             "the SYN-ACK is not there",
             &base().with_at(1, |p| p.source.set_port(9)),
             "unknown possible passive-after-data",

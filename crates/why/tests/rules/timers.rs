@@ -200,7 +200,7 @@ fn the_form_of_a_reset_is_told() {
         .but(
             "an answer to what is not there",
             &idle().data(Client, GET).bare(Server).with(|p| p.seq += 1),
-            "half-open",
+            "unknown",
         )
         .but(
             "an answer to an earlier one of several",

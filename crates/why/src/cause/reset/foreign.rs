@@ -41,6 +41,8 @@ impl Judge<'_> {
                     2 => (HalfOpen, Likely, vec![HalfOpen, Forged]),
                     3 => (DataAfterClose, Likely, vec![DataAfterClose, Forged]),
                     4 => (Aborted, Likely, vec![Aborted, Forged]),
+                    // The ends of a connection give such reasons, too. Where nothing else was seen of its sender, either may have.
+                    _ if !self.f.sender.seen() => (Unknown, Possible, vec![Aborted, FirewallReject, Forged]),
                     _ => (Forged, Likely, vec![Forged]),
                 })
             }

@@ -122,10 +122,14 @@ impl Judge<'_> {
             let cause = if by_client == Some(true) { ClientGaveUp } else { DataAfterClose };
             return (cause, Likely, candidates);
         }
-        // With nothing queued and room in the window, a close() would have sent its FIN.
+        // With nothing queued and room in the window, a close() would have sent its FIN. Who has forgotten a connection answers at
+        // the number that the packet acknowledges; a number ahead of that is known to the connection alone.
         let mut candidates = vec![HalfOpen, FirewallReject, Forged, ProcessGone, DataAfterClose];
         if by_client == Some(true) {
             candidates.insert(1, ClientGaveUp);
+        }
+        if f.is_ahead_of_sender() {
+            return (Unknown, Possible, candidates);
         }
         (HalfOpen, Likely, candidates)
     }
