@@ -11,7 +11,7 @@ use rustix::thread::CapabilitySet;
 /// A need by the name that tests pass to `skip`, and a check that returns why the machine does not meet it.
 type Need = (&'static str, fn() -> Result<(), String>);
 
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 11] = [
     ("private networks", private_networks),
     ("live tracepoints", || Watcher::open(Filter::default()).map(drop).map_err(|error| error.to_string())),
     ("mount namespaces", || works(Command::new("unshare").args(["-rm", "setpriv", "--version"]))),
@@ -20,6 +20,7 @@ const NEEDS: [Need; 10] = [
     ("scheduling groups of sessions", || file_says("/proc/self/autogroup", "nice")),
     ("Landlock", landlock),
     ("two processors", two_processors),
+    ("io_uring", io_uring),
     ("root", root),
     ("temporary files for all", temporary_files_for_all),
 ];
@@ -50,6 +51,14 @@ fn file_says(path: &str, word: &str) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     let mut words = text.split([' ', ',', '\n']);
     if words.any(|one| one == word) { Ok(()) } else { Err(format!("{path} has no {word}")) }
+}
+
+/// A container's filter mostly forbids it.
+fn io_uring() -> Result<(), String> {
+    match std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
+        Ok(text) if text.trim() != "0" => Err("kernel.io_uring_disabled is set".to_owned()),
+        _ => file_says("/proc/self/status", "Seccomp:\t0"),
+    }
 }
 
 fn two_processors() -> Result<(), String> {

@@ -273,6 +273,65 @@ fn reloads_and_fails(host: &Host, number: usize) -> String {
     all
 }
 
+/// Sends a request whose body the server does not read, reads late, and says whether the answer was whole.
+const UPLOADS: &str = r#"
+import socket, sys, time
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096); s.connect(('127.0.0.1', 8000))
+s.sendall(b'POST / HTTP/1.0\r\nContent-Length: 20000\r\n\r\n' + b'y' * 20000)
+s.recv(1, socket.MSG_PEEK); time.sleep(0.4); got = b''
+try:
+    while True:
+        data = s.recv(65536)
+        if not data: break
+        got += data
+except OSError: pass
+print('whole' if len(got.split(b'\r\n\r\n', 1)[-1]) == 600000 else 'cut')
+"#;
+
+/// The unit that docs/run.md has for uWSGI, which takes SIGTERM for a reload: with its option, or with another signal, it stops.
+#[test]
+fn the_documented_unit_of_uwsgi_stops() {
+    if !Path::new("/usr/bin/uwsgi").exists() {
+        return linger_testing::skip("uwsgi-core", "uwsgi is not installed");
+    }
+    let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/run.md");
+    let documents = fs::read_to_string(documents).unwrap();
+    let line = documents
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart=/usr/bin/linger run -- /usr/bin/uwsgi"));
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (settings, app) = (directory.path().join("app.ini"), directory.path().join("app.py"));
+    let answers = "def application(environ, start):\n    start('200 OK', [])\n    return [b'x' * 600000]\n";
+    fs::write(&app, answers).unwrap();
+    let lines = "[uwsgi]\nplugins = python3\nhttp-socket = 127.0.0.1:8000\nmaster = true\nwsgi-file =";
+    fs::write(&settings, format!("{lines} {}\n", app.display())).unwrap();
+    let command = line.expect("the document has it").replace("/etc/app.ini", settings.to_str().unwrap());
+    let plain = command.replace(" --die-on-term", "");
+    assert_ne!(command, plain);
+    let supervised = |words: &str| format!("{LINGER} run -- /usr/bin/uwsgi{words}");
+    let unit = |more: &str, command: &str| service(&format!("Type=notify\n{more}"), command);
+    let units = [
+        ("bare.service", unit("TimeoutStopSec=30", &format!("/usr/bin/uwsgi{command}"))),
+        ("documented.service", unit("TimeoutStopSec=30", &supervised(&command))),
+        ("quit.service", unit("TimeoutStopSec=30\nKillSignal=SIGQUIT", &supervised(&plain))),
+        ("plain.service", unit("TimeoutStopSec=2", &supervised(&plain))),
+    ];
+    let mut all = vec![default_target()];
+    all.extend(units.iter().map(|(name, text)| (*name, text.as_str())));
+    let Some(host) = Host::boot(&all) else { return };
+    for (name, answer, result) in [
+        ("bare", "cut", "success"),
+        ("documented", "whole", "success"),
+        ("quit", "whole", "success"),
+        ("plain", "whole", "timeout"),
+    ] {
+        host.systemctl(&["start", name]);
+        assert_eq!(host.said(&[PYTHON, "-c", UPLOADS]), answer, "{name}");
+        host.systemctl(&["stop", name]);
+        assert_eq!(host.systemctl(&["show", "--value", "--property=Result", name]), result, "{name}");
+    }
+}
+
 /// `linger share` as the units start it: a user of its own, its keys kept, and what arrives is that user's.
 #[test]
 fn a_share_runs_as_a_user_of_its_own() {

@@ -399,14 +399,14 @@ fn what_was_shut_down_and_is_gone_is_forgotten_at_the_next_look() {
     for gone in [true, false] {
         let limits = Limits { shared: 2, ..Limits::default() };
         let mut bed = Bed { world: World::new(limits), names: vec![name(1, 3)], ..Bed::default() };
-        bed.tell(Event::Shutdown { seen: seen(3), both: true });
+        bed.tell(Event::Shutdown(seen(3)));
         assert_eq!(bed.world.state(COOKIE), State::ShutDown);
         if gone {
             bed.names.clear();
         }
         for cookie in [8, 9] {
             let other = Seen { cookie: Cookie(cookie), inode: Inode(10 * cookie), ..seen(4) };
-            bed.tell(Event::Shutdown { seen: other, both: true });
+            bed.tell(Event::Shutdown(other));
         }
         assert_eq!(bed.world.state(COOKIE), if gone { State::Unknown } else { State::ShutDown });
     }

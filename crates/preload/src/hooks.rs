@@ -155,17 +155,22 @@ pub(crate) extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     replace(old, new, || call!(DUP3 as fn(c_int, c_int, c_int) -> c_int, old, new, flags))
 }
 
+/// Whether a command of `fcntl` makes another fd of the file.
+const fn copies(command: c_int) -> bool {
+    matches!(command, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC)
+}
+
 // Variadic in C; on x86-64 and AArch64 a third argument is passed in the same register either way.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 pub(crate) extern "C" fn fcntl(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
     let result = call!(FCNTL as fn(c_int, c_int, c_ulong) -> c_int, fd, command, argument);
-    if command == sys::F_DUPFD || command == sys::F_DUPFD_CLOEXEC { copy(fd, result) } else { result }
+    if copies(command) { copy(fd, result) } else { result }
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn fcntl64(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
     let result = call!(FCNTL64 as fn(c_int, c_int, c_ulong) -> c_int, fd, command, argument);
-    if command == sys::F_DUPFD || command == sys::F_DUPFD_CLOEXEC { copy(fd, result) } else { result }
+    if copies(command) { copy(fd, result) } else { result }
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
@@ -395,16 +400,28 @@ extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_
 // Variadic in C: arguments that the caller did not pass have any value, and no call uses them. Some libraries (libuv) call
 // `syscall(SYS_close, fd)` to avoid a cancellation point.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
+pub(crate) extern "C" fn syscall(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
     let fd = a as c_int;
     match number {
         sys::number::CLOSE => close(fd).into(),
         sys::number::CLOSE_RANGE => close_range(a as c_uint, b as c_uint, c as c_int).into(),
         sys::number::DUP => dup(fd).into(),
         sys::number::DUP3 => dup3(fd, b as c_int, c as c_int).into(),
+        #[cfg(target_arch = "x86_64")]
+        sys::number::DUP2 => dup2(fd, b as c_int).into(),
+        sys::number::FCNTL if copies(b as c_int) => fcntl(fd, b as c_int, c as c_ulong).into(),
         sys::number::SHUTDOWN => shutdown(fd, b as c_int).into(),
         sys::number::ACCEPT => accept(fd, b as *mut c_void, c as *mut c_uint).into(),
         sys::number::ACCEPT4 => accept4(fd, b as *mut c_void, c as *mut c_uint, d as c_int).into(),
+        sys::number::CONNECT => connect(fd, b as *const c_void, c as c_uint).into(),
         sys::number::EPOLL_CTL => epoll_ctl(fd, b as c_int, c as c_int, d as *mut c_void).into(),
         sys::number::SENDMSG => sendmsg(fd, b as *const MsgHdr, c as c_int) as c_long,
         sys::number::RECVMSG => recvmsg(fd, b as *mut MsgHdr, c as c_int) as c_long,

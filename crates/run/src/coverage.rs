@@ -44,6 +44,8 @@ pub enum Gap {
     Hidden,
     /// The kernel gives sockets no cookie.
     NoCookie,
+    /// It waits for connections by an io_uring, of whose operations nobody is told.
+    Ring,
 }
 
 /// What would have the closes of a process seen.
@@ -133,6 +135,7 @@ impl Gap {
             Self::Hidden => {
                 "cannot be looked at: it runs as another user or is not dumpable, and CAP_SYS_PTRACE is missing"
             }
+            Self::Ring => "accepts connections by io_uring, whose operations nobody is told of",
             Self::NoCookie => "runs on a kernel without SO_COOKIE, so its connections cannot be told apart",
         }
     }
@@ -141,7 +144,7 @@ impl Gap {
     #[must_use]
     pub fn remedy(self) -> GapRemedy {
         match self {
-            Self::Kind(ProgramKind::Foreign) | Self::NoCookie => GapRemedy::Front,
+            Self::Kind(ProgramKind::Foreign) | Self::NoCookie | Self::Ring => GapRemedy::Front,
             Self::Kind(_) | Self::Sandboxed => GapRemedy::Seccomp,
             Self::NotLoaded => GapRemedy::Environment,
             Self::Hidden => GapRemedy::Trace,
@@ -185,7 +188,7 @@ mod tests {
             GapRemedy::Front,
             "seccomp does not know its calls"
         );
-        assert_eq!(Gap::NoCookie.remedy(), GapRemedy::Front);
+        assert_eq!([Gap::NoCookie, Gap::Ring].map(Gap::remedy), [GapRemedy::Front; 2]);
         assert_eq!(Gap::Sandboxed.remedy(), GapRemedy::Seccomp);
         assert_eq!(
             (Gap::NotLoaded.remedy(), Gap::Hidden.remedy()),
@@ -197,9 +200,10 @@ mod tests {
             Gap::Sandboxed,
             Gap::Hidden,
             Gap::NoCookie,
+            Gap::Ring,
         ]);
         let reasons: std::collections::BTreeSet<&str> = gaps.map(Gap::reason).collect();
-        assert_eq!(reasons.len(), 8);
+        assert_eq!(reasons.len(), 9);
         assert_eq!(Gap::Kind(ProgramKind::Dynamic).reason(), "is a program of an unknown kind");
     }
 

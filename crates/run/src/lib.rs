@@ -38,6 +38,7 @@ mod prover;
 mod refusal;
 mod relatives;
 mod report;
+mod rings;
 mod seccomp;
 mod shares;
 mod signals;

@@ -7,9 +7,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::socket_peercred;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::assignment;
@@ -19,7 +20,10 @@ use crate::supervise::{Supervised, supervise};
 use crate::{Notice, Options, RunError, RunReport};
 
 /// How long a program's starter waits for the supervisor, which the service manager may have to start.
-const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the supervisor waits for an assignment. Whoever connects and says nothing keeps a place from others.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Asks for a supervisor at the address of a `SOCK_SEQPACKET` socket, and waits until it is ready.
 ///
@@ -33,10 +37,13 @@ pub(crate) fn ask(
 ) -> io::Result<Departed> {
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // A connect waits for a place in the accept queue, for as long as a write may wait (unix(7)).
+    let begun = Instant::now();
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(address)?)?;
     assignment::send(socket.as_fd(), program.as_fd(), parts, options)?;
     let mut supervisor = Departed::new(UnixStream::from(socket));
-    let late = matches!(poll(&mut [PollFd::new(&supervisor, PollFlags::IN)], Some(&PATIENCE)), Ok(0));
+    let late = !is_readable(&supervisor, PATIENCE.saturating_sub(begun.elapsed()));
     let ready = if late { Err(io::ErrorKind::TimedOut.into()) } else { supervisor.ready() };
     match ready {
         Ok(()) => Ok(supervisor),
@@ -45,6 +52,12 @@ pub(crate) fn ask(
             Err(error)
         }
     }
+}
+
+/// Whether something, or the end, can be read within a time.
+fn is_readable(connection: &impl AsFd, within: Duration) -> bool {
+    let within = Timespec::try_from(within).ok();
+    !matches!(poll(&mut [PollFd::new(connection, PollFlags::IN)], within.as_ref()), Ok(0))
 }
 
 /// How a program that was supervised for another process has ended.
@@ -68,7 +81,10 @@ pub struct Served {
 /// Returns an error if the message received is no assignment, or if the supervisor cannot start.
 pub fn serve(connection: OwnedFd, mut notify: impl FnMut(&str, Notice<'_>)) -> Result<Served, RunError> {
     let failed = RunError::system("cannot supervise for another process");
-    let received = become_user(&connection).and_then(|()| assignment::receive(connection.as_fd()));
+    let received = become_user(&connection).and_then(|()| match is_readable(&connection, SILENCE) {
+        true => assignment::receive(connection.as_fd()),
+        false => Err(io::ErrorKind::TimedOut.into()),
+    });
     let caller = Caller::new(UnixStream::from(connection));
     let assignment::Assignment { program, stderr, parts, options } = match received {
         Ok(received) => received,

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use linger_custody::world::{Census, Inode, Pid, ProcessFd};
 
+use crate::rings;
+
 /// Returns the pids of all descendants of this process. If the kernel does not list children, returns the pids of all
 /// other processes of the machine.
 ///
@@ -112,9 +114,11 @@ pub(crate) enum Open {
     /// A socket, by its inode.
     Socket(u64),
     Epoll,
+    /// An io_uring, which may have files of its own.
+    Ring,
 }
 
-/// The sockets and epolls among the fds of a thread.
+/// The sockets, epolls and rings among the fds of a thread.
 pub(crate) fn open(thread: u32) -> impl Iterator<Item = (RawFd, Open)> {
     let entries = fs::read_dir(format!("/proc/{thread}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
@@ -159,9 +163,16 @@ fn add(census: &mut Census, process: u32, directory: &str) -> usize {
         count += 1;
         match fs::read_link(entry.path()) {
             Ok(link) => {
-                if let Some(Open::Socket(inode)) = kind(&link)
-                    && let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok())
-                {
+                let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                    continue;
+                };
+                let inodes = match kind(&link) {
+                    Some(Open::Socket(inode)) => Some(vec![inode]),
+                    Some(Open::Ring) => rings::registered(process, fd),
+                    Some(Open::Epoll) | None => continue,
+                };
+                census.hidden |= inodes.is_none();
+                for inode in inodes.into_iter().flatten() {
                     census.names.entry(Inode(inode)).or_default().push(ProcessFd { pid: Pid(process), fd });
                 }
             }
@@ -173,7 +184,7 @@ fn add(census: &mut Census, process: u32, directory: &str) -> usize {
 
 /// The first of these fds that refers to the socket.
 pub(crate) fn which(Inode(inode): Inode, names: Vec<ProcessFd>) -> Option<ProcessFd> {
-    names.into_iter().find(|name| at(name.pid.0, name.fd) == Some(Open::Socket(inode)))
+    names.into_iter().find(|name| has(name.pid.0, name.fd, inode))
 }
 
 /// Whether access to a process is denied. The `/proc` files of an exiting process belong to root once its memory is freed
@@ -224,7 +235,7 @@ impl Open {
     pub(crate) fn inode(self) -> Option<u64> {
         match self {
             Self::Socket(inode) => Some(inode),
-            Self::Epoll => None,
+            Self::Epoll | Self::Ring => None,
         }
     }
 }
@@ -235,7 +246,15 @@ pub(crate) fn kind(link: &Path) -> Option<Open> {
     if name == "anon_inode:[eventpoll]" {
         return Some(Open::Epoll);
     }
-    name.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok().map(Open::Socket)
+    if name == "anon_inode:[io_uring]" {
+        return Some(Open::Ring);
+    }
+    rings::socket(name).map(Open::Socket)
+}
+
+/// Whether a process waits for a connection by an io_uring.
+pub(crate) fn accepts_by_ring(process: u32) -> bool {
+    open(process).any(|(fd, open)| open == Open::Ring && rings::accepts(process, fd))
 }
 
 /// The process that a thread belongs to.
@@ -256,9 +275,12 @@ pub(crate) fn names(process: u32, fd: RawFd, copy: BorrowedFd<'_>) -> Option<boo
     Some(at(process, fd) == Some(Open::Socket(inode)))
 }
 
-/// Whether an fd of a process refers to the socket of this inode.
+/// Whether an fd of a process refers to the socket of this inode, or to a ring with which it is registered.
 pub(crate) fn has(process: u32, fd: RawFd, inode: u64) -> bool {
-    at(process, fd) == Some(Open::Socket(inode))
+    match at(process, fd) {
+        Some(Open::Ring) => rings::registered(process, fd).is_none_or(|inodes| inodes.contains(&inode)),
+        open => open == Some(Open::Socket(inode)),
+    }
 }
 
 #[cfg(test)]
@@ -340,6 +362,7 @@ mod tests {
         let kinds = ["socket:[77]", "anon_inode:[eventpoll]", "socket:[x]", "pipe:[77]", "/tmp/socket:[77]"];
         let expected = [Some(Open::Socket(77)), Some(Open::Epoll), None, None, None];
         assert_eq!(kinds.map(|name| kind(Path::new(name))), expected);
+        assert_eq!(kind(Path::new("anon_inode:[io_uring]")), Some(Open::Ring));
         assert_eq!((Open::Socket(77).inode(), Open::Epoll.inode()), (Some(77), None));
         let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
         let file = OwnedFd::from(fs::File::open("/dev/null").unwrap());

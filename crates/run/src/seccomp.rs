@@ -38,7 +38,7 @@ use eyes::{Kin, Wanted};
 use hands::Partings;
 
 /// The system calls of which the supervisor is notified: those that close or shut down a connection, those that can give
-/// another fd or another process a hold on it (`dup`, `sendmsg`, `fork`, `execve`), and those that create listeners and
+/// another fd, another process or a ring a hold on it (`dup`, `sendmsg`, `fork`, `execve`, `io_uring_register`), and those that create listeners and
 /// epolls. All other calls run at full speed.
 const RULES: &[Rule] = &[
     Rule { call: libc::SYS_close, when: When::Always },
@@ -65,7 +65,12 @@ const RULES: &[Rule] = &[
     #[cfg(target_arch = "x86_64")]
     Rule { call: libc::SYS_epoll_create, when: When::Always },
     Rule { call: libc::SYS_epoll_create1, when: When::Always },
+    Rule { call: libc::SYS_io_uring_register, when: When::Is(1, &REGISTERS_FILES) },
 ];
+
+/// `IORING_REGISTER_FILES`, `..._FILES_UPDATE`, `..._FILES2` and `..._FILES_UPDATE2`, and each with
+/// `IORING_REGISTER_USE_REGISTERED_RING`.
+const REGISTERS_FILES: [u32; 8] = [2, 6, 13, 14, 1 << 31 | 2, 1 << 31 | 6, 1 << 31 | 13, 1 << 31 | 14];
 
 /// The calls notified in addition with [`Options::hold`](crate::Options::hold).
 const HOLD_RULES: &[Rule] = &[

@@ -331,6 +331,9 @@ impl Surveyor {
         if !self.has_cookies {
             return Err(Gap::NoCookie);
         }
+        if proc::accepts_by_ring(process) {
+            return Err(Gap::Ring);
+        }
         match &self.means.mark {
             None => Ok(self.means.via),
             Some(mark) => {

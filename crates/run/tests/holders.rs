@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::path::Path;
+use std::process::Command;
 
 use linger_testing::{Counters, secluded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -151,6 +152,70 @@ fn an_unseen_copy_is_found() {
             let mut server = Server::start_listening(Some(settings), &[&holders, "bare-dup", "parent"], PORT);
             assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings:?}");
             assert_eq!(stop(&mut server)["lingered"], 1, "{settings:?}");
+        }
+    });
+}
+
+/// Whether the machine has io_uring.
+fn has_rings(holders: &str) -> bool {
+    let probe = Command::new(holders).args(["ring", "probe"]).output().unwrap();
+    let refused = probe.stderr == b"no ring\n";
+    if refused {
+        linger_testing::skip("io_uring", "io_uring_setup is refused");
+    }
+    assert!(refused || probe.status.success(), "{probe:?}");
+    !refused
+}
+
+/// A connection that is registered with an io_uring outlives the process's last fd of it: the ring goes on to read the request
+/// and answers. What a ring has let go of keeps nothing from being cured.
+#[test]
+fn what_a_ring_has_is_left_alone() {
+    secluded(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(holders) = holders(directory.path()) else { return };
+        if !has_rings(&holders) {
+            return;
+        }
+        for settings in SETTINGS {
+            let before = Counters::read().unwrap();
+            let mut server = Server::start_listening(Some(settings), &[&holders, "ring", "child"], PORT);
+            assert_eq!(ask(&mut server), ("saw 4096 of 4096".into(), false), "{settings:?}");
+            let report = stop(&mut server);
+            // With seccomp the close of one of a process's own copies is known to be none of the connection.
+            let shared = u32::from(settings != "seccomp");
+            assert_eq!((&report["lingered"], &report["shared"]), (&0.into(), &shared.into()), "{report:?}");
+            assert_eq!(aborts(&before), 0, "{settings:?}");
+            let mut server = Server::start_listening(Some(settings), &[&holders, "ring", "parent"], PORT);
+            for _ in 0..3 {
+                assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings:?}");
+            }
+            let report = stop(&mut server);
+            let counts = ["lingered", "shared", "refused"].map(|name| report[name].as_u64());
+            assert_eq!(counts, [Some(3), Some(0), Some(0)], "{settings:?}: {report:?}");
+            assert_eq!(aborts(&before), 0, "{settings:?}");
+        }
+    });
+}
+
+/// Who accepts by a ring is named as not covered: nobody is told of its connections.
+#[test]
+fn a_listener_of_a_ring_is_named() {
+    secluded(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(holders) = holders(directory.path()) else { return };
+        if !has_rings(&holders) {
+            return;
+        }
+        for settings in ["", "seccomp"] {
+            let mut server = Server::start(Some(settings), &[&holders, "ring", "accepts"]);
+            server.await_log("0 of 1 listener covered\n127.0.0.1:8000 is not covered in process");
+            assert!(server.log().contains(", which accepts connections by io_uring"), "{}", server.log());
+            stop(&mut server);
+            // It has a ring as well, and another listener.
+            let mut server = Server::start(Some(settings), &[&holders, "ring", "parent"]);
+            server.await_log("coverage: 1 of 1 listener covered");
+            stop(&mut server);
         }
     });
 }

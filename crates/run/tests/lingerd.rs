@@ -101,6 +101,46 @@ fn without_it_the_supervisor_is_made_here() {
     });
 }
 
+/// Others have filled the accept queue of a listener that accepts nobody: the program does not wait for a place in it.
+#[test]
+fn a_queue_that_others_fill_keeps_no_program_from_starting() {
+    secluded(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let _listener = listen(&path);
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let mut others = Vec::new();
+        loop {
+            let other =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+            match rustix::net::connect(&other, &address) {
+                Ok(()) => others.push(other),
+                Err(error) => break assert_eq!(error, rustix::io::Errno::AGAIN, "it is full"),
+            }
+        }
+        let settings = format!("lingerd={}", path.display());
+        let server = Server::start_listening(Some(&settings), &[&python, "-c", ANSWERS], PORT);
+        assert!(late_reader(PORT, 20_000, false).is_whole(), "{}", server.log());
+        server.supervisor();
+        assert_eq!(server.stop(Signal::TERM)["lingered"], 1);
+    });
+}
+
+/// Whoever connects and says nothing gives its place back.
+#[test]
+fn a_silent_stranger_is_refused() {
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .unwrap();
+    let output = start(theirs).wait_with_output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot supervise"), "{output:?}");
+    let mut told = [0; 8];
+    assert_eq!(rustix::io::read(&ours, &mut told).unwrap(), 4, "an error number");
+}
+
 /// Anybody may connect. A message that is no assignment is refused.
 #[test]
 fn strangers_are_refused() {

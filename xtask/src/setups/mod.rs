@@ -263,6 +263,9 @@ fn install(wanted: &Install) -> anyhow::Result<()> {
             call(Command::new("useradd").args([
                 "--system",
                 "--no-create-home",
+                // vsftpd goes there before it goes to its own.
+                "--home-dir",
+                "/",
                 "--shell",
                 "/usr/sbin/nologin",
                 user,

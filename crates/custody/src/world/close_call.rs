@@ -134,14 +134,14 @@ impl World {
         shared.and_then(|shared| shared.sent.as_ref()).is_some_and(|sent| sent.abroad)
     }
 
-    pub(super) fn shutdown(&mut self, seen: Seen, both: bool, known: &Known) -> Result<(), Ask> {
+    pub(super) fn shutdown(&mut self, seen: Seen, known: &Known) -> Result<(), Ask> {
         let cookie = seen.cookie;
         if !matches!(fate(&seen.socket), Fate::Linger | Fate::Discard) {
             return Ok(());
         }
         // The read side stays open. With it shut, bytes that come after this side's FIN would be answered with a reset
         // (`tcp_rcv_state_process` in FIN_WAIT1 and FIN_WAIT2).
-        if !both || self.shut_down.contains_key(&cookie) {
+        if self.shut_down.contains_key(&cookie) {
             self.act(Action::Pretend);
             return Ok(());
         }

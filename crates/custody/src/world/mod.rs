@@ -150,7 +150,7 @@ impl World {
             }
             Event::Send { caller, seen, abroad } => self.push(Task::Send(seen, caller, abroad)),
             Event::Close { caller, seen, way } => self.push(Task::Close(seen, caller, way)),
-            Event::Shutdown { seen, both } => self.push(Task::Shutdown(seen, both)),
+            Event::Shutdown(seen) => self.push(Task::Shutdown(seen)),
             Event::Hidden { pid, does } => self.hidden(pid, does),
             Event::Unnotified => {
                 self.doubts.note_unheard();
@@ -295,7 +295,7 @@ impl World {
             }
             Task::Send(seen, caller, abroad) => self.send(seen, caller, abroad, known),
             Task::Close(seen, caller, way) => self.close(seen, caller, way, known),
-            Task::Shutdown(seen, both) => self.shutdown(seen, both, known),
+            Task::Shutdown(seen) => self.shutdown(seen, known),
             Task::Unwatch(kept) => self.unwatch(kept, known),
             Task::Closed(kept) => self.closed(kept, known),
             Task::End(kept) => self.end(kept, known),

@@ -18,8 +18,8 @@ pub(super) enum Task {
     Send(Seen, Caller, bool),
     /// An fd is about to be closed.
     Close(Seen, Caller, Way),
-    /// `shutdown` of the read side; the flag says whether it is of both sides.
-    Shutdown(Seen, bool),
+    /// `shutdown` of both sides.
+    Shutdown(Seen),
     /// A connection is about to lose its last fd, or has lost it: remove it from the program's epolls.
     Unwatch(Kept),
     /// The fd of a continued call is gone.
@@ -38,7 +38,7 @@ impl Task {
     /// The connection that an event is being told of.
     pub(super) fn seen(&self) -> Option<&Seen> {
         match self {
-            Self::Share(seen, _) | Self::Send(seen, ..) | Self::Close(seen, ..) | Self::Shutdown(seen, _) => {
+            Self::Share(seen, _) | Self::Send(seen, ..) | Self::Close(seen, ..) | Self::Shutdown(seen) => {
                 Some(seen)
             }
             _ => None,

@@ -107,8 +107,8 @@ pub enum Event<'a> {
     Send { caller: Caller, seen: Seen, abroad: bool },
     /// An fd is about to be closed, or may be.
     Close { caller: Caller, seen: Seen, way: Way },
-    /// `shutdown` of the read side, or of `both`.
-    Shutdown { seen: Seen, both: bool },
+    /// `shutdown` of both sides.
+    Shutdown(Seen),
     /// The process does not let its fds be looked at (`ptrace(2)` access is refused), and does this.
     Hidden { pid: Pid, does: Unseen },
     /// Calls went ahead without the driver's answer: another process answered them while the driver was stopped. The

@@ -72,7 +72,7 @@ pub(crate) enum Event {
     Copy(Found),
     Send(Found, bool),
     Close(Found, Way),
-    Shutdown(Found, bool),
+    Shutdown(Found),
     Hidden(Pid, bool),
     Accepted(u64, Inode, Pid),
     Closed(ProcessFd, u64),
@@ -266,7 +266,7 @@ fn event(text: &str, truth: &mut Truth) -> Event {
             };
             Event::Close(found, way)
         }
-        "shutdown" => Event::Shutdown(words.found(truth), words.word() == "both"),
+        "shutdown" => Event::Shutdown(words.found(truth)),
         "hidden" => Event::Hidden(words.pid(), words.flag()),
         "accepted" => Event::Accepted(words.next(), Inode(words.next()), words.pid()),
         "closed" => {

@@ -72,9 +72,9 @@ impl Replay {
                 let (caller, seen) = seen(found);
                 self.tell(at, step, Event::Close { caller, seen, way: *way }, Some(found));
             }
-            recorded::Event::Shutdown(found, both) => {
+            recorded::Event::Shutdown(found) => {
                 let (_, seen) = seen(found);
-                self.tell(at, step, Event::Shutdown { seen, both: *both }, Some(found));
+                self.tell(at, step, Event::Shutdown(seen), Some(found));
             }
             recorded::Event::Hidden(pid, sends) => {
                 // All that were recorded and send nothing close something.

@@ -17,6 +17,9 @@ use crate::{channel, counts, ending, exit, releases, settings};
 
 const TOKEN: [u8; 16] = [7; 16];
 
+/// A command of `fcntl(2)` that copies nothing.
+const F_GETFD: i32 = 1;
+
 struct Supervisor {
     listener: OwnedFd,
     process: Option<OwnedFd>,
@@ -139,6 +142,56 @@ fn the_last_close_nominates_the_connection_with_where_it_was_accepted() {
     assert!(is_of(&passed, cookie) && sys::cookie(copy) != Some(cookie));
     client.set_nonblocking(true).unwrap();
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+/// A call that is made by the C library's `syscall`.
+fn call(number: i64, a: i32, b: i32, c: usize) -> i32 {
+    hooks::syscall(number, a as usize, b as usize, c, 0, 0, 0) as i32
+}
+
+/// What copies nothing is the counter-example.
+#[test]
+fn copies_by_syscall_are_seen() {
+    let mut supervisor = Supervisor::new("");
+    let calls = [
+        ("fcntl", sys::number::FCNTL, sys::F_DUPFD),
+        ("fcntl, close-on-exec", sys::number::FCNTL, sys::F_DUPFD_CLOEXEC),
+        ("dup", sys::number::DUP, 0),
+        ("dup3", sys::number::DUP3, 310),
+        #[cfg(target_arch = "x86_64")]
+        ("dup2", sys::number::DUP2, 311),
+    ];
+    for (name, number, second) in calls {
+        let (_client, fd) = accepted();
+        let cookie = sys::cookie(fd).unwrap();
+        assert_eq!(call(sys::number::FCNTL, fd, F_GETFD, 0), 0);
+        assert_eq!(TABLE.entry(fd).unwrap().fds, 1, "{name}");
+        let copy = call(number, fd, second, 0);
+        assert!(copy >= 0 && copy != fd && TABLE.entry(fd).unwrap().fds == 2, "{name}");
+        assert_eq!((call(sys::number::CLOSE, fd, 0, 0), supervisor.told().len()), (0, 0), "{name}");
+        assert_eq!(call(sys::number::CLOSE_RANGE, copy, copy, 0), 0);
+        let Told(kind, message, _) = supervisor.one();
+        assert_eq!((kind, message.cookie), (MessageKind::Close, cookie), "{name}");
+    }
+}
+
+/// One connection that is made, and one that is refused.
+#[test]
+fn outgoing_connections_by_syscall_are_seen() {
+    let mut supervisor = Supervisor::new("outgoing=1");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = listener.local_addr().unwrap().port();
+    for (port, is_made) in [(port, true), (refusing, false)] {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let [high, low] = port.to_be_bytes();
+        // `struct sockaddr_in`.
+        let address: [u8; 16] = [2, 0, high, low, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        let (fd, at) = (socket.into_raw_fd(), address.as_ptr() as usize);
+        let made = hooks::syscall(sys::number::CONNECT, fd as usize, at, address.len(), 0, 0, 0);
+        assert_eq!((made == 0, state::is_tracked(fd)), (is_made, is_made));
+        assert_eq!((hooks::close(fd), supervisor.told().len()), (0, is_made.into()));
+    }
 }
 
 #[test]

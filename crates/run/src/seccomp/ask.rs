@@ -39,6 +39,8 @@ pub(super) enum Call {
     EpollCreate,
     Socket,
     Connect(RawFd),
+    /// io_uring_register: the ring may get copies of any of the process's files.
+    Register,
     Other,
 }
 
@@ -76,6 +78,7 @@ impl Call {
             libc::SYS_epoll_create1 => Self::EpollCreate,
             libc::SYS_socket => Self::Socket,
             libc::SYS_connect => Self::Connect(fd),
+            libc::SYS_io_uring_register => Self::Register,
             _ => Self::Other,
         }
     }
@@ -178,6 +181,7 @@ mod tests {
         assert_eq!(call(libc::SYS_close, [u64::from(u32::MAX), 0, 0], None), Call::Close(-1));
         assert_eq!(call(libc::SYS_dup3, [7, 9, 0], None), Call::Replace { old: 7, new: 9 });
         assert_eq!(call(libc::SYS_shutdown, [7, 2, 0], None), Call::Shutdown { fd: 7, how: 2 });
+        assert_eq!(call(libc::SYS_io_uring_register, [7, 2, 0], None), Call::Register);
         assert_eq!(call(libc::SYS_close_range, [3, u64::MAX, 0], None), Call::CloseRange(3, u32::MAX));
         assert_eq!(call(libc::SYS_sendmsg, [5, 6, 7], None), Call::Send { socket: 5, headers: 6, count: 1 });
         assert_eq!(

@@ -43,10 +43,10 @@ fn main() {
     if has("incapable") {
         without(CapabilitySet::SYS_PTRACE);
     }
-    let notify = |notice: Notice<'_>| {
-        if let Notice::Refused(refusal) = notice {
-            eprintln!("refused: {refusal}");
-        }
+    let notify = |notice: Notice<'_>| match notice {
+        Notice::Refused(refusal) => eprintln!("refused: {refusal}"),
+        Notice::Coverage(coverage) => eprintln!("coverage: {}", coverage.text(|_| "that is all")),
+        _ => {}
     };
     match linger_run::run(&command, &arguments, &options, notify) {
         Ok(ended) => {

@@ -21,7 +21,7 @@ impl Driver {
             let socket = Socket::default();
             let seen = Seen { fd: own.len() as i32, cookie: Cookie(id), inode: Inode(id), socket };
             own.push(seen);
-            self.world.on(Event::Shutdown { seen, both: true }, self.now);
+            self.world.on(Event::Shutdown(seen), self.now);
             self.asks = 0;
             while let Some(action) = self.world.next() {
                 if matches!(action, Action::Ask(_)) {

@@ -51,7 +51,7 @@ enum Telling {
     Fork,
     Copy(i32),
     Close(i32, Way),
-    Shutdown(i32, bool),
+    Shutdown(i32),
     Send(i32, bool),
 }
 

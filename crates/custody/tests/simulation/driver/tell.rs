@@ -70,7 +70,7 @@ impl Driver {
                 rest.push_back(Telling::Close(*new, Way::Replace));
             }
             Call::Dup2(..) | Call::Accept | Call::EpollCreate => {}
-            Call::Shutdown(fd, both) => rest.push_back(Telling::Shutdown(*fd, *both)),
+            Call::Shutdown(fd) => rest.push_back(Telling::Shutdown(*fd)),
             Call::Fork | Call::Vfork => rest.push_back(Telling::Fork),
             Call::Exec { .. } => {
                 rest.extend(this.connections().map(|(fd, _)| Telling::Close(fd, Way::Exec)));
@@ -108,7 +108,7 @@ impl Driver {
         match telling {
             Telling::Appeared | Telling::Fork => self.tell_process(kernel, process, caller, telling),
             _ if this.hidden => self.tell_hidden(process, telling),
-            Telling::Copy(fd) | Telling::Close(fd, _) | Telling::Shutdown(fd, _) | Telling::Send(fd, _) => {
+            Telling::Copy(fd) | Telling::Close(fd, _) | Telling::Shutdown(fd) | Telling::Send(fd, _) => {
                 if let Some(File::Connection(index)) = this.file(fd) {
                     self.tell_fd(kernel, (process, fd), index, caller, telling);
                 }
@@ -199,10 +199,10 @@ impl Driver {
                 connection.arrived |= connection.receivers & (1 << process) != 0 && connection.counted == 0;
                 self.on(what, Some(index), Event::Close { caller, seen, way });
             }
-            Telling::Shutdown(_, both) => {
+            Telling::Shutdown(_) => {
                 let loses = !socket.aborts && !socket.over && (!socket.peer_finished || socket.unread > 0);
                 current.to_pretend = Some(index).filter(|_| loses);
-                self.on("shutdown", Some(index), Event::Shutdown { seen, both });
+                self.on("shutdown", Some(index), Event::Shutdown(seen));
             }
             Telling::Send(_, abroad) => {
                 // Nobody will know whether it arrived.
@@ -228,9 +228,9 @@ impl Driver {
         }
         let Notification { process, thread, call, id, pretended, told, to_pretend, .. } = current;
         self.fault = self.check_reported(kernel, process, (thread, id)).err();
-        if let (Call::Shutdown(_, both), Some(index)) = (&call, to_pretend) {
+        if let (Call::Shutdown(_), Some(index)) = (&call, to_pretend) {
             let handed = kernel.connections[index].by_shutdown;
-            if (*both && handed != pretended) || (!both && !pretended) {
+            if handed != pretended {
                 self.fault = Some(format!(
                     "shutdown of connection {index}: pretended {pretended}, handed over {handed}"
                 ));

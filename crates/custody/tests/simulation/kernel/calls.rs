@@ -18,8 +18,8 @@ impl Kernel {
             Call::Close(_) | Call::CloseRange(..) | Call::Dup(_) | Call::Dup2(..) => {
                 self.change_fds(process, &call, (!unheard).then_some(&told));
             }
-            Call::Shutdown(fd, both) => {
-                if let (Some(File::Connection(index)), true) = (self.processes[process].file(fd), both) {
+            Call::Shutdown(fd) => {
+                if let Some(File::Connection(index)) = self.processes[process].file(fd) {
                     self.connections[index].socket.over = true;
                 }
             }

@@ -33,7 +33,7 @@ pub(crate) enum Call {
     CloseRange(i32, i32),
     Dup(i32),
     Dup2(i32, i32),
-    Shutdown(i32, bool),
+    Shutdown(i32),
     Fork,
     Vfork,
     Exec {

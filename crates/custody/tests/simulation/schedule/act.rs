@@ -86,7 +86,7 @@ fn call(kernel: &Kernel, process: usize, Step { what, a, b, .. }: Step) -> Optio
         What::Close => Call::Close(chosen(this, a)?),
         What::Dup => Call::Dup(chosen(this, a)?),
         What::Dup2 => Call::Dup2(chosen(this, a)?, i32::from(b % 8)),
-        What::Shutdown => Call::Shutdown(chosen(this, a)?, b & 1 == 0),
+        What::Shutdown => Call::Shutdown(chosen(this, a)?),
         What::Send => {
             let fd = chosen(this, a)?;
             let more = chosen(this, b >> 4).filter(|more| *more != fd);

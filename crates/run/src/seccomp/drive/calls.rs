@@ -168,6 +168,13 @@ impl Driver {
             }
             Call::Socket => return self.lend_socket(notification),
             Call::Connect(_) => {}
+            Call::Register => {
+                for (fd, open) in eyes::open(caller.tid.0) {
+                    if let eyes::Open::Socket(_) = open {
+                        self.copy(caller, thread, fd);
+                    }
+                }
+            }
         }
         false
     }
@@ -264,7 +271,7 @@ impl Driver {
     fn shutdown(&mut self, id: u64, thread: &Rc<Thread>, fd: RawFd, how: i32) -> bool {
         match self.find(thread, fd) {
             Found::Connection(seen, taken) if how == libc::SHUT_RDWR && self.ask.waits(id) => {
-                self.tell(Event::Shutdown { seen, both: true }, Some(taken))
+                self.tell(Event::Shutdown(seen), Some(taken))
             }
             _ => false,
         }

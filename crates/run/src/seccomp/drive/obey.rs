@@ -20,6 +20,7 @@ const COPYING: &[i64] = &[
     libc::SYS_dup3,
     libc::SYS_clone,
     libc::SYS_clone3,
+    libc::SYS_io_uring_register,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_dup2,
     #[cfg(target_arch = "x86_64")]

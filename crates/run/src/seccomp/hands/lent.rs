@@ -63,7 +63,7 @@ impl Lent {
                 copies.sockets.get(&inode).or_else(|| copies.connections.get(&inode))
             }
             Some(eyes::Open::Epoll) => copies.epolls.get(&(process, fd)),
-            None => None,
+            Some(eyes::Open::Ring) | None => None,
         };
         rustix::io::fcntl_dupfd_cloexec(found.ok_or(Errno::NOENT)?, 0)
     }
