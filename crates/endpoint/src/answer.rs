@@ -8,8 +8,6 @@ use hyper::body::Bytes;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use crate::Source;
-
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -20,6 +18,17 @@ const INDEX: &str = "<!doctype html><title>linger</title><h1>linger</h1>\n\
 /// the memory that slow readers take.
 const SHARED_FOR: Duration = Duration::from_secs(1);
 
+/// What is served.
+pub trait MetricsSource: Send + Sync + 'static {
+    /// The metrics, as OpenMetrics text.
+    fn metrics(&self) -> String;
+
+    /// Whether the metrics are kept up to date, for `/healthz`.
+    fn is_current(&self) -> bool {
+        true
+    }
+}
+
 /// The pages of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Pages<S> {
@@ -28,7 +37,7 @@ pub(crate) struct Pages<S> {
     last: Mutex<Option<(Instant, Bytes)>>,
 }
 
-impl<S: Source> Pages<S> {
+impl<S: MetricsSource> Pages<S> {
     pub(crate) fn new(source: S) -> Self {
         Self { source, last: Mutex::new(None) }
     }
@@ -82,7 +91,7 @@ mod tests {
         stale: AtomicBool,
     }
 
-    impl Source for Counting {
+    impl MetricsSource for Counting {
         fn metrics(&self) -> String {
             format!("made {}\n", self.texts.fetch_add(1, Ordering::Relaxed))
         }

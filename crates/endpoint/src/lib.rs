@@ -9,5 +9,6 @@ mod peers;
 mod process;
 mod serve;
 
+pub use answer::MetricsSource;
 pub use process::registry;
-pub use serve::{EndpointLimits, Source, serve};
+pub use serve::{EndpointLimits, serve};

@@ -14,12 +14,12 @@ pub(crate) const YOUNG: Duration = Duration::from_millis(100);
 pub(crate) struct Peers {
     next: u64,
     /// Their request has not been read to its end.
-    asking: VecDeque<Peer>,
-    answered: VecDeque<Peer>,
+    asking: VecDeque<ServedPeer>,
+    answered: VecDeque<ServedPeer>,
 }
 
 #[derive(Debug)]
-struct Peer {
+struct ServedPeer {
     id: u64,
     since: Instant,
     end: Arc<Notify>,
@@ -39,7 +39,7 @@ impl Peers {
     pub(crate) fn admit(&mut self, now: Instant) -> (u64, Arc<Notify>) {
         let (id, end) = (self.next, Arc::new(Notify::new()));
         self.next += 1;
-        self.asking.push_back(Peer { id, since: now, end: end.clone() });
+        self.asking.push_back(ServedPeer { id, since: now, end: end.clone() });
         (id, end)
     }
 
@@ -60,7 +60,7 @@ impl Peers {
     /// Ends the oldest peer that has sent no whole request, or else the oldest that does not take its answer. If all are young,
     /// ends none, and returns how long the oldest stays so.
     pub(crate) fn evict(&mut self, now: Instant) -> Result<(), Duration> {
-        let young = |peers: &VecDeque<Peer>| {
+        let young = |peers: &VecDeque<ServedPeer>| {
             let oldest = peers.front()?;
             Some(YOUNG.saturating_sub(now.saturating_duration_since(oldest.since)))
         };
@@ -80,7 +80,7 @@ impl Peers {
 mod tests {
     use super::*;
 
-    fn ids(peers: &VecDeque<Peer>) -> Vec<u64> {
+    fn ids(peers: &VecDeque<ServedPeer>) -> Vec<u64> {
         peers.iter().map(|peer| peer.id).collect()
     }
 

@@ -20,7 +20,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::answer::Pages;
+use crate::answer::{MetricsSource, Pages};
 use crate::peers::Peers;
 
 /// Connections that the kernel accepts for a while. With more slow peers than that a scraper's SYN would have to be sent again.
@@ -31,17 +31,6 @@ const LONGEST_HEAD: usize = 16 << 10;
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
 /// From so many peers that are answered at once on, they share one text.
 const MANY: usize = 4;
-
-/// What is served.
-pub trait Source: Send + Sync + 'static {
-    /// The metrics, as OpenMetrics text.
-    fn metrics(&self) -> String;
-
-    /// Whether the metrics are kept up to date, for `/healthz`.
-    fn is_current(&self) -> bool {
-        true
-    }
-}
 
 /// What peers may use.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +62,7 @@ impl EndpointLimits {
 ///
 /// # Errors
 /// Returns an error if there are no descriptors or no thread for it.
-pub fn serve(listener: TcpListener, limits: EndpointLimits, source: impl Source) -> io::Result<()> {
+pub fn serve(listener: TcpListener, limits: EndpointLimits, source: impl MetricsSource) -> io::Result<()> {
     // It listens already; this lengthens its queue.
     rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
@@ -110,7 +99,7 @@ impl<S> fmt::Debug for Endpoint<S> {
     }
 }
 
-impl<S: Source> Endpoint<S> {
+impl<S: MetricsSource> Endpoint<S> {
     fn peers(&self) -> MutexGuard<'_, Peers> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use linger_endpoint::{EndpointLimits, Source};
+use linger_endpoint::{EndpointLimits, MetricsSource};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -42,7 +42,7 @@ pub(crate) fn serve(listener: TcpListener, source: ReportSource, coverage: Cover
 /// What scrapers get. The collectors read the counts as they are then.
 struct Scraped(Registry);
 
-impl Source for Scraped {
+impl MetricsSource for Scraped {
     fn metrics(&self) -> String {
         let mut body = String::new();
         // Writing to a string cannot fail.

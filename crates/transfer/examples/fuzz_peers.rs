@@ -299,6 +299,10 @@ fn look_around(top: &Path, directory: &Path) {
             if kind.is_symlink() {
                 let target = fs::read_link(&entry).expect("its target");
                 assert!(stays_inside(directory, &entry, &target), "{entry:?} leads to {target:?}");
+                if let Ok(real) = fs::canonicalize(&entry) {
+                    let top = fs::canonicalize(directory).expect("the directory");
+                    assert!(real.starts_with(top), "{entry:?} leads to {real:?}");
+                }
             }
             if kind.is_dir() {
                 todo.push(entry);

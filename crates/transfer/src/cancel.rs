@@ -18,7 +18,8 @@ pub(crate) struct Stopped;
 #[derive(Clone, Debug)]
 pub struct Cancel {
     own: Arc<OwnedFd>,
-    above: Option<Arc<OwnedFd>>,
+    /// The handles that it was made from, the nearest first.
+    above: Vec<Arc<OwnedFd>>,
 }
 
 impl Cancel {
@@ -29,16 +30,17 @@ impl Cancel {
     pub fn new() -> io::Result<Self> {
         use rustix::event::EventfdFlags;
         let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { own: Arc::new(fd), above: None })
+        Ok(Self { own: Arc::new(fd), above: Vec::new() })
     }
 
-    /// Makes a child handle. The child fires when [`cancel`](Self::cancel) is called on this handle, and can fire alone
-    /// without affecting this handle. It does not see the parent that this handle may have itself.
+    /// Makes a child handle. The child fires when [`cancel`](Self::cancel) is called on this handle or on one that this
+    /// handle was made from, and can fire alone without affecting them.
     ///
     /// # Errors
     /// Returns the errors of [`new`](Self::new).
     pub fn also(&self) -> io::Result<Self> {
-        Ok(Self { above: Some(self.own.clone()), ..Self::new()? })
+        let above = std::iter::once(&self.own).chain(&self.above).cloned().collect();
+        Ok(Self { above, ..Self::new()? })
     }
 
     /// Ends every session that watches this handle: each session returns [`Error::Cancelled`](crate::Error::Cancelled)
@@ -74,12 +76,13 @@ impl Cancel {
         loop {
             let left = end.saturating_duration_since(host::now());
             let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
-            let [own, above] = self.to_poll();
-            let mut fds = [own, above, PollFd::from_borrowed_fd(fd, interest)];
+            let mut fds = self.to_poll();
+            let own = fds.len();
+            fds.push(PollFd::from_borrowed_fd(fd, interest));
             match host::poll(&mut fds, Some(&left)) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
-                Ok(_) if !(fds[0].revents() | fds[1].revents()).is_empty() => {
+                Ok(_) if has_fired(&fds[..own]) => {
                     return Err(io::Error::other(Stopped));
                 }
                 Ok(ready) => return Ok(ready > 0),
@@ -87,15 +90,49 @@ impl Cancel {
         }
     }
 
-    pub(crate) fn to_poll(&self) -> [PollFd<'_>; 2] {
-        let above = self.above.as_ref().unwrap_or(&self.own);
-        [PollFd::new(&*self.own, PollFlags::IN), PollFd::new(&**above, PollFlags::IN)]
+    /// What to poll(2) for: see [`has_fired`].
+    pub(crate) fn to_poll(&self) -> Vec<PollFd<'_>> {
+        // Room for what a session waits for beside them.
+        let mut fds = Vec::with_capacity(self.above.len() + 3);
+        fds.extend(std::iter::once(&self.own).chain(&self.above).map(|fd| PollFd::new(&**fd, PollFlags::IN)));
+        fds
     }
 }
 
+/// Whether one of the fds of [`Cancel::to_poll`] has fired, after poll(2).
+pub(crate) fn has_fired(polled: &[PollFd<'_>]) -> bool {
+    polled.iter().any(|fd| !fd.revents().is_empty())
+}
+
 impl AsFd for Cancel {
-    /// The eventfd of this handle alone: readable once `cancel` was called on it, not when only its parent has fired.
+    /// The eventfd of this handle alone: readable once `cancel` was called on it, not when only one above it has fired.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.own.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stopped_stops_all_below_it_and_nothing_above_or_beside() {
+        for stopped in 0..4 {
+            let first = Cancel::new().unwrap();
+            let second = first.also().unwrap();
+            let third = second.also().unwrap();
+            let beside = first.also().unwrap();
+            let family = [first, second, third, beside];
+            family[stopped].cancel();
+            let fired: Vec<usize> = (0..4).filter(|number| family[*number].is_cancelled()).collect();
+            let expected: &[usize] = [&[0, 1, 2, 3][..], &[1, 2], &[2], &[3]][stopped];
+            assert_eq!(fired, expected);
+            // Something to wait for that is never ready.
+            let (quiet, _open) = std::io::pipe().unwrap();
+            for (number, cancel) in family.iter().enumerate() {
+                let waited = cancel.wait_beside(quiet.as_fd(), PollFlags::IN, Duration::ZERO);
+                assert_eq!(waited.is_err(), expected.contains(&number), "{stopped} {number}");
+            }
+        }
     }
 }

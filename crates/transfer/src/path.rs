@@ -148,6 +148,33 @@ impl RelPath {
             depth >= 0
         })
     }
+
+    /// The directories that the target of a symbolic link at this path enters and leaves again (`a` of `a/../b`). Where one of
+    /// them is a link itself, the kernel leaves it from where that leads, and the text of the target says nothing of where
+    /// this one does.
+    pub(crate) fn left_by_link(&self, target: &[u8]) -> Vec<Self> {
+        let above = self.split().map_or_else(Self::root, |(above, _)| above);
+        let mut names: Vec<&[u8]> =
+            above.0.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        let (mut entered, mut left) = (0, Vec::new());
+        for name in target.split(|byte| *byte == b'/') {
+            match name {
+                b"" | b"." => {}
+                b".." => {
+                    if entered > 0 {
+                        entered -= 1;
+                        left.push(Self(names.join(&b'/')));
+                    }
+                    names.pop();
+                }
+                name => {
+                    names.push(name);
+                    entered += 1;
+                }
+            }
+        }
+        left
+    }
 }
 
 fn check(name: &[u8]) -> Result<(), BadPath> {
@@ -210,6 +237,22 @@ mod tests {
         ] {
             assert_eq!(at.link_stays_inside(target), inside, "{}", String::from_utf8_lossy(target));
         }
+    }
+
+    #[test]
+    fn a_link_passes_what_it_enters_and_leaves() {
+        let at = RelPath::new(*b"a/b/link").unwrap();
+        for (target, passed) in [
+            (&b"../../c/d"[..], &[][..]),
+            (b"c/d", &[]),
+            (b"./c//../d", &["a/b/c"]),
+            (b"../c/../../d/./../e", &["a/c", "d"]),
+            (b"c/d/../../../e", &["a/b/c/d", "a/b/c"]),
+        ] {
+            let found: Vec<String> = at.left_by_link(target).iter().map(ToString::to_string).collect();
+            assert_eq!(found, passed, "{}", String::from_utf8_lossy(target));
+        }
+        assert_eq!(RelPath::new(*b"link").unwrap().left_by_link(b"c/../d"), [RelPath::new(*b"c").unwrap()]);
     }
 
     #[test]

@@ -174,10 +174,14 @@ impl Reason {
         format!("{}{remedy}", &self.text[..end])
     }
 
+    /// The words of a peer. They become one line each: a further line could be taken for this program's own.
     pub(crate) fn from_wire(told: String) -> Self {
+        let one_line = |words: &str| words.replace('\n', "\\n");
         match told.rsplit_once(BEFORE_REMEDY) {
-            Some((text, remedy)) => Self { text: text.to_owned(), remedy: Some(Remedy::from_wire(remedy)) },
-            None => told.into(),
+            Some((text, remedy)) => {
+                Self { text: one_line(text), remedy: Some(Remedy::from_wire(&one_line(remedy))) }
+            }
+            None => one_line(&told).into(),
         }
     }
 }
@@ -226,7 +230,7 @@ mod tests {
     fn every_remedy_comes_back_with_its_sentence() {
         let all = remedies();
         for (number, remedy) in all.iter().enumerate() {
-            let reason = Reason::from("a sentence\nof two lines").with(remedy.clone());
+            let reason = Reason::from("a sentence").with(remedy.clone());
             assert_eq!(Reason::from_wire(reason.to_wire(1024)), reason);
             let word = remedy.to_wire();
             assert!(!word.is_empty() && all[..number].iter().all(|other| other.to_wire() != word), "{word}");
@@ -238,10 +242,21 @@ mod tests {
     /// A text that a peer sends is kept as it is, whatever it says.
     #[test]
     fn a_text_of_a_peer_goes_back_as_it_came() {
-        for told in
-            ["", "\nhint: ", "x\nhint: a\nhint: replace", "x\nhint: replace ", "\nhint: forget-key x", "é"]
-        {
+        for told in ["", "\nhint: ", "x\nhint: replace ", "\nhint: forget-key x", "é"] {
             assert_eq!(Reason::from_wire(told.to_owned()).to_wire(1024), told);
+        }
+    }
+
+    #[test]
+    fn a_text_of_a_peer_has_one_line_and_one_remedy() {
+        for (told, text, remedy) in [
+            ("no\nlinger: all is confirmed", "no\\nlinger: all is confirmed", None),
+            ("no\nhint: a\nhint: replace", "no\\nhint: a", Some(Remedy::Replace)),
+            ("no\nhint: a\nlinger: b", "no", Some(Remedy::Unknown("a\\nlinger: b".into()))),
+            ("no\nhint: put-inside a\nb", "no", Some(Remedy::PutInside("a\\nb".into()))),
+        ] {
+            let reason = Reason::from_wire(told.to_owned());
+            assert_eq!((&*reason, reason.remedy()), (text, remedy.as_ref()));
         }
     }
 

@@ -276,8 +276,8 @@ impl<'a> Receiver<'a> {
                 (self.observe)(Progress::NotDelivered { path, refusal, text });
             }
             Message::Total { entries, failed_before } if self.files.is_empty() => {
-                // In a put, some of the entries may have been announced in an earlier session.
-                let counts = if self.from_the_start {
+                // In a put that goes on, some of the entries may have been announced in an earlier session.
+                let counts = if self.from_the_start || !self.again {
                     let has_something = entries > 0 || self.summary.failed > 0 || self.summary.skipped > 0;
                     has_something && entries == self.announced
                 } else {

@@ -319,12 +319,13 @@ impl<'s, 'a> Sender<'s, 'a> {
         match walk.reopen(entry) {
             Ok(Some(file)) => Ok(Some(file)),
             Ok(None) => {
-                let text = format!("{} was replaced or changed while the connection was down", entry.path);
+                let text =
+                    format!("{} was replaced or changed while the connection was down", self.told(entry));
                 self.abort(entry, Reason::from(text).with(Remedy::SendAgain))?;
                 Ok(None)
             }
             Err(error) => {
-                let text = format!("cannot open {}: {}", entry.path, std::io::Error::from(error));
+                let text = format!("cannot open {}: {}", self.told(entry), std::io::Error::from(error));
                 self.abort(entry, text.into())?;
                 Ok(None)
             }
@@ -357,7 +358,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         let reads_again = (is_reopened && self.is_live()) || self.rereads();
         let (file, begins) = if reads_again { self.begins_with(&entry, file, &tree)? } else { (file, true) };
         if !begins {
-            let text = format!("{} does not begin any more with what was sent of it", entry.path);
+            let text = format!("{} does not begin any more with what was sent of it", self.told(&entry));
             return self.abort(&entry, Reason::from(text).with(Remedy::SendAgain));
         }
         let ended = if self.options.verify {

@@ -148,8 +148,13 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// What a sentence calls an entry: the top has no path, and is called what was asked for.
+    pub(crate) fn told<'p>(&'p self, path: &'p RelPath) -> &'p RelPath {
+        if path.is_root() { &self.top } else { path }
+    }
+
     fn problem(&self, path: RelPath, doing: &str, error: Errno) -> WalkedEntry {
-        let text = format!("cannot {doing} {path}: {}", std::io::Error::from(error));
+        let text = format!("cannot {doing} {}: {}", self.told(&path), std::io::Error::from(error));
         WalkedEntry::Problem { path, refusal: Refusal::Source, text }
     }
 

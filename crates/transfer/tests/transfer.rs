@@ -149,6 +149,36 @@ fn a_pipe_of_unknown_length_arrives_and_a_file_goes_to_a_stream() {
     assert!(fs::read(to.path().join("piped")).unwrap() == content);
 }
 
+/// A file that is sent alone has no path below the top, and is called what was asked for, by both ends.
+#[test]
+fn a_single_file_that_changes_is_named() {
+    for verify in [true, false] {
+        let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+        let log = from.path().join("log");
+        fs::write(&log, bytes(2 * BLOCK + 9, 1)).unwrap();
+        let mut growing = fs::OpenOptions::new().append(true).open(&log).unwrap();
+        let mut told = Vec::new();
+        let served = share(
+            to.path(),
+            |_| {},
+            |shared| {
+                let mut options = PutOptions::default();
+                options.verify = verify;
+                let mut see = |progress| match progress {
+                    Progress::Moved { .. } => growing.write_all(b"line\n").unwrap(),
+                    Progress::NotDelivered { text, .. } => told.push(text.to_string()),
+                    _ => {}
+                };
+                let input = Input::Path(log.clone());
+                let (summary, error) = shared.client().put(input, &place("copy"), &options, &mut see);
+                assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered, "{error:?}");
+            },
+        );
+        assert_eq!(told, ["log changed while it was read"]);
+        assert_eq!(served[0].summary.first_failure.as_deref(), Some("log changed while it was read"));
+    }
+}
+
 /// The file ends in the middle of a DATA frame, whose length is sent already: the files after it must still arrive.
 #[test]
 fn a_file_that_shrinks_while_it_is_sent_is_not_delivered_and_the_others_are() {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use linger_endpoint::{EndpointLimits, Source};
+use linger_endpoint::{EndpointLimits, MetricsSource};
 use linger_why::Cause;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -342,7 +342,7 @@ impl Metrics {
     }
 }
 
-impl Source for Metrics {
+impl MetricsSource for Metrics {
     fn metrics(&self) -> String {
         self.text()
     }

@@ -33,7 +33,7 @@ use crate::{exit, interrupt};
     Examples:\n  linger share\n  linger share --writable --listen [::]:7117 incoming/\n  \
     linger share --listen unix:/run/user/1000/linger\n\n\
     Exit status: 0 ended on request, 2 bad usage, 3 the directory or the address cannot be used,\n\
-    4 not possible here; with --once that of the one connection, as with `put`."
+    4 not possible here; with --once that of the one request, as with `put`."
 )]
 pub(crate) struct ShareArguments {
     /// The directory.

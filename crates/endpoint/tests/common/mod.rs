@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use linger_endpoint::{EndpointLimits, Source, serve};
+use linger_endpoint::{EndpointLimits, MetricsSource, serve};
 
 /// No deadline falls within a test.
 pub(crate) const NEVER: Duration = Duration::from_secs(3_600);
@@ -16,7 +16,7 @@ pub(crate) const TEXT: usize = 300_000;
 
 struct Text;
 
-impl Source for Text {
+impl MetricsSource for Text {
     fn metrics(&self) -> String {
         "m".repeat(TEXT)
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::core::Core;
+use crate::cancel::has_fired;
 use crate::error::Error;
 use crate::host;
 use crate::wire::FrameKind;
@@ -92,17 +93,18 @@ impl Core {
     pub(super) fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
         self.flush()?;
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        let [own, above] = self.cancel.to_poll();
-        let socket = PollFd::from_borrowed_fd(self.transport.socket(), PollFlags::IN);
-        let mut fds = [own, above, socket, PollFd::from_borrowed_fd(other, PollFlags::IN)];
+        let mut fds = self.cancel.to_poll();
+        let own = fds.len();
+        fds.push(PollFd::from_borrowed_fd(self.transport.socket(), PollFlags::IN));
+        fds.push(PollFd::from_borrowed_fd(other, PollFlags::IN));
         match host::poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Error::io("wait for", "the source", error)),
         }
-        if !(fds[0].revents() | fds[1].revents()).is_empty() {
+        if has_fired(&fds[..own]) {
             return Err(Error::Cancelled);
         }
-        let is_readable = !fds[3].revents().is_empty();
+        let is_readable = !fds[own + 1].revents().is_empty();
         if is_readable {
             self.activity.got_on(host::now());
         }
@@ -135,16 +137,17 @@ impl Core {
             let left = self.deadlines.progress.saturating_sub(idle).max(Duration::from_millis(1));
             let timeout = self.deadlines.ping.min(self.deadlines.stall - silent).min(left);
             let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-            let [own, above] = self.cancel.to_poll();
+            let mut fds = self.cancel.to_poll();
+            let own = fds.len();
             let read = PollFd::from_borrowed_fd(self.transport.socket(), interest & PollFlags::IN);
             let write = PollFd::from_borrowed_fd(self.transport.socket_to_write(), interest & PollFlags::OUT);
             // poll(2) reports POLLERR and POLLHUP also for an fd without events, and the loop would spin: poll the other
             // one twice.
-            let mut fds = match (interest.contains(PollFlags::IN), interest.contains(PollFlags::OUT)) {
-                (true, true) => [own, above, read, write],
-                (true, false) => [own, above, read.clone(), read],
-                _ => [own, above, write.clone(), write],
-            };
+            fds.extend(match (interest.contains(PollFlags::IN), interest.contains(PollFlags::OUT)) {
+                (true, true) => [read, write],
+                (true, false) => [read.clone(), read],
+                _ => [write.clone(), write],
+            });
             match host::poll(&mut fds, Some(&timeout)) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(Error::io("wait for", "the connection", error)),
@@ -153,8 +156,8 @@ impl Core {
                     self.try_flush();
                 }
                 Ok(0) => {}
-                Ok(_) if !(fds[0].revents() | fds[1].revents()).is_empty() => return Err(Error::Cancelled),
-                Ok(_) => return Ok(fds[2].revents() | fds[3].revents()),
+                Ok(_) if has_fired(&fds[..own]) => return Err(Error::Cancelled),
+                Ok(_) => return Ok(fds[own].revents() | fds[own + 1].revents()),
             }
         }
     }

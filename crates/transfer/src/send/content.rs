@@ -15,6 +15,7 @@ use crate::host;
 use crate::message::{Message, TreeEntry};
 use crate::outgoing::Source;
 use crate::page_buffer::PageBuffer;
+use crate::path::RelPath;
 use crate::progress::Progress;
 use crate::reason::{Reason, Remedy};
 use crate::root::read_full;
@@ -102,8 +103,8 @@ impl Sender<'_, '_> {
             let bytes = piece.bytes(frame);
             let wrong = match read_full(file, bytes, number * BLOCK as u64 + done as u64) {
                 Ok(read) if read == frame => None,
-                Ok(_) => Some(changed(entry)),
-                Err(error) => Some(format!("cannot read {}: {error}", entry.path).into()),
+                Ok(_) => Some(self.changed(entry)),
+                Err(error) => Some(format!("cannot read {}: {error}", self.told(entry)).into()),
             };
             if let Some(wrong) = wrong {
                 return self.abort(entry, wrong).map(|()| None);
@@ -120,7 +121,7 @@ impl Sender<'_, '_> {
             done += frame;
         }
         if is_last && !self.is_unchanged(entry, file) {
-            return self.abort(entry, changed(entry)).map(|()| None);
+            return self.abort(entry, self.changed(entry)).map(|()| None);
         }
         Ok(Some(match hasher {
             Some(hasher) if is_last => Read::Last(tree.finish(Some(hasher.finish()))),
@@ -198,7 +199,7 @@ impl Sender<'_, '_> {
                 None => self.copied(file, offset, length)?,
             };
             if sent == 0 {
-                self.abort(entry, changed(entry))?;
+                self.abort(entry, self.changed(entry))?;
                 return Ok(None);
             }
             offset += sent as u64;
@@ -209,7 +210,7 @@ impl Sender<'_, '_> {
             }
         }
         if !self.is_unchanged(entry, file) {
-            self.abort(entry, changed(entry))?;
+            self.abort(entry, self.changed(entry))?;
             return Ok(None);
         }
         Ok(Some((size, None)))
@@ -236,6 +237,18 @@ impl Sender<'_, '_> {
     fn is_unchanged(&self, entry: &TreeEntry, file: BorrowedFd<'_>) -> bool {
         self.is_live()
             || rustix::fs::fstat(file).is_ok_and(|stat| token(file, &stat, &entry.path) == entry.token)
+    }
+
+    fn changed(&self, entry: &TreeEntry) -> Reason {
+        Reason::from(format!("{} changed while it was read", self.told(entry))).with(Remedy::SendAgain)
+    }
+
+    /// What a sentence calls an entry.
+    pub(super) fn told(&self, entry: &TreeEntry) -> RelPath {
+        match &self.outgoing.source {
+            Source::Tree(walk) => walk.told(&entry.path).clone(),
+            Source::Pipe(_) => entry.path.clone(),
+        }
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -322,8 +335,4 @@ fn beginning(file: BorrowedFd<'_>, blocks: u64, hashing: Hashing, gauge: &Gauge)
         tree.push(Sum::of(tree.place(), block));
     }
     Some(tree)
-}
-
-fn changed(entry: &TreeEntry) -> Reason {
-    Reason::from(format!("{} changed while it was read", entry.path)).with(Remedy::SendAgain)
 }

@@ -141,6 +141,17 @@ impl Store<'_> {
                 format!("{dest}: the link to {} would lead outside the tree", to.terminal()).into(),
             ));
         }
+        // What is a directory now stays one: nothing here puts a link in the place of a directory.
+        if let Some(passed) =
+            dest.left_by_link(&entry.target).iter().find(|passed| !self.has_directory(passed))
+        {
+            let to = Untrusted::from(&*entry.target);
+            let told = format!(
+                "{dest}: the link to {} could lead outside the tree: {passed} is no directory here",
+                to.terminal()
+            );
+            return Err(Fault(Refusal::Forbidden, told.into()));
+        }
         let (parent, name) = self.parent_of(dest)?;
         let (name, target) = (os(&name), os(&entry.target));
         match disk::symlinkat(target, &*parent, name) {

@@ -64,7 +64,7 @@ pub(crate) fn damage(frames: &mut Vec<Vec<u8>>, random: &mut ChaCha8Rng) {
 }
 
 /// Makes the check bytes of a frame fit, as an attacker would.
-fn seal(frame: &mut [u8]) {
+pub(crate) fn seal(frame: &mut [u8]) {
     let parity = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum ^ byte);
     if frame.len() >= 8 {
         frame[0] = if frame[4] == 3 { 0 } else { parity(&frame[8..]) };

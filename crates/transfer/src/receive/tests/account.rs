@@ -260,7 +260,7 @@ fn the_same_is_said_of_what_is_complete_here_alone() {
 #[test]
 fn leaving_a_directory_that_is_unknown_says_nothing() {
     let to = tempdir();
-    let received = receive(To::Directory(to.path()), with(VERIFIED), &[leave(7), total(0)]);
+    let received = receive(To::Directory(to.path()), again(VERIFIED), &[leave(7), total(0)]);
     assert!(received.done(0, 0).is_empty());
 }
 

@@ -60,34 +60,37 @@ fn what_was_not_sent_is_named() {
     }
 }
 
-/// If all entries were announced in this session, the total has to be their number, and not 0; if the session continues another,
-/// at least their number.
+/// If all entries were announced in this session, as in every get and in the first session of a put, the total has to be their
+/// number, and not 0; if the session continues another one of a put, at least their number.
 #[test]
 fn a_total_is_of_all_that_was_announced() {
     let one = || one_file(b"content", 7, true).into_iter().take(3).collect::<Vec<_>>();
     let none = Vec::new;
-    for (from_the_start, begins, entries, good) in [
-        (true, none(), 0, false),
-        (true, vec![unsent("file", Refusal::Source)], 0, true),
-        (true, vec![unsent("file", Refusal::Skipped)], 0, true),
-        (true, vec![unsent("file", Refusal::Source)], 1, false),
-        (true, one(), 1, true),
-        (true, one(), 0, false),
-        (true, one(), 2, false),
-        (false, none(), 0, true),
-        (false, none(), 1, true),
-        (false, one(), 0, false),
+    for (goes_on, begins, entries, good) in [
+        (false, none(), 0, false),
+        (false, vec![unsent("file", Refusal::Source)], 0, true),
+        (false, vec![unsent("file", Refusal::Skipped)], 0, true),
+        (false, vec![unsent("file", Refusal::Source)], 1, false),
         (false, one(), 1, true),
-        (false, one(), 2, true),
+        (false, one(), 0, false),
+        (false, one(), 2, false),
+        (true, none(), 0, true),
+        (true, none(), 1, true),
+        (true, one(), 0, false),
+        (true, one(), 1, true),
+        (true, one(), 2, true),
     ] {
-        let to = tempfile::tempdir().unwrap();
         let mut script: Vec<Step> = begins;
         script.push(total(entries));
-        let with = With { from_the_start, ..with(VERIFIED) };
-        let received = receive(To::Directory(to.path()), with, &script);
-        assert_eq!(received.result.is_ok(), good, "{from_the_start} {entries} {received:?}");
-        if !good {
-            assert_eq!(received.violation(), &Violation::Unexpected("a total of something else"));
+        let first = With { from_the_start: true, ..with(VERIFIED) };
+        let kinds = if goes_on { vec![again(VERIFIED)] } else { vec![with(VERIFIED), first] };
+        for with in kinds {
+            let to = tempfile::tempdir().unwrap();
+            let received = receive(To::Directory(to.path()), with, &script);
+            assert_eq!(received.result.is_ok(), good, "{goes_on} {entries} {received:?}");
+            if !good {
+                assert_eq!(received.violation(), &Violation::Unexpected("a total of something else"));
+            }
         }
     }
 }

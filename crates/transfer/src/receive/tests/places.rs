@@ -44,6 +44,46 @@ fn a_file_that_is_sent_to_a_directory_lands_in_it() {
     assert!(!to.path().join("top/own").exists());
 }
 
+/// Where links follow one another, the kernel leaves the first by where it leads. So no link may leave by `..` what is no directory
+/// here, whichever of the two comes first; what is one may be left.
+#[test]
+fn no_chain_of_links_leads_out() {
+    let link = |index, path: &str, target: &str| {
+        let mut link = entry(index, Kind::Link, path, None);
+        link.target = target.as_bytes().to_vec();
+        Say(Message::Entry(link))
+    };
+    let directories = || vec![directory(0, ""), directory(1, "a"), directory(2, "a/b")];
+    for (links, refused) in [
+        // By its text this one is `secret` at the top; `up` is the top itself, and `..` leaves it.
+        (&[("a/b/up", "../.."), ("a/b/out", "up/../secret")][..], &[4][..]),
+        (&[("a/b/out", "up/../secret"), ("a/b/up", "../..")], &[3]),
+        (&[("a/b/out", "./missing/../secret")], &[3]),
+        (&[("a/b/out", "../b/../secret"), ("a/up", "b")], &[]),
+        (&[("a/up", "b"), ("a/out", "up/../x")], &[4]),
+        (&[("a/b/up", "../.."), ("a/b/out", "up/secret")], &[]),
+    ] {
+        let to = tempdir();
+        let mut script = directories();
+        script.extend(links.iter().zip(3..).map(|((path, target), index)| link(index, path, target)));
+        script.extend([leave(2), leave(1), leave(0), total(3 + links.len() as u64)]);
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+        let failed: Vec<u64> = received
+            .said
+            .iter()
+            .filter_map(|said| match said {
+                Message::Failed { index, refusal: Refusal::Forbidden, .. } => Some(*index),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(failed, refused, "{links:?}");
+        for ((path, _), index) in links.iter().zip(3..) {
+            let there = std::fs::symlink_metadata(to.path().join("top").join(path)).is_ok();
+            assert_eq!(there, !refused.contains(&index), "{path} of {links:?}");
+        }
+    }
+}
+
 /// What was offered as a file does not come as a directory, nor the other way round. Only the top was offered.
 #[test]
 fn the_top_is_what_was_offered() {
