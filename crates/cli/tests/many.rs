@@ -9,11 +9,12 @@ use linger_why::{AnalyzerLimits, Finding, examine};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::Value;
 
-use wire::{ACK, Capture, End, FIN, PSH, RST, SYN, packet};
+use wire::{ACK, Capture, End, PSH, RST, SYN, packet};
 
 #[path = "common/wire.rs"]
 mod wire;
 
+const FIN: u8 = 1;
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n";
 const SERVER: End = ([198, 51, 100, 20], 80);
 
@@ -34,7 +35,7 @@ fn connection(number: u32) -> Vec<Vec<u8>> {
     let tell = |seq: u32, ack: u32, flags| packet(SERVER, to, (seq, ack), flags, b"");
     let (first, theirs_next) = (ours.wrapping_add(1), theirs.wrapping_add(1));
     let syn = ask(ours, 0, SYN, b"");
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         return vec![syn, tell(0, first, RST | ACK)];
     }
     let mut all = vec![syn, tell(theirs, first, SYN | ACK), ask(first, theirs_next, ACK, b"")];
