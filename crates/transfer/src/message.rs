@@ -17,6 +17,9 @@ pub(crate) use request::{Get, Operation, Options, Put};
 /// Longest text of an error, in bytes.
 const MAX_TEXT: usize = 1 << 10;
 
+/// The most bytes of holes in a file that is not hashed by blocks: to hash them as zeros takes half a minute at each end.
+pub(crate) const MOST_ZEROS: u64 = 64 << 30;
+
 /// Identifies the content of a source without reading it, so that a later session can resume: for a file a hash of inode,
 /// size, times and path (`walk/token.rs`), for a pipe a random number.
 pub(crate) type Token = [u8; 16];

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use crate::chmod::Chmod;
 use crate::kernel::generation;
-use crate::message::{Kind, Refusal, Time, TreeEntry};
+use crate::message::{Kind, MOST_ZEROS, Refusal, Time, TreeEntry};
 use crate::path::{RelPath, WORK};
 use crate::root::{Links, Root, mtime, read_full};
 use crate::selection::{LinkMode, Selection};
@@ -42,10 +42,6 @@ pub(crate) enum WalkedEntry {
 
 /// Levels whose directories stay open: two descriptors each, of the 1,024 that a process has by default.
 const HELD: usize = 100;
-
-/// A file with this many bytes of holes is hashed by blocks: to hash them as zeros would take half a minute at each
-/// end.
-const MOSTLY_HOLES: u64 = 64 << 30;
 
 /// A walk through `top` and all that is below it.
 pub(crate) struct Walk<'a> {
@@ -143,7 +139,7 @@ impl<'a> Walk<'a> {
             size,
             hash: None,
             sparse: size.is_some_and(|size| (stat.st_blocks as u64) * 512 < size),
-            by_blocks: size.is_some_and(|size| (stat.st_blocks as u64) * 512 + MOSTLY_HOLES <= size),
+            by_blocks: size.is_some_and(|size| (stat.st_blocks as u64) * 512 + MOST_ZEROS <= size),
             target: Vec::new(),
         }
     }

@@ -13,7 +13,7 @@ use crate::driver::Session;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hashing, Pieces, Sum, ZEROS};
-use crate::message::{Kind, Message, Refusal};
+use crate::message::{Kind, MOST_ZEROS, Message, Refusal};
 use crate::progress::Progress;
 use crate::root::write_full;
 use crate::state::LogStep;
@@ -176,6 +176,14 @@ impl Receiver<'_> {
             let made = store.hole(landing, blocks);
             (self.observe)(Progress::Moved { bytes });
             return self.stored(made);
+        }
+        if let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() {
+            landing.zeros = landing.zeros.saturating_add(bytes);
+            if landing.zeros > MOST_ZEROS {
+                return Err(
+                    Violation::Unexpected("too many holes for a file that is not hashed by blocks").into()
+                );
+            }
         }
         let hashing = Hashing::of(verify, by_blocks);
         for number in first..first + blocks {

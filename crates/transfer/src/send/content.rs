@@ -12,7 +12,7 @@ use crate::driver::Phase;
 use crate::error::Error;
 use crate::hash::{BLOCK, BlockHasher, Hash, Hashing, PIECE, Sum, Tree, ZEROS};
 use crate::host;
-use crate::message::{Message, TreeEntry};
+use crate::message::{MOST_ZEROS, Message, TreeEntry};
 use crate::outgoing::Source;
 use crate::page_buffer::PageBuffer;
 use crate::path::RelPath;
@@ -27,6 +27,13 @@ const FRAME: usize = 512 << 10;
 
 /// The most blocks that one Hole message stands for, unless the file is hashed by blocks: a tenth of a second's hashing.
 const HOLE: u64 = 256;
+
+/// How many of the next blocks, all of them zeros, are told as a hole: a portion, so that the receiver works while this side hashes
+/// the next, and both notice a request to stop. None if the receiver was told of as many as it takes: an allocated file that was not
+/// written yet counts as full when it is announced, and is read as a hole. What is left is sent as zeros.
+fn portion(blocks: u64, told: u64) -> u64 {
+    blocks.min(HOLE).min((MOST_ZEROS / BLOCK as u64).saturating_sub(told))
+}
 
 /// The result of reading a block.
 enum Read {
@@ -58,12 +65,12 @@ impl Sender<'_, '_> {
         piece: &mut PageBuffer,
     ) -> Result<Option<(u64, Option<Hash>)>, Error> {
         let size = entry.size.unwrap_or(0);
-        let mut data_until = 0;
+        let (mut data_until, mut told) = (0, 0);
         loop {
             let offset = tree.bytes();
             if entry.sparse
                 && offset >= data_until
-                && self.holes(file, tree, size, &mut data_until, entry.by_blocks)?
+                && self.holes(file, tree, size, &mut data_until, (entry.by_blocks, &mut told))?
             {
                 continue;
             }
@@ -132,14 +139,14 @@ impl Sender<'_, '_> {
     }
 
     /// If the file has a hole of at least one block here, tells the receiver its length instead of sending zeros. Returns
-    /// whether it did.
+    /// whether it did. `told` is how many blocks of holes it was told, of a file that is hashed by blocks or is not.
     pub(super) fn holes(
         &mut self,
         file: BorrowedFd<'_>,
         tree: &mut Tree,
         size: u64,
         data_until: &mut u64,
-        by_blocks: bool,
+        (by_blocks, told): (bool, &mut u64),
     ) -> Result<bool, Error> {
         let offset = tree.bytes();
         let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
@@ -153,8 +160,12 @@ impl Sender<'_, '_> {
             *data_until = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
             return Ok(false);
         }
-        // In portions, so that the receiver works while this side hashes the next, and both notice a request to stop.
-        let portion = if by_blocks { blocks } else { blocks.min(HOLE) };
+        let portion = if by_blocks { blocks } else { portion(blocks, *told) };
+        if portion == 0 {
+            *data_until = data;
+            return Ok(false);
+        }
+        *told += portion;
         if by_blocks {
             tree.push_zeros(portion);
         } else {
@@ -335,4 +346,16 @@ fn beginning(file: BorrowedFd<'_>, blocks: u64, hashing: Hashing, gauge: &Gauge)
         tree.push(Sum::of(tree.place(), block));
     }
     Some(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_told_in_portions_and_no_more_of_them_than_a_receiver_takes() {
+        let most = MOST_ZEROS / BLOCK as u64;
+        assert_eq!((portion(1, 0), portion(HOLE + 1, 0)), (1, HOLE));
+        assert_eq!((portion(HOLE, most - 1), portion(HOLE, most), portion(HOLE, most + 1)), (1, 0, 0));
+    }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Landing {
     dest: RelPath,
     pub(crate) tree: Tree,
     pub(crate) opened: Option<Opened>,
+    /// Bytes of holes that were hashed one by one.
+    pub(crate) zeros: u64,
     /// The claim to the file, held until it has its final name or is given up.
     claim: Option<Claim>,
 }
@@ -45,7 +47,7 @@ impl Store<'_> {
     ) -> Result<Landing, Fault> {
         let hashing = Hashing::of(self.options.verify, entry.by_blocks);
         let tree = Tree::new().hashed(hashing);
-        let mut landing = Landing { entry, dest, tree, opened: None, claim };
+        let mut landing = Landing { entry, dest, tree, opened: None, zeros: 0, claim };
         {
             let (parent, _) = self.parent_of(&landing.dest)?;
             if let Some(found) = found {
@@ -256,7 +258,7 @@ impl Landing {
 
     /// A file that needs no temporary file: for a sink or a stream, or because it exists here already.
     pub(crate) fn bare(entry: TreeEntry, dest: RelPath, tree: Tree) -> Self {
-        Self { entry, dest, tree, opened: None, claim: None }
+        Self { entry, dest, tree, opened: None, zeros: 0, claim: None }
     }
 
     /// Stops receiving the file. Verified blocks stay for a later session, unless `forget`.

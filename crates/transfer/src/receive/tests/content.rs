@@ -200,6 +200,20 @@ fn a_hole_that_is_not_hashed_is_one_step() {
     }
 }
 
+/// A frame of a few bytes keeps a processor busy for half a minute at most.
+#[test]
+fn more_zeros_than_are_ever_hashed_one_by_one_are_refused_before_the_first() {
+    for (verify, by_blocks, refused) in [(true, false, true), (true, true, false), (false, false, false)] {
+        let to = tempdir();
+        let announced = TreeEntry { by_blocks, sparse: true, ..entry(0, Kind::File, "", Some(1 << 40)) };
+        let script = [Say(Message::Entry(announced)), hole((64 << 30) + SIZE)];
+        let received = receive(To::Directory(to.path()), with(Options { verify, ..VERIFIED }), &script);
+        let is_refused =
+            matches!(&received.result, Err(error) if error.to_string().contains("too many holes"));
+        assert_eq!(is_refused, refused, "{verify} {by_blocks}: {received:?}");
+    }
+}
+
 /// Blocks of a hole that are hashed before the session is served again.
 const PORTION: u64 = 256;
 
