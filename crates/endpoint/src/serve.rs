@@ -29,6 +29,8 @@ const BACKLOG: i32 = 1_024;
 const LONGEST_HEAD: usize = 16 << 10;
 /// Pause after an accept that failed: as long as there is no descriptor left, the next fails as well.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
+/// Descriptors that the runtime and the closer take.
+const DESCRIPTORS: usize = 8;
 /// From so many peers that are answered at once on, they share one text.
 const MANY: usize = 4;
 
@@ -66,6 +68,10 @@ pub fn serve(listener: TcpListener, limits: EndpointLimits, source: impl Metrics
     // It listens already; this lengthens its queue.
     rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
+    // What follows takes an epoll and events of its own: all of it is to be had, or nothing is begun.
+    let spare: rustix::io::Result<Vec<_>> =
+        (0..DESCRIPTORS).map(|_| rustix::io::fcntl_dupfd_cloexec(&listener, 0)).collect();
+    drop(spare?);
     let mut budget = Budget::default();
     budget.sockets = limits.lingering;
     let closer = Closer::new(budget)?;
