@@ -21,7 +21,7 @@ use crate::{call, cargo, docs, doors, fuzz, loom, package, portable, rooms, root
 type CiStep = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
 
 /// All steps of CI. Those that fail fastest come first.
-const STEPS: [CiStep; 14] = [
+const STEPS: [CiStep; 15] = [
     ("format", |_, _| call(&mut cargo(&["fmt", "--all", "--check"]))),
     ("rooms", |_, _| rooms::check()),
     ("documents", |all, _| documents(all)),
@@ -30,6 +30,7 @@ const STEPS: [CiStep; 14] = [
     ("features", |all, _| features(all)),
     ("portable", |_, _| portable::check()),
     ("rustdoc", |_, _| rustdoc()),
+    ("build", |all, _| build(all).map(drop)),
     ("tests", tests),
     ("elsewhere", |_, _| portable::tests()),
     ("package", |all, _| package::check(all)),
@@ -197,31 +198,33 @@ fn licences() -> anyhow::Result<()> {
     call(&mut cargo(&["deny", "--offline", "--log-level", "error", "check", "licenses", "bans", "sources"]))
 }
 
+/// Compiles all that the tests need. Returns the arguments that select the tests of these crates.
+fn build(packages: &[&Package]) -> anyhow::Result<Vec<String>> {
+    let all: Vec<&str> = packages.iter().flat_map(|package| ["--package", package.name.as_str()]).collect();
+    // Some tests start examples as programs. The runner builds them as test binaries only.
+    call(cargo(&["build", "--quiet", "--all-features", "--examples"]).args(&all)).context("the examples")?;
+    // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well.
+    let kinds = ["--all-features", "--lib", "--bins", "--examples"];
+    let tests = named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded)));
+    let selected: Vec<&str> = all.into_iter().chain(kinds).chain(tests).collect();
+    if has_runner()? {
+        let mut list = cargo(&["nextest", "list", "--message-format", "json"]);
+        list.args(&selected);
+        all_are_listed(list, packages)?;
+    }
+    Ok(selected.into_iter().map(str::to_owned).collect())
+}
+
 fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
+    let selected = build(packages)?;
     // The tests inherit the limit; some hold thousands of sockets.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("RLIMIT_NOFILE")?;
-    let with = |arguments: &[&str], more: &[&str]| {
-        let mut command = cargo(arguments);
-        for package in packages {
-            command.args(["--package", &package.name]);
-        }
-        command.args(more).env("LINGER_SKIPS", skips);
-        command
-    };
-    // Some tests start examples as programs. The runner builds them as test binaries only.
-    call(&mut with(&["build", "--quiet", "--all-features", "--examples"], &[])).context("the examples")?;
-    // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well.
-    let mut targets = vec!["--all-features", "--lib", "--bins", "--examples"];
-    targets.extend(named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded))));
-    if has_runner()? {
-        all_are_listed(with(&["nextest", "list", "--message-format", "json"], &targets), packages)?;
-    }
-    let run = runner()?;
-    call(&mut with(&run.iter().map(String::as_str).collect::<Vec<_>>(), &targets))?;
+    call(cargo(&[]).args(runner()?).args(selected).env("LINGER_SKIPS", skips))?;
     // Neither runs doc tests together with these targets.
-    call(&mut with(&["test", "--doc", "--all-features", "--quiet"], &[]))
-        .context("the examples in documentation")
+    let mut documented = cargo(&["test", "--doc", "--all-features", "--quiet"]);
+    documented.args(packages.iter().flat_map(|package| ["--package", package.name.as_str()]));
+    call(documented.env("LINGER_SKIPS", skips)).context("the examples in documentation")
 }
 
 /// Fails if a test binary of the manifests has no test in the run: it would pass without having run anything.

@@ -12,7 +12,9 @@ use std::process::Command;
 use linger_testing::{Counters, secluded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, kill_process};
-use support::{PORT, Report, Server, aborts, compiled, connect, late_reader, program, script};
+use support::{
+    PORT, Report, Server, aborts, await_nobody_at, compiled, connect, late_reader, program, script,
+};
 
 /// How a child is made. The C library runs a preloaded library's fork handlers for the first and the last only.
 const HOW: [&str; 7] = ["fork", "_Fork", "raw-clone", "isolated", "clone", "spawn", "fork-exec"];
@@ -44,6 +46,8 @@ fn ask(server: &mut Server) -> (String, bool) {
 fn stop(server: &mut Server) -> Report {
     let _ = kill_process(server.pid(), Signal::TERM);
     server.wait();
+    // The kernel lets go of what a ring holds after its process has ended.
+    await_nobody_at(PORT);
     server.said()
 }
 

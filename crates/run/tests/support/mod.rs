@@ -183,6 +183,15 @@ pub(crate) fn is_listening(port: u16) -> bool {
     sockets().iter().any(|socket| socket.local == port && socket.state == LISTEN)
 }
 
+/// Waits until nothing listens on a port. No event reports it.
+pub(crate) fn await_nobody_at(port: u16) {
+    let started = Instant::now();
+    while is_listening(port) {
+        assert!(started.elapsed() < Duration::from_secs(30), "port {port} is still listened at");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Whether the other end of a connection, on this host, has not ended its half: it neither sent a FIN nor a reset.
 pub(crate) fn is_open(stream: &TcpStream) -> bool {
     // ESTABLISHED, SYN_RECV, CLOSE_WAIT, in the kernel's numbering (`tcp_states.h`).
