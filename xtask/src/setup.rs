@@ -210,7 +210,15 @@ const COMPILERS: [(&str, &str); 2] = [
 /// Whether rustup has a compiler.
 pub(crate) fn has_compiler(version: &str) -> bool {
     let mut rustc = Command::new("rustc");
-    rustc.args([&format!("+{version}"), "--version"]).output().is_ok_and(|output| output.status.success())
+    let output = rustc.args([&format!("+{version}"), "--version"]).output();
+    // Without rustup before it, rustc takes no notice of the first word.
+    output.is_ok_and(|output| is_version(&String::from_utf8_lossy(&output.stdout), version))
+}
+
+/// Whether a compiler that says this of itself has a version, told to the minor or to the patch.
+fn is_version(said: &str, version: &str) -> bool {
+    let own = said.strip_prefix("rustc ").and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+    own.strip_prefix(version).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Whether the standard library of a system is there, for the present compiler.
@@ -379,4 +387,16 @@ fn is_installed(package: &str) -> bool {
         .args(["--show", "--showformat=${db:Status-Abbrev}", package])
         .output()
         .is_ok_and(|output| output.status.success() && output.stdout.starts_with(b"ii"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_that_takes_no_notice_of_the_version_is_not_that_version() {
+        let said = "rustc 1.95.0 (59807616e 2026-04-14)\n";
+        assert!(is_version(said, "1.95") && is_version(said, "1.95.0"));
+        assert!(!is_version(said, "1.85") && !is_version(said, "1.9") && !is_version("", "1.95"));
+    }
 }
