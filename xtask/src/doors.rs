@@ -3,8 +3,9 @@
 use crate::{call, cargo, root};
 
 /// The recipes are a workspace of their own: otherwise every build of the main workspace would compile all these frameworks.
+/// They share its target folder, and with it the dependencies that both need with the same features.
 pub(crate) fn check() -> anyhow::Result<()> {
     let folder = root().join("crates/linger/doors");
     let mut test = cargo(&["test", "--quiet", "--locked"]);
-    call(test.current_dir(folder).env("CARGO_TARGET_DIR", root().join("target/doors")))
+    call(test.current_dir(folder).env("CARGO_TARGET_DIR", root().join("target")))
 }

@@ -83,8 +83,7 @@ const SUITES: [&str; 2] = ["gunicorn", "waitress"];
 const CLIENTS: [&str; 4] = ["requests", "urllib3", "httpx", "aiohttp"];
 
 /// HTTP clients that are built into `target/peers/clients`, each with the package that builds it.
-const BUILT: [(&str, &str); 3] =
-    [("go", "golang-go"), ("Client.class", "default-jdk-headless"), ("reqwest", "reqwest")];
+const BUILT: [(&str, &str); 2] = [("go", "golang-go"), ("Client.class", "default-jdk-headless")];
 
 /// Packages that the suites need.
 const SUITES_NEED: [&str; 3] = ["pytest", "pytest-asyncio", "gevent"];
@@ -161,7 +160,7 @@ pub(crate) fn record_at_first() -> anyhow::Result<()> {
 /// The names that tests may pass to `skip`.
 pub(crate) fn needs() -> impl Iterator<Item = &'static str> {
     let packages = DEBIAN.iter().chain(&PYPI).map(|(package, _)| *package);
-    packages.chain(CLIENTS).chain(["reqwest"]).chain(machine::needs())
+    packages.chain(CLIENTS).chain(machine::needs())
 }
 
 fn find_missing() -> Vec<String> {
@@ -201,14 +200,22 @@ pub(crate) const TARGETS: [&str; 5] = [
     "x86_64-unknown-freebsd",
 ];
 
-/// The oldest compilers that the manifests promise (`rust-version`), with what they are for.
-const COMPILERS: [(&str, &str); 2] = [
-    ("1.85", "`linger` and `linger-sys`, for Debian 13"),
-    (env!("CARGO_PKG_RUST_VERSION"), "all other crates"),
-];
+/// The oldest compilers that the manifests promise (`rust-version`), with what they are for. On most machines the second is the
+/// one that builds.
+const COMPILERS: [(&str, &str); 2] =
+    [("1.85", "the published crates, for Debian 13"), (env!("CARGO_PKG_RUST_VERSION"), "all other crates")];
 
-/// Whether rustup has a compiler.
+/// Whether the present compiler has this version.
+pub(crate) fn is_built_with(version: &str) -> bool {
+    let output = Command::new("rustc").arg("--version").output();
+    output.is_ok_and(|output| is_version(&String::from_utf8_lossy(&output.stdout), version))
+}
+
+/// Whether a compiler is there: the present one, or another of rustup's.
 pub(crate) fn has_compiler(version: &str) -> bool {
+    if is_built_with(version) {
+        return true;
+    }
     let mut rustc = Command::new("rustc");
     let output = rustc.args([&format!("+{version}"), "--version"]).output();
     // Without rustup before it, rustc takes no notice of the first word.
@@ -295,37 +302,16 @@ fn clients() -> anyhow::Result<()> {
             "aiohttp",
         ]))?;
     }
-    let (folder, project) = (peers.join("clients"), peers.join("reqwest"));
+    let folder = peers.join("clients");
     if BUILT.iter().all(|(file, _)| folder.join(file).is_file()) {
         return Ok(());
     }
     fs::create_dir_all(&folder)?;
-    fs::create_dir_all(project.join("src"))?;
     let go =
         call(Command::new("go").args(["build", "-o"]).arg(folder.join("go")).arg(sources.join("client.go")));
     let java = call(Command::new("javac").arg("-d").arg(&folder).arg(sources.join("Client.java")));
-    fs::copy(sources.join("reqwest.rs"), project.join("src/main.rs"))?;
-    fs::write(project.join("Cargo.toml"), REQWEST)?;
-    let target = project.join("target");
-    let build = ["build", "--quiet", "--manifest-path"];
-    call(crate::cargo(&build).arg(project.join("Cargo.toml")).arg("--target-dir").arg(&target))?;
-    fs::copy(target.join("debug/reqwest-client"), folder.join("reqwest"))?;
     go.and(java)
 }
-
-/// A project of its own: no crate here depends on reqwest.
-const REQWEST: &str = "[package]
-name = \"reqwest-client\"
-version = \"0.0.0\"
-edition = \"2024\"
-[dependencies]
-futures-util = { version = \"0.3\", default-features = false }
-reqwest = { version = \"0.12\", default-features = false, features = [\"http2\", \"rustls-tls\", \"stream\"] }
-tokio = { version = \"1\", features = [\"rt\", \"time\"] }
-[profile.dev]
-debug = false
-[workspace]
-";
 
 /// Unpacks the source archive of the installed version, so that the suite fits it.
 fn suite(mut pip: Command, name: &str, suites: &Path) -> anyhow::Result<()> {

@@ -14,5 +14,7 @@ mod skip;
 pub use hosts::{HOSTS, two_hosts};
 pub use kernel::{allocated, close_under_its_owner, refuse, run_last, seclude};
 pub use linger_netns::{Counters, Isolation, Namespace, net};
+#[cfg(feature = "reqwest")]
+pub use reqwest;
 pub use sandbox::{all_descriptors, sandboxed, secluded};
 pub use skip::skip;

@@ -212,10 +212,10 @@ impl<W: Wire + ?Sized> Link<W> {
             if !std::mem::replace(&mut is_sent, true) {
                 drop(state);
                 // If this fails the answer is torn, and the end says so.
-                if let Some(record) = answer.gathered()
-                    && self.write(&mut [IoSlice::new(&record)]).is_ok()
-                {
-                    answer.sent(record);
+                if let Some(record) = answer.gathered() {
+                    if self.write(&mut [IoSlice::new(&record)]).is_ok() {
+                        answer.sent(record);
+                    }
                 }
                 continue;
             }

@@ -44,9 +44,8 @@ impl StopResponder {
     /// Makes the responder accept no more; [`Responder::run`](super::Responder::run) returns when its requests have ended, or
     /// [`Config::stop_within`](super::Config::stop_within) has passed.
     pub fn stop(&self) {
-        if self.0.at.set(Instant::now()).is_ok()
-            && let Some(within) = self.0.within
-        {
+        let is_first = self.0.at.set(Instant::now()).is_ok();
+        if let Some(within) = self.0.within.filter(|_| is_first) {
             self.fire_after(within);
             if self.0.now.load(Ordering::SeqCst) {
                 // Another thread wants the end now, and may have set the timer before this one.

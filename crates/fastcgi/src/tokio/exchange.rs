@@ -120,9 +120,8 @@ impl std::fmt::Debug for Response {
 
 impl Drop for Response {
     fn drop(&mut self) {
-        if let Some((live, back)) = self.live.take()
-            && let Err(live) = back.send(live)
-        {
+        let Some((live, back)) = self.live.take() else { return };
+        if let Err(live) = back.send(live) {
             // The task that would receive and end it no longer exists: the runtime has dropped it.
             live.abandon();
         }
@@ -232,9 +231,8 @@ impl Live {
     async fn settled(self, is_done: bool) -> Self {
         let mut live = Abandons(Some(self));
         let mut is_sent = !is_done;
-        while let Some(this) = &mut live.0
-            && let Some(until) = this.desk.settle(this.key)
-        {
+        while let Some(this) = &mut live.0 {
+            let Some(until) = this.desk.settle(this.key) else { break };
             if std::mem::replace(&mut is_sent, true) {
                 let settled = poll_fn(|context| this.desk.poll_settled(this.key, context));
                 let _ = timeout_at(until.into(), settled).await;

@@ -8,6 +8,7 @@
 //! `cargo test -p linger --all-features --test clients -- --ignored --nocapture`
 
 mod client;
+mod reqwest;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;

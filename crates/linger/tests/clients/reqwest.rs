@@ -1,20 +1,26 @@
-//! reqwest URL VERSION ROUNDS BYTES PAUSE PATIENCE: reqwest with its pool; see clients.py. Built by `cargo xtask setup`.
+//! reqwest with its pool, as `clients.py` and the others have theirs.
 
+use std::fmt::Write;
+use std::io;
 use std::time::Duration;
 
-fn main() {
+use linger_testing::reqwest::{self, Body, RequestBuilder};
+
+use crate::HttpVersion;
+use crate::client::Run;
+
+/// Makes the requests of a run. Returns a line for each.
+pub(crate) fn run(run: Run<'_>) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(run());
+    runtime.block_on(requests(run))
 }
 
-async fn run() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let (url, rounds) = (&arguments[1], arguments[3].parse::<usize>().unwrap());
-    let (bytes, pause) = (arguments[4].parse::<usize>().unwrap(), arguments[5].parse::<f64>().unwrap());
-    let patience = Duration::from_secs_f64(arguments[6].parse().unwrap());
-    let client = reqwest::Client::builder().danger_accept_invalid_certs(true).timeout(patience);
-    let client = if arguments[2] == "1" { client.http1_only() } else { client };
+async fn requests(Run { url, version, rounds, bytes, pause, patience }: Run<'_>) -> String {
+    let client = reqwest::Client::builder().danger_accept_invalid_certs(true);
+    let client = client.timeout(Duration::from_secs_f64(patience));
+    let client = if version == HttpVersion::One { client.http1_only() } else { client };
     let client = client.build().unwrap();
+    let mut said = String::new();
     for _ in 0..rounds {
         let pieces = futures_util::stream::unfold(0, move |given| async move {
             if given == 8 {
@@ -23,22 +29,29 @@ async fn run() {
             if given > 0 && pause > 0.0 {
                 tokio::time::sleep(Duration::from_secs_f64(pause)).await;
             }
-            Some((Ok::<_, std::io::Error>(vec![b'u'; bytes / 8]), given + 1))
+            Some((Ok::<_, io::Error>(vec![b'u'; bytes / 8]), given + 1))
         });
         let upload = client.post(format!("{url}/refused")).header("content-length", bytes / 8 * 8);
-        say("upload", upload.body(reqwest::Body::wrap_stream(pieces))).await;
-        say("next", client.get(format!("{url}/hello"))).await;
+        let requests = [
+            ("upload", upload.body(Body::wrap_stream(pieces))),
+            ("next", client.get(format!("{url}/hello"))),
+        ];
+        for (what, request) in requests {
+            writeln!(said, "{what} {}", answer(request).await).unwrap();
+        }
     }
+    said
 }
 
-async fn say(what: &str, request: reqwest::RequestBuilder) {
-    let said = async {
+/// The status and the length of an answer, or what has gone wrong, in one line.
+async fn answer(request: RequestBuilder) -> String {
+    let answer = async {
         let response = request.send().await?;
         let status = response.status().as_u16();
         Ok::<_, reqwest::Error>((status, response.bytes().await?.len()))
     };
-    match said.await {
-        Ok((status, length)) => println!("{what} {status} {length}"),
-        Err(error) => println!("{what} {}", format!("{error:?}").replace('\n', " ")),
+    match answer.await {
+        Ok((status, length)) => format!("{status} {length}"),
+        Err(error) => format!("{error:?}").replace('\n', " "),
     }
 }
