@@ -204,12 +204,19 @@ fn licences() -> anyhow::Result<()> {
 /// Compiles all that the tests need. Returns the arguments that select the tests of these crates.
 fn build(packages: &[&Package]) -> anyhow::Result<Vec<String>> {
     let all: Vec<&str> = packages.iter().flat_map(|package| ["--package", package.name.as_str()]).collect();
-    // Some tests start examples as programs. The runner builds them as test binaries only.
+    // Some tests start examples as programs.
     call(cargo(&["build", "--quiet", "--all-features", "--examples"]).args(&all)).context("the examples")?;
-    // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well.
-    let kinds = ["--all-features", "--lib", "--bins", "--examples"];
+    // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well, and `--bins`
+    // builds a test binary of each program, whether it has tests or not.
+    for file in packages.iter().flat_map(|package| &package.untested) {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        anyhow::ensure!(!text.contains("#[test]"), "the tests of {} are not run", file.display());
+    }
+    let programs = packages.iter().flat_map(|package| &package.tested_programs);
+    let programs = programs.flat_map(|name| ["--bin", name.as_str()]);
     let tests = named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded)));
-    let selected: Vec<&str> = all.into_iter().chain(kinds).chain(tests).collect();
+    let selected: Vec<&str> =
+        all.into_iter().chain(["--all-features", "--lib"]).chain(programs).chain(tests).collect();
     if has_runner()? {
         let mut list = cargo(&["nextest", "list", "--message-format", "json"]);
         list.args(&selected);

@@ -46,6 +46,10 @@ pub(crate) struct Package {
     pub(crate) guarded: Vec<String>,
     /// Programs and examples.
     pub(crate) programs: Vec<String>,
+    /// Those programs that have tests beside their code.
+    pub(crate) tested_programs: Vec<String>,
+    /// The root files of the other programs and of the examples: no test of theirs would be run.
+    pub(crate) untested: Vec<PathBuf>,
     /// Benches.
     pub(crate) benches: Vec<String>,
     /// Features.
@@ -67,15 +71,17 @@ pub(crate) fn packages(manifest: &Path) -> anyhow::Result<Vec<Package>> {
 
 fn parse(package: &Value) -> Option<Package> {
     let targets = package["targets"].as_array()?;
-    let of = |kinds: &[&str], tested: Option<bool>| {
+    let find = |kinds: &[&str], tested: Option<bool>, what: &str| {
         let wanted = targets.iter().filter(|target| {
             target["kind"]
                 .as_array()
                 .is_some_and(|own| own.iter().any(|kind| kinds.iter().any(|one| kind == one)))
                 && tested.is_none_or(|tested| target["test"] == tested)
         });
-        wanted.filter_map(|target| Some(target["name"].as_str()?.to_owned())).collect::<Vec<_>>()
+        wanted.filter_map(|target| Some(target[what].as_str()?.to_owned())).collect::<Vec<_>>()
     };
+    let of = |kinds: &[&str], tested| find(kinds, tested, "name");
+    let untested = find(&["bin", "example"], Some(false), "src_path");
     Some(Package {
         name: package["name"].as_str()?.to_owned(),
         version: package["version"].as_str()?.to_owned(),
@@ -85,6 +91,8 @@ fn parse(package: &Value) -> Option<Package> {
         fast: of(&["test"], Some(true)),
         guarded: of(&["test"], Some(false)),
         programs: of(&["bin", "example"], None),
+        tested_programs: of(&["bin"], Some(true)),
+        untested: untested.into_iter().map(PathBuf::from).collect(),
         benches: of(&["bench"], None),
         features: package["features"].as_object()?.keys().cloned().collect(),
         folder: Path::new(package["manifest_path"].as_str()?).parent()?.to_owned(),
