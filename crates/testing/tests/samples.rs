@@ -6,7 +6,7 @@ use std::process::Command;
 
 use linger_fastcgi::gateway::{Client, Config, GatewayRequest};
 use linger_testing::samples::LENGTH;
-use linger_testing::servers::Launch;
+use linger_testing::servers::{Launch, sample_program};
 
 /// Runs a sample while `ask` asks it.
 fn with(program: &str, ask: impl FnOnce(SocketAddr)) {
@@ -39,10 +39,10 @@ fn axum_with_linger() {
     http(env!("CARGO_BIN_EXE_axum-linger"));
 }
 
-#[cfg(feature = "actix")]
 #[test]
+#[ignore = "compiles actix-web: cargo test -p linger-testing --features samples --test samples -- --ignored"]
 fn actix() {
-    http(env!("CARGO_BIN_EXE_actix"));
+    http(sample_program("actix").unwrap().to_str().unwrap());
 }
 
 #[test]

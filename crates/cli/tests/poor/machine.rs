@@ -113,8 +113,8 @@ impl Machine {
     pub(crate) fn is_a_sentence(&self, output: &Output, words: &str, fault: &str) {
         let said = String::from_utf8_lossy(&output.stderr);
         let what = format!("linger {words} under {fault}: {} {said}", output.status);
-        // tokio panics where its feature `signal` can have no socket pair. The program has not got that feature; actix-web, of
-        // which the tests' servers have one, brings it into all that is built beside it.
+        // tokio panics where its feature `signal` can have no socket pair. The program has not got that feature; the tests of
+        // `linger`, which use all of tokio, bring it into all that is built beside them.
         if fault.starts_with("socketpair ") && said.contains("/signal/unix.rs:") && !ships_signals() {
             return;
         }

@@ -347,8 +347,14 @@ pub fn sample_program(name: &str) -> Result<PathBuf, Unavailable> {
     if is_stale(&program) {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--offline", "--package", "linger-testing", "--bin", name]);
-        build.args(["--features", if name == "actix" { "actix" } else { "samples" }]);
+        build.args(["build", "--quiet", "--bin", name]);
+        if name == "actix" {
+            // A workspace of its own, whose dependencies may not have been fetched yet.
+            build.args(["--locked", "--manifest-path", "crates/testing/actix/Cargo.toml"]);
+        } else {
+            build.args(["--offline", "--package", "linger-testing", "--features", "samples"]);
+        }
+        build.arg("--target-dir").arg(&target);
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
@@ -366,7 +372,7 @@ pub fn sample_program(name: &str) -> Result<PathBuf, Unavailable> {
 fn is_stale(program: &Path) -> bool {
     let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
     let Some(built) = changed(program) else { return true };
-    let mut folders: Vec<PathBuf> = ["testing", "linger", "fastcgi", "sys"]
+    let mut folders: Vec<PathBuf> = ["testing", "testing/actix", "linger", "fastcgi", "sys"]
         .iter()
         .map(|name| workspace().join("crates").join(name).join("src"))
         .collect();
@@ -403,7 +409,8 @@ impl Server {
 
 /// The version of a crate in the workspace's lock file.
 fn locked(name: &str) -> String {
-    let text = fs::read_to_string(workspace().join("Cargo.lock")).unwrap_or_default();
+    let read = |path: &str| fs::read_to_string(workspace().join(path)).unwrap_or_default();
+    let text = read("Cargo.lock") + &read("crates/testing/actix/Cargo.lock");
     let mut lines = text.lines().skip_while(|line| *line != format!("name = \"{name}\""));
     let version = lines.nth(1).and_then(|line| line.strip_prefix("version = "));
     version.unwrap_or_default().trim_matches('"').to_owned()
