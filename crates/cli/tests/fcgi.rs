@@ -1,11 +1,12 @@
-//! `linger fcgi get` against `linger fcgi serve`, also over an inherited socket. The exit status must be
-//! right.
+//! `linger fcgi get`, `ping` and `values` against `linger fcgi serve`, also over an inherited socket, and against peers that break
+//! off. The exit status must be right.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
 
+use linger_fastcgi::record::{EndRequest, ProtocolStatus, RecordType, push, push_end};
 use rustix::process::{Pid, Signal, kill_process};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
@@ -142,4 +143,144 @@ fn a_socket_from_a_service_manager_is_served() {
     let refused = activated(two).output().unwrap();
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && message.contains("passes 2 sockets"), "{message}");
+}
+
+#[test]
+fn with_fail_the_status_is_the_application_s() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("page"), "here").unwrap();
+    let serving = Serving::start(&["--root", folder.path().to_str().unwrap()]);
+    for (words, status) in [
+        (&["/page", "--fail"][..], 0),
+        (&["/nothing"], 0),
+        (&["/nothing", "--fail"], 1),
+        (&["/nothing", "--fail", "--json"], 1),
+    ] {
+        let output = serving.get(words, b"");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{words:?}: {said}");
+        let names = said.contains("HTTP status 404") || said.contains("\"http_status\":404");
+        assert_eq!(names, status == 1, "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn a_body_may_come_from_a_pipe_and_parameters_from_the_environment() {
+    let serving = Serving::start(&["--echo"]);
+    let piped = Command::new("sh")
+        .args(["-c", "printf 'the body' | \"$0\" fcgi get \"$1\" /x --body /dev/stdin --env --param SIZE=9"])
+        .args([LINGER, &serving.address])
+        .env("COLOUR", "blue")
+        .env("SIZE", "8")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(piped.stdout).unwrap();
+    assert_eq!(piped.status.code(), Some(0), "{text}");
+    assert!(text.ends_with("\n\nthe body"), "{text}");
+    for (line, is_there) in
+        [("CONTENT_LENGTH=8", true), ("COLOUR=blue", true), ("SIZE=9", true), ("SIZE=8", false)]
+    {
+        assert_eq!(text.lines().any(|found| found == line), is_there, "{line} in {text}");
+    }
+    assert!(!String::from_utf8_lossy(&serving.get(&["/x"], b"").stdout).contains("\nPATH="));
+}
+
+#[test]
+fn an_application_says_what_it_takes() {
+    for (words, multiplexes) in [(&["--echo"][..], 0), (&["--echo", "--multiplex"], 1)] {
+        let serving = Serving::start(&[words, &["--connections", "7"]].concat());
+        let ask = |names: &[&str]| {
+            let output =
+                Command::new(LINGER).args(["fcgi", "values", &serving.address]).args(names).output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let all = ask(&[]);
+        for line in ["FCGI_MAX_CONNS=7".to_owned(), format!("FCGI_MPXS_CONNS={multiplexes}")] {
+            assert!(all.lines().any(|found| found == line), "{line} in {all}");
+        }
+        assert_eq!(ask(&["FCGI_MAX_CONNS", "UNKNOWN"]), "FCGI_MAX_CONNS=7\n");
+    }
+}
+
+#[test]
+fn a_ping_is_answered_or_not() {
+    let serving = Serving::start(&["--echo"]);
+    let ping = |address: &str, words: &[&str]| {
+        let output = Command::new(LINGER).args(["fcgi", "ping", address]).args(words).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (status, said) = ping(&serving.address, &[]);
+    assert!(status == Some(0) && said.starts_with("answered with status 200 after "), "{said}");
+    let (status, said) = ping(&serving.address, &["/x", "--repeat", "20"]);
+    assert!(
+        status == Some(0) && said.starts_with("20 answers, the last with status 200: fastest "),
+        "{said}"
+    );
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (status, said) = ping(&nobody, &[]);
+    assert!(status == Some(3) && said.contains("cannot connect"), "{said}");
+}
+
+/// Accepts once, reads the beginning of what is asked, answers with these bytes and ends in order. Returns the beginning.
+fn answering(answer: Vec<u8>) -> (String, std::thread::JoinHandle<[u8; 16]>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut begin = [0; 16];
+        stream.read_exact(&mut begin).unwrap();
+        stream.write_all(&answer).unwrap();
+        linger::close(stream, &linger::Policy::default());
+        begin
+    });
+    (address, peer)
+}
+
+/// A whole response with this header block.
+fn response(head: &str) -> Vec<u8> {
+    let mut answer = Vec::new();
+    push(&mut answer, RecordType::Stdout, 1, head.as_bytes());
+    push(&mut answer, RecordType::Stdout, 1, b"");
+    push_end(&mut answer, 1, EndRequest::new(0, ProtocolStatus::RequestComplete));
+    answer
+}
+
+#[test]
+fn peers_that_fail_are_told_from_those_that_answer() {
+    let gone = |verb: &str, answer: Vec<u8>| {
+        let (address, peer) = answering(answer);
+        let output = Command::new(LINGER).args(["fcgi", verb, &address]).output().unwrap();
+        peer.join().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (status, said) = gone("ping", response("Status: 500\r\n\r\n"));
+    assert!(status == Some(1) && said.contains("HTTP status 500"), "{said}");
+    let (status, said) = gone("ping", response("Status: 404\r\n\r\n"));
+    assert_eq!(status, Some(0), "{said}");
+    for verb in ["ping", "values"] {
+        let (status, said) = gone(verb, Vec::new());
+        assert!(status == Some(1) && said.contains("closed the connection"), "{verb}: {said}");
+        let (status, said) = gone(verb, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
+        assert!(status == Some(3), "{verb}: {said}");
+    }
+}
+
+#[test]
+fn roles_are_asked_for_by_their_numbers() {
+    let data = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(data.path(), "what is filtered").unwrap();
+    let file = data.path().to_str().unwrap();
+    for (role, more, number) in
+        [("responder", &[][..], 1), ("authorizer", &[], 2), ("filter", &["--data", file][..], 3)]
+    {
+        let (address, peer) = answering(response("Status: 200\r\n\r\n"));
+        let words = ["fcgi", "get", &address, "/x", "--role", role];
+        let output = Command::new(LINGER).args(words).args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(peer.join().unwrap()[8..10], [0, number], "{role}");
+    }
+    let words = ["fcgi", "get", "127.0.0.1:1", "/x", "--data", file];
+    assert_eq!(Command::new(LINGER).args(words).output().unwrap().status.code(), Some(2));
 }

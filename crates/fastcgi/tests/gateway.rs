@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::thread;
 
 use common::{Ending, Raw, SIZES, available};
-use linger_fastcgi::gateway::{Client, Config, Error, GatewayRequest};
+use linger_fastcgi::gateway::{Client, Config, Error, GatewayRequest, VALUES};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
 use linger_testing::sandboxed;
 use linger_testing::servers::{RunningServer, Unavailable, libfcgi_echo, php_fpm, uwsgi};
@@ -88,6 +88,17 @@ fn in_front_of(name: &str, start: impl Fn() -> Result<RunningServer, Unavailable
 #[test]
 fn in_front_of_php_fpm() {
     in_front_of("php-fpm", || php_fpm(2, PHP));
+}
+
+#[test]
+fn php_fpm_says_what_it_takes() {
+    sandboxed(|| {
+        let Some(application) = available(php_fpm(2, PHP)) else { return };
+        let told = client(application.address, false).values(&VALUES).unwrap();
+        assert_eq!(told.text("FCGI_MPXS_CONNS"), Some("0"), "{told:?}");
+        // It leaves the other two out.
+        assert_eq!(told.len(), 1, "{told:?}");
+    });
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub(crate) struct Fcgi {
     pub(crate) response_bytes: Option<u64>,
     /// The application's exit status.
     pub(crate) app_status: Option<u32>,
+    /// The HTTP status of the response's header block; null without one.
+    pub(crate) http_status: Option<u16>,
     /// Why the request was not read to its end.
     pub(crate) write_error: Option<String>,
     /// Why there is no whole response.

@@ -6,6 +6,7 @@
 
 mod exchange;
 mod pool;
+mod values;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -19,6 +20,7 @@ use crate::record::{ProtocolStatus, Role};
 
 pub use exchange::GatewayResponse;
 use pool::Pool;
+pub use values::VALUES;
 
 /// How a client connects and waits. Plain data; every field may be set directly.
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +144,13 @@ impl GatewayRequest {
     #[must_use]
     pub fn stream(mut self, source: impl Read + Send + 'static) -> Self {
         self.body = Body::Stream(Box::new(source));
+        self
+    }
+
+    /// Sends `bytes` on DATA, which only a Filter gets. The caller sets FCGI_DATA_LENGTH.
+    #[must_use]
+    pub fn data(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
+        self.data = Some(bytes.into());
         self
     }
 

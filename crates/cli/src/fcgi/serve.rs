@@ -1,0 +1,121 @@
+//! `linger fcgi serve`: an application for a gateway.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueHint};
+use linger_fastcgi::{Address, Responder, apps, responder};
+
+use crate::options::ListenAt;
+use crate::output::say;
+use crate::typed::ListenOn;
+use crate::{exit, interrupt};
+
+const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or unix:/PATH; `inherited` is the socket that a \
+    service manager passes (LISTEN_FDS), else the one that a parent left as descriptor 0";
+
+/// Serves FastCGI requests until Ctrl-C.
+#[derive(Args, Debug)]
+#[command(mut_arg("listen", |arg| arg.default_value("inherited").help(LISTEN)))]
+#[command(after_help = "Examples:\n  linger fcgi serve --echo --listen 127.0.0.1:9000\n  \
+    spawn-fcgi -n -p 9000 -- linger fcgi serve --root /srv/www")]
+#[group(skip)]
+pub(super) struct ServeArguments {
+    /// Serve the files of this folder
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "echo", conflicts_with = "echo")]
+    root: Option<PathBuf>,
+    /// Answer with the request
+    #[arg(long)]
+    echo: bool,
+    #[command(flatten)]
+    at: ListenAt,
+    /// Most connections at once
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    connections: usize,
+    /// Let connections carry several requests at once
+    #[arg(long)]
+    multiplex: bool,
+}
+
+/// The addresses of a list with commas between. The error is the first word that is no address.
+fn addresses(list: &str) -> Result<Vec<IpAddr>, &str> {
+    list.split(',').map(|word| word.trim().parse().map_err(|_| word.trim())).collect()
+}
+
+/// A responder on the socket that a service manager passes (`sd_listen_fds(3)`), else on descriptor 0.
+fn inherited(config: responder::Config) -> io::Result<Responder> {
+    let mut passed = listenfd::ListenFd::from_env();
+    match passed.len() {
+        0 => Responder::inherited(config),
+        1 => {
+            // `take_tcp_listener` leaves a unix socket where it is.
+            if let Ok(Some(tcp)) = passed.take_tcp_listener(0) {
+                return Responder::from_listener(tcp, config);
+            }
+            let unix = passed.take_unix_listener(0)?.ok_or(io::ErrorKind::NotFound)?;
+            Responder::from_listener(unix, config)
+        }
+        many => {
+            let text = format!("the service manager passes {many} sockets, and one can be served");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
+    }
+}
+
+impl ServeArguments {
+    pub(super) fn run(self) -> ExitCode {
+        let mut config = responder::Config::default();
+        config.connections = self.connections.max(1);
+        config.multiplex = self.multiplex;
+        // Addresses that may connect, as the web server says (FastCGI specification, section 3.2).
+        // By an empty list, servers mean that there is no restriction.
+        match std::env::var("FCGI_WEB_SERVER_ADDRS") {
+            Ok(list) if !list.trim().is_empty() => match addresses(&list) {
+                Ok(addresses) => config.allowed = Some(addresses),
+                Err(word) => {
+                    let text = format_args!("FCGI_WEB_SERVER_ADDRS: `{word}` is no IP address");
+                    return exit::fail(exit::BAD_USAGE, text);
+                }
+            },
+            _ => {}
+        }
+        if let Some(root) = &self.root
+            && let Err(error) = std::fs::read_dir(root)
+        {
+            return exit::file(format_args!("cannot serve {}", root.display()), &error);
+        }
+        let address = match self.at.listen {
+            ListenOn::Tcp(address) => Some(Address::Tcp(address.to_string())),
+            ListenOn::Unix(path) => Some(Address::Unix(path)),
+            ListenOn::Inherited => None,
+        };
+        let responder = match &address {
+            Some(address) => {
+                Responder::bind(address, config).map_err(|error| exit::listening(address, &error))
+            }
+            None => inherited(config).map_err(|error| exit::io("cannot listen", &error)),
+        };
+        let responder = match responder {
+            Ok(responder) => responder,
+            Err(code) => return code,
+        };
+        match responder.local_address() {
+            Ok(address) => say!("serving FastCGI on {address} (Ctrl-C to end)"),
+            Err(error) => return exit::io("cannot tell where it listens", &error),
+        }
+        let stop = responder.stopper();
+        if let Err(error) = interrupt::on_first(move || stop.stop()) {
+            return exit::io("cannot take signals", &error);
+        }
+        let served = match self.root {
+            Some(root) => responder.run(apps::Files::new(root)),
+            None => responder.run(apps::Echo::default()),
+        };
+        match served {
+            Ok(()) => ExitCode::from(exit::NOTHING_LOST),
+            Err(error) => exit::io("cannot go on accepting", &error),
+        }
+    }
+}
