@@ -14,8 +14,8 @@ use rustix::net::Shutdown;
 use super::{Hands, KeptFd};
 use crate::seccomp::eyes::{self, OpenBefore};
 
-/// How long a peer is given to close before the closer waits for it.
-const SHORTLY: Duration = Duration::from_millis(5);
+/// How long a peer is given to close before the closer waits for it, as where the library is preloaded (`ender`).
+const SHORTLY: Duration = Duration::from_millis(50);
 
 /// If more connections than this are half-closed, or more than an eighth of the fds that this process may have, the oldest are
 /// handed over at once.
@@ -50,8 +50,8 @@ fn unacknowledged(copy: &OwnedFd) -> u64 {
 }
 
 impl Hands {
-    /// Half-closes a kept connection, which the closer gets after [`SHORTLY`] unless it is over by then. False if it
-    /// was not kept.
+    /// Half-closes a kept connection, which the closer gets after [`SHORTLY`] unless it is over by then, or at once if it has
+    /// `unread` bytes. False if it was not kept.
     pub(in crate::seccomp) fn part(
         &mut self,
         kept: Kept,
@@ -63,7 +63,13 @@ impl Hands {
         let _ = rustix::net::shutdown(&copy, Shutdown::Write);
         let message = Message::about(MessageKind::Close, cookie.0, unread);
         let unacknowledged = unacknowledged(&copy);
-        self.parted.push_back(Parted { copy, due: now + SHORTLY, message, before, unacknowledged });
+        let parted = |due| Parted { copy, due, message, before, unacknowledged };
+        if unread == 0 {
+            self.parted.push_back(parted(now + SHORTLY));
+        } else {
+            // The queue is in the order of time.
+            self.parted.push_front(parted(Duration::ZERO));
+        }
         true
     }
 
