@@ -153,15 +153,15 @@ impl Ender {
                 return self.let_go(passed);
             }
         }
-        if self.part(passed) {
+        if self.part(passed, unread) {
             tracing::info!(cookie, "lingers: nobody else has it");
             self.tally.count(Count::Handed, 1);
         }
     }
 
-    /// Half-closes a connection. The closer gets it after [`SHORTLY`], unless it is over by then. Returns as
-    /// [`end_then`](Self::end_then).
-    fn part(&self, passed: Passed) -> bool {
+    /// Half-closes a connection. The closer gets it after [`SHORTLY`], unless it is over by then; at once if it has `unread`
+    /// bytes. Returns as [`end_then`](Self::end_then).
+    fn part(&self, passed: Passed, unread: u32) -> bool {
         let Some(lingering) = self.lingering(&passed) else {
             self.let_go(passed);
             return false;
@@ -169,13 +169,12 @@ impl Ender {
         let queued = linger_sys::send_queue(passed.fd.as_fd()).unwrap_or(0);
         let is_half_closed = rustix::net::shutdown(&passed.fd, Shutdown::Write).is_ok();
         let parted = Parted { passed, lingering, queued };
-        if is_half_closed && parted.is_over() {
-            self.is_over(parted);
-        } else if is_half_closed {
+        // No peer has answered the half-close yet, so it is not asked whether the connection is over.
+        if is_half_closed && unread == 0 {
             self.tally.parted.fetch_add(1, Relaxed);
             self.waiting().add(parted, Instant::now());
         } else {
-            // The half-close has failed: the closer finds out why.
+            // If the half-close has failed, the closer finds out why.
             self.hand_over(parted, || {});
         }
         true

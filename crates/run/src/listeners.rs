@@ -53,7 +53,9 @@ fn tcp_of_proc(process: u32) -> HashMap<u64, ListeningSocket> {
 
 fn lines(process: u32, table: &str) -> impl Iterator<Item = String> {
     let file = File::open(format!("/proc/{process}/net/{table}")).ok();
-    file.into_iter().flat_map(|file| BufReader::new(file).lines().map_while(Result::ok))
+    // The path of a unix socket may be no UTF-8.
+    let lines = file.into_iter().flat_map(|file| BufReader::new(file).split(b'\n').map_while(Result::ok));
+    lines.map(|line| String::from_utf8_lossy(&line).into_owned())
 }
 
 /// A listener of `/proc/net/tcp` or `tcp6`; `None` for any other socket.

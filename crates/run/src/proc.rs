@@ -1,8 +1,8 @@
 //! Reads from `/proc` which processes the program has and which fds they have.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -48,6 +48,24 @@ fn everybody() -> Vec<u32> {
     all.filter(|pid| *pid != std::process::id()).collect()
 }
 
+/// A file of `/proc`, with few system calls. What is no UTF-8 in it is replaced: the name of a process is whatever its
+/// program has chosen, and the kernel cuts a longer one within a character.
+pub(crate) fn text(path: impl AsRef<Path>) -> io::Result<String> {
+    let (mut file, mut start) = (File::open(path)?, [0; 4_096]);
+    let read = loop {
+        match file.read(&mut start) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
+    // The kernel gives as much at once as there is room for.
+    let mut all = start.get(..read).unwrap_or_default().to_vec();
+    if read == start.len() {
+        file.read_to_end(&mut all)?;
+    }
+    Ok(String::from_utf8_lossy(&all).into_owned())
+}
+
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -59,10 +77,7 @@ pub(crate) struct Stat {
 
 /// Parent and birth of a process, which every user may read (proc_pid_stat(5)); `None` if there is no such process.
 pub(crate) fn stat(process: u32) -> Option<Stat> {
-    stat_of(
-        &fs::read_to_string(format!("/proc/{process}/stat")).ok()?,
-        rustix::param::clock_ticks_per_second(),
-    )
+    stat_of(&text(format!("/proc/{process}/stat")).ok()?, rustix::param::clock_ticks_per_second())
 }
 
 fn stat_of(line: &str, ticks_per_second: u64) -> Option<Stat> {
@@ -77,20 +92,20 @@ fn stat_of(line: &str, ticks_per_second: u64) -> Option<Stat> {
 
 /// The real user of a process.
 pub(crate) fn user(process: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let status = text(format!("/proc/{process}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
 }
 
 /// The number of seccomp filters of a process (`Seccomp_filters`, since Linux 5.9); 0 where that is not known.
 pub(crate) fn filters(process: u32) -> u32 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let status = text(format!("/proc/{process}/status")).unwrap_or_default();
     let filters = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")?.trim().parse().ok());
     filters.unwrap_or(0)
 }
 
 /// The control groups of a process, which every user may read (cgroups(7)).
 pub(crate) fn control_group(process: u32) -> Option<String> {
-    fs::read_to_string(format!("/proc/{process}/cgroup")).ok()
+    text(format!("/proc/{process}/cgroup")).ok()
 }
 
 /// The inode of a process's directory in `/proc`; `Some(None)` for a thread that is not its process's first, `None` if
@@ -191,8 +206,7 @@ pub(crate) fn which(Inode(inode): Inode, names: Vec<ProcessFd>) -> Option<Proces
 /// (`task_dump_owner`); such a process does not count as denied, as it makes no further calls.
 fn is_refused(process: u32, error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied
-        && fs::read_to_string(format!("/proc/{process}/status"))
-            .is_ok_and(|status| status.contains("VmSize:"))
+        && text(format!("/proc/{process}/status")).is_ok_and(|status| status.contains("VmSize:"))
 }
 
 /// Whether no fds are in flight to these processes, in the queues of their unix sockets and of the connections that
@@ -259,13 +273,13 @@ pub(crate) fn accepts_by_ring(process: u32) -> bool {
 
 /// The process that a thread belongs to.
 pub(crate) fn process_of(thread: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let status = text(format!("/proc/{thread}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
 /// Whether a thread is the only one of its process. False if `/proc` cannot tell.
 pub(crate) fn is_alone(thread: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let status = text(format!("/proc/{thread}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("Threads:")).is_some_and(|count| count.trim() == "1")
 }
 
@@ -296,6 +310,36 @@ mod tests {
         // Another tick, and a line that is cut.
         assert_eq!(stat_of(line, 1_000), Some(Stat { parent: 7, born_by_ms: 12_346 }));
         assert_eq!(stat_of("42 (a) S 7 42 42", 100), None);
+    }
+
+    /// The kernel cuts a longer name within a character.
+    #[test]
+    fn a_process_whose_name_is_no_text_is_there() {
+        use std::os::unix::ffi::OsStrExt;
+        let _turn = crate::turns::makes_processes();
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join(std::ffi::OsStr::from_bytes(b"sl\xc3) R 7"));
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program).arg("600").spawn().unwrap();
+        let pid = child.id();
+        let seen = (stat(pid).map(|stat| stat.parent), process_of(pid), user(pid), is_alone(pid));
+        let all = census_of(&[pid]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let own = rustix::process::getuid().as_raw();
+        assert_eq!(seen, (Some(std::process::id()), Some(pid), Some(own), true));
+        assert!(!all.hidden);
+    }
+
+    #[test]
+    fn a_long_file_is_read_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        for length in [0, 4_095, 4_096, 4_097, 100_000] {
+            fs::write(&file, vec![b'x'; length]).unwrap();
+            assert_eq!(text(&file).unwrap().len(), length);
+        }
+        assert_eq!(text(directory.path().join("none")).unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[test]

@@ -98,8 +98,9 @@ impl Pending {
 pub(crate) trait ProcessSights {
     fn now(&self) -> Instant;
 
-    /// Brings [`family`](Self::family) to a moment after this call began. False where the processes cannot be listed.
-    fn update(&mut self) -> bool;
+    /// Brings [`family`](Self::family) to a moment after this call began, with all that may have inherited a connection that
+    /// was accepted at `since_ms` or later. False where the processes cannot be listed.
+    fn update(&mut self, since_ms: u64) -> bool;
 
     /// The processes of the program.
     fn family(&self) -> &Relations;
@@ -120,8 +121,8 @@ impl ProcessSights for Relatives {
         Instant::now()
     }
 
-    fn update(&mut self) -> bool {
-        Self::update(self).is_some()
+    fn update(&mut self, since_ms: u64) -> bool {
+        self.update_since(since_ms).is_some()
     }
 
     fn family(&self) -> &Relations {
@@ -213,7 +214,7 @@ impl<M: ProcessSights> Prover<M> {
             return;
         }
         let now = self.machine.now();
-        let is_listed = self.machine.update();
+        let is_listed = self.machine.update(self.since_ms());
         self.searched = self.machine.now() - now;
         if !is_listed {
             let pending = self.pending.drain().map(|(_, pending)| pending.nominee);
@@ -243,9 +244,21 @@ impl<M: ProcessSights> Prover<M> {
         self.due = ended + rest;
         self.pause = (self.pause * 2).min(PATIENCE / 4);
     }
+
+    /// When the oldest of the connections that are to be judged was accepted; 0 if that is not known of one.
+    fn since_ms(&self) -> u64 {
+        let all = self.fresh.iter().chain(self.pending.values().map(|pending| &pending.nominee));
+        all.map(|nominee| nominee.origin.known().map_or(0, |(_, accepted_ms)| accepted_ms)).min().unwrap_or(0)
+    }
+
     /// Tells at once what is known of a nominee, or keeps it for a look.
     fn admit(&mut self, nominee: Nominee, now: Instant, tell: &mut impl FnMut(Proof)) {
-        let (family, by) = (self.machine.family(), nominee.by.pid);
+        let by = nominee.by.pid;
+        // A process that was yet to appear may have accepted the connection itself.
+        if !self.machine.family().contains(by) && !self.machine.update(0) {
+            return tell(Proof::Hidden(nominee, None));
+        }
+        let family = self.machine.family();
         // The process is no known descendant, so nothing is known about the processes that may have inherited from
         // it.
         if !family.contains(by) && self.machine.is_there(by) {
@@ -285,7 +298,7 @@ impl<M: ProcessSights> Prover<M> {
     }
 
     fn look(&mut self, now: Instant, mut tell: impl FnMut(Proof)) {
-        if !self.machine.update() {
+        if !self.machine.update(self.since_ms()) {
             return;
         }
         for pending in self.pending.values_mut() {
@@ -312,7 +325,7 @@ impl<M: ProcessSights> Prover<M> {
             seen.extend(unseen.into_iter().map(|pid| (pid, self.machine.sockets(pid))));
             // A process that was made meanwhile has inherited fds that its maker may have closed before it was looked
             // at.
-            if !self.machine.update() {
+            if !self.machine.update(self.since_ms()) {
                 return;
             }
             heirs = heirs_of(&judged, &self.pending, self.machine.family());

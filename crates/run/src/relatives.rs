@@ -1,6 +1,6 @@
 //! The processes of the program, with the time at which each was made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
@@ -42,11 +42,28 @@ pub(crate) struct Relatives {
     known: HashMap<u32, (u64, bool)>,
     last_pid: LastPid,
     /// Pids that were given and did not belong to a process yet, and when that was seen.
-    unborn: HashMap<u32, Instant>,
+    unborn: HashMap<u32, Given>,
     /// When the next list of all is due at the latest.
     list_by: Instant,
-    /// Until when every look takes a list of all.
-    list_until: Instant,
+    /// When it was seen last that pids were given of which nobody has told which.
+    untold: Given,
+}
+
+/// When it was seen that a pid was given.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    seen: Instant,
+    /// The same moment by the clock of births and accepts (`CLOCK_BOOTTIME`).
+    seen_ms: u64,
+}
+
+impl Given {
+    /// Whether a process with this pid may be yet to appear, with a copy of a connection that was accepted at `since_ms`.
+    ///
+    /// A process gets its copy of the fds before its pid (`copy_process` in Linux), so it has none of what was accepted later.
+    fn matters(&self, now: Instant, since_ms: u64) -> bool {
+        now.duration_since(self.seen) < BIRTH && since_ms <= self.seen_ms
+    }
 }
 
 impl Relatives {
@@ -67,7 +84,7 @@ impl Relatives {
             last_pid: LastPid::open(),
             unborn: HashMap::new(),
             list_by: now,
-            list_until: now,
+            untold: Given { seen: now, seen_ms: u64::MAX },
         }
     }
 
@@ -84,24 +101,42 @@ impl Relatives {
         &self.family
     }
 
-    /// The processes at a moment after this call began; `None` where `/proc` cannot be read.
+    /// All processes at a moment after this call began; `None` where `/proc` cannot be read.
     pub(crate) fn update(&mut self) -> Option<&Relations> {
+        self.update_since(0)
+    }
+
+    /// As [`update`](Self::update), but for those that cannot have inherited a connection that was accepted at `since_ms`
+    /// (`CLOCK_BOOTTIME`) or later: one of these may be missing.
+    ///
+    /// Most pids to which no process belongs are those of processes that have ended. They are not asked about again with each
+    /// close, but only for connections that are older than they.
+    pub(crate) fn update_since(&mut self, since_ms: u64) -> Option<&Relations> {
+        let given = self.last_pid.given();
+        // Read after the pids.
         let now = Instant::now();
-        match self.last_pid.given() {
-            Some(given) => self.unborn.extend(given.map(|pid| (pid, now))),
-            None => self.list_until = now + BIRTH,
+        let mut pids: HashSet<u32> = HashSet::new();
+        match given {
+            Some(given) if given.is_empty() => {}
+            Some(given) => {
+                let seen = Given { seen: now, seen_ms: since_boot_ms() };
+                pids.extend(given.clone());
+                self.unborn.extend(given.map(|pid| (pid, seen)));
+            }
+            None => self.untold = Given { seen: now, seen_ms: since_boot_ms() },
         }
-        self.unborn.retain(|_, seen| now.duration_since(*seen) < BIRTH);
+        self.unborn.retain(|_, given| now.duration_since(given.seen) < BIRTH);
+        let matters = self.unborn.iter().filter(|(_, given)| given.matters(now, since_ms));
+        pids.extend(matters.map(|(pid, _)| *pid));
         // A list costs about as much for each process as a look at one pid.
-        if now < self.list_until || now >= self.list_by || self.unborn.len() * 2 > self.known.len() {
+        if self.untold.matters(now, since_ms) || now >= self.list_by || pids.len() * 2 > self.known.len() {
             self.list()?;
             self.list_by = now + BIRTH;
             return Some(&self.family);
         }
-        if self.unborn.is_empty() {
+        if pids.is_empty() {
             return Some(&self.family);
         }
-        let pids: Vec<u32> = self.unborn.keys().copied().collect();
         let born: HashMap<u32, u64> =
             pids.into_iter().filter_map(|pid| Some((pid, proc::process(pid)?.unwrap_or(THREAD)))).collect();
         self.unborn.retain(|pid, _| !born.contains_key(pid));
@@ -190,6 +225,11 @@ impl Relatives {
             })
         })
     }
+}
+
+fn since_boot_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec.cast_unsigned() * 1_000 + now.tv_nsec.cast_unsigned() / 1_000_000
 }
 
 /// In place of the inode of a process's directory: the pid is a thread's.
@@ -292,6 +332,45 @@ mod tests {
         assert!(!relatives.is_ours(ROOT + 9, &new));
         let ring = HashMap::from([(ROOT + 9, stat(ROOT + 8, 0)), (ROOT + 8, stat(ROOT + 9, 0))]);
         assert!(relatives.is_ours(ROOT + 9, &ring));
+    }
+
+    /// A pid to which no process belongs is asked about with each look while it matters, and not with the others.
+    #[test]
+    fn who_may_appear_yet_is_asked_about_for_older_connections_alone() {
+        let _turn = crate::turns::makes_processes();
+        let mut relatives = Relatives::new(std::process::id());
+        relatives.update().unwrap();
+        let mut child = sleep();
+        let pid = child.id();
+        // The look that sees the pid given finds its process.
+        relatives.update_since(u64::MAX).unwrap();
+        assert!(relatives.family().contains(Pid(pid)));
+        // As if it had not appeared by then.
+        let (now, seen_ms) = (Instant::now(), since_boot_ms());
+        let long_ago = now.checked_sub(BIRTH).unwrap();
+        let unborn = |relatives: &mut Relatives, seen| {
+            relatives.family.remove(Pid(pid));
+            relatives.known.remove(&pid);
+            relatives.unborn = HashMap::from([(pid, Given { seen, seen_ms })]);
+            relatives.list_by = now + BIRTH * 60;
+            relatives.untold = Given { seen: long_ago, seen_ms };
+        };
+        let mut has_found = |since_ms, seen| {
+            unborn(&mut relatives, seen);
+            relatives.update_since(since_ms).unwrap().contains(Pid(pid))
+        };
+        assert!(!has_found(seen_ms + 1, now), "accepted afterwards");
+        assert!(has_found(seen_ms, now), "perhaps accepted before");
+        assert!(has_found(0, now), "nobody knows when");
+        assert!(!has_found(0, long_ago), "it would be there by now");
+        // The same for pids of which it is not known which were given.
+        unborn(&mut relatives, now);
+        relatives.unborn.clear();
+        relatives.untold = Given { seen: now, seen_ms };
+        assert!(!relatives.update_since(seen_ms + 1).unwrap().contains(Pid(pid)));
+        assert!(relatives.update_since(seen_ms).unwrap().contains(Pid(pid)));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn survives(process: Pid, signal: i32) -> bool {
     if calls.any(|call| call.starts_with(&waits)) {
         return true;
     }
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let status = crate::proc::text(format!("/proc/{process}/status")).unwrap_or_default();
     let masks = status.lines().filter_map(|line| match line.split_once(':')? {
         ("SigCgt" | "SigIgn", mask) => u64::from_str_radix(mask.trim(), 16).ok(),
         _ => None,

@@ -72,6 +72,27 @@ fn a_child_that_goes_on_is_left_alone() {
     });
 }
 
+/// The kernel cuts the name of a process within a character.
+#[test]
+fn a_child_whose_name_is_no_text_is_left_alone() {
+    secluded(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(holders) = holders(directory.path()) else { return };
+        for settings in SETTINGS {
+            let before = Counters::read().unwrap();
+            let mut server = Server::start_listening(Some(settings), &[&holders, "fork", "unnamed"], PORT);
+            assert_eq!(ask(&mut server), ("saw 4096 of 4096".into(), false), "{settings:?}");
+            let report = stop(&mut server);
+            assert_eq!(
+                (&report["shared"], &report["would_have_reset"]),
+                (&1.into(), &0.into()),
+                "{settings:?}: {report:?}"
+            );
+            assert_eq!(aborts(&before), 0, "{settings:?}");
+        }
+    });
+}
+
 /// An orphan of another user, of which nothing was heard before: with seccomp it is known by its filter, whoever adopts it.
 #[test]
 fn an_orphan_that_goes_on_is_left_alone() {

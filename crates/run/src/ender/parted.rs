@@ -12,8 +12,10 @@ use rustix::net::RecvFlags;
 
 use crate::shares::{Passed, Share};
 
-/// How long a peer is given to close before the closer waits for it.
-pub(crate) const SHORTLY: Duration = Duration::from_millis(5);
+/// How long a peer is given to close before the closer waits for it. Most close when they have the answer, a round trip
+/// after it was sent. Only those have it of which nothing is unread: who has sent more than was read mostly sends on, and
+/// the closer makes room for that.
+pub(crate) const SHORTLY: Duration = Duration::from_millis(50);
 
 /// If more than these wait, or more than an eighth of the connections that may linger, the oldest are handed over at
 /// once.

@@ -232,11 +232,10 @@ fn the_closer_gets_no_connection_that_is_over() {
     let trial = Trial::new();
     let (nominee, peer) = trial.closed(b"");
     let copy = copy(&nominee);
-    // At the half-close, or later.
+    // Before the half-close, or later.
     drop(peer);
     await_fin(&copy);
     trial.ender.conclude(Proof::Sole(nominee));
-    assert!(!trial.ender.has_parted());
     let (nominee, peer) = trial.closed(b"");
     let copy = self::copy(&nominee);
     trial.ender.conclude(Proof::Sole(nominee));
@@ -245,6 +244,18 @@ fn the_closer_gets_no_connection_that_is_over() {
     await_fin(&copy);
     assert_eq!(ended(&trial), (0, 2));
     assert_eq!(trial.counts(), [(Count::Handed, 2)]);
+}
+
+/// Who has sent more than was read mostly sends on, and fills the receive buffer.
+#[test]
+fn the_closer_gets_what_has_unread_bytes_at_once() {
+    for (unread, expected) in [(&b"unread"[..], (1, false)), (b"", (0, true))] {
+        let trial = Trial::new();
+        let (nominee, mut peer) = trial.closed(unread);
+        trial.ender.conclude(Proof::Sole(nominee));
+        assert_eq!((trial.closer.snapshot().handed_over, trial.ender.has_parted()), expected);
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0, "half-closed in either case");
+    }
 }
 
 /// Each is one step away from being over.

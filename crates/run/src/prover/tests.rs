@@ -23,6 +23,8 @@ struct Fake {
     fds: HashMap<Pid, Option<HashMap<u64, Vec<i32>>>>,
     /// Made with the next update.
     born: Vec<(Pid, u64)>,
+    /// Yet to appear, and seen to have been given its pid at this time.
+    unborn: Option<(Pid, u64)>,
     searches: Cell<usize>,
 }
 
@@ -31,8 +33,9 @@ impl ProcessSights for Fake {
         self.started.unwrap() + self.elapsed.get()
     }
 
-    fn update(&mut self) -> bool {
-        for (pid, born_by_ms) in self.born.drain(..) {
+    fn update(&mut self, since_ms: u64) -> bool {
+        let unborn = self.unborn.take_if(|(_, seen_ms)| since_ms <= *seen_ms);
+        for (pid, born_by_ms) in self.born.drain(..).chain(unborn) {
             self.family.insert(pid, born_by_ms);
         }
         !self.is_unlisted
@@ -352,4 +355,43 @@ fn nobody_may_have_more_pending_than_there_is_room() {
     trial.nominate(&socket, 7, (ROOT, 4));
     trial.nominate(&socket, 8, (ROOT, 5));
     assert_eq!(trial.judge(), [Told::Hidden(8, None)]);
+}
+
+/// A process that was given its pid before the accept and is seen only afterwards cannot have inherited the connection.
+#[test]
+fn who_is_yet_to_appear_is_waited_for_by_older_connections_alone() {
+    const LATE: Pid = Pid(102);
+    let accepted = |ms| Origin::new(ROOT.0.cast_signed(), ms);
+    // And how many of two are proved without a look: one is accepted as usual, the other has this origin.
+    for (seen_ms, origin, is_asked, proved) in [
+        (ACCEPTED_MS - 1, accepted(ACCEPTED_MS), false, 2),
+        (ACCEPTED_MS, accepted(ACCEPTED_MS), true, 0),
+        (ACCEPTED_MS - 1, accepted(ACCEPTED_MS - 1), true, 1),
+        (1, Origin::UNKNOWN, true, 1),
+    ] {
+        let (mut trial, one, older) = (Trial::new(), socket(), socket());
+        trial.prover.machine.unborn = Some((LATE, seen_ms));
+        trial.prover.machine.fds.insert(LATE, Some(HashMap::new()));
+        trial.nominate(&one, 1, (ROOT, 5));
+        trial.nominate(&older, 2, (ROOT, 6));
+        trial.prover.fresh[1].origin = origin;
+        assert_eq!(trial.judge().len(), proved, "{seen_ms}, {origin:?}");
+        assert_eq!(trial.prover.machine.family.contains(LATE), is_asked, "{seen_ms}, {origin:?}");
+    }
+}
+
+/// A worker that was yet to appear when its pid was seen, and accepts the connection that it closes.
+#[test]
+fn who_was_yet_to_appear_may_have_accepted_the_connection() {
+    const LATE: Pid = Pid(102);
+    let (mut trial, one) = (Trial::new(), socket());
+    trial.prover.machine.unborn = Some((LATE, ACCEPTED_MS - 1));
+    trial.prover.machine.fds.insert(LATE, Some(HashMap::new()));
+    trial.nominate(&one, 1, (LATE, 5));
+    trial.prover.fresh[0].origin = Origin::new(LATE.0.cast_signed(), ACCEPTED_MS);
+    assert_eq!(trial.judge(), [Told::Sole(1)]);
+    // Where nothing is seen of the machine meanwhile, nothing is known of it.
+    trial.prover.machine.is_unlisted = true;
+    trial.nominate(&one, 1, (Pid(103), 5));
+    assert_eq!(trial.judge(), [Told::Hidden(1, None)]);
 }

@@ -2,6 +2,7 @@
  *
  * WHO `child`: the parent closes, the child reads the whole request and answers how much it saw.
  * WHO `hidden`: the same, and the child does not let itself be looked at.
+ * WHO `unnamed`: the same, and the child's name is no UTF-8.
  * WHO `parent`: the child ends at once, the parent answers early and closes.
  * WHO `killed`: the same, and the child is killed.
  *
@@ -34,6 +35,7 @@ static void respond(int c) { answer(c, 600000); }
 static void child(int c, int seen) {
     if (is(who, "parent")) _exit(0);
     if (is(who, "hidden")) prctl(PR_SET_DUMPABLE, 0);
+    if (is(who, "unnamed")) prctl(PR_SET_NAME, "caf\xc3");
     write(ready[1], ".", 1);
     if (is(who, "killed")) for (;;) pause();
     char request[REQUEST], line[64];

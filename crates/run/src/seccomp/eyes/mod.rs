@@ -4,7 +4,7 @@ mod kin;
 mod wanted;
 
 pub(super) use crate::proc::{
-    Open, census, census_of, is_alone, is_epoll, kind, may_be_in, names, open, process_of, quiet, which,
+    Open, census, census_of, is_alone, is_epoll, kind, may_be_in, names, open, process_of, quiet, text, which,
 };
 pub(super) use crate::socket::{OpenBefore, discard, half_closed, socket, socket_in};
 pub(super) use kin::{Kin, census_among};

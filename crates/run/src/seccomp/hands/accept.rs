@@ -13,6 +13,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use super::thread::Thread;
 use crate::kernel::{Notification, accept, read_memory, write_memory};
 use crate::seccomp::ask::Ask;
+use crate::seccomp::eyes;
 
 /// A thread of the program that is blocked in `accept`.
 #[derive(Debug)]
@@ -41,8 +42,7 @@ impl Accepting {
     /// The kernel does not do it: with `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, only a fatal signal interrupts a call whose
     /// notification was received. The flag is needed so that no signal interrupts a `close`.
     pub(in crate::seccomp) fn give_way(&self, ask: &Ask) -> bool {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.notification.thread)).unwrap_or_default();
+        let status = eyes::text(format!("/proc/{}/status", self.notification.thread)).unwrap_or_default();
         let mask = |name: &str| {
             let value = status.lines().find_map(|line| line.strip_prefix(name));
             value.and_then(|value| u64::from_str_radix(value.trim(), 16).ok()).unwrap_or(0)

@@ -14,8 +14,8 @@ use rustix::net::Shutdown;
 use super::{Hands, KeptFd};
 use crate::seccomp::eyes::{self, OpenBefore};
 
-/// How long a peer is given to close before the closer waits for it.
-const SHORTLY: Duration = Duration::from_millis(5);
+/// How long a peer is given to close before the closer waits for it, as where the library is preloaded (`ender`).
+const SHORTLY: Duration = Duration::from_millis(50);
 
 /// If more connections than this are half-closed, or more than an eighth of the fds that this process may have, the oldest are
 /// handed over at once.
@@ -50,8 +50,8 @@ fn unacknowledged(copy: &OwnedFd) -> u64 {
 }
 
 impl Hands {
-    /// Half-closes a kept connection, which the closer gets after [`SHORTLY`] unless it is over by then. False if it
-    /// was not kept.
+    /// Half-closes a kept connection, which the closer gets after [`SHORTLY`] unless it is over by then, or at once if it has
+    /// `unread` bytes. False if it was not kept.
     pub(in crate::seccomp) fn part(
         &mut self,
         kept: Kept,
@@ -60,11 +60,28 @@ impl Hands {
         now: Duration,
     ) -> bool {
         let Some(KeptFd { copy, before, .. }) = self.kept.remove(&kept) else { return false };
+        self.half_close(copy, before, cookie, unread, now);
+        true
+    }
+
+    fn half_close(
+        &mut self,
+        copy: OwnedFd,
+        before: Option<OpenBefore>,
+        cookie: Cookie,
+        unread: u32,
+        now: Duration,
+    ) {
         let _ = rustix::net::shutdown(&copy, Shutdown::Write);
         let message = Message::about(MessageKind::Close, cookie.0, unread);
         let unacknowledged = unacknowledged(&copy);
-        self.parted.push_back(Parted { copy, due: now + SHORTLY, message, before, unacknowledged });
-        true
+        let parted = |due| Parted { copy, due, message, before, unacknowledged };
+        if unread == 0 {
+            self.parted.push_back(parted(now + SHORTLY));
+        } else {
+            // The queue is in the order of time.
+            self.parted.push_front(parted(Duration::ZERO));
+        }
     }
 
     /// When the next connection is to be handed over.
@@ -98,5 +115,34 @@ impl Hands {
             }
         }
         partings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Who has sent more than was read mostly sends on, and fills the receive buffer.
+    #[test]
+    fn what_has_unread_bytes_does_not_wait_for_its_turn() {
+        let (intake, _other) = UnixStream::pair().unwrap();
+        let mut hands = Hands::new(intake.into(), None);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peers = [(); 3].map(|()| TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        for (cookie, unread) in [(1, 0), (2, 5), (3, 0)] {
+            let fd = OwnedFd::from(listener.accept().unwrap().0);
+            hands.half_close(fd, None, Cookie(cookie), unread, Duration::ZERO);
+        }
+        let waiting = |hands: &Hands| hands.parted.iter().map(|one| one.message.cookie).collect::<Vec<_>>();
+        assert_eq!((waiting(&hands), hands.parted_due()), (vec![2, 1, 3], Some(Duration::ZERO)));
+        let partings = hands.hand_over_parted(SHORTLY - Duration::from_nanos(1), false);
+        assert_eq!((waiting(&hands), hands.parted_due()), (vec![1, 3], Some(SHORTLY)));
+        assert_eq!(partings, Partings::default(), "handed over, not refused");
+        hands.hand_over_parted(SHORTLY, false);
+        assert!(waiting(&hands).is_empty());
+        drop(peers);
     }
 }
