@@ -117,26 +117,23 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl Get {
-    pub(super) fn run(self) -> ExitCode {
+    /// The request that is asked for. The error has been reported.
+    fn request(&self) -> Result<GatewayRequest, ExitCode> {
+        let unread = |path: &Path, error| exit::file(format_args!("cannot read {}", path.display()), &error);
         let method = if self.body.is_some() { "POST" } else { "GET" };
         let (file, query) = self.script.split_once('?').unwrap_or((&self.script, ""));
         let mut request =
             GatewayRequest::new(method, file).param("QUERY_STRING", query).param("REQUEST_URI", &self.script);
         if let Some(path) = &self.body {
-            request = match body(request, path) {
-                Ok(request) => request,
-                Err(error) => return exit::file(format_args!("cannot read {}", path.display()), &error),
-            };
+            request = body(request, path).map_err(|error| unread(path, error))?;
         }
         request.role = self.role.into();
         if let Some(path) = &self.data {
             if self.role != RoleName::Filter {
-                return exit::fail(exit::BAD_USAGE, "--data is for --role filter");
+                return Err(exit::fail(exit::BAD_USAGE, "--data is for --role filter"));
             }
-            match std::fs::read(path) {
-                Ok(data) => request = request.param("FCGI_DATA_LENGTH", data.len().to_string()).data(data),
-                Err(error) => return exit::file(format_args!("cannot read {}", path.display()), &error),
-            }
+            let data = std::fs::read(path).map_err(|error| unread(path, error))?;
+            request = request.param("FCGI_DATA_LENGTH", data.len().to_string()).data(data);
         }
         if self.env {
             for (name, value) in std::env::vars_os() {
@@ -146,6 +143,14 @@ impl Get {
         for (name, value) in &self.param {
             request = request.param(name, value);
         }
+        Ok(request)
+    }
+
+    pub(super) fn run(self) -> ExitCode {
+        let request = match self.request() {
+            Ok(request) => request,
+            Err(code) => return code,
+        };
         let mut config = gateway::Config::default();
         config.io_timeout = self.silence.timeout;
         let mut response = match Client::new(self.address, config).send(request) {
