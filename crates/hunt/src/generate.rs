@@ -21,6 +21,8 @@ pub struct Ranges {
     pub largest: u64,
     /// Whether the client may half-close: not if the server takes that for the client's end.
     pub half_closes: bool,
+    /// Whether requests have bodies: not if they are no HTTP.
+    pub bodies: bool,
     /// The links, one of which is drawn.
     pub links: Vec<Option<String>>,
 }
@@ -35,7 +37,7 @@ const LARGEST_BUFFER: u64 = 512 << 10;
 impl Default for Ranges {
     fn default() -> Self {
         let longest_pause = Duration::from_secs(20);
-        Self { longest_pause, largest: 1 << 20, half_closes: true, links: vec![None] }
+        Self { longest_pause, largest: 1 << 20, half_closes: true, bodies: true, links: vec![None] }
     }
 }
 
@@ -109,7 +111,7 @@ fn pause(dice: &mut Dice, ranges: &Ranges) -> ClientStep {
 
 /// Adds a request. Returns how much of its body is not sent with it.
 fn request(dice: &mut Dice, ranges: &Ranges, steps: &mut Vec<ClientStep>) -> u64 {
-    if dice.is(0.55) {
+    if dice.is(0.55) || !ranges.bodies {
         steps.push(ClientStep::Request { body: 0, sent: 0 });
         return 0;
     }

@@ -23,6 +23,20 @@ pub struct ShrunkStory {
     pub asked: usize,
 }
 
+impl ShrunkStory {
+    /// The same story with pauses that are longer by so many percent, and milliseconds.
+    pub(crate) fn with_longer_pauses(&self, percent: u64, milliseconds: u64) -> Self {
+        let mut longer = self.clone();
+        for bound in longer.bounds.iter_mut().filter(|bound| bound.what == BoundedNumber::Pause) {
+            let pause = bound.loses_from + (bound.loses_from * percent).div_ceil(100) + milliseconds;
+            bound.loses_from = pause;
+            let parameter = Parameter::Amount(bound.step - 1);
+            longer.story.schedule = longer.story.schedule.with(parameter, pause);
+        }
+        longer
+    }
+}
+
 /// From which value of a number on a story loses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -33,7 +47,8 @@ pub struct LossBound {
     pub what: BoundedNumber,
     /// The smallest value that loses.
     pub loses_from: u64,
-    /// The largest smaller value that was tried and does not lose; `None` if there is no smaller value.
+    /// The largest smaller value that was tried and does not always lose; `None` if there is no smaller value, or none that was found
+    /// to keep twice.
     pub keeps_at: Option<u64>,
 }
 
@@ -118,7 +133,7 @@ impl Shrinker<'_, '_> {
         let mut any = false;
         loop {
             let mut parts: Vec<Schedule> = Vec::new();
-            for part in parts_of(&self.story.schedule) {
+            for part in parts_of(&self.story.schedule).into_iter().chain(plainer(&self.story.schedule)) {
                 if part.check().is_ok() && !parts.contains(&part) {
                     parts.push(part);
                 }
@@ -303,6 +318,32 @@ fn what(schedule: &Schedule, parameter: Parameter) -> BoundedNumber {
 fn weight(schedule: &Schedule) -> (usize, u64) {
     let numbers = schedule.parameters().into_iter().map(|parameter| schedule.value(parameter));
     (schedule.steps.len(), numbers.fold(0, u64::saturating_add))
+}
+
+/// The schedule with one of its POSTs as a GET each, without what else was sent of the body.
+fn plainer(schedule: &Schedule) -> Vec<Schedule> {
+    let plain = |at: usize| {
+        let Some(ClientStep::Request { body: body @ 1.., sent }) = schedule.steps.get(at).copied() else {
+            return None;
+        };
+        let mut left = body - sent;
+        let mut steps = schedule.steps[..at].to_vec();
+        steps.push(ClientStep::Request { body: 0, sent: 0 });
+        for step in &schedule.steps[at + 1..] {
+            match *step {
+                ClientStep::Send { bytes } if left > 0 => {
+                    let of_body = left.min(bytes);
+                    left -= of_body;
+                    if bytes > of_body {
+                        steps.push(ClientStep::Send { bytes: bytes - of_body });
+                    }
+                }
+                step => steps.push(step),
+            }
+        }
+        Some(Schedule { steps, ..schedule.clone() }.merged())
+    };
+    (0..schedule.steps.len()).filter_map(plain).collect()
 }
 
 /// Parts of a schedule with at least one step less: all of a short one; of a long one those that lack one or two steps, and those of

@@ -92,7 +92,8 @@ proptest! {
                 other => panic!("{other:?} in {schedule:?}"),
             };
             prop_assert!(bound.loses_from >= truth, "{bound:?}");
-            prop_assert!(bound.loses_from - truth <= truth / 20 + 1, "{bound:?} of {planted:?}");
+            // Two values that are tried first differ fourfold at most, and a fiftieth of the distance remains.
+            prop_assert!(bound.loses_from - truth <= 3 * truth / 49 + 1, "{bound:?} of {planted:?}");
             prop_assert!(bound.keeps_at.is_none_or(|keeps| keeps < truth), "{bound:?} of {planted:?}");
             prop_assert!(truth == 1 || bound.keeps_at.is_some(), "{bound:?} of {planted:?}");
         }
@@ -147,6 +148,22 @@ fn when_the_time_is_over_the_shortest_so_far_is_the_answer() {
     });
     assert!(!short.whole && planted.loses(&short.story), "{short:?}");
     assert_eq!(short.story.schedule.steps.len(), 3, "the first batch has left a step out");
+}
+
+/// A body that is sent in two parts is needed whole before the next request: neither part can be left out alone.
+#[test]
+fn a_post_in_parts_becomes_a_get() {
+    let planted = |story: &Story| story.schedule.requests() == 2;
+    let steps = [
+        ClientStep::Request { body: 90, sent: 10 },
+        ClientStep::Send { bytes: 80 },
+        GET,
+        ClientStep::Send { bytes: 5 },
+    ];
+    let short = shrink(&Story::new(None, Schedule::of(steps)), &[None], &mut |stories| {
+        Some(stories.iter().map(planted).collect())
+    });
+    assert_eq!(short.story.schedule.steps, [GET, GET]);
 }
 
 #[test]

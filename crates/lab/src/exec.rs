@@ -88,7 +88,7 @@ fn shell(line: &str) -> Command {
 #[derive(Debug)]
 pub struct Program {
     pid: Pid,
-    status: mpsc::Receiver<io::Result<ExitStatus>>,
+    status: Mutex<mpsc::Receiver<io::Result<ExitStatus>>>,
     /// Readable once the process has ended.
     ended: rustix::fd::OwnedFd,
 }
@@ -122,7 +122,7 @@ impl Program {
         })?;
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         let (pid, ended) = is_started.recv().map_err(gone)??;
-        Ok(Self { pid, status, ended })
+        Ok(Self { pid, status: Mutex::new(status), ended })
     }
 
     /// Waits until any TCP socket of the namespace listens, or until the stop is requested.
@@ -162,7 +162,7 @@ impl Program {
         if !stop.wait_readable(self.ended.as_fd(), timeout)? {
             return Ok(None);
         }
-        self.status.recv().map_err(|_| io::ErrorKind::BrokenPipe)?.map(Some)
+        crate::lock(&self.status).recv().map_err(|_| io::ErrorKind::BrokenPipe)?.map(Some)
     }
 
     /// Sends SIGTERM to the process group, and SIGKILL if it is still running 5 s later.

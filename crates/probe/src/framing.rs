@@ -64,7 +64,8 @@ impl Framing {
         Self::new(FramingKind::Fcgi(Box::new(Replies::new(1))))
     }
 
-    pub(crate) fn none() -> Self {
+    /// Bytes that only the end of the connection ends.
+    pub fn none() -> Self {
         Self::new(FramingKind::Close)
     }
 
