@@ -26,7 +26,7 @@ pub(crate) struct Site {
 
 /// How long a client waits. The waits follow the server's own speed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waits {
+pub(crate) struct ClientWaits {
     /// For the next bytes of a response that has begun.
     pub(crate) patience: Duration,
     /// For the first byte of a response to a whole request.
@@ -39,7 +39,7 @@ pub(crate) struct Waits {
     pub(crate) spacing: Duration,
 }
 
-impl Waits {
+impl ClientWaits {
     /// The waits for a server that has answered a plain request in this time.
     pub(crate) fn after(plain: Duration) -> Self {
         Self {
@@ -60,7 +60,7 @@ const LONGEST_READING: Duration = Duration::from_secs(60);
 const STUCK: Duration = Duration::from_secs(2);
 
 /// Plays a schedule. Ends early when nothing that is left could change what became of the responses.
-pub(crate) fn play(site: &Site, schedule: &Schedule, waits: &Waits, halt: &Stop) -> Played {
+pub(crate) fn play(site: &Site, schedule: &Schedule, waits: &ClientWaits, halt: &Stop) -> Played {
     let socket = match connect(site, schedule, waits) {
         Ok(socket) => socket,
         Err(_) => {
@@ -74,7 +74,7 @@ pub(crate) fn play(site: &Site, schedule: &Schedule, waits: &Waits, halt: &Stop)
             };
         }
     };
-    let mut client = Client {
+    let mut client = ScheduledClient {
         socket,
         waits,
         halt,
@@ -111,7 +111,7 @@ pub(crate) fn play(site: &Site, schedule: &Schedule, waits: &Waits, halt: &Stop)
     client.played()
 }
 
-fn connect(site: &Site, schedule: &Schedule, waits: &Waits) -> io::Result<Socket> {
+fn connect(site: &Site, schedule: &Schedule, waits: &ClientWaits) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(site.address), Type::STREAM, None)?;
     // Before the connection is made, so that the window is as small from its first segment on.
     if let Some(bytes) = schedule.receive_buffer {
@@ -142,9 +142,9 @@ fn head(site: &Site, body: u64, keep: bool) -> Vec<u8> {
     (head + "\r\n").into_bytes()
 }
 
-struct Client<'c> {
+struct ScheduledClient<'c> {
     socket: Socket,
-    waits: &'c Waits,
+    waits: &'c ClientWaits,
     halt: &'c Stop,
     /// The response that is arriving.
     framing: Option<Framing>,
@@ -175,7 +175,7 @@ enum Waited {
     Halted,
 }
 
-impl Client<'_> {
+impl ScheduledClient<'_> {
     fn step(&mut self, step: ClientStep, site: &Site, keep: bool) {
         match step {
             ClientStep::Request { body, sent } => {
@@ -345,7 +345,7 @@ impl Client<'_> {
         }
     }
 
-    /// Waits a moment for a reset that follows what was the last byte, or the FIN.
+    /// ClientWaits a moment for a reset that follows what was the last byte, or the FIN.
     fn settle(&mut self, end: StreamEnd) {
         let reset = match self.wait(PollFlags::empty(), Instant::now() + self.waits.moment) {
             Waited::Ready => matches!(self.socket.take_error(), Ok(Some(_))),

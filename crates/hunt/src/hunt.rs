@@ -26,11 +26,11 @@ pub struct HuntPlan {
     pub quarry: Quarry,
     /// Seed of all that is drawn.
     pub seed: u64,
-    /// How long to search. What is found is shrunk in the rest, or in a minute if that is longer.
+    /// How long to search. What is found is shrunk in the rest, or in one to four minutes.
     pub time: Duration,
     /// The most connections at a time.
     pub connections: usize,
-    /// The longest pause of a schedule.
+    /// The most that all pauses of a schedule take together.
     pub longest_pause: Duration,
     /// The length of the response's body, where the server does not tell.
     pub expect: Option<u64>,
@@ -58,8 +58,10 @@ pub enum HuntProgress {
     Shrinking(u64),
 }
 
-/// The least time for shrinking.
-const SHRINKING: Duration = Duration::from_secs(60);
+/// The least and the most time for shrinking beyond the search.
+const SHRINKING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(240));
+/// About so many trials of a story follow one another while it is shrunk.
+const IN_A_ROW: u32 = 12;
 /// How many losses that do not repeat are kept.
 const MOST_UNREPEATED: usize = 20;
 
@@ -177,7 +179,8 @@ impl Hunt<'_> {
         }
         report.searched.connections = self.crew.peak();
         if let Some(best) = best {
-            let until = deadline.max(Instant::now() + SHRINKING);
+            let time = (best.played.story.schedule.pauses() * IN_A_ROW).clamp(SHRINKING.0, SHRINKING.1);
+            let until = deadline.max(Instant::now() + time);
             let mut told = |trials| (self.told)(HuntProgress::Shrinking(trials));
             let repeater = Repeater { crew: self.crew, stop: self.stop };
             report.found = Some(Shortener { repeater, until, told: &mut told }.shorten(best)?);

@@ -6,7 +6,7 @@ use linger_lab::Stop;
 use linger_probe::Lengths;
 
 use crate::arena::Arena;
-use crate::client::{NO_STATUS, Waits, play};
+use crate::client::{ClientWaits, NO_STATUS, play};
 use crate::judge::{Answered, PlainAnswer, Played, StreamEnd};
 use crate::schedule::{ClientStep, Schedule};
 
@@ -22,7 +22,7 @@ pub(crate) struct Plain {
     pub(crate) framed: bool,
     /// Whether a client that half-closes gets its response all the same.
     pub(crate) half_closes: bool,
-    pub(crate) waits: Waits,
+    pub(crate) waits: ClientWaits,
 }
 
 /// How often a plain request is made: a response without framing may vary.
@@ -32,7 +32,7 @@ const BODY: u64 = 100;
 
 /// Makes plain requests, in a thread that is in the arena's network. Returns `None` if the server gives no whole response.
 pub(crate) fn plain(arena: &Arena, expect: Option<u64>, stop: &Stop) -> Option<Plain> {
-    let waits = Waits::after(Duration::from_millis(500));
+    let waits = ClientWaits::after(Duration::from_millis(500));
     let ask = |steps: &[ClientStep]| play(&arena.site, &Schedule::of(steps), &waits, stop);
     let get = ClientStep::Request { body: 0, sent: 0 };
     let post = ClientStep::Request { body: BODY, sent: BODY };
@@ -62,7 +62,7 @@ pub(crate) fn plain(arena: &Arena, expect: Option<u64>, stop: &Stop) -> Option<P
         bytes: answer.got,
         framed: answer.framed,
         half_closes,
-        waits: Waits::after(elapsed),
+        waits: ClientWaits::after(elapsed),
     })
 }
 

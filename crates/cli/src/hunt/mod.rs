@@ -55,10 +55,10 @@ pub(crate) struct HuntArguments {
     /// The server's port [default: the first that answers as HTTP]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-    /// How long to search; what is found is shrunk in the rest of it, or in a minute
+    /// How long to search; what is found is shrunk in the rest of it, or in one to four minutes
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = up_to(Duration::from_secs(86_400)))]
     time: Duration,
-    /// The longest pause of a client
+    /// How long a client pauses in all at most
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = pause)]
     longest_pause: Duration,
     /// The most connections at a time; fewer if the server does not answer as many

@@ -85,7 +85,7 @@ fn loss(out: &mut Stdout, found: &FoundLoss) -> Result<(), Stopped> {
     }
     if let Some(unread) = found.unread_from {
         out.text(format_args!(
-            "  of the response: loses from {unread} bytes on that are unread when the last pause begins\n"
+            "  of the response: loses if {unread} bytes or more are unread when the last pause begins\n"
         ))?;
     }
     if let Some(counters) = &found.counters {
