@@ -87,7 +87,7 @@ pub fn shrink(story: &Story, links: &[Option<String>], lost: &mut Losers<'_>) ->
 }
 
 /// Makes a story simpler in one thing.
-type Change<'c> = Box<dyn Fn(&mut Story) + 'c>;
+type StoryChange<'c> = Box<dyn Fn(&mut Story) + 'c>;
 
 struct Shrinker<'l, 'f> {
     /// The shortest story so far. It loses.
@@ -155,7 +155,7 @@ impl Shrinker<'_, '_> {
     fn simplify(&mut self, links: &[Option<String>]) -> UntilOver<()> {
         let simpler: Vec<&Option<String>> =
             links.iter().take_while(|link| **link != self.story.link).collect();
-        let mut settings: Vec<Change<'_>> = Vec::new();
+        let mut settings: Vec<StoryChange<'_>> = Vec::new();
         if self.story.schedule.send_buffer.is_some() {
             settings.push(Box::new(|story| story.schedule.send_buffer = None));
         }
@@ -176,7 +176,7 @@ impl Shrinker<'_, '_> {
     }
 
     /// Makes those of the changes that lose together.
-    fn apply(&mut self, changes: &[Change<'_>]) -> UntilOver<bool> {
+    fn apply(&mut self, changes: &[StoryChange<'_>]) -> UntilOver<bool> {
         let alone: Vec<Story> = changes.iter().map(|change| changed(&self.story, [change])).collect();
         let answers = self.ask(&alone)?;
         let good: Vec<_> =
@@ -234,7 +234,7 @@ impl Shrinker<'_, '_> {
             .map(|(parameter, value)| self.with(self.story.schedule.with(*parameter, *value)))
             .collect();
         let answers = self.ask(&stories)?;
-        let mut changes: Vec<Change<'_>> = Vec::new();
+        let mut changes: Vec<StoryChange<'_>> = Vec::new();
         for parameter in self.story.schedule.parameters() {
             let of_it = candidates.iter().zip(&answers).filter(|((which, _), _)| *which == parameter);
             let smallest = of_it.clone().filter(|(_, lost)| **lost).map(|((_, value), _)| *value).min();
@@ -287,7 +287,7 @@ impl Shrinker<'_, '_> {
     }
 }
 
-fn changed<'c>(story: &Story, changes: impl IntoIterator<Item = &'c Change<'c>>) -> Story {
+fn changed<'c>(story: &Story, changes: impl IntoIterator<Item = &'c StoryChange<'c>>) -> Story {
     let mut story = story.clone();
     changes.into_iter().for_each(|change| change(&mut story));
     story
