@@ -7,7 +7,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::logger::Verbosity;
 use crate::output::Stdout;
 use crate::{
-    client, exit, fcgi, generate, interrupt, lab, lines, memory, probe, run, server, transfer, watch, why,
+    client, exit, fcgi, generate, hunt, interrupt, lab, lines, memory, probe, run, server, transfer, watch,
+    why,
 };
 
 /// Shows, finds, explains and cures responses lost at close().
@@ -28,6 +29,7 @@ enum Verb {
     Completions(generate::Completions),
     Fcgi(fcgi::FcgiArguments),
     Get(Box<transfer::get::GetArguments>),
+    Hunt(Box<hunt::HuntArguments>),
     Lab(Box<lab::LabArguments>),
     Lingerd(run::LingerdArguments),
     Ls(transfer::get::ListArguments),
@@ -80,6 +82,7 @@ impl Arguments {
             Verb::Completions(arguments) => arguments.run(Self::command()),
             Verb::Fcgi(arguments) => fcgi::run(arguments),
             Verb::Get(arguments) => transfer::get::run(&arguments),
+            Verb::Hunt(arguments) => hunt::run(*arguments),
             Verb::Lab(arguments) => lab::run(*arguments),
             Verb::Lingerd(arguments) => run::serve(arguments),
             Verb::Ls(arguments) => transfer::get::list(&arguments),

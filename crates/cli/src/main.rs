@@ -7,6 +7,7 @@ mod docs_tests;
 mod exit;
 mod fcgi;
 mod generate;
+mod hunt;
 mod input;
 mod interrupt;
 mod lab;

@@ -144,7 +144,7 @@ impl ProbeArguments {
 const MOST_PAYLOAD: u64 = linger_probe::defaults::MOST;
 
 /// Reads a file, but no more than one byte beyond [`MOST_PAYLOAD`], which shows that it is too long.
-fn payload(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+pub(crate) fn payload(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
     let mut payload = Vec::new();
     std::fs::File::open(path)?.take(MOST_PAYLOAD + 1).read_to_end(&mut payload)?;
     Ok(payload)

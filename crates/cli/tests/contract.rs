@@ -16,9 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
-const VERBS: [&str; 14] = [
-    "client", "fcgi", "get", "lab", "ls", "peers", "probe", "put", "receipt", "run", "server", "share",
-    "watch", "why",
+const VERBS: [&str; 15] = [
+    "client", "fcgi", "get", "hunt", "lab", "ls", "peers", "probe", "put", "receipt", "run", "server",
+    "share", "watch", "why",
 ];
 
 fn folder(name: &str) -> PathBuf {

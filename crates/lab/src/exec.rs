@@ -65,11 +65,11 @@ pub fn exec(plan: &ExecPlan, stop: &Stop) -> io::Result<ExecReport> {
         BedOptions { ip: plan.ip, seed: plan.seed, capture: plan.capture.clone(), ..BedOptions::default() };
     let bed = Bed::new(&plan.link, options)?;
     let addresses = (bed.server_address, bed.client_address);
-    let server = Program::start(&bed.server, &plan.server, addresses)?;
+    let server = Program::start(&bed.server, shell(&plan.server), addresses)?;
     if let Some(ready) = plan.ready {
         server.wait_until_listening(&bed.server, ready, stop)?;
     }
-    let client = Program::start(&bed.client, &plan.client, addresses)?;
+    let client = Program::start(&bed.client, shell(&plan.client), addresses)?;
     let client_status = client.wait(stop, None)?;
     client.end()?;
     server.end()?;
@@ -78,22 +78,35 @@ pub fn exec(plan: &ExecPlan, stop: &Stop) -> io::Result<ExecReport> {
     Ok(ExecReport { client: client_status, server_counters, client_counters, wire: bed.stop()? })
 }
 
-/// A running command. The thread that started it lives as long as it does.
-struct Program {
+fn shell(line: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", line]);
+    command
+}
+
+/// A running command. It ends with this value, and with this program, and takes with it whatever it has started.
+#[derive(Debug)]
+pub struct Program {
     pid: Pid,
-    status: mpsc::Receiver<io::Result<ExitStatus>>,
+    status: Mutex<mpsc::Receiver<io::Result<ExitStatus>>>,
     /// Readable once the process has ended.
     ended: rustix::fd::OwnedFd,
 }
 
 impl Program {
-    fn start(namespace: &Namespace, shell: &str, (server, client): (IpAddr, IpAddr)) -> io::Result<Self> {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", shell]);
+    /// Starts a command in a namespace. It finds the addresses of server and client in `LINGER_SERVER` and `LINGER_CLIENT`.
+    ///
+    /// # Errors
+    /// Returns the errors of making a process and of `execve(2)`.
+    pub fn start(
+        namespace: &Namespace,
+        mut command: Command,
+        (server, client): (IpAddr, IpAddr),
+    ) -> io::Result<Self> {
         command.env("LINGER_SERVER", server.to_string()).env("LINGER_CLIENT", client.to_string());
         let (started, is_started) = mpsc::channel();
         let (ended, status) = mpsc::channel();
-        // The process is killed when this thread ends (PR_SET_PDEATHSIG), so the thread waits for it.
+        // The process is killed when this thread ends (PR_SET_PDEATHSIG), so the thread lives as long and waits for it.
         namespace.spawn("program", move || {
             let spawned: io::Result<Child> = contain(&mut command).spawn();
             match spawned {
@@ -109,10 +122,19 @@ impl Program {
         })?;
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         let (pid, ended) = is_started.recv().map_err(gone)??;
-        Ok(Self { pid, status, ended })
+        Ok(Self { pid, status: Mutex::new(status), ended })
     }
 
-    fn wait_until_listening(&self, namespace: &Namespace, ready: Duration, stop: &Stop) -> io::Result<()> {
+    /// Waits until any TCP socket of the namespace listens, or until the stop is requested.
+    ///
+    /// # Errors
+    /// Returns `TimedOut` after `ready`, and `BrokenPipe` if the command has ended.
+    pub fn wait_until_listening(
+        &self,
+        namespace: &Namespace,
+        ready: Duration,
+        stop: &Stop,
+    ) -> io::Result<()> {
         let deadline = Instant::now() + ready;
         // The kernel has no event for a new listener, so this polls.
         while !namespace.run(is_listening)?? && !stop.requested() {
@@ -131,16 +153,23 @@ impl Program {
         Ok(())
     }
 
-    fn wait(&self, stop: &Stop, timeout: Option<Duration>) -> io::Result<Option<ExitStatus>> {
+    /// Waits for the command's end. Returns `None` if the time is over or the stop is requested before. The status can be had once.
+    ///
+    /// # Errors
+    /// Returns the errors of `poll(2)` and `waitpid(2)`, and `BrokenPipe` if the status was returned before.
+    pub fn wait(&self, stop: &Stop, timeout: Option<Duration>) -> io::Result<Option<ExitStatus>> {
         use std::os::fd::AsFd;
         if !stop.wait_readable(self.ended.as_fd(), timeout)? {
             return Ok(None);
         }
-        self.status.recv().map_err(|_| io::ErrorKind::BrokenPipe)?.map(Some)
+        crate::lock(&self.status).recv().map_err(|_| io::ErrorKind::BrokenPipe)?.map(Some)
     }
 
-    /// Sends SIGTERM to the process group, and SIGKILL if it is still running after [`GRACE`].
-    fn end(&self) -> io::Result<()> {
+    /// Sends SIGTERM to the process group, and SIGKILL if it is still running 5 s later.
+    ///
+    /// # Errors
+    /// Returns `EMFILE` if no fd is left.
+    pub fn end(&self) -> io::Result<()> {
         use std::os::fd::AsFd;
         let patient = Stop::new()?;
         // Fails only if the group has ended already.

@@ -44,7 +44,7 @@ pub use client::{ClientPlan, attempt};
 pub use duration::duration;
 pub use emulator::{Decision, Departure, Emulator, Nanos};
 pub use ending::Ending;
-pub use exec::{ExecPlan, ExecReport, exec};
+pub use exec::{ExecPlan, ExecReport, Program, exec};
 pub use expectation::{Expectation, Share};
 pub use fate::{Attempt, Fate};
 pub use identity::{Chance, Identity, Names};

@@ -38,7 +38,7 @@ impl Stop {
     }
 
     /// An fd that becomes readable with the request, for use in `poll` with others.
-    pub(crate) fn wake(&self) -> BorrowedFd<'_> {
+    pub fn wake(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 

@@ -10,21 +10,25 @@ const OPENING: usize = 40;
 
 /// Parses a response as it arrives.
 #[derive(Debug)]
-pub(crate) struct Framing {
+#[non_exhaustive]
+pub struct Framing {
     kind: FramingKind,
     /// Bytes of the body so far.
-    pub(crate) got: u64,
+    pub got: u64,
     /// The length of the body, once it is known.
-    pub(crate) expected: Option<u64>,
+    pub expected: Option<u64>,
     /// Whether the end of the response was seen.
-    pub(crate) complete: bool,
-    pub(crate) status: Option<u16>,
-    pub(crate) server: Option<Untrusted>,
-    pub(crate) location: Option<Untrusted>,
+    pub complete: bool,
+    /// The status line's number, once it is known; `None` where the protocol has none.
+    pub status: Option<u16>,
+    /// The header field `Server`.
+    pub server: Option<Untrusted>,
+    /// The header field `Location`.
+    pub location: Option<Untrusted>,
     /// The first bytes of what cannot be parsed.
-    pub(crate) opening: Option<Untrusted>,
+    pub opening: Option<Untrusted>,
     /// Whether the response cannot be parsed. Its bytes are then only counted.
-    pub(crate) broken: bool,
+    pub broken: bool,
 }
 
 #[derive(Debug)]
@@ -51,7 +55,8 @@ impl Framing {
         }
     }
 
-    pub(crate) fn http() -> Self {
+    /// The framing of an HTTP/1.x response.
+    pub fn http() -> Self {
         Self::new(FramingKind::Head(Vec::new()))
     }
 
@@ -59,12 +64,13 @@ impl Framing {
         Self::new(FramingKind::Fcgi(Box::new(Replies::new(1))))
     }
 
-    pub(crate) fn none() -> Self {
+    /// Bytes that only the end of the connection ends.
+    pub fn none() -> Self {
         Self::new(FramingKind::Close)
     }
 
     /// What marks the end of the response; `close` also as long as nothing is known of it.
-    pub(crate) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self.kind {
             FramingKind::Head(_) | FramingKind::Close => "close",
             FramingKind::Length(_) => "content-length",
@@ -74,11 +80,14 @@ impl Framing {
     }
 
     /// Whether only the end of the connection marks the end of the response.
-    pub(crate) fn ends_with_connection(&self) -> bool {
+    pub fn ends_with_connection(&self) -> bool {
         matches!(self.kind, FramingKind::Close | FramingKind::Head(_))
     }
 
-    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+    /// Parses bytes as they come. Returns how many of them belong to this response: of pipelined responses, the next one
+    /// begins behind them.
+    pub fn feed(&mut self, bytes: &[u8]) -> usize {
+        let came = bytes.len();
         let mut bytes = bytes;
         let mut head = Vec::new();
         if let FramingKind::Head(kept) = &mut self.kind {
@@ -94,20 +103,25 @@ impl Framing {
                     } else {
                         self.kind = FramingKind::Head(head);
                     }
-                    return;
+                    return came;
                 }
             }
         }
         let _ = &head;
         match &mut self.kind {
-            FramingKind::Head(_) => {}
-            FramingKind::Close => self.got += bytes.len() as u64,
+            FramingKind::Head(_) => bytes = &[],
+            FramingKind::Close => {
+                self.got += bytes.len() as u64;
+                bytes = &[];
+            }
             FramingKind::Length(length) => {
-                self.got = (self.got + bytes.len() as u64).min(*length);
+                let taken = (*length - self.got).min(bytes.len() as u64);
+                self.got += taken;
                 self.complete = self.got == *length;
+                bytes = &bytes[taken as usize..];
             }
             FramingKind::Chunked(chunks) => {
-                self.got += chunks.feed(bytes);
+                self.got += chunks.feed(&mut bytes);
                 self.complete = chunks.state == ChunkState::Done;
                 self.broken |= chunks.state == ChunkState::Broken;
             }
@@ -127,6 +141,7 @@ impl Framing {
         if self.complete {
             self.expected = Some(self.got);
         }
+        came - bytes.len()
     }
 
     /// Parses the head. Returns its length once it is complete. Skips interim responses (1xx).
@@ -203,22 +218,24 @@ enum ChunkState {
 }
 
 impl Chunks {
-    /// Parses bytes, and returns how many of them are content.
-    fn feed(&mut self, bytes: &[u8]) -> u64 {
+    /// Parses bytes up to the end of the coding. Returns how many of them are content, and leaves what follows in `bytes`.
+    fn feed(&mut self, bytes: &mut &[u8]) -> u64 {
         let mut content = 0;
-        let mut bytes = bytes;
         while let Some((byte, rest)) = bytes.split_first() {
+            if self.state == ChunkState::Done {
+                break;
+            }
             if self.state == ChunkState::Data {
                 let taken = self.left.min(bytes.len() as u64);
                 self.left -= taken;
                 content += taken;
-                bytes = &bytes[taken as usize..];
+                *bytes = &bytes[taken as usize..];
                 if self.left == 0 {
                     self.state = ChunkState::DataEnd;
                 }
                 continue;
             }
-            bytes = rest;
+            *bytes = rest;
             self.state = match (self.state, byte) {
                 (ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                     let digit = u64::from((*byte as char).to_digit(16).unwrap_or(0));
@@ -265,7 +282,9 @@ mod tests {
         (1..=response.len())
             .map(|size| {
                 let mut framing = Framing::http();
-                response.chunks(size).for_each(|piece| framing.feed(piece));
+                for piece in response.chunks(size) {
+                    framing.feed(piece);
+                }
                 (framing.got, framing.expected, framing.complete)
             })
             .collect()
@@ -291,6 +310,24 @@ mod tests {
         assert!(at_any_split(cut).iter().all(|seen| *seen == (15, None, false)));
         let close = b"HTTP/1.0 200 OK\r\n\r\nhello";
         assert!(at_any_split(close).iter().all(|seen| *seen == (5, None, false)));
+    }
+
+    #[test]
+    fn what_follows_a_response_is_left_to_the_next() {
+        let length: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        let chunked: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let empty: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+        for response in [length, chunked, empty] {
+            let two = [response, length].concat();
+            for split in 1..two.len() {
+                let mut framing = Framing::http();
+                let first = framing.feed(&two[..split]);
+                let second = if framing.complete { 0 } else { framing.feed(&two[split..]) };
+                assert_eq!(first + second, response.len(), "split at {split}");
+            }
+        }
+        let unframed = b"HTTP/1.0 200 OK\r\n\r\nhello, and all that comes";
+        assert_eq!(Framing::http().feed(unframed), unframed.len());
     }
 
     proptest! {

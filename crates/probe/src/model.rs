@@ -13,37 +13,47 @@ const PART: u64 = 100;
 
 /// The lengths of complete bodies, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lengths {
-    pub(crate) shortest: u64,
-    pub(crate) longest: u64,
+#[non_exhaustive]
+pub struct Lengths {
+    /// The shortest of them.
+    pub shortest: u64,
+    /// The longest of them.
+    pub longest: u64,
     /// Whether there is but this length: the user says so.
     exact: bool,
 }
 
 /// How much of a response without framing has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Amount {
+#[non_exhaustive]
+pub enum Amount {
+    /// As much as in complete bodies.
     Whole,
+    /// Less than the lengths vary.
     Cut,
     /// A little less than ever before, of a response whose length varies.
     Unsure,
 }
 
 impl Lengths {
-    pub(crate) fn of(length: u64) -> Self {
+    /// One complete body.
+    pub fn of(length: u64) -> Self {
         Self { shortest: length, longest: length, exact: false }
     }
 
-    pub(crate) fn exactly(length: u64) -> Self {
+    /// Every complete body has this length.
+    pub fn exactly(length: u64) -> Self {
         Self { exact: true, ..Self::of(length) }
     }
 
     /// These, and another one.
-    pub(crate) fn and(self, length: u64) -> Self {
+    #[must_use]
+    pub fn and(self, length: u64) -> Self {
         Self { shortest: self.shortest.min(length), longest: self.longest.max(length), ..self }
     }
 
-    pub(crate) fn amount(self, got: u64) -> Amount {
+    /// Compares the bytes that arrived with the complete bodies.
+    pub fn amount(self, got: u64) -> Amount {
         let learnt = SPREADS.saturating_mul(self.longest - self.shortest).max(self.shortest / PART);
         let margin = if self.exact { 0 } else { learnt };
         if got >= self.shortest {

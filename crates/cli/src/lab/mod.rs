@@ -311,7 +311,7 @@ fn at(path: &Path, error: io::Error) -> io::Error {
 }
 
 /// The command that was typed, with the seed.
-fn again(seed: u64) -> String {
+pub(crate) fn again(seed: u64) -> String {
     let typed: Vec<String> = std::env::args().skip(1).collect();
     let mut words = vec!["linger".to_owned()];
     words.extend(typed.iter().map(|word| quoted(word)));

@@ -11,6 +11,7 @@
 mod common;
 mod experiment;
 mod fcgi;
+mod hunt;
 mod peers;
 mod probe;
 mod receipt;
@@ -28,6 +29,7 @@ use serde::{Serialize, Serializer};
 
 pub(crate) use experiment::{Backlog, Cell, ClientSummary, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
+pub(crate) use hunt::{Hunt, Replay};
 pub(crate) use peers::{KnownPeer, OwnKey};
 pub(crate) use probe::{Finding, Probe, WouldAsk};
 pub(crate) use receipt::{CheckedEntry, VerifySummary};
@@ -47,6 +49,7 @@ pub(crate) enum Verb {
     Client,
     Fcgi,
     Get,
+    Hunt,
     Lab,
     Ls,
     Peers,
@@ -67,6 +70,7 @@ impl Verb {
             Self::Client => "client",
             Self::Fcgi => "fcgi",
             Self::Get => "get",
+            Self::Hunt => "hunt",
             Self::Lab => "lab",
             Self::Ls => "ls",
             Self::Peers => "peers",

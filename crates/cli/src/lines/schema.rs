@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::common::LineKind;
 use super::{
-    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, peers, probe, receipt, reset, run, transfer, watch, why,
+    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, peers, probe, receipt, reset, run, transfer,
+    watch, why,
 };
 use crate::exit;
 use crate::output::{Stdout, Stopped};
@@ -53,6 +54,7 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
         Verb::Client => kinds![experiment::ClientSummary],
         Verb::Fcgi => kinds![fcgi::Fcgi],
         Verb::Get | Verb::Put => [progress(), kinds![transfer::Transferred]].concat(),
+        Verb::Hunt => kinds![hunt::Hunt, hunt::Replay],
         Verb::Lab => {
             kinds![experiment::Cell, experiment::Backlog, experiment::Lab, experiment::One, experiment::Exec]
         }

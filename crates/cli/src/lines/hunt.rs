@@ -1,0 +1,285 @@
+//! Lines of `linger hunt`.
+
+use std::collections::BTreeMap;
+
+use linger_hunt::{BoundedNumber, FoundLoss, HuntReport, LossBound, LostResponse, Repeats, SearchEnd, Story};
+use linger_lab::Verdict;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::LineBody;
+use super::common::{Counted, counted};
+
+/// What a client does.
+#[derive(Serialize, JsonSchema)]
+struct TrialStory {
+    /// The name of the network; null for a server that was running before.
+    link: Option<String>,
+    /// The client's receive buffer; null for the kernel's own.
+    receive_buffer_bytes: Option<u64>,
+    /// The client's send buffer; null for the kernel's own.
+    send_buffer_bytes: Option<u64>,
+    /// Whether the last request leaves the connection open.
+    keep_alive: bool,
+    /// The steps, each as a sentence.
+    steps: Vec<String>,
+}
+
+impl From<&Story> for TrialStory {
+    fn from(story: &Story) -> Self {
+        let schedule = &story.schedule;
+        Self {
+            link: story.link.clone(),
+            receive_buffer_bytes: schedule.receive_buffer,
+            send_buffer_bytes: schedule.send_buffer,
+            keep_alive: schedule.keep_alive,
+            steps: schedule.steps.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// How often a story was repeated, and what came of it.
+#[derive(Serialize, JsonSchema)]
+struct Repeated {
+    /// How often.
+    trials: u64,
+    /// Those in which the response was lost.
+    lost: u64,
+    /// Those in which it was at risk.
+    at_risk: u64,
+    /// The lower end of the share that is lost, with 95 % confidence (Wilson).
+    wilson_low: f64,
+    /// The upper end.
+    wilson_high: f64,
+    /// Whether a loss comes in fewer than nine of ten trials.
+    race: bool,
+}
+
+impl From<Repeats> for Repeated {
+    fn from(repeats: Repeats) -> Self {
+        let (wilson_low, wilson_high) = repeats.interval();
+        let Repeats { tried, lost, at_risk, .. } = repeats;
+        Self { trials: tried, lost, at_risk, wilson_low, wilson_high, race: repeats.is_race() }
+    }
+}
+
+/// A response that was lost.
+#[derive(Serialize, JsonSchema)]
+struct CutResponse {
+    /// Which of the responses, counted from 1.
+    response: usize,
+    /// Its status; null if not even its head came.
+    status: Option<u16>,
+    /// Bytes of its body that came.
+    got_bytes: u64,
+    /// Bytes of its body that should have come; null if their number is not known.
+    expected_bytes: Option<u64>,
+    /// Whether the connection was reset; otherwise it had a clean end.
+    reset: bool,
+    /// Whether a write of the client's failed.
+    write_failed: bool,
+}
+
+impl From<&LostResponse> for CutResponse {
+    fn from(lost: &LostResponse) -> Self {
+        Self {
+            response: lost.response,
+            status: lost.status,
+            got_bytes: lost.got,
+            expected_bytes: lost.expected,
+            reset: lost.reset,
+            write_failed: lost.write_failed,
+        }
+    }
+}
+
+/// From which value of a number of the story on the response is lost.
+#[derive(Serialize, JsonSchema)]
+struct Boundary {
+    /// The step, counted from 1.
+    step: usize,
+    /// The number: `pause_ms`, `sent_bytes`, `read_bytes`, `body_bytes` (announced) or `body_sent_bytes` (with the head).
+    number: &'static str,
+    /// The smallest value that loses.
+    loses_from: u64,
+    /// The largest smaller value that was tried and does not always lose; null if there is no smaller one, or none that keeps twice.
+    keeps_at: Option<u64>,
+}
+
+impl From<&LossBound> for Boundary {
+    fn from(bound: &LossBound) -> Self {
+        let number = match bound.what {
+            BoundedNumber::Pause => "pause_ms",
+            BoundedNumber::Sent => "sent_bytes",
+            BoundedNumber::Read => "read_bytes",
+            BoundedNumber::Body => "body_bytes",
+            BoundedNumber::BodySent => "body_sent_bytes",
+            _ => "other",
+        };
+        Self { step: bound.step, number, loses_from: bound.loses_from, keeps_at: bound.keeps_at }
+    }
+}
+
+/// The loss that was found.
+#[derive(Serialize, JsonSchema)]
+struct HuntLoss {
+    /// The shortest story.
+    story: TrialStory,
+    /// The story as it was drawn.
+    drawn: TrialStory,
+    /// Which of the schedules of its seed.
+    index: u64,
+    /// How long the hunt had searched.
+    after_seconds: f64,
+    /// How often the shortest story loses.
+    repeated: Repeated,
+    /// One of its losses.
+    lost: CutResponse,
+    /// The boundaries, in the order of the steps.
+    bounds: Vec<Boundary>,
+    /// The fewest bytes of the response's body with which it is lost, if they are unread when the last pause begins; null where that says
+    /// nothing.
+    unread_from_bytes: Option<u64>,
+    /// Whether the story is as short as it can be; otherwise the time was over.
+    whole: bool,
+    /// How many trials it took to make it short.
+    shrinking_trials: u64,
+    /// What the kernel counted on the server's side while the story was repeated; null where others use it, too.
+    counters: Option<Counted>,
+}
+
+impl From<&FoundLoss> for HuntLoss {
+    fn from(found: &FoundLoss) -> Self {
+        Self {
+            story: (&found.story).into(),
+            drawn: (&found.drawn).into(),
+            index: found.index,
+            after_seconds: found.after.as_secs_f64(),
+            repeated: found.repeats.into(),
+            lost: (&found.lost).into(),
+            bounds: found.bounds.iter().map(Into::into).collect(),
+            unread_from_bytes: found.unread_from,
+            whole: found.whole,
+            shrinking_trials: found.shrinking,
+            counters: found.counters.as_ref().map(counted),
+        }
+    }
+}
+
+/// What a hunt has found, and what it has searched.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Hunt {
+    /// The seed.
+    seed: u64,
+    /// The command that searches the same schedules.
+    again: String,
+    /// Where the server was asked: host, port and path.
+    site: String,
+    /// The status of the plain response.
+    status: u16,
+    /// Size of its body.
+    response_bytes: u64,
+    /// Why the search ended: `found`, `time`, `stopped` or `server_ended`.
+    ended: &'static str,
+    /// How the server ended; null if it did not.
+    server_status: Option<String>,
+    /// Schedules that were played.
+    schedules: u64,
+    /// Those whose responses arrived whole.
+    kept: u64,
+    /// Those whose responses arrived whole, with a reset or a failed write before the client had read all.
+    at_risk: u64,
+    /// Those with a response that was lost.
+    lost: u64,
+    /// Those that say nothing about losses, by the reason.
+    unjudged: BTreeMap<&'static str, u64>,
+    /// How long was searched.
+    seconds: f64,
+    /// The most connections at a time.
+    connections: usize,
+    /// The shortest pause; null if there was none.
+    shortest_pause_ms: Option<u64>,
+    /// The longest pause; null if there was none.
+    longest_pause_ms: Option<u64>,
+    /// The fewest bytes that one step sent; null if none did.
+    smallest_send_bytes: Option<u64>,
+    /// The most bytes that one step sent; null if none did.
+    largest_send_bytes: Option<u64>,
+    /// Whether clients half-closed: not if the server takes that for their end.
+    half_closes: bool,
+    /// The loss; null if none was found.
+    found: Option<HuntLoss>,
+    /// Losses that came once and in none of ten more trials.
+    unrepeated: Vec<TrialStory>,
+    /// The first story whose response was at risk; null if there was none.
+    at_risk_story: Option<TrialStory>,
+}
+
+impl LineBody for Hunt {
+    const KIND: &'static str = "hunt";
+}
+
+impl Hunt {
+    pub(crate) fn new(report: &HuntReport, seed: u64, again: String) -> Self {
+        let searched = &report.searched;
+        let of = |verdict: Verdict| searched.verdicts.get(&verdict).copied().unwrap_or(0);
+        let (ended, server_status) = match &report.ended {
+            SearchEnd::Found => ("found", None),
+            SearchEnd::Stopped => ("stopped", None),
+            SearchEnd::ServerEnded { status, .. } => ("server_ended", Some(status.clone())),
+            _ => ("time", None),
+        };
+        Self {
+            seed,
+            again,
+            site: report.site.clone(),
+            status: report.status,
+            response_bytes: report.response_bytes,
+            ended,
+            server_status,
+            schedules: searched.schedules,
+            kept: of(Verdict::Kept),
+            at_risk: of(Verdict::AtRisk),
+            lost: of(Verdict::Lost),
+            unjudged: searched.unjudged.iter().map(|(why, count)| (why.name(), *count)).collect(),
+            seconds: searched.time.as_secs_f64(),
+            connections: searched.connections,
+            shortest_pause_ms: searched.pauses.map(|(low, _)| low),
+            longest_pause_ms: searched.pauses.map(|(_, high)| high),
+            smallest_send_bytes: searched.sizes.map(|(low, _)| low),
+            largest_send_bytes: searched.sizes.map(|(_, high)| high),
+            half_closes: report.half_closes,
+            found: report.found.as_ref().map(Into::into),
+            unrepeated: report.unrepeated.iter().map(Into::into).collect(),
+            at_risk_story: report.at_risk.as_ref().map(Into::into),
+        }
+    }
+}
+
+/// A story that was repeated from a file.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Replay {
+    /// The story.
+    story: TrialStory,
+    /// What came of it.
+    repeated: Repeated,
+    /// Trials that say something about losses.
+    judged: u64,
+    /// One of the losses; null if there was none.
+    lost: Option<CutResponse>,
+}
+
+impl LineBody for Replay {
+    const KIND: &'static str = "replay";
+}
+
+impl Replay {
+    pub(crate) fn new(story: &Story, repeats: Repeats, lost: Option<&LostResponse>) -> Self {
+        Self {
+            story: story.into(),
+            repeated: repeats.into(),
+            judged: repeats.judged,
+            lost: lost.map(Into::into),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The threads that play stories, many at a time: most of a story is a pause.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_lab::Stop;
+use linger_verdict::Verdict;
+
+use crate::arena::Arena;
+use crate::client::play;
+use crate::judge::{Played, Unjudged, judge};
+use crate::learn::Plain;
+use crate::story::Story;
+
+/// A story that was played.
+#[derive(Clone, Debug)]
+pub(crate) struct PlayedStory {
+    pub(crate) index: u64,
+    pub(crate) story: Story,
+    pub(crate) played: Played,
+    pub(crate) verdict: Result<Verdict, Unjudged>,
+}
+
+/// Arenas, and how many connections they bear.
+#[derive(Debug)]
+pub(crate) struct Crew<'a> {
+    pub(crate) arenas: &'a [Arena],
+    pub(crate) plain: Plain,
+    /// The most connections at a time.
+    most: usize,
+    turns: Turns,
+}
+
+/// How many connections there are at first.
+const FIRST: usize = 16;
+/// How often the number of connections is halved at most.
+const CALM: Duration = Duration::from_secs(1);
+/// How often the one who waits for results looks for other reasons to end.
+const LOOK: Duration = Duration::from_millis(50);
+/// A thread's stack. A client needs little, and there are hundreds.
+const STACK: usize = 256 << 10;
+
+impl<'a> Crew<'a> {
+    pub(crate) fn new(arenas: &'a [Arena], plain: Plain, most: usize) -> Self {
+        Self { arenas, plain, most, turns: Turns::new(FIRST.min(most)) }
+    }
+
+    /// The most connections that were open at once.
+    pub(crate) fn peak(&self) -> usize {
+        self.turns.peak.load(Ordering::Relaxed)
+    }
+
+    /// How many connections the server bears, as far as is known.
+    pub(crate) fn may_be(&self) -> usize {
+        self.turns.lock().may_be
+    }
+
+    /// Plays what `source` gives, until it gives nothing more or `halt` is requested. Calls `told` with each, and `look` now and then.
+    pub(crate) fn run(
+        &self,
+        source: &(dyn Fn() -> Option<(u64, Story)> + Sync),
+        count: usize,
+        halt: &Stop,
+        mut told: impl FnMut(PlayedStory),
+        mut look: impl FnMut(),
+    ) -> io::Result<()> {
+        let (sender, results) = channel();
+        thread::scope(|scope| {
+            let mut started = 0;
+            for _ in 0..self.most.min(count) {
+                let sender = sender.clone();
+                let work = move || self.work(source, halt, &sender);
+                match thread::Builder::new().name("client".into()).stack_size(STACK).spawn_scoped(scope, work)
+                {
+                    Ok(_) => started += 1,
+                    // With those that there are it takes longer.
+                    Err(_) if started > 0 => break,
+                    Err(error) => {
+                        halt.request();
+                        return Err(error);
+                    }
+                }
+            }
+            drop(sender);
+            loop {
+                match results.recv_timeout(LOOK) {
+                    Ok(played) => told(played),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
+                look();
+                if halt.requested() {
+                    self.turns.changed.notify_all();
+                }
+            }
+        })
+    }
+
+    fn work(
+        &self,
+        source: &(dyn Fn() -> Option<(u64, Story)> + Sync),
+        halt: &Stop,
+        told: &Sender<PlayedStory>,
+    ) {
+        let mut inside = None;
+        while self.turns.enter(self.plain.waits.spacing, halt) {
+            let Some((index, story)) = source() else {
+                self.turns.leave(Load::AsBefore, self.most);
+                break;
+            };
+            let at = self.arenas.iter().position(|arena| arena.link == story.link).unwrap_or(0);
+            let arena = &self.arenas[at];
+            // A thread goes from one network to another as its stories do.
+            if inside != Some(at) {
+                if arena.enter().is_err() {
+                    self.turns.leave(Load::AsBefore, self.most);
+                    break;
+                }
+                inside = Some(at);
+            }
+            let played = play(&arena.site, &story.schedule, &self.plain.waits, halt);
+            let verdict = judge(&played, &self.plain.for_each(&story.schedule));
+            let load = match verdict {
+                Err(Unjudged::NotConnected) => Load::TooMuch,
+                Err(Unjudged::Silent) if played.answers.is_empty() && played.whole_requests > 0 => {
+                    Load::TooMuch
+                }
+                Err(_) => Load::AsBefore,
+                Ok(_) => Load::Light,
+            };
+            self.turns.leave(load, self.most);
+            if told.send(PlayedStory { index, story, played, verdict }).is_err() {
+                break;
+            }
+        }
+        self.turns.changed.notify_all();
+    }
+}
+
+enum Load {
+    Light,
+    AsBefore,
+    TooMuch,
+}
+
+/// How many connections are open, and how many may be: as many as the server answers.
+#[derive(Debug)]
+struct Turns {
+    state: Mutex<TurnState>,
+    changed: Condvar,
+    peak: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct TurnState {
+    open: usize,
+    may_be: usize,
+    halved: Option<Instant>,
+    /// When the next connection may begin.
+    next: Instant,
+}
+
+impl Turns {
+    fn new(may_be: usize) -> Self {
+        let state = TurnState { open: 0, may_be, halved: None, next: Instant::now() };
+        Self { state: Mutex::new(state), changed: Condvar::new(), peak: AtomicUsize::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, TurnState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn, `spacing` after the one before. Returns false if the hunt is halted.
+    fn enter(&self, spacing: Duration, halt: &Stop) -> bool {
+        let mut state = self.lock();
+        while state.open >= state.may_be && !halt.requested() {
+            state = self.changed.wait_timeout(state, LOOK * 4).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if halt.requested() {
+            return false;
+        }
+        state.open += 1;
+        self.peak.fetch_max(state.open, Ordering::Relaxed);
+        let now = Instant::now();
+        let begin = state.next.max(now);
+        state.next = begin + spacing;
+        drop(state);
+        thread::sleep(begin - now);
+        true
+    }
+
+    fn leave(&self, load: Load, most: usize) {
+        let mut state = self.lock();
+        state.open -= 1;
+        match load {
+            Load::Light => state.may_be = (state.may_be + 1).min(most),
+            Load::AsBefore => {}
+            Load::TooMuch if state.halved.is_some_and(|halved| halved.elapsed() < CALM) => {}
+            Load::TooMuch => {
+                state.may_be = (state.may_be / 2).max(1);
+                state.halved = Some(Instant::now());
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+}

@@ -1,0 +1,263 @@
+//! A hunt: learn, search, repeat, shrink.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use linger_lab::Stop;
+use linger_verdict::Verdict;
+
+use crate::arena::{Arena, Quarry};
+use crate::crew::{Crew, PlayedStory};
+use crate::error::HuntError;
+use crate::generate::{Ranges, story};
+use crate::learn::{Plain, plain};
+use crate::repeat::Repeater;
+use crate::report::{HuntReport, LostResponse, Repeats, SearchEnd, Searched};
+use crate::shorten::{Candidate, REPEATS, Shortener};
+use crate::story::Story;
+
+/// What is hunted, and for how long.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HuntPlan {
+    /// The server.
+    pub quarry: Quarry,
+    /// Seed of all that is drawn.
+    pub seed: u64,
+    /// How long to search. What is found is shrunk in the rest, or in one to four minutes.
+    pub time: Duration,
+    /// The most connections at a time.
+    pub connections: usize,
+    /// The most that all pauses of a schedule take together.
+    pub longest_pause: Duration,
+    /// The length of the response's body, where the server does not tell.
+    pub expect: Option<u64>,
+    /// What every request is, in place of HTTP; the response ends with the connection.
+    pub payload: Option<Vec<u8>>,
+}
+
+impl HuntPlan {
+    /// A hunt of two minutes.
+    pub fn new(quarry: Quarry, seed: u64) -> Self {
+        let (time, longest_pause) = (Duration::from_secs(120), Duration::from_secs(20));
+        Self { quarry, seed, time, connections: 256, longest_pause, expect: None, payload: None }
+    }
+}
+
+/// What a hunt is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HuntProgress {
+    /// So many schedules were searched.
+    Searching(u64),
+    /// A loss was found and is repeated.
+    Repeating,
+    /// It is made shorter; so many trials so far.
+    Shrinking(u64),
+}
+
+/// The least and the most time for shrinking beyond the search.
+const SHRINKING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(240));
+/// About so many trials of a story follow one another while it is shrunk.
+const IN_A_ROW: u32 = 12;
+/// How many losses that do not repeat are kept.
+const MOST_UNREPEATED: usize = 20;
+
+/// Hunts a server. Calls `told` as it goes on.
+///
+/// # Errors
+/// Returns why the hunt could not begin. What ends it later is in the report.
+pub fn hunt(
+    plan: &HuntPlan,
+    stop: &Stop,
+    told: &mut dyn FnMut(HuntProgress),
+) -> Result<HuntReport, HuntError> {
+    let (arenas, plain) = arenas(plan, stop)?;
+    let crew = Crew::new(&arenas, plain, plan.connections.max(1));
+    let result = Hunt { plan, crew: &crew, stop, told }.run();
+    arenas.into_iter().for_each(Arena::end);
+    result.map_err(|source| HuntError::Machine { what: "the clients' threads", source })
+}
+
+/// Repeats a story so many times.
+///
+/// # Errors
+/// As [`hunt`].
+pub fn replay(
+    plan: &HuntPlan,
+    story: &Story,
+    times: u64,
+    stop: &Stop,
+) -> Result<(Repeats, Option<LostResponse>, SocketAddr), HuntError> {
+    let (arenas, plain) = arenas(plan, stop)?;
+    let crew = Crew::new(&arenas, plain, plan.connections.max(1));
+    let site = arenas.first().map_or(SocketAddr::from(([0; 4], 0)), |arena| arena.site.address);
+    let repeated = Repeater { crew: &crew, stop }.repeat(story, times);
+    arenas.into_iter().for_each(Arena::end);
+    let (repeats, lost) =
+        repeated.map_err(|source| HuntError::Machine { what: "the clients' threads", source })?;
+    Ok((repeats, lost, site))
+}
+
+/// Starts the servers, and learns what their plain responses are.
+fn arenas(plan: &HuntPlan, stop: &Stop) -> Result<(Vec<Arena>, Plain), HuntError> {
+    let mut learnt = None;
+    let mut learn = |arena: &Arena| {
+        let asked = std::thread::scope(|scope| {
+            let asking = std::thread::Builder::new().spawn_scoped(scope, || {
+                arena.enter().ok()?;
+                plain(arena, plan.expect, stop)
+            });
+            asking.ok().and_then(|asking| asking.join().ok().flatten())
+        });
+        learnt = asked.or(learnt);
+        asked.is_some()
+    };
+    let mut arenas = Vec::new();
+    let payload = plan.payload.as_deref();
+    match &plan.quarry {
+        Quarry::Running { target, is_own } => {
+            let arena = Arena::running(target, *is_own, payload)?;
+            if !learn(&arena) {
+                let what = format!("{target} gives no whole response to a plain GET");
+                return Err(HuntError::NoServer { what, said: String::new() });
+            }
+            arenas.push(arena);
+        }
+        Quarry::Command { words, links, ip, port, path, ready } => {
+            for link in links {
+                let place = (*port, path.as_str());
+                arenas.push(Arena::start(
+                    words, link, *ip, place, payload, *ready, plan.seed, stop, &mut learn,
+                )?);
+            }
+        }
+    }
+    match learnt {
+        Some(plain) => Ok((arenas, plain)),
+        None => Err(HuntError::NoServer { what: "there is no link".to_owned(), said: String::new() }),
+    }
+}
+
+struct Hunt<'h> {
+    plan: &'h HuntPlan,
+    crew: &'h Crew<'h>,
+    stop: &'h Stop,
+    told: &'h mut dyn FnMut(HuntProgress),
+}
+
+impl Hunt<'_> {
+    fn run(&mut self) -> io::Result<HuntReport> {
+        let (begun, plain) = (Instant::now(), self.crew.plain);
+        let deadline = begun + self.plan.time;
+        let mut report = self.blank(plain);
+        let next = AtomicU64::new(0);
+        let mut best: Option<Candidate> = None;
+        loop {
+            let (seen, ended) = self.search(&next, deadline, &mut report)?;
+            report.ended = ended;
+            let Some(seen) = seen else { break };
+            (self.told)(HuntProgress::Repeating);
+            let after = begun.elapsed();
+            let (repeats, _) = Repeater { crew: self.crew, stop: self.stop }.repeat(&seen.story, REPEATS)?;
+            if repeats.lost == 0 {
+                if report.unrepeated.len() < MOST_UNREPEATED {
+                    report.unrepeated.push(seen.story);
+                }
+                continue;
+            }
+            let candidate = Candidate { played: seen, after, repeats };
+            if !repeats.is_race() {
+                best = Some(candidate);
+                break;
+            }
+            if best.as_ref().is_none_or(|best| best.repeats.lost < repeats.lost) {
+                best = Some(candidate);
+            }
+        }
+        report.searched.connections = self.crew.peak();
+        if let Some(best) = best {
+            let time = (best.played.story.schedule.pauses() * IN_A_ROW).clamp(SHRINKING.0, SHRINKING.1);
+            let until = deadline.max(Instant::now() + time);
+            let mut told = |trials| (self.told)(HuntProgress::Shrinking(trials));
+            let repeater = Repeater { crew: self.crew, stop: self.stop };
+            report.found = Some(Shortener { repeater, until, told: &mut told }.shorten(best)?);
+            if report.ended == SearchEnd::Time {
+                report.ended = SearchEnd::Found;
+            }
+        }
+        Ok(report)
+    }
+
+    fn blank(&self, plain: Plain) -> HuntReport {
+        HuntReport {
+            response_bytes: plain.bytes,
+            status: plain.get.status,
+            site: self
+                .crew
+                .arenas
+                .first()
+                .map_or(String::new(), |arena| arena.site.host.clone() + &arena.site.path),
+            framed: plain.framed,
+            half_closes: plain.half_closes,
+            searched: Searched::default(),
+            found: None,
+            unrepeated: Vec::new(),
+            at_risk: None,
+            ended: SearchEnd::Found,
+        }
+    }
+
+    fn links(&self) -> Vec<Option<String>> {
+        self.crew.arenas.iter().map(|arena| arena.link.clone()).collect()
+    }
+
+    /// Searches for the next loss. Returns it, and why the search ended.
+    fn search(
+        &mut self,
+        next: &AtomicU64,
+        deadline: Instant,
+        report: &mut HuntReport,
+    ) -> io::Result<(Option<PlayedStory>, SearchEnd)> {
+        let mut ranges = Ranges::default();
+        (ranges.longest_pause, ranges.half_closes) = (self.plan.longest_pause, report.half_closes);
+        ranges.links = self.links();
+        ranges.bodies = self.plan.payload.is_none();
+        let (halt, seed) = (Stop::new()?, self.plan.seed);
+        let source = || {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            Some((index, story(seed, index, &ranges)))
+        };
+        let (stop, arenas, shown) = (self.stop, self.crew.arenas, &mut self.told);
+        let (mut seen, mut ended) = (None, SearchEnd::Found);
+        let told = |played: PlayedStory| {
+            report.searched.count(&played.story, played.verdict);
+            (shown)(HuntProgress::Searching(report.searched.schedules));
+            if played.verdict == Ok(Verdict::AtRisk) && report.at_risk.is_none() {
+                report.at_risk = Some(played.story.clone());
+            }
+            if played.verdict == Ok(Verdict::Lost) && seen.is_none() {
+                seen = Some(played);
+                halt.request();
+            }
+        };
+        let look = || {
+            if halt.requested() {
+                return;
+            }
+            ended = match arenas.iter().find_map(|arena| Some((arena.ended(Duration::ZERO)?, arena.tail()))) {
+                Some((status, said)) => SearchEnd::ServerEnded { status, said },
+                None if stop.requested() => SearchEnd::Stopped,
+                None if Instant::now() >= deadline => SearchEnd::Time,
+                None => return,
+            };
+            halt.request();
+        };
+        let begun = Instant::now();
+        self.crew.run(&source, usize::MAX, &halt, told, look)?;
+        report.searched.time += begun.elapsed();
+        Ok((seen, ended))
+    }
+}

@@ -1,0 +1,208 @@
+//! What a hunt has found, or what it has searched.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use linger_lab::wilson;
+use linger_netns::Counters;
+use linger_verdict::Verdict;
+
+use crate::judge::{Played, StreamEnd, Unjudged};
+use crate::schedule::ClientStep;
+use crate::shrink::LossBound;
+use crate::story::Story;
+
+/// How often something happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Repeats {
+    /// How often it was tried.
+    pub tried: u64,
+    /// How many of the trials say something about losses.
+    pub judged: u64,
+    /// How often the response was lost.
+    pub lost: u64,
+    /// How often it was at risk.
+    pub at_risk: u64,
+}
+
+impl Repeats {
+    /// The 95% interval of the part that is lost.
+    pub fn interval(self) -> (f64, f64) {
+        wilson(self.lost, self.tried)
+    }
+
+    /// Whether a loss comes in fewer than nine of ten trials: whether it comes is decided by a race.
+    pub fn is_race(self) -> bool {
+        self.lost * 10 < self.tried * 9
+    }
+
+    pub(crate) fn count(&mut self, verdict: Result<Verdict, Unjudged>) {
+        self.tried += 1;
+        self.judged += u64::from(verdict.is_ok());
+        self.lost += u64::from(verdict == Ok(Verdict::Lost));
+        self.at_risk += u64::from(verdict == Ok(Verdict::AtRisk));
+    }
+}
+
+/// The end of a connection on which a response was lost, as its client saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LostResponse {
+    /// Which of the responses, counted from 1.
+    pub response: usize,
+    /// Its status; `None` if not even its head came.
+    pub status: Option<u16>,
+    /// Bytes of its body that came.
+    pub got: u64,
+    /// Bytes of its body that should have come, where that is known.
+    pub expected: Option<u64>,
+    /// Whether the connection was reset; otherwise it had a clean end.
+    pub reset: bool,
+    /// Whether a write of the client's failed.
+    pub write_failed: bool,
+}
+
+impl LostResponse {
+    pub(crate) fn of(played: &Played) -> Self {
+        let at = played.answers.iter().position(|answer| !answer.complete);
+        let answer = at.and_then(|at| played.answers.get(at)).copied().unwrap_or_default();
+        Self {
+            response: at.map_or(1, |at| at + 1),
+            status: answer.status,
+            got: answer.got,
+            expected: answer.expected,
+            reset: played.was_reset || played.end == StreamEnd::Reset,
+            write_failed: played.write_failed,
+        }
+    }
+}
+
+/// A story in which a response is lost.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FoundLoss {
+    /// The shortest story.
+    pub story: Story,
+    /// As it was drawn.
+    pub drawn: Story,
+    /// Which of the schedules of its seed.
+    pub index: u64,
+    /// How long the hunt had searched.
+    pub after: Duration,
+    /// How often the shortest story loses.
+    pub repeats: Repeats,
+    /// One of its losses.
+    pub lost: LostResponse,
+    /// From which numbers on it loses.
+    pub bounds: Vec<LossBound>,
+    /// The fewest bytes of the response's body with which it loses if they are unread when the last pause begins; `None` where that says
+    /// nothing.
+    pub unread_from: Option<u64>,
+    /// Whether it was made as short as it can be. Otherwise the time was over.
+    pub whole: bool,
+    /// How many trials it took to make it short.
+    pub shrinking: u64,
+    /// What the kernel counted on the server's side while the shortest story was repeated; `None` where others use it, too.
+    pub counters: Option<Counters>,
+}
+
+/// Why a search ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SearchEnd {
+    /// A loss was found.
+    Found,
+    /// The time was over.
+    Time,
+    /// The user stopped it.
+    Stopped,
+    /// The server ended.
+    ServerEnded {
+        /// How.
+        status: String,
+        /// The end of what it printed.
+        said: String,
+    },
+}
+
+/// What was searched.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Searched {
+    /// Schedules that were played to their end.
+    pub schedules: u64,
+    /// Those of each verdict.
+    pub verdicts: BTreeMap<Verdict, u64>,
+    /// Those that say nothing, by the reason.
+    pub unjudged: BTreeMap<Unjudged, u64>,
+    /// The shortest and the longest pause, in milliseconds, and how many schedules had one.
+    pub pauses: Option<(u64, u64)>,
+    /// How many schedules had a pause of this many milliseconds up to ten times as many: 1, 10, 100 and so on.
+    pub pause_decades: BTreeMap<u64, u64>,
+    /// The smallest and the largest number of bytes that one step sent.
+    pub sizes: Option<(u64, u64)>,
+    /// The most connections at a time.
+    pub connections: usize,
+    /// How long.
+    pub time: Duration,
+}
+
+impl Searched {
+    pub(crate) fn count(&mut self, story: &Story, verdict: Result<Verdict, Unjudged>) {
+        match verdict {
+            Ok(verdict) => *self.verdicts.entry(verdict).or_default() += 1,
+            // It was not played to its end.
+            Err(Unjudged::Halted) => return,
+            Err(why) => *self.unjudged.entry(why).or_default() += 1,
+        }
+        self.schedules += 1;
+        let wider = |range: Option<(u64, u64)>, value: u64| {
+            Some(range.map_or((value, value), |(low, high)| (low.min(value), high.max(value))))
+        };
+        let mut decades: Vec<u64> = Vec::new();
+        for step in &story.schedule.steps {
+            match *step {
+                ClientStep::Pause { milliseconds } => {
+                    self.pauses = wider(self.pauses, milliseconds);
+                    decades.push(10u64.pow(milliseconds.max(1).ilog10()));
+                }
+                ClientStep::Send { bytes } | ClientStep::Request { sent: bytes @ 1.., .. } => {
+                    self.sizes = wider(self.sizes, bytes);
+                }
+                _ => {}
+            }
+        }
+        decades.sort_unstable();
+        decades.dedup();
+        for decade in decades {
+            *self.pause_decades.entry(decade).or_default() += 1;
+        }
+    }
+}
+
+/// The result of a hunt.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HuntReport {
+    /// Bytes of the body of the plain response.
+    pub response_bytes: u64,
+    /// The status of the plain response.
+    pub status: u16,
+    /// Where the server was asked.
+    pub site: String,
+    /// Whether the length of the response is announced; otherwise it ends with the connection.
+    pub framed: bool,
+    /// Whether half-closes were among the steps: not if the server takes one for the client's end.
+    pub half_closes: bool,
+    /// What was searched.
+    pub searched: Searched,
+    /// The loss that was found.
+    pub found: Option<FoundLoss>,
+    /// Losses that did not repeat in any of ten trials.
+    pub unrepeated: Vec<Story>,
+    /// The first story that was at risk.
+    pub at_risk: Option<Story>,
+    /// Why it ended.
+    pub ended: SearchEnd,
+}

@@ -1,0 +1,173 @@
+//! The shrinker against planted losses, without a network.
+
+use proptest::prelude::*;
+
+use super::generate::{Ranges, story};
+use super::schedule::{ClientStep, Schedule};
+use super::shrink::{BoundedNumber, ShrunkStory, shrink};
+use super::story::Story;
+
+/// A server that exists only as a rule on what it loses.
+#[derive(Clone, Copy, Debug)]
+struct Planted {
+    /// It loses if the client has paused for so long, in milliseconds, ...
+    pause: u64,
+    /// ... and sends so many bytes afterwards ...
+    bytes: u64,
+    /// ... after so many requests ...
+    requests: usize,
+    /// ... with a receive buffer of at most that.
+    buffer: Option<u64>,
+}
+
+impl Planted {
+    fn loses(&self, story: &Story) -> bool {
+        let schedule = &story.schedule;
+        if self.buffer.is_some_and(|most| schedule.receive_buffer.is_none_or(|buffer| buffer > most)) {
+            return false;
+        }
+        let (mut paused, mut late, mut requests) = (0, 0, 0);
+        for step in &schedule.steps {
+            match *step {
+                ClientStep::Request { .. } => requests += 1,
+                ClientStep::Pause { milliseconds } if requests >= self.requests => paused += milliseconds,
+                ClientStep::Send { bytes } if requests >= self.requests && paused >= self.pause => {
+                    late += bytes
+                }
+                ClientStep::Close => break,
+                _ => {}
+            }
+        }
+        requests >= self.requests && paused >= self.pause && late >= self.bytes
+    }
+}
+
+fn shrunk(planted: Planted, story: &Story, links: &[Option<String>]) -> ShrunkStory {
+    shrink(story, links, &mut |stories| {
+        for story in stories {
+            assert_eq!(story.schedule.check(), Ok(()), "it cannot be done, and was asked for: {story:?}");
+        }
+        Some(stories.iter().map(|story| planted.loses(story)).collect())
+    })
+}
+
+fn planted() -> impl Strategy<Value = Planted> {
+    let buffer = prop_oneof![Just(None), (16_384u64..200_000).prop_map(Some)];
+    (1u64..4_000, 1u64..20_000, 1usize..=3, buffer).prop_map(|(pause, bytes, requests, buffer)| Planted {
+        pause,
+        bytes,
+        requests,
+        buffer,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the generator finds is shrunk to the rule itself: no step can be left out, and the numbers are at its boundary.
+    #[test]
+    fn a_planted_loss_is_shrunk_to_its_rule(planted in planted(), seed in 0u64..50) {
+        let links = vec![Some("loopback".to_owned()), Some("lan".to_owned()), Some("wifi".to_owned())];
+        let ranges = Ranges { links: links.clone(), ..Ranges::default() };
+        let found = (0..60_000).map(|index| story(seed, index, &ranges)).find(|story| planted.loses(story));
+        let found = found.expect("the distribution reaches every one of these rules");
+        let short = shrunk(planted, &found, &links);
+        prop_assert!(planted.loses(&short.story), "{short:?}");
+        prop_assert!(short.whole);
+        prop_assert_eq!(&short.story.link, &links[0]);
+        let schedule = &short.story.schedule;
+        // The requests, a pause and the late bytes.
+        prop_assert_eq!(schedule.steps.len(), planted.requests + 2, "{:?}", schedule);
+        for index in 0..schedule.steps.len() {
+            let mut fewer = schedule.clone();
+            fewer.steps.remove(index);
+            prop_assert!(!planted.loses(&Story { schedule: fewer, ..short.story.clone() }), "{:?}", schedule);
+        }
+        prop_assert_eq!(schedule.receive_buffer.is_some(), planted.buffer.is_some());
+        prop_assert!(!schedule.keep_alive && schedule.send_buffer.is_none());
+        for bound in &short.bounds {
+            let truth = match bound.what {
+                BoundedNumber::Pause => planted.pause,
+                BoundedNumber::Sent => planted.bytes,
+                other => panic!("{other:?} in {schedule:?}"),
+            };
+            prop_assert!(bound.loses_from >= truth, "{bound:?}");
+            // Two values that are tried first differ fourfold at most, and a fiftieth of the distance remains.
+            prop_assert!(bound.loses_from - truth <= 3 * truth / 49 + 1, "{bound:?} of {planted:?}");
+            prop_assert!(bound.keeps_at.is_none_or(|keeps| keeps < truth), "{bound:?} of {planted:?}");
+            prop_assert!(truth == 1 || bound.keeps_at.is_some(), "{bound:?} of {planted:?}");
+        }
+    }
+
+    /// A rule that is no rule: whether a story loses depends on its digest alone. The result loses all the same.
+    #[test]
+    fn what_has_no_reason_still_loses(seed in 0u64..500) {
+        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+        let found = story(seed, 1, &Ranges::default());
+        let loses = |story: &Story| {
+            let mut hasher = DefaultHasher::new();
+            (seed, story).hash(&mut hasher);
+            *story == found || hasher.finish().is_multiple_of(3)
+        };
+        let short = shrink(&found, &[None], &mut |stories| Some(stories.iter().map(loses).collect()));
+        prop_assert!(loses(&short.story), "{short:?}");
+        prop_assert!(short.story.schedule.steps.len() <= found.schedule.steps.len());
+    }
+}
+
+const GET: ClientStep = ClientStep::Request { body: 0, sent: 0 };
+
+fn late_byte() -> Story {
+    let steps = [
+        GET,
+        ClientStep::Read { bytes: 9 },
+        ClientStep::Pause { milliseconds: 9_000 },
+        ClientStep::Send { bytes: 800 },
+    ];
+    Story::new(None, Schedule::of(steps))
+}
+
+#[test]
+fn a_boundary_has_both_of_its_sides() {
+    let planted = Planted { pause: 5_000, bytes: 1, requests: 1, buffer: None };
+    let short = shrunk(planted, &late_byte(), &[None]);
+    let [pause, sent] = &short.bounds[..] else { panic!("{short:?}") };
+    assert!((5_000..5_100).contains(&pause.loses_from), "{pause:?}");
+    assert!((4_900..5_000).contains(&pause.keeps_at.unwrap()), "{pause:?}");
+    assert_eq!((pause.step, pause.what), (2, BoundedNumber::Pause));
+    assert_eq!((sent.loses_from, sent.keeps_at), (1, None), "no smaller number of bytes can be sent");
+}
+
+#[test]
+fn when_the_time_is_over_the_shortest_so_far_is_the_answer() {
+    let planted = Planted { pause: 5_000, bytes: 1, requests: 1, buffer: None };
+    let mut batches = 0;
+    let short = shrink(&late_byte(), &[None], &mut |stories| {
+        batches += 1;
+        (batches <= 2).then(|| stories.iter().map(|story| planted.loses(story)).collect())
+    });
+    assert!(!short.whole && planted.loses(&short.story), "{short:?}");
+    assert_eq!(short.story.schedule.steps.len(), 3, "the first batch has left a step out");
+}
+
+/// A body that is sent in two parts is needed whole before the next request: neither part can be left out alone.
+#[test]
+fn a_post_in_parts_becomes_a_get() {
+    let planted = |story: &Story| story.schedule.requests() == 2;
+    let steps = [
+        ClientStep::Request { body: 90, sent: 10 },
+        ClientStep::Send { bytes: 80 },
+        GET,
+        ClientStep::Send { bytes: 5 },
+    ];
+    let short = shrink(&Story::new(None, Schedule::of(steps)), &[None], &mut |stories| {
+        Some(stories.iter().map(planted).collect())
+    });
+    assert_eq!(short.story.schedule.steps, [GET, GET]);
+}
+
+#[test]
+fn what_loses_always_is_one_request() {
+    let short = shrink(&late_byte(), &[None], &mut |stories| Some(vec![true; stories.len()]));
+    assert_eq!((short.story.schedule.steps, short.bounds), (vec![GET], vec![]));
+}
