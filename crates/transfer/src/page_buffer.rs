@@ -5,9 +5,9 @@ const PAGE: usize = 4 << 10;
 
 /// Bytes that begin at a page boundary.
 ///
-/// read(2) copies a file page by page (`rep movsb`). Where each page's copy begins a few bytes further in its page than the
+/// read(2) and recv(2) copy page by page (`rep movsb`). Where each page's copy begins a few bytes further in its page than the
 /// original does, an AMD EPYC takes four times as long, and malloc(3) begins large memory 16 bytes behind a page boundary.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct PageBuffer {
     memory: Vec<u8>,
     start: usize,
@@ -22,6 +22,12 @@ impl PageBuffer {
             self.start = self.memory.as_ptr().align_offset(PAGE).min(PAGE);
         }
         &mut self.memory[self.start..][..length]
+    }
+
+    /// The first `length` bytes, or as many as there are.
+    pub(crate) fn first(&self, length: usize) -> &[u8] {
+        let memory = &self.memory[self.start..];
+        &memory[..length.min(memory.len())]
     }
 }
 
@@ -38,6 +44,7 @@ mod tests {
             assert_eq!((bytes.len(), bytes.as_ptr() as usize % PAGE), (length, 0));
             assert!(length > before || bytes.iter().all(|byte| *byte == 7), "{length} after {before}");
             bytes.fill(7);
+            assert!(buffer.first(length).iter().all(|byte| *byte == 7));
             before = before.max(length);
         }
     }

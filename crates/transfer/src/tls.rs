@@ -21,6 +21,7 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::identity::{Identity, Keyring, PublicKey, fingerprint};
+use crate::page_buffer::PageBuffer;
 use crate::pair::{Attempt, Binding, Codes, MESSAGE, PROOF, same_proof};
 use crate::reason::{Reason, Remedy};
 use crate::rights::Rights;
@@ -293,7 +294,7 @@ pub(crate) struct Tls {
     stream: TcpStream,
     connection: Connection,
     /// Records as they arrive, in larger portions than rustls reads.
-    incoming: Vec<u8>,
+    incoming: PageBuffer,
     start: usize,
     end: usize,
 }
@@ -304,7 +305,7 @@ impl Tls {
         stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None)).map_err(set)?;
         stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).map_err(set)?;
         connection.set_buffer_limit(Some(AHEAD));
-        Ok(Self { stream, connection, incoming: vec![0; AHEAD], start: 0, end: 0 })
+        Ok(Self { stream, connection, incoming: PageBuffer::default(), start: 0, end: 0 })
     }
 
     /// Gives records that have arrived to rustls. Fails with `WouldBlock` if none have arrived.
@@ -312,9 +313,9 @@ impl Tls {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-            self.end = self.stream.read(&mut self.incoming)?;
+            self.end = self.stream.read(self.incoming.bytes(AHEAD))?;
         }
-        let mut records = &self.incoming[self.start..self.end];
+        let mut records = &self.incoming.first(self.end)[self.start..];
         let read = self.connection.read_tls(&mut records)?;
         self.start += read;
         self.connection

@@ -162,7 +162,7 @@ impl<'a> Walk<'a> {
         }
         loop {
             let level = self.levels.last_mut()?;
-            let (name, kind) = match level.names.next() {
+            let (name, kind) = match level.next() {
                 Some(Ok(entry)) => entry,
                 Some(Err(error)) => {
                     let path = level.path.clone();
@@ -279,7 +279,9 @@ impl<'a> Walk<'a> {
         };
         let entry = self.entry(Kind::Directory, path.clone(), None, &stat);
         let (index, mode) = (entry.index, entry.mode);
-        self.levels.push(Level { names, fd, path, identity, index, mode, mtime: mtime(&stat) });
+        let (put_off, is_late) = (Vec::new(), false);
+        let mtime = mtime(&stat);
+        self.levels.push(Level { names, put_off, is_late, fd, path, identity, index, mode, mtime });
         WalkedEntry::Entry(entry, None)
     }
 
@@ -332,7 +334,7 @@ impl<'a> Walk<'a> {
                     Err(error) => self.problem(path, "open", error),
                 }
             }
-            FileType::Symlink => self.link(path, name),
+            FileType::Symlink => return self.link(path, name),
             other => self.leave_out(path, &format!("is {}, which cannot be sent", describe(other))),
         })
     }

@@ -346,6 +346,32 @@ def print_twice(session, content, sink):
                 print("receipt" if tag == 12 else "error %d" % reader.byte(), flush=True)
 
 
+def hole(session, name, size, by_blocks, verify):
+    """Announces a file that is one hole, and tells it in one message. Prints what the server says, until it has left."""
+    transfer = os.urandom(16)
+    request = put_request(name, 0, b"", transfer, 0, None)
+    session.send(OPEN, 1, request[: -len(OPTIONS)] + bytes([0, verify, 0, 1]))
+    tag, _ = session.message()
+    assert tag == 2, tag
+    session.send(MESSAGE, 1, entry(0, b"", 0o644, instant(1, 0), size, transfer, 1, by_blocks))
+    try:
+        session.send(MESSAGE, 1, b"\x05" + number(size))
+        # Another hash than the file's: what is verified may not get the name.
+        session.send(MESSAGE, 1, b"\x07" + number(0) + number(size) + option(bytes(32) if verify else None))
+        session.send(MESSAGE, 1, b"\x0e" + number(1) + number(0))
+        session.send(FINISH)
+        while True:
+            kind, _, payload = session.frame()
+            if kind == MESSAGE and payload[0] == 12:
+                print("receipt")
+                return
+            if kind == BYE:
+                print("bye: %s" % payload[2:].decode())
+                return
+    except (AssertionError, OSError) as error:
+        print("gone: %s" % error)
+
+
 def get(session, name):
     """Fetches one file, verifies it, and returns its content."""
     session.send(OPEN, 1, get_request(name, [], 0))
@@ -640,6 +666,8 @@ def main(arguments):
         open(rest[1], "wb").write(get(session, rest[0].encode()))
     elif verb == "print-twice":
         print_twice(session, open(rest[0], "rb").read(), rest[1].encode())
+    elif verb == "hole":
+        hole(session, rest[0].encode(), *map(int, rest[1:]))
     elif verb == "ask":
         session.send(OPEN, 1, b"\4" + bytes.fromhex(rest[0]))
         tag, _ = session.message()

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,6 +11,8 @@ use common::*;
 use linger_transfer::*;
 use tempfile::tempdir;
 
+/// The receiver's own directory.
+const WORK: &str = ".linger";
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client.py");
 
 fn python(arguments: &[&str]) -> Option<std::process::Output> {
@@ -118,6 +121,51 @@ fn the_same_twice_in_one_session_is_printed_once() {
             fs::write(&letter, "another\n").unwrap();
             shared.put(&letter, "@print");
             assert_eq!(fs::read_to_string(&printed).unwrap(), "a letter\na letter\nanother\n");
+        },
+    );
+}
+
+/// The seconds that this process has kept a processor busy.
+fn busy() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Sixty bytes of a peer's that stand for a terabyte of zeros.
+#[test]
+fn a_hole_costs_the_server_neither_a_processor_nor_room() {
+    let to = tempdir().unwrap();
+    let work = to.path().join(WORK);
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let port = shared.port.to_string();
+            for (size, by_blocks, verify, answer) in [
+                (1u64 << 40, "0", "1", "bye: the peer sent too many holes"),
+                (1 << 40, "1", "1", "bye: the end of a file arrived damaged"),
+                (1 << 40, "0", "0", "receipt"),
+                // What may be hashed block by block is.
+                (8 << 20, "0", "1", "bye: the end of a file arrived damaged"),
+            ] {
+                let (size, before) = (size.to_string(), busy());
+                let Some(output) = python(&["127.0.0.1", &port, "hole", "big", &size, by_blocks, verify])
+                else {
+                    return;
+                };
+                let spent = busy() - before;
+                let told = format!("{size} {by_blocks} {verify}: {output:?}");
+                assert!(output.status.success(), "{told}");
+                assert!(String::from_utf8_lossy(&output.stdout).contains(answer), "{told}");
+                assert!(spent < 1.0, "{spent} s of a processor, {told}");
+                let blocks = |entry: fs::DirEntry| entry.metadata().unwrap().blocks();
+                let made = [to.path(), &work].map(fs::read_dir).into_iter().flatten().flatten();
+                let room: u64 = made.map(|made| blocks(made.unwrap()) * 512).sum();
+                assert!(room <= 64 << 10, "{room} bytes, {told}");
+                let length = fs::metadata(to.path().join("big")).map_or(0, |made| made.len());
+                assert_eq!(length, if verify == "1" { 0 } else { 1 << 40 }, "{told}");
+                let _ = fs::remove_file(to.path().join("big"));
+            }
         },
     );
 }

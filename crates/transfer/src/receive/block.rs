@@ -4,12 +4,13 @@ use std::cell::OnceCell;
 
 use crate::assistant::{Assistant, LENT};
 use crate::hash::{BLOCK, Hash, PIECE, PIECES, Pieces, Sum, Tree, subtree};
+use crate::page_buffer::PageBuffer;
 
 #[derive(Debug, Default)]
 pub(super) struct Block {
     /// Each piece is allocated with [`PIECE`] bytes when its first byte arrives. It is empty while the assistant has
     /// it.
-    pieces: [Vec<u8>; PIECES],
+    pieces: [PageBuffer; PIECES],
     filled: usize,
     values: [[u8; 32]; PIECES],
     hashed: Hashed,
@@ -56,11 +57,8 @@ impl Block {
     /// Where the next bytes go, at most `most` of them and not beyond the end of a piece.
     pub(super) fn room(&mut self, most: usize) -> &mut [u8] {
         let (piece, at) = (&mut self.pieces[self.filled / PIECE % PIECES], self.filled % PIECE);
-        if piece.is_empty() {
-            piece.resize(PIECE, 0);
-        }
         let end = PIECE.min(at + most);
-        &mut piece[at..end]
+        &mut piece.bytes(PIECE)[at..end]
     }
 
     /// Notes that the first `bytes` bytes of the last [`room`](Self::room) were filled.
@@ -117,7 +115,7 @@ impl Block {
         self.pieces.each_ref().map(|piece| {
             let here = left.min(PIECE);
             left -= here;
-            &piece[..here]
+            piece.first(here)
         })
     }
 
@@ -131,7 +129,7 @@ impl Block {
     fn hash(&mut self, number: u64) {
         let piece = self.hashed.pieces();
         let start = piece * PIECE;
-        let bytes = &self.pieces[piece][..PIECE.min(self.filled - start)];
+        let bytes = self.pieces[piece].first(PIECE.min(self.filled - start));
         let offset = number.saturating_mul(BLOCK as u64).saturating_add(start as u64);
         self.values[piece] = subtree(bytes, offset);
         self.hashed = self.hashed.one_more();

@@ -1,6 +1,7 @@
 //! Links in a walk: kept, followed or left out.
 
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use linger_untrusted::Untrusted;
@@ -14,8 +15,8 @@ use crate::root::Links;
 use crate::selection::LinkMode;
 
 impl Walk<'_> {
-    /// A symbolic link below the top.
-    pub(super) fn link(&mut self, path: RelPath, name: &Path) -> WalkedEntry {
+    /// A symbolic link below the top. `None` if it is put off.
+    pub(super) fn link(&mut self, path: RelPath, name: &Path) -> Option<WalkedEntry> {
         let read = self.parent().and_then(|parent| {
             let target = rustix::fs::readlinkat(parent.as_fd(), name, Vec::new())?;
             let stat = rustix::fs::statat(parent.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -23,15 +24,19 @@ impl Walk<'_> {
         });
         let (target, stat) = match read {
             Ok(read) => read,
-            Err(error) => return self.problem(path, "read the link", error),
+            Err(error) => return Some(self.problem(path, "read the link", error)),
         };
-        match self.selection.links {
+        Some(match self.selection.links {
             LinkMode::Skip => {
                 let text = format!("{path} is a link: left out");
                 WalkedEntry::Problem { path, refusal: Refusal::Skipped, text }
             }
             LinkMode::Follow => self.follow(path, name, &target),
             LinkMode::Keep if path.link_stays_inside(&target) => {
+                let passes = !path.left_by_link(&target).is_empty();
+                if passes && self.levels.last_mut()?.puts_off(name.as_os_str().as_bytes()) {
+                    return None;
+                }
                 let mut entry = self.entry(Kind::Link, path, None, &stat);
                 entry.target = target;
                 WalkedEntry::Entry(entry, None)
@@ -41,7 +46,7 @@ impl Walk<'_> {
                 let told = format!("is a link to {}, outside of what is sent", to.terminal());
                 self.leave_out(path, &told)
             }
-        }
+        })
     }
 
     /// The entry for a link's target, in the place of the link.

@@ -208,3 +208,13 @@ fn what_a_close_says_of_the_goodbye_before_it() {
         assert_eq!(closed(ended), said, "{ended:?}");
     }
 }
+
+#[test]
+fn a_close_for_which_nobody_waits_is_short_and_no_longer_than_it_would_be() {
+    let policy = linger::Policy::default();
+    let bounds = |policy: &linger::Policy| (hurried(policy).total, hurried(policy).idle);
+    assert!(policy.total > HURRY && policy.idle > HURRY);
+    assert_eq!(bounds(&policy), (HURRY, HURRY));
+    let short = Duration::from_millis(1);
+    assert_eq!(bounds(&policy.with_total(short).with_idle(short)), (short, short));
+}
