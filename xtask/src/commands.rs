@@ -130,6 +130,8 @@ mod tests {
             fast: vec!["cells".into()],
             guarded: vec!["random".into()],
             programs: vec!["walk".into()],
+            tested_programs: Vec::new(),
+            untested: Vec::new(),
             benches: vec!["link".into()],
             features: vec!["world".into()],
             folder: crate::root().join("crates/lab"),
