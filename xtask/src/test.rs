@@ -255,7 +255,7 @@ fn all_are_listed(mut list: Command, packages: &[&Package]) -> anyhow::Result<()
 fn rustdoc() -> anyhow::Result<()> {
     // The examples as well: without a target that has development dependencies, their features are not chosen, and clippy's
     // checked dependencies are of no use here.
-    let targets = ["--lib", "--bins", "--examples"];
+    let targets = ["--lib", "--bin", "xtask", "--examples"];
     let mut doc = cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--quiet"]);
     doc.args(targets);
     call(doc.env("RUSTDOCFLAGS", "-D warnings"))

@@ -1,5 +1,6 @@
 //! What shows that a process has the preloaded library of this program.
 
+use std::collections::HashSet;
 use std::fs;
 
 use linger_preload::protocol::VARIABLE;
@@ -20,6 +21,11 @@ impl Mark {
         Some(contains(&maps, self.maps.as_bytes()))
     }
 
+    /// Whether a process without the library may have it in a moment, or had it a moment ago.
+    pub(crate) fn is_between(process: u32) -> bool {
+        fs::read(format!("/proc/{process}/maps")).is_ok_and(|maps| has_no_libraries(&maps))
+    }
+
     /// Whether a process of which nothing else is known may be the program's: it has the library, and not another program's.
     ///
     /// A process may have written over its environment, as servers do that change their title. Such a process counts as
@@ -31,6 +37,15 @@ impl Mark {
         };
         self.is_mapped(process) == Some(true) && !self.owner.as_ref().is_some_and(is_anothers)
     }
+}
+
+/// Whether these are the memory maps of a process that ends, whose memory goes before its files (`do_exit`); or of one whose
+/// `execve` has just been, with nothing but the program and its loader. On a busy machine it may stay so for long.
+fn has_no_libraries(maps: &[u8]) -> bool {
+    let lines = maps.split(|byte| *byte == b'\n');
+    let paths: HashSet<_> =
+        lines.filter_map(|line| line.iter().position(|byte| *byte == b'/').map(|at| &line[at..])).collect();
+    paths.len() <= 2
 }
 
 /// The value of [`VARIABLE`].
@@ -72,5 +87,16 @@ mod tests {
             (Some(false), false)
         );
         assert_eq!(another.is_mapped(u32::MAX), None);
+    }
+
+    #[test]
+    fn between_two_programs_there_are_no_libraries() {
+        let line = |path: &str| format!("7f0000000000-7f0000001000 r--p 00000000 fe:01 12    {path}\n");
+        let maps = |paths: &[&str]| paths.iter().map(|path| line(path)).collect::<String>();
+        let begins = ["/bin/acts", "/bin/acts", "/lib64/ld-linux-x86-64.so.2", "[stack]", "[vdso]", ""];
+        assert!(has_no_libraries(maps(&begins).as_bytes()) && has_no_libraries(b""));
+        let runs = ["/bin/acts", "/lib/libc.so.6", "/lib64/ld-linux-x86-64.so.2", "[stack]"];
+        assert!(!has_no_libraries(maps(&runs).as_bytes()));
+        assert!(!Mark::is_between(std::process::id()) && !Mark::is_between(u32::MAX));
     }
 }

@@ -257,6 +257,7 @@ impl Surveyor {
             for (inode, socket) in here {
                 if socket.port.is_none_or(|port| self.means.wants(port)) {
                     let covered = *covered.get_or_insert_with(|| self.covered(process));
+                    let Some(covered) = covered else { continue };
                     let (inode, address, name) = (*inode, socket.address.clone(), name(process));
                     listeners.push(CoveredListener { address, inode, process, name, covered });
                 }
@@ -327,14 +328,15 @@ impl Surveyor {
         }
     }
 
-    fn covered(&self, process: u32) -> Result<Via, Gap> {
+    /// How the closes of a process are seen. `None` of one that [`Mark::is_between`].
+    fn covered(&self, process: u32) -> Option<Result<Via, Gap>> {
         if !self.has_cookies {
-            return Err(Gap::NoCookie);
+            return Some(Err(Gap::NoCookie));
         }
         if proc::accepts_by_ring(process) {
-            return Err(Gap::Ring);
+            return Some(Err(Gap::Ring));
         }
-        match &self.means.mark {
+        Some(match &self.means.mark {
             None => Ok(self.means.via),
             Some(mark) => {
                 let kind = Program::find(Path::new(&format!("/proc/{process}/exe")).as_os_str(), "".as_ref())
@@ -342,16 +344,17 @@ impl Surveyor {
                 if let Ok(kind) = kind
                     && kind.obstacle().is_some()
                 {
-                    return Err(Gap::Kind(kind));
+                    return Some(Err(Gap::Kind(kind)));
                 }
                 match mark.is_mapped(process) {
                     None => Err(Gap::Hidden),
+                    Some(false) if Mark::is_between(process) => return None,
                     Some(false) => Err(Gap::NotLoaded),
                     Some(true) if proc::filters(process) > self.means.filters => Err(Gap::Sandboxed),
                     Some(true) => Ok(self.means.via),
                 }
             }
-        }
+        })
     }
 }
 

@@ -166,7 +166,7 @@ pub(crate) fn pattern(at: usize, length: usize) -> Vec<u8> {
 pub(super) fn record(kind: u8, id: u16, content: &[u8]) -> Vec<u8> {
     let ([id1, id0], [length1, length0]) = (id.to_be_bytes(), (content.len() as u16).to_be_bytes());
     // Some gateways pad, and some do not.
-    let padding = if id.is_multiple_of(2) { (8 - content.len() % 8) % 8 } else { 0 };
+    let padding = if id % 2 == 0 { (8 - content.len() % 8) % 8 } else { 0 };
     let mut record = vec![1, kind, id1, id0, length1, length0, padding as u8, 0];
     record.extend_from_slice(content);
     record.resize(record.len() + padding, 0);

@@ -167,10 +167,10 @@ fn a_process_is_covered_if_the_library_is_in_its_memory_and_no_filter_of_its_own
         let means = Means { filters, ..means(Some(mark)) };
         Surveyor { means, family: HashMap::new(), has_cookies: true }
     };
-    assert_eq!(surveyor(mapped, proc::filters(own)).covered(own), Ok(Via::Preload));
-    assert_eq!(surveyor("no such library", 0).covered(own), Err(Gap::NotLoaded));
+    assert_eq!(surveyor(mapped, proc::filters(own)).covered(own), Some(Ok(Via::Preload)));
+    assert_eq!(surveyor("no such library", 0).covered(own), Some(Err(Gap::NotLoaded)));
     // No process.
-    assert_eq!(surveyor(mapped, 0).covered(u32::MAX), Err(Gap::Hidden));
+    assert_eq!(surveyor(mapped, 0).covered(u32::MAX), Some(Err(Gap::Hidden)));
     assert!(ProgramKind::Dynamic.obstacle().is_none());
 }
 
