@@ -24,7 +24,8 @@ const AT_ONCE: usize = 2;
 /// The seed inputs of a target, if the tree has some.
 const SEEDS: [(&str, &str); 1] = [("capture", "crates/why/captures")];
 
-pub(crate) fn run() -> anyhow::Result<()> {
+/// Compiles the targets. Returns their names and their folder.
+pub(crate) fn compile() -> anyhow::Result<(Vec<String>, PathBuf)> {
     let manifest = root().join("fuzz/Cargo.toml");
     let target = root().join("target/fuzz");
     let targets: Vec<String> =
@@ -34,7 +35,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut build = cargo(&["build", "--release", "--quiet", "--target", &triple, "--manifest-path"]);
     call(build.arg(&manifest).env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", COVERAGE))?;
-    let programs = target.join(&triple).join("release");
+    Ok((targets, target.join(&triple).join("release")))
+}
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    let (targets, programs) = compile()?;
+    let target = root().join("target/fuzz");
     for some in targets.chunks(AT_ONCE) {
         thread::scope(|scope| {
             let running: Vec<_> =

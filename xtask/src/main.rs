@@ -30,7 +30,7 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "cargo xtask test               all that CI runs: format, lints, documents, licences, features, tests, models, fuzzing
 cargo xtask test CRATE ...     all tests of some crates, those that cargo test leaves out included
-cargo xtask test STEP          one of format, rooms, documents, licences, clippy, features, portable, rustdoc, build, tests, elsewhere, package, doors, loom, fuzz
+cargo xtask test STEP          one of format, rooms, documents, licences, clippy, features, portable, rustdoc, loom, ahead, build, tests, elsewhere, package, doors, fuzz
 cargo xtask setup              installs what the tests use, and records what this machine lacks
 cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask corpus FOLDER ...  the causes of all resets in captures, each sentence checked against the packets

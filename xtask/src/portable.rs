@@ -41,14 +41,24 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
 /// Tests on Linux, `cargo xtask test elsewhere`, what other systems use.
 pub(crate) fn tests() -> anyhow::Result<()> {
+    elsewhere(&runner()?, !has_runner()?)
+}
+
+/// Compiles what [`tests`] runs.
+pub(crate) fn compile() -> anyhow::Result<()> {
+    let words: &[&str] = if has_runner()? { &["nextest", "run", "--no-run"] } else { &["test", "--no-run"] };
+    elsewhere(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), false)
+}
+
+fn elsewhere(words: &[String], is_alone: bool) -> anyhow::Result<()> {
     // The units, and servers and clients: all bytes arrive, no resets are sent, and no outcome claims what the system cannot
     // report.
     let tests = ["matrix", "axum", "closer", "doors", "fork", "http", "pauses", "poor", "tokio", "tunnel"]
         .map(|test| ["--test", test]);
     let crates = ["--lib", "--all-features", "--package", "linger", "--package", "linger-sys"];
-    let mut command = as_elsewhere(&runner()?);
+    let mut command = as_elsewhere(words);
     // Without the runner a binary is one process: some tests fork, and the child has the fds of every other thread's test.
-    let one_at_a_time: &[&str] = if has_runner()? { &[] } else { &["--", "--test-threads=1"] };
+    let one_at_a_time: &[&str] = if is_alone { &["--", "--test-threads=1"] } else { &[] };
     call(command.args(crates).args(tests.as_flattened()).args(one_at_a_time))
 }
 

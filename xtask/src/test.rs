@@ -21,7 +21,7 @@ use crate::{call, cargo, docs, doors, fuzz, loom, package, portable, rooms, root
 type CiStep = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
 
 /// All steps of CI. Those that fail fastest come first.
-const STEPS: [CiStep; 15] = [
+const STEPS: [CiStep; 16] = [
     ("format", |_, _| call(&mut cargo(&["fmt", "--all", "--check"]))),
     ("rooms", |_, _| rooms::check()),
     ("documents", |all, _| documents(all)),
@@ -30,18 +30,19 @@ const STEPS: [CiStep; 15] = [
     ("features", |all, _| features(all)),
     ("portable", |_, _| portable::check()),
     ("rustdoc", |_, _| rustdoc()),
+    ("loom", |all, _| loom::run(all)),
+    ("ahead", |_, _| ahead()),
     ("build", |all, _| build(all).map(drop)),
     ("tests", tests),
     ("elsewhere", |_, _| portable::tests()),
     ("package", |all, _| package::check(all)),
     ("doors", |_, _| doors::check()),
-    ("loom", |all, _| loom::run(all)),
     ("fuzz", |_, _| fuzz::run()),
 ];
 
-/// The steps that only compile: if all steps are run, these run beside the tests, which leave almost half of the processors'
-/// time unused.
-const BESIDE: [&str; 4] = ["clippy", "features", "portable", "rustdoc"];
+/// The steps that only compile or compute: if all steps are run, these run beside the tests, which leave almost half of the
+/// processors' time unused. The first two have target folders of their own: meanwhile the runner gets the main one's lock.
+const BESIDE: [&str; 6] = ["features", "loom", "clippy", "portable", "rustdoc", "ahead"];
 
 /// Runs all steps; or one step by its name; or all tests of some crates, by their names with or without `linger-`.
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
@@ -96,7 +97,7 @@ fn failed(name: &str, again: &str) -> String {
     format!("{name} failed; again: `cargo xtask test {again}`")
 }
 
-/// Runs the tests, and beside them the steps that only compile. These run one after the other, each in a process of its own,
+/// Runs the tests, and beside them the steps that [`BESIDE`] names. These run one after the other, each in a process of its own,
 /// which gives way to the tests (nice 19) and prints nothing before it has ended.
 fn beside(tests: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     thread::scope(|scope| {
@@ -250,6 +251,13 @@ fn all_are_listed(mut list: Command, packages: &[&Package]) -> anyhow::Result<()
         }
     }
     Ok(())
+}
+
+/// Compiles what the steps after the tests run.
+fn ahead() -> anyhow::Result<()> {
+    portable::compile()?;
+    doors::compile()?;
+    fuzz::compile().map(drop)
 }
 
 fn rustdoc() -> anyhow::Result<()> {
