@@ -239,13 +239,10 @@ fn a_server_that_dies_ends_the_hunt() {
         if available(program("python3", "python3")).is_none() {
             return;
         }
-        let dies = format!(
-            "one, rest = head(s, b'')\nif one is None: return\nserve.count = getattr(serve, 'count', 0) + 1\n\
-             if serve.count > 40: import os; print('that was enough', flush=True); os._exit(9)\nanswer(s)\ndrain(s, 1 << 40)"
-        );
+        let dies = "one, rest = head(s, b'')\nif one is None: return\nserve.count = getattr(serve, 'count', 0) + 1\n\
+             if serve.count > 40: import os; print('that was enough', flush=True); os._exit(9)\nanswer(s)\ndrain(s, 1 << 40)";
         let begun = Instant::now();
-        let report =
-            hunted(planted(&dies), 1, |plan| plan.longest_pause = Duration::from_millis(50)).unwrap();
+        let report = hunted(planted(dies), 1, |plan| plan.longest_pause = Duration::from_millis(50)).unwrap();
         let SearchEnd::ServerEnded { status, said } = &report.ended else { panic!("{report:?}") };
         assert!(status.contains('9') && said.contains("that was enough"), "{status}: {said}");
         assert!(report.searched.schedules > 0, "{:?}", report.searched);
