@@ -312,11 +312,16 @@ fn at(path: &Path, error: io::Error) -> io::Error {
 
 /// The command that was typed, with the seed.
 pub(crate) fn again(seed: u64) -> String {
-    let typed: Vec<String> = std::env::args().skip(1).collect();
+    with_seed(&std::env::args().skip(1).collect::<Vec<_>>(), seed)
+}
+
+/// What stands behind `--` is another program's.
+fn with_seed(typed: &[String], seed: u64) -> String {
+    let own = typed.iter().position(|word| word == "--").unwrap_or(typed.len());
     let mut words = vec!["linger".to_owned()];
     words.extend(typed.iter().map(|word| quoted(word)));
-    if !typed.iter().any(|word| word.starts_with("--seed")) {
-        words.push(format!("--seed {seed}"));
+    if !typed[..own].iter().any(|word| word.starts_with("--seed")) {
+        words.insert(own + 1, format!("--seed {seed}"));
     }
     words.join(" ")
 }
@@ -333,6 +338,18 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    use super::with_seed;
+
+    #[test]
+    fn the_seed_stands_before_the_command() {
+        let of = |line: &str| with_seed(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), 7);
+        assert_eq!(of("lab --trials 3"), "linger lab --trials 3 --seed 7");
+        assert_eq!(of("lab --seed=4"), "linger lab --seed=4");
+        assert_eq!(of("hunt -- nginx -c x"), "linger hunt --seed 7 -- nginx -c x");
+        assert_eq!(of("hunt -- app --seed 3"), "linger hunt --seed 7 -- app --seed 3");
+        assert_eq!(of("hunt --seed 4 -- app"), "linger hunt --seed 4 -- app");
+    }
 
     /// With a scenario each option is either used or refused. The test finds options that are added later,
     /// too.
