@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 
 use super::Unread;
-use crate::tokio::{ResponsePlace, ResponseWrites, StopNotice, after};
+use crate::tokio::{Connection, ResponsePlace, ResponseWrites, StopNotice, WriteHold, after};
 
 /// What a handler has left of a body.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl LateDrop {
         let Self::Discard { unread, expects } = self else { return };
         if rest.was_polled || !expects {
             // A handler that kept the body after its answer has agreed with its client on what comes: no short end is feared.
-            drop(discard(rest.body, unread, ShortEnd::Harmless));
+            drop(discard(rest.body, unread, ShortEnd::Harmless, None));
         }
     }
 }
@@ -67,6 +67,9 @@ impl Drop for ResponseInFlight {
 /// `content-length`, h2 takes the request for malformed (RFC 9113 section 8.1.1), resets the stream, and throws away what it
 /// holds of the response. It does not if nobody has the request's body any more and the response is complete: then it has begun
 /// to end the stream by itself, with `NO_ERROR` behind the response's last byte, and ignores what still arrives.
+///
+/// hyper hands h2 the headers and then the body. Between the two another thread may write the headers, and read the short end for
+/// which they are the reason. So a connection's writes are held back until a short response is complete.
 #[derive(Debug)]
 pub(super) enum ShortEnd {
     /// The request has no length of which it can be short.
@@ -94,16 +97,27 @@ impl ShortEnd {
     }
 }
 
+/// The longest response for which writes are held back: what hyper hands h2 of one stream before anything is written (the default
+/// of `max_send_buf_size`).
+pub(super) const HELD_RESPONSE: u64 = 400 << 10;
+
+/// How long a response may hold writes back. Only a body that its program makes slowly, or one of several frames that is longer
+/// than the client's window, takes this long, and only once on a connection.
+const HELD_AT_MOST: Duration = Duration::from_millis(50);
+
 /// Discards the body in a task, within its bounds, which begin when the response has been sent: returns what is to be held until
-/// then. Without a runtime the body is dropped.
+/// then. Writes to `held` wait until then too. Without a runtime the body is dropped.
 pub(super) fn discard<B: Body + Unpin + Send + 'static>(
     body: B,
     unread: Unread,
     short_end: ShortEnd,
+    held: Option<Connection>,
 ) -> Option<ResponseInFlight> {
     let runtime = Handle::try_current().ok()?;
     let (over, is_over) = oneshot::channel();
-    drop(runtime.spawn(run(body, unread, short_end, is_over)));
+    // Made here, and not in the task: the server begins to write as soon as it has the response.
+    let hold = held.map(|connection| (connection.hold_writes(), connection));
+    drop(runtime.spawn(run(body, unread, short_end, hold, is_over)));
     Some(ResponseInFlight { bytes: 0, over: Some(over) })
 }
 
@@ -111,17 +125,31 @@ async fn run<B: Body + Unpin>(
     mut body: B,
     unread: Unread,
     short_end: ShortEnd,
+    hold: Option<(WriteHold, Connection)>,
     mut sent: oneshot::Receiver<u64>,
 ) {
     let mut left = unread.bytes;
     // While the response is being sent, the stream is open in any case.
-    let sent = poll_fn(|context| {
+    let mut sent = pin!(poll_fn(|context| {
         if poll_discard(&mut body, &mut left, context).is_ready() {
             return Poll::Ready(None);
         }
         Pin::new(&mut sent).poll(context).map(|bytes| Some(bytes.unwrap_or_default()))
-    });
-    let Some(bytes) = sent.await else { return };
+    }));
+    let bytes = match hold {
+        None => sent.await,
+        Some((hold, connection)) => match timeout(HELD_AT_MOST, sent.as_mut()).await {
+            Ok(bytes) => {
+                drop(hold);
+                bytes
+            }
+            Err(_) => {
+                connection.hold_no_more();
+                sent.await
+            }
+        },
+    };
+    let Some(bytes) = bytes else { return };
     let mut would_cost = pin!(short_end.would_cost(bytes));
     let end = after(unread.time);
     let mut timer = pin!(sleep_until(end.min(after(unread.idle))));

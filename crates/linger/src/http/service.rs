@@ -9,7 +9,7 @@ use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Vers
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::drain::{DiscardFirst, HowDiscarded, LateDrop, Rest, ShortEnd, discard};
+use super::drain::{DiscardFirst, HELD_RESPONSE, HowDiscarded, LateDrop, Rest, ShortEnd, discard};
 use super::upload::UploadSlot;
 use super::{Layer, ResponseBody, Unread, Upload};
 use crate::Policy;
@@ -42,6 +42,7 @@ impl<S, B, R> tower_service::Service<Request<B>> for Service<S>
 where
     S: tower_service::Service<Request<Upload<B>>, Response = Response<R>>,
     B: Body + Unpin + Send + 'static,
+    R: Body,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
@@ -62,6 +63,7 @@ impl<S, B, R> hyper::service::Service<Request<B>> for Service<S>
 where
     S: hyper::service::Service<Request<Upload<B>>, Response = Response<R>>,
     B: Body + Unpin + Send + 'static,
+    R: Body,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
@@ -123,6 +125,7 @@ impl<F, B, R, E> Future for ResponseFuture<F, B, R>
 where
     F: Future<Output = Result<Response<R>, E>>,
     B: Body + Unpin + Send + 'static,
+    R: Body,
 {
     type Output = Result<Response<ResponseBody<R>>, E>;
 
@@ -153,7 +156,7 @@ enum ResponseStep<B, R> {
 }
 
 impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
-    fn answered<R>(&mut self, mut response: Response<R>) -> ResponseStep<B, R> {
+    fn answered<R: Body>(&mut self, mut response: Response<R>) -> ResponseStep<B, R> {
         let extensions = response.extensions();
         if let (Some(connection), Some(policy)) = (&self.connection, extensions.get::<Policy>()) {
             connection.close_with(*policy);
@@ -178,7 +181,7 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
             return ResponseStep::Send(sent(response));
         }
         if self.is_http2 {
-            let sending = discard(rest.body, unread, self.short_end());
+            let sending = discard(rest.body, unread, self.short_end(), self.held_until_complete(&response));
             return ResponseStep::Send(response.map(|body| ResponseBody::new(body, sending)));
         }
         self.keep_or_close(response, rest, unread)
@@ -190,6 +193,13 @@ impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
         } else {
             ShortEnd::Harmless
         }
+    }
+
+    /// The connection, if its writes are to be held back until it has all of the response: see [`ShortEnd`].
+    fn held_until_complete<R: Body>(&self, response: &Response<R>) -> Option<Connection> {
+        let is_short =
+            response.body().size_hint().exact().is_some_and(|bytes| (1..=HELD_RESPONSE).contains(&bytes));
+        (self.has_length && is_short).then(|| self.connection.clone()).flatten()
     }
 
     fn keep_or_close<R>(

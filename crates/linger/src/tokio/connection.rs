@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 #[cfg(feature = "http")]
-use super::sending::{ResponseWrites, Sending};
+use super::sending::{ResponseWrites, Sending, WriteHold};
 use super::{StopNotice, WayToEnd};
 use crate::Policy;
 
@@ -59,6 +59,20 @@ impl Connection {
     #[cfg(feature = "http")]
     pub(crate) fn watch_response(&self) -> ResponseWrites {
         self.facts.sending.begin()
+    }
+
+    /// Holds back everything that is written to this connection, until the hold is dropped or [`hold_no_more`] is called. Reads go on.
+    ///
+    /// [`hold_no_more`]: Self::hold_no_more
+    #[cfg(feature = "http")]
+    pub(crate) fn hold_writes(&self) -> WriteHold {
+        WriteHold::new(self)
+    }
+
+    /// Ends all holds of this connection, those that exist and those to come.
+    #[cfg(feature = "http")]
+    pub(crate) fn hold_no_more(&self) {
+        self.facts.sending.hold_no_more();
     }
 
     /// The policy by which the connection is closed, if the stream's own policy is `of_the_stream`.

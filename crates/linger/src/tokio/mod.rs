@@ -31,7 +31,7 @@ use self::ending::{LingeringClose, let_go};
 use self::last::Unread;
 pub use self::listener::{Accept, Listener};
 #[cfg(feature = "http")]
-pub(crate) use self::sending::{ResponsePlace, ResponseWrites};
+pub(crate) use self::sending::{ResponsePlace, ResponseWrites, WriteHold};
 #[cfg(feature = "http")]
 pub(crate) use self::serve::after;
 pub use self::serve::{Serve, StopNotice, serve};
@@ -296,6 +296,17 @@ impl<S: Stream> Lingering<S> {
         self.connection.get().map_or(policy, |connection| connection.policy(policy))
     }
 
+    /// Whether a write may go to the socket, or is held back until a response is complete.
+    fn poll_may_write(&self, context: &mut Context<'_>) -> Poll<()> {
+        #[cfg(feature = "http")]
+        if let Some(connection) = self.connection.get() {
+            return connection.sending().poll_may_write(context);
+        }
+        #[cfg(not(feature = "http"))]
+        let _ = context;
+        Poll::Ready(())
+    }
+
     /// Notes the result of a write for those who watch the connection, if anybody has its handle.
     fn wrote(&self, result: &Poll<io::Result<usize>>) {
         #[cfg(feature = "http")]
@@ -334,6 +345,7 @@ impl<S: Stream> AsyncRead for Lingering<S> {
 
 impl<S: Stream> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_may_write(cx));
         let result = self.pinned().poll_write(cx, buf);
         self.wrote(&result);
         result
@@ -344,6 +356,7 @@ impl<S: Stream> AsyncWrite for Lingering<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_may_write(cx));
         let result = self.pinned().poll_write_vectored(cx, bufs);
         self.wrote(&result);
         result

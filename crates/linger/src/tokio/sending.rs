@@ -1,9 +1,13 @@
-//! What a connection knows of its writes: whether they have had to wait, and what the socket has taken.
+//! What a connection knows of its writes: whether they have had to wait, and what the socket has taken. And how they are held
+//! back until a response is complete.
 
 use std::io;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use tokio::sync::watch;
+
+use super::Connection;
+use crate::sync::{Mutex, lock};
 
 /// WriteCounts since the connection's handle was made. All of them only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,15 +23,55 @@ struct WriteCounts {
 
 /// The writes of one connection, as the stream reports them.
 #[derive(Debug, Default)]
-pub(super) struct Sending(watch::Sender<WriteCounts>);
+pub(super) struct Sending {
+    counts: watch::Sender<WriteCounts>,
+    held: Mutex<Held>,
+}
+
+/// Whether a connection's writes are held back.
+#[derive(Debug, Default)]
+struct Held {
+    /// Responses that are to be complete before anything is written.
+    by: usize,
+    /// A response took too long, and nothing is held back any more.
+    is_over: bool,
+    /// Wakes the task that was told to wait.
+    writer: Option<Waker>,
+}
 
 impl Sending {
+    /// Whether a write may go to the socket now. If not, its task is woken when it may.
+    pub(super) fn poll_may_write(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut held = lock(&self.held);
+        if held.by == 0 || held.is_over {
+            return Poll::Ready(());
+        }
+        held.writer = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Changes what holds writes back, and wakes the writer if nothing does any more.
+    fn change_held(&self, change: impl FnOnce(&mut Held)) {
+        let mut held = lock(&self.held);
+        change(&mut held);
+        let writer = if held.by == 0 || held.is_over { held.writer.take() } else { None };
+        drop(held);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+
+    /// Lets all writes go, now and later.
+    pub(super) fn hold_no_more(&self) {
+        self.change_held(|held| held.is_over = true);
+    }
+
     pub(super) fn wrote(&self, result: &Poll<io::Result<usize>>) {
         match result {
             Poll::Pending => self.note(|counts| counts.waits += 1),
             Poll::Ready(Ok(bytes)) => {
                 // Nobody waits for a write alone: it is told by the flush that follows.
-                self.0.send_if_modified(|counts| {
+                self.counts.send_if_modified(|counts| {
                     counts.written += *bytes as u64;
                     false
                 });
@@ -42,8 +86,8 @@ impl Sending {
 
     /// Changes the counts, and wakes those who wait for a change, if there are any.
     fn note(&self, change: impl FnOnce(&mut WriteCounts)) {
-        let is_watched = self.0.receiver_count() > 0;
-        self.0.send_if_modified(|counts| {
+        let is_watched = self.counts.receiver_count() > 0;
+        self.counts.send_if_modified(|counts| {
             change(counts);
             is_watched
         });
@@ -51,9 +95,26 @@ impl Sending {
 
     /// Begins to watch a response whose first byte has not been written yet.
     pub(super) fn begin(&self) -> ResponseWrites {
-        let counts = self.0.subscribe();
+        let counts = self.counts.subscribe();
         let before = *counts.borrow();
         ResponseWrites { counts, before }
+    }
+}
+
+/// While this lives, nothing is written to its connection.
+#[derive(Debug)]
+pub(crate) struct WriteHold(Connection);
+
+impl WriteHold {
+    pub(super) fn new(connection: &Connection) -> Self {
+        connection.sending().change_held(|held| held.by += 1);
+        Self(connection.clone())
+    }
+}
+
+impl Drop for WriteHold {
+    fn drop(&mut self) {
+        self.0.sending().change_held(|held| held.by -= 1);
     }
 }
 
@@ -110,7 +171,9 @@ fn place(before: WriteCounts, at_end: WriteCounts, now: WriteCounts, bytes: u64)
 mod tests {
     use std::future::Future;
     use std::pin::pin;
-    use std::task::{Context, Waker};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake, Waker};
 
     use super::*;
 
@@ -178,6 +241,52 @@ mod tests {
         assert_eq!(poll(), Poll::Pending, "it may have begun before the end");
         sending.flushed();
         assert_eq!(poll(), Poll::Ready(ResponsePlace::Server));
+    }
+
+    /// Whether a write of the task with this flag may go to the socket.
+    fn may_write(connection: &Connection, flag: &Arc<Flag>) -> bool {
+        let waker = Waker::from(flag.clone());
+        connection.sending().poll_may_write(&mut Context::from_waker(&waker)).is_ready()
+    }
+
+    /// Told when its task is woken.
+    #[derive(Default)]
+    struct Flag(AtomicUsize);
+
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn writes_wait_for_the_last_response_that_holds_them() {
+        let (connection, flag) = (Connection::default(), Arc::new(Flag::default()));
+        assert!(may_write(&connection, &flag));
+        let (first, second) = (connection.hold_writes(), connection.hold_writes());
+        assert!(!may_write(&connection, &flag));
+        drop(first);
+        assert!(!may_write(&connection, &flag));
+        assert_eq!(flag.0.load(Ordering::SeqCst), 0, "woken, and still to wait");
+        drop(second);
+        assert_eq!(flag.0.load(Ordering::SeqCst), 1);
+        assert!(may_write(&connection, &flag));
+        drop(connection.hold_writes());
+        assert_eq!(flag.0.load(Ordering::SeqCst), 1, "nobody was told to wait");
+    }
+
+    #[test]
+    fn after_a_response_that_took_too_long_nothing_is_held() {
+        let (connection, flag) = (Connection::default(), Arc::new(Flag::default()));
+        let hold = connection.hold_writes();
+        assert!(!may_write(&connection, &flag));
+        connection.hold_no_more();
+        assert_eq!(flag.0.load(Ordering::SeqCst), 1);
+        assert!(may_write(&connection, &flag), "under the same hold");
+        let next = connection.hold_writes();
+        drop(hold);
+        assert!(may_write(&connection, &flag), "under a later hold");
+        drop(next);
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! axum with handlers that leave bodies unread, bare, behind the one line, and with the layer.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -11,6 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::serve::ListenerExt;
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use linger::Policy;
 use linger::axum::listen;
@@ -91,6 +95,10 @@ fn app(gate: &Arc<Semaphore>) -> Router {
         .route("/unread", any(|| async { "unread" }))
         .route("/refused", any(|| async { (StatusCode::UNAUTHORIZED, vec![b'r'; RESPONSE]) }))
         .route("/refused_shortly", any(|| async { (StatusCode::UNAUTHORIZED, vec![b'r'; SHORT]) }))
+        .route(
+            "/refused_late",
+            any(|| async { (StatusCode::UNAUTHORIZED, Body::new(LateBody(Some(SHORT)))) }),
+        )
         .route("/read", any(|body: Bytes| async move { body.len().to_string() }))
         .route(
             "/upgraded",
@@ -117,6 +125,31 @@ fn app(gate: &Arc<Semaphore>) -> Router {
             }),
         )
         .merge(limited)
+}
+
+/// A body of so many bytes, whose task is kept from running for a moment before it gives them to the server, while others run:
+/// what a busy machine does now and then.
+struct LateBody(Option<usize>);
+
+impl http_body::Body for LateBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(20)));
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(vec![b'r'; bytes].into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.unwrap_or_default() as u64)
+    }
 }
 
 async fn unkept() -> Response {

@@ -1,14 +1,15 @@
 //! HTTP/2: a client that ends its upload short of its length when it has the status of an early answer, as curl 7.88 does.
 //!
 //! h2 resets such a stream, and throws away what it holds of the answer, if somebody has the request's body. Here the client's
-//! window makes h2 hold nearly all of it; over a slow link the socket does (`tests/clients`).
+//! window makes h2 hold nearly all of it; over a slow link the socket does (`tests/clients`). And where the status leaves before
+//! the body is there, nothing but the status arrives.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use linger_testing::sandboxed;
 
-use crate::server::{Kind, Server};
+use crate::server::{Kind, SHORT, Server};
 use crate::support::{LONG, RESPONSE};
 
 const DATA: u8 = 0;
@@ -24,6 +25,8 @@ const END_HEADERS: u8 = 4;
 
 /// What the client lets the server send of an answer before it has ended its upload.
 const WINDOW: u32 = 1000;
+/// The window of a client that has no reason to let the server wait.
+const WIDE: u32 = 65_535;
 
 /// A client that speaks as little of HTTP/2 as this needs (RFC 9113 section 4.1).
 struct Client(TcpStream);
@@ -36,13 +39,13 @@ struct Frame {
 }
 
 impl Client {
-    fn new(server: &Server) -> Self {
+    fn new(server: &Server, window: u32) -> Self {
         let stream = TcpStream::connect(server.address).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
         let mut client = Self(stream);
         client.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         // SETTINGS_INITIAL_WINDOW_SIZE
-        client.send(SETTINGS, 0, 0, &[&[0, 4][..], &WINDOW.to_be_bytes()].concat());
+        client.send(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
         client
     }
 
@@ -63,8 +66,8 @@ impl Client {
         Frame { kind: head[3], flags: head[4], stream, payload }
     }
 
-    /// Begins an upload, with this `content-length` if there is one.
-    fn begin_upload(&mut self, length: Option<&str>) {
+    /// Begins an upload to `path`, with this `content-length` if there is one.
+    fn begin_upload(&mut self, path: &str, length: Option<&str>) {
         // Static indexes for POST and http, and literals that are not indexed (RFC 7541 section 6.2.2 and appendix A).
         let mut block = vec![0x83, 0x86];
         let mut literal = |name: u8, value: &str| {
@@ -78,7 +81,7 @@ impl Client {
             block.extend(value.bytes());
         };
         literal(1, "t");
-        literal(4, "/refused");
+        literal(4, path);
         if let Some(length) = length {
             literal(28, length);
         }
@@ -116,11 +119,64 @@ impl Client {
     }
 }
 
+/// Bytes that a client with this window gets of the early answer at a path if it ends its upload at once when it has the status.
+fn got_at_once(server: &Server, window: u32, path: &str) -> usize {
+    let mut client = Client::new(server, window);
+    client.begin_upload(path, Some("3000000"));
+    let mut bytes = 0;
+    loop {
+        let Frame { kind, flags, stream, payload } = client.next();
+        match kind {
+            HEADERS => client.send(DATA, END_STREAM, 1, b""),
+            DATA => bytes += payload.len(),
+            RST_STREAM => return bytes,
+            _ => {}
+        }
+        if stream == 1 && flags & END_STREAM != 0 {
+            return bytes;
+        }
+    }
+}
+
+/// Between hyper's two steps, the headers and the body, another thread of the runtime may write the headers. A layer that does
+/// not know its connection cannot keep it from that.
+#[test]
+fn a_status_does_not_leave_before_its_short_answer() {
+    sandboxed(|| {
+        for (kind, whole) in [(Kind::Bare, false), (Kind::Layer, false), (Kind::Serve, true)] {
+            let server = Server::start(kind);
+            let rounds: Vec<usize> = (0..10).map(|_| got_at_once(&server, WIDE, "/refused_late")).collect();
+            assert_eq!(rounds.iter().all(|bytes| *bytes == SHORT), whole, "{kind:?} {rounds:?}");
+        }
+    });
+}
+
+/// A client whose window has no room for the answer gets what has room, as it does from a bare server, and the next answers too.
+#[test]
+fn an_answer_that_cannot_be_complete_holds_nothing_back_for_long() {
+    sandboxed(|| {
+        for kind in [Kind::Bare, Kind::Serve] {
+            let server = Server::start(kind);
+            let mut client = Client::new(&server, SHORT as u32 / 2);
+            client.begin_upload("/refused_shortly", Some("3000000"));
+            let mut bytes = 0;
+            while bytes < SHORT / 2 {
+                let frame = client.next();
+                assert_ne!(frame.kind, RST_STREAM, "{kind:?}: {:?}", frame.payload);
+                bytes += if frame.kind == DATA { frame.payload.len() } else { 0 };
+            }
+            client.turns();
+            client.send(WINDOW_UPDATE, 0, 1, &(1_u32 << 20).to_be_bytes());
+            assert_eq!(client.rest(bytes), SHORT, "{kind:?}");
+        }
+    });
+}
+
 /// Bytes that a client gets of an early answer if it ends its upload when it has the status.
 fn got(kind: Kind, length: Option<&str>) -> usize {
     let server = Server::start(kind);
-    let mut client = Client::new(&server);
-    client.begin_upload(length);
+    let mut client = Client::new(&server, WINDOW);
+    client.begin_upload("/refused", length);
     let (mut has_status, mut bytes) = (false, 0);
     while !has_status || bytes < WINDOW as usize {
         let frame = client.next();
