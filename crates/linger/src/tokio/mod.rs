@@ -337,6 +337,10 @@ impl<S: Stream> AsyncRead for Lingering<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        #[cfg(feature = "http")]
+        if let Some(connection) = self.connection.get() {
+            connection.sending().reads();
+        }
         let read = ready!(self.pinned().poll_read(cx, buf));
         self.unread = None;
         Poll::Ready(read)

@@ -16,7 +16,11 @@ struct WriteCounts {
     written: u64,
     /// The value of `written` at the last flush.
     flushed: u64,
-    flushes: u64,
+    /// Times that the server has flushed and then gone on to read: it has written all that it could. TLS flushes after each
+    /// record, so that flushes alone say less.
+    turns: u64,
+    /// Flushed, and not read since.
+    is_turning: bool,
     /// Writes for which the socket had no room.
     waits: u64,
 }
@@ -81,7 +85,14 @@ impl Sending {
     }
 
     pub(super) fn flushed(&self) {
-        self.note(|counts| (counts.flushed, counts.flushes) = (counts.written, counts.flushes + 1));
+        self.note(|counts| (counts.flushed, counts.is_turning) = (counts.written, true));
+    }
+
+    /// Called before each read.
+    pub(super) fn reads(&self) {
+        if self.counts.borrow().is_turning {
+            self.note(|counts| (counts.turns, counts.is_turning) = (counts.turns + 1, false));
+        }
     }
 
     /// Changes the counts, and wakes those who wait for a change, if there are any.
@@ -159,8 +170,8 @@ fn place(before: WriteCounts, at_end: WriteCounts, now: WriteCounts, bytes: u64)
         Some(ResponsePlace::Server)
     } else if now.flushed.saturating_sub(before.written) >= bytes {
         Some(ResponsePlace::Socket)
-    } else if now.flushes - at_end.flushes >= 2 {
-        // The first of these flushes may have begun before the end. The second has written what the peer's window allows.
+    } else if now.turns - at_end.turns >= 2 {
+        // The first of these turns may have begun before the end. The second has written what the peer's window allows.
         Some(ResponsePlace::Server)
     } else {
         None
@@ -230,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn two_flushes_without_its_bytes_leave_the_response_with_the_server() {
+    fn two_turns_without_its_bytes_leave_the_response_with_the_server() {
         let sending = Sending::default();
         let mut watched = sending.begin();
         write(&sending, 10);
@@ -238,9 +249,31 @@ mod tests {
         let mut poll = || place.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert_eq!(poll(), Poll::Pending);
         sending.flushed();
+        sending.reads();
         assert_eq!(poll(), Poll::Pending, "it may have begun before the end");
+        sending.reads();
+        assert_eq!(poll(), Poll::Pending, "the same turn");
         sending.flushed();
+        assert_eq!(poll(), Poll::Pending, "it may still be writing");
+        sending.reads();
         assert_eq!(poll(), Poll::Ready(ResponsePlace::Server));
+    }
+
+    /// TLS flushes after each record of a response that has room in the socket.
+    #[test]
+    fn any_number_of_flushes_in_a_turn_says_nothing() {
+        let sending = Sending::default();
+        let mut watched = sending.begin();
+        let mut place = Box::pin(watched.place(100));
+        let mut poll = || place.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        for _ in 0..9 {
+            write(&sending, 10);
+            sending.flushed();
+            assert_eq!(poll(), Poll::Pending);
+        }
+        write(&sending, 10);
+        sending.flushed();
+        assert_eq!(poll(), Poll::Ready(ResponsePlace::Socket));
     }
 
     /// Whether a write of the task with this flag may go to the socket.
