@@ -22,6 +22,9 @@ const LAST_REPEATS: u64 = 20;
 const LONGER: [(u64, u64); 5] = [(0, 0), (1, 5), (3, 20), (10, 60), (50, 200)];
 /// How often in a row a shorter story has to lose. Of many that lose in two of three trials, some lose three times in a row.
 const ALWAYS: u64 = 6;
+/// A story whose pauses are shorter in all is shrunk up to so many times: others would take longer than a hunt.
+const QUICK: Duration = Duration::from_secs(1);
+const TIMES: usize = 3;
 /// Into how many parts a response is divided to find how much of it must be unread; each part once more.
 const PARTS: u64 = 8;
 
@@ -61,7 +64,8 @@ impl Shortener<'_> {
         let mut trials = 0;
         let links: Vec<Option<String>> =
             self.repeater.crew.arenas.iter().map(|arena| arena.link.clone()).collect();
-        let short = shrink(&drawn, &links, &mut |stories| {
+        let times = if drawn.schedule.pauses() < QUICK { TIMES } else { 1 };
+        let short = shrink(&drawn, &links, times, &mut |stories| {
             trials += stories.len() as u64;
             (self.told)(trials);
             match self.repeater.which_lose(stories, need, tries, self.until) {

@@ -1,6 +1,7 @@
 //! The shrinker against planted losses, without a network.
 
 use proptest::prelude::*;
+use rand_chacha::rand_core::SeedableRng as _;
 
 use super::generate::{Ranges, story};
 use super::schedule::{ClientStep, Schedule};
@@ -43,7 +44,7 @@ impl Planted {
 }
 
 fn shrunk(planted: Planted, story: &Story, links: &[Option<String>]) -> ShrunkStory {
-    shrink(story, links, &mut |stories| {
+    shrink(story, links, 1, &mut |stories| {
         for story in stories {
             assert_eq!(story.schedule.check(), Ok(()), "it cannot be done, and was asked for: {story:?}");
         }
@@ -109,7 +110,7 @@ proptest! {
             (seed, story).hash(&mut hasher);
             *story == found || hasher.finish().is_multiple_of(3)
         };
-        let short = shrink(&found, &[None], &mut |stories| Some(stories.iter().map(loses).collect()));
+        let short = shrink(&found, &[None], 1, &mut |stories| Some(stories.iter().map(loses).collect()));
         prop_assert!(loses(&short.story), "{short:?}");
         prop_assert!(short.story.schedule.steps.len() <= found.schedule.steps.len());
     }
@@ -142,7 +143,7 @@ fn a_boundary_has_both_of_its_sides() {
 fn when_the_time_is_over_the_shortest_so_far_is_the_answer() {
     let planted = Planted { pause: 5_000, bytes: 1, requests: 1, buffer: None };
     let mut batches = 0;
-    let short = shrink(&late_byte(), &[None], &mut |stories| {
+    let short = shrink(&late_byte(), &[None], 1, &mut |stories| {
         batches += 1;
         (batches <= 2).then(|| stories.iter().map(|story| planted.loses(story)).collect())
     });
@@ -160,7 +161,7 @@ fn a_post_in_parts_becomes_a_get() {
         GET,
         ClientStep::Send { bytes: 5 },
     ];
-    let short = shrink(&Story::new(None, Schedule::of(steps)), &[None], &mut |stories| {
+    let short = shrink(&Story::new(None, Schedule::of(steps)), &[None], 1, &mut |stories| {
         Some(stories.iter().map(planted).collect())
     });
     assert_eq!(short.story.schedule.steps, [GET, GET]);
@@ -168,6 +169,40 @@ fn a_post_in_parts_becomes_a_get() {
 
 #[test]
 fn what_loses_always_is_one_request() {
-    let short = shrink(&late_byte(), &[None], &mut |stories| Some(vec![true; stories.len()]));
+    let short = shrink(&late_byte(), &[None], 1, &mut |stories| Some(vec![true; stories.len()]));
     assert_eq!((short.story.schedule.steps, short.bounds), (vec![GET], vec![]));
+}
+
+/// A story that is tried loses in seven of ten tries, and is long enough for several passes to be needed.
+#[test]
+fn what_kept_by_chance_is_tried_again() {
+    let drawn = Schedule {
+        receive_buffer: Some(20_000),
+        send_buffer: Some(20_000),
+        keep_alive: true,
+        ..Schedule::of(vec![
+            ClientStep::Request { body: 50_000, sent: 100 },
+            ClientStep::Send { bytes: 2_000 },
+            ClientStep::Pause { milliseconds: 30 },
+            ClientStep::Read { bytes: 300 },
+            ClientStep::Send { bytes: 900 },
+        ])
+    };
+    let planted = Planted { pause: 0, bytes: 1, requests: 1, buffer: None };
+    let short = |times: usize, seed: u64| {
+        let mut chance = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let shrunk = shrink(&Story::new(None, drawn.clone()), &[None], times, &mut |stories| {
+            let loses = |story| planted.loses(story) && chance.next_u32() % 10 < 7;
+            Some(stories.iter().map(loses).collect())
+        });
+        assert!(planted.loses(&shrunk.story), "{shrunk:?}");
+        let schedule = &shrunk.story.schedule;
+        let is_plain =
+            schedule.receive_buffer.is_none() && schedule.send_buffer.is_none() && !schedule.keep_alive;
+        is_plain
+            && schedule.steps == [ClientStep::Request { body: 0, sent: 0 }, ClientStep::Send { bytes: 1 }]
+    };
+    let shortest = |times| (0..100).filter(|seed| short(times, *seed)).count();
+    let (once, thrice) = (shortest(1), shortest(3));
+    assert!(once < 15 && thrice > 45, "{once} and {thrice} of 100 are as short as they can be");
 }

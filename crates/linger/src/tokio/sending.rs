@@ -29,12 +29,12 @@ struct WriteCounts {
 #[derive(Debug, Default)]
 pub(super) struct Sending {
     counts: watch::Sender<WriteCounts>,
-    held: Mutex<Held>,
+    held: Mutex<HeldWrites>,
 }
 
 /// Whether a connection's writes are held back.
 #[derive(Debug, Default)]
-struct Held {
+struct HeldWrites {
     /// Responses that are to be complete before anything is written.
     by: usize,
     /// A response took too long, and nothing is held back any more.
@@ -55,7 +55,7 @@ impl Sending {
     }
 
     /// Changes what holds writes back, and wakes the writer if nothing does any more.
-    fn change_held(&self, change: impl FnOnce(&mut Held)) {
+    fn change_held(&self, change: impl FnOnce(&mut HeldWrites)) {
         let mut held = lock(&self.held);
         change(&mut held);
         let writer = if held.by == 0 || held.is_over { held.writer.take() } else { None };

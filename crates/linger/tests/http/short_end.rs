@@ -89,9 +89,10 @@ impl Client {
         self.send(DATA, 0, 1, b"the first of many bytes");
     }
 
-    /// Waits until the server has read and written everything up to now, several times.
+    /// Waits until the server has read and written everything up to now, as many times as even a thread that has lost its processor
+    /// to others needs until it has its turn.
     fn turns(&mut self) {
-        for number in 0..10 {
+        for number in 0..=u8::MAX {
             self.send(PING, 0, 0, &[number; 8]);
             loop {
                 match self.next() {
