@@ -60,6 +60,9 @@ pub(crate) struct ProbeArguments {
     /// The method of each request, for a service that knows no GET
     #[arg(long, value_name = "METHOD")]
     method: Option<AskedMethod>,
+    /// Ask in HTTP/2: over TLS by ALPN, without it by prior knowledge
+    #[arg(long)]
+    http2: bool,
     /// Connect there; the URL's host stays in the request and in TLS
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     connect_to: Option<(String, u16)>,
@@ -117,6 +120,7 @@ impl ProbeArguments {
         config.own_server = self.i_own_this_server;
         config.headers = self.header.clone();
         config.method = self.method.clone();
+        config.http2 = self.http2;
         config.connect_to = self.connect_to.clone();
         config.expect = self.expect.map(|Bytes(bytes)| bytes);
         config.pid = self.pid;
@@ -165,6 +169,10 @@ fn refused(error: ProbeError) -> ExitCode {
         ProbeError::NotYours(_) => {
             let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
             exit::fail(exit::BAD_USAGE, text)
+        }
+        ProbeError::NotHttp(_) => exit::fail(exit::BAD_USAGE, error),
+        error if error.is_http2() => {
+            exit::fail(exit::COULD_NOT_TELL, format_args!("{error}; --http2 asks in HTTP/2"))
         }
         ProbeError::Silent { .. } => {
             exit::fail(exit::COULD_NOT_TELL, format_args!("{error}; --patience waits longer"))
@@ -298,7 +306,8 @@ fn heading(out: &mut Stdout, report: &ProbeReport) -> Result<(), Stopped> {
     let server =
         report.server.as_ref().map(|server| format!(", Server: {}", server.terminal())).unwrap_or_default();
     let (bytes, framing) = (report.response_bytes, report.framing);
-    out.text(format_args!("plain response: {status}{bytes} bytes ({framing}){location}{server}\n"))?;
+    let over = if report.protocol == "HTTP/2" { " over HTTP/2" } else { "" };
+    out.text(format_args!("plain response{over}: {status}{bytes} bytes ({framing}){location}{server}\n"))?;
     out.text(format_args!(
         "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}\n",
         "check", "answer", "got", "expected", "ended", "seconds"

@@ -95,6 +95,32 @@ fn web(status: &'static str, body: usize) -> String {
     url
 }
 
+/// A server of HTTP/2 without TLS, which begins with its settings: asked in HTTP/1.1 it is told how to ask, and asked in HTTP/2
+/// without a response it is silent.
+#[test]
+fn a_server_of_http2_is_told_how_to_be_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+            held.push(stream);
+        }
+    });
+    let asks = |url: &str, more: &[&str]| {
+        let shown = Command::new(LINGER).args(["probe", url, "--patience", "1"]).args(more).output().unwrap();
+        (shown.status.code(), String::from_utf8(shown.stderr).unwrap())
+    };
+    let (status, said) = asks(&format!("http://{address}/"), &[]);
+    assert_eq!(status, Some(3), "{said}");
+    assert!(said.contains("HTTP/2 without TLS") && said.contains("; --http2 asks in HTTP/2"), "{said}");
+    let (status, said) = asks(&format!("http://{address}/"), &["--http2"]);
+    assert!(status == Some(3) && said.contains("0 bytes of a response came"), "{status:?} {said}");
+    let (status, said) = asks(&format!("fcgi://{address}/x"), &["--http2"]);
+    assert!(status == Some(2) && said.contains("is not asked in HTTP/2"), "{status:?} {said}");
+}
+
 #[test]
 fn the_last_sentence_says_what_to_do() {
     let asks = |url: &str| {

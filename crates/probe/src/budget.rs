@@ -32,6 +32,12 @@ pub(crate) fn is_quiet(check: Check) -> bool {
     matches!(check, LargeResponse | UnreadBody | TrailingBytes | LateByte | Pipelined | HalfClose)
 }
 
+/// Whether a question has a meaning over HTTP/2. There nothing follows a request on its stream.
+pub(crate) fn is_asked_over_http2(check: Check) -> bool {
+    use Check::*;
+    matches!(check, LargeResponse | UnreadBody | UploadInProgress | Stall)
+}
+
 /// What a check costs at most. `active` is whether the probe may ask more than a visitor does.
 pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
     // Three more requests of a kind tell the lengths of responses without framing.
@@ -44,7 +50,11 @@ pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
         sent: sent.saturating_add(connections.saturating_mul(payload)),
         held,
     };
+    if config.http2 && !is_asked_over_http2(check) {
+        return cost(0, false, 0, 0);
+    }
     match check {
+        Check::UploadInProgress if config.http2 => cost(2 * times, true, 2 * times * config.upload as u64, 0),
         Check::LargeResponse => cost(times + learnt, false, 0, 0),
         Check::UnreadBody if active => cost(4 * (times + learnt), true, 2 * (times + learnt) * (body + 8), 0),
         Check::UnreadBody => cost(2 * (times + learnt), false, (times + learnt) * (body + 8), 0),
@@ -79,6 +89,19 @@ pub(crate) const PIPELINED: usize = 64 << 10;
 /// limit of a drain (gunicorn: 64 KiB).
 pub(crate) fn body(config: &ProbeConfig, active: bool) -> usize {
     if active { config.body } else { config.body.min(128 << 10) }
+}
+
+/// The methods and lengths of the bodies that a server may leave unread. Of a quiet probe GET alone, and the larger one first:
+/// what may be sent and read may not last for both.
+pub(crate) fn unread_bodies(config: &ProbeConfig, active: bool) -> Vec<(&'static str, usize)> {
+    let methods: &[&'static str] = match &config.method {
+        None if active => &["GET", "POST"],
+        // With a method of the user's all requests have it.
+        _ => &["GET"],
+    };
+    let large = body(config, active);
+    let bodies = if active { [8, large] } else { [large, 8] };
+    methods.iter().flat_map(|method| bodies.map(|body| (*method, body))).collect()
 }
 
 /// What a probe has sent and read so far.

@@ -8,7 +8,9 @@ use crate::budget::{self, PIPELINED, is_quiet};
 use crate::dialect::RequestShape;
 use crate::finding::{Check, CheckAnswer, CheckFinding, LeftOut};
 use crate::hostile;
+use crate::http2;
 use crate::judge::{by_status, judge};
+use crate::often::{STUCK, Variant, worst, worst_form};
 use crate::prober::Prober;
 use crate::request::AskedMethod;
 use crate::seen::ConnectionEnd;
@@ -16,14 +18,15 @@ use crate::trial::{Trial, Until};
 
 /// A smaller response fits into the two sockets' buffers even with a small window, so that nothing is left to lose.
 const LARGE: u64 = 64 << 10;
-/// If no byte could be written for this long, the server is not reading: go on to the next step.
-const STUCK: Duration = Duration::from_millis(300);
 
 pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
     let raw = prober.dialect.is_raw();
     if !prober.active && !is_quiet(check) {
         let text = "not asked: it would ask more of a server that others use, too, than a visitor does";
         return CheckFinding { left_out: Some(LeftOut::Active), ..CheckFinding::undecided(check, text) };
+    }
+    if prober.config.http2 {
+        return http2::ask(prober, check);
     }
     match check {
         Check::UnreadBody
@@ -51,74 +54,6 @@ pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
         Check::EndlessUpload => hostile::endless_upload(prober),
         Check::Backlog => hostile::backlog(prober),
     }
-}
-
-/// One way to ask a question.
-type Variant<'a> = dyn Fn(&Prober) -> io::Result<CheckFinding> + 'a;
-
-/// Asks each variant as often as configured, and keeps the worst answer. A variant sends at most `body` bytes after its head.
-fn worst(prober: &Prober, check: Check, body: usize, variants: &[&Variant<'_>]) -> CheckFinding {
-    worst_form(prober, check, body, variants, &|_| String::new())
-}
-
-/// The same, where there are several variants: `form` says what the one with that index is.
-fn worst_form(
-    prober: &Prober,
-    check: Check,
-    body: usize,
-    variants: &[&Variant<'_>],
-    form: &dyn Fn(usize) -> String,
-) -> CheckFinding {
-    let mut findings = Vec::new();
-    let body = body + prober.config.payload.len();
-    for (index, variant) in variants.iter().enumerate() {
-        for _ in 0..prober.config.repeat.max(1) {
-            if !prober.active && !prober.spent.leaves(body as u64, prober.expected.unwrap_or(0)) {
-                let text =
-                    "not asked: what may be sent to, or read from, a server that others use, too, is used up";
-                let left_out = Some(LeftOut::Budget);
-                findings.push(CheckFinding { left_out, ..CheckFinding::undecided(check, text) });
-                continue;
-            }
-            let found = variant(prober)
-                .unwrap_or_else(|error| CheckFinding::undecided(check, &format!("no connection: {error}")));
-            let mut found = by_status(&prober.model, found);
-            found.form = (variants.len() > 1).then(|| form(index));
-            if !prober.active && prober.room() == 0 && found.answer == CheckAnswer::CannotTell {
-                found.left_out = Some(LeftOut::Budget);
-            }
-            findings.push(found);
-        }
-    }
-    // What the budget left out was not asked: it has no end.
-    let trials =
-        findings.iter().filter(|finding| finding.left_out.is_none() || finding.ended.is_some()).count()
-            as u32;
-    // Among equal answers the one with the most missing bytes is reported.
-    let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.answer, missing(finding))).cloned()
-    else {
-        return CheckFinding::undecided(check, "nothing was asked");
-    };
-    // A response that arrived does not make up for a trial in which the server answered with another one, such as 503.
-    if worst.answer == CheckAnswer::Keeps
-        && let Some(other) = findings.iter().find(|finding| is_unlike(prober, finding))
-    {
-        worst = other.clone();
-    }
-    let same = findings.iter().filter(|finding| finding.answer == worst.answer).count() as u32;
-    (worst.trials, worst.with_this_answer) = (trials, same);
-    for finding in findings.iter().filter(|finding| finding.ended.is_some()) {
-        worst.forms.extend(finding.form.clone().filter(|form| !worst.forms.contains(form)));
-    }
-    worst
-}
-
-fn is_unlike(prober: &Prober, finding: &CheckFinding) -> bool {
-    finding.answer == CheckAnswer::CannotTell && prober.model.is_unlike(finding.status)
-}
-
-fn missing(finding: &CheckFinding) -> u64 {
-    finding.expected.unwrap_or(0).saturating_sub(finding.got)
 }
 
 /// Sends a request, calls `between`, reads late, and judges what arrived.
@@ -161,14 +96,7 @@ fn unread_body(prober: &Prober) -> CheckFinding {
             late_reader(prober, check, RequestShape::with_body(method, body, body), &[], |_| {})
         }
     };
-    // Of a quiet probe GET alone, and the larger one first: what may be sent and read may not last for both.
-    let methods: &[&'static str] = match &prober.config.method {
-        None if prober.active => &["GET", "POST"],
-        // With a method of the user's all requests have it.
-        _ => &["GET"],
-    };
-    let bodies = if prober.active { [8, large] } else { [large, 8] };
-    let asked: Vec<_> = methods.iter().flat_map(|method| bodies.map(|body| (*method, body))).collect();
+    let asked = budget::unread_bodies(&prober.config, prober.active);
     let variants: Vec<_> = asked.iter().map(|(method, body)| variant(method, *body)).collect();
     let variants: Vec<&Variant<'_>> = variants.iter().map(|variant| variant as &Variant<'_>).collect();
     worst_form(prober, check, large, &variants, &|index| {

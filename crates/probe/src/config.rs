@@ -85,6 +85,8 @@ pub struct ProbeConfig {
     /// The method of each request, for a service that knows no GET. Other than GET, OPTIONS and the like, it needs
     /// [`active`](Self::active).
     pub method: Option<AskedMethod>,
+    /// Whether to ask over HTTP/2: with TLS by ALPN, without it by prior knowledge. Otherwise over HTTP/1.1.
+    pub http2: bool,
     /// A host and a port to connect to in place of the target's, which still stand in the Host header and in TLS.
     pub connect_to: Option<(String, u16)>,
 }
@@ -114,6 +116,7 @@ impl Default for ProbeConfig {
             watch: true,
             headers: Vec::new(),
             method: None,
+            http2: false,
             connect_to: None,
             user_agent: concat!("linger-probe/", env!("CARGO_PKG_VERSION")).to_owned(),
         }

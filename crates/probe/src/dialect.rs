@@ -1,5 +1,7 @@
 //! How a request is written in each protocol.
 
+use std::io;
+
 use linger_fastcgi::params::push_pair;
 use linger_fastcgi::record::{self, RecordType, Role};
 
@@ -156,6 +158,32 @@ impl Dialect {
             }
         }
         out
+    }
+
+    /// The head of a request over HTTP/2.
+    ///
+    /// # Errors
+    /// Returns an error if the target's path or host may not stand in a URI.
+    pub(crate) fn http2_request(&self, ask: RequestShape, tls: bool) -> io::Result<http::Request<()>> {
+        let Self::Http { host, path, extras } = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        let set = extras.headers.iter().find(|field| field.name.eq_ignore_ascii_case("host"));
+        let authority = set.map_or(host.as_str(), |field| &field.value);
+        let scheme = if tls { "https" } else { "http" };
+        let uri = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(path.as_str());
+        let mut request = http::Request::builder()
+            .version(http::Version::HTTP_2)
+            .method(extras.method(ask.method))
+            .uri(uri.build().map_err(io::Error::other)?);
+        let length = extras.announced(ask).map(|length| length.to_string());
+        let mut own = vec![("user-agent", extras.user_agent.as_str()), ("accept", "*/*")];
+        if let Some(length) = &length {
+            own.extend([("content-type", "application/octet-stream"), ("content-length", length)]);
+        }
+        // `:authority` stands for Host (RFC 9113 section 8.3.1).
+        for (name, value) in extras.fields(&own).filter(|(name, _)| !name.eq_ignore_ascii_case("host")) {
+            request = request.header(name, value);
+        }
+        request.body(()).map_err(io::Error::other)
     }
 
     /// `length` bytes of request body in wire format.

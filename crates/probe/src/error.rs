@@ -45,10 +45,12 @@ pub enum ProbeError {
         reason: String,
     },
     /// What answers speaks another protocol.
-    #[error("{target} answers in another protocol: {}", other_protocol(.opening))]
+    #[error("{target} answers in another protocol: {}", other_protocol(*.http2, .opening))]
     NotThisProtocol {
         /// The target.
         target: String,
+        /// Whether it was asked in HTTP/2.
+        http2: bool,
         /// What it said first.
         opening: Untrusted,
     },
@@ -79,9 +81,24 @@ pub enum ProbeError {
         /// The bound ([`QUIET`](crate::QUIET)).
         most: u64,
     },
+    /// HTTP/2 was to be spoken with a target that is not `http://` or `https://`.
+    #[error("{0} is not asked in HTTP/2: that is for http:// and https://")]
+    NotHttp(String),
     /// `tcp://` without a payload.
     #[error("tcp:// needs the bytes of a request")]
     NoPayload,
+}
+
+impl ProbeError {
+    /// Whether the server answered in HTTP/2 without TLS, and was asked in HTTP/1.1.
+    pub fn is_http2(&self) -> bool {
+        matches!(self, Self::NotThisProtocol { http2: false, opening, .. } if is_settings(opening.raw()))
+    }
+}
+
+/// RFC 9113 sections 4.1 and 6.5: the frame that a server sends first, on stream 0.
+fn is_settings(bytes: &[u8]) -> bool {
+    matches!(bytes, [_, _, _, 4, _, 0, 0, 0, 0, ..])
 }
 
 fn on_connecting(error: &io::Error) -> &'static str {
@@ -91,6 +108,7 @@ fn on_connecting(error: &io::Error) -> &'static str {
             "the server takes the connection and resets it before a byte is asked"
         }
         UnexpectedEof => "the server takes the connection and ends it at once: does it speak TLS?",
+        Unsupported => "ask it in HTTP/1.1",
         TimedOut => "nothing answers there: does a firewall drop it?",
         // What rustls says.
         Other => "the TLS handshake failed: does it speak TLS?",
@@ -107,11 +125,11 @@ fn too_long(bytes: u64, seconds: f64, most: u64) -> String {
 }
 
 /// What the first bytes of something that is no response are.
-fn other_protocol(opening: &Untrusted) -> String {
+fn other_protocol(http2: bool, opening: &Untrusted) -> String {
     let bytes = opening.raw();
     match bytes {
-        // RFC 9113 section 4.1 and 6.5: the frame that a server sends first, on stream 0.
-        [_, _, _, 4, _, 0, 0, 0, 0, ..] => "HTTP/2 without TLS, and this asks in HTTP/1.1".to_owned(),
+        [b'H', b'T', b'T', b'P', b'/', b'1', ..] if http2 => "HTTP/1, and this asks in HTTP/2".to_owned(),
+        _ if !http2 && is_settings(bytes) => "HTTP/2 without TLS, and this asks in HTTP/1.1".to_owned(),
         [0x15 | 0x16, 3, ..] => "TLS: write https://".to_owned(),
         _ => format!("it begins with `{}`", opening.terminal()),
     }

@@ -291,9 +291,11 @@ pub struct ProbeReport {
     pub status: Option<u16>,
     /// Where a redirection leads.
     pub location: Option<Untrusted>,
+    /// The protocol that was spoken.
+    pub protocol: &'static str,
     /// Length of the body of the plain response, in bytes.
     pub response_bytes: u64,
-    /// What marks the end of a response: `content-length`, `chunked`, `end-request` or `close`.
+    /// What marks the end of a response: `content-length`, `chunked`, `end-request`, `end-stream` or `close`.
     pub framing: &'static str,
     /// Why the server's resets could not be watched; `None` if they were, or if the server is on another host.
     pub unwatched: Option<String>,

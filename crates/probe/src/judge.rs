@@ -95,7 +95,15 @@ fn by_bytes(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verd
     if is_gateways_failure(seen.status) && !is_gateways_failure(plain) {
         return (CheckAnswer::Loses, Some(Verdict::Lost), gateways_failure(seen.status));
     }
+    if let Some(invalid) = seen.invalid.as_ref().filter(|_| !ended.is_reset()) {
+        let sentence = format!("what came is not valid HTTP/2 ({invalid}), so that the client gave up");
+        return (CheckAnswer::CannotTell, None, sentence);
+    }
     let reset = ended.is_reset();
+    let what = match &seen.code {
+        Some(code) => format!("the stream ({code})"),
+        None => "the connection".into(),
+    };
     let verdict = Observation { complete: seen.complete, reset, write_failed: seen.write_failed }.verdict();
     let (answer, sentence) = match verdict {
         Verdict::Kept => {
@@ -104,8 +112,14 @@ fn by_bytes(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verd
             (CheckAnswer::Keeps, format!("all {got} bytes arrived, and the server {end}"))
         }
         Verdict::AtRisk if reset => {
-            let text = "arrived, but the server then reset the connection: what is still on its way at that moment is lost";
-            (CheckAnswer::AtRisk, format!("all {got} bytes {text}"))
+            let text = match &seen.code {
+                None => "what is still on its way at that moment is lost",
+                Some(_) => "a client that is still sending takes the response for failed",
+            };
+            (
+                CheckAnswer::AtRisk,
+                format!("all {got} bytes arrived, but the server then reset {what}: {text}"),
+            )
         }
         Verdict::AtRisk => {
             let text =
@@ -114,15 +128,14 @@ fn by_bytes(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verd
         }
         Verdict::Lost if reset && seen.is_unsure => {
             let sentence = format!(
-                "{got} bytes arrived before the server reset the connection; plain responses have {of} and more, each another \
+                "{got} bytes arrived before the server reset {what}; plain responses have {of} and more, each another \
                  number, so that these may be all"
             );
             return (CheckAnswer::AtRisk, Some(Verdict::AtRisk), sentence);
         }
-        Verdict::Lost if reset => (
-            CheckAnswer::Loses,
-            format!("{got} of {of} bytes arrived before the server reset the connection"),
-        ),
+        Verdict::Lost if reset => {
+            (CheckAnswer::Loses, format!("{got} of {of} bytes arrived before the server reset {what}"))
+        }
         Verdict::Lost if ended != ConnectionEnd::Closed => {
             let seconds = seen.elapsed.as_secs_f64();
             (CheckAnswer::Stalls, format!("{got} of {of} bytes arrived, and then nothing for {seconds:.1} s"))
@@ -167,6 +180,8 @@ mod tests {
             server: None,
             framing: "content-length",
             ended: ConnectionEnd::Closed,
+            code: None,
+            invalid: None,
             write_failed: false,
             elapsed: Duration::ZERO,
             round_trip: Duration::ZERO,
@@ -206,6 +221,19 @@ mod tests {
         );
         assert_eq!(judged(&part()).0, CheckAnswer::LosesSilently);
         assert_eq!(judged(&TrialResult { ended: ConnectionEnd::Silent, ..part() }).0, CheckAnswer::Stalls);
+    }
+
+    #[test]
+    fn a_stream_that_is_reset_is_named_with_its_code() {
+        let ended = ConnectionEnd::StreamReset;
+        let reset = || TrialResult { ended, code: Some("CANCEL".into()), ..whole() };
+        let (answer_, _, sentence) = answer(&reset(), Some(200), false);
+        assert_eq!(answer_, CheckAnswer::AtRisk);
+        assert!(sentence.contains("reset the stream (CANCEL): a client that is still sending"), "{sentence}");
+        let cut = TrialResult { complete: false, got: 3, ..reset() };
+        let (answer_, _, sentence) = answer(&cut, Some(200), false);
+        assert_eq!(answer_, CheckAnswer::Loses);
+        assert!(sentence.contains("3 of 300000 bytes arrived before the server reset the stream (CANCEL)"));
     }
 
     #[test]

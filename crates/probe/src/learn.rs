@@ -3,6 +3,7 @@
 use crate::budget::QUIET;
 use crate::dialect::RequestShape;
 use crate::error::ProbeError;
+use crate::http2;
 use crate::model::Lengths;
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
@@ -15,6 +16,14 @@ const READINGS: u32 = 3;
 /// the connection shows where a response ends. Returns the longest of them, and their lengths if they have no framing.
 pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Option<Lengths>), ProbeError> {
     let no_answer = |reason: String| ProbeError::NoAnswer { target: target.to_owned(), reason };
+    if prober.config.http2 {
+        let seen = http2::plain(prober, target)?;
+        if seen.got == 0 && seen.status.is_none() && seen.ended != ConnectionEnd::Silent {
+            let code = seen.code.map_or(String::new(), |code| format!(", {code}"));
+            return Err(no_answer(format!("the connection ended ({}{code}) without a response", seen.ended)));
+        }
+        return usable(prober, target, &seen).map(|()| (seen, None));
+    }
     let mut best: Option<TrialResult> = None;
     let mut lengths: Option<Lengths> = None;
     let request = prober.dialect.request(RequestShape::GET);
@@ -31,25 +40,14 @@ pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Optio
         trial.send(prober.config.patience);
         trial.read(Until::Complete, prober.config.patience);
         if let Some(opening) = trial.not_understood() {
-            return Err(ProbeError::NotThisProtocol { target: target.to_owned(), opening });
+            return Err(ProbeError::NotThisProtocol { target: target.to_owned(), http2: false, opening });
         }
         let seen = trial.finish();
         // A reading that the budget cut tells no length, and the first reading is enough.
         if seen.is_endless && best.is_some() && prober.room() == 0 {
             break;
         }
-        if seen.is_endless || seen.expected.is_some_and(|expected| expected > prober.config.most) {
-            return Err(ProbeError::TooLong {
-                target: target.to_owned(),
-                bytes: seen.expected.unwrap_or(seen.got).max(seen.got),
-                seconds: seen.elapsed.as_secs_f64(),
-                most: prober.config.most,
-            });
-        }
-        if seen.ended == ConnectionEnd::Silent {
-            let (bytes, seconds) = (seen.got, prober.config.patience.as_secs_f64());
-            return Err(ProbeError::Silent { target: target.to_owned(), bytes, seconds });
-        }
+        usable(prober, target, &seen)?;
         // If nothing came, not even a status, there is no response; a response of length 0 has a status.
         let is_answer = seen.got > 0 || seen.status.is_some();
         if seen.unframed && seen.ended == ConnectionEnd::Closed && is_answer {
@@ -68,6 +66,23 @@ pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Optio
         return Err(no_answer(format!("the connection ended ({}) without a response", seen.ended)));
     }
     Ok((seen, lengths))
+}
+
+/// Whether a plain response is short enough to be asked for again and again, and came to its end.
+fn usable(prober: &Prober, target: &str, seen: &TrialResult) -> Result<(), ProbeError> {
+    if seen.is_endless || seen.expected.is_some_and(|expected| expected > prober.config.most) {
+        return Err(ProbeError::TooLong {
+            target: target.to_owned(),
+            bytes: seen.expected.unwrap_or(seen.got).max(seen.got),
+            seconds: seen.elapsed.as_secs_f64(),
+            most: prober.config.most,
+        });
+    }
+    if seen.ended == ConnectionEnd::Silent {
+        let (bytes, seconds) = (seen.got, prober.config.patience.as_secs_f64());
+        return Err(ProbeError::Silent { target: target.to_owned(), bytes, seconds });
+    }
+    Ok(())
 }
 
 /// The lengths of the responses to such a request, where they have no framing. They are read at the first call, without

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
-use crate::budget::{Cost, HEADS, QUIET, Spent, cost, is_quiet, sent_once};
+use crate::budget::{Cost, HEADS, QUIET, Spent, cost, is_asked_over_http2, is_quiet, sent_once};
 use crate::checks::ask;
 use crate::config::ProbeConfig;
 use crate::counters::CounterSource;
@@ -41,6 +41,7 @@ pub fn probe(
         return Err(ProbeError::NoPayload);
     }
     refuse_unsafe(config, &addresses)?;
+    refuse_other_than_http(target, config)?;
     let (mut prober, plain, unwatched) = reach(target, config, addresses)?;
     let asked = questions(config, prober.active);
     prober.config.repeat = affordable(&prober, &asked);
@@ -53,6 +54,12 @@ pub fn probe(
         server: plain.server.clone(),
         status: plain.status,
         location: plain.location.clone(),
+        protocol: match target.scheme {
+            Scheme::Http | Scheme::Https if config.http2 => "HTTP/2",
+            Scheme::Http | Scheme::Https => "HTTP/1.1",
+            Scheme::Fcgi => "FastCGI",
+            Scheme::Tcp => "TCP",
+        },
         response_bytes: plain.got,
         is_active: prober.active,
         framing: plain.framing,
@@ -168,6 +175,7 @@ pub fn will_ask(target: &Target, config: &ProbeConfig) -> Result<Vec<(Check, Opt
         .resolve(config.connect_to.as_ref())
         .map_err(|source| ProbeError::Resolve { target: target.to_string(), source })?;
     refuse_unsafe(config, &addresses)?;
+    refuse_other_than_http(target, config)?;
     let active = config.active.unwrap_or_else(|| addresses.iter().all(is_here));
     Ok(questions(config, active)
         .into_iter()
@@ -182,6 +190,11 @@ fn refuse_unsafe(config: &ProbeConfig, addresses: &[SockAddr]) -> Result<(), Pro
         Some(method) => Err(ProbeError::NotSafe(method.name().to_owned())),
         None => Ok(()),
     }
+}
+
+fn refuse_other_than_http(target: &Target, config: &ProbeConfig) -> Result<(), ProbeError> {
+    let is_http = matches!(target.scheme, Scheme::Http | Scheme::Https);
+    if config.http2 && !is_http { Err(ProbeError::NotHttp(target.to_string())) } else { Ok(()) }
 }
 
 /// The questions of a quiet probe, the most telling first: what may be sent and read can be used up before the last.
@@ -199,6 +212,8 @@ fn questions(config: &ProbeConfig, active: bool) -> Vec<Check> {
         (config.only.is_empty() || config.only.contains(check))
             && !config.except.contains(check)
             && (config.hostile || !check.is_hostile())
+            // What has no meaning over HTTP/2 is told to those who name it.
+            && (!config.http2 || is_asked_over_http2(*check) || config.only.contains(check) || check.is_hostile())
     };
     let all = Check::ALL.into_iter();
     if active {

@@ -1,5 +1,6 @@
 //! What is known about the server after a plain request, and the waiting times that are derived from it.
 
+use std::io;
 use std::time::Duration;
 
 use socket2::SockAddr;
@@ -9,6 +10,7 @@ use crate::config::ProbeConfig;
 use crate::counters::CounterSource;
 use crate::dialect::Dialect;
 use crate::model::Model;
+use crate::wire::{ClientStream, TlsName};
 use crate::witness::Witness;
 
 /// The shared state of all trials.
@@ -35,6 +37,18 @@ pub(crate) struct Prober {
 }
 
 impl Prober {
+    /// Connects, with such a receive buffer.
+    pub(crate) fn connect(&self, receive_buffer: Option<usize>) -> io::Result<ClientStream> {
+        let tls = self.tls_host.as_deref().map(|host| TlsName { host, http2: self.config.http2 });
+        let (connecting, patience) = (self.connecting, self.config.patience);
+        let wire = ClientStream::connect(&self.address, tls, receive_buffer, connecting, patience)?;
+        self.spent.connected();
+        if let (Some(witness), Some(port)) = (&self.witness, wire.local_port()) {
+            witness.note(port);
+        }
+        Ok(wire)
+    }
+
     /// How many bytes may still be read. An announced or earlier length is not relied on: the next response may be
     /// longer.
     pub(crate) fn room(&self) -> u64 {

@@ -17,6 +17,8 @@ pub enum ConnectionEnd {
     Reset,
     /// An end of stream, and then a reset.
     ClosedThenReset,
+    /// HTTP/2: the connection may live on, but the server reset the request's stream, or left with an error.
+    StreamReset,
     /// The server left it open; the client closed it.
     Open,
     /// No more bytes came, and the response was incomplete; the client gave up.
@@ -26,9 +28,9 @@ pub enum ConnectionEnd {
 }
 
 impl ConnectionEnd {
-    /// Whether the server reset it.
+    /// Whether the server reset it, or the request's stream in it.
     pub(crate) fn is_reset(self) -> bool {
-        matches!(self, Self::Reset | Self::ClosedThenReset)
+        matches!(self, Self::Reset | Self::ClosedThenReset | Self::StreamReset)
     }
 }
 
@@ -38,6 +40,7 @@ impl fmt::Display for ConnectionEnd {
             Self::Closed => "closed",
             Self::Reset => "reset",
             Self::ClosedThenReset => "closed, then reset",
+            Self::StreamReset => "stream reset",
             Self::Open => "left open",
             Self::Silent => "silent",
             Self::Refused => "refused",
@@ -61,6 +64,10 @@ pub(crate) struct TrialResult {
     pub(crate) location: Option<Untrusted>,
     pub(crate) framing: &'static str,
     pub(crate) ended: ConnectionEnd,
+    /// HTTP/2: the code with which the server reset the stream, or left.
+    pub(crate) code: Option<String>,
+    /// What is wrong with what came, if it is not valid in its protocol.
+    pub(crate) invalid: Option<String>,
     pub(crate) write_failed: bool,
     pub(crate) elapsed: Duration,
     /// How long it took to connect.

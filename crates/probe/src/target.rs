@@ -12,9 +12,9 @@ use socket2::SockAddr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scheme {
-    /// HTTP/1.1.
+    /// HTTP/1.1, or HTTP/2 with prior knowledge.
     Http,
-    /// HTTP/1.1 over TLS. Certificates are not checked, as nothing secret is sent.
+    /// HTTP/1.1 or HTTP/2 over TLS. Certificates are not checked, as nothing secret is sent.
     Https,
     /// FastCGI, responder role.
     Fcgi,

@@ -43,17 +43,7 @@ impl<'p> Trial<'p> {
         let before = prober.counters.read();
         let started = Instant::now();
         let buffer = small.then_some(prober.config.receive_buffer);
-        let wire = ClientStream::connect(
-            &prober.address,
-            prober.tls_host.as_deref(),
-            buffer,
-            prober.connecting,
-            prober.config.patience,
-        )?;
-        prober.spent.connected();
-        if let (Some(witness), Some(port)) = (&prober.witness, wire.local_port()) {
-            witness.note(port);
-        }
+        let wire = prober.connect(buffer)?;
         Ok(Self {
             prober,
             wire,
@@ -262,6 +252,8 @@ impl<'p> Trial<'p> {
             server: self.framing.server,
             location: self.framing.location,
             ended,
+            code: None,
+            invalid: None,
             write_failed: self.write_failed,
             elapsed: self.started.elapsed(),
             round_trip: self.wire.round_trip,

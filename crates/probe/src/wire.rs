@@ -14,6 +14,13 @@ use crate::tls;
 /// The receive buffer once the client reads, in bytes.
 const WIDE: usize = 1 << 20;
 
+/// With whom to speak TLS, and whether to ask for HTTP/2 in the handshake.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TlsName<'h> {
+    pub(crate) host: &'h str,
+    pub(crate) http2: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct ClientStream {
     socket: Socket,
@@ -26,7 +33,7 @@ impl ClientStream {
     /// Connects within `connecting`; `patience` is for the TLS handshake. The receive buffer is set before, so that the window is small from the first segment on.
     pub(crate) fn connect(
         address: &SockAddr,
-        tls_host: Option<&str>,
+        tls: Option<TlsName<'_>>,
         receive_buffer: Option<usize>,
         connecting: Duration,
         patience: Duration,
@@ -43,9 +50,16 @@ impl ClientStream {
             socket.set_tcp_nodelay(true)?;
         }
         let mut wire = Self { socket, session: None, round_trip };
-        if let Some(host) = tls_host {
-            wire.session = Some(Box::new(tls::session(host)?));
+        if let Some(TlsName { host, http2 }) = tls {
+            wire.session = Some(Box::new(tls::session(host, http2)?));
             wire.handshake(Instant::now() + patience)?;
+            let chosen = wire.session.as_ref().and_then(|session| session.alpn_protocol());
+            if http2 && chosen != Some(b"h2") {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the server does not choose HTTP/2 in its TLS handshake (ALPN)",
+                ));
+            }
         }
         Ok(wire)
     }
@@ -190,6 +204,13 @@ impl ClientStream {
         self.take_error()
             || linger_sys::tcp_state(self.socket.as_fd())
                 .is_ok_and(|state| state == linger_sys::TcpState::Close)
+    }
+
+    /// Writes what TLS still holds. `WouldBlock` if not all of it fits into the send buffer.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.flush_tls()?;
+        let waits = self.session.as_ref().is_some_and(|session| session.wants_write());
+        if waits { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }
 
     fn flush_tls(&mut self) -> io::Result<()> {

@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 
 use linger_fastcgi::{Address, Responder, apps, responder};
 use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeError, Target, probe};
 use linger_testing::sandboxed;
-use linger_testing::servers::{LENGTH, RunningServer, available, nginx, program};
+use linger_testing::servers::{LENGTH, Launch, RunningServer, available, nginx, program};
 
 fn with_large_file(server: &str) -> Option<RunningServer> {
     let peer = available(nginx("nginx", 1, server))?;
@@ -32,44 +33,132 @@ fn expect(url: &str, config: &ProbeConfig, answers: &[CheckAnswer]) {
     assert_eq!(found, answers, "{url}: {:#?}", report.findings);
 }
 
+/// Makes a key and a certificate in a folder. Returns nginx's directives for them; `None` without openssl.
+fn certificate(folder: &Path) -> Option<String> {
+    std::fs::create_dir_all(folder).unwrap();
+    let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
+    let openssl = available(program("openssl", "openssl"))?;
+    let made = Command::new(openssl)
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let (key, certificate) = (key.display(), certificate.display());
+    Some(format!("ssl_certificate {certificate}; ssl_certificate_key {key};"))
+}
+
 #[test]
 fn https() {
     sandboxed(|| {
         let folder = std::env::temp_dir().join(format!("linger-probe-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
-        let Some(openssl) = available(program("openssl", "openssl")) else { return };
-        let made = Command::new(openssl)
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-                "-keyout",
-            ])
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let Some(certificate) = certificate(&folder) else { return };
         for (lingering, late) in [("always", CheckAnswer::Keeps), ("off", CheckAnswer::Loses)] {
             let server = format!(
                 "server {{ listen 127.0.0.1:PORT ssl; root FOLDER; lingering_close {lingering};
-                   ssl_certificate {}; ssl_certificate_key {}; }}",
-                certificate.display(),
-                key.display()
+                   {certificate} }}"
             );
             let Some(peer) = with_large_file(&server) else { return };
             let url = format!("https://localhost:{}/large", peer.address.port());
             expect(&url, &config(&ASKED), &[CheckAnswer::Keeps, CheckAnswer::Keeps, late]);
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    });
+}
+
+fn http2(only: &[Check]) -> ProbeConfig {
+    let mut config = config(only);
+    config.http2 = true;
+    config
+}
+
+const OVER_HTTP2: [Check; 4] =
+    [Check::LargeResponse, Check::UnreadBody, Check::UploadInProgress, Check::Stall];
+
+#[test]
+fn nginx_over_http2() {
+    sandboxed(|| {
+        let server = "server { listen 127.0.0.1:PORT http2; root FOLDER; client_max_body_size 1m; }";
+        let Some(peer) = with_large_file(server) else { return };
+        let url = format!("http://{}/large", peer.address);
+        expect(&url, &http2(&OVER_HTTP2), &[CheckAnswer::Keeps; 4]);
+        // Two directives away: the connection ends with its first request, and what the client still sends meets a closed socket.
+        let server = "server { listen 127.0.0.1:PORT http2; root FOLDER; keepalive_requests 1;
+                               client_max_body_size 1m; lingering_close off; }";
+        let Some(peer) = with_large_file(server) else { return };
+        let target: Target = format!("http://{}/large", peer.address).parse().unwrap();
+        let report = probe(&target, &http2(&OVER_HTTP2[..3]), |_| {}).unwrap();
+        for found in &report.findings {
+            let cut = matches!(found.answer, CheckAnswer::Loses | CheckAnswer::AtRisk);
+            assert!(cut, "{}: {}", found.check, found.sentence);
+            assert!(found.counters.contains_key("OutRsts"), "{}: {:?}", found.check, found.counters);
+        }
+    });
+}
+
+#[test]
+fn http2_is_chosen_in_the_tls_handshake_or_refused() {
+    sandboxed(|| {
+        let folder = std::env::temp_dir().join(format!("linger-probe-alpn-{}", std::process::id()));
+        let Some(certificate) = certificate(&folder) else { return };
+        for (listen, offers) in [("ssl http2", true), ("ssl", false)] {
+            let server = format!("server {{ listen 127.0.0.1:PORT {listen}; root FOLDER; {certificate} }}");
+            let Some(peer) = with_large_file(&server) else { return };
+            let url = format!("https://localhost:{}/large", peer.address.port());
+            if offers {
+                expect(&url, &http2(&OVER_HTTP2[..2]), &[CheckAnswer::Keeps; 2]);
+                continue;
+            }
+            let error = probe(&url.parse().unwrap(), &http2(&[]), |_| {}).unwrap_err();
+            assert!(matches!(&error, ProbeError::Connect { .. }), "{error}");
+            assert!(error.to_string().contains("does not choose HTTP/2"), "{error}");
+            // One field away: in HTTP/1.1 it answers.
+            expect(&url, &config(&OVER_HTTP2[..1]), &[CheckAnswer::Keeps]);
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    });
+}
+
+/// Both send a complete response, and then reset the stream whose request they have not read: Node with NO_ERROR, as RFC 9113
+/// section 8.1 has it, HAProxy 2.6 with CANCEL, for which curl 7.88 gives up the response (status 92).
+#[test]
+fn node_and_haproxy_over_http2() {
+    sandboxed(|| {
+        let Some(node) = available(program("node", "nodejs")) else { return };
+        let launch = Launch::new("node");
+        let source = format!(
+            "require('http2').createServer((request, response) => {{
+               response.writeHead(200, {{ 'content-length': {LENGTH} }});
+               response.end(Buffer.alloc({LENGTH}, 'r'));
+             }}).listen({}, '127.0.0.1');",
+            launch.port
+        );
+        let file = launch.file("server.js", source);
+        let mut command = Command::new(node);
+        command.arg(file);
+        let Some(peer) = available(launch.start(command)) else { return };
+        expect(&format!("http://{}/", peer.address), &http2(&OVER_HTTP2), &[CheckAnswer::Keeps; 4]);
+
+        let Some(haproxy) = available(program("haproxy", "haproxy")) else { return };
+        let launch = Launch::new("haproxy");
+        let answer = launch.file("large", vec![b'r'; LENGTH]);
+        let config = format!(
+            "global\n  tune.bufsize 400000\n  maxconn 200\ndefaults\n  mode http\n  timeout client 20s\n  timeout server 20s
+  timeout connect 5s\nfrontend front\n  bind 127.0.0.1:{} proto h2\n
+  http-request return status 200 content-type application/octet-stream file {}\n",
+            launch.port,
+            answer.display()
+        );
+        let file = launch.file("haproxy.cfg", config);
+        let mut command = Command::new(haproxy);
+        command.arg("-db").arg("-f").arg(file);
+        let Some(peer) = available(launch.start(command)) else { return };
+        let [large, _, upload, _] = OVER_HTTP2;
+        let url = format!("http://{}/", peer.address);
+        expect(&url, &http2(&[large, upload]), &[CheckAnswer::Keeps, CheckAnswer::AtRisk]);
     });
 }
 

@@ -147,9 +147,11 @@ pub(crate) struct Probe {
     status: Option<u16>,
     /// Where a redirection leads.
     location: Option<String>,
+    /// The protocol that was spoken: `HTTP/1.1`, `HTTP/2`, `FastCGI`, `TCP`.
+    protocol: &'static str,
     /// Length of the plain answer's body.
     response_bytes: u64,
-    /// How the end of that answer is known: `content-length`, `chunked`, `end-request`, `close`.
+    /// How the end of that answer is known: `content-length`, `chunked`, `end-request`, `end-stream`, `close`.
     framing: &'static str,
     /// Why the server's resets could not be watched; null where they were, or where it is on another host.
     unwatched: Option<String>,
@@ -182,6 +184,7 @@ impl Probe {
             server: report.server.as_ref().map(|server| server.json().into_owned()),
             status: report.status,
             location: report.location.as_ref().map(|to| to.json().into_owned()),
+            protocol: report.protocol,
             response_bytes: report.response_bytes,
             framing: report.framing,
             unwatched: report.unwatched.clone(),

@@ -1,6 +1,8 @@
 //! The last sentences of a report: who it is, and what to do.
 
-use linger_probe::{AFFORDABLE, Check, CheckAnswer, CheckFinding, Doubt, ProbeReport, QUIET, Witnessed};
+use linger_probe::{
+    AFFORDABLE, Check, CheckAnswer, CheckFinding, ConnectionEnd, Doubt, ProbeReport, QUIET, Witnessed,
+};
 
 /// What to do about the answers, the most important first.
 pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
@@ -44,6 +46,12 @@ fn who(report: &ProbeReport) -> String {
     if gateway && !matches!(report.status, Some(502 | 504)) {
         return "The gateway answered for an application whose response it did not get: probe the application itself, \
                 or see it on the gateway's host with `linger watch --port GATEWAY,APPLICATION`."
+            .into();
+    }
+    let mut faults = report.counting().filter(|finding| finding.answer.is_fault());
+    if faults.all(|finding| finding.ended == Some(ConnectionEnd::StreamReset)) {
+        return "It resets the stream of a request that it has not read to its end. It should read on, or send RST_STREAM with \
+                NO_ERROR, and that behind the complete response only (RFC 9113 section 8.1)."
             .into();
     }
     let nginx = report.server.as_ref().is_some_and(|server| server.raw().starts_with(b"nginx"));

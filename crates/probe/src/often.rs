@@ -1,0 +1,79 @@
+//! Asks a question as often as configured, in each of its forms, and keeps the worst answer.
+
+use std::io;
+use std::time::Duration;
+
+use crate::finding::{Check, CheckAnswer, CheckFinding, LeftOut};
+use crate::judge::by_status;
+use crate::prober::Prober;
+
+/// If no byte could be written for this long, the server is not reading: go on to the next step.
+pub(crate) const STUCK: Duration = Duration::from_millis(300);
+
+/// One way to ask a question.
+pub(crate) type Variant<'a> = dyn Fn(&Prober) -> io::Result<CheckFinding> + 'a;
+
+/// Asks each variant as often as configured, and keeps the worst answer. A variant sends at most `body` bytes after its head.
+pub(crate) fn worst(prober: &Prober, check: Check, body: usize, variants: &[&Variant<'_>]) -> CheckFinding {
+    worst_form(prober, check, body, variants, &|_| String::new())
+}
+
+/// The same, where there are several variants: `form` says what the one with that index is.
+pub(crate) fn worst_form(
+    prober: &Prober,
+    check: Check,
+    body: usize,
+    variants: &[&Variant<'_>],
+    form: &dyn Fn(usize) -> String,
+) -> CheckFinding {
+    let mut findings = Vec::new();
+    let body = body + prober.config.payload.len();
+    for (index, variant) in variants.iter().enumerate() {
+        for _ in 0..prober.config.repeat.max(1) {
+            if !prober.active && !prober.spent.leaves(body as u64, prober.expected.unwrap_or(0)) {
+                let text =
+                    "not asked: what may be sent to, or read from, a server that others use, too, is used up";
+                let left_out = Some(LeftOut::Budget);
+                findings.push(CheckFinding { left_out, ..CheckFinding::undecided(check, text) });
+                continue;
+            }
+            let found = variant(prober)
+                .unwrap_or_else(|error| CheckFinding::undecided(check, &format!("no connection: {error}")));
+            let mut found = by_status(&prober.model, found);
+            found.form = (variants.len() > 1).then(|| form(index));
+            if !prober.active && prober.room() == 0 && found.answer == CheckAnswer::CannotTell {
+                found.left_out = Some(LeftOut::Budget);
+            }
+            findings.push(found);
+        }
+    }
+    // What the budget left out was not asked: it has no end.
+    let trials =
+        findings.iter().filter(|finding| finding.left_out.is_none() || finding.ended.is_some()).count()
+            as u32;
+    // Among equal answers the one with the most missing bytes is reported.
+    let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.answer, missing(finding))).cloned()
+    else {
+        return CheckFinding::undecided(check, "nothing was asked");
+    };
+    // A response that arrived does not make up for a trial in which the server answered with another one, such as 503.
+    if worst.answer == CheckAnswer::Keeps
+        && let Some(other) = findings.iter().find(|finding| is_unlike(prober, finding))
+    {
+        worst = other.clone();
+    }
+    let same = findings.iter().filter(|finding| finding.answer == worst.answer).count() as u32;
+    (worst.trials, worst.with_this_answer) = (trials, same);
+    for finding in findings.iter().filter(|finding| finding.ended.is_some()) {
+        worst.forms.extend(finding.form.clone().filter(|form| !worst.forms.contains(form)));
+    }
+    worst
+}
+
+fn is_unlike(prober: &Prober, finding: &CheckFinding) -> bool {
+    finding.answer == CheckAnswer::CannotTell && prober.model.is_unlike(finding.status)
+}
+
+fn missing(finding: &CheckFinding) -> u64 {
+    finding.expected.unwrap_or(0).saturating_sub(finding.got)
+}
