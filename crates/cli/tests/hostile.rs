@@ -1,5 +1,6 @@
 //! Servers that send damaged and poisoned frames to the program: what it makes in the user's directory, and what it shows.
 
+mod common;
 #[allow(dead_code, reason = "each test uses what it needs")]
 #[path = "../../transfer/tests/common/mad.rs"]
 mod mad;
@@ -8,18 +9,23 @@ mod mad;
 mod proxy;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use common::share::Share;
 use mad::{damage, frames, seal};
 use proxy::Proxy;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 const ROUNDS: u64 = 90;
+/// For how long a hostile server may keep a processor busy.
+const MOST_BUSY: Duration = Duration::from_secs(1);
 /// What a terminal would obey, and what turns text around.
 const POISON: [&[u8]; 6] =
     [FORGED, b"\x1b]0;owned\x07", b"\x1b[2J\r", b"\xc2\x9b2J", "\u{202e}txt".as_bytes(), b"\x9b\x00\x08"];
@@ -28,16 +34,30 @@ const FORGED: &[u8] = b"\nlinger: all is confirmed\n";
 /// The user's own file, whose name servers love.
 const MINE: &str = ".bashrc";
 
-fn linger(verb: &str, port: u16, flags: &[&str], words: &[&str], home: &Path) -> Output {
-    Command::new(LINGER)
+fn linger(verb: &str, port: u16, flags: &[&str], words: &[&str], home: &Path) -> (Output, Duration) {
+    let mut command = Command::new(LINGER);
+    command
         .args([verb, "--insecure", "--retry-for", "0", "--timeout", "5", "--port", &port.to_string()])
         .args(flags)
         .args(words)
         .current_dir(home.join("here"))
         .env("XDG_CONFIG_HOME", home)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+        .stdin(Stdio::null());
+    busy(&mut command)
+}
+
+/// Runs a program that prints less than a pipe holds. Returns how long it kept a processor busy: the kernel's count, which is there
+/// until the program is waited for.
+fn busy(command: &mut Command) -> (Output, Duration) {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let over = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(Pid::from_child(&child)), over).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    // The name of the program may have spaces. Then come the state, which is field 3, and utime and stime, 14 and 15 (proc(5)).
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    let spent = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
+    (child.wait_with_output().unwrap(), spent)
 }
 
 /// What a real server answers to the three verbs.
@@ -49,34 +69,19 @@ fn recorded(home: &Path) -> [Vec<Vec<u8>>; 3] {
     std::os::unix::fs::symlink("small", shared.join("tree/link")).unwrap();
     // What cannot be sent is named, which is text of the server's.
     std::os::unix::fs::symlink("/etc/passwd", shared.join("tree/outside")).unwrap();
-    let mut server = Command::new(LINGER)
-        .args(["share", "--writable", "--insecure", "--json", "--listen", "127.0.0.1:0"])
-        .arg(&shared)
-        .env("XDG_CONFIG_HOME", home)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut out = BufReader::new(server.stdout.take().unwrap());
-    out.read_line(&mut line).unwrap();
-    let port = line.split("127.0.0.1:").nth(1).unwrap();
-    let port = port.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
-    let said = ["get", "ls", "put"].map(|verb| {
-        let proxy = Proxy::new(port, None);
+    let server = Share::new(home, &shared, &["--insecure"]);
+    ["get", "ls", "put"].map(|verb| {
+        let proxy = Proxy::new(server.port, None);
         let words = match verb {
             "get" => &["127.0.0.1:tree", "real/"][..],
             "ls" => &["127.0.0.1:tree"],
             _ => &["letter", "127.0.0.1:"],
         };
-        let output = linger(verb, proxy.port, &[], words, home);
+        let (output, _) = linger(verb, proxy.port, &[], words, home);
         let expected = if verb == "get" { 1 } else { 0 };
         assert_eq!(output.status.code(), Some(expected), "{verb}: {output:?}");
         frames(&proxy.answered.lock().unwrap())
-    });
-    let _ = server.kill();
-    let _ = server.wait();
-    said
+    })
 }
 
 /// Writes terminal controls over what the server said in words: names, and sentences of what it cannot send.
@@ -105,10 +110,25 @@ fn refusal(kind: u8, text: &[u8]) -> Vec<Vec<u8>> {
         _ => [&[0, 1][..], text].concat(),
     };
     let stream = if kind == 2 { 1 } else { 0 };
+    vec![frame(kind, stream, &payload)]
+}
+
+fn frame(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
-    let mut frame = [&[0, length[1], length[2], length[3], kind, 0, 0, stream][..], &payload].concat();
+    let mut frame = [&[0, length[1], length[2], length[3], kind, 0, 0, stream][..], payload].concat();
     seal(&mut frame);
-    vec![frame]
+    frame
+}
+
+/// A file of `size` bytes that is one hole, with a wrong hash at its end.
+fn hole(size: u64) -> Vec<Vec<u8>> {
+    let size = &size.to_be_bytes()[..];
+    let offer = [&[1, 0, 4][..], b"tree", &[0]].concat();
+    // An index, a path, a mode, no time, a size, a token, no hash; sparse, without a target, not by blocks.
+    let entry = [&[3][..], &[0; 8], &[0], &[0, 0], &[0; 6], &[1, 0xa4], &[0], &[1], size, &[7; 16], &[0]];
+    let entry = [&entry.concat()[..], &[1, 0, 0, 0]].concat();
+    let end = [&[7][..], &[0; 8], size, &[1], &[9; 32]].concat();
+    [offer, entry, [&[5], size].concat(), end].iter().map(|message| frame(2, 1, message)).collect()
 }
 
 /// Accepts one connection, says everything, and reads until the client has enough.
@@ -143,10 +163,11 @@ fn meet(verb: &str, said: &[Vec<u8>], flags: &[&str], home: &Path, told: &str) -
         _ => &["letter", "127.0.0.1:"],
     };
     let whole = said.concat();
-    let output = std::thread::scope(|scope| {
+    let (output, spent) = std::thread::scope(|scope| {
         scope.spawn(|| babble(&listener, &whole));
         linger(verb, port, flags, words, home)
     });
+    assert!(spent < MOST_BUSY, "{told}: {spent:?} of a processor");
     assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{told}: {output:?}");
     assert_plain(&output.stdout, told) + &assert_plain(&output.stderr, told)
 }
@@ -223,4 +244,29 @@ fn a_hostile_server_names_nothing_and_commands_no_terminal() {
             }
         }
     }
+}
+
+/// What a server makes the program hash, or a program that would be busy for longer than this test lets it.
+#[test]
+fn a_server_keeps_no_processor_busy_with_a_few_bytes() {
+    let top = tempfile::tempdir().unwrap();
+    let home = top.path();
+    fs::create_dir(home.join("here")).unwrap();
+    fs::write(home.join("here").join(MINE), MINE).unwrap();
+    fs::write(home.join("here/letter"), "Dear").unwrap();
+    let preface = recorded(home)[0][..1].to_vec();
+    for (size, answer) in [
+        (64 << 30, "the end of a file arrived damaged"),
+        (1 << 30, "the end of a file arrived damaged"),
+        (1 << 40, "too many holes for a file that is not hashed by blocks"),
+    ] {
+        let told = format!("a hole of {size} bytes");
+        let shown = meet("get", &[preface.clone(), hole(size)].concat(), &[], home, &told);
+        assert!(shown.contains(answer), "{told}: {shown}");
+        let _ = fs::remove_dir_all(home.join("here/.linger"));
+        assert_only_asked(home, &told);
+    }
+    // The kernel ends this one after two seconds of a processor.
+    let (ended, spent) = busy(Command::new("sh").args(["-c", "ulimit -t 2; while :; do :; done"]));
+    assert!(!ended.status.success() && spent >= MOST_BUSY, "{ended:?} {spent:?}");
 }

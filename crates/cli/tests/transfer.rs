@@ -8,70 +8,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use common::share::Share;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const BLOCK: u64 = 1 << 20;
-
-/// A `linger share` that is killed when it goes out of scope.
-struct Share {
-    child: Child,
-    port: u16,
-    /// Checks its lines.
-    lines: Option<JoinHandle<()>>,
-}
-
-impl Share {
-    fn new(home: &Path, directory: &Path, flags: &[&str]) -> Self {
-        Self::through(Command::new(env!("CARGO_BIN_EXE_linger")), home, directory, flags)
-    }
-
-    fn through(mut command: Command, home: &Path, directory: &Path, flags: &[&str]) -> Self {
-        let mut child = command
-            .args(["share", "--writable", "--json", "--listen", "127.0.0.1:0"])
-            .args(flags)
-            .arg(directory)
-            .env("XDG_CONFIG_HOME", home)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        out.read_line(&mut line).unwrap();
-        let value: Value = common::contract::line("share", &line);
-        let address = value["address"].as_str().unwrap();
-        let port = address.rsplit(':').next().unwrap().parse().unwrap();
-        // The further output is read, or the share would wait for its reader.
-        let lines = std::thread::spawn(move || {
-            for line in out.lines() {
-                common::contract::line("share", &line.unwrap());
-            }
-        });
-        Self { child, port, lines: Some(lines) }
-    }
-
-    fn wait(mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let checked = self.lines.take().map(JoinHandle::join);
-        assert!(
-            checked.is_none_or(|checked| checked.is_ok()) || std::thread::panicking(),
-            "a line is not valid"
-        );
-    }
-}
 
 fn put(home: &Path, port: u16, from: &Path, to: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_linger"));

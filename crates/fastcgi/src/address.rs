@@ -3,8 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -77,7 +76,7 @@ impl Address {
             }
             match (socket.bind(address), self) {
                 (Err(error), Self::Unix(path)) if error.kind() == io::ErrorKind::AddrInUse => {
-                    if !is_forsaken(path, address)? {
+                    if !linger_sys::is_forsaken(path)? {
                         return Err(error);
                     }
                     std::fs::remove_file(path)?;
@@ -112,16 +111,6 @@ impl Address {
         }
         Err(last)
     }
-}
-
-/// Whether the path is that of a socket on which nobody listens any more.
-fn is_forsaken(path: &Path, address: &SockAddr) -> io::Result<bool> {
-    // connect(2) refuses a file that is no socket with the same error.
-    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Ok(false);
-    }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    Ok(probe.connect(address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@
 #[cfg(unix)]
 mod close;
 mod facts;
+#[cfg(unix)]
+mod path;
 mod process;
 mod set_once;
 #[cfg(all(unix, not(loom), any(test, feature = "testing")))]
@@ -28,6 +30,8 @@ mod platform;
 #[cfg(unix)]
 pub use close::close;
 pub use facts::{Family, Ready, TcpInfo, TcpState};
+#[cfg(unix)]
+pub use path::is_forsaken;
 pub use platform::{
     Alarm, Discarder, Reactor, ReadyList, SocketWait, TELLS_ACKNOWLEDGED, descriptor_limit, family,
     is_multipath, send_now, send_queue, set_receive_low_water, tcp_info, tcp_state, unread,

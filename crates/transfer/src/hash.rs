@@ -7,6 +7,8 @@
 use blake3::Hasher;
 use blake3::hazmat::{HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
+use crate::zeros;
+
 /// Bytes of a block: what is verified, acknowledged and resumed as one.
 pub const BLOCK: usize = 1 << 20;
 
@@ -147,7 +149,10 @@ impl BlockHasher {
 /// A tree holds at most one value for each bit of the number of blocks: 41 values are enough for a million terabytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tree {
+    /// Blocks whose values are in the stack.
     blocks: u64,
+    /// Blocks of zeros that follow them and have no values yet: most of them need none once it is known where the zeros end.
+    zeros: u64,
     stack: Vec<[u8; 32]>,
     alone: Option<Hash>,
     hashing: Hashing,
@@ -159,7 +164,7 @@ impl Tree {
 
     /// A file of which nothing has been hashed.
     pub(crate) const fn new() -> Self {
-        Self { blocks: 0, stack: Vec::new(), alone: None, hashing: Hashing::Whole }
+        Self { blocks: 0, zeros: 0, stack: Vec::new(), alone: None, hashing: Hashing::Whole }
     }
 
     /// Restores a tree from its [`blocks`](Self::blocks), [`stack`](Self::stack) and [`alone`](Self::alone). Returns
@@ -167,7 +172,7 @@ impl Tree {
     pub(crate) fn restore(blocks: u64, stack: Vec<[u8; 32]>, alone: Option<Hash>) -> Option<Self> {
         let depth = if blocks == 0 { 0 } else { (blocks - 1).count_ones() as usize + 1 };
         let fits = stack.len() == depth && alone.is_some() == (blocks == 1) && blocks <= 1 << 44;
-        fits.then_some(Self { blocks, stack, alone, hashing: Hashing::Whole })
+        fits.then_some(Self { blocks, zeros: 0, stack, alone, hashing: Hashing::Whole })
     }
 
     /// The same values, taken for those of a file that is hashed this way.
@@ -177,21 +182,22 @@ impl Tree {
 
     /// The number with which the next block is hashed.
     pub(crate) fn place(&self) -> u64 {
-        self.hashing.place(self.blocks)
+        self.hashing.place(self.blocks())
     }
 
     /// Complete blocks hashed so far.
     pub(crate) fn blocks(&self) -> u64 {
-        self.blocks
+        self.blocks + self.zeros
     }
 
     /// Bytes hashed so far.
     pub(crate) fn bytes(&self) -> u64 {
-        self.blocks * BLOCK as u64
+        self.blocks() * BLOCK as u64
     }
 
-    /// The chaining values to keep.
+    /// The chaining values to keep, once the tree is [settled](Self::settle).
     pub(crate) fn stack(&self) -> &[[u8; 32]] {
+        debug_assert!(self.zeros == 0, "zeros at the end have no values yet");
         &self.stack
     }
 
@@ -211,14 +217,23 @@ impl Tree {
 
     /// Adds the next block.
     pub(crate) fn push(&mut self, sum: Sum) {
+        self.settle();
+        self.push_value(sum);
+    }
+
+    fn push_value(&mut self, sum: Sum) {
         self.merge();
         self.stack.push(sum.value);
         self.blocks += 1;
         self.alone = if self.blocks == 1 { sum.alone } else { None };
     }
 
-    /// Adds `blocks` blocks of zeros of a file that is hashed by blocks, or not at all, in a few steps.
+    /// Adds `blocks` blocks of zeros, in a few steps.
     pub(crate) fn push_zeros(&mut self, blocks: u64) {
+        if self.hashing == Hashing::Whole {
+            self.zeros += blocks;
+            return;
+        }
         if blocks == 0 {
             return;
         }
@@ -238,9 +253,35 @@ impl Tree {
         self.alone = (self.blocks == 1).then(|| Sum::of(0, &ZEROS).alone).flatten();
     }
 
+    /// How many blocks [`settle`](Self::settle) would hash.
+    pub(crate) fn owes(&self) -> u64 {
+        zeros::cost(self.blocks, self.zeros)
+    }
+
+    /// Computes the values of the zeros at the end. Takes them from the table of subtrees of zeros where it can: the last
+    /// blocks stay single, because the topmost merge of a file is another one.
+    pub(crate) fn settle(&mut self) {
+        let mut left = std::mem::take(&mut self.zeros);
+        while left > 0 {
+            match zeros::group(self.blocks) {
+                Some(value) if left > zeros::GROUP => {
+                    self.merge();
+                    self.stack.push(value);
+                    self.blocks += zeros::GROUP;
+                    self.alone = None;
+                    left -= zeros::GROUP;
+                }
+                _ => {
+                    self.push_value(zeros::block(self.blocks));
+                    left -= 1;
+                }
+            }
+        }
+    }
+
     /// The hash of a file that consists of the complete blocks and `tail`, which is shorter than a block.
     pub(crate) fn end(&self, tail: &[u8]) -> Hash {
-        if self.blocks == 0 {
+        if self.blocks() == 0 {
             return *blake3::hash(tail).as_bytes();
         }
         self.finish((!tail.is_empty()).then(|| Sum::of(self.place(), tail)))
@@ -249,6 +290,7 @@ impl Tree {
     /// The hash of a file that ends after the complete blocks and `tail`. If there are no complete blocks, there must be a tail.
     pub(crate) fn finish(&self, tail: Option<Sum>) -> Hash {
         let mut tree = self.clone();
+        tree.settle();
         if let Some(sum) = tail {
             tree.push(sum);
         }

@@ -61,6 +61,7 @@ mod transport;
 mod unix;
 mod walk;
 mod wire;
+mod zeros;
 
 /// Framed streams over one connection: the library beneath the transfer.
 pub mod session {

@@ -17,7 +17,7 @@ pub(crate) use request::{Get, Operation, Options, Put};
 /// Longest text of an error, in bytes.
 const MAX_TEXT: usize = 1 << 10;
 
-/// The most bytes of holes in a file that is not hashed by blocks: to hash them as zeros takes half a minute at each end.
+/// The most bytes of holes in a file that is not hashed by blocks: as many as the table of `zeros.rs` covers at the begin of a file.
 pub(crate) const MOST_ZEROS: u64 = 64 << 30;
 
 /// Identifies the content of a source without reading it, so that a later session can resume: for a file a hash of inode,

@@ -30,6 +30,7 @@ use crate::root::Root;
 use crate::sink::Spool;
 use crate::store::{Landing, Store, now};
 use crate::wire::Violation;
+use crate::zeros::Allowance;
 pub(crate) use account::Announced;
 use account::receipt;
 use arriving::Arriving;
@@ -92,6 +93,8 @@ pub(crate) struct Receiver<'a> {
     /// Whether the sender has to wait for an answer to each file before it sends data.
     ask: bool,
     arriving: Arriving,
+    /// The zeros that the sender may still have hashed.
+    allowance: Allowance,
     paths: BTreeMap<u64, Announced>,
 }
 
@@ -169,6 +172,7 @@ impl<'a> Receiver<'a> {
             memory: MemoryId::default(),
             ask: false,
             arriving: Arriving::default(),
+            allowance: Allowance::default(),
             paths: BTreeMap::new(),
         }
     }
@@ -300,6 +304,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn end(&mut self, index: u64, size: u64, hash: Option<Hash>) -> Result<(), Error> {
+        self.pay()?;
         let mut waiting = self.take(index)?;
         waiting.state.differs(&mut self.place, self.options);
         if self.arriving.is_whole() {

@@ -24,6 +24,7 @@ use crate::reason::{Reason, Remedy};
 use crate::receive::{Announced, MAX_ANNOUNCED};
 use crate::store::hash_as;
 use crate::wire::Violation;
+use crate::zeros::Allowance;
 
 /// The most entries that wait for their receipts. Each costs some hundred bytes here.
 const MAX_WAITING: usize = 2048;
@@ -47,6 +48,8 @@ pub(crate) struct Sender<'s, 'a> {
     /// The least durability that a receipt has to state, if one was asked for.
     pub(crate) least: Option<Durability>,
     account: Account,
+    /// The zeros that the receiver still hashes for this side.
+    allowance: Allowance,
     /// Why a receipt is not for the content that was sent, if that happened.
     disputed: Option<Reason>,
 }
@@ -75,6 +78,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             since_look: 0,
             least: None,
             account: Account::default(),
+            allowance: Allowance::default(),
             disputed: None,
         }
     }

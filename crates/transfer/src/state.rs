@@ -149,7 +149,9 @@ impl PartLog {
             return Ok(None);
         }
         let mut state = Self { log, key: key(&stored), records: 0, hashing };
-        let tree = state.replay(part.as_fd(), &stat, stored == expected, gauge);
+        let mut tree = state.replay(part.as_fd(), &stat, stored == expected, gauge);
+        // Zeros at the end are paid for by no session: a few blocks, or none.
+        tree.settle();
         let length = tree.bytes();
         if stat.st_size as u64 != length {
             disk::ftruncate(&part, length)?;
@@ -315,8 +317,9 @@ fn header(token: Token, hashing: Hashing, part: &Stat) -> [u8; RECORD] {
     header[32..40].copy_from_slice(&part.st_ino.to_be_bytes());
     header[HASHING] = match hashing {
         Hashing::None => 0,
-        Hashing::Whole => 1,
         Hashing::Blocks => 2,
+        // 1 was a log without records of holes. Its reader would misread those of this one.
+        Hashing::Whole => 3,
     };
     header[BOOT..BOOT + 16].copy_from_slice(&boot());
     header

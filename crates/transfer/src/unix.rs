@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -43,7 +43,7 @@ impl PathListener {
         let address = SockAddr::unix(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         match socket.bind(&address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_forsaken(path, &address)? => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && linger_sys::is_forsaken(path)? => {
                 fs::remove_file(path)?;
                 socket.bind(&address)?;
             }
@@ -73,18 +73,6 @@ impl Drop for PathListener {
             let _ = remover.join();
         }
     }
-}
-
-/// Whether a socket is at the path on which nobody listens any more.
-fn is_forsaken(path: &Path, address: &SockAddr) -> io::Result<bool> {
-    // connect(2) refuses a file that is no socket with the same error.
-    if !fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Ok(false);
-    }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    probe.set_nonblocking(true)?;
-    let answer = probe.connect(address);
-    Ok(answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
 fn inode(path: &Path) -> io::Result<(u64, u64)> {

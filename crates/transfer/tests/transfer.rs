@@ -248,6 +248,43 @@ fn sparse_files_stay_sparse() {
     assert!(fs::metadata(&copy).unwrap().blocks() * 512 < 1 << 20);
 }
 
+/// Each of these files ends with 16 blocks of zeros that have to be hashed. A receiver hashes 1,024 for nothing; what is more
+/// is paid for with a block of zeros for every two files.
+#[test]
+fn more_holes_than_a_receiver_hashes_for_nothing_arrive_as_well() {
+    const LENGTH: u64 = 272 << 20;
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let tree = from.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    for number in 0..74 {
+        fs::File::create(tree.join(number.to_string())).unwrap().set_len(LENGTH).unwrap();
+    }
+    let mut hashes = Vec::new();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let observe = &mut |told: Progress| {
+                if let Progress::Confirmed(confirmation) = told {
+                    hashes.extend(confirmation.hash);
+                }
+            };
+            let options = PutOptions::default();
+            let (summary, error) =
+                shared.client().put(Input::Path(tree.clone()), &place("tree"), &options, observe);
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
+            assert_eq!(summary.confirmed, 75);
+            // Ten files over, so five blocks of zeros.
+            assert_eq!(summary.wire >> 20, 5, "{} bytes on the wire", summary.wire);
+        },
+    );
+    let mut hasher = blake3::Hasher::new();
+    (0..LENGTH >> 20).for_each(|_| _ = hasher.update(&[0; BLOCK]));
+    assert!(hashes.len() == 74 && hashes.iter().all(|hash| hash == hasher.finalize().as_bytes()));
+    let copy = fs::metadata(to.path().join("tree/73")).unwrap();
+    assert_eq!((copy.len(), copy.blocks()), (LENGTH, 0));
+}
+
 #[test]
 fn patterns_leave_out_and_take_back() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());

@@ -4,3 +4,4 @@ pub(crate) mod contract;
 pub(crate) mod host;
 pub(crate) mod program;
 pub(crate) mod ready;
+pub(crate) mod share;

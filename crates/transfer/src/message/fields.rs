@@ -123,6 +123,8 @@ impl Writer {
         match answer {
             EntryAnswer::Fresh => self.u8(0),
             EntryAnswer::Partial(tree) => {
+                let mut tree = tree.clone();
+                tree.settle();
                 self.u8(1);
                 self.u64(tree.blocks());
                 self.u8(tree.stack().len() as u8);

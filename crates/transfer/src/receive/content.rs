@@ -19,8 +19,9 @@ use crate::root::write_full;
 use crate::state::LogStep;
 use crate::store::Landing;
 use crate::wire::Violation;
+use crate::zeros::TABLED;
 
-/// Blocks of a hole that are hashed before the session is served again: a tenth of a second's work.
+/// Blocks of a hole that are hashed or written before the session is served again: a tenth of a second's work.
 const PORTION: u64 = 256;
 
 impl Receiver<'_> {
@@ -40,6 +41,7 @@ impl Receiver<'_> {
         if !self.arriving.takes(length) {
             return Err(Violation::Unexpected("data across the end of a block").into());
         }
+        self.pay()?;
         // The file has failed: its content is read from the connection and dropped.
         let Some(landing) = self.current()? else { return Ok(()) };
         let number = landing.tree.place();
@@ -97,6 +99,7 @@ impl Receiver<'_> {
     }
 
     pub(super) fn sum(&mut self, value: [u8; 32]) -> Result<(), Error> {
+        self.allowance.earn();
         let Some(landing) = self.current()? else {
             self.arriving.clear();
             return Ok(());
@@ -163,44 +166,97 @@ impl Receiver<'_> {
         let verify = self.options.verify;
         let Some(landing) = self.current()? else { return Ok(()) };
         let (first, blocks) = (landing.tree.blocks(), bytes / BLOCK as u64);
-        let by_blocks = landing.entry.by_blocks;
         // Zeros cost the sender nothing, so their number is checked: the file may not grow beyond its announced size.
         let end = landing.tree.bytes().checked_add(bytes);
         if end.is_none_or(|end| landing.entry.size.is_none_or(|size| end > size)) {
             return Err(Violation::Unexpected("a hole beyond the end").into());
         }
-        // If the zeros need neither be hashed one by one nor be written, the hole is one step, however long it is.
-        if let (true, OpenTarget::Tree { store, .. }) = (by_blocks || !verify, &mut self.place)
-            && let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut()
-        {
-            let made = store.hole(landing, blocks);
-            (self.observe)(Progress::Moved { bytes });
-            return self.stored(made);
-        }
-        if let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() {
+        let near = if Hashing::of(verify, landing.entry.by_blocks) == Hashing::Whole {
             landing.zeros = landing.zeros.saturating_add(bytes);
             if landing.zeros > MOST_ZEROS {
                 return Err(
                     Violation::Unexpected("too many holes for a file that is not hashed by blocks").into()
                 );
             }
+            blocks.min(TABLED.saturating_sub(first))
+        } else {
+            blocks
+        };
+        self.hole_at_once(near)?;
+        if near < blocks {
+            self.pay()?;
         }
-        let hashing = Hashing::of(verify, by_blocks);
-        for number in first..first + blocks {
-            // Hashing a hole may take hours: meanwhile the peer is sent pings, and a request to stop is noticed.
-            if number % PORTION == 0 {
-                self.session.ping()?;
-                self.session.rest(Duration::ZERO)?;
-            }
-            let place = hashing.place(number);
-            let sum = if verify { Sum::of(place, &ZEROS) } else { Sum::default() };
-            self.put_block(None, sum)?;
-            (self.observe)(Progress::Moved { bytes: BLOCK as u64 });
+        for number in first + near..first + blocks {
+            self.attend(number)?;
             if self.current()?.is_none() {
                 return Ok(());
             }
+            if !self.allowance.pay(1) {
+                return self.unpaid();
+            }
+            self.put_block(None, Sum::of(number, &ZEROS))?;
+            (self.observe)(Progress::Moved { bytes: BLOCK as u64 });
         }
         Ok(())
+    }
+
+    /// Adds a hole whose zeros need not be hashed one by one. In a file it is one step, however long it is; to a stream or a
+    /// sink the zeros are written.
+    fn hole_at_once(&mut self, blocks: u64) -> Result<(), Error> {
+        let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() else {
+            return Ok(());
+        };
+        if let OpenTarget::Tree { store, .. } = &mut self.place {
+            if blocks == 0 {
+                return Ok(());
+            }
+            let made = store.hole(landing, blocks);
+            (self.observe)(Progress::Moved { bytes: blocks * BLOCK as u64 });
+            return self.stored(made);
+        }
+        for number in 0..blocks {
+            self.attend(number)?;
+            let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() else {
+                return Ok(());
+            };
+            let zeros: Pieces<'_> = [&ZEROS, &[], &[], &[]];
+            let written = match &mut self.place {
+                OpenTarget::Tree { .. } => Ok(()),
+                OpenTarget::Sink { spool, .. } => spool.write(zeros),
+                OpenTarget::Stream { out, so_far } => write_stream(out, zeros).map(|()| so_far.push_zeros(1)),
+            };
+            let written = written.map(|()| landing.tree.push_zeros(1));
+            self.stored(written)?;
+            (self.observe)(Progress::Moved { bytes: BLOCK as u64 });
+        }
+        Ok(())
+    }
+
+    /// Now and then in long work on a hole: the peer is sent a ping, and a request to stop is noticed.
+    fn attend(&mut self, number: u64) -> Result<(), Error> {
+        if number.is_multiple_of(PORTION) {
+            self.session.ping()?;
+            self.session.rest(Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
+    /// Hashes what has to be hashed of a hole that is over, if the sender may have it hashed; otherwise the file fails.
+    pub(super) fn pay(&mut self) -> Result<(), Error> {
+        let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() else {
+            return Ok(());
+        };
+        if !self.allowance.pay(landing.tree.owes()) {
+            return self.unpaid();
+        }
+        landing.tree.settle();
+        Ok(())
+    }
+
+    fn unpaid(&mut self) -> Result<(), Error> {
+        let text =
+            "the sender has sent less data than it may for so many holes; they can be sent without verifying";
+        self.fail_current(Fault(Refusal::Other, text.into()))
     }
 }
 

@@ -239,6 +239,7 @@ impl Receiver<'_> {
                 });
             }
             OpenTarget::Stream { so_far, .. } => {
+                so_far.settle();
                 return Ok(Ok(Waits::Landing(landing(entry, dest, so_far.clone()))));
             }
         };

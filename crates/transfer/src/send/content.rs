@@ -20,6 +20,7 @@ use crate::progress::Progress;
 use crate::reason::{Reason, Remedy};
 use crate::root::read_full;
 use crate::walk::token;
+use crate::zeros::{Allowance, TABLED};
 
 /// Payload bytes of a frame. Fewer frames mean fewer wake-ups at both ends; two fit into half of the default window (2 MiB),
 /// so that one is in transit while the other is read.
@@ -28,11 +29,33 @@ const FRAME: usize = 512 << 10;
 /// The most blocks that one Hole message stands for, unless the file is hashed by blocks: a tenth of a second's hashing.
 const HOLE: u64 = 256;
 
-/// How many of the next blocks, all of them zeros, are told as a hole: a portion, so that the receiver works while this side hashes
-/// the next, and both notice a request to stop. None if the receiver was told of as many as it takes: an allocated file that was not
-/// written yet counts as full when it is announced, and is read as a hole. What is left is sent as zeros.
-fn portion(blocks: u64, told: u64) -> u64 {
-    blocks.min(HOLE).min((MOST_ZEROS / BLOCK as u64).saturating_sub(told))
+/// What the receiver was told of a file's holes.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    by_blocks: bool,
+    /// The block before which the hole ends that is being told.
+    until: u64,
+    /// Blocks that were told.
+    told: u64,
+}
+
+impl Run {
+    /// How many of the next blocks, all of them zeros, are told as a hole: a portion, so that the receiver works while this side
+    /// hashes the next, and both notice a request to stop. None if the receiver does not take the hole, because it has hashed
+    /// enough zeros for this side, or was told of as many as it takes: an allocated file that was not written yet counts as full
+    /// when it is announced, and is read as a hole.
+    fn portion(&mut self, first: u64, blocks: u64, allowance: &mut Allowance) -> u64 {
+        if self.by_blocks {
+            return blocks;
+        }
+        if first >= self.until {
+            let most = (MOST_ZEROS / BLOCK as u64).saturating_sub(self.told);
+            self.until = first + allowance.affords(first, blocks.min(most));
+        }
+        let portion = blocks.min(HOLE).min(self.until - first);
+        self.told += portion;
+        portion
+    }
 }
 
 /// The result of reading a block.
@@ -65,12 +88,12 @@ impl Sender<'_, '_> {
         piece: &mut PageBuffer,
     ) -> Result<Option<(u64, Option<Hash>)>, Error> {
         let size = entry.size.unwrap_or(0);
-        let (mut data_until, mut told) = (0, 0);
+        let (mut data_until, mut hole) = (0, Run { by_blocks: entry.by_blocks, ..Run::default() });
         loop {
             let offset = tree.bytes();
             if entry.sparse
                 && offset >= data_until
-                && self.holes(file, tree, size, &mut data_until, (entry.by_blocks, &mut told))?
+                && self.holes(file, tree, size, &mut data_until, &mut hole)?
             {
                 continue;
             }
@@ -139,14 +162,14 @@ impl Sender<'_, '_> {
     }
 
     /// If the file has a hole of at least one block here, tells the receiver its length instead of sending zeros. Returns
-    /// whether it did. `told` is how many blocks of holes it was told, of a file that is hashed by blocks or is not.
+    /// whether it did. If the receiver does not take the hole, its first block is sent.
     pub(super) fn holes(
         &mut self,
         file: BorrowedFd<'_>,
         tree: &mut Tree,
         size: u64,
         data_until: &mut u64,
-        (by_blocks, told): (bool, &mut u64),
+        hole: &mut Run,
     ) -> Result<bool, Error> {
         let offset = tree.bytes();
         let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
@@ -160,18 +183,15 @@ impl Sender<'_, '_> {
             *data_until = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
             return Ok(false);
         }
-        let portion = if by_blocks { blocks } else { portion(blocks, *told) };
+        let portion = hole.portion(tree.blocks(), blocks, &mut self.allowance);
         if portion == 0 {
-            *data_until = data;
+            *data_until = offset + BLOCK as u64;
             return Ok(false);
         }
-        *told += portion;
-        if by_blocks {
-            tree.push_zeros(portion);
-        } else {
-            for _ in 0..portion {
-                tree.push(Sum::of(tree.blocks(), &ZEROS));
-            }
+        let near = if hole.by_blocks { portion } else { portion.min(TABLED.saturating_sub(tree.blocks())) };
+        tree.push_zeros(near);
+        for _ in near..portion {
+            tree.push(Sum::of(tree.blocks(), &ZEROS));
         }
         self.say(&Message::Hole { bytes: portion * BLOCK as u64 })?;
         (self.observe)(Progress::Moved { bytes: portion * BLOCK as u64 });
@@ -303,7 +323,11 @@ impl Sender<'_, '_> {
     }
 
     pub(super) fn sum(&mut self, value: [u8; 32]) -> Result<(), Error> {
-        if self.options.verify { self.say(&Message::Sum { value }) } else { Ok(()) }
+        if !self.options.verify {
+            return Ok(());
+        }
+        self.allowance.earn();
+        self.say(&Message::Sum { value })
     }
 
     pub(super) fn pause(&mut self, bytes: usize) -> Result<(), Error> {
@@ -355,7 +379,31 @@ mod tests {
     #[test]
     fn holes_are_told_in_portions_and_no_more_of_them_than_a_receiver_takes() {
         let most = MOST_ZEROS / BLOCK as u64;
-        assert_eq!((portion(1, 0), portion(HOLE + 1, 0)), (1, HOLE));
-        assert_eq!((portion(HOLE, most - 1), portion(HOLE, most), portion(HOLE, most + 1)), (1, 0, 0));
+        let portion = |first, blocks, told| {
+            Run { told, ..Run::default() }.portion(first, blocks, &mut Allowance::default())
+        };
+        assert_eq!((portion(0, 1, 0), portion(0, HOLE + 1, 0)), (1, HOLE));
+        assert_eq!(
+            (portion(0, HOLE, most - 1), portion(0, HOLE, most), portion(0, HOLE, most + 1)),
+            (1, 0, 0)
+        );
+        // The whole of a hole is paid for when it begins.
+        let (mut hole, mut allowance) = (Run::default(), Allowance::default());
+        let mut first = 0;
+        while first < most {
+            first += hole.portion(first, most - first, &mut allowance);
+        }
+        assert_eq!((hole.told, allowance), (most, Allowance::default().less(16)));
+        // Behind the table every block is paid for, until nothing is left.
+        let (mut hole, mut allowance) = (Run::default(), Allowance::default());
+        let mut first = TABLED;
+        while let told @ 1.. = hole.portion(first, 4096, &mut allowance) {
+            first += told;
+        }
+        assert_eq!((first, allowance), (TABLED + 1024, Allowance::default().less(1024)));
+        allowance.earn();
+        assert_eq!(hole.portion(first + 1, 4096, &mut allowance), 32);
+        let mut far = Run { by_blocks: true, ..Run::default() };
+        assert_eq!(far.portion(first, 1 << 40, &mut allowance), 1 << 40);
     }
 }

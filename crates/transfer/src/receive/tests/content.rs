@@ -178,29 +178,28 @@ fn holes_are_zeros() {
     }
 }
 
-/// A hole is one step, however long it is, unless each of its zeros is hashed.
+/// A hole of a file is one step, however long it is. To a stream its zeros are written.
 #[test]
-fn a_hole_that_is_not_hashed_is_one_step() {
-    for (verify, by_blocks, steps) in [
-        (true, true, vec![4 * SIZE]),
-        (false, false, vec![4 * SIZE]),
-        (false, true, vec![4 * SIZE]),
-        (true, false, vec![SIZE; 4]),
-    ] {
-        let to = tempdir();
-        let announced = TreeEntry { by_blocks, ..entry(0, Kind::File, "", Some(4 * SIZE)) };
-        let script = [Say(Message::Entry(announced)), hole(4 * SIZE)];
-        let received = receive(To::Directory(to.path()), with(Options { verify, ..VERIFIED }), &script);
-        assert!(matches!(received.result, Err(Error::Cut(_))), "{received:?}");
-        let moved = received.seen.iter().filter_map(|progress| match progress {
-            Progress::Moved { bytes } => Some(*bytes),
-            _ => None,
-        });
-        assert_eq!(moved.collect::<Vec<_>>(), steps, "{verify} {by_blocks}");
+fn a_hole_of_a_file_is_one_step() {
+    let null: OwnedFd = std::fs::File::create("/dev/null").unwrap().into();
+    for (verify, by_blocks) in [(true, true), (false, false), (false, true), (true, false)] {
+        for (streams, steps) in [(false, vec![4 * SIZE]), (true, vec![SIZE; 4])] {
+            let (to, mut kept) = (tempdir(), Tree::new());
+            let announced = TreeEntry { by_blocks, ..entry(0, Kind::File, "", Some(4 * SIZE)) };
+            let script = [Say(Message::Entry(announced)), hole(4 * SIZE)];
+            let place = if streams { To::Stream(&null, &mut kept) } else { To::Directory(to.path()) };
+            let received = receive(place, with(Options { verify, ..VERIFIED }), &script);
+            assert!(matches!(received.result, Err(Error::Cut(_))), "{received:?}");
+            let moved = received.seen.iter().filter_map(|progress| match progress {
+                Progress::Moved { bytes } => Some(*bytes),
+                _ => None,
+            });
+            assert_eq!(moved.collect::<Vec<_>>(), steps, "{verify} {by_blocks} {streams}");
+        }
     }
 }
 
-/// A frame of a few bytes keeps a processor busy for half a minute at most.
+/// More zeros than there is a table for are not even looked at.
 #[test]
 fn more_zeros_than_are_ever_hashed_one_by_one_are_refused_before_the_first() {
     for (verify, by_blocks, refused) in [(true, false, true), (true, true, false), (false, false, false)] {
@@ -214,13 +213,14 @@ fn more_zeros_than_are_ever_hashed_one_by_one_are_refused_before_the_first() {
     }
 }
 
-/// Blocks of a hole that are hashed before the session is served again.
+/// Blocks of a hole that are written before the session is served again.
 const PORTION: u64 = 256;
 
-/// A receiver that hashes a long hole notices a request to stop after each portion, though nothing arrives meanwhile.
+/// A receiver that writes the zeros of a long hole notices a request to stop after each portion, though nothing arrives meanwhile.
 #[test]
-fn hashing_a_hole_can_be_stopped() {
-    let to = tempdir();
+fn writing_a_hole_can_be_stopped() {
+    let null: OwnedFd = std::fs::File::create("/dev/null").unwrap().into();
+    let mut kept = Tree::new();
     let script = [file(0, "", 3 * PORTION * SIZE), hole(3 * PORTION * SIZE)];
     let moved = Cell::new(0);
     let stops = |progress: &Progress, cancel: &Cancel| {
@@ -231,7 +231,7 @@ fn hashing_a_hole_can_be_stopped() {
             cancel.cancel();
         }
     };
-    let received = receive_watched(To::Directory(to.path()), with(VERIFIED), &|_| {}, &stops, &script);
+    let received = receive_watched(To::Stream(&null, &mut kept), with(VERIFIED), &|_| {}, &stops, &script);
     assert!(matches!(received.result, Err(Error::Cancelled)), "{:?}", received.result);
     assert_eq!(moved.get(), 2 * PORTION);
 }
@@ -465,4 +465,32 @@ fn frames_after_one_that_cannot_be_written_are_still_frames() {
     }
     session.goodbye(0, "").unwrap();
     assert!(matches!(sending.join().unwrap(), Ok(SessionEvent::Bye { code: 0, .. })));
+}
+
+/// Of a hole of 272 blocks, the last 16 have to be hashed. A sender may have 1,024 hashed in a session, and 32 more for each block
+/// of data; then the next file fails, and what comes behind it is received.
+#[test]
+fn zeros_that_have_to_be_hashed_are_paid_for_by_data() {
+    const HOLE: u64 = 272 * SIZE;
+    let mut zeros = Tree::new();
+    zeros.push_zeros(272);
+    let hash = Some(zeros.finish(None));
+    let hole = |index: u64| {
+        let end = Message::End { index, size: HOLE, hash };
+        [file(index, &index.to_string(), HOLE), Say(Message::Hole { bytes: HOLE }), Say(end)]
+    };
+    let data = bytes(BLOCK);
+    let mut script = vec![directory(0, "")];
+    script.extend((1..=66).flat_map(hole));
+    script.push(file(67, "67", SIZE));
+    script.extend(content(&data, BLOCK, true));
+    script.push(end(67, &data));
+    script.extend((68..=70).flat_map(hole));
+    script.extend([leave(0), total(71)]);
+    let to = tempdir();
+    let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+    assert_eq!(received.failures(), [65, 66, 70].map(|index| (index, Refusal::Other)));
+    received.done(71 - 3, 3);
+    assert_eq!(std::fs::metadata(to.path().join("top/69")).unwrap().len(), HOLE);
+    assert!(!to.path().join("top/70").exists());
 }
