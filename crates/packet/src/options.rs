@@ -34,6 +34,7 @@ pub enum MptcpEnd {
 }
 
 /// The blocks of a selective acknowledgement (RFC 2018): the first sequence number of each, and the one after its last.
+#[inline]
 pub(crate) fn sack_blocks(mut bytes: &[u8]) -> impl Iterator<Item = (u32, u32)> {
     let blocks = loop {
         match bytes {

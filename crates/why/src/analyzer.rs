@@ -148,7 +148,7 @@ impl Analyzer {
             self.counts.packets += 1;
             self.counts.last = packet.time_ns;
             match Segment::plain(packet.link, packet.data, packet.wire_len) {
-                Some(segment) => self.queue(&packet, segment, &mut waiting),
+                Some(ref segment) => self.queue(&packet, segment, &mut waiting),
                 None => self.look_closer(&packet, &mut waiting),
             }
         }
@@ -167,7 +167,7 @@ impl Analyzer {
     #[inline(never)]
     fn look_closer<'a>(&mut self, packet: &Packet<'a>, waiting: &mut SegmentQueue<'a>) {
         match Segment::from_frame(packet.link, packet.data, packet.wire_len) {
-            Ok(segment) => self.queue(packet, segment, waiting),
+            Ok(segment) => self.queue(packet, &segment, waiting),
             Err(NotTcp::OtherProtocol) => {}
             Err(NotTcp::Icmp(error)) => {
                 // The segments that the error is about may still wait in the ring.
@@ -198,24 +198,27 @@ impl Analyzer {
 
     /// Adds a segment to the ring and judges the oldest.
     #[inline(always)]
-    fn queue<'a>(&mut self, packet: &Packet<'a>, segment: Segment<'a>, waiting: &mut SegmentQueue<'a>) {
-        if self.selection.as_ref().is_some_and(|selection| !selection.has(&segment)) {
+    fn queue<'a>(&mut self, packet: &Packet<'a>, segment: &Segment<'a>, waiting: &mut SegmentQueue<'a>) {
+        if self.selection.as_ref().is_some_and(|selection| !selection.has(segment)) {
             self.counts.unselected += 1;
             return;
         }
         if packet.has_options() && self.comments.len() < MAX_COMMENTS {
             self.comment(packet);
         }
-        let (key, dir) = FlowKey::of(&segment, packet.interface);
+        let (key, dir) = FlowKey::of(segment, packet.interface);
         let at = At { frame: self.files.frame(packet.frame), time_ns: packet.time_ns };
         let path = self.places.id(segment.path);
         let slot = self.table.find(&key);
-        let seen = QueuedSegment { segment, key, dir, at, path, slot, frame: packet.data };
+        let frame = packet.data;
         if waiting.all.len() < AHEAD {
-            waiting.all.push(seen);
+            waiting.all.push(QueuedSegment { segment: *segment, key, dir, at, path, slot, frame });
         } else if let Some(place) = waiting.all.get_mut(waiting.oldest) {
             self.segment(place);
-            *place = seen;
+            // Field by field: a whole one would be made elsewhere and copied here.
+            place.segment = *segment;
+            (place.key, place.dir, place.at) = (key, dir, at);
+            (place.path, place.slot, place.frame) = (path, slot, frame);
             waiting.oldest = (waiting.oldest + 1) % AHEAD;
         }
     }

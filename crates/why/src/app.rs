@@ -14,6 +14,7 @@ use linger_packet::Segment;
 use crate::claim::{Farewell, Framed};
 pub(crate) use http::HttpMessage;
 use sniff::{HTTP2_PREFACE, says_goodbye, sniff};
+pub(crate) use sniff::{field, lines};
 
 /// The protocol of a stream, with the facts that only this protocol has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,6 +127,20 @@ impl App {
     /// Takes a segment that begins where the last one ended.
     #[inline]
     pub(crate) fn in_order(&mut self, segment: &Segment<'_>, peer: &Self) {
+        // Most segments lie within a message or a record, and say nothing new.
+        if !self.is_inside(segment) {
+            self.take(segment, peer);
+        }
+    }
+
+    /// Whether a segment ends before the message or record in which it begins, or with it.
+    #[inline]
+    fn is_inside(&self, segment: &Segment<'_>) -> bool {
+        matches!(self.extent, Extent::Known(end) if end.wrapping_sub(segment.seq) >= segment.payload_len)
+            && self.has_ends()
+    }
+
+    fn take(&mut self, segment: &Segment<'_>, peer: &Self) {
         if self.protocol == Protocol::Unseen {
             self.protocol = sniff(segment.payload);
             if self.protocol == Protocol::Other
@@ -291,9 +306,18 @@ impl App {
     }
 
     /// Whether the protocol says where its messages end.
+    #[inline]
     pub(crate) fn has_ends(&self) -> bool {
-        matches!(self.protocol, Protocol::Http { .. } | Protocol::Tls { .. } | Protocol::FastCgi { .. })
-            || self.framed().is_some()
+        match self.protocol {
+            Protocol::Http { .. }
+            | Protocol::Tls { .. }
+            | Protocol::FastCgi { .. }
+            | Protocol::Http2 { .. }
+            | Protocol::WebSocket { .. } => true,
+            Protocol::Unseen | Protocol::Ssh | Protocol::Lines { .. } | Protocol::Other | Protocol::Cut => {
+                false
+            }
+        }
     }
 
     /// The protocol, if it consists of frames.

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::app::{field, lines};
+
 /// Different names that are kept, the latest ones: at most about 1.5 MB. Connections hold the number of their name, so that a
 /// name takes one place, however many connections ask for it.
 const KEPT: usize = 8_192;
@@ -47,29 +49,35 @@ pub(crate) struct NameId(u32);
 pub(crate) struct AskedNames {
     /// The name with number n is at n % KEPT.
     places: Vec<(NameId, AskedName<Arc<str>>)>,
-    index: HashMap<AskedName<Arc<str>>, NameId>,
+    /// The numbers of names in a Host field, and of those in a ClientHello.
+    index: [HashMap<Arc<str>, NameId>; 2],
     latest: u32,
 }
 
 impl AskedNames {
     /// The number of the name in the first bytes of a side, if there is one.
     pub(crate) fn note(&mut self, bytes: &[u8]) -> Option<NameId> {
-        let name: Arc<str> = name_in(bytes)?.into();
-        let name = if bytes.first() == Some(&22) { AskedName::Tls(name) } else { AskedName::Host(name) };
-        if let Some(&known) = self.index.get(&name) {
+        let text = name_in(bytes)?;
+        let is_tls = bytes.first() == Some(&22);
+        // Most clients ask for a name that is known: none is copied for them.
+        if let Some(&known) = self.index[usize::from(is_tls)].get(text) {
             return Some(known);
         }
+        let text: Arc<str> = text.into();
+        let name = if is_tls { AskedName::Tls(text.clone()) } else { AskedName::Host(text.clone()) };
         self.latest = self.latest.checked_add(1).unwrap_or(1);
         let id = NameId(self.latest);
         let place = id.0 as usize % KEPT;
         if place < self.places.len() {
-            let (_, oldest) = std::mem::replace(&mut self.places[place], (id, name.clone()));
-            self.index.remove(&oldest);
+            match std::mem::replace(&mut self.places[place], (id, name)).1 {
+                AskedName::Host(oldest) => self.index[0].remove(&oldest),
+                AskedName::Tls(oldest) => self.index[1].remove(&oldest),
+            };
         } else {
             // The first number is 1: place 0 waits for its turn.
-            self.places.resize(place + 1, (id, name.clone()));
+            self.places.resize(place + 1, (id, name));
         }
-        self.index.insert(name, id);
+        self.index[usize::from(is_tls)].insert(text, id);
         Some(id)
     }
 
@@ -90,15 +98,12 @@ fn name_in(bytes: &[u8]) -> Option<&str> {
 
 /// The Host field of a request.
 fn host(bytes: &[u8]) -> Option<&[u8]> {
-    let head = bytes.split(|&byte| byte == b'\n').take_while(|line| line.trim_ascii() != b"");
-    let mut fields = head.skip(1).filter_map(|line| {
-        let colon = line.iter().position(|&byte| byte == b':')?;
-        Some((&line[..colon], line[colon + 1..].trim_ascii()))
-    });
     if !bytes.first()?.is_ascii_uppercase() || bytes.starts_with(b"HTTP/") {
         return None;
     }
-    fields.find(|(name, _)| name.eq_ignore_ascii_case(b"host")).map(|(_, value)| value)
+    let head = lines(bytes).take_while(|line| !line.trim_ascii().is_empty());
+    let mut fields = head.skip(1).filter_map(field);
+    fields.find(|(name, _)| name.eq_ignore_ascii_case(b"host")).map(|(_, value)| value.trim_ascii())
 }
 
 /// The server name of a ClientHello (RFC 8446 section 4.1.2, RFC 6066 section 3), as far as it is in the first record.
@@ -171,9 +176,11 @@ mod tests {
         let last = note(&mut names, KEPT);
         assert_eq!((known(&names, first), known(&names, last)), (None, Some(format!("h{KEPT}"))));
         assert_ne!(note(&mut names, 0), first);
-        assert_eq!((names.places.len(), names.index.len()), (KEPT, KEPT));
+        let indexed = |names: &AskedNames| names.index.each_ref().map(HashMap::len);
+        assert_eq!((names.places.len(), indexed(&names)), (KEPT, [KEPT, 0]));
         // The same name in a ClientHello is another one.
         assert_ne!(names.note(&hello(b"h0")), Some(note(&mut names, 0)));
+        assert_eq!(indexed(&names), [KEPT - 1, 1], "it has the place of the oldest");
     }
 
     #[test]

@@ -89,7 +89,12 @@ impl Path {
 
     /// The tags that name a network, without those that only name a way through it, which differ between directions or change.
     #[must_use]
+    #[inline]
     pub fn network(self) -> Self {
+        if self.is_plain() { self } else { self.network_among_tags() }
+    }
+
+    fn network_among_tags(self) -> Self {
         let mut network = Self::default();
         let named = [Tag::Vlan, Tag::Vxlan, Tag::Geneve, Tag::ServiceInstance].map(|tag| tag as u32);
         let mut places = network.0.iter_mut();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use linger_packet::Segment;
 
-use super::sniff::{head_length, sniff, switches_to_web_socket};
+use super::sniff::{field, head_length, lines, sniff, switches_to_web_socket};
 use super::{App, Extent, LONGEST, Protocol};
 
 /// A response, or a request by its method.
@@ -80,14 +80,12 @@ struct Fields {
 impl Fields {
     fn of<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut fields = Self { body: BodyLength::None, close: false, keep_alive: false };
-        for line in lines {
-            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
-            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        for (name, value) in lines.filter_map(field) {
             let mut values = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
             if name.eq_ignore_ascii_case(b"content-length") {
                 values.for_each(|value| fields.take_length(value));
             } else if name.eq_ignore_ascii_case(b"transfer-encoding")
-                && value.to_ascii_lowercase().ends_with(b"chunked")
+                && value.trim_ascii().to_ascii_lowercase().ends_with(b"chunked")
             {
                 fields.body = BodyLength::Chunked;
             } else if name.eq_ignore_ascii_case(b"connection") {
@@ -167,7 +165,7 @@ impl App {
         };
         let message = HttpMessage::of(bytes);
         let end = at.wrapping_add(length as u32);
-        let mut lines = bytes[..length].split(|&byte| byte == b'\n');
+        let mut lines = lines(&bytes[..length]);
         let first = lines.next().unwrap_or(&[]);
         let response = first.starts_with(b"HTTP/");
         let status = first.get(9..12).filter(|_| response).unwrap_or(&[]);

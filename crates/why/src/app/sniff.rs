@@ -2,12 +2,30 @@
 
 use super::{HttpMessage, Protocol};
 
+/// The lines of a head, each without its line feed.
+pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(head);
+    std::iter::from_fn(move || {
+        let bytes = rest?;
+        let (line, after) = match memchr::memchr(b'\n', bytes) {
+            Some(end) => (&bytes[..end], Some(&bytes[end + 1..])),
+            None => (bytes, None),
+        };
+        rest = after;
+        Some(line)
+    })
+}
+
+/// The name and the value of the field in a line, if there is one. White space around the value is kept.
+pub(crate) fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = memchr::memchr(b':', line)?;
+    Some((&line[..colon], &line[colon + 1..]))
+}
+
 /// Whether the head of a 101 response switches to WebSocket.
 pub(super) fn switches_to_web_socket(head: &[u8]) -> bool {
-    head.split(|&byte| byte == b'\n').any(|line| {
-        let Some(colon) = line.iter().position(|&byte| byte == b':') else { return false };
-        line[..colon].eq_ignore_ascii_case(b"upgrade")
-            && line[colon + 1..].trim_ascii().eq_ignore_ascii_case(b"websocket")
+    lines(head).filter_map(field).any(|(name, value)| {
+        name.eq_ignore_ascii_case(b"upgrade") && value.trim_ascii().eq_ignore_ascii_case(b"websocket")
     })
 }
 

@@ -228,6 +228,7 @@ fn the_client_had_ended_after_the_last_word() {
         .but("no window", &ended(of(&LINUX)).with(|p| p.window = 0), "aborted likely active harmless")
         .but("macOS", &ended(of(&MACOS)), "aborted likely active harmless")
         .but("Linux, and every request has its response", &ended(exchange(&LINUX)), "aborted likely harmless")
+        .but("the client spoke last", &ended(of(&LINUX).bytes(Client, 9)), "unknown possible active harmful")
         .but("macOS, and the client had not ended", &of(&MACOS).ack(Server).rst(Server), "unknown possible")
         .done();
 }

@@ -267,6 +267,26 @@ fn ends_that_are_used_again_count_once_in_each_place() {
     assert_eq!(told.len(), 2, "{told:#?}");
 }
 
+/// Both connections are in both places, and each place has the reset of another one.
+#[test]
+fn resets_of_two_connections_with_the_same_ends_are_two_findings() {
+    let story = |isns: (u32, u32), seconds: u64, is_reset: bool| {
+        let flow = flow().isns(isns.0, isns.1).shake().wait(50).data(Client, GET).wait(50);
+        let flow = flow.bytes(Server, 30).wait(50).ack(Client).wait(50).data(Client, GET);
+        let flow = if is_reset { flow.rst(Server) } else { flow };
+        flow.with_all(|packet| packet.time += seconds * 1_000_000_000)
+    };
+    let view = |resets: [bool; 2]| {
+        story((1_000, 900_000), 0, resets[0]).and(story((7_000_000, 5_000), 20, resets[1]))
+    };
+    let told =
+        compared(&[&near(&view([true, false]), Client, 300), &near(&view([false, true]), Server, 300)]);
+    assert_eq!(told.len(), 2, "{told:#?}");
+    let told =
+        compared(&[&near(&view([true, false]), Client, 300), &near(&view([true, false]), Server, 300)]);
+    assert_eq!(told.len(), 1, "{told:#?}");
+}
+
 /// One that failed without a reset is one conversation, too.
 #[test]
 fn a_failure_that_two_places_show_is_one_finding() {

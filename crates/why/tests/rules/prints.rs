@@ -150,6 +150,8 @@ fn probes_whose_answers_were_lost() {
     assert!(!here(&beats(3, 10_000, 5_000, true)), "it came sooner: for another reason");
     assert!(!here(&beats(3, 10_000, 10_000, false)), "nobody answered here");
     assert!(!here(&beats(3, 50, 50, true)), "a pace that no keepalive has");
+    let acknowledged = (0..4).fold(exchange(&LINUX), |flow, _| flow.wait(10_000).ack(Server).ack(Client));
+    assert!(!here(&acknowledged.wait(10_000).rst(Server)), "no probes");
     rule("answered beats")
         .base(&beats(4, 10_000, 10_000, true), "keepalive-timeout likely active")
         .but("unanswered", &beats(4, 10_000, 10_000, false), "keepalive-timeout after-keepalive")

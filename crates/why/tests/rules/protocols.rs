@@ -388,6 +388,20 @@ fn nobody_has_to_read_the_answer_to_a_goodbye() {
         let flow = flow().ports(40_000, 25).shake().data(Client, first).ack(Server).data(Client, last);
         flow.fin(Client).data(Server, b"250 2.0.0 OK.\r\n").bare(Client)
     };
+    let greeted = || flow().ports(40_000, 25).shake().data(Server, b"220 mx.example ESMTP\r\n");
+    let first = |word: &[u8]| {
+        greeted().data(Client, word).fin(Client).data(Server, b"250 2.0.0 OK.\r\n").bare(Client)
+    };
+    let left_with_a_gap = || {
+        let said = greeted().data(Client, b"EHLO a\r\n").data(Server, b"250 mx.example\r\n");
+        let said = said.data(Client, b"QUIT\r\n").bytes(Client, 20).unseen().data(Client, b"x");
+        said.fin(Client).data(Server, b"250 2.0.0 OK.\r\n").bare(Client)
+    };
+    // The server acknowledges what came after its FIN, as one does that reads on after a half-close.
+    let late = |words: &[&[u8]]| {
+        let said = greeted().data(Client, b"EHLO a\r\n").data(Server, b"250 mx.example\r\n").fin(Server);
+        words.iter().fold(said, |flow, word| flow.data(Client, word)).ack(Server).rst(Server)
+    };
     rule("goodbye")
         .base(&left(&[b"QUIT\r\n"]), "client-gave-up likely passive-after-fin harmless lost:0")
         .but("another command", &left(&[b"NOOP\r\n"]), "client-gave-up likely harmful lost:15")
@@ -401,6 +415,11 @@ fn nobody_has_to_read_the_answer_to_a_goodbye() {
         .but("after a tag", &other(b"USER a\r\n", b"a2 LOGOUT\r\n"), "harmless")
         .but("without a tag", &other(b"USER a\r\n", b"LOGOUT\r\n"), "harmful")
         .but("in a protocol that is not known", &other(b"HELLO\r\n", b"QUIT\r\n"), "harmful")
+        .but("as the first word to a server that greets", &first(b"QUIT\r\n"), "harmless")
+        .but("another first word", &first(b"NOOP\r\n"), "harmful")
+        .but("and bytes after it that are not in the capture", &left_with_a_gap(), "harmful")
+        .but("after the server's FIN", &late(&[b"QUIT\r\n"]), "harmless")
+        .but("behind a command after the server's FIN", &late(&[b"NOOP\r\n", b"QUIT\r\n"]), "harmful")
         .done();
 }
 

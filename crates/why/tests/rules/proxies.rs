@@ -13,6 +13,12 @@ fn a_tunnel_through_a_proxy() {
         opened.data(Client, &record(22, 20)).data(Server, &record(23, 20)).ack(Client)
     };
     let ok = || of(CONNECT, b"HTTP/1.1 200 Connection established\r\n\r\n");
+    // The client tells nobody that the proxy has refused, and goes on in HTTP.
+    let of_two = |second: &[u8]| {
+        let refused = flow().ports(40_000, 3_128).shake().data(Client, CONNECT);
+        let refused = refused.data(Server, b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+        refused.data(Client, second).data(Server, &crate::response(20, 20)).ack(Client).rst(Client)
+    };
     let closed = |flow: Flow, last: &[u8]| flow.fin(Client).data(Server, last).bare(Client);
     rule("a tunnel")
         .base(&ok().rst(Client), "aborted likely active harmless lost:0")
@@ -26,6 +32,12 @@ fn a_tunnel_through_a_proxy() {
             &of(GET, b"HTTP/1.1 200 Connection established\r\n\r\n").rst(Client),
             "client-gave-up likely harmful",
         )
+        .but(
+            "refused, and another request",
+            &of_two(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"),
+            "aborted likely harmless lost:0",
+        )
+        .but("refused, and bytes that are no request", &of_two(b"abc"), "client-gave-up likely harmful")
         .but(
             "refused, with a body that is not whole",
             &flow()

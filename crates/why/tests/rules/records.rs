@@ -85,6 +85,16 @@ fn fastcgi_requests_left_unread() {
             &said(&request(), &[&fastcgi(7, b"warning", 1), &end()]),
             "closed-with-unread-data likely",
         )
+        .but(
+            "the gateway resets, and has END_REQUEST",
+            &said(&request(), &[&response()]).unseen().rst(Client),
+            "aborted likely harmless",
+        )
+        .but(
+            "the gateway resets, and has no END_REQUEST",
+            &said(&request(), &[&fastcgi(6, b"body", 4)]).unseen().rst(Client),
+            "client-gave-up likely harmful",
+        )
         .but("END_REQUEST alone", &said(&request(), &[&end()]), "closed-with-unread-data likely")
         .but(
             "another request",

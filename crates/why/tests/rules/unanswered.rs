@@ -2,7 +2,7 @@
 
 use crate::GET;
 use crate::case::rule;
-use crate::flow::{Client, Flow, Server, flow};
+use crate::flow::{Client, Flow, S, Server, flow};
 use crate::opening::accepted_at;
 
 /// SYNs as Linux repeats them: after one second, two and four more.
@@ -13,12 +13,21 @@ fn asked(times: usize) -> Flow {
         .fold(flow().syn(), |flow, &ms| flow.wait(ms - 1).again(Client))
 }
 
+/// A SYN with a request, which Linux repeats without it.
+fn fast_open() -> Flow {
+    let again = |flow: Flow, ms: u64| flow.wait(ms - 1).again(Client).with(|p| p.payload.clear());
+    again(again(flow().packet(Client, S, GET), 1_000), 2_000)
+}
+
 #[test]
 fn syns_without_an_answer() {
     rule("no answer")
         .base(&asked(3), "no-answer likely unanswered harmful lost:0 unread:0")
         .but("four", &asked(4), "no-answer likely")
         .but("two", &asked(2), "none")
+        .but("two, three seconds apart", &flow().syn().wait(2_999).again(Client), "none")
+        .but("the first one with data (TCP Fast Open)", &fast_open(), "no-answer likely unread:0")
+        .but("and it was taken", &fast_open().syn_ack(), "none")
         .but("at once, as a scanner's", &flow().syn().again(Client).again(Client).again(Client), "none")
         .but("a SYN-ACK at last", &asked(3).syn_ack(), "none")
         .but("another packet of the client", &asked(3).data(Client, GET), "none")

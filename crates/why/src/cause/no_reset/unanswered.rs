@@ -17,14 +17,12 @@ impl FailureLook<'_> {
     /// The client's SYNs, and nothing else.
     pub(super) fn silence(&self) -> Option<Failed> {
         let opener = self.connection.opener()?;
-        let client = &self.connection.sides[opener];
         let own = self.connection.records().filter(|record| record.dir() == opener);
         let syns: Vec<_> = own.filter(|record| record.flags.has(Flags::SYN)).collect();
-        let alone = client.ack().is_none() && client.payload == 0;
-        if !alone
-            || self.connection.sides[1 - opener].seen()
-            || syns.len() != self.connection.records().count()
-        {
+        // A SYN may have data (TCP Fast Open, RFC 7413). It is unanswered all the same.
+        let [client, server] = [opener, 1 - opener].map(|dir| &self.connection.sides[dir]);
+        let others = syns.len() != self.connection.records().count();
+        if client.ack().is_some() || server.seen() || others {
             return None;
         }
         let (first, last) = (syns.first()?, syns.last()?);
