@@ -56,6 +56,7 @@ pub mod simulation;
 mod sink;
 mod state;
 mod store;
+mod sum;
 mod tls;
 mod transport;
 mod unix;

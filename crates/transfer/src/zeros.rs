@@ -9,7 +9,7 @@
 //! sends a block of zeros as data where its allowance is used up. A hole of a file lies behind data, or at its begin: a
 //! block of data pays for all that is to be hashed of the hole behind it.
 
-use crate::hash::{Sum, ZEROS};
+use crate::sum::{Sum, ZEROS};
 
 type Value = [u8; 32];
 
