@@ -5,32 +5,19 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
-use common::share::Share;
+use common::share::{Share, put, stopping_proxy};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const BLOCK: u64 = 1 << 20;
-
-fn put(home: &Path, port: u16, from: &Path, to: &str, flags: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_linger"));
-    command
-        .args(["put", "--json", "--port", &port.to_string()])
-        .args(flags)
-        .arg(from)
-        .arg(format!("127.0.0.1:{to}"))
-        .env("XDG_CONFIG_HOME", home)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
 
 fn events(output: &Output) -> Vec<Value> {
     let text = String::from_utf8_lossy(&output.stdout);
@@ -48,42 +35,6 @@ fn content(length: usize) -> Vec<u8> {
     }
     bytes.truncate(length);
     bytes
-}
-
-/// Forwards one connection; after `at` bytes towards the server it stops, says so, and goes on when it is told.
-fn stopping_proxy(server: u16, at: usize) -> (u16, mpsc::Receiver<()>, mpsc::Sender<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (reached, told) = mpsc::channel();
-    let (go, may_go) = mpsc::channel();
-    std::thread::spawn(move || {
-        let (client, _) = listener.accept().unwrap();
-        let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
-        let (mut back_from, mut back_to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut back_from, &mut back_to);
-            let _ = back_to.shutdown(std::net::Shutdown::Write);
-        });
-        let (mut from, mut to) = (client, server);
-        let mut left = at;
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let most = if left > 0 { left.min(buffer.len()) } else { buffer.len() };
-            let Ok(bytes @ 1..) = from.read(&mut buffer[..most]) else { break };
-            if to.write_all(&buffer[..bytes]).is_err() {
-                break;
-            }
-            if left > 0 {
-                left -= bytes;
-                if left == 0 {
-                    let _ = reached.send(());
-                    let _ = may_go.recv();
-                }
-            }
-        }
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    });
-    (port, told, go)
 }
 
 /// Kills one side after a given number of bytes. Then checks the exit status of the other side, and that a
@@ -144,6 +95,71 @@ fn kill_and_resume(kill_server: bool) {
         let expected = if there.is_some() { 0 } else { length - kept.min(length) };
         assert!(wire <= expected + BLOCK + 4000, "point {point}: {wire} bytes for {expected}");
     }
+}
+
+/// A signal while the link stands still at a random byte: the program ends without waiting for the link, what the client's status
+/// says agrees with what is there in the end, and what was verified is not sent again.
+#[test]
+fn a_signal_at_any_byte_ends_the_program_and_the_next_one_goes_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    let file = temp.path().join("file");
+    let bytes = content(8 * BLOCK as usize + 4321);
+    fs::write(&file, &bytes).unwrap();
+    for seed in 0..32u64 {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        // The first bytes say hello and ask; the file comes then.
+        let at = 300 + u64::from(random.next_u32()) % bytes.len() as u64;
+        let signal = if random.next_u32().is_multiple_of(2) { Signal::INT } else { Signal::TERM };
+        let to_server = seed % 2 == 0;
+        let name = format!("copy{seed}");
+        let told = format!("seed {seed}: {signal:?} at byte {at}, to the server: {to_server}");
+        let mut server =
+            Share::new(&home, &to, if to_server { &[] } else { &["--once", "--retry-for", "0"] });
+        let (port, reached, go) = stopping_proxy(server.port, at as usize);
+        let mut client = put(&home, port, &file, &name, &["--retry-for", "0"]).spawn().unwrap();
+        reached.recv().unwrap();
+        let signalled = if to_server { &mut server.child } else { &mut client };
+        kill_process(Pid::from_child(signalled), signal).unwrap();
+        // Nothing moves on the link before the program has ended.
+        let own = signalled.wait().unwrap().code();
+        drop(go);
+        let output = client.wait_with_output().unwrap();
+        let client = output.status.code();
+        let served = server.wait();
+        let there = fs::read(to.join(&name)).ok();
+        assert!(there.as_ref().is_none_or(|there| *there == bytes), "{told}: not identical");
+        if to_server {
+            // A service that is stopped has done what it was asked for. A client that has sent everything cannot know whether it
+            // was stored.
+            assert!(own == Some(0) && matches!(client, Some(1 | 3)) && there.is_none(), "{told}: {output:?}");
+        } else {
+            // What the client has sent arrives without it: "sent, unconfirmed" is true if that was everything, and only then.
+            let (said, was_stored) = if there.is_some() { (3, &[0, 3][..]) } else { (1, &[1][..]) };
+            let is_right = client == Some(said) && served.is_some_and(|code| was_stored.contains(&code));
+            assert!(is_right, "{told}: {served:?} {output:?}");
+        }
+        goes_on(&home, &to, &file, &name, &told);
+    }
+}
+
+/// Transfers a file of which all or a part may be there. What is there must not be sent again.
+fn goes_on(home: &Path, to: &Path, file: &Path, name: &str, told: &str) {
+    let length = fs::metadata(file).unwrap().len();
+    let parts = fs::read_dir(to.join(".linger")).into_iter().flatten().flatten();
+    let kept = parts.filter(|entry| entry.path().extension().is_some_and(|end| end == "part"));
+    let kept = kept.map(|entry| entry.metadata().unwrap().len()).max().unwrap_or(0);
+    let left = if to.join(name).exists() { 0 } else { length - kept.min(length) };
+    let again = Share::new(home, to, &["--once"]);
+    let output = put(home, again.port, file, name, &[]).output().unwrap();
+    let events = events(&output);
+    assert_eq!((output.status.code(), again.wait()), (Some(0), Some(0)), "{told}: {events:?}");
+    assert!(fs::read(to.join(name)).unwrap() == fs::read(file).unwrap(), "{told}");
+    assert!(!to.join(".linger").exists(), "{told}: something is left behind");
+    let wire = events.last().unwrap()["wire_bytes"].as_u64().unwrap();
+    assert!(wire <= left + 4000, "{told}: {wire} bytes, {kept} were there");
 }
 
 #[test]

@@ -114,7 +114,8 @@ fn a_server_that_drains_64_kib_is_found_and_the_story_has_what_it_takes() {
         let report =
             hunted(planted(DRAINS_64_KIB), 1, |plan| plan.longest_pause = Duration::from_millis(5)).unwrap();
         let found = found(report);
-        assert!(!found.repeats.is_race(), "{found:?}");
+        // The server closes in the middle of the upload each time. Whether the client has read by then is the machine's choice.
+        assert_eq!(found.repeats.lost + found.repeats.at_risk, found.repeats.judged, "{found:?}");
         assert!(found.story.schedule.steps.len() <= 3, "{:?}", found.story);
         let sent: u64 = found
             .story
