@@ -114,8 +114,8 @@ fn a_server_that_drains_64_kib_is_found_and_the_story_has_what_it_takes() {
         let report =
             hunted(planted(DRAINS_64_KIB), 1, |plan| plan.longest_pause = Duration::from_millis(5)).unwrap();
         let found = found(report);
-        // The server closes in the middle of the upload each time. Whether the client has read by then is the machine's choice.
-        assert_eq!(found.repeats.lost + found.repeats.at_risk, found.repeats.judged, "{found:?}");
+        // The shortest story stands at its boundary, where how busy the machine is decides about one trial or another.
+        assert!(found.repeats.lost * 2 > found.repeats.judged, "{found:?}");
         assert!(found.story.schedule.steps.len() <= 3, "{:?}", found.story);
         let sent: u64 = found
             .story
