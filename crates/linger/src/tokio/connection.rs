@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 #[cfg(feature = "http")]
-use super::sending::{ResponseWrites, Sending, WriteHold};
+use super::sending::{ResponseWrites, Sending};
 use super::{StopNotice, WayToEnd};
 use crate::Policy;
 
@@ -66,7 +66,8 @@ impl Connection {
     /// [`hold_no_more`]: Self::hold_no_more
     #[cfg(feature = "http")]
     pub(crate) fn hold_writes(&self) -> WriteHold {
-        WriteHold::new(self)
+        self.facts.sending.hold();
+        WriteHold(self.clone())
     }
 
     /// Ends all holds of this connection, those that exist and those to come.
@@ -82,6 +83,18 @@ impl Connection {
             return Policy { grace: policy.grace.max(policy.idle), ..policy };
         }
         policy
+    }
+}
+
+/// While this lives, nothing is written to its connection.
+#[cfg(feature = "http")]
+#[derive(Debug)]
+pub(crate) struct WriteHold(Connection);
+
+#[cfg(feature = "http")]
+impl Drop for WriteHold {
+    fn drop(&mut self) {
+        self.0.facts.sending.release();
     }
 }
 

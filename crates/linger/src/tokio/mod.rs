@@ -27,11 +27,13 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 pub use self::connection::Connection;
+#[cfg(feature = "http")]
+pub(crate) use self::connection::WriteHold;
 use self::ending::{LingeringClose, let_go};
 use self::last::Unread;
 pub use self::listener::{Accept, Listener};
 #[cfg(feature = "http")]
-pub(crate) use self::sending::{ResponsePlace, ResponseWrites, WriteHold};
+pub(crate) use self::sending::{ResponsePlace, ResponseWrites};
 #[cfg(feature = "http")]
 pub(crate) use self::serve::after;
 pub use self::serve::{Serve, StopNotice, serve};

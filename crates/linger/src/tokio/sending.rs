@@ -6,7 +6,6 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::sync::watch;
 
-use super::Connection;
 use crate::sync::{Mutex, lock};
 
 /// WriteCounts since the connection's handle was made. All of them only grow.
@@ -65,6 +64,15 @@ impl Sending {
         }
     }
 
+    /// Holds writes back until [`release`](Self::release) is called as often as this.
+    pub(super) fn hold(&self) {
+        self.change_held(|held| held.by += 1);
+    }
+
+    pub(super) fn release(&self) {
+        self.change_held(|held| held.by -= 1);
+    }
+
     /// Lets all writes go, now and later.
     pub(super) fn hold_no_more(&self) {
         self.change_held(|held| held.is_over = true);
@@ -109,23 +117,6 @@ impl Sending {
         let counts = self.counts.subscribe();
         let before = *counts.borrow();
         ResponseWrites { counts, before }
-    }
-}
-
-/// While this lives, nothing is written to its connection.
-#[derive(Debug)]
-pub(crate) struct WriteHold(Connection);
-
-impl WriteHold {
-    pub(super) fn new(connection: &Connection) -> Self {
-        connection.sending().change_held(|held| held.by += 1);
-        Self(connection.clone())
-    }
-}
-
-impl Drop for WriteHold {
-    fn drop(&mut self) {
-        self.0.sending().change_held(|held| held.by -= 1);
     }
 }
 
@@ -186,6 +177,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Wake, Waker};
 
+    use super::super::Connection;
     use super::*;
 
     fn asked(watched: &mut ResponseWrites, bytes: u64) -> Option<ResponsePlace> {
