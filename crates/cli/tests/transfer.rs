@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -37,9 +37,8 @@ fn content(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Kills one side after a given number of bytes. Then checks the exit status of the other side, and that a
-/// second attempt continues the transfer.
-fn kill_and_resume(kill_server: bool) {
+/// A home, a folder to receive, and a file of eight blocks and a little, with its content.
+fn eight_blocks() -> (tempfile::TempDir, PathBuf, PathBuf, PathBuf, Vec<u8>) {
     let temp = tempfile::tempdir().unwrap();
     let (home, to) = (temp.path().join("home"), temp.path().join("to"));
     fs::create_dir_all(home.join("linger")).unwrap();
@@ -47,6 +46,13 @@ fn kill_and_resume(kill_server: bool) {
     let file = temp.path().join("file");
     let bytes = content(8 * BLOCK as usize + 4321);
     fs::write(&file, &bytes).unwrap();
+    (temp, home, to, file, bytes)
+}
+
+/// Kills one side after a given number of bytes. Then checks the exit status of the other side, and that a
+/// second attempt continues the transfer.
+fn kill_and_resume(kill_server: bool) {
+    let (_temp, home, to, file, bytes) = eight_blocks();
     let length = bytes.len() as u64;
     for point in 0..64u64 {
         let name = format!("copy{point}");
@@ -101,13 +107,7 @@ fn kill_and_resume(kill_server: bool) {
 /// says agrees with what is there in the end, and what was verified is not sent again.
 #[test]
 fn a_signal_at_any_byte_ends_the_program_and_the_next_one_goes_on() {
-    let temp = tempfile::tempdir().unwrap();
-    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
-    fs::create_dir_all(home.join("linger")).unwrap();
-    fs::create_dir(&to).unwrap();
-    let file = temp.path().join("file");
-    let bytes = content(8 * BLOCK as usize + 4321);
-    fs::write(&file, &bytes).unwrap();
+    let (_temp, home, to, file, bytes) = eight_blocks();
     for seed in 0..32u64 {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         // The first bytes say hello and ask; the file comes then.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Path, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -96,8 +96,10 @@ fn app(gate: &Arc<Semaphore>) -> Router {
         .route("/refused", any(|| async { (StatusCode::UNAUTHORIZED, vec![b'r'; RESPONSE]) }))
         .route("/refused_shortly", any(|| async { (StatusCode::UNAUTHORIZED, vec![b'r'; SHORT]) }))
         .route(
-            "/refused_late",
-            any(|| async { (StatusCode::UNAUTHORIZED, Body::new(LateBody(Some(SHORT)))) }),
+            "/refused_late/{bytes}",
+            any(|Path(bytes): Path<usize>| async move {
+                (StatusCode::UNAUTHORIZED, Body::new(LateBody(Some(bytes))))
+            }),
         )
         .route("/read", any(|body: Bytes| async move { body.len().to_string() }))
         .route(
