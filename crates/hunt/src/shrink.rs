@@ -4,7 +4,7 @@
 //! A change is accepted only if the changed story loses. What is found for the numbers is their boundary too: the smallest
 //! value that loses, and below it the largest that was tried and kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::schedule::{ClientStep, Parameter, Schedule};
 use crate::story::Story;
@@ -102,8 +102,8 @@ type StoryChange<'c> = Box<dyn Fn(&mut Story) + 'c>;
 struct Shrinker<'l, 'f> {
     /// The shortest story so far. It loses.
     story: Story,
-    /// For each number, by its place: the largest value below the story's that was tried and does not lose.
-    kept: HashMap<(usize, bool), u64>,
+    /// For each number, by its place: the values that were tried and do not lose.
+    kept: HashMap<(usize, bool), BTreeSet<u64>>,
     asked: usize,
     lost: &'l mut Losers<'f>,
 }
@@ -233,8 +233,8 @@ impl Shrinker<'_, '_> {
     fn each_number(&mut self, values: impl Fn(u64, u64, Option<u64>) -> Vec<u64>) -> UntilOver<bool> {
         let mut candidates: Vec<(Parameter, u64)> = Vec::new();
         for parameter in self.story.schedule.parameters() {
-            let (value, kept) =
-                (self.story.schedule.value(parameter), self.kept.get(&key(parameter)).copied());
+            let value = self.story.schedule.value(parameter);
+            let kept = self.kept_below(parameter, value).next();
             candidates
                 .extend(values(value, least(parameter), kept).into_iter().map(|value| (parameter, value)));
         }
@@ -248,16 +248,8 @@ impl Shrinker<'_, '_> {
         for parameter in self.story.schedule.parameters() {
             let of_it = candidates.iter().zip(&answers).filter(|((which, _), _)| *which == parameter);
             let smallest = of_it.clone().filter(|(_, lost)| **lost).map(|((_, value), _)| *value).min();
-            let now = smallest.unwrap_or_else(|| self.story.schedule.value(parameter));
-            let kept = of_it
-                .filter(|(_, lost)| !**lost)
-                .map(|((_, value), _)| *value)
-                .filter(|kept| *kept < now)
-                .max();
-            if let Some(kept) = kept {
-                let known = self.kept.entry(key(parameter)).or_insert(kept);
-                *known = kept.max(*known);
-            }
+            let kept = of_it.filter(|(_, lost)| !**lost).map(|((_, value), _)| *value);
+            self.kept.entry(key(parameter)).or_default().extend(kept);
             if let Some(smallest) = smallest {
                 let set = move |story: &mut Story| story.schedule = story.schedule.with(parameter, smallest);
                 changes.push(Box::new(set));
@@ -266,31 +258,36 @@ impl Shrinker<'_, '_> {
         self.apply(&changes)
     }
 
-    /// Asks once more for the values that keep, since other numbers have changed meanwhile.
+    /// Asks once more for the values that keep: other numbers have changed meanwhile, and just below its boundary a story may lose each
+    /// time on a busy machine. Then a smaller value is the bound.
     fn confirm_bounds(&mut self) -> UntilOver<()> {
         let mut candidates = Vec::new();
         for parameter in self.story.schedule.parameters() {
-            let value = self.story.schedule.value(parameter);
-            if let Some(kept) = self.kept.get(&key(parameter)).copied().filter(|kept| *kept < value) {
-                candidates.push((parameter, kept));
-            }
+            let kept = self.kept_below(parameter, self.story.schedule.value(parameter));
+            candidates.extend(kept.map(|kept| (parameter, kept)));
         }
         let stories: Vec<Story> = candidates
             .iter()
             .map(|(parameter, value)| self.with(self.story.schedule.with(*parameter, *value)))
             .collect();
         let answers = self.ask(&stories)?;
-        for ((parameter, _), _) in candidates.into_iter().zip(answers).filter(|(_, lost)| *lost) {
-            self.kept.remove(&key(parameter));
+        self.kept.clear();
+        for ((parameter, kept), _) in candidates.into_iter().zip(answers).filter(|(_, lost)| !*lost) {
+            self.kept.entry(key(parameter)).or_default().insert(kept);
         }
         Some(())
+    }
+
+    /// The values below this one that were tried and do not lose, the largest first.
+    fn kept_below(&self, parameter: Parameter, value: u64) -> impl Iterator<Item = u64> {
+        self.kept.get(&key(parameter)).into_iter().flat_map(move |kept| kept.range(..value).rev().copied())
     }
 
     fn bounds(&self) -> Vec<LossBound> {
         let of = |parameter: Parameter| {
             let (index, _) = key(parameter);
             let loses_from = self.story.schedule.value(parameter);
-            let keeps_at = self.kept.get(&key(parameter)).copied().filter(|kept| *kept < loses_from);
+            let keeps_at = self.kept_below(parameter, loses_from).next();
             LossBound { step: index + 1, what: what(&self.story.schedule, parameter), loses_from, keeps_at }
         };
         self.story.schedule.parameters().into_iter().map(of).collect()

@@ -139,6 +139,31 @@ fn a_boundary_has_both_of_its_sides() {
     assert_eq!((sent.loses_from, sent.keeps_at), (1, None), "no smaller number of bytes can be sent");
 }
 
+/// When it is asked again, the machine is busy: what kept just below the boundary loses now, and smaller values still keep.
+#[test]
+fn a_bound_that_loses_when_it_is_asked_again_gives_way_to_a_smaller_one() {
+    let steps = [GET, ClientStep::Pause { milliseconds: 9_000 }, ClientStep::Send { bytes: 1 }];
+    let story = Story::new(None, Schedule::of(steps));
+    let pause = |story: &Story| match story.schedule.steps[..] {
+        [GET, ClientStep::Pause { milliseconds }, ClientStep::Send { .. }] => milliseconds,
+        _ => 0,
+    };
+    let mut asked: Vec<u64> = Vec::new();
+    let short = shrink(&story, &[None], 1, &mut |stories| {
+        let loses = |story: &Story| {
+            let pause = pause(story);
+            let from = if asked.contains(&pause) { 4_700 } else { 5_000 };
+            pause >= from
+        };
+        let answers = stories.iter().map(loses).collect();
+        asked.extend(stories.iter().map(pause));
+        Some(answers)
+    });
+    let [bound, _] = &short.bounds[..] else { panic!("{short:?}") };
+    assert!((5_000..5_100).contains(&bound.loses_from), "{bound:?}");
+    assert!((4_000..4_700).contains(&bound.keeps_at.unwrap()), "{bound:?}");
+}
+
 #[test]
 fn when_the_time_is_over_the_shortest_so_far_is_the_answer() {
     let planted = Planted { pause: 5_000, bytes: 1, requests: 1, buffer: None };
