@@ -35,6 +35,9 @@ impl Drop for Producer {
     }
 }
 
+/// The largest number of bytes that are read from a pipe at a time: four times what a pipe holds unless somebody made it larger.
+const READ: usize = 256 << 10;
+
 /// Bytes of unknown length.
 pub(crate) struct Pipe {
     pub(crate) input: OwnedFd,
@@ -48,6 +51,8 @@ pub(crate) struct Pipe {
     /// Blocks that the receiver has not confirmed; the last of them is number `tree.blocks() - 1`.
     pub(crate) held: VecDeque<Vec<u8>>,
     pub(crate) current: Vec<u8>,
+    /// Where the pipe is read to. Not the block itself, all of which would have to be made zeros before each read.
+    pub(crate) buffer: Vec<u8>,
     pub(crate) ended: bool,
 }
 
@@ -77,6 +82,7 @@ impl Pipe {
             tree: Tree::new(),
             held: VecDeque::new(),
             current: Vec::new(),
+            buffer: vec![0; READ],
             ended: false,
         }
     }

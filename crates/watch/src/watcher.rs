@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cgroup::Workload;
 use crate::counted::{Comparison, Counted};
 use crate::events::{Blind, CannotWatch, Kernel, KernelEvent};
+use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
 use crate::live_reset::{AcceptQueue, LiveReset};
 use crate::namespace_id::NamespaceId;
@@ -20,6 +21,8 @@ const WHILE_WAITING: Duration = Duration::from_millis(100);
 /// If one read returns this many destroyed sockets or more, the host is busy: read again after [`WHILE_MANY`], before the
 /// netlink buffer is full.
 const MANY: usize = 200;
+/// How often the kernel's counters are read, and the share of a processor that it may take: one part in so many.
+const COUNTERS_EVERY: (Duration, u32) = (Duration::from_secs(3), 1_500);
 /// Shortest interval between notices of further resets after one.
 const FURTHER_EVERY: Duration = Duration::from_secs(1);
 const WHILE_MANY: Duration = Duration::from_millis(50);
@@ -31,6 +34,7 @@ pub struct Watcher {
     filter: Filter,
     resets: Resets,
     comparison: Comparison,
+    counting: LookInterval,
     many: bool,
     /// Poll at the next opportunity.
     look_now: bool,
@@ -50,6 +54,7 @@ impl Watcher {
             filter,
             resets: Resets::new(),
             comparison: Comparison::start(),
+            counting: LookInterval::new(COUNTERS_EVERY.0, COUNTERS_EVERY.1),
             many: false,
             look_now: false,
             further_told: Instant::now(),
@@ -151,8 +156,12 @@ impl Watcher {
     fn take_stock(&mut self, at_end: bool) -> Vec<Notice> {
         let mut notices = std::mem::take(&mut self.pending);
         let mut due = self.resets.is_due() || std::mem::take(&mut self.look_now);
-        if due || at_end {
+        // The counters cost one file; the socket lists of a crowded host may be minutes apart.
+        let counts = due || at_end || self.counting.is_due(Instant::now());
+        if counts {
+            let started = Instant::now();
             self.comparison.read();
+            self.counting.done(started);
         }
         let dead = self.resets.dead();
         let mut leftovers = Vec::new();
@@ -176,7 +185,7 @@ impl Watcher {
             self.further_told = Instant::now();
             self.tell_further(&mut notices);
         }
-        if due {
+        if counts || due {
             notices.extend(self.compare());
         }
         notices

@@ -81,31 +81,28 @@ impl Sender<'_, '_> {
             self.session.ping()?;
             return self.look_around(u64::MAX).map(|()| Reading::Goes);
         }
-        let from = pipe.current.len();
-        pipe.current.resize(BLOCK, 0);
-        let read = match rustix::io::read(&pipe.input, &mut pipe.current[from..]) {
+        let most = pipe.buffer.len().min(BLOCK - pipe.current.len());
+        let read = match rustix::io::read(&pipe.input, &mut pipe.buffer[..most]) {
             Ok(read) => read,
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {
-                pipe.current.truncate(from);
-                return Ok(Reading::Goes);
-            }
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(Reading::Goes),
             Err(error) => {
-                pipe.current.truncate(from);
                 return self
                     .give_up(entry, format!("cannot read the pipe: {}", std::io::Error::from(error)).into());
             }
         };
-        pipe.current.truncate(from + read);
         if read == 0 {
             pipe.ended = true;
             return Ok(Reading::Ended);
         }
+        if pipe.current.is_empty() {
+            pipe.current.reserve_exact(BLOCK);
+        }
+        pipe.current.extend_from_slice(&pipe.buffer[..read]);
         if pipe.length() > pipe.most {
             drop(pipe.child.take());
             let text = format!("the source gives more than {} bytes, which is its limit", pipe.most);
             return self.give_up(entry, Reason::from(text).with(Remedy::RaiseMaxBytes));
         }
-        let bytes = pipe.current[from..].to_vec();
         let full = (pipe.current.len() == BLOCK).then(|| {
             let block = std::mem::take(&mut pipe.current);
             let sum = Sum::of(pipe.tree.blocks(), &block);
@@ -113,7 +110,12 @@ impl Sender<'_, '_> {
             pipe.held.push_back(block);
             sum.value
         });
-        self.content(&bytes)?;
+        let buffer = std::mem::take(&mut pipe.buffer);
+        let sent = self.content(&buffer[..read]);
+        if let Source::Pipe(pipe) = &mut self.outgoing.source {
+            pipe.buffer = buffer;
+        }
+        sent?;
         if let Some(value) = full {
             self.sum(value)?;
         }
