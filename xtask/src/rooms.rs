@@ -172,9 +172,4 @@ mod tests {
         );
         assert_eq!((of("skip(\"foreign peers\", why)"), of("eprintln!(\"skipped: no tshark\")")), (1, 1));
     }
-
-    #[test]
-    fn this_workspace_is_in_order() {
-        check().unwrap();
-    }
 }

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::Context;
 
@@ -79,8 +80,9 @@ const PYPI: [(&str, &str); 4] = [
 /// Packages whose own test suites are run under the supervisor. Their source archives contain the suites.
 const SUITES: [&str; 2] = ["gunicorn", "waitress"];
 
-/// HTTP clients from PyPI, as `crates/linger/tests/clients` runs them.
-const CLIENTS: [&str; 4] = ["requests", "urllib3", "httpx", "aiohttp"];
+/// HTTP clients from PyPI, as `crates/linger/tests/clients` runs them, each module with what pip installs for it.
+const CLIENTS: [(&str, &str); 4] =
+    [("requests", "requests"), ("urllib3", "urllib3"), ("httpx", "httpx[http2]"), ("aiohttp", "aiohttp")];
 
 /// HTTP clients that are built into `target/peers/clients`, each with the package that builds it.
 const BUILT: [(&str, &str); 2] = [("go", "golang-go"), ("Client.class", "default-jdk-headless")];
@@ -116,13 +118,15 @@ pub(crate) fn allowed(need: &str) -> anyhow::Result<()> {
 
 pub(crate) fn run() -> anyhow::Result<()> {
     // A package that cannot be installed is recorded below as missing. It must not prevent the others from being installed.
-    let all = [
-        ("Debian", debian()),
-        ("PyPI", pypi()),
-        ("clients", clients()),
-        ("cargo", cargo_subcommands()),
-        ("rustup", compilers()),
-    ];
+    // Debian's come first: the others need its Python, Go and Java. Those wait for the network most of the time, and not for each other.
+    let debian = ("Debian", debian());
+    let others: [(&str, fn() -> anyhow::Result<()>); 4] =
+        [("PyPI", pypi), ("clients", clients), ("cargo", cargo_subcommands), ("rustup", compilers)];
+    let others = thread::scope(|scope| {
+        let started = others.map(|(what, install)| (what, scope.spawn(install)));
+        started.map(|(what, one)| (what, one.join().expect("it returns its errors")))
+    });
+    let all = [debian].into_iter().chain(others);
     for (what, installed) in all {
         if let Err(error) = installed {
             println!("setup: {what}: {error:#}");
@@ -160,7 +164,7 @@ pub(crate) fn record_at_first() -> anyhow::Result<()> {
 /// The names that tests may pass to `skip`.
 pub(crate) fn needs() -> impl Iterator<Item = &'static str> {
     let packages = DEBIAN.iter().chain(&PYPI).map(|(package, _)| *package);
-    packages.chain(CLIENTS).chain(machine::needs())
+    packages.chain(CLIENTS.map(|(module, _)| module)).chain(machine::needs())
 }
 
 fn find_missing() -> Vec<String> {
@@ -171,8 +175,8 @@ fn find_missing() -> Vec<String> {
     missing.extend(pypi.map(|(package, _)| format!("{package}: it could not be installed from PyPI")));
     let suites = SUITES.iter().filter(|name| !peers.join("suites").join(name).is_dir());
     missing.extend(suites.map(|name| format!("{name}, its suite: it could not be fetched from PyPI")));
-    let clients = CLIENTS.iter().filter(|name| !has_module(&peers, name));
-    missing.extend(clients.map(|name| format!("{name}: it could not be installed from PyPI")));
+    let clients = CLIENTS.iter().filter(|(module, _)| !has_module(&peers, module));
+    missing.extend(clients.map(|(name, _)| format!("{name}: it could not be installed from PyPI")));
     let built = BUILT.iter().filter(|(file, _)| !peers.join("clients").join(file).is_file());
     missing.extend(built.map(|(file, package)| format!("{package}: the client {file} could not be built")));
     let subcommands = CARGO.iter().filter(|(name, _)| !has_subcommand(name));
@@ -259,26 +263,38 @@ fn cargo_subcommands() -> anyhow::Result<()> {
 fn pypi() -> anyhow::Result<()> {
     let peers = root().join("target/peers");
     let (folder, suites) = (peers.join("python"), peers.join("suites"));
-    let pip = || Command::new(folder.join("bin/pip"));
-    let packages = PYPI.map(|(package, _)| package);
-    if !PYPI.iter().all(|(_, program)| folder.join("bin").join(program).is_file()) {
+    let groups = [
+        PYPI.map(|(package, _)| package).to_vec(),
+        SUITES_NEED.to_vec(),
+        CLIENTS.map(|(_, package)| package).to_vec(),
+    ];
+    let is_there = PYPI.iter().all(|(_, program)| folder.join("bin").join(program).is_file())
+        && CLIENTS.iter().all(|(module, _)| has_module(&peers, module));
+    let lack: Vec<&&str> = SUITES.iter().filter(|name| !suites.join(name).is_dir()).collect();
+    if !is_there || !lack.is_empty() {
         if !Command::new("python3")
             .args(["-c", "import ensurepip"])
             .output()
             .is_ok_and(|output| output.status.success())
         {
-            anyhow::bail!("no python3 with venv, so not {}", packages.join(", "));
+            anyhow::bail!("no python3 with venv, so not {}", groups.concat().join(", "));
         }
         call(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        call(pip().args(["install", "--quiet"]).args(packages))?;
-    }
-    if !SUITES.iter().all(|name| suites.join(name).is_dir()) {
-        call(pip().args(["install", "--quiet"]).args(SUITES_NEED))?;
-        for name in SUITES {
-            suite(pip(), name, &suites)?;
+        let install = |packages: &[&str]| call(pip(&folder).args(["install", "--quiet"]).args(packages));
+        if install(&groups.concat()).is_err() {
+            // What cannot be had must not prevent the others from being installed.
+            groups.iter().map(|group| install(group)).fold(Ok(()), anyhow::Result::and)?;
         }
     }
-    Ok(())
+    thread::scope(|scope| {
+        let unpacked: Vec<_> =
+            lack.into_iter().map(|name| scope.spawn(|| suite(pip(&folder), name, &suites))).collect();
+        unpacked.into_iter().try_for_each(|one| one.join().expect("it returns its errors"))
+    })
+}
+
+fn pip(folder: &Path) -> Command {
+    Command::new(folder.join("bin/pip"))
 }
 
 fn has_module(peers: &Path, name: &str) -> bool {
@@ -288,21 +304,7 @@ fn has_module(peers: &Path, name: &str) -> bool {
 
 /// Builds the clients of the tests that are programs. What cannot be built is recorded as missing.
 fn clients() -> anyhow::Result<()> {
-    let (peers, sources) = (root().join("target/peers"), root().join("crates/linger/tests/clients"));
-    if !CLIENTS.iter().all(|name| has_module(&peers, name)) {
-        let mut pip = Command::new(peers.join("python/bin/python3"));
-        call(pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "requests",
-            "urllib3",
-            "httpx[http2]",
-            "aiohttp",
-        ]))?;
-    }
-    let folder = peers.join("clients");
+    let (folder, sources) = (root().join("target/peers/clients"), root().join("crates/linger/tests/clients"));
     if BUILT.iter().all(|(file, _)| folder.join(file).is_file()) {
         return Ok(());
     }

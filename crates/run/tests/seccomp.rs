@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linger_testing::secluded;
+use linger_testing::servers::go_cache;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
     PORT, SOURCES, Server, asked_once, build, compare, compiled, connect, late_reader, program, read, request,
@@ -25,10 +26,9 @@ fn ways(directory: &Path, compiler: &str, package: &str) -> Option<String> {
 fn early(directory: &Path) -> Option<String> {
     let go = program("go", "golang-go")?;
     let built = directory.join("early").display().to_string();
-    let cache = directory.join("cache");
     let mut command = Command::new(go);
     command.args(["build", "-o", &built, &format!("{SOURCES}/early.go")]);
-    build(command.env("CGO_ENABLED", "0").env("GOCACHE", cache).env("GO111MODULE", "off"));
+    build(command.env("CGO_ENABLED", "0").env("GOCACHE", go_cache()).env("GO111MODULE", "off"));
     Some(built)
 }
 

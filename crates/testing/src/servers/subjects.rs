@@ -295,6 +295,11 @@ fn go() -> Result<Subject, Unavailable> {
     go_program("go", GO).map(|peer| Subject::http(peer, vec![]))
 }
 
+/// Where Go's compiler keeps what it has compiled: its standard library takes ten seconds of a processor.
+pub fn go_cache() -> PathBuf {
+    workspace().join("target/peers/go")
+}
+
 /// Builds a Go program that uses only the standard library, and starts it with the port as its argument.
 ///
 /// # Errors
@@ -309,7 +314,7 @@ pub fn go_program(name: &str, source: &str) -> Result<RunningServer, Unavailable
         .args(["build", "-o"])
         .arg(&binary)
         .arg(source)
-        .env("GOCACHE", workspace().join("target/peers/go"))
+        .env("GOCACHE", go_cache())
         .env("GO111MODULE", "off")
         .env("GOFLAGS", "")
         .stdin(Stdio::null())
