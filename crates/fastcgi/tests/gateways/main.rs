@@ -1,0 +1,11 @@
+//! Behind gateways and beside applications that must be installed.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod duplex;
+mod endings;
+mod gateway;
+mod interop;
+mod recipe_2014;
+mod tower;

@@ -1,0 +1,8 @@
+//! Responders, and gateways written here.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod full_duplex;
+mod stop;
+mod together;
