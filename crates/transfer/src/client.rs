@@ -35,8 +35,8 @@ use crate::store::Modes;
 use crate::wire::Violation;
 use attempts::{Farewell, last_word};
 use connect::ServerAddress;
-pub use local::scan;
 use local::{landing_name, landing_place, local, name_of, walk};
+pub use local::{linked_directory, scan};
 
 /// Connects to one server.
 #[derive(Debug)]

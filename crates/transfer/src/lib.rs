@@ -74,7 +74,7 @@ pub mod session {
 }
 
 pub use chmod::{BadChmod, Chmod};
-pub use client::{Client, scan};
+pub use client::{Client, linked_directory, scan};
 pub use confine::{confine, confine_writes};
 pub use error::Error;
 pub use hash::{BLOCK, Hash, hex, unhex};

@@ -202,7 +202,8 @@ pub(crate) fn hides_work(path: &RelPath) -> bool {
     path.as_bytes().split(|byte| *byte == b'/').any(is_work_name)
 }
 
-fn is_work_name(name: &[u8]) -> bool {
+/// Whether a name is that of a work directory, in any such spelling.
+pub(crate) fn is_work_name(name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else { return false };
     let ignored = |c: &char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     let folded = name.chars().filter(|c| !ignored(c)).flat_map(char::to_lowercase);

@@ -125,11 +125,16 @@ impl<'a> Store<'a> {
             return Ok((fd.clone(), name.to_vec()));
         }
         let opened = match self.root.directory(&parent, Links::Refuse) {
-            Err(Errno::NOENT) if parent == self.parents && !self.options.dry_run => self.make_parents(),
+            Err(Errno::NOENT) if parent == self.parents && !self.options.dry_run => {
+                let made = self.make_parents();
+                Ok(made.map_err(|(doing, error)| match error {
+                    Errno::LOOP => no_directory(&parent, error),
+                    error => Fault::new(doing, &parent, error),
+                })?)
+            }
             other => other,
         };
-        let fd = opened.map_err(|error| Fault::new("open the directory", &parent, error))?;
-        let fd = Rc::new(fd);
+        let fd = Rc::new(opened.map_err(|error| no_directory(&parent, error))?);
         let name = name.to_vec();
         if parent == self.parents {
             self.note_parents();
@@ -143,7 +148,8 @@ impl<'a> Store<'a> {
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
-                let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                let is_file = kind == FileType::RegularFile;
                 let same_time = entry.hash.is_some() || entry.mtime == Some(root::mtime(&stat));
                 if is_file && entry.size == Some(stat.st_size as u64) && same_time {
                     if !self.options.verify && entry.hash.is_none() {
@@ -154,7 +160,7 @@ impl<'a> Store<'a> {
                     return Ok(Here::Alike(file));
                 }
                 if !is_file || self.options.if_exists != IfExists::Replace {
-                    return Err(self.taken(dest, is_file));
+                    return Err(self.taken(dest, kind));
                 }
             }
             Err(Errno::NOENT) => {}
@@ -204,11 +210,11 @@ impl<'a> Store<'a> {
     }
 
     /// The fault for a name that is taken.
-    fn taken(&self, dest: &RelPath, is_file: bool) -> Fault {
+    fn taken(&self, dest: &RelPath, kind: FileType) -> Fault {
         if self.options.if_exists == IfExists::Skip {
             return Fault(Refusal::Skipped, format!("{dest} exists already: left as it is").into());
         }
-        exists(dest, is_file)
+        exists(dest, kind)
     }
 
     /// Whether the path is a directory.
@@ -269,7 +275,7 @@ impl<'a> Store<'a> {
                 .child(&other)
                 .map_err(|why| Fault(Refusal::Forbidden, format!("{dest} {why}").into()));
         }
-        Err(exists(dest, true))
+        Err(exists(dest, FileType::RegularFile))
     }
 
     /// Claims a file that may leave a partial one behind.
@@ -307,14 +313,26 @@ pub(crate) fn leaves_part(entry: &TreeEntry) -> bool {
     entry.size.is_none_or(|size| size >= BLOCK as u64)
 }
 
-fn exists(dest: &RelPath, is_file: bool) -> Fault {
-    let told = if is_file {
-        Reason::from(format!("{dest} exists already")).with(Remedy::Replace)
-    } else {
-        let told = format!("{dest} exists and is no regular file");
-        Reason::from(told).with(Remedy::PutInside(dest.to_string()))
+fn exists(dest: &RelPath, kind: FileType) -> Fault {
+    let (told, remedy) = match kind {
+        FileType::RegularFile => ("exists already", Remedy::Replace),
+        FileType::Directory => ("exists and is a directory", Remedy::PutInside(dest.to_string())),
+        FileType::Symlink => ("is a link, which is neither followed nor replaced", Remedy::RemoveOrRename),
+        _ => ("exists and is no regular file", Remedy::RemoveOrRename),
     };
-    Fault(Refusal::Exists, told)
+    Fault(Refusal::Exists, Reason::from(format!("{dest} {told}")).with(remedy))
+}
+
+/// The fault for a directory that cannot be opened to put something into it.
+fn no_directory(path: &RelPath, error: Errno) -> Fault {
+    match error {
+        // What is written goes through no link, wherever it leads.
+        Errno::LOOP => {
+            let told = format!("{path} is a link or lies behind one, and nothing is written through links");
+            Fault(Refusal::Forbidden, Reason::from(told).with(Remedy::RemoveOrRename))
+        }
+        error => Fault::new("open the directory", path, error),
+    }
 }
 
 /// The fault for a partial file that another process holds.

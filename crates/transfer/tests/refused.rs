@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use common::*;
 use linger_transfer::*;
@@ -136,4 +136,146 @@ fn links_out_of_the_directory_lead_nowhere() {
     assert_eq!(fs::read(outside.path().join("secret")).unwrap(), b"secret");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     assert!(!back.path().join("got").exists());
+}
+
+/// What stands in the way is called what it is, and the remedy fits it: a directory can be put into, a link cannot.
+#[test]
+fn what_is_in_the_way_is_named_for_what_it_is() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    fs::write(from.path().join("file"), b"new").unwrap();
+    fs::create_dir_all(from.path().join("tree/deep")).unwrap();
+    fs::write(from.path().join("tree/deep/file"), b"new").unwrap();
+    fs::create_dir_all(to.path().join("real/file")).unwrap();
+    fs::write(to.path().join("plain"), b"old").unwrap();
+    for (link, target) in [("dir", "real"), ("to-file", "plain"), ("nowhere", "missing")] {
+        symlink(target, to.path().join(link)).unwrap();
+    }
+    fifo(&to.path().join("pipe"));
+    let mut replace = PutOptions::default();
+    replace.if_exists = IfExists::Replace;
+    let link = "is a link or lies behind one, and nothing is written through links";
+    let taken = "is a link, which is neither followed nor replaced";
+    let out_of_the_way = Some(Remedy::RemoveOrRename);
+    let cases = [
+        ("file", "dir/", format!("dir {link}"), out_of_the_way.clone()),
+        ("file", "dir/new", format!("dir {link}"), out_of_the_way.clone()),
+        ("file", "dir/new/x", format!("dir/new {link}"), out_of_the_way.clone()),
+        ("file", "nowhere/x", format!("nowhere {link}"), out_of_the_way.clone()),
+        ("file", "to-file", format!("to-file {taken}"), out_of_the_way.clone()),
+        ("file", "nowhere", format!("nowhere {taken}"), out_of_the_way.clone()),
+        ("file", "pipe", "pipe exists and is no regular file".into(), out_of_the_way.clone()),
+        ("tree", "dir", "dir is a link".into(), out_of_the_way.clone()),
+        ("tree", "plain", "plain exists and is no directory".into(), out_of_the_way),
+        (
+            "tree/deep",
+            "real",
+            "real/file exists and is a directory".into(),
+            Some(Remedy::PutInside("real/file".into())),
+        ),
+    ];
+    let all = share(
+        to.path(),
+        |_| {},
+        |shared| {
+            for (what, into, said, remedy) in &cases {
+                let (summary, error) = shared.try_put(from.path().join(what), into, &replace);
+                assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered, "{into}");
+                let why = summary.first_failure.unwrap();
+                assert_eq!((&*why, why.remedy()), (said.as_str(), remedy.as_ref()), "{what} to {into}");
+            }
+        },
+    );
+    assert!(all.iter().all(|served| served.summary.failed > 0), "the other end counts it as well");
+    assert_eq!(fs::read(to.path().join("plain")).unwrap(), b"old");
+    assert!(
+        !to.path().join("missing").exists() && fs::read_dir(to.path().join("real")).unwrap().count() == 1
+    );
+}
+
+/// A work directory's name cannot be sent, but such a file is not missing: it can go through a pipe.
+#[test]
+fn a_source_with_the_name_of_a_work_directory_is_not_called_missing() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    for name in [".linger", ".Linger", ".linger2"] {
+        fs::write(from.path().join(name), b"x").unwrap();
+    }
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            for name in [".linger", ".Linger"] {
+                let (summary, error) = shared.try_put(from.path().join(name), "x", &PutOptions::default());
+                assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
+                let error = error.unwrap();
+                assert!(error.to_string().contains("receivers use this name themselves"), "{error}");
+                assert_eq!(error.remedy(), Some(Remedy::SendAsPipe));
+            }
+            let (_, error) = shared.try_put("", "x", &PutOptions::default());
+            assert_eq!(error.unwrap().to_string(), "what is to be sent has an empty name");
+            shared.put(from.path().join(".linger2"), "x");
+        },
+    );
+    assert_eq!(fs::read(to.path().join("x")).unwrap(), b"x");
+}
+
+/// As with cp(1). One that leads to a file is not replaced, nor is what it leads to written.
+#[test]
+fn a_link_to_a_directory_stands_for_it_as_the_place_of_a_get() {
+    let (mine, to) = (tempdir().unwrap(), tempdir().unwrap());
+    fs::create_dir(to.path().join("tree")).unwrap();
+    fs::set_permissions(to.path().join("tree"), fs::Permissions::from_mode(0o710)).unwrap();
+    fs::write(to.path().join("tree/file"), b"content").unwrap();
+    let at = |name: &str| mine.path().join(name);
+    fs::create_dir_all(at("away/real")).unwrap();
+    fs::write(at("away/plain"), b"old").unwrap();
+    symlink("away/real", at("dir")).unwrap();
+    symlink("away/plain", at("file")).unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            shared.get("tree/file", at("dir"));
+            assert_eq!(fs::read(at("away/real/file")).unwrap(), b"content");
+            fs::remove_file(at("away/real/file")).unwrap();
+            shared.get("tree", at("dir"));
+            assert_eq!(fs::read(at("away/real/file")).unwrap(), b"content");
+            let (summary, error) = shared.get_with("tree/file", at("file"), &GetOptions::default());
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
+            assert!(summary.first_failure.unwrap().contains("is a link"));
+        },
+    );
+    assert_eq!(fs::read(at("away/plain")).unwrap(), b"old");
+    assert!(fs::symlink_metadata(at("dir")).unwrap().is_symlink());
+    let mode = fs::metadata(at("away/real")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o710, "what was fetched is the directory, with its mode");
+}
+
+/// A directory that hands its group down goes on doing so, and so do those that are made in it; where it does not, none
+/// is made that does, whatever the sender has.
+#[test]
+fn directories_below_one_that_hands_down_its_group_do_so_as_well() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    fs::create_dir_all(from.path().join("tree/sub")).unwrap();
+    fs::create_dir_all(to.path().join("shared/there")).unwrap();
+    let set = |path: &std::path::Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set(&from.path().join("tree/sub"), 0o2755);
+    set(&to.path().join("shared"), 0o2775);
+    set(&to.path().join("shared/there"), 0o2775);
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            for place in ["shared/new", "shared/there", "plain"] {
+                let summary = shared.put(from.path().join("tree"), place);
+                assert_eq!(summary.confirmed, 2);
+            }
+        },
+    );
+    let group = |path: &str| fs::metadata(to.path().join(path)).unwrap().permissions().mode() & 0o7000;
+    for path in ["shared/new", "shared/new/sub", "shared/there", "shared/there/sub"] {
+        assert_eq!(group(path), 0o2000, "{path}");
+    }
+    assert_eq!((group("plain"), group("plain/sub")), (0, 0));
 }

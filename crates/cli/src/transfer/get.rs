@@ -5,10 +5,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, ValueHint};
-use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output, confine_writes};
+use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output, confine_writes, linked_directory};
 
 use super::names;
 use super::several::Several;
@@ -26,7 +25,8 @@ use crate::{exit, interrupt};
     HOST:PORT, HOST:PORT:PATH and [ADDRESS]:PORT:PATH name the port. A number after the host is always a port:\n\
     a file named 7117 is HOST:./7117. unix:/SOCKET:PATH is a server on a unix socket.\n\n\
     Examples:\n  linger get server:disk.img\n  linger get server:src backup/\n  linger get 'server:logs/*.log' logs/\n  linger get server:@clipboard -\n\n\
-    Exit status: 0 received and verified, 1 not received, 2 bad usage, 4 not possible here."
+    Exit status: 0 received and verified, 1 not received, 2 bad usage, 3 received, but\n\
+    the receipts or what is printed could not be written, 4 not possible here."
 )]
 pub(crate) struct GetArguments {
     /// What to fetch, and where to; `-` is standard output. `*` and `?` in a path stand for names there.
@@ -138,6 +138,8 @@ fn confine(to: &Path, copying: &Copying) -> Result<(), Error> {
     let mut places = vec![home()?];
     places.extend(copying.receipt.as_deref().map(parent));
     if !is_stdio(to) && !copying.dry_run {
+        let real = linked_directory(to);
+        let to = real.as_deref().unwrap_or(to);
         let names_a_directory = to.as_os_str().as_bytes().ends_with(b"/") || to.file_name().is_none();
         let place = if names_a_directory { to.to_owned() } else { parent(to) };
         if !place.exists() {
@@ -231,11 +233,62 @@ fn show(items: &[Item], json: bool) -> Result<(), Stopped> {
             Kind::Pipe => "|",
             _ => "",
         };
-        let when = u64::try_from(item.mtime.seconds)
-            .ok()
-            .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-        let when = when.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string());
+        let when = utc(item.mtime.seconds);
         out.text(format_args!("{:>14}  {when:20}  {}{mark}\n", item.size, item.name.terminal()))?;
     }
     out.flush()
+}
+
+/// A time in seconds since 1970, in UTC as RFC 3339 has it. A server may send any number: a year before 0 or after 9999
+/// has a sign, as ISO 8601 has it.
+fn utc(seconds: i64) -> String {
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Years from March to February, so that the leap day is the last; eras of 400 of them, the first since 0000-03-01.
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = 400 * era + year + next;
+    let year = match year {
+        0..=9_999 => format!("{year:04}"),
+        _ => format!("{year:+05}"),
+    };
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::utc;
+
+    #[test]
+    fn every_time_that_a_server_can_send_is_shown() {
+        for (seconds, expected) in [
+            (-1, "1969-12-31T23:59:59Z"),
+            (-157_680_000, "1965-01-02T00:00:00Z"),
+            (-62_167_219_200, "0000-01-01T00:00:00Z"),
+            (-62_167_219_201, "-0001-12-31T23:59:59Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (253_402_300_800, "+10000-01-01T00:00:00Z"),
+            (i64::MAX, "+292277026596-12-04T15:30:07Z"),
+            (i64::MIN, "-292277022657-01-27T08:29:52Z"),
+        ] {
+            assert_eq!(utc(seconds), expected, "{seconds}");
+        }
+    }
+
+    /// The same as an implementation by others, for days over four centuries, where that one has them.
+    #[test]
+    fn times_since_1970_are_those_of_humantime() {
+        for day in (0..146_097_u64).step_by(7).chain([10_956, 11_016, 11_017, 47_540, 47_541]) {
+            let seconds = day * 86_400 + day % 86_400;
+            let theirs = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds));
+            assert_eq!(utc(i64::try_from(seconds).unwrap()), theirs.to_string());
+        }
+    }
 }

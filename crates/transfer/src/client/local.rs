@@ -1,7 +1,7 @@
 //! Paths of this machine: what is to be sent, and where what is fetched lands.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use linger_untrusted::Untrusted;
 
@@ -10,12 +10,17 @@ use crate::message::{Kind, Refusal};
 use crate::options::PutOptions;
 use crate::path::{BadPath, RelPath};
 use crate::reason::{Reason, Remedy};
-use crate::root::{Links, Root};
+use crate::root::{self, Links, Root};
 use crate::walk::{Walk, WalkedEntry};
 
 /// The directory in which the received files land, and the name there, if the user gave one. With `make`, makes the
 /// directory if it is missing.
+///
+/// A link of this user's own that leads to a directory stands for that directory, as with cp(1). (A `/` at the end makes
+/// the kernel follow it.)
 pub(super) fn landing_place(dest: &Path, make: bool) -> Result<(Root, Option<RelPath>), Error> {
+    let real = linked_directory(dest);
+    let dest = real.as_deref().unwrap_or(dest);
     let typed = dest.as_os_str().as_bytes();
     let parents = if typed.ends_with(b"/") { Some(dest) } else { dest.parent() };
     if let Some(missing) = parents.filter(|parent| make && !parent.as_os_str().is_empty() && !parent.exists())
@@ -28,6 +33,14 @@ pub(super) fn landing_place(dest: &Path, make: bool) -> Result<(Root, Option<Rel
     }
     let (root, name) = parent_and_name(dest)?;
     Ok((root, Some(name)))
+}
+
+/// The directory to which a link leads, by its own name; `None` if the path is no link, or leads elsewhere.
+///
+/// For whoever may write to as little as [`Client::get`](crate::Client::get) needs.
+pub fn linked_directory(path: &Path) -> Option<PathBuf> {
+    let is_link = std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    (is_link && path.is_dir()).then(|| std::fs::canonicalize(path).ok()).flatten()
 }
 
 /// The name of the local file: the given one, else the last component of the requested path.
@@ -54,6 +67,9 @@ pub(super) fn landing_name(
 
 /// What is to be sent: a directory as its own root, or a file below its parent.
 pub(super) fn local(path: &Path) -> Result<(Root, RelPath), Error> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::Usage("what is to be sent has an empty name".into()));
+    }
     let found =
         std::fs::metadata(path).map_err(|error| Error::io("find", path.display().to_string(), error))?;
     if found.is_dir() {
@@ -62,6 +78,10 @@ pub(super) fn local(path: &Path) -> Result<(Root, RelPath), Error> {
     if !found.is_file() {
         let told = Reason::from(format!("{} is neither file nor directory", path.display()));
         return Err(Error::Refused(Refusal::Source, told.with(Remedy::SendAsPipe)));
+    }
+    if path.file_name().is_some_and(|name| root::is_work_name(name.as_bytes())) {
+        let told = format!("{}: receivers use this name themselves; give it another one", path.display());
+        return Err(Error::Refused(Refusal::Source, Reason::from(told).with(Remedy::SendAsPipe)));
     }
     // A link named on the command line is followed; links inside a tree are sent as links.
     match std::fs::canonicalize(path) {

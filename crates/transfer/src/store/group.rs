@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use linger_untrusted::Untrusted;
-use rustix::fs::{AtFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 
 use super::temporary::Temporary;
@@ -227,7 +227,8 @@ impl Store<'_> {
             },
         };
         named.map_err(|error| match error {
-            Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY => self.taken(dest, error == Errno::EXIST),
+            Errno::EXIST => self.taken(dest, FileType::RegularFile),
+            Errno::ISDIR | Errno::NOTEMPTY => self.taken(dest, FileType::Directory),
             error => Fault::new("give its final name to", dest, error),
         })
     }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 
 use linger_untrusted::Untrusted;
-use rustix::fs::Mode;
+use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
 use super::{Store, os};
@@ -34,8 +34,9 @@ impl Store<'_> {
                     self.open_up(dest, &dir)
                 }
                 Err(Errno::ACCESS) => Err(Fault::new("open the directory", dest, Errno::ACCESS)),
-                Err(_) => {
-                    let told = Reason::from(format!("{dest} exists and is no directory"));
+                Err(error) => {
+                    let what = if error == Errno::LOOP { "is a link" } else { "exists and is no directory" };
+                    let told = Reason::from(format!("{dest} {what}"));
                     Err(Fault(Refusal::Exists, told.with(Remedy::RemoveOrRename)))
                 }
             },
@@ -79,16 +80,23 @@ impl Store<'_> {
     }
 
     /// Makes the directories above the top of the transfer, as `mkdir -p` does.
-    pub(super) fn make_parents(&mut self) -> Result<OwnedFd, Errno> {
-        let mut fd = self.root.directory(&RelPath::root(), Links::Refuse)?;
+    ///
+    /// # Errors
+    /// Returns what could not be done to one of them, and why.
+    pub(super) fn make_parents(&mut self) -> Result<OwnedFd, (&'static str, Errno)> {
+        let open = |path: &RelPath| {
+            self.root.directory(path, Links::Refuse).map_err(|error| ("open the directory", error))
+        };
+        let mut fd = open(&RelPath::root())?;
         let mut path = RelPath::root();
         for name in self.parents.clone().as_bytes().split(|byte| *byte == b'/') {
-            path = path.child(name).map_err(|_| Errno::NAMETOOLONG)?;
+            let make = |error| ("make the directory", error);
+            path = path.child(name).map_err(|_| make(Errno::NAMETOOLONG))?;
             match disk::mkdirat(&fd, os(name), Mode::from_raw_mode(0o777)) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(make(error)),
             }
-            fd = self.root.directory(&path, Links::Refuse)?;
+            fd = open(&path)?;
         }
         Ok(fd)
     }
@@ -108,8 +116,14 @@ impl Store<'_> {
             .root
             .directory(dest, Links::Refuse)
             .map_err(|error| Fault::new("open the directory", dest, error))?;
-        let mode = self.mode(mode, true);
-        let set = disk::fchmod(&dir, Mode::from_raw_mode(mode))
+        let mut mode = self.mode(mode, true);
+        // In a directory that hands its group down (set-group-ID), mkdir(2) has made one that does so as well.
+        let set = rustix::fs::fstat(&dir)
+            .map(|there| Mode::from_raw_mode(mode) | Mode::from_raw_mode(there.st_mode) & Mode::SGID)
+            .and_then(|mode| disk::fchmod(&dir, mode))
+            // Who is not of the group cannot keep that bit; the receipt says which mode it has.
+            .and_then(|()| rustix::fs::fstat(&dir))
+            .map(|has| mode = has.st_mode & 0o7777)
             .and_then(|()| root::set_mtime(dir.as_fd(), time))
             .and_then(|()| match self.options.durability {
                 Durability::Disk | Durability::FileSystem => disk::fsync(&dir),
@@ -162,7 +176,7 @@ impl Store<'_> {
                     return Ok(());
                 }
                 if self.options.if_exists != IfExists::Replace {
-                    return Err(self.taken(dest, true));
+                    return Err(self.taken(dest, FileType::RegularFile));
                 }
                 let temporary = self.next_name();
                 let (work, made) =
