@@ -52,7 +52,8 @@ impl FailureLook<'_> {
     fn silent_listener(&self, failed: &mut Failed) {
         let listener = self.listener;
         let accepted = listener.accepted.is_some_and(|accepted| accepted < self.time(failed.since));
-        let full = listener.repeats > 0 || listener.turned_away >= TURNED_AWAY;
+        let waiting = listener.leaves_waiting() && listener.served_others > 0;
+        let full = listener.repeats > 0 || listener.turned_away >= TURNED_AWAY || waiting;
         if accepted {
             failed.say(None, Claim::PortAcceptedBefore);
         }
@@ -61,6 +62,10 @@ impl FailureLook<'_> {
         }
         if listener.turned_away >= TURNED_AWAY {
             failed.say(None, Claim::OthersTurnedAway(listener.turned_away));
+        }
+        if waiting {
+            failed.say(None, Claim::PortOpenedLate(listener.opened_late));
+            failed.say(None, Claim::ServedOthersMeanwhile);
         }
         if full {
             failed.decide(vec![AcceptQueueOverflow, NoAnswer], NextEvidence::Host(Host::AcceptQueue));
