@@ -327,7 +327,7 @@ impl Analyzer {
         let failed = |connection: &ObservedConnection| {
             let icmp = reported.get(&connection.key);
             // What its listener shows decides whether a late opening is a finding.
-            connection.opened_late().is_some()
+            connection.opened_again().is_some()
                 || (icmp.is_some() || connection.may_have_failed())
                     && FailureLook { connection, listener: &unknown, icmp }.failed().is_some()
         };

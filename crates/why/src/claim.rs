@@ -330,6 +330,13 @@ pub enum Claim {
     },
     /// So many connections of the port opened late: three SYNs or more over 2.5 s or more went before the SYN-ACK.
     PortOpenedLate(u32),
+    /// Within ten seconds so many connections of the port were accepted.
+    PortCrowded {
+        /// Those that were accepted at a repeated SYN only.
+        again: u32,
+        /// Those that were accepted at the first SYN.
+        at_first: u32,
+    },
     /// The port answered others while two SYNs or more of one of its connections went unanswered.
     ServedOthersMeanwhile,
     /// An ICMP error about the connection's segments.

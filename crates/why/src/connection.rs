@@ -156,13 +156,17 @@ impl ObservedConnection {
         false
     }
 
-    /// If the SYN-ACK came [`LATE`] or more after the first SYN, and three SYNs or more were sent until then: how many, and
-    /// after how many nanoseconds the SYN-ACK came. Only if the connection begins with the SYN.
-    pub(crate) fn opened_late(&self) -> Option<(u8, u64)> {
+    /// If two SYNs or more were sent before the SYN-ACK: how many, and how many nanoseconds after the first the SYN-ACK came. Only
+    /// if the connection begins with the SYN.
+    pub(crate) fn opened_again(&self) -> Option<(u8, u64)> {
         let syn_ack = self.opening.syn_ack()?;
-        let delay = u64::from(syn_ack.after_us) * 1_000;
-        let late = self.opening.syns() >= 3 && self.opening.syn_frame() == 0 && delay >= LATE;
-        late.then_some((self.opening.syns(), delay))
+        let repeated = self.opening.syns() >= 2 && self.opening.syn_frame() == 0;
+        repeated.then_some((self.opening.syns(), u64::from(syn_ack.after_us) * 1_000))
+    }
+
+    /// [`Self::opened_again`], if there were three SYNs or more, over [`LATE`] or more.
+    pub(crate) fn opened_late(&self) -> Option<(u8, u64)> {
+        self.opened_again().filter(|&(syns, delay)| syns >= 3 && delay >= LATE)
     }
 
     /// Both sides have sent FIN.
@@ -176,7 +180,7 @@ impl ObservedConnection {
         let closed =
             self.sides.iter().any(Side::has_fin) && self.sides.iter().any(|side| side.app.has_ends());
         let stands = |side: &Side| side.repeats > 0 || side.window() == Some(0);
-        unanswered || closed || self.sides.iter().any(stands) || self.opened_late().is_some()
+        unanswered || closed || self.sides.iter().any(stands) || self.opened_again().is_some()
     }
 
     /// The time of a packet so many nanoseconds after the first one, to the microsecond.

@@ -69,22 +69,8 @@ impl Checker<'_> {
                 let late = self.waits().filter(|wait| wait.is_late()).count();
                 holds(late >= *count as usize, "fewer")
             }
-            Claim::ServedOthersMeanwhile => {
-                let listener = self.listener();
-                let served = self.waits().any(|wait| {
-                    let [first, .., last, _] = wait.syns.as_slice() else { return false };
-                    let marked =
-                        |seen: &Seen| seen.has(Flags::SYN) || seen.has(Flags::FIN) || seen.has(Flags::RST);
-                    let between = first.frame + 1..last.frame;
-                    self.all.iter().any(|seen| {
-                        seen.from == listener
-                            && seen.to != first.from
-                            && marked(seen)
-                            && between.contains(&seen.frame)
-                    })
-                });
-                holds(served, "nobody was answered")
-            }
+            Claim::PortCrowded { again, at_first } => self.crowded(*again, *at_first),
+            Claim::ServedOthersMeanwhile => self.served_meanwhile(),
             Claim::WindowStuck { probes, nanoseconds } => self.stuck(*probes, *nanoseconds),
             Claim::SentAgain { bytes, count, nanoseconds } => self.again(*bytes, *count, *nanoseconds),
             Claim::NoneSoLongTaken { bytes } => {
@@ -136,6 +122,34 @@ impl Checker<'_> {
             }
         }
         waits.into_values()
+    }
+
+    fn crowded(&self, at_second: u32, at_first: u32) -> Proof {
+        let opening = |wait: Wait<'_>| Some((wait.syn_ack?.time_ns, wait.syns.len() > 1));
+        let mut opened: Vec<_> = self.waits().filter_map(opening).collect();
+        opened.sort_by_key(|(time, _)| *time);
+        let crowds = (0..opened.len()).any(|from| {
+            let (mut later, mut once) = (0, 0);
+            let within = |(time, _): &&(u64, bool)| time - opened[from].0 <= 10_000_000_000;
+            opened[from..].iter().take_while(within).any(|&(_, again)| {
+                (later, once) = (later + u32::from(again), once + u32::from(!again));
+                later >= at_second && once <= at_first
+            })
+        });
+        holds(crowds, "no such ten seconds")
+    }
+
+    /// A SYN, FIN or reset of the port to another client, between two SYNs of a connection that go unanswered.
+    fn served_meanwhile(&self) -> Proof {
+        let listener = self.listener();
+        let marked = |seen: &Seen| seen.has(Flags::SYN) || seen.has(Flags::FIN) || seen.has(Flags::RST);
+        let served = self.waits().any(|wait| {
+            let [first, .., last, _] = wait.syns.as_slice() else { return false };
+            let between = first.frame + 1..last.frame;
+            let own = |seen: &&Seen| seen.from == listener && seen.to != first.from && marked(seen);
+            self.all.iter().filter(own).any(|seen| between.contains(&seen.frame))
+        });
+        holds(served, "nobody was answered")
     }
 
     /// The last request and the last response before the reset, or of all.

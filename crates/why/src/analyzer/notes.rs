@@ -51,10 +51,10 @@ impl Analyzer {
                 .opening
                 .syn_ack()
                 .is_some_and(|syn_ack| connection.first_frame + u64::from(syn_ack.frame) == at.frame);
-            if first && connection.opening.syns() > 1 {
-                self.surroundings.opens(source, at.time_ns, connection.opened_late().is_some());
+            if first && connection.opening.syns() > 0 {
+                let (syns, late) = (connection.opening.syns(), connection.opened_late().is_some());
+                self.surroundings.opens(source, at.time_ns, syns, late);
             }
-            self.surroundings.hears(source, at.time_ns);
             self.surroundings.accepts(source, at.time_ns, segment.ttl);
             if step == FlowStep::SynAckAgain {
                 self.surroundings.repeats(source, at.time_ns);

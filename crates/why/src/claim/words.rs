@@ -90,6 +90,7 @@ impl fmt::Display for Claim {
             | Self::RestedBeforeFin { .. }
             | Self::OpenedLate { .. }
             | Self::PortOpenedLate(_)
+            | Self::PortCrowded { .. }
             | Self::ServedOthersMeanwhile
             | Self::WindowStuck { .. }
             | Self::SentAgain { .. }
@@ -321,6 +322,10 @@ impl Claim {
                     "{count} connections of the port opened so late, most of those whose SYN was repeated"
                 )
             }
+            Self::PortCrowded { again, at_first } => write!(
+                f,
+                "within 10 s the port accepted {again} connections only when they had asked again, and {at_first} at once"
+            ),
             Self::ServedOthersMeanwhile => f.write_str(
                 "the port answered others while SYNs of these went unanswered: host and path were there",
             ),

@@ -82,6 +82,16 @@ fn opened_at_the_second(count: u16) -> Flow {
     (1..count).fold(opened(40_200, 2, 1), |all, at| all.and(opened(40_200 + at, 2, 1)))
 }
 
+/// Connections that are accepted at once.
+fn at_the_first(count: u16) -> Flow {
+    (1..count)
+        .fold(flow().ports(40_300, 80).shake(), |all, at| all.and(flow().ports(40_300 + at, 80).shake()))
+}
+
+fn later(flow: Flow, ms: u64) -> Flow {
+    flow.with_all(|packet| packet.time += ms * 1_000_000)
+}
+
 #[test]
 fn a_listener_that_leaves_syns_waiting() {
     let sooner = |port| {
@@ -113,6 +123,32 @@ fn a_listener_that_leaves_syns_waiting() {
         .but("three SYNs within 2.4 s", &three(&sooner), "none")
         .but("two SYNs", &three(&two_syns), "none")
         .but("another waits in vain", &silent(3), "accept-queue-overflow likely unanswered")
+        .but(
+            "sixteen are accepted at the second SYN",
+            &opened(40_000, 2, 1)
+                .and(opened_at_the_second(15))
+                .and(asked_from(45_000, 3))
+                .and(accepted_at(500)),
+            "accept-queue-overflow likely opened-late",
+        )
+        .but(
+            "fifteen are",
+            &opened(40_000, 2, 1)
+                .and(opened_at_the_second(14))
+                .and(asked_from(45_000, 3))
+                .and(accepted_at(500)),
+            "no-answer likely unanswered",
+        )
+        .but(
+            "sixteen are, and sixteen at the first",
+            &opened(40_000, 2, 1).and(at_the_first(16)).and(opened_at_the_second(15)),
+            "none",
+        )
+        .but(
+            "sixteen are, over eleven seconds",
+            &opened(40_000, 2, 1).and(later(opened_at_the_second(15), 11_000)),
+            "none",
+        )
         .but("another waits in vain, beside two", &silent(2), "no-answer likely unanswered")
         .done();
 }

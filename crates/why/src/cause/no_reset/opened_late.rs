@@ -3,22 +3,39 @@
 
 use super::{Failed, FailureLook};
 use crate::advice::{Host, NextEvidence};
+use crate::surroundings::{CROWD_SPAN, Openings};
 use crate::{Cause, Claim, Class, Confidence};
 
+/// No sender repeats a SYN sooner (RFC 6298 section 2: after 1 s), a little less than that, in nanoseconds.
+const REPEATED: u64 = 900_000_000;
+
 impl FailureLook<'_> {
-    /// The SYN-ACK came late, as for other connections of the listener. One connection alone may have lost its SYNs on the path.
+    /// The SYN-ACK came late, as for other connections of the listener: for three by 2.5 s, or for most of a crowd by a second.
+    /// One connection alone may have lost its SYNs on the path.
     pub(super) fn opened_late(&self) -> Option<Failed> {
-        let (count, nanoseconds) = self.connection.opened_late()?;
+        let (count, nanoseconds) = self.connection.opened_again()?;
         let listener = self.listener;
         let syn_ack = self.connection.opening.syn_ack()?;
-        if !listener.leaves_waiting() {
+        let time = self.time(nanoseconds);
+        let in_crowd = |crowd: &Openings| {
+            nanoseconds >= REPEATED
+                && time.abs_diff(crowd.start.saturating_add(CROWD_SPAN / 2)) <= CROWD_SPAN / 2
+        };
+        let crowd = listener.crowd.filter(in_crowd);
+        let late = listener.leaves_waiting() && self.connection.opened_late().is_some();
+        if crowd.is_none() && !late {
             return None;
         }
         let by = 1 - self.connection.opener()?;
         let mut failed = Failed::new(Class::OpenedLate, by, syn_ack.frame, nanoseconds);
         failed.unread = Some(0);
         failed.say(self.frame(syn_ack.frame), Claim::OpenedLate { count: u16::from(count), nanoseconds });
-        failed.say(None, Claim::PortOpenedLate(listener.opened_late));
+        if late {
+            failed.say(None, Claim::PortOpenedLate(listener.opened_late));
+        }
+        if let Some(Openings { again, at_first, .. }) = crowd {
+            failed.say(None, Claim::PortCrowded { again, at_first });
+        }
         if listener.served_others > 0 {
             failed.say(None, Claim::ServedOthersMeanwhile);
         } else {
