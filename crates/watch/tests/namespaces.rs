@@ -138,7 +138,15 @@ fn an_overflow_in_a_container_is_warned_of_though_nothing_is_reset() {
     while container.run(overflows) == 0 && Instant::now() < bound {
         std::thread::yield_now();
     }
+    let before = container.run(overflows);
     let notices = watcher.finish(Duration::ZERO).unwrap();
+    let after = container.run(overflows);
+    let told = |notice: &Notice| match notice {
+        Notice::Warning(Warning::AcceptQueueOverflowed { overflows, .. }) => *overflows,
+        _ => 0,
+    };
+    let total: u64 = notices.iter().map(told).sum();
+    assert!((before..=after).contains(&total), "the kernel counted {before} to {after}: {notices:?}");
     let overflowed = notices.iter().find_map(|notice| match notice {
         Notice::Warning(Warning::AcceptQueueOverflowed { namespace, local, overflows, .. }) => {
             Some((namespace.inode(), *local, *overflows))

@@ -1,5 +1,6 @@
 //! One pass over a capture: packets in, findings out.
 
+mod notes;
 mod settle;
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +11,6 @@ use linger_packet::{Flags, IcmpError, Layer, NotTcp, Segment};
 use crate::cause::no_reset::{FailureLook, ReportedError};
 use crate::connection::ObservedConnection;
 use crate::counts::{AnalyzerLimits, PacketCounts};
-use crate::facts::Facts;
 use crate::finding::Finding;
 use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
@@ -19,7 +19,6 @@ use crate::places::Places;
 use crate::record::At;
 use crate::select::Selection;
 use crate::series::SeriesFiles;
-use crate::side::Marks;
 use crate::surroundings::{ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
 
@@ -311,58 +310,6 @@ impl Analyzer {
         slot
     }
 
-    /// Looks at the checksum of a SYN, or of a connection's first reset.
-    fn note_checksum(
-        &mut self,
-        slot: FlowSlot,
-        segment: &Segment<'_>,
-        frame: &[u8],
-        dir: Dir,
-        step: FlowStep,
-    ) {
-        if let Some(flow) = self.table.get(slot) {
-            if segment.flags.has(Flags::SYN) {
-                let right = segment.has_right_checksum(frame) == Some(true);
-                flow.connection.sides[dir].marks.note(Marks::RIGHT_CHECKSUM, right);
-            } else if step == FlowStep::Reset
-                && let Some(reset) = &mut flow.reset
-            {
-                reset.right_checksum = segment.has_right_checksum(frame);
-                reset.options_cut = segment.payload_offset > frame.len();
-            }
-        }
-    }
-
-    /// Records what this packet shows about its listener.
-    fn note_surroundings(&mut self, slot: FlowSlot, segment: &Segment<'_>, dir: Dir, at: At, step: FlowStep) {
-        let Some(flow) = self.table.get(slot) else { return };
-        let source = (segment.source, self.places.network(&flow.connection, dir));
-        if segment.flags.has(Flags::SYN | Flags::ACK) {
-            self.surroundings.accepts(source, at.time_ns, segment.ttl);
-            if step == FlowStep::SynAckAgain {
-                self.surroundings.repeats(source, at.time_ns);
-            }
-            return;
-        }
-        match step {
-            FlowStep::Fin | FlowStep::Closed if flow.connection.opener() != Some(dir) => {
-                self.surroundings.ends(source, at.time_ns);
-            }
-            FlowStep::Reset => {
-                let Some(reset) = &flow.reset else { return };
-                let facts = Facts::new(reset);
-                if facts.refuses_after_handshake() {
-                    self.surroundings.turns_away(source, at.time_ns);
-                } else if facts.answers_syn() {
-                    self.surroundings.refuses(source, at.time_ns, at.frame);
-                } else if facts.active() && facts.client() != Some(dir) && !facts.sender.has_fin() {
-                    self.surroundings.ends(source, at.time_ns);
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// The findings that became final since the last call.
     pub fn take(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.ready)
@@ -376,11 +323,13 @@ impl Analyzer {
 
     /// Ends the analysis. Returns the findings that were not taken, those of connections that were still open, and the counts.
     pub fn finish(mut self) -> (Vec<Finding>, PacketCounts) {
-        let (reported, listener) = (&self.reported, ListenerHistory::default());
+        let (reported, unknown) = (&self.reported, ListenerHistory::default());
         let failed = |connection: &ObservedConnection| {
             let icmp = reported.get(&connection.key);
-            (icmp.is_some() || connection.may_have_failed())
-                && FailureLook { connection, listener: &listener, icmp }.failed().is_some()
+            // What its listener shows decides whether a late opening is a finding.
+            connection.opened_again().is_some()
+                || (icmp.is_some() || connection.may_have_failed())
+                    && FailureLook { connection, listener: &unknown, icmp }.failed().is_some()
         };
         let drained = self.table.drain();
         let mut open: Vec<Flow> =

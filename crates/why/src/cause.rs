@@ -86,6 +86,8 @@ pub enum Class {
     AfterRetransmissions,
     /// There is no reset: SYNs, or a whole handshake, got no answer.
     Unanswered,
+    /// There is no reset, and the connection opened at last: SYNs got no answer for a time.
+    OpenedLate,
     /// There is no reset: a FIN came before all was said.
     ClosedEarly,
     /// There is no reset: nothing moves any more.
@@ -168,8 +170,8 @@ impl Cause {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::AcceptQueueOverflow => {
-                "The listener's accept queue was full: the kernel dropped the last step of the handshake, and the \
-                 client believed it was connected."
+                "The listener's accept queue was full: the kernel dropped SYNs, or the last step of the handshake, so that \
+                 the client believed it was connected."
             }
             Self::ClosedWithUnreadData => {
                 "The application closed the socket while bytes of the peer lay unread: the kernel reset the \
@@ -239,7 +241,7 @@ impl Cause {
 impl Class {
     /// Whether there was a reset.
     pub fn is_reset(self) -> bool {
-        !matches!(self, Self::Unanswered | Self::ClosedEarly | Self::Stalled)
+        !matches!(self, Self::Unanswered | Self::OpenedLate | Self::ClosedEarly | Self::Stalled)
     }
 
     /// The stable name.
@@ -255,6 +257,7 @@ impl Class {
             Self::AfterKeepalive => "after-keepalive",
             Self::AfterRetransmissions => "after-retransmissions",
             Self::Unanswered => "unanswered",
+            Self::OpenedLate => "opened-late",
             Self::ClosedEarly => "closed-early",
             Self::Stalled => "stalled",
             Self::Foreign => "foreign",

@@ -321,6 +321,24 @@ pub enum Claim {
         /// From the first to the last.
         nanoseconds: u64,
     },
+    /// The frame, the first SYN-ACK, came after several SYNs.
+    OpenedLate {
+        /// How many SYNs.
+        count: u16,
+        /// From the first SYN to the SYN-ACK.
+        nanoseconds: u64,
+    },
+    /// So many connections of the port opened late: three SYNs or more over 2.5 s or more went before the SYN-ACK.
+    PortOpenedLate(u32),
+    /// Within ten seconds so many connections of the port were accepted.
+    PortCrowded {
+        /// Those that were accepted at a repeated SYN only.
+        again: u32,
+        /// Those that were accepted at the first SYN.
+        at_first: u32,
+    },
+    /// The port answered others while two SYNs or more of one of its connections went unanswered.
+    ServedOthersMeanwhile,
     /// An ICMP error about the connection's segments.
     Icmp {
         /// What it says.

@@ -15,6 +15,10 @@ const KEPT: usize = 8;
 const NEAR_BOTH: u32 = 1 << 20;
 const NEAR_ONE: u32 = 1 << 16;
 
+/// From so many nanoseconds on a connection has opened late. By RFC 6298 a SYN is repeated after 1 s, and once more 2 s later;
+/// this is a little less.
+const LATE: u64 = 2_500_000_000;
+
 /// A connection, as far as it has been seen.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservedConnection {
@@ -38,12 +42,12 @@ pub(crate) enum Opening {
     /// No SYN.
     #[default]
     Unseen,
-    /// A SYN, and no SYN-ACK.
-    Asked { opener: u8, syn_frame: u32 },
+    /// A SYN, and no SYN-ACK. `syns` counts it and its repetitions.
+    Asked { opener: u8, syns: u8, syn_frame: u32 },
     /// A SYN-ACK, and no answer to it. `syn_frame` means nothing if the SYN was not seen.
-    Accepted { opener: u8, syn_frame: u32, syn_ack: SynAck },
+    Accepted { opener: u8, syns: u8, syn_frame: u32, syn_ack: SynAck },
     /// The opener has answered the SYN-ACK. `repeats` counts SYN-ACKs that were sent again all the same.
-    Answered { opener: u8, syn_frame: u32, syn_ack: SynAck, repeats: u16 },
+    Answered { opener: u8, syns: u8, repeats: u8, syn_frame: u32, syn_ack: SynAck },
 }
 
 /// Where and when a SYN-ACK was seen.
@@ -152,6 +156,19 @@ impl ObservedConnection {
         false
     }
 
+    /// If two SYNs or more were sent before the SYN-ACK: how many, and how many nanoseconds after the first the SYN-ACK came. Only
+    /// if the connection begins with the SYN.
+    pub(crate) fn opened_again(&self) -> Option<(u8, u64)> {
+        let syn_ack = self.opening.syn_ack()?;
+        let repeated = self.opening.syns() >= 2 && self.opening.syn_frame() == 0;
+        repeated.then_some((self.opening.syns(), u64::from(syn_ack.after_us) * 1_000))
+    }
+
+    /// [`Self::opened_again`], if there were three SYNs or more, over [`LATE`] or more.
+    pub(crate) fn opened_late(&self) -> Option<(u8, u64)> {
+        self.opened_again().filter(|&(syns, delay)| syns >= 3 && delay >= LATE)
+    }
+
     /// Both sides have sent FIN.
     pub(crate) fn closed(&self) -> bool {
         self.sides[0].has_fin() && self.sides[1].has_fin()
@@ -163,7 +180,7 @@ impl ObservedConnection {
         let closed =
             self.sides.iter().any(Side::has_fin) && self.sides.iter().any(|side| side.app.has_ends());
         let stands = |side: &Side| side.repeats > 0 || side.window() == Some(0);
-        unanswered || closed || self.sides.iter().any(stands)
+        unanswered || closed || self.sides.iter().any(stands) || self.opened_again().is_some()
     }
 
     /// The time of a packet so many nanoseconds after the first one, to the microsecond.
@@ -266,9 +283,17 @@ impl Opening {
         }
     }
 
-    /// SYN-ACKs sent again after the opener had answered the first.
+    /// The SYNs that were sent before the SYN-ACK, 255 at most; 0 if none was seen.
+    pub(crate) fn syns(self) -> u8 {
+        match self {
+            Self::Unseen => 0,
+            Self::Asked { syns, .. } | Self::Accepted { syns, .. } | Self::Answered { syns, .. } => syns,
+        }
+    }
+
+    /// SYN-ACKs sent again after the opener had answered the first, 255 at most.
     pub(crate) fn repeats(self) -> u16 {
-        if let Self::Answered { repeats, .. } = self { repeats } else { 0 }
+        if let Self::Answered { repeats, .. } = self { u16::from(repeats) } else { 0 }
     }
 
     /// Takes a packet of side `dir`. `known`: a SYN of that side was seen before. Returns whether the packet is a SYN-ACK
@@ -278,19 +303,22 @@ impl Opening {
         debug_assert!(dir < 2);
         let (side, peer) = (dir as u8, 1 - dir as u8);
         match self {
-            _ if flags.has(Flags::SYN) && known => {
-                if let Self::Answered { repeats, .. } = self
-                    && flags.has(Flags::ACK)
-                {
+            _ if flags.has(Flags::SYN) && known => match self {
+                Self::Answered { repeats, .. } if flags.has(Flags::ACK) => {
                     *repeats = repeats.saturating_add(1);
                     return true;
                 }
-            }
+                Self::Asked { syns, .. } if !flags.has(Flags::ACK) => *syns = syns.saturating_add(1),
+                _ => {}
+            },
             _ if flags.has(Flags::SYN | Flags::ACK) => {
                 let syn_ack = SynAck { frame, after_us };
-                *self = Self::Accepted { opener: peer, syn_frame: self.syn_frame(), syn_ack };
+                let (syns, syn_frame) = (self.syns(), self.syn_frame());
+                *self = Self::Accepted { opener: peer, syns, syn_frame, syn_ack };
             }
-            Self::Unseen if flags.has(Flags::SYN) => *self = Self::Asked { opener: side, syn_frame: frame },
+            Self::Unseen if flags.has(Flags::SYN) => {
+                *self = Self::Asked { opener: side, syns: 1, syn_frame: frame };
+            }
             // A SYN that crosses the first one, or answers it (RFC 9293 section 3.5): who asked first is the client.
             Self::Asked { .. } if flags.has(Flags::SYN) => {}
             Self::Accepted { opener, syn_frame, .. } | Self::Answered { opener, syn_frame, .. }
@@ -298,8 +326,8 @@ impl Opening {
             {
                 (*opener, *syn_frame) = (side, frame);
             }
-            &mut Self::Accepted { opener, syn_frame, syn_ack } if opener == side => {
-                *self = Self::Answered { opener, syn_frame, syn_ack, repeats: 0 };
+            &mut Self::Accepted { opener, syns, syn_frame, syn_ack } if opener == side => {
+                *self = Self::Answered { opener, syns, repeats: 0, syn_frame, syn_ack };
             }
             _ => {}
         }

@@ -83,6 +83,10 @@ impl Owner {
     fn by_cause(finding: &Finding, cause: Cause) -> Self {
         let or_between = |owner: Self| Self { or_between: true, ..owner };
         match cause {
+            // The path may have been away just as well.
+            Cause::AcceptQueueOverflow if finding.confidence == Confidence::Possible => {
+                or_between(Self::end(finding, finding.listener()))
+            }
             Cause::AcceptQueueOverflow
             | Cause::PortClosed
             | Cause::ProcessGone

@@ -70,7 +70,7 @@ const fn rule(
     CauseRule { cause, class, condition, refuted_by, counter_example, labelled }
 }
 
-static RULES: [CauseRule; 48] = [
+static RULES: [CauseRule; 49] = [
     rule(
         (Cause::AcceptQueueOverflow, Class::PassiveBeforeAck),
         "a bare reset answers a packet of the client, the server has sent nothing but its SYN-ACK, and the SYN-ACK was repeated after the client's ACK, or three clients are refused so, or the third ACK itself is refused, or data was repeated twice behind it",
@@ -80,10 +80,17 @@ static RULES: [CauseRule; 48] = [
     ),
     rule(
         (Cause::AcceptQueueOverflow, Class::Unanswered),
-        "no reset; the SYN-ACK is repeated after the client's ACK and its data is repeated unanswered, or SYNs go unanswered where other connections of the port show a full queue",
+        "no reset; the SYN-ACK is repeated after the client's ACK and its data is repeated unanswered, or SYNs go unanswered where other connections of the port show a full queue, by repeated SYN-ACKs, refusals or late openings",
         "an acknowledgement of the data; a SYN-ACK",
         Some(("not-accepted--and-no-reset", "the data is acknowledged at last")),
         6,
+    ),
+    rule(
+        (Cause::AcceptQueueOverflow, Class::OpenedLate),
+        "the SYN-ACK came 2.5 s or more after the first of three SYNs or more, as in three connections of the port at least, which are most of those whose SYN was repeated; or 0.9 s or more after the first of two, as in 16 connections within 10 s, more than were accepted at once; likely if the port answered others while two SYNs of one of them went unanswered, else possible",
+        "two such connections; as many others whose SYN was repeated once; 15 connections, or as many that were accepted at once",
+        Some(("opened-late", "two of them")),
+        0,
     ),
     rule(
         (Cause::ClosedWithUnreadData, Class::Active),

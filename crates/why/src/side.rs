@@ -87,6 +87,8 @@ impl Marks {
     const WINDOW: u8 = 16;
     /// It has sent an IP identification.
     const ID: u8 = 32;
+    /// While its SYN went unanswered, the listener answered others.
+    pub(crate) const OTHERS_SERVED: u8 = 64;
 
     pub(crate) fn note(&mut self, mark: u8, is_shown: bool) {
         self.0 |= if is_shown { mark } else { 0 };

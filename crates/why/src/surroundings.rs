@@ -36,6 +36,17 @@ pub(crate) struct ListenerHistory {
     pub(crate) repeats: u32,
     /// Connections whose first packet after the handshake was refused.
     pub(crate) turned_away: u32,
+    /// Connections whose SYN was repeated before the SYN-ACK came, and those of them that opened late
+    /// ([`ObservedConnection::opened_late`](crate::connection::ObservedConnection::opened_late)).
+    asked_again: u32,
+    /// The openings since the first of these, and the greatest crowd of them.
+    openings: Openings,
+    pub(crate) crowd: Option<Openings>,
+    pub(crate) opened_late: u32,
+    /// Connections two SYNs of which went unanswered while the listener answered others.
+    pub(crate) served_others: u32,
+    /// The latest SYN-ACK, FIN or reset of the listener's side.
+    heard: Option<u64>,
     /// When the latest group of ends began, and how many there were.
     burst: (u64, u32),
     /// The greatest such group.
@@ -43,7 +54,31 @@ pub(crate) struct ListenerHistory {
     touched: u64,
 }
 
+/// How many connections of a listener opened within [`CROWD_SPAN`], after how many SYNs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Openings {
+    pub(crate) start: u64,
+    /// Those that were accepted at a repeated SYN only, and those at the first.
+    pub(crate) again: u32,
+    pub(crate) at_first: u32,
+}
+
+/// Openings within this time, in nanoseconds, are counted together.
+pub(crate) const CROWD_SPAN: u64 = 10_000_000_000;
+/// From so many connections on, that are more than those accepted at once, a listener is crowded. On a link that loses 20% of the
+/// SYNs, as many of at most 31 are repeated once in 50,000 times.
+const CROWD: u32 = 16;
+
+/// As many connections of one listener that opened late have one reason.
+const OPENED_LATE: u32 = 3;
+
 impl ListenerHistory {
+    /// Whether the listener leaves SYNs unanswered for a time: connections opened late, and they are most of those whose SYN was
+    /// repeated. On a lossy link few SYNs are lost twice in a row.
+    pub(crate) fn leaves_waiting(&self) -> bool {
+        self.opened_late >= OPENED_LATE && self.opened_late > self.asked_again / 2
+    }
+
     /// How many connections the listener's side ended together around `time`.
     pub(crate) fn ended_together(&self, time: u64) -> u32 {
         [self.burst, self.greatest]
@@ -95,7 +130,47 @@ impl Surroundings {
     pub(crate) fn accepts(&mut self, listener: ListenerAddress, time: u64, ttl: u8) {
         let listener = self.touch(listener, time);
         listener.accepted = Some(time);
+        listener.heard = Some(time);
         listener.ttl = Some(ttl);
+    }
+
+    /// The listener's side sent a FIN or a reset.
+    pub(crate) fn hears(&mut self, listener: ListenerAddress, time: u64) {
+        self.touch(listener, time).heard = Some(time);
+    }
+
+    /// A SYN that was sent again at `time`, the connection's first packet at `first`. `known`: the listener had answered others
+    /// by the time of the SYN before. Returns whether it has by now.
+    pub(crate) fn asks_again(
+        &mut self,
+        listener: ListenerAddress,
+        first: u64,
+        time: u64,
+        known: bool,
+    ) -> bool {
+        let listener = self.touch(listener, time);
+        if known {
+            listener.served_others = listener.served_others.saturating_add(1);
+        }
+        listener.heard.is_some_and(|heard| heard > first)
+    }
+
+    /// A connection was accepted after so many SYNs.
+    pub(crate) fn opens(&mut self, listener: ListenerAddress, time: u64, syns: u8, late: bool) {
+        let listener = self.touch(listener, time);
+        let again = u32::from(syns > 1);
+        let openings = &mut listener.openings;
+        if time.saturating_sub(openings.start) > CROWD_SPAN {
+            *openings = Openings { start: time, ..Openings::default() };
+        }
+        openings.again = openings.again.saturating_add(again);
+        openings.at_first = openings.at_first.saturating_add(1 - again);
+        let greatest = listener.crowd.map_or(CROWD - 1, |crowd| crowd.again);
+        if openings.again > openings.at_first && openings.again > greatest {
+            listener.crowd = Some(*openings);
+        }
+        listener.asked_again = listener.asked_again.saturating_add(again);
+        listener.opened_late = listener.opened_late.saturating_add(u32::from(late));
     }
 
     pub(crate) fn repeats(&mut self, listener: ListenerAddress, time: u64) {

@@ -7,7 +7,7 @@ use crate::clock::{Duration, WallClock};
 use crate::clusters::Cluster;
 use crate::group::Group;
 use crate::overview::{self, plural};
-use crate::{Cause, Confidence, Examined, Finding, Rung, Tools};
+use crate::{Cause, Class, Confidence, Examined, Finding, Rung, Tools};
 
 /// The width of a ladder's middle.
 const WIDTH: usize = 44;
@@ -60,9 +60,14 @@ pub(crate) fn summary(groups: &[Group]) -> String {
     };
     let (harmful, harmless) = (connections(false), connections(true));
     let failed = |group: &&Group| !group.example.class.is_reset();
-    let silent: u64 = groups.iter().filter(failed).map(|group| group.connections).sum();
-    let unanswered = if silent == 0 { String::new() } else { format!(" {silent} failed without a reset.") };
-    let harmful = harmful - silent;
+    let late = |group: &&Group| group.example.class == Class::OpenedLate;
+    let count = |of: &dyn Fn(&&Group) -> bool| -> u64 {
+        groups.iter().filter(|group| of(group)).map(|group| group.connections).sum()
+    };
+    let (late, silent) = (count(&late), count(&|group| failed(group) && !late(group)));
+    let told = |count: u64, what| if count == 0 { String::new() } else { format!(" {count} {what}.") };
+    let unanswered = told(silent, "failed without a reset") + &told(late, "opened late");
+    let harmful = harmful - silent - late;
     if harmful + harmless == 0 {
         return format!("No connection was reset.{unanswered}");
     }

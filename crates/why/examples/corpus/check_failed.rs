@@ -1,5 +1,6 @@
 //! Proofs of sentences about connections that failed without a reset. The finding's own packet is one of its sender.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use linger_packet::Flags;
@@ -8,6 +9,21 @@ use linger_why::{Claim, Framed};
 use crate::check::{Checker, Proof, equal, holds};
 use crate::payload::{self, Http};
 use crate::trace::{Seen, Sent, at_or_after, latest};
+
+/// The SYNs of one connection, and the SYN-ACK that they got.
+#[derive(Default)]
+struct Wait<'a> {
+    syns: Vec<&'a Seen>,
+    syn_ack: Option<&'a Seen>,
+}
+
+impl Wait<'_> {
+    fn is_late(&self) -> bool {
+        let (Some(first), Some(syn_ack)) = (self.syns.first(), self.syn_ack) else { return false };
+        // To the microsecond, as the readers of captures have it.
+        self.syns.len() >= 3 && syn_ack.time_ns / 1_000 - first.time_ns / 1_000 >= 2_500_000
+    }
+}
 
 impl Checker<'_> {
     /// Everything that one end has sent.
@@ -48,6 +64,13 @@ impl Checker<'_> {
                 holds(hello && named, "no ClientHello with that name")
             }
             Claim::Request { method, host, status } => self.request(method, host.as_deref(), *status),
+            Claim::OpenedLate { count, nanoseconds } => self.opened_late(frame, *count, *nanoseconds),
+            Claim::PortOpenedLate(count) => {
+                let late = self.waits().filter(|wait| wait.is_late()).count();
+                holds(late >= *count as usize, "fewer")
+            }
+            Claim::PortCrowded { again, at_first } => self.crowded(*again, *at_first),
+            Claim::ServedOthersMeanwhile => self.served_meanwhile(),
             Claim::WindowStuck { probes, nanoseconds } => self.stuck(*probes, *nanoseconds),
             Claim::SentAgain { bytes, count, nanoseconds } => self.again(*bytes, *count, *nanoseconds),
             Claim::NoneSoLongTaken { bytes } => {
@@ -67,6 +90,66 @@ impl Checker<'_> {
             }
             other => self.closed_early(other, frame),
         }
+    }
+
+    /// The frame is the first SYN-ACK, `nanoseconds` after the first of `count` SYNs.
+    fn opened_late(&self, frame: Option<u64>, count: u16, nanoseconds: u64) -> Proof {
+        let syn_ack = self.packet(frame)?;
+        holds(syn_ack.has(Flags::SYN | Flags::ACK) && syn_ack.frame == self.finding.frame, "no SYN-ACK")?;
+        holds(self.c.sender.before.is_empty(), "the server had answered before")?;
+        let syns = &self.c.receiver.before;
+        holds(syns.iter().all(|seen| seen.has(Flags::SYN) && !seen.has(Flags::ACK)), "not only SYNs")?;
+        holds(syns.len() >= usize::from(count), "fewer SYNs")?;
+        let first = syns.first().ok_or("no SYN")?;
+        self.about(syn_ack.time_ns.saturating_sub(first.time_ns), nanoseconds)
+    }
+
+    /// The openings of the finding's port, each SYN with its repetitions.
+    fn waits(&self) -> impl Iterator<Item = Wait<'_>> {
+        let listener = self.listener();
+        let mut waits: BTreeMap<(u32, SocketAddr, u32), Wait<'_>> = BTreeMap::new();
+        for seen in self.all.iter().filter(|seen| seen.icmp.is_none() && seen.has(Flags::SYN)) {
+            if seen.to == listener && !seen.has(Flags::ACK) {
+                let wait = waits.entry((seen.interface, seen.from, seen.seq)).or_default();
+                if wait.syn_ack.is_none() {
+                    wait.syns.push(seen);
+                }
+            } else if seen.from == listener && seen.has(Flags::ACK) {
+                let key = (seen.interface, seen.to, seen.ack.wrapping_sub(1));
+                if let Some(wait) = waits.get_mut(&key) {
+                    wait.syn_ack = wait.syn_ack.or(Some(seen));
+                }
+            }
+        }
+        waits.into_values()
+    }
+
+    fn crowded(&self, at_second: u32, at_first: u32) -> Proof {
+        let opening = |wait: Wait<'_>| Some((wait.syn_ack?.time_ns, wait.syns.len() > 1));
+        let mut opened: Vec<_> = self.waits().filter_map(opening).collect();
+        opened.sort_by_key(|(time, _)| *time);
+        let crowds = (0..opened.len()).any(|from| {
+            let (mut later, mut once) = (0, 0);
+            let within = |(time, _): &&(u64, bool)| time - opened[from].0 <= 10_000_000_000;
+            opened[from..].iter().take_while(within).any(|&(_, again)| {
+                (later, once) = (later + u32::from(again), once + u32::from(!again));
+                later >= at_second && once <= at_first
+            })
+        });
+        holds(crowds, "no such ten seconds")
+    }
+
+    /// A SYN, FIN or reset of the port to another client, between two SYNs of a connection that go unanswered.
+    fn served_meanwhile(&self) -> Proof {
+        let listener = self.listener();
+        let marked = |seen: &Seen| seen.has(Flags::SYN) || seen.has(Flags::FIN) || seen.has(Flags::RST);
+        let served = self.waits().any(|wait| {
+            let [first, .., last, _] = wait.syns.as_slice() else { return false };
+            let between = first.frame + 1..last.frame;
+            let own = |seen: &&Seen| seen.from == listener && seen.to != first.from && marked(seen);
+            self.all.iter().filter(own).any(|seen| between.contains(&seen.frame))
+        });
+        holds(served, "nobody was answered")
     }
 
     /// The last request and the last response before the reset, or of all.

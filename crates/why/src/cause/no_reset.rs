@@ -1,6 +1,7 @@
-//! Connections that failed without a reset, and why. One file a class: unanswered, closed early, stalled.
+//! Connections that failed without a reset, and why. One file a class: unanswered, opened late, closed early, stalled.
 
 mod closed_early;
+mod opened_late;
 mod stalled;
 mod unanswered;
 
@@ -120,6 +121,7 @@ impl FailureLook<'_> {
             .or_else(|| self.closed_early())
             .or_else(|| self.window_stuck())
             .or_else(|| self.unacknowledged())
+            .or_else(|| self.opened_late())
     }
 
     /// The finding about a failure.

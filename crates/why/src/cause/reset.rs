@@ -160,6 +160,7 @@ impl Judge<'_> {
             // The classes without a reset do not come here.
             | Class::Unanswered
             | Class::ClosedEarly
+            | Class::OpenedLate
             | Class::Stalled => self.active(),
         }
     }

@@ -88,6 +88,10 @@ impl fmt::Display for Claim {
             | Self::ClientClosedFirst
             | Self::CrossedByRequest(_)
             | Self::RestedBeforeFin { .. }
+            | Self::OpenedLate { .. }
+            | Self::PortOpenedLate(_)
+            | Self::PortCrowded { .. }
+            | Self::ServedOthersMeanwhile
             | Self::WindowStuck { .. }
             | Self::SentAgain { .. }
             | Self::NoneSoLongTaken { .. }
@@ -309,6 +313,22 @@ impl Claim {
             Self::RestedBeforeFin { nanoseconds } => {
                 write!(f, "the connection had rested for {} by then", Duration(*nanoseconds))
             }
+            Self::OpenedLate { count, nanoseconds } => {
+                write!(f, "the SYN-ACK came {} after the first of {count} SYNs", Duration(*nanoseconds))
+            }
+            Self::PortOpenedLate(count) => {
+                write!(
+                    f,
+                    "{count} connections of the port opened so late, most of those whose SYN was repeated"
+                )
+            }
+            Self::PortCrowded { again, at_first } => write!(
+                f,
+                "within 10 s the port accepted {again} connections only when they had asked again, and {at_first} at once"
+            ),
+            Self::ServedOthersMeanwhile => f.write_str(
+                "the port answered others while SYNs of these went unanswered: host and path were there",
+            ),
             Self::WindowStuck { probes, nanoseconds } => write!(
                 f,
                 "the window stayed closed for the last {}, while {probes} probes asked for it",

@@ -7,10 +7,14 @@ use crate::opening::accepted_at;
 
 /// SYNs as Linux repeats them: after one second, two and four more.
 fn asked(times: usize) -> Flow {
+    asked_from(40_000, times)
+}
+
+fn asked_from(port: u16, times: usize) -> Flow {
     [1_000, 2_000, 4_000]
         .iter()
         .take(times - 1)
-        .fold(flow().syn(), |flow, &ms| flow.wait(ms - 1).again(Client))
+        .fold(flow().ports(port, 80).syn(), |flow, &ms| flow.wait(ms - 1).again(Client))
 }
 
 /// A SYN with a request, which Linux repeats without it.
@@ -56,5 +60,95 @@ fn a_handshake_that_the_server_took_no_note_of() {
             "accept-queue-overflow likely passive-before-ack",
         )
         .but("all within two seconds", &base().wait(999).again(Client).again(Client), "none")
+        .done();
+}
+
+/// A connection from a port, whose SYN-ACK comes so many milliseconds after its last SYN.
+fn opened(port: u16, syns: usize, ms: u64) -> Flow {
+    asked_from(port, syns).wait(ms - 1).syn_ack().ack(Client)
+}
+
+/// Connections whose SYN-ACK comes 3.2 s after the first of three SYNs.
+fn opened_late_from(port: u16, count: u16) -> Flow {
+    (1..count).fold(opened(port, 3, 200), |all, at| all.and(opened(port + at, 3, 200)))
+}
+
+fn opened_late(count: u16) -> Flow {
+    opened_late_from(40_000, count)
+}
+
+/// Connections that are accepted at their second SYN.
+fn opened_at_the_second(count: u16) -> Flow {
+    (1..count).fold(opened(40_200, 2, 1), |all, at| all.and(opened(40_200 + at, 2, 1)))
+}
+
+/// Connections that are accepted at once.
+fn at_the_first(count: u16) -> Flow {
+    (1..count)
+        .fold(flow().ports(40_300, 80).shake(), |all, at| all.and(flow().ports(40_300 + at, 80).shake()))
+}
+
+fn later(flow: Flow, ms: u64) -> Flow {
+    flow.with_all(|packet| packet.time += ms * 1_000_000)
+}
+
+#[test]
+fn a_listener_that_leaves_syns_waiting() {
+    let sooner = |port| {
+        let flow = flow().ports(port, 80).syn().wait(999).again(Client).wait(999).again(Client);
+        flow.wait(399).syn_ack().ack(Client)
+    };
+    let two_syns = |port| flow().ports(port, 80).syn().wait(2_999).again(Client).syn_ack().ack(Client);
+    let three =
+        |one: &dyn Fn(u16) -> Flow| one(40_000).and(one(40_101)).and(one(40_102)).and(accepted_at(500));
+    let silent = |late| asked(3).and(opened_late_from(40_001, late)).and(accepted_at(500));
+    rule("opened late")
+        .base(
+            &opened_late(3).and(accepted_at(500)),
+            "accept-queue-overflow likely opened-late harmful lost:0 unread:0",
+        )
+        .but("two of them", &opened_late(2).and(accepted_at(500)), "none")
+        .but("nobody is answered meanwhile", &opened_late(3), "accept-queue-overflow possible opened-late")
+        .but(
+            "another is answered after the second SYN only",
+            &opened_late(3).and(accepted_at(2_000)),
+            "accept-queue-overflow possible opened-late",
+        )
+        .but(
+            "two others are accepted at the second SYN",
+            &opened_late(3).and(opened_at_the_second(2)),
+            "accept-queue-overflow opened-late",
+        )
+        .but("four others are", &opened_late(3).and(opened_at_the_second(4)), "none")
+        .but("three SYNs within 2.4 s", &three(&sooner), "none")
+        .but("two SYNs", &three(&two_syns), "none")
+        .but("another waits in vain", &silent(3), "accept-queue-overflow likely unanswered")
+        .but(
+            "sixteen are accepted at the second SYN",
+            &opened(40_000, 2, 1)
+                .and(opened_at_the_second(15))
+                .and(asked_from(45_000, 3))
+                .and(accepted_at(500)),
+            "accept-queue-overflow likely opened-late",
+        )
+        .but(
+            "fifteen are",
+            &opened(40_000, 2, 1)
+                .and(opened_at_the_second(14))
+                .and(asked_from(45_000, 3))
+                .and(accepted_at(500)),
+            "no-answer likely unanswered",
+        )
+        .but(
+            "sixteen are, and sixteen at the first",
+            &opened(40_000, 2, 1).and(at_the_first(16)).and(opened_at_the_second(15)),
+            "none",
+        )
+        .but(
+            "sixteen are, over eleven seconds",
+            &opened(40_000, 2, 1).and(later(opened_at_the_second(15), 11_000)),
+            "none",
+        )
+        .but("another waits in vain, beside two", &silent(2), "no-answer likely unanswered")
         .done();
 }

@@ -4,6 +4,7 @@ use linger_packet::Flags;
 
 use super::{Failed, FailureLook};
 use crate::advice::{Capture, Host, NextEvidence};
+use crate::surroundings::Openings;
 use crate::{Cause, Claim, Class};
 
 use Cause::{AcceptQueueOverflow, FirewallReject, NoAnswer, Unreachable};
@@ -52,7 +53,8 @@ impl FailureLook<'_> {
     fn silent_listener(&self, failed: &mut Failed) {
         let listener = self.listener;
         let accepted = listener.accepted.is_some_and(|accepted| accepted < self.time(failed.since));
-        let full = listener.repeats > 0 || listener.turned_away >= TURNED_AWAY;
+        let waiting = (listener.leaves_waiting() || listener.crowd.is_some()) && listener.served_others > 0;
+        let full = listener.repeats > 0 || listener.turned_away >= TURNED_AWAY || waiting;
         if accepted {
             failed.say(None, Claim::PortAcceptedBefore);
         }
@@ -61,6 +63,15 @@ impl FailureLook<'_> {
         }
         if listener.turned_away >= TURNED_AWAY {
             failed.say(None, Claim::OthersTurnedAway(listener.turned_away));
+        }
+        if waiting {
+            if listener.leaves_waiting() {
+                failed.say(None, Claim::PortOpenedLate(listener.opened_late));
+            }
+            if let Some(Openings { again, at_first, .. }) = listener.crowd {
+                failed.say(None, Claim::PortCrowded { again, at_first });
+            }
+            failed.say(None, Claim::ServedOthersMeanwhile);
         }
         if full {
             failed.decide(vec![AcceptQueueOverflow, NoAnswer], NextEvidence::Host(Host::AcceptQueue));
