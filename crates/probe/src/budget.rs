@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::check::Check;
 use crate::config::ProbeConfig;
-use crate::finding::Check;
 
 /// The most that a probe sends, and the most that it reads, if it is not [active](ProbeConfig::active), in bytes.
 pub const QUIET: u64 = 1 << 20;

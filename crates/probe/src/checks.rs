@@ -5,8 +5,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::budget::{self, PIPELINED, is_quiet};
+use crate::check::Check;
 use crate::dialect::RequestShape;
-use crate::finding::{Check, CheckAnswer, CheckFinding, LeftOut};
+use crate::finding::{CheckAnswer, CheckFinding, LeftOut};
 use crate::hostile;
 use crate::http2;
 use crate::judge::{by_status, judge};

@@ -82,7 +82,7 @@ fn of_process<'r>(seen: impl Iterator<Item = &'r Witnessed>) -> Option<(String, 
     Some((name, if resets == 1 { "1 connection".into() } else { format!("{resets} connections") }))
 }
 
-fn doubtful(report: &ProbeReport, doubt: &Doubt) -> String {
+pub(super) fn doubtful(report: &ProbeReport, doubt: &Doubt) -> String {
     match doubt {
         Doubt::PlainStatus(status @ 300..400) => match &report.location {
             Some(to) => format!(
