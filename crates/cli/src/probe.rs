@@ -17,7 +17,7 @@ use crate::options::{AtRisk, Json};
 use crate::output::{Stdout, Stopped, say};
 use crate::typed::{Bytes, Names, target, up_to};
 use crate::{exit, interrupt, progress};
-use report::{Ended, Reports};
+use report::{CiReports, ProbeEnd};
 
 mod last;
 mod plan;
@@ -205,7 +205,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     }
     let asked: Vec<Check> = costs.iter().map(|(check, _)| *check).collect();
     // Checked before anything is asked.
-    let reports = match Reports::create(&arguments, asked) {
+    let reports = match CiReports::create(&arguments, asked) {
         Ok(reports) => reports,
         Err(code) => return code,
     };
@@ -223,20 +223,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     let ended = interrupt::on_first(move || {
         line.finish_and_clear();
         let mut told = so_far.lock().unwrap_or_else(PoisonError::into_inner);
-        say!("linger: interrupted; the other questions were not asked");
-        let report = told.report.take();
-        if let Some(report) = report.as_ref().filter(|_| json && told.printed.is_ok()) {
-            // An error is ignored: stderr says already that questions are missing, and the status does not depend on it.
-            let _ = summary(&mut told.out, report, true);
-        }
-        let found = report.as_ref().is_some_and(|report| has_faults(report, at_risk_ok));
-        let status = if found { exit::LOSS_FOUND } else { exit::COULD_NOT_TELL };
-        if let Some(reports) = told.reports.take()
-            && let Err(refused) = reports.write(Ended::Interrupted(report.as_ref()), status)
-        {
-            refused.end();
-        }
-        std::process::exit(i32::from(status));
+        told.interrupted(json, at_risk_ok)
     });
     if let Err(error) = ended {
         return exit::io("cannot take signals", &error);
@@ -251,7 +238,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     let report = match report {
         Ok(report) => report,
         Err(error) => {
-            let ended = Ended::Failed(&error.to_string());
+            let ended = ProbeEnd::Failed(&error.to_string());
             let written = reports.map_or(Ok(()), |reports| reports.write(ended, exit::COULD_NOT_TELL));
             let code = refused(error);
             return written.map_or_else(|refused| refused.end(), |()| code);
@@ -264,7 +251,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     let printed = std::mem::replace(&mut told.printed, Ok(()));
     let printed = printed.and_then(|()| conclude(&mut told.out, &report, json));
     let status = if has_faults(&report, at_risk_ok) { exit::LOSS_FOUND } else { status(overall, at_risk_ok) };
-    let written = reports.map_or(Ok(()), |reports| reports.write(Ended::Whole(&report), status));
+    let written = reports.map_or(Ok(()), |reports| reports.write(ProbeEnd::Whole(&report), status));
     if let Err(refused) = written {
         let code = refused.end();
         // A file that cannot be written does not hide a fault.
@@ -281,10 +268,28 @@ struct Told {
     out: Stdout,
     printed: Result<(), Stopped>,
     report: Option<ProbeReport>,
-    reports: Option<Reports>,
+    reports: Option<CiReports>,
 }
 
 impl Told {
+    /// Ends the program with what was found so far.
+    fn interrupted(&mut self, json: bool, at_risk_ok: bool) -> ! {
+        say!("linger: interrupted; the other questions were not asked");
+        let report = self.report.take();
+        if let Some(report) = report.as_ref().filter(|_| json && self.printed.is_ok()) {
+            // An error is ignored: stderr says already that questions are missing, and the status does not depend on it.
+            let _ = summary(&mut self.out, report, true);
+        }
+        let found = report.as_ref().is_some_and(|report| has_faults(report, at_risk_ok));
+        let status = if found { exit::LOSS_FOUND } else { exit::COULD_NOT_TELL };
+        if let Some(reports) = self.reports.take()
+            && let Err(refused) = reports.write(ProbeEnd::Interrupted(report.as_ref()), status)
+        {
+            refused.end();
+        }
+        std::process::exit(i32::from(status))
+    }
+
     /// Prints the last answer of a report.
     fn print(&mut self, report: &ProbeReport, json: bool) {
         let head = !json && self.report.is_none();

@@ -25,6 +25,8 @@ pub enum Check {
     HalfClose,
     /// Does the server wait for the client while the client waits for it?
     Stall,
+    /// Does a request arrive that meets the server's limit of idle time on a kept connection?
+    KeepAlive,
     /// How long does the server hold a connection whose client does not close? Are others served meanwhile?
     IdleOpen,
     /// Is the total time bounded when the client sends a byte just before each idle bound?
@@ -37,7 +39,7 @@ pub enum Check {
 
 impl Check {
     /// All of them, in the order in which they are asked.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::LargeResponse,
         Self::UnreadBody,
         Self::TrailingBytes,
@@ -46,6 +48,7 @@ impl Check {
         Self::HalfClose,
         Self::UploadInProgress,
         Self::Stall,
+        Self::KeepAlive,
         Self::IdleOpen,
         Self::Drip,
         Self::EndlessUpload,
@@ -63,6 +66,7 @@ impl Check {
             Self::LateByte => "late-byte",
             Self::HalfClose => "half-close",
             Self::Stall => "stall",
+            Self::KeepAlive => "keep-alive",
             Self::IdleOpen => "idle-open",
             Self::Drip => "drip",
             Self::EndlessUpload => "endless-upload",
@@ -89,6 +93,9 @@ impl Check {
             }
             Self::HalfClose => "Does the response arrive when the client half-closes first?",
             Self::Stall => "Does the server wait for the client while the client waits for it?",
+            Self::KeepAlive => {
+                "Does a request arrive that meets the server's limit of idle time on a kept connection?"
+            }
             Self::IdleOpen => {
                 "How long does the server hold a connection whose client does not close? Are others served meanwhile?"
             }

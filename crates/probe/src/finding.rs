@@ -95,10 +95,28 @@ pub struct CheckFinding {
     pub behind: Vec<Witnessed>,
     /// The status of the response in the deciding trial; `None` where none came, or where the protocol has none.
     pub status: Option<u16>,
+    /// The answer to [`Check::KeepAlive`] in numbers; `None` for other questions, and where no end came.
+    pub idle_limit: Option<IdleLimit>,
     /// Why the question was not asked, or not as often as configured, out of regard for a server that others use, too.
     pub left_out: Option<LeftOut>,
     /// The answer in a sentence.
     pub sentence: String,
+}
+
+/// How long a server keeps an idle connection, and what became of requests around that limit.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct IdleLimit {
+    /// The shortest idle time after which the server ended a connection, in seconds.
+    pub seconds: f64,
+    /// What its header field Keep-Alive announces, in seconds.
+    pub announced_seconds: Option<u64>,
+    /// Requests that were answered.
+    pub answered: u32,
+    /// Requests that the server's end crossed: they reached it when it had closed.
+    pub crossed: u32,
+    /// Requests that had reached the server before it closed, or whose response was cut.
+    pub lost: u32,
 }
 
 /// Why a question was left out, out of regard for a server that others use, too.
@@ -153,9 +171,16 @@ impl CheckFinding {
             resets: Vec::new(),
             behind: Vec::new(),
             status: None,
+            idle_limit: None,
             left_out: None,
             sentence: sentence.to_owned(),
         }
+    }
+
+    /// Whether the answer is told beside the verdict on losing, and is no part of it: that of a check that [is
+    /// so](Check::is_aside), and a risk to requests on kept connections, which HTTP/1.1 gives every server with an idle limit.
+    pub fn is_aside(&self) -> bool {
+        self.check.is_aside() || (self.check == Check::KeepAlive && self.answer == CheckAnswer::AtRisk)
     }
 
     /// The finding of one trial.
@@ -176,6 +201,7 @@ impl CheckFinding {
             resets: Vec::new(),
             behind: Vec::new(),
             status: seen.status,
+            idle_limit: None,
             left_out: None,
             sentence,
         }
@@ -215,7 +241,7 @@ pub struct ProbeReport {
 }
 
 impl ProbeReport {
-    /// The worst of the answers, of those [aside](Check::is_aside) only if nothing else was asked.
+    /// The worst of the answers, of those [aside](CheckFinding::is_aside) only if nothing else was asked.
     /// [`CheckAnswer::CannotTell`] instead of [`CheckAnswer::Keeps`] where there is a [doubt](Self::doubt).
     pub fn overall(&self) -> CheckAnswer {
         match self.counting().map(|finding| finding.answer).max() {
@@ -226,8 +252,8 @@ impl ProbeReport {
 
     /// The findings that decide about the server.
     pub fn counting(&self) -> impl Iterator<Item = &CheckFinding> {
-        let all_aside = self.findings.iter().all(|finding| finding.check.is_aside());
-        self.findings.iter().filter(move |finding| all_aside || !finding.check.is_aside())
+        let all_aside = self.findings.iter().all(CheckFinding::is_aside);
+        self.findings.iter().filter(move |finding| all_aside || !finding.is_aside())
     }
 
     /// Why the server cannot be said to keep its responses although no fault was found; `None` if nothing speaks against it.

@@ -184,6 +184,35 @@ fn behind_a_gateway_it_is_the_application_that_is_named() {
     });
 }
 
+/// Each has an idle limit, and all but one leave a client no time to know. A loss at the moment of the close is chance.
+#[test]
+fn idle_limits_of_kept_connections() {
+    sandboxed(|| {
+        std::thread::scope(|scope| {
+            for (name, seconds, announced) in [
+                ("Node", 4.9..6.5, Some(5)),
+                ("httpd, event", 4.9..6.5, Some(5)),
+                ("gunicorn, gthread", 1.9..3.5, None),
+                ("uvicorn", 4.9..6.5, None),
+            ] {
+                scope.spawn(move || {
+                    let Some(report) = ask(name, &[Check::KeepAlive]) else { return };
+                    let found = &report.findings[0];
+                    eprintln!("{name}: {}: {} {:?}", found.answer, found.sentence, found.idle_limit);
+                    let idle = found.idle_limit.unwrap_or_else(|| panic!("{name}: {}", found.sentence));
+                    assert!(seconds.contains(&idle.seconds), "{name}: {idle:?}");
+                    assert_eq!(idle.announced_seconds, announced, "{name}");
+                    assert!(idle.answered > 0 && idle.crossed > 0, "{name}: {idle:?}");
+                    // What is announced with a margin is obeyed.
+                    let has_margin = announced.is_some_and(|seconds| idle.seconds >= seconds as f64 + 0.5);
+                    let expected = if has_margin { CheckAnswer::Keeps } else { CheckAnswer::AtRisk };
+                    assert!(found.answer == expected || idle.lost > 0, "{name}: {found:?}");
+                });
+            }
+        });
+    });
+}
+
 /// Asks each question with a known answer a hundred times; none may differ. A server takes about a minute, mostly waiting.
 ///
 /// `cargo test -p linger-probe --test servers a_hundred_times -- --ignored`. To ask only one server, append `::` and

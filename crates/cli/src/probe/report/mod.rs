@@ -17,7 +17,7 @@ mod junit;
 mod sarif;
 
 /// How the probe ended.
-pub(crate) enum Ended<'r> {
+pub(crate) enum ProbeEnd<'r> {
     Whole(&'r ProbeReport),
     /// With the answers so far.
     Interrupted(Option<&'r ProbeReport>),
@@ -26,7 +26,7 @@ pub(crate) enum Ended<'r> {
 }
 
 /// The files to be written when the probe has ended. Dropped before, they are not written.
-pub(crate) struct Reports {
+pub(crate) struct CiReports {
     junit: Option<NewFile>,
     sarif: Option<NewFile>,
     target: String,
@@ -86,7 +86,7 @@ struct Reported<'r> {
     status: u8,
 }
 
-impl Reports {
+impl CiReports {
     /// Begins the files that the options name.
     ///
     /// # Errors
@@ -119,11 +119,11 @@ impl Reports {
     }
 
     /// Writes the files, each whole or not at all. `status` is the exit status.
-    pub(crate) fn write(self, ended: Ended<'_>, status: u8) -> Result<(), Refused> {
+    pub(crate) fn write(self, ended: ProbeEnd<'_>, status: u8) -> Result<(), Refused> {
         let (report, open) = match ended {
-            Ended::Whole(report) => (Some(report), None),
-            Ended::Interrupted(report) => (report, Some("not asked: the probe was interrupted")),
-            Ended::Failed(_) => (None, Some("not asked: a plain request was not answered")),
+            ProbeEnd::Whole(report) => (Some(report), None),
+            ProbeEnd::Interrupted(report) => (report, Some("not asked: the probe was interrupted")),
+            ProbeEnd::Failed(_) => (None, Some("not asked: a plain request was not answered")),
         };
         let mut cases = vec![plain(&ended, report)];
         cases.extend(self.asked.iter().map(|check| {
@@ -178,9 +178,11 @@ fn skipped(check: Option<Check>, why: &str) -> Case {
 }
 
 /// The case of the plain request. Where its response says nothing of the page itself, it is skipped.
-fn plain(ended: &Ended<'_>, report: Option<&ProbeReport>) -> Case {
+fn plain(ended: &ProbeEnd<'_>, report: Option<&ProbeReport>) -> Case {
     let Some(report) = report else {
-        let Ended::Failed(why) = ended else { return skipped(None, "not asked: the probe was interrupted") };
+        let ProbeEnd::Failed(why) = ended else {
+            return skipped(None, "not asked: the probe was interrupted");
+        };
         return Case { result: CaseResult::Error, ..skipped(None, &message(why)) };
     };
     if let Some(doubt) = doubted(report) {
