@@ -184,6 +184,25 @@ fn behind_a_gateway_it_is_the_application_that_is_named() {
     });
 }
 
+/// Over HTTP/2 hyper resets the stream of an upload that it does not read, with NO_ERROR and behind the whole response. The same
+/// program loses over HTTP/1.1, see `bare_axum_loses`.
+#[test]
+fn axum_keeps_over_http2_with_and_without_linger() {
+    sandboxed(|| {
+        for name in ["axum", "axum with linger"] {
+            let server = SERVERS.iter().find(|server| server.name == name).expect("a server of the matrix");
+            let Some(subject) = available((server.start)()) else { return };
+            let mut config = ProbeConfig::default();
+            config.http2 = true;
+            let report = probe(&subject.url.parse().unwrap(), &config, |_| {}).unwrap();
+            assert_eq!((report.protocol, report.findings.len()), ("HTTP/2", 4), "{name}");
+            for found in &report.findings {
+                assert_eq!(found.answer, CheckAnswer::Keeps, "{name}: {}: {}", found.check, found.sentence);
+            }
+        }
+    });
+}
+
 /// Each has an idle limit, and all but one leave a client no time to know. A loss at the moment of the close is chance.
 #[test]
 fn idle_limits_of_kept_connections() {
