@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueHint};
 use linger_probe::{
-    AskedMethod, Check, CheckAnswer, CheckFinding, HeaderField, ProbeConfig, ProbeError, ProbeReport, Target,
+    AskedMethod, Check, CheckAnswer, HeaderField, ProbeConfig, ProbeError, ProbeReport, Target,
 };
 use linger_untrusted::message;
 
@@ -18,15 +17,19 @@ use crate::options::{AtRisk, Json};
 use crate::output::{Stdout, Stopped, say};
 use crate::typed::{Bytes, Names, target, up_to};
 use crate::{exit, interrupt, progress};
+use report::{CiReports, ProbeEnd};
 
 mod last;
 mod plan;
+mod report;
+mod text;
 
 /// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  linger probe http://127.0.0.1:8080/large\n  \
     linger probe fcgi://127.0.0.1:9000/srv/www/index.php --only unread-body,trailing-bytes\n  \
-    linger probe http://unix:/run/app.sock:/path --hostile\n\n\
+    linger probe http://unix:/run/app.sock:/path --hostile\n  \
+    linger probe https://staging.example/large --junit probe.xml\n\n\
     A path with a response of more than 64 KB shows most.\n\
     `loses`: bytes are missing. `at risk`: all arrived, and then the server reset the connection.\n\
     Exit status: 0 nothing lost, 1 a fault was found, 3 could not tell.")]
@@ -84,6 +87,12 @@ pub(crate) struct ProbeArguments {
     /// How long a connection is held at most, as 35s or 5m; a number alone is seconds
     #[arg(long, value_name = "TIME", default_value = "35s", value_parser = up_to(Duration::from_secs(600)))]
     hold: Duration,
+    /// Also write the answers as JUnit XML, each check a test case: for CI
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    junit: Option<PathBuf>,
+    /// Also write the answers as SARIF 2.1.0, each check a result
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    sarif: Option<PathBuf>,
     #[command(flatten)]
     at_risk: AtRisk,
     #[command(flatten)]
@@ -194,23 +203,27 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     if arguments.dry_run {
         return plan::print(&costs, json);
     }
+    let asked: Vec<Check> = costs.iter().map(|(check, _)| *check).collect();
+    // Checked before anything is asked.
+    let reports = match CiReports::create(&arguments, asked) {
+        Ok(reports) => reports,
+        Err(code) => return code,
+    };
     plan::say(&costs);
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
-    let told = Arc::new(Mutex::new(Told { out: Stdout::new(), printed: Ok(()), report: None }));
+    let told = Arc::new(Mutex::new(Told {
+        out: Stdout::new(),
+        printed: Ok(()),
+        report: None,
+        reports: Some(reports),
+    }));
     let (so_far, line) = (told.clone(), bar.clone());
     // A check may take half a minute; the answers so far are already printed.
     let ended = interrupt::on_first(move || {
         line.finish_and_clear();
         let mut told = so_far.lock().unwrap_or_else(PoisonError::into_inner);
-        say!("linger: interrupted; the other questions were not asked");
-        let report = told.report.take();
-        if let Some(report) = report.as_ref().filter(|_| json && told.printed.is_ok()) {
-            // An error is ignored: stderr says already that questions are missing, and the status does not depend on it.
-            let _ = summary(&mut told.out, report, true);
-        }
-        let found = report.is_some_and(|report| has_faults(&report, at_risk_ok));
-        std::process::exit(i32::from(if found { exit::LOSS_FOUND } else { exit::COULD_NOT_TELL }));
+        told.interrupted(json, at_risk_ok)
     });
     if let Err(error) = ended {
         return exit::io("cannot take signals", &error);
@@ -219,19 +232,31 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
         bar.suspend(|| told.lock().unwrap_or_else(PoisonError::into_inner).print(report, json));
     });
     bar.finish_and_clear();
+    // Held to the end: an interrupt from here on waits for this lock, and so prints and writes nothing twice.
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let reports = told.reports.take();
     let report = match report {
         Ok(report) => report,
-        Err(error) => return refused(error),
+        Err(error) => {
+            let ended = ProbeEnd::Failed(&error.to_string());
+            let written = reports.map_or(Ok(()), |reports| reports.write(ended, exit::COULD_NOT_TELL));
+            let code = refused(error);
+            return written.map_or_else(|refused| refused.end(), |()| code);
+        }
     };
     let overall = report.overall();
     if let Some(why) = &report.unwatched {
         say!("linger: causes and processes are not shown: {why}");
     }
-    // Held to the end: an interrupt from here on waits for this lock, and so prints no second summary.
-    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
     let printed = std::mem::replace(&mut told.printed, Ok(()));
     let printed = printed.and_then(|()| conclude(&mut told.out, &report, json));
     let status = if has_faults(&report, at_risk_ok) { exit::LOSS_FOUND } else { status(overall, at_risk_ok) };
+    let written = reports.map_or(Ok(()), |reports| reports.write(ProbeEnd::Whole(&report), status));
+    if let Err(refused) = written {
+        let code = refused.end();
+        // A file that cannot be written does not hide a fault.
+        return if status == exit::LOSS_FOUND { ExitCode::from(status) } else { code };
+    }
     match printed {
         Ok(()) => ExitCode::from(status),
         Err(stopped) => stopped.end(Some(status)),
@@ -243,16 +268,35 @@ struct Told {
     out: Stdout,
     printed: Result<(), Stopped>,
     report: Option<ProbeReport>,
+    reports: Option<CiReports>,
 }
 
 impl Told {
+    /// Ends the program with what was found so far.
+    fn interrupted(&mut self, json: bool, at_risk_ok: bool) -> ! {
+        say!("linger: interrupted; the other questions were not asked");
+        let report = self.report.take();
+        if let Some(report) = report.as_ref().filter(|_| json && self.printed.is_ok()) {
+            // An error is ignored: stderr says already that questions are missing, and the status does not depend on it.
+            let _ = summary(&mut self.out, report, true);
+        }
+        let found = report.as_ref().is_some_and(|report| has_faults(report, at_risk_ok));
+        let status = if found { exit::LOSS_FOUND } else { exit::COULD_NOT_TELL };
+        if let Some(reports) = self.reports.take()
+            && let Err(refused) = reports.write(ProbeEnd::Interrupted(report.as_ref()), status)
+        {
+            refused.end();
+        }
+        std::process::exit(i32::from(status))
+    }
+
     /// Prints the last answer of a report.
     fn print(&mut self, report: &ProbeReport, json: bool) {
         let head = !json && self.report.is_none();
         self.report = Some(report.clone());
         if let (Ok(()), Some(finding)) = (&self.printed, report.findings.last()) {
-            let heading = if head { heading(&mut self.out, report) } else { Ok(()) };
-            self.printed = heading.and_then(|()| print(&mut self.out, finding, json));
+            let heading = if head { text::heading(&mut self.out, report) } else { Ok(()) };
+            self.printed = heading.and_then(|()| text::print(&mut self.out, finding, json));
         }
     }
 }
@@ -273,7 +317,7 @@ fn conclude(out: &mut Stdout, report: &ProbeReport, json: bool) -> Result<(), St
     }
     let server = report.server.as_ref().map(|server| server.terminal().to_string());
     let (server, overall) = (server.as_deref().unwrap_or("this server"), report.overall());
-    out.text(format_args!("\n{server}: {}{overall}{:#}\n", style(overall), style(overall)))?;
+    out.text(format_args!("\n{server}: {}{overall}{:#}\n", text::style(overall), text::style(overall)))?;
     for sentence in last::sentences(report) {
         out.text(format_args!("{}\n", textwrap::fill(&message(&sentence), 100)))?;
     }
@@ -286,79 +330,5 @@ fn status(answer: CheckAnswer, at_risk_ok: bool) -> u8 {
         CheckAnswer::Keeps => exit::NOTHING_LOST,
         CheckAnswer::CannotTell => exit::COULD_NOT_TELL,
         _ => exit::LOSS_FOUND,
-    }
-}
-
-fn style(answer: CheckAnswer) -> Style {
-    let colour = match answer {
-        CheckAnswer::Keeps => AnsiColor::Green,
-        CheckAnswer::CannotTell => AnsiColor::BrightBlack,
-        CheckAnswer::Stalls | CheckAnswer::Unbounded | CheckAnswer::AtRisk => AnsiColor::Yellow,
-        _ => AnsiColor::Red,
-    };
-    colour.on_default()
-}
-
-/// What the plain response was, and the names of the columns.
-fn heading(out: &mut Stdout, report: &ProbeReport) -> Result<(), Stopped> {
-    let status = report.status.map_or(String::new(), |status| format!("{status}, "));
-    let location = report.location.as_ref().map(|to| format!(" to {}", to.terminal())).unwrap_or_default();
-    let server =
-        report.server.as_ref().map(|server| format!(", Server: {}", server.terminal())).unwrap_or_default();
-    let (bytes, framing) = (report.response_bytes, report.framing);
-    let over = if report.protocol == "HTTP/2" { " over HTTP/2" } else { "" };
-    out.text(format_args!("plain response{over}: {status}{bytes} bytes ({framing}){location}{server}\n"))?;
-    out.text(format_args!(
-        "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}\n",
-        "check", "answer", "got", "expected", "ended", "seconds"
-    ))
-}
-
-fn print(out: &mut Stdout, finding: &CheckFinding, json: bool) -> Result<(), Stopped> {
-    if json {
-        out.json(&line(lines::Finding::from(finding)))?;
-        return out.flush();
-    }
-    let style = style(finding.answer);
-    let expected = finding.expected.map_or("-".to_owned(), |bytes| bytes.to_string());
-    let ended = finding.ended.map_or("-".to_owned(), |ended| ended.to_string());
-    out.text(format_args!(
-        "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}\n",
-        finding.check.name(),
-        finding.answer.name(),
-        finding.got,
-        finding.seconds
-    ))?;
-    let times = times(finding);
-    let options = &textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
-    let remedy = if finding.left_out.is_some() { "; --active asks it" } else { "" };
-    let said = textwrap::fill(&format!("{}{remedy}{times}", finding.sentence), options);
-    out.text(format_args!("{}\n", message(&said)))?;
-    if !finding.counters.is_empty() {
-        let counted: Vec<String> =
-            finding.counters.iter().map(|(name, value)| format!("{name} +{value}")).collect();
-        out.text(format_args!("    the kernel counted: {}\n", counted.join(", ")))?;
-    }
-    let own = finding.resets.iter().map(|seen| format!("the kernel saw in all trials: {seen}"));
-    let behind =
-        finding.behind.iter().map(|seen| format!("the kernel saw meanwhile, behind the gateway: {seen}"));
-    for seen in own.chain(behind) {
-        let options = options.clone().subsequent_indent("      ");
-        out.text(format_args!("{}\n", textwrap::fill(&seen, options)))?;
-    }
-    out.flush()
-}
-
-/// How often the answer came, and of what the trials were made.
-fn times(finding: &CheckFinding) -> String {
-    let (same, trials) = (finding.with_this_answer, finding.trials);
-    match finding.forms.split_last() {
-        _ if trials < 2 => String::new(),
-        Some((last, others)) if !others.is_empty() => {
-            let form = finding.form.as_deref().filter(|_| finding.answer.is_fault());
-            let form = form.map_or(String::new(), |form| format!("; this: {form}"));
-            format!(" ({same} of {trials} trials of {} and {last}{form})", others.join(", "))
-        }
-        _ => format!(" ({same} of {trials} trials)"),
     }
 }

@@ -143,7 +143,12 @@ fn an_interrupted_probe_has_its_summary() {
     // The server answers whatever it is sent.
     let request = home.path().join("request");
     std::fs::write(&request, "hello").unwrap();
-    let asks = format!("probe tcp://127.0.0.1:{port} --payload {} --json --hold 600", request.display());
+    let junit = home.path().join("probe.xml");
+    let asks = format!(
+        "probe tcp://127.0.0.1:{port} --payload {} --json --hold 600 --junit {}",
+        request.display(),
+        junit.display()
+    );
     let mut probe = start(&asks, home.path());
     let mut out = BufReader::new(probe.stdout.take().unwrap());
     let mut first = String::new();
@@ -153,6 +158,9 @@ fn an_interrupted_probe_has_its_summary() {
     let last: serde_json::Value = serde_json::from_str(rest.last().unwrap()).unwrap();
     assert!(matches!(probe.wait().unwrap().code(), Some(1 | 3)), "{first}{rest:?}");
     assert_eq!((&last["type"], &last["interrupted"]), (&"probe".into(), &true.into()), "{first}{rest:?}");
+    let junit = std::fs::read_to_string(junit).unwrap();
+    let open = "<skipped message=\"not asked: the probe was interrupted\"";
+    assert!(junit.contains(open) && junit.ends_with("</testsuites>\n"), "{junit}");
     kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
     server.wait().unwrap();
 }

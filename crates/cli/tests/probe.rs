@@ -149,3 +149,184 @@ fn the_last_sentence_says_what_to_do() {
     let words: Vec<&str> = text.split_whitespace().collect();
     assert!(words.join(" ").contains("linger run -- COMMAND"), "{text}");
 }
+
+/// A probe with both reports: its status, the JUnit document and the SARIF document.
+fn reported(url: &str, more: &[&str]) -> (Option<i32>, String, serde_json::Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let (junit, sarif) = (folder.path().join("probe.xml"), folder.path().join("probe.sarif"));
+    let shown = Command::new(LINGER)
+        .args(["probe", url, "--repeat", "1", "--patience", "1"])
+        .args(more)
+        .args([std::ffi::OsStr::new("--junit"), junit.as_os_str()])
+        .args([std::ffi::OsStr::new("--sarif"), sarif.as_os_str()])
+        .output()
+        .unwrap();
+    let read = |path| std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}: {shown:?}"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside them");
+    (shown.status.code(), read(&junit), serde_json::from_str(&read(&sarif)).unwrap())
+}
+
+/// The name of each test case, and the element in it with its message.
+fn cases(junit: &str) -> Vec<(String, String, String)> {
+    let document = roxmltree::Document::parse(junit).unwrap_or_else(|error| panic!("{error}: {junit}"));
+    let suite = document.root_element().first_element_child().unwrap();
+    assert_eq!(
+        (document.root_element().tag_name().name(), suite.tag_name().name()),
+        ("testsuites", "testsuite")
+    );
+    for needed in ["package", "id", "name", "timestamp", "hostname", "tests", "failures", "errors", "time"] {
+        assert!(suite.has_attribute(needed), "{needed}: {junit}");
+    }
+    let children: Vec<&str> =
+        suite.children().filter(|node| node.is_element()).map(|node| node.tag_name().name()).collect();
+    assert_eq!(children.first(), Some(&"properties"), "{junit}");
+    assert_eq!(children[children.len() - 2..], ["system-out", "system-err"], "{junit}");
+    let all: Vec<_> = suite.children().filter(|node| node.has_tag_name("testcase")).collect();
+    let of = |kind| all.iter().filter(|case| case.children().any(|node| node.has_tag_name(kind))).count();
+    for (attribute, count) in [
+        ("tests", all.len()),
+        ("failures", of("failure")),
+        ("errors", of("error")),
+        ("skipped", of("skipped")),
+    ] {
+        assert_eq!(suite.attribute(attribute), Some(count.to_string().as_str()), "{attribute}: {junit}");
+    }
+    let case = |case: &roxmltree::Node<'_, '_>| {
+        assert!(case.has_attribute("classname") && case.has_attribute("time"), "{junit}");
+        let why = case.first_element_child();
+        let of = |node: roxmltree::Node<'_, '_>| {
+            (node.tag_name().name().to_owned(), node.attribute("message").unwrap().to_owned())
+        };
+        let (kind, message) = why.map_or(("pass".to_owned(), String::new()), of);
+        (case.attribute("name").unwrap().to_owned(), kind, message)
+    };
+    all.iter().map(case).collect()
+}
+
+/// The kind and level of each result, by rule, where everything that SARIF requires is there.
+fn results(sarif: &serde_json::Value) -> Vec<(String, String, String)> {
+    assert_eq!(sarif["version"], "2.1.0");
+    let run = &sarif["runs"][0];
+    assert!(
+        run["tool"]["driver"]["name"].is_string()
+            && run["invocations"][0]["executionSuccessful"].is_boolean()
+    );
+    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_else(|| panic!("{sarif}")).to_owned();
+    let results = run["results"].as_array().into_iter().flatten();
+    let result = |result: &serde_json::Value| {
+        let rule = &rules[usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap()];
+        assert_eq!(rule["id"], result["ruleId"]);
+        assert!(result["message"]["text"].is_string());
+        let uri = text(&result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]);
+        assert!(!uri.contains(':') && !uri.is_empty(), "{uri}");
+        (text(&result["ruleId"]), text(&result["kind"]), text(&result["level"]))
+    };
+    results.map(result).collect()
+}
+
+#[test]
+fn each_check_is_a_test_case_and_a_result() {
+    let kept = web("200 OK", 70_000);
+    let asked = ["--only", "large-response,half-close,idle-open", "--hold", "1", "--except", "idle-open"];
+    let (status, junit, sarif) = reported(&kept, &asked);
+    let passes = |name: &str| (name.to_owned(), "pass".to_owned(), String::new());
+    assert_eq!(cases(&junit), ["plain-response", "large-response", "half-close"].map(passes), "{junit}");
+    let none = |name: &str| (name.to_owned(), "pass".to_owned(), "none".to_owned());
+    assert_eq!((status, results(&sarif)), (Some(0), ["large-response", "half-close"].map(none).to_vec()));
+    assert_eq!(sarif["runs"][0]["invocations"][0]["exitCode"], 0);
+
+    // One field away: a page that is too short for the question, and a redirection, which is nobody's page.
+    let (status, junit, sarif) = reported(&web("200 OK", 500), &["--only", "large-response"]);
+    let found = cases(&junit);
+    assert!(found[0].1 == "pass" && found[1].1 == "skipped" && found[1].2.contains("64 KB"), "{junit}");
+    assert_eq!((status, results(&sarif)[0].1.as_str()), (Some(3), "open"));
+    let (status, junit, sarif) = reported(&web("301 Moved", 70_000), &["--only", "large-response"]);
+    let found = cases(&junit);
+    assert!(found.iter().all(|case| case.1 == "skipped" && case.2.contains("301")), "{junit}");
+    assert_eq!((status, results(&sarif)[0].1.as_str()), (Some(3), "open"));
+}
+
+#[test]
+fn a_fault_is_a_failure_and_an_accepted_risk_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let payload = folder.path().join("payload");
+    std::fs::write(&payload, [b'x'; 100]).unwrap();
+    let server = Server::start("close");
+    let url = format!("tcp://{}", server.address);
+    let mut asked = vec!["--payload", payload.to_str().unwrap(), "--expect", "1000", "--only", "late-byte"];
+    let (status, junit, sarif) = reported(&url, &asked);
+    let found = cases(&junit);
+    assert_eq!((status, found[1].1.as_str()), (Some(1), "failure"), "{junit}");
+    assert!(found[1].2.contains("all 1000 bytes arrived, but the server then reset"), "{junit}");
+    assert!(junit.contains("type=\"at risk\"") && junit.contains("\nasked: once\n"), "{junit}");
+    let result = |kind: &str, level: &str| ("late-byte".to_owned(), kind.to_owned(), level.to_owned());
+    assert_eq!(results(&sarif), [result("fail", "warning")]);
+    assert_eq!(sarif["runs"][0]["results"][0]["properties"]["got_bytes"], 1000);
+    asked.push("--at-risk-ok");
+    let (status, junit, sarif) = reported(&url, &asked);
+    assert_eq!((status, cases(&junit)[1].1.as_str()), (Some(0), "pass"), "{junit}");
+    assert_eq!(sarif["runs"][0]["results"][0]["suppressions"][0]["status"], "accepted");
+}
+
+/// Text that a server chose can neither break a report nor forge a part of it.
+#[test]
+fn no_text_of_a_server_breaks_a_report() {
+    let redirects =
+        web("302 Found\r\nServer: <a&\"'>\u{9b}]]>\r\nLocation: /\u{9b}2J\u{202e}<b/>[x](y){0}", 0);
+    let (_, junit, sarif) = reported(&redirects, &["--only", "trailing-bytes"]);
+    let found = cases(&junit);
+    assert!(found[1].2.contains(r"probe /\u{9b}2J\u{202e}<b/>[x](y){0}."), "{junit}");
+    let message = sarif["runs"][0]["results"][0]["message"]["text"].as_str().unwrap();
+    assert!(message.contains(r"<b/>\[x\](y){{0}}."), "{message}");
+    let document = roxmltree::Document::parse(&junit).unwrap();
+    let server = document.descendants().find(|node| node.attribute("name") == Some("server")).unwrap();
+    assert_eq!(server.attribute("value"), Some(r#"<a&"'>\u{9b}]]>"#));
+
+    // What is no response at all, with controls and bytes that are not UTF-8.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"\x1b[31m\0\xff<!--]]></testsuites>&#0;\r\n\r\n");
+        }
+    });
+    let (status, junit, sarif) = reported(&url, &[]);
+    let found = cases(&junit);
+    assert_eq!((status, found[0].1.as_str()), (Some(3), "error"), "{junit}");
+    assert!(found[0].2.contains(r"\u{0}\xff<!--]]></testsuites>"), "{junit}");
+    assert!(found.len() > 8 && found[1..].iter().all(|case| case.1 == "skipped"), "{junit}");
+    assert!(sarif["runs"][0]["results"].is_null() && results(&sarif).is_empty());
+    assert_eq!(sarif["runs"][0]["invocations"][0]["executionSuccessful"], false);
+    let told = &sarif["runs"][0]["invocations"][0]["toolExecutionNotifications"][0];
+    assert_eq!(told["level"], "error", "{told}");
+}
+
+#[test]
+fn a_report_replaces_nothing_else_and_is_whole_or_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report");
+    let asks = |more: &[&str]| {
+        let shown = Command::new(LINGER).args(["probe", "http://127.0.0.1:1/"]).args(more).output().unwrap();
+        (shown.status.code(), String::from_utf8(shown.stderr).unwrap())
+    };
+    let name = path.to_str().unwrap();
+    std::fs::write(&path, [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0]).unwrap();
+    let (status, said) = asks(&["--junit", name]);
+    assert!(status == Some(2) && said.contains("is not a text, and would be lost"), "{said}");
+    std::fs::write(&path, "old").unwrap();
+    for same in
+        [&["--junit", name, "--sarif", name][..], &["--junit", "-"], &["--payload", name, "--sarif", name]]
+    {
+        let (status, said) = asks(same);
+        assert_eq!(status, Some(2), "{same:?}: {said}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old", "{same:?}");
+    }
+    let (status, said) = asks(&["--sarif", "/nowhere/at/all"]);
+    assert!(status == Some(3) && said.contains("cannot write /nowhere/at/all"), "{said}");
+    // Nobody listens there: that is a report, too.
+    let (status, said) = asks(&["--junit", name]);
+    let junit = std::fs::read_to_string(&path).unwrap();
+    assert!(status == Some(3) && cases(&junit)[0].2.contains("cannot connect"), "{said}{junit}");
+}

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::check::Check;
 use crate::config::ProbeConfig;
-use crate::finding::Check;
 
 /// The most that a probe sends, and the most that it reads, if it is not [active](ProbeConfig::active), in bytes.
 pub const QUIET: u64 = 1 << 20;
@@ -63,6 +63,7 @@ pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
         Check::HalfClose => cost(times + learnt, false, 0, 0),
         Check::UploadInProgress => cost(times + learnt, true, (times + learnt) * config.upload as u64, 0),
         Check::Stall => cost(times, true, times * 2 * body, 0),
+        Check::KeepAlive => cost(1 + times * TOGETHER as u64, false, 0, TOGETHER as u64),
         Check::IdleOpen => cost(10, false, 8, 8),
         Check::Drip => cost(1, false, config.hold.as_secs() + 5, 1),
         Check::EndlessUpload => cost(1, true, config.endless, 0),
@@ -103,6 +104,9 @@ pub(crate) fn unread_bodies(config: &ProbeConfig, active: bool) -> Vec<(&'static
     let bodies = if active { [8, large] } else { [large, 8] };
     methods.iter().flat_map(|method| bodies.map(|body| (*method, body))).collect()
 }
+
+/// How many kept connections are held at once.
+pub(crate) const TOGETHER: usize = 8;
 
 /// What a probe has sent and read so far.
 #[derive(Debug, Default)]

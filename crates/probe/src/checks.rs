@@ -5,11 +5,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::budget::{self, PIPELINED, is_quiet};
+use crate::check::Check;
 use crate::dialect::RequestShape;
-use crate::finding::{Check, CheckAnswer, CheckFinding, LeftOut};
+use crate::finding::{CheckAnswer, CheckFinding, LeftOut};
 use crate::hostile;
 use crate::http2;
+
 use crate::judge::{by_status, judge};
+use crate::keep_alive::keep_alive;
 use crate::often::{STUCK, Variant, worst, worst_form};
 use crate::prober::Prober;
 use crate::request::AskedMethod;
@@ -49,6 +52,7 @@ pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
         Check::HalfClose => half_close(prober),
         Check::UploadInProgress => upload_in_progress(prober),
         Check::Stall => stall(prober),
+        Check::KeepAlive => keep_alive(prober),
         Check::IdleOpen => by_status(&prober.model, hostile::idle_open(prober)),
         Check::Drip => hostile::drip(prober),
         Check::EndlessUpload => hostile::endless_upload(prober),

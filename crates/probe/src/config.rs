@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::finding::Check;
+use crate::check::Check;
 use crate::request::{AskedMethod, HeaderField};
 
 /// The values of [`ProbeConfig::default`], with their reasons.

@@ -54,13 +54,16 @@ pub(crate) struct RequestShape {
     pub(crate) body: usize,
     /// Whether the end of the body is sent with it (FastCGI: the empty STDIN record).
     pub(crate) end: bool,
+    /// Whether the connection is to be kept for another request.
+    pub(crate) is_kept: bool,
 }
 
 impl RequestShape {
-    pub(crate) const GET: Self = Self { method: "GET", announced: None, body: 0, end: true };
+    pub(crate) const GET: Self = Self { method: "GET", announced: None, body: 0, end: true, is_kept: false };
+    pub(crate) const KEPT: Self = Self { is_kept: true, ..Self::GET };
 
     pub(crate) fn with_body(method: &'static str, announced: usize, body: usize) -> Self {
-        Self { method, announced: Some(announced), body, end: announced == body }
+        Self { method, announced: Some(announced), body, end: announced == body, is_kept: false }
     }
 }
 
@@ -96,7 +99,7 @@ impl Dialect {
         }
     }
 
-    /// A request that asks the server to close the connection after its response.
+    /// A request that asks the server to close the connection after its response, unless it is to be kept.
     pub(crate) fn request(&self, ask: RequestShape) -> Vec<u8> {
         let mut out = match self {
             Self::Http { host, path, extras } => {
@@ -104,7 +107,7 @@ impl Dialect {
                 let length = extras.announced(ask).map(|length| length.to_string());
                 let mut own =
                     vec![("Host", host.as_str()), ("User-Agent", &extras.user_agent), ("Accept", "*/*")];
-                own.push(("Connection", "close"));
+                own.push(("Connection", if ask.is_kept { "keep-alive" } else { "close" }));
                 if let Some(length) = &length {
                     own.extend([("Content-Type", "application/octet-stream"), ("Content-Length", length)]);
                 }

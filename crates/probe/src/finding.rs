@@ -1,111 +1,14 @@
-//! The questions and their answers.
+//! The answers, and what they come to.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use linger_untrusted::Untrusted;
 use linger_verdict::Verdict;
 
+use crate::check::Check;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::witness::Witnessed;
-
-/// A question to the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Check {
-    /// Does the response arrive when the server leaves the request's body unread?
-    UnreadBody,
-    /// Does the response arrive when 8 bytes follow a complete request? (FastCGI: the empty STDIN record in a packet of its
-    /// own.)
-    TrailingBytes,
-    /// Does the response arrive when it is larger than the client's window, and is read late?
-    LargeResponse,
-    /// Does the response arrive when the server refuses an upload that the client is still sending?
-    UploadInProgress,
-    /// Does the response arrive when another request follows the one after which the server closes?
-    Pipelined,
-    /// Does the response arrive when the server receives another byte after it has begun to answer?
-    LateByte,
-    /// Does the response arrive when the client half-closes first?
-    HalfClose,
-    /// Does the server wait for the client while the client waits for it?
-    Stall,
-    /// How long does the server hold a connection whose client does not close? Are others served meanwhile?
-    IdleOpen,
-    /// Is the total time bounded when the client sends a byte just before each idle bound?
-    Drip,
-    /// Is the number of discarded bytes limited?
-    EndlessUpload,
-    /// Are connections of a burst reset or ignored before the first byte?
-    Backlog,
-}
-
-impl Check {
-    /// All of them, in the order in which they are asked.
-    pub const ALL: [Self; 12] = [
-        Self::LargeResponse,
-        Self::UnreadBody,
-        Self::TrailingBytes,
-        Self::LateByte,
-        Self::Pipelined,
-        Self::HalfClose,
-        Self::UploadInProgress,
-        Self::Stall,
-        Self::IdleOpen,
-        Self::Drip,
-        Self::EndlessUpload,
-        Self::Backlog,
-    ];
-
-    /// The question's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::UnreadBody => "unread-body",
-            Self::TrailingBytes => "trailing-bytes",
-            Self::LargeResponse => "large-response",
-            Self::UploadInProgress => "upload-in-progress",
-            Self::Pipelined => "pipelined",
-            Self::LateByte => "late-byte",
-            Self::HalfClose => "half-close",
-            Self::Stall => "stall",
-            Self::IdleOpen => "idle-open",
-            Self::Drip => "drip",
-            Self::EndlessUpload => "endless-upload",
-            Self::Backlog => "backlog",
-        }
-    }
-
-    /// Whether only a hostile client would behave like this. Such a question needs
-    /// [`ProbeConfig::hostile`](crate::ProbeConfig::hostile).
-    pub fn is_hostile(self) -> bool {
-        matches!(self, Self::Drip | Self::EndlessUpload | Self::Backlog)
-    }
-
-    /// Whether the answer is told beside the verdict on losing, and is no part of it: a server may take a half-closed
-    /// client for one that has left, which is no matter of how it closes.
-    pub fn is_aside(self) -> bool {
-        matches!(self, Self::HalfClose)
-    }
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Check {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|check| check.name() == text).ok_or_else(|| {
-            let names: Vec<&str> = Self::ALL.iter().map(|check| check.name()).collect();
-            format!("no check is called `{text}`; there are {}", names.join(", "))
-        })
-    }
-}
 
 /// The answer to a question. The variants are ordered; later ones are worse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -192,10 +95,28 @@ pub struct CheckFinding {
     pub behind: Vec<Witnessed>,
     /// The status of the response in the deciding trial; `None` where none came, or where the protocol has none.
     pub status: Option<u16>,
+    /// The answer to [`Check::KeepAlive`] in numbers; `None` for other questions, and where no end came.
+    pub idle_limit: Option<IdleLimit>,
     /// Why the question was not asked, or not as often as configured, out of regard for a server that others use, too.
     pub left_out: Option<LeftOut>,
     /// The answer in a sentence.
     pub sentence: String,
+}
+
+/// How long a server keeps an idle connection, and what became of requests around that limit.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct IdleLimit {
+    /// The shortest idle time after which the server ended a connection, in seconds.
+    pub seconds: f64,
+    /// What its header field Keep-Alive announces, in seconds.
+    pub announced_seconds: Option<u64>,
+    /// Requests that were answered.
+    pub answered: u32,
+    /// Requests that the server's end crossed: they reached it when it had closed.
+    pub crossed: u32,
+    /// Requests that had reached the server before it closed, or whose response was cut.
+    pub lost: u32,
 }
 
 /// Why a question was left out, out of regard for a server that others use, too.
@@ -250,9 +171,16 @@ impl CheckFinding {
             resets: Vec::new(),
             behind: Vec::new(),
             status: None,
+            idle_limit: None,
             left_out: None,
             sentence: sentence.to_owned(),
         }
+    }
+
+    /// Whether the answer is told beside the verdict on losing, and is no part of it: that of a check that [is
+    /// so](Check::is_aside), and a risk to requests on kept connections, which HTTP/1.1 gives every server with an idle limit.
+    pub fn is_aside(&self) -> bool {
+        self.check.is_aside() || (self.check == Check::KeepAlive && self.answer == CheckAnswer::AtRisk)
     }
 
     /// The finding of one trial.
@@ -273,6 +201,7 @@ impl CheckFinding {
             resets: Vec::new(),
             behind: Vec::new(),
             status: seen.status,
+            idle_limit: None,
             left_out: None,
             sentence,
         }
@@ -312,7 +241,7 @@ pub struct ProbeReport {
 }
 
 impl ProbeReport {
-    /// The worst of the answers, of those [aside](Check::is_aside) only if nothing else was asked.
+    /// The worst of the answers, of those [aside](CheckFinding::is_aside) only if nothing else was asked.
     /// [`CheckAnswer::CannotTell`] instead of [`CheckAnswer::Keeps`] where there is a [doubt](Self::doubt).
     pub fn overall(&self) -> CheckAnswer {
         match self.counting().map(|finding| finding.answer).max() {
@@ -323,8 +252,8 @@ impl ProbeReport {
 
     /// The findings that decide about the server.
     pub fn counting(&self) -> impl Iterator<Item = &CheckFinding> {
-        let all_aside = self.findings.iter().all(|finding| finding.check.is_aside());
-        self.findings.iter().filter(move |finding| all_aside || !finding.check.is_aside())
+        let all_aside = self.findings.iter().all(CheckFinding::is_aside);
+        self.findings.iter().filter(move |finding| all_aside || !finding.is_aside())
     }
 
     /// Why the server cannot be said to keep its responses although no fault was found; `None` if nothing speaks against it.

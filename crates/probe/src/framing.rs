@@ -25,6 +25,10 @@ pub struct Framing {
     pub server: Option<Untrusted>,
     /// The header field `Location`.
     pub location: Option<Untrusted>,
+    /// The time for which the server keeps an idle connection, as its header field Keep-Alive has it, in seconds.
+    pub keep_alive: Option<u64>,
+    /// Whether the response says that its connection ends with it (RFC 9112 section 9.3).
+    pub is_last: bool,
     /// The first bytes of what cannot be parsed.
     pub opening: Option<Untrusted>,
     /// Whether the response cannot be parsed. Its bytes are then only counted.
@@ -50,6 +54,8 @@ impl Framing {
             status: None,
             server: None,
             location: None,
+            keep_alive: None,
+            is_last: false,
             opening: None,
             broken: false,
         }
@@ -179,6 +185,10 @@ impl Framing {
                 header.map(|header| header.value.into())
             };
             (self.server, self.location) = (raw("server"), raw("location"));
+            self.keep_alive = find("keep-alive").and_then(|value| timeout(&value));
+            let connection = find("connection").unwrap_or_default().to_ascii_lowercase();
+            let says = |word: &str| connection.split(',').any(|token| token.trim() == word);
+            self.is_last = says("close") || (response.version == Some(0) && !says("keep-alive"));
             let chunked =
                 find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
             let length = find("content-length").and_then(|value| value.trim().parse().ok());
@@ -194,6 +204,13 @@ impl Framing {
             return Some(from);
         }
     }
+}
+
+/// `timeout=5, max=100` (RFC 2068 section 19.7.1.1, which is all that describes it).
+fn timeout(value: &str) -> Option<u64> {
+    let mut parameters = value.split(',').filter_map(|parameter| parameter.split_once('='));
+    let (_, seconds) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))?;
+    seconds.trim().parse().ok()
 }
 
 /// Parses the chunked coding (RFC 9112 section 7.1) for its end and the length of its content.
@@ -328,6 +345,25 @@ mod tests {
         }
         let unframed = b"HTTP/1.0 200 OK\r\n\r\nhello, and all that comes";
         assert_eq!(Framing::http().feed(unframed), unframed.len());
+    }
+
+    #[test]
+    fn the_head_says_how_long_the_connection_is_kept() {
+        for (version, head, announced, is_last) in [
+            (1, "", None, false),
+            (1, "Keep-Alive: timeout=5, max=100\r\n", Some(5), false),
+            (1, "keep-alive: max=100, Timeout = 72 \r\n", Some(72), false),
+            (1, "Keep-Alive: timeout=5s\r\n", None, false),
+            (1, "Keep-Alive: 5\r\n", None, false),
+            (1, "Connection: x, Close\r\n", None, true),
+            (1, "Connection: closed\r\n", None, false),
+            (0, "", None, true),
+            (0, "Connection: Keep-Alive\r\n", None, false),
+        ] {
+            let mut framing = Framing::http();
+            framing.feed(format!("HTTP/1.{version} 200 OK\r\n{head}Content-Length: 0\r\n\r\n").as_bytes());
+            assert_eq!((framing.keep_alive, framing.is_last), (announced, is_last), "{version} {head}");
+        }
     }
 
     proptest! {

@@ -3,8 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::check::Check;
 use crate::dialect::RequestShape;
-use crate::finding::{Check, CheckAnswer, CheckFinding};
+use crate::finding::{CheckAnswer, CheckFinding};
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::trial::{Trial, Until};

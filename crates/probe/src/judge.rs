@@ -2,8 +2,9 @@
 
 use linger_verdict::{Observation, Verdict};
 
+use crate::check::Check;
 use crate::dialect::RequestShape;
-use crate::finding::{Check, CheckAnswer, CheckFinding};
+use crate::finding::{CheckAnswer, CheckFinding};
 use crate::learn::{learn_again, lengths};
 use crate::model::{Amount, Lengths, Model};
 use crate::prober::Prober;

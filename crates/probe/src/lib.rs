@@ -16,6 +16,7 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod budget;
+mod check;
 mod checks;
 mod config;
 mod counters;
@@ -26,6 +27,7 @@ mod framing;
 mod hostile;
 mod http2;
 mod judge;
+mod keep_alive;
 mod learn;
 mod model;
 mod often;
@@ -40,9 +42,10 @@ mod wire;
 mod witness;
 
 pub use budget::{AFFORDABLE, Cost, QUIET};
+pub use check::Check;
 pub use config::{ProbeConfig, defaults};
 pub use error::ProbeError;
-pub use finding::{Check, CheckAnswer, CheckFinding, Doubt, LeftOut, ProbeReport};
+pub use finding::{CheckAnswer, CheckFinding, Doubt, IdleLimit, LeftOut, ProbeReport};
 pub use framing::Framing;
 pub use linger_verdict::Verdict;
 pub use model::{Amount, Lengths};

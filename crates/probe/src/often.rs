@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use crate::finding::{Check, CheckAnswer, CheckFinding, LeftOut};
+use crate::check::Check;
+use crate::finding::{CheckAnswer, CheckFinding, LeftOut};
 use crate::judge::by_status;
 use crate::prober::Prober;
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 use socket2::SockAddr;
 
 use crate::budget::{Cost, HEADS, QUIET, Spent, cost, is_asked_over_http2, is_quiet, sent_once};
+use crate::check::Check;
 use crate::checks::ask;
 use crate::config::ProbeConfig;
 use crate::counters::CounterSource;
 use crate::dialect::Dialect;
 use crate::error::ProbeError;
-use crate::finding::{Check, ProbeReport};
+use crate::finding::ProbeReport;
 use crate::judge::is_gateways_failure;
 use crate::learn::plain;
 use crate::model::{Lengths, Model};

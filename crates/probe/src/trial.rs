@@ -200,6 +200,44 @@ impl<'p> Trial<'p> {
         self.framing.complete
     }
 
+    /// Whether the response says that the connection ends with it.
+    pub(crate) fn is_last(&self) -> bool {
+        self.framing.is_last
+    }
+
+    /// How long the server says that it keeps the connection, in seconds.
+    pub(crate) fn announced_idle(&self) -> Option<u64> {
+        self.framing.keep_alive
+    }
+
+    /// After a complete response: waits until `until` for the end of the connection, on which nothing is asked. Returns how it
+    /// ended; `None` if it has not. Bytes that come meanwhile are dropped.
+    pub(crate) fn idle_end(&mut self, until: Instant) -> Option<ConnectionEnd> {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.wire.wait(PollFlags::IN, until) {
+                Ok(events) if !events.is_empty() => {}
+                _ => return None,
+            }
+            match self.wire.read(&mut buffer) {
+                Ok(0) => return Some(ConnectionEnd::Closed),
+                Ok(got) => self.prober.spent.received(got),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(_) => return Some(ConnectionEnd::Reset),
+            }
+            if Instant::now() > until {
+                return None;
+            }
+        }
+    }
+
+    /// Queues another request on a kept connection. What is read from now on is its response.
+    pub(crate) fn again(&mut self, request: &[u8]) {
+        self.framing = self.prober.dialect.framing();
+        self.queue(request);
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.is_some()
     }

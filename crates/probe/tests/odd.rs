@@ -2,6 +2,7 @@
 //! tell.
 
 mod common;
+mod kept;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

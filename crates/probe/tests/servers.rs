@@ -184,6 +184,54 @@ fn behind_a_gateway_it_is_the_application_that_is_named() {
     });
 }
 
+/// Over HTTP/2 hyper resets the stream of an upload that it does not read, with NO_ERROR and behind the whole response. The same
+/// program loses over HTTP/1.1, see `bare_axum_loses`.
+#[test]
+fn axum_keeps_over_http2_with_and_without_linger() {
+    sandboxed(|| {
+        for name in ["axum", "axum with linger"] {
+            let server = SERVERS.iter().find(|server| server.name == name).expect("a server of the matrix");
+            let Some(subject) = available((server.start)()) else { return };
+            let mut config = ProbeConfig::default();
+            config.http2 = true;
+            let report = probe(&subject.url.parse().unwrap(), &config, |_| {}).unwrap();
+            assert_eq!((report.protocol, report.findings.len()), ("HTTP/2", 4), "{name}");
+            for found in &report.findings {
+                assert_eq!(found.answer, CheckAnswer::Keeps, "{name}: {}: {}", found.check, found.sentence);
+            }
+        }
+    });
+}
+
+/// Each has an idle limit, and all but one leave a client no time to know. A loss at the moment of the close is chance.
+#[test]
+fn idle_limits_of_kept_connections() {
+    sandboxed(|| {
+        std::thread::scope(|scope| {
+            for (name, seconds, announced) in [
+                ("Node", 4.9..6.5, Some(5)),
+                ("httpd, event", 4.9..6.5, Some(5)),
+                ("gunicorn, gthread", 1.9..3.5, None),
+                ("uvicorn", 4.9..6.5, None),
+            ] {
+                scope.spawn(move || {
+                    let Some(report) = ask(name, &[Check::KeepAlive]) else { return };
+                    let found = &report.findings[0];
+                    eprintln!("{name}: {}: {} {:?}", found.answer, found.sentence, found.idle_limit);
+                    let idle = found.idle_limit.unwrap_or_else(|| panic!("{name}: {}", found.sentence));
+                    assert!(seconds.contains(&idle.seconds), "{name}: {idle:?}");
+                    assert_eq!(idle.announced_seconds, announced, "{name}");
+                    assert!(idle.answered > 0 && idle.crossed > 0, "{name}: {idle:?}");
+                    // What is announced with a margin is obeyed.
+                    let has_margin = announced.is_some_and(|seconds| idle.seconds >= seconds as f64 + 0.5);
+                    let expected = if has_margin { CheckAnswer::Keeps } else { CheckAnswer::AtRisk };
+                    assert!(found.answer == expected || idle.lost > 0, "{name}: {found:?}");
+                });
+            }
+        });
+    });
+}
+
 /// Asks each question with a known answer a hundred times; none may differ. A server takes about a minute, mostly waiting.
 ///
 /// `cargo test -p linger-probe --test servers a_hundred_times -- --ignored`. To ask only one server, append `::` and

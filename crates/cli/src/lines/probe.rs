@@ -43,6 +43,11 @@ pub(crate) struct Finding {
     behind: Vec<Witnessed>,
     /// The status of the response in the trial that decided; null where none came, or where the protocol has none.
     status: Option<u16>,
+    /// The shortest idle time after which the server ended a kept connection; null for other checks than `keep-alive`, and where
+    /// no end came.
+    idle_limit_seconds: Option<f64>,
+    /// What the server announces of it in its header field Keep-Alive, in seconds; null where it does not.
+    announced_seconds: Option<u64>,
     /// Why the question was not asked, or not as often as it was to be: `active`, it asks more than a visitor does; `budget`, what
     /// may be asked of a server that others use, too, was used up.
     left_out: Option<String>,
@@ -109,6 +114,8 @@ impl From<&library::CheckFinding> for Finding {
             resets: finding.resets.iter().map(witnessed).collect(),
             behind: finding.behind.iter().map(witnessed).collect(),
             status: finding.status,
+            idle_limit_seconds: finding.idle_limit.map(|idle| idle.seconds),
+            announced_seconds: finding.idle_limit.and_then(|idle| idle.announced_seconds),
             left_out: finding.left_out.map(identifier),
             sentence: finding.sentence.clone(),
         }

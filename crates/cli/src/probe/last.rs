@@ -1,7 +1,8 @@
 //! The last sentences of a report: who it is, and what to do.
 
 use linger_probe::{
-    AFFORDABLE, Check, CheckAnswer, CheckFinding, ConnectionEnd, Doubt, ProbeReport, QUIET, Witnessed,
+    AFFORDABLE, Check, CheckAnswer, CheckFinding, ConnectionEnd, Doubt, IdleLimit, ProbeReport, QUIET,
+    Witnessed,
 };
 
 /// What to do about the answers, the most important first.
@@ -9,7 +10,8 @@ pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
     let mut all = Vec::new();
     let faults = || report.counting().filter(|finding| finding.answer.is_fault());
     let cut = |finding: &&CheckFinding| {
-        matches!(finding.answer, CheckAnswer::Loses | CheckAnswer::LosesSilently | CheckAnswer::AtRisk)
+        finding.check != Check::KeepAlive
+            && matches!(finding.answer, CheckAnswer::Loses | CheckAnswer::LosesSilently | CheckAnswer::AtRisk)
     };
     if faults().any(|finding| cut(&finding)) {
         all.push(who(report));
@@ -17,11 +19,15 @@ pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
     if faults().any(|finding| finding.answer == CheckAnswer::Stalls) {
         all.push("It waits for bytes that the client holds back: bound the time for which it reads after its answer.".into());
     }
+    let risked = report.findings.iter().filter(|finding| finding.answer.is_fault());
+    let kept: Vec<String> =
+        risked.filter_map(|finding| Some(kept_connections(report, finding.idle_limit?))).collect();
     if all.is_empty()
         && let Some(doubt) = report.doubt()
     {
         all.push(doubtful(report, &doubt));
     }
+    all.extend(kept);
     let unasked = names(report.findings.iter().filter(|finding| {
         finding.left_out == Some(linger_probe::LeftOut::Active) && finding.answer == CheckAnswer::CannotTell
     }));
@@ -29,6 +35,27 @@ pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
         all.push(format!("Not asked of a server that others use, too: {unasked}. --active asks them."));
     }
     all
+}
+
+/// What to do about requests that meet the end of an idle connection.
+fn kept_connections(report: &ProbeReport, idle: IdleLimit) -> String {
+    let seconds = idle.seconds;
+    let nginx = report.server.as_ref().is_some_and(|server| server.raw().starts_with(b"nginx"));
+    let announce = if nginx {
+        "the second parameter of `keepalive_timeout`"
+    } else {
+        "`Keep-Alive: timeout=N`, and close half a second later or more"
+    };
+    let lost = if idle.lost > 0 {
+        "It should look once more for a request before it closes an idle connection. "
+    } else {
+        ""
+    };
+    format!(
+        "{lost}Kept connections: a client should give them up well before {seconds:.1} s, as a gateway in front of it by its own idle \
+         limit, and repeat a request that met the end if it is idempotent (RFC 9110 section 9.2.2). The server can announce a \
+         shorter limit than its own: {announce}."
+    )
 }
 
 /// Who cut the responses, and the remedy.
@@ -82,7 +109,7 @@ fn of_process<'r>(seen: impl Iterator<Item = &'r Witnessed>) -> Option<(String, 
     Some((name, if resets == 1 { "1 connection".into() } else { format!("{resets} connections") }))
 }
 
-fn doubtful(report: &ProbeReport, doubt: &Doubt) -> String {
+pub(super) fn doubtful(report: &ProbeReport, doubt: &Doubt) -> String {
     match doubt {
         Doubt::PlainStatus(status @ 300..400) => match &report.location {
             Some(to) => format!(

@@ -1,0 +1,246 @@
+//! The answers as files for CI: JUnit XML and SARIF. Each check is a case; what could not be told never passes.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use linger_probe::{Check, CheckAnswer, CheckFinding, Doubt, ProbeReport};
+use linger_untrusted::message;
+
+use super::{ProbeArguments, last, text};
+use crate::exit;
+use crate::lines;
+use crate::output::{Content, NewFile, Refused};
+
+mod junit;
+mod sarif;
+
+/// How the probe ended.
+pub(crate) enum ProbeEnd<'r> {
+    Whole(&'r ProbeReport),
+    /// With the answers so far.
+    Interrupted(Option<&'r ProbeReport>),
+    /// Nothing could be asked, for this reason.
+    Failed(&'r str),
+}
+
+/// The files to be written when the probe has ended. Dropped before, they are not written.
+pub(crate) struct CiReports {
+    junit: Option<NewFile>,
+    sarif: Option<NewFile>,
+    target: String,
+    asked: Vec<Check>,
+    at_risk_ok: bool,
+    started: SystemTime,
+}
+
+/// One case of a report.
+struct Case {
+    /// The check; `None` for the plain request.
+    check: Option<Check>,
+    result: CaseResult,
+    /// Why, in a sentence.
+    sentence: String,
+    /// What was asked and seen, in lines.
+    details: Vec<String>,
+    seconds: f64,
+    /// The finding, as `--json` has it.
+    finding: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CaseResult {
+    Kept,
+    /// At risk, and the user accepts that.
+    Accepted,
+    Fault(CheckAnswer),
+    /// It could not be told, or it decides nothing.
+    Skipped,
+    /// Not even a plain request was answered.
+    Error,
+}
+
+/// The name of the case of the plain request.
+const PLAIN: &str = "plain-response";
+
+impl Case {
+    fn name(&self) -> &'static str {
+        self.check.map_or(PLAIN, Check::name)
+    }
+
+    fn question(&self) -> &'static str {
+        self.check.map_or("Is a plain request answered?", Check::question)
+    }
+}
+
+/// What was to be reported, and all that came of it.
+struct Reported<'r> {
+    target: &'r str,
+    report: Option<&'r ProbeReport>,
+    cases: Vec<Case>,
+    started: SystemTime,
+    ended: SystemTime,
+    /// Whether every question was asked that was to be.
+    is_whole: bool,
+    status: u8,
+}
+
+impl CiReports {
+    /// Begins the files that the options name.
+    ///
+    /// # Errors
+    /// Returns the exit status after saying why a file cannot be written.
+    pub(crate) fn create(arguments: &ProbeArguments, asked: Vec<Check>) -> Result<Self, ExitCode> {
+        let of = |path: &Option<PathBuf>, option: &str| {
+            let Some(path) = path else { return Ok(None) };
+            if path == Path::new("-") {
+                let text = format_args!(
+                    "{option} needs a file: the answers are on standard output (./- is a file of the name -)"
+                );
+                return Err(exit::fail(exit::BAD_USAGE, text));
+            }
+            let created = NewFile::create(path, Content::Text, arguments.payload.as_deref());
+            created.map(Some).map_err(|refused| refused.end())
+        };
+        if let (Some(junit), Some(sarif)) = (&arguments.junit, &arguments.sarif)
+            && is_same(junit, sarif)
+        {
+            return Err(exit::fail(exit::BAD_USAGE, "--junit and --sarif need a file each"));
+        }
+        Ok(Self {
+            junit: of(&arguments.junit, "--junit")?,
+            sarif: of(&arguments.sarif, "--sarif")?,
+            target: arguments.target.to_string(),
+            asked,
+            at_risk_ok: arguments.at_risk.at_risk_ok,
+            started: SystemTime::now(),
+        })
+    }
+
+    /// Writes the files, each whole or not at all. `status` is the exit status.
+    pub(crate) fn write(self, ended: ProbeEnd<'_>, status: u8) -> Result<(), Refused> {
+        let (report, open) = match ended {
+            ProbeEnd::Whole(report) => (Some(report), None),
+            ProbeEnd::Interrupted(report) => (report, Some("not asked: the probe was interrupted")),
+            ProbeEnd::Failed(_) => (None, Some("not asked: a plain request was not answered")),
+        };
+        let mut cases = vec![plain(&ended, report)];
+        cases.extend(self.asked.iter().map(|check| {
+            let found = report.and_then(|report| Some((report, report.of(*check)?)));
+            match found {
+                Some((report, finding)) => case(report, finding, self.at_risk_ok),
+                None => skipped(Some(*check), open.unwrap_or("not asked")),
+            }
+        }));
+        let reported = Reported {
+            target: &self.target,
+            report,
+            cases,
+            started: self.started,
+            ended: SystemTime::now(),
+            is_whole: open.is_none(),
+            status,
+        };
+        if let Some(file) = self.junit {
+            finish(file, &junit::text(&reported))?;
+        }
+        if let Some(file) = self.sarif {
+            match sarif::text(&reported) {
+                Ok(text) => finish(file, &text)?,
+                Err(error) => return Err(file.failed(io::Error::other(error))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether two names are of one file, which may not exist yet.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let whole = |path: &Path| -> Option<PathBuf> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        Some(folder.unwrap_or(Path::new(".")).canonicalize().ok()?.join(path.file_name()?))
+    };
+    // Devices and pipes can be written twice.
+    one == other || whole(one).is_some_and(|one| whole(other) == Some(one))
+}
+
+fn finish(mut file: NewFile, text: &str) -> Result<(), Refused> {
+    match file.write_all(text.as_bytes()) {
+        Ok(()) => file.finish(),
+        Err(error) => Err(file.failed(error)),
+    }
+}
+
+fn skipped(check: Option<Check>, why: &str) -> Case {
+    let sentence = why.to_owned();
+    Case { check, result: CaseResult::Skipped, sentence, details: Vec::new(), seconds: 0.0, finding: None }
+}
+
+/// The case of the plain request. Where its response says nothing of the page itself, it is skipped.
+fn plain(ended: &ProbeEnd<'_>, report: Option<&ProbeReport>) -> Case {
+    let Some(report) = report else {
+        let ProbeEnd::Failed(why) = ended else {
+            return skipped(None, "not asked: the probe was interrupted");
+        };
+        return Case { result: CaseResult::Error, ..skipped(None, &message(why)) };
+    };
+    if let Some(doubt) = doubted(report) {
+        return skipped(None, &doubt);
+    }
+    let status = report.status.map_or(String::new(), |status| format!("{status}, "));
+    let sentence = format!("{status}{} bytes ({})", report.response_bytes, report.framing);
+    Case { result: CaseResult::Kept, ..skipped(None, &sentence) }
+}
+
+/// Why no response of this target says anything of the page that users get.
+fn doubted(report: &ProbeReport) -> Option<String> {
+    let doubt = report.doubt().filter(|doubt| matches!(doubt, Doubt::PlainStatus(_) | Doubt::Empty))?;
+    Some(message(&last::doubtful(report, &doubt)))
+}
+
+/// The case of a check, by the rules of the exit status.
+fn case(report: &ProbeReport, finding: &CheckFinding, at_risk_ok: bool) -> Case {
+    let counts = report.counting().any(|counted| counted.check == finding.check);
+    let mut paragraphs = text::paragraphs(finding);
+    let mut sentence = paragraphs.remove(0);
+    let result = match finding.answer {
+        CheckAnswer::CannotTell => CaseResult::Skipped,
+        CheckAnswer::AtRisk if at_risk_ok => CaseResult::Accepted,
+        CheckAnswer::Keeps => match doubted(report) {
+            Some(doubt) => {
+                sentence = format!("{sentence}. {doubt}");
+                CaseResult::Skipped
+            }
+            None => CaseResult::Kept,
+        },
+        answer if !counts => {
+            sentence = format!("told beside the verdict: {answer}: {sentence}");
+            CaseResult::Skipped
+        }
+        answer => CaseResult::Fault(answer),
+    };
+    let mut details = vec![finding.check.question().to_owned(), format!("asked: {}", asked(finding))];
+    let expected = finding.expected.map_or("an unknown number".to_owned(), |bytes| bytes.to_string());
+    let ended = finding.ended.map_or("none".to_owned(), |ended| ended.to_string());
+    details.push(format!("got {} of {expected} bytes; the connection's end: {ended}", finding.got));
+    if let Some(status) = finding.status {
+        details.push(format!("the response's status: {status}"));
+    }
+    details.append(&mut paragraphs);
+    let finding_ = serde_json::to_value(lines::Finding::from(finding)).ok();
+    let check = Some(finding.check);
+    Case { check, result, sentence, details, seconds: finding.seconds, finding: finding_ }
+}
+
+/// What was asked, and how often.
+fn asked(finding: &CheckFinding) -> String {
+    let times = match finding.trials {
+        0 => "never".to_owned(),
+        1 => "once".to_owned(),
+        trials => format!("{trials} times"),
+    };
+    let forms = finding.forms.join("; ");
+    let this = finding.form.as_ref().map_or(String::new(), |form| format!("; this: {form}"));
+    if forms.is_empty() { times } else { format!("{times}: {forms}{this}") }
+}
