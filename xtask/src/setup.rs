@@ -116,11 +116,14 @@ pub(crate) fn allowed(need: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Installs what its tests need, unless it is there.
+type Installation = fn() -> anyhow::Result<()>;
+
 pub(crate) fn run() -> anyhow::Result<()> {
     // A package that cannot be installed is recorded below as missing. It must not prevent the others from being installed.
     // Debian's come first: the others need its Python, Go and Java. Those wait for the network most of the time, and not for each other.
     let debian = ("Debian", debian());
-    let others: [(&str, fn() -> anyhow::Result<()>); 4] =
+    let others: [(&str, Installation); 4] =
         [("PyPI", pypi), ("clients", clients), ("cargo", cargo_subcommands), ("rustup", compilers)];
     let others = thread::scope(|scope| {
         let started = others.map(|(what, install)| (what, scope.spawn(install)));

@@ -84,7 +84,7 @@ fn race(settings: &str) {
             "/usr/bin/env",
             "LINGER_RACER=1",
             program.to_str().unwrap(),
-            "racer",
+            "races::racer",
             "--exact",
             "--include-ignored",
         ];

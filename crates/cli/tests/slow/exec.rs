@@ -1,0 +1,99 @@
+//! `linger lab exec`: foreign programs, over an emulated link.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use linger_testing::skip;
+
+use crate::common::program::{has_networks, linger, run};
+
+#[test]
+fn other_programs_meet_over_a_link() {
+    if !has_networks() {
+        return;
+    }
+    let output = run(&[
+        "lab",
+        "exec",
+        "--link",
+        "lan",
+        "--server",
+        "exec python3 -m http.server --bind $LINGER_SERVER 8000",
+        "--client",
+        "exec python3 -c 'import os, urllib.request as r; r.urlopen(\"http://\" + \
+         os.environ[\"LINGER_SERVER\"] + \":8000/\").read(); raise SystemExit(42)'",
+        "--json",
+    ]);
+    assert_eq!(output.status.code(), Some(42), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let object = crate::common::contract::line("lab", said.lines().last().unwrap());
+    assert_eq!((&object["client_status"], &object["link_accidents"]), (&42.into(), &0.into()));
+}
+
+/// The examples of `lab exec --help`, word for word: the first loses a response, its twin does not.
+#[test]
+fn the_examples_of_exec_lose_and_keep() {
+    if !has_networks() {
+        return;
+    }
+    for (program, flag) in [("curl", "--version"), ("python3", "--version")] {
+        if Command::new(program).arg(flag).output().is_err() {
+            return skip(program, "not installed");
+        }
+    }
+    let help = String::from_utf8(run(&["lab", "exec", "--help"]).stdout).unwrap();
+    // A command goes on where its line ends in a backslash, and is indented.
+    let joined = help.replace("\\\n", " ");
+    let commands: Vec<&str> = joined
+        .lines()
+        .skip_while(|line| !line.starts_with("Examples"))
+        .filter_map(|line| line.strip_prefix("  "))
+        .collect();
+    let [file, loses, keeps] = commands[..] else { panic!("{commands:?}") };
+    // The example's file is replaced by the test's own.
+    let directory = tempfile::tempdir().unwrap();
+    let shell = |command: &str| {
+        let own = command.replace("/tmp", directory.path().to_str().unwrap());
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_linger")).parent().unwrap();
+        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+        Command::new("sh").args(["-c", &own]).env("PATH", path).output().unwrap()
+    };
+    assert!(shell(file).status.success());
+    let lost = shell(loses);
+    // CURLE_PARTIAL_FILE, or CURLE_RECV_ERROR.
+    assert!(matches!(lost.status.code(), Some(18 | 56)), "{lost:?}");
+    let kept = shell(keeps);
+    assert_eq!(kept.status.code(), Some(0), "{kept:?}");
+}
+
+/// A program that the lab ran, and what that program left running, end with a lab that is killed.
+#[test]
+fn nothing_is_left_behind_after_sigkill() {
+    if !has_networks() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    // The kernel removes the lock with the last process that holds it.
+    let lock = directory.path().join("lock");
+    let hold = format!(
+        "import fcntl, os, socket, time; f = open('{}', 'w'); fcntl.flock(f, fcntl.LOCK_EX); \
+         s = socket.create_server(('', 9)); print('held', flush=True); time.sleep(600)",
+        lock.display()
+    );
+    // The shell starts it in the background and in a session of its own, so that no signal to the process
+    // group reaches it.
+    let server = format!("setsid python3 -c \"{hold}\" & wait");
+    let mut lab = linger(&["lab", "exec", "--link", "lan", "--server", &server, "--client", "sleep 600"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(lab.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "held\n");
+    lab.kill().unwrap();
+    lab.wait().unwrap();
+    let file = std::fs::File::open(&lock).unwrap();
+    // Blocks until the holder is gone; if it were left behind, the test runner's time limit says so.
+    file.lock().unwrap();
+}

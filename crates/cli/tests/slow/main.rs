@@ -1,0 +1,22 @@
+//! Verbs whose trials, transfers, captures or signals take their time.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/wire.rs"]
+mod wire;
+
+mod campaign;
+mod exec;
+mod full_disk;
+mod hostile;
+mod hunt;
+mod interrupt;
+mod lab;
+mod leftovers;
+mod many;
+mod memory;
+mod page;
+mod receipts;
+mod refusals;
+mod run;
+mod transfer;

@@ -1,0 +1,14 @@
+//! Verbs as users call them.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod again;
+mod errors;
+mod fcgi;
+mod limits;
+mod output;
+mod probe;
+mod resets;
+mod unix;
+mod why;
