@@ -73,7 +73,8 @@ fn found(fields: &'static str, idle: Idle) -> CheckFinding {
     ask(&keeps(fields, idle), &once()).unwrap().findings.remove(0)
 }
 
-const LIMIT: Duration = Duration::from_millis(600);
+/// Long enough for half of it to be in time on a busy machine.
+const LIMIT: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_limit_that_is_not_announced_in_time_is_a_risk() {
@@ -92,7 +93,8 @@ fn a_limit_that_is_not_announced_in_time_is_a_risk() {
         // It had closed before, and says so first.
         assert_eq!((silent.ended, silent.got), (Some(ConnectionEnd::ClosedThenReset), 0));
         let idle = silent.idle_limit.unwrap();
-        assert!(idle.seconds >= LIMIT.as_secs_f64() && idle.announced_seconds.is_none(), "{idle:?}");
+        // The server's clock begins when it has sent the response, and this one when it was read.
+        assert!(idle.seconds > LIMIT.as_secs_f64() / 2.0 && idle.announced_seconds.is_none(), "{idle:?}");
         assert!(idle.answered > 0 && idle.crossed > 0 && idle.lost == 0, "{idle:?}");
         assert_eq!((silent.trials, silent.with_this_answer), (8, idle.crossed));
         let longer = found("Keep-Alive: timeout=5\r\n", Idle::Closes(LIMIT));
