@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::workspace::Package;
+use crate::workspace::{Package, packages};
 use crate::{call, cargo, packaged, root};
 
 /// The crates of which an archive can be tested alone. Others are only looked at: `linger-fastcgi` needs this workspace for its tests.
@@ -27,7 +27,7 @@ pub(crate) fn check(all: &[&Package]) -> anyhow::Result<()> {
     for package in &published {
         complete(&unpacked(folder.path(), package))?;
     }
-    patch(folder.path(), &published)?;
+    patch(folder.path(), &published, |package| unpacked(folder.path(), package))?;
     let in_archive = |package: &Package, words: &[&str]| {
         let mut command = cargo(&["test", "--quiet", "--offline", "--all-features"]);
         call(lean(command.args(words).current_dir(unpacked(folder.path(), package))))
@@ -43,6 +43,19 @@ pub(crate) fn check(all: &[&Package]) -> anyhow::Result<()> {
     let project = project(folder.path(), &readme)?;
     call(lean(cargo(&["build", "--quiet", "--offline"]).current_dir(&project)))?;
     packaged::in_a_network_of_its_own(&project, &root().join("target/debug"))
+}
+
+/// Fetches what the README's project needs beyond the workspace's own dependencies, for a set-up: there `axum` has its default
+/// features. [`check`] needs no network then.
+pub(crate) fn fetch() -> anyhow::Result<()> {
+    let all = packages(&root().join("Cargo.toml"))?;
+    let all: Vec<&Package> = all.iter().collect();
+    let published: Vec<&&Package> = all.iter().filter(|package| package.is_published).collect();
+    let linger = published.iter().find(|package| package.name == "linger").context("no crate `linger`")?;
+    let folder = tempfile::tempdir()?;
+    patch(folder.path(), &published, |package| package.folder.clone())?;
+    let project = project(folder.path(), &fs::read_to_string(linger.folder.join("README.md"))?)?;
+    call(cargo(&["fetch", "--quiet"]).current_dir(&project))
 }
 
 /// Packs the crates into `target/package`, and unpacks what came of it.
@@ -70,9 +83,8 @@ fn unpacked(folder: &Path, package: &Package) -> PathBuf {
 }
 
 /// Makes cargo, when it runs below `folder`, find the crates in their folders, as if they had come from the registry.
-fn patch(folder: &Path, published: &[&&Package]) -> anyhow::Result<()> {
-    let entry =
-        |package: &&&Package| format!("{} = {{ path = {:?} }}\n", package.name, unpacked(folder, package));
+fn patch(folder: &Path, published: &[&&Package], place: impl Fn(&Package) -> PathBuf) -> anyhow::Result<()> {
+    let entry = |package: &&&Package| format!("{} = {{ path = {:?} }}\n", package.name, place(package));
     fs::create_dir_all(folder.join(".cargo"))?;
     let entries: String = published.iter().map(entry).collect();
     // As in the workspace's manifest, or the compiled dependencies could not be shared.
