@@ -279,6 +279,7 @@ fn pypi() -> anyhow::Result<()> {
     let is_there = PYPI.iter().all(|(_, program)| folder.join("bin").join(program).is_file())
         && CLIENTS.iter().all(|(module, _)| has_module(&peers, module));
     let lack: Vec<&&str> = SUITES.iter().filter(|name| !suites.join(name).is_dir()).collect();
+    let mut installed = Ok(());
     if !is_there || !lack.is_empty() {
         if !Command::new("python3")
             .args(["-c", "import ensurepip"])
@@ -291,14 +292,15 @@ fn pypi() -> anyhow::Result<()> {
         let install = |packages: &[&str]| call(pip(&folder).args(["install", "--quiet"]).args(packages));
         if install(&groups.concat()).is_err() {
             // What cannot be had must not prevent the others from being installed.
-            groups.iter().map(|group| install(group)).fold(Ok(()), anyhow::Result::and)?;
+            installed = groups.iter().map(|group| install(group)).fold(Ok(()), anyhow::Result::and);
         }
     }
-    thread::scope(|scope| {
+    let unpacked = thread::scope(|scope| {
         let unpacked: Vec<_> =
             lack.into_iter().map(|name| scope.spawn(|| suite(pip(&folder), name, &suites))).collect();
         unpacked.into_iter().try_for_each(|one| one.join().expect("it returns its errors"))
-    })
+    });
+    installed.and(unpacked)
 }
 
 fn pip(folder: &Path) -> Command {
