@@ -326,6 +326,7 @@ mod tests {
     }
 
     /// Answers that wait for their uploads are sent while Docker waits, deadline or not.
+    #[cfg(feature = "http")]
     #[tokio::test(start_paused = true)]
     async fn answers_wait_for_three_fifths() {
         for (deadline, waits) in [(None, 5.4), (Some(Duration::from_secs(20)), 12.0)] {
