@@ -90,17 +90,15 @@ impl Arena {
     pub(crate) fn start(
         words: &[OsString],
         link: &Link,
-        ip: IpVersion,
+        options: BedOptions,
         (port, path): (Option<u16>, &str),
         payload: Option<&[u8]>,
         ready: Duration,
-        seed: u64,
         stop: &Stop,
         answers: &mut dyn FnMut(&Self) -> bool,
     ) -> Result<Self, HuntError> {
         let machine = |what| move |source| HuntError::Machine { what, source };
-        let bed = Bed::new(link, BedOptions { ip, seed, ..BedOptions::default() })
-            .map_err(machine("the private network"))?;
+        let bed = Bed::new(link, options).map_err(machine("the private network"))?;
         let shown = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let log = tempfile::tempfile().map_err(machine("a file for what the server prints"))?;
         let mut command = Command::new(words.first().map_or_else(OsString::new, Clone::clone));

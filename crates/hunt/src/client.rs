@@ -71,6 +71,7 @@ pub(crate) fn play(site: &Site, schedule: &Schedule, waits: &ClientWaits, halt: 
                 end: if halt.requested() { StreamEnd::Halted } else { StreamEnd::NotConnected },
                 was_reset: false,
                 write_failed: false,
+                client: None,
             };
         }
     };
@@ -368,6 +369,7 @@ impl ScheduledClient<'_> {
             end: self.end.unwrap_or(StreamEnd::Silence),
             was_reset: self.was_reset,
             write_failed: self.write_failed,
+            client: self.socket.local_addr().ok().and_then(|address| address.as_socket()),
         }
     }
 }

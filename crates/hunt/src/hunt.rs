@@ -3,9 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use linger_lab::Stop;
+use linger_lab::{BedOptions, Capture, Stop};
 use linger_verdict::Verdict;
 
 use crate::arena::{Arena, Quarry};
@@ -74,7 +75,7 @@ pub fn hunt(
     stop: &Stop,
     told: &mut dyn FnMut(HuntProgress),
 ) -> Result<HuntReport, HuntError> {
-    let (arenas, plain) = arenas(plan, stop)?;
+    let (arenas, plain) = arenas(plan, None, stop)?;
     let crew = Crew::new(&arenas, plain, plan.connections.max(1));
     let result = Hunt { plan, crew: &crew, stop, told }.run();
     arenas.into_iter().for_each(Arena::end);
@@ -91,7 +92,7 @@ pub fn replay(
     times: u64,
     stop: &Stop,
 ) -> Result<(Repeats, Option<LostResponse>, SocketAddr), HuntError> {
-    let (arenas, plain) = arenas(plan, stop)?;
+    let (arenas, plain) = arenas(plan, None, stop)?;
     let crew = Crew::new(&arenas, plain, plan.connections.max(1));
     let site = arenas.first().map_or(SocketAddr::from(([0; 4], 0)), |arena| arena.site.address);
     let repeated = Repeater { crew: &crew, stop }.repeat(story, times);
@@ -101,8 +102,12 @@ pub fn replay(
     Ok((repeats, lost, site))
 }
 
-/// Starts the servers, and learns what their plain responses are.
-fn arenas(plan: &HuntPlan, stop: &Stop) -> Result<(Vec<Arena>, Plain), HuntError> {
+/// Starts the servers, and learns what their plain responses are. What crosses the links is recorded in `capture`.
+pub(crate) fn arenas(
+    plan: &HuntPlan,
+    capture: Option<&Arc<Mutex<Capture>>>,
+    stop: &Stop,
+) -> Result<(Vec<Arena>, Plain), HuntError> {
     let mut learnt = None;
     let mut learn = |arena: &Arena| {
         let asked = std::thread::scope(|scope| {
@@ -129,9 +134,9 @@ fn arenas(plan: &HuntPlan, stop: &Stop) -> Result<(Vec<Arena>, Plain), HuntError
         Quarry::Command { words, links, ip, port, path, ready } => {
             for link in links {
                 let place = (*port, path.as_str());
-                arenas.push(Arena::start(
-                    words, link, *ip, place, payload, *ready, plan.seed, stop, &mut learn,
-                )?);
+                let (seed, capture) = (plan.seed, capture.cloned());
+                let options = BedOptions { ip: *ip, seed, capture, ..BedOptions::default() };
+                arenas.push(Arena::start(words, link, options, place, payload, *ready, stop, &mut learn)?);
             }
         }
     }

@@ -3,6 +3,8 @@
 //! Only bytes that a response has announced, or that every plain response has, can be missing. A server that waits for a body, one that
 //! answers with an error of unknown length, and one that has closed before it read a request, have lost nothing.
 
+use std::net::SocketAddr;
+
 use linger_probe::{Amount, Lengths};
 use linger_verdict::{Observation, Verdict};
 
@@ -55,6 +57,8 @@ pub(crate) struct Played {
     pub(crate) was_reset: bool,
     /// Whether a write failed before that.
     pub(crate) write_failed: bool,
+    /// The client's address; `None` if there was no connection.
+    pub(crate) client: Option<SocketAddr>,
 }
 
 /// Why a trial says nothing about losses.
@@ -152,7 +156,8 @@ mod tests {
 
     fn played(answers: &[Answered], end: StreamEnd) -> Played {
         let (was_reset, write_failed) = (end == StreamEnd::Reset, false);
-        Played { answers: answers.to_vec(), whole_requests: 1, prompt: true, end, was_reset, write_failed }
+        let answers = answers.to_vec();
+        Played { answers, whole_requests: 1, prompt: true, end, was_reset, write_failed, client: None }
     }
 
     fn verdict(answers: &[Answered], end: StreamEnd) -> Result<Verdict, Unjudged> {

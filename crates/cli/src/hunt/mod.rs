@@ -1,5 +1,6 @@
 //! `linger hunt`: is there anything that a client can do, with which this server loses its response?
 
+mod packets;
 mod text;
 
 use std::ffi::OsString;
@@ -15,11 +16,13 @@ use linger_hunt::{
 use linger_lab::{Link, Named, Stop};
 use linger_netns::Isolation;
 use linger_probe::Target;
+use linger_untrusted::message;
+use packets::Packets;
 
 use crate::lab::again;
 use crate::lines::{self, line};
 use crate::options::{AtRisk, Chance, Family, Json};
-use crate::output::{Content, NewFile, Stdout, Stopped};
+use crate::output::{Content, NewFile, Stdout, Stopped, say};
 use crate::typed::{Bytes, duration, links, positive, target, up_to};
 use crate::{exit, interrupt, progress};
 
@@ -76,6 +79,9 @@ pub(crate) struct HuntArguments {
     /// Write the story that was found to this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     save: Option<PathBuf>,
+    /// Write the story's packets, captured at both ends of its link (of `lan` in the place of loopback), to this file, pcapng
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "url")]
+    pcap: Option<PathBuf>,
     /// Repeat the story of this file instead of searching
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["save", "path", "port", "link", "time", "longest_pause"])]
     replay: Option<PathBuf>,
@@ -217,12 +223,34 @@ fn refused(error: &HuntError) -> ExitCode {
     }
 }
 
+/// Begins the files that `--save` and `--pcap` name.
+fn files(arguments: &HuntArguments) -> Result<(Option<NewFile>, Option<NewFile>), ExitCode> {
+    let begin = |path: &Option<PathBuf>, content, inputs: Option<&Path>| {
+        let begun = path.as_deref().map(|path| NewFile::create(path, content, inputs)).transpose();
+        begun.map_err(|refused| refused.end())
+    };
+    let payload = arguments.payload.as_deref();
+    let save = begin(&arguments.save, Content::Text, payload)?;
+    Ok((save, begin(&arguments.pcap, Content::Capture, arguments.replay.as_deref().or(payload))?))
+}
+
+/// The packets of a story whose server this program has started. That there are none is said, and changes nothing else.
+fn packets(plan: &HuntPlan, story: &Story, pcap: Option<NewFile>, stop: &Stop) -> Option<Packets> {
+    if stop.requested() || !matches!(plan.quarry, Quarry::Command { .. }) {
+        return None;
+    }
+    let bar = progress::spinner();
+    bar.set_message("lost; capturing its packets");
+    let packets = packets::packets(plan, story, pcap, stop);
+    bar.finish_and_clear();
+    packets.map_err(|why| say!("linger: no packets of the story: {}", message(&why))).ok()
+}
+
 fn search(arguments: &HuntArguments, plan: &HuntPlan, stop: &Stop) -> ExitCode {
-    let save =
-        match arguments.save.as_deref().map(|path| NewFile::create(path, Content::Text, [])).transpose() {
-            Ok(save) => save,
-            Err(refused) => return refused.end(),
-        };
+    let (save, pcap) = match files(arguments) {
+        Ok(files) => files,
+        Err(status) => return status,
+    };
     let bar = progress::spinner();
     let mut told = |progress: HuntProgress| match progress {
         HuntProgress::Searching(schedules) => bar.set_message(format!("{schedules} schedules")),
@@ -243,13 +271,14 @@ fn search(arguments: &HuntArguments, plan: &HuntPlan, stop: &Stop) -> ExitCode {
             return exit::fail(exit::COULD_NOT_TELL, format_args!("--save: {error}"));
         }
     }
+    let packets = report.found.as_ref().and_then(|found| packets(plan, &found.story, pcap, stop));
     let status = status(&report, arguments.at_risk.at_risk_ok);
     let mut out = Stdout::new();
     let again = again(plan.seed);
     let printed = if arguments.output.json {
-        out.json(&line(lines::Hunt::new(&report, plan.seed, again)))
+        out.json(&line(lines::Hunt::new(&report, packets.as_ref().map(Packets::told), plan.seed, again)))
     } else {
-        text::report(&mut out, &report, &again)
+        text::report(&mut out, &report, packets.as_ref(), &again)
     };
     end(printed.and_then(|()| out.flush()), status)
 }
@@ -274,6 +303,10 @@ fn status(report: &HuntReport, at_risk_ok: bool) -> u8 {
 }
 
 fn run_again(arguments: &HuntArguments, plan: &HuntPlan, file: &StoryFile, stop: &Stop) -> ExitCode {
+    let pcap = match files(arguments) {
+        Ok((_, pcap)) => pcap,
+        Err(status) => return status,
+    };
     let mut story: Story = file.story();
     if arguments.url.is_some() {
         story.link = None;
@@ -284,11 +317,13 @@ fn run_again(arguments: &HuntArguments, plan: &HuntPlan, file: &StoryFile, stop:
         Ok(repeated) => repeated,
         Err(error) => return refused(&error),
     };
+    let packets = lost.as_ref().and_then(|_| packets(plan, &story, pcap, stop));
     let mut out = Stdout::new();
     let printed = if arguments.output.json {
-        out.json(&line(lines::Replay::new(&story, repeats, lost.as_ref())))
+        let packets = packets.as_ref().map(Packets::told);
+        out.json(&line(lines::Replay::new(&story, repeats, lost.as_ref(), packets)))
     } else {
-        text::repeated(&mut out, &story, repeats, lost.as_ref())
+        text::repeated(&mut out, &story, repeats, lost.as_ref(), packets.as_ref())
     };
     let at_risk = repeats.at_risk > 0 && !arguments.at_risk.at_risk_ok;
     let status = if repeats.lost > 0 || at_risk {

@@ -6,8 +6,11 @@ use linger_hunt::{
     Story, StoryFile,
 };
 use linger_lab::Verdict;
+use linger_netns::Counters;
 use linger_untrusted::message;
+use linger_why::Cause;
 
+use super::packets::Packets;
 use crate::output::{Stdout, Stopped};
 
 /// A time in the unit that people would use.
@@ -36,7 +39,12 @@ fn sentence(story: &Story) -> String {
     story.schedule.steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn report(out: &mut Stdout, report: &HuntReport, again: &str) -> Result<(), Stopped> {
+pub(super) fn report(
+    out: &mut Stdout,
+    report: &HuntReport,
+    packets: Option<&Packets>,
+    again: &str,
+) -> Result<(), Stopped> {
     let end = if report.framed { "" } else { ", without a length" };
     out.text(format_args!(
         "plain response: {}{} bytes{end}, from {}\n",
@@ -46,6 +54,10 @@ pub(super) fn report(out: &mut Stdout, report: &HuntReport, again: &str) -> Resu
     ))?;
     if let Some(found) = &report.found {
         loss(out, found)?;
+    }
+    if let Some(packets) = packets {
+        wire(out, packets)?;
+        out.text(format_args!("\n"))?;
     }
     searched(out, report)?;
     match &report.ended {
@@ -89,12 +101,7 @@ fn loss(out: &mut Stdout, found: &FoundLoss) -> Result<(), Stopped> {
         ))?;
     }
     if let Some(counters) = &found.counters {
-        let counted: Vec<String> = linger_lab::COUNTERS
-            .iter()
-            .filter(|name| counters.of(name) > 0)
-            .map(|name| format!("{name} {}", counters.of(name)))
-            .collect();
-        let counted = if counted.is_empty() { "no reset".to_owned() } else { counted.join(", ") };
+        let counted = counted(counters);
         out.text(format_args!("  the server's kernel counted in these trials: {counted}\n"))?;
     }
     let short = if found.whole { "" } else { ", and not to the end: the time was over" };
@@ -105,6 +112,15 @@ fn loss(out: &mut Stdout, found: &FoundLoss) -> Result<(), Stopped> {
         found.index,
         sentence(&found.drawn)
     ))
+}
+
+fn counted(counters: &Counters) -> String {
+    let counted: Vec<String> = linger_lab::COUNTERS
+        .iter()
+        .filter(|name| counters.of(name) > 0)
+        .map(|name| format!("{name} {}", counters.of(name)))
+        .collect();
+    if counted.is_empty() { "no reset".to_owned() } else { counted.join(", ") }
 }
 
 /// What became of a response, in a sentence.
@@ -210,18 +226,52 @@ fn searched(out: &mut Stdout, report: &HuntReport) -> Result<(), Stopped> {
     Ok(())
 }
 
+/// The packets of a trial, and what `linger why` says of them.
+fn wire(out: &mut Stdout, packets: &Packets) -> Result<(), Stopped> {
+    let Packets { retold, finding, is_written } = packets;
+    if retold.lost.is_none() {
+        return out.text(format_args!(
+            "  over {}, from which it can be captured, it was not lost in {} trials: there are no packets to show\n",
+            retold.link, retold.trials
+        ));
+    }
+    let written = if *is_written { ", in the capture" } else { "" };
+    let Some(finding) = finding else {
+        let link = &retold.link;
+        return out.text(format_args!("  over {link}{written}, its packets show no failure\n"));
+    };
+    let named: Vec<&str> = finding.candidates.iter().map(|cause| cause.name()).collect();
+    let cause = match finding.cause {
+        Cause::Unknown => format!("undecided between {}", named.join(", ")),
+        cause => format!("{cause} ({})", finding.confidence),
+    };
+    out.text(format_args!("  over {}{written}: {cause}\n", retold.link))?;
+    for evidence in &finding.evidence {
+        out.text(format_args!("  - {}\n", message(&evidence.says.to_string())))?;
+    }
+    if let Some(counters) = &retold.counters {
+        out.text(format_args!("  - the server's kernel counted in this trial: {}\n", counted(counters)))?;
+    }
+    let mut ladder = Vec::new();
+    // A vector takes every byte.
+    let _ = linger_why::text::ladder(&mut ladder, finding);
+    out.text(format_args!("{}", String::from_utf8_lossy(&ladder)))
+}
+
 pub(super) fn repeated(
     out: &mut Stdout,
     story: &Story,
     repeats: Repeats,
     lost: Option<&LostResponse>,
+    packets: Option<&Packets>,
 ) -> Result<(), Stopped> {
     steps(out, story)?;
     match lost {
         Some(lost) => {
             let red = AnsiColor::Red.on_default();
             let race = if repeats.is_race() { ": a race" } else { "" };
-            out.text(format_args!("{red}lost{red:#}: {}\nin {}{race}\n", what(lost), share(repeats)))
+            out.text(format_args!("{red}lost{red:#}: {}\nin {}{race}\n", what(lost), share(repeats)))?;
+            packets.map_or(Ok(()), |packets| wire(out, packets))
         }
         None => {
             let unsure = repeats.tried - repeats.judged;

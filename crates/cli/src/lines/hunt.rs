@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use linger_hunt::{BoundedNumber, FoundLoss, HuntReport, LossBound, LostResponse, Repeats, SearchEnd, Story};
+use linger_hunt::{
+    BoundedNumber, FoundLoss, HuntReport, LossBound, LostResponse, Repeats, Retold, SearchEnd, Story,
+};
 use linger_lab::Verdict;
+use linger_why::Finding;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::LineBody;
 use super::common::{Counted, counted};
+use super::{LineBody, Reset};
 
 /// What a client does.
 #[derive(Serialize, JsonSchema)]
@@ -166,6 +169,36 @@ impl From<&FoundLoss> for HuntLoss {
     }
 }
 
+/// A story that was played once more, over a link from which it can be captured.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ToldPackets {
+    /// The name of the link: the story's own, or `lan` in the place of loopback.
+    link: String,
+    /// How often it was played, five times at most.
+    trials: u64,
+    /// Whether the last of these trials lost the response.
+    lost: bool,
+    /// Whether the capture was written to the file of `--pcap`.
+    captured: bool,
+    /// What the kernel counted on the server's side in the last of these trials.
+    counters: Option<Counted>,
+    /// What the packets show, as a line of `linger why --json`; null if the response was not lost, or if nothing is to be seen.
+    finding: Option<Reset>,
+}
+
+impl ToldPackets {
+    pub(crate) fn new(retold: &Retold, finding: Option<&Finding>, captured: bool) -> Self {
+        Self {
+            link: retold.link.clone(),
+            trials: retold.trials,
+            lost: retold.lost.is_some(),
+            captured,
+            counters: retold.counters.as_ref().map(counted),
+            finding: finding.map(Reset::from),
+        }
+    }
+}
+
 /// What a hunt has found, and what it has searched.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Hunt {
@@ -209,6 +242,8 @@ pub(crate) struct Hunt {
     half_closes: bool,
     /// The loss; null if none was found.
     found: Option<HuntLoss>,
+    /// The packets of the loss; null if none was found, or if its server was running before.
+    packets: Option<ToldPackets>,
     /// Losses that came once and in none of ten more trials.
     unrepeated: Vec<TrialStory>,
     /// The first story whose response was at risk; null if there was none.
@@ -220,7 +255,7 @@ impl LineBody for Hunt {
 }
 
 impl Hunt {
-    pub(crate) fn new(report: &HuntReport, seed: u64, again: String) -> Self {
+    pub(crate) fn new(report: &HuntReport, packets: Option<ToldPackets>, seed: u64, again: String) -> Self {
         let searched = &report.searched;
         let of = |verdict: Verdict| searched.verdicts.get(&verdict).copied().unwrap_or(0);
         let (ended, server_status) = match &report.ended {
@@ -250,6 +285,7 @@ impl Hunt {
             largest_send_bytes: searched.sizes.map(|(_, high)| high),
             half_closes: report.half_closes,
             found: report.found.as_ref().map(Into::into),
+            packets,
             unrepeated: report.unrepeated.iter().map(Into::into).collect(),
             at_risk_story: report.at_risk.as_ref().map(Into::into),
         }
@@ -267,6 +303,8 @@ pub(crate) struct Replay {
     judged: u64,
     /// One of the losses; null if there was none.
     lost: Option<CutResponse>,
+    /// The packets of a loss; null if there was none, or if the server was running before.
+    packets: Option<ToldPackets>,
 }
 
 impl LineBody for Replay {
@@ -274,12 +312,18 @@ impl LineBody for Replay {
 }
 
 impl Replay {
-    pub(crate) fn new(story: &Story, repeats: Repeats, lost: Option<&LostResponse>) -> Self {
+    pub(crate) fn new(
+        story: &Story,
+        repeats: Repeats,
+        lost: Option<&LostResponse>,
+        packets: Option<ToldPackets>,
+    ) -> Self {
         Self {
             story: story.into(),
             repeated: repeats.into(),
             judged: repeats.judged,
             lost: lost.map(Into::into),
+            packets,
         }
     }
 }

@@ -29,7 +29,7 @@ use serde::{Serialize, Serializer};
 
 pub(crate) use experiment::{Backlog, Cell, ClientSummary, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
-pub(crate) use hunt::{Hunt, Replay};
+pub(crate) use hunt::{Hunt, Replay, ToldPackets};
 pub(crate) use peers::{KnownPeer, OwnKey};
 pub(crate) use probe::{Finding, Probe, WouldAsk};
 pub(crate) use receipt::{CheckedEntry, VerifySummary};

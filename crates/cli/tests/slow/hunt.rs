@@ -55,6 +55,54 @@ fn a_loss_is_found_and_repeated_and_the_cured_server_keeps_it() {
     assert!(said.contains("nothing lost in 5 trials"), "{said}");
 }
 
+/// A capture holds the connection whose response was lost, over a link in the place of loopback; where nothing is lost, there is none.
+#[test]
+fn the_packets_of_a_loss_are_captured_and_explained() {
+    if !has_networks() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let Some(server) = server(&folder) else { return };
+    // Far more than the server has sent when it closes, right after its last write.
+    fs::write(folder.path().join("large"), vec![b'r'; 2_000_000]).unwrap();
+    let story = folder.path().join("story.toml");
+    let steps = "[[step]]\ndo = \"request\"\n[[step]]\ndo = \"send\"\nbytes = 150000\n";
+    fs::write(&story, format!("path = \"/large\"\n{steps}")).unwrap();
+    let captures = ["lost", "kept"].map(|name| folder.path().join(name).display().to_string());
+    let replay = ["hunt", "--replay", story.to_str().unwrap(), "--times", "2", "--at-risk-ok", "--json"];
+    let play = |capture: &str, command: &[String]| {
+        let output = run(&words(&[&replay[..], &["--pcap", capture]].concat(), command));
+        line("hunt", String::from_utf8_lossy(&output.stdout).trim())
+    };
+    let lost = play(&captures[0], &server);
+    let packets = &lost["packets"];
+    assert_eq!(
+        [&packets["link"], &packets["lost"], &packets["captured"]],
+        [&Value::from("lan"), &true.into(), &true.into()],
+        "{lost}"
+    );
+    assert_eq!(packets["counters"]["TCPAbortOnClose"], 1, "{packets}");
+    let candidates = packets["finding"]["candidates"].as_array().unwrap();
+    assert!(candidates.contains(&"closed-with-unread-data".into()), "{packets}");
+    assert!(packets["finding"]["lost_response_bytes"].as_u64() > Some(0), "{packets}");
+
+    let why = run(&["why", "--json", &captures[0]]);
+    assert_eq!(why.status.code(), Some(1), "{why:?}");
+    let text = String::from_utf8_lossy(&why.stdout).into_owned();
+    let resets: Vec<Value> = text.lines().map(|text| line("why", text)).collect();
+    let same = |reset: &&Value| reset["type"] == "reset" && reset["from"] == packets["finding"]["from"];
+    let same = resets.iter().find(same).expect(&text);
+    for key in ["to", "cause", "frame"] {
+        assert_eq!(same[key], packets["finding"][key], "{key}");
+    }
+
+    let cured: Vec<String> =
+        [env!("CARGO_BIN_EXE_linger"), "run", "--"].map(str::to_owned).into_iter().chain(server).collect();
+    let kept = play(&captures[1], &cured);
+    assert_eq!((&kept["packets"], &kept["repeated"]["lost"]), (&Value::Null, &0.into()), "{kept}");
+    assert!(!fs::exists(&captures[1]).unwrap());
+}
+
 /// A hunt that is stopped says what it has searched, with a status that is no verdict, and its server ends with it.
 #[test]
 fn an_interrupted_hunt_tells_what_it_has_searched_and_leaves_nothing() {
@@ -105,7 +153,8 @@ fn what_cannot_be_hunted_is_refused_with_the_place() {
     let file = folder.path().join("story.toml");
     let story = file.to_str().unwrap();
     fs::write(&file, "path = \"/\"\n[[step]]\ndo = \"send\"\nbytes = 8\n").unwrap();
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["hunt", "http://127.0.0.1:1/", "--pcap", "x"], 2, "cannot be used with"),
         (&["hunt"], 2, "COMMAND"),
         (&["hunt", "http://127.0.0.1:1/", "--", "true"], 2, "cannot be used with"),
         (&["hunt", "http://192.0.2.1/"], 2, "--i-own-this-server"),
