@@ -92,6 +92,8 @@ impl fmt::Display for Claim {
             | Self::PortOpenedLate(_)
             | Self::PortCrowded { .. }
             | Self::ServedOthersMeanwhile
+            | Self::PortHolds(_)
+            | Self::HostHeardMeanwhile
             | Self::WindowStuck { .. }
             | Self::SentAgain { .. }
             | Self::NoneSoLongTaken { .. }
@@ -328,6 +330,14 @@ impl Claim {
             ),
             Self::ServedOthersMeanwhile => f.write_str(
                 "the port answered others while SYNs of these went unanswered: host and path were there",
+            ),
+            Self::PortHolds(count) => write!(
+                f,
+                "{count} connections of the port were opened before and sent data, and neither a byte nor a FIN came back: they may \
+                 fill its accept queue"
+            ),
+            Self::HostHeardMeanwhile => f.write_str(
+                "the host acknowledged packets of those after the first of these SYNs: host and path had not gone",
             ),
             Self::WindowStuck { probes, nanoseconds } => write!(
                 f,
