@@ -40,11 +40,14 @@ for _ in range(6):
 end = time.monotonic() + 5.5
 while time.monotonic() < end:
     time.sleep(0.05); asks(waiting)
-for one in waiting: one.close()
+for one in waiting:
+    try: one.recv(100)
+    except OSError: pass
+    one.close()
 tell = socket.create_connection((server, 9)); print(tell.recv(100).decode())
 "#;
 
-/// What `why` says of a trial, and what the kernel counted: overflows and drops.
+/// What `why` says of full queues in a trial, and what the kernel counted: overflows and drops.
 fn tried(opens_after: u32) -> (Vec<Value>, [u64; 2]) {
     let folder = tempfile::tempdir().unwrap();
     let (server, client) = (folder.path().join("server.py"), folder.path().join("client.py"));
@@ -66,7 +69,9 @@ fn tried(opens_after: u32) -> (Vec<Value>, [u64; 2]) {
     let counted = numbers.map(|number| number.parse().unwrap()).collect::<Vec<u64>>().try_into().unwrap();
     let said = run(&["why", "--json", capture.to_str().unwrap()]);
     let lines = crate::common::contract::lines("why", std::str::from_utf8(&said.stdout).unwrap());
-    (lines.into_iter().filter(|line| line["type"] == "group").collect(), counted)
+    // The lab ends the server, which resets what nobody has taken: another group.
+    let queue = |line: &Value| line["type"] == "group" && line["cause"] == "accept-queue-overflow";
+    (lines.into_iter().filter(queue).collect(), counted)
 }
 
 #[test]
@@ -77,17 +82,17 @@ fn what_a_full_queue_drops_is_what_the_kernel_counts() {
     // Nobody is taken: the SYNs of four clients are dropped for ever. A thousand seconds are longer than the trial.
     let (groups, [overflows, drops]) = tried(1_000);
     let [group] = &groups[..] else { panic!("{groups:?}") };
-    assert_eq!((&group["cause"], &group["connections"]), (&"accept-queue-overflow".into(), &4.into()));
+    assert_eq!(group["connections"], 4);
     assert_eq!(group["confidence"], "likely", "the host acknowledges the FINs of the others: {group}");
     assert!(overflows >= 12, "four clients, three SYNs or more: {overflows}");
     assert_eq!(overflows, drops);
     let dropped = [&group["dropped_syns"], &group["dropped_answers"]].map(|count| count.as_u64().unwrap());
     assert_eq!(dropped.iter().sum::<u64>(), overflows, "{group}");
 
-    // All are taken after some seconds.
-    let (groups, [overflows, drops]) = tried(3);
+    // All are taken after four seconds, in which four clients have asked three times or more.
+    let (groups, [overflows, drops]) = tried(4);
     let [group] = &groups[..] else { panic!("{groups:?}") };
-    assert_eq!((&group["cause"], &group["connections"]), (&"accept-queue-overflow".into(), &4.into()));
+    assert_eq!(group["connections"], 4);
     assert_eq!(overflows, drops);
     let dropped = [&group["dropped_syns"], &group["dropped_answers"]].map(|count| count.as_u64().unwrap());
     assert_eq!(dropped.iter().sum::<u64>(), overflows, "{group}");
