@@ -118,7 +118,8 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
         stopped: None,
     };
     let (files, unreadable) = read(&set, &arguments.options(), &stop, &mut report);
-    let WhyReport { mut out, groups, harmful, stopped, .. } = report;
+    let WhyReport { mut out, mut groups, harmful, stopped, .. } = report;
+    files.iter().for_each(|file| groups.note_drops(file));
     let groups = groups.sorted();
     let status = match (harmful, unreadable) {
         (true, _) => exit::LOSS_FOUND,

@@ -4,6 +4,7 @@ mod notes;
 mod settle;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 
 use linger_packet::capture::Packet;
 use linger_packet::{Flags, IcmpError, Layer, NotTcp, Segment};
@@ -16,10 +17,10 @@ use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
 use crate::names::AskedNames;
 use crate::places::Places;
-use crate::record::At;
+use crate::record::{At, Record};
 use crate::select::Selection;
 use crate::series::SeriesFiles;
-use crate::surroundings::{ListenerHistory, Surroundings};
+use crate::surroundings::{Drops, ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
 
 /// How long a connection is watched after its reset, in nanoseconds. Later packets of the alleged sender show a forged
@@ -37,6 +38,9 @@ const MAX_COMMENTS: usize = 4_096;
 
 /// Connections of which an ICMP error is kept until they end.
 const MAX_REPORTED: usize = 4_096;
+
+/// Connections that opened late of which the SYNs are kept for the ladder.
+const MAX_LATE: usize = 4_096;
 
 /// Largest number of kinds of layers that are told apart. A capture of noise has any number of them.
 const MAX_LAYERS: usize = 64;
@@ -75,6 +79,8 @@ pub struct Analyzer {
     comments: HashMap<u64, String>,
     layers: BTreeMap<Layer, u64>,
     reported: HashMap<FlowKey, ReportedError>,
+    /// The packets up to a SYN-ACK that came late, of connections in the table.
+    late: HashMap<FlowKey, Vec<Record>>,
     names: AskedNames,
 }
 
@@ -93,6 +99,7 @@ impl Analyzer {
             comments: HashMap::new(),
             layers: BTreeMap::new(),
             reported: HashMap::new(),
+            late: HashMap::new(),
             names: AskedNames::default(),
         }
     }
@@ -282,7 +289,8 @@ impl Analyzer {
             self.note_surroundings(slot, segment, dir, at, step);
         }
         match step {
-            FlowStep::Nothing | FlowStep::Copy | FlowStep::SynAckAgain | FlowStep::Fin => {}
+            FlowStep::Nothing | FlowStep::Copy | FlowStep::SynAckAgain(_) | FlowStep::Fin => {}
+            FlowStep::Heard(dropped) => self.note_heard(slot, dir, dropped),
             FlowStep::Reset => {
                 self.counts.resets += 1;
                 self.table.end_at(slot, at.time_ns.saturating_add(AFTER_RESET));
@@ -321,8 +329,12 @@ impl Analyzer {
         !self.ready.is_empty()
     }
 
-    /// Ends the analysis. Returns the findings that were not taken, those of connections that were still open, and the counts.
-    pub fn finish(mut self) -> (Vec<Finding>, PacketCounts) {
+    /// Ends the analysis. Returns the findings that were not taken, those of connections that were still open, the counts, and what
+    /// listeners have dropped.
+    pub fn finish(mut self) -> (Vec<Finding>, PacketCounts, BTreeMap<SocketAddr, Drops>) {
+        for flow in self.table.flows() {
+            notes::note_end(&mut self.surroundings, &mut self.places, flow);
+        }
         let (reported, unknown) = (&self.reported, ListenerHistory::default());
         let failed = |connection: &ObservedConnection| {
             let icmp = reported.get(&connection.key);
@@ -338,8 +350,8 @@ impl Analyzer {
             flow.reset.as_ref().map_or(flow.connection.first_frame, |reset| reset.at.frame)
         });
         for flow in open {
-            self.settle(flow);
+            self.conclude(flow);
         }
-        (self.ready, self.counts)
+        (self.ready, self.counts, self.surroundings.dropped())
     }
 }

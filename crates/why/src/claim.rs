@@ -328,7 +328,7 @@ pub enum Claim {
         /// From the first SYN to the SYN-ACK.
         nanoseconds: u64,
     },
-    /// So many connections of the port opened late: three SYNs or more over 2.5 s or more went before the SYN-ACK.
+    /// So many connections of the port opened late: three SYNs or more over 1.8 s or more went before the SYN-ACK.
     PortOpenedLate(u32),
     /// Within ten seconds so many connections of the port were accepted.
     PortCrowded {
@@ -339,6 +339,10 @@ pub enum Claim {
     },
     /// The port answered others while two SYNs or more of one of its connections went unanswered.
     ServedOthersMeanwhile,
+    /// So many connections of the port were opened before, their clients sent data, and neither a byte nor a FIN came back.
+    PortHolds(u32),
+    /// The host acknowledged something on one of those connections after the first of these SYNs.
+    HostHeardMeanwhile,
     /// An ICMP error about the connection's segments.
     Icmp {
         /// What it says.

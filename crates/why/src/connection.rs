@@ -3,6 +3,7 @@
 use linger_packet::{Flags, Segment};
 
 use crate::key::{Dir, FlowKey, PathId};
+use crate::opening::{Opening, OpeningStep, SynAck};
 use crate::record::{At, Record, Since};
 use crate::service;
 use crate::side::Side;
@@ -15,9 +16,12 @@ const KEPT: usize = 8;
 const NEAR_BOTH: u32 = 1 << 20;
 const NEAR_ONE: u32 = 1 << 16;
 
-/// From so many nanoseconds on a connection has opened late. By RFC 6298 a SYN is repeated after 1 s, and once more 2 s later;
-/// this is a little less.
-const LATE: u64 = 2_500_000_000;
+/// The shortest time between the first of three SYNs and the last, in nanoseconds. None is repeated sooner than after 1 s (RFC 6298
+/// section 2); most systems wait 2 s for the second time, macOS and Linux since 6.5 (`tcp_syn_linear_timeouts`) 1 s again. This is a
+/// little less than 1 s twice.
+pub(crate) const TWO_PAUSES: u64 = 1_800_000_000;
+/// A little less than 1 s once.
+pub(crate) const A_PAUSE: u64 = 900_000_000;
 
 /// A connection, as far as it has been seen.
 #[derive(Clone, Debug)]
@@ -34,29 +38,6 @@ pub(crate) struct ObservedConnection {
     pub(crate) paths: [PathId; 2],
     /// The side that the payload shows to be the client. Only kept while no handshake tells.
     asks: Option<u8>,
-}
-
-/// How far the handshake has been seen.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) enum Opening {
-    /// No SYN.
-    #[default]
-    Unseen,
-    /// A SYN, and no SYN-ACK. `syns` counts it and its repetitions.
-    Asked { opener: u8, syns: u8, syn_frame: u32 },
-    /// A SYN-ACK, and no answer to it. `syn_frame` means nothing if the SYN was not seen.
-    Accepted { opener: u8, syns: u8, syn_frame: u32, syn_ack: SynAck },
-    /// The opener has answered the SYN-ACK. `repeats` counts SYN-ACKs that were sent again all the same.
-    Answered { opener: u8, syns: u8, repeats: u8, syn_frame: u32, syn_ack: SynAck },
-}
-
-/// Where and when a SYN-ACK was seen.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SynAck {
-    /// Frames after the connection's first one.
-    pub(crate) frame: u32,
-    /// Microseconds after the connection's first packet.
-    pub(crate) after_us: u32,
 }
 
 impl ObservedConnection {
@@ -127,6 +108,26 @@ impl ObservedConnection {
         (first..first + kept).map(|at| &self.ring[at % KEPT])
     }
 
+    /// The opener's packets since the latest SYN-ACK, and those of them with data, if the other side has sent nothing since. At least so
+    /// many: only the latest packets are kept.
+    fn unheard(&self) -> (u32, u32) {
+        let Some(opener) = self.opener() else { return (0, 0) };
+        let is_own = |record: &Record| record.dir() == opener;
+        let since = || {
+            let records = self.records().rev();
+            records.take_while(|record| is_own(record) || !record.flags.has(Flags::SYN))
+        };
+        if !since().all(is_own) {
+            return (0, 0);
+        }
+        since().fold((0, 0), |(all, data), record| (all + 1, data + u32::from(record.len > 0)))
+    }
+
+    /// The opener's packets that were dropped since the latest SYN-ACK, at the end of a connection whose opener was not heard.
+    pub(crate) fn unheard_at_end(&self) -> u32 {
+        if matches!(self.opening, Opening::Unheard { .. }) { self.unheard().0 } else { 0 }
+    }
+
     /// Whether the packets after `last`, up to frame `until`, show that data was sent which the capture does not hold: numbers
     /// go on, or are acknowledged, beyond what is there. `last` is the latest packet with data before `until`.
     pub(crate) fn lacks_data(&self, last: &Record, until: u32) -> bool {
@@ -164,9 +165,9 @@ impl ObservedConnection {
         repeated.then_some((self.opening.syns(), u64::from(syn_ack.after_us) * 1_000))
     }
 
-    /// [`Self::opened_again`], if there were three SYNs or more, over [`LATE`] or more.
+    /// [`Self::opened_again`], if there were three SYNs or more, over [`TWO_PAUSES`] or more.
     pub(crate) fn opened_late(&self) -> Option<(u8, u64)> {
-        self.opened_again().filter(|&(syns, delay)| syns >= 3 && delay >= LATE)
+        self.opened_again().filter(|&(syns, delay)| syns >= 3 && delay >= TWO_PAUSES)
     }
 
     /// Both sides have sent FIN.
@@ -217,8 +218,8 @@ impl ObservedConnection {
                 || segment.flags.has(Flags::ACK) && new(segment.ack, side.ack().unwrap_or(0)))
     }
 
-    /// Takes a packet of side `dir` that is no reset. Returns the record that is kept of the packet, and whether the packet is
-    /// a SYN-ACK that was sent again after the opener had answered the first SYN-ACK.
+    /// Takes a packet of side `dir` that is no reset. Returns the record that is kept of the packet, and what it means for the
+    /// handshake.
     #[inline]
     pub(crate) fn take(
         &mut self,
@@ -227,12 +228,11 @@ impl ObservedConnection {
         at: At,
         mut record: Record,
         since: u64,
-    ) -> (Record, bool) {
-        let again = if !matches!(self.opening, Opening::Answered { .. }) || segment.flags.has(Flags::SYN) {
-            let known = self.sides[dir].syn();
-            self.opening.take(segment.flags, dir, known, since.min(u64::from(u32::MAX)) as u32, record.frame)
+    ) -> (Record, OpeningStep) {
+        let step = if !matches!(self.opening, Opening::Answered { .. }) || segment.flags.has(Flags::SYN) {
+            self.take_opening(segment, dir, record.frame, since)
         } else {
-            false
+            OpeningStep::Nothing
         };
         if self.asks.is_none() && segment.payload_len > 0 && matches!(self.opening, Opening::Unseen) {
             self.asks = service::speaks(segment.payload)
@@ -242,9 +242,33 @@ impl ObservedConnection {
         let (side, other) = if dir == 0 { (low, high) } else { (high, low) };
         if side.take(segment, other, at, record.frame, Since::micros(since)) {
             record.mark_repeated();
+            // Since its SYN-ACK the other side has sent nothing.
+            let unheard = |syn_ack: SynAck| other.seen() && other.last_frame == syn_ack.frame;
+            if segment.payload_len > 0
+                && self.opening.opener() == Some(dir)
+                && self.opening.syn_ack().is_some_and(unheard)
+            {
+                self.opening.is_unheard();
+            }
         }
         self.keep(record);
-        (record, again)
+        (record, step)
+    }
+
+    #[cold]
+    fn take_opening(&mut self, segment: &Segment<'_>, dir: Dir, frame: u32, since: u64) -> OpeningStep {
+        let known = self.sides[dir].syn();
+        let step = self.opening.take(segment.flags, dir, known, since.min(u64::from(u32::MAX)) as u32, frame);
+        match step {
+            OpeningStep::SynAckAgain(_) => OpeningStep::SynAckAgain(self.unheard().0),
+            // Bytes that were sent twice since then had met no socket the first time. The last packet was heard, and an
+            // acknowledgement before it may have been.
+            OpeningStep::Heard(_) => match self.unheard() {
+                (all, 2..) => OpeningStep::Heard(all - 1),
+                (all, _) => OpeningStep::Heard(all.saturating_sub(2)),
+            },
+            step => step,
+        }
     }
 
     /// Keeps a packet for the ladder.
@@ -253,84 +277,5 @@ impl ObservedConnection {
         // Before it overflows, the count goes back to a small number above KEPT. The position in the ring continues,
         // because KEPT divides 256.
         self.ring_len = if self.ring_len == u8::MAX { KEPT as u8 * 2 } else { self.ring_len + 1 };
-    }
-}
-
-impl Opening {
-    pub(crate) fn opener(self) -> Option<Dir> {
-        match self {
-            Self::Unseen => None,
-            Self::Asked { opener, .. } | Self::Accepted { opener, .. } | Self::Answered { opener, .. } => {
-                Some(usize::from(opener))
-            }
-        }
-    }
-
-    /// The frame of the SYN, after the connection's first one.
-    pub(crate) fn syn_frame(self) -> u32 {
-        match self {
-            Self::Unseen => 0,
-            Self::Asked { syn_frame, .. }
-            | Self::Accepted { syn_frame, .. }
-            | Self::Answered { syn_frame, .. } => syn_frame,
-        }
-    }
-
-    pub(crate) fn syn_ack(self) -> Option<SynAck> {
-        match self {
-            Self::Unseen | Self::Asked { .. } => None,
-            Self::Accepted { syn_ack, .. } | Self::Answered { syn_ack, .. } => Some(syn_ack),
-        }
-    }
-
-    /// The SYNs that were sent before the SYN-ACK, 255 at most; 0 if none was seen.
-    pub(crate) fn syns(self) -> u8 {
-        match self {
-            Self::Unseen => 0,
-            Self::Asked { syns, .. } | Self::Accepted { syns, .. } | Self::Answered { syns, .. } => syns,
-        }
-    }
-
-    /// SYN-ACKs sent again after the opener had answered the first, 255 at most.
-    pub(crate) fn repeats(self) -> u16 {
-        if let Self::Answered { repeats, .. } = self { u16::from(repeats) } else { 0 }
-    }
-
-    /// Takes a packet of side `dir`. `known`: a SYN of that side was seen before. Returns whether the packet is a SYN-ACK
-    /// that was sent again after the opener had answered the first SYN-ACK.
-    #[cold]
-    fn take(&mut self, flags: Flags, dir: Dir, known: bool, after_us: u32, frame: u32) -> bool {
-        debug_assert!(dir < 2);
-        let (side, peer) = (dir as u8, 1 - dir as u8);
-        match self {
-            _ if flags.has(Flags::SYN) && known => match self {
-                Self::Answered { repeats, .. } if flags.has(Flags::ACK) => {
-                    *repeats = repeats.saturating_add(1);
-                    return true;
-                }
-                Self::Asked { syns, .. } if !flags.has(Flags::ACK) => *syns = syns.saturating_add(1),
-                _ => {}
-            },
-            _ if flags.has(Flags::SYN | Flags::ACK) => {
-                let syn_ack = SynAck { frame, after_us };
-                let (syns, syn_frame) = (self.syns(), self.syn_frame());
-                *self = Self::Accepted { opener: peer, syns, syn_frame, syn_ack };
-            }
-            Self::Unseen if flags.has(Flags::SYN) => {
-                *self = Self::Asked { opener: side, syns: 1, syn_frame: frame };
-            }
-            // A SYN that crosses the first one, or answers it (RFC 9293 section 3.5): who asked first is the client.
-            Self::Asked { .. } if flags.has(Flags::SYN) => {}
-            Self::Accepted { opener, syn_frame, .. } | Self::Answered { opener, syn_frame, .. }
-                if flags.has(Flags::SYN) =>
-            {
-                (*opener, *syn_frame) = (side, frame);
-            }
-            &mut Self::Accepted { opener, syns, syn_frame, syn_ack } if opener == side => {
-                *self = Self::Answered { opener, syns, repeats: 0, syn_frame, syn_ack };
-            }
-            _ => {}
-        }
-        false
     }
 }

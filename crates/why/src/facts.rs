@@ -7,8 +7,9 @@ mod sender;
 use linger_packet::Flags;
 
 use crate::claim::{Asked, Party};
-use crate::connection::{ObservedConnection, Opening};
+use crate::connection::ObservedConnection;
 use crate::key::Dir;
+use crate::opening::Opening;
 use crate::record::Record;
 use crate::recorded_reset::{Genuine, RecordedReset};
 use crate::side::{Marks, Side};

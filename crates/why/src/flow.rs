@@ -5,6 +5,7 @@ use linger_packet::{Flags, Segment};
 use crate::connection::ObservedConnection;
 use crate::key::{Dir, FlowKey};
 use crate::names::NameId;
+use crate::opening::OpeningStep;
 use crate::record::{At, Record, Since};
 use crate::recorded_reset::RecordedReset;
 
@@ -25,8 +26,10 @@ pub(crate) enum FlowStep {
     Nothing,
     /// The packet was captured twice.
     Copy,
-    /// A SYN-ACK that was sent again after its answer.
-    SynAckAgain,
+    /// A SYN-ACK that was sent again after its answer. So many packets of the client since the one before were dropped.
+    SynAckAgain(u32),
+    /// After such SYN-ACKs the client was heard. So many of its packets since the last of them were dropped.
+    Heard(u32),
     /// The first FIN of its side.
     Fin,
     /// The first FIN of its side, after the other side's FIN.
@@ -71,12 +74,16 @@ impl Flow {
             return self.observe_reset(segment, dir, at, record);
         }
         let had_fin = self.connection.sides[dir].has_fin();
-        let (record, syn_ack_again) = self.connection.take(segment, dir, at, record, micros);
+        let (record, step) = self.connection.take(segment, dir, at, record, micros);
         if let Some(reset) = &mut self.reset {
             reset.followed_by(segment, dir, at, record, self.connection.sides[dir].app);
         }
-        if syn_ack_again {
-            FlowStep::SynAckAgain
+        if let OpeningStep::SynAckAgain(dropped) = step {
+            FlowStep::SynAckAgain(dropped)
+        } else if let OpeningStep::Heard(dropped) = step
+            && !self.connection.sides[dir].has_fin()
+        {
+            FlowStep::Heard(dropped)
         } else if had_fin || !self.connection.sides[dir].has_fin() {
             FlowStep::Nothing
         } else if self.connection.closed() {

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use crate::owner::Owner;
+use crate::surroundings::Drops;
 use crate::timeline::{Timeline, TimelineCount};
-use crate::{Cause, Class, Confidence, Finding, ports, timeouts};
+use crate::{Cause, Class, Confidence, Examined, Finding, ports, timeouts};
 
 /// Limit of groups. Further resets join one group for each cause.
 const MAX_GROUPS: usize = 4_000;
@@ -42,6 +43,8 @@ pub struct Group {
     pub lost_response_bytes: u64,
     /// Request bytes that were never read, all together, as far as is visible.
     pub unread_request_bytes: u64,
+    /// What clients sent to the listener in vain, where its accept queue was full.
+    pub drops: Option<Drops>,
     /// The first reset's time, in nanoseconds since 1970.
     pub first_ns: u64,
     /// The last reset's time.
@@ -183,6 +186,7 @@ impl Groups {
                 connections: 1,
                 lost_response_bytes: finding.lost_response_bytes.unwrap_or(0),
                 unread_request_bytes: finding.unread_request_bytes.unwrap_or(0),
+                drops: None,
                 first_ns: finding.time_ns,
                 last_ns: finding.time_ns,
                 timing: Timing::default(),
@@ -215,6 +219,19 @@ impl Groups {
         if (finding.confidence, finding.evidence.len()) > (group.confidence, group.example.evidence.len()) {
             group.confidence = finding.confidence;
             group.example = finding;
+        }
+    }
+
+    /// Notes what listeners have dropped in a capture, once all findings are added. Where several captures show a listener, the one
+    /// that shows least counts: they may be views of the same packets.
+    pub fn note_drops(&mut self, examined: &Examined) {
+        if examined.drops.is_empty() {
+            return;
+        }
+        for group in self.groups.iter_mut().filter(|group| group.cause == Cause::AcceptQueueOverflow) {
+            let seen = group.listener.and_then(|listener| examined.drops.get(&listener));
+            group.drops =
+                [group.drops, seen.copied()].into_iter().flatten().min_by_key(|drops| drops.total());
         }
     }
 

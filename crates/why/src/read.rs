@@ -1,5 +1,7 @@
 //! Reads captures and hands out their findings.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -11,6 +13,7 @@ use serde::Serialize;
 
 use crate::set::{CaptureSet, SetFile};
 use crate::stop::ReadStop;
+use crate::surroundings::Drops;
 use crate::{Analyzer, AnalyzerLimits, Finding, PacketCounts, Selection};
 
 /// How much before the last packet of one file the next file of a rotated capture may begin, in nanoseconds: packets that
@@ -36,6 +39,9 @@ pub struct Examined {
     /// The layers that were not understood, each with its number of packets, the commonest first.
     #[serde(skip)]
     pub not_understood: Vec<(Layer, u64)>,
+    /// What clients sent to listeners in vain.
+    #[serde(skip)]
+    pub drops: BTreeMap<SocketAddr, Drops>,
     /// Why reading stopped before the end, if it did.
     pub stopped: Option<String>,
     /// Whether more packets may follow after the point where reading stopped: the capture is damaged there, or reading
@@ -188,7 +194,7 @@ impl SeriesStream {
 
     fn finish(self, on_finding: impl FnMut(Finding)) -> Examined {
         let not_understood = self.analyzer.not_understood();
-        let (findings, counts) = self.analyzer.finish();
+        let (findings, counts, drops) = self.analyzer.finish();
         findings.into_iter().for_each(on_finding);
         let file = match &*self.files {
             [first, .., last] => {
@@ -197,7 +203,7 @@ impl SeriesStream {
             files => files.first().map_or(String::new(), |path| path.display().to_string()),
         };
         let Self { files, stopped, unread, .. } = self;
-        Examined { file, files, counts, not_understood, stopped, unread }
+        Examined { file, files, counts, not_understood, drops, stopped, unread }
     }
 }
 

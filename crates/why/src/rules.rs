@@ -80,14 +80,14 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::AcceptQueueOverflow, Class::Unanswered),
-        "no reset; the SYN-ACK is repeated after the client's ACK and its data is repeated unanswered, or SYNs go unanswered where other connections of the port show a full queue, by repeated SYN-ACKs, refusals or late openings",
+        "no reset; the SYN-ACK is repeated after the client's ACK and its data is repeated unanswered, or SYNs go unanswered where other connections of the port show a full queue, by repeated SYN-ACKs, refusals or late openings, or two or more with requests that were opened before and on which neither a byte nor a FIN came back, while the port ended and answered no other; possible if the host acknowledges nothing of these after the first SYN",
         "an acknowledgement of the data; a SYN-ACK",
         Some(("not-accepted--and-no-reset", "the data is acknowledged at last")),
         6,
     ),
     rule(
         (Cause::AcceptQueueOverflow, Class::OpenedLate),
-        "the SYN-ACK came 2.5 s or more after the first of three SYNs or more, as in three connections of the port at least, which are most of those whose SYN was repeated; or 0.9 s or more after the first of two, as in 16 connections within 10 s, more than were accepted at once; likely if the port answered others while two SYNs of one of them went unanswered, else possible",
+        "the SYN-ACK came 1.8 s or more after the first of three SYNs or more, as in three connections of the port at least, which are most of those whose SYN was repeated; or 0.9 s or more after the first of two, as in 16 connections within 10 s, more than were accepted at once; likely if the port answered others while two SYNs of one of them went unanswered, else possible",
         "two such connections; as many others whose SYN was repeated once; 15 connections, or as many that were accepted at once",
         Some(("opened-late", "two of them")),
         0,
@@ -305,7 +305,7 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::NoAnswer, Class::Unanswered),
-        "three SYNs or more over 2.5 s, and no answer",
+        "three SYNs or more over 1.8 s, and no answer",
         "a SYN-ACK; a reset; an ICMP error",
         Some(("no-answer", "refused at last")),
         1,

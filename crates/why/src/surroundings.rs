@@ -1,8 +1,10 @@
 //! What other connections of a listener show: refusals, accepted handshakes, many ends at once.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use hashbrown::HashMap;
+use serde::Serialize;
 
 use crate::places::Network;
 
@@ -47,11 +49,48 @@ pub(crate) struct ListenerHistory {
     pub(crate) served_others: u32,
     /// The latest SYN-ACK, FIN or reset of the listener's side.
     heard: Option<u64>,
+    /// What was sent to it in vain.
+    drops: Drops,
+    /// The connections that it had opened at the end of the capture.
+    pub(crate) held: HeldConnections,
     /// When the latest group of ends began, and how many there were.
     burst: (u64, u32),
     /// The greatest such group.
     greatest: (u64, u32),
     touched: u64,
+}
+
+/// Packets of clients that a listener has dropped, as far as the capture shows: they were sent again, or nothing came back. Linux
+/// counts each of them in `ListenOverflows` and in `ListenDrops`, if its accept queue was full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Drops {
+    /// SYNs.
+    pub syns: u32,
+    /// What clients sent after a SYN-ACK of which the server took no note: the last packet of the handshake, and data.
+    pub answers: u32,
+}
+
+impl Drops {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        u64::from(self.syns) + u64::from(self.answers)
+    }
+}
+
+/// Connections with a request that a listener's host has opened, and that nobody has closed by the end of the capture. The application
+/// has said nothing on them: either it has not accepted them, or it has no answer yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HeldConnections {
+    pub(crate) count: u32,
+    /// The latest SYN-ACK of them.
+    pub(crate) opened: u64,
+    /// The latest acknowledgement of them.
+    pub(crate) heard: Option<u64>,
+    /// When the host reset the first of them: because the listener ended, or because the application had taken it.
+    pub(crate) ended: Option<u64>,
+    /// The latest packet of a connection on which the application has said something, or of which it has sent the FIN.
+    pub(crate) served: Option<u64>,
 }
 
 /// How many connections of a listener opened within [`CROWD_SPAN`], after how many SYNs.
@@ -170,7 +209,56 @@ impl Surroundings {
             listener.crowd = Some(*openings);
         }
         listener.asked_again = listener.asked_again.saturating_add(again);
+        listener.drops.syns = listener.drops.syns.saturating_add(u32::from(syns.saturating_sub(1)));
         listener.opened_late = listener.opened_late.saturating_add(u32::from(late));
+    }
+
+    /// Packets to the listener were dropped.
+    pub(crate) fn drops(&mut self, listener: ListenerAddress, drops: Drops) {
+        if drops != Drops::default()
+            && let Some(listener) = self.listeners.get_mut(&listener)
+        {
+            listener.drops.syns = listener.drops.syns.saturating_add(drops.syns);
+            listener.drops.answers = listener.drops.answers.saturating_add(drops.answers);
+        }
+    }
+
+    /// A connection on which the application has said something, its last packet at `time`.
+    pub(crate) fn serves(&mut self, listener: ListenerAddress, time: u64) {
+        if let Some(listener) = self.listeners.get_mut(&listener) {
+            listener.held.served = listener.held.served.max(Some(time));
+        }
+    }
+
+    /// A connection was opened at `time`, and the application has said nothing to its request.
+    pub(crate) fn holds(
+        &mut self,
+        listener: ListenerAddress,
+        time: u64,
+        heard: Option<u64>,
+        ended: Option<u64>,
+    ) {
+        if let Some(listener) = self.listeners.get_mut(&listener) {
+            listener.held.count = listener.held.count.saturating_add(1);
+            listener.held.opened = listener.held.opened.max(time);
+            listener.held.heard = listener.held.heard.max(heard);
+            listener.held.ended = [listener.held.ended, ended].into_iter().flatten().min();
+        }
+    }
+
+    /// What was dropped, by listener. Of a listener that was seen in several networks or on several interfaces, the least counts: what
+    /// was lost on the way to it met no queue.
+    pub(crate) fn dropped(&self) -> BTreeMap<SocketAddr, Drops> {
+        let mut all = BTreeMap::<SocketAddr, Drops>::new();
+        for ((address, _), listener) in
+            self.listeners.iter().filter(|(_, listener)| listener.drops != Drops::default())
+        {
+            let least = all.entry(*address).or_insert(listener.drops);
+            if listener.drops.total() < least.total() {
+                *least = listener.drops;
+            }
+        }
+        all
     }
 
     pub(crate) fn repeats(&mut self, listener: ListenerAddress, time: u64) {

@@ -187,6 +187,11 @@ impl Table {
         }
     }
 
+    /// All flows.
+    pub(crate) fn flows(&self) -> impl Iterator<Item = &Flow> {
+        self.chunks.iter().flatten().flatten()
+    }
+
     /// Removes all flows, at the end of the capture.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Flow> {
         self.index.clear();

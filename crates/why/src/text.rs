@@ -236,6 +236,20 @@ pub fn when(group: &Group) -> Vec<String> {
     lines
 }
 
+/// What clients sent to a full listener in vain.
+pub fn dropped(group: &Group) -> Option<String> {
+    let drops = group.drops.filter(|drops| drops.total() > 0)?;
+    let parts =
+        [(drops.syns, "SYN", "SYNs"), (drops.answers, "packet behind a SYN-ACK", "packets behind a SYN-ACK")];
+    let parts = parts.iter().filter(|(count, ..)| *count > 0);
+    let parts = parts.map(|&(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }));
+    Some(format!(
+        "{}, of all connections to it. The kernel counts each in ListenOverflows and ListenDrops, but for those that were lost \
+         on the way, and bare ACKs that TCP_DEFER_ACCEPT holds back (TCPDeferAcceptDrop)",
+        parts.collect::<Vec<_>>().join(" and ")
+    ))
+}
+
 fn finding(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) -> io::Result<()> {
     let example = &group.example;
     writeln!(out, "{number}. {}", headline(group))?;
@@ -246,6 +260,9 @@ fn finding(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) ->
     }
     for line in when(group) {
         writeln!(out, "   When: {line}")?;
+    }
+    if let Some(drops) = dropped(group) {
+        writeln!(out, "   Dropped: {drops}")?;
     }
     if group.connections > 1 {
         writeln!(out, "   The clearest of them: frame {} of {}", example.frame, one_line(&example.file))?;
@@ -276,10 +293,12 @@ fn finding(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) ->
             .map(|member| format!("frame {} {} -> {}", member.frame, member.from, member.to))
             .collect();
         let more = group.connections.saturating_sub(listed.len() as u64);
-        writeln!(out, "   Resets: {}", listed.join("; "))?;
+        // The frame of a connection without a reset is the one that shows its failure.
+        let heading = if example.class.is_reset() { "Resets:" } else { "Connections:" };
+        writeln!(out, "   {heading} {}", listed.join("; "))?;
         if more > 0 {
             let list = tools.list.map_or(String::new(), |option| format!(" ({option} lists them)"));
-            writeln!(out, "           and {more} more{list}")?;
+            writeln!(out, "   {:width$} and {more} more{list}", "", width = heading.len())?;
         }
     }
     ladder(out, example)
@@ -385,6 +404,7 @@ mod tests {
                 files: Vec::new(),
                 counts,
                 not_understood: Vec::new(),
+                drops: std::collections::BTreeMap::new(),
                 stopped: None,
                 unread: false,
             };

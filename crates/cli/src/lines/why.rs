@@ -40,6 +40,11 @@ pub(crate) struct Group {
     lost_response_bytes: u64,
     /// Request bytes that were never read, all together, as far as is visible.
     unread_request_bytes: u64,
+    /// Where the accept queue was full: SYNs to the listener that were dropped, of all its connections, at least so many. The kernel
+    /// counts them in ListenOverflows and ListenDrops.
+    dropped_syns: Option<u32>,
+    /// The same of what clients sent after a SYN-ACK: the last packet of the handshake, and data.
+    dropped_answers: Option<u32>,
     /// The first reset's time, RFC 3339.
     #[schemars(schema_with = "common::date_time")]
     first: Option<String>,
@@ -100,6 +105,8 @@ impl From<&library::Group> for Group {
             connections: group.connections,
             lost_response_bytes: group.lost_response_bytes,
             unread_request_bytes: group.unread_request_bytes,
+            dropped_syns: group.drops.map(|drops| drops.syns),
+            dropped_answers: group.drops.map(|drops| drops.answers),
             first: common::rfc3339(seconds(group.first_ns)),
             first_seconds: Some(seconds(group.first_ns)),
             last: common::rfc3339(seconds(group.last_ns)),

@@ -16,6 +16,7 @@ mod leftovers;
 mod many;
 mod memory;
 mod page;
+mod queue;
 mod receipts;
 mod refusals;
 mod run;

@@ -21,7 +21,7 @@ impl Wait<'_> {
     fn is_late(&self) -> bool {
         let (Some(first), Some(syn_ack)) = (self.syns.first(), self.syn_ack) else { return false };
         // To the microsecond, as the readers of captures have it.
-        self.syns.len() >= 3 && syn_ack.time_ns / 1_000 - first.time_ns / 1_000 >= 2_500_000
+        self.syns.len() >= 3 && syn_ack.time_ns / 1_000 - first.time_ns / 1_000 >= 1_800_000
     }
 }
 
@@ -71,6 +71,14 @@ impl Checker<'_> {
             }
             Claim::PortCrowded { again, at_first } => self.crowded(*again, *at_first),
             Claim::ServedOthersMeanwhile => self.served_meanwhile(),
+            Claim::PortHolds(count) => holds(self.held().count() >= *count as usize, "fewer"),
+            Claim::HostHeardMeanwhile => {
+                let first = self.all_from(self.finding.from).before.first().map_or(0, |seen| seen.frame);
+                let heard = self.held().any(|packets| {
+                    packets.iter().any(|seen| seen.from == self.listener() && seen.frame > first)
+                });
+                holds(heard, "nothing was acknowledged")
+            }
             Claim::WindowStuck { probes, nanoseconds } => self.stuck(*probes, *nanoseconds),
             Claim::SentAgain { bytes, count, nanoseconds } => self.again(*bytes, *count, *nanoseconds),
             Claim::NoneSoLongTaken { bytes } => {
@@ -122,6 +130,29 @@ impl Checker<'_> {
             }
         }
         waits.into_values()
+    }
+
+    /// The packets of each connection of the port with a request that was opened before the finding, and on which the port has said nothing.
+    fn held(&self) -> impl Iterator<Item = Vec<&Seen>> {
+        let listener = self.listener();
+        let mut all: BTreeMap<(u32, SocketAddr), Vec<&Seen>> = BTreeMap::new();
+        for seen in self.all.iter().filter(|seen| seen.icmp.is_none()) {
+            if seen.from == listener || seen.to == listener {
+                let client = if seen.from == listener { seen.to } else { seen.from };
+                all.entry((seen.interface, client)).or_default().push(seen);
+            }
+        }
+        let last = self.finding.frame;
+        all.into_values().filter(move |packets| {
+            let own = || packets.iter().filter(|seen| seen.from == listener);
+            let opened = own().any(|seen| seen.has(Flags::SYN | Flags::ACK) && seen.frame < last);
+            let asked =
+                packets.iter().any(|seen| seen.to == listener && seen.len > 0 && !seen.has(Flags::SYN));
+            let spoke = own().any(|seen| {
+                seen.len > 0 || seen.has(Flags::FIN) || seen.has(Flags::RST) && seen.frame < last
+            });
+            opened && asked && !spoke
+        })
     }
 
     fn crowded(&self, at_second: u32, at_first: u32) -> Proof {

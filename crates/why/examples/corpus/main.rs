@@ -4,13 +4,15 @@
 //!
 //! Prints how many resets there are of each cause and confidence, and each sentence that the packets refute; with
 //! `--findings` every finding as a line of JSON before that, with `--priors` the rows of `src/priors.rs`. `--rules` prints the table of
-//! rules, as it stands in docs/why-rules.md. Ends with 1 if a sentence was refuted.
+//! rules, as it stands in docs/why-rules.md. `--labelled LINES FOLDER` compares the verdicts on captures of `linger lab --json --pcap FOLDER`,
+//! which printed LINES, with the kernel's counters. Ends with 1 if a sentence was refuted, or a verdict was certain and wrong.
 
 mod check;
 mod check_course;
 mod check_failed;
 mod check_prints;
 mod check_sender;
+mod labelled;
 mod payload;
 mod trace;
 
@@ -28,6 +30,16 @@ fn main() -> ExitCode {
     if options.iter().any(|option| option == "--rules") {
         print!("{}", linger_why::CauseRule::table());
         return ExitCode::SUCCESS;
+    }
+    if let (true, [lines, folder]) = (options.iter().any(|option| option == "--labelled"), &*folders) {
+        return match labelled::score(Path::new(lines), Path::new(folder)) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("{lines}: {error}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let list = options.iter().any(|option| option == "--findings");
     let mut files = Vec::new();

@@ -2,13 +2,16 @@
 
 use linger_packet::{Flags, Segment};
 
-use super::Analyzer;
-use crate::connection::Opening;
+use super::{Analyzer, MAX_LATE};
+use crate::connection::A_PAUSE;
 use crate::facts::Facts;
-use crate::flow::FlowStep;
+use crate::flow::{Flow, FlowStep};
 use crate::key::Dir;
+use crate::opening::Opening;
+use crate::places::Places;
 use crate::record::At;
 use crate::side::Marks;
+use crate::surroundings::{Drops, ListenerAddress, Surroundings};
 use crate::table::FlowSlot;
 
 impl Analyzer {
@@ -54,10 +57,15 @@ impl Analyzer {
             if first && connection.opening.syns() > 0 {
                 let (syns, late) = (connection.opening.syns(), connection.opened_late().is_some());
                 self.surroundings.opens(source, at.time_ns, syns, late);
+                let again = connection.opened_again().is_some_and(|(_, delay)| delay >= A_PAUSE);
+                if again && self.late.len() < MAX_LATE {
+                    self.late.insert(connection.key, connection.records().copied().collect());
+                }
             }
             self.surroundings.accepts(source, at.time_ns, segment.ttl);
-            if step == FlowStep::SynAckAgain {
+            if let FlowStep::SynAckAgain(dropped) = step {
                 self.surroundings.repeats(source, at.time_ns);
+                self.surroundings.drops(source, Drops { syns: 0, answers: dropped });
             }
             return;
         }
@@ -91,5 +99,44 @@ impl Analyzer {
             }
             _ => {}
         }
+    }
+
+    /// The server has taken note of a client after all.
+    #[cold]
+    pub(super) fn note_heard(&mut self, slot: FlowSlot, dir: Dir, dropped: u32) {
+        let Some(flow) = self.table.get(slot) else { return };
+        let listener = (flow.connection.key.end(dir), self.places.network(&flow.connection, dir));
+        self.surroundings.drops(listener, Drops { syns: 0, answers: dropped });
+    }
+}
+
+/// Records what a connection shows about its listener when it is forgotten, or when the capture ends.
+pub(super) fn note_end(surroundings: &mut Surroundings, places: &mut Places, flow: &Flow) {
+    let connection = flow.reset.as_ref().map_or(&flow.connection, |reset| &reset.connection);
+    let Some(opener) = connection.opener() else { return };
+    let syns = if let Opening::Asked { syns, .. } = connection.opening { u32::from(syns) } else { 0 };
+    let answers = connection.unheard_at_end();
+    let server = &connection.sides[1 - opener];
+    let refused = flow.reset.as_ref().is_some_and(|reset| reset.by != opener);
+    let spoke = server.payload > 0 || server.has_fin();
+    let opened = connection.opening.syn_ack();
+    if syns + answers == 0 && opened.is_none() {
+        return;
+    }
+    let listener: ListenerAddress = (connection.key.end(1 - opener), places.network(connection, 1 - opener));
+    // The last packet was not dropped, if it was answered with a reset.
+    let drops = Drops {
+        syns: syns.saturating_sub(u32::from(refused)),
+        answers: answers.saturating_sub(u32::from(refused)),
+    };
+    surroundings.drops(listener, drops);
+    let Some(syn_ack) = opened else { return };
+    if spoke {
+        surroundings.serves(listener, server.last_time);
+    } else if matches!(connection.opening, Opening::Answered { .. }) && connection.sides[opener].payload > 0 {
+        let time = connection.time_of(u64::from(syn_ack.after_us) * 1_000);
+        let heard = (server.last_frame > syn_ack.frame).then_some(server.last_time);
+        let ended = flow.reset.as_ref().filter(|_| refused).map(|reset| reset.at.time_ns);
+        surroundings.holds(listener, time, heard, ended);
     }
 }

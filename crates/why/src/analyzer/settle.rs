@@ -1,25 +1,33 @@
 //! The end of a connection in the table: whether it failed, and the finding about that.
 
-use super::Analyzer;
+use super::{Analyzer, notes};
 use crate::cause::no_reset::FailureLook;
 use crate::cause::reset::decide;
 use crate::facts::Facts;
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::Flow;
 use crate::names::AskedName;
+use crate::record::Record;
 use crate::recorded_reset::RecordedReset;
 use crate::{Cause, Claim, Class, Confidence, Remedy};
 
 impl Analyzer {
     pub(super) fn settle(&mut self, flow: Flow) {
+        notes::note_end(&mut self.surroundings, &mut self.places, &flow);
+        self.conclude(flow);
+    }
+
+    /// What [`Self::settle`] does, for a connection whose end was noted.
+    pub(super) fn conclude(&mut self, flow: Flow) {
+        let late = if self.late.is_empty() { None } else { self.late.remove(&flow.connection.key) };
         if let Some(reset) = flow.reset {
             self.judge(&reset);
         } else {
-            self.settle_without_reset(&flow);
+            self.settle_without_reset(&flow, &late.unwrap_or_default());
         }
     }
 
-    fn settle_without_reset(&mut self, flow: &Flow) {
+    fn settle_without_reset(&mut self, flow: &Flow, late: &[Record]) {
         let connection = &flow.connection;
         let icmp = if self.reported.is_empty() { None } else { self.reported.remove(&connection.key) };
         if icmp.is_none() && !connection.may_have_failed() {
@@ -31,7 +39,8 @@ impl Analyzer {
         let look = FailureLook { connection, listener: &listener, icmp: icmp.as_ref() };
         let Some(failed) = look.failed() else { return };
         let path = self.places.path(connection.paths[failed.by]);
-        let mut finding = look.finding(failed, self.names.of(flow.asked_name).map(AskedName::as_str));
+        let name = self.names.of(flow.asked_name).map(AskedName::as_str);
+        let mut finding = look.finding(failed, name, late);
         (finding.tags, finding.numbers.network) = (path.to_string(), path.network());
         self.files.localise(&mut finding);
         self.ready.push(finding);

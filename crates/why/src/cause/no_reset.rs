@@ -124,8 +124,13 @@ impl FailureLook<'_> {
             .or_else(|| self.opened_late())
     }
 
-    /// The finding about a failure.
-    pub(crate) fn finding(&self, mut failed: Failed, name: Option<AskedName<&str>>) -> Finding {
+    /// The finding about a failure. `late`: the packets up to a SYN-ACK that came late.
+    pub(crate) fn finding(
+        &self,
+        mut failed: Failed,
+        name: Option<AskedName<&str>>,
+        late: &[Record],
+    ) -> Finding {
         let connection = self.connection;
         let [from, to] = [connection.key.end(failed.by), connection.key.end(1 - failed.by)];
         let frame = self.frame(failed.frame);
@@ -156,7 +161,7 @@ impl FailureLook<'_> {
             further_resets: 0,
             silence_ns: None,
             age_ns: Some(failed.since),
-            ladder: facts.course(),
+            ladder: facts.late_course(late),
             ttl: connection.sides[failed.by].ttl[0],
             tags: String::new(),
             numbers: Numbers {

@@ -1,6 +1,7 @@
 //! The sentences in words.
 
 mod fingerprint;
+mod queue;
 
 use std::fmt;
 
@@ -88,10 +89,6 @@ impl fmt::Display for Claim {
             | Self::ClientClosedFirst
             | Self::CrossedByRequest(_)
             | Self::RestedBeforeFin { .. }
-            | Self::OpenedLate { .. }
-            | Self::PortOpenedLate(_)
-            | Self::PortCrowded { .. }
-            | Self::ServedOthersMeanwhile
             | Self::WindowStuck { .. }
             | Self::SentAgain { .. }
             | Self::NoneSoLongTaken { .. }
@@ -313,22 +310,6 @@ impl Claim {
             Self::RestedBeforeFin { nanoseconds } => {
                 write!(f, "the connection had rested for {} by then", Duration(*nanoseconds))
             }
-            Self::OpenedLate { count, nanoseconds } => {
-                write!(f, "the SYN-ACK came {} after the first of {count} SYNs", Duration(*nanoseconds))
-            }
-            Self::PortOpenedLate(count) => {
-                write!(
-                    f,
-                    "{count} connections of the port opened so late, most of those whose SYN was repeated"
-                )
-            }
-            Self::PortCrowded { again, at_first } => write!(
-                f,
-                "within 10 s the port accepted {again} connections only when they had asked again, and {at_first} at once"
-            ),
-            Self::ServedOthersMeanwhile => f.write_str(
-                "the port answered others while SYNs of these went unanswered: host and path were there",
-            ),
             Self::WindowStuck { probes, nanoseconds } => write!(
                 f,
                 "the window stayed closed for the last {}, while {probes} probes asked for it",
@@ -472,7 +453,7 @@ impl Claim {
             Self::OtherView(says) => f.write_str(says),
             Self::SentIn(tags) => write!(f, "it was sent in {tags}"),
             Self::InFile { says, file } => write!(f, "{says} (in {file})"),
-            _ => Ok(()),
+            _ => self.queue(f),
         }
     }
 }

@@ -47,6 +47,13 @@ impl Facts<'_> {
         rungs
     }
 
+    /// The latest packets, and before them those up to a SYN-ACK that came late.
+    pub(crate) fn late_course(&self, opening: &[Record]) -> Vec<Rung> {
+        let kept_from = self.connection().records().next().map_or(0, |record| record.frame);
+        let before = opening.iter().take_while(|record| record.frame < kept_from);
+        before.map(|record| self.rung(record)).chain(self.course()).collect()
+    }
+
     /// The latest packets.
     pub(crate) fn course(&self) -> Vec<Rung> {
         self.connection().records().map(|record| self.rung(record)).collect()

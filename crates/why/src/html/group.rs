@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::{escape, ladder};
 use crate::clock::WallClock;
 use crate::group::Group;
-use crate::text::{losses, when, whose};
+use crate::text::{dropped, losses, when, whose};
 use crate::{Cause, Confidence, Tools, overview};
 
 /// Connections that are listed of a finding.
@@ -101,6 +101,9 @@ pub(super) fn article(out: &mut impl Write, number: usize, group: &Group, tools:
     }
     for (at, line) in when(group).iter().enumerate() {
         row(out, if at == 0 { "When" } else { "" }, line)?;
+    }
+    if let Some(drops) = dropped(group) {
+        row(out, "Dropped", &drops)?;
     }
     writeln!(out, "<dt>Evidence</dt><dd><ul>")?;
     for evidence in &example.evidence {

@@ -270,6 +270,15 @@ impl Flow {
         self
     }
 
+    /// The server sends its SYN-ACK once more.
+    pub(crate) fn again_syn_ack(mut self) -> Self {
+        let mut packet = self.packets.iter().find(|packet| packet.flags.has(S | A)).unwrap().clone();
+        packet.time = self.now;
+        self.packets.push(packet);
+        self.now += 1_000_000;
+        self
+    }
+
     /// A keepalive probe, or the probe of a closed window.
     pub(crate) fn probe(self, who: Who) -> Self {
         self.ack(who).with(|packet| packet.seq = packet.seq.wrapping_sub(1))

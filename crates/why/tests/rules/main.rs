@@ -4,7 +4,7 @@
 //! answers to packets, `active` for resets that no packet asked for, `client` for those of the client, `closing` for what a close leaves behind, `foreign`
 //! for resets of another sender, `ttl` for what a foreign TTL proves, `timers` for probes and retransmissions, `window` for the re-opened window,
 //! `protocols` and `records` for the payload, `amounts` for numbers and ladders, `prints` for what shows the sender's stack, `places` for several captures,
-//! `networks` for VLANs and labels, `names` for what clients ask for, `unanswered`, `early` and `stalled` for failures without a reset, `series` for rotated captures.
+//! `networks` for VLANs and labels, `names` for what clients ask for, `unanswered`, `early` and `stalled` for failures without a reset, `queue` for what a full accept queue shows, `series` for rotated captures.
 
 #[path = "../../examples/corpus/check.rs"]
 mod check;
@@ -37,6 +37,7 @@ mod places;
 mod prints;
 mod protocols;
 mod proxies;
+mod queue;
 mod records;
 mod series;
 mod stalled;

@@ -6,11 +6,16 @@ use crate::flow::{Client, Flow, S, Server, flow};
 use crate::opening::accepted_at;
 
 /// SYNs as Linux repeats them: after one second, two and four more.
-fn asked(times: usize) -> Flow {
+pub(crate) fn asked(times: usize) -> Flow {
     asked_from(40_000, times)
 }
 
-fn asked_from(port: u16, times: usize) -> Flow {
+/// SYNs as Linux since 6.5 and macOS repeat the first ones: every second, or as often as is said.
+fn asked_every(ms: u64, times: usize) -> Flow {
+    (1..times).fold(flow().syn(), |flow, _| flow.wait(ms - 1).again(Client))
+}
+
+pub(crate) fn asked_from(port: u16, times: usize) -> Flow {
     [1_000, 2_000, 4_000]
         .iter()
         .take(times - 1)
@@ -28,6 +33,9 @@ fn syns_without_an_answer() {
     rule("no answer")
         .base(&asked(3), "no-answer likely unanswered harmful lost:0 unread:0")
         .but("four", &asked(4), "no-answer likely")
+        .but("three, a second apart", &asked_every(1_000, 3), "no-answer likely")
+        .but("three, 900 ms apart", &asked_every(900, 3), "no-answer likely")
+        .but("three, 899 ms apart", &asked_every(899, 3), "none")
         .but("two", &asked(2), "none")
         .but("two, three seconds apart", &flow().syn().wait(2_999).again(Client), "none")
         .but("the first one with data (TCP Fast Open)", &fast_open(), "no-answer likely unread:0")
@@ -64,7 +72,7 @@ fn a_handshake_that_the_server_took_no_note_of() {
 }
 
 /// A connection from a port, whose SYN-ACK comes so many milliseconds after its last SYN.
-fn opened(port: u16, syns: usize, ms: u64) -> Flow {
+pub(crate) fn opened(port: u16, syns: usize, ms: u64) -> Flow {
     asked_from(port, syns).wait(ms - 1).syn_ack().ack(Client)
 }
 
@@ -73,7 +81,7 @@ fn opened_late_from(port: u16, count: u16) -> Flow {
     (1..count).fold(opened(port, 3, 200), |all, at| all.and(opened(port + at, 3, 200)))
 }
 
-fn opened_late(count: u16) -> Flow {
+pub(crate) fn opened_late(count: u16) -> Flow {
     opened_late_from(40_000, count)
 }
 
@@ -88,15 +96,15 @@ fn at_the_first(count: u16) -> Flow {
         .fold(flow().ports(40_300, 80).shake(), |all, at| all.and(flow().ports(40_300 + at, 80).shake()))
 }
 
-fn later(flow: Flow, ms: u64) -> Flow {
+pub(crate) fn later(flow: Flow, ms: u64) -> Flow {
     flow.with_all(|packet| packet.time += ms * 1_000_000)
 }
 
 #[test]
 fn a_listener_that_leaves_syns_waiting() {
-    let sooner = |port| {
-        let flow = flow().ports(port, 80).syn().wait(999).again(Client).wait(999).again(Client);
-        flow.wait(399).syn_ack().ack(Client)
+    let linear = |port, ms: u64| {
+        let flow = flow().ports(port, 80).syn().wait(ms - 1).again(Client).wait(ms - 1).again(Client);
+        flow.syn_ack().ack(Client)
     };
     let two_syns = |port| flow().ports(port, 80).syn().wait(2_999).again(Client).syn_ack().ack(Client);
     let three =
@@ -120,7 +128,12 @@ fn a_listener_that_leaves_syns_waiting() {
             "accept-queue-overflow opened-late",
         )
         .but("four others are", &opened_late(3).and(opened_at_the_second(4)), "none")
-        .but("three SYNs within 2.4 s", &three(&sooner), "none")
+        .but(
+            "three SYNs a second apart, as Linux since 6.5 sends them",
+            &three(&|port| linear(port, 1_000)),
+            "accept-queue-overflow likely opened-late",
+        )
+        .but("three SYNs 899 ms apart", &three(&|port| linear(port, 899)), "none")
         .but("two SYNs", &three(&two_syns), "none")
         .but("another waits in vain", &silent(3), "accept-queue-overflow likely unanswered")
         .but(

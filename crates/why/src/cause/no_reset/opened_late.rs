@@ -3,14 +3,12 @@
 
 use super::{Failed, FailureLook};
 use crate::advice::{Host, NextEvidence};
+use crate::connection::A_PAUSE;
 use crate::surroundings::{CROWD_SPAN, Openings};
 use crate::{Cause, Claim, Class, Confidence};
 
-/// No sender repeats a SYN sooner (RFC 6298 section 2: after 1 s), a little less than that, in nanoseconds.
-const REPEATED: u64 = 900_000_000;
-
 impl FailureLook<'_> {
-    /// The SYN-ACK came late, as for other connections of the listener: for three by 2.5 s, or for most of a crowd by a second.
+    /// The SYN-ACK came late, as for other connections of the listener: for three by two pauses, or for most of a crowd by a second.
     /// One connection alone may have lost its SYNs on the path.
     pub(super) fn opened_late(&self) -> Option<Failed> {
         let (count, nanoseconds) = self.connection.opened_again()?;
@@ -18,7 +16,7 @@ impl FailureLook<'_> {
         let syn_ack = self.connection.opening.syn_ack()?;
         let time = self.time(nanoseconds);
         let in_crowd = |crowd: &Openings| {
-            nanoseconds >= REPEATED
+            nanoseconds >= A_PAUSE
                 && time.abs_diff(crowd.start.saturating_add(CROWD_SPAN / 2)) <= CROWD_SPAN / 2
         };
         let crowd = listener.crowd.filter(in_crowd);

@@ -4,8 +4,9 @@ use linger_packet::Flags;
 
 use super::{Failed, FailureLook};
 use crate::advice::{Capture, Host, NextEvidence};
+use crate::connection::TWO_PAUSES;
 use crate::surroundings::Openings;
-use crate::{Cause, Claim, Class};
+use crate::{Cause, Claim, Class, Confidence};
 
 use Cause::{AcceptQueueOverflow, FirewallReject, NoAnswer, Unreachable};
 
@@ -13,6 +14,9 @@ use Cause::{AcceptQueueOverflow, FirewallReject, NoAnswer, Unreachable};
 const SYNS: usize = 3;
 /// If a listener refused this many connections right after the handshake, its accept queue was full.
 const TURNED_AWAY: u32 = 3;
+/// So many connections that were opened, and on which the application says nothing, fill the shortest accept queue: with a backlog
+/// of 1 Linux holds two. A single one may wait for an answer that takes long.
+const HELD: u32 = 2;
 
 impl FailureLook<'_> {
     /// The client's SYNs, and nothing else.
@@ -28,7 +32,7 @@ impl FailureLook<'_> {
         }
         let (first, last) = (syns.first()?, syns.last()?);
         let nanoseconds = last.since_first() - first.since_first();
-        if self.icmp.is_none() && (syns.len() < SYNS || nanoseconds < super::SPAN) {
+        if self.icmp.is_none() && (syns.len() < SYNS || nanoseconds < TWO_PAUSES) {
             return None;
         }
         let mut failed = Failed::at(Class::Unanswered, opener, last);
@@ -73,7 +77,23 @@ impl FailureLook<'_> {
             }
             failed.say(None, Claim::ServedOthersMeanwhile);
         }
-        if full {
+        let first = self.time(0);
+        let held = listener.held;
+        // Had a process taken one of them, or any other, since then, there would be room again.
+        let stuck = held.count >= HELD
+            && held.opened < self.time(failed.since)
+            && held.ended.is_none_or(|ended| ended > self.time(failed.since))
+            && held.served.is_none_or(|served| served < first);
+        if stuck && !full {
+            failed.say(None, Claim::PortHolds(held.count));
+            if held.heard.is_some_and(|heard| heard > first) {
+                failed.say(None, Claim::HostHeardMeanwhile);
+            } else {
+                // The host, or the path, may have gone.
+                failed.confidence = Confidence::Possible;
+            }
+        }
+        if full || stuck {
             failed.decide(vec![AcceptQueueOverflow, NoAnswer], NextEvidence::Host(Host::AcceptQueue));
         } else if accepted {
             failed.decide(vec![NoAnswer, AcceptQueueOverflow], NextEvidence::Host(Host::AcceptQueue));

@@ -1,0 +1,39 @@
+//! The sentences about a full accept queue, in words.
+
+use std::fmt;
+
+use crate::Claim;
+use crate::clock::Duration;
+
+impl Claim {
+    /// What the other connections of a port show.
+    pub(super) fn queue(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OpenedLate { count, nanoseconds } => {
+                write!(f, "the SYN-ACK came {} after the first of {count} SYNs", Duration(*nanoseconds))
+            }
+            Self::PortOpenedLate(count) => {
+                write!(
+                    f,
+                    "{count} connections of the port opened so late, most of those whose SYN was repeated"
+                )
+            }
+            Self::PortCrowded { again, at_first } => write!(
+                f,
+                "within 10 s the port accepted {again} connections only when they had asked again, and {at_first} at once"
+            ),
+            Self::ServedOthersMeanwhile => f.write_str(
+                "the port answered others while SYNs of these went unanswered: host and path were there",
+            ),
+            Self::PortHolds(count) => write!(
+                f,
+                "{count} connections of the port were opened before and sent data, and neither a byte nor a FIN came back: they may \
+                 fill its accept queue"
+            ),
+            Self::HostHeardMeanwhile => f.write_str(
+                "the host acknowledged packets of those after the first of these SYNs: host and path had not gone",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
