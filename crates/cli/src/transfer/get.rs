@@ -177,6 +177,9 @@ fn output(to: &Path) -> Result<Output, Error> {
     if !is_stdio(to) {
         return Ok(Output::Path(to.to_owned()));
     }
+    if kernel::had_no_stdout() {
+        return Err(Error::Usage("standard output is closed: there is nowhere to write to".into()));
+    }
     let stdout = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3);
     stdout
         .map(Output::Stream)
