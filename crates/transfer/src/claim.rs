@@ -94,15 +94,16 @@ impl Claimant {
             match self.claims.lock().get(&token) {
                 None => {}
                 Some(holder) if holder.session >= self.session => return Err(self.refusal(holder)),
-                Some(holder) if waited > FINISH && cancelled.is_none() => match self.yields(holder, waited, host::now()) {
-                    Some(true) => cancelled = Some(host::now()),
-                    Some(false) => return Err(self.refusal(holder)),
-                    None => {}
-                },
+                Some(holder) if waited > FINISH && cancelled.is_none() => {
+                    match self.yields(holder, waited, host::now()) {
+                        Some(true) => cancelled = Some(host::now()),
+                        Some(false) => return Err(self.refusal(holder)),
+                        None => {}
+                    }
+                }
                 // Counted from the cancellation: even if this thread runs late, the older session has all of STOP to react.
                 Some(holder)
-                    if cancelled
-                        .is_some_and(|since| host::now().saturating_duration_since(since) > STOP) =>
+                    if cancelled.is_some_and(|since| host::now().saturating_duration_since(since) > STOP) =>
                 {
                     return Err(self.refusal(holder));
                 }
@@ -155,7 +156,13 @@ mod tests {
 
     fn claimant(claims: &Arc<Claims>, session: u64, transfer: u8) -> Claimant {
         let cancel = Cancel::new().unwrap();
-        Claimant { claims: claims.clone(), session, transfer: [transfer; 16], cancel, activity: Arc::default() }
+        Claimant {
+            claims: claims.clone(),
+            session,
+            transfer: [transfer; 16],
+            cancel,
+            activity: Arc::default(),
+        }
     }
 
     #[test]

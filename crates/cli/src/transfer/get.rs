@@ -14,6 +14,7 @@ use super::several::Several;
 use super::show::Show;
 use super::standing::Standing;
 use super::{Connect, Copying, cannot_tell, home, is_remote, is_stdio, refuse};
+use crate::kernel;
 use crate::lines::{self, line};
 use crate::output::{Stdout, Stopped};
 use crate::{exit, interrupt};

@@ -161,7 +161,8 @@ fn a_standard_stream_that_is_closed_is_neither_read_nor_written() {
     fs::write(shared.join("there"), b"content").unwrap();
     let share = Share::new(place.path(), &shared, &["--insecure-loopback"]);
     let run = |words: &str, streams: &str| {
-        let script = format!("exec \"$0\" {words} {streams}").replace("HOST", &format!("127.0.0.1:{}", share.port));
+        let script =
+            format!("exec \"$0\" {words} {streams}").replace("HOST", &format!("127.0.0.1:{}", share.port));
         let output = Command::new("sh")
             .args(["-c", &script, LINGER])
             .env("XDG_CONFIG_HOME", place.path())
@@ -178,4 +179,30 @@ fn a_standard_stream_that_is_closed_is_neither_read_nor_written() {
     let (status, told) = run("put - HOST:new", "</dev/null");
     assert_eq!(status, Some(0), "{told}");
     assert_eq!(fs::read(shared.join("new")).unwrap(), b"");
+}
+
+/// A `get` may write where it receives and nowhere else (Landlock): that is where a link leads, not where it lies.
+#[test]
+fn a_link_to_a_directory_is_received_into() {
+    let place = tempfile::tempdir().unwrap();
+    let (shared, real, near) =
+        (place.path().join("shared"), place.path().join("real"), place.path().join("near"));
+    [&shared, &real, &near].into_iter().for_each(|directory| fs::create_dir(directory).unwrap());
+    fs::write(shared.join("there"), b"content").unwrap();
+    let share = Share::new(place.path(), &shared, &["--insecure-loopback"]);
+    for (name, leads) in [("absolute", "REAL"), ("relative", "../real"), ("chain", "absolute")] {
+        let leads = leads.replace("REAL", real.to_str().unwrap());
+        std::os::unix::fs::symlink(leads, near.join(name)).unwrap();
+        let output = Command::new(LINGER)
+            .args(["get", &format!("127.0.0.1:{}:there", share.port), name])
+            .current_dir(&near)
+            .env("XDG_CONFIG_HOME", place.path().join("keys"))
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{name}: {told}");
+        assert_eq!(fs::read(real.join("there")).unwrap(), b"content", "{name}");
+        assert!(fs::symlink_metadata(near.join(name)).unwrap().is_symlink(), "{name} is still a link");
+        fs::remove_file(real.join("there")).unwrap();
+    }
 }

@@ -223,10 +223,8 @@ impl Receiver<'_> {
     fn write_zeros(&mut self, blocks: u64) -> Result<(), Error> {
         for number in 0..blocks {
             self.attend(number)?;
-            let (
-                OpenTarget::Stream { out, so_far },
-                Some(Waiting { state: Waits::Landing(landing), .. }),
-            ) = (&mut self.place, self.files.front_mut())
+            let (OpenTarget::Stream { out, so_far }, Some(Waiting { state: Waits::Landing(landing), .. })) =
+                (&mut self.place, self.files.front_mut())
             else {
                 return Ok(());
             };

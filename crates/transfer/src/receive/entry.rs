@@ -81,6 +81,9 @@ impl Receiver<'_> {
                 Fault(Refusal::Forbidden, "one file can be sent there, no directory".into()),
             );
         }
+        if let Ok(dest) = &dest {
+            self.note_above(dest);
+        }
         self.paths.insert(index, Announced::from(&entry));
         let started =
             |resumed| Progress::Started { path: entry.path.clone(), kind, size: entry.size, resumed };
@@ -123,6 +126,17 @@ impl Receiver<'_> {
                 }
             }
             Kind::File | Kind::Pipe => self.announce(entry, dest),
+        }
+    }
+
+    /// Sees to it that what is above an entry is synced before the entry is confirmed. An announced directory sees to that itself.
+    fn note_above(&mut self, dest: &RelPath) {
+        let (OpenTarget::Tree { store, .. }, Some((above, _))) = (&mut self.place, dest.split()) else {
+            return;
+        };
+        // The innermost directory was announced last.
+        if above != store.parents && self.directories.values().next_back() != Some(&above) {
+            store.note_above(&above);
         }
     }
 

@@ -240,7 +240,8 @@ pub(super) fn after_second(
     }
     let found = world.state.borrow().disk.found();
     names(schedule, &found, (!is_refused, has_changed))?;
-    if world.state.borrow().was_broken { Ok(()) } else { leftovers(&found, !is_refused) }
+    // What the first client left of a file that has changed since is of no use to the second one, and stays for two weeks.
+    if world.state.borrow().was_broken || has_changed { Ok(()) } else { leftovers(&found, true) }
 }
 
 /// Checks that a sink's command was started at most once and with all bytes, and that the client's result is
@@ -317,7 +318,8 @@ pub(super) fn after_printing_again(
     let has_heard = first.is_some_and(|first| first.status() == 0 && !first.met_silence)
         && state.happened <= 2
         && !state.gave_up;
-    let may_doubt = state.fell || state.was_full || state.was_broken || (before > 0 && state.happened > 0 && !has_heard);
+    let may_doubt =
+        state.fell || state.was_full || state.was_broken || (before > 0 && state.happened > 0 && !has_heard);
     let is_right = match (anew, started) {
         (false, []) => status == Some(3) && (open || may_doubt),
         (_, [command]) if anew || !open => status == Some(if command.outcome == Some(true) { 0 } else { 1 }),

@@ -21,7 +21,10 @@ pub(super) enum Node {
         /// What programs see, if that is something else: a sync has failed, and what it was to make durable never will be.
         seen: Option<Vec<u8>>,
     },
-    Directory { durable: BTreeMap<EntryName, Ino>, pending: Vec<Renaming> },
+    Directory {
+        durable: BTreeMap<EntryName, Ino>,
+        pending: Vec<Renaming>,
+    },
     Link,
 }
 

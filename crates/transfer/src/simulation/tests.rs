@@ -276,9 +276,17 @@ fn a_directory_that_cannot_be_made_again_is_synced_all_the_same() {
         ScheduledEvent::Broken { step: 24, calls: 5 },
     ];
     let get = vec![cut(server, 101, Manner::ReceiverHears), ScheduledEvent::Broken { step: 7, calls: 2 }];
-    for (seed, scenario, events) in
-        [(300_000_994, Scenario::Tree, tree), (300_002_427, Scenario::Get, get)]
-    {
+    // A later session does not announce a directory again that has failed.
+    let later = vec![
+        ScheduledEvent::Kill { end: server, step: 32 },
+        ScheduledEvent::Cut(Cut { sender: server, after: 385, arrives: true, manner: Manner::Reset }),
+        ScheduledEvent::Broken { step: 17, calls: 6 },
+    ];
+    for (seed, scenario, events) in [
+        (300_000_994, Scenario::Tree, tree),
+        (300_002_427, Scenario::Get, get),
+        (310_006_617, Scenario::Tree, later),
+    ] {
         let outcome = runner.run(&Schedule::new(seed, scenario, events), None);
         assert_eq!(outcome.fault, None, "{scenario:?}");
     }

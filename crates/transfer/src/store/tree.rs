@@ -48,10 +48,16 @@ impl Store<'_> {
 
     /// Notes the directories above the top of the transfer, which an earlier session may have made.
     pub(super) fn note_parents(&mut self) {
+        self.note_above(&self.parents.clone());
+    }
+
+    /// Notes the directories above one that was not announced in this session: it has failed, or did so in an earlier session,
+    /// and is there all the same.
+    pub(crate) fn note_above(&mut self, path: &RelPath) {
         if self.options.durability != Durability::Disk {
             return;
         }
-        let mut path = self.parents.clone();
+        let mut path = path.clone();
         while let Some((above, _)) = path.split() {
             match self.root.directory(&above, Links::Refuse) {
                 Ok(fd) => self.grown.push(Rc::new(fd)),

@@ -183,7 +183,9 @@ fn holes_are_zeros() {
 fn a_hole_of_a_file_is_one_step() {
     let null: OwnedFd = std::fs::File::create("/dev/null").unwrap().into();
     for (verify, by_blocks) in [(true, true), (false, false), (false, true), (true, false)] {
-        for (to_what, steps) in [("file", vec![2 * SIZE]), ("sink", vec![2 * SIZE]), ("stream", vec![SIZE; 2])] {
+        for (to_what, steps) in
+            [("file", vec![2 * SIZE]), ("sink", vec![2 * SIZE]), ("stream", vec![SIZE; 2])]
+        {
             let (to, mut kept) = (tempdir(), Tree::new());
             let announced = TreeEntry { by_blocks, ..entry(0, Kind::File, "", Some(2 * SIZE)) };
             let script = [Say(Message::Entry(announced)), hole(2 * SIZE)];
