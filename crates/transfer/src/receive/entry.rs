@@ -81,9 +81,7 @@ impl Receiver<'_> {
                 Fault(Refusal::Forbidden, "one file can be sent there, no directory".into()),
             );
         }
-        if let Ok(dest) = &dest {
-            self.note_above(dest);
-        }
+        self.note_above(dest.as_ref().ok());
         self.paths.insert(index, Announced::from(&entry));
         let started =
             |resumed| Progress::Started { path: entry.path.clone(), kind, size: entry.size, resumed };
@@ -130,8 +128,10 @@ impl Receiver<'_> {
     }
 
     /// Sees to it that what is above an entry is synced before the entry is confirmed. An announced directory sees to that itself.
-    fn note_above(&mut self, dest: &RelPath) {
-        let (OpenTarget::Tree { store, .. }, Some((above, _))) = (&mut self.place, dest.split()) else {
+    fn note_above(&mut self, dest: Option<&RelPath>) {
+        let (OpenTarget::Tree { store, .. }, Some((above, _))) =
+            (&mut self.place, dest.and_then(RelPath::split))
+        else {
             return;
         };
         // The innermost directory was announced last.
