@@ -10,6 +10,8 @@ mod generate;
 mod hunt;
 mod input;
 mod interrupt;
+#[allow(unsafe_code)]
+mod kernel;
 mod lab;
 mod lines;
 mod logger;

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::error::Error;
 use crate::host;
+use crate::message::Refusal;
+use crate::reason::Reason;
 
 /// The error of a call that was stopped on request.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,8 @@ pub(crate) struct Stopped;
 #[derive(Clone, Debug)]
 pub struct Cancel {
     own: Arc<OwnedFd>,
+    /// Why this handle fired, if nobody has asked for it.
+    why: Arc<OnceLock<Reason>>,
     /// The handles that it was made from, the nearest first.
     above: Vec<Arc<OwnedFd>>,
 }
@@ -30,7 +35,7 @@ impl Cancel {
     pub fn new() -> io::Result<Self> {
         use rustix::event::EventfdFlags;
         let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { own: Arc::new(fd), above: Vec::new() })
+        Ok(Self { own: Arc::new(fd), why: Arc::default(), above: Vec::new() })
     }
 
     /// Makes a child handle. The child fires when [`cancel`](Self::cancel) is called on this handle or on one that this
@@ -48,6 +53,18 @@ impl Cancel {
     pub fn cancel(&self) {
         // write(2) can fail only if the counter would overflow, and a counter that high has fired already.
         let _ = rustix::io::write(&*self.own, &1u64.to_ne_bytes());
+    }
+
+    /// Does what [`cancel`](Self::cancel) does, for a reason of this program's own, which both ends are told. A new session may
+    /// succeed.
+    pub(crate) fn cancel_because(&self, why: Reason) {
+        self.why.get_or_init(|| why);
+        self.cancel();
+    }
+
+    /// The error of a session that this handle has ended.
+    pub(crate) fn error(&self) -> Error {
+        self.why.get().map_or(Error::Cancelled, |why| Error::Refused(Refusal::Busy, why.clone()))
     }
 
     /// Whether this handle has fired.

@@ -213,7 +213,13 @@ impl Client {
                 (None, Output::Path(_)) => return Err(Error::Usage("nowhere to put it".into())),
             };
             let before = session.received();
-            let claimant = Claimant { claims: claims.clone(), session: 0, cancel: self.cancel.clone() };
+            let claimant = Claimant {
+                claims: claims.clone(),
+                session: 0,
+                transfer: TransferId::default(),
+                cancel: self.cancel.clone(),
+                activity: session.activity(),
+            };
             let mut receiver =
                 Receiver::new(session, stream, target, common, claimant, &mut summary, observe);
             (receiver.from_the_start, receiver.offered_directory) = (true, Some(directory));

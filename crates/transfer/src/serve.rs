@@ -11,6 +11,7 @@ mod requests;
 mod slots;
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -29,7 +30,7 @@ use crate::hash::hex;
 use crate::host;
 use crate::launch::Launcher;
 use crate::machine::{Role, SessionLimits};
-use crate::message::Refusal;
+use crate::message::{Refusal, TransferId};
 use crate::pair::Codes;
 use crate::progress::{Progress, Summary};
 use crate::rights::Rights;
@@ -284,8 +285,16 @@ impl Server {
         if let Some(first) = first {
             session.prepend(&first);
         }
-        let claimant = Claimant { claims: self.claims.clone(), session: number, cancel };
+        let (claims, activity) = (self.claims.clone(), session.activity());
+        let (transfer, ended) = (TransferId::default(), cancel.clone());
+        let claimant = Claimant { claims, session: number, transfer, cancel, activity };
         let result = self.requests(&mut session, &caller, &claimant, served, observe);
+        let result = result.map_err(|error| match error {
+            Error::Cancelled => ended.error(),
+            // The session's connection was closed while its thread waited for a disk.
+            Error::Cut(cut) if cut.kind() == ErrorKind::NotConnected && ended.is_cancelled() => ended.error(),
+            error => error,
+        });
         if self.options.ending == ShareEnding::Close {
             session.close_carelessly();
         } else {

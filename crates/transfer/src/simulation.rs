@@ -23,6 +23,7 @@ mod random;
 mod schedule;
 mod shadow;
 mod shrink;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -81,6 +82,21 @@ pub enum ScheduledEvent {
         step: u32,
         /// How many calls find no room until there is some again.
         calls: u32,
+    },
+    /// The receiver's disk fails (EIO) from its `step`th call on. What a sync that fails was to make durable is lost at the next
+    /// power cut, however often it is synced later.
+    Broken {
+        /// The number of the call.
+        step: u32,
+        /// How many calls fail until the disk works again.
+        calls: u32,
+    },
+    /// The files that are sent get other content at the sender's `step`th call.
+    Changes {
+        /// The number of the call.
+        step: u32,
+        /// Whether new files take the place of the old ones. Otherwise the content of the files changes.
+        renamed: bool,
     },
 }
 

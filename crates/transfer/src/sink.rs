@@ -243,6 +243,14 @@ impl Spool {
         Ok(())
     }
 
+    /// Adds a hole. It takes no memory before the command reads it.
+    pub(crate) fn hole(&mut self, bytes: u64) -> Result<(), Fault> {
+        self.length = self.length.saturating_add(bytes);
+        self.room(self.length)?;
+        let made = self.file.set_len(self.length).and_then(|()| self.file.seek(io::SeekFrom::End(0)));
+        made.map(drop).map_err(|error| self.fault(&error))
+    }
+
     /// The same content through another descriptor, for a thread of its own.
     pub(crate) fn hand_over(&self) -> Result<Self, Fault> {
         let file = self.file.try_clone().map_err(|error| self.fault(&error))?;

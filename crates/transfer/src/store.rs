@@ -257,10 +257,7 @@ impl<'a> Store<'a> {
         free: bool,
     ) -> Result<RelPath, Fault> {
         let (parent, name) = self.parent_of(dest)?;
-        let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0).unwrap_or(name.len());
-        let (stem, extension) = name.split_at(dot);
-        for number in 1..1000 {
-            let other = [stem, format!(" ({number})").as_bytes(), extension].concat();
+        for other in other_names(&name) {
             match rustix::fs::statat(&*parent, os(&other), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => {}
                 Err(error) => return Err(Fault::new("look at", dest, error)),
@@ -270,15 +267,12 @@ impl<'a> Store<'a> {
                         && entry.mtime == Some(root::mtime(&stat)) => {}
                 Ok(_) => continue,
             }
-            let above = dest.split().map_or_else(RelPath::root, |(above, _)| above);
-            return above
-                .child(&other)
-                .map_err(|why| Fault(Refusal::Forbidden, format!("{dest} {why}").into()));
+            return beside(dest, &other);
         }
         Err(exists(dest, FileType::RegularFile))
     }
 
-    /// Claims a file that may leave a partial one behind.
+    /// Claims a file that may leave a partial one behind. Meanwhile the watch thread tells the peer that this side waits.
     pub(crate) fn claim(&self, entry: &TreeEntry) -> Result<Option<Claim>, Fault> {
         if leaves_part(entry) { self.claimant.claim(entry.token).map(Some) } else { Ok(None) }
     }
@@ -296,6 +290,19 @@ impl<'a> Store<'a> {
             self.root.tidy();
         }
     }
+}
+
+/// The names for something whose own name is taken, if both are to be kept: `name (1).ext` and so on.
+fn other_names(name: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0).unwrap_or(name.len());
+    let (stem, extension) = name.split_at(dot);
+    (1..1000).map(move |number| [stem, format!(" ({number})").as_bytes(), extension].concat())
+}
+
+/// Another name in the same directory.
+fn beside(dest: &RelPath, name: &[u8]) -> Result<RelPath, Fault> {
+    let above = dest.split().map_or_else(RelPath::root, |(above, _)| above);
+    above.child(name).map_err(|why| Fault(Refusal::Forbidden, format!("{dest} {why}").into()))
 }
 
 /// What is under a file's final name.

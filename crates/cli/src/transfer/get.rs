@@ -14,6 +14,7 @@ use super::several::Several;
 use super::show::Show;
 use super::standing::Standing;
 use super::{Connect, Copying, cannot_tell, home, is_remote, is_stdio, refuse};
+use crate::kernel;
 use crate::lines::{self, line};
 use crate::output::{Stdout, Stopped};
 use crate::{exit, interrupt};
@@ -176,6 +177,9 @@ fn directory(to: PathBuf) -> Result<PathBuf, Error> {
 fn output(to: &Path) -> Result<Output, Error> {
     if !is_stdio(to) {
         return Ok(Output::Path(to.to_owned()));
+    }
+    if kernel::had_no_stdout() {
+        return Err(Error::Usage("standard output is closed: there is nowhere to write to".into()));
     }
     let stdout = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3);
     stdout

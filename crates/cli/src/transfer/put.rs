@@ -14,6 +14,7 @@ use super::several::Several;
 use super::show::Show;
 use super::standing::Standing;
 use super::{Connect, Copying, is_remote, is_stdio, refuse};
+use crate::kernel;
 use crate::output::say;
 
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
@@ -128,6 +129,9 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
 
 fn input(from: &Path, options: &PutOptions, show: &mut Show) -> Result<Input, Error> {
     if is_stdio(from) {
+        if kernel::had_no_stdin() {
+            return Err(Error::Usage("standard input is closed: there is nothing to send".into()));
+        }
         // A duplicate, because std never closes fd 0.
         let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3);
         let stdin =

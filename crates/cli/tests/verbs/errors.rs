@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 
 use linger_testing::skip;
 
+use crate::common::share::Share;
+
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
 /// Runs the program in `folder` as `user`, and compares its message and its status with the expected ones.
@@ -148,4 +150,59 @@ fn what_a_user_may_not_is_said_so() {
     says("fcgi serve --echo --listen unix:dir/socket", 4, &format!("unix:dir/socket: {denied}; ports below"));
     says("receipt verify text binary", 2, &format!("cannot read text: {denied}"));
     says("why empty --html dir/page.html", 3, &format!("cannot write dir/page.html: {denied}"));
+}
+
+/// The counter-example is one field away: an input that is there and empty is sent.
+#[test]
+fn a_standard_stream_that_is_closed_is_neither_read_nor_written() {
+    let place = tempfile::tempdir().unwrap();
+    let shared = place.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("there"), b"content").unwrap();
+    let share = Share::new(place.path(), &shared, &["--insecure-loopback"]);
+    let run = |words: &str, streams: &str| {
+        let script =
+            format!("exec \"$0\" {words} {streams}").replace("HOST", &format!("127.0.0.1:{}", share.port));
+        let output = Command::new("sh")
+            .args(["-c", &script, LINGER])
+            .env("XDG_CONFIG_HOME", place.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, told) = run("put - HOST:new", "<&-");
+    assert!(status == Some(2) && told.contains("standard input is closed"), "{status:?} {told}");
+    assert!(!shared.join("new").exists());
+    let (status, told) = run("get HOST:there -", ">&-");
+    assert!(status == Some(2) && told.contains("standard output is closed"), "{status:?} {told}");
+    let (status, told) = run("put - HOST:new", "</dev/null");
+    assert_eq!(status, Some(0), "{told}");
+    assert_eq!(fs::read(shared.join("new")).unwrap(), b"");
+}
+
+/// A `get` may write where it receives and nowhere else (Landlock): that is where a link leads, not where it lies.
+#[test]
+fn a_link_to_a_directory_is_received_into() {
+    let place = tempfile::tempdir().unwrap();
+    let (shared, real, near) =
+        (place.path().join("shared"), place.path().join("real"), place.path().join("near"));
+    [&shared, &real, &near].into_iter().for_each(|directory| fs::create_dir(directory).unwrap());
+    fs::write(shared.join("there"), b"content").unwrap();
+    let share = Share::new(place.path(), &shared, &["--insecure-loopback"]);
+    for (name, leads) in [("absolute", "REAL"), ("relative", "../real"), ("chain", "absolute")] {
+        let leads = leads.replace("REAL", real.to_str().unwrap());
+        std::os::unix::fs::symlink(leads, near.join(name)).unwrap();
+        let output = Command::new(LINGER)
+            .args(["get", &format!("127.0.0.1:{}:there", share.port), name])
+            .current_dir(&near)
+            .env("XDG_CONFIG_HOME", place.path().join("keys"))
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{name}: {told}");
+        assert_eq!(fs::read(real.join("there")).unwrap(), b"content", "{name}");
+        assert!(fs::symlink_metadata(near.join(name)).unwrap().is_symlink(), "{name} is still a link");
+        fs::remove_file(real.join("there")).unwrap();
+    }
 }

@@ -115,7 +115,7 @@ impl Default for Activity {
 }
 
 impl Activity {
-    pub(super) fn got_on(&self, now: Instant) {
+    pub(crate) fn got_on(&self, now: Instant) {
         self.step_ms.fetch_max(self.since_born(now), Ordering::Relaxed);
     }
 

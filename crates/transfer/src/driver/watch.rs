@@ -18,7 +18,6 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::core::{BUFFER, Core};
 use super::{PhaseWork, Session, end};
-use crate::error::Error;
 use crate::host;
 use crate::wire::{FrameKind, Header, reason_bytes};
 
@@ -137,8 +136,8 @@ impl Core {
     /// Writes a goodbye as far as the socket takes it now.
     fn say_goodbye(&mut self) {
         if self.unfinished == 0 && !self.torn {
-            let payload =
-                reason_bytes(Error::Cancelled.code(self.machine.role()), &Error::Cancelled.farewell());
+            let error = self.cancel.error();
+            let payload = reason_bytes(error.code(self.machine.role()), &error.farewell());
             self.output.extend(
                 Header { kind: FrameKind::Bye, stream: 0, length: payload.len() as u32 }.encode(&payload),
             );

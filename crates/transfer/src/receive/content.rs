@@ -200,32 +200,38 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// Adds a hole whose zeros need not be hashed one by one. In a file it is one step, however long it is; to a stream or a
-    /// sink the zeros are written.
+    /// Adds a hole whose zeros need not be hashed one by one. In a file or for a sink it is one step, however long it is; to a
+    /// stream the zeros are written.
     fn hole_at_once(&mut self, blocks: u64) -> Result<(), Error> {
         let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() else {
             return Ok(());
         };
-        if let OpenTarget::Tree { store, .. } = &mut self.place {
-            if blocks == 0 {
-                return Ok(());
-            }
-            let made = store.hole(landing, blocks);
-            (self.observe)(Progress::Moved { bytes: blocks * BLOCK as u64 });
-            return self.stored(made);
+        if blocks == 0 {
+            return Ok(());
         }
+        let bytes = blocks * BLOCK as u64;
+        let made = match &mut self.place {
+            OpenTarget::Tree { store, .. } => store.hole(landing, blocks),
+            OpenTarget::Sink { spool, .. } => spool.hole(bytes).map(|()| landing.tree.push_zeros(blocks)),
+            OpenTarget::Stream { .. } => return self.write_zeros(blocks),
+        };
+        (self.observe)(Progress::Moved { bytes });
+        self.stored(made)
+    }
+
+    /// Writes a hole to a stream.
+    fn write_zeros(&mut self, blocks: u64) -> Result<(), Error> {
         for number in 0..blocks {
             self.attend(number)?;
-            let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() else {
+            let (OpenTarget::Stream { out, so_far }, Some(Waiting { state: Waits::Landing(landing), .. })) =
+                (&mut self.place, self.files.front_mut())
+            else {
                 return Ok(());
             };
-            let zeros: Pieces<'_> = [&ZEROS, &[], &[], &[]];
-            let written = match &mut self.place {
-                OpenTarget::Tree { .. } => Ok(()),
-                OpenTarget::Sink { spool, .. } => spool.write(zeros),
-                OpenTarget::Stream { out, so_far } => write_stream(out, zeros).map(|()| so_far.push_zeros(1)),
-            };
-            let written = written.map(|()| landing.tree.push_zeros(1));
+            let written = write_stream(out, [&ZEROS, &[], &[], &[]]).map(|()| {
+                so_far.push_zeros(1);
+                landing.tree.push_zeros(1);
+            });
             self.stored(written)?;
             (self.observe)(Progress::Moved { bytes: BLOCK as u64 });
         }

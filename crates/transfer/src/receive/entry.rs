@@ -81,6 +81,7 @@ impl Receiver<'_> {
                 Fault(Refusal::Forbidden, "one file can be sent there, no directory".into()),
             );
         }
+        self.note_above(dest.as_ref().ok());
         self.paths.insert(index, Announced::from(&entry));
         let started =
             |resumed| Progress::Started { path: entry.path.clone(), kind, size: entry.size, resumed };
@@ -123,6 +124,19 @@ impl Receiver<'_> {
                 }
             }
             Kind::File | Kind::Pipe => self.announce(entry, dest),
+        }
+    }
+
+    /// Sees to it that what is above an entry is synced before the entry is confirmed. An announced directory sees to that itself.
+    fn note_above(&mut self, dest: Option<&RelPath>) {
+        let (OpenTarget::Tree { store, .. }, Some((above, _))) =
+            (&mut self.place, dest.and_then(RelPath::split))
+        else {
+            return;
+        };
+        // The innermost directory was announced last.
+        if above != store.parents && self.directories.values().next_back() != Some(&above) {
+            store.note_above(&above);
         }
     }
 

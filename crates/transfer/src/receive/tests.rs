@@ -195,7 +195,8 @@ fn receive_watched(
     }
     let (mut summary, mut seen) = (Summary::default(), Vec::new());
     let watched = cancel.clone();
-    let claimant = Claimant { claims: Arc::new(Claims::default()), session: 1, cancel };
+    let claims = Arc::new(Claims::default());
+    let claimant = Claimant { claims, session: 1, transfer: [0; 16], cancel, activity: Arc::default() };
     let (root, spool);
     let target = match to {
         To::Directory(path) => {

@@ -190,8 +190,8 @@ impl Server {
             },
         };
         let before = session.received();
-        let mut receiver =
-            Receiver::new(session, stream, target, options, world.claimant.clone(), summary, tell);
+        let claimant = Claimant { transfer: put.id, ..world.claimant.clone() };
+        let mut receiver = Receiver::new(session, stream, target, options, claimant, summary, tell);
         receiver.again = put.again;
         if let Some(left) = world.quota {
             receiver.take_at_most(left);

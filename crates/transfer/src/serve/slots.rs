@@ -79,7 +79,9 @@ impl Slots {
         let idlest = taken.iter().filter(serves).max_by_key(|other| other.activity.idle(now));
         if let Some(idlest) = idlest.filter(|idlest| idlest.activity.idle(now) >= self.idle) {
             tracing::info!(session = idlest.number, "a session that does nothing gives its place up");
-            idlest.cancel.cancel();
+            idlest
+                .cancel
+                .cancel_because("nothing came of this session, and others wait for its place".into());
         }
         false
     }

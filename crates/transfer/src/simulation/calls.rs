@@ -154,6 +154,11 @@ impl HostCalls for SimulatedWorld {
             state.full -= 1;
             return Err(Errno::NOSPC);
         }
+        if state.broken > 0 {
+            state.broken -= 1;
+            state.disk.fail(call);
+            return Err(Errno::IO);
+        }
         state.disk.before(call, planted)
     }
 

@@ -1,14 +1,13 @@
 //! What must be true at the end of a schedule, whatever has happened.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
 use super::disk::Disk;
 use super::shadow::Image;
+use super::sources::{changed, content};
 use super::world::SimulatedWorld;
 use super::{Scenario, Schedule};
 use crate::error::Error;
-use crate::hash::BLOCK;
 use crate::message::Refusal;
 use crate::path::WORK;
 use crate::progress::{ItemVerdict, Summary};
@@ -24,6 +23,8 @@ pub(super) struct EndedClient {
     pub(super) error: Option<Error>,
     /// The number of this run's first connection.
     pub(super) first: usize,
+    /// Its last two attempts met silence, so that the server may not know what it knows.
+    pub(super) met_silence: bool,
     /// How many commands were started when it ended, if another client put the same at once.
     pub(super) second: Option<usize>,
 }
@@ -50,23 +51,6 @@ fn served_status(served: &Served) -> u8 {
         return 3;
     }
     status(summary, served.error.as_ref())
-}
-
-/// The files that are sent, with their paths below `source`.
-pub(super) const SOURCES: [&str; 4] = ["file", "tree/a", "tree/inner/b", "large"];
-
-/// What is in one of them.
-pub(super) fn content(source: &str) -> Vec<u8> {
-    match source {
-        "file" => b"one page for the printer\n".repeat(8),
-        "tree/a" => b"the file a".to_vec(),
-        "tree/inner/b" => vec![b'b'; 700],
-        _ => {
-            static LARGE: OnceLock<Vec<u8>> = OnceLock::new();
-            let byte = |at| (at / 251 + at % 253) as u8;
-            LARGE.get_or_init(|| (0..2 * BLOCK + 5000).map(byte).collect()).clone()
-        }
-    }
 }
 
 /// The files that have to be below the shared directory at the end.
@@ -103,11 +87,21 @@ fn is_work(name: &[u8]) -> bool {
     name.starts_with(WORK.as_bytes())
 }
 
-/// Checks that every file with a final name is complete and as it was sent. With `needs`, all files have to
-/// exist.
-fn names(schedule: &Schedule, found: &BTreeMap<Vec<u8>, Image>, needs: bool) -> Result<(), String> {
+/// Checks that every file with a final name is complete and as it was sent, or as the source became (`has_changed`). With
+/// `needs`, all files have to exist.
+fn names(
+    schedule: &Schedule,
+    found: &BTreeMap<Vec<u8>, Image>,
+    (needs, has_changed): (bool, bool),
+) -> Result<(), String> {
     let wanted = wanted(schedule.scenario);
     for (name, image) in found.iter().filter(|(name, _)| !is_work(name)) {
+        if has_changed
+            && let (Some(Image::File(content)), Image::File(new)) = (wanted.get(name), image)
+            && changed(content) == *new
+        {
+            continue;
+        }
         let old = schedule.scenario == Scenario::Replace && *image == Image::File(OLD.to_vec()) && !needs;
         if wanted.get(name) != Some(image) && !old {
             return Err(format!("{} is there, and is not what was sent", shown(name)));
@@ -128,11 +122,11 @@ fn leftovers(found: &BTreeMap<Vec<u8>, Image>, is_over: bool) -> Result<(), Stri
 
 /// Checks after a power cut that the files with final names are complete, if receipts were asked for once
 /// files are on disk.
-pub(super) fn after_cut(schedule: &Schedule, disk: &Disk) -> Result<(), String> {
+pub(super) fn after_cut(schedule: &Schedule, disk: &Disk, has_changed: bool) -> Result<(), String> {
     if !schedule.to_disk {
         return Ok(());
     }
-    names(schedule, &disk.found(), false).map_err(|told| format!("after a power cut, {told}"))
+    names(schedule, &disk.found(), (false, has_changed)).map_err(|told| format!("after a power cut, {told}"))
 }
 
 /// The exit status of the last session at the server, if the server lived long enough to report it.
@@ -173,7 +167,7 @@ fn gets_through(world: &SimulatedWorld, ended: Option<&EndedClient>) -> Result<(
     let command_failed = state.commands.iter().any(|command| command.outcome == Some(false));
     match ended {
         Some(EndedClient { error: Some(Error::Identity(_)), .. }) => Ok(()),
-        Some(_) if state.gave_up || state.was_full => Ok(()),
+        Some(_) if state.gave_up || state.was_full || state.was_broken || state.has_changed => Ok(()),
         Some(ended) if state.happened < 2 && !state.fell && !command_failed && ended.status() != 0 => {
             let why = ended.summary.first_failure.as_ref().map(ToString::to_string);
             let status = ended.status();
@@ -206,14 +200,17 @@ pub(super) fn after_first(
     }
     let found = world.state.borrow().disk.found();
     let is_done = ended.is_some_and(|ended| ended.status() == 0);
-    names(schedule, &found, is_done)
+    let has_changed = world.state.borrow().has_changed;
+    names(schedule, &found, (is_done, has_changed))
         .map_err(|told| format!("{told}; the client says {:?}", ended.map(EndedClient::status)))?;
-    if !world.state.borrow().fell {
-        // A process that ended in the middle leaves files behind, which the next session removes.
+    let (fell, was_broken) = (world.state.borrow().fell, world.state.borrow().was_broken);
+    if !fell && !was_broken {
+        // A process that ended in the middle leaves files behind, which the next session removes. What a disk that fails does not
+        // remove stays for longer.
         leftovers(&found, false)?;
     }
     if is_done && schedule.to_disk {
-        names(schedule, &world.state.borrow().disk.durable(), true)
+        names(schedule, &world.state.borrow().disk.durable(), (true, has_changed))
             .map_err(|told| format!("all is confirmed as on disk, and {told} after a power cut"))?;
     }
     Ok(())
@@ -231,7 +228,10 @@ pub(super) fn after_second(
     let Some(ended) = ended else { return Err("the second client was not killed, and has not ended".into()) };
     let both = (ended.status(), last_served(world, ended.first));
     let lost = may_be_lost(schedule, world);
-    if both != (0, Some(0)) && !lost {
+    // What the first client has sent may have the name, and the second one has other content.
+    let has_changed = world.state.borrow().has_changed;
+    let is_refused = has_changed && schedule.scenario != Scenario::Replace && both == (1, Some(1));
+    if both != (0, Some(0)) && !is_refused && !lost {
         let why = ended.summary.first_failure.as_ref().map(ToString::to_string);
         return Err(format!("in peace the two ends say {both:?}: {:?}, {why:?}", ended.error));
     }
@@ -239,8 +239,9 @@ pub(super) fn after_second(
         return Ok(());
     }
     let found = world.state.borrow().disk.found();
-    names(schedule, &found, true)?;
-    leftovers(&found, true)
+    names(schedule, &found, (!is_refused, has_changed))?;
+    // What the first client left of a file that has changed since is of no use to the second one, and stays for two weeks.
+    if world.state.borrow().was_broken || has_changed { Ok(()) } else { leftovers(&found, true) }
 }
 
 /// Checks that a sink's command was started at most once and with all bytes, and that the client's result is
@@ -285,7 +286,7 @@ pub(super) fn after_asking(
         // Nobody can know: the command may even have been noted and then not started. A server is in doubt only after a
         // restart; about a transfer whose receipt a client has, only if the disk had no room to note the command's end.
         Err(Error::Refused(Refusal::Command, why)) if why.remedy() == Some(&Remedy::LookBeforeSending) => {
-            state.fell && (status != Some(0) || state.was_full)
+            state.fell && (status != Some(0) || state.was_full || state.was_broken)
         }
         Err(Error::Refused(Refusal::Command, _)) => outcome == Some(Some(false)) && status != Some(0),
         Err(_) => false,
@@ -313,9 +314,12 @@ pub(super) fn after_printing_again(
     let started = &state.commands[before..];
     let status = ended.map(EndedClient::status);
     // A server is in doubt if it has forgotten the result, or if no client has confirmed the receipt. A client that has the
-    // receipt repeats its goodbye until that arrives: two cuts do not keep the server from knowing.
-    let has_heard = first.is_some_and(|first| first.status() == 0) && state.happened <= 2 && !state.gave_up;
-    let may_doubt = state.fell || state.was_full || (before > 0 && state.happened > 0 && !has_heard);
+    // receipt repeats its goodbye until that arrives: two cuts do not keep the server from knowing, but a second silence does.
+    let has_heard = first.is_some_and(|first| first.status() == 0 && !first.met_silence)
+        && state.happened <= 2
+        && !state.gave_up;
+    let may_doubt =
+        state.fell || state.was_full || state.was_broken || (before > 0 && state.happened > 0 && !has_heard);
     let is_right = match (anew, started) {
         (false, []) => status == Some(3) && (open || may_doubt),
         (_, [command]) if anew || !open => status == Some(if command.outcome == Some(true) { 0 } else { 1 }),

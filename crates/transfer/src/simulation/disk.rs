@@ -60,6 +60,25 @@ impl Disk {
         })
     }
 
+    /// The directory of the simulation.
+    pub(super) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// A call fails: what a sync was to make durable will be lost, whatever is synced later (as fsync(2) on Linux, which counts
+    /// pages as written once it has reported that they were not).
+    pub(super) fn fail(&mut self, call: &DiskCall<'_>) {
+        match *call {
+            DiskCall::Sync { file } => {
+                if let Some(ino) = ino(file) {
+                    self.shadow.spoil(ino);
+                }
+            }
+            DiskCall::SyncAll => self.shadow.spoil_all(),
+            _ => {}
+        }
+    }
+
     /// Makes a file that is durable from the start.
     pub(super) fn put_durable(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
         let path = self.base.join("shared").join(name);
@@ -86,7 +105,7 @@ impl Disk {
     /// The files and directories that exist, as programs see them.
     pub(super) fn found(&self) -> std::collections::BTreeMap<Vec<u8>, Image> {
         let mut whole = self.shadow.clone();
-        whole.sync_all();
+        whole.settle();
         whole.durable(self.shared)
     }
 

@@ -10,12 +10,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::calls::stand_in;
 use super::check::{self, EndedClient};
 use super::disk::Disk;
 use super::ends::{ClientResult, options, share, transfer};
 use super::outcome::ScheduleOutcome;
 use super::patience::Timeline;
+use super::sources;
 use super::threads::Threads;
 use super::world::{SimulatedState, SimulatedWorld};
 use super::{EndOfTransfer, Planted, Scenario, Schedule};
@@ -27,6 +30,8 @@ use crate::serve::Server;
 pub struct Runner {
     base: PathBuf,
     threads: Threads,
+    /// The last schedule has changed the files that are sent.
+    has_changed: bool,
 }
 
 impl std::fmt::Debug for Runner {
@@ -43,11 +48,9 @@ impl Runner {
     pub fn new(base: &Path) -> io::Result<Self> {
         let source = base.join("source");
         fs::create_dir_all(source.join("tree/inner"))?;
-        for name in check::SOURCES {
-            fs::write(source.join(name), check::content(name))?;
-        }
+        sources::make(base)?;
         std::os::unix::fs::symlink("a", source.join("tree/link"))?;
-        Ok(Self { base: base.to_owned(), threads: Threads::default() })
+        Ok(Self { base: base.to_owned(), threads: Threads::default(), has_changed: false })
     }
 
     /// Runs a schedule, with the fault `planted` if there is one.
@@ -61,6 +64,7 @@ impl Runner {
                 outcome.fault = state.fault.clone().or(result.err());
                 (outcome.happened, outcome.receipts) = (state.happened, state.receipts);
                 outcome.sessions = state.connections.len();
+                self.has_changed = state.has_changed;
                 outcome
             }
             Err(error) => ScheduleOutcome {
@@ -70,8 +74,11 @@ impl Runner {
         }
     }
 
-    fn begin(&self, schedule: &Schedule, planted: Option<Planted>) -> io::Result<Rc<SimulatedWorld>> {
+    fn begin(&mut self, schedule: &Schedule, planted: Option<Planted>) -> io::Result<Rc<SimulatedWorld>> {
         Disk::clear(&self.base)?;
+        if std::mem::take(&mut self.has_changed) {
+            sources::make(&self.base)?;
+        }
         let owner =
             if schedule.scenario == Scenario::Get { EndOfTransfer::Client } else { EndOfTransfer::Server };
         let mut disk = Disk::new(&self.base, owner)?;
@@ -112,7 +119,7 @@ impl Runner {
         {
             let mut state = world.state.borrow_mut();
             state.events.clear();
-            (state.peace, state.full, state.gave_up_now) = (true, 0, false);
+            (state.peace, state.full, state.broken, state.gave_up_now) = (true, 0, 0, false);
         }
         if schedule.scenario == Scenario::Sink {
             // Somebody asks before the same is put once more, or after that.
@@ -204,7 +211,8 @@ impl Runner {
         self.drive(schedule, world)?;
         let ended = ended.borrow_mut().take();
         let second = second.borrow_mut().take();
-        Ok(ended.map(|(summary, error)| EndedClient { summary, error, first, second }))
+        let met_silence = world.state.borrow().timeline.met_silence();
+        Ok(ended.map(|(summary, error)| EndedClient { summary, error, first, met_silence, second }))
     }
 
     fn ask(
@@ -233,8 +241,11 @@ impl Runner {
                 Ok(server) => {
                     world.state.borrow_mut().server = Some(Arc::new(server));
                 }
-                // Whoever starts it tries again until there is room for its journal.
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                // Whoever starts it tries again until there is room for its journal, and the disk works.
+                Err(Error::Io { source, .. })
+                    if source.kind() == io::ErrorKind::StorageFull
+                        || source.raw_os_error() == Some(Errno::IO.raw_os_error()) =>
+                {
                     let mut state = world.state.borrow_mut();
                     state.restarts = Some(state.now + Duration::from_secs(1));
                 }

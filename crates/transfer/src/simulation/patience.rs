@@ -89,6 +89,14 @@ impl Timeline {
         now.saturating_sub(since).saturating_sub(open)
     }
 
+    /// Whether the last two attempts were as long as the silences after which a client says its goodbye no more, and leaves a
+    /// server without it.
+    pub(super) fn met_silence(&self) -> bool {
+        const SILENCE: Duration = Duration::from_secs(2);
+        let lasted = |attempt: &Try| attempt.closed.is_some_and(|closed| closed - attempt.begun >= SILENCE);
+        matches!(self.attempts.as_slice(), [.., one, other] if lasted(one) && lasted(other))
+    }
+
     /// Returns why it is wrong that the client gives up now, if it is. Only a client that has had a connection tries again.
     pub(super) fn gives_up(&self, now: Duration) -> Option<String> {
         let Retry { longest, patience, .. } = Retry::default();

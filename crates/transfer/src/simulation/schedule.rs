@@ -40,6 +40,15 @@ impl Schedule {
             let (step, calls) = (1 + random.below(80) as u32, 1 + random.below(12) as u32);
             events.push(ScheduledEvent::Full { step, calls });
         }
+        let mut random = Random::new(seed ^ 0x0062_726f_6b65_6e21);
+        if random.once_in(8) {
+            let (step, calls) = (1 + random.below(80) as u32, 1 + random.below(6) as u32);
+            events.push(ScheduledEvent::Broken { step, calls });
+        }
+        if scenario != Scenario::Sink && random.once_in(8) {
+            let (step, renamed) = (1 + random.below(80) as u32, random.once_in(2));
+            events.push(ScheduledEvent::Changes { step, renamed });
+        }
         Self { seed, scenario, to_disk, events }
     }
 

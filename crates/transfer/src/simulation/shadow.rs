@@ -15,8 +15,16 @@ type EntryName = Vec<u8>;
 
 #[derive(Clone, Debug)]
 pub(super) enum Node {
-    File { durable: Vec<u8>, pending: Vec<ContentChange> },
-    Directory { durable: BTreeMap<EntryName, Ino>, pending: Vec<Renaming> },
+    File {
+        durable: Vec<u8>,
+        pending: Vec<ContentChange>,
+        /// What programs see, if that is something else: a sync has failed, and what it was to make durable never will be.
+        seen: Option<Vec<u8>>,
+    },
+    Directory {
+        durable: BTreeMap<EntryName, Ino>,
+        pending: Vec<Renaming>,
+    },
     Link,
 }
 
@@ -57,11 +65,14 @@ impl Shadow {
     }
 
     pub(super) fn file(&mut self, ino: Ino) {
-        self.nodes.insert(ino, Node::File { durable: Vec::new(), pending: Vec::new() });
+        self.nodes.insert(ino, Node::File { durable: Vec::new(), pending: Vec::new(), seen: None });
     }
 
     pub(super) fn changed(&mut self, ino: Ino, change: ContentChange) {
-        if let Some(Node::File { pending, .. }) = self.nodes.get_mut(&ino) {
+        if let Some(Node::File { pending, seen, .. }) = self.nodes.get_mut(&ino) {
+            if let Some(seen) = seen {
+                write(seen, &change);
+            }
             pending.push(change);
         }
     }
@@ -74,7 +85,10 @@ impl Shadow {
 
     /// The length of a file as programs see it.
     pub(super) fn length(&self, ino: Ino) -> u64 {
-        let Some(Node::File { durable, pending }) = self.nodes.get(&ino) else { return 0 };
+        let Some(Node::File { durable, pending, seen }) = self.nodes.get(&ino) else { return 0 };
+        if let Some(seen) = seen {
+            return seen.len() as u64;
+        }
         pending.iter().fold(durable.len() as u64, |length, change| match change {
             ContentChange::Write(at, bytes) => length.max(at + bytes.len() as u64),
             ContentChange::Truncate(length) => *length,
@@ -92,7 +106,10 @@ impl Shadow {
     }
 
     pub(super) fn content(&self, ino: Ino) -> Vec<u8> {
-        let Some(Node::File { durable, pending }) = self.nodes.get(&ino) else { return Vec::new() };
+        let Some(Node::File { durable, pending, seen }) = self.nodes.get(&ino) else { return Vec::new() };
+        if let Some(seen) = seen {
+            return seen.clone();
+        }
         let mut content = durable.clone();
         pending.iter().for_each(|change| write(&mut content, change));
         content
@@ -101,7 +118,7 @@ impl Shadow {
     pub(super) fn sync(&mut self, ino: Ino) {
         let mut arrivals = Vec::new();
         match self.nodes.get_mut(&ino) {
-            Some(Node::File { durable, pending }) => {
+            Some(Node::File { durable, pending, .. }) => {
                 pending.drain(..).for_each(|change| write(durable, &change));
             }
             Some(Node::Directory { durable, pending }) => {
@@ -116,6 +133,34 @@ impl Shadow {
         }
         // A file that was moved away is durable in the directory to which it was moved: every file system does this.
         arrivals.into_iter().filter(|to| *to != ino).for_each(|to| self.sync(to));
+    }
+
+    /// Lets a sync of a file fail: programs go on to see what was written, and a later sync makes only later writes durable.
+    pub(super) fn spoil(&mut self, ino: Ino) {
+        let content = self.content(ino);
+        if let Some(Node::File { pending, seen, .. }) = self.nodes.get_mut(&ino)
+            && !pending.is_empty()
+        {
+            *seen = Some(content);
+            pending.clear();
+        }
+    }
+
+    pub(super) fn spoil_all(&mut self) {
+        let all: Vec<Ino> = self.nodes.keys().copied().collect();
+        all.into_iter().for_each(|ino| self.spoil(ino));
+    }
+
+    /// Makes everything durable that programs see.
+    pub(super) fn settle(&mut self) {
+        self.sync_all();
+        for node in self.nodes.values_mut() {
+            if let Node::File { durable, seen, .. } = node
+                && let Some(seen) = seen.take()
+            {
+                *durable = seen;
+            }
+        }
     }
 
     pub(super) fn sync_all(&mut self) {
@@ -157,7 +202,8 @@ impl Shadow {
                         rename(durable, &renaming);
                     }
                 }
-                Some(Node::File { durable, pending }) => {
+                Some(Node::File { durable, pending, seen }) => {
+                    *seen = None;
                     let manner = random.below(3);
                     let last = pending.len().saturating_sub(1);
                     for (at, change) in pending.drain(..).enumerate() {

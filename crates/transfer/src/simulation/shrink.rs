@@ -22,7 +22,9 @@ pub fn shrink(schedule: &Schedule, mut fails: impl FnMut(&Schedule) -> bool) -> 
                 ScheduledEvent::Kill { step, .. }
                 | ScheduledEvent::Power { step, .. }
                 | ScheduledEvent::GiveUp { step }
-                | ScheduledEvent::Full { step, .. } => step,
+                | ScheduledEvent::Full { step, .. }
+                | ScheduledEvent::Broken { step, .. }
+                | ScheduledEvent::Changes { step, .. } => step,
             };
             if *place == 0 {
                 continue;

@@ -259,3 +259,71 @@ fn a_reset_after_any_byte_prints_once() {
         }
     }
 }
+
+/// What the long run has found: a directory of an earlier session that cannot be made again, because the disk fails, still has to
+/// be synced above what is confirmed below it.
+#[test]
+fn a_directory_that_cannot_be_made_again_is_synced_all_the_same() {
+    let (_dir, mut runner) = runner();
+    let cut = |sender, after, manner| {
+        let arrives = manner == Manner::ReceiverHears && sender == EndOfTransfer::Server;
+        ScheduledEvent::Cut(Cut { sender, after, arrives, manner })
+    };
+    let (client, server) = (EndOfTransfer::Client, EndOfTransfer::Server);
+    let tree = vec![
+        cut(client, 95, Manner::SenderHears),
+        cut(client, 1383, Manner::ReceiverHears),
+        ScheduledEvent::Broken { step: 24, calls: 5 },
+    ];
+    let get = vec![cut(server, 101, Manner::ReceiverHears), ScheduledEvent::Broken { step: 7, calls: 2 }];
+    // A later session does not announce a directory again that has failed.
+    let later = vec![
+        ScheduledEvent::Kill { end: server, step: 32 },
+        ScheduledEvent::Cut(Cut { sender: server, after: 385, arrives: true, manner: Manner::Reset }),
+        ScheduledEvent::Broken { step: 17, calls: 6 },
+    ];
+    for (seed, scenario, events) in [
+        (300_000_994, Scenario::Tree, tree),
+        (300_002_427, Scenario::Get, get),
+        (310_006_617, Scenario::Tree, later),
+    ] {
+        let outcome = runner.run(&Schedule::new(seed, scenario, events), None);
+        assert_eq!(outcome.fault, None, "{scenario:?}");
+    }
+}
+
+/// A disk that fails for a while, from whichever call on: what a failed sync was to make durable is confirmed by nobody.
+#[test]
+fn a_disk_that_fails_makes_nobody_lie() {
+    let (_dir, mut runner) = runner();
+    let mut refused = 0;
+    for scenario in [Scenario::File, Scenario::Replace, Scenario::Tree, Scenario::Sink, Scenario::Get] {
+        for step in 1..60 {
+            for calls in [1, 3] {
+                let schedule = Schedule::new(3, scenario, vec![ScheduledEvent::Broken { step, calls }]);
+                let outcome = runner.run(&schedule, None);
+                assert_eq!(outcome.fault, None, "{schedule:?}: {outcome:?}");
+                refused += u32::from(outcome.client != Some(0));
+            }
+        }
+    }
+    assert!(refused > 20, "{refused} clients were told");
+}
+
+/// Sources that change at any moment, in place or replaced: what arrives is one version or the other, whole.
+#[test]
+fn a_source_that_changes_is_never_mixed() {
+    let (_dir, mut runner) = runner();
+    let mut refused = 0;
+    for scenario in [Scenario::File, Scenario::Replace, Scenario::Tree, Scenario::Large, Scenario::Get] {
+        for step in 1..60 {
+            for renamed in [false, true] {
+                let schedule = Schedule::new(5, scenario, vec![ScheduledEvent::Changes { step, renamed }]);
+                let outcome = runner.run(&schedule, None);
+                assert_eq!(outcome.fault, None, "{schedule:?}: {outcome:?}");
+                refused += u32::from(outcome.client != Some(0));
+            }
+        }
+    }
+    assert!(refused > 0, "some of them changed while they were read");
+}

@@ -15,6 +15,7 @@ use super::disk::Disk;
 use super::network::{SimulatedConnection, Watched};
 use super::patience::Timeline;
 use super::random::Random;
+use super::sources;
 use super::threads::{Pause, ThreadWork, suspend};
 use super::{Cut, EndOfTransfer, Planted, ScheduledEvent};
 use crate::cancel::Cancel;
@@ -102,6 +103,12 @@ pub(super) struct SimulatedState {
     pub(super) full: u32,
     /// The disk was full for a while.
     pub(super) was_full: bool,
+    /// How many more calls of the disk fail.
+    pub(super) broken: u32,
+    /// The disk failed for a while.
+    pub(super) was_broken: bool,
+    /// The files that are sent have other content by now.
+    pub(super) has_changed: bool,
     /// The attempts of the client that runs.
     pub(super) timeline: Timeline,
 }
@@ -143,6 +150,9 @@ impl SimulatedState {
             gave_up_now: false,
             full: 0,
             was_full: false,
+            broken: 0,
+            was_broken: false,
+            has_changed: false,
             timeline: Timeline::default(),
         }
     }
@@ -180,7 +190,10 @@ impl SimulatedWorld {
             ScheduledEvent::Kill { end: whose, step: at }
             | ScheduledEvent::Power { end: whose, step: at } => *whose == end && *at <= step,
             ScheduledEvent::GiveUp { step: at } => end == EndOfTransfer::Client && *at <= step,
-            ScheduledEvent::Full { step: at, .. } => end == owner && *at <= step,
+            ScheduledEvent::Full { step: at, .. } | ScheduledEvent::Broken { step: at, .. } => {
+                end == owner && *at <= step
+            }
+            ScheduledEvent::Changes { step: at, .. } => end != owner && *at <= step,
             ScheduledEvent::Cut(_) => false,
         });
         let Some(due) = due else { return };
@@ -194,6 +207,13 @@ impl SimulatedWorld {
                 }
             }
             ScheduledEvent::Full { calls, .. } => (state.full, state.was_full) = (calls, true),
+            ScheduledEvent::Broken { calls, .. } => (state.broken, state.was_broken) = (calls, true),
+            ScheduledEvent::Changes { renamed, .. } => {
+                state.has_changed = true;
+                if let Err(error) = sources::change(state.disk.base(), renamed) {
+                    state.fault.get_or_insert(format!("the simulation itself: {error}"));
+                }
+            }
             event => {
                 state.doomed = Some((end, matches!(event, ScheduledEvent::Power { .. })));
                 let slot = state.current;

@@ -250,7 +250,8 @@ mod tests {
         let (if_exists, durability) = (IfExists::Fail, Durability::Disk);
         let options = Options { if_exists, verify: true, dry_run: false, durability };
         let claims = Arc::new(Claims::default());
-        let claimant = Claimant { claims, session: 1, cancel: Cancel::new().unwrap() };
+        let cancel = Cancel::new().unwrap();
+        let claimant = Claimant { claims, session: 1, transfer: [0; 16], cancel, activity: Arc::default() };
         let mut store = Store::new(&root, options, claimant);
         for (index, name) in (0..).zip(["a", "b", "inner/c", "inner/d"]) {
             let dest = RelPath::new(name.as_bytes()).unwrap();

@@ -7,7 +7,7 @@ use linger_untrusted::Untrusted;
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
-use super::{Store, os};
+use super::{Store, beside, os, other_names};
 use crate::disk;
 use crate::fault::Fault;
 use crate::message::{Durability, IfExists, Receipt, Refusal, Time, TreeEntry};
@@ -22,17 +22,13 @@ impl Store<'_> {
             return Ok(());
         }
         let (parent, name) = self.parent_of(dest)?;
+        // In any case: an earlier session may have made it, and ended before it was synced. If this call fails, what is below it
+        // may still be confirmed.
+        self.note_grown(parent.clone());
         match disk::mkdirat(&*parent, os(&name), Mode::RWXU) {
-            Ok(()) => {
-                self.note_grown(parent);
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(Errno::EXIST) => match self.root.directory(dest, Links::Refuse) {
-                Ok(dir) => {
-                    // An earlier session may have made it, and ended before it was synced.
-                    self.note_grown(parent);
-                    self.open_up(dest, &dir)
-                }
+                Ok(dir) => self.open_up(dest, &dir),
                 Err(Errno::ACCESS) => Err(Fault::new("open the directory", dest, Errno::ACCESS)),
                 Err(error) => {
                     let what = if error == Errno::LOOP { "is a link" } else { "exists and is no directory" };
@@ -52,10 +48,16 @@ impl Store<'_> {
 
     /// Notes the directories above the top of the transfer, which an earlier session may have made.
     pub(super) fn note_parents(&mut self) {
+        self.note_above(&self.parents.clone());
+    }
+
+    /// Notes the directories above one that was not announced in this session: it has failed, or did so in an earlier session,
+    /// and is there all the same.
+    pub(crate) fn note_above(&mut self, path: &RelPath) {
         if self.options.durability != Durability::Disk {
             return;
         }
-        let mut path = self.parents.clone();
+        let mut path = path.clone();
         while let Some((above, _)) = path.split() {
             match self.root.directory(&above, Links::Refuse) {
                 Ok(fd) => self.grown.push(Rc::new(fd)),
@@ -141,13 +143,14 @@ impl Store<'_> {
         dest: &RelPath,
         receipt: Receipt,
     ) -> Result<(), Fault> {
-        self.link_in_place(entry, dest)?;
+        let name = self.link_in_place(entry, dest)?.as_bytes().to_vec();
         let (parent, _) = self.parent_of(dest)?;
-        self.linked.push((parent, receipt));
+        self.linked.push((parent, Receipt { name, ..receipt }));
         Ok(())
     }
 
-    fn link_in_place(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<(), Fault> {
+    /// Returns where the link is now: under another name if its own is taken and both are to be kept.
+    fn link_in_place(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<RelPath, Fault> {
         if !entry.path.link_stays_inside(&entry.target) {
             let to = Untrusted::from(&*entry.target);
             return Err(Fault(
@@ -167,24 +170,37 @@ impl Store<'_> {
             return Err(Fault(Refusal::Forbidden, told.into()));
         }
         let (parent, name) = self.parent_of(dest)?;
-        let (name, target) = (os(&name), os(&entry.target));
-        match disk::symlinkat(target, &*parent, name) {
-            Ok(()) => Ok(()),
-            Err(Errno::EXIST) => {
-                let there = rustix::fs::readlinkat(&*parent, name, Vec::new());
-                if there.is_ok_and(|there| there.as_bytes() == entry.target) {
-                    return Ok(());
-                }
-                if self.options.if_exists != IfExists::Replace {
-                    return Err(self.taken(dest, FileType::RegularFile));
-                }
+        let target = os(&entry.target);
+        let is_there = |name: &[u8]| {
+            let there = rustix::fs::readlinkat(&*parent, os(name), Vec::new());
+            there.is_ok_and(|there| there.as_bytes() == entry.target)
+        };
+        match disk::symlinkat(target, &*parent, os(&name)) {
+            Ok(()) => return Ok(dest.clone()),
+            Err(Errno::EXIST) if is_there(&name) => return Ok(dest.clone()),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(Fault::new("make the link", dest, error)),
+        }
+        match self.options.if_exists {
+            IfExists::Replace => {
                 let temporary = self.next_name();
                 let (work, made) =
                     self.in_work(&parent, |work| disk::symlinkat(target, &work.dir, &temporary))?;
-                made.and_then(|()| disk::renameat(&work.dir, &temporary, &*parent, name))
-                    .map_err(|error| Fault::new("replace", dest, error))
+                made.and_then(|()| disk::renameat(&work.dir, &temporary, &*parent, os(&name)))
+                    .map_err(|error| Fault::new("replace", dest, error))?;
+                Ok(dest.clone())
             }
-            Err(error) => Err(Fault::new("make the link", dest, error)),
+            IfExists::KeepBoth => {
+                for other in other_names(&name) {
+                    match disk::symlinkat(target, &*parent, os(&other)) {
+                        Err(Errno::EXIST) if !is_there(&other) => {}
+                        Ok(()) | Err(Errno::EXIST) => return beside(dest, &other),
+                        Err(error) => return Err(Fault::new("make the link", dest, error)),
+                    }
+                }
+                Err(self.taken(dest, FileType::RegularFile))
+            }
+            _ => Err(self.taken(dest, FileType::RegularFile)),
         }
     }
 }

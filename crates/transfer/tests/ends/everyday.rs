@@ -156,6 +156,49 @@ fn a_taken_name_is_handled_as_it_was_asked_for() {
     );
 }
 
+/// A link whose name other content has, or another link, gets another name as a file does; the same link again does not.
+#[test]
+fn a_link_whose_name_is_taken_is_kept_beside_it() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let top = from.path().join("top");
+    fs::create_dir(&top).unwrap();
+    fs::create_dir(to.path().join("top")).unwrap();
+    fs::write(top.join("a"), b"a").unwrap();
+    fs::write(top.join("b"), b"b").unwrap();
+    symlink("a", top.join("link")).unwrap();
+    symlink("b", top.join("other")).unwrap();
+    symlink("elsewhere", to.path().join("top/link")).unwrap();
+    fs::write(to.path().join("top/other"), b"mine").unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let (summary, _) = shared.try_put(&top, "", &PutOptions::default());
+            assert_eq!(summary.failed, 2, "without the option both names are refused");
+            let both = options(|options| options.if_exists = IfExists::KeepBoth);
+            for _ in 0..2 {
+                let mut names = Vec::new();
+                let mut note = |progress: Progress| {
+                    if let Progress::Confirmed(confirmation) = progress {
+                        names.push(String::from_utf8_lossy(confirmation.name.raw()).into_owned());
+                    }
+                };
+                let (summary, error) =
+                    shared.client().put(Input::Path(top.clone()), &place(""), &both, &mut note);
+                assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
+                names.sort();
+                assert_eq!(names, ["top", "top/a", "top/b", "top/link (1)", "top/other (1)"]);
+            }
+        },
+    );
+    let there = to.path().join("top");
+    for (name, leads) in [("link", "elsewhere"), ("link (1)", "a"), ("other (1)", "b")] {
+        assert_eq!(fs::read_link(there.join(name)).unwrap(), Path::new(leads), "{name}");
+    }
+    assert_eq!(fs::read(there.join("other")).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(&there).unwrap().count(), 6, "the same again is not kept twice");
+}
+
 #[test]
 fn a_growing_file_arrives_as_long_as_it_was() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());

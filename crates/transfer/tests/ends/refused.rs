@@ -277,3 +277,24 @@ fn directories_below_one_that_hands_down_its_group_do_so_as_well() {
     }
     assert_eq!((group("plain"), group("plain/sub")), (0, 0));
 }
+
+/// A directory above the name that cannot be made is said to be that, not one that cannot be opened.
+#[test]
+fn a_parent_that_cannot_be_made_is_named() {
+    let (from, above) = (tempdir().unwrap(), tempdir().unwrap());
+    let (file, shared_directory) = (from.path().join("file"), above.path().join("shared"));
+    fs::write(&file, b"x").unwrap();
+    fs::create_dir(&shared_directory).unwrap();
+    share(
+        &shared_directory,
+        |_| {},
+        |shared| {
+            // Nothing can be made in a directory that was removed, whoever tries.
+            fs::remove_dir(&shared_directory).unwrap();
+            let (summary, error) = shared.try_put(&file, "new/inner/file", &PutOptions::default());
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
+            let told = summary.first_failure.unwrap().to_string();
+            assert!(told.contains("cannot make the directory new/inner: No such file"), "{told}");
+        },
+    );
+}

@@ -112,12 +112,12 @@ impl Runner {
         self.kill(world, end);
         let mut state = world.state.borrow_mut();
         state.fell = true;
-        let SimulatedState { random, disk, boots, connections, .. } = &mut *state;
+        let SimulatedState { random, disk, boots, connections, has_changed, .. } = &mut *state;
         if power {
             boots[end as usize] += 2;
             if disk.owner == end {
                 disk.cut(random).map_err(|error| format!("the simulated disk: {error}"))?;
-                check::after_cut(schedule, disk)?;
+                check::after_cut(schedule, disk, *has_changed)?;
             }
             for connection in connections {
                 if random.once_in(2) {
