@@ -120,8 +120,12 @@ impl Journal {
     /// Writes the file anew, without what is not needed any more, and without a torn end.
     fn write_anew(&mut self, memory: &MemoryId, history: &History, flags: RenameFlags) -> io::Result<()> {
         let temporary = Path::new(&self.name).with_extension("new");
-        // A leftover of a crash; nobody else writes it, because the old file is locked.
-        let _ = disk::unlinkat(&self.directory, &temporary, AtFlags::empty());
+        // A leftover of a crash; nobody else writes it, because the old file is locked. If it cannot be removed, that is what is
+        // wrong, and not that it exists.
+        match disk::unlinkat(&self.directory, &temporary, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
         let file = File::from(disk::openat(&self.directory, &temporary, OPEN.union(OFlags::EXCL), PRIVATE)?);
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         let mut bytes = [&MAGIC[..], memory].concat();
