@@ -151,7 +151,37 @@ fn clippy(all: &[&Package]) -> anyhow::Result<()> {
     };
     run(vec!["--all-targets"])?;
     // `--all-targets` does not include targets with `test = false`, and cannot be combined with names.
-    run(named(all.iter().flat_map(|package| &package.guarded)))
+    run(named(all.iter().flat_map(|package| &package.guarded)))?;
+    default_features(all)
+}
+
+/// The tests of crates that have features, as `cargo test` compiles them: of the published crates alone, and of all such crates
+/// with the features that other crates turn on. Tests of a crate without features differ in nothing from those above.
+fn default_features(all: &[&Package]) -> anyhow::Result<()> {
+    let check = |packages: Vec<&str>, features: &str| {
+        let mut command = cargo(&["clippy", "--quiet", "--tests", "--examples", "--features", features]);
+        command.args(packages.iter().flat_map(|name| ["--package", name]));
+        call(command.args(["--", "-D", "warnings"]))
+    };
+    let with_features = || all.iter().filter(|package| !package.features.is_empty());
+    let names = |package: &&&Package| package.is_published;
+    check(with_features().filter(names).map(|package| &*package.name).collect(), "")?;
+    let mut together = Vec::new();
+    let mut tree =
+        cargo(&["tree", "--locked", "--quiet", "--depth", "0", "--prefix", "none", "--format", "{p} {f}"]);
+    let output = tree.output().context("cargo tree")?;
+    anyhow::ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).context("cargo tree")?;
+    let mut features = Vec::new();
+    for package in with_features() {
+        let is_its = |line: &&str| line.split(' ').next() == Some(&package.name);
+        // `xtask` is none of the crates that `cargo test` compiles.
+        let Some(line) = lines.lines().find(is_its) else { continue };
+        together.push(&*package.name);
+        let on = line.rsplit(' ').next().unwrap_or_default().split(',').filter(|name| !name.is_empty());
+        features.extend(on.map(|name| format!("{}/{name}", package.name)));
+    }
+    check(together, &features.join(","))
 }
 
 fn named<'a>(tests: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
