@@ -155,7 +155,7 @@ fn clippy(all: &[&Package]) -> anyhow::Result<()> {
     default_features(all)
 }
 
-/// The tests of crates that have features, as `cargo test` compiles them: of the published crates alone, and of all such crates
+/// The tests of crates that have features, as `cargo test` compiles them: of the published crates together, and of each such crate
 /// with the features that other crates turn on, if those are not all it has. Of crates without features nothing differs.
 fn default_features(all: &[&Package]) -> anyhow::Result<()> {
     let check = |packages: Vec<&str>, features: &str| {
@@ -166,13 +166,11 @@ fn default_features(all: &[&Package]) -> anyhow::Result<()> {
     let with_features = || all.iter().filter(|package| !package.features.is_empty());
     let names = |package: &&&Package| package.is_published;
     check(with_features().filter(names).map(|package| &*package.name).collect(), "")?;
-    let mut together = Vec::new();
     let mut tree =
         cargo(&["tree", "--locked", "--quiet", "--depth", "0", "--prefix", "none", "--format", "{p} {f}"]);
     let output = tree.output().context("cargo tree")?;
     anyhow::ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
     let lines = String::from_utf8(output.stdout).context("cargo tree")?;
-    let mut features = Vec::new();
     for package in with_features() {
         let is_its = |line: &&str| line.split(' ').next() == Some(&package.name);
         // `xtask` is none of the crates that `cargo test` compiles.
@@ -183,10 +181,11 @@ fn default_features(all: &[&Package]) -> anyhow::Result<()> {
             // Checked above.
             continue;
         }
-        together.push(&*package.name);
-        features.extend(on.map(|name| format!("{}/{name}", package.name)));
+        // Alone: the tests of another one may turn on more.
+        let features: Vec<String> = on.map(|name| format!("{}/{name}", package.name)).collect();
+        check(vec![&*package.name], &features.join(","))?;
     }
-    check(together, &features.join(","))
+    Ok(())
 }
 
 fn named<'a>(tests: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
