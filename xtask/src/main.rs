@@ -20,6 +20,7 @@ mod rooms;
 mod runner;
 mod setup;
 mod setups;
+mod shared;
 mod sources;
 mod suites;
 mod test;

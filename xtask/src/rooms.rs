@@ -1,6 +1,6 @@
 //! Rules that the compiler does not check: files need each other in one direction only; unsafe code stays in its folders; a
 //! type's name is defined in two files at most; functions fit on a page; ignored tests say how they are run, and skips are
-//! counted; every crate takes the workspace's lints.
+//! counted; every crate takes the workspace's lints; what is built alone shares its dependencies with a build of all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::workspace::find_sources;
-use crate::{circles, names, root, setup, sources};
+use crate::{circles, names, root, setup, shared, sources};
 
 /// Crates that consist of system calls: the socket options, and the library that is preloaded into other programs.
 const ALL_KERNEL: [&str; 2] = ["sys", "preload"];
@@ -41,6 +41,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
         }
     }
     wrong.extend(names::ambiguous(&definitions));
+    wrong.extend(shared::differences()?);
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }

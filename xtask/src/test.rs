@@ -151,7 +151,41 @@ fn clippy(all: &[&Package]) -> anyhow::Result<()> {
     };
     run(vec!["--all-targets"])?;
     // `--all-targets` does not include targets with `test = false`, and cannot be combined with names.
-    run(named(all.iter().flat_map(|package| &package.guarded)))
+    run(named(all.iter().flat_map(|package| &package.guarded)))?;
+    default_features(all)
+}
+
+/// The tests of crates that have features, as `cargo test` compiles them: of the published crates together, and of each such crate
+/// with the features that other crates turn on, if those are not all it has. Of crates without features nothing differs.
+fn default_features(all: &[&Package]) -> anyhow::Result<()> {
+    let check = |packages: Vec<&str>, features: &str| {
+        let mut command = cargo(&["clippy", "--quiet", "--tests", "--examples", "--features", features]);
+        command.args(packages.iter().flat_map(|name| ["--package", name]));
+        call(command.args(["--", "-D", "warnings"]))
+    };
+    let with_features = || all.iter().filter(|package| !package.features.is_empty());
+    let names = |package: &&&Package| package.is_published;
+    check(with_features().filter(names).map(|package| &*package.name).collect(), "")?;
+    let mut tree =
+        cargo(&["tree", "--locked", "--quiet", "--depth", "0", "--prefix", "none", "--format", "{p} {f}"]);
+    let output = tree.output().context("cargo tree")?;
+    anyhow::ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).context("cargo tree")?;
+    for package in with_features() {
+        let is_its = |line: &&str| line.split(' ').next() == Some(&package.name);
+        // `xtask` is none of the crates that `cargo test` compiles.
+        let Some(line) = lines.lines().find(is_its) else { continue };
+        let on = line.rsplit(' ').next().unwrap_or_default().split(',').filter(|name| !name.is_empty());
+        let count = on.clone().count();
+        if count == package.features.len() || count == 0 && package.is_published {
+            // Checked above.
+            continue;
+        }
+        // Alone: the tests of another one may turn on more.
+        let features: Vec<String> = on.map(|name| format!("{}/{name}", package.name)).collect();
+        check(vec![&*package.name], &features.join(","))?;
+    }
+    Ok(())
 }
 
 fn named<'a>(tests: impl Iterator<Item = &'a String>) -> Vec<&'a str> {

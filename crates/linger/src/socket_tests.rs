@@ -190,6 +190,7 @@ fn the_fin_counts_as_one_byte_that_is_not_told() {
     assert!(matches!(socket.measure(), Event::Unacknowledged { fin: false, .. }));
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
 fn without_a_fin_no_byte_is_taken_for_it() {

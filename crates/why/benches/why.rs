@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use linger_packet::{LinkType, capture, pcapng};
-use linger_why::{AnalyzerLimits, Groups, examine};
+use linger_why::{
+    AnalyzerLimits, CaptureSet, ExamineEvent, ExamineOptions, Groups, ReadStop, examine, examine_set,
+};
 
 /// As many packets as the capture has on which tshark and tcptrace were measured first.
 const PACKETS: u64 = 273_000;
@@ -23,6 +25,14 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--examine") {
         return examine_and_report(Path::new(&arguments[at + 1]));
+    }
+    if let Some(at) = arguments.iter().position(|argument| argument == "--examine-set") {
+        let (mut groups, set) = (Groups::default(), CaptureSet::of(&[PathBuf::from(&arguments[at + 1])]));
+        return examine_set(&set, &ExamineOptions::default(), &ReadStop::default(), |event| {
+            if let ExamineEvent::Finding(finding) = event {
+                groups.add(*finding);
+            }
+        });
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
     let capture = directory.path().join("bench.pcap");
@@ -56,6 +66,8 @@ fn main() {
         median(1, || timed(Command::new("tshark").args(["-q", "-z", "expert", "-r"]).arg(&capture))),
         own,
     );
+
+    several(&capture);
 
     let live = directory.path().join("live.pcap");
     let mut file = BufWriter::new(File::create(&live).expect("a file"));
@@ -119,6 +131,23 @@ fn output(command: &mut Command) -> String {
     let output = command.output().expect("this program runs");
     assert!(output.status.success());
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Several captures on one processor and on all: links to one file, so that nothing is read from the disk.
+fn several(capture: &Path) {
+    let folder = tempfile::tempdir_in(capture.parent().expect("a folder")).expect("a temporary directory");
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        std::fs::hard_link(capture, folder.path().join(format!("{name}.pcap"))).expect("a link");
+    }
+    let of_all = |mut command: Command| timed(command.arg("--examine-set").arg(folder.path()));
+    let all = median(5, || of_all(Command::new(ourself())));
+    row("8 captures on all cores", all, all);
+    let pinned = || {
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", "0"]).arg(ourself());
+        command
+    };
+    row("8 captures on one core", median(5, || of_all(pinned())), all);
 }
 
 /// What `linger why` does, and how much memory it took at most.

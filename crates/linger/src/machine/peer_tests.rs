@@ -257,6 +257,7 @@ fn who_closes_after_it_has_everything_is_told_from_who_closed_before() {
     assert!(!ended(&mut draining(&policy, Some(0)), ms(50)).closed_after);
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 fn a_socket_whose_owner_sent_the_fin_is_not_half_closed_again() {
     for (policy, is_half_closed, wanted) in [
