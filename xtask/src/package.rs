@@ -10,17 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use toml::{Table, Value};
 
 use crate::workspace::{Package, packages};
 use crate::{call, cargo, packaged, root};
 
 /// The crates of which an archive can be tested alone. Others are only looked at: `linger-fastcgi` needs this workspace for its tests.
 const TESTED: [&str; 2] = ["linger-sys", "linger"];
-
-/// What the archives and the README's project have with no other features than their own manifests name: axum, which the
-/// README says how to have, and rustix, by which `linger-sys` asks the kernel.
-const OWN: [&str; 2] = ["axum", "rustix"];
 
 /// The README promises a server in fewer lines than this.
 const LINES: usize = 30;
@@ -33,21 +28,20 @@ pub(crate) fn check(all: &[&Package]) -> anyhow::Result<()> {
         complete(&unpacked(folder.path(), package))?;
     }
     patch(folder.path(), &published, |package| unpacked(folder.path(), package))?;
-    let linger = published.iter().find(|package| package.name == "linger").context("no crate `linger`")?;
-    let readme = fs::read_to_string(unpacked(folder.path(), linger).join("README.md"))?;
-    let project = project(folder.path(), &readme)?;
-    share(folder.path(), &published)?;
-    let of = |command: &str, name: &str, words: &[&str]| {
-        let mut command = cargo(&[command, "--quiet", "--offline", "--package", name, "--package", "shared"]);
-        call(lean(command.args(words).current_dir(folder.path())))
+    let in_archive = |package: &Package, words: &[&str]| {
+        let mut command = cargo(&["test", "--quiet", "--offline", "--all-features"]);
+        call(lean(command.args(words).current_dir(unpacked(folder.path(), package))))
     };
     for package in published.iter().filter(|package| TESTED.contains(&package.name.as_str())) {
         // Some tests fork, and a child has the fds of every other thread's test until it ends: one test at a time.
         let alone: &[&str] = if package.name == "linger-sys" { &["--", "--test-threads=1"] } else { &[] };
-        of("test", &package.name, &[&["--all-features", "--lib", "--examples"], alone].concat())?;
-        of("test", &package.name, &["--all-features", "--doc"])?;
+        in_archive(package, &[&["--lib", "--examples"], alone].concat())?;
+        in_archive(package, &["--doc"])?;
     }
-    of("build", "project", &[])?;
+    let linger = published.iter().find(|package| package.name == "linger").context("no crate `linger`")?;
+    let readme = fs::read_to_string(unpacked(folder.path(), linger).join("README.md"))?;
+    let project = project(folder.path(), &readme)?;
+    call(lean(cargo(&["build", "--quiet", "--offline"]).current_dir(&project)))?;
     packaged::in_a_network_of_its_own(&project, &root().join("target/debug"))
 }
 
@@ -97,79 +91,6 @@ fn patch(folder: &Path, published: &[&&Package], place: impl Fn(&Package) -> Pat
     let profile = "[profile.dev.package.\"*\"]\ndebug = false\n";
     let config = format!("{profile}\n[patch.crates-io]\n{entries}");
     Ok(fs::write(folder.join(".cargo/config.toml"), config)?)
-}
-
-/// Makes one workspace of the archives, the project, and a crate named `shared`, which has no code: whatever is built together
-/// with it has the dependencies that all have in common with the features of this workspace, where they are compiled already.
-/// It names none of the crates in [`OWN`].
-fn share(folder: &Path, published: &[&&Package]) -> anyhow::Result<()> {
-    let read = |path: &str| -> anyhow::Result<Table> {
-        toml::from_str(&fs::read_to_string(root().join(path)).context(path.to_owned())?)
-            .context(path.to_owned())
-    };
-    let (all, testing, linger) =
-        (read("Cargo.toml")?, read("crates/testing/Cargo.toml")?, read("crates/linger/Cargo.toml")?);
-    let inherited = table(&all, &["workspace", "dependencies"])?;
-    let mut dependencies = Table::new();
-    for (name, one) in table(&testing, &["dependencies"])?
-        .iter()
-        .chain(table(&linger, &["target", "cfg(not(loom))", "dev-dependencies"])?)
-        .filter(|(name, _)| !name.starts_with("linger") && !OWN.contains(&name.as_str()))
-    {
-        let features = dependencies.entry(name).or_insert_with(|| Table::new().into());
-        let features = features.as_table_mut().context("a table")?;
-        add(features, one);
-        if one.get("workspace").is_some() {
-            add(features, inherited.get(name).with_context(|| name.clone())?);
-        }
-    }
-    let build = table(&testing, &["build-dependencies"])?.clone();
-    let package = Table::from_iter([
-        ("name".to_owned(), "shared".into()),
-        ("version".to_owned(), "0.0.0".into()),
-        ("edition".to_owned(), "2024".into()),
-    ]);
-    let manifest = [("package", package), ("dependencies", dependencies), ("build-dependencies", build)];
-    let manifest = Table::from_iter(manifest.map(|(name, value)| (name.to_owned(), value.into())));
-    let shared = folder.join("shared");
-    fs::create_dir_all(shared.join("src"))?;
-    fs::write(shared.join("Cargo.toml"), toml::to_string(&manifest)?)?;
-    fs::write(shared.join("src/lib.rs"), "")?;
-    // Without it cargo would not look at the features for builds.
-    fs::copy(root().join("crates/testing/build.rs"), shared.join("build.rs"))?;
-    let archives = published.iter().map(|package| format!("{}-{}", package.name, package.version));
-    let members: Vec<String> = archives.chain(["project".to_owned(), "shared".to_owned()]).collect();
-    fs::write(folder.join("Cargo.toml"), format!("[workspace]\nresolver = \"3\"\nmembers = {members:?}\n"))?;
-    // With the workspace's lock file, cargo uses the versions that this machine already has.
-    fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
-    Ok(())
-}
-
-fn table<'a>(of: &'a Table, path: &[&str]) -> anyhow::Result<&'a Table> {
-    path.iter().try_fold(of, |table, key| {
-        table.get(*key).and_then(Value::as_table).with_context(|| format!("no {}", path.join(".")))
-    })
-}
-
-/// Adds a dependency's version and features to what other manifests say of it.
-fn add(dependency: &mut Table, more: &Value) {
-    let version = more.as_str().or_else(|| more.get("version")?.as_str());
-    if let Some(version) = version {
-        dependency.insert("version".to_owned(), version.into());
-    }
-    let without = |value: Option<&Value>| value.and_then(Value::as_bool) == Some(false);
-    // Default features are left out only if all leave them out. What is inherited has no say in it.
-    let says = version.is_some();
-    let first = !dependency.contains_key("default-features");
-    if says && (first || !without(more.get("default-features"))) {
-        dependency.insert("default-features".to_owned(), (!without(more.get("default-features"))).into());
-    }
-    let features = dependency.entry("features").or_insert_with(|| Vec::<String>::new().into());
-    if let (Some(features), Some(more)) =
-        (features.as_array_mut(), more.get("features").and_then(Value::as_array))
-    {
-        features.extend(more.iter().cloned());
-    }
 }
 
 /// Shares the workspace's compiled dependencies. They are reused only if the profile is the same, hence the debug setting.
