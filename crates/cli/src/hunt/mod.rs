@@ -317,6 +317,9 @@ fn run_again(arguments: &HuntArguments, plan: &HuntPlan, file: &StoryFile, stop:
         Ok(repeated) => repeated,
         Err(error) => return refused(&error),
     };
+    if stop.requested() && repeats.tried < arguments.times {
+        say!("linger: interrupted after {} of {} trials", repeats.tried, arguments.times);
+    }
     let packets = lost.as_ref().and_then(|_| packets(plan, &story, pcap, stop));
     let mut out = Stdout::new();
     let printed = if arguments.output.json {
