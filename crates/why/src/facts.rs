@@ -27,17 +27,29 @@ pub(crate) struct Facts<'a> {
 /// The packet that a bare reset answers, if it is among those kept: its acknowledgement is the reset's number, and the sender
 /// of the reset has not answered it otherwise.
 fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
-    let unanswered = |record: &&Record| {
+    // Bytes beyond the sender's acknowledgement.
+    let waits = |record: &Record| {
         let acknowledged = sender.ack().map_or(1 << 31, |ack| ack.wrapping_sub(record.seq));
         let span =
             record.len + u32::from(record.flags.has(Flags::FIN)) + u32::from(record.flags.has(Flags::SYN));
-        // Bytes beyond the sender's acknowledgement, or a packet after the sender's last one.
-        acknowledged >= 1 << 31 || acknowledged < span || record.frame > sender.last_frame
+        acknowledged >= 1 << 31 || acknowledged < span
     };
     let answers = |record: &&Record| {
         record.dir() != reset.by && record.flags.has(Flags::ACK) && record.ack == reset.seq
     };
-    reset.connection.records().rev().filter(answers).find(unanswered).copied()
+    let mut asking = reset
+        .connection
+        .records()
+        .rev()
+        .filter(answers)
+        .filter(|record| waits(record) || record.frame > sender.last_frame);
+    let latest = asking.next()?;
+    // Packets keep their order. Of data and an acknowledgement that were sent together, the data arrived first.
+    let age =
+        |record: &Record| reset.at.time_ns.saturating_sub(reset.connection.first_time + record.since_first());
+    let is_bare = latest.len == 0 && !latest.flags.any(Flags::SYN | Flags::FIN);
+    let data = asking.find(|record| record.len > 0);
+    data.filter(|data| is_bare && waits(data) && age(data) <= 2 * age(latest)).or(Some(latest)).copied()
 }
 
 /// The TTLs that systems give to new packets.
@@ -300,16 +312,40 @@ impl<'a> Facts<'a> {
         if s.seen() && inside { s.payload_after(self.reset.seq) } else { 0 }
     }
 
-    /// Whether the other side's window had no room for another full segment, of 536 bytes at least (the default MSS, RFC 9293
-    /// section 3.7.1). Section 3.8.6.2.1 lets a sender wait below that.
-    pub(crate) fn window_full(&self) -> bool {
+    /// The packet, by its frame after the connection's first one, that shows that the other side's window had no room for another
+    /// full segment, of 536 bytes at least (the default MSS, RFC 9293 section 3.7.1). Section 3.8.6.2.1 lets a sender wait below
+    /// that.
+    ///
+    /// The window may open in the data that the reset answers, or behind it: a closed socket answers the data first (in
+    /// `tcp_rcv_state_process`, and only then would it send what waits).
+    pub(crate) fn window_full(&self) -> Option<u32> {
+        let r = self.receiver;
+        // Where the snap length cuts the field off, the records hold 0.
+        let window = r.window()?;
+        if r.ack().is_some_and(|ack| self.is_full(ack, window)) {
+            return Some(r.last_frame);
+        }
+        let data = self.trigger.filter(|trigger| trigger.len > 0)?;
+        let known = |record: &&Record| record.dir() != self.reset.by && record.ack == data.ack;
+        let before = self.connection().records().rev().filter(|record| record.frame <= data.frame);
+        before
+            .filter(known)
+            .take(2)
+            .find(|record| self.is_full(record.ack, record.window))
+            .map(|record| record.frame)
+    }
+
+    /// Whether a window that was offered with this acknowledgement, unscaled, had no room for another full segment.
+    fn is_full(&self, ack: u32, window: u16) -> bool {
         let (s, r) = (self.sender, self.receiver);
-        let (Some(ack), Some(window)) = (r.ack(), r.window()) else { return false };
         // Without a scale, the snap length may have cut the option off.
         let known = s.syn() && r.syn() && r.scale > 0;
         let window = u64::from(window) << if known { r.scale } else { 0 };
         let used = u64::from(s.next.wrapping_sub(ack));
-        used < 1 << 31 && window.saturating_sub(used) < 536 && s.payload > 0 && (known || window == 0)
+        used <= u64::from(s.next.wrapping_sub(s.isn()))
+            && window.saturating_sub(used) < 536
+            && s.payload > 0
+            && (known || window == 0)
     }
 
     /// How long no data was sent, new or again, before the reset, or before the packet that it answers, in nanoseconds. The

@@ -122,7 +122,7 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::DataAfterClose, Class::PassiveAfterData),
-        "a bare reset without a FIN of its sender, of which bytes were in flight less than a second before, or which faced a full window: a FIN would have waited",
+        "a bare reset without a FIN of its sender, of which bytes were in flight less than a second before, or which faced a full window until the data that it answers was sent: a FIN would have waited",
         "all bytes acknowledged and room in the window; a second of silence",
         Some(("FIN-behind-a-queue", "all had been acknowledged")),
         0,
@@ -193,7 +193,7 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::HalfOpen, Class::PassiveAfterData),
-        "a bare reset in mid-connection, at a number not ahead of its sender's, no FIN of its sender, all its bytes acknowledged and room in the window, seen from its handshake on",
+        "a bare reset in mid-connection, at a number not ahead of its sender's, no FIN of its sender, all its bytes acknowledged and room in the window before the packet that it answers, seen from its handshake on",
         "a FIN; bytes in flight; a number ahead; a part that is not in the capture",
         Some(("no-memory", "a number that nobody has acknowledged")),
         10,

@@ -231,7 +231,7 @@ impl Checker<'_> {
                 holds(s.fin().is_none(), "there is a FIN")?;
                 equal(s.bytes_from(reset.seq), u64::from(*bytes))
             }
-            Claim::WindowClosed => self.window_closed(),
+            Claim::WindowClosed => self.window_closed(frame),
             Claim::Silence { nanoseconds } => self.silence(*nanoseconds),
             Claim::SynsUnanswered { count, nanoseconds } => {
                 holds(s.after.is_empty(), "something else was sent")?;

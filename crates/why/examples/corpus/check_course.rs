@@ -140,16 +140,33 @@ impl Checker<'_> {
         holds(acked.is_some_and(|ack| at_or_after(ack, end)), "not acknowledged")
     }
 
-    pub(crate) fn window_closed(&self) -> Proof {
+    /// A packet offered too little, and no later one offered more before the data that the reset answers, or before the reset.
+    pub(crate) fn window_closed(&self, frame: Option<u64>) -> Proof {
         let (s, r) = (&self.c.sender, &self.c.receiver);
-        let last = r.before.iter().rev().find(|seen| !seen.has(Flags::SYN)).ok_or("no window")?;
+        let shown = self.packet(frame)?;
+        holds(shown.from == self.finding.to && !shown.has(Flags::SYN), "not a window of the other side")?;
         let scale = match (s.syn(), r.syn()) {
             (Some(_), Some(syn)) => syn.scale.unwrap_or(0),
             _ => 0,
         };
-        let window = u64::from(last.window.unwrap_or(0)) << scale;
-        let used = s.bytes_from(r.ack().ok_or("no acknowledgement")?);
-        holds(window < used + 536, &format!("{window} bytes of window, {used} used"))
+        let too_small = |seen: &Seen| {
+            let window = u64::from(seen.window.unwrap_or(0)) << scale;
+            let used = s.bytes_from(seen.ack);
+            holds(
+                window < used + 536,
+                &format!("frame {}: {window} bytes of window, {used} used", seen.frame),
+            )
+        };
+        too_small(shown)?;
+        let answered_data = self.finding.evidence.iter().find_map(|evidence| match evidence.says {
+            Claim::Answers { frame, what: Asked::Data { .. }, .. } => Some(frame),
+            _ => None,
+        });
+        let until = answered_data.unwrap_or(self.c.reset.frame);
+        r.before
+            .iter()
+            .filter(|seen| (shown.frame + 1..until).contains(&seen.frame))
+            .try_for_each(|seen| too_small(seen))
     }
 
     /// Between the last payload, SYN or FIN and the reset, or the packet that it answers.

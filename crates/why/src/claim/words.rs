@@ -438,7 +438,7 @@ impl Claim {
                 "{bytes} bytes of the sender were still unacknowledged: a FIN would have waited behind what was queued"
             ),
             Self::WindowClosed => f.write_str(
-                "the other side's window was full: a FIN of the sender would have waited behind it",
+                "the other side's window had no room: a FIN of the sender would have waited for some",
             ),
             Self::Silence { nanoseconds } => {
                 write!(f, "no data was sent for {} before it", Duration(*nanoseconds))

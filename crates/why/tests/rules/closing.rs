@@ -70,6 +70,38 @@ fn a_fin_waits_behind_a_closed_window() {
 }
 
 #[test]
+fn the_window_opens_while_the_late_bytes_are_on_their_way() {
+    // nginx closes after its five seconds, and the client begins to read when it sends: what it frees, the next packet says.
+    let closed = || idle().window(Client, 0).ack(Client).wait(4_000);
+    let late = || closed().bytes(Client, 1);
+    let opened = |flow: Flow| flow.window(Client, 300).ack(Client);
+    // The number is the same for both, and the reset follows both.
+    let answered = |flow: Flow| flow.bare(Server);
+    rule("window that opens")
+        .base(&answered(opened(late())), "data-after-close likely passive-after-data harmful unread:1")
+        .but("no byte before it", &answered(opened(closed())), "half-open likely")
+        .but("the byte long before it", &answered(opened(late().wait(4_000))), "half-open likely")
+        .but(
+            "the byte in the packet that opens it",
+            &answered(closed().window(Client, 300).bytes(Client, 1)),
+            "data-after-close likely",
+        )
+        .but("the byte behind it", &answered(opened(closed()).bytes(Client, 1)), "half-open likely")
+        .but(
+            "it had never been closed",
+            &answered(opened(idle().ack(Client).wait(4_000).bytes(Client, 1))),
+            "half-open likely",
+        )
+        .but(
+            "it had room, and was filled, and what filled it is acknowledged",
+            &answered(idle().window(Client, 8).ack(Client).bytes(Server, 1_000).bytes(Client, 1)),
+            "half-open likely",
+        )
+        .but("the byte had been acknowledged", &answered(opened(late().ack(Server))), "half-open likely")
+        .done();
+}
+
+#[test]
 fn bytes_that_cross_the_fin_came_too_late() {
     let crossed = |bytes: u32| idle().bytes(Client, 30).fin(Server).with(|p| p.ack -= bytes);
     rule("crossing the FIN")

@@ -115,9 +115,11 @@ impl Judge<'_> {
         self.ask(NextEvidence::Capture(Capture::SenderGoodbye));
         // The FIN of a close() waits behind what is queued, and the reset drops the queue: this close leaves no FIN.
         let full = f.window_full();
-        if full || flight > 0 && since < RECENT {
-            let claim = if full { Claim::WindowClosed } else { Claim::DataInFlight(flight) };
-            self.say(f.frame_at(f.sender.spoke_frame), claim);
+        if full.is_some() || flight > 0 && since < RECENT {
+            match full {
+                Some(frame) => self.say(f.frame_at(frame), Claim::WindowClosed),
+                None => self.say(f.frame_at(f.sender.spoke_frame), Claim::DataInFlight(flight)),
+            }
             let candidates = with_client(vec![DataAfterClose, HalfOpen, FirewallReject, Forged, ProcessGone]);
             let cause = if by_client == Some(true) { ClientGaveUp } else { DataAfterClose };
             return (cause, Likely, candidates);
