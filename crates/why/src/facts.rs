@@ -27,29 +27,24 @@ pub(crate) struct Facts<'a> {
 /// The packet that a bare reset answers, if it is among those kept: its acknowledgement is the reset's number, and the sender
 /// of the reset has not answered it otherwise.
 fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
-    // Bytes beyond the sender's acknowledgement.
-    let waits = |record: &Record| {
+    let unanswered = |record: &&Record| {
         let acknowledged = sender.ack().map_or(1 << 31, |ack| ack.wrapping_sub(record.seq));
         let span =
             record.len + u32::from(record.flags.has(Flags::FIN)) + u32::from(record.flags.has(Flags::SYN));
-        acknowledged >= 1 << 31 || acknowledged < span
+        // Bytes beyond the sender's acknowledgement, or a packet after the sender's last one.
+        acknowledged >= 1 << 31 || acknowledged < span || record.frame > sender.last_frame
     };
     let answers = |record: &&Record| {
         record.dir() != reset.by && record.flags.has(Flags::ACK) && record.ack == reset.seq
     };
-    let mut asking = reset
-        .connection
-        .records()
-        .rev()
-        .filter(answers)
-        .filter(|record| waits(record) || record.frame > sender.last_frame);
+    let mut asking = reset.connection.records().rev().filter(answers).filter(unanswered);
     let latest = asking.next()?;
     // Packets keep their order. Of data and an acknowledgement that were sent together, the data arrived first.
     let age =
         |record: &Record| reset.at.time_ns.saturating_sub(reset.connection.first_time + record.since_first());
     let is_bare = latest.len == 0 && !latest.flags.any(Flags::SYN | Flags::FIN);
     let data = asking.find(|record| record.len > 0);
-    data.filter(|data| is_bare && waits(data) && age(data) <= 2 * age(latest)).or(Some(latest)).copied()
+    data.filter(|data| is_bare && age(data) <= 2 * age(latest)).or(Some(latest)).copied()
 }
 
 /// The TTLs that systems give to new packets.

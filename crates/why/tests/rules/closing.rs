@@ -86,6 +86,11 @@ fn the_window_opens_while_the_late_bytes_are_on_their_way() {
             &answered(closed().window(Client, 300).bytes(Client, 1)),
             "data-after-close likely",
         )
+        .but(
+            "the same, and an acknowledgement behind it",
+            &answered(opened(closed().window(Client, 300).bytes(Client, 1))),
+            "data-after-close likely",
+        )
         .but("the byte behind it", &answered(opened(closed()).bytes(Client, 1)), "half-open likely")
         .but(
             "it had never been closed",
