@@ -53,6 +53,12 @@ pub enum Claim {
         /// Its window.
         window: Option<u16>,
     },
+    /// A bare RST at the sender's next number, with the sender's last window: no packet of the other side acknowledges that number,
+    /// so that it answers none.
+    BareOfItsOwn {
+        /// Its window.
+        window: Option<u16>,
+    },
     /// The capture holds no packet of the other side; or none since ten seconds after an earlier reset, when the connection was
     /// forgotten.
     OneDirection,

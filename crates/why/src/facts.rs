@@ -47,6 +47,15 @@ fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
     data.filter(|data| is_bare && age(data) <= 2 * age(latest)).or(Some(latest)).copied()
 }
 
+/// Why a bare reset answers no packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unasked {
+    /// Its sender had acknowledged all that it got.
+    AllAcknowledged,
+    /// It has its sender's own window, and a number that the other side has not acknowledged.
+    NumberUnacknowledged,
+}
+
 /// The TTLs that systems give to new packets.
 const INITIAL_TTLS: [u8; 4] = [32, 64, 128, 255];
 
@@ -172,20 +181,26 @@ impl<'a> Facts<'a> {
         (self.sender.seen() && ahead != 0 && ahead < 1 << 26 && acknowledged).then_some(ahead)
     }
 
-    /// The reset's number is beyond what the capture holds of its sender, acknowledged or not.
-    pub(crate) fn is_ahead_of_sender(&self) -> bool {
-        let ahead = self.reset.seq.wrapping_sub(self.sender.next);
-        self.sender.seen() && ahead != 0 && ahead < 1 << 26
+    /// The reset's number is beyond what the other side has acknowledged. An answer has the number that the packet acknowledges.
+    pub(crate) fn is_number_unacknowledged(&self) -> bool {
+        let known = self.receiver.ack().unwrap_or(self.sender.next);
+        let ahead = self.reset.seq.wrapping_sub(known);
+        self.sender.seen() && ahead != 0 && ahead < 1 << 30
     }
 
-    /// A bare reset that no packet asks for: it stands at the sender's next number, after the sender had acknowledged all
-    /// that it got. macOS, BSD and Windows abort in this form too.
-    pub(crate) fn bare_unasked(&self) -> bool {
-        !self.reset.flags.has(Flags::ACK)
-            && self.trigger.is_none()
-            && self.at_next()
-            && self.receiver.seen()
-            && self.sender.ack() == Some(self.receiver.next)
+    /// A bare reset that no packet asks for: it stands at the sender's next number. macOS, BSD and Windows abort in this form too.
+    pub(crate) fn bare_unasked(&self) -> Option<Unasked> {
+        let (s, r) = (self.sender, self.receiver);
+        if self.reset.flags.has(Flags::ACK) || self.trigger.is_some() || !self.at_next() || !r.seen() {
+            return None;
+        }
+        if s.ack() == Some(r.next) {
+            return Some(Unasked::AllAcknowledged);
+        }
+        // An answer has no window.
+        let own_window =
+            self.reset.window.is_some_and(|window| window != 0) && self.reset.window == s.window();
+        (self.is_number_unacknowledged() && own_window).then_some(Unasked::NumberUnacknowledged)
     }
 
     /// The first packet of the alleged sender that no side sends after its own reset: its frame, and why. After a bare reset that
@@ -196,7 +211,7 @@ impl<'a> Facts<'a> {
             let ahead = record.seq.wrapping_add(record.len).wrapping_sub(reset.seq);
             record.dir() == reset.by && record.len > 0 && record.len >= ahead && ahead > 0
         };
-        let sent = || reset.after.records.iter().find(new).filter(|_| self.bare_unasked());
+        let sent = || reset.after.records.iter().find(new).filter(|_| self.bare_unasked().is_some());
         reset.after.genuine.or_else(|| sent().map(|record| (self.frame_of(record), Genuine::NewData)))
     }
 

@@ -193,8 +193,8 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::HalfOpen, Class::PassiveAfterData),
-        "a bare reset in mid-connection, at a number not ahead of its sender's, no FIN of its sender, all its bytes acknowledged and room in the window before the packet that it answers, seen from its handshake on",
-        "a FIN; bytes in flight; a number ahead; a part that is not in the capture",
+        "a bare reset in mid-connection, at a number that the other side has acknowledged, no FIN of its sender, all its bytes acknowledged and room in the window before the packet that it answers, seen from its handshake on",
+        "a FIN; bytes in flight; a number that nobody has acknowledged; a part that is not in the capture",
         Some(("no-memory", "a number that nobody has acknowledged")),
         10,
     ),

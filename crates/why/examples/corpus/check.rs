@@ -104,6 +104,18 @@ impl Checker<'_> {
                 equal(s.ack(), r.end())?;
                 holds(self.asking().is_none(), "there is a packet that it answers")
             }
+            Claim::BareOfItsOwn { window } => {
+                holds(!active, "it has an ACK")?;
+                equal(reset.window, *window)?;
+                equal(s.end(), Some(reset.seq))?;
+                let last =
+                    s.before.iter().rev().find(|seen| !seen.has(Flags::SYN)).ok_or("no window before it")?;
+                equal(last.window, *window)?;
+                holds(window.is_some_and(|window| window > 0), "the window of an answer")?;
+                let asked =
+                    r.before.iter().find(|seen| seen.has(Flags::ACK) && at_or_after(seen.ack, reset.seq));
+                holds(asked.is_none(), "the other side had acknowledged its number")
+            }
             Claim::OneDirection => holds(r.before.is_empty(), "there are packets of the other side"),
             Claim::OtherSentNothing => self.nothing_from(r, active.then_some(reset.ack)),
             Claim::NobodySentAnything => {

@@ -13,7 +13,7 @@ mod passive;
 
 use crate::advice::{Capture, Host, NextEvidence};
 use crate::claim::{Claim, Farewell};
-use crate::facts::Facts;
+use crate::facts::{Facts, Unasked};
 use crate::finding::Evidence;
 use crate::side::{RunKind, Side};
 use crate::surroundings::ListenerHistory;
@@ -98,7 +98,7 @@ impl Judge<'_> {
         if f.answers_syn_ack() {
             return Class::AnswerToSynAck;
         }
-        if f.bare_unasked() {
+        if f.bare_unasked().is_some() {
             return if s.has_fin() { Class::ActiveAfterFin } else { Class::Active };
         }
         if f.active() {
@@ -179,10 +179,12 @@ impl Judge<'_> {
             Claim::Unasked { window, timestamps: f.reset.timestamps, at_next: f.at_next() }
         } else if let Some(trigger) = f.trigger {
             Claim::Answers { window, what: f.kind_of(&trigger), frame: f.frame_of(&trigger) }
-        } else if f.bare_unasked() {
-            Claim::BareUnasked { window }
         } else {
-            Claim::AnswersUnseen { window }
+            match f.bare_unasked() {
+                Some(Unasked::AllAcknowledged) => Claim::BareUnasked { window },
+                Some(Unasked::NumberUnacknowledged) => Claim::BareOfItsOwn { window },
+                None => Claim::AnswersUnseen { window },
+            }
         };
         self.say(frame, claim);
     }

@@ -30,6 +30,7 @@ impl fmt::Display for Claim {
             | Self::Answers { .. }
             | Self::AnswersUnseen { .. }
             | Self::BareUnasked { .. }
+            | Self::BareOfItsOwn { .. }
             | Self::OneDirection => self.form(f),
             Self::PortRefusesLater
             | Self::EndedTogether(_)
@@ -125,6 +126,12 @@ impl Claim {
                 f,
                 "bare RST at the sender's next sequence number, {}: the sender had acknowledged all it got, and no \
                  later packet asks for it",
+                Window(window)
+            ),
+            Self::BareOfItsOwn { window } => write!(
+                f,
+                "bare RST at the sender's next sequence number, with its last {}: nobody had acknowledged that number, so that it \
+                 answers no packet",
                 Window(window)
             ),
             _ => f.write_str("the capture holds no packet of the other side, or none after an earlier reset"),

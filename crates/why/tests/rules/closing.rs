@@ -1,7 +1,7 @@
 //! What a close leaves behind: a FIN that waits behind queued data, bytes that cross it, farewells, resets that nobody obeyed.
 
 use crate::case::rule;
-use crate::flow::{A, Client, F, Flow, Server, flow};
+use crate::flow::{A, Client, F, Flow, R, Server, flow};
 use crate::passive::record;
 use crate::{GET, post, response};
 
@@ -138,6 +138,34 @@ fn an_acknowledged_packet_is_not_what_the_reset_answers() {
         )
         .but("not at the next number", &last().bare(Client).with(|p| p.seq += 1), "passive-after-data")
         .but("a byte unacknowledged", &idle().with(|p| p.ack -= 1).bare(Client), "passive-after-data")
+        .done();
+}
+
+#[test]
+fn a_number_that_nobody_acknowledged_is_the_senders_own() {
+    // Neither side hears the other any more, and the server's hold timer ends it (an MSDP router does so, in this form).
+    let deaf =
+        || idle().bytes(Client, 3).wait(600).again(Client).bytes(Server, 3).with(|p| p.ack -= 3).wait(5_000);
+    let own = || deaf().packet(Server, R, b"").with(|p| p.timestamps = false);
+    rule("bare reset of its own")
+        .base(&own(), "unknown possible active harmful unread:?")
+        .but("the window of an answer", &own().with(|p| p.window = 0), "unknown possible passive-after-data")
+        .but(
+            "another window than its sender's",
+            &own().with(|p| p.window += 1),
+            "unknown possible passive-after-data",
+        )
+        .but("not at the next number", &own().with(|p| p.seq -= 1), "unknown possible passive-after-data")
+        .but(
+            "its number had been acknowledged",
+            &deaf().ack(Client).packet(Server, R, b""),
+            "passive-after-data",
+        )
+        .but(
+            "by the client",
+            &idle().bytes(Server, 3).bytes(Client, 3).with(|p| p.ack -= 3).packet(Client, R, b""),
+            "client-gave-up likely active",
+        )
         .done();
 }
 

@@ -130,7 +130,8 @@ impl Judge<'_> {
         if by_client == Some(true) {
             candidates.insert(1, ClientGaveUp);
         }
-        if f.is_ahead_of_sender() {
+        if f.is_number_unacknowledged() {
+            candidates.extend([Aborted, ClosedWithUnreadData]);
             return (Unknown, Possible, candidates);
         }
         (HalfOpen, Likely, candidates)
