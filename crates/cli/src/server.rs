@@ -37,7 +37,7 @@ pub(crate) struct ServerArguments {
     output: Json,
 }
 
-fn consume(text: &str) -> Result<Consume, String> {
+pub(crate) fn consume(text: &str) -> Result<Consume, String> {
     if text == "all" { Ok(Consume::All) } else { text.parse().map(|Bytes(bytes)| Consume::Bytes(bytes)) }
 }
 

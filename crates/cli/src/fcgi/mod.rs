@@ -1,5 +1,6 @@
 //! `linger fcgi`: requests to a FastCGI application, or an application to try a gateway with.
 
+mod endings;
 mod get;
 mod ping;
 mod serve;

@@ -5,13 +5,21 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, ValueHint};
+use clap::{ArgGroup, Args, ValueHint};
 use linger_fastcgi::{Address, Responder, apps, responder};
+use linger_lab::{Consume, listen};
 
+use super::endings::{Answered, Application, FcgiEnding};
 use crate::options::ListenAt;
-use crate::output::say;
-use crate::typed::ListenOn;
+use crate::output::{Stdout, Stopped, say};
+use crate::server::consume;
+use crate::typed::{Bytes, ListenOn, Names};
 use crate::{exit, interrupt};
+
+/// How many connections may wait to be accepted by an application that ends in a given way.
+const BACKLOG: u32 = 128;
+/// Most connections that it serves at once, each in a thread of its own.
+const WORKERS: usize = 32;
 
 const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or unix:/PATH; `inherited` is the socket that a \
     service manager passes (LISTEN_FDS), else the one that a parent left as descriptor 0";
@@ -20,18 +28,30 @@ const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or un
 #[derive(Args, Debug)]
 #[command(mut_arg("listen", |arg| arg.default_value("inherited").help(LISTEN)))]
 #[command(after_help = "Examples:\n  linger fcgi serve --echo --listen 127.0.0.1:9000\n  \
-    spawn-fcgi -n -p 9000 -- linger fcgi serve --root /srv/www")]
+    spawn-fcgi -n -p 9000 -- linger fcgi serve --root /srv/www\n\
+    and to see how others lose responses (docs/fastcgi.md):\n  \
+    linger fcgi serve --ending close --listen 127.0.0.1:9000")]
+#[command(group(ArgGroup::new("what").args(["root", "echo", "ending"]).required(true)))]
 #[group(skip)]
 pub(super) struct ServeArguments {
     /// Serve the files of this folder
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "echo", conflicts_with = "echo")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     root: Option<PathBuf>,
     /// Answer with the request
     #[arg(long)]
     echo: bool,
+    /// Answer each request with so many bytes, and end the connection in a way that loses them, or in the one that does not
+    #[arg(long, value_enum, conflicts_with = "multiplex")]
+    ending: Option<FcgiEnding>,
+    /// Size of these responses
+    #[arg(long, value_name = "BYTES", default_value = "67051", conflicts_with_all = ["root", "echo"])]
+    response: Bytes,
+    /// How much of a request's body is read before; `all` is CONTENT_LENGTH, and never the empty record behind it
+    #[arg(long, value_name = "BYTES|all", default_value = "all", conflicts_with_all = ["root", "echo"], value_parser = Names::new(["all"], consume), hide_possible_values = true)]
+    consume: Consume,
     #[command(flatten)]
     at: ListenAt,
-    /// Most connections at once
+    /// Most connections at once; with --ending never more than 32
     #[arg(long, value_name = "N", default_value_t = 256)]
     connections: usize,
     /// Let connections carry several requests at once
@@ -66,6 +86,11 @@ fn inherited(config: responder::Config) -> io::Result<Responder> {
 
 impl ServeArguments {
     pub(super) fn run(self) -> ExitCode {
+        if let Some(ending) = self.ending {
+            let Bytes(response) = self.response;
+            let application = Application { ending, response, consume: self.consume };
+            return show(application, &self.at, self.connections.clamp(1, WORKERS));
+        }
         let mut config = responder::Config::default();
         config.connections = self.connections.max(1);
         config.multiplex = self.multiplex;
@@ -118,4 +143,45 @@ impl ServeArguments {
             Err(error) => exit::io("cannot go on accepting", &error),
         }
     }
+}
+
+/// Serves an application that ends in a given way, and says what its system calls said.
+fn show(application: Application, at: &ListenAt, workers: usize) -> ExitCode {
+    let wanted = match at.listen.tcp() {
+        Ok(address) => address,
+        Err(why) => return exit::fail(exit::BAD_USAGE, format_args!("--ending: {why} with --listen")),
+    };
+    let listener = wanted.resolve().and_then(|address| {
+        let listener = listen(address, BACKLOG, None)?;
+        Ok((listener.local_addr()?, listener))
+    });
+    let (address, listener) = match listener {
+        Ok(listener) => listener,
+        Err(error) => return exit::listening(wanted, &error),
+    };
+    let stop = match interrupt::stop() {
+        Ok(stop) => stop,
+        Err(error) => return exit::io("cannot take signals", &error),
+    };
+    say!("serving FastCGI on {address}, responses of {} bytes (Ctrl-C to end)", application.response);
+    let answered = match application.serve(&listener, workers, &stop) {
+        Ok(answered) => answered,
+        Err(error) => return exit::io("cannot go on accepting", &error),
+    };
+    let mut out = Stdout::new();
+    match print(&mut out, &answered).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::from(exit::NOTHING_LOST),
+        Err(stopped) => stopped.end(Some(exit::NOTHING_LOST)),
+    }
+}
+
+fn print(out: &mut Stdout, answered: &Answered) -> Result<(), Stopped> {
+    out.text(format_args!("answered       {} requests\n", answered.requests))?;
+    if answered.errors.is_empty() {
+        out.text(format_args!("socket errors  none\n"))?;
+    }
+    for (error, count) in &answered.errors {
+        out.text(format_args!("socket errors  {count} x {error}\n"))?;
+    }
+    Ok(())
 }

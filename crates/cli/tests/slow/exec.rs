@@ -66,6 +66,39 @@ fn the_examples_of_exec_lose_and_keep() {
     assert_eq!(kept.status.code(), Some(0), "{kept:?}");
 }
 
+/// The third story: a FastCGI application that has read all but the empty record behind the body. docs/fastcgi.md shows it.
+#[test]
+fn a_fastcgi_application_loses_its_response_and_is_cured() {
+    if !has_networks() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let body = directory.path().join("body");
+    std::fs::write(&body, vec![b'b'; 67_051]).unwrap();
+    let get = |before: &str, ending: &str| {
+        let program = env!("CARGO_BIN_EXE_linger");
+        let before = before.replace("linger", program);
+        let server =
+            format!("exec {before}{program} fcgi serve --ending {ending} --listen $LINGER_SERVER:9000");
+        let client = format!(
+            "{program} fcgi get $LINGER_SERVER:9000 /srv/x --body {} >/dev/null; status=$?; sleep 1; exit $status",
+            body.display()
+        );
+        let output =
+            run(&["lab", "exec", "--link", "wifi", "--server", &server, "--client", &client, "--seed", "1"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let calls = String::from_utf8_lossy(&output.stdout).contains("socket errors  none");
+        (output.status.code(), said.contains("was cut after"), said.contains("TCPAbortOnClose 1"), calls)
+    };
+    for ending in ["close", "shutdown-close", "shutdown-both", "so-linger"] {
+        assert_eq!(get("", ending), (Some(1), true, true, true), "{ending}");
+    }
+    for ending in ["drain-first", "drain-no-fin", "lingering"] {
+        assert_eq!(get("", ending), (Some(0), false, false, true), "{ending}");
+    }
+    assert_eq!(get("linger run -- ", "close"), (Some(0), false, false, true));
+}
+
 /// A program that the lab ran, and what that program left running, end with a lab that is killed.
 #[test]
 fn nothing_is_left_behind_after_sigkill() {

@@ -1,7 +1,7 @@
 //! `linger fcgi get`, `ping` and `values` against `linger fcgi serve`, also over an inherited socket, and against peers that break
 //! off. The exit status must be right.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
@@ -283,4 +283,58 @@ fn roles_are_asked_for_by_their_numbers() {
     }
     let words = ["fcgi", "get", "127.0.0.1:1", "/x", "--data", file];
     assert_eq!(Command::new(LINGER).args(words).output().unwrap().status.code(), Some(2));
+}
+
+/// What `get` got of `linger fcgi serve --ending lingering`, which reads the body as far as `consume` says, and what that printed.
+fn lingering(consume: &str) -> (Output, String) {
+    let mut child = Command::new(LINGER)
+        .args(["fcgi", "serve", "--listen", "127.0.0.1:0", "--response", "3000000"])
+        .args(["--ending", "lingering", "--consume", consume])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let address = said.split([' ', ',']).find(|word| word.starts_with("127.0.0.1:")).unwrap();
+    let mut get = Command::new(LINGER)
+        .args(["fcgi", "get", address, "/srv/x", "--body", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    get.stdin.take().unwrap().write_all(&[b'b'; 300_000]).unwrap();
+    let got = get.wait_with_output().unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let served = child.wait_with_output().unwrap();
+    assert_eq!(served.status.code(), Some(0), "SIGTERM ends it in order");
+    (got, String::from_utf8(served.stdout).unwrap())
+}
+
+#[test]
+fn an_application_that_ends_as_it_should_loses_nothing() {
+    for consume in ["0", "100", "all"] {
+        let (got, served) = lingering(consume);
+        assert_eq!(got.status.code(), Some(0), "{consume}: {got:?}");
+        assert!(got.stdout.ends_with(&[b'r'; 3_000_000]), "{consume}");
+        assert_eq!(served, "answered       1 requests\nsocket errors  none\n");
+    }
+}
+
+#[test]
+fn an_ending_wants_a_tcp_address_and_nothing_else_to_serve() {
+    for (arguments, why) in [
+        (&["--ending", "close"][..], "listens on TCP alone"),
+        (&["--ending", "close", "--listen", "unix:/nowhere"], "listens on TCP alone"),
+        (&["--ending", "close", "--echo"], "cannot be used with"),
+        (&["--ending", "close", "--multiplex", "--listen", "127.0.0.1:0"], "cannot be used with"),
+        (&["--echo", "--response", "5"], "cannot be used with"),
+        (&["--root", "/", "--consume", "5"], "cannot be used with"),
+        (&[], "--ending <ENDING>"),
+    ] {
+        let output = Command::new(LINGER).args(["fcgi", "serve"]).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{arguments:?}: {output:?}");
+    }
 }
