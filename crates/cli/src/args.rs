@@ -68,7 +68,7 @@ pub(crate) fn run() -> ExitCode {
 
 impl Arguments {
     fn run(self) -> ExitCode {
-        self.verbosity.start();
+        self.verbosity.start(matches!(self.verb, Verb::Fcgi(_)));
         // Not for the supervisor: systemd's watchdog sends SIGABRT to it and expects a core dump.
         if matches!(self.verb, Verb::Run(_)) {
             memory::name_threads_without_room(|| {});

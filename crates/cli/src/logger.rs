@@ -15,11 +15,11 @@ pub(crate) struct Verbosity {
 }
 
 impl Verbosity {
-    /// Installs the subscriber that prints events.
-    pub(crate) fn start(self) {
+    /// Installs the subscriber that prints events. `steps`: the verb has so few that one `-v` shows them.
+    pub(crate) fn start(self, steps: bool) {
         let level = match self.verbose {
             0 => return,
-            1 => LevelFilter::INFO,
+            1 if !steps => LevelFilter::INFO,
             _ => LevelFilter::DEBUG,
         };
         let told = tracing_subscriber::fmt()

@@ -62,6 +62,9 @@ impl Replies {
     /// the responses of two requests must never mix.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Reply<'a>>, ProtocolError> {
         while let Some(part) = self.decoder.next(input)? {
+            if let Part::End(header) = part {
+                tracing::debug!(record = ?header.kind, bytes = header.content, "received");
+            }
             match part {
                 Part::Begin(header) => self.begin(header)?,
                 Part::Content(header, bytes) => match header.kind {

@@ -76,6 +76,25 @@ fn an_echo_answers_with_parameters_and_body() {
 }
 
 #[test]
+fn records_are_told_on_request() {
+    let serving = Serving::start(&["--echo"]);
+    let records = |arguments: &[&str]| {
+        let output = serving.get(arguments, b"the body");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let told = said.lines().filter(|line| line.contains("record="));
+        told.filter_map(|line| Some(line.rsplit_once(": ")?.1.to_owned())).collect::<Vec<_>>()
+    };
+    let told = records(&["/srv/x.php", "--body", "-", "-v"]);
+    let (sent, received): (Vec<_>, Vec<_>) = told.iter().partition(|line| line.starts_with("sent "));
+    assert_eq!(sent.first().unwrap().as_str(), "sent record=BeginRequest bytes=8");
+    assert!(sent.iter().any(|line| *line == "sent record=Stdin bytes=8"), "{told:?}");
+    assert_eq!(sent.last().unwrap().as_str(), "sent record=Stdin bytes=0");
+    assert!(received[0].starts_with("received record=Stdout "), "{told:?}");
+    assert_eq!(received.last().unwrap().as_str(), "received record=EndRequest bytes=8");
+    assert_eq!(records(&["/srv/x.php", "--body", "-"]), [""; 0]);
+}
+
+#[test]
 fn files_are_served_and_nothing_outside_them() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("page.html"), "<p>hello").unwrap();

@@ -13,13 +13,23 @@ use super::{Body, Cause, Config, Error, GatewayRequest};
 use crate::announced::Announced;
 use crate::cgi::Head;
 use crate::params::push_pair;
-use crate::record::{self, EndRequest, FULL, ProtocolStatus, RecordType, Role};
+use crate::record::{self, Decoder, EndRequest, FULL, Part, ProtocolStatus, RecordType, Role};
 use crate::replies::{Replies, Reply};
 
 const ID: u16 = 1;
 const BUFFER: usize = 64 << 10;
 /// Most of the application's log lines that are kept for [`GatewayResponse::stderr`].
 const MOST_STDERR: usize = 64 << 10;
+
+/// Tells the log which records the kernel has taken to their end.
+fn log_sent(decoder: Option<&mut Decoder>, mut bytes: &[u8]) {
+    let Some(decoder) = decoder else { return };
+    while let Ok(Some(part)) = decoder.next(&mut bytes) {
+        if let Part::End(header) = part {
+            tracing::debug!(record = ?header.kind, bytes = header.content, "sent");
+        }
+    }
+}
 
 /// A response. Reading gives STDOUT, the CGI header block first (see [`GatewayResponse::head`]); the end of stream
 /// is reported **only after END_REQUEST**, everything else is an error that wraps [`Error`].
@@ -38,6 +48,8 @@ pub struct GatewayResponse {
     out: Vec<u8>,
     out_at: usize,
     write_error: Option<io::Error>,
+    /// What was sent, read again for the log, where that is asked for.
+    logged: Option<Decoder>,
     replies: Replies,
     input: Vec<u8>,
     input_at: usize,
@@ -75,6 +87,7 @@ impl GatewayResponse {
             out,
             out_at: 0,
             write_error: None,
+            logged: tracing::enabled!(tracing::Level::DEBUG).then(Decoder::new),
             replies: Replies::new(ID),
             input: vec![0; BUFFER],
             input_at: 0,
@@ -210,10 +223,17 @@ impl GatewayResponse {
         let events = ready[0].revents();
         if sending && events.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP) {
             match send(socket, &self.out[self.out_at..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(sent) => self.out_at += sent,
+                Ok(sent) => {
+                    log_sent(self.logged.as_mut(), &self.out[self.out_at..self.out_at + sent]);
+                    self.out_at += sent;
+                }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 // Earlier bytes of the application can still be read.
-                Err(error) => self.write_error = Some(error.into()),
+                Err(error) => {
+                    let error = io::Error::from(error);
+                    tracing::debug!(%error, "cannot send");
+                    self.write_error = Some(error);
+                }
             }
         }
         if events.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {

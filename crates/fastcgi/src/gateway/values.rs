@@ -30,6 +30,7 @@ impl Client {
         let until = Instant::now() + self.config.io_timeout;
         socket.set_write_timeout(Some(self.config.io_timeout)).map_err(Error::System)?;
         socket.write_all(&record).map_err(|error| cut(&error))?;
+        tracing::debug!(record = ?RecordType::GetValues, bytes = asked.len(), "sent");
         let (mut decoder, mut content) = (Decoder::new(), Vec::new());
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -46,6 +47,9 @@ impl Client {
             };
             let mut input = &bytes[..got];
             while let Some(part) = decoder.next(&mut input)? {
+                if let Part::End(header) = part {
+                    tracing::debug!(record = ?header.kind, bytes = header.content, "received");
+                }
                 match part {
                     Part::Content(header, some) if header.kind == RecordType::GetValuesResult => {
                         content.extend_from_slice(some);
