@@ -282,7 +282,7 @@ impl Receiver<'_> {
             Ok(None) => {}
             Ok(Some(hash)) => {
                 if let OpenTarget::Tree { store, .. } = &self.place {
-                    store.discard(&entry);
+                    store.discard(&entry, &dest);
                 }
                 return Ok(Ok(Waits::Complete { hash, landing: landing(entry, dest, Tree::new()) }));
             }
@@ -290,7 +290,11 @@ impl Receiver<'_> {
         }
         let OpenTarget::Tree { store, .. } = &mut self.place else { return Ok(Ok(Waits::Dropped)) };
         let found = match store.resumer(&entry, &dest) {
-            Ok(resume) => away(self.session, Phase::Verify, 0, resume)?,
+            Ok(Some((work, resume))) => {
+                let found = away(self.session, Phase::Verify, 0, resume)?;
+                found.map(|found| found.map(|found| (found, work)))
+            }
+            Ok(None) => Ok(None),
             Err(fault) => Err(fault),
         };
         let begun = found.and_then(|found| store.begin(entry, dest, claim, found));
