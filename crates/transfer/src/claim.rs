@@ -191,6 +191,7 @@ mod tests {
                 let waiting = scope.spawn(|| new.claim([1; 16]));
                 if takes {
                     assert!(old.cancel.wait(Duration::from_secs(60)), "it is told to stop");
+                    assert!(old.cancel.error().to_string().contains("the same client has come back"));
                     drop(held);
                     assert!(waiting.join().unwrap().is_ok());
                     return;

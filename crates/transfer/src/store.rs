@@ -175,30 +175,36 @@ impl<'a> Store<'a> {
         Ok(Here::Nothing)
     }
 
-    /// If an earlier session has left a partial file, returns where, and a closure that opens it.
-    pub(crate) fn resumer(
+    /// The work directory in which an earlier session has left a partial file.
+    pub(crate) fn left_in(
         &mut self,
         entry: &TreeEntry,
         dest: &RelPath,
-    ) -> Result<
-        Option<(Rc<WorkDir>, impl FnOnce(&Gauge) -> Result<Option<Found>, Fault> + Send + use<>)>,
-        Fault,
-    > {
+    ) -> Result<Option<Rc<WorkDir>>, Fault> {
         if !leaves_part(entry) {
             return Ok(None);
         }
         let (parent, _) = self.parent_of(dest)?;
+        let (_, log) = names(entry.token);
+        self.work_with(&parent, dest, &log).map_err(|error| Fault::new("look for", "partial files", error))
+    }
+
+    /// Returns a closure that opens the partial file that an earlier session left in `work`, if it can be used.
+    pub(crate) fn resumer(
+        &self,
+        work: &WorkDir,
+        entry: &TreeEntry,
+        dest: &RelPath,
+    ) -> Result<impl FnOnce(&Gauge) -> Result<Option<Found>, Fault> + Send + use<>, Fault> {
         let (token, dest) = (entry.token, dest.clone());
-        let (part, log) = names(token);
-        let fault = |error| Fault::new("look for", "partial files", error);
-        let Some(work) = self.work_with(&parent, &dest, &log).map_err(fault)? else { return Ok(None) };
         let hashing = Hashing::of(self.options.verify, entry.by_blocks);
-        let dir = rustix::io::fcntl_dupfd_cloexec(&work.dir, 0).map_err(fault)?;
-        let resume = move |gauge: &Gauge| {
+        let dir = rustix::io::fcntl_dupfd_cloexec(&work.dir, 0);
+        let dir = dir.map_err(|error| Fault::new("open", "the work directory", error))?;
+        Ok(move |gauge: &Gauge| {
+            let (part, log) = names(token);
             PartLog::resume(dir.as_fd(), token, hashing, &part, &log, gauge)
                 .map_err(|error| in_use("resume", &dest, error))
-        };
-        Ok(Some((work, resume)))
+        })
     }
 
     /// Removes the partial file and the log of a file that is complete here: an earlier session has given the file its final

@@ -289,11 +289,12 @@ impl Receiver<'_> {
             Err(fault) => return Ok(Err(fault)),
         }
         let OpenTarget::Tree { store, .. } = &mut self.place else { return Ok(Ok(Waits::Dropped)) };
-        let found = match store.resumer(&entry, &dest) {
-            Ok(Some((work, resume))) => {
-                let found = away(self.session, Phase::Verify, 0, resume)?;
-                found.map(|found| found.map(|found| (found, work)))
-            }
+        let found = match store.left_in(&entry, &dest) {
+            Ok(Some(work)) => match store.resumer(&work, &entry, &dest) {
+                Ok(resume) => away(self.session, Phase::Verify, 0, resume)?
+                    .map(|found| found.map(|found| (found, work))),
+                Err(fault) => Err(fault),
+            },
             Ok(None) => Ok(None),
             Err(fault) => Err(fault),
         };

@@ -248,6 +248,7 @@ fn writing_a_hole_can_be_stopped() {
     let received = receive_watched(To::Stream(&null, &mut kept), with(VERIFIED), &|_| {}, &stops, &script);
     assert!(matches!(received.result, Err(Error::Cancelled)), "{:?}", received.result);
     assert_eq!(moved.get(), 2 * PORTION);
+    assert_eq!(kept.blocks(), 2 * PORTION, "a later session goes on there");
 }
 
 /// A hole has to be of whole blocks, begin between blocks, and stay within the announced size.
