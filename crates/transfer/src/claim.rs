@@ -175,6 +175,7 @@ mod tests {
             drop(held);
             let _held = waiting.join().unwrap();
             assert!(old.claim([1; 16]).is_err());
+            assert!(!new.cancel.is_cancelled(), "an older session takes nothing from a newer one");
             assert!(old.claim([2; 16]).is_ok(), "another file is free");
             assert!(!old.cancel.is_cancelled(), "nobody had to be stopped");
         });
@@ -190,6 +191,7 @@ mod tests {
                 let waiting = scope.spawn(|| new.claim([1; 16]));
                 if takes {
                     assert!(old.cancel.wait(Duration::from_secs(60)), "it is told to stop");
+                    assert!(old.cancel.error().to_string().contains("the same client has come back"));
                     drop(held);
                     assert!(waiting.join().unwrap().is_ok());
                     return;
@@ -206,6 +208,16 @@ mod tests {
                 assert!(new.claim([1; 16]).is_ok());
             });
         }
+    }
+
+    #[test]
+    fn an_older_session_that_does_not_stop_keeps_the_file() {
+        let claims = Arc::new(Claims::default());
+        let (old, new) = (claimant(&claims, 1, 7), claimant(&claims, 2, 7));
+        let _held = old.claim([1; 16]).unwrap();
+        let Fault(refusal, told) = new.claim([1; 16]).unwrap_err();
+        assert_eq!((refusal, &*told), (Refusal::Busy, "another session is receiving this file"));
+        assert!(old.cancel.is_cancelled(), "it was told to stop");
     }
 
     /// Counter-examples to each other, one field away: the time for which nothing came of the older transfer.

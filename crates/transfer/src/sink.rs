@@ -303,8 +303,21 @@ pub(crate) fn start_source(
     port.start((displays, launcher), false, Stdio::null(), Stdio::piped())
 }
 
+/// The reason that is given if the output of a source has not ended by `max_seconds`.
+pub(crate) fn overdue(launched: &mut Launched, program: &str) -> Reason {
+    match launched.child.try_wait() {
+        Ok(Some(_)) => {
+            let told = format!(
+                "`{program}` has ended, but a process that it started held its output open for too long"
+            );
+            Reason::from(told).with(Remedy::RaiseMaxSeconds)
+        }
+        _ => too_long(program),
+    }
+}
+
 /// The reason that is given if a command was killed because of `max_seconds`.
-pub(crate) fn too_long(program: &str) -> Reason {
+fn too_long(program: &str) -> Reason {
     Reason::from(format!("`{program}` took too long and was ended")).with(Remedy::RaiseMaxSeconds)
 }
 
@@ -333,6 +346,30 @@ pub(crate) fn finish(launched: &mut Launched, program: &str, end: Instant) -> Re
             Err(error) => {
                 return Err(Fault(Refusal::Command, format!("cannot wait for `{program}`: {error}").into()));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The counter-example is one word away: the command itself goes on.
+    #[test]
+    fn whoever_holds_the_output_of_a_source_is_told_apart() {
+        for (script, told) in [
+            ("sleep 1000 & exit 0", "`sh` has ended, but a process that it started held its output open"),
+            ("sleep 1000; exit 0", "`sh` took too long and was ended"),
+        ] {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).stdout(Stdio::null()).stdin(Stdio::null());
+            let mut launched = Launcher::default().launch(command, None).unwrap();
+            if script.contains('&') {
+                launched.child.wait().unwrap();
+            }
+            let reason = overdue(&mut launched, "sh");
+            launched.end();
+            assert!(reason.starts_with(told), "{reason}");
         }
     }
 }

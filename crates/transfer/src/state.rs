@@ -102,19 +102,30 @@ impl PartLog {
         part: &str,
         log: &str,
     ) -> Result<(Self, OwnedFd), Errno> {
-        let log = Locked::new(disk::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?)?;
+        let name = log;
+        let log = Locked::new(disk::openat(dir, name, OPEN.union(OFlags::CREATE), PRIVATE)?)?;
         // Remove an old partial file instead of emptying it: after a power cut it may be a second name of a delivered file.
         match disk::unlinkat(dir, part, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error),
         }
         let new = OPEN.union(OFlags::CREATE).union(OFlags::EXCL);
-        let part = disk::openat(dir, part, new, PRIVATE)?;
-        let header = header(token, hashing, &rustix::fs::fstat(&part)?);
-        disk::ftruncate(log.as_fd(), 0)?;
-        write_full(log.as_fd(), &header, 0)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        Ok((Self { log, key: key(&header), records: 0, hashing }, part))
+        let made = disk::openat(dir, part, new, PRIVATE).and_then(|part| {
+            let header = header(token, hashing, &rustix::fs::fstat(&part)?);
+            disk::ftruncate(log.as_fd(), 0)?;
+            write_full(log.as_fd(), &header, 0)
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            Ok((header, part))
+        });
+        match made {
+            Ok((header, part)) => Ok((Self { log, key: key(&header), records: 0, hashing }, part)),
+            Err(error) => {
+                // Without its header the log would stay for good: nobody can tell that it is one.
+                let _ = disk::unlinkat(dir, part, AtFlags::empty());
+                let _ = disk::unlinkat(dir, name, AtFlags::empty());
+                Err(error)
+            }
+        }
     }
 
     /// Opens the partial file and the log that an earlier session left. Returns `None` if there are none that can be used.

@@ -30,7 +30,7 @@ use crate::root::{self, Links, Root};
 use crate::state::{Found, PartLog};
 use group::Landed;
 pub(crate) use landing::Landing;
-use temporary::{WorkDir, umask};
+use temporary::{Reach, WorkDir, umask};
 
 /// What is done with the modes that a sender announces.
 #[derive(Clone, Debug, Default)]
@@ -49,8 +49,10 @@ pub(crate) struct Store<'a> {
     root: &'a Root,
     options: Options,
     claimant: Claimant,
-    work: Option<Rc<WorkDir>>,
-    has_swept: bool,
+    /// The work directories that are used.
+    works: Vec<Rc<WorkDir>>,
+    /// Where a work directory was swept.
+    swept: Vec<Reach>,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
     /// Directories with subdirectories that may be new, to be synced before anything below them is confirmed.
     grown: Vec<Rc<OwnedFd>>,
@@ -82,8 +84,8 @@ impl<'a> Store<'a> {
             root,
             options,
             claimant,
-            work: None,
-            has_swept: false,
+            works: Vec::new(),
+            swept: Vec::new(),
             parent: None,
             grown: Vec::new(),
             linked: Vec::new(),
@@ -104,9 +106,13 @@ impl<'a> Store<'a> {
         if self.options.dry_run || self.root.stat(base, Links::Refuse).is_ok() {
             return true;
         }
-        let Some(work) = self.root.existing_work() else { return false };
-        rustix::fs::Dir::read_from(&work)
-            .is_ok_and(|dir| dir.flatten().any(|entry| entry.file_name().to_bytes().ends_with(b".state")))
+        let is_log = |name: &[u8]| name.ends_with(b".state");
+        let mut has_log = false;
+        self.existing_works(base, |work, _| {
+            has_log |= rustix::fs::Dir::read_from(&work)
+                .is_ok_and(|dir| dir.flatten().any(|entry| is_log(entry.file_name().to_bytes())));
+        });
+        has_log
     }
 
     fn parent_of(&mut self, dest: &RelPath) -> Result<(Rc<OwnedFd>, Vec<u8>), Fault> {
@@ -169,14 +175,27 @@ impl<'a> Store<'a> {
         Ok(Here::Nothing)
     }
 
-    /// Returns a closure that opens the partial file that an earlier session left, if there is one.
-    pub(crate) fn resumer(
+    /// The work directory in which an earlier session has left a partial file.
+    pub(crate) fn left_in(
         &mut self,
         entry: &TreeEntry,
         dest: &RelPath,
-    ) -> Result<impl FnOnce(&Gauge) -> Result<Option<Found>, Fault> + Send + use<>, Fault> {
+    ) -> Result<Option<Rc<WorkDir>>, Fault> {
+        if !leaves_part(entry) {
+            return Ok(None);
+        }
         let (parent, _) = self.parent_of(dest)?;
-        let work = self.work_for(&parent)?;
+        let (_, log) = names(entry.token);
+        self.work_with(&parent, dest, &log).map_err(|error| Fault::new("look for", "partial files", error))
+    }
+
+    /// Returns a closure that opens the partial file that an earlier session left in `work`, if it can be used.
+    pub(crate) fn resumer(
+        &self,
+        work: &WorkDir,
+        entry: &TreeEntry,
+        dest: &RelPath,
+    ) -> Result<impl FnOnce(&Gauge) -> Result<Option<Found>, Fault> + Send + use<>, Fault> {
         let (token, dest) = (entry.token, dest.clone());
         let hashing = Hashing::of(self.options.verify, entry.by_blocks);
         let dir = rustix::io::fcntl_dupfd_cloexec(&work.dir, 0);
@@ -190,12 +209,15 @@ impl<'a> Store<'a> {
 
     /// Removes the partial file and the log of a file that is complete here: an earlier session has given the file its final
     /// name and ended before it removed them, or a power cut has undone the removal.
-    pub(crate) fn discard(&self, entry: &TreeEntry) {
-        if leaves_part(entry)
-            && let Some(work) = self.root.existing_work()
-        {
+    pub(crate) fn discard(&self, entry: &TreeEntry, dest: &RelPath) {
+        if leaves_part(entry) {
             let (part, log) = names(entry.token);
-            PartLog::discard(work.as_fd(), &part, &log);
+            self.existing_works(dest, |work, top| {
+                PartLog::discard(work.as_fd(), &part, &log);
+                if let Some(top) = top {
+                    top.tidy();
+                }
+            });
         }
     }
 
@@ -284,10 +306,8 @@ impl<'a> Store<'a> {
                 landed.temporary.remove(false);
             }
         }
-        // The session's own lock goes with its fd.
-        self.work = None;
         if !self.options.dry_run {
-            self.root.tidy();
+            self.tidy_works();
         }
     }
 }
@@ -337,6 +357,12 @@ fn no_directory(path: &RelPath, error: Errno) -> Fault {
         Errno::LOOP => {
             let told = format!("{path} is a link or lies behind one, and nothing is written through links");
             Fault(Refusal::Forbidden, Reason::from(told).with(Remedy::RemoveOrRename))
+        }
+        // What is to be written into it came with it, and listing what is there does not help.
+        Errno::NOENT => {
+            let told =
+                format!("the directory {path} is not there: it could not be made, or was removed or renamed");
+            Fault(Refusal::NotFound, told.into())
         }
         error => Fault::new("open the directory", path, error),
     }

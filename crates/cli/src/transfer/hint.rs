@@ -32,20 +32,22 @@ pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
         Remedy::ListFirst => "`linger ls` shows what is there",
         Remedy::FileInTheWay => "a file stands where a directory is meant; `linger ls` shows what is there",
         Remedy::CheckPermissions => {
-            "the user that the program runs as there may not; `namei -l` of the path says who may"
+            "the program's user may not, on the machine with that path; `namei -l` of the path says who may"
         }
-        Remedy::MountWritable => "it has to be mounted for writing there, or something else to be shared",
+        Remedy::MountWritable => "it has to be mounted for writing, or another place to be used",
         Remedy::MakeRoom => {
-            "make room there and send it again: what arrived of a file is kept and not sent twice"
+            "make room where it is received and start again: of files, what is there by then is not sent twice"
         }
-        Remedy::RaiseFileSize => "`ulimit -f` there, or the file system, allows no files of that size",
-        Remedy::ShortenName => "the file system there takes shorter names only",
+        Remedy::RaiseFileSize => {
+            "`ulimit -f` or the file system allows no files of that size where it is received"
+        }
+        Remedy::ShortenName => "the file system where it is received takes shorter names only",
         Remedy::Replace => "--replace overwrites it",
         Remedy::PutInside(directory) => {
             let directory = Untrusted::from(directory.as_str());
             return Some(format!("write {}/ to put something inside a directory", directory.terminal()));
         }
-        Remedy::RemoveOrRename => "remove it there, or send to another name",
+        Remedy::RemoveOrRename => "remove it, or use another name",
         Remedy::WaitForOther => "wait for it, or end it; what it has is kept",
         Remedy::ShareWritable => "the other side can start `linger share --writable`",
         Remedy::Encrypt => "leave out --insecure here, or start `linger share --insecure` there",
@@ -58,7 +60,7 @@ pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
                 file.terminal()
             ));
         }
-        Remedy::SendAgain => "send it again when nobody writes to it",
+        Remedy::SendAgain => "start again when nobody writes to it",
         Remedy::SendAsPipe => "`linger put - HOST:NAME` sends what comes through a pipe",
         Remedy::GiveName => "HOST:NAME gives it one",
         Remedy::NameOutput => "name a place for it instead of `-`",

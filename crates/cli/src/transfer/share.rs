@@ -15,7 +15,7 @@ use linger_transfer::{
     Serving, ShareEnding, ShareOptions, confine,
 };
 
-use super::{cannot_tell, conclude, durabilities, hint, home, unusable};
+use super::{cannot_tell, conclude, durabilities, home, unusable};
 use crate::input::read_text;
 use crate::lines::{self, line};
 use crate::options::{Json, ListenAt, Silence};
@@ -218,13 +218,18 @@ fn status(served: &Served) -> ExitCode {
             "everything is in place, but the sender never said that it knows",
         );
     }
-    conclude(summary, served.error.as_ref())
+    match &served.error {
+        // The remedy is for the other side; see `report`.
+        Some(error) if error.remedy().is_some() => exit::fail(super::status(summary, Some(error)), error),
+        error => conclude(summary, error.as_ref()),
+    }
 }
 
 fn report(served: &Served) {
     let Served { peer, request, summary, error, .. } = served;
     let ended = match (error, summary.peer_knows) {
-        (Some(error), _) => format!("ended early: {}", hint::error_with_hint(error)),
+        // The remedy is for whoever sits at the other end, who has been told.
+        (Some(error), _) => format!("ended early: {error}"),
         (None, true) => "both sides know".to_owned(),
         (None, false) => "the other side never said that it knows".to_owned(),
     };

@@ -150,7 +150,7 @@ fn what_a_share_receives() {
             let put = [&["put"], flags, &["file", &to]].concat();
             let (status, told) = place.run(&put);
             assert_eq!(status, 1, "{flags:?}: {told}");
-            says(&told, &["copy", "No space left on device", "\nhint: make room there"]);
+            says(&told, &["copy", "No space left on device", "\nhint: make room where"]);
             assert_eq!(place.names("small"), [""; 0], "{flags:?}");
             place.make_room("small");
             assert_eq!(place.run(&put).0, 0, "{flags:?}");

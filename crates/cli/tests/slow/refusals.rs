@@ -106,7 +106,7 @@ fn what_the_other_side_cannot_do_is_said_with_what_to_do() {
             "a file stands where",
         ),
         ("put file 127.0.0.1:there", "linger: there exists already", "--replace overwrites it"),
-        ("put --replace tree 127.0.0.1:there", "linger: there exists and is no directory", "remove it there"),
+        ("put --replace tree 127.0.0.1:there", "linger: there exists and is no directory", "remove it, or"),
         ("put file 127.0.0.1:.linger/x", "used by the receiver itself", ""),
         ("put file 127.0.0.1:@none", "linger: there is no sink `@none` here", "configuration"),
         (
@@ -237,7 +237,7 @@ fn mounted(place: &Place, options: &str) -> Option<Command> {
 fn a_file_system_that_is_full_or_read_only_is_said_with_what_to_do() {
     let place = Place::new();
     for (options, expected, hint) in [
-        ("size=1m", "large needs 3145728 bytes more, and ", "make room there and send it again"),
+        ("size=1m", "large needs 3145728 bytes more, and ", "make room where it is received"),
         ("ro", "Read-only file system", "has to be mounted for writing"),
     ] {
         let Some(command) = mounted(&place, options) else { return };

@@ -1,6 +1,7 @@
 //! Files and addresses that cannot be used: what every verb says of them, and its exit status.
 
 use std::fs;
+use std::io::BufRead as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -205,4 +206,89 @@ fn a_link_to_a_directory_is_received_into() {
         assert!(fs::symlink_metadata(near.join(name)).unwrap().is_symlink(), "{name} is still a link");
         fs::remove_file(real.join("there")).unwrap();
     }
+}
+
+/// A directory of this user's in one of somebody else's, such as a home, is received into, once and again; and for a directory
+/// that is somebody else's, a large file is refused before its first byte.
+#[test]
+fn a_directory_of_ones_own_is_received_into_wherever_it_lies() {
+    let place = tempfile::tempdir().unwrap();
+    let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let (shared, others) = (place.path().join("shared"), place.path().join("others"));
+    let mine = others.join("mine");
+    fs::create_dir_all(shared.join("tree")).unwrap();
+    fs::create_dir_all(&mine).unwrap();
+    fs::write(shared.join("tree/small"), b"x").unwrap();
+    let content: Vec<u8> = (0..3 << 20).map(|number: u32| (number / 1000) as u8).collect();
+    fs::write(shared.join("tree/large"), &content).unwrap();
+    let (program, user) = if rustix::process::getuid().is_root() {
+        let copy = place.path().join("linger");
+        fs::copy(LINGER, &copy).unwrap();
+        open(place.path(), 0o755);
+        std::os::unix::fs::chown(&mine, Some(65_534), None).unwrap();
+        (copy, Some(65_534))
+    } else {
+        (LINGER.into(), None)
+    };
+    open(&others, 0o555);
+    let share = Share::new(&place.path().join("keys"), &shared, &["--insecure"]);
+    let get = |words: &str| {
+        let mut command = Command::new(&program);
+        let words = words.replace("HOST", &format!("127.0.0.1:{}", share.port));
+        command.args(words.split(' ')).current_dir(&others).env("XDG_CONFIG_HOME", &mine);
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let output = command.stdin(Stdio::null()).output();
+        let output = match output {
+            Err(error) if user.is_some() => return Err(error.to_string()),
+            output => output.unwrap(),
+        };
+        Ok((output.status.code(), String::from_utf8(output.stderr).unwrap()))
+    };
+    for words in ["get --insecure HOST:tree mine", "get --insecure --replace HOST:tree mine"] {
+        match get(words) {
+            Ok(done) => assert_eq!(done, (Some(0), String::new()), "{words}"),
+            Err(why) => return skip("temporary files for all", &why),
+        }
+        assert!(fs::read(mine.join("large")).unwrap() == content);
+        let mut names: Vec<_> =
+            fs::read_dir(&mine).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["large", "small"], "nothing is left over");
+        fs::write(shared.join("tree/large"), [&content[..], b"more"].concat()).unwrap();
+        fs::write(shared.join("tree/large"), &content).unwrap();
+    }
+    let (status, told) = get("get --insecure HOST:tree/large .").unwrap();
+    assert_eq!(status, Some(1));
+    assert!(told.contains("cannot write into the directory of large: Permission denied"), "{told}");
+    open(&others, 0o755);
+}
+
+/// What to do is told to whoever asked, and not to whoever shares.
+#[test]
+fn a_share_tells_no_remedies_that_are_for_the_other_side() {
+    let place = tempfile::tempdir().unwrap();
+    let mut share = Command::new(LINGER)
+        .args(["share", "--once", "--insecure-loopback", "--listen", "127.0.0.1:0", "."])
+        .current_dir(place.path())
+        .env("XDG_CONFIG_HOME", place.path().join("keys"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(share.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines.next().unwrap();
+    let address = address.split_whitespace().last().unwrap();
+    let output = Command::new(LINGER)
+        .args(["get", &format!("{address}:gone"), "there"])
+        .current_dir(place.path())
+        .env("XDG_CONFIG_HOME", place.path().join("keys"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("cannot find gone") && told.contains("\nhint: "), "{told}");
+    let told: Vec<_> = lines.collect();
+    assert_eq!(share.wait().unwrap().code(), Some(1));
+    assert!(told.iter().any(|line| line.contains("ended early: cannot find gone")), "{told:?}");
+    assert!(!told.iter().any(|line| line.contains("hint")), "{told:?}");
 }

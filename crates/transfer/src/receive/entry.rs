@@ -282,15 +282,20 @@ impl Receiver<'_> {
             Ok(None) => {}
             Ok(Some(hash)) => {
                 if let OpenTarget::Tree { store, .. } = &self.place {
-                    store.discard(&entry);
+                    store.discard(&entry, &dest);
                 }
                 return Ok(Ok(Waits::Complete { hash, landing: landing(entry, dest, Tree::new()) }));
             }
             Err(fault) => return Ok(Err(fault)),
         }
         let OpenTarget::Tree { store, .. } = &mut self.place else { return Ok(Ok(Waits::Dropped)) };
-        let found = match store.resumer(&entry, &dest) {
-            Ok(resume) => away(self.session, Phase::Verify, 0, resume)?,
+        let found = match store.left_in(&entry, &dest) {
+            Ok(Some(work)) => match store.resumer(&work, &entry, &dest) {
+                Ok(resume) => away(self.session, Phase::Verify, 0, resume)?
+                    .map(|found| found.map(|found| (found, work))),
+                Err(fault) => Err(fault),
+            },
+            Ok(None) => Ok(None),
             Err(fault) => Err(fault),
         };
         let begun = found.and_then(|found| store.begin(entry, dest, claim, found));

@@ -10,7 +10,7 @@ use crate::host;
 use crate::message::TreeEntry;
 use crate::outgoing::Source;
 use crate::reason::{Reason, Remedy};
-use crate::sink::{finish, too_long};
+use crate::sink::{finish, overdue};
 
 /// Blocks of a pipe that are kept until the receiver has them.
 const MAX_HELD: usize = 8;
@@ -75,8 +75,9 @@ impl Sender<'_, '_> {
         let pause = left.map_or(PAUSE, |left| left.min(PAUSE));
         if !self.session.wait_for(pipe.input.as_fd(), pause)? {
             let is_over = pipe.child.as_ref().is_some_and(|producer| producer.end <= host::now());
-            if is_over && let Some(producer) = pipe.child.take() {
-                return self.give_up(entry, too_long(&producer.program));
+            if is_over && let Some(mut producer) = pipe.child.take() {
+                let told = overdue(&mut producer.launched, &producer.program);
+                return self.give_up(entry, told);
             }
             self.session.ping()?;
             return self.look_around(u64::MAX).map(|()| Reading::Goes);

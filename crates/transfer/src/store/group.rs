@@ -216,7 +216,7 @@ impl Store<'_> {
                 // linkat(2) cannot replace a file, so this makes a temporary name and renames that.
                 Err(Errno::EXIST) if replace => {
                     let name = self.next_name();
-                    let (work, linked) = self.in_work(&landed.parent, |work| {
+                    let (work, linked) = self.in_work(&landed.parent, dest, |work| {
                         disk::link(&landed.file, &work.dir, Path::new(&name))
                     })?;
                     linked

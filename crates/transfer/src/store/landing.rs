@@ -1,12 +1,13 @@
 //! One file while it is received: its verified blocks, its last bytes, its mode and time.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
-use rustix::fs::Mode;
+use rustix::fs::{Access, AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::group::Landed;
-use super::temporary::Temporary;
+use super::temporary::{Temporary, WorkDir};
 use super::{Store, in_use, leaves_part, names};
 use crate::claim::Claim;
 use crate::disk;
@@ -43,26 +44,25 @@ impl Store<'_> {
         entry: TreeEntry,
         dest: RelPath,
         claim: Option<Claim>,
-        found: Option<Found>,
+        found: Option<(Found, Rc<WorkDir>)>,
     ) -> Result<Landing, Fault> {
         let hashing = Hashing::of(self.options.verify, entry.by_blocks);
         let tree = Tree::new().hashed(hashing);
         let mut landing = Landing { entry, dest, tree, opened: None, zeros: 0, claim };
-        {
-            let (parent, _) = self.parent_of(&landing.dest)?;
-            if let Some(found) = found {
-                let work = self.work_for(&parent)?;
-                let (name, _) = names(landing.entry.token);
-                landing.tree = found.tree;
-                let temporary = Temporary::Named { work, name };
-                landing.opened = Some(Opened { part: found.part, state: Some(found.state), temporary });
-            }
+        let (parent, _) = self.parent_of(&landing.dest)?;
+        if let Some((found, work)) = found {
+            let (name, _) = names(landing.entry.token);
+            landing.tree = found.tree;
+            let temporary = Temporary::Named { work, name };
+            landing.opened = Some(Opened { part: found.part, state: Some(found.state), temporary });
         }
         if let Some(size) = landing.entry.size {
             self.charge(&landing.dest, size)?;
         }
+        if leaves_part(&landing.entry) {
+            may_write(&parent, &landing.dest)?;
+        }
         if let Some(size) = landing.entry.size.filter(|size| *size >= BLOCK as u64 && !landing.entry.sparse) {
-            let (parent, _) = self.parent_of(&landing.dest)?;
             self.room(&parent, &landing.dest, size - landing.tree.bytes().min(size))?;
         }
         Ok(landing)
@@ -84,12 +84,12 @@ impl Store<'_> {
                 let token = landing.entry.token;
                 let mut tries = 0;
                 let (work, (state, part)) = loop {
-                    let work = self.work_for(&parent)?;
+                    let work = self.work_for(&parent, &landing.dest)?;
                     tries += 1;
                     match PartLog::create(work.dir.as_fd(), token, hashing, &name, &log) {
                         Ok(made) => break (work, made),
                         // Another session has removed the directory, because it was empty.
-                        Err(Errno::NOENT) if tries < 5 => self.work = None,
+                        Err(Errno::NOENT) if tries < 5 => self.forget_work(&work),
                         Err(error) => {
                             return Err(in_use("create a partial file for", &landing.dest, error));
                         }
@@ -261,12 +261,24 @@ impl Landing {
         Self { entry, dest, tree, opened: None, zeros: 0, claim: None }
     }
 
-    /// Stops receiving the file. Verified blocks stay for a later session, unless `forget`.
+    /// Stops receiving the file. Verified blocks stay for a later session, unless `forget`. Where there are none, nothing stays:
+    /// a full disk needs the room.
     pub(crate) fn abandon(self, forget: bool) {
         let Some(opened) = self.opened else { return };
-        if forget || opened.state.is_none() {
+        if forget || opened.state.is_none() || self.tree.blocks() == 0 {
             opened.temporary.remove(true);
         }
+    }
+}
+
+/// Refuses a large file for a directory into which this user may not write: it would be received to its end first, and then
+/// get no name. What else may be wrong is found out then.
+fn may_write(parent: &OwnedFd, dest: &RelPath) -> Result<(), Fault> {
+    match rustix::fs::accessat(parent, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+        Err(error @ (Errno::ACCESS | Errno::ROFS)) => {
+            Err(Fault::new("write into the directory of", dest, error))
+        }
+        _ => Ok(()),
     }
 }
 

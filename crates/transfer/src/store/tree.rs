@@ -114,6 +114,7 @@ impl Store<'_> {
         if dest.is_root() {
             return Ok(None);
         }
+        self.tidy_work_in(dest);
         let dir = self
             .root
             .directory(dest, Links::Refuse)
@@ -185,7 +186,7 @@ impl Store<'_> {
             IfExists::Replace => {
                 let temporary = self.next_name();
                 let (work, made) =
-                    self.in_work(&parent, |work| disk::symlinkat(target, &work.dir, &temporary))?;
+                    self.in_work(&parent, dest, |work| disk::symlinkat(target, &work.dir, &temporary))?;
                 made.and_then(|()| disk::renameat(&work.dir, &temporary, &*parent, os(&name)))
                     .map_err(|error| Fault::new("replace", dest, error))?;
                 Ok(dest.clone())

@@ -468,3 +468,16 @@ fn what_is_put_is_reported_by_its_name() {
     requests.sort_unstable();
     assert_eq!(requests, ["put .", "put inbox/letter", "put letter", "put other"]);
 }
+
+/// What is fetched into a directory (`dir/`) changes nothing of that directory itself.
+#[test]
+fn the_directory_that_is_received_into_keeps_its_mode() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    fs::write(from.path().join("file"), b"x").unwrap();
+    for (directory, mode) in [(&from, 0o755), (&to, 0o711)] {
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    share(from.path(), |_| {}, |shared| drop(shared.get("", to.path().join(""))));
+    assert_eq!(fs::read(to.path().join("file")).unwrap(), b"x");
+    assert_eq!(mode(to.path()), 0o711);
+}

@@ -6,6 +6,7 @@ mod common;
 mod everyday;
 mod independent;
 mod loopback;
+mod mounts;
 mod receipts;
 mod refused;
 mod resets;

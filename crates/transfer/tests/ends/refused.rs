@@ -298,3 +298,31 @@ fn a_parent_that_cannot_be_made_is_named() {
         },
     );
 }
+
+/// What lies below a directory that could not be made is named with that reason, and not sent to look what is there.
+#[test]
+fn what_is_below_a_directory_that_cannot_be_made_says_so() {
+    let (from, above) = (tempdir().unwrap(), tempdir().unwrap());
+    let (tree, shared_directory) = (from.path().join("tree"), above.path().join("shared"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), b"x").unwrap();
+    fs::create_dir(&shared_directory).unwrap();
+    share(
+        &shared_directory,
+        |_| {},
+        |shared| {
+            fs::remove_dir(&shared_directory).unwrap();
+            let mut told = Vec::new();
+            let input = Input::Path(tree.clone());
+            shared.client().put(input, &place("copy"), &PutOptions::default(), &mut |progress| {
+                if let Progress::NotDelivered { text, .. } = progress {
+                    told.push(text);
+                }
+            });
+            assert_eq!(told.len(), 2, "{told:?}");
+            assert!(told[0].contains("cannot make the directory copy: No such file"), "{told:?}");
+            assert!(told[1].contains("the directory copy is not there: it could not be made"), "{told:?}");
+            assert_eq!(told[1].remedy(), None);
+        },
+    );
+}

@@ -142,3 +142,28 @@ fn the_same_users_ends_know_each_other_and_other_users_do_not() {
     });
     assert!(!mine.path().join("known_clients").exists(), "nobody was added");
 }
+
+/// Without verifying, the kernel moves content by itself, which it cannot decrypt: over TLS it is received as any other.
+#[test]
+fn unverified_content_is_decrypted() {
+    let (to, mine, theirs) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+    let (file, content) = (mine.path().join("file"), bytes(3 * BLOCK + 99, 1));
+    fs::write(&file, &content).unwrap();
+    let code = Arc::new(Mutex::new(String::new()));
+    let change = |options: &mut ShareOptions| options.keys = Some(server_keys(theirs.path()));
+    share(to.path(), change, |shared| {
+        *code.lock().unwrap() = shared.server.code_for(std::net::Ipv4Addr::LOCALHOST.into());
+        let (client, _) = client(shared.port, mine.path(), code.clone());
+        let mut options = PutOptions::default();
+        options.verify = false;
+        let (summary, error) = client.put(Input::Path(file.clone()), &place("copy"), &options, &mut |_| {});
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{error:?}");
+        assert!(fs::read(to.path().join("copy")).unwrap() == content);
+        let mut options = GetOptions::default();
+        options.verify = false;
+        let back = mine.path().join("back");
+        let (summary, error) = client.get(&place("copy"), &Output::Path(back.clone()), &options, &mut |_| {});
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{error:?}");
+        assert!(fs::read(back).unwrap() == content);
+    });
+}

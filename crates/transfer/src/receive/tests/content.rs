@@ -205,17 +205,25 @@ fn a_hole_of_a_file_is_one_step() {
     }
 }
 
-/// More zeros than there is a table for are not even looked at.
+/// More zeros than there is a table for are not even looked at, whether they are one hole or several.
 #[test]
 fn more_zeros_than_are_ever_hashed_one_by_one_are_refused_before_the_first() {
-    for (verify, by_blocks, refused) in [(true, false, true), (true, true, false), (false, false, false)] {
+    let one = &[(64 << 30) + SIZE][..];
+    for (verify, by_blocks, holes, refused) in [
+        (true, false, one, true),
+        (true, false, &[64 << 30, SIZE], true),
+        (true, false, &[32 << 30, 32 << 30], false),
+        (true, true, one, false),
+        (false, false, one, false),
+    ] {
         let to = tempdir();
         let announced = TreeEntry { by_blocks, sparse: true, ..entry(0, Kind::File, "", Some(1 << 40)) };
-        let script = [Say(Message::Entry(announced)), hole((64 << 30) + SIZE)];
+        let mut script = vec![Say(Message::Entry(announced))];
+        script.extend(holes.iter().map(|bytes| hole(*bytes)));
         let received = receive(To::Directory(to.path()), with(Options { verify, ..VERIFIED }), &script);
         let is_refused =
             matches!(&received.result, Err(error) if error.to_string().contains("too many holes"));
-        assert_eq!(is_refused, refused, "{verify} {by_blocks}: {received:?}");
+        assert_eq!(is_refused, refused, "{verify} {by_blocks} {holes:?}: {received:?}");
     }
 }
 
@@ -240,6 +248,7 @@ fn writing_a_hole_can_be_stopped() {
     let received = receive_watched(To::Stream(&null, &mut kept), with(VERIFIED), &|_| {}, &stops, &script);
     assert!(matches!(received.result, Err(Error::Cancelled)), "{:?}", received.result);
     assert_eq!(moved.get(), 2 * PORTION);
+    assert_eq!(kept.blocks(), 2 * PORTION, "a later session goes on there");
 }
 
 /// A hole has to be of whole blocks, begin between blocks, and stay within the announced size.
@@ -294,6 +303,30 @@ fn a_file_that_cannot_be_written_does_not_end_the_session() {
                 .iter()
                 .any(|seen| matches!(seen, Progress::NotDelivered { path, .. } if path.as_bytes() == b"a"))
         );
+    }
+}
+
+#[test]
+fn a_hole_that_cannot_be_made_fails_its_file() {
+    for options in [VERIFIED, UNVERIFIED] {
+        let to = tempdir();
+        std::fs::write(to.path().join(".linger"), b"in the way of the work directory").unwrap();
+        let whole = vec![0; 2 * BLOCK];
+        let script = [
+            directory(0, ""),
+            file(1, "a", 2 * SIZE),
+            hole(2 * SIZE),
+            end(1, &whole),
+            file(2, "b", 3),
+            Data(b"new".to_vec()),
+            agreed_end(2, b"new", options),
+            leave(0),
+            total(3),
+        ];
+        let received = receive(To::Directory(to.path()), with(options), &script);
+        assert_eq!(received.failures(), [(1, Refusal::Forbidden)], "{received:?}");
+        received.done(2, 1);
+        assert!(!to.path().join("top/a").exists());
     }
 }
 

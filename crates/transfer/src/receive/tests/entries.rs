@@ -103,7 +103,26 @@ fn a_refused_file_is_told_as_an_answer_or_as_a_failure() {
     // The directory is needed at the start only where a partial file may be kept; this file is too small for one.
     assert_eq!(received.failures(), [(0, Refusal::NotFound)]);
     let reason = received.summary.first_failure.as_ref().unwrap();
-    assert_eq!(reason.remedy(), Some(&crate::reason::Remedy::ListFirst));
+    // Listing what is there would not help.
+    assert!(reason.contains("the directory top/none is not there") && reason.remedy().is_none(), "{reason}");
+}
+
+/// A directory of this user's that is there and may not be written to is opened until it is complete. Root could write anyway,
+/// so the mode is looked at.
+#[test]
+fn a_directory_that_is_there_can_be_written_into_until_it_is_left() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (script, mode) in [(vec![directory(0, "")], 0o700), (vec![directory(0, ""), leave(0)], 0o755)] {
+        let to = tempdir();
+        let top = to.path().join("top");
+        std::fs::create_dir(&top).unwrap();
+        std::fs::set_permissions(&top, std::fs::Permissions::from_mode(0o500)).unwrap();
+        let received = receive(To::Directory(to.path()), again(VERIFIED), &script);
+        assert!(matches!(received.result, Err(Error::Cut(_))), "{received:?}");
+        let has = std::fs::metadata(&top).unwrap().permissions().mode();
+        assert_eq!(has & 0o700, mode & 0o700);
+        assert_eq!(has & 0o077 != 0, mode & 0o077 != 0, "{has:o}");
+    }
 }
 
 #[test]
