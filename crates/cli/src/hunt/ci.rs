@@ -8,9 +8,16 @@ use linger_hunt::html::Replayed;
 use linger_hunt::{HuntPlan, HuntReport, SearchEnd, Story, TrialCounts, milliseconds};
 use linger_untrusted::message;
 
-use super::files::HuntFiles;
 use crate::exit;
 use crate::junit::{Suite, TestCase, TestResult};
+
+/// What is hunted, since when, and the command that does it again.
+pub(super) struct HuntRun {
+    /// The server's command, or its URL.
+    pub(super) server: String,
+    pub(super) again: String,
+    pub(super) started: SystemTime,
+}
 
 /// The name of the case of the plain request.
 const PLAIN: &str = "plain-response";
@@ -21,21 +28,21 @@ const AT_RISK: &str = "at risk";
 
 /// The report on a search.
 pub(super) fn searched(
-    files: &HuntFiles,
+    run: &HuntRun,
     report: &HuntReport,
     plan: &HuntPlan,
     status: u8,
     at_risk_ok: bool,
 ) -> Suite {
     let plain = format!("{}, {} bytes, from {}", report.status, report.response_bytes, report.site);
-    let mut cases = vec![case(files, PLAIN, TestResult::Passed, plain)];
+    let mut cases = vec![case(run, PLAIN, TestResult::Passed, plain)];
     let longest = u64::try_from(plan.longest_pause.as_millis()).unwrap_or(u64::MAX);
     for (decade, counts) in decades(report, longest) {
-        cases.push(searched_decade(files, report, decade, counts, at_risk_ok));
+        cases.push(searched_decade(run, report, decade, counts, at_risk_ok));
     }
     if let SearchEnd::ServerEnded { status, said } = &report.ended {
         let mut ended = case(
-            files,
+            run,
             "server-stays",
             TestResult::Error("the server ended"),
             format!("the server ended ({status}) after {} schedules", report.searched.schedules),
@@ -43,7 +50,7 @@ pub(super) fn searched(
         ended.details.extend((!said.is_empty()).then(|| format!("it said last:\n{}", message(said))));
         cases.push(ended);
     }
-    let mut suite = suite(files, cases, status);
+    let mut suite = suite(run, cases, status);
     suite.properties.push(("seed", plan.seed.to_string()));
     suite.properties.push(("schedules", report.searched.schedules.to_string()));
     suite.properties.push(("response-bytes", report.response_bytes.to_string()));
@@ -77,7 +84,7 @@ fn of(story: &Story) -> u64 {
 }
 
 fn searched_decade(
-    files: &HuntFiles,
+    run: &HuntRun,
     report: &HuntReport,
     decade: u64,
     counts: TrialCounts,
@@ -93,28 +100,28 @@ fn searched_decade(
     if let Some(found) = report.found.as_ref().filter(|found| of(&found.story) == decade) {
         let race = if found.repeats.is_race() { ": a race" } else { "" };
         let sentence = format!("lost: {}, in {}{race}", found.lost, found.repeats);
-        let mut case = case(files, &name, TestResult::Failed(LOST), sentence);
+        let mut case = case(run, &name, TestResult::Failed(LOST), sentence);
         case.details.extend(steps(&found.story));
         case.details.extend(found.bounds.iter().map(ToString::to_string));
         case.details.push(format!("drawn was number {} of the seed: {}", found.index, found.drawn));
         case.details.push(format!("schedules: {counted}"));
-        case.details.push(format!("again: {}", files.again));
+        case.details.push(format!("again: {}", run.again));
         return case;
     }
     let once = report.unrepeated.iter().find(|once| of(&once.story) == decade);
     if let Some(once) = once {
         let sentence = format!("{}: {}", once.again(), once.lost);
-        let mut case = case(files, &name, TestResult::Failed(LOST_ONCE), sentence);
+        let mut case = case(run, &name, TestResult::Failed(LOST_ONCE), sentence);
         case.details.extend(steps(&once.story));
         case.details.push(format!("schedules: {counted}"));
-        case.details.push(format!("again: {}", files.again));
+        case.details.push(format!("again: {}", run.again));
         return case;
     }
     if at_risk > 0 && !at_risk_ok {
-        let mut case = case(files, &name, TestResult::Failed(AT_RISK), format!("at risk: {counted}"));
+        let mut case = case(run, &name, TestResult::Failed(AT_RISK), format!("at risk: {counted}"));
         let first = report.at_risk.as_ref().filter(|story| of(story) == decade);
         case.details.extend(first.into_iter().flat_map(steps));
-        case.details.push(format!("again: {}", files.again));
+        case.details.push(format!("again: {}", run.again));
         return case;
     }
     let ended = match &report.ended {
@@ -125,11 +132,11 @@ fn searched_decade(
         _ => Some("the search ended"),
     };
     match ended {
-        Some(ended) => case(files, &name, TestResult::Skipped, format!("{ended}; until then {counted}")),
+        Some(ended) => case(run, &name, TestResult::Skipped, format!("{ended}; until then {counted}")),
         None if kept + at_risk == 0 => {
-            case(files, &name, TestResult::Skipped, format!("no schedule says anything: {counted}"))
+            case(run, &name, TestResult::Skipped, format!("no schedule says anything: {counted}"))
         }
-        None => case(files, &name, TestResult::Passed, counted),
+        None => case(run, &name, TestResult::Passed, counted),
     }
 }
 
@@ -141,7 +148,7 @@ fn steps(story: &Story) -> Vec<String> {
 }
 
 /// The report on a story that was repeated.
-pub(super) fn replayed(files: &HuntFiles, replayed: &Replayed<'_>, status: u8, at_risk_ok: bool) -> Suite {
+pub(super) fn replayed(run: &HuntRun, replayed: &Replayed<'_>, status: u8, at_risk_ok: bool) -> Suite {
     let repeats = replayed.repeats;
     let interrupted = replayed.interrupted().map_or(String::new(), |so_far| format!("; {so_far}"));
     let (result, sentence) = match replayed.lost {
@@ -161,34 +168,34 @@ pub(super) fn replayed(files: &HuntFiles, replayed: &Replayed<'_>, status: u8, a
             (if is_told { TestResult::Passed } else { TestResult::Skipped }, sentence)
         }
     };
-    let mut story = case(files, "story", result, sentence + &interrupted);
+    let mut story = case(run, "story", result, sentence + &interrupted);
     story.details.extend(steps(replayed.story));
-    story.details.push(format!("again: {}", files.again));
-    suite(files, vec![story], status)
+    story.details.push(format!("again: {}", run.again));
+    suite(run, vec![story], status)
 }
 
 /// The report on a hunt that could not begin.
-pub(super) fn failed(files: &HuntFiles, error: &str) -> Suite {
-    let mut plain = case(files, PLAIN, TestResult::Error("no answer"), message(error));
-    plain.details.push(format!("again: {}", files.again));
-    suite(files, vec![plain], exit::COULD_NOT_TELL)
+pub(super) fn failed(run: &HuntRun, error: &str) -> Suite {
+    let mut plain = case(run, PLAIN, TestResult::Error("no answer"), message(error));
+    plain.details.push(format!("again: {}", run.again));
+    suite(run, vec![plain], exit::COULD_NOT_TELL)
 }
 
-fn case(files: &HuntFiles, name: &str, result: TestResult, sentence: String) -> TestCase {
-    let class = format!("linger.hunt {}", files.server);
+fn case(run: &HuntRun, name: &str, result: TestResult, sentence: String) -> TestCase {
+    let class = format!("linger.hunt {}", run.server);
     TestCase { name: name.to_owned(), class, seconds: 0.0, result, sentence, details: Vec::new() }
 }
 
-fn suite(files: &HuntFiles, cases: Vec<TestCase>, status: u8) -> Suite {
+fn suite(run: &HuntRun, cases: Vec<TestCase>, status: u8) -> Suite {
     Suite {
-        name: format!("linger hunt {}", files.server),
+        name: format!("linger hunt {}", run.server),
         properties: vec![
-            ("server", files.server.clone()),
-            ("again", files.again.clone()),
+            ("server", run.server.clone()),
+            ("again", run.again.clone()),
             ("exit-status", status.to_string()),
         ],
         cases,
-        started: files.started,
+        started: run.started,
         ended: SystemTime::now(),
     }
 }

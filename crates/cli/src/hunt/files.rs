@@ -8,7 +8,7 @@ use linger_hunt::html::{PageFacts, PagePackets, Replayed};
 use linger_hunt::{HuntPlan, HuntReport, Quarry, html};
 
 use super::HuntArguments;
-use super::ci;
+use super::ci::{self, HuntRun};
 use super::packets::Packets;
 use crate::exit;
 use crate::junit::Suite;
@@ -21,10 +21,7 @@ pub(super) struct HuntFiles {
     pcap: Option<NewFile>,
     html: Option<NewFile>,
     junit: Option<NewFile>,
-    pub(super) started: SystemTime,
-    /// The server's command, or its URL.
-    pub(super) server: String,
-    pub(super) again: String,
+    run: HuntRun,
     refused: Vec<String>,
 }
 
@@ -44,8 +41,8 @@ impl HuntFiles {
         let words = arguments.command.iter().map(Path::new).filter(|word| word.is_file());
         let inputs = [&arguments.replay, &arguments.payload].into_iter().flatten().map(|path| &**path);
         let [save, pcap, html, junit] = output::begin(options, inputs.chain(words))?;
-        let server = server(plan);
-        Ok(Self { save, pcap, html, junit, started: SystemTime::now(), server, again, refused: Vec::new() })
+        let run = HuntRun { server: server(plan), again, started: SystemTime::now() };
+        Ok(Self { save, pcap, html, junit, run, refused: Vec::new() })
     }
 
     pub(super) fn take_pcap(&mut self) -> Option<NewFile> {
@@ -74,7 +71,7 @@ impl HuntFiles {
         at_risk_ok: bool,
     ) {
         self.write_page(packets, |out, facts| html::report(out, report, facts));
-        self.write_suite(|files| ci::searched(files, report, plan, status, at_risk_ok));
+        self.write_suite(|run| ci::searched(run, report, plan, status, at_risk_ok));
     }
 
     /// Writes the page and the report for CI of a story that was repeated.
@@ -86,12 +83,12 @@ impl HuntFiles {
         at_risk_ok: bool,
     ) {
         self.write_page(packets, |out, facts| html::replay(out, replayed, facts));
-        self.write_suite(|files| ci::replayed(files, replayed, status, at_risk_ok));
+        self.write_suite(|run| ci::replayed(run, replayed, status, at_risk_ok));
     }
 
     /// Writes the report for CI of a hunt that could not begin.
     pub(super) fn write_failure(&mut self, error: &str) {
-        self.write_suite(|files| ci::failed(files, error));
+        self.write_suite(|run| ci::failed(run, error));
     }
 
     fn write_page(
@@ -100,7 +97,7 @@ impl HuntFiles {
         write: impl FnOnce(&mut Vec<u8>, &PageFacts<'_>) -> std::io::Result<()>,
     ) {
         let Some(html) = self.html.take() else { return };
-        let mut facts = PageFacts::new(&self.server, &self.again, tools());
+        let mut facts = PageFacts::new(&self.run.server, &self.run.again, tools());
         match packets {
             Some(Ok(packets)) => {
                 facts.packets = Some(PagePackets::new(&packets.retold, packets.finding.as_ref()));
@@ -115,9 +112,9 @@ impl HuntFiles {
         self.note(written);
     }
 
-    fn write_suite(&mut self, suite: impl FnOnce(&Self) -> Suite) {
+    fn write_suite(&mut self, suite: impl FnOnce(&HuntRun) -> Suite) {
         if let Some(junit) = self.junit.take() {
-            let written = junit.write_whole(&suite(self).text());
+            let written = junit.write_whole(&suite(&self.run).text());
             self.note(written);
         }
     }
@@ -133,7 +130,7 @@ impl HuntFiles {
 }
 
 /// The server's command as one line, or its URL.
-pub(super) fn server(plan: &HuntPlan) -> String {
+fn server(plan: &HuntPlan) -> String {
     match &plan.quarry {
         Quarry::Command { words, .. } => {
             words.iter().map(|word| crate::lab::quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
