@@ -10,6 +10,7 @@ mod generate;
 mod hunt;
 mod input;
 mod interrupt;
+mod junit;
 #[allow(unsafe_code)]
 mod kernel;
 mod lab;

@@ -136,7 +136,10 @@ impl Arena {
                     return Ok(arena);
                 }
             }
-            if stop.requested() || Instant::now() >= deadline {
+            if stop.requested() {
+                return Err(HuntError::Stopped);
+            }
+            if Instant::now() >= deadline {
                 return Err(arena.no_server(unanswered(&shown, ready, port, address, &ports)));
             }
             stop.sleep(LOOK).map_err(machine("a wait"))?;

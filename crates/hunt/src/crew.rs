@@ -15,6 +15,7 @@ use crate::client::play;
 use crate::judge::{Played, Unjudged, judge};
 use crate::learn::Plain;
 use crate::story::Story;
+use crate::trials::TrialMap;
 
 /// A story that was played.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub(crate) struct Crew<'a> {
     /// The most connections at a time.
     most: usize,
     turns: Turns,
+    /// The stories that were played again.
+    repeated: Mutex<TrialMap>,
 }
 
 /// How many connections there are at first.
@@ -46,7 +49,12 @@ const STACK: usize = 256 << 10;
 
 impl<'a> Crew<'a> {
     pub(crate) fn new(arenas: &'a [Arena], plain: Plain, most: usize) -> Self {
-        Self { arenas, plain, most, turns: Turns::new(FIRST.min(most)) }
+        Self { arenas, plain, most, turns: Turns::new(FIRST.min(most)), repeated: Mutex::default() }
+    }
+
+    /// The stories that were played again, by time and size.
+    pub(crate) fn repeated(&self) -> MutexGuard<'_, TrialMap> {
+        self.repeated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The most connections that were open at once.

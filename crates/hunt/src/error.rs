@@ -30,6 +30,9 @@ pub enum HuntError {
         /// The end of what the server printed.
         said: String,
     },
+    /// The user stopped it before the server had answered.
+    #[error("interrupted before the server answered: nothing was searched")]
+    Stopped,
     /// The target's name cannot be resolved, or its scheme cannot be hunted.
     #[error("{target}: {reason}")]
     Target {

@@ -15,7 +15,7 @@ use crate::error::HuntError;
 use crate::generate::{Ranges, story};
 use crate::learn::{Plain, plain};
 use crate::repeat::Repeater;
-use crate::report::{HuntReport, LostResponse, Repeats, SearchEnd, Searched};
+use crate::report::{HuntReport, LostOnce, LostResponse, Repeats, SearchEnd, Searched};
 use crate::shorten::{Candidate, REPEATS, Shortener};
 use crate::story::Story;
 
@@ -126,6 +126,9 @@ pub(crate) fn arenas(
         Quarry::Running { target, is_own } => {
             let arena = Arena::running(target, *is_own, payload)?;
             if !learn(&arena) {
+                if stop.requested() {
+                    return Err(HuntError::Stopped);
+                }
                 let what = format!("{target} gives no whole response to a plain GET");
                 return Err(HuntError::NoServer { what, said: String::new() });
             }
@@ -169,7 +172,8 @@ impl Hunt<'_> {
             let (repeats, _) = Repeater { crew: self.crew, stop: self.stop }.repeat(&seen.story, REPEATS)?;
             if repeats.lost == 0 {
                 if report.unrepeated.len() < MOST_UNREPEATED {
-                    report.unrepeated.push(seen.story);
+                    let lost = LostResponse::of(&seen.played);
+                    report.unrepeated.push(LostOnce { story: seen.story, lost, tried: repeats.tried });
                 }
                 continue;
             }
@@ -192,6 +196,7 @@ impl Hunt<'_> {
             if report.ended == SearchEnd::Time {
                 report.ended = SearchEnd::Found;
             }
+            report.ended = ended_early(self.crew, self.stop).unwrap_or(report.ended);
         }
         Ok(report)
     }
@@ -235,11 +240,11 @@ impl Hunt<'_> {
             let index = next.fetch_add(1, Ordering::Relaxed);
             Some((index, story(seed, index, &ranges)))
         };
-        let (stop, arenas, shown) = (self.stop, self.crew.arenas, &mut self.told);
+        let (crew, stop, shown) = (self.crew, self.stop, &mut self.told);
         let (mut seen, mut ended) = (None, SearchEnd::Found);
         let told = |played: PlayedStory| {
             report.searched.count(&played.story, played.verdict);
-            (shown)(HuntProgress::Searching(report.searched.schedules));
+            shown(HuntProgress::Searching(report.searched.schedules));
             if played.verdict == Ok(Verdict::AtRisk) && report.at_risk.is_none() {
                 report.at_risk = Some(played.story.clone());
             }
@@ -252,17 +257,24 @@ impl Hunt<'_> {
             if halt.requested() {
                 return;
             }
-            ended = match arenas.iter().find_map(|arena| Some((arena.ended(Duration::ZERO)?, arena.tail()))) {
-                Some((status, said)) => SearchEnd::ServerEnded { status, said },
-                None if stop.requested() => SearchEnd::Stopped,
-                None if Instant::now() >= deadline => SearchEnd::Time,
-                None => return,
-            };
-            halt.request();
+            let over = || (Instant::now() >= deadline).then_some(SearchEnd::Time);
+            if let Some(end) = ended_early(crew, stop).or_else(over) {
+                ended = end;
+                halt.request();
+            }
         };
         let begun = Instant::now();
         self.crew.run(&source, usize::MAX, &halt, told, look)?;
         report.searched.time += begun.elapsed();
         Ok((seen, ended))
+    }
+}
+
+/// Why a hunt ended before its time, if it did: a server's end, or the user's wish.
+fn ended_early(crew: &Crew<'_>, stop: &Stop) -> Option<SearchEnd> {
+    let ended = |arena: &Arena| Some((arena.ended(Duration::ZERO)?, arena.tail()));
+    match crew.arenas.iter().find_map(ended) {
+        Some((status, said)) => Some(SearchEnd::ServerEnded { status, said }),
+        None => stop.requested().then_some(SearchEnd::Stopped),
     }
 }

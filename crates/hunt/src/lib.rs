@@ -10,6 +10,7 @@ mod client;
 mod crew;
 mod error;
 pub mod generate;
+pub mod html;
 mod hunt;
 mod judge;
 mod learn;
@@ -22,13 +23,17 @@ mod shrink;
 #[cfg(test)]
 mod shrink_tests;
 mod story;
+mod trials;
+mod words;
 
 pub use arena::Quarry;
 pub use error::HuntError;
 pub use hunt::{HuntPlan, HuntProgress, hunt, replay};
 pub use judge::Unjudged;
-pub use report::{FoundLoss, HuntReport, LostResponse, Repeats, SearchEnd, Searched};
+pub use report::{FoundLoss, HuntReport, LostOnce, LostResponse, Repeats, SearchEnd, Searched};
 pub use retell::{Retold, retell};
 pub use schedule::{ClientStep, LONGEST_PAUSE, MOST_BYTES, MOST_STEPS, Schedule};
 pub use shrink::{BoundedNumber, Losers, LossBound, ShrunkStory, shrink};
 pub use story::{Story, StoryFile};
+pub use trials::{TrialCell, TrialCounts, TrialMap};
+pub use words::{counted, milliseconds};

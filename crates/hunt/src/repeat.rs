@@ -34,6 +34,7 @@ impl Repeater<'_> {
         let mut results: Vec<Option<PlayedStory>> = vec![None; stories.len()];
         let stop = self.stop;
         let told = |played: PlayedStory| {
+            self.crew.repeated().count(&played.story.schedule, played.verdict);
             let index = usize::try_from(played.index).unwrap_or(usize::MAX);
             if let Some(result) = results.get_mut(index).filter(|_| played.verdict != Err(Unjudged::Halted)) {
                 *result = Some(played);

@@ -1,6 +1,6 @@
 //! What a hunt has found, or what it has searched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use linger_lab::wilson;
@@ -11,6 +11,7 @@ use crate::judge::{Played, StreamEnd, Unjudged};
 use crate::schedule::ClientStep;
 use crate::shrink::LossBound;
 use crate::story::Story;
+use crate::trials::TrialMap;
 
 /// How often something happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +106,20 @@ pub struct FoundLoss {
     pub shrinking: u64,
     /// What the kernel counted on the server's side while the shortest story was repeated; `None` where others use it, too.
     pub counters: Option<Counters>,
+    /// All trials in which it was repeated and made short.
+    pub map: TrialMap,
+}
+
+/// A loss that did not come again.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LostOnce {
+    /// The story.
+    pub story: Story,
+    /// What was lost the one time.
+    pub lost: LostResponse,
+    /// How often it was tried again: ten times, unless the hunt ended meanwhile.
+    pub tried: u64,
 }
 
 /// Why a search ended.
@@ -142,6 +157,10 @@ pub struct Searched {
     pub pause_decades: BTreeMap<u64, u64>,
     /// The smallest and the largest number of bytes that one step sent.
     pub sizes: Option<(u64, u64)>,
+    /// How many schedules had a step that sent this many bytes up to ten times as many: 1, 10, 100 and so on.
+    pub size_decades: BTreeMap<u64, u64>,
+    /// The trials by time and size.
+    pub map: TrialMap,
     /// The most connections at a time.
     pub connections: usize,
     /// How long.
@@ -157,26 +176,29 @@ impl Searched {
             Err(why) => *self.unjudged.entry(why).or_default() += 1,
         }
         self.schedules += 1;
+        self.map.count(&story.schedule, verdict);
         let wider = |range: Option<(u64, u64)>, value: u64| {
             Some(range.map_or((value, value), |(low, high)| (low.min(value), high.max(value))))
         };
-        let mut decades: Vec<u64> = Vec::new();
+        let decade = |value: u64| 10u64.pow(value.max(1).ilog10());
+        let (mut pauses, mut sizes) = (BTreeSet::new(), BTreeSet::new());
         for step in &story.schedule.steps {
             match *step {
                 ClientStep::Pause { milliseconds } => {
                     self.pauses = wider(self.pauses, milliseconds);
-                    decades.push(10u64.pow(milliseconds.max(1).ilog10()));
+                    pauses.insert(decade(milliseconds));
                 }
                 ClientStep::Send { bytes } | ClientStep::Request { sent: bytes @ 1.., .. } => {
                     self.sizes = wider(self.sizes, bytes);
+                    sizes.insert(decade(bytes));
                 }
                 _ => {}
             }
         }
-        decades.sort_unstable();
-        decades.dedup();
-        for decade in decades {
-            *self.pause_decades.entry(decade).or_default() += 1;
+        for (all, these) in [(&mut self.pause_decades, pauses), (&mut self.size_decades, sizes)] {
+            for decade in these {
+                *all.entry(decade).or_default() += 1;
+            }
         }
     }
 }
@@ -199,8 +221,8 @@ pub struct HuntReport {
     pub searched: Searched,
     /// The loss that was found.
     pub found: Option<FoundLoss>,
-    /// Losses that did not repeat in any of ten trials.
-    pub unrepeated: Vec<Story>,
+    /// Losses that came once, and in none of the trials after it.
+    pub unrepeated: Vec<LostOnce>,
     /// The first story that was at risk.
     pub at_risk: Option<Story>,
     /// Why it ended.

@@ -34,6 +34,8 @@ pub struct Retold {
     pub client: Option<SocketAddr>,
     /// What the kernel counted on the server's side in the last trial.
     pub counters: Option<Counters>,
+    /// Whether the user stopped it before a trial lost: what no trial lost says little then.
+    pub interrupted: bool,
 }
 
 /// Starts the server of `plan` again and plays a story until its response is lost, five times at most. `capture` gets all that
@@ -69,10 +71,15 @@ pub fn retell(
     let (arenas, plain) = arenas(&plan, Some(capture), stop)?;
     let crew = Crew::new(&arenas, plain, 1);
     let story = Story::new(Some(link.name.clone()), story.schedule.clone());
-    let mut retold = Retold { link: link.name, trials: 0, lost: None, client: None, counters: None };
+    let mut retold =
+        Retold { link: link.name, trials: 0, lost: None, client: None, counters: None, interrupted: false };
     let repeater = Repeater { crew: &crew, stop };
     let played = (0..TRIALS).try_for_each(|_| {
-        if retold.lost.is_some() || stop.requested() {
+        if retold.lost.is_some() {
+            return Ok(());
+        }
+        retold.interrupted = stop.requested();
+        if retold.interrupted {
             return Ok(());
         }
         let arena = arenas.first();
@@ -84,6 +91,8 @@ pub fn retell(
         }
         let after = arena.and_then(Arena::counters).zip(before);
         retold.counters = after.map(|(after, before)| after.since(&before));
+        // A trial may have been halted in its middle.
+        retold.interrupted = retold.lost.is_none() && stop.requested();
         Ok(())
     });
     arenas.into_iter().for_each(Arena::end);

@@ -90,9 +90,10 @@ impl Shortener<'_> {
         shrinking: u64,
     ) -> io::Result<FoundLoss> {
         let mut last = self.steadied(short, &drawn, best.repeats.is_race())?;
-        if last.repeats.tried == 0 {
-            // The user was in a hurry.
-            last.repeats = best.repeats;
+        let (few, before) = (last.repeats, best.repeats);
+        // The user was in a hurry: the repetitions of the story that was drawn say more than two or three of the shortest.
+        if few.tried < LAST_REPEATS && (few.lost == 0 || few.tried < before.tried) {
+            last.repeats = before;
         }
         let lost = last.lost.unwrap_or_else(|| LostResponse::of(&best.played.played));
         let unread_from =
@@ -109,6 +110,7 @@ impl Shortener<'_> {
             whole: last.short.whole,
             shrinking,
             counters: last.counters,
+            map: self.repeater.crew.repeated().clone(),
         })
     }
 

@@ -1,26 +1,25 @@
 //! The report as one page that needs nothing else: one line first, a table of the findings, each finding with its packets
-//! drawn in SVG. The page needs no script to be read; the one that it has sorts the tables.
+//! drawn in SVG. The page needs no script to be read; the one that it has sorts the tables. Other reports have pages of the same
+//! make: between [`begin`] and [`end`], with [`escape`], [`row`] and [`ladder`].
 
 mod group;
 mod ladder;
+mod shell;
 mod timeline;
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::io::{self, Write};
-
-use linger_untrusted::Untrusted;
 
 use crate::clusters::Cluster;
 use crate::group::Group;
 use crate::text::{notes, summary};
 use crate::{Cause, Examined, Tools, overview};
 
-const STYLE: &str = include_str!("html/page.css");
-const SCRIPT: &str = include_str!("html/page.js");
-/// The browser is told to load nothing and to run no script but the one above, of which this is the SHA-256: a stranger's text
-/// that became markup would still do nothing. `openssl dgst -sha256 -binary page.js | base64` makes it anew.
-const SCRIPT_HASH: &str = "HSAgU1E6nBxF0JJ1E5QmY/CJeGDo5Ier4bZZfAMy4Zw=";
+pub use ladder::draw as ladder;
+#[cfg(test)]
+use shell::{SCRIPT, SCRIPT_HASH, STYLE};
+pub use shell::{begin, end, escape, row};
+
 /// Up to this many captures are shown at once; more are folded.
 const SHOWN: usize = 3;
 
@@ -37,14 +36,7 @@ const DRAWN_OF_EACH: usize = 8;
 pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools: &Tools) -> io::Result<()> {
     let first = overview::first_of(groups, tools);
     let good = if groups.iter().all(|group| group.harmless) { " class=\"good\"" } else { "" };
-    writeln!(out, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">")?;
-    writeln!(
-        out,
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         script-src 'sha256-{SCRIPT_HASH}'\">"
-    )?;
-    writeln!(out, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">")?;
-    writeln!(out, "<title>Why connections failed</title>\n<style>\n{STYLE}</style>\n</head>\n<body>")?;
+    begin(out, "Why connections failed")?;
     writeln!(out, "<header>\n<h1{good}>{}</h1>", escape(&first))?;
     writeln!(out, "<p>{}</p>", escape(summary(groups)))?;
     for cluster in Cluster::of(groups) {
@@ -62,7 +54,7 @@ pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools:
         sections(out, groups, &drawn, tools)?;
     }
     captures(out, files)?;
-    writeln!(out, "<script>{SCRIPT}</script>\n</body>\n</html>")
+    end(out)
 }
 
 /// What was not examined, of each capture. This stands before the findings, which may be incomplete for that reason.
@@ -175,11 +167,6 @@ fn captures(out: &mut impl Write, files: &[Examined]) -> io::Result<()> {
     }
     writeln!(out, "</tbody></table>")?;
     if files.len() > SHOWN { writeln!(out, "</details>") } else { Ok(()) }
-}
-
-/// A stranger's text, or ours, for text and quoted attributes.
-fn escape(text: impl AsRef<str>) -> impl Display {
-    Untrusted::from(text.as_ref()).html().to_string()
 }
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
 //! `linger hunt`: is there anything that a client can do, with which this server loses its response?
 
+mod ci;
+mod files;
 mod packets;
 mod text;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
+use files::HuntFiles;
+use linger_hunt::html::Replayed;
 use linger_hunt::{
     HuntError, HuntPlan, HuntProgress, HuntReport, Quarry, SearchEnd, Story, StoryFile, hunt, replay,
 };
@@ -22,7 +25,7 @@ use packets::Packets;
 use crate::lab::again;
 use crate::lines::{self, line};
 use crate::options::{AtRisk, Chance, Family, Json};
-use crate::output::{Content, NewFile, Stdout, Stopped, say};
+use crate::output::{NewFile, Stdout, Stopped, say};
 use crate::typed::{Bytes, duration, links, positive, target, up_to};
 use crate::{exit, interrupt, progress};
 
@@ -37,6 +40,7 @@ use crate::{exit, interrupt, progress};
     after_help = "Examples:\n  linger hunt --path /large -- python3 -m http.server --directory /srv/www\n  \
     linger hunt --link loopback,wifi --time 10m --save story.toml -- nginx -c /etc/nginx/test.conf\n  \
     linger hunt --replay story.toml -- nginx -c /etc/nginx/test.conf\n  \
+    linger hunt --html hunt.html --junit hunt.xml --path /large -- ./server\n  \
     linger hunt http://127.0.0.1:8080/large\n\n\
     A path with a response of more than 64 KB shows most.\n\
     Exit status: 0 nothing lost, 1 a response was lost or at risk, 3 could not tell (the server does not\n\
@@ -82,6 +86,12 @@ pub(crate) struct HuntArguments {
     /// Write the story's packets, captured at both ends of its link (of `lan` in the place of loopback), to this file, pcapng
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "url")]
     pcap: Option<PathBuf>,
+    /// Write the report as one self-contained page as well
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    html: Option<PathBuf>,
+    /// Write the report as JUnit XML as well, a test case for each decade of pauses: for CI
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    junit: Option<PathBuf>,
     /// Repeat the story of this file instead of searching
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["save", "path", "port", "link", "time", "longest_pause"])]
     replay: Option<PathBuf>,
@@ -223,31 +233,32 @@ fn refused(error: &HuntError) -> ExitCode {
     }
 }
 
-/// Begins the files that `--save` and `--pcap` name.
-fn files(arguments: &HuntArguments) -> Result<(Option<NewFile>, Option<NewFile>), ExitCode> {
-    let begin = |path: &Option<PathBuf>, content, inputs: Option<&Path>| {
-        let begun = path.as_deref().map(|path| NewFile::create(path, content, inputs)).transpose();
-        begun.map_err(|refused| refused.end())
-    };
-    let payload = arguments.payload.as_deref();
-    let save = begin(&arguments.save, Content::Text, payload)?;
-    Ok((save, begin(&arguments.pcap, Content::Capture, arguments.replay.as_deref().or(payload))?))
-}
-
-/// The packets of a story whose server this program has started. That there are none is said, and changes nothing else.
-fn packets(plan: &HuntPlan, story: &Story, pcap: Option<NewFile>, stop: &Stop) -> Option<Packets> {
-    if stop.requested() || !matches!(plan.quarry, Quarry::Command { .. }) {
+/// The packets of a story whose server this program has started; `None` for another. That there are none is said, and changes
+/// nothing else.
+fn packets(
+    plan: &HuntPlan,
+    story: &Story,
+    pcap: Option<NewFile>,
+    stop: &Stop,
+) -> Option<Result<Packets, String>> {
+    if !matches!(plan.quarry, Quarry::Command { .. }) {
         return None;
     }
-    let bar = progress::spinner();
-    bar.set_message("lost; capturing its packets");
-    let packets = packets::packets(plan, story, pcap, stop);
-    bar.finish_and_clear();
-    packets.map_err(|why| say!("linger: no packets of the story: {}", message(&why))).ok()
+    let packets = if stop.requested() {
+        Err("interrupted before they were captured".to_owned())
+    } else {
+        let bar = progress::spinner();
+        bar.set_message("lost; capturing its packets");
+        let packets = packets::packets(plan, story, pcap, stop);
+        bar.finish_and_clear();
+        packets
+    };
+    Some(packets.inspect_err(|why| say!("linger: no packets of the story: {}", message(why))))
 }
 
 fn search(arguments: &HuntArguments, plan: &HuntPlan, stop: &Stop) -> ExitCode {
-    let (save, pcap) = match files(arguments) {
+    let again = again(plan.seed);
+    let mut files = match HuntFiles::begin(arguments, plan, again.clone()) {
         Ok(files) => files,
         Err(status) => return status,
     };
@@ -262,25 +273,32 @@ fn search(arguments: &HuntArguments, plan: &HuntPlan, stop: &Stop) -> ExitCode {
     bar.finish_and_clear();
     let report = match report {
         Ok(report) => report,
-        Err(error) => return refused(&error),
+        Err(error) => return not_begun(files, &error),
     };
-    if let (Some(mut save), Some(found)) = (save, &report.found) {
-        let text = text::file(&found.story, plan, arguments.port);
-        let written = save.write_all(text.as_bytes()).map_err(|error| error.to_string());
-        if let Err(error) = written.and_then(|()| save.finish().map_err(|refused| refused.to_string())) {
-            return exit::fail(exit::COULD_NOT_TELL, format_args!("--save: {error}"));
-        }
+    let packets =
+        report.found.as_ref().and_then(|found| packets(plan, &found.story, files.take_pcap(), stop));
+    if let Some(found) = &report.found {
+        files.write_story(|| text::file(&found.story, plan, arguments.port));
     }
-    let packets = report.found.as_ref().and_then(|found| packets(plan, &found.story, pcap, stop));
-    let status = status(&report, arguments.at_risk.at_risk_ok);
+    let at_risk_ok = arguments.at_risk.at_risk_ok;
+    let status = status(&report, at_risk_ok);
+    files.write_report(&report, packets.as_ref(), plan, status, at_risk_ok);
+    let packets = packets.as_ref().and_then(|packets| packets.as_ref().ok());
     let mut out = Stdout::new();
-    let again = again(plan.seed);
     let printed = if arguments.output.json {
-        out.json(&line(lines::Hunt::new(&report, packets.as_ref().map(Packets::told), plan.seed, again)))
+        out.json(&line(lines::Hunt::new(&report, packets.map(Packets::told), plan, again)))
     } else {
-        text::report(&mut out, &report, packets.as_ref(), &again)
+        text::report(&mut out, &report, packets, &again)
     };
-    end(printed.and_then(|()| out.flush()), status)
+    end(printed.and_then(|()| out.flush()), files.end(packets, status))
+}
+
+/// A hunt that could not begin is a report for CI, too.
+fn not_begun(mut files: HuntFiles, error: &HuntError) -> ExitCode {
+    files.write_failure(&error.to_string());
+    let status = refused(error);
+    files.end(None, exit::COULD_NOT_TELL);
+    status
 }
 
 fn end(printed: Result<(), Stopped>, status: u8) -> ExitCode {
@@ -303,8 +321,8 @@ fn status(report: &HuntReport, at_risk_ok: bool) -> u8 {
 }
 
 fn run_again(arguments: &HuntArguments, plan: &HuntPlan, file: &StoryFile, stop: &Stop) -> ExitCode {
-    let pcap = match files(arguments) {
-        Ok((_, pcap)) => pcap,
+    let mut files = match HuntFiles::begin(arguments, plan, again(plan.seed)) {
+        Ok(files) => files,
         Err(status) => return status,
     };
     let mut story: Story = file.story();
@@ -315,26 +333,28 @@ fn run_again(arguments: &HuntArguments, plan: &HuntPlan, file: &StoryFile, stop:
     }
     let (repeats, lost, _) = match replay(plan, &story, arguments.times, stop) {
         Ok(repeated) => repeated,
-        Err(error) => return refused(&error),
+        Err(error) => return not_begun(files, &error),
     };
-    if stop.requested() && repeats.tried < arguments.times {
-        say!("linger: interrupted after {} of {} trials", repeats.tried, arguments.times);
+    let replayed = Replayed::new(&story, repeats, arguments.times, lost.as_ref());
+    if let Some(so_far) = replayed.interrupted() {
+        say!("linger: {so_far}");
     }
-    let packets = lost.as_ref().and_then(|_| packets(plan, &story, pcap, stop));
-    let mut out = Stdout::new();
-    let printed = if arguments.output.json {
-        let packets = packets.as_ref().map(Packets::told);
-        out.json(&line(lines::Replay::new(&story, repeats, lost.as_ref(), packets)))
-    } else {
-        text::repeated(&mut out, &story, repeats, lost.as_ref(), packets.as_ref())
-    };
-    let at_risk = repeats.at_risk > 0 && !arguments.at_risk.at_risk_ok;
-    let status = if repeats.lost > 0 || at_risk {
+    let packets = lost.as_ref().and_then(|_| packets(plan, &story, files.take_pcap(), stop));
+    let at_risk_ok = arguments.at_risk.at_risk_ok;
+    let status = if repeats.lost > 0 || (repeats.at_risk > 0 && !at_risk_ok) {
         exit::LOSS_FOUND
     } else if repeats.judged < arguments.times {
         exit::COULD_NOT_TELL
     } else {
         exit::NOTHING_LOST
     };
-    end(printed.and_then(|()| out.flush()), status)
+    files.write_replay(&replayed, packets.as_ref(), status, at_risk_ok);
+    let packets = packets.as_ref().and_then(|packets| packets.as_ref().ok());
+    let mut out = Stdout::new();
+    let printed = if arguments.output.json {
+        out.json(&line(lines::Replay::new(&replayed, packets.map(Packets::told), plan)))
+    } else {
+        text::repeated(&mut out, &replayed, packets)
+    };
+    end(printed.and_then(|()| out.flush()), files.end(packets, status))
 }

@@ -11,7 +11,7 @@ use linger_lab::{Capture, Stop};
 use linger_why::{AnalyzerLimits, Claim, Finding, compare, examine};
 
 use crate::lines;
-use crate::output::NewFile;
+use crate::output::{NewFile, Refused};
 
 /// A story that was played once more, and what its packets show.
 pub(super) struct Packets {
@@ -20,6 +20,8 @@ pub(super) struct Packets {
     pub(super) finding: Option<Finding>,
     /// Whether the capture was written to the file that the user has named.
     pub(super) is_written: bool,
+    /// Why it could not be written to that file.
+    pub(super) refused: Option<String>,
 }
 
 impl Packets {
@@ -45,20 +47,23 @@ pub(super) fn packets(
     let retold = retell(plan, story, &capture, stop).map_err(|error| error.to_string())?;
     capture.lock().unwrap_or_else(PoisonError::into_inner).finish().map_err(file)?;
     if retold.lost.is_none() {
-        return Ok(Packets { retold, finding: None, is_written: false });
+        return Ok(Packets { retold, finding: None, is_written: false, refused: None });
     }
-    let is_written = pcap.is_some();
-    if let Some(mut pcap) = pcap {
-        File::open(temporary.path())
-            .and_then(|mut from| io::copy(&mut from, &mut pcap))
-            .map_err(|error| format!("--pcap: {error}"))?;
-        pcap.finish().map_err(|refused| format!("--pcap: {refused}"))?;
-    }
+    let written = pcap.map(|pcap| write(temporary.path(), pcap));
+    let is_written = matches!(written, Some(Ok(())));
+    let refused = written.and_then(|written| written.err()).map(|refused| refused.to_string());
     let mut finding = retold.client.map(|client| finding_of(temporary.path(), client)).transpose()?.flatten();
     if let Some(finding) = &mut finding {
         rename(finding, temporary.path(), &retold.link);
     }
-    Ok(Packets { retold, finding, is_written })
+    Ok(Packets { retold, finding, is_written, refused })
+}
+
+fn write(capture: &Path, mut pcap: NewFile) -> Result<(), Refused> {
+    match File::open(capture).and_then(|mut from| io::copy(&mut from, &mut pcap)) {
+        Ok(_) => pcap.finish(),
+        Err(error) => Err(pcap.failed(error)),
+    }
 }
 
 /// Names the capture after its link: the temporary file is gone when the finding is read.

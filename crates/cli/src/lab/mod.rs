@@ -326,7 +326,7 @@ fn with_seed(typed: &[String], seed: u64) -> String {
     words.join(" ")
 }
 
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:@+%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

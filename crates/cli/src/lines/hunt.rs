@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use linger_hunt::html::Replayed;
 use linger_hunt::{
-    BoundedNumber, FoundLoss, HuntReport, LossBound, LostResponse, Repeats, Retold, SearchEnd, Story,
+    BoundedNumber, FoundLoss, HuntPlan, HuntReport, LossBound, LostOnce, LostResponse, Quarry, Repeats,
+    Retold, SearchEnd, Story, TrialMap,
 };
 use linger_lab::Verdict;
 use linger_why::Finding;
@@ -123,6 +125,82 @@ impl From<&LossBound> for Boundary {
     }
 }
 
+/// A loss that came once, and not again.
+#[derive(Serialize, JsonSchema)]
+struct UnrepeatedLoss {
+    #[serde(flatten)]
+    story: TrialStory,
+    /// What was lost the one time.
+    lost: CutResponse,
+    /// How often it was tried again: ten times, unless the hunt ended meanwhile.
+    trials: u64,
+}
+
+impl From<&LostOnce> for UnrepeatedLoss {
+    fn from(once: &LostOnce) -> Self {
+        Self { story: (&once.story).into(), lost: (&once.lost).into(), trials: once.tried }
+    }
+}
+
+/// How many schedules had such a number: from it up to ten times as much.
+#[derive(Serialize, JsonSchema)]
+struct Decade {
+    /// Where the decade begins: 1, 10, 100 and so on.
+    from: u64,
+    /// Schedules with such a number.
+    schedules: u64,
+}
+
+fn decades(counted: &BTreeMap<u64, u64>) -> Vec<Decade> {
+    counted.iter().map(|(from, schedules)| Decade { from: *from, schedules: *schedules }).collect()
+}
+
+/// Trials of about the same pauses and sizes.
+#[derive(Serialize, JsonSchema)]
+struct TrialsAt {
+    /// All pauses of a schedule together: at least this long.
+    pauses_from_ms: u64,
+    /// And shorter than this.
+    pauses_below_ms: u64,
+    /// All bytes that a schedule sends behind the heads of its requests: at least so many.
+    sent_from_bytes: u64,
+    /// And fewer than this.
+    sent_below_bytes: u64,
+    /// Trials whose responses arrived whole.
+    kept: u64,
+    /// Trials with a response at risk.
+    at_risk: u64,
+    /// Trials with a response that was lost.
+    lost: u64,
+    /// Trials that say nothing about losses.
+    undecided: u64,
+}
+
+fn trials(map: &TrialMap) -> Vec<TrialsAt> {
+    map.cells()
+        .map(|(cell, counts)| TrialsAt {
+            pauses_from_ms: cell.pauses_from_ms,
+            pauses_below_ms: cell.pauses_below_ms(),
+            sent_from_bytes: cell.sent_from_bytes,
+            sent_below_bytes: cell.sent_below_bytes(),
+            kept: counts.kept,
+            at_risk: counts.at_risk,
+            lost: counts.lost,
+            undecided: counts.undecided,
+        })
+        .collect()
+}
+
+/// The words of the server's command; `None` for a server that was running before.
+fn command(plan: &HuntPlan) -> Option<Vec<String>> {
+    match &plan.quarry {
+        Quarry::Command { words, .. } => {
+            Some(words.iter().map(|word| word.to_string_lossy().into_owned()).collect())
+        }
+        _ => None,
+    }
+}
+
 /// The loss that was found.
 #[derive(Serialize, JsonSchema)]
 struct HuntLoss {
@@ -149,6 +227,8 @@ struct HuntLoss {
     shrinking_trials: u64,
     /// What the kernel counted on the server's side while the story was repeated; null where others use it, too.
     counters: Option<Counted>,
+    /// All trials in which losses were repeated and made short, by time and size.
+    trials: Vec<TrialsAt>,
 }
 
 impl From<&FoundLoss> for HuntLoss {
@@ -165,6 +245,7 @@ impl From<&FoundLoss> for HuntLoss {
             whole: found.whole,
             shrinking_trials: found.shrinking,
             counters: found.counters.as_ref().map(counted),
+            trials: trials(&found.map),
         }
     }
 }
@@ -178,6 +259,8 @@ pub(crate) struct ToldPackets {
     trials: u64,
     /// Whether the last of these trials lost the response.
     lost: bool,
+    /// Whether the user stopped it before a trial lost.
+    interrupted: bool,
     /// Whether the capture was written to the file of `--pcap`.
     captured: bool,
     /// What the kernel counted on the server's side in the last of these trials.
@@ -192,6 +275,7 @@ impl ToldPackets {
             link: retold.link.clone(),
             trials: retold.trials,
             lost: retold.lost.is_some(),
+            interrupted: retold.interrupted,
             captured,
             counters: retold.counters.as_ref().map(counted),
             finding: finding.map(Reset::from),
@@ -206,6 +290,8 @@ pub(crate) struct Hunt {
     seed: u64,
     /// The command that searches the same schedules.
     again: String,
+    /// The words of the server's command; null for a server that was running before.
+    command: Option<Vec<String>>,
     /// Where the server was asked: host, port and path.
     site: String,
     /// The status of the plain response.
@@ -216,6 +302,8 @@ pub(crate) struct Hunt {
     ended: &'static str,
     /// How the server ended; null if it did not.
     server_status: Option<String>,
+    /// The end of what the server printed; null if it did not end.
+    server_said: Option<String>,
     /// Schedules that were played.
     schedules: u64,
     /// Those whose responses arrived whole.
@@ -238,6 +326,12 @@ pub(crate) struct Hunt {
     smallest_send_bytes: Option<u64>,
     /// The most bytes that one step sent; null if none did.
     largest_send_bytes: Option<u64>,
+    /// How many schedules had a pause of each decade, in milliseconds.
+    pause_ms_decades: Vec<Decade>,
+    /// How many schedules had a step that sent bytes of each decade.
+    send_bytes_decades: Vec<Decade>,
+    /// The schedules by time and size.
+    trials: Vec<TrialsAt>,
     /// Whether clients half-closed: not if the server takes that for their end.
     half_closes: bool,
     /// The loss; null if none was found.
@@ -245,7 +339,7 @@ pub(crate) struct Hunt {
     /// The packets of the loss; null if none was found, or if its server was running before.
     packets: Option<ToldPackets>,
     /// Losses that came once and in none of ten more trials.
-    unrepeated: Vec<TrialStory>,
+    unrepeated: Vec<UnrepeatedLoss>,
     /// The first story whose response was at risk; null if there was none.
     at_risk_story: Option<TrialStory>,
 }
@@ -255,23 +349,32 @@ impl LineBody for Hunt {
 }
 
 impl Hunt {
-    pub(crate) fn new(report: &HuntReport, packets: Option<ToldPackets>, seed: u64, again: String) -> Self {
+    pub(crate) fn new(
+        report: &HuntReport,
+        packets: Option<ToldPackets>,
+        plan: &HuntPlan,
+        again: String,
+    ) -> Self {
         let searched = &report.searched;
         let of = |verdict: Verdict| searched.verdicts.get(&verdict).copied().unwrap_or(0);
-        let (ended, server_status) = match &report.ended {
-            SearchEnd::Found => ("found", None),
-            SearchEnd::Stopped => ("stopped", None),
-            SearchEnd::ServerEnded { status, .. } => ("server_ended", Some(status.clone())),
-            _ => ("time", None),
+        let (ended, server_status, server_said) = match &report.ended {
+            SearchEnd::Found => ("found", None, None),
+            SearchEnd::Stopped => ("stopped", None, None),
+            SearchEnd::ServerEnded { status, said } => {
+                ("server_ended", Some(status.clone()), Some(said.clone()))
+            }
+            _ => ("time", None, None),
         };
         Self {
-            seed,
+            seed: plan.seed,
             again,
+            command: command(plan),
             site: report.site.clone(),
             status: report.status,
             response_bytes: report.response_bytes,
             ended,
             server_status,
+            server_said,
             schedules: searched.schedules,
             kept: of(Verdict::Kept),
             at_risk: of(Verdict::AtRisk),
@@ -283,6 +386,9 @@ impl Hunt {
             longest_pause_ms: searched.pauses.map(|(_, high)| high),
             smallest_send_bytes: searched.sizes.map(|(low, _)| low),
             largest_send_bytes: searched.sizes.map(|(_, high)| high),
+            pause_ms_decades: decades(&searched.pause_decades),
+            send_bytes_decades: decades(&searched.size_decades),
+            trials: trials(&searched.map),
             half_closes: report.half_closes,
             found: report.found.as_ref().map(Into::into),
             packets,
@@ -295,10 +401,14 @@ impl Hunt {
 /// A story that was repeated from a file.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Replay {
+    /// The words of the server's command; null for a server that was running before.
+    command: Option<Vec<String>>,
     /// The story.
     story: TrialStory,
     /// What came of it.
     repeated: Repeated,
+    /// Whether it was stopped before it was repeated as often as was asked for.
+    interrupted: bool,
     /// Trials that say something about losses.
     judged: u64,
     /// One of the losses; null if there was none.
@@ -312,17 +422,14 @@ impl LineBody for Replay {
 }
 
 impl Replay {
-    pub(crate) fn new(
-        story: &Story,
-        repeats: Repeats,
-        lost: Option<&LostResponse>,
-        packets: Option<ToldPackets>,
-    ) -> Self {
+    pub(crate) fn new(replayed: &Replayed<'_>, packets: Option<ToldPackets>, plan: &HuntPlan) -> Self {
         Self {
-            story: story.into(),
-            repeated: repeats.into(),
-            judged: repeats.judged,
-            lost: lost.map(Into::into),
+            command: command(plan),
+            story: replayed.story.into(),
+            repeated: replayed.repeats.into(),
+            interrupted: replayed.interrupted().is_some(),
+            judged: replayed.repeats.judged,
+            lost: replayed.lost.map(Into::into),
             packets,
         }
     }

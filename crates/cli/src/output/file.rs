@@ -147,6 +147,14 @@ impl NewFile {
         }
     }
 
+    /// Writes a text, and finishes the file.
+    pub(crate) fn write_whole(mut self, text: &str) -> Result<(), Refused> {
+        match self.write_all(text.as_bytes()) {
+            Ok(()) => self.finish(),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
     /// The refusal for a failed write.
     pub(crate) fn failed(self, error: io::Error) -> Refused {
         Refused::System(self.path, error)
@@ -178,7 +186,7 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Writ
         return direct(path, kind.is_some_and(|kind| kind.is_fifo())).map(WritePlace::Direct).map_err(system);
     }
     let mut mode = 0o666;
-    let mut last = path.to_owned();
+    let mut last = end_of_links(path);
     if let Some(there) = there {
         let mut head = Vec::new();
         File::open(path).and_then(|file| file.take(4_096).read_to_end(&mut head)).map_err(system)?;
@@ -204,6 +212,19 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Writ
     Ok(WritePlace::Beside(beside, last))
 }
 
+/// The name at the end of symlinks that lead to no file yet; of others, the name itself.
+pub(super) fn end_of_links(path: &Path) -> PathBuf {
+    /// As many as the kernel follows (`MAXSYMLINKS`).
+    const MOST: usize = 40;
+    let mut last = path.to_owned();
+    for _ in 0..MOST {
+        let Ok(next) = fs::read_link(&last) else { break };
+        // An absolute one takes the place of all.
+        last = last.parent().unwrap_or(Path::new("")).join(next);
+    }
+    last
+}
+
 /// Opens a device or a pipe. A FIFO that nobody reads is an error: waiting for a reader could not be interrupted.
 fn direct(path: &Path, is_fifo: bool) -> io::Result<File> {
     if !is_fifo {
@@ -216,7 +237,7 @@ fn direct(path: &Path, is_fifo: bool) -> io::Result<File> {
 }
 
 /// Whether two names are of one file: a hard link, a symlink, or another spelling of the path.
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
+pub(super) fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
@@ -322,6 +343,18 @@ mod tests {
         write(&path, Content::Text, &[]).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_that_leads_to_nothing_yet_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("deeper")).unwrap();
+        std::os::unix::fs::symlink("deeper/page", at("link")).unwrap();
+        std::os::unix::fs::symlink("link", at("second")).unwrap();
+        write(&at("second"), Content::Text, &[]).unwrap();
+        assert!(at("second").is_symlink() && at("link").is_symlink());
+        assert_eq!(fs::read(at("deeper/page")).unwrap(), b"<!doctype html>");
     }
 
     #[test]

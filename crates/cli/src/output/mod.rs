@@ -11,10 +11,12 @@
 //! complain to: what cannot be written there is dropped. Nothing here panics, which `println!` and `eprintln!` do.
 
 mod file;
+mod files;
 mod stderr;
 mod stdout;
 
 pub(crate) use file::{Content, NewFile, Refused};
+pub(crate) use files::begin;
 pub(crate) use stderr::{say_json, say_line};
 pub(crate) use stdout::{Stdout, Stopped};
 

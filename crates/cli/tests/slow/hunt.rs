@@ -1,12 +1,15 @@
 //! `linger hunt`: finds what a server loses, writes it down, repeats it, and leaves nothing behind.
 
 use std::fs;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Child, Stdio};
 
+use crate::browser::{Browser, colours, sizes};
 use crate::common::contract::line;
+use crate::common::junit::cases;
 use crate::common::program::{has_networks, interrupt, linger, run};
 use linger_testing::servers::{available, program};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Python's server with a file of 300,000 bytes, and the words of its command.
 fn server(folder: &tempfile::TempDir) -> Option<Vec<String>> {
@@ -103,36 +106,69 @@ fn the_packets_of_a_loss_are_captured_and_explained() {
     assert!(!fs::exists(&captures[1]).unwrap());
 }
 
-/// A hunt that is stopped says what it has searched, with a status that is no verdict, and its server ends with it.
+/// A server that loses nothing: it reads on until the client closes. It makes the file `count` when so many connections have come, and
+/// `upload` when a request announces 12,345 bytes.
+fn patient(folder: &Path, count: u32) -> Vec<String> {
+    let source = format!(
+        r"
+import os, socket, threading
+folder, count = {folder:?}, 0
+def serve(s):
+    try:
+        head = b''
+        while b'\r\n\r\n' not in head:
+            more = s.recv(65536)
+            if not more: return
+            head += more
+        if b'12345' in head: open(folder + '/upload', 'w')
+        s.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nConnection: close\r\n\r\n' + b'r' * 100000)
+        s.shutdown(socket.SHUT_WR)
+        while s.recv(1 << 20): pass
+    except OSError: pass
+    finally: s.close()
+listener = socket.create_server(('127.0.0.1', 8000), backlog=1000)
+while True:
+    s, _ = listener.accept()
+    count += 1
+    if count == {count}: open(folder + '/count', 'w')
+    threading.Thread(target=serve, args=(s,), daemon=True).start()
+",
+        folder = folder.to_str().unwrap()
+    );
+    ["python3", "-c", &source].map(str::to_owned).to_vec()
+}
+
+/// Waits until a file is there. Whoever never makes it runs into the test runner's limit.
+fn appears(file: &Path, child: &mut Child) {
+    while !file.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "{file:?}: it has ended");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+fn start(arguments: &[&str]) -> Child {
+    linger(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// A hunt that is stopped says what it has searched, also in its files, with a status that is no verdict; its server ends with it.
 #[test]
 fn an_interrupted_hunt_tells_what_it_has_searched_and_leaves_nothing() {
-    if !has_networks() {
+    if !has_networks() || available(program("python3", "python3")).is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let request = folder.path().join("request");
-    fs::write(&request, [b'x'; 100]).unwrap();
     // The kernel removes the lock with the last process that holds it.
     let lock = folder.path().join("lock");
-    let ready = folder.path().join("ready");
-    let server = format!(
-        "exec 9>{}; flock 9; touch {}; exec {} server --listen 127.0.0.1:8000 --ending lingering --workers 200",
-        lock.display(),
-        ready.display(),
-        env!("CARGO_BIN_EXE_linger")
-    );
-    let hunt =
-        ["hunt", "--payload", request.to_str().unwrap(), "--expect", "200k", "--longest-pause", "200ms"];
-    let mut child = linger(&[&hunt[..], &["--json", "--at-risk-ok", "--", "sh", "-c", &server]].concat())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    while !ready.exists() {
-        assert!(child.try_wait().unwrap().is_none(), "{:?}", child.wait_with_output());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    // The plain requests at the start are fewer.
+    let server = patient(folder.path(), 100);
+    let locked = format!("exec 9>{}; flock 9; exec \"$0\" \"$@\"", lock.display());
+    let command: Vec<String> =
+        ["sh", "-c", &locked].map(str::to_owned).into_iter().chain(server.iter().cloned()).collect();
+    let files = ["page", "junit"].map(|name| folder.path().join(name).display().to_string());
+    let hunt = ["hunt", "--json", "--at-risk-ok", "--html", &files[0], "--junit", &files[1]];
+    let mut child = start(&words(&hunt, &command));
+    appears(&folder.path().join("count"), &mut child);
+    assert!(files.iter().all(|file| !Path::new(file).exists()), "not before it is whole");
     interrupt(&child);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -142,8 +178,213 @@ fn an_interrupted_hunt_tells_what_it_has_searched_and_leaves_nothing() {
         (&"stopped".into(), &Value::Null, &0.into()),
         "{told}"
     );
+    assert!(told["schedules"].as_u64() > Some(0), "{told}");
+    let sum =
+        |key| told["trials"].as_array().unwrap().iter().map(|cell| cell[key].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(
+        (sum("kept") + sum("undecided") + sum("at_risk")),
+        told["schedules"].as_u64().unwrap(),
+        "{told}"
+    );
+    let page = fs::read_to_string(&files[0]).unwrap();
+    let first = page.split_once("<h1 class=\"risk\">Nothing lost in ").expect(&page).1;
+    assert!(first.split_once("</h1>").unwrap().0.contains(" s; interrupted. Server: sh -c "), "{page}");
+    assert!(page.ends_with("</html>\n"));
+    let suite = cases(&fs::read_to_string(&files[1]).unwrap());
+    assert_eq!((suite[0].0.as_str(), suite[0].1.as_str()), ("plain-response", "pass"), "{suite:?}");
+    let open = |case: &(String, String, String)| {
+        case.1 == "skipped" && case.2.starts_with("the hunt was interrupted")
+    };
+    assert!(suite.len() == 7 && suite[1..].iter().all(open), "{suite:?}");
     // Blocks until the server is gone; if it were left behind, the test runner's time limit says so.
     fs::File::open(&lock).unwrap().lock().unwrap();
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 4, "{left:?}");
+}
+
+/// A replay that is stopped says how far it came: in words, as JSON, on its page and in its report.
+#[test]
+fn an_interrupted_replay_says_how_far_it_came() {
+    if !has_networks() || available(program("python3", "python3")).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let server = patient(folder.path(), 0);
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    // Nobody waits for the end of that pause.
+    let steps =
+        "[[step]]\ndo = \"request\"\nbody = 12345\n[[step]]\ndo = \"pause\"\nmilliseconds = 3600000\n";
+    fs::write(at("story"), format!("path = \"/\"\n{steps}")).unwrap();
+    let (story, page, junit) = (at("story"), at("page"), at("junit"));
+    let replay = ["hunt", "--replay", &story, "--times", "3", "--json", "--html", &page, "--junit", &junit];
+    let mut child = start(&words(&replay, &server));
+    appears(&folder.path().join("upload"), &mut child);
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        (output.status.code(), said.trim()),
+        (Some(3), "linger: interrupted after 0 of 3 trials"),
+        "{output:?}"
+    );
+    let told = line("hunt", String::from_utf8_lossy(&output.stdout).trim());
+    assert_eq!((&told["interrupted"], &told["repeated"]["trials"]), (&true.into(), &0.into()), "{told}");
+    let page = fs::read_to_string(page).unwrap();
+    assert!(
+        page.contains("<h1 class=\"risk\">Could not tell: 0 trials; interrupted after 0 of 3 trials."),
+        "{page}"
+    );
+    let suite = cases(&fs::read_to_string(junit).unwrap());
+    assert_eq!((suite.len(), suite[0].1.as_str()), (1, "skipped"), "{suite:?}");
+    assert!(suite[0].2.ends_with("interrupted after 0 of 3 trials"), "{suite:?}");
+}
+
+/// Python's server with a word that would be markup, and one that would reach the terminal, in its command.
+fn hostile(folder: &tempfile::TempDir) -> Option<Vec<String>> {
+    let server = server(folder)?;
+    let script = "exec \"$@\" # <script>window.ran=1</script>\u{1b}]0;x\u{7}<img/src=x/onerror=window.ran=1>";
+    Some(["sh", "-c", script, "sh"].map(str::to_owned).into_iter().chain(server).collect())
+}
+
+/// The page of a loss in a browser: its story, its packets, and each trial; the command is text on it.
+#[test]
+fn the_page_of_a_hunt_is_read_in_a_browser() {
+    if !has_networks() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut browser) = Browser::start(folder.path()) else { return };
+    let Some(server) = hostile(&folder) else { return };
+    let [page, junit] = ["page.html", "junit"].map(|name| folder.path().join(name));
+    let files = ["--html", page.to_str().unwrap(), "--junit", junit.to_str().unwrap()];
+    let hunt = [&["hunt", "--path", "/large", "--seed", "13", "--json"], &files[..]].concat();
+    let output = run(&words(&hunt, &server));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = line("hunt", String::from_utf8_lossy(&output.stdout).trim());
+    assert_eq!(told["command"], json!(server));
+
+    let wrong = browser.open(&page);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(browser.eval("window.ran === undefined && document.scripts.length"), 1);
+    assert_eq!(browser.eval("document.images.length"), 0);
+    for text in ["# <script>window.ran=1</script>\\u{1b}]0;x\\u{7}<img", "--seed 13"] {
+        assert_eq!(
+            browser.eval(&format!("document.body.innerText.includes({})", json!(text))),
+            true,
+            "{text}"
+        );
+    }
+    assert!(browser.eval("document.querySelector('h1').innerText").as_str().unwrap().starts_with("Lost: "));
+    let steps = browser
+        .eval("[...document.querySelectorAll('[data-story=found] ol li')].map(item => item.innerText)");
+    assert_eq!(steps, told["found"]["story"]["steps"]);
+    // The ladder, if it was lost once more for it.
+    let ladders = u64::from(!told["packets"]["finding"].is_null());
+    assert_eq!(browser.eval("document.querySelectorAll('[data-story=found] .ladder svg').length"), ladders);
+    let cells = "[...document.querySelectorAll('table.heat')].map(table => table.querySelectorAll('td[title]').length)";
+    let trials = [&told["trials"], &told["found"]["trials"]].map(|trials| trials.as_array().unwrap().len());
+    assert_eq!(browser.eval(cells), json!(trials));
+    let decades = ["pause_ms_decades", "send_bytes_decades"].map(|key| told[key].as_array().unwrap().len());
+    assert_eq!(
+        browser.eval("document.querySelectorAll('#decades tbody tr').length"),
+        decades[0] + decades[1]
+    );
+    colours(&mut browser);
+    sizes(&mut browser);
+    cells_stand_out(&mut browser);
+
+    let suite = fs::read_to_string(junit).unwrap();
+    let failed: Vec<_> = cases(&suite).into_iter().filter(|case| case.1 == "failure").collect();
+    assert!(!failed.is_empty() && failed.iter().any(|case| case.2.starts_with("lost: ")), "{suite}");
+    let document = roxmltree::Document::parse(&suite).unwrap();
+    let text = document
+        .descendants()
+        .find(|node| node.has_tag_name("failure") && node.attribute("type") == Some("lost"));
+    let text = text.unwrap().text().unwrap();
+    assert!(
+        text.contains("again: linger hunt ") && text.contains("--seed 13") && text.contains("request"),
+        "{text}"
+    );
+    assert!(!suite.contains(['\u{1b}', '\u{7}']) && suite.contains("&lt;script&gt;"), "{suite}");
+}
+
+/// Letters on the coloured cells can be read in light and in dark.
+fn cells_stand_out(browser: &mut Browser) {
+    for scheme in ["light", "dark"] {
+        browser.show("screen", scheme, 1_000);
+        // Each colour is drawn, so that mixtures are numbers; the contrast is WCAG's.
+        let least = browser.eval(
+            "(() => {
+                const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+                const light = (colour) => {
+                    context.fillStyle = getComputedStyle(document.body).backgroundColor;
+                    context.fillRect(0, 0, 1, 1);
+                    context.fillStyle = colour;
+                    context.fillRect(0, 0, 1, 1);
+                    const part = (value) => value <= 10 ? value / 3294 : ((value / 255 + 0.055) / 1.055) ** 2.4;
+                    const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
+                    return 0.2126 * part(red) + 0.7152 * part(green) + 0.0722 * part(blue);
+                };
+                return Math.min(...[...document.querySelectorAll('.heat td[title], .key b')].map((cell) => {
+                    const style = getComputedStyle(cell);
+                    const [one, other] = [light(style.color), light(style.backgroundColor)].sort((a, b) => b - a);
+                    return (one + 0.05) / (other + 0.05);
+                }));
+            })()",
+        );
+        assert!(least.as_f64().unwrap() >= 4.5, "{scheme}: {least}");
+    }
+}
+
+/// A file that cannot be written, or that is another one of the hunt's, is refused before the server is started.
+#[test]
+fn a_file_that_cannot_be_written_is_refused_before_the_server_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (story, started, one) = (at("story"), at("started"), at("one"));
+    fs::write(&story, "path = \"/\"\n[[step]]\ndo = \"request\"\n").unwrap();
+    fs::write(at("config"), "port = 1").unwrap();
+    fs::create_dir(at("folder")).unwrap();
+    std::os::unix::fs::symlink(&one, at("link")).unwrap();
+    let (link, config, inside) = (at("link"), at("config"), at("folder"));
+    let there = fs::read_dir(folder.path()).unwrap().count();
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["--html", &one, "--pcap", &one], 2, "--pcap and --html need a file each"),
+        (&["--html", &link, "--junit", &one], 2, "--html and --junit need a file each"),
+        (&["--save", &one, "--junit", &one], 2, "--save and --junit need a file each"),
+        (&["--html", "-"], 2, "--html needs a file"),
+        (&["--replay", &story, "--html", &story], 2, "is to be read"),
+        (&["--junit", &config], 2, "is to be read"),
+        (&["--html", &inside], 3, "is a directory; name a file"),
+        (&["--junit", "/nowhere/at/all"], 3, "cannot write /nowhere/at/all"),
+    ];
+    for (options, status, told) in cases {
+        let output = run(&[&["hunt"], options, &["--", "touch", &started, &config]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() == Some(4) {
+            return linger_testing::skip("private networks", said.trim());
+        }
+        assert_eq!(output.status.code(), Some(status), "{options:?}: {said}");
+        assert!(said.contains(told), "{options:?}: {said}");
+        assert!(!Path::new(&started).exists(), "{options:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), there, "{options:?}");
+    }
+}
+
+/// A server that does not answer is a report for CI, too; there is no page of it, and an old one stays.
+#[test]
+fn a_server_that_does_not_answer_is_an_error_in_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let [page, junit] = ["page", "junit"].map(|name| folder.path().join(name));
+    fs::write(&page, "old").unwrap();
+    let files = ["--html", page.to_str().unwrap(), "--junit", junit.to_str().unwrap()];
+    let output = run(&[&["hunt", "http://127.0.0.1:1/"], &files[..]].concat());
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let suite = cases(&fs::read_to_string(junit).unwrap());
+    assert_eq!((suite[0].0.as_str(), suite[0].1.as_str()), ("plain-response", "error"), "{suite:?}");
+    assert!(suite[0].2.contains("gives no whole response"), "{suite:?}");
+    assert_eq!(fs::read_to_string(page).unwrap(), "old");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
 /// Whatever cannot be hunted is said with what and where.

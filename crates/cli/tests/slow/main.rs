@@ -1,5 +1,7 @@
 //! Verbs whose trials, transfers, captures or signals take their time.
 
+#[path = "../common/browser.rs"]
+mod browser;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/wire.rs"]

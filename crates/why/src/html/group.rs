@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{escape, ladder};
+use super::{escape, ladder, row};
 use crate::clock::WallClock;
 use crate::group::Group;
 use crate::text::{dropped, losses, when, whose};
@@ -126,7 +126,7 @@ pub(super) fn article(out: &mut impl Write, number: usize, group: &Group, tools:
     let open = if group.harmless { "" } else { " open" };
     let which = if group.connections == 1 { "The packets" } else { "The packets of the clearest one" };
     writeln!(out, "<details{open}><summary>{which}: {}</summary>", escape(one))?;
-    ladder::draw(out, example)?;
+    ladder(out, example)?;
     writeln!(out, "</details>")?;
     members(out, group, tools)?;
     writeln!(out, "</article>")
@@ -162,8 +162,4 @@ fn members(out: &mut impl Write, group: &Group, tools: &Tools) -> io::Result<()>
         writeln!(out, "<p class=\"soft\">and {more} more{}</p>", escape(list))?;
     }
     writeln!(out, "</details>")
-}
-
-fn row(out: &mut impl Write, name: &str, value: &str) -> io::Result<()> {
-    writeln!(out, "<dt>{name}</dt><dd>{}</dd>", escape(value))
 }

@@ -23,7 +23,10 @@ const SHOWN: usize = 58;
 const ONE_LINE: usize = 56;
 
 /// Draws the ladder of a finding.
-pub(super) fn draw(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
+///
+/// # Errors
+/// Returns the errors of `out`.
+pub fn draw(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
     let names = [finding.to, finding.from].map(|end| match finding.client {
         Some(client) if client == end => format!("client {end}"),
         Some(_) => format!("server {end}"),

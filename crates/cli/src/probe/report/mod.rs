@@ -1,7 +1,6 @@
 //! The answers as files for CI: JUnit XML and SARIF. Each check is a case; what could not be told never passes.
 
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -9,9 +8,8 @@ use linger_probe::{Check, CheckAnswer, CheckFinding, Doubt, ProbeReport};
 use linger_untrusted::message;
 
 use super::{ProbeArguments, last, text};
-use crate::exit;
 use crate::lines;
-use crate::output::{Content, NewFile, Refused};
+use crate::output::{self, Content, NewFile, Refused};
 
 mod junit;
 mod sarif;
@@ -92,25 +90,12 @@ impl CiReports {
     /// # Errors
     /// Returns the exit status after saying why a file cannot be written.
     pub(crate) fn create(arguments: &ProbeArguments, asked: Vec<Check>) -> Result<Self, ExitCode> {
-        let of = |path: &Option<PathBuf>, option: &str| {
-            let Some(path) = path else { return Ok(None) };
-            if path == Path::new("-") {
-                let text = format_args!(
-                    "{option} needs a file: the answers are on standard output (./- is a file of the name -)"
-                );
-                return Err(exit::fail(exit::BAD_USAGE, text));
-            }
-            let created = NewFile::create(path, Content::Text, arguments.payload.as_deref());
-            created.map(Some).map_err(|refused| refused.end())
-        };
-        if let (Some(junit), Some(sarif)) = (&arguments.junit, &arguments.sarif)
-            && is_same(junit, sarif)
-        {
-            return Err(exit::fail(exit::BAD_USAGE, "--junit and --sarif need a file each"));
-        }
+        let options = [("--junit", &arguments.junit), ("--sarif", &arguments.sarif)]
+            .map(|(option, path)| (option, path.as_deref(), Content::Text));
+        let [junit, sarif] = output::begin(options, arguments.payload.as_deref())?;
         Ok(Self {
-            junit: of(&arguments.junit, "--junit")?,
-            sarif: of(&arguments.sarif, "--sarif")?,
+            junit,
+            sarif,
             target: arguments.target.to_string(),
             asked,
             at_risk_ok: arguments.at_risk.at_risk_ok,
@@ -143,32 +128,15 @@ impl CiReports {
             status,
         };
         if let Some(file) = self.junit {
-            finish(file, &junit::text(&reported))?;
+            file.write_whole(&junit::text(&reported))?;
         }
         if let Some(file) = self.sarif {
             match sarif::text(&reported) {
-                Ok(text) => finish(file, &text)?,
+                Ok(text) => file.write_whole(&text)?,
                 Err(error) => return Err(file.failed(io::Error::other(error))),
             }
         }
         Ok(())
-    }
-}
-
-/// Whether two names are of one file, which may not exist yet.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let whole = |path: &Path| -> Option<PathBuf> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        Some(folder.unwrap_or(Path::new(".")).canonicalize().ok()?.join(path.file_name()?))
-    };
-    // Devices and pipes can be written twice.
-    one == other || whole(one).is_some_and(|one| whole(other) == Some(one))
-}
-
-fn finish(mut file: NewFile, text: &str) -> Result<(), Refused> {
-    match file.write_all(text.as_bytes()) {
-        Ok(()) => file.finish(),
-        Err(error) => Err(file.failed(error)),
     }
 }
 
