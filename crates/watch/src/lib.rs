@@ -51,6 +51,6 @@ pub use privilege::give_up_capabilities;
 pub use process::NamedProcess;
 pub use recorded::{Agreement, Recorded, WireVerdict};
 pub use recorder::{
-    CannotRecord, KernelVerdict, NotRecorded, PacketTap, RecordCounts, RecordOptions, RecordedReset, Recorder,
+    CannotRecord, IndexedReset, KernelVerdict, NotRecorded, PacketTap, RecordCounts, RecordOptions, Recorder,
 };
 pub use watcher::Watcher;

@@ -15,7 +15,7 @@ use linger_packet::capture::CaptureReader;
 use linger_packet::{Flags, Segment};
 use linger_testing::{HOSTS, Namespace, net, skip, two_hosts};
 use linger_watch::{
-    Agreement, Direction, LiveReset, Notice, PacketTap, RecordOptions, RecordedReset, Recorder, Watcher,
+    Agreement, Direction, IndexedReset, LiveReset, Notice, PacketTap, RecordOptions, Recorder, Watcher,
 };
 use linger_why::Cause;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -45,7 +45,7 @@ impl Recording {
     }
 
     /// Each record of the index, with its packets.
-    fn records(&self) -> Vec<(RecordedReset, Vec<Frame>)> {
+    fn records(&self) -> Vec<(IndexedReset, Vec<Frame>)> {
         let mut records = Vec::new();
         for name in names(self.path(), "jsonl") {
             for line in fs::read_to_string(name).unwrap().lines() {
@@ -53,7 +53,7 @@ impl Recording {
                     .as_str()
                     .unwrap()
                     .to_owned();
-                let (reset, section) = RecordedReset::read(self.path(), &id).unwrap();
+                let (reset, section) = IndexedReset::read(self.path(), &id).unwrap();
                 let frames = frames(&section);
                 assert_eq!(frames.len() as u64, reset.frames);
                 records.push((reset, frames));
@@ -421,7 +421,7 @@ fn the_oldest_files_are_removed_and_counted() {
     assert_eq!(counts.recorded, 2 * resets, "both ends");
     let records = recording.records();
     assert_eq!(counts.overwritten + records.len() as u64, 2 * resets);
-    assert!(RecordedReset::read(recording.path(), "1-1").is_err());
+    assert!(IndexedReset::read(recording.path(), "1-1").is_err());
 }
 
 #[test]
@@ -455,7 +455,7 @@ fn a_burst_is_recorded_as_a_whole() {
         assert!(matches!(recorded.agreement, Agreement::Agree | Agreement::Compatible), "{recorded:?}");
     }
     let records = recording.records();
-    let client = |reset: &RecordedReset| {
+    let client = |reset: &IndexedReset| {
         [reset.local, reset.remote.unwrap()].map(|end| end.port()).into_iter().find(|end| *end != port)
     };
     let recorded: BTreeSet<u16> = records.iter().filter_map(|(reset, _)| client(reset)).collect();

@@ -1,7 +1,7 @@
 //! Recorded resets: in the lines of `linger watch --record`, and the line of `linger why --reset`.
 
 use linger_untrusted::Untrusted;
-use linger_watch::{RecordCounts, Recorded, RecordedReset, WireVerdict};
+use linger_watch::{IndexedReset, RecordCounts, Recorded, WireVerdict};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -113,8 +113,8 @@ impl LineBody for RecordedLine {
     const KIND: &'static str = "recorded-reset";
 }
 
-impl From<&RecordedReset> for RecordedLine {
-    fn from(reset: &RecordedReset) -> Self {
+impl From<&IndexedReset> for RecordedLine {
+    fn from(reset: &IndexedReset) -> Self {
         let (kernel, packets) = (&reset.kernel, reset.packets.as_ref());
         Self {
             at: At::seconds(reset.time_seconds),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use linger_untrusted::Untrusted;
-use linger_watch::{Agreement, RecordedReset};
+use linger_watch::{Agreement, IndexedReset};
 use linger_why::{AnalyzerLimits, Examined, Finding, examine_reader, text};
 
 use crate::exit;
@@ -14,7 +14,7 @@ use crate::output::{Stdout, Stopped, say};
 
 /// A recorded reset with its packets.
 pub(super) struct RecordedSection {
-    reset: RecordedReset,
+    reset: IndexedReset,
     /// A pcapng capture of its own.
     packets: Vec<u8>,
     /// The capture that it is from.
@@ -31,7 +31,7 @@ impl RecordedSection {
             ));
         };
         let shown = Untrusted::from(&**directory);
-        match RecordedReset::read(directory, id) {
+        match IndexedReset::read(directory, id) {
             Ok((reset, packets)) => {
                 // A name from the index: of a file beside it, whatever it says.
                 let name = Path::new(&reset.file).file_name().unwrap_or_default();
@@ -79,7 +79,7 @@ impl RecordedSection {
     }
 
     fn words(&self) -> String {
-        let RecordedReset { id, direction, local, remote, kernel, packets, frames, first_frame, .. } =
+        let IndexedReset { id, direction, local, remote, kernel, packets, frames, first_frame, .. } =
             &self.reset;
         let remote = remote.map_or("?".to_owned(), |remote| remote.to_string());
         let when = lines::rfc3339(self.reset.time_seconds).unwrap_or_default();

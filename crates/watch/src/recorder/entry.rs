@@ -2,7 +2,7 @@
 
 use linger_untrusted::Untrusted;
 
-use super::index::{KernelVerdict, RecordedReset};
+use super::index::{IndexedReset, KernelVerdict};
 use crate::addresses::Endpoints;
 use crate::live_reset::{LiveReset, ProcessRole};
 use crate::recorded::{Recorded, WireVerdict};
@@ -50,8 +50,8 @@ pub(super) fn entry(
     (ends, time_ns): (&Endpoints, u64),
     recorded: &Recorded,
     place: &SectionPlace,
-) -> RecordedReset {
-    RecordedReset {
+) -> IndexedReset {
+    IndexedReset {
         id: recorded.id.clone(),
         time_seconds: (time_ns / 1_000) as f64 / 1e6,
         direction: reset.direction,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use linger_packet::{Flags, LinkType, Segment};
 
-use super::slots::{NONE, PacketList, Slots};
+use super::slots::{NONE, PacketList, PacketSlots};
 use crate::addresses::Endpoints;
 use crate::kernel::tap::SeenPacket;
 
@@ -23,7 +23,7 @@ const SAME_SENDER: u64 = 20_000_000;
 const MOST_RESETS: usize = 4_096;
 
 /// Where a connection was seen: interface and VLAN.
-type Place = (u32, Option<(u16, u16)>);
+type SeenAt = (u32, Option<(u16, u16)>);
 
 /// A connection's ends, the lower first.
 type Ends = (SocketAddr, SocketAddr);
@@ -38,9 +38,9 @@ struct SeenReset {
 
 /// The packets of one connection at one place.
 #[derive(Debug)]
-struct Flow {
+struct KeptFlow {
     ends: Ends,
-    place: Place,
+    place: SeenAt,
     packets: PacketList,
     /// The sequence number of the SYN that began it.
     began: Option<u32>,
@@ -73,8 +73,8 @@ impl Matching {
 /// The last packets of each connection.
 #[derive(Debug)]
 pub(crate) struct Flows {
-    slots: Slots,
-    flows: Vec<Flow>,
+    slots: PacketSlots,
+    flows: Vec<KeptFlow>,
     free: Vec<u32>,
     newest: HashMap<Ends, u32>,
     /// The flow that is idle longest, and the one with the latest packet.
@@ -89,7 +89,7 @@ impl Flows {
     /// Keeps `per_flow` packets of each connection, each `snap` bytes, in `memory` bytes.
     pub(crate) fn new(memory: usize, snap: usize, per_flow: u32) -> Self {
         Self {
-            slots: Slots::new(memory, snap),
+            slots: PacketSlots::new(memory, snap),
             flows: Vec::new(),
             free: Vec::new(),
             newest: HashMap::new(),
@@ -165,14 +165,14 @@ impl Flows {
         self.begin(ends, place, began)
     }
 
-    fn begin(&mut self, ends: Ends, place: Place, began: Option<u32>) -> u32 {
+    fn begin(&mut self, ends: Ends, place: SeenAt, began: Option<u32>) -> u32 {
         let alike: Vec<u32> = self.alike(ends).skip(MOST_ALIKE - 1).collect();
         alike.into_iter().for_each(|at| self.evict(at));
         if self.free.is_empty() && self.flows.len() == MOST_FLOWS {
             self.evict(self.idlest);
         }
         let before = self.newest.get(&ends).copied().unwrap_or(NONE);
-        let flow = Flow {
+        let flow = KeptFlow {
             ends,
             place,
             packets: PacketList::default(),

@@ -22,7 +22,7 @@ const LONGEST_SECTION: u64 = 1 << 30;
 /// A recorded reset: what the kernel said, what the packets say, and where they are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct RecordedReset {
+pub struct IndexedReset {
     /// The number of its file and its own number in it, such as `3-17`. No other reset of the directory gets it.
     pub id: String,
     /// Seconds since 1970-01-01 00:00 UTC.
@@ -90,7 +90,7 @@ pub enum NotRecorded {
     Io(String, #[source] io::Error),
 }
 
-impl RecordedReset {
+impl IndexedReset {
     /// Finds a reset by its id, and reads its packets: a pcapng capture of their own.
     ///
     /// # Errors
@@ -109,8 +109,7 @@ impl RecordedReset {
         let mut lines = BufReader::new(opened);
         let found = loop {
             let mut line = Vec::new();
-            let limited = io::Read::take(&mut lines, LONGEST_LINE);
-            let length = { limited }.read_until(b'\n', &mut line);
+            let length = io::Read::take(&mut lines, LONGEST_LINE).read_until(b'\n', &mut line);
             match length {
                 Ok(0) => return Err(NotRecorded::NoLine(index)),
                 Ok(_) => {}

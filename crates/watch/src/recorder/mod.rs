@@ -24,7 +24,7 @@ use linger_why::Cause;
 use self::entry::{SectionPlace, comments, entry};
 use self::files::{DirectoryError, RecordFiles, capture_name};
 use self::flows::{Flows, Matching};
-pub use self::index::{KernelVerdict, NotRecorded, RecordedReset};
+pub use self::index::{IndexedReset, KernelVerdict, NotRecorded};
 use self::options::COMMENTS;
 pub use self::options::{CannotRecord, PacketTap, RecordOptions};
 use self::section::{Comments, section};
@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_millis(3 * BLOCK_TIMEOUT.as_millis() a
 /// Most resets that wait. More are written as they come, with the packets that are there.
 const MOST_WAITING: usize = 16_384;
 /// Records whose other end may still be told.
-const MOST_RECENT: usize = 8_192;
+const MOST_RECENT: usize = 4_096;
 /// Names of interfaces that are remembered.
 const MOST_NAMES: usize = 1_024;
 
@@ -64,7 +64,7 @@ pub struct RecordCounts {
 
 /// A reset that waits for its packets.
 #[derive(Debug)]
-struct Waiting {
+struct AwaitedReset {
     reset: LiveReset,
     until: Instant,
 }
@@ -83,7 +83,7 @@ pub struct Recorder {
     flows: Flows,
     files: RecordFiles,
     snap: u32,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<AwaitedReset>,
     /// The latest sections, of which the first has the number `begun`.
     recent: VecDeque<KnownSection>,
     begun: u64,
@@ -146,7 +146,7 @@ impl Recorder {
 
     /// Takes a reset, to be returned by [`ready`](Self::ready).
     pub(crate) fn take(&mut self, reset: LiveReset) {
-        self.waiting.push_back(Waiting { reset, until: Instant::now() + PATIENCE });
+        self.waiting.push_back(AwaitedReset { reset, until: Instant::now() + PATIENCE });
     }
 
     /// The resets whose packets are on disk, or will never be. Call [`drain`](Self::drain) before. `all`: without waiting for packets.
@@ -279,7 +279,7 @@ fn recorded(reset: &LiveReset, ends: &Endpoints, number: u64, known: &KnownSecti
     }
 }
 
-fn line(entry: &RecordedReset) -> io::Result<String> {
+fn line(entry: &IndexedReset) -> io::Result<String> {
     Ok(to_json(entry).map_err(io::Error::other)? + "\n")
 }
 

@@ -1,4 +1,4 @@
-//! [`Slots`]: the bounded memory of packets, in slots of one size that form a list for each connection.
+//! [`PacketSlots`]: the bounded memory of packets, in slots of one size that form a list for each connection.
 
 use crate::kernel::tap::{LinkAddress, SeenPacket};
 
@@ -7,7 +7,7 @@ pub(crate) const NONE: u32 = u32::MAX;
 
 /// What is kept of a packet beside its bytes.
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+struct PacketSlot {
     time_ns: u64,
     wire_len: u32,
     length: u32,
@@ -34,8 +34,8 @@ impl Default for PacketList {
 
 /// Memory for packets. Grows up to its bound, and never shrinks.
 #[derive(Debug)]
-pub(crate) struct Slots {
-    slots: Vec<Slot>,
+pub(crate) struct PacketSlots {
+    slots: Vec<PacketSlot>,
     bytes: Vec<u8>,
     /// Bytes that are kept of a packet.
     snap: usize,
@@ -43,10 +43,10 @@ pub(crate) struct Slots {
     free: u32,
 }
 
-impl Slots {
+impl PacketSlots {
     /// Memory of about `memory` bytes for packets of `snap` bytes each.
     pub(crate) fn new(memory: usize, snap: usize) -> Self {
-        let most = (memory / (snap + size_of::<Slot>())).clamp(1, NONE as usize);
+        let most = (memory / (snap + size_of::<PacketSlot>())).clamp(1, NONE as usize);
         // Pages that are not written to take no memory.
         let (slots, bytes) = (Vec::with_capacity(most), Vec::with_capacity(most * snap));
         Self { slots, bytes, snap, most, free: NONE }
@@ -60,7 +60,7 @@ impl Slots {
     pub(crate) fn append(&mut self, list: &mut PacketList, packet: &SeenPacket<'_>) {
         debug_assert!(!self.is_full());
         let data = &packet.data[..packet.data.len().min(self.snap)];
-        let slot = Slot {
+        let slot = PacketSlot {
             time_ns: packet.time_ns,
             wire_len: packet.wire_len,
             length: data.len() as u32,
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn lists_share_the_memory_and_give_it_back() {
-        let mut slots = Slots::new(4 * (2 + size_of::<Slot>()), 2);
+        let mut slots = PacketSlots::new(4 * (2 + size_of::<PacketSlot>()), 2);
         let [mut one, mut two] = [PacketList::default(); 2];
         for time in 0..2 {
             slots.append(&mut one, &packet(time, b"abc"));
@@ -150,7 +150,7 @@ mod tests {
         assert!(slots.is_full());
         slots.drop_first(&mut one);
         slots.append(&mut two, &packet(12, b"ef"));
-        let shown = |slots: &Slots, list| -> Vec<(u64, Vec<u8>)> {
+        let shown = |slots: &PacketSlots, list| -> Vec<(u64, Vec<u8>)> {
             slots.iter(list, 1).map(|packet| (packet.time_ns, packet.data.to_vec())).collect()
         };
         assert_eq!(shown(&slots, one), [(1, b"ab".to_vec())], "cut to what is kept");
