@@ -23,8 +23,10 @@ use crate::output::{Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::typed::port;
 use crate::{exit, interrupt, lines};
+use record::RecordTrouble;
 
 mod check;
+mod record;
 
 /// Longest wait for events: two wake-ups a second on an idle host.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -40,8 +42,8 @@ const METRICS: &str = "Serve the counts for Prometheus at http://HOST:PORT/metri
 #[derive(Args, Debug)]
 #[command(mut_arg("metrics", |arg| arg.help(METRICS)))]
 #[command(after_help = "Examples:\n  sudo linger watch\n  sudo linger watch --port 8080 --for 60 --json\n  \
-    sudo linger watch --prometheus 127.0.0.1:9464\n\n\
-    It reads the kernel's tracepoints and needs root or CAP_PERFMON.\n\n\
+    sudo linger watch --prometheus 127.0.0.1:9464\n  sudo linger watch --record /var/lib/linger/resets --keep 1GiB\n\n\
+    It reads the kernel's tracepoints and needs root or CAP_PERFMON; to record packets, CAP_NET_RAW as well.\n\n\
     Exit status: 0 watched to the end, 1 a reset that --fail-on names was seen, 3 an address is taken, 4 this machine or user \
     cannot watch.")]
 pub(crate) struct WatchArguments {
@@ -57,11 +59,13 @@ pub(crate) struct WatchArguments {
     /// Only resets that concern these ports, here or there.
     #[arg(long, value_delimiter = ',', value_name = "PORT,...", value_parser = port)]
     port: Vec<u16>,
+    #[command(flatten)]
+    record: record::RecordTo,
     /// Only resets of processes with these names.
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     process: Vec<String>,
     /// Check each right, limit and setting that watching needs here; say what is missing and the line that mends it.
-    #[arg(long, conflicts_with_all = ["plain", "metrics", "time", "port", "process", "fail_on"])]
+    #[arg(long, conflicts_with_all = ["plain", "metrics", "time", "port", "process", "fail_on", "record"])]
     check: bool,
     /// End with status 1 if a reset with this cause was seen and shown; `any` stands for all. Can be repeated.
     #[arg(long, value_name = "CAUSE", value_parser = PossibleValuesParser::new(fail_on()))]
@@ -84,6 +88,8 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     let mut filter = Filter::default();
     filter.ports = arguments.port.clone();
     filter.processes = arguments.process.iter().map(|name| name.as_str().into()).collect();
+    // First, so that there are packets of every reset that is seen.
+    let tap = arguments.record.tap(&arguments.port);
     let mut watcher = match Watcher::open(filter) {
         Ok(watcher) => watcher,
         Err(error) => {
@@ -96,17 +102,25 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     if let Ok(sets) = capabilities(None) {
         check::hidden(sets.effective).for_each(|hidden| say!("linger: {hidden}"));
     }
+    let tap = match tap {
+        Ok(tap) => tap,
+        Err(error) => return arguments.record.refused(&error),
+    };
     let metrics = Metrics::default();
-    if let Some(address) = &arguments.counts.metrics {
-        let bound = address.resolve().and_then(TcpListener::bind);
-        // A port below 1024 is bound, and no thread is started yet that would keep what this one gives up.
-        give_up();
-        match bound.and_then(|listener| metrics.serve(listener)) {
+    let listener =
+        arguments.counts.metrics.as_ref().map(|address| address.resolve().and_then(TcpListener::bind));
+    // A port below 1024 is bound, packets can be read, and no thread is started yet that would keep what this one gives up.
+    give_up();
+    match tap.map(|tap| arguments.record.begin(tap)) {
+        Some(Ok(recorder)) => watcher.record(recorder),
+        Some(Err(status)) => return status,
+        None => {}
+    }
+    if let (Some(address), Some(listener)) = (&arguments.counts.metrics, listener) {
+        match listener.and_then(|listener| metrics.serve(listener)) {
             Ok(bound) => say!("linger: serving http://{bound}/metrics"),
             Err(error) => return exit::listening(address, &error),
         }
-    } else {
-        give_up();
     }
     let viewed = io::stdout().is_terminal()
         && !arguments.output.json
@@ -131,6 +145,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
         counted.seen_received,
         counted.describe()
     );
+    record::summary(&watcher);
     let status = if failures.seen == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
     match result {
         Ok(()) => ExitCode::from(status),
@@ -191,6 +206,7 @@ fn lines(
     let quiet = arguments.counts.metrics.is_some() && !arguments.output.json && !arguments.plain;
     let mut out = Stdout::new();
     let (mut lost, mut last, mut blind) = (0, false, watcher.blind().len());
+    let mut trouble = RecordTrouble::default();
     while !last {
         last = stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
         let notices = if last {
@@ -211,9 +227,13 @@ fn lines(
             lost = watcher.lost();
             say!("linger: {lost} kernel events were lost so far: this host resets faster than they are read");
         }
+        trouble.tell(watcher);
         if !quiet && !notices.is_empty() {
             write(&mut out, &notices, arguments.output.json).map_err(Ended::Output)?;
         }
+    }
+    if let Some(recorder) = watcher.recorder().filter(|_| arguments.output.json) {
+        lines::recording(recorder.counts(), &mut out).and_then(|()| out.flush()).map_err(Ended::Output)?;
     }
     Ok(())
 }
@@ -259,8 +279,9 @@ fn reset_line(reset: &LiveReset) -> String {
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
     let others =
         if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };
+    let recorded = reset.recorded.as_ref().map_or(String::new(), record::words);
     format!(
-        "{:.6} {} {} -> {remote} {} ({}){process}{place}{connections}, {}{further}{others}",
+        "{:.6} {} {} -> {remote} {} ({}){process}{place}{connections}, {}{further}{others}{recorded}",
         reset.time_seconds,
         reset.direction.name(),
         reset.local,

@@ -17,6 +17,10 @@ use crate::output::{Content, NewFile, Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::{exit, interrupt};
 
+mod recorded;
+
+use recorded::RecordedSection;
+
 /// Findings that wait for the comparison, about 4 KB each. Those after them are reported as their capture alone shows them.
 const HELD: usize = 2_048;
 /// Up to this many captures are compared with each other whatever the times in them: clocks may be wrong.
@@ -28,7 +32,8 @@ const CLOCK_ERROR: u64 = 600_000_000_000;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  linger why capture.pcap\n  tcpdump -i eth0 -w - tcp | linger why -\n  \
     linger why client.pcap server.pcapng.zst --html report.html\n  \
-    linger why /var/captures --host 10.0.0.5 --since '2026-11-26 10:00:00'\n\n\
+    linger why /var/captures --host 10.0.0.5 --since '2026-11-26 10:00:00'\n  \
+    linger why --reset 3-17 /var/lib/linger/resets\n\n\
     Several captures of the same connections are compared: a reset that its alleged sender never\n\
     sent is proven forged. The files of a rotated capture are read as one.\n\n\
     Exit status: 0 nothing harmful, 1 harmful resets or failures, 2 bad usage, 3 a capture could not\n\
@@ -54,11 +59,14 @@ pub(crate) struct WhyArguments {
     /// Look only at connections with this port; may be given several times.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Vec<u16>,
+    /// Tell one reset that `linger watch --record` has recorded, by its id; FILE is the directory of the records.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["since", "until", "host", "port"])]
+    reset: Option<String>,
     /// Leave out connections that failed without a reset.
     #[arg(long)]
     resets_only: bool,
     /// List the causes with their meaning and remedy.
-    #[arg(long, conflicts_with_all = ["files", "html", "flows", "since", "until", "host", "port", "resets_only"])]
+    #[arg(long, conflicts_with_all = ["files", "html", "flows", "since", "until", "host", "port", "reset", "resets_only"])]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
     #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]
@@ -73,18 +81,16 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
             Err(stopped) => stopped.end(None),
         };
     }
-    if let (Some(since), Some(until)) = (arguments.since, arguments.until)
-        && since > until
-    {
-        return exit::fail(exit::BAD_USAGE, "--since is later than --until: no packet can be in between");
+    if let Some(wrong) = arguments.contradiction() {
+        return exit::fail(exit::BAD_USAGE, wrong);
     }
-    if arguments.html.as_deref() == Some(Path::new("-")) {
-        return exit::fail(
-            exit::BAD_USAGE,
-            "--html needs a file: the report is on standard output (./- is a file of the name -)",
-        );
-    }
-    let set = CaptureSet::of(&arguments.files);
+    let recorded =
+        arguments.reset.as_deref().map(|id| RecordedSection::read(id, &arguments.files)).transpose();
+    let recorded = match recorded {
+        Ok(recorded) => recorded,
+        Err(status) => return status,
+    };
+    let set = CaptureSet::of(if recorded.is_some() { &[] } else { &arguments.files });
     // Check the output path before reading, which may take an hour.
     let page = arguments
         .html
@@ -117,7 +123,13 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
         harmful: false,
         stopped: None,
     };
-    let (files, unreadable) = read(&set, &arguments.options(), &stop, &mut report);
+    let (files, unreadable) = match &recorded {
+        Some(recorded) => {
+            report.stopped = recorded.write(&mut report.out, report.json).err();
+            recorded.examine(arguments.options().limits, |finding| report.take(finding))
+        }
+        None => read(&set, &arguments.options(), &stop, &mut report),
+    };
     let WhyReport { mut out, mut groups, harmful, stopped, .. } = report;
     files.iter().for_each(|file| groups.note_drops(file));
     let groups = groups.sorted();
@@ -194,6 +206,18 @@ fn time(text: &str) -> Result<u64, String> {
 }
 
 impl WhyArguments {
+    /// What is wrong with the arguments.
+    fn contradiction(&self) -> Option<&'static str> {
+        if let (Some(since), Some(until)) = (self.since, self.until)
+            && since > until
+        {
+            return Some("--since is later than --until: no packet can be in between");
+        }
+        let to_stdout = self.html.as_deref() == Some(Path::new("-"));
+        to_stdout
+            .then_some("--html needs a file: the report is on standard output (./- is a file of the name -)")
+    }
+
     fn options(&self) -> ExamineOptions {
         let mut options = ExamineOptions::default();
         options.limits.flows = self.flows;

@@ -34,12 +34,23 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Returns the errors of `out`.
     pub fn new(out: W, application: &str) -> io::Result<Self> {
+        Self::with_comment(out, application, None)
+    }
+
+    /// Begins a capture, or a further section of one, with a comment on the section as a whole.
+    ///
+    /// # Errors
+    /// Returns the errors of `out`.
+    pub fn with_comment(out: W, application: &str, comment: Option<&str>) -> io::Result<Self> {
         let mut writer = Self { out, block: Vec::with_capacity(2048), snap_lengths: Vec::new() };
         writer.begin(SECTION_HEADER);
         writer.block.extend(BYTE_ORDER_MAGIC.to_le_bytes());
         writer.block.extend(1u16.to_le_bytes());
         writer.block.extend(0u16.to_le_bytes());
         writer.block.extend((-1i64).to_le_bytes()); // The section's length is not known beforehand.
+        if let Some(comment) = comment {
+            writer.option(OPT_COMMENT, comment.as_bytes());
+        }
         writer.option(SHB_USERAPPL, application.as_bytes());
         writer.end_options();
         writer.finish()?;

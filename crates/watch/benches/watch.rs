@@ -1,6 +1,6 @@
-//! The cost of watching a thousand resets a second, and none.
+//! The cost of watching a thousand resets a second, and none, and of recording their packets.
 //!
-//! `cargo bench -p linger-watch --bench watch`. The watcher is a process of its own (this program, called with
+//! `cargo bench -p linger-watch --bench watch`; `-- --seconds 60` for longer. The watcher is a process of its own (this program, called with
 //! `--watch`), whose processor time the kernel counts.
 
 use std::io::{BufRead, BufReader, Write};
@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use linger_watch::{Filter, Notice, Watcher};
+use linger_watch::{Filter, Notice, PacketTap, RecordOptions, Recorder, Watcher};
 
 const RATE: u64 = 1_000;
 const SECONDS: u64 = 10;
@@ -19,31 +19,37 @@ fn main() {
         return watch(
             arguments[at + 1].parse().expect("a port"),
             arguments[at + 2].parse().expect("seconds"),
+            arguments.get(at + 3).is_some_and(|record| record == "record"),
         );
     }
+    let seconds = arguments.iter().position(|argument| argument == "--seconds");
+    let seconds = seconds.map_or(SECONDS, |at| arguments[at + 1].parse().expect("seconds"));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
     let port = listener.local_addr().expect("its address").port();
     if let Err(error) = Watcher::open(Filter::default()) {
         return println!("skipped: {error}");
     }
-    println!("idle for {SECONDS} s: {}", measured(port, SECONDS, || {}));
-    let busy = measured(port, SECONDS + 2, || {
-        let start = Instant::now();
-        for n in 0..RATE * SECONDS {
-            let mut client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-            client.write_all(b"unread").expect("room");
-            drop(listener.accept().expect("it"));
-            let due = start + Duration::from_nanos(n * 1_000_000_000 / RATE);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        }
-        println!("{} resets in {:.1} s", RATE * SECONDS, start.elapsed().as_secs_f64());
-    });
-    println!("busy: {busy}");
+    for record in [false, true] {
+        let name = if record { "recording" } else { "watching" };
+        println!("{name}, idle for {seconds} s: {}", measured(port, seconds, record, || {}));
+        let busy = measured(port, seconds + 2, record, || {
+            let start = Instant::now();
+            for n in 0..RATE * seconds {
+                let mut client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+                client.write_all(b"unread").expect("room");
+                drop(listener.accept().expect("it"));
+                let due = start + Duration::from_nanos(n * 1_000_000_000 / RATE);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+            println!("{} resets in {:.1} s", RATE * seconds, start.elapsed().as_secs_f64());
+        });
+        println!("{name}, busy: {busy}");
+    }
 }
 
-fn measured(port: u16, seconds: u64, load: impl FnOnce()) -> String {
+fn measured(port: u16, seconds: u64, record: bool, load: impl FnOnce()) -> String {
     let mut child = Command::new(std::env::current_exe().expect("this program's own path"))
-        .args(["--watch", &port.to_string(), &seconds.to_string()])
+        .args(["--watch", &port.to_string(), &seconds.to_string(), if record { "record" } else { "" }])
         .stdout(Stdio::piped())
         .spawn()
         .expect("this program runs");
@@ -56,10 +62,17 @@ fn measured(port: u16, seconds: u64, load: impl FnOnce()) -> String {
 }
 
 /// Watches, writes each reset as JSON as the program does, and prints the processor time used.
-fn watch(port: u16, seconds: u64) {
+fn watch(port: u16, seconds: u64, record: bool) {
     let mut filter = Filter::default();
     filter.ports = vec![port];
     let mut watcher = Watcher::open(filter).expect("the parent could");
+    let directory = tempfile::tempdir().expect("a directory");
+    if record {
+        let mut options = RecordOptions::new(directory.path());
+        options.ports = vec![port];
+        let tap = PacketTap::open(options).expect("who may watch may read packets");
+        watcher.record(Recorder::begin(tap).expect("a directory of its own"));
+    }
     println!("ready");
     let before = processor_time();
     let start = Instant::now();
@@ -76,9 +89,11 @@ fn watch(port: u16, seconds: u64) {
         }
     }
     let share = (processor_time() - before) / start.elapsed().as_secs_f64() * 100.0;
+    let recorded = watcher.recorder().map_or(String::new(), |recorder| format!(", {:?}", recorder.counts()));
     println!(
-        "{sent} sent and {received} received seen, {} events lost, {share:.2} % of one core",
-        watcher.lost()
+        "{sent} sent and {received} received seen, {} events lost, {share:.2} % of one core, {} KiB at most{recorded}",
+        watcher.lost(),
+        most_memory()
     );
 }
 
@@ -86,4 +101,11 @@ fn watch(port: u16, seconds: u64) {
 fn processor_time() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// The largest resident set of this process so far, in KiB.
+fn most_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel has it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

@@ -291,8 +291,8 @@ impl Kernel {
         self.perf.ring_bytes()
     }
 
-    pub(crate) fn wait(&self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        self.perf.wait(timeout, other)
+    pub(crate) fn wait(&self, timeout: Duration, others: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.perf.wait(timeout, others)
     }
 
     /// Adds a source of destroyed sockets.

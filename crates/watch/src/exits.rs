@@ -101,6 +101,7 @@ impl EndedProcesses {
             }
             Some((_, whole)) => {
                 whole.connections += reset.connections;
+                whole.others.push((reset.ends(), reset.time_ns()));
                 whole.further_resets += reset.further_resets;
                 whole.bytes.add(&reset.bytes);
             }

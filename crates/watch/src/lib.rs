@@ -30,6 +30,8 @@ mod places;
 mod privilege;
 mod process;
 mod recent;
+mod recorded;
+mod recorder;
 mod resets;
 mod sockets;
 mod tcp_state;
@@ -47,4 +49,8 @@ pub use needs::Needs;
 pub use notice::{Filter, FurtherResets, Notice, Warning};
 pub use privilege::give_up_capabilities;
 pub use process::NamedProcess;
+pub use recorded::{Agreement, Recorded, WireVerdict};
+pub use recorder::{
+    CannotRecord, IndexedReset, KernelVerdict, NotRecorded, PacketTap, RecordCounts, RecordOptions, Recorder,
+};
 pub use watcher::Watcher;

@@ -4,18 +4,20 @@ use std::net::SocketAddr;
 
 use linger_untrusted::Untrusted;
 use linger_why::{Cause, Confidence, Remedy};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::addresses::Endpoints;
 use crate::bytes::Bytes;
 use crate::cgroup::Workload;
 use crate::namespace_id::NamespaceId;
 use crate::process::NamedProcess;
+use crate::recorded::Recorded;
 
 /// A cause, how sure it is, all candidates, and the evidence.
 pub(crate) type Opinion = (Cause, Confidence, Vec<Cause>, Vec<String>);
 
 /// Whether this host sent or received a reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Direction {
@@ -139,6 +141,11 @@ pub struct LiveReset {
     pub evidence: Vec<String>,
     /// What to do about the cause.
     pub remedy: Remedy,
+    /// The record of its packets, if packets are recorded; see [`Recorder`](crate::Recorder).
+    pub recorded: Option<Recorded>,
+    /// The other connections that this notice stands for, each with its time (nanoseconds since 1970).
+    #[serde(skip)]
+    pub(crate) others: Vec<(Endpoints, u64)>,
 }
 
 impl LiveReset {
@@ -146,6 +153,16 @@ impl LiveReset {
         (self.cause, self.confidence, self.candidates, self.evidence) =
             (cause, confidence, candidates, evidence);
         self.remedy = cause.remedy();
+    }
+
+    /// The two ends; the remote port is 0 if the kernel does not say the peer.
+    pub(crate) fn ends(&self) -> Endpoints {
+        (self.local, self.remote.unwrap_or(SocketAddr::new(self.local.ip(), 0)))
+    }
+
+    /// When it was, in nanoseconds since 1970-01-01 00:00 UTC; to the microsecond, what the seconds hold.
+    pub(crate) fn time_ns(&self) -> u64 {
+        (self.time_seconds * 1e9) as u64
     }
 
     pub(crate) fn opinion(&self) -> Opinion {

@@ -435,5 +435,7 @@ fn reset(time_ns: u64, ends: Endpoints, direction: Direction, opinion: Opinion) 
         listener: None,
         evidence,
         remedy: cause.remedy(),
+        recorded: None,
+        others: Vec::new(),
     }
 }

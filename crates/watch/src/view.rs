@@ -399,6 +399,8 @@ mod tests {
             listener: None,
             evidence: vec!["it says so".into()],
             remedy: cause.remedy(),
+            recorded: None,
+            others: Vec::new(),
         }
     }
 

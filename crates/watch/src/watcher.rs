@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::cgroup::Workload;
@@ -14,6 +14,7 @@ use crate::live_reset::{AcceptQueue, LiveReset};
 use crate::namespace_id::NamespaceId;
 use crate::notice::{Filter, FurtherResets, Notice};
 use crate::process::NamedProcess;
+use crate::recorder::Recorder;
 use crate::resets::Resets;
 
 /// Polling interval for destroyed sockets while resets are held back for them.
@@ -41,6 +42,7 @@ pub struct Watcher {
     further_told: Instant,
     /// Warnings of the poll at the start, returned by the first call of `next`.
     pending: Vec<Notice>,
+    recorder: Option<Recorder>,
 }
 
 impl Watcher {
@@ -59,6 +61,7 @@ impl Watcher {
             look_now: false,
             further_told: Instant::now(),
             pending: Vec::new(),
+            recorder: None,
         };
         watcher.discover(true);
         for blind in watcher.blind() {
@@ -66,6 +69,16 @@ impl Watcher {
         }
         watcher.pending = watcher.look();
         Ok(watcher)
+    }
+
+    /// Records the packets of the resets that the filter admits. They are told once their packets are on disk.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
+    }
+
+    /// The recorder, if packets are recorded.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
     }
 
     /// The limitations of this kernel and user.
@@ -120,13 +133,20 @@ impl Watcher {
     pub fn next_or(&mut self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<Vec<Notice>> {
         let most = if self.many {
             WHILE_MANY
-        } else if !self.resets.waits() && !self.kernel.has_more() {
+        } else if !self.resets.waits() && !self.kernel.has_more() && !self.records() {
             timeout
         } else {
             WHILE_WAITING
         };
-        self.kernel.wait(timeout.min(most), other)?;
+        let ring = self.recorder.as_ref().map(AsFd::as_fd);
+        let others: Vec<_> = ring.into_iter().chain(other).collect();
+        self.kernel.wait(timeout.min(most), &others)?;
         Ok(self.take_stock(false))
+    }
+
+    /// Whether a reset waits for its packets.
+    fn records(&self) -> bool {
+        self.recorder.as_ref().is_some_and(Recorder::waits)
     }
 
     /// Returns the last notices. Waits up to `patience` for sockets that are not destroyed yet. The resets of sockets that are
@@ -147,6 +167,11 @@ impl Watcher {
         }
         let rest = self.resets.give_up();
         self.tell(rest, &mut notices);
+        // Each waits for a bounded time, whatever the patience: its packet was seen, and is not handed over yet.
+        while self.records() {
+            std::thread::sleep(STEP);
+            self.tell_recorded(&mut notices);
+        }
         self.tell_further(&mut notices);
         notices.extend(self.compare());
         Ok(notices)
@@ -170,6 +195,9 @@ impl Watcher {
         if drained.overrun {
             self.comparison.overrun();
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.drain();
+        }
         let events = self.kernel.drain(|pid, name| self.resets.named(pid, name));
         // A full accept queue may be empty a moment later: poll it now.
         due |= events.iter().any(KernelEvent::is_of_listener);
@@ -181,6 +209,7 @@ impl Watcher {
         }
         let done = self.resets.settle(leftovers, &dead);
         self.tell(done, &mut notices);
+        self.tell_recorded(&mut notices);
         if self.further_told.elapsed() >= FURTHER_EVERY {
             self.further_told = Instant::now();
             self.tell_further(&mut notices);
@@ -225,7 +254,7 @@ impl Watcher {
     }
 
     /// Appends the resets that the filter admits.
-    fn tell(&self, resets: Vec<LiveReset>, notices: &mut Vec<Notice>) {
+    fn tell(&mut self, resets: Vec<LiveReset>, notices: &mut Vec<Notice>) {
         for reset in resets {
             let shown = self.filter.admits(&reset);
             tracing::debug!(
@@ -238,9 +267,21 @@ impl Watcher {
                 "reset {}",
                 reset.direction.name()
             );
-            if shown {
-                notices.push(Notice::Reset(Box::new(reset)));
+            match &mut self.recorder {
+                _ if !shown => {}
+                Some(recorder) => recorder.take(reset),
+                None => notices.push(Notice::Reset(Box::new(reset))),
             }
+        }
+    }
+
+    /// Appends the resets whose packets are recorded.
+    fn tell_recorded(&mut self, notices: &mut Vec<Notice>) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if recorder.waits() {
+            recorder.drain();
+            let done = recorder.ready(false);
+            notices.extend(done.into_iter().map(|reset| Notice::Reset(Box::new(reset))));
         }
     }
 

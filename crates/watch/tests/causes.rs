@@ -7,37 +7,16 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{alone, both, resets, until, watcher_of, within};
+use common::{alone, both, kill_holder, resets, until, watcher_of, within};
 use linger_testing::{HOSTS, skip, two_hosts};
 use linger_watch::{Direction, LiveReset, Notice, ProcessRole, Unknown};
 use linger_why::{Cause, Confidence};
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::set_tcp_quickack;
 
 /// The resets that were sent from `port`.
 fn sent(notices: &[Notice], port: u16) -> Vec<&LiveReset> {
     let sent = resets(notices).filter(|reset| reset.direction == Direction::Sent);
     sent.filter(|reset| reset.local.port() == port).collect()
-}
-
-/// `of` connections with a byte unread at the server's end, which a process of its own holds. Kills it.
-fn kill_holder(listener: &TcpListener, of: usize) -> Vec<TcpStream> {
-    let local = listener.local_addr().unwrap();
-    let (mut clients, mut servers) = (Vec::new(), Vec::new());
-    for _ in 0..of {
-        let mut client = TcpStream::connect(local).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        client.write_all(b"unread").unwrap();
-        server.peek(&mut [0]).unwrap();
-        fcntl_setfd(&server, FdFlags::empty()).unwrap();
-        clients.push(client);
-        servers.push(server);
-    }
-    let mut holder = Command::new("sleep").arg("1000").spawn().unwrap();
-    drop(servers);
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    clients
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl At {
 }
 
 /// Returns `None` for a time that RFC 3339 cannot express.
-pub(super) fn rfc3339(seconds: f64) -> Option<String> {
+pub(crate) fn rfc3339(seconds: f64) -> Option<String> {
     // To the nearest microsecond: a number of JSON is a little above or below it.
     let since = Duration::try_from_secs_f64(seconds).ok()?.checked_add(Duration::from_nanos(500))?;
     let mut text = String::new();
@@ -76,6 +76,14 @@ pub(super) fn causes(generator: &mut SchemaGenerator) -> Schema {
 
 pub(super) fn confidence(_: &mut SchemaGenerator) -> Schema {
     one_of([Confidence::Possible, Confidence::Likely, Confidence::Certain].map(Confidence::name))
+}
+
+pub(super) fn perhaps_cause(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [cause(generator), { "type": "null" }] })
+}
+
+pub(super) fn perhaps_confidence(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [confidence(generator), { "type": "null" }] })
 }
 
 pub(super) fn owner(_: &mut SchemaGenerator) -> Schema {

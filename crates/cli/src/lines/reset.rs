@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::LineBody;
 use super::common::{self, At, Process, names};
+use super::recorded::RecordedAs;
 use crate::tools::tools;
 
 /// A reset, in a capture or live. What only one of the two can know is null in the other's lines.
@@ -103,6 +104,8 @@ pub(crate) struct Reset {
     bytes_unknown: Option<&'static str>,
     /// The listener's queue, if a listener is concerned.
     listener: Option<Queue>,
+    /// With `--record`: where its packets are, and what they say; null if there are none.
+    recorded: Option<RecordedAs>,
 }
 
 impl LineBody for Reset {
@@ -253,6 +256,7 @@ impl From<&Finding> for Reset {
             unsent_bytes: None,
             bytes_unknown: None,
             listener: None,
+            recorded: None,
         }
     }
 }
@@ -321,6 +325,7 @@ impl From<&LiveReset> for Reset {
             unsent_bytes: reset.bytes.unsent,
             bytes_unknown: reset.bytes.unknown.map(Unknown::meaning),
             listener: reset.listener.map(Queue::from),
+            recorded: reset.recorded.as_ref().map(RecordedAs::from),
         }
     }
 }

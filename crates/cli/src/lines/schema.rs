@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::common::LineKind;
 use super::{
-    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, peers, probe, receipt, reset, run, transfer,
-    watch, why,
+    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, peers, probe, receipt, recorded, reset, run,
+    transfer, watch, why,
 };
 use crate::exit;
 use crate::output::{Stdout, Stopped};
@@ -68,9 +68,16 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
             [kinds![transfer::Listening, transfer::Code], progress(), kinds![transfer::ServedLine]].concat()
         }
         Verb::Watch => {
-            kinds![reset::Reset, watch::FurtherResets, watch::Warned, watch::Counters, watch::NeedLine<'_>]
+            kinds![
+                reset::Reset,
+                watch::FurtherResets,
+                watch::Warned,
+                watch::Counters,
+                watch::NeedLine<'_>,
+                recorded::Recording
+            ]
         }
-        Verb::Why => kinds![reset::Reset, why::Group, why::CauseEntry, why::Summary],
+        Verb::Why => kinds![reset::Reset, recorded::RecordedLine, why::Group, why::CauseEntry, why::Summary],
     }
 }
 

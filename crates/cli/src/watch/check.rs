@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::process::ExitCode;
 
-use linger_watch::{Blind, CannotWatch, Filter, Needs, Watcher};
+use linger_watch::{Blind, CannotRecord, CannotWatch, Filter, Needs, PacketTap, RecordOptions, Watcher};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -84,7 +84,20 @@ fn all() -> Vec<Check> {
         }
     }
     checks.extend(NEEDS.iter().map(|need| need.check(effective)));
+    checks.push(recording(PacketTap::open(RecordOptions::new(""))));
     checks
+}
+
+/// Whether `--record` would get packets.
+fn recording(tap: Result<PacketTap, CannotRecord>) -> Check {
+    const NEED: &str = "packets (--record)";
+    match tap {
+        Ok(tap) => Check::ok(NEED, format!("a ring of {} KiB", tap.ring_bytes() >> 10)),
+        Err(error) => {
+            let remedy = super::record::remedy(&error).trim_start_matches([';', ' ']).to_owned();
+            Check::new(NEED, NeedState::Degraded, format!("{error}: only the rest works"), remedy)
+        }
+    }
 }
 
 fn descriptors(needs: Needs, limit: Option<u64>) -> Check {
@@ -301,6 +314,15 @@ mod tests {
         let (perfmon, admin) = (CapabilitySet::PERFMON, CapabilitySet::SYS_ADMIN);
         assert_eq!((state("2", perfmon), state("3", perfmon)), (NeedState::Ok, NeedState::Degraded));
         assert_eq!((state("4", admin), state("odd", perfmon)), (NeedState::Ok, NeedState::Ok));
+    }
+
+    #[test]
+    fn recording_is_refused_with_a_remedy_and_watching_is_not() {
+        let refused = |errno: Errno| recording(Err(CannotRecord::Refused(errno.into())));
+        let check = refused(Errno::PERM);
+        assert_eq!(check.state, NeedState::Degraded);
+        assert!(check.remedy.unwrap().starts_with("run as root, or with CAP_NET_RAW"));
+        assert!(refused(Errno::AFNOSUPPORT).remedy.unwrap().contains("modprobe"));
     }
 
     #[test]

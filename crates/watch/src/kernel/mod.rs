@@ -1,4 +1,4 @@
-//! The kernel interfaces of this crate: perf rings, tracepoints, `sock_diag`. The only unsafe code of the crate.
+//! The kernel interfaces of this crate: perf rings, tracepoints, `sock_diag`, packets. The only unsafe code of the crate.
 //!
 //! This module returns raw events; their meaning is decided in `events` and `diagnose`.
 
@@ -7,4 +7,5 @@ pub(crate) mod locked;
 pub(crate) mod perf;
 pub(crate) mod ring;
 pub(crate) mod sock_diag;
+pub(crate) mod tap;
 pub(crate) mod tracepoint;

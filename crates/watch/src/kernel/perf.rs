@@ -115,17 +115,17 @@ impl Perf {
         self.rings.first().map_or(0, |ring| ring.size)
     }
 
-    /// Waits until a ring has filled to a quarter, until `other` can be read, or for `timeout`.
+    /// Waits until a ring has filled to a quarter, until one of the `others` can be read, or for `timeout`.
     ///
     /// # Errors
     /// Returns the errors of `poll`. A signal that interrupts the call is no error.
-    pub(crate) fn wait(&self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(crate) fn wait(&self, timeout: Duration, others: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut fds: Vec<PollFd<'_>> = self
             .rings
             .iter()
             .filter_map(|ring| ring.events.first())
             .map(|event| event.as_fd())
-            .chain(other)
+            .chain(others.iter().copied())
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };

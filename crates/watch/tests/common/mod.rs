@@ -1,12 +1,15 @@
 //! What the tests with real tracepoints share.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use linger_testing::Namespace;
 use linger_watch::{Direction, Filter, LiveReset, Notice, Watcher};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::thread::CapabilitySet;
 
 /// One watcher at a time: each sees the whole host.
@@ -69,4 +72,24 @@ pub(crate) fn both(sent: usize, received: usize) -> impl Fn(&[&LiveReset]) -> bo
 pub(crate) fn within(namespace: &Namespace, program: &str, arguments: &str) -> bool {
     let run = || Command::new(program).args(arguments.split(' ')).status();
     namespace.run(run).unwrap().is_ok_and(|status| status.success())
+}
+
+/// `of` connections with a byte unread at the server's end, which a process of its own holds. Kills it.
+pub(crate) fn kill_holder(listener: &TcpListener, of: usize) -> Vec<TcpStream> {
+    let local = listener.local_addr().unwrap();
+    let (mut clients, mut servers) = (Vec::new(), Vec::new());
+    for _ in 0..of {
+        let mut client = TcpStream::connect(local).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        client.write_all(b"unread").unwrap();
+        server.peek(&mut [0]).unwrap();
+        fcntl_setfd(&server, FdFlags::empty()).unwrap();
+        clients.push(client);
+        servers.push(server);
+    }
+    let mut holder = Command::new("sleep").arg("1000").spawn().unwrap();
+    drop(servers);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    clients
 }

@@ -1,0 +1,269 @@
+//! [`RecordFiles`]: captures and their indexes in a directory, rotated, and bounded in bytes.
+//!
+//! Each reset is one write of a whole pcapng section to the capture, then one line in its index. Files are never renamed and never
+//! appended to by a later run, so that whatever a killed watcher leaves can be read up to its last whole section.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Part of the bound that one file may take: with fewer files, much is removed at once.
+const FILES: u64 = 8;
+/// Largest capture, in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// Where a reset was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WrittenAt {
+    /// The number of the file, and of the reset in it.
+    pub(crate) file: u64,
+    pub(crate) number: u64,
+    /// Bytes of the capture before its section.
+    pub(crate) offset: u64,
+    /// The number of its first packet in the capture, from 1.
+    pub(crate) first_frame: u64,
+}
+
+/// A capture with its index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sizes {
+    capture: u64,
+    index: u64,
+}
+
+impl Sizes {
+    fn total(self) -> u64 {
+        self.capture + self.index
+    }
+}
+
+/// The files that are written to.
+#[derive(Debug)]
+struct OpenFiles {
+    file: u64,
+    capture: File,
+    index: File,
+    resets: u64,
+    frames: u64,
+}
+
+/// The files of a directory.
+#[derive(Debug)]
+pub(crate) struct RecordFiles {
+    directory: PathBuf,
+    /// Locked: one watcher writes to the directory.
+    _lock: File,
+    keep: u64,
+    files: BTreeMap<u64, Sizes>,
+    current: Option<OpenFiles>,
+    last: u64,
+    overwritten: u64,
+}
+
+/// Why a directory cannot be written to.
+#[derive(Debug)]
+pub(crate) enum DirectoryError {
+    NotADirectory,
+    Locked,
+    Io(io::Error),
+}
+
+impl From<io::Error> for DirectoryError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotADirectory => Self::NotADirectory,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// The name of a capture.
+pub(crate) fn capture_name(file: u64) -> String {
+    format!("resets-{file:06}.pcapng")
+}
+
+/// The name of a capture's index.
+pub(crate) fn index_name(file: u64) -> String {
+    format!("resets-{file:06}.jsonl")
+}
+
+impl RecordFiles {
+    /// Opens a directory, which is made if it is not there, and makes sure that files can be made in it.
+    pub(crate) fn open(directory: &Path, keep: u64) -> Result<Self, DirectoryError> {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.into()),
+        }
+        let options = rustix::fs::OFlags::DIRECTORY.bits() as i32;
+        let lock = OpenOptions::new().read(true).custom_flags(options).open(directory)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(DirectoryError::Locked),
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        let probe = directory.join(".linger-probe");
+        let _ = fs::remove_file(&probe);
+        // A byte: an empty file takes no space on a full disk.
+        let written = create(&probe).and_then(|mut file| file.write_all(b"x"));
+        let _ = fs::remove_file(&probe);
+        written?;
+        let mut files = BTreeMap::<u64, Sizes>::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some((file, is_capture)) = name.to_str().and_then(parse) else { continue };
+            let size = entry.metadata().map_or(0, |metadata| metadata.len());
+            let sizes = files.entry(file).or_default();
+            if is_capture {
+                sizes.capture = size;
+            } else {
+                sizes.index = size;
+            }
+        }
+        let last = files.last_key_value().map_or(0, |(file, _)| *file);
+        let mut opened = Self {
+            directory: directory.to_owned(),
+            _lock: lock,
+            keep,
+            files,
+            current: None,
+            last,
+            overwritten: 0,
+        };
+        opened.make_room(0);
+        Ok(opened)
+    }
+
+    /// Number of resets whose packets were removed to stay within the bound.
+    pub(crate) fn overwritten(&self) -> u64 {
+        self.overwritten
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the next reset of about `bytes` bytes will be written. Makes room for it.
+    ///
+    /// # Errors
+    /// Returns the errors of making files.
+    pub(crate) fn next(&mut self, bytes: u64) -> io::Result<WrittenAt> {
+        let largest = (self.keep / FILES).min(LARGEST);
+        if let Some(current) = &self.current {
+            let size = self.files.get(&current.file).copied().unwrap_or_default();
+            if size.total() > 0 && size.total() + bytes > largest {
+                self.current = None;
+            }
+        }
+        self.make_room(bytes);
+        let current = match &mut self.current {
+            Some(current) => current,
+            none => {
+                let file = self.last + 1;
+                let capture = create(&self.directory.join(capture_name(file)))?;
+                let index = create(&self.directory.join(index_name(file))).inspect_err(|_| {
+                    let _ = fs::remove_file(self.directory.join(capture_name(file)));
+                })?;
+                self.last = file;
+                self.files.insert(file, Sizes::default());
+                none.insert(OpenFiles { file, capture, index, resets: 0, frames: 0 })
+            }
+        };
+        let size = self.files.get(&current.file).copied().unwrap_or_default();
+        Ok(WrittenAt {
+            file: current.file,
+            number: current.resets + 1,
+            offset: size.capture,
+            first_frame: current.frames + 1,
+        })
+    }
+
+    /// Writes a reset where [`next`](Self::next) has said; without a section its packets are there already. After an error nothing
+    /// of it is left.
+    ///
+    /// # Errors
+    /// Returns the errors of writing.
+    pub(crate) fn write(&mut self, section: &[u8], frames: u64, line: &str) -> io::Result<()> {
+        let Some(current) = &mut self.current else { return Err(io::ErrorKind::NotFound.into()) };
+        let size = self.files.entry(current.file).or_default();
+        let written =
+            current.capture.write_all(section).and_then(|()| current.index.write_all(line.as_bytes()));
+        if let Err(error) = written {
+            let cut = current.capture.set_len(size.capture).and_then(|()| current.index.set_len(size.index));
+            let (file, is_empty) = (current.file, size.total() == 0);
+            // Go on with new files: where these end is certain only if nothing was written beyond.
+            self.current = None;
+            if cut.is_ok() && is_empty {
+                self.remove(file);
+            }
+            return Err(error);
+        }
+        size.capture += section.len() as u64;
+        size.index += line.len() as u64;
+        current.resets += 1;
+        current.frames += frames;
+        Ok(())
+    }
+
+    /// Removes the oldest files until `bytes` more fit.
+    fn make_room(&mut self, bytes: u64) {
+        let mut total: u64 = self.files.values().map(|size| size.total()).sum();
+        while total + bytes > self.keep {
+            let Some((&file, size)) = self.files.first_key_value() else { return };
+            total -= size.total();
+            if self.current.as_ref().is_some_and(|current| current.file == file) {
+                self.current = None;
+            }
+            self.overwritten += lines(&self.directory.join(index_name(file)));
+            self.remove(file);
+        }
+    }
+
+    fn remove(&mut self, file: u64) {
+        self.files.remove(&file);
+        // The index first: what it names is there.
+        for name in [index_name(file), capture_name(file)] {
+            if let Err(error) = fs::remove_file(self.directory.join(name))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, file, "an old capture stays");
+            }
+        }
+    }
+}
+
+/// Makes a file that only its owner may read: packets are private.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
+}
+
+/// The number in the name of a capture or an index, and whether it is a capture.
+fn parse(name: &str) -> Option<(u64, bool)> {
+    let (number, ending) = name.strip_prefix("resets-")?.split_once('.')?;
+    let file = number.parse().ok()?;
+    match ending {
+        "pcapng" => Some((file, true)),
+        "jsonl" => Some((file, false)),
+        _ => None,
+    }
+}
+
+/// Number of lines in a file; 0 if it cannot be read.
+fn lines(path: &Path) -> u64 {
+    let Ok(mut file) = File::open(path) else { return 0 };
+    let mut buffer = [0; 16 << 10];
+    let mut lines = 0;
+    while let Ok(length @ 1..) = file.read(&mut buffer) {
+        lines += buffer[..length].iter().filter(|byte| **byte == b'\n').count() as u64;
+    }
+    lines
+}
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

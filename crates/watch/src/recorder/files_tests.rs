@@ -1,0 +1,84 @@
+//! Rotation, the bound on disk, and what is left after errors and kills.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+fn write(files: &mut RecordFiles, bytes: usize) -> WrittenAt {
+    let at = files.next(bytes as u64 + 10).unwrap();
+    files.write(&vec![7; bytes], 3, "{line 1}\n").unwrap();
+    at
+}
+
+fn size(directory: &Path) -> u64 {
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn files_are_rotated_private_and_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut files = RecordFiles::open(directory.path(), 8_000).unwrap();
+    assert_eq!(size(directory.path()), 0, "nothing before the first reset");
+    let first = write(&mut files, 400);
+    assert_eq!(first, WrittenAt { file: 1, number: 1, offset: 0, first_frame: 1 });
+    let second = write(&mut files, 400);
+    assert_eq!(second, WrittenAt { file: 1, number: 2, offset: 400, first_frame: 4 });
+    assert_eq!(write(&mut files, 400).file, 2, "the first has an eighth");
+    for entry in fs::read_dir(directory.path()).unwrap() {
+        assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let mut written = 3;
+    while files.overwritten() == 0 {
+        write(&mut files, 400);
+        written += 1;
+        assert!(size(directory.path()) <= 8_000);
+    }
+    assert_eq!(files.overwritten(), 2, "both of the first file");
+    assert!(written > 15, "{written}");
+    let names =
+        |file| [capture_name(file), index_name(file)].map(|name| directory.path().join(name).exists());
+    assert_eq!((names(1), names(2)), ([false; 2], [true; 2]));
+    // A reset that is larger than a file's share has a file of its own.
+    write(&mut files, 7_000);
+    assert!(size(directory.path()) <= 8_000);
+}
+
+#[test]
+fn one_watcher_writes_at_a_time_and_the_next_goes_on_with_new_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("made");
+    let mut files = RecordFiles::open(&path, 8_000).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    write(&mut files, 100);
+    assert!(matches!(RecordFiles::open(&path, 8_000), Err(DirectoryError::Locked)));
+    drop(files);
+    fs::write(path.join("another's"), "x").unwrap();
+    let mut files = RecordFiles::open(&path, 8_000).unwrap();
+    assert_eq!(write(&mut files, 100).file, 2);
+    drop(files);
+    // A smaller bound holds at once.
+    let files = RecordFiles::open(&path, 150).unwrap();
+    assert_eq!(files.overwritten(), 1);
+    assert!(path.join("another's").exists() && !path.join(capture_name(1)).exists());
+    assert!(matches!(RecordFiles::open(&path.join("another's"), 1), Err(DirectoryError::NotADirectory)));
+    assert!(matches!(RecordFiles::open(&path.join("no/such"), 1), Err(DirectoryError::Io(_))));
+}
+
+#[test]
+fn a_failed_write_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut files = RecordFiles::open(directory.path(), 80_000).unwrap();
+    write(&mut files, 100);
+    let before = size(directory.path());
+    let readable = |path: &Path| File::open(path).unwrap();
+    files.next(100).unwrap();
+    // An index that cannot be written to.
+    files.current.as_mut().unwrap().index = readable(&directory.path().join(index_name(1)));
+    files.write(&[7; 100], 1, "line\n").unwrap_err();
+    assert_eq!(size(directory.path()), before);
+    assert_eq!(write(&mut files, 100).file, 2, "new files");
+    files.current = None;
+    files.next(100).unwrap();
+    files.current.as_mut().unwrap().capture = readable(&directory.path().join(capture_name(1)));
+    files.write(&[7; 100], 1, "line\n").unwrap_err();
+}
