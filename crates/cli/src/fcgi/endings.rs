@@ -91,7 +91,7 @@ impl Application {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let mut link = Link::new(stream, stop);
+        let mut link = RequestReader::new(stream, stop);
         let Some(id) = link.request(self.consume)? else { return Ok(false) };
         self.respond(&mut link, id)?;
         if self.ending == FcgiEnding::DrainFirst {
@@ -117,7 +117,7 @@ impl Application {
         close(link.stream).map(|()| true)
     }
 
-    fn respond(self, link: &mut Link<'_>, id: u16) -> io::Result<()> {
+    fn respond(self, link: &mut RequestReader<'_>, id: u16) -> io::Result<()> {
         let mut head = Vec::new();
         let length = self.response.to_string();
         let headers = [("Content-Type", "application/octet-stream"), ("Content-Length", &length)];
@@ -168,7 +168,7 @@ fn accept(listener: &TcpListener, stop: &Stop) -> io::Result<Option<TcpStream>> 
 }
 
 /// A connection, read record by record, as uWSGI reads: what follows a record stays in the kernel.
-struct Link<'a> {
+struct RequestReader<'a> {
     stream: TcpStream,
     stop: &'a Stop,
     incoming: Incoming,
@@ -180,7 +180,7 @@ struct Link<'a> {
     buffer: Vec<u8>,
 }
 
-impl<'a> Link<'a> {
+impl<'a> RequestReader<'a> {
     fn new(stream: TcpStream, stop: &'a Stop) -> Self {
         let incoming = Incoming::new(Limits::default(), Capacity::new(1, 1, false));
         Self { stream, stop, incoming, id: None, announced: 0, got: 0, ended: false, buffer: Vec::new() }
