@@ -231,12 +231,13 @@ mod tests {
             rustix::thread::sched_setaffinity(None, &set).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-            std::process::id()
+            rustix::thread::gettid().as_raw_nonzero().get() as u32
         });
         let own = thread.join().unwrap();
         let mut events = 0;
         perf.drain(|record| {
-            events += usize::from(matches!(record, PerfRecord::Sample(sample) if sample.pid == own))
+            // Not those of other tests, nor of packets that arrive while they run.
+            events += usize::from(matches!(record, PerfRecord::Sample(sample) if sample.thread == own))
         });
         events
     }

@@ -7,11 +7,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Size of a block. A packet never crosses the end of its block, and none is longer than 64 KiB here.
-const BLOCK: usize = 256 << 10;
+/// Size of a block. A packet never crosses the end of its block; the kernel cuts one that is longer. Small blocks, for each is used
+/// up after [`BLOCK_TIMEOUT`], however few packets are in it: all of them last for six seconds without a reader.
+const BLOCK: usize = 64 << 10;
 /// Blocks of the largest and of the smallest ring.
-const MOST_BLOCKS: usize = 32;
-const LEAST_BLOCKS: usize = 2;
+const MOST_BLOCKS: usize = 128;
+const LEAST_BLOCKS: usize = 8;
 /// How long the kernel keeps packets in a block that is not full.
 pub(crate) const BLOCK_TIMEOUT: Duration = Duration::from_millis(50);
 /// Offsets in the header of a block (`struct tpacket_block_desc`).
