@@ -190,7 +190,13 @@ mod tests {
             let is_listed = script.lines().any(|line| {
                 line.contains(&listed) && option.is_none_or(|option| line.contains(option.as_str()))
             });
-            assert!(is_listed, "{before:?}: no {listed}");
+            // Values with a description stand one on a line.
+            let is_described = script.split("))'").any(|part| {
+                let of_option = option.and_then(|option| part.rsplit_once(&format!("{option}=[")));
+                of_option
+                    .is_some_and(|(_, list)| values.iter().all(|value| list.contains(&format!("{value}\\:"))))
+            });
+            assert!(is_listed || is_described, "{before:?}: no {listed}");
         }
         run("zsh", &["-f", "-n", "-c", &script]);
     }
