@@ -75,8 +75,11 @@ pub struct KernelVerdict {
 #[non_exhaustive]
 pub enum NotRecorded {
     /// The text is no id.
-    #[error("a reset's id is two numbers, such as 3-17: `linger watch --record` prints it with the reset")]
+    #[error("a reset's id is two numbers, such as 3-17: it is printed with the reset")]
     NoId,
+    /// The directory is not there.
+    #[error("there is no such directory: name the one that the packets were recorded into")]
+    NoDirectory,
     /// The directory has no index for it.
     #[error(
         "no reset of that id is recorded there: its file {0} was removed to make room, or it is of another directory"
@@ -103,6 +106,7 @@ impl IndexedReset {
         let file = file.ok_or(NotRecorded::NoId)?;
         let (index, capture) = (index_name(file), capture_name(file));
         let opened = File::open(directory.join(&index)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if !directory.is_dir() => NotRecorded::NoDirectory,
             io::ErrorKind::NotFound => NotRecorded::NoFile(index.clone()),
             _ => NotRecorded::Io(index.clone(), error),
         })?;

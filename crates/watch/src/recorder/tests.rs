@@ -120,3 +120,14 @@ fn what_cannot_be_recorded_is_refused() {
     options.ports = vec![1; filter::MOST_PORTS + 1];
     assert!(matches!(PacketTap::open(options), Err(CannotRecord::TooManyPorts(_))));
 }
+
+#[test]
+fn what_was_not_recorded_is_said_by_its_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let read = |directory: &Path, id: &str| IndexedReset::read(directory, id).map(drop).unwrap_err();
+    assert!(matches!(read(directory.path(), "abc"), NotRecorded::NoId));
+    assert!(matches!(read(directory.path(), "1-1"), NotRecorded::NoFile(_)));
+    assert!(matches!(read(&directory.path().join("nowhere"), "1-1"), NotRecorded::NoDirectory));
+    std::fs::write(directory.path().join(files::index_name(1)), "half a li").unwrap();
+    assert!(matches!(read(directory.path(), "1-1"), NotRecorded::NoLine(_)));
+}
