@@ -20,9 +20,12 @@ pub(crate) fn run(packages: &[&Package]) -> anyhow::Result<()> {
 }
 
 fn models(package: &str) -> anyhow::Result<()> {
-    let mut command = cargo(&["test", "--quiet", "--release", "--lib", "--package", package, "loom_"]);
-    // Optimised, since a model of a few steps takes minutes otherwise. In a target folder of its own, since the flag changes
-    // the build of every dependency.
+    let mut command = cargo(&["test", "--quiet", "--lib", "--package", package, "loom_"]);
+    // What executes a model is optimised, since a few steps take minutes otherwise; all else costs more to optimise than it
+    // runs. In a target folder of its own, since the flag changes the build of every dependency.
+    for name in ["loom", "generator"] {
+        command.arg("--config").arg(format!("profile.dev.package.{name}.opt-level=2"));
+    }
     command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root().join("target/loom"));
     eprintln!("xtask: RUSTFLAGS='--cfg loom' {}", shown(&command));
     let output = command.stderr(std::process::Stdio::inherit()).output().context("cargo")?;

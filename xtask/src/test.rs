@@ -239,8 +239,14 @@ fn licences() -> anyhow::Result<()> {
 /// Compiles all that the tests need. Returns the arguments that select the tests of these crates.
 fn build(packages: &[&Package]) -> anyhow::Result<Vec<String>> {
     let all: Vec<&str> = packages.iter().flat_map(|package| ["--package", package.name.as_str()]).collect();
-    // Some tests start examples as programs.
-    call(cargo(&["build", "--quiet", "--all-features", "--examples"]).args(&all)).context("the examples")?;
+    // Only the tests of `linger` start examples as programs. With all packages, or their dependencies would be built twice.
+    let started =
+        packages.iter().filter(|package| package.name == "linger").flat_map(|package| &package.examples);
+    let started: Vec<&str> = started.flat_map(|name| ["--example", name]).collect();
+    if !started.is_empty() {
+        call(cargo(&["build", "--quiet", "--all-features"]).args(&all).args(started))
+            .context("the examples")?;
+    }
     // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well, and `--bins`
     // builds a test binary of each program, whether it has tests or not.
     for file in packages.iter().flat_map(|package| &package.untested) {

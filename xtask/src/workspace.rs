@@ -46,6 +46,8 @@ pub(crate) struct Package {
     pub(crate) guarded: Vec<String>,
     /// Programs and examples.
     pub(crate) programs: Vec<String>,
+    /// The examples alone.
+    pub(crate) examples: Vec<String>,
     /// Those programs that have tests beside their code.
     pub(crate) tested_programs: Vec<String>,
     /// The root files of the other programs and of the examples: no test of theirs would be run.
@@ -91,6 +93,7 @@ fn parse(package: &Value) -> Option<Package> {
         fast: of(&["test"], Some(true)),
         guarded: of(&["test"], Some(false)),
         programs: of(&["bin", "example"], None),
+        examples: of(&["example"], None),
         tested_programs: of(&["bin"], Some(true)),
         untested: untested.into_iter().map(PathBuf::from).collect(),
         benches: of(&["bench"], None),
