@@ -130,6 +130,7 @@ mod tests {
             fast: vec!["cells".into()],
             guarded: vec!["random".into()],
             programs: vec!["walk".into()],
+            examples: Vec::new(),
             tested_programs: Vec::new(),
             untested: Vec::new(),
             benches: vec!["link".into()],
