@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use hashbrown::HashMap;
 use serde::Serialize;
 
+use crate::opening::Unheard;
 use crate::places::Network;
 
 /// Limit of listeners. Beyond it, the half that was silent for longest is forgotten.
@@ -51,6 +52,9 @@ pub(crate) struct ListenerHistory {
     heard: Option<u64>,
     /// What was sent to it in vain.
     drops: Drops,
+    /// Packets among the drops that had no data. A listener that defers (`TCP_DEFER_ACCEPT`) holds them back, full or not.
+    bare: u32,
+    defers: bool,
     /// The connections that it had opened at the end of the capture.
     pub(crate) held: HeldConnections,
     /// When the latest group of ends began, and how many there were.
@@ -214,12 +218,14 @@ impl Surroundings {
     }
 
     /// Packets to the listener were dropped.
-    pub(crate) fn drops(&mut self, listener: ListenerAddress, drops: Drops) {
-        if drops != Drops::default()
+    pub(crate) fn drops(&mut self, listener: ListenerAddress, syns: u32, answers: Unheard) {
+        if syns + answers.packets > 0
             && let Some(listener) = self.listeners.get_mut(&listener)
         {
-            listener.drops.syns = listener.drops.syns.saturating_add(drops.syns);
-            listener.drops.answers = listener.drops.answers.saturating_add(drops.answers);
+            listener.drops.syns = listener.drops.syns.saturating_add(syns);
+            listener.drops.answers = listener.drops.answers.saturating_add(answers.packets);
+            listener.bare = listener.bare.saturating_add(answers.bare.min(answers.packets));
+            listener.defers |= answers.is_deferred;
         }
     }
 
@@ -250,12 +256,15 @@ impl Surroundings {
     /// was lost on the way to it met no queue.
     pub(crate) fn dropped(&self) -> BTreeMap<SocketAddr, Drops> {
         let mut all = BTreeMap::<SocketAddr, Drops>::new();
-        for ((address, _), listener) in
-            self.listeners.iter().filter(|(_, listener)| listener.drops != Drops::default())
-        {
-            let least = all.entry(*address).or_insert(listener.drops);
-            if listener.drops.total() < least.total() {
-                *least = listener.drops;
+        for ((address, _), listener) in &self.listeners {
+            let held_back = if listener.defers { listener.bare } else { 0 };
+            let drops = Drops { answers: listener.drops.answers.saturating_sub(held_back), ..listener.drops };
+            if drops == Drops::default() {
+                continue;
+            }
+            let least = all.entry(*address).or_insert(drops);
+            if drops.total() < least.total() {
+                *least = drops;
             }
         }
         all

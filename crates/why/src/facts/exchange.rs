@@ -6,7 +6,7 @@ use crate::claim::{Claim, Farewell};
 use crate::names::AskedName;
 use crate::recorded_reset::LatePayload;
 use crate::sacked::Sacked;
-use crate::side::Side;
+use crate::side::{RunKind, Side};
 
 /// Bytes of a TLS record before its content.
 const RECORD_HEADER: u64 = 5;
@@ -161,7 +161,8 @@ impl Facts<'_> {
             self.acknowledged_by(client, server)
         };
         let sacked = self.sacked_by(client, at);
-        let under_way = u64::from(server.payload_beyond(at, sacked));
+        let under_way =
+            if self.may_have_arrived(server) { 0 } else { u64::from(server.payload_beyond(at, sacked)) };
         let declared = server.app.missing_after(at).filter(|_| server.app.is_http()).unwrap_or(0);
         let declared = declared.saturating_sub(sacked.bytes.into());
         let at = self.acknowledged_by(server, client);
@@ -173,6 +174,14 @@ impl Facts<'_> {
             _ => (under_way, request + after),
         };
         Losses { response: Some(response.max(declared)), request: Some(request) }
+    }
+
+    /// Whether a side that resets has just sent its last bytes three times, and the other side has been silent since: the path is
+    /// dead, in one direction at least, so that it is not known whether they arrived. After more of them the path is taken to be
+    /// gone for good, as the kernel takes it ([`RunKind::Retransmissions`], `Class::AfterRetransmissions`).
+    fn may_have_arrived(&self, side: &Side) -> bool {
+        let run = side.run.filter(|run| run.kind == RunKind::Retransmissions);
+        std::ptr::eq(side, self.sender) && run.is_some_and(|run| run.count == 2)
     }
 
     /// Whether the capture was taken at `side`: its packets have an initial TTL, those of the `other` side have been routed.

@@ -58,6 +58,21 @@ fn bytes_that_never_arrived() {
         .done();
 }
 
+/// A router's session that ends by its own timer on a dead path: 44 s later the client acknowledged what is not counted here.
+#[test]
+fn bytes_that_may_have_arrived_are_not_lost() {
+    let base = |copies: usize| {
+        let sent = flow().shake().bytes(Client, 40).ack(Server).bytes(Server, 3);
+        let sent = (0..copies).fold(sent, |sent, _| sent.wait(3_000).again(Server));
+        sent.wait(3_000).rst(Server).at_server()
+    };
+    rule("may have arrived")
+        .base(&base(2), "unknown lost:0")
+        .but("sent twice", &base(1), "unknown lost:3")
+        .but("sent four times, the path is taken to be gone", &base(3), "lost:3")
+        .done();
+}
+
 #[test]
 fn a_declared_length_counts_too() {
     let base = || {
