@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process};
 
 use crate::job::{Job, Supervision, raise_descriptor_limit};
-use crate::kernel::{Image, Mask, Signals, as_at_start, exec_with_own_pid, is_ignored, set_default};
+use crate::kernel::{Image, Mask, Signals, Witness, as_at_start, exec_with_own_pid, is_ignored, set_default};
 use crate::seccomp::{Seccomp, Watch};
 use crate::{Notice, Options, Place, Program, ProgramEnd, RunError, signals};
 
@@ -29,6 +29,9 @@ pub(crate) fn run(
     // Blocked before the first thread is started: threads inherit the mask.
     let mask = Mask::block_all().map_err(RunError::system(what))?;
     let signals = Signals::new().map_err(RunError::system(what))?;
+    let witness = Witness::start().inspect_err(|error| {
+        tracing::debug!(%error, "a signal to the process group will reach the program twice");
+    });
     // A process that ignores SIGCHLD is not told its children's status.
     let ignores_children = is_ignored(libc::SIGCHLD);
     if ignores_children {
@@ -60,7 +63,7 @@ pub(crate) fn run(
     let child = started?;
     raise_descriptor_limit(limit);
     way.sweep();
-    let status = wait(child, &signals, |event| {
+    let status = wait(child, &signals, witness.ok(), |event| {
         if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal).or_else(|| supervision.refusal()) {
             notify(Notice::Refused(&refusal));
         }
@@ -137,7 +140,12 @@ enum ChildEvent {
 }
 
 /// Waits for the program and for every process that it leaves behind. Returns the status of the program itself.
-fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(ChildEvent)) -> io::Result<ExitStatus> {
+fn wait(
+    child: Pid,
+    signals: &Signals,
+    mut witness: Option<Witness>,
+    mut awake: impl FnMut(ChildEvent),
+) -> io::Result<ExitStatus> {
     let mut status = None;
     let mut stops = Stops::default();
     loop {
@@ -146,8 +154,8 @@ fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(ChildEvent)) -> io:
             stops.arrived(arrived.signal);
             match arrived.signal {
                 libc::SIGCHLD => {}
-                _ if arrived.from_us => {}
-                _ if status.is_none() => signals::pass_on(arrived, child),
+                _ if arrived.is_from_us() => {}
+                _ if status.is_none() => signals::pass_on(arrived, child, witness.as_mut()),
                 _ => signals::pass_on_to_orphans(arrived),
             }
         }

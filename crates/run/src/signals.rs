@@ -6,22 +6,26 @@ use std::os::fd::AsFd;
 
 use rustix::process::{Pid, getpgid, getpgrp};
 
-use crate::kernel::{Arrived, send};
+use crate::kernel::{Arrived, Witness, send};
 
 /// Signals that a terminal sends to a process group (termios(3), setpgid(2)).
 const OF_TERMINALS: [i32; 7] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH];
 
-/// Passes a signal on to the program, unless it has it already.
-pub(crate) fn pass_on(arrived: Arrived, program: Pid) {
-    let in_our_group = || getpgid(Some(program)).is_ok_and(|group| group == getpgrp());
-    // The terminal signals its whole foreground process group, and a shell continues it. A program that is still in the group
-    // got the signal already; one such as php-fpm leaves the group.
+/// Passes a signal on to the program, unless it has it already: the terminal and many others (`kill -TERM -PGID`, a shell that
+/// continues a job) signal a whole process group. A program such as php-fpm leaves the group, and gets it by this alone.
+pub(crate) fn pass_on(arrived: Arrived, program: Pid, witness: Option<&mut Witness>) {
     let to_the_group = match arrived.signal {
-        libc::SIGCONT => arrived.from_kernel || is_foreground(),
-        signal => arrived.from_kernel && OF_TERMINALS.contains(&signal),
+        signal if arrived.is_from_kernel() => signal == libc::SIGCONT || OF_TERMINALS.contains(&signal),
+        signal => {
+            signal == libc::SIGCONT && is_foreground() || witness.is_some_and(|witness| witness.got(&arrived))
+        }
     };
-    if to_the_group && in_our_group() {
+    if to_the_group && getpgid(Some(program)).is_ok_and(|group| group == getpgrp()) {
+        tracing::debug!(
+            signal = arrived.signal,
+            "not passed on: it was sent to the process group, which the program is in"
+        );
         return;
     }
     // SIGUSR1 asks for a report, and by default it would end the program.

@@ -17,6 +17,7 @@ mod schedule;
 mod signals;
 mod trial;
 mod unanswered;
+mod witness;
 
 pub(crate) use apart::{apart, least_of_own};
 pub(crate) use depart::{Caller, Departed, Side, depart, has_one_thread, leave, own_pidfd};
@@ -38,3 +39,4 @@ pub(crate) use schedule::work_in_batches;
 pub use signals::die_of;
 pub(crate) use signals::{Arrived, Mask, Signals, send, set_default};
 pub(crate) use trial::{ALWAYS, SECCOMP, forbidden};
+pub(crate) use witness::Witness;

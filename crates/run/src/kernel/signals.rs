@@ -80,10 +80,30 @@ pub(crate) struct Arrived {
     pub(crate) signal: i32,
     /// The value given to `sigqueue(3)`, if it was sent so.
     pub(crate) value: Option<u64>,
+    pub(crate) sender: Sender,
+}
+
+impl Arrived {
     /// Whether the kernel sent it, as it does for a terminal.
-    pub(crate) from_kernel: bool,
+    pub(crate) fn is_from_kernel(&self) -> bool {
+        self.sender.code == libc::SI_KERNEL
+    }
+
     /// Whether this process caused it, such as SIGPIPE by a write.
-    pub(crate) from_us: bool,
+    pub(crate) fn is_from_us(&self) -> bool {
+        !self.is_from_kernel() && self.sender.pid == std::process::id()
+    }
+}
+
+/// What the kernel tells of the sender of a signal (sigaction(2)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Sender {
+    pub(crate) code: i32,
+    pub(crate) pid: u32,
+    user: u32,
+    /// The value given to `sigqueue(3)`, or 0.
+    word: u64,
 }
 
 /// The blocked signals of this process.
@@ -122,8 +142,12 @@ impl Signals {
         (usize::try_from(got) == Ok(size)).then_some(Arrived {
             signal: told.ssi_signo as i32,
             value: (told.ssi_code == libc::SI_QUEUE).then_some(told.ssi_ptr),
-            from_kernel: told.ssi_code == libc::SI_KERNEL,
-            from_us: told.ssi_code != libc::SI_KERNEL && told.ssi_pid == std::process::id(),
+            sender: Sender {
+                code: told.ssi_code,
+                pid: told.ssi_pid,
+                user: told.ssi_uid,
+                word: if told.ssi_code == libc::SI_QUEUE { told.ssi_ptr } else { 0 },
+            },
         })
     }
 }

@@ -9,6 +9,7 @@ mod behind_nginx;
 mod counted;
 mod differential;
 mod forks;
+mod groups;
 mod harm;
 mod holders;
 mod java;

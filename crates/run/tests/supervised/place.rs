@@ -166,15 +166,15 @@ fn the_program_is_the_process_that_was_started() {
     }
 }
 
-struct Started {
-    child: Child,
+pub(crate) struct Started {
+    pub(crate) child: Child,
     output: BufReader<ChildStdout>,
     _directory: tempfile::TempDir,
 }
 
 impl Started {
     /// Starts a command in a process group of its own, and waits until it says `ready`.
-    fn new(way: Option<&str>, words: &[&str]) -> Self {
+    pub(crate) fn new(way: Option<&str>, words: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut start = command(way, &directory.path().join("report"), words);
         start.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
@@ -185,13 +185,13 @@ impl Started {
         started
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 }
@@ -229,7 +229,7 @@ fn every_signal_reaches_the_program_with_its_value() {
 
 /// Waits until a process, or a child of it, waits for signals. SIGUSR1 is passed on to a program only then, for it asks for a
 /// report as well.
-fn await_sigwait(started: u32) {
+pub(crate) fn await_sigwait(started: u32) {
     let waits = format!("{} ", libc::SYS_rt_sigtimedwait);
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let is_waiting = || {
