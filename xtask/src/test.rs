@@ -40,9 +40,10 @@ const STEPS: [CiStep; 16] = [
     ("fuzz", |_, _| fuzz::run()),
 ];
 
-/// The steps that only compile or compute: if all steps are run, these run beside the tests, which leave almost half of the
-/// processors' time unused. The first two have target folders of their own: meanwhile the runner gets the main one's lock.
-const BESIDE: [&str; 6] = ["features", "loom", "clippy", "portable", "rustdoc", "ahead"];
+/// Steps that leave much of the processors' time unused, and those that mostly compile and run beside them if all steps are run. Of those
+/// beside the tests the first two have target folders of their own: meanwhile the runner gets the main one's lock.
+const BESIDE: [(&str, &[&str]); 2] =
+    [("tests", &["features", "loom", "clippy", "portable", "rustdoc", "ahead"]), ("elsewhere", &["package"])];
 
 /// Runs all steps; or one step by its name; or all tests of some crates, by their names with or without `linger-`.
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
@@ -50,7 +51,8 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     let named = |name: &str| STEPS.iter().find(|(own, _)| *own == name).copied();
     let (steps, chosen) = match names {
         [] => {
-            (STEPS.iter().filter(|(name, _)| !BESIDE.contains(name)).copied().collect(), all.iter().collect())
+            let is_alone = |name| !BESIDE.iter().any(|(_, beside)| beside.contains(name));
+            (STEPS.iter().filter(|(name, _)| is_alone(name)).copied().collect(), all.iter().collect())
         }
         [name] if named(name).is_some() => {
             (named(name).into_iter().collect::<Vec<_>>(), all.iter().collect())
@@ -68,12 +70,12 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     let mut taken = Vec::new();
     let result = steps.iter().try_for_each(|(name, step)| {
         let (started, before) = (Instant::now(), processor_seconds());
-        let result = if *name == "tests" && names.is_empty() {
-            beside(|| step(&chosen, &skips))
-        } else {
-            // One step by its name, or the crates that were asked for.
-            let again = if names.is_empty() { (*name).to_owned() } else { names.join(" ") };
-            step(&chosen, &skips).with_context(|| failed(name, &again))
+        // One step by its name, or the crates that were asked for.
+        let again = if names.is_empty() { (*name).to_owned() } else { names.join(" ") };
+        let own = || step(&chosen, &skips).with_context(|| failed(name, &again));
+        let result = match BESIDE.iter().find(|(of, _)| of == name) {
+            Some((_, others)) if names.is_empty() => beside(name, others, own),
+            _ => own(),
         };
         taken.push((name, started.elapsed().as_secs_f64(), processor_seconds() - before));
         result
@@ -97,28 +99,29 @@ fn failed(name: &str, again: &str) -> String {
     format!("{name} failed; again: `cargo xtask test {again}`")
 }
 
-/// Runs the tests, and beside them the steps that [`BESIDE`] names. These run one after the other, each in a process of its own,
-/// which gives way to the tests (nice 19) and prints nothing before it has ended.
-fn beside(tests: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+/// Runs a step, and beside it others. These run one after the other, each in a process of its own, which gives way to the step (nice 19)
+/// and prints nothing before it has ended.
+fn beside(name: &str, others: &[&str], step: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     thread::scope(|scope| {
-        let compiled = scope.spawn(|| BESIDE.map(compile));
-        let tested = tests().with_context(|| failed("tests", "tests"));
-        let compiled = compiled.join().expect("it returns its errors");
-        compiled.into_iter().fold(tested, |before, one| match (before, one) {
+        let run_all = || others.iter().map(|other| run_beside(other, name)).collect::<Vec<_>>();
+        let others = scope.spawn(run_all);
+        let own = step();
+        let others = others.join().expect("it returns its errors");
+        others.into_iter().fold(own, |before, one| match (before, one) {
             (Err(before), Err(one)) => Err(before.context(format!("{one:#}, and"))),
             (before, one) => before.and(one),
         })
     })
 }
 
-fn compile(name: &str) -> anyhow::Result<()> {
+fn run_beside(name: &str, step: &str) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut command = Command::new("nice");
     command.args(["-n", "19"]).arg(std::env::current_exe()?).args(["test", name]);
     let output = command.stdin(Stdio::null()).output().context("nice")?;
     let text = [output.stdout, output.stderr].concat();
     let seconds = started.elapsed().as_secs_f64();
-    println!("beside the tests, {name}, {seconds:.1} s:\n{}", String::from_utf8_lossy(&text).trim_end());
+    println!("beside {step}, {name}, {seconds:.1} s:\n{}", String::from_utf8_lossy(&text).trim_end());
     anyhow::ensure!(output.status.success(), failed(name, name));
     Ok(())
 }
