@@ -3,7 +3,7 @@
 use linger_packet::{Flags, Segment};
 
 use crate::key::{Dir, FlowKey, PathId};
-use crate::opening::{DEFERRED_US, Opening, OpeningStep, SynAck, Unheard};
+use crate::opening::{Opening, OpeningStep, SynAck};
 use crate::record::{At, Record, Since};
 use crate::service;
 use crate::side::Side;
@@ -108,35 +108,24 @@ impl ObservedConnection {
         (first..first + kept).map(|at| &self.ring[at % KEPT])
     }
 
-    /// The opener's packets since the latest SYN-ACK, if the other side has sent nothing since. At least so many: only the latest packets
-    /// are kept. `repeats`: so many SYN-ACKs have been sent again at that time, in microseconds after the first packet, if all were.
-    fn unheard(&self, micros: u32, repeats: u16) -> Unheard {
-        let Some(opener) = self.opener() else { return Unheard::default() };
+    /// The opener's packets since the latest SYN-ACK, and those of them with data, if the other side has sent nothing since. At least so
+    /// many: only the latest packets are kept.
+    fn unheard(&self) -> (u32, u32) {
+        let Some(opener) = self.opener() else { return (0, 0) };
         let is_own = |record: &Record| record.dir() == opener;
         let since = || {
             let records = self.records().rev();
             records.take_while(|record| is_own(record) || !record.flags.has(Flags::SYN))
         };
         if !since().all(is_own) {
-            return Unheard::default();
+            return (0, 0);
         }
-        let mut unheard = Unheard::default();
-        for record in since() {
-            unheard.packets += 1;
-            unheard.bare += u32::from(record.len == 0);
-        }
-        let waited = self.opening.syn_ack().map_or(0, |syn_ack| micros.saturating_sub(syn_ack.after_us));
-        unheard.is_deferred = self.opening.repeats() == repeats && waited >= DEFERRED_US;
-        unheard
+        since().fold((0, 0), |(all, data), record| (all + 1, data + u32::from(record.len > 0)))
     }
 
     /// The opener's packets that were dropped since the latest SYN-ACK, at the end of a connection whose opener was not heard.
-    pub(crate) fn unheard_at_end(&self) -> Unheard {
-        if !matches!(self.opening, Opening::Unheard { .. }) {
-            return Unheard::default();
-        }
-        let last = self.records().next_back().map_or(0, |record| record.since_first() / 1_000);
-        self.unheard(last.min(u64::from(u32::MAX)) as u32, 0)
+    pub(crate) fn unheard_at_end(&self) -> u32 {
+        if matches!(self.opening, Opening::Unheard { .. }) { self.unheard().0 } else { 0 }
     }
 
     /// Whether the packets after `last`, up to frame `until`, show that data was sent which the capture does not hold: numbers
@@ -269,22 +258,15 @@ impl ObservedConnection {
     #[cold]
     fn take_opening(&mut self, segment: &Segment<'_>, dir: Dir, frame: u32, since: u64) -> OpeningStep {
         let known = self.sides[dir].syn();
-        let micros = since.min(u64::from(u32::MAX)) as u32;
-        let step = self.opening.take(segment.flags, dir, known, micros, frame);
+        let step = self.opening.take(segment.flags, dir, known, since.min(u64::from(u32::MAX)) as u32, frame);
         match step {
-            OpeningStep::SynAckAgain(_) => OpeningStep::SynAckAgain(self.unheard(micros, 1)),
-            OpeningStep::Heard(_) => {
-                // Bytes that were sent twice since then had met no socket the first time. The last packet was heard, and an
-                // acknowledgement before it may have been.
-                let Unheard { packets, bare, is_deferred } = self.unheard(micros, 0);
-                let heard = if packets - bare >= 2 { 1 } else { 2 };
-                let packets = packets.saturating_sub(heard);
-                OpeningStep::Heard(Unheard {
-                    packets,
-                    bare: bare.saturating_sub(heard - 1).min(packets),
-                    is_deferred,
-                })
-            }
+            OpeningStep::SynAckAgain(_) => OpeningStep::SynAckAgain(self.unheard().0),
+            // Bytes that were sent twice since then had met no socket the first time. The last packet was heard, and an
+            // acknowledgement before it may have been.
+            OpeningStep::Heard(_) => match self.unheard() {
+                (all, 2..) => OpeningStep::Heard(all - 1),
+                (all, _) => OpeningStep::Heard(all.saturating_sub(2)),
+            },
             step => step,
         }
     }

@@ -5,7 +5,7 @@ use linger_packet::{Flags, Segment};
 use crate::connection::ObservedConnection;
 use crate::key::{Dir, FlowKey};
 use crate::names::NameId;
-use crate::opening::{OpeningStep, Unheard};
+use crate::opening::OpeningStep;
 use crate::record::{At, Record, Since};
 use crate::recorded_reset::RecordedReset;
 
@@ -27,9 +27,9 @@ pub(crate) enum FlowStep {
     /// The packet was captured twice.
     Copy,
     /// A SYN-ACK that was sent again after its answer. So many packets of the client since the one before were dropped.
-    SynAckAgain(Unheard),
+    SynAckAgain(u32),
     /// After such SYN-ACKs the client was heard. So many of its packets since the last of them were dropped.
-    Heard(Unheard),
+    Heard(u32),
     /// The first FIN of its side.
     Fin,
     /// The first FIN of its side, after the other side's FIN.

@@ -25,26 +25,11 @@ pub(crate) enum Opening {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OpeningStep {
     Nothing,
-    /// A SYN-ACK that was sent again after the opener's answer. These packets of the opener since the one before were dropped.
-    SynAckAgain(Unheard),
-    /// The first packet of the other side after such SYN-ACKs: the opener was heard. These packets of the opener were not.
-    Heard(Unheard),
+    /// A SYN-ACK that was sent again after the opener's answer. So many of the opener's packets since the one before were dropped.
+    SynAckAgain(u32),
+    /// The first packet of the other side after such SYN-ACKs: the opener was heard. So many of the opener's packets were not.
+    Heard(u32),
 }
-
-/// Packets of the opener behind a SYN-ACK of which the other side took no note.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Unheard {
-    pub(crate) packets: u32,
-    /// Those of them without data.
-    pub(crate) bare: u32,
-    /// The SYN-ACK was not sent again in time: the listener defers (see [`DEFERRED_US`]).
-    pub(crate) is_deferred: bool,
-}
-
-/// The kernel sends a SYN-ACK again after a second (`TCP_TIMEOUT_INIT`), also after an answer that found the accept queue full. With
-/// `TCP_DEFER_ACCEPT` it takes note of the bare answer, drops it without counting it in `ListenOverflows`, and sends no SYN-ACK for two
-/// such pauses at least (`tcp_check_req`, `syn_ack_recalc`). After this time without one, in microseconds, the listener is known to defer.
-pub(crate) const DEFERRED_US: u32 = 1_500_000;
 
 /// Where and when a SYN-ACK was seen.
 #[derive(Clone, Copy, Debug)]
@@ -132,7 +117,7 @@ impl Opening {
                 {
                     let repeats = repeats.saturating_add(1);
                     *self = Self::Unheard { opener, syns, repeats, syn_frame, syn_ack };
-                    return OpeningStep::SynAckAgain(Unheard::default());
+                    return OpeningStep::SynAckAgain(0);
                 }
                 Self::Asked { syns, .. } if !flags.has(Flags::ACK) => *syns = syns.saturating_add(1),
                 _ => {}
@@ -159,7 +144,7 @@ impl Opening {
             }
             &mut Self::Unheard { opener, syns, repeats, syn_frame, syn_ack } if opener != side => {
                 *self = Self::Answered { opener, syns, repeats, syn_frame, syn_ack };
-                return OpeningStep::Heard(Unheard::default());
+                return OpeningStep::Heard(0);
             }
             _ => {}
         }

@@ -87,8 +87,8 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::AcceptQueueOverflow, Class::OpenedLate),
-        "the SYN-ACK came 1.8 s or more after the first of three SYNs or more, as in three connections of the port at least, which are most of those whose SYN was repeated; or 0.9 s or more after the first of two, as in 16 connections within 10 s, more than were accepted at once; likely if the port answered others while two SYNs of one of them went unanswered, else possible",
-        "two such connections; as many others whose SYN was repeated once; 15 connections, or as many that were accepted at once",
+        "the SYN-ACK came 1.8 s or more after the first of three SYNs or more, as in three connections of the port at least, which are most of those whose SYN was repeated; or 0.9 s or more after the first of two, as in 16 connections within 10 s or more, 4.33 standard deviations above the fifth that a link may lose; likely if the port answered others while two SYNs of one of them went unanswered, else possible",
+        "two such connections; as many others whose SYN was repeated once; 15 connections, or 26 of 64",
         Some(("opened-late", "two of them")),
         0,
     ),

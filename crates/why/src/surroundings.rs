@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use hashbrown::HashMap;
 use serde::Serialize;
 
-use crate::opening::Unheard;
 use crate::places::Network;
 
 /// Limit of listeners. Beyond it, the half that was silent for longest is forgotten.
@@ -52,9 +51,6 @@ pub(crate) struct ListenerHistory {
     heard: Option<u64>,
     /// What was sent to it in vain.
     drops: Drops,
-    /// Packets among the drops that had no data. A listener that defers (`TCP_DEFER_ACCEPT`) holds them back, full or not.
-    bare: u32,
-    defers: bool,
     /// The connections that it had opened at the end of the capture.
     pub(crate) held: HeldConnections,
     /// When the latest group of ends began, and how many there were.
@@ -66,6 +62,9 @@ pub(crate) struct ListenerHistory {
 
 /// Packets of clients that a listener has dropped, as far as the capture shows: they were sent again, or nothing came back. Linux
 /// counts each of them in `ListenOverflows` and in `ListenDrops`, if its accept queue was full.
+///
+/// It does not count a bare ACK that `TCP_DEFER_ACCEPT` holds back. Packets do not tell which those are: no SYN-ACK comes again then, but
+/// none does either where the listener sends SYN cookies, and of those it counts the ACK as well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Drops {
@@ -108,9 +107,17 @@ pub(crate) struct Openings {
 
 /// Openings within this time, in nanoseconds, are counted together.
 pub(crate) const CROWD_SPAN: u64 = 10_000_000_000;
-/// From so many connections on, that are more than those accepted at once, a listener is crowded. On a link that loses 20% of the
-/// SYNs, as many of at most 31 are repeated once in 50,000 times.
+/// Fewer connections than these that were accepted at a repeated SYN only are no crowd.
 const CROWD: u32 = 16;
+
+impl Openings {
+    /// Whether so many SYNs went unanswered that a link which loses one in five does not explain it: more than that by 4.33 standard
+    /// deviations (`(again - all/5)^2 >= 4.33^2 * all * 0.2 * 0.8`), which such a link reaches less than once in 10,000 times for any number.
+    fn is_crowded(self) -> bool {
+        let (again, all) = (u64::from(self.again), u64::from(self.again) + u64::from(self.at_first));
+        self.again >= CROWD && (5 * again).saturating_sub(all).pow(2) >= 75 * all
+    }
+}
 
 /// As many connections of one listener that opened late have one reason.
 const OPENED_LATE: u32 = 3;
@@ -208,8 +215,8 @@ impl Surroundings {
         }
         openings.again = openings.again.saturating_add(again);
         openings.at_first = openings.at_first.saturating_add(1 - again);
-        let greatest = listener.crowd.map_or(CROWD - 1, |crowd| crowd.again);
-        if openings.again > openings.at_first && openings.again > greatest {
+        let greatest = listener.crowd.map_or(0, |crowd| crowd.again);
+        if openings.is_crowded() && openings.again > greatest {
             listener.crowd = Some(*openings);
         }
         listener.asked_again = listener.asked_again.saturating_add(again);
@@ -218,14 +225,12 @@ impl Surroundings {
     }
 
     /// Packets to the listener were dropped.
-    pub(crate) fn drops(&mut self, listener: ListenerAddress, syns: u32, answers: Unheard) {
-        if syns + answers.packets > 0
+    pub(crate) fn drops(&mut self, listener: ListenerAddress, drops: Drops) {
+        if drops != Drops::default()
             && let Some(listener) = self.listeners.get_mut(&listener)
         {
-            listener.drops.syns = listener.drops.syns.saturating_add(syns);
-            listener.drops.answers = listener.drops.answers.saturating_add(answers.packets);
-            listener.bare = listener.bare.saturating_add(answers.bare.min(answers.packets));
-            listener.defers |= answers.is_deferred;
+            listener.drops.syns = listener.drops.syns.saturating_add(drops.syns);
+            listener.drops.answers = listener.drops.answers.saturating_add(drops.answers);
         }
     }
 
@@ -256,15 +261,12 @@ impl Surroundings {
     /// was lost on the way to it met no queue.
     pub(crate) fn dropped(&self) -> BTreeMap<SocketAddr, Drops> {
         let mut all = BTreeMap::<SocketAddr, Drops>::new();
-        for ((address, _), listener) in &self.listeners {
-            let held_back = if listener.defers { listener.bare } else { 0 };
-            let drops = Drops { answers: listener.drops.answers.saturating_sub(held_back), ..listener.drops };
-            if drops == Drops::default() {
-                continue;
-            }
-            let least = all.entry(*address).or_insert(drops);
-            if drops.total() < least.total() {
-                *least = drops;
+        for ((address, _), listener) in
+            self.listeners.iter().filter(|(_, listener)| listener.drops != Drops::default())
+        {
+            let least = all.entry(*address).or_insert(listener.drops);
+            if listener.drops.total() < least.total() {
+                *least = listener.drops;
             }
         }
         all

@@ -7,11 +7,11 @@ use crate::connection::A_PAUSE;
 use crate::facts::Facts;
 use crate::flow::{Flow, FlowStep};
 use crate::key::Dir;
-use crate::opening::{Opening, Unheard};
+use crate::opening::Opening;
 use crate::places::Places;
 use crate::record::At;
 use crate::side::Marks;
-use crate::surroundings::{ListenerAddress, Surroundings};
+use crate::surroundings::{Drops, ListenerAddress, Surroundings};
 use crate::table::FlowSlot;
 
 impl Analyzer {
@@ -65,7 +65,7 @@ impl Analyzer {
             self.surroundings.accepts(source, at.time_ns, segment.ttl);
             if let FlowStep::SynAckAgain(dropped) = step {
                 self.surroundings.repeats(source, at.time_ns);
-                self.surroundings.drops(source, 0, dropped);
+                self.surroundings.drops(source, Drops { syns: 0, answers: dropped });
             }
             return;
         }
@@ -103,10 +103,10 @@ impl Analyzer {
 
     /// The server has taken note of a client after all.
     #[cold]
-    pub(super) fn note_heard(&mut self, slot: FlowSlot, dir: Dir, dropped: Unheard) {
+    pub(super) fn note_heard(&mut self, slot: FlowSlot, dir: Dir, dropped: u32) {
         let Some(flow) = self.table.get(slot) else { return };
         let listener = (flow.connection.key.end(dir), self.places.network(&flow.connection, dir));
-        self.surroundings.drops(listener, 0, dropped);
+        self.surroundings.drops(listener, Drops { syns: 0, answers: dropped });
     }
 }
 
@@ -120,14 +120,16 @@ pub(super) fn note_end(surroundings: &mut Surroundings, places: &mut Places, flo
     let refused = flow.reset.as_ref().is_some_and(|reset| reset.by != opener);
     let spoke = server.payload > 0 || server.has_fin();
     let opened = connection.opening.syn_ack();
-    if syns + answers.packets == 0 && opened.is_none() {
+    if syns + answers == 0 && opened.is_none() {
         return;
     }
     let listener: ListenerAddress = (connection.key.end(1 - opener), places.network(connection, 1 - opener));
     // The last packet was not dropped, if it was answered with a reset.
-    let refused_packets = u32::from(refused);
-    let answers = Unheard { packets: answers.packets.saturating_sub(refused_packets), ..answers };
-    surroundings.drops(listener, syns.saturating_sub(refused_packets), answers);
+    let drops = Drops {
+        syns: syns.saturating_sub(u32::from(refused)),
+        answers: answers.saturating_sub(u32::from(refused)),
+    };
+    surroundings.drops(listener, drops);
     let Some(syn_ack) = opened else { return };
     if spoke {
         surroundings.serves(listener, server.last_time);

@@ -117,34 +117,6 @@ fn what_was_dropped_behind_a_syn_ack_is_counted() {
     assert_eq!(drops(&heard).1, 1, "what was acknowledged was not dropped");
 }
 
-/// A listener with `TCP_DEFER_ACCEPT` takes note of a bare ACK, full or not, and sends no SYN-ACK again for a while.
-#[test]
-fn bare_answers_that_a_listener_holds_back_are_not_counted() {
-    let twice = |port| flow().ports(port, 80).shake().data(Client, GET).wait(200).again(Client);
-    let soon = || twice(40_001).ack(Server);
-    assert_eq!(
-        drops(&twice(40_000).wait(1_400).again(Client)),
-        (0, 3),
-        "three times data, and no SYN-ACK for 1.6 s"
-    );
-    assert_eq!(drops(&twice(40_000).wait(1_400).ack(Server)), (0, 1), "the second data was heard so late");
-    assert_eq!(drops(&twice(40_000).wait(1_200).again(Client)), (0, 4), "1.4 s say nothing");
-    assert_eq!(drops(&twice(40_000).wait(2_900).again_syn_ack()), (0, 2), "it came late");
-    let resent = flow().shake().data(Client, GET).wait(996).again_syn_ack().wait(1_600).again(Client);
-    assert_eq!(drops(&resent), (0, 3), "it came in time");
-    assert_eq!(drops(&soon()), (0, 2), "alone it says nothing");
-    assert_eq!(
-        drops(&soon().and(twice(40_000).wait(1_400).ack(Server))),
-        (0, 2),
-        "one connection tells it of all"
-    );
-    let elsewhere = twice(40_000).wait(1_400).ack(Server).with_all(|packet| {
-        let listener = if packet.from == Client { &mut packet.destination } else { &mut packet.source };
-        listener.set_port(81);
-    });
-    assert_eq!(drops(&soon().and(elsewhere)), (0, 2), "not of another listener");
-}
-
 #[test]
 fn the_report_says_what_a_full_listener_dropped() {
     let report = |flow: &Flow| {

@@ -158,6 +158,16 @@ fn a_listener_that_leaves_syns_waiting() {
             "none",
         )
         .but(
+            "twenty-seven of sixty-four are",
+            &at_the_first(37).and(opened(40_000, 2, 1)).and(opened_at_the_second(26)),
+            "accept-queue-overflow possible opened-late",
+        )
+        .but(
+            "twenty-six of sixty-four are",
+            &at_the_first(38).and(opened(40_000, 2, 1)).and(opened_at_the_second(25)),
+            "none",
+        )
+        .but(
             "sixteen are, over eleven seconds",
             &opened(40_000, 2, 1).and(later(opened_at_the_second(15), 11_000)),
             "none",
