@@ -80,7 +80,7 @@ pub(crate) struct Arrived {
     pub(crate) signal: i32,
     /// The value given to `sigqueue(3)`, if it was sent so.
     pub(crate) value: Option<u64>,
-    pub(crate) sender: Sender,
+    pub(crate) sender: SignalSender,
 }
 
 impl Arrived {
@@ -98,7 +98,7 @@ impl Arrived {
 /// What the kernel tells of the sender of a signal (sigaction(2)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub(crate) struct Sender {
+pub(crate) struct SignalSender {
     pub(crate) code: i32,
     pub(crate) pid: u32,
     user: u32,
@@ -142,7 +142,7 @@ impl Signals {
         (usize::try_from(got) == Ok(size)).then_some(Arrived {
             signal: told.ssi_signo as i32,
             value: (told.ssi_code == libc::SI_QUEUE).then_some(told.ssi_ptr),
-            sender: Sender {
+            sender: SignalSender {
                 code: told.ssi_code,
                 pid: told.ssi_pid,
                 user: told.ssi_uid,

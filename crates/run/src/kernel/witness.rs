@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::with_exposed_provenance_mut;
 use std::time::Duration;
 
-use super::signals::{Arrived, Sender, Signals};
+use super::signals::{Arrived, SignalSender, Signals};
 
 /// A signal of the group reaches all its processes within one system call. What the witness got longer ago than this was another.
 const RECENT_NS: u64 = 1_000_000_000;
@@ -24,10 +24,10 @@ const MOST_KEPT: usize = 64;
 /// What the witness sends: a signal that it got, or the number of the question that it answers, with signal 0.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Told {
+struct WitnessReport {
     signal: i32,
     question: u32,
-    sender: Sender,
+    sender: SignalSender,
     /// Nanoseconds of CLOCK_MONOTONIC.
     at: u64,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Witness {
     /// A socket pair of type SOCK_SEQPACKET.
     socket: OwnedFd,
     questions: u32,
-    kept: Vec<(i32, Sender, u64)>,
+    kept: Vec<(i32, SignalSender, u64)>,
 }
 
 impl Witness {
@@ -81,8 +81,9 @@ impl Witness {
         }
         let recent = now().saturating_sub(RECENT_NS);
         self.kept.retain(|(_, _, at)| *at >= recent);
-        let same =
-            |(signal, sender, _): &(i32, Sender, u64)| (*signal, *sender) == (arrived.signal, arrived.sender);
+        let same = |(signal, sender, _): &(i32, SignalSender, u64)| {
+            (*signal, *sender) == (arrived.signal, arrived.sender)
+        };
         let found = self.kept.iter().position(same);
         found.map(|index| self.kept.remove(index)).is_some()
     }
@@ -108,11 +109,12 @@ impl Witness {
                 return false;
             }
             // SAFETY: zeroes are a valid value of these integers.
-            let mut told: Told = unsafe { zeroed() };
+            let mut told: WitnessReport = unsafe { zeroed() };
             // SAFETY: writes at most its size to a live structure of integers.
-            let got =
-                unsafe { libc::recv(fd, (&raw mut told).cast(), size_of::<Told>(), libc::MSG_DONTWAIT) };
-            if usize::try_from(got) != Ok(size_of::<Told>()) {
+            let got = unsafe {
+                libc::recv(fd, (&raw mut told).cast(), size_of::<WitnessReport>(), libc::MSG_DONTWAIT)
+            };
+            if usize::try_from(got) != Ok(size_of::<WitnessReport>()) {
                 return false;
             }
             if told.signal != 0 && self.kept.len() < MOST_KEPT {
@@ -149,7 +151,12 @@ fn stand_by(socket: RawFd, arguments: Range<usize>) -> ! {
                 if !arrived.is_from_kernel() && arrived.sender.pid != parent as u32 {
                     tell(
                         socket,
-                        &Told { signal: arrived.signal, question: 0, sender: arrived.sender, at: now() },
+                        &WitnessReport {
+                            signal: arrived.signal,
+                            question: 0,
+                            sender: arrived.sender,
+                            at: now(),
+                        },
                     );
                 }
             }
@@ -165,7 +172,7 @@ fn stand_by(socket: RawFd, arguments: Range<usize>) -> ! {
                 break;
             }
             let question = u32::from_ne_bytes(question);
-            tell(socket, &Told { signal: 0, question, sender: Sender::default(), at: now() });
+            tell(socket, &WitnessReport { signal: 0, question, sender: SignalSender::default(), at: now() });
         }
     }
     // SAFETY: ends this process without running the supervisor's exit handlers.
@@ -173,10 +180,10 @@ fn stand_by(socket: RawFd, arguments: Range<usize>) -> ! {
 }
 
 /// Sends one packet, or drops it if too many wait to be read: then a signal of the group counts as one to the supervisor alone.
-fn tell(socket: RawFd, told: &Told) {
+fn tell(socket: RawFd, told: &WitnessReport) {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: reads a live structure of integers without padding.
-    unsafe { libc::send(socket, (&raw const *told).cast(), size_of::<Told>(), flags) };
+    unsafe { libc::send(socket, (&raw const *told).cast(), size_of::<WitnessReport>(), flags) };
 }
 
 fn close_all_but(kept: RawFd) {
