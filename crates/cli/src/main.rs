@@ -1,6 +1,7 @@
 //! The program `linger`: arguments to library calls, results to text; nothing else.
 
 mod args;
+mod captured;
 mod client;
 #[cfg(test)]
 mod docs_tests;

@@ -17,7 +17,7 @@ use crate::options::{AtRisk, Json};
 use crate::output::{Stdout, Stopped, say};
 use crate::typed::{Bytes, Names, target, up_to};
 use crate::{exit, interrupt, progress};
-use report::{CiReports, ProbeEnd};
+use report::{ProbeEnd, ProbeFiles};
 
 mod last;
 mod plan;
@@ -87,6 +87,9 @@ pub(crate) struct ProbeArguments {
     /// How long a connection is held at most, as 35s or 5m; a number alone is seconds
     #[arg(long, value_name = "TIME", default_value = "35s", value_parser = up_to(Duration::from_secs(600)))]
     hold: Duration,
+    /// Also write the answers as one HTML page
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    html: Option<PathBuf>,
     /// Also write the answers as JUnit XML, each check a test case: for CI
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     junit: Option<PathBuf>,
@@ -205,7 +208,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     }
     let asked: Vec<Check> = costs.iter().map(|(check, _)| *check).collect();
     // Checked before anything is asked.
-    let reports = match CiReports::create(&arguments, asked) {
+    let reports = match ProbeFiles::create(&arguments, asked) {
         Ok(reports) => reports,
         Err(code) => return code,
     };
@@ -268,7 +271,7 @@ struct Told {
     out: Stdout,
     printed: Result<(), Stopped>,
     report: Option<ProbeReport>,
-    reports: Option<CiReports>,
+    reports: Option<ProbeFiles>,
 }
 
 impl Told {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use linger::Policy;
 use linger_lab::{COUNTERS, Consume, Ending, Hosting, LARGEST_RESPONSE, ServerPlan, host, listen};
 use linger_netns::net;
 
@@ -49,7 +50,9 @@ pub(crate) fn run(arguments: ServerArguments) -> ExitCode {
     if let Err(error) = room_for(response) {
         return exit::io(format_args!("cannot hold a response of {response} bytes"), &error);
     }
-    let plan = ServerPlan::new(arguments.ending, arguments.consume, response);
+    let mut plan = ServerPlan::new(arguments.ending, arguments.consume, response);
+    // Other servers are compared with this one. A client that reads late must not lose here what it keeps with a longer wait.
+    plan.policy = Policy::patient();
     let wanted_at = match arguments.at.listen.tcp() {
         Ok(address) => address,
         Err(why) => return exit::fail(exit::BAD_USAGE, format_args!("--listen: {why}")),

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use linger::{Budget, Closer, defaults};
 use linger_netns::Counters;
 use linger_verdict::Verdict;
 
@@ -136,7 +137,8 @@ pub struct Hosting {
     pub counters: Counters,
 }
 
-/// Serves with `workers` threads until the stop is requested, and calls `progress` after each connection.
+/// Serves with `workers` threads until the stop is requested, and calls `progress` after each connection. After the stop, clients that have
+/// everything and do not close are waited for half a second more, whatever the policy says.
 ///
 /// # Errors
 /// Returns an error if accepting fails for good or the counters cannot be read.
@@ -149,6 +151,12 @@ pub fn host(
 ) -> io::Result<Hosting> {
     let before = Counters::read()?;
     let hosting = Mutex::new(Hosting::default());
+    let mut budget = Budget::default();
+    budget.sockets = usize::try_from(workers).unwrap_or(usize::MAX).max(1);
+    // Without a closer the workers linger themselves, and a stop waits for them.
+    let closer = Closer::new(budget).ok();
+    let plan = &ServerPlan { closer: closer.clone(), ..plan.clone() };
+    let finished = &Stop::new()?;
     let report = |served: ServerReport| {
         let mut hosting = lock(&hosting);
         hosting.accepted += 1;
@@ -163,11 +171,19 @@ pub fn host(
     };
     let serve = || work(listener, plan, stop, report);
     thread::scope(|scope| {
+        if let Some(closer) = &closer {
+            // Without this thread, too, a stop waits for the workers.
+            let _ = thread::Builder::new().spawn_scoped(scope, move || let_go(closer, stop, finished));
+        }
         let workers: Vec<_> = (0..workers.max(1))
             .map_while(|_| thread::Builder::new().spawn_scoped(scope, serve).ok())
             .collect();
-        if workers.is_empty() {
-            serve()?;
+        if workers.is_empty()
+            && let Err(error) = serve()
+        {
+            stop.request();
+            finished.request();
+            return Err(error);
         }
         let results = workers.into_iter().map(|worker| {
             let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -177,9 +193,26 @@ pub fn host(
             }
             result
         });
-        results.collect::<io::Result<Vec<()>>>()
+        let results: io::Result<Vec<()>> = results.collect();
+        finished.request();
+        results
     })?;
     let mut hosting = hosting.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     hosting.counters = Counters::read()?.since(&before);
     Ok(hosting)
+}
+
+/// Waits for the stop; from then on gives clients up that have everything and stay open for longer than the default policy waits.
+fn let_go(closer: &Closer, stop: &Stop, finished: &Stop) {
+    while !stop.requested() && !finished.requested() {
+        // Errors of `poll` come from bad arguments only.
+        let _ = stop.sleep(Duration::from_secs(60));
+    }
+    while !finished.requested() {
+        let _ = finished.sleep(defaults::GRACE);
+        if !finished.requested() {
+            let count = closer.snapshot().lingering_acknowledged;
+            closer.evict(usize::try_from(count).unwrap_or(usize::MAX));
+        }
+    }
 }

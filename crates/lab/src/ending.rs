@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::str::FromStr;
+use std::sync::mpsc;
 use std::time::Duration;
 
-use linger::{Outcome, Policy};
+use linger::{Closer, Outcome, Policy};
 use socket2::SockRef;
 
 /// What a server does after its last write.
@@ -46,11 +47,17 @@ impl Ending {
         }
     }
 
-    /// Ends a connection this way. `exit` is a plain close here: the exit itself needs a process of its own.
+    /// Ends a connection this way. `exit` is a plain close here: the exit itself needs a process of its own. A lingering close is left to
+    /// `closer`, if there is one, and waited for.
     ///
     /// # Errors
     /// Returns an error if a socket option, the half-close or the close fails. The socket is closed in every case.
-    pub(crate) fn end(self, stream: TcpStream, policy: &Policy) -> io::Result<Option<Outcome>> {
+    pub(crate) fn end(
+        self,
+        stream: TcpStream,
+        policy: &Policy,
+        closer: Option<&Closer>,
+    ) -> io::Result<Option<Outcome>> {
         match self {
             Self::Close | Self::Exit => {}
             Self::ShutdownClose => stream.shutdown(Shutdown::Write)?,
@@ -58,11 +65,21 @@ impl Ending {
                 SockRef::from(&stream).set_linger(Some(Duration::from_secs(seconds.into())))?;
             }
             Self::Abort => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
-            Self::Lingering => return Ok(Some(linger::close(stream, policy))),
+            Self::Lingering => return lingering(stream, policy, closer).map(Some),
         }
         linger_sys::close(stream.into())?;
         Ok(None)
     }
+}
+
+fn lingering(stream: TcpStream, policy: &Policy, closer: Option<&Closer>) -> io::Result<Outcome> {
+    let Some(closer) = closer else { return Ok(linger::close(stream, policy)) };
+    let (tell, told) = mpsc::channel();
+    closer.close_then(stream, policy, move |outcome| {
+        // The receiver waits below.
+        let _ = tell.send(outcome);
+    });
+    told.recv().map_err(io::Error::other)
 }
 
 impl FromStr for Ending {

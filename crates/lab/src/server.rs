@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use linger::{Outcome, Policy};
+use linger::{Closer, Outcome, Policy};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::ending::Ending;
@@ -37,6 +37,8 @@ pub struct ServerPlan {
     pub response: Arc<[u8]>,
     /// Bounds of the lingering close.
     pub policy: Policy,
+    /// Who does the lingering closes; `None`: the worker itself. The worker waits in either case.
+    pub closer: Option<Closer>,
     /// How long it waits before it reads a request, as a busy server would.
     pub busy: Duration,
     /// How long a single read or write may stall.
@@ -52,6 +54,7 @@ impl ServerPlan {
             consume,
             response: payload::response(response, LARGEST_RESPONSE as usize).into(),
             policy: Policy::default(),
+            closer: None,
             busy: Duration::ZERO,
             stall: Duration::from_secs(30),
         }
@@ -193,7 +196,7 @@ fn serve_by_thread(
         }
     }
     let (called, unread) = (notes.clock(), linger_sys::unread(stream.as_fd()).unwrap_or(0));
-    let ended = plan.ending.end(stream, &plan.policy);
+    let ended = plan.ending.end(stream, &plan.policy, plan.closer.as_ref());
     notes.at(called, || StepAction::Ended {
         ending: plan.ending,
         unread,

@@ -74,7 +74,7 @@ pub enum Ended {
     /// The peer closed its side. Everything was acknowledged, as far as the kernel can tell that for this kind of socket.
     PeerClosed,
     /// The peer acknowledged everything and then stayed silent, with its socket open, for [`grace`](crate::Policy::grace),
-    /// or, if it had been sending, for [`idle`](crate::Policy::idle).
+    /// or, if it had been sending, for [`idle`](crate::Policy::idle), or until [`total`](crate::Policy::total).
     Acknowledged,
     /// The peer reset the connection. [`Outcome::unacknowledged`] tells what it had not acknowledged before.
     PeerReset,

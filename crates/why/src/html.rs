@@ -1,7 +1,8 @@
 //! The report as one page that needs nothing else: one line first, a table of the findings, each finding with its packets
 //! drawn in SVG. The page needs no script to be read; the one that it has sorts the tables. Other reports have pages of the same
-//! make: between [`begin`] and [`end`], with [`escape`], [`row`] and [`ladder`].
+//! make: between [`begin`] and [`end`], with [`escape`], [`row`], [`list`], [`finding`] and [`ladder`].
 
+mod finding;
 mod group;
 mod ladder;
 mod shell;
@@ -15,6 +16,7 @@ use crate::group::Group;
 use crate::text::{notes, summary};
 use crate::{Cause, Examined, Tools, overview};
 
+pub use finding::{list, rows as finding};
 pub use ladder::draw as ladder;
 #[cfg(test)]
 use shell::{SCRIPT, SCRIPT_HASH, STYLE};

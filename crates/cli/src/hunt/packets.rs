@@ -2,14 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use linger_hunt::{HuntPlan, Retold, Story, retell};
-use linger_lab::{Capture, Stop};
-use linger_why::{AnalyzerLimits, Claim, Finding, compare, examine};
+use linger_lab::Stop;
+use linger_why::Finding;
 
+use crate::captured::{NamelessCapture, failure_in};
 use crate::lines;
 use crate::output::{NewFile, Refused};
 
@@ -41,8 +41,8 @@ pub(super) fn packets(
     stop: &Stop,
 ) -> Result<Packets, String> {
     let file = |error: io::Error| format!("a temporary file for the capture: {error}");
-    let temporary = tempfile::NamedTempFile::new().map_err(file)?;
-    let capture = temporary.reopen().and_then(Capture::begin).map_err(file)?;
+    let temporary = NamelessCapture::create().map_err(file)?;
+    let capture = temporary.begin().map_err(file)?;
     let capture = Arc::new(Mutex::new(capture));
     let retold = retell(plan, story, &capture, stop).map_err(|error| error.to_string())?;
     capture.lock().unwrap_or_else(PoisonError::into_inner).finish().map_err(file)?;
@@ -52,10 +52,8 @@ pub(super) fn packets(
     let written = pcap.map(|pcap| write(temporary.path(), pcap));
     let is_written = matches!(written, Some(Ok(())));
     let refused = written.and_then(|written| written.err()).map(|refused| refused.to_string());
-    let mut finding = retold.client.map(|client| finding_of(temporary.path(), client)).transpose()?.flatten();
-    if let Some(finding) = &mut finding {
-        rename(finding, temporary.path(), &retold.link);
-    }
+    let failure = |client| failure_in(temporary.path(), Some(client), &retold.link);
+    let finding = retold.client.map(failure).transpose()?.flatten();
     Ok(Packets { retold, finding, is_written, refused })
 }
 
@@ -64,29 +62,4 @@ fn write(capture: &Path, mut pcap: NewFile) -> Result<(), Refused> {
         Ok(_) => pcap.finish(),
         Err(error) => Err(pcap.failed(error)),
     }
-}
-
-/// Names the capture after its link: the temporary file is gone when the finding is read.
-fn rename(finding: &mut Finding, temporary: &Path, link: &str) {
-    link.clone_into(&mut finding.file);
-    let path = temporary.display().to_string();
-    for evidence in &mut finding.evidence {
-        if let Claim::OtherView(says) = &mut evidence.says {
-            *says = says.replace(&path, link);
-        }
-    }
-}
-
-/// What a capture of both ends of the link shows of a client's connection.
-fn finding_of(capture: &Path, client: SocketAddr) -> Result<Option<Finding>, String> {
-    let mut findings = Vec::new();
-    let examined = examine(capture, AnalyzerLimits::default(), |finding| findings.push(finding));
-    examined
-        .and_then(|_| compare(&[capture], findings))
-        .map(|findings| {
-            findings
-                .into_iter()
-                .find(|finding| [finding.from, finding.to].contains(&client) && !finding.harmless)
-        })
-        .map_err(|error| format!("the capture: {error}"))
 }

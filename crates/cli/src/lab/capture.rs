@@ -1,4 +1,4 @@
-//! Captures of the lab's links: written under a temporary name, renamed when complete.
+//! Captures of the lab's links: they have their names once they are complete.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::output::{Content, NewFile, Refused};
 /// A capture that is being written, and its file.
 pub(super) type Growing = (NewFile, Arc<Mutex<Capture>>);
 
-/// Begins a capture under a temporary name in the same directory.
+/// Begins a capture of this name.
 pub(super) fn begin(path: &Path) -> Result<Growing, Refused> {
     let file = NewFile::create(path, Content::Capture, [])?;
     match file.try_clone().and_then(Capture::begin) {
@@ -20,7 +20,7 @@ pub(super) fn begin(path: &Path) -> Result<Growing, Refused> {
     }
 }
 
-/// Renames the capture to its final name.
+/// Gives the capture its name.
 pub(super) fn finish(capture: Option<Growing>) -> io::Result<()> {
     let Some((file, capture)) = capture else { return Ok(()) };
     capture.lock().unwrap_or_else(PoisonError::into_inner).finish()?;

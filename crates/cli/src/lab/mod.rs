@@ -2,8 +2,10 @@
 
 mod capture;
 mod exec;
+mod files;
 mod look;
 mod one;
+mod page;
 mod plan;
 mod results;
 mod text;
@@ -23,6 +25,7 @@ use linger_netns::Isolation;
 use rustix::fs::Access;
 
 use capture::{Growing, begin, finish as finish_capture};
+use files::LabPage;
 use plan::{Grid, RefusedPlan, scenarios};
 use results::{Outcome, Plan, Results, Show, Task, TaskReport};
 
@@ -72,6 +75,9 @@ pub(crate) struct LabArguments {
     at_risk: AtRisk,
     #[command(flatten)]
     output: Json,
+    /// Also write the report as one HTML page; with --pcap it shows packets of each cell that did not keep everything
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    html: Option<PathBuf>,
     /// Write a capture of each cell's link, pcapng, to this directory.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pcap: Option<PathBuf>,
@@ -100,9 +106,13 @@ pub(crate) fn run(arguments: LabArguments) -> ExitCode {
             return exit::file(format_args!("cannot write to {}", directory.display()), &error);
         }
     }
+    let page = match LabPage::begin(&arguments) {
+        Ok(page) => page,
+        Err(code) => return code,
+    };
     let seed = arguments.chance.seed();
     if arguments.one {
-        return run_one(&arguments, entered, seed);
+        return one::run(&arguments, entered, seed, page);
     }
     let (mut tasks, show) = match tasks(&arguments, entered.is_ok(), seed) {
         Ok(tasks) => tasks,
@@ -153,7 +163,7 @@ pub(crate) fn run(arguments: LabArguments) -> ExitCode {
         let known = (results.outcome() == Outcome::Unexpected).then_some(exit::LOSS_FOUND);
         return stopped.end(known);
     }
-    finish(&mut out, &results, arguments.output.json)
+    finish(&mut out, &results, &arguments, page)
 }
 
 /// The largest response of all cells, in bytes: a server holds its whole response in memory.
@@ -174,39 +184,6 @@ fn print(out: &mut Stdout, report: &TaskReport) -> Result<(), Stopped> {
     out.flush()
 }
 
-fn run_one(
-    arguments: &LabArguments,
-    entered: Result<(), linger_netns::IsolationRefused>,
-    seed: u64,
-) -> ExitCode {
-    let shared = entered.is_err();
-    let plan = match one::cell(&arguments.grid, !shared, seed) {
-        Ok(plan) => plan,
-        Err((code, error)) => return exit::fail(code, error),
-    };
-    if let Err(refused) = entered {
-        if !plan.link.loopback {
-            return exit::fail(exit::NOT_POSSIBLE_HERE, refused);
-        }
-        say!("linger: {refused}\nlinger: over loopback, in this machine's own network");
-    }
-    let stop = match interrupt::stop() {
-        Ok(stop) => stop,
-        Err(error) => return exit::io("cannot take signals", &error),
-    };
-    let capture = match capture(&plan, arguments) {
-        Ok(capture) => capture,
-        Err(error) => return exit::io("--pcap", &error),
-    };
-    let setting =
-        Setting { capture: capture.as_ref().map(|(_, open)| open.clone()), decisions: false, shared };
-    let status = one::run(&plan, &setting, &stop, arguments.output.json, arguments.at_risk.at_risk_ok);
-    match finish_capture(capture) {
-        Ok(()) => status,
-        Err(error) => exit::io("--pcap", &error),
-    }
-}
-
 fn can_write_to(directory: &Path) -> io::Result<()> {
     if !fs::metadata(directory)?.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
@@ -214,8 +191,8 @@ fn can_write_to(directory: &Path) -> io::Result<()> {
     Ok(rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
-fn finish(out: &mut Stdout, results: &Results, json: bool) -> ExitCode {
-    let printed = if json {
+fn finish(out: &mut Stdout, results: &Results, arguments: &LabArguments, page: LabPage) -> ExitCode {
+    let printed = if arguments.output.json {
         out.json(&line(summary(results)))
     } else {
         // Colours go only to terminals that want them.
@@ -231,8 +208,10 @@ fn finish(out: &mut Stdout, results: &Results, json: bool) -> ExitCode {
         Outcome::Unexpected => exit::LOSS_FOUND,
         Outcome::Interrupted => exit::COULD_NOT_TELL,
     };
-    match printed.and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::from(status),
+    let printed = printed.and_then(|()| out.flush());
+    let written = page.write(results, arguments.pcap.as_deref());
+    match printed {
+        Ok(()) => files::status(written, status),
         Err(stopped) => stopped.end(Some(status)),
     }
 }
@@ -296,13 +275,14 @@ fn name(plan: &CellPlan) -> String {
     format!("{}-{}-{}", plan.ending, plan.peer, plan.link.name)
 }
 
+fn capture_path(directory: &Path, plan: &CellPlan) -> PathBuf {
+    directory.join(format!("{}.pcapng", name(plan)))
+}
+
 /// Begins the capture of a cell if one was asked for. Loopback has no wire to capture.
 fn capture(plan: &CellPlan, arguments: &LabArguments) -> io::Result<Option<Growing>> {
     let directory = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
-    let create = |directory: &PathBuf| {
-        let path = directory.join(format!("{}.pcapng", name(plan)));
-        begin(&path).map_err(io::Error::other)
-    };
+    let create = |directory: &PathBuf| begin(&capture_path(directory, plan)).map_err(io::Error::other);
     directory.map(create).transpose()
 }
 
@@ -355,7 +335,8 @@ mod tests {
     /// too.
     #[test]
     fn a_scenario_leaves_to_options_what_it_does_not_say() {
-        const OBEYED: [&str; 7] = ["trials", "seed", "at_risk_ok", "json", "pcap", "decisions", "verbose"];
+        const OBEYED: [&str; 8] =
+            ["trials", "seed", "at_risk_ok", "json", "html", "pcap", "decisions", "verbose"];
         let mut program = crate::args::Arguments::command();
         program.build();
         let lab = program.find_subcommand("lab").unwrap().clone();

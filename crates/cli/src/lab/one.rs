@@ -4,17 +4,82 @@ use std::fmt::Write;
 use std::io;
 use std::process::ExitCode;
 
-use linger_lab::{Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, StepAction, Stop, one};
+use linger_lab::{
+    Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, StepAction, Stop, Verdict, one,
+};
+use linger_netns::IsolationRefused;
 
+use super::capture::finish as finish_capture;
+use super::files::{self, LabPage, OneCapture};
 use super::look::network;
 use super::plan::{Grid, RefusedPlan};
 use super::results::must_keep;
-use crate::exit;
+use super::{LabArguments, again, capture, capture_path, text};
 use crate::lines::{self, line};
-use crate::output::Stdout;
+use crate::output::{Stdout, Stopped, say};
+use crate::{exit, interrupt};
+
+/// Makes the connection, shows it, and judges it as the lab judges a cell.
+pub(super) fn run(
+    arguments: &LabArguments,
+    entered: Result<(), IsolationRefused>,
+    seed: u64,
+    page: LabPage,
+) -> ExitCode {
+    let shared = entered.is_err();
+    let plan = match cell(&arguments.grid, !shared, seed) {
+        Ok(plan) => plan,
+        Err((code, error)) => return exit::fail(code, error),
+    };
+    if let Err(refused) = entered {
+        if !plan.link.loopback {
+            return exit::fail(exit::NOT_POSSIBLE_HERE, refused);
+        }
+        say!("linger: {refused}\nlinger: over loopback, in this machine's own network");
+    }
+    let stop = match interrupt::stop() {
+        Ok(stop) => stop,
+        Err(error) => return exit::io("cannot take signals", &error),
+    };
+    let named = match capture(&plan, arguments) {
+        Ok(named) => named,
+        Err(error) => return exit::io("--pcap", &error),
+    };
+    let nameless = match page.capture(&plan, named.is_some()) {
+        Ok(nameless) => nameless,
+        Err(error) => return exit::io("a temporary file for the capture", &error),
+    };
+    let open = named.as_ref().map(|(_, open)| open).or(nameless.as_ref().map(|one| &one.open));
+    let setting = Setting { capture: open.cloned(), decisions: false, shared };
+    let (report, printed) = match make(&plan, &setting, &stop, arguments.output.json) {
+        Ok(done) => done,
+        Err(code) => {
+            return match finish_capture(named) {
+                Ok(()) => code,
+                Err(error) => exit::io("--pcap", &error),
+            };
+        }
+    };
+    let is_named = named.is_some();
+    if let Err(error) = finish_capture(named) {
+        return exit::io("--pcap", &error);
+    }
+    let nameless = match nameless.map(OneCapture::finish).transpose() {
+        Ok(nameless) => nameless,
+        Err(error) => return exit::io("a temporary file for the capture", &error),
+    };
+    let path = arguments.pcap.as_ref().filter(|_| is_named).map(|directory| capture_path(directory, &plan));
+    let path = path.as_deref().or(nameless.as_ref().map(|capture| capture.path()));
+    let status = status(&plan, &report, arguments.at_risk.at_risk_ok);
+    let written = page.write_one(&plan, &report, path, &again(seed));
+    match printed {
+        Ok(()) => files::status(written, status),
+        Err(stopped) => stopped.end(Some(status)),
+    }
+}
 
 /// The cell of which one connection is shown: the one that the options name, by default a loss.
-pub(super) fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, RefusedPlan> {
+fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, RefusedPlan> {
     let several = |what: &str| (exit::BAD_USAGE, format!("--one: name one {what}, not several"));
     let ending = only(&grid.cells.ending, || Ok(Ending::Close)).map_err(|()| several("ending"))?;
     let peer = only(&grid.cells.peer, || Ok(Peer::Unread)).map_err(|()| several("peer"))?;
@@ -35,14 +100,22 @@ fn only<T: Clone>(given: &[T], usual: impl FnOnce() -> Result<T, ()>) -> Result<
     }
 }
 
-/// Makes the connection, shows it, and judges it as the lab judges a cell.
-pub(super) fn run(plan: &CellPlan, setting: &Setting, stop: &Stop, json: bool, at_risk_ok: bool) -> ExitCode {
+/// Makes the connection and shows it. Returns what came of it, and whether it could be printed.
+///
+/// # Errors
+/// Returns the exit status after saying why there is none.
+fn make(
+    plan: &CellPlan,
+    setting: &Setting,
+    stop: &Stop,
+    json: bool,
+) -> Result<(OneReport, Result<(), Stopped>), ExitCode> {
     let report = match one(plan, setting, stop) {
         Ok(report) => report,
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-            return ExitCode::from(exit::COULD_NOT_TELL);
+            return Err(ExitCode::from(exit::COULD_NOT_TELL));
         }
-        Err(error) => return exit::io("the lab could not be built", &error),
+        Err(error) => return Err(exit::io("the lab could not be built", &error)),
     };
     let mut out = Stdout::new();
     let printed = if json {
@@ -50,16 +123,18 @@ pub(super) fn run(plan: &CellPlan, setting: &Setting, stop: &Stop, json: bool, a
     } else {
         out.text(format_args!("{}", ladder(plan, &report)))
     };
-    let status = match report.attempt.verdict() {
-        linger_lab::Verdict::Kept => exit::NOTHING_LOST,
-        linger_lab::Verdict::AtRisk if at_risk_ok => exit::NOTHING_LOST,
+    let printed = printed.and_then(|()| out.flush());
+    Ok((report, printed))
+}
+
+/// The connection is judged as the lab judges a cell.
+fn status(plan: &CellPlan, report: &OneReport, at_risk_ok: bool) -> u8 {
+    match report.attempt.verdict() {
+        Verdict::Kept => exit::NOTHING_LOST,
+        Verdict::AtRisk if at_risk_ok => exit::NOTHING_LOST,
         // Other endings are expected to lose.
         _ if !must_keep(plan) => exit::NOTHING_LOST,
         _ => exit::LOSS_FOUND,
-    };
-    match printed.and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::from(status),
-        Err(stopped) => stopped.end(Some(status)),
     }
 }
 
@@ -67,8 +142,8 @@ pub(super) fn run(plan: &CellPlan, setting: &Setting, stop: &Stop, json: bool, a
 const SIDE: usize = 40;
 
 fn ladder(plan: &CellPlan, report: &OneReport) -> String {
-    let mut text = String::new();
-    let _ = writeln!(text, "      ms  {:<SIDE$}server, {}", "client", network(plan));
+    let mut shown = String::new();
+    let _ = writeln!(shown, "      ms  {:<SIDE$}server, {}", "client", network(plan));
     for step in &report.steps {
         let ms = step.at.as_secs_f64() * 1e3;
         let what = step.action.to_string();
@@ -78,19 +153,8 @@ fn ladder(plan: &CellPlan, report: &OneReport) -> String {
             (Actor::Server | Actor::Link, _) => false,
         };
         let line = if at_client { what } else { format!("{:SIDE$}{what}", "") };
-        let _ = writeln!(text, "{ms:>8.1}  {line}");
+        let _ = writeln!(shown, "{ms:>8.1}  {line}");
     }
-    let attempt = &report.attempt;
-    let server = match &report.server_error {
-        Some(error) => format!("the server saw: {error}"),
-        None => "no call of the server's failed".to_owned(),
-    };
-    let _ = writeln!(
-        text,
-        "{}: the client has {} of {} bytes, and {server}",
-        attempt.verdict(),
-        attempt.received,
-        attempt.expected.unwrap_or(plan.response)
-    );
-    text
+    let _ = writeln!(shown, "{}", text::verdict(plan, report));
+    shown
 }

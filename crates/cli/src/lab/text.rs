@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use linger_lab::{
-    BacklogReport, Blame, CellReport, Decision, Direction, Ending, Fate, Identity, Peer, Tally, wilson,
+    BacklogReport, Blame, CellPlan, CellReport, Decision, Direction, Ending, Fate, Identity, OneReport, Peer,
+    Tally, wilson,
 };
 
 use linger_untrusted::to_json;
@@ -16,29 +17,48 @@ use crate::lines::{self, line};
 /// The tables, the backlog experiment and the meaning.
 pub(crate) fn render(results: &Results) -> String {
     let mut text = String::new();
-    let cells: Vec<&CellReport> = results
-        .done()
-        .filter_map(|(_, report)| if let TaskReport::Cell(report) = report { Some(&**report) } else { None })
-        .collect();
+    let cells = cells(results);
     match &results.show {
         Show::Three => three::rows(&mut text, &cells),
         Show::Grid { titles } => grid(&mut text, titles, &cells, results),
     }
-    expectations(&mut text, results);
-    if results.shared {
-        let _ =
-            writeln!(text, "The counters are those of the whole machine: no private network could be had.");
-    }
-    if results.interrupted {
-        let _ = writeln!(
-            text,
-            "Interrupted: {} of {} experiments were begun, the last of them are cut short.",
-            results.done().count(),
-            results.tasks.len()
-        );
+    for line in expected(results).iter().chain(&reservations(results)) {
+        let _ = writeln!(text, "{line}");
     }
     let _ = writeln!(text, "{DIM}seed {}; again: {}{DIM:#}", results.seed, results.again);
     text
+}
+
+/// The results of all cells.
+pub(super) fn cells(results: &Results) -> Vec<&CellReport> {
+    let done = results.done();
+    done.filter_map(|(_, report)| if let TaskReport::Cell(report) = report { Some(&**report) } else { None })
+        .collect()
+}
+
+/// The results of the experiments with a full accept queue.
+pub(super) fn bursts(results: &Results) -> Vec<&BacklogReport> {
+    let done = results.done();
+    done.filter_map(
+        |(_, report)| if let TaskReport::Backlog(report) = report { Some(&**report) } else { None },
+    )
+    .collect()
+}
+
+/// What must be known of the results before they are believed.
+pub(super) fn reservations(results: &Results) -> Vec<String> {
+    let mut all = Vec::new();
+    if results.shared {
+        all.push("The counters are those of the whole machine: no private network could be had.".to_owned());
+    }
+    if results.interrupted {
+        all.push(format!(
+            "Interrupted: {} of {} experiments were begun, the last of them are cut short.",
+            results.done().count(),
+            results.tasks.len()
+        ));
+    }
+    all
 }
 
 fn grid(text: &mut String, titles: &[String], cells: &[&CellReport], results: &Results) {
@@ -48,22 +68,15 @@ fn grid(text: &mut String, titles: &[String], cells: &[&CellReport], results: &R
     for group in groups(cells) {
         table(text, &group);
     }
-    let bursts: Vec<&BacklogReport> = results
-        .done()
-        .filter_map(
-            |(_, report)| if let TaskReport::Backlog(report) = report { Some(&**report) } else { None },
-        )
-        .collect();
+    let bursts = bursts(results);
     backlog(text, &bursts);
-    let mut sentences = String::new();
-    meaning(&mut sentences, cells, &bursts);
-    for sentence in sentences.lines() {
-        let _ = writeln!(text, "{}", textwrap::fill(sentence, WIDTH));
+    for sentence in sentences(cells, &bursts) {
+        let _ = writeln!(text, "{}", textwrap::fill(&sentence, WIDTH));
     }
 }
 
 /// Cells that share link and sizes, in the order of their first appearance.
-fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
+pub(super) fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
     let mut groups: Vec<Vec<&CellReport>> = Vec::new();
     for cell in cells {
         let key = |cell: &CellReport| (cell.plan.link.clone(), cell.plan.response, cell.plan.ip);
@@ -83,7 +96,7 @@ fn counted(tally: &Tally) -> String {
     }
 }
 
-fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     items.fold(Vec::new(), |mut seen, item| {
         if !seen.contains(&item) {
             seen.push(item);
@@ -122,10 +135,6 @@ fn table(text: &mut String, cells: &[&CellReport]) {
         let (close, data, linger) = (sum("TCPAbortOnClose"), sum("TCPAbortOnData"), sum("TCPAbortOnLinger"));
         let _ = writeln!(text, "{DIM}{close:>13} {data:>4} {linger:>6} {:>7}{DIM:#}", sum("OutRsts"));
     }
-    let silent: u64 = cells.iter().map(|cell| cell.tally.silent).sum();
-    if silent > 0 {
-        let _ = writeln!(text, "  {silent} of the losses were silent: a short response with a clean end.");
-    }
     let at_risk: u64 = cells.iter().map(|cell| cell.tally.at_risk).sum();
     if at_risk > 0 {
         let _ = writeln!(
@@ -133,14 +142,24 @@ fn table(text: &mut String, cells: &[&CellReport]) {
             "  A+B/N: A lost and B at risk. {at_risk} were at risk: every byte arrived, and then the connection was reset."
         );
     }
-    let accidents: u64 = cells.iter().filter_map(|cell| cell.wire.as_ref()).map(|wire| wire.accidents).sum();
-    if accidents > 0 {
-        let _ = writeln!(
-            text,
-            "  {accidents} frames were lost by this machine, not by the link: it is too busy."
-        );
+    for remark in remarks(cells) {
+        let _ = writeln!(text, "  {remark}");
     }
     let _ = writeln!(text);
+}
+
+/// What the numbers of a table do not show.
+pub(super) fn remarks(cells: &[&CellReport]) -> Vec<String> {
+    let mut all = Vec::new();
+    let silent: u64 = cells.iter().map(|cell| cell.tally.silent).sum();
+    if silent > 0 {
+        all.push(format!("{silent} of the losses were silent: a short response with a clean end."));
+    }
+    let accidents: u64 = cells.iter().filter_map(|cell| cell.wire.as_ref()).map(|wire| wire.accidents).sum();
+    if accidents > 0 {
+        all.push(format!("{accidents} frames were lost by this machine, not by the link: it is too busy."));
+    }
+    all
 }
 
 fn backlog(text: &mut String, bursts: &[&BacklogReport]) {
@@ -170,6 +189,12 @@ fn backlog(text: &mut String, bursts: &[&BacklogReport]) {
 }
 
 /// What the numbers mean, in sentences that are made of the numbers.
+pub(super) fn sentences(cells: &[&CellReport], bursts: &[&BacklogReport]) -> Vec<String> {
+    let mut text = String::new();
+    meaning(&mut text, cells, bursts);
+    text.lines().map(str::to_owned).collect()
+}
+
 fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) {
     let sum = |chosen: &dyn Fn(&CellReport) -> bool| {
         cells
@@ -236,29 +261,50 @@ fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) 
     }
 }
 
-fn expectations(text: &mut String, results: &Results) {
+/// What the scenarios expected and what came, and what nobody expected.
+pub(super) fn expected(results: &Results) -> Vec<String> {
+    let mut all = Vec::new();
     for (task, report) in results.done() {
         let TaskReport::Cell(cell) = report else { continue };
-        let plan = &cell.plan;
-        let name = format!("{}, {}, {}", plan.ending, plan.peer, plan.link.name);
+        let (name, tally) = (name(&cell.plan), &cell.tally);
+        let is_unexpected = results.is_unexpected(task, report);
         if let Some(expect) = task.expect {
-            let met = if results.is_unexpected(task, report) { "NOT MET" } else { "met" };
-            let _ = writeln!(
-                text,
+            let met = if is_unexpected { "NOT MET" } else { "met" };
+            all.push(format!(
                 "expected {name}: {expect}: {met} ({} lost, {} at risk of {})",
-                cell.tally.lost, cell.tally.at_risk, cell.tally.trials
-            );
-        } else if results.is_unexpected(task, report) {
-            let _ = writeln!(
-                text,
+                tally.lost, tally.at_risk, tally.trials
+            ));
+        } else if is_unexpected {
+            all.push(format!(
                 "UNEXPECTED: {name} lost {} and had {} at risk of {}: {}",
-                cell.tally.lost,
-                cell.tally.at_risk,
-                cell.tally.trials,
+                tally.lost,
+                tally.at_risk,
+                tally.trials,
                 to_json(&line(lines::Cell::from(&**cell))).unwrap_or_default()
-            );
+            ));
         }
     }
+    all
+}
+
+/// A cell in a few words.
+pub(super) fn name(plan: &CellPlan) -> String {
+    format!("{}, {}, {}", plan.ending, plan.peer, plan.link.name)
+}
+
+/// The verdict in a sentence: what the client has, and what the server knows.
+pub(super) fn verdict(plan: &CellPlan, report: &OneReport) -> String {
+    let attempt = &report.attempt;
+    let server = match &report.server_error {
+        Some(error) => format!("the server saw: {error}"),
+        None => "no call of the server's failed".to_owned(),
+    };
+    format!(
+        "{}: the client has {} of {} bytes, and {server}",
+        attempt.verdict(),
+        attempt.received,
+        attempt.expected.unwrap_or(plan.response)
+    )
 }
 
 /// A decision log: one line a packet, in the order in which the link saw them.

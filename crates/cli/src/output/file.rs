@@ -3,14 +3,13 @@
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read as _, Write};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use linger_untrusted::Untrusted;
-use rustix::fs::OFlags;
-use tempfile::NamedTempFile;
 
+use super::place::{WritePlace, directory_of};
 use crate::exit;
 
 /// The kind of file that a verb writes. It may replace an existing file of the same kind, and no other.
@@ -66,15 +65,16 @@ pub(crate) enum Refused {
     Other(PathBuf, Content),
     /// The system refuses.
     System(PathBuf, io::Error),
+    /// Its directory can have no new file.
+    Directory(PathBuf, io::Error),
 }
 
 impl Refused {
     /// Prints the refusal and returns the exit status.
     pub(crate) fn end(&self) -> ExitCode {
         match self {
-            Self::System(path, error) => {
-                exit::file(format_args!("cannot write {}", Untrusted::from(path.as_path()).terminal()), error)
-            }
+            Self::System(path, error) => exit::file(format_args!("cannot write {}", shown(path)), error),
+            Self::Directory(path, error) => exit::file(NoNewFile(path), error),
             refused => exit::fail(exit::BAD_USAGE, refused),
         }
     }
@@ -82,7 +82,6 @@ impl Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |path: &Path| Untrusted::from(path).terminal().to_string();
         match self {
             Self::Input(path) => {
                 write!(f, "{} is to be read and cannot be written as well; name another file", shown(path))
@@ -96,8 +95,25 @@ impl fmt::Display for Refused {
             Self::System(path, error) => {
                 write!(f, "cannot write {}: {error}{}", shown(path), exit::file_hint(error))
             }
+            Self::Directory(path, error) => {
+                write!(f, "{}: {error}{}", NoNewFile(path), exit::file_hint(error))
+            }
         }
     }
+}
+
+/// That a file cannot be made in its directory.
+struct NoNewFile<'a>(&'a Path);
+
+impl fmt::Display for NoNewFile<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, directory) = (shown(self.0), shown(directory_of(self.0)));
+        write!(f, "cannot write {path}: no file can be made in {directory}")
+    }
+}
+
+fn shown(path: &Path) -> String {
+    Untrusted::from(path).terminal().to_string()
 }
 
 impl std::error::Error for Refused {}
@@ -107,14 +123,7 @@ impl std::error::Error for Refused {}
 pub(crate) struct NewFile {
     out: BufWriter<WritePlace>,
     path: PathBuf,
-}
-
-#[derive(Debug)]
-enum WritePlace {
-    /// A temporary file in the same directory, and the final name.
-    Beside(NamedTempFile, PathBuf),
-    /// A device or a pipe, which nothing can be renamed onto.
-    Direct(File),
+    content: Content,
 }
 
 impl NewFile {
@@ -136,15 +145,12 @@ impl NewFile {
             }
         }
         let place = place(path, content, there.as_ref())?;
-        Ok(Self { out: BufWriter::new(place), path: path.to_owned() })
+        Ok(Self { out: BufWriter::new(place), path: path.to_owned(), content })
     }
 
     /// Another handle to the same file, for a writer with a buffer of its own.
     pub(crate) fn try_clone(&self) -> io::Result<File> {
-        match self.out.get_ref() {
-            WritePlace::Beside(file, _) => file.as_file().try_clone(),
-            WritePlace::Direct(file) => file.try_clone(),
-        }
+        self.out.get_ref().file().try_clone()
     }
 
     /// Writes a text, and finishes the file.
@@ -160,15 +166,17 @@ impl NewFile {
         Refused::System(self.path, error)
     }
 
-    /// Flushes the file and renames it to its final name.
+    /// Flushes the file and gives it its name, which may be that of another file by then.
     pub(crate) fn finish(self) -> Result<(), Refused> {
-        let Self { out, path } = self;
-        let finished = match out.into_inner() {
-            Ok(WritePlace::Beside(file, path)) => file.persist(path).map(drop).map_err(|error| error.error),
-            Ok(WritePlace::Direct(_)) => Ok(()),
-            Err(error) => Err(error.into_error()),
+        let Self { out, path, content } = self;
+        let place = match out.into_inner() {
+            Ok(place) => place,
+            Err(error) => return Err(Refused::System(path, error.into_error())),
         };
-        finished.map_err(|error| Refused::System(path, error))
+        if let Some(last) = place.last().filter(|last| last.is_file()) {
+            replaceable(last, content)?;
+        }
+        place.finish().map_err(|error| Refused::System(path, error))
     }
 }
 
@@ -183,33 +191,27 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Writ
     // `/dev/stdout` may be a regular file: renaming over it would detach it from processes that have it open.
     let open_elsewhere = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
     if is_device || open_elsewhere.iter().any(|one| path.starts_with(one)) {
-        return direct(path, kind.is_some_and(|kind| kind.is_fifo())).map(WritePlace::Direct).map_err(system);
+        return WritePlace::direct(path, kind.is_some_and(|kind| kind.is_fifo())).map_err(system);
     }
     let mut mode = 0o666;
     let mut last = end_of_links(path);
     if let Some(there) = there {
-        let mut head = Vec::new();
-        File::open(path).and_then(|file| file.take(4_096).read_to_end(&mut head)).map_err(system)?;
-        if !content.is_begun_by(&head) {
-            return Err(Refused::Other(path.to_owned(), content));
-        }
+        replaceable(path, content)?;
         mode = there.permissions().mode();
         // Replace a symlink's target, not the link.
         last = fs::canonicalize(path).map_err(system)?;
     }
-    let directory = match last.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let beside = tempfile::Builder::new()
-        .prefix(".linger-")
-        .permissions(fs::Permissions::from_mode(mode))
-        .tempfile_in(directory)
-        .map_err(|error| {
-            // Leave tempfile's own message out: it names the temporary file.
-            system(error.raw_os_error().map_or(error, io::Error::from_raw_os_error))
-        })?;
-    Ok(WritePlace::Beside(beside, last))
+    WritePlace::of(last, mode).map_err(|error| Refused::Directory(path.to_owned(), error))
+}
+
+/// Refuses to replace a file of another kind.
+fn replaceable(path: &Path, content: Content) -> Result<(), Refused> {
+    let mut head = Vec::new();
+    match File::open(path).and_then(|file| file.take(4_096).read_to_end(&mut head)) {
+        Ok(_) if content.is_begun_by(&head) => Ok(()),
+        Ok(_) => Err(Refused::Other(path.to_owned(), content)),
+        Err(error) => Err(Refused::System(path.to_owned(), error)),
+    }
 }
 
 /// The name at the end of symlinks that lead to no file yet; of others, the name itself.
@@ -225,36 +227,9 @@ pub(super) fn end_of_links(path: &Path) -> PathBuf {
     last
 }
 
-/// Opens a device or a pipe. A FIFO that nobody reads is an error: waiting for a reader could not be interrupted.
-fn direct(path: &Path, is_fifo: bool) -> io::Result<File> {
-    if !is_fifo {
-        return File::options().write(true).open(path);
-    }
-    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().write(true).custom_flags(nonblocking).open(path)?;
-    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
-    Ok(file)
-}
-
 /// Whether two names are of one file: a hard link, a symlink, or another spelling of the path.
 pub(super) fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
-
-impl Write for WritePlace {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Beside(file, _) => file.write(bytes),
-            Self::Direct(file) => file.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Beside(file, _) => file.flush(),
-            Self::Direct(file) => file.flush(),
-        }
-    }
 }
 
 impl Write for NewFile {
@@ -269,6 +244,8 @@ impl Write for NewFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
     use super::*;
 
     fn write(path: &Path, content: Content, inputs: &[&Path]) -> Result<(), Refused> {
@@ -346,6 +323,37 @@ mod tests {
     }
 
     #[test]
+    fn what_came_meanwhile_is_replaced_only_by_the_like() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("page");
+        for (came, taken) in [(&b"a page"[..], true), (b"\0", false)] {
+            let _ = fs::remove_file(&path);
+            let file = NewFile::create(&path, Content::Text, []).unwrap();
+            fs::write(&path, came).unwrap();
+            assert_eq!(file.write_whole("new").is_ok(), taken);
+            assert_eq!(fs::read(&path).unwrap(), if taken { b"new" } else { came });
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_can_have_no_file_is_named_and_so_is_the_file() {
+        for (path, directory) in [
+            ("/nonexistent/x.html", "/nonexistent"),
+            ("/sys/x.html", "/sys"),
+            ("nonexistent/x", "nonexistent"),
+        ] {
+            let refused = NewFile::create(Path::new(path), Content::Text, []).unwrap_err();
+            let said = refused.to_string();
+            assert!(
+                said.starts_with(&format!("cannot write {path}: no file can be made in {directory}: ")),
+                "{said}"
+            );
+            assert!(!said.contains(".linger-"), "{said}");
+        }
+    }
+
+    #[test]
     fn a_link_that_leads_to_nothing_yet_stays_a_link() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
@@ -370,7 +378,7 @@ mod tests {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = folder.path().join("page");
         let file = NewFile::create(&path, Content::Text, []).unwrap();
-        assert!(matches!(file.out.get_ref(), WritePlace::Beside(..)));
+        assert!(!matches!(file.out.get_ref(), WritePlace::Direct(_)));
         drop(file);
         // What a process has open is written to in place.
         let open = File::create(&path).unwrap();
@@ -387,7 +395,7 @@ mod tests {
             .unwrap();
         let refused = write(&path, Content::Text, &[]).unwrap_err();
         assert!(refused.to_string().contains("start its reader first"), "{refused}");
-        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         let mut reader = File::options().read(true).custom_flags(nonblocking).open(&path).unwrap();
         write(&path, Content::Text, &[]).unwrap();
         let mut read = String::new();

@@ -12,6 +12,7 @@
 
 mod file;
 mod files;
+mod place;
 mod stderr;
 mod stdout;
 

@@ -1,6 +1,7 @@
 //! `linger server` and `linger client`, which two machines run against each other.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
@@ -96,4 +97,42 @@ fn where_nobody_listens_no_response_is_called_lost() {
         "{text}"
     );
     assert!(String::from_utf8_lossy(&output.stderr).contains("is `linger server` running"), "{output:?}");
+}
+
+/// A client that has not read what its kernel has acknowledged may still send, as long as the server has not been told to stop; then a
+/// client that never closes does not hold it up.
+#[test]
+fn a_lingering_server_stays_with_a_client_that_has_everything_until_it_is_to_stop() {
+    let words = [
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--ending",
+        "lingering",
+        "--response",
+        "1000",
+        "--consume",
+        "10",
+    ];
+    let mut server =
+        linger(&words).args(["--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut client = TcpStream::connect(address_of(&mut server)).unwrap();
+    client.write_all(&[b'q'; 10]).unwrap();
+    // This is the client's silence, longer than `grace` of the default policy; nothing is waited for.
+    std::thread::sleep(2 * linger::defaults::GRACE);
+    client.write_all(b"late").unwrap();
+    // Over loopback a reset has arrived when the write returns.
+    assert!(client.take_error().unwrap().is_none(), "it was reset with its response unread");
+    client.write_all(b"later").unwrap();
+    let mut response = Vec::new();
+    client.read_to_end(&mut response).unwrap();
+    assert_eq!(response.len(), 1_000);
+
+    interrupt(&server);
+    let mut text = String::new();
+    server.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(server.wait().unwrap().success());
+    let told = crate::common::contract::line("server", &text);
+    assert_eq!(told["closes"], serde_json::json!({"evicted": 1}), "{text}");
+    drop(client);
 }

@@ -51,7 +51,10 @@ fn a_capture_that_cannot_be_read_is_named_with_what_to_do() {
     says("why -", "linger: -: is empty");
     says("why text", "it begins with the text \"10:0\"); tcpdump and tshark write one with -w");
     says("why binary", "it begins with 7f ff fe 00)");
-    says("why text --html none/page.html", "cannot write none/page.html: No such file");
+    says(
+        "why text --html none/page.html",
+        "cannot write none/page.html: no file can be made in none: No such file",
+    );
 }
 
 #[test]
@@ -65,7 +68,11 @@ fn files_that_cannot_be_used_are_named_with_what_to_do() {
     says("lab binary", 3, "cannot read binary: stream did not contain valid UTF-8; name a text file");
     says("lab --link lan --pcap none", 3, "cannot write to none: No such file");
     says("lab --link lan --decisions text", 3, "cannot write to text: not a directory");
-    says("lab exec --server true --client true --pcap none/x", 3, "cannot write none/x: No such file");
+    says(
+        "lab exec --server true --client true --pcap none/x",
+        3,
+        "cannot write none/x: no file can be made in none: No such file",
+    );
     says("probe tcp://127.0.0.1:1 --payload none", 3, "cannot read none: No such file");
     says("probe http://192.0.2.1/ --method POST", 2, "if it may be asked, say --active");
     says("probe http://192.0.2.1/ --method POST --dry-run", 2, "may change something at a server");
@@ -86,7 +93,11 @@ fn files_that_cannot_be_used_are_named_with_what_to_do() {
     says("share none", 3, "cannot open the directory none: No such file");
     says("share dir --config none", 2, "cannot read none: No such file");
     says("share dir --config text", 2, "text: TOML parse error");
-    says("put text 127.0.0.1: --receipt none/r", 2, "cannot write none/r: No such file");
+    says(
+        "put text 127.0.0.1: --receipt none/r",
+        2,
+        "cannot write none/r: no file can be made in none: No such file",
+    );
     says("put text 127.0.0.1: --exclude-from none", 2, "cannot read none: No such file");
     says("put text 127.0.0.1: --tls --code-file none", 2, "cannot read none: No such file");
     says("receipt verify none text", 2, "cannot read none: No such file");

@@ -239,6 +239,41 @@ fn a_page_is_there_whole_or_the_old_one_is() {
     assert_eq!(names.len(), 4, "nothing is left beside: {names:?}");
 }
 
+/// SIGKILL leaves no time to remove anything: the file has no name until it is whole.
+#[test]
+fn a_killed_process_leaves_no_part_of_a_file_and_the_old_one_stays() {
+    for old in [None, Some("<!doctype html>old")] {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (page, inputs) = (folder.path().join("page.html"), tempfile::tempdir().unwrap());
+        if let Some(old) = old {
+            fs::write(&page, old).unwrap();
+        }
+        let fifo = inputs.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+        let words = ["why", "--html", page.to_str().unwrap(), fifo.to_str().unwrap()];
+        let mut why = command(&words).stdout(Stdio::null()).spawn().unwrap();
+        let fds = format!("/proc/{}/fd", why.id());
+        let has_begun = || {
+            let links = fs::read_dir(&fds).unwrap().flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+            links.into_iter().any(|file| file.starts_with(folder.path()))
+        };
+        let long = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !has_begun() {
+            assert!(
+                why.try_wait().unwrap().is_none() && std::time::Instant::now() < long,
+                "it begins no file"
+            );
+            std::thread::yield_now();
+        }
+        why.kill().unwrap();
+        why.wait().unwrap();
+        let left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), usize::from(old.is_some()), "{left:?}");
+        assert_eq!(fs::read_to_string(&page).ok().as_deref(), old);
+    }
+}
+
 #[test]
 fn receipts_survive_a_put_that_confirms_nothing() {
     let home = tempfile::tempdir().unwrap();

@@ -2,8 +2,7 @@
 
 use std::io::{self, Write};
 
-use linger_why::html::{escape, ladder, row};
-use linger_why::{Cause, Finding};
+use linger_why::html::{self, escape, ladder, list, row};
 
 use super::{PageFacts, PagePackets, Replayed};
 use crate::report::{FoundLoss, LostOnce, Repeats, SearchEnd};
@@ -120,17 +119,6 @@ fn boundaries(found: &FoundLoss) -> Vec<String> {
     all
 }
 
-fn list(out: &mut impl Write, name: &str, items: &[String]) -> io::Result<()> {
-    if items.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, "<dt>{name}</dt><dd><ul>")?;
-    for item in items {
-        writeln!(out, "<li>{}</li>", escape(item))?;
-    }
-    writeln!(out, "</ul></dd>")
-}
-
 /// The packets of the story. Ends the list of terms.
 fn packets(out: &mut impl Write, facts: &PageFacts<'_>) -> io::Result<()> {
     let Some(PagePackets { retold, finding }) = facts.packets else {
@@ -147,33 +135,12 @@ fn packets(out: &mut impl Write, facts: &PageFacts<'_>) -> io::Result<()> {
         row(out, "Packets", &format!("over {}, they show no failure", retold.link))?;
         return writeln!(out, "</dl>");
     };
-    row(out, "Cause", &cause(finding))?;
-    let evidence = |evidence: &linger_why::Evidence| {
-        let frame = evidence.frame.map_or(String::new(), |frame| format!("frame {frame}: "));
-        format!("{frame}{}", evidence.says)
-    };
-    let mut all: Vec<String> = finding.evidence.iter().map(evidence).collect();
-    if let Some(counters) = &retold.counters {
-        all.push(format!("the server's kernel counted in this trial: {}", counted(counters)));
-    }
-    list(out, "Evidence", &all)?;
-    if let Some(ask) = finding.would_decide {
-        row(out, "Would decide it", &ask.words(&facts.tools))?;
-    }
-    row(out, "Remedy", &finding.remedy.words(&facts.tools))?;
+    let counted = |counters| format!("the server's kernel counted in this trial: {}", counted(counters));
+    let counted: Vec<String> = retold.counters.as_ref().map(counted).into_iter().collect();
+    html::finding(out, finding, &counted, &facts.tools)?;
     writeln!(out, "</dl>")?;
     let which = format!("The packets, over {}: frame {}, {}", retold.link, finding.frame, finding.class);
     writeln!(out, "<details open><summary>{}</summary>", escape(which))?;
     ladder(out, finding)?;
     writeln!(out, "</details>")
-}
-
-fn cause(finding: &Finding) -> String {
-    match finding.cause {
-        Cause::Unknown => {
-            let named: Vec<&str> = finding.candidates.iter().map(|cause| cause.name()).collect();
-            format!("undecided between {}", named.join(", "))
-        }
-        cause => format!("{cause} ({}). {}", finding.confidence, cause.meaning()),
-    }
 }

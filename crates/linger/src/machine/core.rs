@@ -288,8 +288,8 @@ impl Core {
             // Nothing is read any more, so silence proves nothing: only the acknowledgement or `total` ends the close.
             (false, true) => return self.end_at(),
             // A peer that was still sending when the close began may have paused in the middle of its request.
-            (true, false) if self.discarded > 0 => self.idle,
-            (true, _) => self.grace.min(self.idle),
+            (true, false) if self.discarded > 0 => self.grace.max(self.idle),
+            (true, _) => self.grace,
             (false, false) => self.idle,
         };
         let until = self.started.saturating_add(nanos(self.progress)).saturating_add(nanos(silence));
@@ -357,10 +357,11 @@ impl Core {
         if self.look == Look::LateAcknowledgement {
             self.progressed(now.saturating_sub(nanos(millis(last_ack))));
         }
-        self.grace = self.grace.max(millis(round_trip.saturating_mul(defaults::GRACE_ROUND_TRIPS)));
+        let round_trips = millis(round_trip.saturating_mul(defaults::GRACE_ROUND_TRIPS));
+        self.grace = self.grace.max(round_trips.min(self.idle));
         // If nothing more is read, a longer wait is of no use: further bytes of the peer cause a reset in any case.
         if data_segments > WHOLE_REQUEST && !self.is_sated() {
-            self.grace = self.idle;
+            self.grace = self.grace.max(self.idle);
         }
         let is_spared = answers && !self.acknowledged();
         if is_spared {
@@ -391,6 +392,8 @@ impl Core {
     fn at_total(&self) -> Ended {
         match (self.acknowledged(), self.is_sated()) {
             (true, true) => Ended::Limit,
+            // It was silent all the time since: `grace` reached beyond `total`.
+            (true, false) if self.discarded == 0 => Ended::Acknowledged,
             _ => Ended::TimedOut(Bound::Total),
         }
     }

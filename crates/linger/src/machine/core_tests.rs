@@ -48,8 +48,8 @@ pub(super) fn policy_of(idle: u64, total: u64, grace: u64) -> Policy {
 }
 
 #[test]
-fn the_shorter_of_grace_and_idle_bounds_a_silent_peer_that_has_everything() {
-    for (policy, until) in [(policy_of(100, 1_000, 300), 100), (policy_of(300, 1_000, 100), 100)] {
+fn grace_bounds_a_silent_peer_that_has_everything_whatever_idle_is() {
+    for (policy, until) in [(policy_of(100, 1_000, 300), 300), (policy_of(300, 1_000, 100), 100)] {
         let mut core = draining(&policy, Some(0));
         assert_eq!(core.next(0), Action::Wait { until: ms(until) });
         assert_eq!(core.next(ms(until) - 1), Action::Wait { until: ms(until) });

@@ -229,6 +229,43 @@ fn grace_is_eight_round_trips_at_least_and_idle_at_most() {
     assert_eq!(ended(&mut core, ms(20)).ended, Ended::Acknowledged);
 }
 
+/// A `grace` that is longer than `idle` is what the policy wants, for every peer that has everything; a hurry shortens it.
+#[test]
+fn a_grace_longer_than_idle_is_kept_whatever_the_peer_has_sent() {
+    let policy = policy_of(100, 1_000, 300);
+    for (sent, data_segments) in [(0, 1), (0, 9), (1, 1), (1, 9)] {
+        let mut core = draining(&policy, Some(0));
+        if sent > 0 {
+            core.on(Event::Discarded(sent), 0);
+            core.on(Event::Empty, 0);
+        }
+        assert_eq!(core.next(ms(100)), Action::Wait { until: ms(300) }, "{sent}");
+        assert_eq!(core.next(ms(300)), Action::Inspect);
+        core.on(Facts { data_segments, round_trip: Duration::from_secs(1), ..ALIVE }.event(), ms(300));
+        assert_eq!(ended(&mut core, ms(300)).ended, Ended::Acknowledged, "{sent} {data_segments}");
+    }
+    let mut core = draining(&policy, Some(0));
+    core.hurry(Duration::from_millis(20), Duration::from_millis(500), 0);
+    assert_eq!(core.next(0), Action::Wait { until: ms(20) });
+    // Until it has everything, `idle` applies.
+    assert_eq!(draining(&policy, Some(9)).next(0), Action::Wait { until: ms(100) });
+}
+
+#[test]
+fn a_silent_peer_that_has_everything_is_no_timeout_even_if_total_comes_first() {
+    for (sent, wanted) in [(0, Ended::Acknowledged), (1, Ended::TimedOut(Bound::Total))] {
+        let mut core = draining(&policy_of(100, 1_000, 1_000), Some(9));
+        look_again(&mut core, 0, true, ms(50));
+        if sent > 0 {
+            core.on(Event::Woken, ms(60));
+            core.on(Event::Discarded(sent), ms(60));
+            core.on(Event::Empty, ms(60));
+        }
+        assert_eq!(core.next(ms(60)), Action::Wait { until: ms(1_000) });
+        assert_eq!(ended(&mut core, ms(1_000)).ended, wanted);
+    }
+}
+
 #[test]
 fn who_closes_after_it_has_everything_is_told_from_who_closed_before() {
     let policy = policy_of(100, 1_000, 50);

@@ -44,6 +44,20 @@
 //! discard during the pause. And so is one whose HTTP request has announced more than has come, where a server of this
 //! crate reads it. That leaves `grace` to those whose only request came in one piece.
 //!
+//! A peer that is done with its request may not be done with the response: its kernel has it, and its program has not read it. If that program
+//! sends something later than `grace`, and reads only then, it meets a reset. Nothing that a kernel tells shows this in time. The window that the
+//! peer last advertised (`tcpi_snd_wnd`) does not: Linux lets it grow while data comes, and tells of no reading any more once the FIN has come (`tcp_cleanup_rbuf`
+//! asks for `RCV_SHUTDOWN`). Linux 6.18, loopback, in bytes, 65,536 at the start:
+//!
+//! | response | FIN acknowledged, all read before | FIN acknowledged, nothing read | after it was read |
+//! |---|---|---|---|
+//! | 3,000 | 100,352 | 100,352 | 100,352 |
+//! | 30,000 | 98,304 | 98,304 | 98,304 |
+//! | 60,000 | 95,232 | 68,608 | 68,608 |
+//!
+//! So only time protects such a peer: [`Policy::patient`](crate::Policy::patient) stays until `total`. It is not the default: each peer that never closes then costs a
+//! descriptor for 30 s, and a blocking close its thread.
+//!
 //! | a peer that has everything and keeps its socket open | is let go after |
 //! |---|---|
 //! | linger | 0.55 s |

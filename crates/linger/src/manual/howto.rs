@@ -60,7 +60,7 @@
 //!
 //! A policy belongs to a close, not to the server: [`Policy::short`](crate::Policy::short) for requests that
 //! were refused, [`Policy::none`](crate::Policy::none) where nothing is owed, [`Policy::abort`](crate::Policy::abort)
-//! for a peer that misbehaves. In an axum handler, `linger::axum::Peer::close_with`, or a policy as an extension of
+//! for a peer that misbehaves; and [`Policy::patient`](crate::Policy::patient) for one that deserves more. In an axum handler, `linger::axum::Peer::close_with`, or a policy as an extension of
 //! the response; on a stream, `Lingering::set_policy`; while the stream is somewhere else, `Lingering::connection`.
 //!
 //! # When descriptors run out

@@ -67,13 +67,14 @@ pub struct Policy {
     pub max_discard: Option<u64>,
     /// How long to wait for the peer's own close once it has acknowledged everything and is silent.
     ///
-    /// It lasts at least eight measured round trips ([`defaults::GRACE_ROUND_TRIPS`]), and never longer than `idle`. It is
+    /// It lasts at least eight measured round trips ([`defaults::GRACE_ROUND_TRIPS`]), as far as these are within `idle`. It is
     /// for peers that are done. If the close has discarded anything of the peer's, or if the peer's data came in more than
-    /// one segment (`tcpi_data_segs_in`), the peer may be in the middle of a request, and gets `idle` instead: a peer that
+    /// one segment (`tcpi_data_segs_in`), the peer may be in the middle of a request, and gets `idle` if that is longer: a peer that
     /// pauses in its request, and reads the answer only at the end, would otherwise meet a reset.
     ///
     /// A longer time protects peers that send something late and whose system discards received data at a reset (BSD,
-    /// macOS, Windows). It holds a descriptor that much longer for every peer that never closes.
+    /// macOS, Windows). It holds a descriptor that much longer for every peer that never closes. The kernel cannot tell whether
+    /// the peer's program has read what its kernel has acknowledged: see [`Policy::patient`].
     pub grace: Duration,
     /// What to do when a bound ends the close.
     pub at_limit: AtLimit,
@@ -184,6 +185,21 @@ impl Policy {
         Self { idle: all, total: all, ..Self::new() }
     }
 
+    /// For a server that would rather hold a socket than leave an unread response at risk: [`grace`](Self::grace) is as long as
+    /// [`total`](Self::total), 30 s.
+    ///
+    /// With the default, the close of a response that fits into the client's buffers ends half a second after the client's kernel has
+    /// acknowledged it. If the client reads only later, and sends something first, it meets a reset, which on some systems
+    /// takes the response with it. With this policy that can happen 30 s after the close has begun, and not before.
+    ///
+    /// A client that has everything and never closes holds its descriptor for 30 s, in place of half a second; its thread, too, if the
+    /// close is a blocking one ([`close`](crate::close)). A [`Closer`](crate::Closer) bounds the number, and gives up sockets whose
+    /// peers have everything first ([`Budget::sockets`](crate::Budget::sockets)); before the process exits
+    /// [`Closer::finish`](crate::Closer::finish) waits for them, too, up to its deadline.
+    pub const fn patient() -> Self {
+        Self { grace: defaults::TOTAL, ..Self::new() }
+    }
+
     /// No lingering: see [`Mode::None`].
     pub const fn none() -> Self {
         Self { mode: Mode::None, ..Self::new() }
@@ -258,7 +274,9 @@ mod tests {
     #[test]
     fn what_ships_is_valid() {
         let all = [Policy::default(), Policy::nginx(), Policy::httpd(), Policy::short(), Policy::none()];
-        all.iter().chain([&Policy::abort()]).for_each(|policy| policy.validate().unwrap());
+        all.iter()
+            .chain([&Policy::patient(), &Policy::abort()])
+            .for_each(|policy| policy.validate().unwrap());
     }
 
     #[test]
@@ -326,10 +344,12 @@ mod tests {
         assert_eq!(seconds(Policy::nginx()), [5.0, 5.0, 30.0]);
         assert_eq!(seconds(Policy::httpd()), [2.0, 2.0, 30.0]);
         assert_eq!(seconds(Policy::short()), [2.0, 0.5, 2.0]);
+        assert_eq!(seconds(Policy::patient()), [5.0, 30.0, 30.0]);
         for (policy, mode) in [
             (Policy::default(), Mode::Linger),
             (Policy::nginx(), Mode::Linger),
             (Policy::short(), Mode::Linger),
+            (Policy::patient(), Mode::Linger),
             (Policy::none(), Mode::None),
             (Policy::abort(), Mode::Abort),
         ] {

@@ -1,10 +1,12 @@
-//! axum behind a lingering listener: one line differs from `axum-bare`.
+//! axum behind a lingering listener: the listener is all that differs from `axum-bare`.
+
+use linger_testing::samples::{address, length, policy};
 
 fn main() -> anyhow::Result<()> {
-    let address = linger_testing::samples::address()?;
+    let (address, length, policy) = (address()?, length()?, policy()?);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let router = axum::Router::new().fallback(|| async { vec![b'r'; linger_testing::samples::LENGTH] });
+        let router = axum::Router::new().fallback(move || async move { vec![b'r'; length] });
         let listener = tokio::net::TcpListener::bind(address).await?;
-        Ok(axum::serve(linger::axum::listen(listener, linger::Policy::default()), router).await?)
+        Ok(axum::serve(linger::axum::listen(listener, policy), router).await?)
     })
 }

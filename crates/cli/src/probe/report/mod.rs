@@ -1,4 +1,4 @@
-//! The answers as files for CI: JUnit XML and SARIF. Each check is a case; what could not be told never passes.
+//! The answers as files: a page, and JUnit XML and SARIF for CI. Each check is a case; what could not be told never passes.
 
 use std::io;
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ use super::{ProbeArguments, last, text};
 use crate::lines;
 use crate::output::{self, Content, NewFile, Refused};
 
+mod html;
 mod junit;
 mod sarif;
 
@@ -24,7 +25,8 @@ pub(crate) enum ProbeEnd<'r> {
 }
 
 /// The files to be written when the probe has ended. Dropped before, they are not written.
-pub(crate) struct CiReports {
+pub(crate) struct ProbeFiles {
+    html: Option<NewFile>,
     junit: Option<NewFile>,
     sarif: Option<NewFile>,
     target: String,
@@ -84,16 +86,18 @@ struct Reported<'r> {
     status: u8,
 }
 
-impl CiReports {
+impl ProbeFiles {
     /// Begins the files that the options name.
     ///
     /// # Errors
     /// Returns the exit status after saying why a file cannot be written.
     pub(crate) fn create(arguments: &ProbeArguments, asked: Vec<Check>) -> Result<Self, ExitCode> {
-        let options = [("--junit", &arguments.junit), ("--sarif", &arguments.sarif)]
-            .map(|(option, path)| (option, path.as_deref(), Content::Text));
-        let [junit, sarif] = output::begin(options, arguments.payload.as_deref())?;
+        let options =
+            [("--html", &arguments.html), ("--junit", &arguments.junit), ("--sarif", &arguments.sarif)];
+        let options = options.map(|(option, path)| (option, path.as_deref(), Content::Text));
+        let [html, junit, sarif] = output::begin(options, arguments.payload.as_deref())?;
         Ok(Self {
+            html,
             junit,
             sarif,
             target: arguments.target.to_string(),
@@ -127,16 +131,24 @@ impl CiReports {
             is_whole: open.is_none(),
             status,
         };
+        // Each is written, whatever becomes of the others.
+        let mut written = Ok(());
+        if let Some(file) = self.html {
+            written = written.and(match html::text(&reported) {
+                Ok(text) => file.write_whole(&text),
+                Err(error) => Err(file.failed(error)),
+            });
+        }
         if let Some(file) = self.junit {
-            file.write_whole(&junit::text(&reported))?;
+            written = written.and(file.write_whole(&junit::text(&reported)));
         }
         if let Some(file) = self.sarif {
-            match sarif::text(&reported) {
-                Ok(text) => file.write_whole(&text)?,
-                Err(error) => return Err(file.failed(io::Error::other(error))),
-            }
+            written = written.and(match sarif::text(&reported) {
+                Ok(text) => file.write_whole(&text),
+                Err(error) => Err(file.failed(io::Error::other(error))),
+            });
         }
-        Ok(())
+        written
     }
 }
 
