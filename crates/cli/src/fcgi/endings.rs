@@ -14,6 +14,7 @@ use linger_fastcgi::incoming::{Capacity, Incoming, Received};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
 use linger_fastcgi::{Limits, cgi};
 use linger_lab::{Consume, Stop};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How a connection ends, once the response was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,6 +39,12 @@ pub(super) enum FcgiEnding {
 const LINGER: Duration = Duration::from_secs(5);
 /// How long a write may find no room, and a record that has begun may pause.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request that has begun may still pause, once the stop is requested.
+const LAST: Duration = Duration::from_secs(2);
+/// How long one that has not begun is waited for then: the gateway may have connected a moment ago.
+const FIRST: Duration = Duration::from_millis(200);
+/// When accepting is tried again after the fds ran out.
+const AGAIN: Duration = Duration::from_millis(20);
 /// What is written of a body at a time.
 const PIECE: usize = record::FULL;
 
@@ -150,21 +157,30 @@ fn close(stream: TcpStream) -> io::Result<()> {
     nix::unistd::close(stream).map_err(Into::into)
 }
 
-/// Waits for the next connection. Returns `None` once the stop is requested.
+/// Waits for the next connection. Returns `None` once the stop is requested and none waits: those that do would be reset with the
+/// listener, and only the ending is to lose responses.
 fn accept(listener: &TcpListener, stop: &Stop) -> io::Result<Option<TcpStream>> {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
-    while !stop.requested() {
-        if !stop.wait_readable(listener.as_fd(), None)? {
+    loop {
+        let is_last = stop.requested();
+        if !is_last && !stop.wait_readable(listener.as_fd(), None)? {
             continue;
         }
         match listener.accept() {
             Ok((stream, _)) => return Ok(Some(stream)),
+            Err(error) if error.kind() == WouldBlock && is_last => return Ok(None),
             // Another worker was quicker, or the client has left.
             Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted) => {}
+            // The connection stays in the queue until another one ends and frees an fd.
+            Err(error) if is_out_of_fds(&error) && !is_last => stop.sleep(AGAIN)?,
             Err(error) => return Err(error),
         }
     }
-    Ok(None)
+}
+
+fn is_out_of_fds(error: &io::Error) -> bool {
+    use nix::errno::Errno::{EMFILE, ENFILE};
+    error.raw_os_error().is_some_and(|raw| [EMFILE as i32, ENFILE as i32].contains(&raw))
 }
 
 /// A connection, read record by record, as uWSGI reads: what follows a record stays in the kernel.
@@ -205,12 +221,23 @@ impl<'a> RequestReader<'a> {
         Ok(self.id)
     }
 
+    /// Waits for a record. Returns `false` if the stop is requested, and none comes in time.
+    fn is_coming(&self) -> io::Result<bool> {
+        while !self.stop.requested() {
+            if self.stop.wait_readable(self.stream.as_fd(), None)? {
+                return Ok(true);
+            }
+        }
+        let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
+        let wait = if self.id.is_some() { LAST } else { FIRST };
+        let wait = Timespec::try_from(wait).map_err(io::Error::other)?;
+        Ok(poll(&mut ready, Some(&wait))? > 0)
+    }
+
     /// Reads one record. Returns `false` if there is none: the gateway has closed, or the stop was requested.
     fn record(&mut self) -> io::Result<bool> {
-        while !self.stop.wait_readable(self.stream.as_fd(), None)? {
-            if self.stop.requested() {
-                return Ok(false);
-            }
+        if !self.is_coming()? {
+            return Ok(false);
         }
         self.buffer.resize(record::HEADER, 0);
         match self.stream.read_exact(&mut self.buffer) {

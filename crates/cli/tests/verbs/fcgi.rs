@@ -205,6 +205,70 @@ fn a_body_may_come_from_a_pipe_and_parameters_from_the_environment() {
 }
 
 #[test]
+fn a_path_of_a_url_is_told_as_a_web_server_tells_it() {
+    let serving = Serving::start(&["--echo"]);
+    let site = ["--root", "/srv", "--split", ".php", "--index", "index.php"];
+    let get = |words: &[&str]| serving.get(&[words, &site[..]].concat(), b"");
+    let cookies = ["-H", "Cookie: a=1", "-H", "Host: example.org:8080", "-H", "cookie: b=2"];
+    let output = get(&[&["/a%20b.php/in%2Ffo?x=1"], &cookies[..]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for line in [
+        "SCRIPT_FILENAME=/srv/a b.php",
+        "SCRIPT_NAME=/a b.php",
+        "PATH_INFO=/in/fo",
+        "QUERY_STRING=x=1",
+        "REQUEST_URI=/a%20b.php/in%2Ffo?x=1",
+        "HTTP_COOKIE=a=1; b=2",
+        "SERVER_NAME=example.org",
+        "SERVER_PORT=8080",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+    let folder = String::from_utf8(get(&["/a/"]).stdout).unwrap();
+    assert!(folder.contains("SCRIPT_FILENAME=/srv/a/index.php\n"), "{folder}");
+    // One field away: a file's name is taken as it is.
+    let file = String::from_utf8(serving.get(&["/a%20b.php/.."], b"").stdout).unwrap();
+    assert!(file.contains("SCRIPT_FILENAME=/a%20b.php/..\n"), "{file}");
+    for (words, why) in [
+        (&["/../x"][..], "names no file below the document root"),
+        (&["/x", "-H", "X_User: root"], "has an underscore in its name"),
+        (&["/x", "-H", "X User: root"], "is no name of a header"),
+    ] {
+        let output = get(words);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{output:?}");
+    }
+}
+
+#[test]
+fn what_an_application_does_with_an_aborted_request_is_told() {
+    let abort = |address: &str, words: &[&str]| {
+        let output = Command::new(LINGER).args(["fcgi", "abort", address, "/x"]).args(words).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    for words in [&["--echo"][..], &["--echo", "--multiplex"]] {
+        let serving = Serving::start(words);
+        let (status, said) = abort(&serving.address, &[]);
+        assert!(status == Some(0) && said.starts_with("ended with status "), "{said}");
+        assert!(said.contains("after ABORT_REQUEST"), "{said}");
+    }
+    let (address, peer) = answering(response("Status: 200\r\n\r\n"));
+    let (status, said) = abort(&address, &["--after", "1h"]);
+    assert!(status == Some(0) && said.starts_with("nothing to abort"), "{said}");
+    peer.join().unwrap();
+    let (address, peer) = answering(Vec::new());
+    let (status, said) = abort(&address, &[]);
+    assert!(status == Some(1) && said.contains("closed the connection without END_REQUEST"), "{said}");
+    peer.join().unwrap();
+    // Its connection waits in the accept queue, and nobody answers.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (status, said) = abort(&listener.local_addr().unwrap().to_string(), &["--timeout", "0.1"]);
+    assert!(status == Some(1) && said.contains("silent"), "{said}");
+}
+
+#[test]
 fn an_application_says_what_it_takes() {
     for (words, multiplexes) in [(&["--echo"][..], 0), (&["--echo", "--multiplex"], 1)] {
         let serving = Serving::start(&[words, &["--connections", "7"]].concat());

@@ -208,7 +208,8 @@ impl Responder {
     /// # Errors
     /// Returns an error if the listener failed for good, or if no thread can be started.
     pub fn run(self, handler: impl Handler + 'static) -> io::Result<()> {
-        workers::run(&self.listener, &self.config, &self.stop, handler)
+        let Self { listener, config, stop } = self;
+        workers::run(listener, &config, &stop, handler)
     }
 }
 

@@ -20,9 +20,11 @@ use super::{Config, Handler, StopResponder};
 
 /// How many idle threads are kept.
 const SPARE: usize = 16;
+/// Most connections that are taken from the accept queue after a stop: the longest queue that Linux allows by default
+/// (`net.core.somaxconn`). What comes beyond it is new.
+const QUEUE: u32 = 4096;
 
 struct Pool<'a, H> {
-    listener: &'a Socket,
     config: &'a Config,
     stop: &'a StopResponder,
     handler: Arc<H>,
@@ -38,20 +40,24 @@ struct Count {
     threads: usize,
     idle: usize,
     accepting: bool,
+    /// Taken out by the thread that accepts, and closed with the last accept.
+    listener: Option<Socket>,
+    /// Connections accepted after the stop.
+    late: u32,
     stopped: bool,
     failure: Option<io::Error>,
 }
 
 pub(super) fn run(
-    listener: &Socket,
+    listener: Socket,
     config: &Config,
     stop: &StopResponder,
     handler: impl Handler + 'static,
 ) -> io::Result<()> {
     let (handler, closer) = (Arc::new(handler), Closer::new(Budget::default())?);
-    let count = Mutex::new(Count { threads: 1, idle: 1, ..Count::default() });
+    let count = Mutex::new(Count { threads: 1, idle: 1, listener: Some(listener), ..Count::default() });
     let gate = Gate::new(config.connections, config.resting);
-    let pool = Pool { listener, config, stop, handler, closer, gate, count, turn: Condvar::new() };
+    let pool = Pool { config, stop, handler, closer, gate, count, turn: Condvar::new() };
     thread::scope(|scope| work(&pool, scope));
     // If the process exited now, the kernel would close the connections that still linger, and reset those at which more
     // arrives.
@@ -111,12 +117,18 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     if count.stopped {
         return None;
     }
+    let listener = count.listener.take()?;
+    let mut late = count.late;
     count.accepting = true;
     drop(count);
-    let accepted = accept(pool.listener, pool.stop);
+    let accepted = accept(&listener, pool.stop, &mut late);
     if let Ok(Some(stream)) = accepted {
+        let mut count = lock(pool);
+        (count.listener, count.late) = (Some(listener), late);
         return Some(stream);
     }
+    // Gateways that come from now on are refused at once, and not when the last request has ended.
+    drop(listener);
     let mut count = lock(pool);
     count.accepting = false;
     count.stopped = true;
@@ -124,7 +136,9 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     None
 }
 
-fn accept(listener: &Socket, stop: &StopResponder) -> io::Result<Option<Socket>> {
+/// Waits for a connection. Returns `None` after a stop, once the queue is empty: what waits there would be reset with the listener.
+/// `late` counts what is accepted after the stop.
+fn accept(listener: &Socket, stop: &StopResponder, late: &mut u32) -> io::Result<Option<Socket>> {
     loop {
         let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.asked(), PollFlags::IN)];
         match poll(&mut ready, None) {
@@ -132,7 +146,11 @@ fn accept(listener: &Socket, stop: &StopResponder) -> io::Result<Option<Socket>>
             result => result?,
         };
         if !ready[1].revents().is_empty() {
-            return Ok(None);
+            *late += 1;
+            let is_over = *late > QUEUE || stop.left().is_some_and(|left| left.is_zero());
+            if is_over || ready[0].revents().is_empty() {
+                return Ok(None);
+            }
         }
         match listener.accept() {
             Ok((stream, _)) => return Ok(Some(stream)),
