@@ -72,11 +72,13 @@ fn request(kind: &str, body: usize) -> Vec<u8> {
 fn leave(address: SocketAddr, random: &mut Random) {
     let mut stream = TcpStream::connect(address).unwrap();
     let body = [0, 100, 70_000][random.below(3)];
-    let all = request(KINDS[random.below(KINDS.len())], body);
-    let sent = random.below(all.len() + 1);
+    let kind = KINDS[random.below(KINDS.len())];
+    let all = request(kind, body);
+    let sent = if random.below(4) == 0 { all.len() } else { random.below(all.len() + 1) };
     // The application may have ended the connection already.
     let _ = stream.write_all(&all[..sent]);
-    if sent == all.len() && random.below(2) == 0 {
+    // Who asks waits for this gateway's leaving.
+    if sent == all.len() && kind != "ask" && random.below(2) == 0 {
         let _ = stream.read(&mut vec![0; 1 + random.below(4000)]);
     }
     match random.below(3) {

@@ -69,8 +69,8 @@ const KEPT: [&str; 11] = [
     "pages", "attic", "media", "media_attic", "meta", "media_meta", "cache", "index", "locks", "tmp", "log",
 ];
 
-/// php-fpm with `workers` processes that runs DokuWiki, a copy of which is in the folder `wiki`. What it keeps is in `data`. Uploads may
-/// have 64 MB. PHP finds no PATH_INFO on its own.
+/// php-fpm with `workers` processes that runs DokuWiki, a copy of which is in the folder `wiki`. What it keeps is in `data`, the pages
+/// `start` and `notes:first` among it. Uploads may have 64 MB. PHP finds no PATH_INFO on its own.
 ///
 /// # Errors
 /// Returns [`Unavailable`] if one of them is not installed, cannot run here or does not start.
@@ -100,6 +100,8 @@ pub fn dokuwiki(workers: u32) -> Result<RunningServer, Unavailable> {
     }
     launch.file("conf/local.protected.php", format!("<?php $conf['savedir'] = '{folder}/data';"));
     launch.file("wiki/inc/preload.php", format!("<?php if (!defined('DOKU_CONF')) define('DOKU_CONF', '{folder}/conf/');"));
+    launch.file("data/pages/start.txt", "====== A front page ======\n");
+    launch.file("data/pages/notes/first.txt", "====== Notes ======\n\nIn **bold**.\n");
     for kept in KEPT {
         launch.file(&format!("data/{kept}/_dummy"), "");
     }
