@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use linger_fastcgi::incoming::{Capacity, Incoming, Received};
@@ -37,8 +38,10 @@ pub(super) enum FcgiEnding {
 
 /// The seconds of [`FcgiEnding::SoLinger`].
 const LINGER: Duration = Duration::from_secs(5);
-/// How long a write may find no room, and a record that has begun may pause.
+/// How long a write may find no room, and a gateway may be silent.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How many connections may wait to be accepted.
+pub(super) const BACKLOG: u32 = 128;
 /// How long a request that has begun may still pause, once the stop is requested.
 const LAST: Duration = Duration::from_secs(2);
 /// How long one that has not begun is waited for then: the gateway may have connected a moment ago.
@@ -71,11 +74,11 @@ impl Application {
     ///
     /// # Errors
     /// Returns an error if no connection can be accepted any more, or no thread started.
-    pub(super) fn serve(self, listener: &TcpListener, workers: usize, stop: &Stop) -> io::Result<Answered> {
+    pub(super) fn serve(self, listener: TcpListener, workers: usize, stop: &Stop) -> io::Result<Answered> {
         listener.set_nonblocking(true)?;
-        let answered = Mutex::default();
+        let (door, answered) = (Door::new(listener), Mutex::default());
         let work = || -> io::Result<()> {
-            while let Some(stream) = accept(listener, stop).inspect_err(|_| stop.request())? {
+            while let Some(stream) = door.accept(stop).inspect_err(|_| stop.request())? {
                 let end = self.answer(stream, stop);
                 let mut answered = answered.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 note(&mut answered, end);
@@ -157,24 +160,46 @@ fn close(stream: TcpStream) -> io::Result<()> {
     nix::unistd::close(stream).map_err(Into::into)
 }
 
-/// Waits for the next connection. Returns `None` once the stop is requested and none waits: those that do would be reset with the
-/// listener, and only the ending is to lose responses.
-fn accept(listener: &TcpListener, stop: &Stop) -> io::Result<Option<TcpStream>> {
-    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
-    loop {
-        let is_last = stop.requested();
-        if !is_last && !stop.wait_readable(listener.as_fd(), None)? {
-            continue;
+/// The listener, at which one worker at a time waits. After a stop it is closed as soon as nothing waits, so that gateways that come
+/// later are refused at once.
+struct Door {
+    listener: Mutex<Option<TcpListener>>,
+    /// Connections accepted after the stop.
+    late: AtomicU32,
+}
+
+impl Door {
+    fn new(listener: TcpListener) -> Self {
+        Self { listener: Mutex::new(Some(listener)), late: AtomicU32::new(0) }
+    }
+
+    /// Waits for the next connection. Returns `None` once the stop is requested and none waits: those that do would be reset with the
+    /// listener, and only the ending is to lose responses.
+    fn accept(&self, stop: &Stop) -> io::Result<Option<TcpStream>> {
+        use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+        let mut turn = self.listener.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while let Some(listener) = &*turn {
+            let is_last = stop.requested();
+            if !is_last && !stop.wait_readable(listener.as_fd(), None)? {
+                continue;
+            }
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    if is_last && self.late.fetch_add(1, Ordering::Relaxed) >= BACKLOG {
+                        // What is in the queue now came after the stop.
+                        *turn = None;
+                    }
+                    return Ok(Some(stream));
+                }
+                Err(error) if error.kind() == WouldBlock && is_last => *turn = None,
+                // The client has left.
+                Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted) => {}
+                // The connection stays in the queue until another one ends and frees an fd.
+                Err(error) if is_out_of_fds(&error) && !is_last => stop.sleep(AGAIN)?,
+                Err(error) => return Err(error),
+            }
         }
-        match listener.accept() {
-            Ok((stream, _)) => return Ok(Some(stream)),
-            Err(error) if error.kind() == WouldBlock && is_last => return Ok(None),
-            // Another worker was quicker, or the client has left.
-            Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted) => {}
-            // The connection stays in the queue until another one ends and frees an fd.
-            Err(error) if is_out_of_fds(&error) && !is_last => stop.sleep(AGAIN)?,
-            Err(error) => return Err(error),
-        }
+        Ok(None)
     }
 }
 
@@ -223,9 +248,14 @@ impl<'a> RequestReader<'a> {
 
     /// Waits for a record. Returns `false` if the stop is requested, and none comes in time.
     fn is_coming(&self) -> io::Result<bool> {
+        let until = Instant::now() + PATIENCE;
         while !self.stop.requested() {
-            if self.stop.wait_readable(self.stream.as_fd(), None)? {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.stop.wait_readable(self.stream.as_fd(), Some(left))? {
                 return Ok(true);
+            }
+            if left.is_zero() {
+                return Ok(false);
             }
         }
         let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
@@ -246,8 +276,16 @@ impl<'a> RequestReader<'a> {
         }
         let [.., high, low, padding, _] = self.buffer[..] else { return Ok(false) };
         let rest = usize::from(u16::from_be_bytes([high, low])) + usize::from(padding);
-        self.buffer.resize(record::HEADER + rest, 0);
-        self.stream.read_exact(&mut self.buffer[record::HEADER..])?;
+        // What is no record has no length either: it is not waited for.
+        self.take()?;
+        self.buffer.resize(rest, 0);
+        self.stream.read_exact(&mut self.buffer)?;
+        self.take()?;
+        Ok(true)
+    }
+
+    /// Takes what is in the buffer.
+    fn take(&mut self) -> io::Result<()> {
         let mut input = &self.buffer[..];
         while let Some(event) = self.incoming.next(&mut input)? {
             match event {
@@ -261,7 +299,7 @@ impl<'a> RequestReader<'a> {
                 _ => {}
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Reads and discards until the gateway closes.

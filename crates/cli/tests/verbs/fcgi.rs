@@ -5,7 +5,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use linger_fastcgi::gateway::{self, Client, GatewayRequest};
 use linger_fastcgi::record::{EndRequest, ProtocolStatus, RecordType, push, push_end};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -264,7 +266,7 @@ fn what_an_application_does_with_an_aborted_request_is_told() {
     peer.join().unwrap();
     // Its connection waits in the accept queue, and nobody answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (status, said) = abort(&listener.local_addr().unwrap().to_string(), &["--timeout", "0.1"]);
+    let (status, said) = abort(&listener.local_addr().unwrap().to_string(), &["--timeout", "1"]);
     assert!(status == Some(1) && said.contains("silent"), "{said}");
 }
 
@@ -402,6 +404,55 @@ fn an_application_that_ends_as_it_should_loses_nothing() {
         assert_eq!(got.status.code(), Some(0), "{consume}: {got:?}");
         assert!(got.stdout.ends_with(&[b'r'; 3_000_000]), "{consume}");
         assert_eq!(served, "answered       1 requests\nsocket errors  none\n");
+    }
+}
+
+/// What becomes of the requests of many gateways, each on a connection of its own, when the application is told to end meanwhile:
+/// how many were answered, and how many were cut.
+fn under_load(arguments: &[&str]) -> (u32, u32) {
+    let mut child = Command::new(LINGER)
+        .args(["fcgi", "serve", "--listen", "127.0.0.1:0"])
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let address: std::net::SocketAddr =
+        said.split([' ', ',']).find(|word| word.starts_with("127.0.0.1:")).unwrap().parse().unwrap();
+    let (answered, cut) = (AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let client = Client::new(address.into(), gateway::Config::default());
+                loop {
+                    let request = GatewayRequest::new("POST", "/x").body(vec![b'b'; 3000]);
+                    let ended = client.send(request).map(|mut response| std::io::copy(&mut response, &mut std::io::sink()));
+                    match ended {
+                        Ok(Ok(_)) => answered.fetch_add(1, Ordering::SeqCst),
+                        Err(gateway::Error::Connect { .. }) => break,
+                        _ => cut.fetch_add(1, Ordering::SeqCst),
+                    };
+                }
+            });
+        }
+        while answered.load(Ordering::SeqCst) < 200 {
+            std::thread::yield_now();
+        }
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(0), "SIGTERM ends it in order");
+    (answered.into_inner(), cut.into_inner())
+}
+
+#[test]
+fn a_stop_under_load_ends_and_cuts_no_request() {
+    for arguments in
+        [&["--echo"][..], &["--echo", "--multiplex"], &["--ending", "lingering", "--response", "20000"]]
+    {
+        let (answered, cut) = under_load(arguments);
+        assert_eq!(cut, 0, "{arguments:?}: {answered} were answered");
     }
 }
 

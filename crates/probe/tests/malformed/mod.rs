@@ -2,10 +2,11 @@
 
 
 
-use std::io::{self, Write};
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
 
-use crate::common::{BODY, ask, config, respond, serve};
+use crate::common::{BODY, ask, close_well, config, respond, serve};
 use linger_probe::{Check, CheckAnswer, NoResponse, ProbeError};
 use linger_testing::sandboxed;
 
@@ -132,8 +133,16 @@ fn a_length_that_is_always_wrong_is_told_from_a_cut() {
 #[test]
 fn a_web_server_asked_in_fastcgi_speaks_another_protocol() {
     sandboxed(|| {
-        let url = answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_vec());
-        let (why, text) = refused(&url.replace("http://", "fcgi://"));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("fcgi://{}/x", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // A record is no line of HTTP, so its first bytes are answered.
+            let _ = stream.read(&mut [0; 100]).unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").unwrap();
+            close_well(&mut stream);
+        });
+        let (why, text) = refused(&url);
         assert_eq!(why, None);
         assert!(text.contains("another protocol: it begins with `HTTP/1.1 400"), "{text}");
     });
