@@ -100,10 +100,12 @@ impl Head {
     /// Returns [`InvalidHead::Length`].
     pub fn length(&self) -> Result<Option<u64>, InvalidHead> {
         let mut length = None;
-        for (_, value) in self.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+        for (_, value) in self.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        {
             let value = value.trim_ascii();
             let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-            let number = std::str::from_utf8(value).ok().filter(|_| is_number).and_then(|text| text.parse().ok());
+            let number =
+                std::str::from_utf8(value).ok().filter(|_| is_number).and_then(|text| text.parse().ok());
             let number: u64 = number.ok_or(InvalidHead::Length)?;
             if length.is_some_and(|other| other != number) {
                 return Err(InvalidHead::Length);
@@ -134,7 +136,8 @@ mod tests {
         };
         assert_eq!(length("A: b\r\n"), Ok(None));
         assert_eq!(length("Content-Length: 5 \r\ncontent-length: 05\r\n"), Ok(Some(5)));
-        for wrong in ["5\r\nContent-Length: 6", "", "5, 5", "-5", "+5", "0x5", "5 5", "99999999999999999999"] {
+        for wrong in ["5\r\nContent-Length: 6", "", "5, 5", "-5", "+5", "0x5", "5 5", "99999999999999999999"]
+        {
             let block = format!("Content-Length: {wrong}\r\n");
             assert_eq!(length(&block), Err(InvalidHead::Length), "{wrong}");
         }

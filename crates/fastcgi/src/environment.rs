@@ -58,7 +58,9 @@ pub enum InvalidRequest {
     #[error("the request's path `{0}` names no file below the document root")]
     Path(String),
     /// A header field has an underscore in its name, and [`Underscores::Refuse`] is set.
-    #[error("the request's header field `{0}` has an underscore in its name, and would pass for another field")]
+    #[error(
+        "the request's header field `{0}` has an underscore in its name, and would pass for another field"
+    )]
     Underscore(String),
 }
 

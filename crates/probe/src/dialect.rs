@@ -123,8 +123,10 @@ impl Dialect {
                 let mut environment = Environment::of_file(extras.method(ask.method), file, query);
                 environment.local().set("SERVER_SOFTWARE", extras.user_agent.as_str());
                 environment.length(ask.announced.unwrap_or(0) as u64);
-                let own =
-                    [("User-Agent", extras.user_agent.as_str()), ("Content-Type", "application/octet-stream")];
+                let own = [
+                    ("User-Agent", extras.user_agent.as_str()),
+                    ("Content-Type", "application/octet-stream"),
+                ];
                 let fields = extras.fields(&own).map(|(name, value)| (name, value.as_bytes()));
                 // Only fields that are to be refused are an error.
                 let _ = environment.fields(fields, Underscores::Drop);

@@ -139,29 +139,27 @@ impl Framing {
                     self.wrong = Some(NoResponse::Chunks(self.got));
                 }
             }
-            FramingKind::Fcgi(replies) => {
-                loop {
-                    let before = bytes;
-                    let reply = match replies.next(&mut bytes) {
-                        Ok(Some(reply)) => reply,
-                        Ok(None) => break,
-                        Err(_) => {
-                            let opening = before[..before.len().min(OPENING)].into();
-                            self.wrong.get_or_insert(NoResponse::OtherProtocol(opening));
-                            bytes = &[];
-                            break;
-                        }
-                    };
-                    match reply {
-                        Reply::Stdout(content) => self.got += content.len() as u64,
-                        Reply::End(_) => self.complete = true,
-                        _ => {}
-                    }
-                    if self.complete {
+            FramingKind::Fcgi(replies) => loop {
+                let before = bytes;
+                let reply = match replies.next(&mut bytes) {
+                    Ok(Some(reply)) => reply,
+                    Ok(None) => break,
+                    Err(_) => {
+                        let opening = before[..before.len().min(OPENING)].into();
+                        self.wrong.get_or_insert(NoResponse::OtherProtocol(opening));
+                        bytes = &[];
                         break;
                     }
+                };
+                match reply {
+                    Reply::Stdout(content) => self.got += content.len() as u64,
+                    Reply::End(_) => self.complete = true,
+                    _ => {}
                 }
-            }
+                if self.complete {
+                    break;
+                }
+            },
         }
         if self.complete {
             self.expected = Some(self.got);
@@ -191,7 +189,9 @@ impl Framing {
                 }
                 Err(_) => {
                     let opening = &bytes[from..];
-                    return Parsed::Wrong(NoResponse::OtherProtocol(opening[..opening.len().min(OPENING)].into()));
+                    return Parsed::Wrong(NoResponse::OtherProtocol(
+                        opening[..opening.len().min(OPENING)].into(),
+                    ));
                 }
             };
             from += length;

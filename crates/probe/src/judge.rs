@@ -25,8 +25,12 @@ pub(crate) fn judge(prober: &Prober, check: Check, ask: RequestShape, mut seen: 
             (seen.is_unsure, seen.complete) = (seen.is_unsure || seen.complete, false);
         }
     }
-    let (answer, verdict, mut sentence) = answer(&seen, prober.model.status, prober.model.is_unlike(seen.status));
-    if prober.model.is_short && !seen.complete && matches!(answer, CheckAnswer::Loses | CheckAnswer::LosesSilently) {
+    let (answer, verdict, mut sentence) =
+        answer(&seen, prober.model.status, prober.model.is_unlike(seen.status));
+    if prober.model.is_short
+        && !seen.complete
+        && matches!(answer, CheckAnswer::Loses | CheckAnswer::LosesSilently)
+    {
         sentence.push_str("; the plain response, read without delay, was short as well: its announced length is wrong, or the application fails");
     }
     CheckFinding { verdict, ..CheckFinding::of(check, answer, &seen, sentence) }

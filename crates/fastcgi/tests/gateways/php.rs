@@ -174,10 +174,13 @@ fn a_wiki_works() {
 #[test]
 fn a_script_is_told_what_a_web_server_tells_it() {
     let Some(wiki) = Wiki::start(1, false) else { return };
-    let chunked = ["-H", "Transfer-Encoding: chunked", "-H", "X_Remote_Addr: 6.6.6.6", "--data-binary", "12345"];
+    let chunked =
+        ["-H", "Transfer-Encoding: chunked", "-H", "X_Remote_Addr: 6.6.6.6", "--data-binary", "12345"];
     let (status, said) = wiki.page("/who.php/a%20b", &[&chunked[..], &["-b", "a=1; b=2"]].concat());
     assert_eq!(status, 200, "{said}");
-    for line in ["REMOTE_ADDR=127.0.0.1", "PATH_INFO=/a b", "SCRIPT_NAME=/who.php", "CONTENT_LENGTH=5", "body=5"] {
+    for line in
+        ["REMOTE_ADDR=127.0.0.1", "PATH_INFO=/a b", "SCRIPT_NAME=/who.php", "CONTENT_LENGTH=5", "body=5"]
+    {
         assert!(said.lines().any(|found| found == line), "{line} in {said}");
     }
     assert!(said.contains(&format!("SERVER_PORT={}\n", wiki.address.port())), "{said}");
@@ -200,11 +203,9 @@ fn clients_that_leave_take_no_worker_with_them() {
     let path = Path::new("data/media/noise.zip");
     fs::write(wiki.php.path(path.to_str().unwrap()), noise(UPLOAD)).unwrap();
     let download = b"GET /lib/exe/fetch.php/noise.zip HTTP/1.1\r\nHost: x\r\n\r\n";
-    let upload = [
-        &b"POST /who.php HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n"[..],
-        &vec![b'b'; 1 << 20],
-    ]
-    .concat();
+    let upload =
+        [&b"POST /who.php HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n"[..], &vec![b'b'; 1 << 20]]
+            .concat();
     for _ in 0..5 {
         wiki.leave(download, 100_000);
         wiki.leave(&upload, 0);

@@ -91,7 +91,9 @@ async fn what_is_beyond_a_response_does_not_reach_the_client() {
         ("Status: 304 Not Modified", "GET", ""),
         ("Status: 204", "GET", ""),
     ] {
-        let text = format!("{head}\r\nConnection: x\r\nTransfer-Encoding: chunked\r\nKeep-Alive: 5\r\n\r\nbody and more");
+        let text = format!(
+            "{head}\r\nConnection: x\r\nTransfer-Encoding: chunked\r\nKeep-Alive: 5\r\n\r\nbody and more"
+        );
         let (mut gateway, _) = application(Config::default(), move |_| Some(response(&text))).await;
         let got = ask(&mut gateway, method).await.unwrap();
         assert_eq!(String::from_utf8_lossy(got.body()), expected, "{method} {head}");

@@ -123,30 +123,31 @@ fn ten_thousand_leave_threads() {
     for multiplex in [false, true] {
         let (working, meeting) = (Arc::new(AtomicUsize::new(0)), Barrier::new(SLOTS));
         let counted = working.clone();
-        let running = Running::start(config(multiplex), move |request: &mut Request, response: &mut Response| {
-            let _working = Working::new(&counted);
-            let kind = request.params().text("KIND").unwrap_or_default().to_owned();
-            write!(response, "Content-Type: text/plain\r\n\r\n")?;
-            match kind.as_str() {
-                "read" => drop(io::copy(request, &mut io::sink())?),
-                "write" => drop(io::copy(&mut io::repeat(b'r').take(3 << 20), response)?),
-                "both" => drop(io::copy(request, response)?),
-                "ask" => {
-                    for _ in 0..20 {
-                        if request.is_aborted() {
-                            break;
+        let running =
+            Running::start(config(multiplex), move |request: &mut Request, response: &mut Response| {
+                let _working = Working::new(&counted);
+                let kind = request.params().text("KIND").unwrap_or_default().to_owned();
+                write!(response, "Content-Type: text/plain\r\n\r\n")?;
+                match kind.as_str() {
+                    "read" => drop(io::copy(request, &mut io::sink())?),
+                    "write" => drop(io::copy(&mut io::repeat(b'r').take(3 << 20), response)?),
+                    "both" => drop(io::copy(request, response)?),
+                    "ask" => {
+                        for _ in 0..20 {
+                            if request.is_aborted() {
+                                break;
+                            }
+                            std::thread::yield_now();
                         }
-                        std::thread::yield_now();
                     }
+                    "meet" => {
+                        meeting.wait();
+                        write!(response, "met")?;
+                    }
+                    _ => {}
                 }
-                "meet" => {
-                    meeting.wait();
-                    write!(response, "met")?;
-                }
-                _ => {}
-            }
-            Ok(0)
-        });
+                Ok(0)
+            });
         all_leave(running.port());
         all_slots_are_there(running.port());
         // This joins the responder's threads, which wait for every handler.
@@ -197,7 +198,8 @@ mod on_tokio {
             }
         };
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::spawn(serve_until(listener, config(true), handler, async { drop(stopped.await) }));
+        let server =
+            tokio::spawn(serve_until(listener, config(true), handler, async { drop(stopped.await) }));
         let gateways = move || {
             all_leave(address);
             all_slots_are_there(address);

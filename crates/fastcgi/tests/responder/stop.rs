@@ -163,7 +163,10 @@ fn what_waits_in_the_queue_is_served() {
             let mut all = Vec::new();
             let read = stream.read_to_end(&mut all);
             let text = String::from_utf8_lossy(&all);
-            assert!(read.is_ok() && text.contains("begun"), "multiplex {multiplex}, {number}: {read:?}, {text}");
+            assert!(
+                read.is_ok() && text.contains("begun"),
+                "multiplex {multiplex}, {number}: {read:?}, {text}"
+            );
         }
         drop(first);
     }

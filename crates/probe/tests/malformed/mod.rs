@@ -1,7 +1,5 @@
 //! Responses at the edge of HTTP and beyond: what is allowed is no fault of a server, and what no client can use is said to be that.
 
-
-
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
@@ -52,13 +50,17 @@ fn what_http_allows_is_a_response() {
         let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(200);
         is_kept("400 interim responses", whole(&format!("{early}HTTP/1.1 200 OK\r\n")));
         let mut chunked =
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nConnection: close\r\n\r\n".to_vec();
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nConnection: close\r\n\r\n"
+                .to_vec();
         for _ in 0..300 {
             chunked.extend_from_slice(b"3E8;name=\"a;b\" ; x\r\n");
             chunked.resize(chunked.len() + 1000, b'r');
             chunked.extend_from_slice(b"\r\n");
         }
-        is_kept("chunks with extensions and trailers", [&chunked[..], b"000;last\r\nX: y\r\nZ: w\r\n\r\n"].concat());
+        is_kept(
+            "chunks with extensions and trailers",
+            [&chunked[..], b"000;last\r\nX: y\r\nZ: w\r\n\r\n"].concat(),
+        );
     });
 }
 
@@ -81,7 +83,8 @@ fn a_head_without_end_is_said_to_be_that() {
         assert!(text.contains("its head does not end within"), "{text}");
         let (why, text) = refused(&serve(|stream, _, _| flood(stream, b"HTTP/1.1 200 OK\r\nX: ", b"y")));
         assert!(matches!(why, Some(NoResponse::EndlessHead(512_000..))), "{text}");
-        let (why, text) = refused(&serve(|stream, _, _| flood(stream, b"", b"HTTP/1.1 100 Continue\r\n\r\n")));
+        let (why, text) =
+            refused(&serve(|stream, _, _| flood(stream, b"", b"HTTP/1.1 100 Continue\r\n\r\n")));
         assert_eq!(why, Some(NoResponse::OnlyInterim(1001)), "{text}");
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
         let (why, text) = refused(&answering(format!("{head}zz\r\n").into_bytes()));
@@ -96,7 +99,10 @@ fn a_head_without_end_is_said_to_be_that() {
 #[test]
 fn what_is_no_response_in_a_trial_decides_nothing() {
     sandboxed(|| {
-        for garbage in [&b"no response at all\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"] {
+        for garbage in [
+            &b"no response at all\r\n\r\n"[..],
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        ] {
             let url = serve(move |stream, number, _| match number {
                 0 => respond(stream, "200 OK", "", BODY),
                 _ => drop(stream.write_all(garbage)),
@@ -118,7 +124,8 @@ fn a_length_that_is_always_wrong_is_told_from_a_cut() {
             serve(move |stream, number, _| {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\nConnection: close\r\n\r\n");
                 let length = if number == 0 { plain } else { BODY - 1 };
-                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'r'; length]));
+                let _ =
+                    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'r'; length]));
             })
         };
         for (plain, is_said) in [(BODY - 1, true), (BODY, false)] {

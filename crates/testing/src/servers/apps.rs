@@ -65,9 +65,8 @@ const WIKI: [(&str, &str); 3] = [
 ];
 
 /// The folders in which it keeps what it is given.
-const KEPT: [&str; 11] = [
-    "pages", "attic", "media", "media_attic", "meta", "media_meta", "cache", "index", "locks", "tmp", "log",
-];
+const KEPT: [&str; 11] =
+    ["pages", "attic", "media", "media_attic", "meta", "media_meta", "cache", "index", "locks", "tmp", "log"];
 
 /// php-fpm with `workers` processes that runs DokuWiki, a copy of which is in the folder `wiki`. What it keeps is in `data`, the pages
 /// `start` and `notes:first` among it. Uploads may have 64 MB. PHP finds no PATH_INFO on its own.
@@ -87,7 +86,8 @@ pub fn dokuwiki(workers: u32) -> Result<RunningServer, Unavailable> {
         .arg(launch.path("wiki"))
         .output()
         .map_err(|error| failed(error.to_string()))?;
-    let settings = fs::read_dir("/etc/dokuwiki").map_err(|error| failed(format!("/etc/dokuwiki: {error}")))?;
+    let settings =
+        fs::read_dir("/etc/dokuwiki").map_err(|error| failed(format!("/etc/dokuwiki: {error}")))?;
     for entry in settings.flatten() {
         // Those of another wiki may not be readable.
         if let (Some(name), Ok(content)) = (entry.file_name().to_str(), fs::read(entry.path())) {
@@ -99,7 +99,10 @@ pub fn dokuwiki(workers: u32) -> Result<RunningServer, Unavailable> {
         launch.file(&format!("conf/{name}"), content);
     }
     launch.file("conf/local.protected.php", format!("<?php $conf['savedir'] = '{folder}/data';"));
-    launch.file("wiki/inc/preload.php", format!("<?php if (!defined('DOKU_CONF')) define('DOKU_CONF', '{folder}/conf/');"));
+    launch.file(
+        "wiki/inc/preload.php",
+        format!("<?php if (!defined('DOKU_CONF')) define('DOKU_CONF', '{folder}/conf/');"),
+    );
     launch.file("data/pages/start.txt", "====== A front page ======\n");
     launch.file("data/pages/notes/first.txt", "====== Notes ======\n\nIn **bold**.\n");
     for kept in KEPT {
