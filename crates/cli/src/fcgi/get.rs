@@ -41,7 +41,7 @@ pub(super) struct Get {
     #[arg(long, value_name = "ENDING", requires = "root")]
     split: Vec<String>,
     /// The script of a folder, for a path that ends in `/`
-    #[arg(long, value_name = "NAME", requires = "root", default_value = "")]
+    #[arg(long, value_name = "NAME", requires = "root", default_value = "", hide_default_value = true)]
     index: String,
     /// A header field, as a web server passes it on; may be given often
     #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = field)]

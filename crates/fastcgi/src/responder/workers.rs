@@ -10,7 +10,7 @@ use std::thread::{self, Scope};
 use std::time::Duration;
 
 use linger::{Budget, Closer};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::Socket;
 
@@ -24,6 +24,8 @@ const SPARE: usize = 16;
 /// Most connections that are taken from the accept queue after a stop: the longest queue that Linux allows by default
 /// (`net.core.somaxconn`). What comes beyond it is new.
 const QUEUE: u32 = 4096;
+/// How long after a stop the last handshakes may take, of those whose SYN came before.
+const HANDSHAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 struct Pool<'a, H> {
     is_own: bool,
@@ -155,12 +157,14 @@ fn accept(
         };
         if !ready[1].revents().is_empty() {
             *late += 1;
-            if *late == 1 && is_own && admit_no_more(listener).is_ok() {
-                // What has been admitted since the look at the queue is in it now.
-                continue;
+            if *late == 1 && is_own {
+                // Without it, the look at the queue below is the last that can be done for those who connect.
+                let _ = admit_no_more(listener);
             }
+            let wait = if is_own { HANDSHAKE } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
             let is_over = *late > QUEUE || stop.left().is_some_and(|left| left.is_zero());
-            if is_over || ready[0].revents().is_empty() {
+            let waits = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&wait)).unwrap_or(0);
+            if is_over || waits == 0 {
                 return Ok(None);
             }
         }
