@@ -12,7 +12,7 @@ use std::time::Instant;
 use ::tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use ::tokio::net::{TcpStream, UnixStream};
 use ::tokio::sync::oneshot;
-use ::tokio::time::timeout;
+use ::tokio::time::{error::Elapsed, timeout};
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 use tower_service::Service;
@@ -317,13 +317,7 @@ where
         if got.is_err() && sent_before != before {
             continue;
         }
-        let got = match got {
-            Ok(Ok(0)) => Err(Cause::Closed),
-            Ok(Ok(got)) => Ok(got),
-            Ok(Err(error)) => Err(Cause::Error(error.kind())),
-            Err(_) => Err(Cause::Silent),
-        };
-        let mut input = match got {
+        let mut input = match came(got) {
             Ok(got) => &buffer[..got],
             Err(cause) => {
                 outbox.fail(cut(received, cause, write_error), replies.offset() == 0).await;
@@ -362,6 +356,16 @@ where
                 }
             }
         }
+    }
+}
+
+/// How many bytes a read with a bound has got, or why none will come.
+fn came(got: Result<io::Result<usize>, Elapsed>) -> Result<usize, Cause> {
+    match got {
+        Ok(Ok(0)) => Err(Cause::Closed),
+        Ok(Ok(got)) => Ok(got),
+        Ok(Err(error)) => Err(Cause::Error(error.kind())),
+        Err(_) => Err(Cause::Silent),
     }
 }
 
