@@ -15,21 +15,35 @@ enum State {
     Head(Vec<u8>),
     /// This many bytes are to come.
     Length(u64),
-    /// No length is announced, or the announced body does not come: a response to HEAD, 1xx, 204, 304.
+    /// No length is announced.
     Unknown,
+    /// No body comes, whatever is announced: a response to HEAD, 1xx, 204, 304 (RFC 9110 section 6.4.1).
+    Empty,
 }
 
 impl Announced {
     /// `is_head` is whether the request's method is HEAD (RFC 9110 section 9.3.2).
     pub(crate) fn new(is_head: bool) -> Self {
-        Self { state: if is_head { State::Unknown } else { State::Head(Vec::new()) }, got: 0 }
+        Self { state: if is_head { State::Empty } else { State::Head(Vec::new()) }, got: 0 }
     }
 
     /// For a response whose header block was read elsewhere.
     #[cfg(feature = "tower")]
     pub(crate) fn of(head: &Head, is_head: bool) -> Self {
-        let state = if is_head { State::Unknown } else { State::after(head) };
+        let state = if is_head { State::Empty } else { State::after(head) };
         Self { state, got: 0 }
+    }
+
+    /// Takes bytes of the body. Returns those that belong to the response: what is beyond its length would be read as another one.
+    #[cfg(feature = "tower")]
+    pub(crate) fn take_body<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let room = match self.state {
+            State::Length(length) => usize::try_from(length.saturating_sub(self.got)).unwrap_or(usize::MAX),
+            State::Empty => 0,
+            State::Head(_) | State::Unknown => usize::MAX,
+        };
+        self.got += bytes.len() as u64;
+        &bytes[..bytes.len().min(room)]
     }
 
     /// Takes bytes of STDOUT.
@@ -50,6 +64,16 @@ impl Announced {
         }
     }
 
+    /// Whether all of the body has come, as its length says.
+    #[cfg(feature = "tower")]
+    pub(crate) fn is_full(&self) -> bool {
+        match self.state {
+            State::Length(length) => self.got >= length,
+            State::Empty => true,
+            State::Head(_) | State::Unknown => false,
+        }
+    }
+
     /// The body's bytes so far and how many were announced, if fewer came.
     pub(crate) fn missing(&self) -> Option<(u64, u64)> {
         match self.state {
@@ -61,12 +85,10 @@ impl Announced {
 
 impl State {
     fn after(head: &Head) -> Self {
-        // RFC 9110 sections 8.6 and 15.4.5.
-        let is_empty = matches!(head.status, 100..200 | 204 | 304);
-        let length =
-            head.get("content-length").and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
-        match length {
-            Some(length) if !is_empty => Self::Length(length),
+        match head.length() {
+            // RFC 9110 sections 8.6 and 15.4.5.
+            _ if matches!(head.status, 100..200 | 204 | 304) => Self::Empty,
+            Ok(Some(length)) => Self::Length(length),
             _ => Self::Unknown,
         }
     }

@@ -53,6 +53,12 @@ pub enum InvalidHead {
     /// `Status:` is not followed by three digits.
     #[error("the Status header is not a number from 100 to 999")]
     Status,
+    /// The response has ended within its header block, or before it.
+    #[error("the response ends before its header block does")]
+    Missing,
+    /// `Content-Length:` is no number, or there are two that differ (RFC 9110 section 8.6).
+    #[error("the response's Content-Length is not one number")]
+    Length,
 }
 
 impl Head {
@@ -81,10 +87,32 @@ impl Head {
                 head.headers.push((line.name.to_owned(), line.value.to_vec()));
             }
         }
+        head.length()?;
         if head.status == 0 {
             head.status = if head.get("location").is_some() { 302 } else { 200 };
         }
         Ok(Some((head, length)))
+    }
+
+    /// The length of the body, as `Content-Length` announces it.
+    ///
+    /// # Errors
+    /// Returns [`InvalidHead::Length`].
+    pub fn length(&self) -> Result<Option<u64>, InvalidHead> {
+        let mut length = None;
+        for (_, value) in self.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        {
+            let value = value.trim_ascii();
+            let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+            let number =
+                std::str::from_utf8(value).ok().filter(|_| is_number).and_then(|text| text.parse().ok());
+            let number: u64 = number.ok_or(InvalidHead::Length)?;
+            if length.is_some_and(|other| other != number) {
+                return Err(InvalidHead::Length);
+            }
+            length = Some(number);
+        }
+        Ok(length)
     }
 
     /// The first header of that name; case does not matter.
@@ -93,5 +121,25 @@ impl Head {
             .iter()
             .find(|(this, _)| this.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_slice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_one_number() {
+        let length = |block: &str| {
+            let parsed = Head::parse(format!("{block}\r\n").as_bytes());
+            parsed.map(|head| head.unwrap().0.length().unwrap())
+        };
+        assert_eq!(length("A: b\r\n"), Ok(None));
+        assert_eq!(length("Content-Length: 5 \r\ncontent-length: 05\r\n"), Ok(Some(5)));
+        for wrong in ["5\r\nContent-Length: 6", "", "5, 5", "-5", "+5", "0x5", "5 5", "99999999999999999999"]
+        {
+            let block = format!("Content-Length: {wrong}\r\n");
+            assert_eq!(length(&block), Err(InvalidHead::Length), "{wrong}");
+        }
     }
 }

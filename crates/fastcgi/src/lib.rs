@@ -10,6 +10,7 @@
 //!   tokio only drive it, so that both answer the same.
 //! - [`Responder`]: serves requests on blocking threads. Module `tokio` (with the feature of that name) serves them on
 //!   a tokio runtime, and module `tower` serves any HTTP application.
+//! - [`environment`]: a request as the variables of a CGI program.
 //! - [`Client`]: the gateway's side. It reads while it writes, takes a response for complete only with its
 //!   END_REQUEST, and salvages what arrived before a reset.
 //!
@@ -31,6 +32,7 @@ mod announced;
 pub mod apps;
 pub mod cgi;
 pub mod conversation;
+pub mod environment;
 mod error;
 pub mod gateway;
 pub mod incoming;

@@ -384,7 +384,7 @@ fn is_passing(error: &io::Error) -> bool {
 fn answered(framing: &Framing, is_raw: bool) -> Answered {
     Answered {
         // Bytes that are no HTTP have no status, and no length either.
-        status: if framing.broken || is_raw { Some(NO_STATUS) } else { framing.status },
+        status: if framing.wrong.is_some() || is_raw { Some(NO_STATUS) } else { framing.status },
         got: framing.got,
         expected: framing.expected,
         framed: !framing.ends_with_connection(),

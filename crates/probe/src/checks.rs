@@ -247,6 +247,9 @@ fn stall(prober: &Prober) -> CheckFinding {
             let holding = (prober.plain * 10).max(Duration::from_millis(2500)).min(prober.config.patience);
             let began = Instant::now();
             trial.read(if closed { Until::Closed } else { Until::Complete }, holding);
+            if trial.not_understood().is_some() {
+                return Ok(judge(prober, check, ask, trial.finish()));
+            }
             let unframed = trial.ends_with_connection();
             let done = |trial: &Trial<'_>| trial.has_ended() || (!closed && !unframed && trial.is_complete());
             if done(&trial) {

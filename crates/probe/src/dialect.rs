@@ -2,6 +2,7 @@
 
 use std::io;
 
+use linger_fastcgi::environment::{Environment, Underscores};
 use linger_fastcgi::params::push_pair;
 use linger_fastcgi::record::{self, RecordType, Role};
 
@@ -118,33 +119,20 @@ impl Dialect {
                 head.into_bytes()
             }
             Self::Fcgi { script, extras } => {
-                let user_agent = &extras.user_agent;
                 let (file, query) = script.split_once('?').unwrap_or((script, ""));
-                let length = ask.announced.unwrap_or(0).to_string();
+                let mut environment = Environment::of_file(extras.method(ask.method), file, query);
+                environment.local().set("SERVER_SOFTWARE", extras.user_agent.as_str());
+                environment.length(ask.announced.unwrap_or(0) as u64);
+                let own = [
+                    ("User-Agent", extras.user_agent.as_str()),
+                    ("Content-Type", "application/octet-stream"),
+                ];
+                let fields = extras.fields(&own).map(|(name, value)| (name, value.as_bytes()));
+                // Only fields that are to be refused are an error.
+                let _ = environment.fields(fields, Underscores::Drop);
                 let mut pairs = Vec::new();
-                for (name, value) in [
-                    ("GATEWAY_INTERFACE", "CGI/1.1"),
-                    ("SERVER_PROTOCOL", "HTTP/1.1"),
-                    ("SERVER_SOFTWARE", user_agent),
-                    ("SERVER_NAME", "localhost"),
-                    ("SERVER_PORT", "80"),
-                    ("REMOTE_ADDR", "127.0.0.1"),
-                    ("REDIRECT_STATUS", "200"),
-                    ("REQUEST_METHOD", extras.method(ask.method)),
-                    ("SCRIPT_FILENAME", file),
-                    ("SCRIPT_NAME", file),
-                    ("REQUEST_URI", script),
-                    ("QUERY_STRING", query),
-                    ("CONTENT_LENGTH", &length),
-                ] {
-                    push_pair(&mut pairs, name.as_bytes(), value.as_bytes());
-                }
-                let own = [("User-Agent", user_agent.as_str()), ("Content-Type", "application/octet-stream")];
-                for (name, value) in extras.fields(&own) {
-                    let name = name.to_ascii_uppercase().replace('-', "_");
-                    // RFC 3875 section 4.1.3: the one field with a variable of its own.
-                    let name = if name == "CONTENT_TYPE" { name } else { format!("HTTP_{name}") };
-                    push_pair(&mut pairs, name.as_bytes(), value.as_bytes());
+                for (name, value) in environment.iter() {
+                    push_pair(&mut pairs, name, value);
                 }
                 let mut out = Vec::new();
                 record::push_begin(&mut out, 1, Role::Responder, false);

@@ -4,6 +4,8 @@ use std::io;
 
 use linger_untrusted::Untrusted;
 
+use crate::no_response::NoResponse;
+
 /// Why a server could not be probed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -43,6 +45,14 @@ pub enum ProbeError {
         target: String,
         /// What arrived instead.
         reason: String,
+    },
+    /// What comes is in the right protocol, and no response that a client could use.
+    #[error("{target} does not answer a plain request with a response: {why}")]
+    NoResponse {
+        /// The target.
+        target: String,
+        /// What is wrong with it.
+        why: NoResponse,
     },
     /// What answers speaks another protocol.
     #[error("{target} answers in another protocol: {}", other_protocol(*.http2, .opening))]

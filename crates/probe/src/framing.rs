@@ -3,8 +3,14 @@
 use linger_fastcgi::replies::{Replies, Reply};
 use linger_untrusted::Untrusted;
 
-/// Largest head, in bytes.
-const MOST_HEAD: usize = 64 << 10;
+use crate::no_response::NoResponse;
+
+/// Largest head, in bytes. Clients take as much or less: hyper some 400 KB, curl 300 KB, browsers 256 KB, Python 64 KB a line.
+const MOST_HEAD: usize = 512 << 10;
+/// Most fields of a head: as many as fit into it, each with a name and a line end.
+const MOST_FIELDS: usize = MOST_HEAD / 4;
+/// Most interim responses (1xx) before the response. curl takes as many as come.
+const MOST_INTERIM: usize = 1000;
 /// How much is shown of what is no response, in bytes.
 const OPENING: usize = 40;
 
@@ -29,10 +35,9 @@ pub struct Framing {
     pub keep_alive: Option<u64>,
     /// Whether the response says that its connection ends with it (RFC 9112 section 9.3).
     pub is_last: bool,
-    /// The first bytes of what cannot be parsed.
-    pub opening: Option<Untrusted>,
-    /// Whether the response cannot be parsed. Its bytes are then only counted.
-    pub broken: bool,
+    /// Why what came cannot be parsed. Its bytes are then only counted.
+    pub wrong: Option<NoResponse>,
+    interim: usize,
 }
 
 #[derive(Debug)]
@@ -56,8 +61,8 @@ impl Framing {
             location: None,
             keep_alive: None,
             is_last: false,
-            opening: None,
-            broken: false,
+            wrong: None,
+            interim: 0,
         }
     }
 
@@ -100,15 +105,16 @@ impl Framing {
             kept.extend_from_slice(bytes);
             head = std::mem::take(kept);
             match self.parse_head(&head) {
-                Some(length) => bytes = &head[length..],
-                None => {
-                    if self.broken {
-                        self.opening = Some(head[..head.len().min(OPENING)].into());
-                        self.kind = FramingKind::Close;
-                        self.got += head.len() as u64;
-                    } else {
-                        self.kind = FramingKind::Head(head);
-                    }
+                Parsed::Head(length) => bytes = &head[length..],
+                Parsed::Partial(interim) => {
+                    head.drain(..interim);
+                    self.kind = FramingKind::Head(head);
+                    return came;
+                }
+                Parsed::Wrong(wrong) => {
+                    self.wrong = Some(wrong);
+                    self.kind = FramingKind::Close;
+                    self.got += head.len() as u64;
                     return came;
                 }
             }
@@ -129,20 +135,31 @@ impl Framing {
             FramingKind::Chunked(chunks) => {
                 self.got += chunks.feed(&mut bytes);
                 self.complete = chunks.state == ChunkState::Done;
-                self.broken |= chunks.state == ChunkState::Broken;
-            }
-            FramingKind::Fcgi(replies) => {
-                while let Ok(Some(reply)) = replies.next(&mut bytes) {
-                    match reply {
-                        Reply::Stdout(content) => self.got += content.len() as u64,
-                        Reply::End(_) => self.complete = true,
-                        _ => {}
-                    }
-                    if self.complete {
-                        break;
-                    }
+                if chunks.state == ChunkState::Broken && self.wrong.is_none() {
+                    self.wrong = Some(NoResponse::Chunks(self.got));
                 }
             }
+            FramingKind::Fcgi(replies) => loop {
+                let before = bytes;
+                let reply = match replies.next(&mut bytes) {
+                    Ok(Some(reply)) => reply,
+                    Ok(None) => break,
+                    Err(_) => {
+                        let opening = before[..before.len().min(OPENING)].into();
+                        self.wrong.get_or_insert(NoResponse::OtherProtocol(opening));
+                        bytes = &[];
+                        break;
+                    }
+                };
+                match reply {
+                    Reply::Stdout(content) => self.got += content.len() as u64,
+                    Reply::End(_) => self.complete = true,
+                    _ => {}
+                }
+                if self.complete {
+                    break;
+                }
+            },
         }
         if self.complete {
             self.expected = Some(self.got);
@@ -150,29 +167,40 @@ impl Framing {
         came - bytes.len()
     }
 
-    /// Parses the head. Returns its length once it is complete. Skips interim responses (1xx).
-    fn parse_head(&mut self, bytes: &[u8]) -> Option<usize> {
+    /// Parses the head. Skips interim responses (1xx).
+    fn parse_head(&mut self, bytes: &[u8]) -> Parsed {
         let mut from = 0;
+        let mut headers = vec![httparse::EMPTY_HEADER; 128];
         loop {
-            let mut headers = [httparse::EMPTY_HEADER; 128];
+            let room = headers.len();
             let mut response = httparse::Response::new(&mut headers);
             // Clients such as curl skip a malformed header line and still use Content-Length. So it is skipped here too.
             let mut lenient = httparse::ParserConfig::default();
             lenient.ignore_invalid_headers_in_responses(true);
             let length = match lenient.parse_response(&mut response, &bytes[from..]) {
                 Ok(httparse::Status::Complete(length)) => length,
-                Ok(httparse::Status::Partial) => {
-                    self.broken = bytes.len() > MOST_HEAD;
-                    return None;
+                Ok(httparse::Status::Partial) if bytes.len() - from > MOST_HEAD => {
+                    return Parsed::Wrong(NoResponse::EndlessHead(bytes.len() - from));
+                }
+                Ok(httparse::Status::Partial) => return Parsed::Partial(from),
+                Err(httparse::Error::TooManyHeaders) if room < MOST_FIELDS => {
+                    headers = vec![httparse::EMPTY_HEADER; room * 4];
+                    continue;
                 }
                 Err(_) => {
-                    self.broken = true;
-                    return None;
+                    let opening = &bytes[from..];
+                    return Parsed::Wrong(NoResponse::OtherProtocol(
+                        opening[..opening.len().min(OPENING)].into(),
+                    ));
                 }
             };
             from += length;
             let status = response.code.unwrap_or(0);
             if (100..200).contains(&status) {
+                self.interim += 1;
+                if self.interim > MOST_INTERIM {
+                    return Parsed::Wrong(NoResponse::OnlyInterim(self.interim));
+                }
                 continue;
             }
             self.status = Some(status);
@@ -201,9 +229,18 @@ impl Framing {
             if let FramingKind::Length(length) = self.kind {
                 self.expected = Some(length);
             }
-            return Some(from);
+            return Parsed::Head(from);
         }
     }
+}
+
+/// What the beginning of a response is.
+enum Parsed {
+    /// A head, which ends here.
+    Head(usize),
+    /// The beginning of one, behind interim responses that end here.
+    Partial(usize),
+    Wrong(NoResponse),
 }
 
 /// `timeout=5, max=100` (RFC 2068 section 19.7.1.1, which is all that describes it).

@@ -12,7 +12,7 @@ use crate::seen::{ConnectionEnd, TrialResult};
 
 /// Judges the result of a trial with the request `ask`, of which the response should have arrived completely.
 pub(crate) fn judge(prober: &Prober, check: Check, ask: RequestShape, mut seen: TrialResult) -> CheckFinding {
-    if seen.unframed && !seen.is_endless {
+    if seen.unframed && !seen.is_endless && seen.invalid.is_none() {
         measure(&mut seen, lengths(prober, ask));
         // Shorter than ever before: a response may have another length each time.
         if seen.ended == ConnectionEnd::Closed
@@ -25,7 +25,14 @@ pub(crate) fn judge(prober: &Prober, check: Check, ask: RequestShape, mut seen: 
             (seen.is_unsure, seen.complete) = (seen.is_unsure || seen.complete, false);
         }
     }
-    let (answer, verdict, sentence) = answer(&seen, prober.model.status, prober.model.is_unlike(seen.status));
+    let (answer, verdict, mut sentence) =
+        answer(&seen, prober.model.status, prober.model.is_unlike(seen.status));
+    if prober.model.is_short
+        && !seen.complete
+        && matches!(answer, CheckAnswer::Loses | CheckAnswer::LosesSilently)
+    {
+        sentence.push_str("; the plain response, read without delay, was short as well: its announced length is wrong, or the application fails");
+    }
     CheckFinding { verdict, ..CheckFinding::of(check, answer, &seen, sentence) }
 }
 
@@ -97,7 +104,7 @@ fn by_bytes(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verd
         return (CheckAnswer::Loses, Some(Verdict::Lost), gateways_failure(seen.status));
     }
     if let Some(invalid) = seen.invalid.as_ref().filter(|_| !ended.is_reset()) {
-        let sentence = format!("what came is not valid HTTP/2 ({invalid}), so that the client gave up");
+        let sentence = format!("what came is {invalid}: a client gives up there");
         return (CheckAnswer::CannotTell, None, sentence);
     }
     let reset = ended.is_reset();

@@ -5,6 +5,7 @@ use crate::dialect::RequestShape;
 use crate::error::ProbeError;
 use crate::http2;
 use crate::model::Lengths;
+use crate::no_response::NoResponse;
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::trial::{Trial, Until};
@@ -39,8 +40,12 @@ pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Optio
         trial.queue(&request);
         trial.send(prober.config.patience);
         trial.read(Until::Complete, prober.config.patience);
-        if let Some(opening) = trial.not_understood() {
-            return Err(ProbeError::NotThisProtocol { target: target.to_owned(), http2: false, opening });
+        match trial.not_understood() {
+            Some(NoResponse::OtherProtocol(opening)) => {
+                return Err(ProbeError::NotThisProtocol { target: target.to_owned(), http2: false, opening });
+            }
+            Some(why) => return Err(ProbeError::NoResponse { target: target.to_owned(), why }),
+            None => {}
         }
         let seen = trial.finish();
         // A reading that the budget cut tells no length, and the first reading is enough.

@@ -30,6 +30,7 @@ mod judge;
 mod keep_alive;
 mod learn;
 mod model;
+mod no_response;
 mod often;
 mod probe;
 mod prober;
@@ -49,6 +50,7 @@ pub use finding::{CheckAnswer, CheckFinding, Doubt, IdleLimit, LeftOut, ProbeRep
 pub use framing::Framing;
 pub use linger_verdict::Verdict;
 pub use model::{Amount, Lengths};
+pub use no_response::NoResponse;
 pub use probe::{probe, will_ask};
 pub use request::{AskedMethod, HeaderField};
 pub use seen::ConnectionEnd;

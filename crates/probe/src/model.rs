@@ -74,13 +74,16 @@ type Key = (&'static str, Option<usize>);
 pub(crate) struct Model {
     /// The status line's number; `None` where the protocol has none.
     pub(crate) status: Option<u16>,
+    /// Whether the plain response, which was read without delay, was shorter than it announced.
+    pub(crate) is_short: bool,
     /// The lengths of responses that end with the connection, by request.
     unframed: Mutex<HashMap<Key, Option<Lengths>>>,
 }
 
 impl Model {
     pub(crate) fn new(plain: &TrialResult, lengths: Option<Lengths>) -> Self {
-        let model = Self { status: plain.status, unframed: Mutex::default() };
+        let is_short = !plain.complete && plain.expected.is_some_and(|expected| plain.got < expected);
+        let model = Self { status: plain.status, is_short, unframed: Mutex::default() };
         model.learn(RequestShape::GET, lengths);
         model
     }

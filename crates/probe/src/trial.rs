@@ -5,11 +5,11 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_untrusted::Untrusted;
 use rustix::event::PollFlags;
 
 use crate::counters::grown;
 use crate::framing::Framing;
+use crate::no_response::NoResponse;
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::wire::ClientStream;
@@ -138,8 +138,8 @@ impl<'p> Trial<'p> {
     }
 
     /// Reads, and sends what is still queued, to the end given by `until`. Stops earlier if no byte moves for
-    /// `patience`, if the response becomes longer or takes longer than the configuration allows, or if a quiet probe
-    /// has read all that it may.
+    /// `patience`, if what comes is no response, if the response becomes longer or takes longer than the configuration allows, or
+    /// if a quiet probe has read all that it may.
     pub(crate) fn read(&mut self, until: Until, patience: Duration) {
         self.wire.widen();
         let mut buffer = [0; 64 << 10];
@@ -165,6 +165,9 @@ impl<'p> Trial<'p> {
                 Ok(got) => {
                     self.prober.spent.received(got);
                     self.framing.feed(&buffer[..got]);
+                    if self.framing.wrong.is_some() {
+                        return;
+                    }
                     if !self.framing.complete && (self.framing.got > config.most || Instant::now() > last) {
                         self.is_endless = true;
                         return;
@@ -246,9 +249,9 @@ impl<'p> Trial<'p> {
         self.framing.ends_with_connection()
     }
 
-    /// The first bytes of what came, if they are no response.
-    pub(crate) fn not_understood(&self) -> Option<Untrusted> {
-        self.framing.opening.clone()
+    /// Why what came is no response.
+    pub(crate) fn not_understood(&self) -> Option<NoResponse> {
+        self.framing.wrong.clone()
     }
 
     pub(crate) fn got(&self) -> u64 {
@@ -291,7 +294,7 @@ impl<'p> Trial<'p> {
             location: self.framing.location,
             ended,
             code: None,
-            invalid: None,
+            invalid: self.framing.wrong.as_ref().map(|wrong| format!("no response: {wrong}")),
             write_failed: self.write_failed,
             elapsed: self.started.elapsed(),
             round_trip: self.wire.round_trip,

@@ -3,6 +3,7 @@
 
 mod common;
 mod kept;
+mod malformed;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

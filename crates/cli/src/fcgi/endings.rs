@@ -6,14 +6,16 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use linger_fastcgi::incoming::{Capacity, Incoming, Received};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
 use linger_fastcgi::{Limits, cgi};
 use linger_lab::{Consume, Stop};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How a connection ends, once the response was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,8 +38,16 @@ pub(super) enum FcgiEnding {
 
 /// The seconds of [`FcgiEnding::SoLinger`].
 const LINGER: Duration = Duration::from_secs(5);
-/// How long a write may find no room, and a record that has begun may pause.
+/// How long a write may find no room, and a gateway may be silent.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How many connections may wait to be accepted.
+pub(super) const BACKLOG: u32 = 128;
+/// How long a request that has begun may still pause, once the stop is requested.
+const LAST: Duration = Duration::from_secs(2);
+/// How long one that has not begun is waited for then: the gateway may have connected a moment ago.
+const FIRST: Duration = Duration::from_millis(200);
+/// When accepting is tried again after the fds ran out.
+const AGAIN: Duration = Duration::from_millis(20);
 /// What is written of a body at a time.
 const PIECE: usize = record::FULL;
 
@@ -64,11 +74,11 @@ impl Application {
     ///
     /// # Errors
     /// Returns an error if no connection can be accepted any more, or no thread started.
-    pub(super) fn serve(self, listener: &TcpListener, workers: usize, stop: &Stop) -> io::Result<Answered> {
+    pub(super) fn serve(self, listener: TcpListener, workers: usize, stop: &Stop) -> io::Result<Answered> {
         listener.set_nonblocking(true)?;
-        let answered = Mutex::default();
+        let (door, answered) = (Door::new(listener), Mutex::default());
         let work = || -> io::Result<()> {
-            while let Some(stream) = accept(listener, stop).inspect_err(|_| stop.request())? {
+            while let Some(stream) = door.accept(stop).inspect_err(|_| stop.request())? {
                 let end = self.answer(stream, stop);
                 let mut answered = answered.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 note(&mut answered, end);
@@ -150,21 +160,52 @@ fn close(stream: TcpStream) -> io::Result<()> {
     nix::unistd::close(stream).map_err(Into::into)
 }
 
-/// Waits for the next connection. Returns `None` once the stop is requested.
-fn accept(listener: &TcpListener, stop: &Stop) -> io::Result<Option<TcpStream>> {
-    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
-    while !stop.requested() {
-        if !stop.wait_readable(listener.as_fd(), None)? {
-            continue;
-        }
-        match listener.accept() {
-            Ok((stream, _)) => return Ok(Some(stream)),
-            // Another worker was quicker, or the client has left.
-            Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted) => {}
-            Err(error) => return Err(error),
-        }
+/// The listener, at which one worker at a time waits. After a stop it is closed as soon as nothing waits, so that gateways that come
+/// later are refused at once.
+struct Door {
+    listener: Mutex<Option<TcpListener>>,
+    /// Connections accepted after the stop.
+    late: AtomicU32,
+}
+
+impl Door {
+    fn new(listener: TcpListener) -> Self {
+        Self { listener: Mutex::new(Some(listener)), late: AtomicU32::new(0) }
     }
-    Ok(None)
+
+    /// Waits for the next connection. Returns `None` once the stop is requested and none waits: those that do would be reset with the
+    /// listener, and only the ending is to lose responses.
+    fn accept(&self, stop: &Stop) -> io::Result<Option<TcpStream>> {
+        use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+        let mut turn = self.listener.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while let Some(listener) = &*turn {
+            let is_last = stop.requested();
+            if !is_last && !stop.wait_readable(listener.as_fd(), None)? {
+                continue;
+            }
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    if is_last && self.late.fetch_add(1, Ordering::Relaxed) >= BACKLOG {
+                        // What is in the queue now came after the stop.
+                        *turn = None;
+                    }
+                    return Ok(Some(stream));
+                }
+                Err(error) if error.kind() == WouldBlock && is_last => *turn = None,
+                // The client has left.
+                Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted) => {}
+                // The connection stays in the queue until another one ends and frees an fd.
+                Err(error) if is_out_of_fds(&error) && !is_last => stop.sleep(AGAIN)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_out_of_fds(error: &io::Error) -> bool {
+    use nix::errno::Errno::{EMFILE, ENFILE};
+    error.raw_os_error().is_some_and(|raw| [EMFILE as i32, ENFILE as i32].contains(&raw))
 }
 
 /// A connection, read record by record, as uWSGI reads: what follows a record stays in the kernel.
@@ -205,12 +246,28 @@ impl<'a> RequestReader<'a> {
         Ok(self.id)
     }
 
-    /// Reads one record. Returns `false` if there is none: the gateway has closed, or the stop was requested.
-    fn record(&mut self) -> io::Result<bool> {
-        while !self.stop.wait_readable(self.stream.as_fd(), None)? {
-            if self.stop.requested() {
+    /// Waits for a record. Returns `false` if the stop is requested, and none comes in time.
+    fn is_coming(&self) -> io::Result<bool> {
+        let until = Instant::now() + PATIENCE;
+        while !self.stop.requested() {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.stop.wait_readable(self.stream.as_fd(), Some(left))? {
+                return Ok(true);
+            }
+            if left.is_zero() {
                 return Ok(false);
             }
+        }
+        let mut ready = [PollFd::new(&self.stream, PollFlags::IN)];
+        let wait = if self.id.is_some() { LAST } else { FIRST };
+        let wait = Timespec::try_from(wait).map_err(io::Error::other)?;
+        Ok(poll(&mut ready, Some(&wait))? > 0)
+    }
+
+    /// Reads one record. Returns `false` if there is none: the gateway has closed, or the stop was requested.
+    fn record(&mut self) -> io::Result<bool> {
+        if !self.is_coming()? {
+            return Ok(false);
         }
         self.buffer.resize(record::HEADER, 0);
         match self.stream.read_exact(&mut self.buffer) {
@@ -219,8 +276,16 @@ impl<'a> RequestReader<'a> {
         }
         let [.., high, low, padding, _] = self.buffer[..] else { return Ok(false) };
         let rest = usize::from(u16::from_be_bytes([high, low])) + usize::from(padding);
-        self.buffer.resize(record::HEADER + rest, 0);
-        self.stream.read_exact(&mut self.buffer[record::HEADER..])?;
+        // What is no record has no length either: it is not waited for.
+        self.take()?;
+        self.buffer.resize(rest, 0);
+        self.stream.read_exact(&mut self.buffer)?;
+        self.take()?;
+        Ok(true)
+    }
+
+    /// Takes what is in the buffer.
+    fn take(&mut self) -> io::Result<()> {
         let mut input = &self.buffer[..];
         while let Some(event) = self.incoming.next(&mut input)? {
             match event {
@@ -234,7 +299,7 @@ impl<'a> RequestReader<'a> {
                 _ => {}
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Reads and discards until the gateway closes.

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum, ValueHint};
 use linger_fastcgi::Address;
 use linger_fastcgi::cgi::{Head, MOST_HEAD};
+use linger_fastcgi::environment::{Environment, InvalidRequest, Site, Underscores};
 use linger_fastcgi::gateway::{self, Client, Error, GatewayRequest};
 use linger_fastcgi::record::Role;
 
@@ -24,14 +25,27 @@ use crate::typed::fastcgi;
 #[command(mut_arg("timeout", |arg| arg.default_value("60s")))]
 #[command(after_help = "Examples:\n  linger fcgi get 127.0.0.1:9000 /srv/www/index.php\n  \
     linger fcgi get unix:/run/php/php-fpm.sock /srv/www/form.php --param CONTENT_TYPE=text/plain --body form.txt\n  \
-    linger fcgi get --fail unix:/run/php/php-fpm.sock /ping\n\n\
+    linger fcgi get --fail unix:/run/php/php-fpm.sock /ping\n  \
+    linger fcgi get unix:/run/php/php-fpm.sock '/doku.php/wiki:start?do=edit' --root /srv/www --split .php\n\n\
     Exit status: 0 the response is complete, 1 it was cut or the application failed, 3 there was none.")]
 pub(super) struct Get {
     /// HOST:PORT, or unix:/PATH.
     #[arg(value_parser = fastcgi)]
     address: Address,
-    /// The script's file name, as the application sees it
+    /// The script's file name, as the application sees it; with --root a path of a URL. A query may follow behind `?`
     script: String,
+    /// The folder of the scripts, as the application sees it: the path is decoded and stays below it, as behind a web server
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    root: Option<String>,
+    /// How a script's name ends: what follows it in the path is PATH_INFO; may be given often
+    #[arg(long, value_name = "ENDING", requires = "root")]
+    split: Vec<String>,
+    /// The script of a folder, for a path that ends in `/`
+    #[arg(long, value_name = "NAME", requires = "root", default_value = "", hide_default_value = true)]
+    index: String,
+    /// A header field, as a web server passes it on; may be given often
+    #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = field)]
+    header: Vec<(String, String)>,
     /// A parameter, in place of the usual one of that name
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     param: Vec<(String, String)>,
@@ -116,14 +130,45 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// A header field. What may be in a name is what HTTP allows (RFC 9110 section 5.6.2).
+fn field(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as NAME: VALUE")?;
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(format!("`{}` is no name of a header", name.escape_debug()));
+    }
+    Ok((name.to_owned(), value.trim().to_owned()))
+}
+
 impl Get {
+    /// The variables of the request, without the body's and the user's own.
+    fn environment(&self) -> Result<Environment, InvalidRequest> {
+        let method = if self.body.is_some() { "POST" } else { "GET" };
+        let mut environment = match &self.root {
+            Some(root) => {
+                let mut site = Site::from(root.as_str());
+                (site.split, site.index) = (self.split.clone(), self.index.clone());
+                Environment::of_target(method, &self.script, &site)?
+            }
+            None => {
+                let (file, query) = self.script.split_once('?').unwrap_or((&self.script, ""));
+                Environment::of_file(method, file, query)
+            }
+        };
+        environment.local();
+        if let Some((_, host)) = self.header.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            environment.host(Some(host), false);
+        }
+        let fields = self.header.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        environment.fields(fields, Underscores::Refuse)?;
+        Ok(environment)
+    }
+
     /// The request that is asked for. The error has been reported.
     fn request(&self) -> Result<GatewayRequest, ExitCode> {
         let unread = |path: &Path, error| exit::file(format_args!("cannot read {}", path.display()), &error);
-        let method = if self.body.is_some() { "POST" } else { "GET" };
-        let (file, query) = self.script.split_once('?').unwrap_or((&self.script, ""));
-        let mut request =
-            GatewayRequest::new(method, file).param("QUERY_STRING", query).param("REQUEST_URI", &self.script);
+        let environment = self.environment().map_err(|error| exit::fail(exit::BAD_USAGE, error))?;
+        let mut request = GatewayRequest::of(environment);
         if let Some(path) = &self.body {
             request = body(request, path).map_err(|error| unread(path, error))?;
         }

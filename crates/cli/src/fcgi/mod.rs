@@ -1,5 +1,6 @@
 //! `linger fcgi`: requests to a FastCGI application, or an application to try a gateway with.
 
+mod abort;
 mod endings;
 mod get;
 mod ping;
@@ -25,6 +26,7 @@ enum FcgiVerb {
     Get(get::Get),
     Ping(ping::Ping),
     Values(values::Values),
+    Abort(abort::Abort),
     Serve(serve::ServeArguments),
 }
 
@@ -33,6 +35,7 @@ pub(crate) fn run(arguments: FcgiArguments) -> ExitCode {
         FcgiVerb::Get(get) => get.run(),
         FcgiVerb::Ping(ping) => ping.run(),
         FcgiVerb::Values(values) => values.run(),
+        FcgiVerb::Abort(abort) => abort.run(),
         FcgiVerb::Serve(serve) => serve.run(),
     }
 }

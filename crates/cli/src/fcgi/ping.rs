@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, value_parser};
 use linger_fastcgi::Address;
+use linger_fastcgi::environment::Environment;
 use linger_fastcgi::gateway::{self, Client, Error, GatewayRequest};
 
 use super::status_of;
@@ -79,8 +80,9 @@ impl Ping {
 /// Asks once. Returns the HTTP status of a whole response.
 fn ask(client: &Client, script: &str) -> Result<u16, Error> {
     let (file, query) = script.split_once('?').unwrap_or((script, ""));
-    let request = GatewayRequest::new("GET", file).param("QUERY_STRING", query).param("REQUEST_URI", script);
-    let mut response = client.send(request)?;
+    let mut environment = Environment::of_file("GET", file, query);
+    environment.local();
+    let mut response = client.send(GatewayRequest::of(environment))?;
     let status = response.head()?.status;
     io::copy(&mut response, &mut io::sink()).map_err(|error| match error.downcast::<Error>() {
         Ok(error) => error,

@@ -9,16 +9,14 @@ use clap::{ArgGroup, Args, ValueHint};
 use linger_fastcgi::{Address, Responder, apps, responder};
 use linger_lab::{Consume, listen};
 
-use super::endings::{Answered, Application, FcgiEnding};
+use super::endings::{Answered, Application, BACKLOG, FcgiEnding};
 use crate::options::ListenAt;
 use crate::output::{Stdout, Stopped, say};
 use crate::server::consume;
 use crate::typed::{Bytes, ListenOn, Names};
 use crate::{exit, interrupt};
 
-/// How many connections may wait to be accepted by an application that ends in a given way.
-const BACKLOG: u32 = 128;
-/// Most connections that it serves at once, each in a thread of its own.
+/// Most connections that an application with an ending of its own serves at once, each in a thread of its own.
 const WORKERS: usize = 32;
 
 const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or unix:/PATH; `inherited` is the socket that a \
@@ -164,7 +162,7 @@ fn show(application: Application, at: &ListenAt, workers: usize) -> ExitCode {
         Err(error) => return exit::io("cannot take signals", &error),
     };
     say!("serving FastCGI on {address}, responses of {} bytes (Ctrl-C to end)", application.response);
-    let answered = match application.serve(&listener, workers, &stop) {
+    let answered = match application.serve(listener, workers, &stop) {
         Ok(answered) => answered,
         Err(error) => return exit::io("cannot go on accepting", &error),
     };

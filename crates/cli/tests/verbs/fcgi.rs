@@ -5,7 +5,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use linger_fastcgi::gateway::{self, Client, GatewayRequest};
 use linger_fastcgi::record::{EndRequest, ProtocolStatus, RecordType, push, push_end};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -205,6 +207,71 @@ fn a_body_may_come_from_a_pipe_and_parameters_from_the_environment() {
 }
 
 #[test]
+fn a_path_of_a_url_is_told_as_a_web_server_tells_it() {
+    let serving = Serving::start(&["--echo"]);
+    let site = ["--root", "/srv", "--split", ".php", "--index", "index.php"];
+    let get = |words: &[&str]| serving.get(&[words, &site[..]].concat(), b"");
+    let cookies = ["-H", "Cookie: a=1", "-H", "Host: example.org:8080", "-H", "cookie: b=2"];
+    let output = get(&[&["/a%20b.php/in%2Ffo?x=1"], &cookies[..]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for line in [
+        "SCRIPT_FILENAME=/srv/a b.php",
+        "SCRIPT_NAME=/a b.php",
+        "PATH_INFO=/in/fo",
+        "QUERY_STRING=x=1",
+        "REQUEST_URI=/a%20b.php/in%2Ffo?x=1",
+        "HTTP_COOKIE=a=1; b=2",
+        "SERVER_NAME=example.org",
+        "SERVER_PORT=8080",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+    let folder = String::from_utf8(get(&["/a/"]).stdout).unwrap();
+    assert!(folder.contains("SCRIPT_FILENAME=/srv/a/index.php\n"), "{folder}");
+    // One field away: a file's name is taken as it is.
+    let file = String::from_utf8(serving.get(&["/a%20b.php/.."], b"").stdout).unwrap();
+    assert!(file.contains("SCRIPT_FILENAME=/a%20b.php/..\n"), "{file}");
+    for (words, why) in [
+        (&["/../x"][..], "names no file below the document root"),
+        (&["/x", "-H", "X_User: root"], "has an underscore in its name"),
+        (&["/x", "-H", "X User: root"], "is no name of a header"),
+    ] {
+        let output = get(words);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{output:?}");
+    }
+}
+
+#[test]
+fn what_an_application_does_with_an_aborted_request_is_told() {
+    let abort = |address: &str, words: &[&str]| {
+        let output =
+            Command::new(LINGER).args(["fcgi", "abort", address, "/x"]).args(words).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    for words in [&["--echo"][..], &["--echo", "--multiplex"]] {
+        let serving = Serving::start(words);
+        let (status, said) = abort(&serving.address, &[]);
+        assert!(status == Some(0) && said.starts_with("ended with status "), "{said}");
+        assert!(said.contains("after ABORT_REQUEST"), "{said}");
+    }
+    let (address, peer) = answering(response("Status: 200\r\n\r\n"));
+    let (status, said) = abort(&address, &["--after", "1h"]);
+    assert!(status == Some(0) && said.starts_with("nothing to abort"), "{said}");
+    peer.join().unwrap();
+    let (address, peer) = answering(Vec::new());
+    let (status, said) = abort(&address, &[]);
+    assert!(status == Some(1) && said.contains("closed the connection without END_REQUEST"), "{said}");
+    peer.join().unwrap();
+    // Its connection waits in the accept queue, and nobody answers.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (status, said) = abort(&listener.local_addr().unwrap().to_string(), &["--timeout", "1"]);
+    assert!(status == Some(1) && said.contains("silent"), "{said}");
+}
+
+#[test]
 fn an_application_says_what_it_takes() {
     for (words, multiplexes) in [(&["--echo"][..], 0), (&["--echo", "--multiplex"], 1)] {
         let serving = Serving::start(&[words, &["--connections", "7"]].concat());
@@ -341,6 +408,61 @@ fn an_application_that_ends_as_it_should_loses_nothing() {
     }
 }
 
+const GATEWAYS: u32 = 8;
+
+/// What becomes of the requests of many gateways, each on a connection of its own, when the application is told to end meanwhile:
+/// how many were answered, and how many were cut.
+fn under_load(arguments: &[&str]) -> (u32, u32) {
+    let mut child = Command::new(LINGER)
+        .args(["fcgi", "serve", "--listen", "127.0.0.1:0"])
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let address: std::net::SocketAddr =
+        said.split([' ', ',']).find(|word| word.starts_with("127.0.0.1:")).unwrap().parse().unwrap();
+    let (answered, cut) = (AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..GATEWAYS {
+            scope.spawn(|| {
+                let client = Client::new(address.into(), gateway::Config::default());
+                loop {
+                    let request = GatewayRequest::new("POST", "/x").body(vec![b'b'; 3000]);
+                    let ended = client
+                        .send(request)
+                        .map(|mut response| std::io::copy(&mut response, &mut std::io::sink()));
+                    match ended {
+                        Ok(Ok(_)) => answered.fetch_add(1, Ordering::SeqCst),
+                        Err(gateway::Error::Connect { .. }) => break,
+                        _ => cut.fetch_add(1, Ordering::SeqCst),
+                    };
+                }
+            });
+        }
+        while answered.load(Ordering::SeqCst) < 200 {
+            std::thread::yield_now();
+        }
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(0), "SIGTERM ends it in order");
+    (answered.into_inner(), cut.into_inner())
+}
+
+#[test]
+fn a_stop_under_load_ends_and_cuts_no_request() {
+    for arguments in
+        [&["--echo"][..], &["--echo", "--multiplex"], &["--ending", "lingering", "--response", "20000"]]
+    {
+        let (answered, cut) = under_load(arguments);
+        // The program to show losses with has no means against a gateway that connects between its last look at the queue and its close.
+        let most = if arguments[0] == "--ending" { GATEWAYS } else { 0 };
+        assert!(cut <= most, "{arguments:?}: {answered} were answered, {cut} cut");
+    }
+}
+
 #[test]
 fn an_ending_wants_a_tcp_address_and_nothing_else_to_serve() {
     for (arguments, why) in [
@@ -355,5 +477,33 @@ fn an_ending_wants_a_tcp_address_and_nothing_else_to_serve() {
         let output = Command::new(LINGER).args(["fcgi", "serve"]).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
+fn processes_that_share_a_socket_end_when_they_are_told() {
+    for _ in 0..5 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let children: Vec<Child> = (0..3)
+            .map(|_| {
+                let stdin = Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
+                let words = ["fcgi", "serve", "--echo"];
+                let mut child =
+                    Command::new(LINGER).args(words).stdin(stdin).stderr(Stdio::piped()).spawn().unwrap();
+                BufReader::new(child.stderr.take().unwrap()).read_line(&mut String::new()).unwrap();
+                child
+            })
+            .collect();
+        // Each connection wakes all that wait, and one gets it.
+        for _ in 0..50 {
+            let client = Client::new(address.into(), gateway::Config::default());
+            let mut response = client.send(GatewayRequest::new("GET", "/x")).unwrap();
+            std::io::copy(&mut response, &mut std::io::sink()).unwrap();
+        }
+        for mut child in children {
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(0));
+        }
     }
 }

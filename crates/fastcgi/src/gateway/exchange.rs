@@ -11,7 +11,7 @@ use socket2::Socket;
 use super::pool::Pool;
 use super::{Body, Cause, Config, Error, GatewayRequest};
 use crate::announced::Announced;
-use crate::cgi::Head;
+use crate::cgi::{Head, InvalidHead};
 use crate::params::push_pair;
 use crate::record::{self, Decoder, EndRequest, FULL, Part, ProtocolStatus, RecordType, Role};
 use crate::replies::{Replies, Reply};
@@ -128,8 +128,7 @@ impl GatewayResponse {
                 return Ok(head);
             }
             if !self.more()? {
-                let cause = Cause::Closed;
-                return Err(Error::Cut { received: self.received, cause, write_error: None });
+                return Err(InvalidHead::Missing.into());
             }
             let range = std::mem::take(&mut self.ready);
             self.pushed_back.extend_from_slice(&self.input[range]);

@@ -4,6 +4,7 @@
 //! therefore reads while it writes, and after a failed write it reads what is left. It takes a response for complete only
 //! with END_REQUEST: once a socket's error has been consumed, a cut stream ends like a complete one.
 
+mod abort;
 mod exchange;
 mod pool;
 mod values;
@@ -15,9 +16,11 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::cgi::InvalidHead;
+use crate::environment::{Environment, InvalidRequest};
 use crate::error::ProtocolError;
 use crate::record::{ProtocolStatus, Role};
 
+pub use abort::AbortedRequest;
 pub use exchange::GatewayResponse;
 use pool::Pool;
 pub use values::VALUES;
@@ -46,7 +49,7 @@ pub struct Config {
     pub spool: usize,
     /// How often a request whose body is in memory is sent again if that is safe. It is safe if the application refused the
     /// request for lack of room (FCGI_OVERLOADED, FCGI_CANT_MPX_CONN); and, for idempotent methods (RFC 9110 section 9.2.2), if a
-    /// kept connection ended before any byte of the response. The `tower` gateway sends nothing again.
+    /// kept connection ended before any byte of the response. The `tower` gateway sends only requests without a body again.
     pub retries: u32,
 }
 
@@ -100,24 +103,15 @@ pub struct GatewayRequest {
 impl GatewayRequest {
     /// A request for the script at `filename`, with the parameters that every application expects.
     pub fn new(method: &str, filename: &str) -> Self {
-        let request =
-            Self { role: Role::Responder, params: Vec::new(), body: Body::Bytes([].into()), data: None };
-        request
-            .param("GATEWAY_INTERFACE", "CGI/1.1")
-            .param("SERVER_PROTOCOL", "HTTP/1.1")
-            .param("SERVER_SOFTWARE", concat!("linger-fastcgi/", env!("CARGO_PKG_VERSION")))
-            .param("SERVER_NAME", "localhost")
-            .param("SERVER_ADDR", "127.0.0.1")
-            .param("SERVER_PORT", "80")
-            .param("REMOTE_ADDR", "127.0.0.1")
-            .param("REMOTE_PORT", "0")
-            .param("REDIRECT_STATUS", "200")
-            .param("REQUEST_METHOD", method)
-            .param("SCRIPT_FILENAME", filename)
-            .param("SCRIPT_NAME", filename)
-            .param("DOCUMENT_URI", filename)
-            .param("REQUEST_URI", filename)
-            .param("QUERY_STRING", "")
+        let mut environment = Environment::of_file(method, filename, "");
+        environment.local();
+        Self::of(environment)
+    }
+
+    /// A request with this environment, and without a body.
+    pub fn of(environment: Environment) -> Self {
+        let (role, params, body) = (Role::Responder, environment.into_pairs(), Body::Bytes([].into()));
+        Self { role, params, body, data: None }
     }
 
     /// Sets a parameter, in place of one of the same name.
@@ -208,10 +202,9 @@ pub enum Error {
         /// The bound, in bytes.
         most: usize,
     },
-    /// The request's path leaves the document root, or has a byte that no file name has. The client's answer is 400. Used by the `tower`
-    /// gateway only.
-    #[error("the request's path `{0}` names no file below the document root")]
-    Target(String),
+    /// The request is not passed on. The client's answer is 400. Used by the `tower` gateway only.
+    #[error(transparent)]
+    Request(#[from] InvalidRequest),
     /// The application does not speak the protocol.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
@@ -224,6 +217,20 @@ pub enum Error {
     /// The system refused something that has nothing to do with the application.
     #[error("cannot wait for the application: {0}")]
     System(io::Error),
+}
+
+impl Error {
+    /// The HTTP status with which a web server answers its client, as long as no response has begun.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::Request(_) | Self::Body(_) => 400,
+            Self::NoLength { .. } => 411,
+            Self::Refused(ProtocolStatus::Overloaded | ProtocolStatus::CantMultiplex) => 503,
+            Self::Cut { cause: Cause::Silent, .. } => 504,
+            Self::System(_) => 500,
+            _ => 502,
+        }
+    }
 }
 
 /// How a connection ended that should not have.
@@ -250,7 +257,7 @@ impl From<Error> for io::Error {
             Error::Cut { .. } => io::ErrorKind::UnexpectedEof,
             Error::Body(source) | Error::System(source) => source.kind(),
             Error::Short { .. } => io::ErrorKind::UnexpectedEof,
-            Error::NoLength { .. } | Error::Target(_) => io::ErrorKind::InvalidInput,
+            Error::NoLength { .. } | Error::Request(_) => io::ErrorKind::InvalidInput,
             Error::Refused(_) => io::ErrorKind::Other,
             Error::Protocol(_) | Error::Head(_) => io::ErrorKind::InvalidData,
         };

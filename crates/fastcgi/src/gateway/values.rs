@@ -29,13 +29,13 @@ impl Client {
         record::push(&mut record, RecordType::GetValues, 0, &asked);
         let until = Instant::now() + self.config.io_timeout;
         socket.set_write_timeout(Some(self.config.io_timeout)).map_err(Error::System)?;
-        socket.write_all(&record).map_err(|error| cut(&error))?;
+        socket.write_all(&record).map_err(|error| cut(0, &error))?;
         tracing::debug!(record = ?RecordType::GetValues, bytes = asked.len(), "sent");
         let (mut decoder, mut content) = (Decoder::new(), Vec::new());
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(cut(&ErrorKind::TimedOut.into()));
+                return Err(cut(0, &ErrorKind::TimedOut.into()));
             }
             socket.set_read_timeout(Some(left)).map_err(Error::System)?;
             let mut bytes = [0; 4096];
@@ -43,7 +43,7 @@ impl Client {
                 Ok(0) => return Err(Error::Cut { received: 0, cause: Cause::Closed, write_error: None }),
                 Ok(got) => got,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(cut(&error)),
+                Err(error) => return Err(cut(0, &error)),
             };
             let mut input = &bytes[..got];
             while let Some(part) = decoder.next(&mut input)? {
@@ -64,10 +64,11 @@ impl Client {
     }
 }
 
-fn cut(error: &io::Error) -> Error {
+/// The error of a connection that failed after so many bytes of STDOUT.
+pub(super) fn cut(received: u64, error: &io::Error) -> Error {
     let cause = match error.kind() {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Cause::Silent,
         kind => Cause::Error(kind),
     };
-    Error::Cut { received: 0, cause, write_error: None }
+    Error::Cut { received, cause, write_error: None }
 }

@@ -148,6 +148,8 @@ pub struct Closed {
 #[derive(Debug)]
 pub struct Responder {
     listener: Socket,
+    /// No other process has the listener.
+    is_own: bool,
     config: Config,
     stop: StopResponder,
 }
@@ -158,10 +160,14 @@ impl Responder {
     /// # Errors
     /// Returns the errors of `bind(2)` and `listen(2)`.
     pub fn bind(address: &Address, config: Config) -> io::Result<Self> {
-        Self::new(address.listen(config.backlog)?, config)
+        let listener = address.listen(config.backlog)?;
+        // Addresses of unix sockets have no handshake that could be refused.
+        let is_own = matches!(address, Address::Tcp(_));
+        Self::new(listener, is_own, config)
     }
 
-    /// Takes over a socket that listens already, as systemd or a parent hands it down.
+    /// Takes over a socket that listens already, as systemd or a parent hands it down. It becomes non-blocking for every process that
+    /// has it.
     ///
     /// # Errors
     /// Returns `InvalidInput` if the socket does not listen.
@@ -172,7 +178,7 @@ impl Responder {
                            server or a service manager, or name an address to listen on";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        Self::new(listener.into(), config)
+        Self::new(listener.into(), false, config)
     }
 
     /// Takes over descriptor 0, where spawn-fcgi, httpd and lighttpd leave the listening socket
@@ -184,9 +190,12 @@ impl Responder {
         Self::from_listener(io::stdin().as_fd().try_clone_to_owned()?, config)
     }
 
-    fn new(listener: Socket, config: Config) -> io::Result<Self> {
+    fn new(listener: Socket, is_own: bool, config: Config) -> io::Result<Self> {
+        // Several processes may wait for the same connection, and only one gets it: the others must not wait in accept, where no
+        // stop reaches them.
+        listener.set_nonblocking(true)?;
         let stop = StopResponder::new(config.stop_within)?;
-        Ok(Self { listener, config, stop })
+        Ok(Self { listener, is_own, config, stop })
     }
 
     /// The address at which the responder listens.
@@ -208,7 +217,8 @@ impl Responder {
     /// # Errors
     /// Returns an error if the listener failed for good, or if no thread can be started.
     pub fn run(self, handler: impl Handler + 'static) -> io::Result<()> {
-        workers::run(&self.listener, &self.config, &self.stop, handler)
+        let Self { listener, is_own, config, stop } = self;
+        workers::run(listener, is_own, &config, &stop, handler)
     }
 }
 

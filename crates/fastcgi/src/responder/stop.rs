@@ -41,7 +41,7 @@ impl StopResponder {
         })))
     }
 
-    /// Makes the responder accept no more; [`Responder::run`](super::Responder::run) returns when its requests have ended, or
+    /// Makes the responder accept no more than what waits in its queue, and close its listener; [`Responder::run`](super::Responder::run) returns when its requests have ended, or
     /// [`Config::stop_within`](super::Config::stop_within) has passed.
     pub fn stop(&self) {
         let is_first = self.0.at.set(Instant::now()).is_ok();

@@ -10,19 +10,25 @@ use std::thread::{self, Scope};
 use std::time::Duration;
 
 use linger::{Budget, Closer};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::Socket;
 
 use super::gate::Gate;
 use super::serve::{self, Surroundings};
 use super::{Config, Handler, StopResponder};
+use crate::socket::admit_no_more;
 
 /// How many idle threads are kept.
 const SPARE: usize = 16;
+/// Most connections that are taken from the accept queue after a stop: the longest queue that Linux allows by default
+/// (`net.core.somaxconn`). What comes beyond it is new.
+const QUEUE: u32 = 4096;
+/// How long after a stop the last handshakes may take, of those whose SYN came before.
+const HANDSHAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 struct Pool<'a, H> {
-    listener: &'a Socket,
+    is_own: bool,
     config: &'a Config,
     stop: &'a StopResponder,
     handler: Arc<H>,
@@ -38,20 +44,25 @@ struct Count {
     threads: usize,
     idle: usize,
     accepting: bool,
+    /// Taken out by the thread that accepts, and closed with the last accept.
+    listener: Option<Socket>,
+    /// Connections accepted after the stop.
+    late: u32,
     stopped: bool,
     failure: Option<io::Error>,
 }
 
 pub(super) fn run(
-    listener: &Socket,
+    listener: Socket,
+    is_own: bool,
     config: &Config,
     stop: &StopResponder,
     handler: impl Handler + 'static,
 ) -> io::Result<()> {
     let (handler, closer) = (Arc::new(handler), Closer::new(Budget::default())?);
-    let count = Mutex::new(Count { threads: 1, idle: 1, ..Count::default() });
+    let count = Mutex::new(Count { threads: 1, idle: 1, listener: Some(listener), ..Count::default() });
     let gate = Gate::new(config.connections, config.resting);
-    let pool = Pool { listener, config, stop, handler, closer, gate, count, turn: Condvar::new() };
+    let pool = Pool { is_own, config, stop, handler, closer, gate, count, turn: Condvar::new() };
     thread::scope(|scope| work(&pool, scope));
     // If the process exited now, the kernel would close the connections that still linger, and reset those at which more
     // arrives.
@@ -111,12 +122,18 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     if count.stopped {
         return None;
     }
+    let listener = count.listener.take()?;
+    let mut late = count.late;
     count.accepting = true;
     drop(count);
-    let accepted = accept(pool.listener, pool.stop);
+    let accepted = accept(&listener, pool.is_own, pool.stop, &mut late);
     if let Ok(Some(stream)) = accepted {
+        let mut count = lock(pool);
+        (count.listener, count.late) = (Some(listener), late);
         return Some(stream);
     }
+    // Gateways that come from now on are refused at once, and not when the last request has ended.
+    drop(listener);
     let mut count = lock(pool);
     count.accepting = false;
     count.stopped = true;
@@ -124,7 +141,14 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     None
 }
 
-fn accept(listener: &Socket, stop: &StopResponder) -> io::Result<Option<Socket>> {
+/// Waits for a connection. Returns `None` after a stop, once the queue is empty: what waits there would be reset with the listener.
+/// `late` counts what is accepted after the stop. `is_own`: no other process has the listener.
+fn accept(
+    listener: &Socket,
+    is_own: bool,
+    stop: &StopResponder,
+    late: &mut u32,
+) -> io::Result<Option<Socket>> {
     loop {
         let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.asked(), PollFlags::IN)];
         match poll(&mut ready, None) {
@@ -132,7 +156,17 @@ fn accept(listener: &Socket, stop: &StopResponder) -> io::Result<Option<Socket>>
             result => result?,
         };
         if !ready[1].revents().is_empty() {
-            return Ok(None);
+            *late += 1;
+            if *late == 1 && is_own {
+                // Without it, the look at the queue below is the last that can be done for those who connect.
+                let _ = admit_no_more(listener);
+            }
+            let wait = if is_own { HANDSHAKE } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
+            let is_over = *late > QUEUE || stop.left().is_some_and(|left| left.is_zero());
+            let waits = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&wait)).unwrap_or(0);
+            if is_over || waits == 0 {
+                return Ok(None);
+            }
         }
         match listener.accept() {
             Ok((stream, _)) => return Ok(Some(stream)),

@@ -11,18 +11,16 @@ use std::time::Instant;
 
 use ::tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use ::tokio::net::{TcpStream, UnixStream};
-use ::tokio::sync::{mpsc, oneshot};
-use ::tokio::time::timeout;
+use ::tokio::sync::oneshot;
+use ::tokio::time::{error::Elapsed, timeout};
 use bytes::{Buf, Bytes};
-use http::{HeaderName, HeaderValue, StatusCode};
-use http_body::Frame;
 use http_body_util::BodyExt;
 use tower_service::Service;
 
 use super::environment::environment;
+use super::outbox::{Failure, Outbox, ResponseBody};
 use crate::address::Address;
-use crate::announced::Announced;
-use crate::cgi::Head;
+use crate::environment::Site;
 use crate::gateway::{Cause, Config, Error};
 use crate::params::push_pair;
 use crate::record::{self, FULL, ProtocolStatus, RecordType, Role};
@@ -34,8 +32,8 @@ const BUFFER: usize = 64 << 10;
 /// Sends HTTP requests to a FastCGI application; a `tower` service. Clones share its idle connections.
 ///
 /// The path of a request is decoded, its `.` and `..` are resolved, and one that leaves the document root is refused with
-/// [`Error::Target`]. What the gateway cannot know (`REMOTE_ADDR`, `HTTPS`, `PATH_INFO`, ...) the caller may give as [`Variables`] among the
-/// request's extensions.
+/// [`Error::Request`]. What the gateway cannot know (`REMOTE_ADDR`, `HTTPS`, ...) the caller may give as [`Variables`] among the
+/// request's extensions. What the application writes to STDERR is logged (`tracing`, level WARN).
 ///
 /// [`Variables`]: super::Variables
 ///
@@ -49,7 +47,7 @@ pub struct Gateway {
 #[derive(Debug)]
 struct Application {
     address: Address,
-    document_root: String,
+    site: Site,
     config: Config,
     idle: Mutex<Vec<(ApplicationStream, Instant)>>,
 }
@@ -61,27 +59,10 @@ enum ApplicationStream {
 }
 
 impl Gateway {
-    /// A gateway to the application at `address`, which finds its scripts under `document_root`.
-    pub fn new(address: Address, document_root: impl Into<String>, config: Config) -> Self {
-        let shared =
-            Application { address, document_root: document_root.into(), config, idle: Mutex::default() };
+    /// A gateway to the application at `address`, which finds its scripts as `site` says: a [`Site`], or only its root.
+    pub fn new(address: Address, site: impl Into<Site>, config: Config) -> Self {
+        let shared = Application { address, site: site.into(), config, idle: Mutex::default() };
         Self { shared: Arc::new(shared) }
-    }
-}
-
-/// The body of a response. An error in it means that the response was cut.
-#[derive(Debug)]
-pub struct ResponseBody(mpsc::Receiver<Result<Bytes, Error>>);
-
-impl http_body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        self.0.poll_recv(context).map(|next| next.map(|bytes| bytes.map(Frame::data)))
     }
 }
 
@@ -152,18 +133,51 @@ impl Application {
         B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
     {
         let head = self.head(parts, http_body::Body::size_hint(&body).exact())?;
-        let reusable = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
-        let wire = self.wire(reusable || self.config.reuses_after_bodies).await?;
-        let (tell, told) = oneshot::channel();
+        let is_bare = http_body::Body::is_end_stream(&body);
+        let reuses = parts.method.is_safe() && is_bare || self.config.reuses_after_bodies;
         let is_head = parts.method == http::Method::HEAD;
-        ::tokio::spawn(drive(self, wire, head, body, Outbox::new(tell, is_head)));
-        told.await.unwrap_or_else(|_| Err(cut(0, Cause::Closed, None)))
+        let mut told = self.attempt(reuses, head.clone(), body, is_head).await;
+        for _ in 0..if is_bare { self.config.retries } else { 0 } {
+            match told {
+                Err((failure, reused)) if is_safe(&failure, reused && parts.method.is_idempotent()) => {
+                    tracing::info!(error = %failure.error, reused, "no response: the request is sent again");
+                    // The application has most likely closed the other idle connections, too.
+                    self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    told = self
+                        .attempt(reuses, head.clone(), http_body_util::Empty::<Bytes>::new(), is_head)
+                        .await;
+                }
+                told => return told.map_err(|(failure, _)| failure.error),
+            }
+        }
+        told.map_err(|(failure, _)| failure.error)
+    }
+
+    /// Sends a request once. The error says also whether its connection was used before.
+    async fn attempt<B>(
+        self: &Arc<Self>,
+        reuses: bool,
+        head: Vec<u8>,
+        body: B,
+        is_head: bool,
+    ) -> Result<http::Response<ResponseBody>, (Failure, bool)>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
+    {
+        let failed = |error| Failure { error, is_untouched: true };
+        let (wire, reused) = self.wire(reuses).await.map_err(|error| (failed(error), false))?;
+        let (tell, told) = oneshot::channel();
+        ::tokio::spawn(drive(self.clone(), wire, head, body, Outbox::new(tell, is_head)));
+        let told = told.await.unwrap_or_else(|_| Err(failed(cut(0, Cause::Closed, None))));
+        told.map_err(|failure| (failure, reused))
     }
 
     fn head(&self, parts: &http::request::Parts, length: Option<u64>) -> Result<Vec<u8>, Error> {
         let mut pairs = Vec::new();
-        for (name, value) in environment(parts, &self.document_root, length)? {
-            push_pair(&mut pairs, name.as_bytes(), &value);
+        for (name, value) in environment(parts, &self.site, length)?.iter() {
+            push_pair(&mut pairs, name, value);
         }
         let mut out = Vec::new();
         record::push_begin(&mut out, ID, Role::Responder, self.config.keep_conn);
@@ -172,7 +186,8 @@ impl Application {
         Ok(out)
     }
 
-    async fn wire(&self, kept: bool) -> Result<ApplicationStream, Error> {
+    /// Returns a connection, and whether it was used before. It is a new one unless `kept`.
+    async fn wire(&self, kept: bool) -> Result<(ApplicationStream, bool), Error> {
         while let Some((wire, since)) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             if !kept {
                 // Close the idle connection first: many applications serve one connection a worker, and the idle one
@@ -180,7 +195,7 @@ impl Application {
                 break;
             }
             if since.elapsed() < self.config.idle_timeout && wire.is_silent() {
-                return Ok(wire);
+                return Ok((wire, true));
             }
         }
         let connecting = async {
@@ -195,7 +210,9 @@ impl Application {
         };
         let connected = timeout(self.config.connect_timeout, connecting).await;
         let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        connected.map_err(|source| Error::Connect { address: self.address.clone(), source })
+        let connected =
+            connected.map_err(|source| Error::Connect { address: self.address.clone(), source })?;
+        Ok((connected, false))
     }
 
     fn put(&self, wire: ApplicationStream) {
@@ -222,11 +239,19 @@ impl ApplicationStream {
     }
 }
 
+/// Whether a request without a body may be sent again: the application has done nothing for it, or, if that is asked of an
+/// idempotent one, has ended a kept connection before any byte of a response.
+fn is_safe(failure: &Failure, reused: bool) -> bool {
+    match failure.error {
+        Error::Refused(ProtocolStatus::Overloaded | ProtocolStatus::CantMultiplex) => true,
+        Error::Cut { .. } => reused && failure.is_untouched,
+        _ => false,
+    }
+}
+
 fn cut(received: u64, cause: Cause, write_error: Option<io::ErrorKind>) -> Error {
     Error::Cut { received, cause, write_error }
 }
-
-type Told = oneshot::Sender<Result<http::Response<ResponseBody>, Error>>;
 
 /// Carries one request and its response. Then keeps the connection for the next request, if it can be used again and the
 /// configuration asks for that.
@@ -263,23 +288,24 @@ where
     let (mut reader, mut writer) = ::tokio::io::split(stream);
     let moved = AtomicU64::new(0);
     let mut sending = pin!(send(&mut writer, head, body, &moved));
+    let mut sent: Option<Result<bool, SendFailed>> = None;
     let mut replies = Replies::new(ID);
     let mut buffer = vec![0; BUFFER];
-    let (mut sent, mut had_body, mut write_error, mut received) = (false, false, None, 0u64);
-    let mut sent_before = 0;
+    let (mut received, mut sent_before) = (0u64, 0);
     loop {
-        let done_sending = sent || write_error.is_some();
+        let write_error = match &mut sent {
+            // Earlier bytes of the application can still be read.
+            Some(Err(SendFailed::Wire(error))) => Some(error.kind()),
+            Some(Err(SendFailed::Body(error))) => {
+                let error = std::mem::replace(error, io::ErrorKind::Other.into());
+                outbox.fail(Error::Body(error), false).await;
+                return false;
+            }
+            _ => None,
+        };
         let got = ::tokio::select! {
-            result = &mut sending, if !done_sending => {
-                match result {
-                    Ok(body) => (sent, had_body) = (true, body),
-                    Err(SendFailed::Body(error)) => {
-                        outbox.fail(Error::Body(error)).await;
-                        return false;
-                    }
-                    // Earlier bytes of the application can still be read.
-                    Err(SendFailed::Wire(error)) => write_error = Some(error.kind()),
-                }
+            result = &mut sending, if sent.is_none() => {
+                sent = Some(result);
                 continue;
             }
             got = timeout(config.io_timeout, reader.read(&mut buffer)) => got,
@@ -291,16 +317,10 @@ where
         if got.is_err() && sent_before != before {
             continue;
         }
-        let got = match got {
-            Ok(Ok(0)) => Err(Cause::Closed),
-            Ok(Ok(got)) => Ok(got),
-            Ok(Err(error)) => Err(Cause::Error(error.kind())),
-            Err(_) => Err(Cause::Silent),
-        };
-        let mut input = match got {
+        let mut input = match came(got) {
             Ok(got) => &buffer[..got],
             Err(cause) => {
-                outbox.fail(cut(received, cause, write_error)).await;
+                outbox.fail(cut(received, cause, write_error), replies.offset() == 0).await;
                 return false;
             }
         };
@@ -308,26 +328,59 @@ where
             match replies.next(&mut input) {
                 Ok(Some(Reply::Stdout(bytes))) => {
                     received += bytes.len() as u64;
-                    if !outbox.take(bytes).await {
+                    // The application may need the rest of its request before its reader takes more of the response.
+                    if !beside(sending.as_mut(), &mut sent, outbox.take(bytes)).await {
                         // The caller has dropped the response, or has been told that its head is wrong.
                         return false;
                     }
                 }
+                Ok(Some(Reply::Stderr(bytes))) => {
+                    tracing::warn!(log = ?String::from_utf8_lossy(bytes).trim_end(), "the application says");
+                }
                 Ok(Some(Reply::End(end))) => {
-                    if let Err(error) = outbox.is_whole(end.protocol_status, received, write_error) {
-                        outbox.fail(error).await;
+                    if let Err(error) = outbox.is_whole(end.protocol_status) {
+                        outbox.fail(error, false).await;
                         return false;
                     }
-                    let in_step = config.reuses_after_bodies || !had_body;
-                    return sent && in_step && input.is_empty() && replies.at_boundary();
+                    let in_step = match sent {
+                        Some(Ok(had_body)) => config.reuses_after_bodies || !had_body,
+                        _ => false,
+                    };
+                    return in_step && input.is_empty() && replies.at_boundary();
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => {
-                    outbox.fail(error.into()).await;
+                    outbox.fail(error.into(), false).await;
                     return false;
                 }
             }
+        }
+    }
+}
+
+/// How many bytes a read with a bound has got, or why none will come.
+fn came(got: Result<io::Result<usize>, Elapsed>) -> Result<usize, Cause> {
+    match got {
+        Ok(Ok(0)) => Err(Cause::Closed),
+        Ok(Ok(got)) => Ok(got),
+        Ok(Err(error)) => Err(Cause::Error(error.kind())),
+        Err(_) => Err(Cause::Silent),
+    }
+}
+
+/// Awaits a future while the request is still being sent, and notes how that ends.
+async fn beside<T>(
+    mut sending: Pin<&mut impl Future<Output = Result<bool, SendFailed>>>,
+    sent: &mut Option<Result<bool, SendFailed>>,
+    awaited: impl Future<Output = T>,
+) -> T {
+    let mut awaited = pin!(awaited);
+    loop {
+        ::tokio::select! {
+            biased;
+            output = &mut awaited => return output,
+            result = &mut sending, if sent.is_none() => *sent = Some(result),
         }
     }
 }
@@ -367,90 +420,4 @@ where
     record::push(&mut out, RecordType::Stdin, ID, &[]);
     writer.write_all(&out).await.map_err(SendFailed::Wire)?;
     Ok(had_body)
-}
-
-/// Where the response goes: the head to the caller, then the body to its reader.
-struct Outbox {
-    tell: Option<Told>,
-    head: Vec<u8>,
-    body: Option<mpsc::Sender<Result<Bytes, Error>>>,
-    is_head: bool,
-    announced: Announced,
-}
-
-impl Outbox {
-    /// `is_head` is whether the request's method is HEAD.
-    fn new(tell: Told, is_head: bool) -> Self {
-        Self { tell: Some(tell), head: Vec::new(), body: None, is_head, announced: Announced::new(true) }
-    }
-
-    /// Waits until the caller has dropped the response, or the future that waits for it.
-    async fn unwanted(&mut self) {
-        match (&mut self.tell, &self.body) {
-            (Some(tell), _) => tell.closed().await,
-            (None, Some(body)) => body.closed().await,
-            (None, None) => std::future::pending().await,
-        }
-    }
-
-    /// Passes bytes of STDOUT on. Returns false if the caller has dropped the response, or if its head is wrong, which the
-    /// caller is told.
-    async fn take(&mut self, bytes: &[u8]) -> bool {
-        if let Some(body) = &self.body {
-            self.announced.take(bytes);
-            return body.send(Ok(Bytes::copy_from_slice(bytes))).await.is_ok();
-        }
-        self.head.extend_from_slice(bytes);
-        let (head, length) = match Head::parse(&self.head) {
-            Ok(Some(done)) => done,
-            Ok(None) => return true,
-            Err(error) => {
-                self.fail(error.into()).await;
-                return false;
-            }
-        };
-        let (to, from) = mpsc::channel(4);
-        self.announced = Announced::of(&head, self.is_head);
-        self.announced.take(&self.head[length..]);
-        let mut response = http::Response::new(ResponseBody(from));
-        *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
-        for (name, value) in head.headers {
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-                response.headers_mut().append(name, value);
-            }
-        }
-        let rest = Bytes::copy_from_slice(&self.head[length..]);
-        self.head = Vec::new();
-        let wanted = self.tell.take().is_some_and(|tell| tell.send(Ok(response)).is_ok());
-        let wanted = wanted && (rest.is_empty() || to.send(Ok(rest)).await.is_ok());
-        self.body = Some(to);
-        wanted
-    }
-
-    /// Returns an error if the response was not complete when END_REQUEST came with this status.
-    fn is_whole(
-        &self,
-        status: ProtocolStatus,
-        received: u64,
-        write_error: Option<io::ErrorKind>,
-    ) -> Result<(), Error> {
-        if status != ProtocolStatus::RequestComplete {
-            return Err(Error::Refused(status));
-        }
-        if self.body.is_none() {
-            return Err(cut(received, Cause::Closed, write_error));
-        }
-        match self.announced.missing() {
-            Some((got, announced)) => Err(Error::Short { got, announced }),
-            None => Ok(()),
-        }
-    }
-
-    async fn fail(&mut self, error: Error) {
-        match (self.tell.take(), &self.body) {
-            (Some(tell), _) => drop(tell.send(Err(error))),
-            (None, Some(body)) => drop(body.send(Err(error)).await),
-            (None, None) => {}
-        }
-    }
 }

@@ -4,7 +4,9 @@
 mod application;
 mod environment;
 mod gateway;
+mod outbox;
 
 pub use application::{Body, serve, serve_until};
 pub use environment::Variables;
-pub use gateway::{Gateway, ResponseBody};
+pub use gateway::Gateway;
+pub use outbox::ResponseBody;

@@ -7,5 +7,7 @@ mod duplex;
 mod endings;
 mod gateway;
 mod interop;
+mod php;
 mod recipe_2014;
+mod replies;
 mod tower;

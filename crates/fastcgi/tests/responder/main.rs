@@ -4,5 +4,6 @@
 mod common;
 
 mod full_duplex;
+mod leavers;
 mod stop;
 mod together;

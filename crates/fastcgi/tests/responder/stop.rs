@@ -130,6 +130,68 @@ fn a_second_order_ends_the_wait_of_the_first() {
     drop(stream);
 }
 
+/// A request with all of its body.
+fn whole() -> Vec<u8> {
+    let mut out = Silent::InBody.sent();
+    push(&mut out, RecordType::Stdin, 1, &[]);
+    out
+}
+
+/// Whether nobody listens there any more.
+fn is_refused(address: std::net::SocketAddr) -> bool {
+    (0..200).any(|_| TcpStream::connect(address).is_err())
+}
+
+#[test]
+fn what_waits_in_the_queue_is_served() {
+    for multiplex in [false, true] {
+        let mut config = config(Some(EVER), multiplex);
+        (config.connections, config.input_idle) = (1, Duration::ZERO);
+        let mut running = Running::start(config, handle);
+        let address = running.port();
+        let mut first = Silent::InBody.connect(address);
+        let queued: Vec<TcpStream> = (0..5)
+            .map(|_| {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(&whole()).unwrap();
+                stream
+            })
+            .collect();
+        running.stop();
+        push_end_of_body(&mut first);
+        for (number, mut stream) in queued.into_iter().enumerate() {
+            let mut all = Vec::new();
+            let read = stream.read_to_end(&mut all);
+            let text = String::from_utf8_lossy(&all);
+            assert!(
+                read.is_ok() && text.contains("begun"),
+                "multiplex {multiplex}, {number}: {read:?}, {text}"
+            );
+        }
+        drop(first);
+    }
+}
+
+fn push_end_of_body(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    push(&mut rest, RecordType::Stdin, 1, &[]);
+    stream.write_all(&rest).unwrap();
+}
+
+#[test]
+fn gateways_that_come_after_a_stop_are_refused_while_requests_end() {
+    let mut running = Running::start(config(Some(EVER), false), handle);
+    let address = running.port();
+    let mut first = Silent::InBody.connect(address);
+    running.stop();
+    assert!(is_refused(address), "the listener stays");
+    assert!(running.serves(), "a request is under way");
+    push_end_of_body(&mut first);
+    let mut all = Vec::new();
+    first.read_to_end(&mut all).unwrap();
+    assert!(String::from_utf8_lossy(&all).contains("begun"));
+}
+
 #[cfg(feature = "tokio")]
 mod on_tokio {
     use linger_fastcgi::tokio::{Request, Response, serve_until};

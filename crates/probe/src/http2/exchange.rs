@@ -348,7 +348,7 @@ impl<'p> Exchange<'p> {
             framing: "end-stream",
             ended,
             code: reset.filter(|_| ended == ConnectionEnd::StreamReset).map(|code| format!("{code:?}")),
-            invalid: self.invalid,
+            invalid: self.invalid.map(|invalid| format!("no valid HTTP/2 ({invalid})")),
             write_failed: pipe.write_failed,
             elapsed: self.started.elapsed(),
             round_trip: pipe.wire.round_trip,

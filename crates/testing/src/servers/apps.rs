@@ -30,10 +30,15 @@ pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
 /// # Errors
 /// Returns [`Unavailable`] if it is not installed, cannot run here or does not start.
 pub fn php_fpm(workers: u32, script: &str) -> Result<RunningServer, Unavailable> {
-    let php = php_fpm_program()?;
-    needs_users("php-fpm")?;
     let launch = Launch::new("php-fpm");
     launch.file("script.php", script);
+    fpm(launch, workers, &["-n", "-d", "post_max_size=1G", "-d", "enable_post_data_reading=0"])
+}
+
+/// php-fpm in the folder of `launch`, with these words of its command line.
+fn fpm(launch: Launch, workers: u32, words: &[&str]) -> Result<RunningServer, Unavailable> {
+    let php = php_fpm_program()?;
+    needs_users("php-fpm")?;
     let user = if is_root() { "user = www-data\ngroup = www-data" } else { "" };
     let config = launch.file(
         "fpm.conf",
@@ -45,9 +50,79 @@ listen.backlog = 1024\npm = static\npm.max_children = {workers}\ncatch_workers_o
         ),
     );
     let mut command = Command::new(php);
-    command.arg("-n").arg("-F").arg("-y").arg(config).arg("-p").arg(launch.path(""));
-    command.args(["-d", "post_max_size=1G", "-d", "enable_post_data_reading=0"]);
+    command.arg("-F").arg("-y").arg(config).arg("-p").arg(launch.path("")).args(words);
     launch.start(command)
+}
+
+/// What DokuWiki is told. Its pages have their names in PATH_INFO, `admin` has the password `secret`, and others only read.
+const WIKI: [(&str, &str); 3] = [
+    (
+        "local.php",
+        "<?php $conf['useacl'] = 1; $conf['superuser'] = '@admin'; $conf['userewrite'] = 2; $conf['send404'] = 1;",
+    ),
+    ("acl.auth.php", "* @ALL 1\n* @admin 16\n"),
+    ("users.auth.php", "admin:5ebe2294ecd0e0f08eab7690d2a6ee69:Admin:admin@example.org:admin,user\n"),
+];
+
+/// The folders in which it keeps what it is given.
+const KEPT: [&str; 11] =
+    ["pages", "attic", "media", "media_attic", "meta", "media_meta", "cache", "index", "locks", "tmp", "log"];
+
+/// php-fpm with `workers` processes that runs DokuWiki, a copy of which is in the folder `wiki`. What it keeps is in `data`, the pages
+/// `start` and `notes:first` among it. Uploads may have 64 MB. PHP finds no PATH_INFO on its own.
+///
+/// # Errors
+/// Returns [`Unavailable`] if one of them is not installed, cannot run here or does not start.
+pub fn dokuwiki(workers: u32) -> Result<RunningServer, Unavailable> {
+    php_fpm_program()?;
+    if !fs::exists("/usr/share/dokuwiki/doku.php").unwrap_or(false) {
+        return Err(Unavailable::Missing { program: "doku.php".into(), package: "dokuwiki".into() });
+    }
+    let launch = Launch::new("php-fpm");
+    let failed = |reason: String| Unavailable::Failed { name: "dokuwiki".into(), reason };
+    // Its folders are full of links to others, and its settings lie in /etc, where another wiki may run with them.
+    let copied = Command::new("cp")
+        .args(["--recursive", "--dereference", "/usr/share/dokuwiki"])
+        .arg(launch.path("wiki"))
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    let settings =
+        fs::read_dir("/etc/dokuwiki").map_err(|error| failed(format!("/etc/dokuwiki: {error}")))?;
+    for entry in settings.flatten() {
+        // Those of another wiki may not be readable.
+        if let (Some(name), Ok(content)) = (entry.file_name().to_str(), fs::read(entry.path())) {
+            launch.file(&format!("conf/{name}"), content);
+        }
+    }
+    let folder = launch.folder().to_string();
+    for (name, content) in WIKI {
+        launch.file(&format!("conf/{name}"), content);
+    }
+    launch.file("conf/local.protected.php", format!("<?php $conf['savedir'] = '{folder}/data';"));
+    launch.file(
+        "wiki/inc/preload.php",
+        format!("<?php if (!defined('DOKU_CONF')) define('DOKU_CONF', '{folder}/conf/');"),
+    );
+    launch.file("data/pages/start.txt", "====== A front page ======\n");
+    launch.file("data/pages/notes/first.txt", "====== Notes ======\n\nIn **bold**.\n");
+    for kept in KEPT {
+        launch.file(&format!("data/{kept}/_dummy"), "");
+    }
+    let opened = Command::new("chmod").args(["--recursive", "a+rwX", &folder]).status();
+    if !opened.is_ok_and(|status| status.success()) {
+        return Err(failed(format!("{folder}: {}", String::from_utf8_lossy(&copied.stderr))));
+    }
+    let temporary = format!("{folder}/data/tmp");
+    let settings = [
+        "cgi.fix_pathinfo=0".to_owned(),
+        "upload_max_filesize=64M".to_owned(),
+        "post_max_size=64M".to_owned(),
+        "display_errors=0".to_owned(),
+        format!("session.save_path={temporary}"),
+        format!("upload_tmp_dir={temporary}"),
+    ];
+    let words: Vec<&str> = settings.iter().flat_map(|setting| ["-d", setting]).collect();
+    fpm(launch, workers, &words)
 }
 
 /// uWSGI serving a Python application over the protocol that `socket` names: `fastcgi-socket`, `socket` (uwsgi)

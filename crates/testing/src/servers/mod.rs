@@ -8,7 +8,7 @@ mod gateways;
 mod launch;
 mod subjects;
 
-pub use apps::{cgi_fcgi, libfcgi_echo, php_fpm, uwsgi, uwsgi_http};
+pub use apps::{cgi_fcgi, dokuwiki, libfcgi_echo, php_fpm, uwsgi, uwsgi_http};
 pub use gateways::{
     GatewayOptions, httpd, httpd_fcgi, lighttpd, lighttpd_fcgi, nginx, nginx_fcgi, nginx_uwsgi,
 };
