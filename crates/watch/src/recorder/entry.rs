@@ -20,10 +20,15 @@ pub(super) struct SectionPlace {
     pub(super) frames: u64,
 }
 
-/// What is said of the whole section, and of the packet of the reset.
-pub(super) fn comments(reset: &LiveReset, ends: &Endpoints, recorded: &Recorded) -> [String; 2] {
+/// What the kernel said, which is the comment of the reset's packet.
+pub(super) fn by_kernel(reset: &LiveReset) -> String {
     let reason = reset.reason.as_ref().map_or(String::new(), |reason| format!(", {reason}"));
-    let kernel = format!("kernel: {} ({}){reason}", reset.cause, reset.confidence.name());
+    format!("kernel: {} ({}){reason}", reset.cause, reset.confidence.name())
+}
+
+/// The comment of the whole section.
+pub(super) fn comment(reset: &LiveReset, ends: &Endpoints, recorded: &Recorded) -> String {
+    let kernel = by_kernel(reset);
     let peer = if ends.1.port() == 0 { "?".to_owned() } else { ends.1.to_string() };
     let mut whole =
         format!("reset {} {}: {} -> {peer}\n{kernel}", recorded.id, reset.direction.name(), ends.0);
@@ -41,7 +46,7 @@ pub(super) fn comments(reset: &LiveReset, ends: &Endpoints, recorded: &Recorded)
         }
         None => "\npackets: they do not show this reset".to_owned(),
     };
-    [whole, kernel]
+    whole
 }
 
 /// The line of the index.

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// Part of the bound that one file may take: with fewer files, much is removed at once.
 const FILES: u64 = 8;
@@ -49,6 +49,14 @@ struct OpenFiles {
     index: File,
     resets: u64,
     frames: u64,
+}
+
+impl OpenFiles {
+    /// Whether one of them has no name any more: nobody will find what is written to it.
+    fn is_removed(&self) -> bool {
+        let has_no_name = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+        has_no_name(&self.capture) || has_no_name(&self.index)
+    }
 }
 
 /// The files of a directory.
@@ -99,7 +107,12 @@ impl RecordFiles {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error.into()),
         }
-        let options = rustix::fs::OFlags::DIRECTORY.bits() as i32;
+        Self::attach(directory, keep)
+    }
+
+    /// Opens a directory that is there.
+    fn attach(directory: &Path, keep: u64) -> Result<Self, DirectoryError> {
+        let options = OFlags::DIRECTORY.bits() as i32;
         let lock = OpenOptions::new().read(true).custom_flags(options).open(directory)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -139,6 +152,19 @@ impl RecordFiles {
         Ok(opened)
     }
 
+    /// Opens the directory anew, which was removed and may be there again. Its records get other ids than those that are lost.
+    fn attach_again(&mut self) -> io::Result<()> {
+        let mut opened = Self::attach(&self.directory, self.keep).map_err(|error| match error {
+            DirectoryError::NotADirectory => io::ErrorKind::NotADirectory.into(),
+            DirectoryError::Locked => io::ErrorKind::ResourceBusy.into(),
+            DirectoryError::Io(error) => error,
+        })?;
+        opened.last = opened.last.max(self.last);
+        opened.overwritten += self.overwritten;
+        *self = opened;
+        Ok(())
+    }
+
     /// Number of resets whose packets were removed to stay within the bound.
     pub(crate) fn overwritten(&self) -> u64 {
         self.overwritten
@@ -160,20 +186,19 @@ impl RecordFiles {
                 self.current = None;
             }
         }
+        // Somebody has removed the files, or the directory with them.
+        self.current.take_if(|current| current.is_removed());
         self.make_room(bytes);
-        let current = match &mut self.current {
-            Some(current) => current,
-            none => {
-                let file = self.last + 1;
-                let capture = create(&self.directory.join(capture_name(file)))?;
-                let index = create(&self.directory.join(index_name(file))).inspect_err(|_| {
-                    let _ = fs::remove_file(self.directory.join(capture_name(file)));
-                })?;
-                self.last = file;
-                self.files.insert(file, Sizes::default());
-                none.insert(OpenFiles { file, capture, index, resets: 0, frames: 0 })
+        if self.current.is_none() {
+            match self.begin() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.attach_again()?;
+                    self.begin()?;
+                }
+                result => result?,
             }
-        };
+        }
+        let Some(current) = &self.current else { return Err(io::ErrorKind::NotFound.into()) };
         let size = self.files.get(&current.file).copied().unwrap_or_default();
         Ok(WrittenAt {
             file: current.file,
@@ -181,6 +206,19 @@ impl RecordFiles {
             offset: size.capture,
             first_frame: current.frames + 1,
         })
+    }
+
+    /// Makes the next files.
+    fn begin(&mut self) -> io::Result<()> {
+        let file = self.last.saturating_add(1);
+        let capture = create(&self.directory.join(capture_name(file)))?;
+        let index = create(&self.directory.join(index_name(file))).inspect_err(|_| {
+            let _ = fs::remove_file(self.directory.join(capture_name(file)));
+        })?;
+        self.last = file;
+        self.files.insert(file, Sizes::default());
+        self.current = Some(OpenFiles { file, capture, index, resets: 0, frames: 0 });
+        Ok(())
     }
 
     /// Writes a reset where [`next`](Self::next) has said; without a section its packets are there already. After an error nothing
@@ -242,20 +280,25 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
 }
 
-/// The number in the name of a capture or an index, and whether it is a capture.
+/// The number in the name of a capture or an index, and whether it is a capture. Other spellings of a number are names of files
+/// that this program has not made.
 fn parse(name: &str) -> Option<(u64, bool)> {
-    let (number, ending) = name.strip_prefix("resets-")?.split_once('.')?;
-    let file = number.parse().ok()?;
-    match ending {
-        "pcapng" => Some((file, true)),
-        "jsonl" => Some((file, false)),
-        _ => None,
-    }
+    let (number, _) = name.strip_prefix("resets-")?.split_once('.')?;
+    let file = number.parse().ok().filter(|file| *file < u64::MAX)?;
+    [(capture_name(file), true), (index_name(file), false)]
+        .into_iter()
+        .find_map(|(own, is_capture)| (own == name).then_some((file, is_capture)))
+}
+
+/// Opens a file to be read. Where somebody has put something else in its place, such as a pipe, that is an error and no wait.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 /// Number of lines in a file; 0 if it cannot be read.
 fn lines(path: &Path) -> u64 {
-    let Ok(mut file) = File::open(path) else { return 0 };
+    let Ok(mut file) = open_regular(path) else { return 0 };
     let mut buffer = [0; 16 << 10];
     let mut lines = 0;
     while let Ok(length @ 1..) = file.read(&mut buffer) {

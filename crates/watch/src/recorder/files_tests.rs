@@ -82,3 +82,54 @@ fn a_failed_write_leaves_nothing() {
     files.current.as_mut().unwrap().capture = readable(&directory.path().join(capture_name(1)));
     files.write(&[7; 100], 1, "line\n").unwrap_err();
 }
+
+#[test]
+fn files_that_were_removed_are_not_written_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("records");
+    let mut files = RecordFiles::open(&path, 80_000).unwrap();
+    for (at, name) in [capture_name(1), index_name(2)].iter().enumerate() {
+        write(&mut files, 100);
+        assert_eq!(write(&mut files, 100).file, at as u64 + 1);
+        fs::remove_file(path.join(name)).unwrap();
+    }
+    assert_eq!(write(&mut files, 100).file, 3);
+    // Without its directory nothing can be written, and that is said.
+    fs::remove_dir_all(&path).unwrap();
+    assert_eq!(files.next(100).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert!(!path.exists(), "who has removed it has not asked for another");
+    fs::create_dir(&path).unwrap();
+    let at = write(&mut files, 100);
+    assert_eq!((at.file, at.number), (4, 1), "no id is given twice");
+    assert_eq!(size(&path), 100 + 9);
+    assert!(matches!(RecordFiles::open(&path, 80_000), Err(DirectoryError::Locked)), "also the new one");
+}
+
+#[test]
+fn names_that_only_look_alike_are_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let others = [
+        "resets-+00001.pcapng",
+        "resets-1.pcapng",
+        "resets-0000001.jsonl",
+        "resets-18446744073709551615.pcapng",
+        "resets-000001.pcapng.gz",
+    ];
+    for name in others {
+        fs::write(directory.path().join(name), vec![0; 10_000]).unwrap();
+    }
+    let mut files = RecordFiles::open(directory.path(), 8_000).unwrap();
+    assert_eq!((write(&mut files, 100).file, files.overwritten()), (1, 0));
+    assert!(others.iter().all(|name| directory.path().join(name).exists()));
+}
+
+#[test]
+fn a_pipe_in_the_place_of_an_index_keeps_nobody_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join(index_name(1));
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    fs::write(directory.path().join(capture_name(1)), vec![0; 10_000]).unwrap();
+    let files = RecordFiles::open(directory.path(), 8_000).unwrap();
+    assert_eq!(files.overwritten(), 0, "nobody knows how many");
+    assert!(!pipe.exists());
+}

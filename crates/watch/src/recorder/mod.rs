@@ -16,18 +16,19 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linger_untrusted::{Untrusted, to_json};
 use linger_why::Cause;
 
-use self::entry::{SectionPlace, comments, entry};
+use self::entry::{SectionPlace, by_kernel, comment, entry};
 use self::files::{DirectoryError, RecordFiles, capture_name};
 use self::flows::{Flows, Matching};
 pub use self::index::{IndexedReset, KernelVerdict, NotRecorded};
 use self::options::COMMENTS;
 pub use self::options::{CannotRecord, PacketTap, RecordOptions};
-use self::section::{Comments, section};
+use self::section::BareSection;
 use crate::addresses::Endpoints;
 use crate::kernel::tap::{BLOCK_TIMEOUT, PacketRing};
 use crate::live_reset::{Direction, LiveReset};
@@ -73,7 +74,7 @@ struct AwaitedReset {
 #[derive(Clone, Debug)]
 struct KnownSection {
     place: SectionPlace,
-    verdicts: Vec<JudgedReset>,
+    verdicts: Arc<[JudgedReset]>,
 }
 
 /// Records the packets of connections that are reset.
@@ -88,6 +89,8 @@ pub struct Recorder {
     recent: VecDeque<KnownSection>,
     begun: u64,
     names: HashMap<u32, String>,
+    /// Memory for the section that is written.
+    section: Vec<u8>,
     counts: RecordCounts,
     error: Option<io::Error>,
 }
@@ -113,6 +116,7 @@ impl Recorder {
             recent: VecDeque::new(),
             begun: 0,
             names: HashMap::new(),
+            section: Vec::new(),
             counts: RecordCounts::default(),
             error: None,
         })
@@ -232,19 +236,18 @@ impl Recorder {
         }
         let packets = self.flows.packets(matching);
         let (names, ring) = (&mut self.names, &self.ring);
-        let mut name = |interface| interface_name(ring, names, interface);
-        let bare = section(&packets, self.snap, None, &mut name);
-        let at = self.files.next(bare.len() as u64 + COMMENTS)?;
+        let name = |interface| interface_name(ring, names, interface);
+        let bare = BareSection::new(&packets, self.snap, &by_kernel(reset), name);
+        let at = self.files.next(bare.as_bytes().len() as u64 + COMMENTS)?;
         let (file, offset, first_frame, frames) = (at.file, at.offset, at.first_frame, packets.len() as u64);
         let place = SectionPlace { file, offset, bytes: 0, first_frame, frames };
-        let mut known = KnownSection { place, verdicts: judge(&bare) };
+        let mut known = KnownSection { place, verdicts: judge(bare.as_bytes()).into() };
         let recorded = recorded(reset, ends, at.number, &known);
-        let [whole, short] = comments(reset, ends, &recorded);
-        let comments = Comments { section: &whole, reset: &short };
-        let bytes = section(&packets, self.snap, Some(&comments), &mut name);
-        known.place.bytes = bytes.len() as u64;
+        self.section.clear();
+        bare.append_to(&mut self.section, &comment(reset, ends, &recorded))?;
+        known.place.bytes = self.section.len() as u64;
         let line = line(&entry(reset, (ends, time_ns), &recorded, &known.place))?;
-        self.files.write(&bytes, frames, &line)?;
+        self.files.write(&self.section, frames, &line)?;
         self.flows.written(matching, self.begun + self.recent.len() as u64);
         self.recent.push_back(known);
         if self.recent.len() > MOST_RECENT {
