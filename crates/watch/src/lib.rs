@@ -25,9 +25,11 @@ mod namespace_id;
 mod namespaces;
 mod needs;
 mod notice;
+mod opener;
 mod overflow;
 mod places;
 mod privilege;
+mod privileged;
 mod process;
 mod recent;
 mod recorded;
@@ -47,7 +49,10 @@ pub use live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
 pub use namespace_id::NamespaceId;
 pub use needs::Needs;
 pub use notice::{Filter, FurtherResets, Notice, Warning};
-pub use privilege::give_up_capabilities;
+pub use opener::Opener;
+pub use privilege::{
+    Confinement, confine, give_up_all_capabilities, give_up_capabilities, is_proc_hidden,
+};
 pub use process::NamedProcess;
 pub use recorded::{Agreement, Recorded, WireVerdict};
 pub use recorder::{

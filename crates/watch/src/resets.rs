@@ -22,6 +22,7 @@ use crate::namespaces::Namespaces;
 use crate::notice::Warning;
 use crate::overflow::OverflowHistory;
 use crate::places::Places;
+use crate::privileged::Access;
 use crate::process::{NamedProcess, Processes};
 use crate::recent::{Echoes, RecentResets};
 use crate::sockets::Sockets;
@@ -69,12 +70,12 @@ impl SentEvent<'_> {
 }
 
 impl Resets {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(access: &Access) -> Self {
         Self {
-            processes: Processes::default(),
+            processes: Processes::new(access.clone()),
             closers: Closers::default(),
             sockets: Sockets::default(),
-            namespaces: Namespaces::new(),
+            namespaces: Namespaces::new(access.clone()),
             places: Places::default(),
             overflows: HashMap::new(),
             exits: Exits::default(),

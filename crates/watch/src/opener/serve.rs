@@ -1,0 +1,106 @@
+//! The opener's own part: answers one request after the other until the socket is closed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use super::messages::{Answer, MOST_DESCRIPTORS, Request, receive, send};
+use crate::kernel::ring::{Ring, RingError, Subscription};
+use crate::kernel::seccomp;
+use crate::namespace_id::NamespaceId;
+use crate::privilege;
+use crate::privileged::Privileged;
+
+/// Most inodes whose holders are sought at a time.
+const MOST_INODES: usize = 65_536;
+
+#[derive(Debug, Default)]
+struct Served {
+    /// What is opened on each processor, once that is said.
+    sources: Option<Vec<Subscription>>,
+    privileged: Privileged,
+    /// The ring that was opened last. Mapped in two processes its memory counts once; it is unmapped here when the other has had it.
+    ring: Option<Ring>,
+}
+
+/// Answers requests until the other end is closed.
+pub(super) fn serve(socket: &UnixStream) {
+    // What fails here it can do without. It makes the calls that the other process makes later: where a filter kills for one of them
+    // (systemd's SystemCallFilter without SystemCallErrorNumber), it kills this process, and the other goes on as it is.
+    let _ = privilege::give_up_capabilities();
+    let _ = privilege::close_writes();
+    let _ = seccomp::refuse(seccomp::OPENER);
+    let mut served = Served::default();
+    while let Ok((request, _)) = receive::<Request>(socket) {
+        if served.answer(socket, request).is_err() {
+            return;
+        }
+    }
+}
+
+impl Served {
+    fn answer(&mut self, socket: &UnixStream, request: Request) -> io::Result<()> {
+        self.ring = None;
+        match self.prepared(request) {
+            Ok(Prepared { answer, descriptors, ring }) => {
+                self.ring = ring;
+                let events = self.ring.iter().flat_map(|ring| &ring.events).map(AsFd::as_fd);
+                let all: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).chain(events).collect();
+                if all.len() > MOST_DESCRIPTORS {
+                    return send(socket, &Answer::Failed(libc::EMFILE), &[]);
+                }
+                send(socket, &answer, &all)
+            }
+            Err(error) => send(socket, &Answer::Failed(error.raw_os_error().unwrap_or(libc::EIO)), &[]),
+        }
+    }
+
+    fn prepared(&mut self, request: Request) -> io::Result<Prepared> {
+        match request {
+            Request::Begin(_) if self.sources.is_some() => {
+                Err(io::Error::from_raw_os_error(libc::EPERM))
+            }
+            Request::Begin(sources) => {
+                self.sources = Some(sources);
+                // What was found before it was asked is known here as well.
+                self.privileged.namespaces();
+                Ok(Answer::Done.into())
+            }
+            Request::Processor { cpu, size } => {
+                let sources = self.sources.as_deref().unwrap_or_default();
+                match Ring::open(sources, cpu, size) {
+                    Ok(ring) => Ok(Prepared { ring: Some(ring), ..Answer::Done.into() }),
+                    Err(RingError::Locked) => Ok(Answer::Locked.into()),
+                    Err(RingError::Other(error)) => Err(error),
+                }
+            }
+            Request::Namespaces => Ok(Answer::Namespaces(self.privileged.namespaces()).into()),
+            Request::Leftovers(inode) => {
+                let leftovers = self.privileged.leftovers(NamespaceId::from_inode(inode))?;
+                Ok(Prepared { descriptors: vec![leftovers.into_socket()], ..Answer::Done.into() })
+            }
+            Request::Survey(inode) => {
+                let files = self.privileged.survey(NamespaceId::from_inode(inode))?;
+                let (which, descriptors) = files.into_descriptors();
+                Ok(Prepared { descriptors, ..Answer::Some(which).into() })
+            }
+            Request::Owners(mut inodes) => {
+                inodes.truncate(MOST_INODES);
+                Ok(Answer::Owners(self.privileged.owners(&inodes)).into())
+            }
+        }
+    }
+}
+
+/// An answer, and what goes with it.
+struct Prepared {
+    answer: Answer,
+    descriptors: Vec<std::os::fd::OwnedFd>,
+    ring: Option<Ring>,
+}
+
+impl From<Answer> for Prepared {
+    fn from(answer: Answer) -> Self {
+        Self { answer, descriptors: Vec::new(), ring: None }
+    }
+}
