@@ -1,5 +1,7 @@
 //! What is said of a recorded reset: in the comments of its section, and in the index.
 
+use std::fmt::Write;
+
 use linger_untrusted::Untrusted;
 
 use super::index::{IndexedReset, KernelVerdict};
@@ -32,19 +34,20 @@ pub(super) fn comment(reset: &LiveReset, ends: &Endpoints, recorded: &Recorded) 
     let peer = if ends.1.port() == 0 { "?".to_owned() } else { ends.1.to_string() };
     let mut whole =
         format!("reset {} {}: {} -> {peer}\n{kernel}", recorded.id, reset.direction.name(), ends.0);
+    // Writing to a text does not fail.
     for says in &reset.evidence {
-        whole += &format!("\n  {}", Untrusted::from(says.as_str()).terminal());
+        let _ = write!(whole, "\n  {}", Untrusted::from(says.as_str()).terminal());
     }
     if let Some(process) = &reset.process {
         let role = reset.role.map_or("by", ProcessRole::words);
-        whole += &format!("\nprocess: {role} {}", process.terminal());
+        let _ = write!(whole, "\nprocess: {role} {}", process.terminal());
     }
-    whole += &format!("\nbytes: {}", reset.bytes.describe());
-    whole += &match &recorded.packets {
+    let _ = write!(whole, "\nbytes: {}", reset.bytes.describe());
+    let _ = match &recorded.packets {
         Some(WireVerdict { cause, confidence, .. }) => {
-            format!("\npackets: {cause} ({}): {}", confidence.name(), recorded.agreement.name())
+            write!(whole, "\npackets: {cause} ({}): {}", confidence.name(), recorded.agreement.name())
         }
-        None => "\npackets: they do not show this reset".to_owned(),
+        None => write!(whole, "\npackets: they do not show this reset"),
     };
     whole
 }

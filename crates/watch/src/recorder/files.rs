@@ -1,7 +1,8 @@
 //! [`RecordFiles`]: captures and their indexes in a directory, rotated, and bounded in bytes.
 //!
-//! Each reset is one write of a whole pcapng section to the capture, then one line in its index. Files are never renamed and never
-//! appended to by a later run, so that whatever a killed watcher leaves can be read up to its last whole section.
+//! Resets are collected, and written together: their pcapng sections to the capture in one call, then their lines to its index in
+//! another. Files are never renamed and never appended to by a later run, so that whatever a killed watcher leaves can be read up to
+//! its last whole section, and no line names a section that is not there.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -16,7 +17,10 @@ const FILES: u64 = 8;
 /// Largest capture, in bytes.
 const LARGEST: u64 = 64 << 20;
 
-/// Where a reset was written.
+/// Most bytes that are collected before they are written.
+const MOST_COLLECTED: usize = 1 << 20;
+
+/// Where a reset will be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WrittenAt {
     /// The number of the file, and of the reset in it.
@@ -47,8 +51,26 @@ struct OpenFiles {
     file: u64,
     capture: File,
     index: File,
+    /// Those that are collected included.
     resets: u64,
     frames: u64,
+    /// Resets that are written.
+    written: u64,
+}
+
+/// Resets that could not be written, by their numbers: those of a file from one on.
+#[derive(Debug)]
+pub(crate) struct LostResets {
+    file: u64,
+    after: u64,
+    pub(crate) error: io::Error,
+}
+
+impl LostResets {
+    /// Whether a reset is among them.
+    pub(crate) fn has(&self, file: u64, number: u64) -> bool {
+        self.file == file && number > self.after
+    }
 }
 
 impl OpenFiles {
@@ -68,6 +90,10 @@ pub(crate) struct RecordFiles {
     keep: u64,
     files: BTreeMap<u64, Sizes>,
     current: Option<OpenFiles>,
+    /// What is not written yet: sections, and lines of the index.
+    sections: Vec<u8>,
+    lines: Vec<u8>,
+    lost: Vec<LostResets>,
     last: u64,
     overwritten: u64,
 }
@@ -145,6 +171,9 @@ impl RecordFiles {
             keep,
             files,
             current: None,
+            sections: Vec::new(),
+            lines: Vec::new(),
+            lost: Vec::new(),
             last,
             overwritten: 0,
         };
@@ -161,6 +190,7 @@ impl RecordFiles {
         })?;
         opened.last = opened.last.max(self.last);
         opened.overwritten += self.overwritten;
+        opened.lost.append(&mut self.lost);
         *self = opened;
         Ok(())
     }
@@ -180,14 +210,17 @@ impl RecordFiles {
     /// Returns the errors of making files.
     pub(crate) fn next(&mut self, bytes: u64) -> io::Result<WrittenAt> {
         let largest = (self.keep / FILES).min(LARGEST);
-        if let Some(current) = &self.current {
-            let size = self.files.get(&current.file).copied().unwrap_or_default();
-            if size.total() > 0 && size.total() + bytes > largest {
-                self.current = None;
-            }
+        let size = self.current.as_ref().and_then(|current| self.files.get(&current.file)).map(|size| size.total());
+        if size.is_some_and(|size| size > 0 && size + bytes > largest) || self.total() + bytes > self.keep {
+            self.flush();
+        }
+        if size.is_some_and(|size| size > 0 && size + bytes > largest) {
+            self.current = None;
         }
         // Somebody has removed the files, or the directory with them.
-        self.current.take_if(|current| current.is_removed());
+        if self.sections.is_empty() && self.lines.is_empty() {
+            self.current.take_if(|current| current.is_removed());
+        }
         self.make_room(bytes);
         if self.current.is_none() {
             match self.begin() {
@@ -217,40 +250,63 @@ impl RecordFiles {
         })?;
         self.last = file;
         self.files.insert(file, Sizes::default());
-        self.current = Some(OpenFiles { file, capture, index, resets: 0, frames: 0 });
+        self.current = Some(OpenFiles { file, capture, index, resets: 0, frames: 0, written: 0 });
         Ok(())
     }
 
-    /// Writes a reset where [`next`](Self::next) has said; without a section its packets are there already. After an error nothing
-    /// of it is left.
-    ///
-    /// # Errors
-    /// Returns the errors of writing.
-    pub(crate) fn write(&mut self, section: &[u8], frames: u64, line: &str) -> io::Result<()> {
-        let Some(current) = &mut self.current else { return Err(io::ErrorKind::NotFound.into()) };
+    /// Collects a reset for where [`next`](Self::next) has said; without a section its packets are there already. It is on disk
+    /// after [`flush`](Self::flush).
+    pub(crate) fn collect(&mut self, section: &[u8], frames: u64, line: &str) {
+        let Some(current) = &mut self.current else { return };
+        current.resets += 1;
+        current.frames += frames;
         let size = self.files.entry(current.file).or_default();
+        size.capture += section.len() as u64;
+        size.index += line.len() as u64;
+        self.sections.extend(section);
+        self.lines.extend(line.as_bytes());
+        if self.sections.len() + self.lines.len() > MOST_COLLECTED {
+            self.flush();
+        }
+    }
+
+    /// Writes what was collected. If that fails nothing of it is left; see [`take_lost`](Self::take_lost).
+    pub(crate) fn flush(&mut self) {
+        let Some(current) = &mut self.current else { return };
         let written =
-            current.capture.write_all(section).and_then(|()| current.index.write_all(line.as_bytes()));
+            current.capture.write_all(&self.sections).and_then(|()| current.index.write_all(&self.lines));
         if let Err(error) = written {
+            let (file, after) = (current.file, current.written);
+            self.lost.push(LostResets { file, after, error });
+            let size = self.files.entry(file).or_default();
+            size.capture = size.capture.saturating_sub(self.sections.len() as u64);
+            size.index = size.index.saturating_sub(self.lines.len() as u64);
             let cut = current.capture.set_len(size.capture).and_then(|()| current.index.set_len(size.index));
-            let (file, is_empty) = (current.file, size.total() == 0);
+            let is_empty = size.total() == 0;
             // Go on with new files: where these end is certain only if nothing was written beyond.
             self.current = None;
             if cut.is_ok() && is_empty {
                 self.remove(file);
             }
-            return Err(error);
+        } else {
+            current.written = current.resets;
         }
-        size.capture += section.len() as u64;
-        size.index += line.len() as u64;
-        current.resets += 1;
-        current.frames += frames;
-        Ok(())
+        self.sections.clear();
+        self.lines.clear();
+    }
+
+    /// The resets that could not be written since the last call.
+    pub(crate) fn take_lost(&mut self) -> Vec<LostResets> {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn total(&self) -> u64 {
+        self.files.values().map(|size| size.total()).sum()
     }
 
     /// Removes the oldest files until `bytes` more fit.
     fn make_room(&mut self, bytes: u64) {
-        let mut total: u64 = self.files.values().map(|size| size.total()).sum();
+        let mut total = self.total();
         while total + bytes > self.keep {
             let Some((&file, size)) = self.files.first_key_value() else { return };
             total -= size.total();

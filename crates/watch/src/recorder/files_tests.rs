@@ -6,7 +6,9 @@ use super::*;
 
 fn write(files: &mut RecordFiles, bytes: usize) -> WrittenAt {
     let at = files.next(bytes as u64 + 10).unwrap();
-    files.write(&vec![7; bytes], 3, "{line 1}\n").unwrap();
+    files.collect(&vec![7; bytes], 3, "{line 1}\n");
+    files.flush();
+    assert!(files.take_lost().is_empty());
     at
 }
 
@@ -71,16 +73,46 @@ fn a_failed_write_leaves_nothing() {
     write(&mut files, 100);
     let before = size(directory.path());
     let readable = |path: &Path| File::open(path).unwrap();
-    files.next(100).unwrap();
+    let lost = |files: &mut RecordFiles, at: &WrittenAt| -> Vec<bool> {
+        let lost = files.take_lost();
+        (0..4).map(|number| lost.iter().any(|lost| lost.has(at.file, number))).collect()
+    };
     // An index that cannot be written to.
+    let at = files.next(100).unwrap();
     files.current.as_mut().unwrap().index = readable(&directory.path().join(index_name(1)));
-    files.write(&[7; 100], 1, "line\n").unwrap_err();
+    files.collect(&[7; 100], 1, "line\n");
+    files.collect(&[7; 100], 1, "line\n");
+    files.flush();
     assert_eq!(size(directory.path()), before);
+    assert_eq!(lost(&mut files, &at), [false, false, true, true], "the first was written before");
     assert_eq!(write(&mut files, 100).file, 2, "new files");
     files.current = None;
-    files.next(100).unwrap();
+    let at = files.next(100).unwrap();
     files.current.as_mut().unwrap().capture = readable(&directory.path().join(capture_name(1)));
-    files.write(&[7; 100], 1, "line\n").unwrap_err();
+    files.collect(&[7; 100], 1, "line\n");
+    files.flush();
+    assert_eq!(lost(&mut files, &at), [false, true, true, true]);
+}
+
+#[test]
+fn what_is_collected_counts_for_the_bounds_and_is_written_before_its_files_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut files = RecordFiles::open(directory.path(), 8_000).unwrap();
+    let mut numbers = Vec::new();
+    for _ in 0..100 {
+        let at = files.next(410).unwrap();
+        files.collect(&[7; 400], 3, "{line 1}\n");
+        numbers.push((at.file, at.number, at.offset));
+        assert!(files.total() <= 8_000);
+    }
+    assert_eq!(numbers[..3], [(1, 1, 0), (1, 2, 400), (2, 1, 0)]);
+    files.flush();
+    assert!(files.take_lost().is_empty());
+    assert_eq!((size(directory.path()), files.total()), (files.total(), files.total()));
+    let kept: Vec<u64> = files.files.keys().copied().collect();
+    let last = numbers.last().unwrap().0;
+    assert_eq!(kept, (last - kept.len() as u64 + 1..=last).collect::<Vec<_>>());
+    assert_eq!(files.overwritten() + 2 * kept.len() as u64, 100, "each is on disk or counted");
 }
 
 #[test]

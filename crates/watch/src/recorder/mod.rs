@@ -12,7 +12,7 @@ mod options;
 mod section;
 mod slots;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -77,6 +77,20 @@ struct KnownSection {
     verdicts: Arc<[JudgedReset]>,
 }
 
+/// A record that is not known to be on disk.
+#[derive(Clone, Copy, Debug)]
+struct Collected {
+    /// The number of its file, and its own in it.
+    at: (u64, u64),
+    differs: bool,
+}
+
+impl Collected {
+    fn new(at: (u64, u64), recorded: &Recorded) -> Self {
+        Self { at, differs: recorded.agreement == Agreement::Differ }
+    }
+}
+
 /// Records the packets of connections that are reset.
 #[derive(Debug)]
 pub struct Recorder {
@@ -91,6 +105,8 @@ pub struct Recorder {
     names: HashMap<u32, String>,
     /// Memory for the section that is written.
     section: Vec<u8>,
+    /// The records that are not known to be on disk.
+    collected: Vec<Collected>,
     counts: RecordCounts,
     error: Option<io::Error>,
 }
@@ -117,6 +133,7 @@ impl Recorder {
             begun: 0,
             names: HashMap::new(),
             section: Vec::new(),
+            collected: Vec::new(),
             counts: RecordCounts::default(),
             error: None,
         })
@@ -171,8 +188,31 @@ impl Recorder {
                 self.waiting.push_back(waiting);
             }
         }
+        self.files.flush();
+        self.forget_lost(&mut done);
         done.sort_by(|a, b| a.time_seconds.total_cmp(&b.time_seconds));
         done
+    }
+
+    /// Takes back what was said of records that could not be written.
+    fn forget_lost(&mut self, done: &mut [LiveReset]) {
+        let lost = self.files.take_lost();
+        let is_lost = |at: (u64, u64)| lost.iter().any(|lost| lost.has(at.0, at.1));
+        let mut ids = HashSet::new();
+        for collected in self.collected.drain(..) {
+            if is_lost(collected.at) {
+                self.counts.not_written += 1;
+                ids.insert(id(collected.at));
+            } else {
+                self.counts.recorded += 1;
+                self.counts.differ += u64::from(collected.differs);
+            }
+        }
+        if !ids.is_empty() {
+            let is_gone = |recorded: &mut Recorded| ids.contains(&recorded.id);
+            done.iter_mut().for_each(|reset| drop(reset.recorded.take_if(is_gone)));
+        }
+        self.error = lost.into_iter().last().map(|lost| lost.error).or(self.error.take());
     }
 
     fn has_packets(&self, reset: &LiveReset) -> bool {
@@ -193,14 +233,10 @@ impl Recorder {
                 continue;
             }
             match self.write(reset, (&ends, time_ns), &matching) {
-                Ok(recorded) => {
-                    self.counts.recorded += 1;
-                    self.counts.differ += u64::from(recorded.agreement == Agreement::Differ);
-                    match &mut whole {
-                        Some(whole) => whole.connections += 1,
-                        none => *none = Some(recorded),
-                    }
-                }
+                Ok(recorded) => match &mut whole {
+                    Some(whole) => whole.connections += 1,
+                    none => *none = Some(recorded),
+                },
                 Err(error) => {
                     self.counts.not_written += 1;
                     self.error = Some(error);
@@ -230,7 +266,8 @@ impl Recorder {
             if at.file == known.place.file {
                 let recorded = recorded(reset, ends, at.number, &known);
                 let line = line(&entry(reset, (ends, time_ns), &recorded, &known.place))?;
-                self.files.write(&[], 0, &line)?;
+                self.files.collect(&[], 0, &line);
+                self.collected.push(Collected::new((at.file, at.number), &recorded));
                 return Ok(recorded);
             }
         }
@@ -247,7 +284,8 @@ impl Recorder {
         bare.append_to(&mut self.section, &comment(reset, ends, &recorded))?;
         known.place.bytes = self.section.len() as u64;
         let line = line(&entry(reset, (ends, time_ns), &recorded, &known.place))?;
-        self.files.write(&self.section, frames, &line)?;
+        self.files.collect(&self.section, frames, &line);
+        self.collected.push(Collected::new((file, at.number), &recorded));
         self.flows.written(matching, self.begun + self.recent.len() as u64);
         self.recent.push_back(known);
         if self.recent.len() > MOST_RECENT {
@@ -272,7 +310,7 @@ fn recorded(reset: &LiveReset, ends: &Endpoints, number: u64, known: &KnownSecti
     };
     let packets = verdict_on(&known.verdicts, sender);
     Recorded {
-        id: format!("{}-{number}", known.place.file),
+        id: id((known.place.file, number)),
         file: capture_name(known.place.file),
         frames: known.place.frames,
         kernel: reset.cause,
@@ -280,6 +318,10 @@ fn recorded(reset: &LiveReset, ends: &Endpoints, number: u64, known: &KnownSecti
         packets,
         connections: 1,
     }
+}
+
+fn id((file, number): (u64, u64)) -> String {
+    format!("{file}-{number}")
 }
 
 fn line(entry: &IndexedReset) -> io::Result<String> {
