@@ -74,11 +74,16 @@ fn the_unit_watches_with_the_rights_it_has() {
     };
     let none = "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000";
     assert_eq!((rights("metrics").as_str(), rights("linger").as_str()), (none, none));
-    let confined = host.said(&["grep", "-h", "-e", "^NoNewPrivs", "-e", "^Seccomp:", &format!("/proc/{pid}/status")]);
+    let confined =
+        host.said(&["grep", "-h", "-e", "^NoNewPrivs", "-e", "^Seccomp:", &format!("/proc/{pid}/status")]);
     assert_eq!(confined, "NoNewPrivs:\t1\nSeccomp:\t2");
     let opener = host.said(&["sh", "-c", &format!("cat /proc/{pid}/task/*/children | tr -d ' '")]);
-    let opener = host.said(&["grep", "-h", "-e", "^Name", "-e", "^CapEff", &format!("/proc/{opener}/status")]);
-    assert!(opener.starts_with("Name:\tlinger-opener\nCapEff:\t") && !opener.ends_with("0000000000000000"), "{opener}");
+    let opener =
+        host.said(&["grep", "-h", "-e", "^Name", "-e", "^CapEff", &format!("/proc/{opener}/status")]);
+    assert!(
+        opener.starts_with("Name:\tlinger-opener\nCapEff:\t") && !opener.ends_with("0000000000000000"),
+        "{opener}"
+    );
     host.systemctl(&["stop", "linger-watch"]);
     assert_eq!((show("Result").as_str(), show("ExecMainStatus").as_str()), ("success", "0"));
 }
@@ -180,6 +185,13 @@ impl Watch {
     }
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A field of `/proc/PID/status`.
 fn status(path: &Path, field: &str) -> String {
     let text = fs::read_to_string(path.join("status")).unwrap();
@@ -200,12 +212,19 @@ fn until<T>(mut read: impl FnMut() -> Option<T>) -> T {
 }
 
 /// After its start, what reads packets, events and requests has no capability and is confined. What takes capabilities, such as to
-/// enter the namespace of a container that was started later, is done by the opener.
+/// enter the namespace of a container, is done by the opener.
 #[test]
 fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     if !rustix::process::geteuid().is_root() {
         return skip("root", "there is nothing to give up");
     }
+    let namespace = Namespace::new().unwrap();
+    let inside = || {
+        net::up("lo").unwrap();
+        Command::new("sleep").arg("1000").spawn().unwrap()
+    };
+    let mut holder = namespace.run(inside).unwrap();
+    let inode = fs::metadata(format!("/proc/{}/ns/net", holder.id())).unwrap().ino();
     let directory = tempfile::tempdir().unwrap();
     let records = directory.path().join("records");
     let record = records.to_str().unwrap();
@@ -217,7 +236,8 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     let opener: u32 = opener.trim().rsplit_once("pid=").unwrap().1.parse().unwrap();
     watch.line("is confined", &mut all).unwrap();
     let served = watch.line("serving http://", &mut all).unwrap();
-    let port: u16 = served.trim().strip_suffix("/metrics").unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    let port: u16 =
+        served.trim().strip_suffix("/metrics").unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
 
     let pid = watch.child.id();
     let threads: Vec<PathBuf> = until(|| {
@@ -231,7 +251,11 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
             assert_eq!(status(thread, set), "0000000000000000", "{comm}");
         }
-        assert_eq!((status(thread, "NoNewPrivs"), status(thread, "Seccomp")), ("1".into(), "2".into()), "{comm}");
+        assert_eq!(
+            (status(thread, "NoNewPrivs"), status(thread, "Seccomp")),
+            ("1".into(), "2".into()),
+            "{comm}"
+        );
     }
     let opener_at = PathBuf::from(format!("/proc/{opener}"));
     assert_eq!(status(&opener_at, "Name"), "linger-opener");
@@ -239,28 +263,27 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     let kept = u64::from_str_radix(&status(&opener_at, "CapEff"), 16).unwrap();
     let kept = CapabilitySet::from_bits_retain(kept);
     assert!(kept.contains(CapabilitySet::SYS_PTRACE | CapabilitySet::PERFMON), "{kept:?}");
-    assert!(!kept.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::NET_RAW | CapabilitySet::KILL), "{kept:?}");
+    assert!(
+        !kept.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::NET_RAW | CapabilitySet::KILL),
+        "{kept:?}"
+    );
     assert_eq!(fs::read_dir(opener_at.join("fd")).unwrap().count(), 4, "its socket and the null device");
 
-    // A container that comes later, and its listener.
-    let namespace = Namespace::new().unwrap();
-    let inside = || {
-        net::up("lo").unwrap();
-        (TcpListener::bind("127.0.0.1:0").unwrap(), Command::new("sleep").arg("1000").spawn().unwrap())
-    };
-    let (listener, mut holder) = namespace.run(inside).unwrap();
+    // A listener that comes later, in a container.
+    let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     let local = listener.local_addr().unwrap();
-    let inode = fs::metadata(format!("/proc/{}/ns/net", holder.id())).unwrap().ino();
-    let own = fs::read_to_string("/proc/self/comm").unwrap();
-    let queue = format!("linger_listener_queue{{namespace=\"{inode}\",listener=\"{local}\",process=\"{}\"}}", own.trim());
+    let queue = format!("linger_listener_queue{{namespace=\"{inode}\",listener=\"{local}\"");
     until(|| get(port).contains(&queue).then_some(()));
+    let own = fs::read_to_string("/proc/self/comm").unwrap();
     namespace.run(|| reset(&listener)).unwrap();
     let (sender, lines) = std::sync::mpsc::channel();
     let out = BufReader::new(watch.child.stdout.take().unwrap());
     std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
     let told = |port: u16| {
         let own = |line: &serde_json::Value| {
-            line["type"] == "reset" && line["direction"] == "sent" && line["local"].as_str().is_some_and(|at| at.ends_with(&format!(":{port}")))
+            line["type"] == "reset"
+                && line["direction"] == "sent"
+                && line["local"].as_str().is_some_and(|at| at.ends_with(&format!(":{port}")))
         };
         let bound = Duration::from_secs(60);
         std::iter::from_fn(|| lines.recv_timeout(bound).ok())

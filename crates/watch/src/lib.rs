@@ -50,9 +50,7 @@ pub use namespace_id::NamespaceId;
 pub use needs::Needs;
 pub use notice::{Filter, FurtherResets, Notice, Warning};
 pub use opener::Opener;
-pub use privilege::{
-    Confinement, confine, give_up_all_capabilities, give_up_capabilities, is_proc_hidden,
-};
+pub use privilege::{Confinement, confine, give_up_all_capabilities, give_up_capabilities, is_proc_hidden};
 pub use process::NamedProcess;
 pub use recorded::{Agreement, Recorded, WireVerdict};
 pub use recorder::{

@@ -135,8 +135,7 @@ impl Namespaces {
     /// that have unread bytes.
     pub(crate) fn survey(&self, half_closed: bool) -> HashMap<NamespaceId, Survey> {
         let look = |(id, known): (&NamespaceId, &KnownNamespace)| {
-            let files =
-                if known.is_other { self.access.survey(*id).ok()? } else { NamespaceFiles::open() };
+            let files = if known.is_other { self.access.survey(*id).ok()? } else { NamespaceFiles::open() };
             Some((*id, files.read(half_closed)))
         };
         self.known.iter().filter_map(look).collect()

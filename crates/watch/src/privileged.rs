@@ -229,7 +229,12 @@ impl Access {
     }
 
     /// Opens the events of a processor.
-    pub(crate) fn processor(&self, sources: &[Subscription], cpu: i32, size: usize) -> Result<Ring, RingError> {
+    pub(crate) fn processor(
+        &self,
+        sources: &[Subscription],
+        cpu: i32,
+        size: usize,
+    ) -> Result<Ring, RingError> {
         match &mut *self.way() {
             Way::Here(_) => Ring::open(sources, cpu, size),
             Way::Opener(opener) => opener.processor(cpu, size),

@@ -2,18 +2,26 @@
 
 use std::path::Path;
 
-use linger_watch::{Opener, Watcher, confine, give_up_all_capabilities, give_up_capabilities, is_proc_hidden};
+use linger_watch::{
+    Opener, Watcher, confine, give_up_all_capabilities, give_up_capabilities, is_proc_hidden,
+};
 
 use crate::output::say;
 
 /// Starts the process that keeps the capabilities; to be called before anything is opened. `None`: this one has to keep them.
 pub(super) fn opener() -> Option<Opener> {
     if is_proc_hidden() {
-        tracing::info!("capabilities are kept: /proc hides other users' processes (hidepid), whose names take CAP_SYS_PTRACE");
+        tracing::info!(
+            "capabilities are kept: /proc hides other users' processes (hidepid), whose names take CAP_SYS_PTRACE"
+        );
         return None;
     }
     let started = Opener::start();
-    started.inspect_err(|error| tracing::info!(%error, "capabilities are kept: no process can be started for them")).ok()
+    started
+        .inspect_err(
+            |error| tracing::info!(%error, "capabilities are kept: no process can be started for them"),
+        )
+        .ok()
 }
 
 /// Gives up the capabilities that only the start needed; all of them if the opener has taken over. Returns whether it has.

@@ -89,8 +89,7 @@ const BOTH: &[libc::c_long] = &[
 const SYS_FCHMODAT2: libc::c_long = 452;
 
 /// What the process that parses does not do.
-pub(crate) const PARSER: &[libc::c_long] =
-    &[libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset];
+pub(crate) const PARSER: &[libc::c_long] = &[libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset];
 /// What the opener does not do beyond what both do not.
 pub(crate) const OPENER: &[libc::c_long] = &[];
 
@@ -106,10 +105,15 @@ pub(crate) fn refuse(others: &[libc::c_long]) -> io::Result<()> {
     let lines = program(others, std::process::id());
     let program = libc::sock_fprog { len: lines.len() as u16, filter: lines.as_ptr().cast_mut() };
     // SAFETY: the program and the lines that it points to live across the call, which copies them.
-    let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `landlock_restrict_self` without rules, which has no effect but EBADF: to see whether a filter kills for it.
+pub(crate) fn restrict_by_nothing() {
+    // SAFETY: two numbers.
+    unsafe { libc::syscall(libc::SYS_landlock_restrict_self, -1, 0) };
 }
 
 fn program(others: &[libc::c_long], own: u32) -> Vec<libc::sock_filter> {

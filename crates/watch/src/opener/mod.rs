@@ -23,7 +23,8 @@ use crate::privileged::{FoundNamespaces, NamespaceFiles};
 #[derive(Debug)]
 pub struct Opener {
     socket: UnixStream,
-    process: Pid,
+    /// `None` in tests, where a thread answers.
+    process: Option<Pid>,
     has_ended: bool,
 }
 
@@ -36,12 +37,12 @@ impl Opener {
     pub fn start() -> io::Result<Self> {
         let (socket, other) = UnixStream::pair()?;
         let process = fork::start(other.into(), |socket| serve::serve(&socket.into()))?;
-        Ok(Self { socket, process, has_ended: false })
+        Ok(Self { socket, process: Some(process), has_ended: false })
     }
 
     /// Its pid.
     pub fn pid(&self) -> i32 {
-        self.process.as_raw_nonzero().get()
+        Pid::as_raw(self.process)
     }
 
     /// Whether it has ended, although nobody told it to.
@@ -50,7 +51,8 @@ impl Opener {
     }
 
     fn ask(&mut self, request: &Request) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let answer = messages::send(&self.socket, request, &[]).and_then(|()| messages::receive(&self.socket));
+        let answer =
+            messages::send(&self.socket, request, &[]).and_then(|()| messages::receive(&self.socket));
         match answer.inspect_err(|_| self.has_ended = true)? {
             (Answer::Failed(number), _) => Err(io::Error::from_raw_os_error(number)),
             answer => Ok(answer),
@@ -99,6 +101,12 @@ impl Opener {
 impl Drop for Opener {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        let _ = waitpid(Some(self.process), WaitOptions::empty());
+        if self.process.is_some() {
+            let _ = waitpid(self.process, WaitOptions::empty());
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -25,10 +25,11 @@ struct Served {
 
 /// Answers requests until the other end is closed.
 pub(super) fn serve(socket: &UnixStream) {
-    // What fails here it can do without. It makes the calls that the other process makes later: where a filter kills for one of them
-    // (systemd's SystemCallFilter without SystemCallErrorNumber), it kills this process, and the other goes on as it is.
+    // What fails here it can do without. Where a filter kills for one of the calls that the other process makes later (systemd's
+    // SystemCallFilter without SystemCallErrorNumber), it kills this process, and the other goes on as it is. Landlock itself would
+    // hide all processes from this one: it lets nobody look at a process outside of its own domain (`ptrace_may_access`).
     let _ = privilege::give_up_capabilities();
-    let _ = privilege::close_writes();
+    privilege::rehearse();
     let _ = seccomp::refuse(seccomp::OPENER);
     let mut served = Served::default();
     while let Ok((request, _)) = receive::<Request>(socket) {
@@ -57,9 +58,7 @@ impl Served {
 
     fn prepared(&mut self, request: Request) -> io::Result<Prepared> {
         match request {
-            Request::Begin(_) if self.sources.is_some() => {
-                Err(io::Error::from_raw_os_error(libc::EPERM))
-            }
+            Request::Begin(_) if self.sources.is_some() => Err(io::Error::from_raw_os_error(libc::EPERM)),
             Request::Begin(sources) => {
                 self.sources = Some(sources);
                 // What was found before it was asked is known here as well.

@@ -5,7 +5,7 @@
 //! its last whole section, and no line names a section that is not there.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -86,7 +86,7 @@ impl OpenFiles {
 pub(crate) struct RecordFiles {
     directory: PathBuf,
     /// Locked: one watcher writes to the directory.
-    _lock: File,
+    lock: File,
     keep: u64,
     files: BTreeMap<u64, Sizes>,
     current: Option<OpenFiles>,
@@ -167,7 +167,7 @@ impl RecordFiles {
         let last = files.last_key_value().map_or(0, |(file, _)| *file);
         let mut opened = Self {
             directory: directory.to_owned(),
-            _lock: lock,
+            lock,
             keep,
             files,
             current: None,
@@ -179,6 +179,12 @@ impl RecordFiles {
         };
         opened.make_room(0);
         Ok(opened)
+    }
+
+    /// Whether the path still leads to the directory that is locked.
+    fn is_attached(&self) -> bool {
+        let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        fs::metadata(&self.directory).map(id).ok() == self.lock.metadata().map(id).ok()
     }
 
     /// Opens the directory anew, which was removed and may be there again. Its records get other ids than those that are lost.
@@ -210,7 +216,8 @@ impl RecordFiles {
     /// Returns the errors of making files.
     pub(crate) fn next(&mut self, bytes: u64) -> io::Result<WrittenAt> {
         let largest = (self.keep / FILES).min(LARGEST);
-        let size = self.current.as_ref().and_then(|current| self.files.get(&current.file)).map(|size| size.total());
+        let size =
+            self.current.as_ref().and_then(|current| self.files.get(&current.file)).map(|size| size.total());
         if size.is_some_and(|size| size > 0 && size + bytes > largest) || self.total() + bytes > self.keep {
             self.flush();
         }
@@ -223,13 +230,10 @@ impl RecordFiles {
         }
         self.make_room(bytes);
         if self.current.is_none() {
-            match self.begin() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.attach_again()?;
-                    self.begin()?;
-                }
-                result => result?,
+            if !self.is_attached() {
+                self.attach_again()?;
             }
+            self.begin()?;
         }
         let Some(current) = &self.current else { return Err(io::ErrorKind::NotFound.into()) };
         let size = self.files.get(&current.file).copied().unwrap_or_default();
