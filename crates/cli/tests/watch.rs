@@ -192,6 +192,16 @@ impl Drop for Watch {
     }
 }
 
+/// A process that ends with the test.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A field of `/proc/PID/status`.
 fn status(path: &Path, field: &str) -> String {
     let text = fs::read_to_string(path.join("status")).unwrap();
@@ -221,10 +231,10 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     let namespace = Namespace::new().unwrap();
     let inside = || {
         net::up("lo").unwrap();
-        Command::new("sleep").arg("1000").spawn().unwrap()
+        Holder(Command::new("sleep").arg("1000").spawn().unwrap())
     };
-    let mut holder = namespace.run(inside).unwrap();
-    let inode = fs::metadata(format!("/proc/{}/ns/net", holder.id())).unwrap().ino();
+    let holder = namespace.run(inside).unwrap();
+    let inode = fs::metadata(format!("/proc/{}/ns/net", holder.0.id())).unwrap().ino();
     let directory = tempfile::tempdir().unwrap();
     let records = directory.path().join("records");
     let record = records.to_str().unwrap();
@@ -308,8 +318,7 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     told(here.local_addr().unwrap().port());
     interrupt(&watch.child);
     assert_eq!(watch.child.wait().unwrap().code(), Some(0));
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    drop(holder);
 }
 
 /// A connection that is closed with six bytes unread.

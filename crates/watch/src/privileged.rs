@@ -105,18 +105,18 @@ impl Privileged {
 
     fn enter(&mut self, id: NamespaceId) -> io::Result<&File> {
         if !self.entered.contains_key(&id) {
-            let path = self.paths.get(&id).ok_or(io::ErrorKind::NotFound)?;
+            let path = self.paths.get(&id).ok_or_else(gone)?;
             let file = File::open(path)?;
             // The process may have ended meanwhile, and its pid or the name may be another's.
             if NamespaceId::of_file(&file)? != id {
-                return Err(io::ErrorKind::NotFound.into());
+                return Err(gone());
             }
             if self.entered.len() >= MOST_NAMESPACES {
                 return Err(io::Error::from_raw_os_error(libc::EMFILE));
             }
             self.entered.insert(id, file);
         }
-        self.entered.get(&id).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.entered.get(&id).ok_or_else(gone)
     }
 
     /// The processes that hold the sockets with these inodes: inode and pid.
@@ -140,6 +140,11 @@ impl Privileged {
         }
         owners.into_iter().collect()
     }
+}
+
+/// A namespace that is not there, or not any more. By number, as it passes between processes.
+fn gone() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOENT)
 }
 
 /// Runs a closure in a network namespace, on a thread of its own.

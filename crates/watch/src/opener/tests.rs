@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::linux::fs::MetadataExt;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use linger_testing::{Namespace, net, skip};
 
@@ -25,6 +25,16 @@ fn with_opener<R: Send + 'static>(task: impl FnOnce(&mut Opener) -> R + Send + '
     result
 }
 
+/// A process that ends with the test.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The inode of a socket.
 fn inode(listener: &TcpListener) -> u32 {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
@@ -40,10 +50,11 @@ fn namespaces_and_holders_are_opened_for_who_may_not() {
     let namespace = Namespace::new().unwrap();
     let inside = || {
         net::up("lo").unwrap();
-        (TcpListener::bind("127.0.0.1:0").unwrap(), Command::new("sleep").arg("1000").spawn().unwrap())
+        let holder = Command::new("sleep").arg("1000").spawn().unwrap();
+        (TcpListener::bind("127.0.0.1:0").unwrap(), Holder(holder))
     };
-    let (listener, mut holder) = namespace.run(inside).unwrap();
-    let pid = holder.id();
+    let (listener, holder) = namespace.run(inside).unwrap();
+    let pid = holder.0.id();
     let id = std::fs::metadata(format!("/proc/{pid}/ns/net")).unwrap().st_ino();
     let (local, socket) = (listener.local_addr().unwrap(), inode(&listener));
     with_opener(move |opener| {
@@ -72,8 +83,7 @@ fn namespaces_and_holders_are_opened_for_who_may_not() {
         opener.namespaces().unwrap_err();
         assert!(opener.has_ended());
     });
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    drop(holder);
 }
 
 /// Whether the calling thread may not see the namespace of a process.
