@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::host::{Host, LINGER, default_target, deployed, service};
 use common::program::{interrupt, linger};
-use linger_testing::{Namespace, net, refuse, skip};
+use linger_testing::{Counters, Namespace, net, refuse, skip};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
@@ -245,9 +245,7 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     };
     let opener: u32 = opener.trim().rsplit_once("pid=").unwrap().1.parse().unwrap();
     watch.line("is confined", &mut all).unwrap();
-    let served = watch.line("serving http://", &mut all).unwrap();
-    let port: u16 =
-        served.trim().strip_suffix("/metrics").unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    watch.line("serving http://", &mut all).unwrap();
 
     let pid = watch.child.id();
     let threads: Vec<PathBuf> = until(|| {
@@ -282,8 +280,6 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     // A listener that comes later, in a container.
     let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     let local = listener.local_addr().unwrap();
-    let queue = format!("linger_listener_queue{{namespace=\"{inode}\",listener=\"{local}\"");
-    until(|| get(port).contains(&queue).then_some(()));
     let own = fs::read_to_string("/proc/self/comm").unwrap();
     namespace.run(|| reset(&listener)).unwrap();
     let (sender, lines) = std::sync::mpsc::channel();
@@ -310,14 +306,22 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     let sent = told(here.local_addr().unwrap().port());
     assert!(sent["recorded"]["id"].is_string(), "{sent}");
 
-    // Without the opener it goes on, and says what is missing.
-    let opener = rustix::process::Pid::from_raw(opener as i32).unwrap();
-    rustix::process::kill_process(opener, rustix::process::Signal::KILL).unwrap();
-    watch.line("linger-opener) has ended", &mut all).unwrap();
-    reset(&here);
-    told(here.local_addr().unwrap().port());
+    // What the last look into the container shows: its listener, and connections that found no room there.
+    rustix::net::listen(&listener, 0).unwrap();
+    let overflows = || {
+        let _ = TcpStream::connect_timeout(&local, Duration::from_millis(20)).map(std::mem::forget);
+        (Counters::read().unwrap().of("ListenOverflows") > 0).then_some(())
+    };
+    until(|| namespace.run(overflows).unwrap());
     interrupt(&watch.child);
     assert_eq!(watch.child.wait().unwrap().code(), Some(0));
+    let rest: Vec<serde_json::Value> =
+        lines.iter().map(|line| serde_json::from_str(&line).unwrap()).collect();
+    let warning = |line: &&serde_json::Value| {
+        line["warning"] == "accept-queue-overflowed" && line["namespace"] == inode
+    };
+    let warning = rest.iter().find(warning).unwrap_or_else(|| panic!("{rest:?}"));
+    assert_eq!(warning["local"], local.to_string());
     drop(holder);
 }
 
@@ -327,13 +331,4 @@ fn reset(listener: &TcpListener) {
     let (server, _) = listener.accept().unwrap();
     client.write_all(b"unread").unwrap();
     server.peek(&mut [0]).unwrap();
-}
-
-/// The metrics that are served at a port.
-fn get(port: u16) -> String {
-    let mut answer = String::new();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
