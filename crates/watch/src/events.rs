@@ -5,13 +5,13 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::access::Access;
 use crate::addresses::Addresses;
 pub(crate) use crate::addresses::Endpoints;
 use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
 use crate::kernel::perf::{Perf, PerfError, PerfRecord, Sample, Subscription};
 use crate::kernel::tracepoint::{self, Field, Format};
 use crate::namespace_id::NamespaceId;
-use crate::privileged::Access;
 use crate::tcp_state::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK, LISTEN};
 
 /// Why resets cannot be watched on this machine or by this user.

@@ -6,6 +6,7 @@
 //! queues and unread bytes; and the kernel's counters, which show how many events were missed.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod access;
 mod addresses;
 mod bytes;
 mod cgroup;

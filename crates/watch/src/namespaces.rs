@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use linger_netns::Counters;
 
+use crate::access::Access;
 use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
-use crate::kernel::sock_diag::{DiagSocket, States, TcpSocket};
+use crate::kernel::sock_diag::{States, TcpSocket};
 use crate::namespace_id::NamespaceId;
-use crate::privileged::{Access, FoundNamespace, FoundNamespaces, MOST_NAMESPACES, NamespaceFiles};
+use crate::privileged::{FoundNamespace, FoundNamespaces, MOST_NAMESPACES, NamespaceFiles};
 
 /// Shortest interval of the search, and the share of a core that it may use: one part in so many.
 const SEARCH_EVERY: Duration = Duration::from_secs(3);
@@ -136,23 +137,25 @@ impl Namespaces {
     pub(crate) fn survey(&self, half_closed: bool) -> HashMap<NamespaceId, Survey> {
         let look = |(id, known): (&NamespaceId, &KnownNamespace)| {
             let files = if known.is_other { self.access.survey(*id).ok()? } else { NamespaceFiles::open() };
-            Some((*id, files.read(half_closed)))
+            Some((*id, survey(files, half_closed)))
         };
         self.known.iter().filter_map(look).collect()
     }
 }
 
-/// What the socket lists, counters and tables of a namespace show. `texts`: `tcp_abort_on_overflow`, `fib_trie` and `if_inet6`.
-pub(crate) fn survey(
-    sockets: Option<&DiagSocket>,
-    counters: Option<Counters>,
-    [abort, trie, v6]: &[String; 3],
-    half_closed: bool,
-) -> Survey {
-    let listeners = sockets.and_then(|sockets| sockets.tcp_sockets(States::LISTEN).ok());
+/// What the socket lists, counters and tables of a namespace show. `half_closed`: also the connections whose peer has closed and that
+/// have unread bytes.
+pub(crate) fn survey(files: NamespaceFiles, half_closed: bool) -> Survey {
+    let (sockets, [snmp, netstat, abort, trie, v6]) = files.read();
+    let counters = snmp.zip(netstat).map(|(snmp, netstat)| Counters::of_texts(&snmp, &netstat));
+    let [abort, trie, v6] = [abort, trie, v6].map(Option::unwrap_or_default);
+    let listeners = sockets.as_ref().and_then(|sockets| sockets.tcp_sockets(States::LISTEN).ok());
     let mut half = Vec::new();
     if half_closed && listeners.is_some() {
-        half = sockets.and_then(|sockets| sockets.tcp_sockets(States::CLOSE_WAIT).ok()).unwrap_or_default();
+        half = sockets
+            .as_ref()
+            .and_then(|sockets| sockets.tcp_sockets(States::CLOSE_WAIT).ok())
+            .unwrap_or_default();
         // The kernel counts the peer's FIN as one unread byte.
         half.retain(|socket| socket.receive_queue > 1);
     }
@@ -161,7 +164,7 @@ pub(crate) fn survey(
         half_closed: half,
         counters,
         resets_overflows: abort.starts_with('1'),
-        addresses: v4_addresses(trie).chain(v6_addresses(v6)).collect(),
+        addresses: v4_addresses(&trie).chain(v6_addresses(&v6)).collect(),
     }
 }
 

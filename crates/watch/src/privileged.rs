@@ -1,22 +1,17 @@
-//! [`Privileged`]: what watching does after its start that takes capabilities. [`Access`] has it done by this process or by the opener.
+//! [`Privileged`]: what watching does after its start that takes capabilities, in this process or in the opener's.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use linger_netns::Counters;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::leftovers::Leftovers;
-use crate::kernel::ring::{Ring, RingError, Subscription};
 use crate::kernel::sock_diag::DiagSocket;
 use crate::namespace_id::NamespaceId;
-use crate::namespaces::{self, Survey};
-use crate::opener::Opener;
 
 /// Most namespaces that are looked into. Each takes two file descriptors.
 pub(crate) const MOST_NAMESPACES: usize = 1_024;
@@ -186,95 +181,13 @@ impl NamespaceFiles {
         Self { sockets, files: std::array::from_fn(|_| all.next().flatten().map(File::from)) }
     }
 
-    /// Reads them. `half_closed`: also the connections whose peer has closed and that have unread bytes.
-    pub(crate) fn read(mut self, half_closed: bool) -> Survey {
-        let texts = std::mem::take(&mut self.files).map(|file| {
+    /// The socket for lists, and the texts of `snmp`, `netstat`, `tcp_abort_on_overflow`, `fib_trie` and `if_inet6`, as far as they are there.
+    pub(crate) fn read(self) -> (Option<DiagSocket>, [Option<String>; FILES.len()]) {
+        let texts = self.files.map(|file| {
             let mut text = String::new();
             file?.read_to_string(&mut text).ok()?;
             Some(text)
         });
-        let [snmp, netstat, abort, trie, v6] = texts;
-        let counters = snmp.zip(netstat).map(|(snmp, netstat)| Counters::of_texts(&snmp, &netstat));
-        let texts = [abort, trie, v6].map(Option::unwrap_or_default);
-        namespaces::survey(self.sockets.as_ref(), counters, &texts, half_closed)
-    }
-}
-
-/// Who does what takes capabilities.
-#[derive(Debug)]
-enum Way {
-    /// This process, as far as it has them.
-    Here(Privileged),
-    Opener(Opener),
-}
-
-/// Has done what takes capabilities. Clones do it the same way.
-#[derive(Clone, Debug)]
-pub(crate) struct Access(Arc<Mutex<Way>>);
-
-impl Default for Access {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Way::Here(Privileged::default()))))
-    }
-}
-
-impl Access {
-    fn way(&self) -> MutexGuard<'_, Way> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has it done by the opener from now on.
-    pub(crate) fn delegate(&self, opener: Opener) {
-        *self.way() = Way::Opener(opener);
-    }
-
-    /// Whether the opener was to do it, and has ended.
-    pub(crate) fn is_lost(&self) -> bool {
-        matches!(&*self.way(), Way::Opener(opener) if opener.has_ended())
-    }
-
-    /// Opens the events of a processor.
-    pub(crate) fn processor(
-        &self,
-        sources: &[Subscription],
-        cpu: i32,
-        size: usize,
-    ) -> Result<Ring, RingError> {
-        match &mut *self.way() {
-            Way::Here(_) => Ring::open(sources, cpu, size),
-            Way::Opener(opener) => opener.processor(cpu, size),
-        }
-    }
-
-    /// See [`Privileged::namespaces`].
-    pub(crate) fn namespaces(&self) -> io::Result<FoundNamespaces> {
-        match &mut *self.way() {
-            Way::Here(privileged) => Ok(privileged.namespaces()),
-            Way::Opener(opener) => opener.namespaces(),
-        }
-    }
-
-    /// See [`Privileged::leftovers`].
-    pub(crate) fn leftovers(&self, id: NamespaceId) -> io::Result<Leftovers> {
-        match &mut *self.way() {
-            Way::Here(privileged) => privileged.leftovers(id),
-            Way::Opener(opener) => opener.leftovers(id),
-        }
-    }
-
-    /// See [`Privileged::survey`].
-    pub(crate) fn survey(&self, id: NamespaceId) -> io::Result<NamespaceFiles> {
-        match &mut *self.way() {
-            Way::Here(privileged) => privileged.survey(id),
-            Way::Opener(opener) => opener.survey(id),
-        }
-    }
-
-    /// See [`Privileged::owners`].
-    pub(crate) fn owners(&self, inodes: &[u32]) -> Vec<(u32, u32)> {
-        match &mut *self.way() {
-            Way::Here(privileged) => privileged.owners(inodes),
-            Way::Opener(opener) => opener.owners(inodes).unwrap_or_default(),
-        }
+        (self.sockets, texts)
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use linger_untrusted::Untrusted;
 use serde::Serialize;
 
+use crate::access::Access;
 use crate::cgroup::Workload;
-use crate::privileged::Access;
 
 /// A process by pid and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -7,6 +7,7 @@ use std::time::Instant;
 use linger_untrusted::Untrusted;
 use linger_why::Cause;
 
+use crate::access::Access;
 use crate::bytes::{Bytes, Unknown};
 use crate::cgroup::Workload;
 use crate::closers::{Close, Closers};
@@ -22,7 +23,6 @@ use crate::namespaces::Namespaces;
 use crate::notice::Warning;
 use crate::overflow::OverflowHistory;
 use crate::places::Places;
-use crate::privileged::Access;
 use crate::process::{NamedProcess, Processes};
 use crate::recent::{Echoes, RecentResets};
 use crate::sockets::Sockets;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use crate::access::Access;
 use crate::cgroup::Workload;
 use crate::counted::{Comparison, Counted};
 use crate::events::{Blind, CannotWatch, Kernel, KernelEvent};
@@ -14,7 +15,6 @@ use crate::live_reset::{AcceptQueue, LiveReset};
 use crate::namespace_id::NamespaceId;
 use crate::notice::{Filter, FurtherResets, Notice};
 use crate::opener::Opener;
-use crate::privileged::Access;
 use crate::process::NamedProcess;
 use crate::recorder::Recorder;
 use crate::resets::Resets;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::ClockId;
 
+use crate::access::Access;
 use crate::kernel::locked::LockableMemory;
 pub(crate) use crate::kernel::ring::{PerfRecord, Sample, Subscription};
 use crate::kernel::ring::{Ring, RingError};
-use crate::privileged::Access;
 
 /// Why the tracepoints cannot be opened.
 #[derive(Debug)]

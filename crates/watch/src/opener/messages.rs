@@ -22,7 +22,7 @@ pub(super) const MOST_DESCRIPTORS: usize = 16;
 
 /// What is asked of the opener.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Request {
+pub(super) enum OpenerRequest {
     /// What is opened on each processor. It is said once, and no later request changes it.
     Begin(Vec<Subscription>),
     /// The events of a processor, with a ring of so many bytes.
@@ -39,7 +39,7 @@ pub(super) enum Request {
 
 /// What the opener answers.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Answer {
+pub(super) enum OpenerAnswer {
     /// It is done, and the descriptors are with this message.
     Done,
     /// The descriptors of a survey that could be opened, of all that there are.

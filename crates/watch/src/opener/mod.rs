@@ -1,7 +1,7 @@
 //! [`Opener`]: a process of its own that keeps the capabilities which watching needs after its start, and hands out what it opens.
 //!
 //! It is a child that was forked before anything else was done. It reads no packet and no event; it answers five fixed requests
-//! ([`Request`]) with descriptors, pids and inodes, and ends when the socket to it is closed.
+//! ([`OpenerRequest`]) with descriptors, pids and inodes, and ends when the socket to it is closed.
 
 mod messages;
 mod serve;
@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 
-use self::messages::{Answer, Request};
+use self::messages::{OpenerAnswer, OpenerRequest};
 use crate::kernel::fork;
 use crate::kernel::leftovers::Leftovers;
 use crate::kernel::ring::{Ring, RingError, Subscription};
@@ -50,49 +50,51 @@ impl Opener {
         self.has_ended
     }
 
-    fn ask(&mut self, request: &Request) -> io::Result<(Answer, Vec<OwnedFd>)> {
+    fn ask(&mut self, request: &OpenerRequest) -> io::Result<(OpenerAnswer, Vec<OwnedFd>)> {
         let answer =
             messages::send(&self.socket, request, &[]).and_then(|()| messages::receive(&self.socket));
         match answer.inspect_err(|_| self.has_ended = true)? {
-            (Answer::Failed(number), _) => Err(io::Error::from_raw_os_error(number)),
+            (OpenerAnswer::Failed(number), _) => Err(io::Error::from_raw_os_error(number)),
             answer => Ok(answer),
         }
     }
 
     pub(crate) fn begin(&mut self, sources: &[Subscription]) -> io::Result<()> {
-        self.ask(&Request::Begin(sources.to_vec())).map(drop)
+        self.ask(&OpenerRequest::Begin(sources.to_vec())).map(drop)
     }
 
     pub(crate) fn processor(&mut self, cpu: i32, size: usize) -> Result<Ring, RingError> {
-        match self.ask(&Request::Processor { cpu, size })? {
-            (Answer::Locked, _) => Err(RingError::Locked),
+        match self.ask(&OpenerRequest::Processor { cpu, size })? {
+            (OpenerAnswer::Locked, _) => Err(RingError::Locked),
             (_, events) => Ring::of_events(events, cpu, size),
         }
     }
 
     pub(crate) fn namespaces(&mut self) -> io::Result<FoundNamespaces> {
-        match self.ask(&Request::Namespaces)? {
-            (Answer::Namespaces(found), _) => Ok(found),
+        match self.ask(&OpenerRequest::Namespaces)? {
+            (OpenerAnswer::Namespaces(found), _) => Ok(found),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
     pub(crate) fn leftovers(&mut self, id: NamespaceId) -> io::Result<Leftovers> {
-        let (_, descriptors) = self.ask(&Request::Leftovers(id.inode()))?;
+        let (_, descriptors) = self.ask(&OpenerRequest::Leftovers(id.inode()))?;
         let socket = descriptors.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
         Ok(Leftovers::of_socket(socket, Some(id)))
     }
 
     pub(crate) fn survey(&mut self, id: NamespaceId) -> io::Result<NamespaceFiles> {
-        match self.ask(&Request::Survey(id.inode()))? {
-            (Answer::Some(which), descriptors) => Ok(NamespaceFiles::of_descriptors(&which, descriptors)),
+        match self.ask(&OpenerRequest::Survey(id.inode()))? {
+            (OpenerAnswer::Some(which), descriptors) => {
+                Ok(NamespaceFiles::of_descriptors(&which, descriptors))
+            }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
     pub(crate) fn owners(&mut self, inodes: &[u32]) -> io::Result<Vec<(u32, u32)>> {
-        match self.ask(&Request::Owners(inodes.to_vec()))? {
-            (Answer::Owners(owners), _) => Ok(owners),
+        match self.ask(&OpenerRequest::Owners(inodes.to_vec()))? {
+            (OpenerAnswer::Owners(owners), _) => Ok(owners),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

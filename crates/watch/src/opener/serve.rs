@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use super::messages::{Answer, MOST_DESCRIPTORS, Request, receive, send};
+use super::messages::{MOST_DESCRIPTORS, OpenerAnswer, OpenerRequest, receive, send};
 use crate::kernel::ring::{Ring, RingError, Subscription};
 use crate::kernel::seccomp;
 use crate::namespace_id::NamespaceId;
@@ -15,7 +15,7 @@ use crate::privileged::Privileged;
 const MOST_INODES: usize = 65_536;
 
 #[derive(Debug, Default)]
-struct Served {
+struct OpenerState {
     /// What is opened on each processor, once that is said.
     sources: Option<Vec<Subscription>>,
     privileged: Privileged,
@@ -31,75 +31,77 @@ pub(super) fn serve(socket: &UnixStream) {
     let _ = privilege::give_up_capabilities();
     privilege::rehearse();
     let _ = seccomp::refuse(seccomp::OPENER);
-    let mut served = Served::default();
-    while let Ok((request, _)) = receive::<Request>(socket) {
+    let mut served = OpenerState::default();
+    while let Ok((request, _)) = receive::<OpenerRequest>(socket) {
         if served.answer(socket, request).is_err() {
             return;
         }
     }
 }
 
-impl Served {
-    fn answer(&mut self, socket: &UnixStream, request: Request) -> io::Result<()> {
+impl OpenerState {
+    fn answer(&mut self, socket: &UnixStream, request: OpenerRequest) -> io::Result<()> {
         self.ring = None;
         match self.prepared(request) {
-            Ok(Prepared { answer, descriptors, ring }) => {
+            Ok(PreparedAnswer { answer, descriptors, ring }) => {
                 self.ring = ring;
                 let events = self.ring.iter().flat_map(|ring| &ring.events).map(AsFd::as_fd);
                 let all: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).chain(events).collect();
                 if all.len() > MOST_DESCRIPTORS {
-                    return send(socket, &Answer::Failed(libc::EMFILE), &[]);
+                    return send(socket, &OpenerAnswer::Failed(libc::EMFILE), &[]);
                 }
                 send(socket, &answer, &all)
             }
-            Err(error) => send(socket, &Answer::Failed(error.raw_os_error().unwrap_or(libc::EIO)), &[]),
+            Err(error) => send(socket, &OpenerAnswer::Failed(error.raw_os_error().unwrap_or(libc::EIO)), &[]),
         }
     }
 
-    fn prepared(&mut self, request: Request) -> io::Result<Prepared> {
+    fn prepared(&mut self, request: OpenerRequest) -> io::Result<PreparedAnswer> {
         match request {
-            Request::Begin(_) if self.sources.is_some() => Err(io::Error::from_raw_os_error(libc::EPERM)),
-            Request::Begin(sources) => {
+            OpenerRequest::Begin(_) if self.sources.is_some() => {
+                Err(io::Error::from_raw_os_error(libc::EPERM))
+            }
+            OpenerRequest::Begin(sources) => {
                 self.sources = Some(sources);
                 // What was found before it was asked is known here as well.
                 self.privileged.namespaces();
-                Ok(Answer::Done.into())
+                Ok(OpenerAnswer::Done.into())
             }
-            Request::Processor { cpu, size } => {
+            OpenerRequest::Processor { cpu, size } => {
                 let sources = self.sources.as_deref().unwrap_or_default();
                 match Ring::open(sources, cpu, size) {
-                    Ok(ring) => Ok(Prepared { ring: Some(ring), ..Answer::Done.into() }),
-                    Err(RingError::Locked) => Ok(Answer::Locked.into()),
+                    Ok(ring) => Ok(PreparedAnswer { ring: Some(ring), ..OpenerAnswer::Done.into() }),
+                    Err(RingError::Locked) => Ok(OpenerAnswer::Locked.into()),
                     Err(RingError::Other(error)) => Err(error),
                 }
             }
-            Request::Namespaces => Ok(Answer::Namespaces(self.privileged.namespaces()).into()),
-            Request::Leftovers(inode) => {
+            OpenerRequest::Namespaces => Ok(OpenerAnswer::Namespaces(self.privileged.namespaces()).into()),
+            OpenerRequest::Leftovers(inode) => {
                 let leftovers = self.privileged.leftovers(NamespaceId::from_inode(inode))?;
-                Ok(Prepared { descriptors: vec![leftovers.into_socket()], ..Answer::Done.into() })
+                Ok(PreparedAnswer { descriptors: vec![leftovers.into_socket()], ..OpenerAnswer::Done.into() })
             }
-            Request::Survey(inode) => {
+            OpenerRequest::Survey(inode) => {
                 let files = self.privileged.survey(NamespaceId::from_inode(inode))?;
                 let (which, descriptors) = files.into_descriptors();
-                Ok(Prepared { descriptors, ..Answer::Some(which).into() })
+                Ok(PreparedAnswer { descriptors, ..OpenerAnswer::Some(which).into() })
             }
-            Request::Owners(mut inodes) => {
+            OpenerRequest::Owners(mut inodes) => {
                 inodes.truncate(MOST_INODES);
-                Ok(Answer::Owners(self.privileged.owners(&inodes)).into())
+                Ok(OpenerAnswer::Owners(self.privileged.owners(&inodes)).into())
             }
         }
     }
 }
 
 /// An answer, and what goes with it.
-struct Prepared {
-    answer: Answer,
+struct PreparedAnswer {
+    answer: OpenerAnswer,
     descriptors: Vec<std::os::fd::OwnedFd>,
     ring: Option<Ring>,
 }
 
-impl From<Answer> for Prepared {
-    fn from(answer: Answer) -> Self {
+impl From<OpenerAnswer> for PreparedAnswer {
+    fn from(answer: OpenerAnswer) -> Self {
         Self { answer, descriptors: Vec::new(), ring: None }
     }
 }

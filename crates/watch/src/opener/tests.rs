@@ -65,7 +65,7 @@ fn namespaces_and_holders_are_opened_for_who_may_not() {
         assert!(!found.refused);
         let of_holder = found.found.iter().find(|found| found.inode == id.inode()).unwrap();
         assert_eq!(of_holder.pid, Some(pid));
-        let survey = opener.survey(id).unwrap().read(true);
+        let survey = crate::namespaces::survey(opener.survey(id).unwrap(), true);
         let listeners: Vec<_> = survey.listeners.unwrap().iter().map(|socket| socket.local).collect();
         assert_eq!(listeners, [local]);
         assert!(survey.counters.is_some() && survey.addresses.contains(&local.ip()));
