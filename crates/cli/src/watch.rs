@@ -27,6 +27,7 @@ use record::RecordTrouble;
 
 mod check;
 mod record;
+mod rights;
 
 /// Longest wait for events: two wake-ups a second on an idle host.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -85,10 +86,12 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     if arguments.check {
         return check::run(arguments.output.json);
     }
+    // First: what it keeps open is nothing of what follows.
+    let opener = rights::opener();
     let mut filter = Filter::default();
     filter.ports = arguments.port.clone();
     filter.processes = arguments.process.iter().map(|name| name.as_str().into()).collect();
-    // First, so that there are packets of every reset that is seen.
+    // Before the events, so that there are packets of every reset that is seen.
     let tap = arguments.record.tap(&arguments.port);
     let mut watcher = match Watcher::open(filter) {
         Ok(watcher) => watcher,
@@ -110,11 +113,14 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     let listener =
         arguments.counts.metrics.as_ref().map(|address| address.resolve().and_then(TcpListener::bind));
     // A port below 1024 is bound, packets can be read, and no thread is started yet that would keep what this one gives up.
-    give_up();
+    let is_delegated = rights::give_up(&mut watcher, opener);
     match tap.map(|tap| arguments.record.begin(tap)) {
         Some(Ok(recorder)) => watcher.record(recorder),
         Some(Err(status)) => return status,
         None => {}
+    }
+    if is_delegated {
+        rights::close(arguments.record.directory());
     }
     if let (Some(address), Some(listener)) = (&arguments.counts.metrics, listener) {
         match listener.and_then(|listener| metrics.serve(listener)) {
@@ -151,13 +157,6 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
         Ok(()) => ExitCode::from(status),
         Err(Ended::Output(stopped)) => stopped.end((failures.seen > 0).then_some(status)),
         Err(Ended::Kernel(error)) => exit::io("cannot go on watching", &error),
-    }
-}
-
-/// Gives up the capabilities that only the start needed.
-fn give_up() {
-    if let Err(error) = linger_watch::give_up_capabilities() {
-        say!("linger: watching with all capabilities, since they cannot be given up: {error}");
     }
 }
 

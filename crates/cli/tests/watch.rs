@@ -3,13 +3,19 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use common::host::{Host, LINGER, default_target, deployed, service};
-use linger_testing::{refuse, skip};
+use common::program::{interrupt, linger};
+use linger_testing::{Counters, Namespace, net, refuse, skip};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
+use rustix::thread::CapabilitySet;
 
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -58,7 +64,7 @@ fn the_unit_watches_with_the_rights_it_has() {
     let show = |property: &str| {
         host.systemctl(&["show", "--value", &format!("--property={property}"), "linger-watch"])
     };
-    // What reads strangers' requests has no rights, and the rest no more than the unit names.
+    // What parses has no rights, and the opener no more than the unit names.
     let pid = show("MainPID");
     let rights = |thread: &str| {
         let script = format!(
@@ -66,8 +72,18 @@ fn the_unit_watches_with_the_rights_it_has() {
         );
         host.said(&["sh", "-c", &script])
     };
-    assert_eq!(rights("metrics"), "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000");
-    assert!(rights("linger").contains("CapEff:\t") && rights("linger") != rights("metrics"));
+    let none = "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000";
+    assert_eq!((rights("metrics").as_str(), rights("linger").as_str()), (none, none));
+    let confined =
+        host.said(&["grep", "-h", "-e", "^NoNewPrivs", "-e", "^Seccomp:", &format!("/proc/{pid}/status")]);
+    assert_eq!(confined, "NoNewPrivs:\t1\nSeccomp:\t2");
+    let opener = host.said(&["sh", "-c", &format!("cat /proc/{pid}/task/*/children | tr -d ' '")]);
+    let opener =
+        host.said(&["grep", "-h", "-e", "^Name", "-e", "^CapEff", &format!("/proc/{opener}/status")]);
+    assert!(
+        opener.starts_with("Name:\tlinger-opener\nCapEff:\t") && !opener.ends_with("0000000000000000"),
+        "{opener}"
+    );
     host.systemctl(&["stop", "linger-watch"]);
     assert_eq!((show("Result").as_str(), show("ExecMainStatus").as_str()), ("success", "0"));
 }
@@ -137,4 +153,182 @@ fn the_pods_rights_are_enough_and_each_lack_has_its_line() {
     refuse(&mut refused, "perf_event_open", Errno::PERM);
     ends(refused, &["seccomp"]);
     ends(watch(&without("+perfmon").replace("+sys_admin,", ""), 8 << 20, few_files), &["CAP_PERFMON"]);
+}
+
+/// A `linger watch` whose standard error is read line by line.
+struct Watch {
+    child: Child,
+    said: BufReader<ChildStderr>,
+}
+
+impl Watch {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = linger(&["watch", "-v"]);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap());
+        Self { child, said }
+    }
+
+    /// The next line that it says with these words; the lines before are added to `all`. `None` at the end.
+    fn line(&mut self, words: &str, all: &mut String) -> Option<String> {
+        loop {
+            let mut line = String::new();
+            if self.said.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+            all.push_str(&line);
+            if line.contains(words) {
+                return Some(line);
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A process that ends with the test.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A field of `/proc/PID/status`.
+fn status(path: &Path, field: &str) -> String {
+    let text = fs::read_to_string(path.join("status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(":\t"));
+    line.unwrap_or_else(|| panic!("{field}: {text}")).to_owned()
+}
+
+/// What `read` returns once it returns something.
+fn until<T>(mut read: impl FnMut() -> Option<T>) -> T {
+    let bound = Instant::now() + Duration::from_secs(90);
+    loop {
+        if let Some(found) = read() {
+            return found;
+        }
+        assert!(Instant::now() < bound, "it does not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// After its start, what reads packets, events and requests has no capability and is confined. What takes capabilities, such as to
+/// enter the namespace of a container, is done by the opener.
+#[test]
+fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("root", "there is nothing to give up");
+    }
+    let namespace = Namespace::new().unwrap();
+    let inside = || {
+        net::up("lo").unwrap();
+        Holder(Command::new("sleep").arg("1000").spawn().unwrap())
+    };
+    let holder = namespace.run(inside).unwrap();
+    let inode = fs::metadata(format!("/proc/{}/ns/net", holder.0.id())).unwrap().ino();
+    let directory = tempfile::tempdir().unwrap();
+    let records = directory.path().join("records");
+    let record = records.to_str().unwrap();
+    let mut watch = Watch::start(&["--json", "--metrics", "127.0.0.1:0", "--record", record]);
+    let mut all = String::new();
+    let Some(opener) = watch.line("linger-opener", &mut all) else {
+        return skip("live tracepoints", &all);
+    };
+    let opener: u32 = opener.trim().rsplit_once("pid=").unwrap().1.parse().unwrap();
+    watch.line("is confined", &mut all).unwrap();
+    watch.line("serving http://", &mut all).unwrap();
+
+    let pid = watch.child.id();
+    let threads: Vec<PathBuf> = until(|| {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let threads: Vec<_> = threads.map(|thread| thread.unwrap().path()).collect();
+        // The one that parses, the one for requests, and the one for signals.
+        (threads.len() >= 3).then_some(threads)
+    });
+    for thread in &threads {
+        let comm = fs::read_to_string(thread.join("comm")).unwrap();
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(status(thread, set), "0000000000000000", "{comm}");
+        }
+        assert_eq!(
+            (status(thread, "NoNewPrivs"), status(thread, "Seccomp")),
+            ("1".into(), "2".into()),
+            "{comm}"
+        );
+    }
+    let opener_at = PathBuf::from(format!("/proc/{opener}"));
+    assert_eq!(status(&opener_at, "Name"), "linger-opener");
+    assert_eq!(status(&opener_at, "PPid"), pid.to_string());
+    let kept = u64::from_str_radix(&status(&opener_at, "CapEff"), 16).unwrap();
+    let kept = CapabilitySet::from_bits_retain(kept);
+    assert!(kept.contains(CapabilitySet::SYS_PTRACE | CapabilitySet::PERFMON), "{kept:?}");
+    assert!(
+        !kept.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::NET_RAW | CapabilitySet::KILL),
+        "{kept:?}"
+    );
+    assert_eq!(fs::read_dir(opener_at.join("fd")).unwrap().count(), 4, "its socket and the null device");
+
+    // A listener that comes later, in a container.
+    let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let local = listener.local_addr().unwrap();
+    let own = fs::read_to_string("/proc/self/comm").unwrap();
+    namespace.run(|| reset(&listener)).unwrap();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let out = BufReader::new(watch.child.stdout.take().unwrap());
+    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let told = |port: u16| {
+        let own = |line: &serde_json::Value| {
+            line["type"] == "reset"
+                && line["direction"] == "sent"
+                && line["local"].as_str().is_some_and(|at| at.ends_with(&format!(":{port}")))
+        };
+        let bound = Duration::from_secs(60);
+        std::iter::from_fn(|| lines.recv_timeout(bound).ok())
+            .map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap())
+            .find(own)
+            .expect("a reset of that port")
+    };
+    let sent = told(local.port());
+    assert_eq!((&sent["place"]["namespace"], &sent["unread_bytes"]), (&inode.into(), &6.into()), "{sent}");
+    assert_eq!(sent["process"]["name"], own.trim(), "{sent}");
+    // Records are written from within.
+    let here = TcpListener::bind("127.0.0.1:0").unwrap();
+    reset(&here);
+    let sent = told(here.local_addr().unwrap().port());
+    assert!(sent["recorded"]["id"].is_string(), "{sent}");
+
+    // What the last look into the container shows: its listener, and connections that found no room there.
+    rustix::net::listen(&listener, 0).unwrap();
+    let overflows = || {
+        let _ = TcpStream::connect_timeout(&local, Duration::from_millis(20)).map(std::mem::forget);
+        (Counters::read().unwrap().of("ListenOverflows") > 0).then_some(())
+    };
+    until(|| namespace.run(overflows).unwrap());
+    interrupt(&watch.child);
+    assert_eq!(watch.child.wait().unwrap().code(), Some(0));
+    let rest: Vec<serde_json::Value> =
+        lines.iter().map(|line| serde_json::from_str(&line).unwrap()).collect();
+    let warning = |line: &&serde_json::Value| {
+        line["warning"] == "accept-queue-overflowed" && line["namespace"] == inode
+    };
+    let warning = rest.iter().find(warning).unwrap_or_else(|| panic!("{rest:?}"));
+    assert_eq!(warning["local"], local.to_string());
+    drop(holder);
+}
+
+/// A connection that is closed with six bytes unread.
+fn reset(listener: &TcpListener) {
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client.write_all(b"unread").unwrap();
+    server.peek(&mut [0]).unwrap();
 }

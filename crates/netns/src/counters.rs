@@ -18,12 +18,16 @@ impl Counters {
     /// # Errors
     /// Returns an error if `/proc` is not mounted.
     pub fn read() -> io::Result<Self> {
+        let text = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+        Ok(Self::of_texts(&text("snmp")?, &text("netstat")?))
+    }
+
+    /// The counters in the texts of `/proc/net/snmp` and `/proc/net/netstat`.
+    pub fn of_texts(snmp: &str, netstat: &str) -> Self {
         let mut counters = Self::default();
-        for (file, group) in [("snmp", "Tcp:"), ("netstat", "TcpExt:")] {
-            let text = fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;
-            counters.parse(&text, group);
-        }
-        Ok(counters)
+        counters.parse(snmp, "Tcp:");
+        counters.parse(netstat, "TcpExt:");
+        counters
     }
 
     /// Both files hold pairs of lines: names, then values, each prefixed by the group's name.

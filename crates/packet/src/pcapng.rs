@@ -42,7 +42,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Returns the errors of `out`.
     pub fn with_comment(out: W, application: &str, comment: Option<&str>) -> io::Result<Self> {
-        let mut writer = Self { out, block: Vec::with_capacity(2048), snap_lengths: Vec::new() };
+        let mut writer = Self::continuing(out);
         writer.begin(SECTION_HEADER);
         writer.block.extend(BYTE_ORDER_MAGIC.to_le_bytes());
         writer.block.extend(1u16.to_le_bytes());
@@ -55,6 +55,11 @@ impl<W: Write> Writer<W> {
         writer.end_options();
         writer.finish()?;
         Ok(writer)
+    }
+
+    /// Goes on with a capture whose last block is the header of a section.
+    pub fn continuing(out: W) -> Self {
+        Self { out, block: Vec::with_capacity(2048), snap_lengths: Vec::new() }
     }
 
     /// Adds an interface; packets longer than `snaplen` are cut to it, 0 means no limit.

@@ -3,12 +3,13 @@
 //! `cargo bench -p linger-watch --bench watch`; `-- --seconds 60` for longer. The watcher is a process of its own (this program, called with
 //! `--watch`), whose processor time the kernel counts.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use linger_watch::{Filter, Notice, PacketTap, RecordOptions, Recorder, Watcher};
+use linger_watch::{Direction, Filter, Notice, PacketTap, RecordOptions, Recorder, Watcher};
 
 const RATE: u64 = 1_000;
 const SECONDS: u64 = 10;
@@ -31,7 +32,8 @@ fn main() {
     }
     for record in [false, true] {
         let name = if record { "recording" } else { "watching" };
-        println!("{name}, idle for {seconds} s: {}", measured(port, seconds, record, || {}));
+        let idle = seconds.min(SECONDS);
+        println!("{name}, idle for {idle} s: {}", measured(port, idle, record, || {}));
         let busy = measured(port, seconds + 2, record, || {
             let start = Instant::now();
             for n in 0..RATE * seconds {
@@ -77,19 +79,26 @@ fn watch(port: u16, seconds: u64, record: bool) {
     let before = processor_time();
     let start = Instant::now();
     let (mut sent, mut received) = (0, 0);
+    // What kernel and packets say of those that were sent.
+    let mut agreements = BTreeMap::new();
     while start.elapsed() < Duration::from_secs(seconds) {
         for notice in watcher.next(Duration::from_millis(500)).expect("events") {
             serde_json::to_writer(std::io::sink(), &notice).expect("a sink");
             if let Notice::Reset(reset) = notice {
-                match reset.direction {
-                    linger_watch::Direction::Sent => sent += 1,
-                    _ => received += 1,
+                if reset.direction != Direction::Sent {
+                    received += 1;
+                    continue;
                 }
+                sent += 1;
+                let agreement = reset.recorded.map_or("no record", |recorded| recorded.agreement.name());
+                *agreements.entry(agreement).or_insert(0u64) += 1;
             }
         }
     }
     let share = (processor_time() - before) / start.elapsed().as_secs_f64() * 100.0;
-    let recorded = watcher.recorder().map_or(String::new(), |recorder| format!(", {:?}", recorder.counts()));
+    let recorded = watcher
+        .recorder()
+        .map_or(String::new(), |recorder| format!(", of those sent {agreements:?}, {:?}", recorder.counts()));
     println!(
         "{sent} sent and {received} received seen, {} events lost, {share:.2} % of one core, {} KiB at most{recorded}",
         watcher.lost(),

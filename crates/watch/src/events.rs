@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::access::Access;
 use crate::addresses::Addresses;
 pub(crate) use crate::addresses::Endpoints;
 use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
@@ -80,6 +81,8 @@ pub enum Blind {
     NewProcessor,
     /// No `sched_process_exit`: the end of a process looks like a close.
     NoExits,
+    /// The process that opens what takes capabilities has ended.
+    NoOpener,
 }
 
 impl Blind {
@@ -105,6 +108,10 @@ impl Blind {
             }
             Self::NoExits => {
                 "the end of a process is not told from a close: no tracepoint sched:sched_process_exit"
+            }
+            Self::NoOpener => {
+                "the process that opens what takes capabilities (linger-opener) has ended: containers and processors that come \
+                 from now on are not seen, and new listeners have no process; start it again"
             }
             Self::NoBytes => "bytes lost are not known: sock_diag tells nothing of destroyed sockets here",
         }
@@ -287,6 +294,11 @@ impl Kernel {
         self.perf.lost()
     }
 
+    /// What is opened on each processor.
+    pub(crate) fn sources(&self) -> &[Subscription] {
+        self.perf.sources()
+    }
+
     pub(crate) fn ring_bytes(&self) -> usize {
         self.perf.ring_bytes()
     }
@@ -312,8 +324,8 @@ impl Kernel {
     }
 
     /// Watches processors that came online.
-    pub(crate) fn follow_processors(&mut self) {
-        if let Err(error) = self.perf.follow_processors() {
+    pub(crate) fn follow_processors(&mut self, access: &Access) {
+        if let Err(error) = self.perf.follow_processors(access) {
             tracing::warn!(%error, "a processor that came online is not watched");
             self.note_blind(Blind::NewProcessor);
         }

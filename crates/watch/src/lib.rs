@@ -6,6 +6,7 @@
 //! queues and unread bytes; and the kernel's counters, which show how many events were missed.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod access;
 mod addresses;
 mod bytes;
 mod cgroup;
@@ -25,9 +26,11 @@ mod namespace_id;
 mod namespaces;
 mod needs;
 mod notice;
+mod opener;
 mod overflow;
 mod places;
 mod privilege;
+mod privileged;
 mod process;
 mod recent;
 mod recorded;
@@ -47,7 +50,8 @@ pub use live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
 pub use namespace_id::NamespaceId;
 pub use needs::Needs;
 pub use notice::{Filter, FurtherResets, Notice, Warning};
-pub use privilege::give_up_capabilities;
+pub use opener::Opener;
+pub use privilege::{Confinement, confine, give_up_all_capabilities, give_up_capabilities, is_proc_hidden};
 pub use process::NamedProcess;
 pub use recorded::{Agreement, Recorded, WireVerdict};
 pub use recorder::{

@@ -30,7 +30,11 @@ impl NamespaceId {
         Self::of(Path::new("/proc/self/ns/net")).ok()
     }
 
-    #[cfg(test)]
+    /// That of an open file.
+    pub(crate) fn of_file(file: &fs::File) -> io::Result<Self> {
+        file.metadata().map(|found| Self(found.st_ino()))
+    }
+
     pub(crate) const fn from_inode(inode: u64) -> Self {
         Self(inode)
     }

@@ -1,29 +1,22 @@
 //! The network namespaces of this host: which there are, and what a look into each of them shows.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use linger_netns::Counters;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::access::Access;
 use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
-use crate::kernel::sock_diag::{self, States, TcpSocket};
+use crate::kernel::sock_diag::{States, TcpSocket};
 use crate::namespace_id::NamespaceId;
+use crate::privileged::{FoundNamespace, FoundNamespaces, MOST_NAMESPACES, NamespaceFiles};
 
-/// Most namespaces that are looked into. Each takes two file descriptors.
-const MAX: usize = 1_024;
 /// Shortest interval of the search, and the share of a core that it may use: one part in so many.
 const SEARCH_EVERY: Duration = Duration::from_secs(3);
 const SHARE: u32 = 4_000;
-/// Where namespaces without a process of their own have names: those of `ip netns`, and of Docker.
-const NAMED: [&str; 3] = ["/run/netns", "/var/run/netns", "/run/docker/netns"];
-
 /// What a look into a namespace shows.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
@@ -40,8 +33,8 @@ pub(crate) struct Survey {
 /// A namespace that is known.
 #[derive(Debug)]
 struct KnownNamespace {
-    /// `None` for the namespace that this process is in.
-    file: Option<File>,
+    /// Not the namespace that this process is in.
+    is_other: bool,
     name: Option<String>,
     /// A process in it.
     pid: Option<u32>,
@@ -54,18 +47,20 @@ pub(crate) struct Namespaces {
     known: HashMap<NamespaceId, KnownNamespace>,
     refused: bool,
     search: LookInterval,
+    access: Access,
 }
 
 impl Namespaces {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(access: Access) -> Self {
         // Without /proc there is one namespace without a number.
         let own = NamespaceId::own().unwrap_or(NamespaceId::UNKNOWN);
-        let here = KnownNamespace { file: None, name: None, pid: None };
+        let here = KnownNamespace { is_other: false, name: None, pid: None };
         Self {
             own,
             known: HashMap::from([(own, here)]),
             refused: false,
             search: LookInterval::new(SEARCH_EVERY, SHARE),
+            access,
         }
     }
 
@@ -106,48 +101,26 @@ impl Namespaces {
     }
 
     fn search(&mut self) -> Vec<Leftovers> {
-        let mut found: HashMap<NamespaceId, (PathBuf, Option<String>, Option<u32>)> = HashMap::new();
-        for folder in NAMED {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if let Ok(id) = NamespaceId::of(&entry.path()) {
-                    found.entry(id).or_insert((entry.path(), Some(name), None));
-                }
-            }
-        }
-        let (mut shown, mut hidden) = (0u32, 0u32);
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let path = entry.path().join("ns/net");
-            match NamespaceId::of(&path) {
-                Ok(id) => {
-                    shown += 1;
-                    found.entry(id).or_insert((path, None, None)).2.get_or_insert(pid);
-                }
-                Err(error) => hidden += u32::from(error.kind() == io::ErrorKind::PermissionDenied),
-            }
-        }
-        // A few processes may be hidden even from root. Only if most of them are, entering counts as refused.
-        self.refused |= hidden > shown;
-        self.known.retain(|id, _| *id == self.own || found.contains_key(id));
+        let Ok(FoundNamespaces { found, refused }) = self.access.namespaces() else { return Vec::new() };
+        self.refused |= refused;
+        let there: HashSet<NamespaceId> =
+            found.iter().map(|found| NamespaceId::from_inode(found.inode)).collect();
+        self.known.retain(|id, _| *id == self.own || there.contains(id));
         let mut sources = Vec::new();
-        for (id, (path, name, pid)) in found {
+        for FoundNamespace { inode, name, pid } in found {
+            let id = NamespaceId::from_inode(inode);
             if let Some(known) = self.known.get_mut(&id) {
                 (known.name, known.pid) = (name, pid);
                 continue;
             }
-            if self.known.len() >= MAX {
+            if self.known.len() >= MOST_NAMESPACES {
                 break;
             }
             // A process may have ended meanwhile, and its namespace with it.
-            let entered = File::open(path).and_then(|file| {
-                let leftovers = within(Some(&file), || Leftovers::open(Some(id)))?;
-                Ok((file, leftovers))
-            });
-            match entered {
-                Ok((file, leftovers)) => {
-                    sources.extend(leftovers);
-                    self.known.insert(id, KnownNamespace { file: Some(file), name, pid });
+            match self.access.leftovers(id) {
+                Ok(leftovers) => {
+                    sources.push(leftovers);
+                    self.known.insert(id, KnownNamespace { is_other: true, name, pid });
                 }
                 Err(error) => self.note_refusal(&error),
             }
@@ -163,41 +136,34 @@ impl Namespaces {
     /// that have unread bytes.
     pub(crate) fn survey(&self, half_closed: bool) -> HashMap<NamespaceId, Survey> {
         let look = |(id, known): (&NamespaceId, &KnownNamespace)| {
-            let survey = within(known.file.as_ref(), || survey(half_closed)).ok()?;
-            Some((*id, survey))
+            let files = if known.is_other { self.access.survey(*id).ok()? } else { NamespaceFiles::open() };
+            Some((*id, survey(files, half_closed)))
         };
         self.known.iter().filter_map(look).collect()
     }
 }
 
-/// Runs a closure in a network namespace, on a thread of its own; `None`: in that of this process.
-fn within<R: Send>(namespace: Option<&File>, task: impl FnOnce() -> R + Send) -> io::Result<R> {
-    let Some(file) = namespace else { return Ok(task()) };
-    std::thread::scope(|scope| {
-        let inside = std::thread::Builder::new().spawn_scoped(scope, move || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-            Ok(task())
-        })?;
-        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-/// Looks into the calling thread's namespace.
-fn survey(half_closed: bool) -> Survey {
+/// What the socket lists, counters and tables of a namespace show. `half_closed`: also the connections whose peer has closed and that
+/// have unread bytes.
+pub(crate) fn survey(files: NamespaceFiles, half_closed: bool) -> Survey {
+    let (sockets, [snmp, netstat, abort, trie, v6]) = files.read();
+    let counters = snmp.zip(netstat).map(|(snmp, netstat)| Counters::of_texts(&snmp, &netstat));
+    let [abort, trie, v6] = [abort, trie, v6].map(Option::unwrap_or_default);
+    let listeners = sockets.as_ref().and_then(|sockets| sockets.tcp_sockets(States::LISTEN).ok());
     let mut half = Vec::new();
-    if half_closed {
-        half = sock_diag::tcp_sockets(States::CLOSE_WAIT).unwrap_or_default();
+    if half_closed && listeners.is_some() {
+        half = sockets
+            .as_ref()
+            .and_then(|sockets| sockets.tcp_sockets(States::CLOSE_WAIT).ok())
+            .unwrap_or_default();
         // The kernel counts the peer's FIN as one unread byte.
         half.retain(|socket| socket.receive_queue > 1);
     }
-    let resets = fs::read("/proc/sys/net/ipv4/tcp_abort_on_overflow");
-    let trie = fs::read_to_string("/proc/thread-self/net/fib_trie").unwrap_or_default();
-    let v6 = fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
     Survey {
-        listeners: sock_diag::tcp_sockets(States::LISTEN).ok(),
+        listeners,
         half_closed: half,
-        counters: Counters::read().ok(),
-        resets_overflows: resets.is_ok_and(|value| value.first() == Some(&b'1')),
+        counters,
+        resets_overflows: abort.starts_with('1'),
         addresses: v4_addresses(&trie).chain(v6_addresses(&v6)).collect(),
     }
 }
@@ -238,7 +204,7 @@ mod tests {
 
     #[test]
     fn this_namespace_has_its_addresses_and_is_that_of_this_process() {
-        let namespaces = Namespaces::new();
+        let namespaces = Namespaces::new(Access::default());
         let own = namespaces.own();
         assert_eq!(NamespaceId::own(), Some(own));
         let survey = namespaces.survey(true).remove(&own).unwrap();

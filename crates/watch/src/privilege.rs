@@ -1,8 +1,18 @@
-//! Gives up what watching does not need once it has begun.
+//! Gives up what watching does not need once it has begun: capabilities, most of the file system, and system calls.
 
 use std::io;
+use std::path::Path;
 
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
+    set_no_new_privs,
+};
+
+use crate::kernel::seccomp;
 
 /// What is needed later: perf events and their memory on processors that come online, other network namespaces, the bytes
 /// of their connections, and the names of other users' processes.
@@ -19,14 +29,105 @@ const KEPT: CapabilitySet = CapabilitySet::PERFMON
 /// # Errors
 /// Returns the errors of `capset(2)` and `prctl(2)`.
 pub fn give_up_capabilities() -> io::Result<()> {
+    keep_only(KEPT)
+}
+
+/// Gives up all capabilities, for a [`Watcher`](crate::Watcher) that has an [`Opener`](crate::Opener): those of the calling thread
+/// and of the threads that it starts from then on, and what programs could gain.
+///
+/// # Errors
+/// Returns the errors of `capset(2)` and `prctl(2)`.
+pub fn give_up_all_capabilities() -> io::Result<()> {
+    if capabilities(None)?.effective.contains(CapabilitySet::SETPCAP) {
+        // What this kernel does not know is in no bounding set.
+        for capability in CapabilitySet::all().iter() {
+            let _ = remove_capability_from_bounding_set(capability);
+        }
+    }
+    keep_only(CapabilitySet::empty())
+}
+
+fn keep_only(kept: CapabilitySet) -> io::Result<()> {
     let had = capabilities(None)?;
     let kept = CapabilitySets {
-        effective: had.effective & KEPT,
-        permitted: had.permitted & KEPT,
-        inheritable: had.inheritable & KEPT,
+        effective: had.effective & kept,
+        permitted: had.permitted & kept,
+        inheritable: had.inheritable & kept,
     };
     set_capabilities(None, kept)?;
     Ok(set_no_new_privs(true)?)
+}
+
+/// Whether `/proc` hides other users' processes (`hidepid=`), so that their names take CAP_SYS_PTRACE.
+pub fn is_proc_hidden() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(is_hidden)
+}
+
+/// A line of `mountinfo`: ids, root and mount point, options, then behind a dash type, source and the file system's options.
+fn is_hidden(mount: &str) -> bool {
+    let Some((before, behind)) = mount.split_once(" - ") else { return false };
+    let mut hides = behind.split(' ').nth(2).unwrap_or_default().split(',');
+    before.split(' ').nth(4) == Some("/proc")
+        && behind.starts_with("proc ")
+        && hides.any(|option| option.strip_prefix("hidepid=").is_some_and(|how| how != "0" && how != "off"))
+}
+
+/// What the kernel enforces on this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Confinement {
+    /// Landlock: no file but those that watching reads and writes, and no TCP connection.
+    pub files: bool,
+    /// seccomp: no other programs, processes, mounts, modes, owners and sockets.
+    pub calls: bool,
+}
+
+/// Confines the calling thread, and the threads that it starts from then on, for good. They may read `/proc` and the list of
+/// processors, use the terminal, and write into `directory`. What is open stays so. Needs `no_new_privs`, and an
+/// [`Opener`](crate::Opener) for the rest.
+pub fn confine(directory: Option<&Path>) -> Confinement {
+    Confinement { files: close_files(directory).is_some(), calls: seccomp::refuse(seccomp::PARSER).is_ok() }
+}
+
+/// Rights that are handled. Older kernels know fewer of them.
+const KNOWN: ABI = ABI::V6;
+
+/// `None` if the kernel enforces nothing of it.
+fn close_files(directory: Option<&Path>) -> Option<()> {
+    let everything = AccessFs::from_all(KNOWN);
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let mut places = vec![
+        (Path::new("/proc"), reading),
+        (Path::new("/sys/devices/system/cpu"), reading),
+        (Path::new("/dev/tty"), device),
+        (Path::new("/dev/null"), device),
+    ];
+    places.extend(directory.map(|directory| (directory, everything & !AccessFs::Execute)));
+    let restrict = || -> Result<_, RulesetError> {
+        let mut ruleset = Ruleset::default()
+            .handle_access(everything)?
+            .handle_access(AccessNet::from_all(KNOWN))?
+            .scope(Scope::from_all(KNOWN))?
+            .create()?;
+        for (path, access) in places {
+            // What is not there cannot be used anyway.
+            let Ok(path) = PathFd::new(path) else { continue };
+            ruleset = ruleset.add_rule(PathBeneath::new(path, access))?;
+        }
+        ruleset.restrict_self()
+    };
+    (restrict().ok()?.ruleset != RulesetStatus::NotEnforced).then_some(())
+}
+
+/// Makes the calls with which [`confine`] restricts files, without an effect.
+pub(crate) fn rehearse() {
+    let made = Ruleset::default().handle_access(AccessFs::from_write(KNOWN)).and_then(Ruleset::create);
+    if let (Ok(ruleset), Ok(null)) = (made, PathFd::new("/dev/null")) {
+        let _ = ruleset.add_rule(PathBeneath::new(null, AccessFs::WriteFile));
+    }
+    seccomp::restrict_by_nothing();
 }
 
 #[cfg(test)]
@@ -45,5 +146,84 @@ mod tests {
         assert_eq!((left.effective, left.permitted), (had.effective & KEPT, had.permitted & KEPT));
         assert!(!left.permitted.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::SYS_MODULE));
         assert!(!left.permitted.intersects(CapabilitySet::NET_ADMIN | CapabilitySet::SETUID));
+    }
+
+    #[test]
+    fn no_capability_is_left_where_none_is_needed() {
+        let left = std::thread::spawn(|| {
+            give_up_all_capabilities().unwrap();
+            std::fs::read_to_string("/proc/thread-self/status").unwrap()
+        });
+        let left = left.join().unwrap();
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert!(left.contains(&format!("{set}:\t0000000000000000\n")), "{left}");
+        }
+        assert!(left.contains("NoNewPrivs:\t1\n"), "{left}");
+        let all = capabilities(None).unwrap();
+        if all.effective.contains(CapabilitySet::SETPCAP) {
+            assert!(left.contains("CapBnd:\t0000000000000000\n"), "{left}");
+        }
+    }
+
+    /// In a thread of its own: it is confined for good.
+    fn confined<R: Send + 'static>(directory: &Path, task: impl FnOnce() -> R + Send + 'static) -> R {
+        let directory = directory.to_owned();
+        let inside = std::thread::spawn(move || {
+            give_up_capabilities().unwrap();
+            assert!(confine(Some(&directory)).calls);
+            task()
+        });
+        inside.join().unwrap()
+    }
+
+    #[test]
+    fn what_watching_needs_is_there_and_nothing_else() {
+        if Ruleset::default().handle_access(AccessFs::Execute).and_then(Ruleset::create).is_err() {
+            return linger_testing::skip("Landlock", "this kernel has none");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (inside, outside) = (directory.path().join("inside"), directory.path().join("outside"));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::write(&outside, "x").unwrap();
+        let before = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(before.local_addr().unwrap()).unwrap();
+        let (record, other) = (inside.join("record"), outside.clone());
+        confined(&inside, move || {
+            std::fs::write(&record, "y").unwrap();
+            std::fs::remove_file(&record).unwrap();
+            for path in ["/proc/1/comm", "/proc/thread-self/net/snmp", "/sys/devices/system/cpu/online"] {
+                std::fs::read(path).unwrap();
+            }
+            assert_eq!(before.accept().unwrap().1, client.local_addr().unwrap(), "what is open stays so");
+            crate::kernel::sock_diag::DiagSocket::open().unwrap();
+            std::thread::spawn(|| ()).join().unwrap();
+            let refused = |result: io::Result<()>| {
+                let error = result.unwrap_err();
+                assert!(matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)), "{error}");
+            };
+            refused(std::fs::read(&other).map(drop));
+            refused(std::fs::write(&other, "z"));
+            refused(std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o777)));
+            refused(std::process::Command::new("/bin/true").status().map(drop));
+            refused(std::net::UdpSocket::bind("127.0.0.1:0").map(drop));
+            refused(std::net::TcpListener::bind("127.0.0.1:0").map(drop));
+            let parent = rustix::process::getppid().unwrap();
+            refused(rustix::process::test_kill_process(parent).map_err(Into::into));
+            rustix::process::test_kill_process(rustix::process::getpid()).unwrap();
+        });
+        assert_eq!(std::fs::read(&outside).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_proc_that_hides_processes_is_told() {
+        let proc = |options: &str| format!("24 29 0:22 / /proc rw,nosuid shared:13 - proc proc rw{options}");
+        for hides in [",hidepid=2", ",gid=4,hidepid=invisible", ",hidepid=ptraceable,subset=pid"] {
+            assert!(is_hidden(&proc(hides)), "{hides}");
+        }
+        for shows in ["", ",gid=4", ",hidepid=0", ",hidepid=off"] {
+            assert!(!is_hidden(&proc(shows)), "{shows}");
+        }
+        assert!(!is_hidden("24 29 0:22 / /srv/proc rw - proc proc rw,hidepid=2"), "another one");
+        assert!(!is_hidden("") && !is_hidden("24 29 0:22 / /proc rw shared:13"));
     }
 }

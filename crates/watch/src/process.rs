@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use linger_untrusted::Untrusted;
 use serde::Serialize;
 
+use crate::access::Access;
 use crate::cgroup::Workload;
 
 /// A process by pid and name.
@@ -35,6 +36,7 @@ impl NamedProcess {
 pub(crate) struct Processes {
     names: HashMap<u32, (Instant, Untrusted)>,
     workloads: HashMap<u32, Workload>,
+    access: Access,
 }
 
 /// Number of names in the cache, and how long an entry is valid. A busy server closes thousands of times a second, and
@@ -43,6 +45,10 @@ const MAX_NAMES: usize = 4_096;
 const BELIEVED: Duration = Duration::from_secs(5);
 
 impl Processes {
+    pub(crate) fn new(access: Access) -> Self {
+        Self { access, ..Self::default() }
+    }
+
     /// The process with a pid; `None` for pid 0, the kernel itself, and for -1, which perf reports of a task that is gone.
     pub(crate) fn of(&mut self, pid: u32) -> Option<NamedProcess> {
         if pid == 0 || pid == u32::MAX {
@@ -95,25 +101,7 @@ impl Processes {
 
     /// The processes that hold the sockets with these inodes.
     pub(crate) fn owners(&mut self, inodes: &[u32]) -> HashMap<u32, NamedProcess> {
-        let mut owners = HashMap::new();
-        let Ok(processes) = std::fs::read_dir("/proc") else { return owners };
-        for entry in processes.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-                continue;
-            };
-            let Ok(descriptors) = std::fs::read_dir(entry.path().join("fd")) else { continue };
-            for descriptor in descriptors.flatten() {
-                let Ok(target) = std::fs::read_link(descriptor.path()) else { continue };
-                let inode = target.to_str().and_then(|target| {
-                    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u32>().ok()
-                });
-                if let Some(inode) = inode.filter(|inode| inodes.contains(inode))
-                    && let Some(process) = self.of(pid)
-                {
-                    owners.entry(inode).or_insert(process);
-                }
-            }
-        }
-        owners
+        let owners = self.access.owners(inodes);
+        owners.into_iter().filter_map(|(inode, pid)| Some((inode, self.of(pid)?))).collect()
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use linger_untrusted::Untrusted;
 use linger_why::Cause;
 
+use crate::access::Access;
 use crate::bytes::{Bytes, Unknown};
 use crate::cgroup::Workload;
 use crate::closers::{Close, Closers};
@@ -69,12 +70,12 @@ impl SentEvent<'_> {
 }
 
 impl Resets {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(access: &Access) -> Self {
         Self {
-            processes: Processes::default(),
+            processes: Processes::new(access.clone()),
             closers: Closers::default(),
             sockets: Sockets::default(),
-            namespaces: Namespaces::new(),
+            namespaces: Namespaces::new(access.clone()),
             places: Places::default(),
             overflows: HashMap::new(),
             exits: Exits::default(),

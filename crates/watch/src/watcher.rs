@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use crate::access::Access;
 use crate::cgroup::Workload;
 use crate::counted::{Comparison, Counted};
 use crate::events::{Blind, CannotWatch, Kernel, KernelEvent};
@@ -13,6 +14,7 @@ use crate::kernel::leftovers::Leftovers;
 use crate::live_reset::{AcceptQueue, LiveReset};
 use crate::namespace_id::NamespaceId;
 use crate::notice::{Filter, FurtherResets, Notice};
+use crate::opener::Opener;
 use crate::process::NamedProcess;
 use crate::recorder::Recorder;
 use crate::resets::Resets;
@@ -43,6 +45,7 @@ pub struct Watcher {
     /// Warnings of the poll at the start, returned by the first call of `next`.
     pending: Vec<Notice>,
     recorder: Option<Recorder>,
+    access: Access,
 }
 
 impl Watcher {
@@ -51,10 +54,11 @@ impl Watcher {
     /// # Errors
     /// Returns [`CannotWatch`], which says what is missing and what to do.
     pub fn open(filter: Filter) -> Result<Self, CannotWatch> {
+        let access = Access::default();
         let mut watcher = Self {
             kernel: Kernel::open()?,
             filter,
-            resets: Resets::new(),
+            resets: Resets::new(&access),
             comparison: Comparison::start(),
             counting: LookInterval::new(COUNTERS_EVERY.0, COUNTERS_EVERY.1),
             many: false,
@@ -62,6 +66,7 @@ impl Watcher {
             further_told: Instant::now(),
             pending: Vec::new(),
             recorder: None,
+            access,
         };
         watcher.discover(true);
         for blind in watcher.blind() {
@@ -69,6 +74,16 @@ impl Watcher {
         }
         watcher.pending = watcher.look();
         Ok(watcher)
+    }
+
+    /// Has everything that takes capabilities done by the opener from now on: this process needs none any more.
+    ///
+    /// # Errors
+    /// Returns an error if the opener has ended. Then everything is done as before.
+    pub fn delegate(&mut self, mut opener: Opener) -> io::Result<()> {
+        opener.begin(self.kernel.sources())?;
+        self.access.delegate(opener);
+        Ok(())
     }
 
     /// Records the packets of the resets that the filter admits. They are told once their packets are on disk.
@@ -248,8 +263,11 @@ impl Watcher {
 
     fn look(&mut self) -> Vec<Notice> {
         self.discover(false);
-        self.kernel.follow_processors();
+        self.kernel.follow_processors(&self.access);
         let warnings = self.resets.look().into_iter();
+        if self.access.is_lost() {
+            self.kernel.note_blind(Blind::NoOpener);
+        }
         warnings.filter(|warning| self.filter.admits_warning(warning)).map(Notice::Warning).collect()
     }
 

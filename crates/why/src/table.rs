@@ -95,7 +95,8 @@ impl Table {
         let evicted = if self.len() >= self.limit { self.evict() } else { None };
         let slot = self.free.pop().unwrap_or_else(|| {
             if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-                self.chunks.push(Vec::with_capacity(CHUNK));
+                // A table of a few flows takes no memory for more.
+                self.chunks.push(Vec::with_capacity(CHUNK.min(self.limit)));
             }
             let last = self.chunks.len() - 1;
             self.chunks[last].push(None);

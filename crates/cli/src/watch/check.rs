@@ -162,6 +162,7 @@ fn unseen(blind: Blind) -> Check {
             "raise `ulimit -n` and `ulimit -l` (systemd: LimitNOFILE=, LimitMEMLOCK=), and start it again"
         }
         Blind::NoBytes => "modprobe tcp_diag inet_diag",
+        Blind::NoOpener => "start it again",
         _ => "a newer kernel has it",
     };
     Check::new("this kernel", NeedState::Degraded, blind.meaning(), remedy)

@@ -44,6 +44,11 @@ impl RecordTo {
         PacketTap::open(options).map(Some)
     }
 
+    /// Where packets are recorded.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.record.as_deref()
+    }
+
     /// Begins to record.
     pub(super) fn begin(&self, tap: PacketTap) -> Result<Recorder, ExitCode> {
         let ring = tap.ring_bytes();

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 use rustix::io::Errno;
@@ -104,6 +104,19 @@ impl Leftovers {
             let _ = socket.set_listen_all_namespaces(true);
         }
         Ok(Self { socket, namespace, buffer: vec![0; LONGEST], only_with_bytes: false })
+    }
+
+    /// Takes over a socket that [`open`](Self::open) has made in another process.
+    pub(crate) fn of_socket(socket: OwnedFd, namespace: Option<NamespaceId>) -> Self {
+        // SAFETY: an fd that nobody else owns.
+        let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
+        Self { socket, namespace, buffer: vec![0; LONGEST], only_with_bytes: false }
+    }
+
+    /// The socket, for another process.
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        // SAFETY: an fd that nobody else owns.
+        unsafe { OwnedFd::from_raw_fd(self.socket.into_raw_fd()) }
     }
 
     /// The network namespace of all reports, if it is one.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::ClockId;
 
+use crate::access::Access;
 use crate::kernel::locked::LockableMemory;
 pub(crate) use crate::kernel::ring::{PerfRecord, Sample, Subscription};
 use crate::kernel::ring::{Ring, RingError};
@@ -77,7 +78,7 @@ impl Perf {
     ///
     /// # Errors
     /// Returns why a new processor is not watched. It is tried again at the next call.
-    pub(crate) fn follow_processors(&mut self) -> io::Result<()> {
+    pub(crate) fn follow_processors(&mut self, access: &Access) -> io::Result<()> {
         let online = processors()?;
         let (gone, rest): (Vec<Ring>, Vec<Ring>) =
             std::mem::take(&mut self.rings).into_iter().partition(|ring| !online.contains(&ring.cpu));
@@ -86,18 +87,18 @@ impl Perf {
         drop(gone);
         let known: Vec<i32> = self.rings.iter().map(|ring| ring.cpu).collect();
         for cpu in online.iter().filter(|cpu| !known.contains(cpu)) {
-            self.follow(*cpu, online.len())?;
+            self.follow(access, *cpu, online.len())?;
         }
         Ok(())
     }
 
-    fn follow(&mut self, cpu: i32, processors: usize) -> io::Result<()> {
+    fn follow(&mut self, access: &Access, cpu: i32, processors: usize) -> io::Result<()> {
         let most = self.rings.first().map_or(usize::MAX, |ring| ring.size);
         let memory = LockableMemory::now(processors);
         // The user's allowance grows with the processors, and rings that are open do not: a smaller one may pass where the
         // memory is not enough for all of them in this size.
         for size in memory.all_sizes().filter(|size| *size <= most) {
-            match Ring::open(&self.sources, cpu, size) {
+            match access.processor(&self.sources, cpu, size) {
                 Ok(ring) => {
                     tracing::info!(cpu, ring_bytes = size, "a processor came online");
                     self.rings.push(ring);
@@ -108,6 +109,11 @@ impl Perf {
             }
         }
         Err(io::Error::from_raw_os_error(libc::EPERM))
+    }
+
+    /// What is opened on each processor.
+    pub(crate) fn sources(&self) -> &[Subscription] {
+        &self.sources
     }
 
     /// Size of each processor's ring, in bytes.
@@ -248,13 +254,33 @@ mod tests {
         let [first, .., last] = all[..] else { return };
         let Some(mut perf) = on(&[first]) else { return };
         assert_eq!(events_of_a_connection(&mut perf, last), 0, "nobody watches this processor yet");
-        perf.follow_processors().unwrap();
+        perf.follow_processors(&Access::default()).unwrap();
         assert_eq!(perf.rings.len(), all.len());
         assert!(events_of_a_connection(&mut perf, last) > 0);
         // One that went offline leaves its count, and takes nothing of the others with it.
         perf.rings.last_mut().unwrap().cpu = i32::MAX;
-        perf.follow_processors().unwrap();
+        perf.follow_processors(&Access::default()).unwrap();
         assert_eq!(perf.rings.len(), all.len());
         assert!(events_of_a_connection(&mut perf, last) > 0);
+    }
+
+    #[test]
+    fn a_ring_that_another_has_opened_is_read_without_rights() {
+        let all = processors().unwrap();
+        let Some(mut perf) = on(&all[..1]) else { return };
+        let opened = &perf.rings[0];
+        let events = opened.events.iter().map(|event| event.try_clone().unwrap()).collect();
+        let (cpu, size) = (opened.cpu, opened.size);
+        let without_rights = std::thread::spawn(move || {
+            crate::privilege::give_up_all_capabilities().unwrap();
+            rustix::thread::set_name(c"no-rights").unwrap();
+            Ring::of_events(events, cpu, size).unwrap()
+        });
+        let ring = without_rights.join().unwrap();
+        // It is the same memory: who opened it may go, and another size is no ring of these events.
+        let other = ring.events.iter().map(|event| event.try_clone().unwrap()).collect();
+        assert!(Ring::of_events(other, cpu, size / 2).is_err());
+        perf.rings = vec![ring];
+        assert!(events_of_a_connection(&mut perf, cpu) > 0);
     }
 }

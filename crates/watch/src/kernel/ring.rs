@@ -5,6 +5,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// `PERF_TYPE_TRACEPOINT`, and the fields of each sample: `PERF_SAMPLE_TID | _TIME | _RAW`.
 const TYPE_TRACEPOINT: u32 = 2;
 const SAMPLE: u64 = 1 << 1 | 1 << 2 | 1 << 10;
@@ -49,7 +51,7 @@ struct Attributes {
 }
 
 /// A tracepoint to open.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Subscription {
     /// The tracepoint's id (the file `id` in its tracefs directory).
     pub(crate) id: u64,
@@ -98,6 +100,7 @@ pub(crate) struct Ring {
 unsafe impl Send for Ring {}
 
 /// Why a ring cannot be made.
+#[derive(Debug)]
 pub(crate) enum RingError {
     /// The kernel does not let this process lock the ring in memory.
     Locked,
@@ -113,43 +116,51 @@ impl From<io::Error> for RingError {
 impl Ring {
     /// `size` in bytes: a power of two, and a page at least.
     pub(crate) fn open(sources: &[Subscription], cpu: i32, size: usize) -> Result<Self, RingError> {
-        let page = rustix::param::page_size();
         let mut events: Vec<OwnedFd> = Vec::new();
-        let mut start = NonNull::dangling();
         for source in sources {
             let flags = if events.is_empty() { FLAGS | COMM } else { FLAGS };
-            let event = open_event(source.id, cpu, flags, (size / 4) as u32)?;
-            if let Some(first) = events.first() {
+            events.push(open_event(source.id, cpu, flags, (size / 4) as u32)?);
+        }
+        let ring = Self::of_events(events, cpu, size)?;
+        let mut first: Option<libc::c_int> = None;
+        for (event, source) in ring.events.iter().zip(sources) {
+            if let Some(first) = first {
                 // SAFETY: two live fds of perf events; the call reads nothing of ours.
-                let result = unsafe { libc::ioctl(event.as_raw_fd(), SET_OUTPUT, first.as_raw_fd()) };
-                check(result)?;
-            } else {
-                // SAFETY: a new shared mapping at an address of the kernel's choice, over the event's own ring.
-                let address = unsafe {
-                    libc::mmap(
-                        std::ptr::null_mut(),
-                        page + size,
-                        libc::PROT_READ | libc::PROT_WRITE,
-                        libc::MAP_SHARED,
-                        event.as_raw_fd(),
-                        0,
-                    )
-                };
-                if address == libc::MAP_FAILED {
-                    let error = io::Error::last_os_error();
-                    let locked = error.raw_os_error() == Some(libc::EPERM);
-                    return Err(if locked { RingError::Locked } else { error.into() });
-                }
-                start =
-                    NonNull::new(address.cast()).ok_or_else(|| io::Error::other("a mapping at address 0"))?;
+                check(unsafe { libc::ioctl(event.as_raw_fd(), SET_OUTPUT, first) })?;
             }
+            first.get_or_insert(event.as_raw_fd());
             if let Some(filter) = &source.filter {
                 let filter = std::ffi::CString::new(filter.as_str()).map_err(io::Error::from)?;
                 // SAFETY: the kernel reads a terminated string that lives until the call returns.
                 check(unsafe { libc::ioctl(event.as_raw_fd(), SET_FILTER, filter.as_ptr()) })?;
             }
-            events.push(event);
         }
+        Ok(ring)
+    }
+
+    /// Maps the ring of events that are open. If it is mapped elsewhere, in the same size, it is the same memory.
+    pub(crate) fn of_events(events: Vec<OwnedFd>, cpu: i32, size: usize) -> Result<Self, RingError> {
+        let page = rustix::param::page_size();
+        let Some(first) = events.first() else {
+            return Ok(Self { cpu, events, start: NonNull::dangling(), page, size });
+        };
+        // SAFETY: a new shared mapping at an address of the kernel's choice, over the event's own ring.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                page + size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                first.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            let error = io::Error::last_os_error();
+            let locked = error.raw_os_error() == Some(libc::EPERM);
+            return Err(if locked { RingError::Locked } else { error.into() });
+        }
+        let start = NonNull::new(address.cast()).ok_or_else(|| io::Error::other("a mapping at address 0"))?;
         Ok(Self { cpu, events, start, page, size })
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
@@ -48,20 +49,50 @@ pub(crate) struct TcpSocket {
     pub(crate) inode: u32,
 }
 
-/// Lists the TCP sockets of the calling thread's network namespace in the given states, IPv4 and IPv6.
-///
-/// # Errors
-/// Returns the errors of the netlink socket, as on a kernel without `sock_diag`.
-pub(crate) fn tcp_sockets(states: States) -> io::Result<Vec<TcpSocket>> {
-    let mut all = Vec::new();
-    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        dump(family, states, &mut all)?;
+/// A socket for the lists of a network namespace: that in which it was opened.
+pub(crate) struct DiagSocket(Socket);
+
+impl std::fmt::Debug for DiagSocket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("DiagSocket").field(&self.0.as_raw_fd()).finish()
     }
-    Ok(all)
 }
 
-fn dump(family: u8, states: States, all: &mut Vec<TcpSocket>) -> io::Result<()> {
-    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
+impl DiagSocket {
+    /// Opens one of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// Returns the errors of the netlink socket, as on a kernel without `sock_diag`.
+    pub(crate) fn open() -> io::Result<Self> {
+        Socket::new(NETLINK_SOCK_DIAG).map(Self)
+    }
+
+    /// Takes over one of another process.
+    pub(crate) fn of_fd(fd: OwnedFd) -> Self {
+        // SAFETY: an fd that nobody else owns.
+        Self(unsafe { Socket::from_raw_fd(fd.into_raw_fd()) })
+    }
+
+    /// The socket, for another process.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        // SAFETY: an fd that nobody else owns.
+        unsafe { OwnedFd::from_raw_fd(self.0.into_raw_fd()) }
+    }
+
+    /// Lists the TCP sockets in the given states, IPv4 and IPv6.
+    ///
+    /// # Errors
+    /// Returns the errors of the socket, after which it is of no use.
+    pub(crate) fn tcp_sockets(&self, states: States) -> io::Result<Vec<TcpSocket>> {
+        let mut all = Vec::new();
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            dump(&self.0, family, states, &mut all)?;
+        }
+        Ok(all)
+    }
+}
+
+fn dump(socket: &Socket, family: u8, states: States, all: &mut Vec<TcpSocket>) -> io::Result<()> {
     // struct nlmsghdr, then struct inet_diag_req_v2 with an empty socket id.
     let mut request = [0u8; 16 + 56];
     request[0..4].copy_from_slice(&(16u32 + 56).to_ne_bytes());
@@ -134,7 +165,8 @@ mod tests {
             let local = listener.local_addr().unwrap();
             let mut waiting = TcpStream::connect(local).unwrap();
             let _also_waiting = TcpStream::connect(local).unwrap();
-            let sockets = tcp_sockets(States::LISTEN).unwrap();
+            let lists = DiagSocket::open().unwrap();
+            let sockets = lists.tcp_sockets(States::LISTEN).unwrap();
             let own = sockets.iter().find(|socket| socket.local == local).unwrap();
             assert!(own.state == tcp_state::LISTEN && own.inode != 0);
             assert_eq!(own.receive_queue, 2, "two wait for accept");
@@ -142,7 +174,7 @@ mod tests {
             waiting.write_all(b"unread").unwrap();
             waiting.shutdown(Shutdown::Write).unwrap();
             let (_accepted, peer) = listener.accept().unwrap();
-            let sockets = tcp_sockets(States(States::CLOSE_WAIT.0 | States::LISTEN.0)).unwrap();
+            let sockets = lists.tcp_sockets(States(States::CLOSE_WAIT.0 | States::LISTEN.0)).unwrap();
             let own = sockets.iter().find(|socket| socket.remote == peer).unwrap();
             // The kernel counts the FIN as one byte.
             assert!((6..=7).contains(&own.receive_queue), "{own:?}");

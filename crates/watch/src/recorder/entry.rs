@@ -1,5 +1,7 @@
 //! What is said of a recorded reset: in the comments of its section, and in the index.
 
+use std::fmt::Write;
+
 use linger_untrusted::Untrusted;
 
 use super::index::{IndexedReset, KernelVerdict};
@@ -20,28 +22,34 @@ pub(super) struct SectionPlace {
     pub(super) frames: u64,
 }
 
-/// What is said of the whole section, and of the packet of the reset.
-pub(super) fn comments(reset: &LiveReset, ends: &Endpoints, recorded: &Recorded) -> [String; 2] {
+/// What the kernel said, which is the comment of the reset's packet.
+pub(super) fn by_kernel(reset: &LiveReset) -> String {
     let reason = reset.reason.as_ref().map_or(String::new(), |reason| format!(", {reason}"));
-    let kernel = format!("kernel: {} ({}){reason}", reset.cause, reset.confidence.name());
+    format!("kernel: {} ({}){reason}", reset.cause, reset.confidence.name())
+}
+
+/// The comment of the whole section.
+pub(super) fn comment(reset: &LiveReset, ends: &Endpoints, recorded: &Recorded) -> String {
+    let kernel = by_kernel(reset);
     let peer = if ends.1.port() == 0 { "?".to_owned() } else { ends.1.to_string() };
     let mut whole =
         format!("reset {} {}: {} -> {peer}\n{kernel}", recorded.id, reset.direction.name(), ends.0);
+    // Writing to a text does not fail.
     for says in &reset.evidence {
-        whole += &format!("\n  {}", Untrusted::from(says.as_str()).terminal());
+        let _ = write!(whole, "\n  {}", Untrusted::from(says.as_str()).terminal());
     }
     if let Some(process) = &reset.process {
         let role = reset.role.map_or("by", ProcessRole::words);
-        whole += &format!("\nprocess: {role} {}", process.terminal());
+        let _ = write!(whole, "\nprocess: {role} {}", process.terminal());
     }
-    whole += &format!("\nbytes: {}", reset.bytes.describe());
-    whole += &match &recorded.packets {
+    let _ = write!(whole, "\nbytes: {}", reset.bytes.describe());
+    let _ = match &recorded.packets {
         Some(WireVerdict { cause, confidence, .. }) => {
-            format!("\npackets: {cause} ({}): {}", confidence.name(), recorded.agreement.name())
+            write!(whole, "\npackets: {cause} ({}): {}", confidence.name(), recorded.agreement.name())
         }
-        None => "\npackets: they do not show this reset".to_owned(),
+        None => write!(whole, "\npackets: they do not show this reset"),
     };
-    [whole, kernel]
+    whole
 }
 
 /// The line of the index.

@@ -6,7 +6,9 @@ use super::*;
 
 fn write(files: &mut RecordFiles, bytes: usize) -> WrittenAt {
     let at = files.next(bytes as u64 + 10).unwrap();
-    files.write(&vec![7; bytes], 3, "{line 1}\n").unwrap();
+    files.collect(&vec![7; bytes], 3, "{line 1}\n");
+    files.flush();
+    assert!(files.take_lost().is_empty());
     at
 }
 
@@ -71,14 +73,95 @@ fn a_failed_write_leaves_nothing() {
     write(&mut files, 100);
     let before = size(directory.path());
     let readable = |path: &Path| File::open(path).unwrap();
-    files.next(100).unwrap();
+    let lost = |files: &mut RecordFiles, at: &WrittenAt| -> Vec<bool> {
+        let lost = files.take_lost();
+        (0..4).map(|number| lost.iter().any(|lost| lost.has(at.file, number))).collect()
+    };
     // An index that cannot be written to.
+    let at = files.next(100).unwrap();
     files.current.as_mut().unwrap().index = readable(&directory.path().join(index_name(1)));
-    files.write(&[7; 100], 1, "line\n").unwrap_err();
+    files.collect(&[7; 100], 1, "line\n");
+    files.collect(&[7; 100], 1, "line\n");
+    files.flush();
     assert_eq!(size(directory.path()), before);
+    assert_eq!(lost(&mut files, &at), [false, false, true, true], "the first was written before");
     assert_eq!(write(&mut files, 100).file, 2, "new files");
     files.current = None;
-    files.next(100).unwrap();
+    let at = files.next(100).unwrap();
     files.current.as_mut().unwrap().capture = readable(&directory.path().join(capture_name(1)));
-    files.write(&[7; 100], 1, "line\n").unwrap_err();
+    files.collect(&[7; 100], 1, "line\n");
+    files.flush();
+    assert_eq!(lost(&mut files, &at), [false, true, true, true]);
+}
+
+#[test]
+fn what_is_collected_counts_for_the_bounds_and_is_written_before_its_files_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut files = RecordFiles::open(directory.path(), 8_000).unwrap();
+    let mut numbers = Vec::new();
+    for _ in 0..100 {
+        let at = files.next(410).unwrap();
+        files.collect(&[7; 400], 3, "{line 1}\n");
+        numbers.push((at.file, at.number, at.offset));
+        assert!(files.total() <= 8_000);
+    }
+    assert_eq!(numbers[..3], [(1, 1, 0), (1, 2, 400), (2, 1, 0)]);
+    files.flush();
+    assert!(files.take_lost().is_empty());
+    assert_eq!((size(directory.path()), files.total()), (files.total(), files.total()));
+    let kept: Vec<u64> = files.files.keys().copied().collect();
+    let last = numbers.last().unwrap().0;
+    assert_eq!(kept, (last - kept.len() as u64 + 1..=last).collect::<Vec<_>>());
+    assert_eq!(files.overwritten() + 2 * kept.len() as u64, 100, "each is on disk or counted");
+}
+
+#[test]
+fn files_that_were_removed_are_not_written_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("records");
+    let mut files = RecordFiles::open(&path, 80_000).unwrap();
+    for (at, name) in [capture_name(1), index_name(2)].iter().enumerate() {
+        write(&mut files, 100);
+        assert_eq!(write(&mut files, 100).file, at as u64 + 1);
+        fs::remove_file(path.join(name)).unwrap();
+    }
+    assert_eq!(write(&mut files, 100).file, 3);
+    // Without its directory nothing can be written, and that is said.
+    fs::remove_dir_all(&path).unwrap();
+    assert_eq!(files.next(100).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert!(!path.exists(), "who has removed it has not asked for another");
+    fs::create_dir(&path).unwrap();
+    let at = write(&mut files, 100);
+    assert_eq!((at.file, at.number), (4, 1), "no id is given twice");
+    assert_eq!(size(&path), 100 + 9);
+    assert!(matches!(RecordFiles::open(&path, 80_000), Err(DirectoryError::Locked)), "also the new one");
+}
+
+#[test]
+fn names_that_only_look_alike_are_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let others = [
+        "resets-+00001.pcapng",
+        "resets-1.pcapng",
+        "resets-0000001.jsonl",
+        "resets-18446744073709551615.pcapng",
+        "resets-000001.pcapng.gz",
+    ];
+    for name in others {
+        fs::write(directory.path().join(name), vec![0; 10_000]).unwrap();
+    }
+    let mut files = RecordFiles::open(directory.path(), 8_000).unwrap();
+    assert_eq!((write(&mut files, 100).file, files.overwritten()), (1, 0));
+    assert!(others.iter().all(|name| directory.path().join(name).exists()));
+}
+
+#[test]
+fn a_pipe_in_the_place_of_an_index_keeps_nobody_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join(index_name(1));
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    fs::write(directory.path().join(capture_name(1)), vec![0; 10_000]).unwrap();
+    let files = RecordFiles::open(directory.path(), 8_000).unwrap();
+    assert_eq!(files.overwritten(), 0, "nobody knows how many");
+    assert!(!pipe.exists());
 }

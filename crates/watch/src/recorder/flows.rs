@@ -112,7 +112,8 @@ impl Flows {
         let flow = &mut self.flows[at as usize];
         if let Some(reset) = &mut flow.reset {
             // What follows a reset pushes out a quarter of what led to it, until it is clear that nobody has minded it.
-            if packet.time_ns.saturating_sub(reset.time_ns) > IGNORED_AFTER {
+            // Either way: the clock may have been set back meanwhile.
+            if packet.time_ns.abs_diff(reset.time_ns) > IGNORED_AFTER {
                 flow.reset = None;
             } else if reset.after >= quarter {
                 return;
@@ -154,7 +155,7 @@ impl Flows {
                 return at;
             }
             let is_wanted =
-                flow.reset.is_some_and(|reset| packet.time_ns.saturating_sub(reset.time_ns) < SAME_RESET);
+                flow.reset.is_some_and(|reset| packet.time_ns.abs_diff(reset.time_ns) < SAME_RESET);
             if !is_wanted || flow.written.is_some() {
                 // The next connection with these numbers.
                 self.slots.clear(&mut flow.packets);

@@ -192,3 +192,19 @@ fn a_listeners_reset_is_found_by_its_sender() {
     assert!(!found(&given, listener("0.0.0.0", 7), given.now), "the client has not sent it");
     assert!(!found(&given, listener("0.0.0.0", 80), given.now + SAME_SENDER));
 }
+
+#[test]
+fn a_clock_that_is_set_back_does_not_stop_a_connection() {
+    let mut given = Given::new(100, 8);
+    given.now = 10_000 * SECOND;
+    given.packet(7, true, Flags::ACK, 1);
+    given.packet(7, false, Flags::RST, 2);
+    // An hour earlier by the clock. Nobody has minded the reset, and the connection goes on.
+    given.now -= 3_600 * SECOND;
+    for seq in 10..18 {
+        given.packet(7, true, Flags::ACK, seq);
+    }
+    let (matching, seqs) = given.of(7, given.now);
+    assert!(!matching.has_reset);
+    assert_eq!(seqs, (10..18).collect::<Vec<_>>());
+}

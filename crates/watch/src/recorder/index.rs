@@ -1,6 +1,5 @@
 //! The index beside a capture: one line of JSON for each recorded reset.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
@@ -10,7 +9,7 @@ use linger_untrusted::Untrusted;
 use linger_why::{Cause, Confidence};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::files::{capture_name, index_name};
+use super::files::{capture_name, index_name, open_regular};
 use crate::live_reset::Direction;
 use crate::recorded::{Agreement, WireVerdict};
 
@@ -105,7 +104,7 @@ impl IndexedReset {
         });
         let file = file.ok_or(NotRecorded::NoId)?;
         let (index, capture) = (index_name(file), capture_name(file));
-        let opened = File::open(directory.join(&index)).map_err(|error| match error.kind() {
+        let opened = open_regular(&directory.join(&index)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound if !directory.is_dir() => NotRecorded::NoDirectory,
             io::ErrorKind::NotFound => NotRecorded::NoFile(index.clone()),
             _ => NotRecorded::Io(index.clone(), error),
@@ -126,7 +125,11 @@ impl IndexedReset {
             }
         };
         let failed = |error| NotRecorded::Io(capture.clone(), error);
-        let packets = File::open(directory.join(&capture)).map_err(failed)?;
+        let packets = open_regular(&directory.join(&capture)).map_err(|error| match error.kind() {
+            // A watcher that makes room removes the index first.
+            io::ErrorKind::NotFound => NotRecorded::NoFile(capture.clone()),
+            _ => failed(error),
+        })?;
         if found.bytes > LONGEST_SECTION {
             return Err(failed(io::Error::other("its index names a section that is too long")));
         }

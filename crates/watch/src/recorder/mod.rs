@@ -12,22 +12,23 @@ mod options;
 mod section;
 mod slots;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linger_untrusted::{Untrusted, to_json};
 use linger_why::Cause;
 
-use self::entry::{SectionPlace, comments, entry};
+use self::entry::{SectionPlace, by_kernel, comment, entry};
 use self::files::{DirectoryError, RecordFiles, capture_name};
 use self::flows::{Flows, Matching};
 pub use self::index::{IndexedReset, KernelVerdict, NotRecorded};
 use self::options::COMMENTS;
 pub use self::options::{CannotRecord, PacketTap, RecordOptions};
-use self::section::{Comments, section};
+use self::section::BareSection;
 use crate::addresses::Endpoints;
 use crate::kernel::tap::{BLOCK_TIMEOUT, PacketRing};
 use crate::live_reset::{Direction, LiveReset};
@@ -73,7 +74,21 @@ struct AwaitedReset {
 #[derive(Clone, Debug)]
 struct KnownSection {
     place: SectionPlace,
-    verdicts: Vec<JudgedReset>,
+    verdicts: Arc<[JudgedReset]>,
+}
+
+/// A record that is not known to be on disk.
+#[derive(Clone, Copy, Debug)]
+struct Collected {
+    /// The number of its file, and its own in it.
+    at: (u64, u64),
+    differs: bool,
+}
+
+impl Collected {
+    fn new(at: (u64, u64), recorded: &Recorded) -> Self {
+        Self { at, differs: recorded.agreement == Agreement::Differ }
+    }
 }
 
 /// Records the packets of connections that are reset.
@@ -88,6 +103,10 @@ pub struct Recorder {
     recent: VecDeque<KnownSection>,
     begun: u64,
     names: HashMap<u32, String>,
+    /// Memory for the section that is written.
+    section: Vec<u8>,
+    /// The records that are not known to be on disk.
+    collected: Vec<Collected>,
     counts: RecordCounts,
     error: Option<io::Error>,
 }
@@ -113,6 +132,8 @@ impl Recorder {
             recent: VecDeque::new(),
             begun: 0,
             names: HashMap::new(),
+            section: Vec::new(),
+            collected: Vec::new(),
             counts: RecordCounts::default(),
             error: None,
         })
@@ -167,8 +188,31 @@ impl Recorder {
                 self.waiting.push_back(waiting);
             }
         }
+        self.files.flush();
+        self.forget_lost(&mut done);
         done.sort_by(|a, b| a.time_seconds.total_cmp(&b.time_seconds));
         done
+    }
+
+    /// Takes back what was said of records that could not be written.
+    fn forget_lost(&mut self, done: &mut [LiveReset]) {
+        let lost = self.files.take_lost();
+        let is_lost = |at: (u64, u64)| lost.iter().any(|lost| lost.has(at.0, at.1));
+        let mut ids = HashSet::new();
+        for collected in self.collected.drain(..) {
+            if is_lost(collected.at) {
+                self.counts.not_written += 1;
+                ids.insert(id(collected.at));
+            } else {
+                self.counts.recorded += 1;
+                self.counts.differ += u64::from(collected.differs);
+            }
+        }
+        if !ids.is_empty() {
+            let is_gone = |recorded: &mut Recorded| ids.contains(&recorded.id);
+            done.iter_mut().for_each(|reset| drop(reset.recorded.take_if(is_gone)));
+        }
+        self.error = lost.into_iter().last().map(|lost| lost.error).or(self.error.take());
     }
 
     fn has_packets(&self, reset: &LiveReset) -> bool {
@@ -189,14 +233,10 @@ impl Recorder {
                 continue;
             }
             match self.write(reset, (&ends, time_ns), &matching) {
-                Ok(recorded) => {
-                    self.counts.recorded += 1;
-                    self.counts.differ += u64::from(recorded.agreement == Agreement::Differ);
-                    match &mut whole {
-                        Some(whole) => whole.connections += 1,
-                        none => *none = Some(recorded),
-                    }
-                }
+                Ok(recorded) => match &mut whole {
+                    Some(whole) => whole.connections += 1,
+                    none => *none = Some(recorded),
+                },
                 Err(error) => {
                     self.counts.not_written += 1;
                     self.error = Some(error);
@@ -226,25 +266,26 @@ impl Recorder {
             if at.file == known.place.file {
                 let recorded = recorded(reset, ends, at.number, &known);
                 let line = line(&entry(reset, (ends, time_ns), &recorded, &known.place))?;
-                self.files.write(&[], 0, &line)?;
+                self.files.collect(&[], 0, &line);
+                self.collected.push(Collected::new((at.file, at.number), &recorded));
                 return Ok(recorded);
             }
         }
         let packets = self.flows.packets(matching);
         let (names, ring) = (&mut self.names, &self.ring);
-        let mut name = |interface| interface_name(ring, names, interface);
-        let bare = section(&packets, self.snap, None, &mut name);
-        let at = self.files.next(bare.len() as u64 + COMMENTS)?;
+        let name = |interface| interface_name(ring, names, interface);
+        let bare = BareSection::new(&packets, self.snap, &by_kernel(reset), name);
+        let at = self.files.next(bare.as_bytes().len() as u64 + COMMENTS)?;
         let (file, offset, first_frame, frames) = (at.file, at.offset, at.first_frame, packets.len() as u64);
         let place = SectionPlace { file, offset, bytes: 0, first_frame, frames };
-        let mut known = KnownSection { place, verdicts: judge(&bare) };
+        let mut known = KnownSection { place, verdicts: judge(bare.as_bytes()).into() };
         let recorded = recorded(reset, ends, at.number, &known);
-        let [whole, short] = comments(reset, ends, &recorded);
-        let comments = Comments { section: &whole, reset: &short };
-        let bytes = section(&packets, self.snap, Some(&comments), &mut name);
-        known.place.bytes = bytes.len() as u64;
+        self.section.clear();
+        bare.append_to(&mut self.section, &comment(reset, ends, &recorded))?;
+        known.place.bytes = self.section.len() as u64;
         let line = line(&entry(reset, (ends, time_ns), &recorded, &known.place))?;
-        self.files.write(&bytes, frames, &line)?;
+        self.files.collect(&self.section, frames, &line);
+        self.collected.push(Collected::new((file, at.number), &recorded));
         self.flows.written(matching, self.begun + self.recent.len() as u64);
         self.recent.push_back(known);
         if self.recent.len() > MOST_RECENT {
@@ -269,7 +310,7 @@ fn recorded(reset: &LiveReset, ends: &Endpoints, number: u64, known: &KnownSecti
     };
     let packets = verdict_on(&known.verdicts, sender);
     Recorded {
-        id: format!("{}-{number}", known.place.file),
+        id: id((known.place.file, number)),
         file: capture_name(known.place.file),
         frames: known.place.frames,
         kernel: reset.cause,
@@ -277,6 +318,10 @@ fn recorded(reset: &LiveReset, ends: &Endpoints, number: u64, known: &KnownSecti
         packets,
         connections: 1,
     }
+}
+
+fn id((file, number): (u64, u64)) -> String {
+    format!("{file}-{number}")
 }
 
 fn line(entry: &IndexedReset) -> io::Result<String> {

@@ -1,6 +1,6 @@
 //! One reset as a section of a pcapng file: its packets as a cooked capture, and comments.
 
-use std::collections::HashMap;
+use std::io;
 
 use linger_packet::pcapng::{InterfaceId, Writer};
 use linger_packet::{Flags, LinkType, Segment};
@@ -9,47 +9,84 @@ use crate::kernel::tap::SeenPacket;
 
 /// Length of the header before each packet (`LINKTYPE_LINUX_SLL`).
 const COOKED: usize = 16;
+/// Room for a packet's block, beside the bytes that are kept of the packet.
+const BLOCK: usize = 128;
 
-/// Comments of a section: on the whole, and on its first reset.
+/// A section in memory, which has no comment on the whole until it is known what the packets show.
 #[derive(Debug)]
-pub(crate) struct Comments<'a> {
-    pub(crate) section: &'a str,
-    pub(crate) reset: &'a str,
+pub(crate) struct BareSection {
+    bytes: Vec<u8>,
+    /// Length of its first block, which is the one for a comment on the whole.
+    header: usize,
 }
 
-/// Writes packets as a section. `name` names an interface.
-pub(crate) fn section(
-    packets: &[SeenPacket<'_>],
-    snap: u32,
-    comments: Option<&Comments<'_>>,
-    mut name: impl FnMut(u32) -> String,
-) -> Vec<u8> {
-    let application = concat!("linger watch ", env!("CARGO_PKG_VERSION"));
-    let mut write = || -> std::io::Result<Vec<u8>> {
-        let comment = comments.map(|comments| comments.section);
-        let mut writer = Writer::with_comment(Vec::new(), application, comment)?;
-        let mut interfaces: HashMap<u32, InterfaceId> = HashMap::new();
+impl BareSection {
+    /// Writes packets, with a comment on the first reset. `name` names an interface.
+    pub(crate) fn new(
+        packets: &[SeenPacket<'_>],
+        snap: u32,
+        on_reset: &str,
+        name: impl FnMut(u32) -> String,
+    ) -> Self {
+        // Memory takes any number of bytes, and the interfaces are the writer's own.
+        Self::written(packets, snap, on_reset, name).unwrap_or(Self { bytes: Vec::new(), header: 0 })
+    }
+
+    fn written(
+        packets: &[SeenPacket<'_>],
+        snap: u32,
+        on_reset: &str,
+        mut name: impl FnMut(u32) -> String,
+    ) -> io::Result<Self> {
+        let room: usize = packets.iter().map(|packet| packet.data.len() + BLOCK).sum();
+        let header = header(None)?;
+        let length = header.len();
+        let mut bytes = Vec::with_capacity(length + room + BLOCK);
+        bytes.extend(header);
+        let mut writer = Writer::continuing(bytes);
+        let mut interfaces: Vec<(u32, InterfaceId)> = Vec::new();
         let snap = snap + COOKED as u32 + 4;
-        let mut commented = false;
+        let mut is_commented = false;
+        let mut frame = Vec::new();
         for packet in packets {
-            let interface = match interfaces.get(&packet.interface) {
-                Some(known) => *known,
+            let known = interfaces.iter().find(|(number, _)| *number == packet.interface);
+            let interface = match known {
+                Some((_, known)) => *known,
                 None => {
                     let id = writer.interface(&name(packet.interface), LinkType::LINUX_SLL, snap)?;
-                    interfaces.insert(packet.interface, id);
+                    interfaces.push((packet.interface, id));
                     id
                 }
             };
-            let comment = comments.filter(|_| !commented && is_reset(packet)).map(|comments| comments.reset);
-            commented |= comment.is_some();
-            let frame = cooked(packet);
+            let comment = (!is_commented && is_reset(packet)).then_some(on_reset);
+            is_commented |= comment.is_some();
+            cook(packet, &mut frame);
             let wire_len = packet.wire_len + (frame.len() - packet.data.len()) as u32;
             writer.packet(interface, packet.time_ns, &frame, wire_len, comment)?;
         }
-        Ok(writer.into_inner())
-    };
-    // Memory takes any number of bytes, and the interfaces are the writer's own.
-    write().unwrap_or_default()
+        Ok(Self { bytes: writer.into_inner(), header: length })
+    }
+
+    /// The section without a comment on the whole: a capture.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Appends the section with a comment on the whole to a capture.
+    ///
+    /// # Errors
+    /// None: memory takes any number of bytes.
+    pub(crate) fn append_to(&self, capture: &mut Vec<u8>, comment: &str) -> io::Result<()> {
+        capture.extend(header(Some(comment))?);
+        capture.extend(&self.bytes[self.header..]);
+        Ok(())
+    }
+}
+
+/// The first block of a section.
+fn header(comment: Option<&str>) -> io::Result<Vec<u8>> {
+    let application = concat!("linger watch ", env!("CARGO_PKG_VERSION"));
+    Ok(Writer::with_comment(Vec::new(), application, comment)?.into_inner())
 }
 
 fn is_reset(packet: &SeenPacket<'_>) -> bool {
@@ -57,9 +94,9 @@ fn is_reset(packet: &SeenPacket<'_>) -> bool {
         .is_ok_and(|segment| segment.flags.has(Flags::RST))
 }
 
-/// The packet behind a cooked header, with its VLAN tag put back.
-fn cooked(packet: &SeenPacket<'_>) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(COOKED + 4 + packet.data.len());
+/// Puts the packet behind a cooked header, with its VLAN tag back in its place, into `frame`.
+fn cook(packet: &SeenPacket<'_>, frame: &mut Vec<u8>) {
+    frame.clear();
     frame.extend(u16::from(packet.link.kind).to_be_bytes());
     frame.extend(packet.link.hardware.to_be_bytes());
     frame.extend(u16::from(packet.link.length).to_be_bytes());
@@ -70,7 +107,6 @@ fn cooked(packet: &SeenPacket<'_>) -> Vec<u8> {
     }
     frame.extend(packet.protocol.to_be_bytes());
     frame.extend(packet.data);
-    frame
 }
 
 #[cfg(test)]
@@ -94,8 +130,12 @@ mod tests {
             vlan: Some((0x8100, 10)),
             data: &ip,
         };
-        let comments = Comments { section: "whole", reset: "the reset" };
-        let bytes = section(&[packet, packet], 128, Some(&comments), |number| format!("if{number}"));
+        let section = BareSection::new(&[packet, packet], 128, "the reset", |number| format!("if{number}"));
+        let mut bytes = Vec::new();
+        section.append_to(&mut bytes, "whole").unwrap();
+        assert_eq!(bytes.len(), section.as_bytes().len() + 12, "an option, its length, and its padding");
+        let mut bare = CaptureReader::in_memory(section.as_bytes()).unwrap();
+        assert_eq!(bare.next().unwrap().unwrap().comments().collect::<Vec<_>>(), ["the reset"]);
         let mut reader = CaptureReader::in_memory(&bytes).unwrap();
         let first = reader.next().unwrap().unwrap();
         assert_eq!((first.time_ns, first.wire_len), (packet.time_ns, 1_040 + 20));

@@ -130,4 +130,7 @@ fn what_was_not_recorded_is_said_by_its_reason() {
     assert!(matches!(read(&directory.path().join("nowhere"), "1-1"), NotRecorded::NoDirectory));
     std::fs::write(directory.path().join(files::index_name(1)), "half a li").unwrap();
     assert!(matches!(read(directory.path(), "1-1"), NotRecorded::NoLine(_)));
+    let pipe = directory.path().join(files::index_name(2));
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(matches!(read(directory.path(), "2-1"), NotRecorded::Io(..)), "a pipe keeps nobody waiting");
 }

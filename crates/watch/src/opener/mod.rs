@@ -1,0 +1,114 @@
+//! [`Opener`]: a process of its own that keeps the capabilities which watching needs after its start, and hands out what it opens.
+//!
+//! It is a child that was forked before anything else was done. It reads no packet and no event; it answers five fixed requests
+//! ([`OpenerRequest`]) with descriptors, pids and inodes, and ends when the socket to it is closed.
+
+mod messages;
+mod serve;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use self::messages::{OpenerAnswer, OpenerRequest};
+use crate::kernel::fork;
+use crate::kernel::leftovers::Leftovers;
+use crate::kernel::ring::{Ring, RingError, Subscription};
+use crate::namespace_id::NamespaceId;
+use crate::privileged::{FoundNamespaces, NamespaceFiles};
+
+/// The process that opens for this one what takes capabilities.
+#[derive(Debug)]
+pub struct Opener {
+    socket: UnixStream,
+    /// `None` in tests, where a thread answers.
+    process: Option<Pid>,
+    has_ended: bool,
+}
+
+impl Opener {
+    /// Starts the process. It must be done while this process has one thread, and before anything is open that the other should not
+    /// have.
+    ///
+    /// # Errors
+    /// Returns the errors of `socketpair(2)` and `fork(2)`, and an error if this process has other threads.
+    pub fn start() -> io::Result<Self> {
+        let (socket, other) = UnixStream::pair()?;
+        let process = fork::start(other.into(), |socket| serve::serve(&socket.into()))?;
+        Ok(Self { socket, process: Some(process), has_ended: false })
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        Pid::as_raw(self.process)
+    }
+
+    /// Whether it has ended, although nobody told it to.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    fn ask(&mut self, request: &OpenerRequest) -> io::Result<(OpenerAnswer, Vec<OwnedFd>)> {
+        let answer =
+            messages::send(&self.socket, request, &[]).and_then(|()| messages::receive(&self.socket));
+        match answer.inspect_err(|_| self.has_ended = true)? {
+            (OpenerAnswer::Failed(number), _) => Err(io::Error::from_raw_os_error(number)),
+            answer => Ok(answer),
+        }
+    }
+
+    pub(crate) fn begin(&mut self, sources: &[Subscription]) -> io::Result<()> {
+        self.ask(&OpenerRequest::Begin(sources.to_vec())).map(drop)
+    }
+
+    pub(crate) fn processor(&mut self, cpu: i32, size: usize) -> Result<Ring, RingError> {
+        match self.ask(&OpenerRequest::Processor { cpu, size })? {
+            (OpenerAnswer::Locked, _) => Err(RingError::Locked),
+            (_, events) => Ring::of_events(events, cpu, size),
+        }
+    }
+
+    pub(crate) fn namespaces(&mut self) -> io::Result<FoundNamespaces> {
+        match self.ask(&OpenerRequest::Namespaces)? {
+            (OpenerAnswer::Namespaces(found), _) => Ok(found),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    pub(crate) fn leftovers(&mut self, id: NamespaceId) -> io::Result<Leftovers> {
+        let (_, descriptors) = self.ask(&OpenerRequest::Leftovers(id.inode()))?;
+        let socket = descriptors.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Leftovers::of_socket(socket, Some(id)))
+    }
+
+    pub(crate) fn survey(&mut self, id: NamespaceId) -> io::Result<NamespaceFiles> {
+        match self.ask(&OpenerRequest::Survey(id.inode()))? {
+            (OpenerAnswer::Some(which), descriptors) => {
+                Ok(NamespaceFiles::of_descriptors(&which, descriptors))
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    pub(crate) fn owners(&mut self, inodes: &[u32]) -> io::Result<Vec<(u32, u32)>> {
+        match self.ask(&OpenerRequest::Owners(inodes.to_vec()))? {
+            (OpenerAnswer::Owners(owners), _) => Ok(owners),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        if self.process.is_some() {
+            let _ = waitpid(self.process, WaitOptions::empty());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
