@@ -7,7 +7,7 @@
 //! Another transfer of the same file, such as a second `put` of it, takes nothing from one that gets on: it is refused. Only
 //! where nothing comes any more does it take over, because the client of the older transfer may be gone without a word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,11 @@ const LONG_LOOK: Duration = Duration::from_millis(50);
 
 /// The files that are being received in this process.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(Mutex<BTreeMap<Token, Holder>>);
+pub(crate) struct Claims {
+    held: Mutex<BTreeMap<Token, Holder>>,
+    /// Files whose sync has failed and whose partial file may still be there.
+    unsynced: Mutex<BTreeSet<Token>>,
+}
 
 #[derive(Debug)]
 struct Holder {
@@ -61,7 +65,29 @@ pub(crate) struct Claimant {
 
 impl Claims {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Token, Holder>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, BTreeSet<Token>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a partial file must not be resumed: its sync has failed. The kernel counts its pages as written once it has reported that
+    /// they were not (fsync(2)), so that a later sync of the same file succeeds without them.
+    pub(crate) fn is_unsynced(&self, token: Token) -> bool {
+        self.unsynced().contains(&token)
+    }
+
+    /// The partial file is another one from here on.
+    pub(crate) fn begin_anew(&self, token: Token) {
+        self.unsynced().remove(&token);
+    }
+}
+
+impl Claim {
+    /// The sync of the file has failed: see [`Claims::is_unsynced`].
+    pub(crate) fn mark_unsynced(&self) {
+        self.claims.unsynced().insert(self.token);
     }
 }
 

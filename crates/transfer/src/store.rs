@@ -200,7 +200,11 @@ impl<'a> Store<'a> {
         let hashing = Hashing::of(self.options.verify, entry.by_blocks);
         let dir = rustix::io::fcntl_dupfd_cloexec(&work.dir, 0);
         let dir = dir.map_err(|error| Fault::new("open", "the work directory", error))?;
+        let is_unsynced = self.claimant.claims.is_unsynced(token);
         Ok(move |gauge: &Gauge| {
+            if is_unsynced {
+                return Ok(None);
+            }
             let (part, log) = names(token);
             PartLog::resume(dir.as_fd(), token, hashing, &part, &log, gauge)
                 .map_err(|error| in_use("resume", &dest, error))

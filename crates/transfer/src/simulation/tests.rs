@@ -292,6 +292,17 @@ fn a_directory_that_cannot_be_made_again_is_synced_all_the_same() {
     }
 }
 
+/// What the long run has found: the sync of a file fails, and then the removal of the partial file. Its pages count as written.
+#[test]
+fn a_file_whose_sync_has_failed_is_not_resumed() {
+    let (_dir, mut runner) = runner();
+    for calls in [1, 2, 6] {
+        let events = vec![ScheduledEvent::Broken { step: 66, calls }];
+        let outcome = runner.run(&Schedule::new(50_376_939, Scenario::Large, events), None);
+        assert_eq!((outcome.fault, outcome.client), (None, Some(1)), "{calls} calls");
+    }
+}
+
 /// A disk that fails for a while, from whichever call on: what a failed sync was to make durable is confirmed by nobody.
 #[test]
 fn a_disk_that_fails_makes_nobody_lie() {

@@ -99,6 +99,7 @@ impl Store<'_> {
             self.forget_synced();
         }
         let durability = if self.syncs_together() { Durability::FileSystem } else { self.options.durability };
+        let sync_failed = synced.is_err();
         let synced = synced.and_then(|()| self.sync_grown());
         let mut results = Vec::with_capacity(self.group.len());
         let mut last_parent: Option<Rc<OwnedFd>> = None;
@@ -135,6 +136,9 @@ impl Store<'_> {
                     results.push(Ok(Receipt { time: now, present, durability, ..landed.receipt }));
                 }
                 Err(fault) => {
+                    if let Some(claim) = landed.claim.as_ref().filter(|_| sync_failed) {
+                        claim.mark_unsynced();
+                    }
                     landed.temporary.remove(landed.log.is_some());
                     results.push(Err((index, fault)));
                 }

@@ -87,7 +87,10 @@ impl Store<'_> {
                     let work = self.work_for(&parent, &landing.dest)?;
                     tries += 1;
                     match PartLog::create(work.dir.as_fd(), token, hashing, &name, &log) {
-                        Ok(made) => break (work, made),
+                        Ok(made) => {
+                            self.claimant.claims.begin_anew(token);
+                            break (work, made);
+                        }
                         // Another session has removed the directory, because it was empty.
                         Err(Errno::NOENT) if tries < 5 => self.forget_work(&work),
                         Err(error) => {
