@@ -136,9 +136,7 @@ impl Store<'_> {
                     results.push(Ok(Receipt { time: now, present, durability, ..landed.receipt }));
                 }
                 Err(fault) => {
-                    if let Some(claim) = landed.claim.as_ref().filter(|_| sync_failed) {
-                        claim.mark_unsynced();
-                    }
+                    landed.claim.iter().filter(|_| sync_failed).for_each(Claim::mark_unsynced);
                     landed.temporary.remove(landed.log.is_some());
                     results.push(Err((index, fault)));
                 }
