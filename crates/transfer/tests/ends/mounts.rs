@@ -93,7 +93,7 @@ fn a_transfer_to_what_is_mounted_goes_on_where_it_was() {
         for same_disk in disks() {
             let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
             let file = from.path().join("file");
-            fs::write(&file, bytes(32 * BLOCK, 1)).unwrap();
+            fs::write(&file, bytes(128 * BLOCK, 1)).unwrap();
             let place = to.path().join("mounted");
             mounted(&place, same_disk.as_ref());
             share(
@@ -130,7 +130,7 @@ fn a_transfer_to_what_is_mounted_goes_on_where_it_was() {
                     assert!(goes_on >= BLOCK as u64, "{goes_on}");
                 },
             );
-            assert!(fs::read(place.join("inner/file")).unwrap() == bytes(32 * BLOCK, 1));
+            assert!(fs::read(place.join("inner/file")).unwrap() == bytes(128 * BLOCK, 1));
             assert_eq!(works(to.path()), Vec::<PathBuf>::new());
         }
     });
