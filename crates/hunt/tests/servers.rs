@@ -42,7 +42,7 @@ def serve(s):
 {rule}
     except OSError: pass
     finally: s.close()
-listener = socket.create_server(('127.0.0.1', 8000), backlog=1000)
+listener = socket.create_server(('', 8000), backlog=1000)
 while True:
     s, _ = listener.accept()
     threading.Thread(target=serve, args=(s,), daemon=True).start()
@@ -104,6 +104,9 @@ fn found(report: HuntReport) -> FoundLoss {
 const GET: ClientStep = ClientStep::Request { body: 0, sent: 0 };
 
 /// The story needs each of its steps, and both ends agree: the client misses bytes, and the server's kernel counted resets.
+///
+/// Over a link with a delay, where the server closes before the response can have crossed it. On loopback, how busy the
+/// machine is decides whether the client has read all by then, and which steps it takes to be late.
 #[test]
 fn a_server_that_drains_64_kib_is_found_and_the_story_has_what_it_takes() {
     sandboxed(|| {
@@ -111,8 +114,13 @@ fn a_server_that_drains_64_kib_is_found_and_the_story_has_what_it_takes() {
             return;
         }
         // Only long uploads are looked for: with pauses there are other losses, of a server that has gone before.
-        let report =
-            hunted(planted(DRAINS_64_KIB), 1, |plan| plan.longest_pause = Duration::from_millis(5)).unwrap();
+        let report = hunted(planted(DRAINS_64_KIB), 1, |plan| {
+            plan.longest_pause = Duration::from_millis(5);
+            if let Quarry::Command { links, .. } = &mut plan.quarry {
+                *links = vec![Link::named("wifi").unwrap()];
+            }
+        })
+        .unwrap();
         let found = found(report);
         // The shortest story stands at its boundary, where how busy the machine is decides about one trial or another.
         assert!(found.repeats.lost * 2 > found.repeats.judged, "{found:?}");
