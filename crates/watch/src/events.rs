@@ -75,13 +75,15 @@ pub enum Blind {
     NoOwners,
     /// No messages about destroyed sockets: byte counts are not known.
     NoBytes,
+    /// There are more network namespaces than are looked into.
+    TooManyNamespaces,
     /// Other network namespaces cannot be entered: their listeners, counters and byte counts are not known.
     NoNamespaces,
     /// A processor came online, and its events could not be opened: what it does is not seen.
     NewProcessor,
     /// No `sched_process_exit`: the end of a process looks like a close.
     NoExits,
-    /// The process that opens what takes capabilities has ended.
+    /// The process that opens what takes capabilities has ended, or does not answer.
     NoOpener,
 }
 
@@ -102,6 +104,10 @@ impl Blind {
                 "of containers (other network namespaces) only the resets are seen, without listeners, counters and often \
                  bytes: entering them needs CAP_SYS_ADMIN"
             }
+            Self::TooManyNamespaces => {
+                "there are more network namespaces than are looked into (1,024, and one for each four open files that are \
+                 allowed), or too little memory for them: of the others only the resets are seen"
+            }
             Self::NewProcessor => {
                 "a processor came online, and what happens on it is not seen: there are too few descriptors, or too little \
                  memory that may be locked"
@@ -110,8 +116,9 @@ impl Blind {
                 "the end of a process is not told from a close: no tracepoint sched:sched_process_exit"
             }
             Self::NoOpener => {
-                "the process that opens what takes capabilities (linger-opener) has ended: containers and processors that come \
-                 from now on are not seen, and new listeners have no process; start it again"
+                "the process that opens what takes capabilities (linger-opener) has ended or does not answer: from now on \
+                 containers are seen by their resets alone, without listeners, counters and bytes, processors that come online \
+                 are not seen, and new listeners have no process; start it again"
             }
             Self::NoBytes => "bytes lost are not known: sock_diag tells nothing of destroyed sockets here",
         }

@@ -12,10 +12,12 @@ use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
 use crate::kernel::sock_diag::{States, TcpSocket};
 use crate::namespace_id::NamespaceId;
-use crate::privileged::{FoundNamespace, FoundNamespaces, MOST_NAMESPACES, NamespaceFiles};
+use crate::privileged::{FoundNamespace, FoundNamespaces, NamespaceFiles};
 
-/// Shortest interval of the search, and the share of a core that it may use: one part in so many.
+/// Shortest and longest interval of the search, and the share of a core that it may use up to there: one part in so many. Until a
+/// namespace that is gone is missed, what is open in it keeps it.
 const SEARCH_EVERY: Duration = Duration::from_secs(3);
+const SEARCH_AT_LEAST: Duration = Duration::from_secs(30);
 const SHARE: u32 = 4_000;
 /// What a look into a namespace shows.
 #[derive(Debug, Default)]
@@ -46,6 +48,7 @@ pub(crate) struct Namespaces {
     own: NamespaceId,
     known: HashMap<NamespaceId, KnownNamespace>,
     refused: bool,
+    crowded: bool,
     search: LookInterval,
     access: Access,
 }
@@ -59,7 +62,8 @@ impl Namespaces {
             own,
             known: HashMap::from([(own, here)]),
             refused: false,
-            search: LookInterval::new(SEARCH_EVERY, SHARE),
+            crowded: false,
+            search: LookInterval::new(SEARCH_EVERY, SEARCH_AT_LEAST, SHARE),
             access,
         }
     }
@@ -72,6 +76,11 @@ impl Namespaces {
     /// Whether another namespace could not be entered.
     pub(crate) fn refused(&self) -> bool {
         self.refused
+    }
+
+    /// Whether there are, or were, more than can be looked into.
+    pub(crate) fn crowded(&self) -> bool {
+        self.crowded
     }
 
     pub(crate) fn is_there(&self, id: NamespaceId) -> bool {
@@ -101,8 +110,15 @@ impl Namespaces {
     }
 
     fn search(&mut self) -> Vec<Leftovers> {
-        let Ok(FoundNamespaces { found, refused }) = self.access.namespaces() else { return Vec::new() };
+        let Ok(FoundNamespaces { found, refused, crowded }) = self.access.namespaces() else {
+            if self.access.is_lost() {
+                // Which of them are gone cannot be seen any more, and a source in one would keep it, with its interfaces, for good.
+                self.known.retain(|id, _| *id == self.own);
+            }
+            return Vec::new();
+        };
         self.refused |= refused;
+        self.crowded |= crowded;
         let there: HashSet<NamespaceId> =
             found.iter().map(|found| NamespaceId::from_inode(found.inode)).collect();
         self.known.retain(|id, _| *id == self.own || there.contains(id));
@@ -112,9 +128,6 @@ impl Namespaces {
             if let Some(known) = self.known.get_mut(&id) {
                 (known.name, known.pid) = (name, pid);
                 continue;
-            }
-            if self.known.len() >= MOST_NAMESPACES {
-                break;
             }
             // A process may have ended meanwhile, and its namespace with it.
             match self.access.leftovers(id) {
@@ -129,7 +142,14 @@ impl Namespaces {
     }
 
     fn note_refusal(&mut self, error: &io::Error) {
-        self.refused |= error.kind() == io::ErrorKind::PermissionDenied;
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => self.refused = true,
+            // No descriptor, thread or memory is left for it.
+            Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS) => {
+                self.crowded = true;
+            }
+            _ => {}
+        }
     }
 
     /// Looks into all namespaces. `half_closed`: also for connections whose peer has closed and

@@ -12,13 +12,16 @@ use crate::namespaces::Survey;
 use crate::notice::Warning;
 use crate::process::{NamedProcess, Processes};
 
-/// Interval of the list of listeners, which is short.
+/// Shortest and longest interval of the list of listeners, which is short.
 const LISTENERS_EVERY: Duration = Duration::from_secs(3);
-/// Shortest interval of the list of CLOSE_WAIT connections: the kernel walks its whole connection table for it.
+const LISTENERS_AT_LEAST: Duration = Duration::from_secs(30);
+/// Those of the list of CLOSE_WAIT connections: the kernel walks its whole connection table for it.
 const CONNECTIONS_EVERY: Duration = Duration::from_secs(3);
-/// Shortest interval of a walk over all processes for the holders of new sockets.
+const CONNECTIONS_AT_LEAST: Duration = Duration::from_secs(300);
+/// Those of a walk over all processes for the holders of new sockets.
 const SEARCH_EVERY: Duration = Duration::from_secs(15);
-/// The expensive polls may use one four-thousandth of a core: their interval grows with their measured duration.
+const SEARCH_AT_LEAST: Duration = Duration::from_secs(120);
+/// The expensive polls may use one four-thousandth of a core: their interval grows with their measured duration, up to its bound.
 const SHARE: u32 = 4_000;
 /// The list of listeners, of all namespaces, may use a little more: it is what shows an overflow.
 const LISTENERS_SHARE: u32 = 1_500;
@@ -49,9 +52,9 @@ impl Default for Sockets {
             listeners: HashMap::new(),
             owners: HashMap::new(),
             warned: HashMap::new(),
-            listening: LookInterval::new(LISTENERS_EVERY, LISTENERS_SHARE),
-            connections: LookInterval::new(CONNECTIONS_EVERY, SHARE),
-            search: LookInterval::new(SEARCH_EVERY, SHARE),
+            listening: LookInterval::new(LISTENERS_EVERY, LISTENERS_AT_LEAST, LISTENERS_SHARE),
+            connections: LookInterval::new(CONNECTIONS_EVERY, CONNECTIONS_AT_LEAST, SHARE),
+            search: LookInterval::new(SEARCH_EVERY, SEARCH_AT_LEAST, SHARE),
         }
     }
 }
@@ -162,6 +165,7 @@ impl Sockets {
         let unknown: Vec<u32> = sockets
             .map(|socket| socket.inode)
             .filter(|inode| *inode != 0 && !self.owners.contains_key(inode))
+            .take(MAX)
             .collect();
         let started = Instant::now();
         if unknown.is_empty() || !self.search.is_due(started) {

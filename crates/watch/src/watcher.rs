@@ -24,8 +24,9 @@ const WHILE_WAITING: Duration = Duration::from_millis(100);
 /// If one read returns this many destroyed sockets or more, the host is busy: read again after [`WHILE_MANY`], before the
 /// netlink buffer is full.
 const MANY: usize = 200;
-/// How often the kernel's counters are read, and the share of a processor that it may take: one part in so many.
-const COUNTERS_EVERY: (Duration, u32) = (Duration::from_secs(3), 1_500);
+/// How often the kernel's counters are read, at least, and the share of a processor that it may take up to there: one part in so
+/// many.
+const COUNTERS: LookInterval = LookInterval::new(Duration::from_secs(3), Duration::from_secs(15), 1_500);
 /// Shortest interval between notices of further resets after one.
 const FURTHER_EVERY: Duration = Duration::from_secs(1);
 const WHILE_MANY: Duration = Duration::from_millis(50);
@@ -60,7 +61,7 @@ impl Watcher {
             filter,
             resets: Resets::new(&access),
             comparison: Comparison::start(),
-            counting: LookInterval::new(COUNTERS_EVERY.0, COUNTERS_EVERY.1),
+            counting: COUNTERS,
             many: false,
             look_now: false,
             further_told: Instant::now(),
@@ -246,7 +247,7 @@ impl Watcher {
         let namespaces = self.resets.namespaces();
         let sources = namespaces.discover();
         self.kernel.keep_leftovers(|id| namespaces.is_there(id));
-        let refused = namespaces.refused();
+        let (refused, crowded) = (namespaces.refused(), namespaces.crowded());
         if at_start {
             // Where others cannot be entered, the kernel is asked for what it tells of them here.
             let own = if refused { None } else { Some(namespaces.own()) };
@@ -257,6 +258,9 @@ impl Watcher {
             if refused {
                 self.kernel.note_blind(Blind::NoNamespaces);
             }
+        }
+        if crowded {
+            self.kernel.note_blind(Blind::TooManyNamespaces);
         }
         sources.into_iter().for_each(|source| self.kernel.add_leftovers(source));
     }
