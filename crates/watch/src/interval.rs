@@ -50,7 +50,9 @@ mod tests {
         assert!(!pace.is_due(now + Duration::from_millis(39_999)), "10 ms are a four-thousandth of 40 s");
         assert!(pace.is_due(now + Duration::from_secs(40)));
         pace.done_at(now, now);
-        assert!(!pace.is_due(now + Duration::from_millis(2_999)) && pace.is_due(now + Duration::from_secs(3)));
+        assert!(
+            !pace.is_due(now + Duration::from_millis(2_999)) && pace.is_due(now + Duration::from_secs(3))
+        );
     }
 
     fn pace() -> LookInterval {

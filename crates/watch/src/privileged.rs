@@ -225,3 +225,77 @@ impl NamespaceFiles {
         (self.sockets, texts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// A process that ends with the test.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        /// One that is started by these words.
+        fn start(words: &[&str]) -> Self {
+            let mut command = Command::new(words[0]);
+            Self(command.args(&words[1..]).args(["sleep", "1000"]).spawn().unwrap())
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_not_entered() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, pipe) = (directory.path().join("file"), directory.path().join("pipe"));
+        std::fs::write(&file, "").unwrap();
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [file, pipe] {
+            NamespaceId::of(&path).unwrap_err();
+            // It has taken the place of a name since that was seen.
+            let id = NamespaceId::from_inode(std::fs::metadata(&path).unwrap().ino());
+            let mut privileged = Privileged::default();
+            privileged.paths.insert(id, path);
+            assert_eq!(privileged.enter(id).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        }
+    }
+
+    #[test]
+    fn namespaces_that_everybody_can_make_do_not_crowd_out_the_others() {
+        let mut theirs = Sleeper::start(&["unshare", "--user", "--net"]);
+        let mut ours = Sleeper::start(&["env"]);
+        // Both are what they are to be once they have become `sleep`.
+        for sleeper in [&mut theirs, &mut ours] {
+            let comm = format!("/proc/{}/comm", sleeper.0.id());
+            while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
+                if sleeper.0.try_wait().unwrap().is_some() {
+                    return linger_testing::skip("user namespaces", "none can be made");
+                }
+                std::thread::yield_now();
+            }
+        }
+        let all = || -> HashMap<NamespaceId, MetNamespace> {
+            let met = |inode, name: Option<&str>, pid| {
+                (NamespaceId::from_inode(inode), (PathBuf::new(), name.map(str::to_owned), pid))
+            };
+            let (theirs, ours) = (theirs.0.id(), ours.0.id());
+            HashMap::from([met(1, None, Some(theirs)), met(2, None, Some(ours)), met(3, Some("blue"), None)])
+        };
+        let kept = |most| {
+            let mut all = all();
+            let crowded = leave_out(&mut all, most);
+            let mut kept: Vec<u64> = all.into_keys().map(NamespaceId::inode).collect();
+            kept.sort_unstable();
+            (crowded, kept)
+        };
+        assert_eq!(kept(3), (false, vec![1, 2, 3]));
+        assert_eq!(kept(2), (true, vec![2, 3]));
+        assert_eq!(kept(1), (true, vec![3]), "a name was given by somebody who may");
+    }
+}

@@ -94,6 +94,10 @@ const BOTH: &[libc::c_long] = &[
     libc::SYS_fremovexattr,
     libc::SYS_utimensat,
     #[cfg(target_arch = "x86_64")]
+    libc::SYS_fork,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_vfork,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chown,
@@ -119,10 +123,8 @@ pub(crate) struct RefusedCalls {
 }
 
 /// What the process that parses does not do.
-pub(crate) const PARSER: RefusedCalls = RefusedCalls {
-    calls: &[libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset],
-    arguments: &[],
-};
+pub(crate) const PARSER: RefusedCalls =
+    RefusedCalls { calls: &[libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset], arguments: &[] };
 
 /// What the opener does not do: it writes to no file.
 pub(crate) const OPENER: RefusedCalls = RefusedCalls {
@@ -189,12 +191,14 @@ const fn refused(call: libc::c_long, at: usize, mask: u32, values: ArgumentRule)
 }
 
 const ALL: u32 = u32::MAX;
+const THREAD: u32 = libc::CLONE_THREAD as u32;
 /// `CLONE_NEWNS`, `_NEWCGROUP`, `_NEWUTS`, `_NEWIPC`, `_NEWUSER`, `_NEWPID` and `_NEWNET`: in a user namespace of its own a process
 /// has all capabilities.
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
-/// `TIOCSCTTY`, `TIOCSTI`, `TIOCLINUX` and `TIOCSETD`: to type into a terminal, or to have the kernel load a driver for it.
+/// `TIOCSCTTY`, `TIOCSPGRP`, `TIOCSTI`, `TIOCLINUX` and `TIOCSETD`: to take a terminal, to type into it, or to have the kernel load a
+/// driver for it.
 /// `FIOSETOWN` and `SIOCSPGRP`: to have a signal sent to another process. `PERF_EVENT_IOC_SET_BPF`.
-const CONTROLS: &[u32] = &[0x540e, 0x5412, 0x541c, 0x5423, 0x8901, 0x8902, 0x4004_2408];
+const CONTROLS: &[u32] = &[0x540e, 0x5410, 0x5412, 0x541c, 0x5423, 0x8901, 0x8902, 0x4004_2408];
 /// `F_SETOWN`, `F_SETSIG` and `F_SETOWN_EX`: to have a signal sent to another process.
 const OWNERS: &[u32] = &[8, 10, 15];
 /// `MSG_FASTOPEN`: connects a socket that is not connected.
@@ -218,6 +222,8 @@ const BOTH_ARGUMENTS: &[RefusedArgument] = &[
     refused(libc::SYS_sendto, 3, FAST_OPEN, ArgumentRule::Not(&[0])),
     refused(libc::SYS_sendmsg, 2, FAST_OPEN, ArgumentRule::Not(&[0])),
     refused(libc::SYS_sendmmsg, 3, FAST_OPEN, ArgumentRule::Not(&[0])),
+    // Threads only: a process would outlive this one.
+    refused(libc::SYS_clone, 0, THREAD, ArgumentRule::Not(&[THREAD])),
     refused(libc::SYS_clone, 0, NEW_NAMESPACES, ArgumentRule::Not(&[0])),
     refused(libc::SYS_ioctl, 1, ALL, ArgumentRule::These(CONTROLS)),
     refused(libc::SYS_fcntl, 1, ALL, ArgumentRule::These(OWNERS)),

@@ -38,6 +38,12 @@ const DATAGRAM: i64 = libc::SOCK_DGRAM as i64;
 
 /// Each would have another effect without the filter: none, or another error than EPERM.
 const REACHES_OUT: &[(&str, libc::c_long, [i64; 6])] = &[
+    ("a process that outlives it", libc::SYS_clone, [libc::SIGCHLD as i64, 0, 0, 0, 0, 0]),
+    (
+        "a thread in a user namespace",
+        libc::SYS_clone,
+        [libc::CLONE_NEWUSER as i64 | libc::CLONE_THREAD as i64, 0, 0, 0, 0, 0],
+    ),
     ("a user namespace, in which it has all capabilities", libc::SYS_clone, [NEW_USER, 0, 0, 0, 0, 0]),
     ("a network namespace", libc::SYS_clone, [NEW_NETWORK, 0, 0, 0, 0, 0]),
     ("a signal to another thread", libc::SYS_rt_tgsigqueueinfo, [INIT, INIT, 15, 0, 0, 0]),
@@ -47,6 +53,7 @@ const REACHES_OUT: &[(&str, libc::c_long, [i64; 6])] = &[
     ("the owner by ioctl", libc::SYS_ioctl, [-1, 0x8901, 0, 0, 0, 0]),
     ("a key press", libc::SYS_ioctl, [-1, 0x5412, 0, 0, 0, 0]),
     ("a key press, with bits that the kernel ignores", libc::SYS_ioctl, [-1, 0x1_0000_5412, 0, 0, 0, 0]),
+    ("the terminal itself", libc::SYS_ioctl, [-1, 0x5410, 0, 0, 0, 0]),
     ("a paste", libc::SYS_ioctl, [-1, 0x541c, 0, 0, 0, 0]),
     ("a line discipline", libc::SYS_ioctl, [-1, 0x5423, 0, 0, 0, 0]),
     ("priority of others", libc::SYS_setpriority, [99, INIT, 19, 0, 0, 0]),

@@ -21,7 +21,7 @@ use crate::namespace_id::NamespaceId;
 use crate::privileged::{FoundNamespaces, NamespaceFiles};
 
 /// Longest wait for an answer. To look at all descriptors of the largest hosts takes seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait for its end. Where it is held up, the kernel ends it with this process.
 const GOODBYE: Duration = Duration::from_secs(1);
 

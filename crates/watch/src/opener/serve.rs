@@ -72,13 +72,11 @@ impl OpenerState {
                 self.privileged.namespaces();
                 Ok(OpenerAnswer::Done.into())
             }
-            OpenerRequest::Processor { cpu, size } => {
-                match self.processor(cpu, size) {
-                    Ok(ring) => Ok(PreparedAnswer { ring: Some(ring), ..OpenerAnswer::Done.into() }),
-                    Err(RingError::Locked) => Ok(OpenerAnswer::Locked.into()),
-                    Err(RingError::Other(error)) => Err(error),
-                }
-            }
+            OpenerRequest::Processor { cpu, size } => match self.processor(cpu, size) {
+                Ok(ring) => Ok(PreparedAnswer { ring: Some(ring), ..OpenerAnswer::Done.into() }),
+                Err(RingError::Locked) => Ok(OpenerAnswer::Locked.into()),
+                Err(RingError::Other(error)) => Err(error),
+            },
             OpenerRequest::Namespaces => Ok(OpenerAnswer::Namespaces(self.privileged.namespaces()).into()),
             OpenerRequest::Leftovers(inode) => {
                 let leftovers = self.privileged.leftovers(NamespaceId::from_inode(inode))?;
@@ -105,7 +103,9 @@ impl OpenerState {
             }
         }
         let ring = Ring::open(self.sources.as_deref().unwrap_or_default(), cpu, size)?;
-        self.opened.entry(cpu).or_default().push(now);
+        if !ring.events.is_empty() {
+            self.opened.entry(cpu).or_default().push(now);
+        }
         Ok(ring)
     }
 }
