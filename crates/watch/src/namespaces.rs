@@ -6,8 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use linger_netns::Counters;
+use linger_untrusted::Untrusted;
 
 use crate::access::Access;
+use crate::cgroup::{KnownPlace, Workload};
 use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
 use crate::kernel::sock_diag::{States, TcpSocket};
@@ -38,8 +40,8 @@ struct KnownNamespace {
     /// Not the namespace that this process is in.
     is_other: bool,
     name: Option<String>,
-    /// A process in it.
-    pid: Option<u32>,
+    /// The workload of a process in it.
+    workload: Option<Workload>,
 }
 
 /// The namespaces of this host.
@@ -57,7 +59,7 @@ impl Namespaces {
     pub(crate) fn new(access: Access) -> Self {
         // Without /proc there is one namespace without a number.
         let own = NamespaceId::own().unwrap_or(NamespaceId::UNKNOWN);
-        let here = KnownNamespace { is_other: false, name: None, pid: None };
+        let here = KnownNamespace { is_other: false, name: None, workload: None };
         Self {
             own,
             known: HashMap::from([(own, here)]),
@@ -87,13 +89,14 @@ impl Namespaces {
         self.known.contains_key(&id)
     }
 
-    pub(crate) fn name(&self, id: NamespaceId) -> Option<&str> {
-        self.known.get(&id)?.name.as_deref()
-    }
-
-    /// A process that is in the namespace.
-    pub(crate) fn process(&self, id: NamespaceId) -> Option<u32> {
-        self.known.get(&id)?.pid
+    /// A namespace, its name, and the workload of this process of it; of one that is in it, if that is not known and it is not the
+    /// watcher's own.
+    pub(crate) fn place(&self, id: NamespaceId, of_process: Option<&Workload>) -> KnownPlace {
+        let known = self.known.get(&id);
+        let name = known.and_then(|known| known.name.as_deref()).map(Untrusted::from);
+        let of_namespace = known.filter(|known| known.is_other).and_then(|known| known.workload.as_ref());
+        let workload = of_process.or(of_namespace).cloned();
+        KnownPlace { namespace: id, is_own: id == self.own, name, workload }
     }
 
     /// Looks for new namespaces, forgets those that are gone, and returns sources of the destroyed sockets of the new ones.
@@ -125,15 +128,17 @@ impl Namespaces {
         let mut sources = Vec::new();
         for FoundNamespace { inode, name, pid } in found {
             let id = NamespaceId::from_inode(inode);
+            // Each time: a container's first process is moved into its cgroup after it has begun.
+            let workload = pid.and_then(Workload::of);
             if let Some(known) = self.known.get_mut(&id) {
-                (known.name, known.pid) = (name, pid);
+                (known.name, known.workload) = (name, workload);
                 continue;
             }
             // A process may have ended meanwhile, and its namespace with it.
             match self.access.leftovers(id) {
                 Ok(leftovers) => {
                     sources.push(leftovers);
-                    self.known.insert(id, KnownNamespace { is_other: true, name, pid });
+                    self.known.insert(id, KnownNamespace { is_other: true, name, workload });
                 }
                 Err(error) => self.note_refusal(&error),
             }

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::access::Access;
-use crate::cgroup::Workload;
+use crate::blind::Blind;
+use crate::cgroup::KnownPlace;
 use crate::counted::{Comparison, Counted};
-use crate::events::{Blind, CannotWatch, Kernel, KernelEvent};
+use crate::events::{CannotWatch, Kernel, KernelEvent};
 use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
 use crate::live_reset::{AcceptQueue, LiveReset};
@@ -125,9 +126,15 @@ impl Watcher {
         self.resets.listeners()
     }
 
-    /// Container, pod and unit of a process that was named before, also after its end.
-    pub fn workload(&self, process: &NamedProcess) -> Option<&Workload> {
-        self.resets.workload(process)
+    /// The namespace's name, and container, pod and unit of a process that was named before, also after its end; those of the namespace
+    /// if no process is known.
+    pub fn place(&self, namespace: NamespaceId, process: Option<&NamedProcess>) -> KnownPlace {
+        self.resets.place(namespace, process)
+    }
+
+    /// The place of this process.
+    pub fn own_place(&self) -> KnownPlace {
+        KnownPlace::new(self.resets.own_namespace())
     }
 
     /// Waits for `timeout` at most, and returns what happened.
@@ -176,6 +183,8 @@ impl Watcher {
         // The last poll, so that what has grown since the one before is told.
         self.look_now = true;
         let mut notices = self.take_stock(true);
+        // Of what other namespaces had counted at that poll the events are there now.
+        notices.extend(self.take_stock(true));
         while (self.resets.waits() || self.kernel.has_more()) && Instant::now() < until {
             // Only wait here; `take_stock` then reads all sources in the order that it needs.
             std::thread::sleep(STEP);
@@ -239,7 +248,8 @@ impl Watcher {
     fn compare(&mut self) -> Option<Notice> {
         self.kernel.count_lost();
         self.comparison.saw(self.resets.seen());
-        self.comparison.compare(self.kernel.lost()).map(|counted| Notice::Counters(counted.into()))
+        let (lost, blind) = (self.kernel.lost(), self.kernel.blind());
+        self.comparison.compare(lost, blind).map(|counted| Notice::Counters(counted.into()))
     }
 
     /// Finds the network namespaces of this host, and listens for the ends of their sockets.
@@ -268,11 +278,16 @@ impl Watcher {
     fn look(&mut self) -> Vec<Notice> {
         self.discover(false);
         self.kernel.follow_processors(&self.access);
-        let warnings = self.resets.look().into_iter();
+        let (warnings, others) = self.resets.look();
+        self.comparison.others(others);
         if self.access.is_lost() {
             self.kernel.note_blind(Blind::NoOpener);
         }
-        warnings.filter(|warning| self.filter.admits_warning(warning)).map(Notice::Warning).collect()
+        warnings
+            .into_iter()
+            .filter(|warning| self.filter.admits_warning(warning))
+            .map(Notice::Warning)
+            .collect()
     }
 
     /// Appends the resets that the filter admits.
@@ -309,11 +324,12 @@ impl Watcher {
 
     /// Appends what followed resets that were told before.
     fn tell_further(&mut self, notices: &mut Vec<Notice>) {
-        for echoes in self.resets.echoes() {
+        for (echoes, place) in self.resets.echoes() {
             let (local, remote) = (echoes.ends.0, (echoes.ends.1.port() != 0).then_some(echoes.ends.1));
             let (process, resets) = (echoes.process, echoes.count);
             if self.filter.admits_all(&[Some(local), remote], process.as_ref()) {
-                let further = FurtherResets { local, remote, cause: echoes.opinion.0, process, resets };
+                let further =
+                    FurtherResets { local, remote, cause: echoes.opinion.0, process, place, resets };
                 notices.push(Notice::Further(further.into()));
             }
         }
