@@ -143,7 +143,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     }
     let mut journal = match journal {
         Ok(journal) => journal,
-        Err(error) => return exit::file("cannot write to the systemd journal", &error),
+        Err(error) => return journal::refused(&error),
     };
     let viewed =
         io::stdout().is_terminal() && !arguments.is_quiet() && !arguments.output.json && !arguments.plain;
@@ -157,7 +157,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     let result = if viewed {
         view(&mut watcher, &mut failures, &stop, end).map_err(Ended::Kernel)
     } else {
-        let mut told = Told { metrics: &metrics, journal: journal.as_mut() };
+        let mut told = OtherOutputs { metrics: &metrics, journal: journal.as_mut() };
         lines(&mut watcher, &mut told, arguments, &mut failures, &stop, end)
     };
     let counted = watcher.counted();
@@ -216,14 +216,14 @@ impl From<io::Error> for Ended {
 }
 
 /// Where notices go beside the output.
-struct Told<'a> {
+struct OtherOutputs<'a> {
     metrics: &'a Metrics,
     journal: Option<&'a mut Journal>,
 }
 
 fn lines(
     watcher: &mut Watcher,
-    told: &mut Told<'_>,
+    told: &mut OtherOutputs<'_>,
     arguments: &WatchArguments,
     failures: &mut Failures<'_>,
     stop: &AtomicBool,

@@ -275,7 +275,7 @@ mod tests {
             let comm = format!("/proc/{}/comm", sleeper.0.id());
             while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
                 if sleeper.0.try_wait().unwrap().is_some() {
-                    return linger_testing::skip("user namespaces", "none can be made");
+                    return linger_testing::skip("private networks", "no user namespace can be made");
                 }
                 std::thread::yield_now();
             }

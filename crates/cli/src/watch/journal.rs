@@ -5,12 +5,15 @@
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use linger_watch::{Direction, KnownPlace, LiveReset, NamedProcess, Notice, Workload};
 use linger_why::Cause;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
+use crate::exit;
 use crate::output::say;
 
 /// Where journald listens.
@@ -84,11 +87,23 @@ impl Journal {
     }
 }
 
+/// Says why there is no journal, and what to do.
+pub(super) fn refused(error: &io::Error) -> ExitCode {
+    let remedy = match Errno::from_io_error(error) {
+        Some(Errno::NOENT | Errno::CONNREFUSED) => {
+            "; no systemd-journald listens here: leave --journal out, or start it (in a container: mount that socket)"
+        }
+        Some(Errno::AFNOSUPPORT) => "; allow AF_UNIX (RestrictAddressFamilies= of a systemd unit)",
+        _ => exit::machine_hint(error),
+    };
+    exit::fail(exit::COULD_NOT_TELL, format_args!("cannot write to the journal at {SOCKET}: {error}{remedy}"))
+}
+
 /// The fields of an entry, as they are sent.
 #[derive(Debug, Default)]
-struct Entry(Vec<u8>);
+struct JournalEntry(Vec<u8>);
 
-impl Entry {
+impl JournalEntry {
     fn new(kind: &str, message: &str, priority: u8) -> Self {
         let mut entry = Self::default();
         entry.field("MESSAGE", message);
@@ -133,12 +148,12 @@ impl Entry {
 }
 
 /// The entry of a notice; none for counters that say that nothing was missed.
-fn entry(notice: &Notice) -> Option<Entry> {
+fn entry(notice: &Notice) -> Option<JournalEntry> {
     let message = super::line(notice)?;
     Some(match notice {
         Notice::Reset(reset) => of_reset(reset, &message),
         Notice::Further(further) => {
-            let mut entry = Entry::new("further-resets", &message, INFO);
+            let mut entry = JournalEntry::new("further-resets", &message, INFO);
             entry.field("LINGER_CAUSE", further.cause.name());
             entry.field("LINGER_LOCAL", &further.local.to_string());
             entry.some("LINGER_REMOTE", further.remote);
@@ -148,12 +163,12 @@ fn entry(notice: &Notice) -> Option<Entry> {
             entry
         }
         Notice::Warning(warning) => {
-            let mut entry = Entry::new("warning", &message, WARNING);
+            let mut entry = JournalEntry::new("warning", &message, WARNING);
             entry.place(warning.place());
             entry
         }
         Notice::Counters(counted) => {
-            let mut entry = Entry::new("counters", &message, WARNING);
+            let mut entry = JournalEntry::new("counters", &message, WARNING);
             entry.field("LINGER_MISSED", &counted.missed.to_string());
             entry
         }
@@ -168,8 +183,8 @@ fn is_fault(reset: &LiveReset) -> bool {
     reset.direction == Direction::Sent && faults.contains(&reset.cause)
 }
 
-fn of_reset(reset: &LiveReset, message: &str) -> Entry {
-    let mut entry = Entry::new("reset", message, if is_fault(reset) { WARNING } else { INFO });
+fn of_reset(reset: &LiveReset, message: &str) -> JournalEntry {
+    let mut entry = JournalEntry::new("reset", message, if is_fault(reset) { WARNING } else { INFO });
     entry.field("LINGER_CAUSE", reset.cause.name());
     entry.field("LINGER_CONFIDENCE", reset.confidence.name());
     entry.field("LINGER_DIRECTION", reset.direction.name());
@@ -210,7 +225,7 @@ mod tests {
 
     #[test]
     fn no_text_begins_another_field() {
-        let mut entry = Entry::new("reset", "one\nMESSAGE=two", WARNING);
+        let mut entry = JournalEntry::new("reset", "one\nMESSAGE=two", WARNING);
         entry.field("LINGER_PROCESS", "x\nLINGER_CAUSE=none\n");
         entry.some("LINGER_PID", None::<u32>);
         let fields = fields(&entry.0);
