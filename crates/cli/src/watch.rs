@@ -23,9 +23,11 @@ use crate::output::{Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::typed::port;
 use crate::{exit, interrupt, lines};
+use journal::Journal;
 use record::RecordTrouble;
 
 mod check;
+mod journal;
 mod record;
 mod rights;
 
@@ -55,6 +57,9 @@ pub(crate) struct WatchArguments {
     plain: bool,
     #[command(flatten)]
     counts: MetricsAt,
+    /// Write each event to the systemd journal with fields (`journalctl LINGER_CAUSE=aborted`), and to no other output unless asked for.
+    #[arg(long)]
+    journal: bool,
     #[command(flatten)]
     end: RunFor,
     /// Only resets that concern these ports, here or there.
@@ -66,11 +71,18 @@ pub(crate) struct WatchArguments {
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     process: Vec<String>,
     /// Check each right, limit and setting that watching needs here; say what is missing and the line that mends it.
-    #[arg(long, conflicts_with_all = ["plain", "metrics", "time", "port", "process", "fail_on", "record"])]
+    #[arg(long, conflicts_with_all = ["plain", "metrics", "journal", "time", "port", "process", "fail_on", "record"])]
     check: bool,
     /// End with status 1 if a reset with this cause was seen and shown; `any` stands for all. Can be repeated.
     #[arg(long, value_name = "CAUSE", value_parser = PossibleValuesParser::new(fail_on()))]
     fail_on: Vec<String>,
+}
+
+impl WatchArguments {
+    /// Whether notices go elsewhere than to the output, unless that is asked for as well.
+    fn is_quiet(&self) -> bool {
+        self.counts.metrics.is_some() || self.journal
+    }
 }
 
 /// What `--fail-on` takes.
@@ -112,6 +124,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     let metrics = Metrics::default();
     let listener =
         arguments.counts.metrics.as_ref().map(|address| address.resolve().and_then(TcpListener::bind));
+    let journal = arguments.journal.then(Journal::open).transpose();
     // A port below 1024 is bound, packets can be read, and no thread is started yet that would keep what this one gives up.
     let is_delegated = rights::give_up(&mut watcher, opener);
     match tap.map(|tap| arguments.record.begin(tap)) {
@@ -128,10 +141,12 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
             Err(error) => return exit::listening(address, &error),
         }
     }
-    let viewed = io::stdout().is_terminal()
-        && !arguments.output.json
-        && !arguments.plain
-        && arguments.counts.metrics.is_none();
+    let mut journal = match journal {
+        Ok(journal) => journal,
+        Err(error) => return journal::refused(&error),
+    };
+    let viewed =
+        io::stdout().is_terminal() && !arguments.is_quiet() && !arguments.output.json && !arguments.plain;
     let end = arguments.end.time.map(|time| Instant::now() + time);
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
@@ -142,7 +157,8 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     let result = if viewed {
         view(&mut watcher, &mut failures, &stop, end).map_err(Ended::Kernel)
     } else {
-        lines(&mut watcher, &metrics, arguments, &mut failures, &stop, end)
+        let mut told = OtherOutputs { metrics: &metrics, journal: journal.as_mut() };
+        lines(&mut watcher, &mut told, arguments, &mut failures, &stop, end)
     };
     let counted = watcher.counted();
     say!(
@@ -152,10 +168,15 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
         counted.describe()
     );
     record::summary(&watcher);
-    let status = if failures.seen == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
+    status(result, failures.seen > 0)
+}
+
+/// How the program ends. `failed`: a reset was seen that is not to be.
+fn status(result: Result<(), Ended>, failed: bool) -> ExitCode {
+    let status = if failed { exit::LOSS_FOUND } else { exit::NOTHING_LOST };
     match result {
         Ok(()) => ExitCode::from(status),
-        Err(Ended::Output(stopped)) => stopped.end((failures.seen > 0).then_some(status)),
+        Err(Ended::Output(stopped)) => stopped.end(failed.then_some(status)),
         Err(Ended::Kernel(error)) => exit::io("cannot go on watching", &error),
     }
 }
@@ -194,15 +215,21 @@ impl From<io::Error> for Ended {
     }
 }
 
+/// Where notices go beside the output.
+struct OtherOutputs<'a> {
+    metrics: &'a Metrics,
+    journal: Option<&'a mut Journal>,
+}
+
 fn lines(
     watcher: &mut Watcher,
-    metrics: &Metrics,
+    told: &mut OtherOutputs<'_>,
     arguments: &WatchArguments,
     failures: &mut Failures<'_>,
     stop: &AtomicBool,
     end: Option<Instant>,
 ) -> Result<(), Ended> {
-    let quiet = arguments.counts.metrics.is_some() && !arguments.output.json && !arguments.plain;
+    let quiet = arguments.is_quiet() && !arguments.output.json && !arguments.plain;
     let mut out = Stdout::new();
     let (mut lost, mut last, mut blind) = (0, false, watcher.blind().len());
     let mut trouble = RecordTrouble::default();
@@ -215,7 +242,11 @@ fn lines(
             watcher.next(left.min(PATIENCE))?
         };
         if arguments.counts.metrics.is_some() {
-            metrics.record(&notices, watcher);
+            told.metrics.record(&notices, watcher);
+        }
+        if let Some(journal) = &mut told.journal {
+            journal.tell(&notices);
+            journal.complain(last);
         }
         failures.count(&notices);
         for new in watcher.blind().iter().skip(blind) {

@@ -14,7 +14,7 @@ use common::host::{Host, LINGER, default_target, deployed, service};
 use common::program::{interrupt, linger};
 use linger_testing::{Counters, Namespace, net, refuse, skip};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use rustix::thread::CapabilitySet;
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -88,14 +88,72 @@ fn the_unit_watches_with_the_rights_it_has() {
     assert_eq!((show("Result").as_str(), show("ExecMainStatus").as_str()), ("success", "0"));
 }
 
-/// The capabilities that the DaemonSet adds, as `setpriv` names them.
-fn pod_capabilities() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/linger-watch.daemonset.yaml");
+/// With the drop-in that is shipped, the unit keeps the packets of each reset, in a directory of its user's own, and writes to the
+/// journal with fields.
+#[test]
+fn the_unit_that_records_keeps_packets_and_writes_to_the_journal() {
+    let unit = deployed("linger-watch.service").replace(LINGER, "/run/linger");
+    let drop_in = deployed("linger-watch-record.conf").replace(LINGER, "/run/linger");
+    assert!(drop_in.contains("ExecStart=/run/linger watch"));
+    let install = format!("install -m 755 {LINGER} /run/linger\n");
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let script = directory.path().join("burst.py");
+    fs::write(&script, BURST).unwrap();
+    let burst =
+        service("Type=oneshot\nStandardOutput=file:/run/burst", &format!("{PYTHON} {}", script.display()));
+    let units = [
+        default_target(),
+        ("linger-watch.service", unit.as_str()),
+        ("linger-watch.service.d/record.conf", drop_in.as_str()),
+        ("burst.service", burst.as_str()),
+    ];
+    let Some(host) = Host::boot_with(&units, &install) else { return };
+    host.systemctl(&["start", "systemd-journald.socket", "systemd-journald.service"]);
+    host.systemctl(&["start", "linger-watch"]);
+    host.systemctl(&["start", "burst"]);
+    assert_eq!(host.said(&["cat", "/run/burst"]), "True ok burst.service");
+    let cause = ["LINGER_CAUSE=closed-with-unread-data", "LINGER_DIRECTION=sent", "LINGER_PROCESS=python3"];
+    let query = [&["journalctl", "--quiet", "--output=json"], &cause[..]].concat();
+    let entries: Vec<serde_json::Value> = until(|| {
+        let text = String::from_utf8(host.command(&query).output().unwrap().stdout).unwrap();
+        let entries: Vec<_> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (entries.len() >= 10).then_some(entries)
+    });
+    assert_eq!(entries.len(), 10);
+    for entry in entries {
+        assert_eq!(entry["PRIORITY"], "4", "{entry}");
+        assert_eq!(
+            (&entry["LINGER_UNREAD_BYTES"], &entry["LINGER_UNIT"]),
+            (&"6".into(), &"burst.service".into())
+        );
+        assert_eq!(
+            (&entry["_SYSTEMD_UNIT"], &entry["SYSLOG_IDENTIFIER"]),
+            (&"linger-watch.service".into(), &"linger".into())
+        );
+        let id = entry["LINGER_RECORD"].as_str().unwrap_or_else(|| panic!("{entry}"));
+        let told =
+            host.command(&["/run/linger", "why", "--reset", id, "/var/lib/linger-watch"]).output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        assert!(told.contains("closed-with-unread-data"), "{told}");
+    }
+    let modes = host.said(&["find", "/var/lib/private/linger-watch", "-printf", "%y%m\\n"]);
+    assert!(modes.lines().all(|mode| mode == "d700" || mode == "f600"), "{modes}");
+    host.systemctl(&["stop", "linger-watch"]);
+    assert_eq!(host.systemctl(&["show", "--value", "--property=Result", "linger-watch"]), "success");
+}
+
+/// The capabilities that a DaemonSet of `deploy/` adds, as `setpriv` names them.
+fn pod_capabilities_of(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name);
     let pod = fs::read_to_string(path).unwrap();
     let added = pod.lines().find_map(|line| line.trim().strip_prefix("add: [")?.strip_suffix(']')).unwrap();
     let names: Vec<String> =
         added.split(", ").map(|name| format!("+{}", name.trim_matches('"').to_lowercase())).collect();
     names.join(",")
+}
+
+fn pod_capabilities() -> String {
+    pod_capabilities_of("linger-watch.daemonset.yaml")
 }
 
 /// `linger watch` for no time, as root with these capabilities alone and limits of memory to lock and of files.
@@ -189,6 +247,26 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// The pid of its opener; `None` if it has none, or cannot watch.
+    fn opener(&mut self, all: &mut String) -> Option<u32> {
+        let line = self.line("linger-opener", all)?;
+        line.trim().rsplit_once("pid=")?.1.parse().ok()
+    }
+
+    /// What its endpoint serves at a path, once its line has come.
+    fn served(&mut self, all: &mut String) -> impl Fn(&str) -> String + use<> {
+        let line = self.line("serving http://", all).unwrap();
+        let address =
+            line.trim().split_once("http://").unwrap().1.strip_suffix("/metrics").unwrap().to_owned();
+        move |path| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+            std::io::read_to_string(stream).unwrap()
+        }
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -244,10 +322,7 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     let record = records.to_str().unwrap();
     let mut watch = Watch::start(&["--json", "--metrics", "127.0.0.1:0", "--record", record]);
     let mut all = String::new();
-    let Some(opener) = watch.line("linger-opener", &mut all) else {
-        return skip("live tracepoints", &all);
-    };
-    let opener: u32 = opener.trim().rsplit_once("pid=").unwrap().1.parse().unwrap();
+    let Some(opener) = watch.opener(&mut all) else { return skip("live tracepoints", &all) };
     watch.line("is confined", &mut all).unwrap();
     watch.line("serving http://", &mut all).unwrap();
 
@@ -335,4 +410,64 @@ fn reset(listener: &TcpListener) {
     let (server, _) = listener.accept().unwrap();
     client.write_all(b"unread").unwrap();
     server.peek(&mut [0]).unwrap();
+}
+
+/// A signal to a process that is not a child of this one.
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+}
+
+/// Whoever may stop the opener, such as another program of root's, stops neither the watcher nor its end.
+#[test]
+fn an_opener_that_is_stopped_keeps_nobody_waiting() {
+    let mut watch = Watch::start(&["--plain", "--metrics", "127.0.0.1:0"]);
+    let mut all = String::new();
+    let Some(opener) = watch.opener(&mut all) else { return skip("live tracepoints", &all) };
+    let get = watch.served(&mut all);
+    signal(opener, Signal::STOP);
+    // It is noticed at the next look.
+    watch.line("has ended or does not answer", &mut all).unwrap();
+    until(|| get("/metrics").contains("linger_blind{what=\"no-opener\"} 1\n").then_some(()));
+    assert!(get("/healthz").starts_with("HTTP/1.0 200") || get("/healthz").starts_with("HTTP/1.1 200"));
+    interrupt(&watch.child);
+    assert_eq!(watch.child.wait().unwrap().code(), Some(0));
+    // It ends with the program, stopped as it is.
+    until(|| (!Path::new(&format!("/proc/{opener}")).exists()).then_some(()));
+}
+
+/// One that is killed is missed, in words, in the metrics and in JSON; and resets are told as before.
+#[test]
+fn an_opener_that_is_killed_is_missed() {
+    let mut watch = Watch::start(&["--json", "--metrics", "127.0.0.1:0"]);
+    let mut all = String::new();
+    let Some(opener) = watch.opener(&mut all) else { return skip("live tracepoints", &all) };
+    let get = watch.served(&mut all);
+    until(|| get("/metrics").contains("linger_blind{what=\"no-opener\"} 0\n").then_some(()));
+    signal(opener, Signal::KILL);
+    watch.line("has ended or does not answer", &mut all).unwrap();
+    until(|| get("/metrics").contains("linger_blind{what=\"no-opener\"} 1\n").then_some(()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    reset(&listener);
+    let mut lines = BufReader::new(watch.child.stdout.take().unwrap()).lines();
+    let mut is_blind = false;
+    let sent = loop {
+        let line: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        is_blind |= line["type"] == "counters" && line["blind"].to_string().contains("no-opener");
+        if line["direction"] == "sent" && line["local"].as_str().unwrap().ends_with(&format!(":{port}")) {
+            break line;
+        }
+    };
+    assert_eq!(
+        (&sent["unread_bytes"], &sent["cause"]),
+        (&6.into(), &"closed-with-unread-data".into()),
+        "{sent}"
+    );
+    interrupt(&watch.child);
+    let rest = lines.map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    is_blind |= rest
+        .filter(|line| line["type"] == "counters")
+        .any(|line| line["blind"].to_string().contains("no-opener"));
+    assert!(is_blind);
+    assert_eq!(watch.child.wait().unwrap().code(), Some(0));
 }

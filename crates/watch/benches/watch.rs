@@ -1,12 +1,13 @@
 //! The cost of watching a thousand resets a second, and none, and of recording their packets.
 //!
-//! `cargo bench -p linger-watch --bench watch`; `-- --seconds 60` for longer. The watcher is a process of its own (this program, called with
+//! `cargo bench -p linger-watch --bench watch`; `-- --seconds 60` for longer, `--recording` for the recorder alone, `--flows 20000` for so many
+//! connections that are open at once and then all reset at once. The watcher is a process of its own (this program, called with
 //! `--watch`), whose processor time the kernel counts.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use linger_watch::{Direction, Filter, Notice, PacketTap, RecordOptions, Recorder, Watcher};
@@ -18,11 +19,18 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--watch") {
         return watch(
-            arguments[at + 1].parse().expect("a port"),
+            arguments[at + 1].split(',').map(|port| port.parse().expect("a port")).collect(),
             arguments[at + 2].parse().expect("seconds"),
             arguments.get(at + 3).is_some_and(|record| record == "record"),
         );
     }
+    if let Some(at) = arguments.iter().position(|argument| argument == "--hold") {
+        return hold(arguments[at + 1].parse().expect("a number"));
+    }
+    if let Some(at) = arguments.iter().position(|argument| argument == "--flows") {
+        return flows(arguments[at + 1].parse().expect("a number"));
+    }
+    let only_recording = arguments.iter().any(|argument| argument == "--recording");
     let seconds = arguments.iter().position(|argument| argument == "--seconds");
     let seconds = seconds.map_or(SECONDS, |at| arguments[at + 1].parse().expect("seconds"));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
@@ -31,10 +39,13 @@ fn main() {
         return println!("skipped: {error}");
     }
     for record in [false, true] {
+        if only_recording && !record {
+            continue;
+        }
         let name = if record { "recording" } else { "watching" };
         let idle = seconds.min(SECONDS);
-        println!("{name}, idle for {idle} s: {}", measured(port, idle, record, || {}));
-        let busy = measured(port, seconds + 2, record, || {
+        println!("{name}, idle for {idle} s: {}", measured(&port.to_string(), idle, record, || {}));
+        let busy = measured(&port.to_string(), seconds + 2, record, || {
             let start = Instant::now();
             for n in 0..RATE * seconds {
                 let mut client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
@@ -49,9 +60,9 @@ fn main() {
     }
 }
 
-fn measured(port: u16, seconds: u64, record: bool, load: impl FnOnce()) -> String {
+fn measured(ports: &str, seconds: u64, record: bool, load: impl FnOnce()) -> String {
     let mut child = Command::new(std::env::current_exe().expect("this program's own path"))
-        .args(["--watch", &port.to_string(), &seconds.to_string(), if record { "record" } else { "" }])
+        .args(["--watch", ports, &seconds.to_string(), if record { "record" } else { "" }])
         .stdout(Stdio::piped())
         .spawn()
         .expect("this program runs");
@@ -63,15 +74,89 @@ fn measured(port: u16, seconds: u64, record: bool, load: impl FnOnce()) -> Strin
     report
 }
 
+/// Processes that hold connections: each may have 20,000 descriptors, and a connection takes two.
+const HOLDERS: usize = 3;
+/// Bytes that each connection has unread, in packets of their own.
+const PACKETS: usize = 8;
+
+/// Opens `count` connections, sends a few packets on each, and closes all of them with unread bytes, without and with the recorder.
+fn flows(count: usize) {
+    for record in [false, true] {
+        let share = count.div_ceil(HOLDERS).to_string();
+        let mut holders: Vec<Holder> = (0..HOLDERS).map(|_| Holder::start(&share)).collect();
+        let ports: Vec<String> = holders.iter_mut().map(|holder| holder.says()).collect();
+        let report = measured(&ports.join(","), 45, record, || {
+            let start = Instant::now();
+            for (done, what) in [("open", "opened"), ("closed", "closed")] {
+                holders.iter_mut().for_each(|holder| holder.go());
+                holders.iter_mut().for_each(|holder| assert_eq!(holder.says(), done));
+                println!("{count} {what} after {:.1} s", start.elapsed().as_secs_f64());
+            }
+        });
+        println!("{}, {count} at once: {report}", if record { "recording" } else { "watching" });
+        for mut holder in holders {
+            holder.go();
+            holder.child.wait().expect("it ends");
+        }
+    }
+}
+
+/// A process that holds connections.
+struct Holder {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Holder {
+    fn start(count: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program's own path"));
+        command.args(["--hold", count]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("this program runs");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, lines }
+    }
+
+    fn says(&mut self) -> String {
+        self.lines.next().expect("a line").expect("text")
+    }
+
+    fn go(&mut self) {
+        self.child.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("it reads");
+    }
+}
+
+/// Waits for a line before each step: opens connections, closes their servers' ends, ends.
+fn hold(count: usize) {
+    let wait = || std::io::stdin().read_line(&mut String::new()).expect("a line");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
+    let local = listener.local_addr().expect("its address");
+    println!("{}", local.port());
+    wait();
+    let mut clients = Vec::with_capacity(count);
+    let mut servers = Vec::with_capacity(count);
+    for _ in 0..count {
+        clients.push(TcpStream::connect(local).expect("a connection"));
+        servers.push(listener.accept().expect("it").0);
+    }
+    for _ in 0..PACKETS {
+        clients.iter_mut().for_each(|client| client.write_all(b"unread").expect("room"));
+    }
+    println!("open");
+    wait();
+    drop(servers);
+    println!("closed");
+    wait();
+}
+
 /// Watches, writes each reset as JSON as the program does, and prints the processor time used.
-fn watch(port: u16, seconds: u64, record: bool) {
+fn watch(ports: Vec<u16>, seconds: u64, record: bool) {
     let mut filter = Filter::default();
-    filter.ports = vec![port];
+    filter.ports.clone_from(&ports);
     let mut watcher = Watcher::open(filter).expect("the parent could");
     let directory = tempfile::tempdir().expect("a directory");
     if record {
         let mut options = RecordOptions::new(directory.path());
-        options.ports = vec![port];
+        options.ports = ports;
         let tap = PacketTap::open(options).expect("who may watch may read packets");
         watcher.record(Recorder::begin(tap).expect("a directory of its own"));
     }

@@ -6,6 +6,8 @@
 use linger_untrusted::Untrusted;
 use serde::Serialize;
 
+use crate::namespace_id::NamespaceId;
+
 /// What a cgroup's path says of the processes in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
@@ -18,6 +20,27 @@ pub struct Workload {
     pub unit: Option<Untrusted>,
     /// The cgroup's path: the unified hierarchy's, or the first that says more than `/`.
     pub cgroup: Option<Untrusted>,
+}
+
+/// A place on this host: a network namespace, and the workload there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct KnownPlace {
+    /// The network namespace.
+    pub namespace: NamespaceId,
+    /// Whether that is the namespace of the watcher itself.
+    pub is_own: bool,
+    /// The namespace's name (`ip netns`, Docker), if it has one.
+    pub name: Option<Untrusted>,
+    /// The workload of the process concerned, or of a process in the namespace if none is known.
+    pub workload: Option<Workload>,
+}
+
+impl KnownPlace {
+    /// A place of which no more is known yet.
+    pub(crate) fn new(namespace: NamespaceId) -> Self {
+        Self { namespace, is_own: false, name: None, workload: None }
+    }
 }
 
 /// Length of a container's id.

@@ -8,6 +8,7 @@
 
 mod access;
 mod addresses;
+mod blind;
 mod bytes;
 mod cgroup;
 mod closers;
@@ -42,10 +43,11 @@ mod tcp_state;
 pub mod view;
 mod watcher;
 
+pub use blind::Blind;
 pub use bytes::{Bytes, Unknown};
-pub use cgroup::Workload;
-pub use counted::Counted;
-pub use events::{Blind, CannotWatch};
+pub use cgroup::{KnownPlace, Workload};
+pub use counted::{Counted, CountedPlace};
+pub use events::CannotWatch;
 pub use live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
 pub use namespace_id::NamespaceId;
 pub use needs::Needs;

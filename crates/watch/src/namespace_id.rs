@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
@@ -22,7 +23,7 @@ impl NamespaceId {
     }
 
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
-        fs::metadata(path).map(|found| Self(found.st_ino()))
+        Self::of_found(&fs::metadata(path)?)
     }
 
     /// The namespace of the calling process.
@@ -32,7 +33,17 @@ impl NamespaceId {
 
     /// That of an open file.
     pub(crate) fn of_file(file: &fs::File) -> io::Result<Self> {
-        file.metadata().map(|found| Self(found.st_ino()))
+        Self::of_found(&file.metadata()?)
+    }
+
+    /// Something else, which the folder of names may hold as well, can have the number of a namespace.
+    fn of_found(found: &fs::Metadata) -> io::Result<Self> {
+        static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
+        let device = DEVICE.get_or_init(|| Some(fs::metadata("/proc/self/ns/net").ok()?.st_dev()));
+        if device.is_some_and(|device| device != found.st_dev()) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok(Self(found.st_ino()))
     }
 
     pub(crate) const fn from_inode(inode: u64) -> Self {

@@ -6,16 +6,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use linger_netns::Counters;
+use linger_untrusted::Untrusted;
 
 use crate::access::Access;
+use crate::cgroup::{KnownPlace, Workload};
 use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
 use crate::kernel::sock_diag::{States, TcpSocket};
 use crate::namespace_id::NamespaceId;
-use crate::privileged::{FoundNamespace, FoundNamespaces, MOST_NAMESPACES, NamespaceFiles};
+use crate::privileged::{FoundNamespace, FoundNamespaces, NamespaceFiles};
 
-/// Shortest interval of the search, and the share of a core that it may use: one part in so many.
+/// Shortest and longest interval of the search, and the share of a core that it may use up to there: one part in so many. Until a
+/// namespace that is gone is missed, what is open in it keeps it.
 const SEARCH_EVERY: Duration = Duration::from_secs(3);
+const SEARCH_AT_LEAST: Duration = Duration::from_secs(30);
 const SHARE: u32 = 4_000;
 /// What a look into a namespace shows.
 #[derive(Debug, Default)]
@@ -36,8 +40,8 @@ struct KnownNamespace {
     /// Not the namespace that this process is in.
     is_other: bool,
     name: Option<String>,
-    /// A process in it.
-    pid: Option<u32>,
+    /// The workload of a process in it.
+    workload: Option<Workload>,
 }
 
 /// The namespaces of this host.
@@ -46,6 +50,7 @@ pub(crate) struct Namespaces {
     own: NamespaceId,
     known: HashMap<NamespaceId, KnownNamespace>,
     refused: bool,
+    crowded: bool,
     search: LookInterval,
     access: Access,
 }
@@ -54,12 +59,13 @@ impl Namespaces {
     pub(crate) fn new(access: Access) -> Self {
         // Without /proc there is one namespace without a number.
         let own = NamespaceId::own().unwrap_or(NamespaceId::UNKNOWN);
-        let here = KnownNamespace { is_other: false, name: None, pid: None };
+        let here = KnownNamespace { is_other: false, name: None, workload: None };
         Self {
             own,
             known: HashMap::from([(own, here)]),
             refused: false,
-            search: LookInterval::new(SEARCH_EVERY, SHARE),
+            crowded: false,
+            search: LookInterval::new(SEARCH_EVERY, SEARCH_AT_LEAST, SHARE),
             access,
         }
     }
@@ -74,17 +80,23 @@ impl Namespaces {
         self.refused
     }
 
+    /// Whether there are, or were, more than can be looked into.
+    pub(crate) fn crowded(&self) -> bool {
+        self.crowded
+    }
+
     pub(crate) fn is_there(&self, id: NamespaceId) -> bool {
         self.known.contains_key(&id)
     }
 
-    pub(crate) fn name(&self, id: NamespaceId) -> Option<&str> {
-        self.known.get(&id)?.name.as_deref()
-    }
-
-    /// A process that is in the namespace.
-    pub(crate) fn process(&self, id: NamespaceId) -> Option<u32> {
-        self.known.get(&id)?.pid
+    /// A namespace, its name, and the workload of this process of it; of one that is in it, if that is not known and it is not the
+    /// watcher's own.
+    pub(crate) fn place(&self, id: NamespaceId, of_process: Option<&Workload>) -> KnownPlace {
+        let known = self.known.get(&id);
+        let name = known.and_then(|known| known.name.as_deref()).map(Untrusted::from);
+        let of_namespace = known.filter(|known| known.is_other).and_then(|known| known.workload.as_ref());
+        let workload = of_process.or(of_namespace).cloned();
+        KnownPlace { namespace: id, is_own: id == self.own, name, workload }
     }
 
     /// Looks for new namespaces, forgets those that are gone, and returns sources of the destroyed sockets of the new ones.
@@ -101,26 +113,32 @@ impl Namespaces {
     }
 
     fn search(&mut self) -> Vec<Leftovers> {
-        let Ok(FoundNamespaces { found, refused }) = self.access.namespaces() else { return Vec::new() };
+        let Ok(FoundNamespaces { found, refused, crowded }) = self.access.namespaces() else {
+            if self.access.is_lost() {
+                // Which of them are gone cannot be seen any more, and a source in one would keep it, with its interfaces, for good.
+                self.known.retain(|id, _| *id == self.own);
+            }
+            return Vec::new();
+        };
         self.refused |= refused;
+        self.crowded |= crowded;
         let there: HashSet<NamespaceId> =
             found.iter().map(|found| NamespaceId::from_inode(found.inode)).collect();
         self.known.retain(|id, _| *id == self.own || there.contains(id));
         let mut sources = Vec::new();
         for FoundNamespace { inode, name, pid } in found {
             let id = NamespaceId::from_inode(inode);
+            // Each time: a container's first process is moved into its cgroup after it has begun.
+            let workload = pid.and_then(Workload::of);
             if let Some(known) = self.known.get_mut(&id) {
-                (known.name, known.pid) = (name, pid);
+                (known.name, known.workload) = (name, workload);
                 continue;
-            }
-            if self.known.len() >= MOST_NAMESPACES {
-                break;
             }
             // A process may have ended meanwhile, and its namespace with it.
             match self.access.leftovers(id) {
                 Ok(leftovers) => {
                     sources.push(leftovers);
-                    self.known.insert(id, KnownNamespace { is_other: true, name, pid });
+                    self.known.insert(id, KnownNamespace { is_other: true, name, workload });
                 }
                 Err(error) => self.note_refusal(&error),
             }
@@ -129,7 +147,14 @@ impl Namespaces {
     }
 
     fn note_refusal(&mut self, error: &io::Error) {
-        self.refused |= error.kind() == io::ErrorKind::PermissionDenied;
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => self.refused = true,
+            // No descriptor, thread or memory is left for it.
+            Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS) => {
+                self.crowded = true;
+            }
+            _ => {}
+        }
     }
 
     /// Looks into all namespaces. `half_closed`: also for connections whose peer has closed and

@@ -6,9 +6,9 @@ use linger_untrusted::Untrusted;
 use linger_why::Cause;
 use serde::Serialize;
 
+use crate::cgroup::KnownPlace;
 use crate::counted::Counted;
 use crate::live_reset::{AcceptQueue, LiveReset};
-use crate::namespace_id::NamespaceId;
 use crate::process::NamedProcess;
 
 /// Selects resets and warnings by port and process.
@@ -86,6 +86,8 @@ pub struct FurtherResets {
     pub cause: Cause,
     /// The process of the first reset.
     pub process: Option<NamedProcess>,
+    /// Where the first was sent; `None` if its namespace is not known.
+    pub place: Option<KnownPlace>,
     /// How many followed, beyond those reported before.
     pub resets: u32,
 }
@@ -98,8 +100,8 @@ pub enum Warning {
     /// An accept queue is at four fifths of its limit or more.
     #[non_exhaustive]
     ListenerNearLimit {
-        /// The listener's network namespace.
-        namespace: NamespaceId,
+        /// Where the listener is.
+        place: KnownPlace,
         /// The listener.
         local: SocketAddr,
         /// The listener's accept queue.
@@ -110,8 +112,8 @@ pub enum Warning {
     /// The peer has closed, and bytes from it are unread: a plain `close()` now would reset the connection.
     #[non_exhaustive]
     UnreadAfterPeerClosed {
-        /// The socket's network namespace.
-        namespace: NamespaceId,
+        /// Where the socket is.
+        place: KnownPlace,
         /// This host's end.
         local: SocketAddr,
         /// The peer.
@@ -126,7 +128,7 @@ pub enum Warning {
     #[non_exhaustive]
     AcceptQueueOverflowed {
         /// The network namespace whose counter grew.
-        namespace: NamespaceId,
+        place: KnownPlace,
         /// The listener with the fullest queue, if one was near its limit. The kernel does not say which overflowed.
         local: Option<SocketAddr>,
         /// That listener's accept queue.
@@ -136,4 +138,24 @@ pub enum Warning {
         /// How many connections found no room. Each may have tried more than once.
         overflows: u64,
     },
+}
+
+impl Warning {
+    /// Where it is, and the process concerned.
+    pub(crate) fn place_mut(&mut self) -> (&mut KnownPlace, Option<&NamedProcess>) {
+        match self {
+            Self::ListenerNearLimit { place, process, .. }
+            | Self::UnreadAfterPeerClosed { place, process, .. }
+            | Self::AcceptQueueOverflowed { place, process, .. } => (place, process.as_ref()),
+        }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> &KnownPlace {
+        match self {
+            Self::ListenerNearLimit { place, .. }
+            | Self::UnreadAfterPeerClosed { place, .. }
+            | Self::AcceptQueueOverflowed { place, .. } => place,
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 use rustix::thread::{
@@ -87,14 +87,18 @@ pub struct Confinement {
 /// processors, use the terminal, and write into `directory`. What is open stays so. Needs `no_new_privs`, and an
 /// [`Opener`](crate::Opener) for the rest.
 pub fn confine(directory: Option<&Path>) -> Confinement {
-    Confinement { files: close_files(directory).is_some(), calls: seccomp::refuse(seccomp::PARSER).is_ok() }
+    let calls = seccomp::refuse(seccomp::PARSER).is_ok();
+    // The filter bounds signals. Landlock would hold back that by which the kernel ends the opener with this process as well
+    // (PR_SET_PDEATHSIG), which is sent in the name of this one.
+    let scopes = if calls { Scope::AbstractUnixSocket.into() } else { Scope::from_all(KNOWN) };
+    Confinement { files: close_files(directory, scopes).is_some(), calls }
 }
 
 /// Rights that are handled. Older kernels know fewer of them.
 const KNOWN: ABI = ABI::V6;
 
 /// `None` if the kernel enforces nothing of it.
-fn close_files(directory: Option<&Path>) -> Option<()> {
+fn close_files(directory: Option<&Path>, scopes: BitFlags<Scope>) -> Option<()> {
     let everything = AccessFs::from_all(KNOWN);
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
@@ -109,7 +113,7 @@ fn close_files(directory: Option<&Path>) -> Option<()> {
         let mut ruleset = Ruleset::default()
             .handle_access(everything)?
             .handle_access(AccessNet::from_all(KNOWN))?
-            .scope(Scope::from_all(KNOWN))?
+            .scope(scopes)?
             .create()?;
         for (path, access) in places {
             // What is not there cannot be used anyway.

@@ -1,6 +1,7 @@
 //! Looks up processes by pid and by socket inode in `/proc`.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use linger_untrusted::Untrusted;
@@ -80,7 +81,11 @@ impl Processes {
 
     fn read_workload(&mut self, pid: u32) {
         if self.workloads.len() >= MAX_NAMES {
-            self.workloads.clear();
+            // Of those that live, such as listeners, it is asked again and again.
+            self.workloads.retain(|pid, _| Path::new(&format!("/proc/{pid}")).exists());
+            if self.workloads.len() > MAX_NAMES / 2 {
+                self.workloads.clear();
+            }
         }
         if let Some(workload) = Workload::of(pid) {
             self.workloads.insert(pid, workload);

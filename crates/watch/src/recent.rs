@@ -40,6 +40,7 @@ pub(crate) struct Echoes {
     pub(crate) ends: Endpoints,
     pub(crate) opinion: Opinion,
     pub(crate) process: Option<NamedProcess>,
+    pub(crate) namespace: Option<NamespaceId>,
     pub(crate) count: u32,
 }
 
@@ -164,7 +165,8 @@ impl RecentResets {
             let sent = self.sent.get_mut(&ends)?;
             let count = std::mem::take(&mut sent.echoes);
             let process = sent.process.as_ref().map(|(process, _)| process.clone());
-            (count > 0).then(|| Echoes { ends, opinion: sent.opinion.clone(), process, count })
+            let (opinion, namespace) = (sent.opinion.clone(), sent.namespace);
+            (count > 0).then_some(Echoes { ends, opinion, process, namespace, count })
         };
         self.echoed.drain(..).filter_map(take).collect()
     }

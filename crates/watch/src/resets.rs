@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use linger_untrusted::Untrusted;
+use linger_netns::Counters;
 use linger_why::Cause;
 
 use crate::access::Access;
 use crate::bytes::{Bytes, Unknown};
-use crate::cgroup::Workload;
+use crate::cgroup::KnownPlace;
 use crate::closers::{Close, Closers};
 use crate::diagnose::{self, Context};
 use crate::events::{Endpoints, KernelEvent, SocketChange, SocketEvent};
@@ -92,6 +92,10 @@ impl Resets {
         self.seen
     }
 
+    pub(crate) fn own_namespace(&self) -> NamespaceId {
+        self.namespaces.own()
+    }
+
     pub(crate) fn namespaces(&mut self) -> &mut Namespaces {
         &mut self.namespaces
     }
@@ -100,10 +104,6 @@ impl Resets {
         &self,
     ) -> impl Iterator<Item = (NamespaceId, SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
         self.sockets.listeners()
-    }
-
-    pub(crate) fn workload(&self, process: &NamedProcess) -> Option<&Workload> {
-        self.processes.workload(process.pid)
     }
 
     /// Whether a poll of the socket lists is due.
@@ -119,16 +119,18 @@ impl Resets {
     /// Caches the name of a process.
     pub(crate) fn named(&mut self, pid: u32, name: &[u8]) {
         self.processes.named(pid, name);
+        self.sockets.renamed(pid, name);
     }
 
-    /// Polls the socket lists, addresses and counters of all namespaces.
-    pub(crate) fn look(&mut self) -> Vec<Warning> {
+    /// Polls the socket lists, addresses and counters of all namespaces. Returns warnings, and the counters of others than the own one.
+    pub(crate) fn look(&mut self) -> (Vec<Warning>, Vec<(KnownPlace, Counters)>) {
         let started = Instant::now();
         let with_connections = self.sockets.wants_connections();
         let surveys = self.namespaces.survey(with_connections);
         self.places.take(&surveys);
         let mut warnings = self.sockets.take(&surveys, with_connections, started, &mut self.processes);
         self.overflows.retain(|namespace, _| surveys.contains_key(namespace));
+        let mut counted = Vec::new();
         for (namespace, survey) in surveys {
             let Some(counters) = survey.counters else { continue };
             let history = self.overflows.entry(namespace).or_default();
@@ -137,15 +139,23 @@ impl Resets {
             if overflows > 0 {
                 let fullest = self.sockets.fullest(namespace);
                 warnings.push(Warning::AcceptQueueOverflowed {
-                    namespace,
+                    place: KnownPlace::new(namespace),
                     local: fullest.map(|(local, _)| local),
                     queue: fullest.map(|(_, (queue, _))| *queue),
                     process: fullest.and_then(|(_, (_, process))| process.clone()),
                     overflows,
                 });
             }
+            if namespace != self.namespaces.own() {
+                counted.push((self.namespaces.place(namespace, None), counters));
+            }
         }
-        warnings
+        for warning in &mut warnings {
+            let (place, process) = warning.place_mut();
+            let workload = process.and_then(|process| self.processes.workload(process.pid));
+            *place = self.namespaces.place(place.namespace, workload);
+        }
+        (warnings, counted)
     }
 
     /// The processes of which no further reset comes. Ask before the events are read.
@@ -153,9 +163,20 @@ impl Resets {
         self.ended.dead()
     }
 
-    /// The echoes of resets that were reported before.
-    pub(crate) fn echoes(&mut self) -> Vec<Echoes> {
-        self.recent.echoes()
+    /// The echoes of resets that were reported before, and where these were sent.
+    pub(crate) fn echoes(&mut self) -> Vec<(Echoes, Option<KnownPlace>)> {
+        let place = |echoes: Echoes| {
+            let workload = echoes.process.as_ref().and_then(|process| self.processes.workload(process.pid));
+            let place = echoes.namespace.map(|id| self.namespaces.place(id, workload));
+            (echoes, place)
+        };
+        self.recent.echoes().into_iter().map(place).collect()
+    }
+
+    /// Where a socket of this namespace and process is.
+    pub(crate) fn place(&self, namespace: NamespaceId, process: Option<&NamedProcess>) -> KnownPlace {
+        let workload = process.and_then(|process| self.processes.workload(process.pid));
+        self.namespaces.place(namespace, workload)
     }
 
     pub(crate) fn take(&mut self, event: KernelEvent) {
@@ -390,16 +411,15 @@ impl Resets {
     fn describe(&mut self, mut resets: Vec<LiveReset>) -> Vec<LiveReset> {
         for reset in &mut resets {
             self.places.decide(reset);
-            let namespace = reset.namespace;
-            reset.is_own_namespace = namespace == Some(self.namespaces.own());
-            reset.namespace_name = namespace.and_then(|id| self.namespaces.name(id)).map(Untrusted::from);
-            let process = reset.process.as_ref().map(|process| process.pid);
-            let of_process = process.and_then(|pid| self.processes.workload(pid).cloned());
-            let of_namespace = || {
-                let other = namespace.filter(|id| *id != self.namespaces.own())?;
-                Workload::of(self.namespaces.process(other)?)
-            };
-            reset.workload = of_process.or_else(of_namespace);
+            let workload = reset.process.as_ref().and_then(|process| self.processes.workload(process.pid));
+            match reset.namespace {
+                Some(id) => {
+                    let place = self.namespaces.place(id, workload);
+                    (reset.is_own_namespace, reset.namespace_name) = (place.is_own, place.name);
+                    reset.workload = place.workload;
+                }
+                None => reset.workload = workload.cloned(),
+            }
         }
         resets.sort_by(|a, b| a.time_seconds.total_cmp(&b.time_seconds));
         resets

@@ -2,8 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use linger_untrusted::Untrusted;
+
+use crate::cgroup::KnownPlace;
 use crate::interval::LookInterval;
 use crate::kernel::sock_diag::TcpSocket;
 use crate::live_reset::AcceptQueue;
@@ -12,13 +16,16 @@ use crate::namespaces::Survey;
 use crate::notice::Warning;
 use crate::process::{NamedProcess, Processes};
 
-/// Interval of the list of listeners, which is short.
+/// Shortest and longest interval of the list of listeners, which is short.
 const LISTENERS_EVERY: Duration = Duration::from_secs(3);
-/// Shortest interval of the list of CLOSE_WAIT connections: the kernel walks its whole connection table for it.
+const LISTENERS_AT_LEAST: Duration = Duration::from_secs(30);
+/// Those of the list of CLOSE_WAIT connections: the kernel walks its whole connection table for it.
 const CONNECTIONS_EVERY: Duration = Duration::from_secs(3);
-/// Shortest interval of a walk over all processes for the holders of new sockets.
+const CONNECTIONS_AT_LEAST: Duration = Duration::from_secs(300);
+/// Those of a walk over all processes for the holders of new sockets.
 const SEARCH_EVERY: Duration = Duration::from_secs(15);
-/// The expensive polls may use one four-thousandth of a core: their interval grows with their measured duration.
+const SEARCH_AT_LEAST: Duration = Duration::from_secs(120);
+/// The expensive polls may use one four-thousandth of a core: their interval grows with their measured duration, up to its bound.
 const SHARE: u32 = 4_000;
 /// The list of listeners, of all namespaces, may use a little more: it is what shows an overflow.
 const LISTENERS_SHARE: u32 = 1_500;
@@ -36,7 +43,10 @@ type Subject = (NamespaceId, SocketAddr, SocketAddr);
 #[derive(Debug)]
 pub(crate) struct Sockets {
     listeners: HashMap<(NamespaceId, SocketAddr), WatchedListener>,
-    owners: HashMap<u32, Option<NamedProcess>>,
+    /// The holder of each socket, by inode; `None` if none was found.
+    owners: HashMap<u32, Option<u32>>,
+    /// The names of those holders. A holder may become another program.
+    holders: HashMap<u32, Untrusted>,
     warned: HashMap<Subject, Instant>,
     listening: LookInterval,
     connections: LookInterval,
@@ -48,10 +58,11 @@ impl Default for Sockets {
         Self {
             listeners: HashMap::new(),
             owners: HashMap::new(),
+            holders: HashMap::new(),
             warned: HashMap::new(),
-            listening: LookInterval::new(LISTENERS_EVERY, LISTENERS_SHARE),
-            connections: LookInterval::new(CONNECTIONS_EVERY, SHARE),
-            search: LookInterval::new(SEARCH_EVERY, SHARE),
+            listening: LookInterval::new(LISTENERS_EVERY, LISTENERS_AT_LEAST, LISTENERS_SHARE),
+            connections: LookInterval::new(CONNECTIONS_EVERY, CONNECTIONS_AT_LEAST, SHARE),
+            search: LookInterval::new(SEARCH_EVERY, SEARCH_AT_LEAST, SHARE),
         }
     }
 }
@@ -124,7 +135,12 @@ impl Sockets {
                 let (local, process) = (socket.local, self.owner(socket.inode));
                 if queue.is_near_its_limit() && self.note_warning((namespace, local, local), now) {
                     let process = process.clone();
-                    warnings.push(Warning::ListenerNearLimit { namespace, local, queue, process });
+                    warnings.push(Warning::ListenerNearLimit {
+                        place: KnownPlace::new(namespace),
+                        local,
+                        queue,
+                        process,
+                    });
                 }
                 self.listeners.insert((namespace, local), (queue, process));
             }
@@ -133,7 +149,7 @@ impl Sockets {
                 if self.note_warning((namespace, local, remote), now) {
                     let (unread, process) = (socket.receive_queue - 1, self.owner(socket.inode));
                     warnings.push(Warning::UnreadAfterPeerClosed {
-                        namespace,
+                        place: KnownPlace::new(namespace),
                         local,
                         remote,
                         unread,
@@ -146,7 +162,30 @@ impl Sockets {
     }
 
     fn owner(&self, inode: u32) -> Option<NamedProcess> {
-        self.owners.get(&inode).cloned().flatten()
+        let pid = self.owners.get(&inode).copied().flatten()?;
+        Some(NamedProcess { pid, name: self.holders.get(&pid)?.clone() })
+    }
+
+    /// A process has a new name, usually after `execve`.
+    pub(crate) fn renamed(&mut self, pid: u32, name: &[u8]) {
+        if let Some(known) = self.holders.get_mut(&pid) {
+            *known = name.into();
+            for (_, process) in self.listeners.values_mut() {
+                if let Some(process) = process.as_mut().filter(|process| process.pid == pid) {
+                    process.name = name.into();
+                }
+            }
+        }
+    }
+
+    /// Forgets the holders that have ended: others may have their sockets by now.
+    fn forget_ended(&mut self) {
+        let before = self.holders.len();
+        self.holders.retain(|pid, _| Path::new(&format!("/proc/{pid}")).exists());
+        if self.holders.len() < before {
+            let holders = &self.holders;
+            self.owners.retain(|_, pid| pid.is_none_or(|pid| holders.contains_key(&pid)));
+        }
     }
 
     /// Remembers a warning. Returns false if the same one is still remembered. With [`MAX`] of them all are forgotten: it is
@@ -159,9 +198,11 @@ impl Sockets {
     }
 
     fn find_owners<'a>(&mut self, sockets: impl Iterator<Item = &'a TcpSocket>, processes: &mut Processes) {
+        self.forget_ended();
         let unknown: Vec<u32> = sockets
             .map(|socket| socket.inode)
             .filter(|inode| *inode != 0 && !self.owners.contains_key(inode))
+            .take(MAX)
             .collect();
         let started = Instant::now();
         if unknown.is_empty() || !self.search.is_due(started) {
@@ -169,11 +210,16 @@ impl Sockets {
         }
         if self.owners.len() > MAX {
             self.owners.clear();
+            self.holders.clear();
         }
         let mut found = processes.owners(&unknown);
         // No holder was found: it may be in another pid namespace. Remember that, so that it is not searched for
         // again.
-        self.owners.extend(unknown.into_iter().map(|inode| (inode, found.remove(&inode))));
+        for inode in unknown {
+            let holder = found.remove(&inode);
+            self.owners.insert(inode, holder.as_ref().map(|holder| holder.pid));
+            self.holders.extend(holder.map(|holder| (holder.pid, holder.name)));
+        }
         self.search.done(started);
     }
 }

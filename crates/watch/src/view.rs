@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use linger_untrusted::Untrusted;
 use linger_why::Tools;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -9,7 +10,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Text};
 use ratatui::widgets::{Block, Cell, List, Paragraph, Row, Table, TableState, Wrap};
 
-use crate::{LiveReset, Notice, ProcessRole, Warning, Watcher};
+use crate::{LiveReset, NamespaceId, Notice, ProcessRole, Warning, Watcher, Workload};
 
 /// Most resets kept for the list, and most processes that are counted.
 const KEPT: usize = 1_000;
@@ -291,19 +292,19 @@ pub fn describe(warning: &Warning) -> String {
     let who = |process: &Option<crate::NamedProcess>| {
         process.as_ref().map_or(String::new(), |process| format!(" {}", process.plain()))
     };
+    let place = warning.place();
+    let at = parts(place.is_own, Some(place.namespace), place.name.as_ref(), place.workload.as_ref());
+    let at = if at.is_empty() { String::new() } else { format!(" in {}", at.join(", ")) };
     match warning {
         Warning::ListenerNearLimit { local, queue, process, .. } => {
-            format!("{local}{}: {} of {} wait for accept", who(process), queue.waiting, queue.limit)
+            format!("{local}{}{at}: {} of {} wait for accept", who(process), queue.waiting, queue.limit)
         }
         Warning::UnreadAfterPeerClosed { local, remote, unread, process, .. } => {
-            format!("{local}{}: {unread} bytes of {remote} unread after its close", who(process))
+            format!("{local}{}{at}: {unread} bytes of {remote} unread after its close", who(process))
         }
-        Warning::AcceptQueueOverflowed { namespace, local, process, overflows, .. } => {
-            let listener = local.map_or_else(
-                || format!("a listener of network namespace {}", namespace.inode()),
-                |local| format!("{local}{}", who(process)),
-            );
-            format!("{listener}: the accept queue overflowed {overflows} times")
+        Warning::AcceptQueueOverflowed { local, process, overflows, .. } => {
+            let listener = local.map_or("a listener".to_owned(), |local| format!("{local}{}", who(process)));
+            format!("{listener}{at}: the accept queue overflowed {overflows} times")
         }
     }
 }
@@ -311,23 +312,41 @@ pub fn describe(warning: &Warning) -> String {
 /// Where a reset happened on this host, in one line: namespace (unless it is the watcher's own), container, pod and unit, as
 /// far as they are known. `None` if there is nothing to say.
 pub fn place(reset: &LiveReset) -> Option<String> {
-    let mut parts = Vec::new();
-    match (reset.namespace, &reset.namespace_name) {
-        _ if reset.is_own_namespace => {}
-        (Some(_), Some(name)) => parts.push(format!("netns {}", name.plain())),
-        (Some(id), None) => parts.push(format!("netns {}", id.inode())),
-        (None, _) => parts.push(match reset.namespace_candidates.len() {
+    let mut parts = parts(
+        reset.is_own_namespace,
+        reset.namespace,
+        reset.namespace_name.as_ref(),
+        reset.workload.as_ref(),
+    );
+    if reset.namespace.is_none() {
+        let unknown = match reset.namespace_candidates.len() {
             0 => "netns unknown".to_owned(),
             some => format!("netns unknown, one of {some}"),
-        }),
+        };
+        parts.insert(0, unknown);
     }
-    if let Some(workload) = &reset.workload {
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// What is known of a place: namespace (unless it is the watcher's own), container, pod and unit.
+fn parts(
+    is_own: bool,
+    namespace: Option<NamespaceId>,
+    name: Option<&Untrusted>,
+    workload: Option<&Workload>,
+) -> Vec<String> {
+    let mut parts = Vec::new();
+    if let Some(id) = namespace.filter(|_| !is_own) {
+        let name = name.map_or_else(|| id.inode().to_string(), |name| name.plain().to_string());
+        parts.push(format!("netns {name}"));
+    }
+    if let Some(workload) = workload {
         let short = |id: &str| id.get(..12).unwrap_or(id).to_owned();
         parts.extend(workload.container.as_deref().map(|id| format!("container {}", short(id))));
         parts.extend(workload.pod.as_deref().map(|uid| format!("pod {uid}")));
         parts.extend(workload.unit.as_ref().map(|unit| format!("unit {}", unit.plain())));
     }
-    (!parts.is_empty()).then(|| parts.join(", "))
+    parts
 }
 
 fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
@@ -462,7 +481,7 @@ mod tests {
         let shown = screen(&mut view);
         assert!(shown.contains("\\u{1b}[2J\\u{202e}"), "{shown}");
         let warning = Warning::ListenerNearLimit {
-            namespace: crate::NamespaceId::from_inode(1),
+            place: crate::KnownPlace { is_own: true, ..crate::KnownPlace::new(NamespaceId::from_inode(1)) },
             local: reset.local,
             queue: crate::AcceptQueue { waiting: 4, limit: 4 },
             process: Some(crate::NamedProcess { pid: 7, name: "x\nsent ok".into() }),

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::access::Access;
-use crate::cgroup::Workload;
+use crate::blind::Blind;
+use crate::cgroup::KnownPlace;
 use crate::counted::{Comparison, Counted};
-use crate::events::{Blind, CannotWatch, Kernel, KernelEvent};
+use crate::events::{CannotWatch, Kernel, KernelEvent};
 use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
 use crate::live_reset::{AcceptQueue, LiveReset};
@@ -24,8 +25,9 @@ const WHILE_WAITING: Duration = Duration::from_millis(100);
 /// If one read returns this many destroyed sockets or more, the host is busy: read again after [`WHILE_MANY`], before the
 /// netlink buffer is full.
 const MANY: usize = 200;
-/// How often the kernel's counters are read, and the share of a processor that it may take: one part in so many.
-const COUNTERS_EVERY: (Duration, u32) = (Duration::from_secs(3), 1_500);
+/// How often the kernel's counters are read, at least, and the share of a processor that it may take up to there: one part in so
+/// many.
+const COUNTERS: LookInterval = LookInterval::new(Duration::from_secs(3), Duration::from_secs(15), 1_500);
 /// Shortest interval between notices of further resets after one.
 const FURTHER_EVERY: Duration = Duration::from_secs(1);
 const WHILE_MANY: Duration = Duration::from_millis(50);
@@ -60,7 +62,7 @@ impl Watcher {
             filter,
             resets: Resets::new(&access),
             comparison: Comparison::start(),
-            counting: LookInterval::new(COUNTERS_EVERY.0, COUNTERS_EVERY.1),
+            counting: COUNTERS,
             many: false,
             look_now: false,
             further_told: Instant::now(),
@@ -124,9 +126,15 @@ impl Watcher {
         self.resets.listeners()
     }
 
-    /// Container, pod and unit of a process that was named before, also after its end.
-    pub fn workload(&self, process: &NamedProcess) -> Option<&Workload> {
-        self.resets.workload(process)
+    /// The namespace's name, and container, pod and unit of a process that was named before, also after its end; those of the namespace
+    /// if no process is known.
+    pub fn place(&self, namespace: NamespaceId, process: Option<&NamedProcess>) -> KnownPlace {
+        self.resets.place(namespace, process)
+    }
+
+    /// The place of this process.
+    pub fn own_place(&self) -> KnownPlace {
+        KnownPlace::new(self.resets.own_namespace())
     }
 
     /// Waits for `timeout` at most, and returns what happened.
@@ -175,6 +183,8 @@ impl Watcher {
         // The last poll, so that what has grown since the one before is told.
         self.look_now = true;
         let mut notices = self.take_stock(true);
+        // Of what other namespaces had counted at that poll the events are there now.
+        notices.extend(self.take_stock(true));
         while (self.resets.waits() || self.kernel.has_more()) && Instant::now() < until {
             // Only wait here; `take_stock` then reads all sources in the order that it needs.
             std::thread::sleep(STEP);
@@ -238,7 +248,8 @@ impl Watcher {
     fn compare(&mut self) -> Option<Notice> {
         self.kernel.count_lost();
         self.comparison.saw(self.resets.seen());
-        self.comparison.compare(self.kernel.lost()).map(|counted| Notice::Counters(counted.into()))
+        let (lost, blind) = (self.kernel.lost(), self.kernel.blind());
+        self.comparison.compare(lost, blind).map(|counted| Notice::Counters(counted.into()))
     }
 
     /// Finds the network namespaces of this host, and listens for the ends of their sockets.
@@ -246,7 +257,7 @@ impl Watcher {
         let namespaces = self.resets.namespaces();
         let sources = namespaces.discover();
         self.kernel.keep_leftovers(|id| namespaces.is_there(id));
-        let refused = namespaces.refused();
+        let (refused, crowded) = (namespaces.refused(), namespaces.crowded());
         if at_start {
             // Where others cannot be entered, the kernel is asked for what it tells of them here.
             let own = if refused { None } else { Some(namespaces.own()) };
@@ -258,17 +269,25 @@ impl Watcher {
                 self.kernel.note_blind(Blind::NoNamespaces);
             }
         }
+        if crowded {
+            self.kernel.note_blind(Blind::TooManyNamespaces);
+        }
         sources.into_iter().for_each(|source| self.kernel.add_leftovers(source));
     }
 
     fn look(&mut self) -> Vec<Notice> {
         self.discover(false);
         self.kernel.follow_processors(&self.access);
-        let warnings = self.resets.look().into_iter();
+        let (warnings, others) = self.resets.look();
+        self.comparison.others(others);
         if self.access.is_lost() {
             self.kernel.note_blind(Blind::NoOpener);
         }
-        warnings.filter(|warning| self.filter.admits_warning(warning)).map(Notice::Warning).collect()
+        warnings
+            .into_iter()
+            .filter(|warning| self.filter.admits_warning(warning))
+            .map(Notice::Warning)
+            .collect()
     }
 
     /// Appends the resets that the filter admits.
@@ -305,11 +324,12 @@ impl Watcher {
 
     /// Appends what followed resets that were told before.
     fn tell_further(&mut self, notices: &mut Vec<Notice>) {
-        for echoes in self.resets.echoes() {
+        for (echoes, place) in self.resets.echoes() {
             let (local, remote) = (echoes.ends.0, (echoes.ends.1.port() != 0).then_some(echoes.ends.1));
             let (process, resets) = (echoes.process, echoes.count);
             if self.filter.admits_all(&[Some(local), remote], process.as_ref()) {
-                let further = FurtherResets { local, remote, cause: echoes.opinion.0, process, resets };
+                let further =
+                    FurtherResets { local, remote, cause: echoes.opinion.0, process, place, resets };
                 notices.push(Notice::Further(further.into()));
             }
         }

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use linger_testing::skip;
 
+const PODS: [&str; 2] = ["deploy/linger-watch.daemonset.yaml", "deploy/linger-watch-record.daemonset.yaml"];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -29,16 +31,44 @@ fn systemd_understands_the_unit() {
 #[test]
 fn kubernetes_understands_the_daemon_set() {
     let program = root().join("target/peers/python/bin/kubernetes-validate");
-    let output = Command::new(&program)
-        .arg("--strict")
-        .arg(root().join("deploy/linger-watch.daemonset.yaml"))
-        .output();
-    let Ok(output) = output else {
-        return skip("kubernetes-validate", "it is not installed");
+    for name in PODS {
+        let output = Command::new(&program).arg("--strict").arg(root().join(name)).output();
+        let Ok(output) = output else {
+            return skip("kubernetes-validate", "it is not installed");
+        };
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && said.contains("daemonset/linger-watch"), "{name}: {said}");
+    }
+}
+
+/// The pod that records is the other one, with what recording takes and nothing else.
+#[test]
+fn the_pod_that_records_has_one_right_more() {
+    let [plain, recording] = PODS.map(|name| std::fs::read_to_string(root().join(name)).unwrap());
+    let of = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.trim_start().starts_with('#')).map(str::to_owned).collect()
     };
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("daemonset/linger-watch"), "{said}");
+    let (plain, recording) = (of(&plain), of(&recording));
+    let only = |lines: &[String], others: &[String]| -> Vec<String> {
+        lines.iter().filter(|line| !others.contains(line)).map(|line| line.trim().to_owned()).collect()
+    };
+    let removed = only(&plain, &recording);
+    let recorded: Vec<String> = removed
+        .iter()
+        .map(|line| match line.strip_suffix("\"NET_BROADCAST\"]") {
+            Some(rights) => format!("{rights}\"NET_BROADCAST\", \"NET_RAW\"]"),
+            None if line.starts_with("limits:") => line.replace("128Mi", "256Mi"),
+            None => line
+                .replace("9464\"]", "9464\", \"--record\", \"/var/lib/linger-watch\", \"--keep\", \"1GiB\"]"),
+        })
+        .collect();
+    let added = only(&recording, &plain);
+    assert_eq!(removed.len(), 3, "{removed:?}");
+    assert!(recorded.iter().all(|line| added.contains(line)), "{added:?}");
+    let rest: Vec<_> = added.iter().filter(|line| !recorded.contains(line)).collect();
+    let is_of_records = |line: &&&String| line.contains("records") || line.contains("/var/lib/linger-watch");
+    assert!(rest.len() == 3 && rest.iter().all(|line| is_of_records(&line)), "{rest:?}");
 }
 
 /// Under the `kernel.perf_event_paranoid` of Debian and Ubuntu CAP_PERFMON is not enough, and many processors need

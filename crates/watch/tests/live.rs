@@ -2,14 +2,15 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use linger_watch::{CannotWatch, Direction, Filter, LiveReset, Notice, Watcher};
 use linger_why::{Cause, Confidence};
-use rustix::process::Uid;
+use rustix::process::{Pid, Signal, Uid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities, set_keep_capabilities, set_thread_uid};
 use socket2::SockRef;
@@ -264,6 +265,51 @@ fn a_listener_near_its_limit_is_warned_of() {
         }
     }
     panic!("no warning");
+}
+
+/// A server behind a shell that becomes it has the server's name, and one whose socket another process has inherited has that one's.
+#[test]
+fn a_listener_has_the_name_of_who_holds_it_now() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let local = listener.local_addr().unwrap();
+    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+    // The shell becomes `sleep` at the first line. Another holds the socket from then on as well, and then alone.
+    let script = "read -r line; sleep 1000 & echo $!; exec tail -f /dev/null";
+    let mut shell = std::process::Command::new("sh");
+    let mut shell = shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    drop(listener);
+    let Some(mut watcher) = watcher(local.port()) else {
+        shell.kill().unwrap();
+        return drop(shell.wait());
+    };
+    let mut holder = || {
+        watcher.next(Duration::from_millis(20)).unwrap();
+        let of = |(_, at, _, process): (_, SocketAddr, _, Option<&linger_watch::NamedProcess>)| {
+            process.filter(|_| at == local).map(|process| (process.pid, process.plain()))
+        };
+        watcher.listeners().find_map(of)
+    };
+    // The search for holders is as rare as it is dear, two minutes at most.
+    let bound = Instant::now() + Duration::from_secs(300);
+    let mut until = |name: &str, pid: u32| loop {
+        let found = holder();
+        if found == Some((pid, format!("{name}[{pid}]"))) {
+            return;
+        }
+        assert!(Instant::now() < bound, "{name}: {found:?}");
+    };
+    let pid = shell.id();
+    until("sh", pid);
+    shell.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    until("tail", pid);
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    let heir: u32 = line.trim().parse().unwrap();
+    until("sleep", heir);
+    rustix::process::kill_process(Pid::from_raw(heir as i32).unwrap(), Signal::KILL).unwrap();
 }
 
 /// The soft `RLIMIT_MEMLOCK` of this process, as it was before.

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::fs::MetadataExt;
 use std::process::{Child, Command};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{alone, both, resets, until, watcher_of};
 use linger_testing::{Counters, Namespace, net};
+use linger_watch::export::Metrics;
 use linger_watch::{Direction, Notice, Warning};
 use linger_why::Cause;
 
@@ -148,8 +149,8 @@ fn an_overflow_in_a_container_is_warned_of_though_nothing_is_reset() {
     let total: u64 = notices.iter().map(told).sum();
     assert!((before..=after).contains(&total), "the kernel counted {before} to {after}: {notices:?}");
     let overflowed = notices.iter().find_map(|notice| match notice {
-        Notice::Warning(Warning::AcceptQueueOverflowed { namespace, local, overflows, .. }) => {
-            Some((namespace.inode(), *local, *overflows))
+        Notice::Warning(Warning::AcceptQueueOverflowed { place, local, overflows, .. }) => {
+            Some((place.namespace.inode(), *local, *overflows))
         }
         _ => None,
     });
@@ -157,4 +158,111 @@ fn an_overflow_in_a_container_is_warned_of_though_nothing_is_reset() {
     assert_eq!((namespace, at), (container.inode(), Some(local)));
     assert!(overflows >= 1);
     assert!(resets(&notices).next().is_none(), "nothing was reset: {notices:?}");
+    // The counters of the container stand beside those of the host, and the labels say whose they are.
+    let counted =
+        watcher.counted().places.iter().find(|counted| counted.place.namespace.inode() == namespace);
+    let counted = counted.unwrap_or_else(|| panic!("{:?}", watcher.counted()));
+    assert!((before..=after).contains(&counted.kernel["ListenOverflows"]), "{counted:?}");
+    assert!(!counted.place.is_own && watcher.counted().missed == 0, "{:?}", watcher.counted());
+    let metrics = Metrics::default();
+    metrics.record(&notices, &watcher);
+    let text = metrics.text();
+    let of = |name: &str, label: &str| {
+        let place = format!("namespace=\"{namespace}\"");
+        let is_of = |line: &&str| line.starts_with(name) && line.contains(label) && line.contains(&place);
+        text.lines().filter(is_of).count()
+    };
+    let listener = format!("listener=\"{local}\"");
+    assert_eq!(of("linger_kernel_counter_total{", "counter=\"ListenOverflows\""), 1, "{text}");
+    assert_eq!(of("linger_listen_overflows_total{", &listener), 1, "{text}");
+    assert_eq!(of("linger_listener_queue{", &listener), 1, "{text}");
+}
+
+/// How a connection is ended in a container, and what that is.
+const KINDS: [(&str, Cause); 4] = [
+    ("unread", Cause::ClosedWithUnreadData),
+    ("linger 0", Cause::Aborted),
+    ("late", Cause::DataAfterClose),
+    ("nobody", Cause::PortClosed),
+];
+
+/// Ends a connection from `local`, where a listener is, to `remote`, in one of these ways, in the calling thread's namespace.
+fn end(kind: &str, listener: &TcpListener, remote: SocketAddr) {
+    let local = listener.local_addr().unwrap();
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    client.set_reuse_address(true).unwrap();
+    client.bind(&remote.into()).unwrap();
+    if kind == "nobody" {
+        let closed = SocketAddr::new(local.ip(), local.port() + 1);
+        assert_eq!(client.connect(&closed.into()).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        return;
+    }
+    client.connect(&local.into()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let mut client = TcpStream::from(client);
+    match kind {
+        "unread" => {
+            client.write_all(b"unread").unwrap();
+            server.peek(&mut [0]).unwrap();
+        }
+        "linger 0" => socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap(),
+        _ => {}
+    }
+    drop(server);
+    if kind == "late" {
+        // Its FIN has arrived, and then the answer meets nobody.
+        assert_eq!(client.peek(&mut [0]).unwrap(), 0);
+        client.write_all(b"late").unwrap();
+    }
+    let ended = client.read(&mut [0]);
+    assert!(matches!(ended, Ok(0) | Err(_)), "{kind}: {ended:?}");
+}
+
+/// Two containers have the same addresses and the same numbers everywhere. What happens in one of them while the other has the same
+/// connection, or has just had it, is told of that one, by cause and process: by turns, on the loopback and on an address of both.
+#[test]
+fn endings_in_pairs_of_containers_are_of_the_right_one() {
+    let _alone = alone();
+    let Some((one, two, _host)) = two_containers() else { return };
+    let address = Ipv4Addr::new(10, 211, 7, 1);
+    let listen = |container: &Container| {
+        container.run(|| {
+            net::up("lo").unwrap();
+            assert!(common::ip(&format!("addr add {address}/32 dev lo")));
+            [Ipv4Addr::LOCALHOST, address].map(|address| TcpListener::bind((address, 21_873)).unwrap())
+        })
+    };
+    let containers = [&one, &two].map(|container| (container, listen(container)));
+    let ports = [21_873, 21_874];
+    let Some(mut watcher) = watcher_of(&ports) else { return };
+    let own = fs::read_to_string("/proc/self/comm").unwrap();
+    let mut rounds = 0;
+    for (at, (kind, cause)) in KINDS.iter().enumerate() {
+        for (which, (container, listeners)) in containers.iter().enumerate() {
+            for listener in listeners {
+                // Of a closed port, the same numbers again within a minute count as the same client's next packet.
+                let port = 31_000 + 10 * at + if *kind == "nobody" { which } else { 0 };
+                let remote = SocketAddr::new(listener.local_addr().unwrap().ip(), port as u16);
+                container.run(|| end(kind, listener, remote));
+                let notices = until(&mut watcher, both(1, 1));
+                let all: Vec<_> = resets(&notices).collect();
+                let sent: Vec<_> = all.iter().filter(|reset| reset.direction == Direction::Sent).collect();
+                let [sent] = sent[..] else { panic!("{kind} in {which}: {all:?}") };
+                assert_eq!(sent.cause, *cause, "{kind} in {which}: {sent:?}");
+                let namespace = sent.namespace.map(|id| id.inode());
+                if *kind == "nobody" && remote.ip() == address {
+                    // No socket, and the address is in both: it may be either.
+                    assert_eq!((namespace, sent.namespace_candidates.len()), (None, 2), "{sent:?}");
+                } else {
+                    assert_eq!(namespace, Some(container.inode()), "{kind} in {which}, {remote}: {all:?}");
+                }
+                if *kind != "nobody" {
+                    let process = sent.process.as_ref().unwrap_or_else(|| panic!("{sent:?}"));
+                    assert_eq!(process.name.label(), own.trim_end(), "{sent:?}");
+                }
+                rounds += 1;
+            }
+        }
+    }
+    assert_eq!(rounds, 16);
 }

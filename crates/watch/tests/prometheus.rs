@@ -215,4 +215,12 @@ fn the_first_burst_of_a_listener_is_an_increase() {
         common::until(&mut watcher, |resets| resets.iter().any(|reset| reset.direction.name() == "sent"));
     metrics.record(&notices, &watcher);
     assert_eq!(series("closed-with-unread-data"), Some((before.0, "1".to_owned())), "the same labels");
+    // Listeners that come and go, as those of tests and of FTP do, leave no series each.
+    drop(listener);
+    while watcher.listeners().any(|(_, at, ..)| at == local) {
+        let notices = watcher.next(Duration::from_millis(50)).unwrap();
+        metrics.record(&notices, &watcher);
+    }
+    metrics.record(&[], &watcher);
+    assert_eq!(metrics.text().lines().filter(of_listener).count(), 0);
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use linger_watch::{Direction, LiveReset, NamespaceId, ProcessRole, Unknown};
+use linger_watch::{Direction, KnownPlace, LiveReset, NamespaceId, ProcessRole, Unknown};
 use linger_why::Finding;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -148,6 +148,22 @@ impl From<&LiveReset> for ResetPlace {
             namespace: reset.namespace.map(NamespaceId::inode),
             namespace_name: reset.namespace_name.clone().map(json),
             namespace_candidates: reset.namespace_candidates.iter().map(|id| id.inode()).collect(),
+            cgroup: workload.cgroup.map(json),
+            container: workload.container,
+            pod: workload.pod,
+            unit: workload.unit.map(json),
+        }
+    }
+}
+
+impl From<&KnownPlace> for ResetPlace {
+    fn from(place: &KnownPlace) -> Self {
+        let workload = place.workload.clone().unwrap_or_default();
+        let json = |text: linger_untrusted::Untrusted| text.json().into_owned();
+        Self {
+            namespace: Some(place.namespace.inode()),
+            namespace_name: place.name.clone().map(json),
+            namespace_candidates: Vec::new(),
             cgroup: workload.cgroup.map(json),
             container: workload.container,
             pod: workload.pod,

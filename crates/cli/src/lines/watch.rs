@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::common::{self, Process};
-use super::reset::{Queue, Reset};
+use super::reset::{Queue, Reset, ResetPlace};
 use super::{LineBody, line};
 use crate::output::{Stdout, Stopped};
 
@@ -21,6 +21,8 @@ pub(crate) struct Warned {
     warning: &'static str,
     /// The network namespace, by the inode that `lsns` shows.
     namespace: u64,
+    /// Where on this host it is.
+    place: ResetPlace,
     /// This host's end, or the listener. Of an overflow: the listener with the fullest queue; null if none is near its limit.
     local: Option<String>,
     /// The peer.
@@ -42,9 +44,10 @@ impl LineBody for Warned {
 impl Warned {
     fn new(warning: &Warning) -> Option<Self> {
         Some(match warning {
-            Warning::ListenerNearLimit { namespace, local, queue, process, .. } => Self {
+            Warning::ListenerNearLimit { place, local, queue, process, .. } => Self {
                 warning: "listener-near-limit",
-                namespace: namespace.inode(),
+                namespace: place.namespace.inode(),
+                place: place.into(),
                 local: Some(local.to_string()),
                 overflows: None,
                 remote: None,
@@ -52,9 +55,10 @@ impl Warned {
                 unread_bytes: None,
                 process: process.as_ref().map(Process::from),
             },
-            Warning::UnreadAfterPeerClosed { namespace, local, remote, unread, process, .. } => Self {
+            Warning::UnreadAfterPeerClosed { place, local, remote, unread, process, .. } => Self {
                 warning: "unread-after-peer-closed",
-                namespace: namespace.inode(),
+                namespace: place.namespace.inode(),
+                place: place.into(),
                 local: Some(local.to_string()),
                 overflows: None,
                 remote: Some(remote.to_string()),
@@ -62,9 +66,10 @@ impl Warned {
                 unread_bytes: Some(*unread),
                 process: process.as_ref().map(Process::from),
             },
-            Warning::AcceptQueueOverflowed { namespace, local, queue, process, overflows, .. } => Self {
+            Warning::AcceptQueueOverflowed { place, local, queue, process, overflows, .. } => Self {
                 warning: "accept-queue-overflowed",
-                namespace: namespace.inode(),
+                namespace: place.namespace.inode(),
+                place: place.into(),
                 local: local.map(|local| local.to_string()),
                 remote: None,
                 listener: queue.map(Queue::from),
@@ -80,8 +85,12 @@ impl Warned {
 /// The kernel's counters, and what was seen beside them.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Counters {
-    /// Counters that have grown, by the kernel's names.
+    /// Counters of this network namespace that have grown, by the kernel's names.
     kernel: BTreeMap<&'static str, u64>,
+    /// Those of other network namespaces, since they were found.
+    places: Vec<CountedPlace>,
+    /// What cannot be seen on this host, by name.
+    blind: Vec<&'static str>,
     /// Resets seen that this host sent, before any filter.
     seen_sent: u64,
     /// Resets seen that it received.
@@ -102,12 +111,28 @@ impl From<&library::Counted> for Counters {
     fn from(counted: &library::Counted) -> Self {
         Self {
             kernel: counted.kernel.clone(),
+            places: counted.places.iter().map(CountedPlace::from).collect(),
+            blind: counted.blind.iter().map(|blind| blind.name()).collect(),
             seen_sent: counted.seen_sent,
             seen_received: counted.seen_received,
             missed: counted.missed,
             events_lost: counted.events_lost,
             overruns: counted.overruns,
         }
+    }
+}
+
+/// The kernel's counters of another network namespace.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct CountedPlace {
+    place: ResetPlace,
+    /// Counters that have grown, by the kernel's names.
+    kernel: BTreeMap<&'static str, u64>,
+}
+
+impl From<&library::CountedPlace> for CountedPlace {
+    fn from(counted: &library::CountedPlace) -> Self {
+        Self { place: (&counted.place).into(), kernel: counted.kernel.clone() }
     }
 }
 
@@ -123,6 +148,8 @@ pub(crate) struct FurtherResets {
     cause: &'static str,
     /// The process of the first reset.
     process: Option<Process>,
+    /// Where the first was sent; null if its namespace is not known.
+    place: Option<ResetPlace>,
     /// How many followed, beyond those that were told before.
     resets: u32,
 }
@@ -138,6 +165,7 @@ impl From<&library::FurtherResets> for FurtherResets {
             remote: further.remote.map(|remote| remote.to_string()),
             cause: further.cause.name(),
             process: further.process.as_ref().map(Process::from),
+            place: further.place.as_ref().map(ResetPlace::from),
             resets: further.resets,
         }
     }

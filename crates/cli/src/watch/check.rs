@@ -163,6 +163,7 @@ fn unseen(blind: Blind) -> Check {
         }
         Blind::NoBytes => "modprobe tcp_diag inet_diag",
         Blind::NoOpener => "start it again",
+        Blind::TooManyNamespaces => "raise `ulimit -n` (systemd: LimitNOFILE=) if it is below 4,096",
         _ => "a newer kernel has it",
     };
     Check::new("this kernel", NeedState::Degraded, blind.meaning(), remedy)

@@ -56,6 +56,9 @@ impl Host {
         // Not the host's default target, which would start the services that are enabled there.
         script += "printf '[Unit]\\nDefaultDependencies=no\\n' > /run/systemd/system/nothing.target\n";
         for (name, text) in units {
+            if let Some((folder, _)) = name.split_once('/') {
+                script += &format!("mkdir -p /run/systemd/system/{folder}\n");
+            }
             script += &format!("cat > /run/systemd/system/{name} <<'END-OF-UNIT'\n{text}\nEND-OF-UNIT\n");
         }
         script += before;

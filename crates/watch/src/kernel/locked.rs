@@ -9,7 +9,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 /// Size of the largest ring, in bytes: about 16,000 events.
-const MOST: u64 = 2 << 20;
+pub(crate) const MOST: u64 = 2 << 20;
 /// Size of the smallest ring, in bytes: about 500 events. With less, a burst of resets is lost before it can be read.
 const LEAST: u64 = 64 << 10;
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::locked;
+
 /// `PERF_TYPE_TRACEPOINT`, and the fields of each sample: `PERF_SAMPLE_TID | _TIME | _RAW`.
 const TYPE_TRACEPOINT: u32 = 2;
 const SAMPLE: u64 = 1 << 1 | 1 << 2 | 1 << 10;
@@ -114,8 +116,11 @@ impl From<io::Error> for RingError {
 }
 
 impl Ring {
-    /// `size` in bytes: a power of two, and a page at least.
+    /// `size` in bytes: a power of two, a page at least and [`MOST`](crate::kernel::locked::MOST) at most.
     pub(crate) fn open(sources: &[Subscription], cpu: i32, size: usize) -> Result<Self, RingError> {
+        if !size.is_power_of_two() || size < rustix::param::page_size() || size as u64 > locked::MOST {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL).into());
+        }
         let mut events: Vec<OwnedFd> = Vec::new();
         for source in sources {
             let flags = if events.is_empty() { FLAGS | COMM } else { FLAGS };

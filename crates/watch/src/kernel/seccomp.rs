@@ -2,7 +2,8 @@
 //!
 //! What is refused is named, and fails with EPERM; everything else stays allowed, so that another C library or a newer kernel changes
 //! nothing. Refused is what reaches beyond this process although it has no capability left: to execute programs, to touch other
-//! processes, to change modes, owners and mounts, and to open sockets other than netlink's.
+//! processes of this user, to get capabilities in a user namespace of its own, to change modes, owners and mounts, to open sockets
+//! other than netlink's, to make another connection of one that is open, and to type into the terminal that it was started in.
 
 use std::io;
 use std::mem::offset_of;
@@ -26,7 +27,26 @@ const BOTH: &[libc::c_long] = &[
     libc::SYS_pidfd_getfd,
     libc::SYS_pidfd_send_signal,
     libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
     libc::SYS_tkill,
+    libc::SYS_setpriority,
+    libc::SYS_ioprio_set,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    libc::SYS_process_madvise,
+    libc::SYS_kcmp,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_semget,
+    libc::SYS_semctl,
+    libc::SYS_msgget,
+    libc::SYS_msgctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+    libc::SYS_quotactl,
+    libc::SYS_acct,
+    libc::SYS_syslog,
     libc::SYS_bpf,
     libc::SYS_userfaultfd,
     libc::SYS_io_uring_setup,
@@ -41,6 +61,7 @@ const BOTH: &[libc::c_long] = &[
     libc::SYS_pivot_root,
     libc::SYS_chroot,
     libc::SYS_unshare,
+    libc::SYS_connect,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
@@ -73,6 +94,10 @@ const BOTH: &[libc::c_long] = &[
     libc::SYS_fremovexattr,
     libc::SYS_utimensat,
     #[cfg(target_arch = "x86_64")]
+    libc::SYS_fork,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_vfork,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chown,
@@ -88,17 +113,127 @@ const BOTH: &[libc::c_long] = &[
 /// `fchmodat2`, the same number everywhere.
 const SYS_FCHMODAT2: libc::c_long = 452;
 
-/// What the process that parses does not do.
-pub(crate) const PARSER: &[libc::c_long] = &[libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset];
-/// What the opener does not do beyond what both do not.
-pub(crate) const OPENER: &[libc::c_long] = &[];
+/// Calls of a process that are refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RefusedCalls {
+    /// Whatever their arguments.
+    calls: &'static [libc::c_long],
+    /// By one of them.
+    arguments: &'static [RefusedArgument],
+}
 
-/// Refuses the calls that neither process makes, and `others`, to this thread and those that it starts later. Signals go to this
-/// process alone, limits are its own, and sockets are netlink's.
+/// What the process that parses does not do.
+pub(crate) const PARSER: RefusedCalls =
+    RefusedCalls { calls: &[libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset], arguments: &[] };
+
+/// What the opener does not do: it writes to no file.
+pub(crate) const OPENER: RefusedCalls = RefusedCalls {
+    calls: &[
+        libc::SYS_openat2,
+        libc::SYS_mknodat,
+        libc::SYS_mkdirat,
+        libc::SYS_unlinkat,
+        libc::SYS_renameat2,
+        libc::SYS_linkat,
+        libc::SYS_symlinkat,
+        libc::SYS_truncate,
+        libc::SYS_ftruncate,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_creat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_mknod,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_mkdir,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_rmdir,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_unlink,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_rename,
+        libc::SYS_renameat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_link,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_symlink,
+    ],
+    arguments: &[
+        refused(libc::SYS_openat, 2, WRITING, ArgumentRule::Not(&[0])),
+        #[cfg(target_arch = "x86_64")]
+        refused(libc::SYS_open, 1, WRITING, ArgumentRule::Not(&[0])),
+    ],
+};
+/// Bits of the flags with which a file is opened to change it.
+const WRITING: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
+
+/// Refuses a call by one argument.
+#[derive(Clone, Copy, Debug)]
+struct RefusedArgument {
+    call: libc::c_long,
+    /// Which argument, from 0. Its low 32 bits count: the kernel takes no more of these.
+    at: usize,
+    /// The bits of it that are looked at.
+    mask: u32,
+    values: ArgumentRule,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum ArgumentRule {
+    /// These values are refused.
+    These(&'static [u32]),
+    /// All others are refused.
+    Not(&'static [u32]),
+    /// All but this process's own pid are refused, and 0 if that is itself.
+    NotThisProcess { or_zero: bool },
+}
+
+const fn refused(call: libc::c_long, at: usize, mask: u32, values: ArgumentRule) -> RefusedArgument {
+    RefusedArgument { call, at, mask, values }
+}
+
+const ALL: u32 = u32::MAX;
+const THREAD: u32 = libc::CLONE_THREAD as u32;
+/// `CLONE_NEWNS`, `_NEWCGROUP`, `_NEWUTS`, `_NEWIPC`, `_NEWUSER`, `_NEWPID` and `_NEWNET`: in a user namespace of its own a process
+/// has all capabilities.
+const NEW_NAMESPACES: u32 = 0x7e02_0000;
+/// `TIOCSCTTY`, `TIOCSPGRP`, `TIOCSTI`, `TIOCLINUX` and `TIOCSETD`: to take a terminal, to type into it, or to have the kernel load a
+/// driver for it.
+/// `FIOSETOWN` and `SIOCSPGRP`: to have a signal sent to another process. `PERF_EVENT_IOC_SET_BPF`.
+const CONTROLS: &[u32] = &[0x540e, 0x5410, 0x5412, 0x541c, 0x5423, 0x8901, 0x8902, 0x4004_2408];
+/// `F_SETOWN`, `F_SETSIG` and `F_SETOWN_EX`: to have a signal sent to another process.
+const OWNERS: &[u32] = &[8, 10, 15];
+/// `MSG_FASTOPEN`: connects a socket that is not connected.
+const FAST_OPEN: u32 = libc::MSG_FASTOPEN as u32;
+/// The type of a socket without its flags.
+const SOCKET_TYPE: u32 = 0xf;
+
+/// Arguments that neither process uses.
+const BOTH_ARGUMENTS: &[RefusedArgument] = &[
+    refused(libc::SYS_kill, 0, ALL, ArgumentRule::NotThisProcess { or_zero: false }),
+    refused(libc::SYS_tgkill, 0, ALL, ArgumentRule::NotThisProcess { or_zero: false }),
+    refused(libc::SYS_prlimit64, 0, ALL, ArgumentRule::NotThisProcess { or_zero: true }),
+    refused(libc::SYS_sched_setscheduler, 0, ALL, ArgumentRule::NotThisProcess { or_zero: true }),
+    refused(libc::SYS_sched_setparam, 0, ALL, ArgumentRule::NotThisProcess { or_zero: true }),
+    refused(libc::SYS_sched_setattr, 0, ALL, ArgumentRule::NotThisProcess { or_zero: true }),
+    refused(libc::SYS_sched_setaffinity, 0, ALL, ArgumentRule::NotThisProcess { or_zero: true }),
+    refused(libc::SYS_socket, 0, ALL, ArgumentRule::Not(&[libc::AF_NETLINK as u32])),
+    refused(libc::SYS_socket, 2, ALL, ArgumentRule::Not(&[libc::NETLINK_SOCK_DIAG as u32])),
+    // A pair of datagram sockets can send to any other that has an address.
+    refused(libc::SYS_socketpair, 1, SOCKET_TYPE, ArgumentRule::Not(&[libc::SOCK_STREAM as u32])),
+    refused(libc::SYS_sendto, 3, FAST_OPEN, ArgumentRule::Not(&[0])),
+    refused(libc::SYS_sendmsg, 2, FAST_OPEN, ArgumentRule::Not(&[0])),
+    refused(libc::SYS_sendmmsg, 3, FAST_OPEN, ArgumentRule::Not(&[0])),
+    // Threads only: a process would outlive this one.
+    refused(libc::SYS_clone, 0, THREAD, ArgumentRule::Not(&[THREAD])),
+    refused(libc::SYS_clone, 0, NEW_NAMESPACES, ArgumentRule::Not(&[0])),
+    refused(libc::SYS_ioctl, 1, ALL, ArgumentRule::These(CONTROLS)),
+    refused(libc::SYS_fcntl, 1, ALL, ArgumentRule::These(OWNERS)),
+];
+
+/// Refuses the calls that neither process makes, and `others`, to this thread and those that it starts later.
 ///
 /// # Errors
 /// Returns the errors of `seccomp(2)`. It needs `no_new_privs`.
-pub(crate) fn refuse(others: &[libc::c_long]) -> io::Result<()> {
+pub(crate) fn refuse(others: RefusedCalls) -> io::Result<()> {
     if ARCHITECTURE == 0 {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -116,45 +251,77 @@ pub(crate) fn restrict_by_nothing() {
     unsafe { libc::syscall(libc::SYS_landlock_restrict_self, -1, 0) };
 }
 
-fn program(others: &[libc::c_long], own: u32) -> Vec<libc::sock_filter> {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+fn program(others: RefusedCalls, own: u32) -> Vec<libc::sock_filter> {
     const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let line = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    let load = |offset: usize| line(LOAD, offset as u32, 0, 0);
-    let allow = line(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
-    let refuse = line(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
     // Calls of another architecture, and those of x32, have other numbers: this program makes none.
     let mut lines = vec![
         load(offset_of!(libc::seccomp_data, arch)),
         line(EQUAL, ARCHITECTURE, 1, 0),
-        refuse,
+        answer(libc::EPERM),
         load(offset_of!(libc::seccomp_data, nr)),
         line(AT_LEAST, X32, 0, 1),
-        refuse,
+        answer(libc::EPERM),
     ];
-    for call in BOTH.iter().chain(others) {
-        lines.extend([line(EQUAL, *call as u32, 0, 1), refuse]);
+    for call in BOTH.iter().chain(others.calls) {
+        lines.extend([line(EQUAL, *call as u32, 0, 1), answer(libc::EPERM)]);
     }
-    // Calls that may have these values as their first argument, and no other. Little endian: the low half comes first, and the
-    // kernel takes each of them as 32 bits.
-    let bounded: [(libc::c_long, [u32; 2]); 4] = [
-        (libc::SYS_kill, [own, own]),
-        (libc::SYS_tgkill, [own, own]),
-        (libc::SYS_prlimit64, [0, own]),
-        (libc::SYS_socket, [libc::AF_NETLINK as u32, libc::AF_NETLINK as u32]),
-    ];
-    for (call, [one, other]) in bounded {
-        lines.extend([
-            line(EQUAL, call as u32, 0, 5),
-            load(offset_of!(libc::seccomp_data, args)),
-            line(EQUAL, one, 2, 0),
-            line(EQUAL, other, 1, 0),
-            refuse,
-            allow,
-        ]);
+    // Its flags are in memory, where a filter does not look. The C libraries fall back to `clone`.
+    lines.extend([line(EQUAL, libc::SYS_clone3 as u32, 0, 1), answer(libc::ENOSYS)]);
+    for argument in BOTH_ARGUMENTS.iter().chain(others.arguments) {
+        lines.extend(argument.lines(own));
     }
-    lines.push(allow);
+    lines.push(line(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0));
     lines
 }
+
+impl RefusedArgument {
+    /// Lines that begin and end with the call's number loaded.
+    fn lines(&self, own: u32) -> Vec<libc::sock_filter> {
+        const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+        const GO: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+        let zero = [0, own];
+        let (values, are_refused): (&[u32], bool) = match self.values {
+            ArgumentRule::These(values) => (values, true),
+            ArgumentRule::Not(values) => (values, false),
+            ArgumentRule::NotThisProcess { or_zero } => (&zero[usize::from(!or_zero)..], false),
+        };
+        // Little endian: the low half comes first.
+        let argument = offset_of!(libc::seccomp_data, args) + 8 * self.at;
+        let mut body = vec![load(argument), line(AND, self.mask, 0, 0)];
+        let count = values.len() as u8;
+        for (at, value) in values.iter().enumerate() {
+            // Over the values that are left, and over the jump behind them.
+            body.push(line(EQUAL, *value, count - at as u8, 0));
+        }
+        let number = load(offset_of!(libc::seccomp_data, nr));
+        // Where no value was equal, then where one was.
+        let (none, one) = if are_refused { (2, 0) } else { (1, 1) };
+        body.push(line(GO, none, 0, 0));
+        body.push(line(GO, one, 0, 0));
+        body.extend([answer(libc::EPERM), number]);
+        let mut lines = vec![line(EQUAL, self.call as u32, 0, body.len() as u8)];
+        lines.append(&mut body);
+        lines
+    }
+}
+
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+const fn line(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
+const fn load(offset: usize) -> libc::sock_filter {
+    line(LOAD, offset as u32, 0, 0)
+}
+
+/// Refuses the call with an error.
+const fn answer(error: libc::c_int) -> libc::sock_filter {
+    line(RETURN, libc::SECCOMP_RET_ERRNO | error as u32, 0, 0)
+}
+
+#[cfg(test)]
+#[path = "seccomp_tests.rs"]
+mod tests;

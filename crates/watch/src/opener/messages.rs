@@ -19,6 +19,8 @@ use crate::privileged::FoundNamespaces;
 const LONGEST: u32 = 4 << 20;
 /// Most descriptors of one message.
 pub(super) const MOST_DESCRIPTORS: usize = 16;
+/// Most inodes whose holders are sought at a time.
+pub(super) const MOST_INODES: usize = 65_536;
 
 /// What is asked of the opener.
 #[derive(Debug, Serialize, Deserialize)]

@@ -6,18 +6,24 @@
 mod messages;
 mod serve;
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 
-use self::messages::{OpenerAnswer, OpenerRequest};
+use self::messages::{MOST_INODES, OpenerAnswer, OpenerRequest};
 use crate::kernel::fork;
 use crate::kernel::leftovers::Leftovers;
 use crate::kernel::ring::{Ring, RingError, Subscription};
 use crate::namespace_id::NamespaceId;
 use crate::privileged::{FoundNamespaces, NamespaceFiles};
+
+/// Longest wait for an answer. To look at all descriptors of the largest hosts takes seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for its end. Where it is held up, the kernel ends it with this process.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The process that opens for this one what takes capabilities.
 #[derive(Debug)]
@@ -37,7 +43,13 @@ impl Opener {
     pub fn start() -> io::Result<Self> {
         let (socket, other) = UnixStream::pair()?;
         let process = fork::start(other.into(), |socket| serve::serve(&socket.into()))?;
-        Ok(Self { socket, process: Some(process), has_ended: false })
+        Self::of(socket, Some(process), PATIENCE)
+    }
+
+    fn of(socket: UnixStream, process: Option<Pid>, patience: Duration) -> io::Result<Self> {
+        socket.set_read_timeout(Some(patience))?;
+        socket.set_write_timeout(Some(patience))?;
+        Ok(Self { socket, process, has_ended: false })
     }
 
     /// Its pid.
@@ -45,12 +57,16 @@ impl Opener {
         Pid::as_raw(self.process)
     }
 
-    /// Whether it has ended, although nobody told it to.
+    /// Whether it has ended, although nobody told it to, or does not answer.
     pub(crate) fn has_ended(&self) -> bool {
         self.has_ended
     }
 
     fn ask(&mut self, request: &OpenerRequest) -> io::Result<(OpenerAnswer, Vec<OwnedFd>)> {
+        if self.has_ended {
+            // What it may still say answers another request.
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let answer =
             messages::send(&self.socket, request, &[]).and_then(|()| messages::receive(&self.socket));
         match answer.inspect_err(|_| self.has_ended = true)? {
@@ -93,6 +109,7 @@ impl Opener {
     }
 
     pub(crate) fn owners(&mut self, inodes: &[u32]) -> io::Result<Vec<(u32, u32)>> {
+        let inodes = &inodes[..inodes.len().min(MOST_INODES)];
         match self.ask(&OpenerRequest::Owners(inodes.to_vec()))? {
             (OpenerAnswer::Owners(owners), _) => Ok(owners),
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -102,8 +119,18 @@ impl Opener {
 
 impl Drop for Opener {
     fn drop(&mut self) {
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        if self.process.is_some() {
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+        let _ = self.socket.set_read_timeout(Some(GOODBYE));
+        // Its end is the end of the stream: then it is gone in a moment.
+        let has_closed = loop {
+            match self.socket.read(&mut [0; 4096]) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break error.kind() == io::ErrorKind::ConnectionReset,
+            }
+        };
+        if self.process.is_some() && has_closed {
             let _ = waitpid(self.process, WaitOptions::empty());
         }
     }

@@ -1,24 +1,29 @@
 //! The opener's own part: answers one request after the other until the socket is closed.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
-use super::messages::{MOST_DESCRIPTORS, OpenerAnswer, OpenerRequest, receive, send};
+use super::messages::{MOST_DESCRIPTORS, MOST_INODES, OpenerAnswer, OpenerRequest, receive, send};
 use crate::kernel::ring::{Ring, RingError, Subscription};
 use crate::kernel::seccomp;
 use crate::namespace_id::NamespaceId;
 use crate::privilege;
 use crate::privileged::Privileged;
 
-/// Most inodes whose holders are sought at a time.
-const MOST_INODES: usize = 65_536;
+/// Rings that are opened of a processor, and in which time: it may go and come with each sleep of the machine. Who asks keeps them
+/// as long as he likes, and they are locked memory of the kernel's.
+pub(super) const RINGS: (usize, Duration) = (16, Duration::from_secs(16 * 3_600));
 
 #[derive(Debug, Default)]
 struct OpenerState {
     /// What is opened on each processor, once that is said.
     sources: Option<Vec<Subscription>>,
     privileged: Privileged,
+    /// When rings of each processor were opened.
+    opened: HashMap<i32, Vec<Instant>>,
     /// The ring that was opened last. Mapped in two processes its memory counts once; it is unmapped here when the other has had it.
     ring: Option<Ring>,
 }
@@ -67,14 +72,11 @@ impl OpenerState {
                 self.privileged.namespaces();
                 Ok(OpenerAnswer::Done.into())
             }
-            OpenerRequest::Processor { cpu, size } => {
-                let sources = self.sources.as_deref().unwrap_or_default();
-                match Ring::open(sources, cpu, size) {
-                    Ok(ring) => Ok(PreparedAnswer { ring: Some(ring), ..OpenerAnswer::Done.into() }),
-                    Err(RingError::Locked) => Ok(OpenerAnswer::Locked.into()),
-                    Err(RingError::Other(error)) => Err(error),
-                }
-            }
+            OpenerRequest::Processor { cpu, size } => match self.processor(cpu, size) {
+                Ok(ring) => Ok(PreparedAnswer { ring: Some(ring), ..OpenerAnswer::Done.into() }),
+                Err(RingError::Locked) => Ok(OpenerAnswer::Locked.into()),
+                Err(RingError::Other(error)) => Err(error),
+            },
             OpenerRequest::Namespaces => Ok(OpenerAnswer::Namespaces(self.privileged.namespaces()).into()),
             OpenerRequest::Leftovers(inode) => {
                 let leftovers = self.privileged.leftovers(NamespaceId::from_inode(inode))?;
@@ -90,6 +92,21 @@ impl OpenerState {
                 Ok(OpenerAnswer::Owners(self.privileged.owners(&inodes)).into())
             }
         }
+    }
+
+    fn processor(&mut self, cpu: i32, size: usize) -> Result<Ring, RingError> {
+        let now = Instant::now();
+        if let Some(opened) = self.opened.get_mut(&cpu) {
+            opened.retain(|at| now - *at < RINGS.1);
+            if opened.len() >= RINGS.0 {
+                return Err(io::Error::from_raw_os_error(libc::EDQUOT).into());
+            }
+        }
+        let ring = Ring::open(self.sources.as_deref().unwrap_or_default(), cpu, size)?;
+        if !ring.events.is_empty() {
+            self.opened.entry(cpu).or_default().push(now);
+        }
+        Ok(ring)
     }
 }
 

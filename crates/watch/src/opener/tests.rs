@@ -17,7 +17,7 @@ fn with_opener<R: Send + 'static>(task: impl FnOnce(&mut Opener) -> R + Send + '
     let serving = std::thread::spawn(move || serve::serve(&other));
     let asking = std::thread::spawn(move || {
         crate::privilege::give_up_all_capabilities().unwrap();
-        let mut opener = Opener { socket, process: None, has_ended: false };
+        let mut opener = Opener::of(socket, None, PATIENCE).unwrap();
         task(&mut opener)
     });
     let result = asking.join().unwrap();
@@ -84,6 +84,36 @@ fn namespaces_and_holders_are_opened_for_who_may_not() {
     drop(holder);
 }
 
+#[test]
+fn an_opener_that_does_not_answer_is_asked_once() {
+    let (socket, other) = UnixStream::pair().unwrap();
+    let mut opener = Opener::of(socket, None, Duration::from_millis(10)).unwrap();
+    opener.namespaces().unwrap_err();
+    assert!(opener.has_ended(), "as good as");
+    // A late answer would be that of another request.
+    opener.owners(&[1]).unwrap_err();
+    drop(opener);
+    messages::receive::<OpenerRequest>(&other).unwrap();
+    let end = messages::receive::<OpenerRequest>(&other).unwrap_err();
+    assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
+fn who_asks_for_too_much_does_not_lose_the_opener() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("root", "there is nothing to give up");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = inode(&listener);
+    with_opener(move |opener| {
+        // As many connections as peers care to leave half closed.
+        let mut inodes = vec![u32::MAX; 1_000_000];
+        inodes[0] = socket;
+        assert_eq!(opener.owners(&inodes).unwrap(), [(socket, std::process::id())]);
+        assert!(!opener.has_ended());
+    });
+}
+
 /// Whether the calling thread may not see the namespace of a process.
 fn is_refused(pid: u32) -> bool {
     let seen = std::fs::metadata(format!("/proc/{pid}/ns/net"));
@@ -99,6 +129,10 @@ fn a_processors_events_are_opened_once_they_are_named_and_they_are_named_once() 
         return skip("live tracepoints", "perf events are refused");
     };
     let cpu = processors().unwrap()[0];
+    let refused = |result| match result {
+        Err(RingError::Other(error)) => io::Error::raw_os_error(&error),
+        other => panic!("{other:?}"),
+    };
     with_opener(move |opener| {
         assert!(opener.processor(cpu, 64 << 10).is_ok_and(|ring| ring.events.is_empty()), "none is named");
         opener.begin(&sources).unwrap();
@@ -110,5 +144,13 @@ fn a_processors_events_are_opened_once_they_are_named_and_they_are_named_once() 
         opener.namespaces().unwrap();
         assert_eq!(ring.counted_lost(), 0);
         assert!(matches!(opener.processor(i32::MAX, 64 << 10), Err(RingError::Other(_))));
+        // Rings are memory of the kernel's, which no limit of this process bounds.
+        for size in [0, 1, 3 << 20, 4 << 20, 1 << 40, usize::MAX] {
+            assert_eq!(refused(opener.processor(cpu, size)), Some(libc::EINVAL), "{size}");
+        }
+        for at in 1..serve::RINGS.0 {
+            assert!(opener.processor(cpu, 64 << 10).is_ok(), "{at}");
+        }
+        assert_eq!(refused(opener.processor(cpu, 64 << 10)), Some(libc::EDQUOT));
     });
 }

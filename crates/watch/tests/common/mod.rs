@@ -74,6 +74,11 @@ pub(crate) fn within(namespace: &Namespace, program: &str, arguments: &str) -> b
     namespace.run(run).unwrap().is_ok_and(|status| status.success())
 }
 
+/// Runs `ip` in the calling thread's namespace. Returns whether it succeeded.
+pub(crate) fn ip(arguments: &str) -> bool {
+    Command::new("ip").args(arguments.split(' ')).status().is_ok_and(|status| status.success())
+}
+
 /// `of` connections with a byte unread at the server's end, which a process of its own holds. Kills it.
 pub(crate) fn kill_holder(listener: &TcpListener, of: usize) -> Vec<TcpStream> {
     let local = listener.local_addr().unwrap();

@@ -1,6 +1,8 @@
 //! The exporter: OpenMetrics over HTTP, for Prometheus to scrape.
 
-use std::collections::HashSet;
+mod labels;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -9,14 +11,20 @@ use std::time::{Duration, Instant};
 
 use linger_endpoint::{EndpointLimits, MetricsSource};
 use linger_why::Cause;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::{Counted, Direction, LiveReset, NamedProcess, NamespaceId, Notice, Warning, Watcher, Workload};
+use self::labels::{
+    BlindLabels, ByteLabels, CounterLabels, DirectionLabels, ListenerLabels, PlaceLabels, ResetLabels,
+    WarningLabels, process_label,
+};
+use crate::{
+    Blind, Counted, CountedPlace, Direction, KnownPlace, LiveReset, NamedProcess, NamespaceId, Notice,
+    Warning, Watcher,
+};
 
 /// Largest number of label sets. Further processes are counted as "other", so that the scraper's memory stays bounded.
 const MAX_LABELS: usize = 2_000;
@@ -34,77 +42,8 @@ const AT_ZERO: [Cause; 5] = [
 /// The names of [`Warning`]s.
 const WARNINGS: [&str; 3] = ["listener-near-limit", "unread-after-peer-closed", "accept-queue-overflowed"];
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResetLabels {
-    cause: &'static str,
-    direction: &'static str,
-    process: String,
-    #[prometheus(flatten)]
-    place: PlaceLabels,
-}
-
-/// Where on this host a reset happened. A label is empty where it is not known.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PlaceLabels {
-    namespace: String,
-    container: String,
-    pod: String,
-    unit: String,
-}
-
-impl PlaceLabels {
-    fn of(namespace: Option<NamespaceId>, workload: Option<&Workload>) -> Self {
-        let workload = workload.cloned().unwrap_or_default();
-        Self {
-            namespace: namespace.map_or(String::new(), |id| id.inode().to_string()),
-            container: workload.container.unwrap_or_default(),
-            pod: workload.pod.unwrap_or_default(),
-            unit: workload.unit.map_or(String::new(), |unit| unit.label()),
-        }
-    }
-}
-
-/// `bytes` is `unread`, `unacknowledged` or `unsent`, as in [`Bytes`](crate::Bytes).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByteLabels {
-    bytes: &'static str,
-    #[prometheus(flatten)]
-    reset: ResetLabels,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CounterLabels {
-    counter: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DirectionLabels {
-    direction: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ListenerLabels {
-    namespace: String,
-    listener: String,
-    process: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WarningLabels {
-    warning: &'static str,
-}
-
-fn listener_labels(
-    namespace: NamespaceId,
-    local: Option<SocketAddr>,
-    process: Option<&NamedProcess>,
-) -> ListenerLabels {
-    ListenerLabels {
-        namespace: namespace.inode().to_string(),
-        listener: local.map_or("unknown".to_owned(), |local| local.to_string()),
-        process: process.map_or("unknown".to_owned(), |process| process.name.label()),
-    }
-}
+/// A listener, and the process that listens.
+type AnnouncedListener = (NamespaceId, SocketAddr, u32);
 
 /// The metrics served at `/metrics`. Clones share the same values.
 #[derive(Clone, Debug)]
@@ -123,8 +62,11 @@ pub struct Metrics {
     seen: Family<DirectionLabels, Counter>,
     missed: Gauge<i64, AtomicI64>,
     labels: Arc<Mutex<HashSet<ResetLabels>>>,
+    /// Those of `overflows`.
+    listeners: Arc<Mutex<HashSet<ListenerLabels>>>,
     /// The listeners, with their process, that have their series at zero.
-    announced: Arc<Mutex<HashSet<(NamespaceId, SocketAddr, u32)>>>,
+    announced: Arc<Mutex<HashMap<AnnouncedListener, ListenerLabels>>>,
+    blind: Family<BlindLabels, Gauge<i64, AtomicI64>>,
     /// When the last round was recorded, in milliseconds since `started`.
     recorded: Arc<AtomicU64>,
     started: Instant,
@@ -160,7 +102,7 @@ impl Default for Metrics {
         registry.register("reset_bytes", lost_bytes, bytes.clone());
         registry.register(
             "kernel_counter",
-            "The kernel's own counters of this network namespace, since the start",
+            "The kernel's own counters of each network namespace, since it was found",
             kernel.clone(),
         );
         registry.register("seen_resets", "Resets seen, whatever the filter", seen.clone());
@@ -169,6 +111,11 @@ impl Default for Metrics {
             "Resets that the kernel counted as sent beyond those seen",
             missed.clone(),
         );
+        let blind = Family::<BlindLabels, Gauge<i64, AtomicI64>>::default();
+        registry.register("blind", "What cannot be seen on this host (1)", blind.clone());
+        for what in Blind::ALL {
+            drop(blind.get_or_create(&BlindLabels { what: what.name() }));
+        }
         for warning in WARNINGS {
             drop(warnings.get_or_create(&WarningLabels { warning }));
         }
@@ -190,7 +137,9 @@ impl Default for Metrics {
             seen,
             missed,
             labels: Arc::default(),
+            listeners: Arc::default(),
             announced: Arc::default(),
+            blind,
             recorded: Arc::default(),
             started: Instant::now(),
         }
@@ -203,75 +152,105 @@ impl Metrics {
         for notice in notices {
             match notice {
                 Notice::Reset(reset) => {
-                    let process =
-                        reset.process.as_ref().map_or("unknown".to_owned(), |process| process.name.label());
+                    let process = process_label(reset.process.as_ref());
                     let (cause, direction) = (reset.cause.name(), reset.direction.name());
-                    let place = PlaceLabels::of(reset.namespace, reset.workload.as_ref());
+                    let place = PlaceLabels::of_reset(reset);
                     let labels = self.bounded(ResetLabels { cause, direction, process, place });
                     self.resets.get_or_create(&labels).inc_by(reset.connections.into());
                     self.record_further(&labels, reset.further_resets);
                     self.record_bytes(reset, labels);
                 }
                 Notice::Further(further) => {
-                    let process = further.process.as_ref();
-                    let process = process.map_or("unknown".to_owned(), |process| process.name.label());
+                    let process = process_label(further.process.as_ref());
                     let (cause, direction) = (further.cause.name(), Direction::Sent.name());
-                    // The notice has no namespace and no workload, so these labels stay empty.
-                    let place = PlaceLabels::default();
+                    let place = further.place.as_ref().map(PlaceLabels::from).unwrap_or_default();
                     let labels = self.bounded(ResetLabels { cause, direction, process, place });
                     self.record_further(&labels, further.resets);
                 }
-                Notice::Warning(warning) => {
-                    let warning = match warning {
-                        Warning::ListenerNearLimit { .. } => "listener-near-limit",
-                        Warning::UnreadAfterPeerClosed { .. } => "unread-after-peer-closed",
-                        Warning::AcceptQueueOverflowed { namespace, local, process, overflows, .. } => {
-                            let labels = listener_labels(*namespace, *local, process.as_ref());
-                            self.overflows.get_or_create(&labels).inc_by(*overflows);
-                            "accept-queue-overflowed"
-                        }
-                    };
-                    self.warnings.get_or_create(&WarningLabels { warning }).inc();
-                }
+                Notice::Warning(warning) => self.record_warning(warning),
                 Notice::Counters(counted) => self.record_counters(counted),
             }
         }
-        self.waiting.clear();
-        self.limit.clear();
-        for (namespace, local, queue, process) in watcher.listeners().take(MAX_LABELS) {
-            let labels = listener_labels(namespace, Some(local), process);
-            self.waiting.get_or_create(&labels).set(queue.waiting.into());
-            self.limit.get_or_create(&labels).set(queue.limit.into());
-            if let Some(process) = process {
-                self.announce((namespace, local, process.pid), process, watcher.workload(process), &labels);
-            }
+        self.record_listeners(watcher);
+        self.record_places(watcher.counted(), &watcher.own_place());
+        for what in Blind::ALL {
+            let is_so = watcher.blind().contains(&what);
+            self.blind.get_or_create(&BlindLabels { what: what.name() }).set(is_so.into());
         }
         self.recorded.store(self.milliseconds(), Ordering::Relaxed);
         self.lost.inner().store(watcher.lost(), Ordering::Relaxed);
         self.ring.set(watcher.ring_bytes().try_into().unwrap_or(i64::MAX));
     }
 
+    fn record_warning(&self, warning: &Warning) {
+        let name = match warning {
+            Warning::ListenerNearLimit { .. } => "listener-near-limit",
+            Warning::UnreadAfterPeerClosed { .. } => "unread-after-peer-closed",
+            Warning::AcceptQueueOverflowed { place, local, process, overflows, .. } => {
+                let labels = ListenerLabels::new(place, *local, process.as_ref());
+                self.overflowed(labels).inc_by(*overflows);
+                "accept-queue-overflowed"
+            }
+        };
+        self.warnings.get_or_create(&WarningLabels { warning: name }).inc();
+    }
+
+    /// The counter of a listener, or that of "other" if there are too many.
+    fn overflowed(&self, labels: ListenerLabels) -> Counter {
+        if let Some(counter) = self.overflows.get(&labels) {
+            return counter.clone();
+        }
+        let mut known = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = if known.len() >= MAX_LABELS { ListenerLabels::other() } else { labels };
+        known.insert(labels.clone());
+        self.overflows.get_or_create(&labels).clone()
+    }
+
+    fn record_listeners(&self, watcher: &Watcher) {
+        self.waiting.clear();
+        self.limit.clear();
+        let mut there = HashSet::new();
+        for (namespace, local, queue, process) in watcher.listeners().take(MAX_LABELS) {
+            let place = watcher.place(namespace, process);
+            let labels = ListenerLabels::new(&place, Some(local), process);
+            self.waiting.get_or_create(&labels).set(queue.waiting.into());
+            self.limit.get_or_create(&labels).set(queue.limit.into());
+            if let Some(process) = process {
+                let key = (namespace, local, process.pid);
+                self.announce(key, process, &place, labels);
+                there.insert(key);
+            }
+        }
+        // The zero of a listener that is gone: there may be any number of them, one after the other.
+        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, labels) in announced.extract_if(|key, _| !there.contains(key)) {
+            if self.overflows.get(&labels).is_some_and(|counter| counter.get() == 0) {
+                self.overflows.remove(&labels);
+                self.listeners.lock().unwrap_or_else(PoisonError::into_inner).remove(&labels);
+            }
+        }
+    }
+
     /// Makes the series of a listener that are to exist before anything has happened.
     fn announce(
         &self,
-        key: (NamespaceId, SocketAddr, u32),
+        key: AnnouncedListener,
         process: &NamedProcess,
-        workload: Option<&Workload>,
-        listener: &ListenerLabels,
+        place: &KnownPlace,
+        listener: ListenerLabels,
     ) {
         let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
         let labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner).len();
         // Half of the label sets are left to resets that do happen.
-        if announced.contains(&key) || labels + AT_ZERO.len() > MAX_LABELS / 2 {
+        if announced.contains_key(&key) || labels + AT_ZERO.len() > MAX_LABELS / 2 {
             return;
         }
-        announced.insert(key);
-        drop(self.overflows.get_or_create(listener));
+        drop(self.overflowed(listener.clone()));
+        announced.insert(key, listener);
         for cause in AT_ZERO {
-            let place = PlaceLabels::of(Some(key.0), workload);
             let (direction, process) = (Direction::Sent.name(), process.name.label());
-            let labels = self.bounded(ResetLabels { cause: cause.name(), direction, process, place });
-            drop(self.resets.get_or_create(&labels));
+            let labels = ResetLabels { cause: cause.name(), direction, process, place: place.into() };
+            drop(self.resets.get_or_create(&self.bounded(labels)));
         }
     }
 
@@ -311,14 +290,22 @@ impl Metrics {
     }
 
     fn record_counters(&self, counted: &Counted) {
-        let set = |counter: &Counter, value| counter.inner().store(value, Ordering::Relaxed);
-        for (&counter, &value) in &counted.kernel {
-            set(&self.kernel.get_or_create(&CounterLabels { counter }), value);
-        }
         for (direction, seen) in [("sent", counted.seen_sent), ("received", counted.seen_received)] {
-            set(&self.seen.get_or_create(&DirectionLabels { direction }), seen);
+            self.seen.get_or_create(&DirectionLabels { direction }).inner().store(seen, Ordering::Relaxed);
         }
         self.missed.set(counted.missed.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// The kernel's counters of the namespaces that there are.
+    fn record_places(&self, counted: &Counted, own: &KnownPlace) {
+        self.kernel.clear();
+        let others = counted.places.iter().map(|CountedPlace { place, kernel }| (place, kernel));
+        let all = std::iter::once((own, &counted.kernel)).chain(others);
+        let all = all.flat_map(|(place, kernel)| kernel.iter().map(move |counter| (place, counter)));
+        for (place, (&counter, &value)) in all.take(MAX_LABELS) {
+            let labels = CounterLabels { counter, place: place.into() };
+            self.kernel.get_or_create(&labels).inner().store(value, Ordering::Relaxed);
+        }
     }
 
     /// The metrics as OpenMetrics text.
