@@ -24,6 +24,7 @@ mod answer;
 mod body;
 mod drain;
 mod open;
+mod pace;
 mod reading;
 mod settle;
 mod spool;
@@ -42,11 +43,13 @@ use crate::error::ProtocolError;
 use crate::incoming::{Capacity, Incoming, Received, Start};
 use crate::limits::Limits;
 
+pub(crate) use answer::SaidSoFar;
 pub use answer::{Accepted, Answer, Large, Last, RequestEnd, Said};
 pub use body::{Gone, Input, Which};
 use drain::{Drains, Need};
 pub use open::Key;
 use open::OpenRequest;
+use pace::GatewayPace;
 
 /// The line in the gateway's log if a handler panicked.
 pub const PANICKED: &str = "the handler panicked";
@@ -67,6 +70,13 @@ pub struct Bounds {
     pub io_timeout: Duration,
     /// Longest rest between two requests.
     pub keep_idle: Duration,
+    /// Longest time for one record, from its first byte to its last. Of this and the next two only time counts in which this side
+    /// waits for the gateway.
+    pub record_within: Option<Duration>,
+    /// Longest time for a request's parameters, from BEGIN_REQUEST on.
+    pub params_within: Option<Duration>,
+    /// Longest time for a request's body. A handler that reads beyond it gets [`Gone::Slow`].
+    pub body_within: Option<Duration>,
     /// How long END_REQUEST waits for a request's body that has stopped moving; zero for not at all.
     pub input_idle: Duration,
     /// The folder for bodies that exceed [`Limits::buffered`]; `None` if there is none.
@@ -74,7 +84,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The bounds of one connection. Bodies have no file, and END_REQUEST waits for none.
+    /// The bounds of one connection. Bodies have no file, END_REQUEST waits for none, and whoever is not silent has all the time.
     pub fn new(
         policy: Policy,
         limits: Limits,
@@ -82,8 +92,20 @@ impl Bounds {
         io_timeout: Duration,
         keep_idle: Duration,
     ) -> Self {
+        let (record_within, params_within, body_within) = (None, None, None);
         let (input_idle, spool) = (Duration::ZERO, None);
-        Self { policy, limits, capacity, io_timeout, keep_idle, input_idle, spool }
+        Self {
+            policy,
+            limits,
+            capacity,
+            io_timeout,
+            keep_idle,
+            record_within,
+            params_within,
+            body_within,
+            input_idle,
+            spool,
+        }
     }
 }
 
@@ -116,6 +138,8 @@ pub struct End {
     pub requests: u64,
     /// The gateway's violation of the protocol, if that ended the conversation.
     pub fault: Option<ProtocolError>,
+    /// Whether a record or parameters that took too long ended the conversation.
+    pub is_slow: bool,
 }
 
 /// The state of one connection.
@@ -133,10 +157,11 @@ pub struct Conversation {
     drains: Drains,
     /// When the gateway's present silence becomes too long. Drains have deadlines of their own.
     deadline: Option<Instant>,
+    pace: GatewayPace,
     is_held: bool,
     /// How many writers wait for the gateway to read.
     blocked: usize,
-    /// When bytes were received last.
+    /// When something was received last that belongs to a request.
     heard: Option<Instant>,
 }
 
@@ -163,6 +188,7 @@ impl Conversation {
             running: 0,
             served: 0,
             deadline: None,
+            pace: GatewayPace::default(),
             is_held: false,
             blocked: 0,
             heard: None,
@@ -175,6 +201,11 @@ impl Conversation {
         self.fresh.pop_front()
     }
 
+    /// Whether no request is under way: none that waits for its answer, nor one whose last records are being sent.
+    pub fn is_idle(&self) -> bool {
+        self.running == 0
+    }
+
     /// Returns what to do at `now`. The driver must have taken all requests from [`request`](Self::request) before.
     pub fn next(&mut self, now: Instant) -> Step {
         debug_assert!(self.open.len() <= self.running, "a request was answered before it was finished");
@@ -184,6 +215,7 @@ impl Conversation {
     }
 
     fn step(&mut self, now: Instant) -> Step {
+        self.unpaced(now);
         if !self.incoming.replies().is_empty() {
             return Step::Send(std::mem::take(self.incoming.replies()));
         }
@@ -220,7 +252,7 @@ impl Conversation {
             None
         };
         self.deadline = patience.and_then(|patience| self.deadline.or(now.checked_add(patience)));
-        let until = [self.deadline, drained].into_iter().flatten().min();
+        let until = [self.deadline, drained, self.paced(now)].into_iter().flatten().min();
         if rests { Step::Rest(until) } else { Step::Receive(until) }
     }
 
@@ -230,7 +262,8 @@ impl Conversation {
             Life::Deaf(Gone::Protocol(error)) => Some(error),
             _ => None,
         };
-        End { policy: self.bounds.policy, requests: self.served, fault }
+        let is_slow = matches!(self.life, Life::Deaf(Gone::Slow));
+        End { policy: self.bounds.policy, requests: self.served, fault, is_slow }
     }
 
     /// Takes received bytes off the front of `input`, up to the next event that concerns a handler or the driver. Call
@@ -238,14 +271,17 @@ impl Conversation {
     pub fn take(&mut self, input: &mut &[u8], now: Instant) {
         debug_assert!(!matches!(self.life, Life::Deaf(_)), "received after the end");
         self.deadline = None;
-        self.heard = Some(now);
+        self.unpaced(now);
         loop {
             match self.incoming.next(input) {
                 Ok(Some(Received::Discarded(bytes))) => {
                     self.drains.discarded(self.incoming.record_id(), bytes);
                     continue;
                 }
-                Ok(Some(event)) => self.apply(event, now),
+                Ok(Some(event)) => {
+                    self.heard = Some(now);
+                    self.apply(event, now);
+                }
                 Ok(None) => {}
                 Err(error) => self.life = Life::Deaf(Gone::Protocol(error)),
             }
@@ -287,6 +323,7 @@ impl Conversation {
 
     fn begin(&mut self, start: Start) {
         debug_assert!(self.open.iter().all(|open| open.id != start.id), "request {} runs twice", start.id);
+        self.params_came();
         self.served += 1;
         self.running += 1;
         let key = Key::new(self.served);
@@ -297,6 +334,9 @@ impl Conversation {
     /// Reports that nothing came until the deadline of the step.
     pub fn silent(&mut self, now: Instant) {
         self.drains.silent(now);
+        if self.is_too_slow(now) {
+            self.life = Life::Deaf(Gone::Slow);
+        }
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             self.life = Life::Deaf(Gone::Silent);
         }
@@ -327,6 +367,11 @@ impl Conversation {
     /// be read from it.
     pub fn is_aborted(&self, key: Key) -> bool {
         matches!(self.life, Life::Deaf(_)) || self.open.iter().any(|open| open.key == key && open.is_aborted)
+    }
+
+    /// How many bytes of a request's body have come, until it is [finished](Self::finish).
+    pub(crate) fn received(&self, key: Key) -> u64 {
+        self.open.iter().find(|open| open.key == key).map_or(0, |open| open.received)
     }
 
     /// Notes that a handler is done: with this status, or with `None` if it failed. Returns which records are to end the

@@ -97,6 +97,8 @@ pub struct Incoming {
     replies: Vec<u8>,
     /// The request whose record is being received, or was last.
     record_id: u16,
+    /// How many records have begun.
+    records: u64,
     refuses: bool,
 }
 
@@ -111,6 +113,7 @@ impl Incoming {
             whole: Vec::new(),
             replies: Vec::new(),
             record_id: 0,
+            records: 0,
             refuses: false,
         }
     }
@@ -181,6 +184,21 @@ impl Incoming {
         self.active.iter().any(open) || !(self.decoder.at_boundary() || self.is_draining())
     }
 
+    /// Whether the parameters of a request have begun and not ended.
+    pub(crate) fn expects_params(&self) -> bool {
+        self.active.iter().any(|active| matches!(active.stage, Stage::Params(_)))
+    }
+
+    /// Whether the bytes so far end between two records.
+    pub(crate) fn at_boundary(&self) -> bool {
+        self.decoder.at_boundary()
+    }
+
+    /// How many records have begun.
+    pub(crate) fn records(&self) -> u64 {
+        self.records
+    }
+
     /// The request that the last event was about.
     pub(crate) fn record_id(&self) -> u16 {
         self.record_id
@@ -202,6 +220,7 @@ impl Incoming {
     fn begin(&mut self, header: Header) -> Result<Option<Received<'static>>, ProtocolError> {
         self.whole.clear();
         self.record_id = header.id;
+        self.records += 1;
         match header.kind {
             RecordType::BeginRequest if header.content != 8 => {
                 Err(self.fault(Fault::Size { kind: header.kind, length: header.content }))

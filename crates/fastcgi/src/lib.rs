@@ -10,6 +10,7 @@
 //!   tokio only drive it, so that both answer the same.
 //! - [`Responder`]: serves requests on blocking threads. Module `tokio` (with the feature of that name) serves them on
 //!   a tokio runtime, and module `tower` serves any HTTP application.
+//! - [`journal`]: an access log, and what keeps gateways waiting.
 //! - [`environment`]: a request as the variables of a CGI program.
 //! - [`Client`]: the gateway's side. It reads while it writes, takes a response for complete only with its
 //!   END_REQUEST, and salvages what arrived before a reset.
@@ -36,7 +37,9 @@ pub mod environment;
 mod error;
 pub mod gateway;
 pub mod incoming;
+pub mod journal;
 mod limits;
+mod lobby;
 pub mod params;
 pub mod record;
 mod record_type;

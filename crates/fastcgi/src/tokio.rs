@@ -6,6 +6,7 @@
 
 mod desk;
 mod exchange;
+mod floor;
 #[cfg(test)]
 pub(crate) mod memory;
 mod stop;
@@ -20,16 +21,20 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ::tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use ::tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use ::tokio::sync::{mpsc, watch};
 use ::tokio::time::{timeout, timeout_at};
 use linger::tokio::Stream;
+use rustix::io::Errno;
 
 use crate::conversation::{Conversation, End, Key, PANICKED, SILENT, Step};
 use crate::incoming::Start;
+use crate::journal::{Incident, Lack, RequestEntry, note};
+use crate::lobby::Lobby;
 use crate::responder::Config;
 use crate::responder::overdue;
 use desk::{Desk, Out};
 pub use exchange::{Aborted, Request, Response};
+use floor::{Floor, Visit};
 use stop::StopNews;
 use wire::AsyncWire;
 
@@ -83,8 +88,8 @@ impl Acceptor for UnixListener {
 ///
 /// `handler` answers each request and [ends](Response::end) its response. If it returns an error or panics, the gateway
 /// gets what [`Handler::handle`](crate::responder::Handler::handle) describes. Requests are always multiplexed,
-/// whatever [`Config::multiplex`] says. [`Config::allowed`] is ignored: the listener may check addresses. So are
-/// [`Config::backlog`] and [`Config::resting`]: a connection that rests counts among [`Config::connections`].
+/// whatever [`Config::multiplex`] says. [`Config::allowed`] is ignored: the listener may check addresses. So is
+/// [`Config::backlog`].
 ///
 /// # Errors
 /// Returns the errors of accepting that do not pass by themselves.
@@ -119,65 +124,63 @@ where
 {
     let config = Arc::new(config);
     let handler = Arc::new(handler);
-    let most = u32::try_from(config.connections.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-    let room = Arc::new(Semaphore::new(most as usize));
+    let floor = Floor::new(config.connections, Lobby::within_descriptors(config.resting));
     let (stopping, stopped) = watch::channel(None);
     let stopped = StopNews(stopped);
-    let begin = |permit: OwnedSemaphorePermit, stream| {
-        let (config, handler, stopped) = (config.clone(), handler.clone(), stopped.clone());
+    // Each connection holds `open` until it is closed.
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
+    let begin = |stream| {
+        let (config, handler, stopped, open) =
+            (config.clone(), handler.clone(), stopped.clone(), open.clone());
+        let visit = floor.enter();
         ::tokio::spawn(async move {
-            if let Some((stream, end)) = converse(stream, &config, &handler, stopped).await {
+            if let Some((stream, end)) = converse(stream, &config, &handler, visit, stopped).await {
                 // END_REQUEST is out: half-close, bounded drain, close.
-                let End { requests, fault, policy, .. } = end;
+                let End { requests, fault, policy, is_slow } = end;
+                if is_slow {
+                    note(config.journal.as_ref(), &Incident::TooSlow);
+                }
                 tracing::debug!(requests, ?fault, "closes: FIN, then a bounded drain");
                 let outcome = linger::tokio::close(stream, &policy).await;
                 tracing::debug!(requests, ?outcome, "closed");
             }
-            drop(permit);
+            drop(open);
         });
     };
-    let mut stop = pin!(stop);
+    let (mut stop, mut lack) = (pin!(stop), Lack::default());
     loop {
         let accepted = async {
-            let permit = room.clone().acquire_owned().await;
-            (permit, listener.accept().await)
+            // What cannot be served yet waits in the listener's queue.
+            floor.has_room().await;
+            listener.accept().await
         };
-        let (permit, accepted) = ::tokio::select! {
+        let accepted = ::tokio::select! {
             biased;
             () = &mut stop => break,
             accepted = accepted => accepted,
         };
-        let Ok(permit) = permit else { break };
-        let stream = match accepted {
-            Ok(stream) => stream,
+        match accepted {
+            Ok(stream) => {
+                lack.ended(config.journal.as_ref());
+                begin(stream);
+            }
+            Err(error) if concerns_one(&error) => {}
             Err(error) if is_passing(&error) => {
+                lack.began(config.journal.as_ref(), &error);
                 // The connection stays in the listener's queue until another one ends and frees an fd.
+                floor.evict();
                 ::tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
             }
             Err(error) => return Err(error),
-        };
-        begin(permit, stream);
+        }
     }
     let overdue = config.stop_within.and_then(|within| Instant::now().checked_add(within));
-    // First, so that connections that rest give their permits back.
+    // First, so that connections that rest end.
     let _ = stopping.send(Some(overdue));
-    // The connections in the accept queue would be reset with the listener. The runtime may not have reported them yet: it
-    // does before it reports that a time is over.
-    let queue = async {
-        for _ in 0..QUEUE {
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
-            let Ok(Ok(stream)) = timeout(Duration::from_millis(1), listener.accept()).await else { return };
-            begin(permit, stream);
-        }
-    };
-    match overdue {
-        Some(overdue) => drop(timeout_at(overdue.into(), queue).await),
-        None => queue.await,
-    }
+    serve_queue(&listener, &floor, overdue, begin).await;
     drop(listener);
-    // Every connection gives its permit back when it is closed.
-    let ended = room.acquire_many(most);
+    drop(open);
+    let ended = all_closed.recv();
     match overdue.and_then(|overdue| overdue.checked_add(config.policy.grace)) {
         Some(last) => drop(timeout_at(last.into(), ended).await),
         None => drop(ended.await),
@@ -185,45 +188,67 @@ where
     Ok(())
 }
 
-/// Whether the next accept may work: descriptors or memory ran out, or a peer gave up in the queue.
+/// Begins the connections that wait in the accept queue: they would be reset with the listener.
+async fn serve_queue<L: Acceptor>(
+    listener: &L,
+    floor: &Floor,
+    overdue: Option<Instant>,
+    begin: impl Fn(L::Stream),
+) {
+    let queue = async {
+        for _ in 0..QUEUE {
+            floor.has_room().await;
+            // The runtime may not have reported a connection yet: it does before it reports that a time is over.
+            let Ok(Ok(stream)) = timeout(Duration::from_millis(1), listener.accept()).await else { return };
+            begin(stream);
+        }
+    };
+    match overdue {
+        Some(overdue) => drop(timeout_at(overdue.into(), queue).await),
+        None => queue.await,
+    }
+}
+
+/// Whether a peer gave up in the queue.
+fn concerns_one(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::CONNABORTED | Errno::PROTO))
+}
+
+/// Whether a later accept may work: descriptors or memory ran out.
 fn is_passing(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::CONNABORTED | Errno::PROTO)
-    )
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// Holds the conversation on a connection. Returns the connection, and how it is to end.
-async fn converse<W, H, F>(wire: W, config: &Config, handler: &Arc<H>, stopped: StopNews) -> Option<(W, End)>
+async fn converse<W, H, F>(
+    wire: W,
+    config: &Config,
+    handler: &Arc<H>,
+    mut visit: Visit,
+    stopped: StopNews,
+) -> Option<(W, End)>
 where
     W: AsyncWire,
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     let desk = Arc::new(Desk::new(Conversation::new(config.bounds(true))));
-    let out = Arc::new(Out::new(wire, desk.clone(), config.io_timeout, stopped.clone()));
+    let out = Arc::new(Out::new(wire, desk.clone(), config, stopped.clone()));
     let mut buffer = vec![0; BUFFER];
     let (mut start, mut end, mut is_over) = (0, 0, false);
     loop {
-        let step = {
+        let begun = desk.lock().conversation.request();
+        if let Some((key, start)) = begun {
+            visit.serve(&stopped).await;
+            ::tokio::spawn(one(key, start, desk.clone(), out.clone(), handler.clone()));
+            continue;
+        }
+        let (step, is_idle) = {
             let conversation = &mut desk.lock().conversation;
-            match conversation.request() {
-                Some((key, start)) => {
-                    ::tokio::spawn(one(key, start, desk.clone(), out.clone(), handler.clone()));
-                    continue;
-                }
-                None => conversation.next(Instant::now()),
-            }
+            (conversation.next(Instant::now()), conversation.is_idle())
         };
         match step {
-            Step::Send(records) => {
-                if let Err(error) = out.send(&mut [io::IoSlice::new(&records)]).await {
-                    let mut state = desk.lock();
-                    state.conversation.lost(error.kind());
-                    state.wake();
-                }
-            }
+            Step::Send(records) => reply(&desk, &out, &records).await,
             Step::Receive(until) | Step::Rest(until) => {
                 if start == end {
                     let rests = matches!(step, Step::Rest(_));
@@ -233,11 +258,10 @@ where
                         () = desk.news.notified() => continue,
                         // A request that has arrived by now is still served.
                         received = receive(&out.wire, &mut buffer, until) => received,
-                        () = stopped.asked(), if rests => {
-                            let end = desk.lock().conversation.end();
-                            return Some((Arc::into_inner(out)?.wire, end));
-                        }
+                        () = stopped.asked(), if rests => break,
+                        () = visit.rest(rests, config.journal.as_ref()), if is_idle => break,
                     };
+                    visit.stand_up();
                     let conversation = &mut desk.lock().conversation;
                     match received {
                         Some(Ok(0)) => conversation.closed(),
@@ -270,6 +294,18 @@ where
             Step::End(end) => return Some((Arc::into_inner(out)?.wire, end)),
         }
     }
+    // No request is under way.
+    let end = desk.lock().conversation.end();
+    Some((Arc::into_inner(out)?.wire, end))
+}
+
+/// Sends what the conversation itself says.
+async fn reply(desk: &Desk, out: &Out<impl AsyncWire>, records: &[u8]) {
+    if let Err(error) = out.send(&mut [io::IoSlice::new(records)]).await {
+        let mut state = desk.lock();
+        state.conversation.lost(error.kind());
+        state.wake();
+    }
 }
 
 /// Receives, waiting for bytes until `until`. Returns `None` if none came in time.
@@ -287,7 +323,8 @@ where
     H: Fn(Request, Response) -> F,
     F: Future<Output = io::Result<()>>,
 {
-    let (response, dropped) = Response::new(key, start.id, desk.clone(), out);
+    let entry = RequestEntry::begin(out.journal.as_ref(), &start);
+    let (response, dropped) = Response::new(key, start.id, entry, desk.clone(), out);
     let request = Request::new(desk, key, start);
     let handled = caught(|| handler(request, response)).await;
     // The handler may have given its response to another task. The request is over when the response has been ended or

@@ -54,11 +54,10 @@ fn each(conversations: u64, first: u64, hold: impl Fn(&Script)) {
 fn threads_and_tokio_say_the_same() {
     let (conversations, first) = run(3000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let stop = responder::memory_stop();
     each(conversations, first, |script| {
         let threads = Gateway::new(script.clone(), 1);
         let tokio = Gateway::new(script.clone(), 2);
-        let one = responder::memory::converse(&threads, &stop);
+        let one = responder::memory::converse(&threads);
         let two = runtime.block_on(crate::tokio::memory::converse(&tokio));
         compare(script, (&threads.output(), &threads), (&tokio.output(), &tokio));
         let starts = script.starts() as u64;
@@ -78,7 +77,7 @@ fn compare(script: &Script, one: (&[u8], &Gateway), two: (&[u8], &Gateway)) {
         let mut whole = script.clone();
         whole.leaving = Leaving::Last;
         let whole = Gateway::new(whole, 3);
-        responder::memory::converse(&whole, &responder::memory_stop());
+        responder::memory::converse(&whole);
         whole.script.check(&whole.output(), &whole.seen());
         let whole = transcripts(&whole.output());
         for (id, part) in transcripts(one.0).into_iter().chain(transcripts(two.0)) {

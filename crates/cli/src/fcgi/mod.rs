@@ -3,6 +3,7 @@
 mod abort;
 mod endings;
 mod get;
+mod journal;
 mod ping;
 mod serve;
 mod values;

@@ -4,16 +4,18 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, ValueHint};
 use linger_fastcgi::{Address, Responder, apps, responder};
 use linger_lab::{Consume, listen};
 
 use super::endings::{Answered, Application, BACKLOG, FcgiEnding};
+use super::journal::{AccessLog, ServeJournal};
 use crate::options::ListenAt;
 use crate::output::{Stdout, Stopped, say};
 use crate::server::consume;
-use crate::typed::{Bytes, ListenOn, Names};
+use crate::typed::{Bytes, ListenOn, Names, positive};
 use crate::{exit, interrupt};
 
 /// Most connections that an application with an ending of its own serves at once, each in a thread of its own.
@@ -55,6 +57,12 @@ pub(super) struct ServeArguments {
     /// Let connections carry several requests at once
     #[arg(long)]
     multiplex: bool,
+    /// Write a line for each request: time, client, method, target, status, bytes of the response and of the body, seconds, end
+    #[arg(long, conflicts_with = "ending")]
+    access_log: bool,
+    /// Longest time for a request's body; without it the gateway decides
+    #[arg(long, value_name = "TIME", conflicts_with = "ending", value_parser = positive)]
+    body_within: Option<Duration>,
 }
 
 /// The addresses of a list with commas between. The error is the first word that is no address.
@@ -91,7 +99,7 @@ impl ServeArguments {
         }
         let mut config = responder::Config::default();
         config.connections = self.connections.max(1);
-        config.multiplex = self.multiplex;
+        (config.multiplex, config.body_within) = (self.multiplex, self.body_within);
         // Addresses that may connect, as the web server says (FastCGI specification, section 3.2).
         // By an empty list, servers mean that there is no restriction.
         match std::env::var("FCGI_WEB_SERVER_ADDRS") {
@@ -109,38 +117,48 @@ impl ServeArguments {
         {
             return exit::file(format_args!("cannot serve {}", root.display()), &error);
         }
-        let address = match self.at.listen {
-            ListenOn::Tcp(address) => Some(Address::Tcp(address.to_string())),
-            ListenOn::Unix(path) => Some(Address::Unix(path)),
-            ListenOn::Inherited => None,
-        };
-        let responder = match &address {
-            Some(address) => {
-                Responder::bind(address, config).map_err(|error| exit::listening(address, &error))
+        let (journal, access_log) = if self.access_log {
+            match ServeJournal::with_access_log() {
+                Ok((journal, log)) => (journal, Some(log)),
+                Err(error) => return exit::io("cannot start a thread for the access log", &error),
             }
-            None => inherited(config).map_err(|error| exit::io("cannot listen", &error)),
+        } else {
+            (ServeJournal::new(), None)
         };
-        let responder = match responder {
-            Ok(responder) => responder,
-            Err(code) => return code,
-        };
-        match responder.local_address() {
-            Ok(address) => say!("serving FastCGI on {address} (Ctrl-C to end)"),
-            Err(error) => return exit::io("cannot tell where it listens", &error),
-        }
-        let stop = responder.stopper();
-        if let Err(error) = interrupt::on_first(move || stop.stop()) {
-            return exit::io("cannot take signals", &error);
-        }
-        let served = match self.root {
-            Some(root) => responder.run(apps::Files::new(root)),
-            None => responder.run(apps::Echo::default()),
-        };
-        match served {
-            Ok(()) => ExitCode::from(exit::NOTHING_LOST),
-            Err(error) => exit::io("cannot go on accepting", &error),
+        config.journal = Some(journal.clone());
+        let served = serve(self.root, self.at.listen, config);
+        journal.end();
+        match access_log.map(AccessLog::end) {
+            Some(Err(stopped)) if served.is_ok() => stopped.end(Some(exit::NOTHING_LOST)),
+            _ => served.err().unwrap_or(ExitCode::from(exit::NOTHING_LOST)),
         }
     }
+}
+
+/// Serves until it is told to end.
+fn serve(root: Option<PathBuf>, listen: ListenOn, config: responder::Config) -> Result<(), ExitCode> {
+    let address = match listen {
+        ListenOn::Tcp(address) => Some(Address::Tcp(address.to_string())),
+        ListenOn::Unix(path) => Some(Address::Unix(path)),
+        ListenOn::Inherited => None,
+    };
+    let responder = match &address {
+        Some(address) => {
+            Responder::bind(address, config).map_err(|error| exit::listening(address, &error))?
+        }
+        None => inherited(config).map_err(|error| exit::io("cannot listen", &error))?,
+    };
+    match responder.local_address() {
+        Ok(address) => say!("serving FastCGI on {address} (Ctrl-C to end)"),
+        Err(error) => return Err(exit::io("cannot tell where it listens", &error)),
+    }
+    let stop = responder.stopper();
+    interrupt::on_first(move || stop.stop()).map_err(|error| exit::io("cannot take signals", &error))?;
+    let served = match root {
+        Some(root) => responder.run(apps::Files::new(root)),
+        None => responder.run(apps::Echo::default()),
+    };
+    served.map_err(|error| exit::io("cannot go on accepting", &error))
 }
 
 /// Serves an application that ends in a given way, and says what its system calls said.

@@ -7,6 +7,7 @@ mod common;
 #[path = "../common/wire.rs"]
 mod wire;
 
+mod bin_path;
 mod campaign;
 mod exec;
 mod full_disk;

@@ -6,6 +6,7 @@ mod common;
 mod again;
 mod errors;
 mod fcgi;
+mod fcgi_load;
 mod limits;
 mod output;
 mod probe;

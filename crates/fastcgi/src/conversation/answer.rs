@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 
+use crate::cgi::Head;
 use crate::record::{self, EndRequest, FULL, HEADER, Header, ProtocolStatus, RecordType};
 
 /// Writes are gathered up to this many bytes; larger ones are sent without a copy.
@@ -92,11 +93,31 @@ pub enum Accepted<'a> {
     Torn,
 }
 
+/// What was handed out of a response, for the journal.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SaidSoFar {
+    pub(crate) status: Option<u16>,
+    pub(crate) bytes: u64,
+}
+
+impl SaidSoFar {
+    /// Notes the next bytes of a response. `looks`: the status is wanted.
+    fn note(&mut self, content: &[u8], looks: bool) {
+        if looks && self.bytes == 0 {
+            self.status = Head::parse(content).ok().flatten().map(|(head, _)| head.status);
+        }
+        self.bytes += content.len() as u64;
+    }
+}
+
 /// The response to one request: gathers writes into STDOUT records.
 #[derive(Debug)]
 pub struct Answer {
     id: u16,
     said: Said,
+    told: SaidSoFar,
+    /// Whether the status is wanted.
+    looks: bool,
     /// Space for a record's header, then the content.
     gathered: Vec<u8>,
 }
@@ -104,7 +125,18 @@ pub struct Answer {
 impl Answer {
     /// An empty answer to request `id`. `buffer` is reused for its memory; its contents are dropped.
     pub fn new(id: u16, buffer: Vec<u8>) -> Self {
-        Self { id, said: Said::Nothing, gathered: emptied(buffer) }
+        Self { id, said: Said::Nothing, told: SaidSoFar::default(), looks: false, gathered: emptied(buffer) }
+    }
+
+    /// Looks for the status of the response.
+    pub(crate) fn look(&mut self) {
+        self.looks = true;
+    }
+
+    /// What was handed out of the response so far.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn told(&self) -> SaidSoFar {
+        self.told
     }
 
     /// How much was sent.
@@ -126,7 +158,9 @@ impl Answer {
             return Accepted::Full;
         }
         self.said = Said::Torn;
-        Accepted::Large(Large::new(RecordType::Stdout, self.id, &bytes[..bytes.len().min(FULL)]))
+        let content = &bytes[..bytes.len().min(FULL)];
+        self.told.note(content, self.looks);
+        Accepted::Large(Large::new(RecordType::Stdout, self.id, content))
     }
 
     /// Notes that a [large](Accepted::Large) record was sent.
@@ -177,7 +211,7 @@ impl Answer {
             record::push_stream(&mut self.gathered, RecordType::Stderr, self.id, reason.as_bytes());
         }
         match end {
-            RequestEnd::Cut => return Last { buffer: self.gathered, from: HEADER },
+            RequestEnd::Cut => return Last { buffer: self.gathered, from: HEADER, told: self.told },
             RequestEnd::Refused => record::push(&mut self.gathered, RecordType::Stdout, self.id, REFUSAL),
             RequestEnd::Bare | RequestEnd::Complete(_) => {}
         }
@@ -188,13 +222,14 @@ impl Answer {
         let end = EndRequest::new(status, ProtocolStatus::RequestComplete);
         record::push(&mut self.gathered, RecordType::Stdout, self.id, &[]);
         record::push_end(&mut self.gathered, self.id, end);
-        Last { buffer: self.gathered, from }
+        Last { buffer: self.gathered, from, told: self.told }
     }
 
     /// Makes a record of what was gathered.
     fn seal(&mut self) {
         let content = self.gathered.len() - HEADER;
         debug_assert!(content <= GATHER);
+        self.told.note(&self.gathered[HEADER..], self.looks);
         let header = Header::new(RecordType::Stdout, self.id, content as u16);
         self.gathered[..HEADER].copy_from_slice(&header.bytes());
         self.gathered.extend_from_slice(&[0; 8][..usize::from(header.padding)]);
@@ -212,12 +247,18 @@ fn emptied(mut buffer: Vec<u8>) -> Vec<u8> {
 pub struct Last {
     buffer: Vec<u8>,
     from: usize,
+    told: SaidSoFar,
 }
 
 impl Last {
     /// The bytes to be sent.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.from..]
+    }
+
+    /// What was said of the response in all, if these are sent.
+    pub(crate) fn told(&self) -> SaidSoFar {
+        self.told
     }
 
     /// The buffer, for the next answer.

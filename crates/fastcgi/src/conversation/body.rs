@@ -40,6 +40,8 @@ pub enum Gone {
     Closed,
     /// The gateway was silent for too long.
     Silent,
+    /// The gateway was not silent, and took too long all the same: for a record, for parameters, or for this request's body.
+    Slow,
     /// The connection failed.
     Failed(ErrorKind),
     /// The gateway broke the protocol.
@@ -56,6 +58,7 @@ impl From<Gone> for io::Error {
                 "the gateway closed the connection before the request was complete",
             ),
             Gone::Silent => (ErrorKind::TimedOut, "the gateway stopped sending in the middle of a request"),
+            Gone::Slow => (ErrorKind::TimedOut, "the gateway took too long to send the request"),
             Gone::Failed(kind) => return kind.into(),
             Gone::Protocol(error) => return error.into(),
         };

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::body::{InputStream, Which};
+use super::pace::Meter;
 use super::settle::Settling;
 use crate::incoming::Start;
 use crate::record::Role;
@@ -31,6 +32,12 @@ pub(super) struct OpenRequest {
     pub(super) waits_for: Option<Which>,
     /// Set once the handler is done and END_REQUEST waits for the rest of the request.
     pub(super) settling: Option<Settling>,
+    /// Bytes of its streams that came.
+    pub(super) received: u64,
+    /// The time spent on waiting for its body.
+    pub(super) body: Meter,
+    /// That was too long.
+    pub(super) is_slow: bool,
 }
 
 impl OpenRequest {
@@ -44,10 +51,13 @@ impl OpenRequest {
             data: InputStream::new(start.role == Role::Filter),
             waits_for: None,
             settling: None,
+            received: 0,
+            body: Meter::default(),
+            is_slow: false,
         }
     }
 
-    pub(super) fn body(&mut self, which: Which) -> &mut InputStream {
+    pub(super) fn stream(&mut self, which: Which) -> &mut InputStream {
         match which {
             Which::Stdin => &mut self.stdin,
             Which::Data => &mut self.data,
@@ -57,12 +67,12 @@ impl OpenRequest {
     /// Keeps bytes for the handler, in a file of `spool` if a folder is given. Returns false if no file could be made there.
     pub(super) fn push(&mut self, which: Which, bytes: &[u8], spool: Option<&Path>) -> bool {
         self.note_arrival(which);
-        self.body(which).push(bytes, spool)
+        self.stream(which).push(bytes, spool)
     }
 
     pub(super) fn end(&mut self, which: Which) {
         self.note_arrival(which);
-        self.body(which).end();
+        self.stream(which).end();
     }
 
     /// Notes that the request's handler reads no more.
@@ -76,6 +86,7 @@ impl OpenRequest {
 
     /// Notes that bytes of the request came.
     pub(super) fn moved(&mut self, bytes: usize, idle: Duration, now: Instant) {
+        self.received += bytes as u64;
         if let Some(settling) = &mut self.settling {
             settling.moved(bytes, idle, now);
         }

@@ -12,7 +12,7 @@ impl Conversation {
     /// Returns the reason why no more bytes will come. Bytes that have arrived are returned before that.
     pub fn read(&mut self, key: Key, which: Which, to: &mut [u8]) -> Result<Input<usize>, Gone> {
         let open = self.find(key)?;
-        match open.body(which).read(to)? {
+        match open.stream(which).read(to)? {
             0 => self.dry(key, which),
             got => Ok(Input::Got(got)),
         }
@@ -23,7 +23,7 @@ impl Conversation {
     /// # Errors
     /// Returns the errors of [`read`](Self::read).
     pub fn piece(&mut self, key: Key, which: Which) -> Result<Input<Vec<u8>>, Gone> {
-        let piece = self.find(key)?.body(which).piece()?;
+        let piece = self.find(key)?.stream(which).piece()?;
         if piece.is_empty() { self.dry(key, which) } else { Ok(Input::Got(piece)) }
     }
 
@@ -36,9 +36,10 @@ impl Conversation {
         let life = self.life;
         let open = self.find(key)?;
         match life {
-            _ if open.body(which).is_whole() => Ok(Input::End),
+            _ if open.stream(which).is_whole() => Ok(Input::End),
             _ if open.is_aborted => Err(Gone::Aborted),
             _ if open.settles() => Err(Gone::Answered),
+            _ if open.is_slow => Err(Gone::Slow),
             Life::Deaf(gone) => Err(gone),
             Life::Open | Life::Last => {
                 open.waits_for = Some(which);
@@ -50,7 +51,8 @@ impl Conversation {
     /// Whether a handler whose last read returned [`Input::Later`] still has to wait: another read would return
     /// [`Input::Later`] again.
     pub fn is_waiting(&self, key: Key) -> bool {
-        let waits = |open: &OpenRequest| open.key == key && open.waits_for.is_some() && !open.is_aborted;
+        let is_over = |open: &OpenRequest| open.is_aborted || open.is_slow;
+        let waits = |open: &OpenRequest| open.key == key && open.waits_for.is_some() && !is_over(open);
         !matches!(self.life, Life::Deaf(_)) && self.open.iter().any(waits)
     }
 

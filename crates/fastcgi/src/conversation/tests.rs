@@ -6,6 +6,7 @@ mod bodies;
 mod drains;
 mod life;
 mod model;
+mod paces;
 mod settles;
 mod spools;
 

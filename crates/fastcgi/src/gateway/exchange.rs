@@ -2,12 +2,14 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 
+use super::idle::Hunger;
 use super::pool::Pool;
 use super::{Body, Cause, Config, Error, GatewayRequest};
 use crate::announced::Announced;
@@ -39,6 +41,10 @@ pub struct GatewayResponse {
     socket: Option<Socket>,
     pool: Arc<Pool>,
     config: Config,
+    /// While a request on a new connection waits for its first byte.
+    hunger: Option<Hunger>,
+    /// How long the present silence has lasted, but for the present wait.
+    waited: Duration,
     body: Body,
     /// How much of the body has been made into records.
     body_at: usize,
@@ -65,7 +71,14 @@ pub struct GatewayResponse {
 }
 
 impl GatewayResponse {
-    pub(super) fn start(socket: Socket, request: GatewayRequest, pool: Arc<Pool>, config: Config) -> Self {
+    /// `connection`: the socket, and whether it was used before.
+    pub(super) fn start(
+        connection: (Socket, bool),
+        request: GatewayRequest,
+        pool: Arc<Pool>,
+        config: Config,
+    ) -> Self {
+        let (socket, reused) = connection;
         let is_head =
             request.params.iter().any(|(name, value)| name == b"REQUEST_METHOD" && value == b"HEAD");
         let mut out = Vec::with_capacity(1024);
@@ -80,6 +93,8 @@ impl GatewayResponse {
             socket: Some(socket),
             pool,
             config,
+            hunger: (config.keep_conn && !reused).then(Hunger::new),
+            waited: Duration::ZERO,
             body: request.body,
             body_at: 0,
             data: request.data.filter(|_| request.role == Role::Filter),
@@ -213,10 +228,19 @@ impl GatewayResponse {
         let sending = self.write_error.is_none() && self.out_at < self.out.len();
         let interest = if sending { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let mut ready = [PollFd::new(socket, interest)];
-        let timeout = Timespec::try_from(self.config.io_timeout).ok();
+        let patience = self.config.io_timeout.saturating_sub(self.waited);
+        let wait = self.hunger.as_ref().map_or(patience, |hunger| hunger.left().min(patience));
+        let timeout = Timespec::try_from(wait).ok();
         match poll(&mut ready, timeout.as_ref()) {
+            Ok(0) if wait < patience => {
+                self.waited += wait;
+                if let Some(hunger) = &mut self.hunger {
+                    hunger.bite(&self.pool.idle);
+                }
+                return Ok(());
+            }
             Ok(0) => return Err(self.cut(Cause::Silent)),
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => self.waited = Duration::ZERO,
             Err(error) => return Err(Error::System(error.into())),
         }
         let events = ready[0].revents();
@@ -238,7 +262,10 @@ impl GatewayResponse {
         if events.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
             match recv(socket, &mut self.input[..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(self.cut(Cause::Closed)),
-                Ok((got, _)) => (self.input_at, self.input_end) = (0, got),
+                Ok((got, _)) => {
+                    (self.input_at, self.input_end) = (0, got);
+                    self.is_fed();
+                }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(error) => return Err(self.cut(Cause::Error(io::Error::from(error).kind()))),
             }
@@ -290,9 +317,22 @@ impl GatewayResponse {
         Ok(())
     }
 
+    /// Nobody waits for the first byte any more.
+    fn is_fed(&mut self) {
+        if let Some(hunger) = self.hunger.take() {
+            hunger.end(&self.pool.idle);
+        }
+    }
+
     fn cut(&self, cause: Cause) -> Error {
         let write_error = self.write_error.as_ref().map(io::Error::kind);
         Error::Cut { received: self.received, cause, write_error }
+    }
+}
+
+impl Drop for GatewayResponse {
+    fn drop(&mut self) {
+        self.is_fed();
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod abort;
 mod exchange;
+pub(crate) mod idle;
 mod pool;
 mod values;
 
@@ -36,7 +37,8 @@ pub struct Config {
     /// next request fails on it; uWSGI closes kept connections. With these two, requests would fail now and then.
     pub reuses_after_bodies: bool,
     /// Most idle connections kept; each holds a thread or a process of most applications. Where there is one more, the one
-    /// that was idle longest is closed.
+    /// that was idle longest is closed; and so is one for a request that has waited on a new connection for 100 ms without a byte, as the
+    /// idle connection may hold the worker that it needs.
     pub idle_connections: usize,
     /// How long an idle connection is kept. It should be shorter than the application's own patience.
     pub idle_timeout: Duration,
@@ -288,7 +290,8 @@ impl Client {
         loop {
             let (again, repeatable) = (request.again(), request.is_repeatable());
             let (socket, reused) = self.pool.take(repeatable || self.config.reuses_after_bodies)?;
-            let mut response = GatewayResponse::start(socket, request, self.pool.clone(), self.config);
+            let mut response =
+                GatewayResponse::start((socket, reused), request, self.pool.clone(), self.config);
             let error = match response.begin() {
                 Ok(()) => return Ok(response),
                 Err(error) => error,
@@ -303,7 +306,7 @@ impl Client {
                 Some(again) if safe && retries > 0 => {
                     retries -= 1;
                     // The application has most likely closed the other idle connections, too.
-                    self.pool.clear();
+                    self.pool.idle.clear();
                     request = again;
                 }
                 _ => return Err(error),

@@ -1,12 +1,10 @@
 //! Connections that wait for their next request.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
-
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
 
+use super::idle::Idle;
 use super::{Config, Error};
 use crate::address::Address;
 
@@ -14,18 +12,17 @@ use crate::address::Address;
 pub(super) struct Pool {
     address: Address,
     config: Config,
-    /// The most recently used last: the first to be taken, while the others grow old.
-    idle: Mutex<Vec<(Socket, Instant)>>,
+    pub(super) idle: Idle<Socket>,
 }
 
 impl Pool {
     pub(super) fn new(address: Address, config: Config) -> Self {
-        Self { address, config, idle: Mutex::default() }
+        Self { address, config, idle: Idle::default() }
     }
 
     /// Returns a connection, and whether it was used before. It is a new one unless `kept`.
     pub(super) fn take(&self, kept: bool) -> Result<(Socket, bool), Error> {
-        while let Some((socket, since)) = self.idle().pop() {
+        while let Some((socket, since)) = self.idle.pop() {
             if !kept {
                 // Close the idle connection first: many applications serve one connection a worker, and the idle one
                 // may occupy the worker that the new one needs.
@@ -41,21 +38,7 @@ impl Pool {
     }
 
     pub(super) fn put(&self, socket: Socket) {
-        let mut idle = self.idle();
-        if idle.len() >= self.config.idle_connections && !idle.is_empty() {
-            idle.remove(0);
-        }
-        if self.config.idle_connections > 0 {
-            idle.push((socket, Instant::now()));
-        }
-    }
-
-    pub(super) fn clear(&self) {
-        self.idle().clear();
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<(Socket, Instant)>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.put(socket, self.config.idle_connections);
     }
 }
 

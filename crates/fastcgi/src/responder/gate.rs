@@ -1,61 +1,143 @@
-//! How many requests are served at once, and how many kept connections may rest.
+//! What a connection occupies: a slot while it has a request, and a seat among those that wait while it has none.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::cell::OnceCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Slots for connections that are being served. A kept connection gives its slot up while it rests, so that
-/// idle ones never keep a new one waiting.
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::lobby::{Bell, Lobby, Rank};
+
+/// The slots for connections that have a request, and the seats for the others.
 #[derive(Debug)]
 pub(super) struct Gate {
-    state: Mutex<Slots>,
+    free: Mutex<usize>,
     freed: Condvar,
-    most_resting: usize,
+    lobby: Lobby<Arc<Doorbell>>,
 }
 
+/// Wakes a thread that waits without a request. Each thread that serves has one, made when it waits first.
 #[derive(Debug)]
-struct Slots {
-    free: usize,
-    resting: usize,
+pub(super) struct Doorbell(OwnedFd);
+
+impl Doorbell {
+    pub(super) fn new() -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// Readable once it was rung.
+    pub(super) fn rung(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    fn heard(&self) {
+        // Resets the counter, whose value does not matter.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
+
+impl Bell for Arc<Doorbell> {
+    fn ring(&self) {
+        // At 2^64 - 2 rings the counter is full, and then the thread is awake anyway.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
 }
 
 impl Gate {
-    pub(super) fn new(slots: usize, most_resting: usize) -> Self {
-        let state = Mutex::new(Slots { free: slots.max(1), resting: 0 });
-        Self { state, freed: Condvar::new(), most_resting }
+    pub(super) fn new(slots: usize, lobby: Lobby<Arc<Doorbell>>) -> Self {
+        Self { free: Mutex::new(slots.max(1)), freed: Condvar::new(), lobby }
     }
 
-    /// Waits for a slot and takes it.
-    pub(super) fn enter(&self) {
-        let mut state = self.state();
-        while state.free == 0 {
-            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.free -= 1;
+    /// Waits for a slot, and takes it for a connection.
+    pub(super) fn enter(&self) -> Visit<'_> {
+        let mut visit = Visit { gate: self, has_slot: false, rank: Rank::default() };
+        visit.serve();
+        visit.rank = self.lobby.rank();
+        visit
     }
 
-    pub(super) fn leave(&self) {
-        self.state().free += 1;
-        self.freed.notify_one();
+    /// Ends the connection that has been without a request longest. Returns whether there was one.
+    pub(super) fn evict(&self) -> bool {
+        self.lobby.evict()
     }
 
-    /// Gives the slot up, runs `wait`, and takes a slot again. Returns `None`, without running `wait`, if too many
-    /// connections rest already.
-    pub(super) fn rest<T>(&self, wait: impl FnOnce() -> T) -> Option<T> {
-        {
-            let mut state = self.state();
-            if state.resting >= self.most_resting {
-                return None;
+    fn free(&self) -> MutexGuard<'_, usize> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The result of a wait without a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rested {
+    Input,
+    Time,
+    Stop,
+    /// Another connection needs the place.
+    Evicted,
+}
+
+/// What one connection occupies. Its end gives that up.
+#[derive(Debug)]
+pub(super) struct Visit<'a> {
+    gate: &'a Gate,
+    has_slot: bool,
+    rank: Rank,
+}
+
+impl Visit<'_> {
+    /// The connection has a request: waits for a slot if it has none.
+    pub(super) fn serve(&mut self) {
+        self.rank = Rank::default();
+        if !self.has_slot {
+            let mut free = self.gate.free();
+            while *free == 0 {
+                free = self.gate.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
             }
-            state.resting += 1;
-            state.free += 1;
+            *free -= 1;
+            self.has_slot = true;
         }
-        self.freed.notify_one();
-        let result = wait();
-        self.state().resting -= 1;
-        self.enter();
-        Some(result)
     }
 
-    fn state(&self) -> MutexGuard<'_, Slots> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Runs `wait` on a seat, without a slot. Returns `None`, without running `wait`, if there is no seat.
+    pub(super) fn rest(
+        &mut self,
+        wait: impl FnOnce(&Doorbell) -> io::Result<Rested>,
+    ) -> Option<io::Result<Rested>> {
+        let bell = own_bell()?;
+        if !self.gate.lobby.sit(&mut self.rank, bell.clone()) {
+            return None;
+        }
+        self.give_up();
+        let rested = wait(&bell);
+        if self.gate.lobby.leave(self.rank) {
+            // What came at the same time is honoured.
+            bell.heard();
+        }
+        Some(rested)
     }
+
+    fn give_up(&mut self) {
+        if std::mem::replace(&mut self.has_slot, false) {
+            *self.gate.free() += 1;
+            self.gate.freed.notify_one();
+        }
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+/// This thread's bell; `None` if no descriptor is left for it.
+fn own_bell() -> Option<Arc<Doorbell>> {
+    thread_local!(static BELL: OnceCell<Arc<Doorbell>> = const { OnceCell::new() });
+    BELL.with(|own| {
+        if own.get().is_none() {
+            let _ = own.set(Doorbell::new().ok()?);
+        }
+        own.get().cloned()
+    })
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Config;
+use super::gate::{Rested, Visit};
 use super::wire::{Awaited, Ready, Wire};
-use super::{Config, StopResponder};
 use crate::conversation::{Answer, Conversation, End, Input, Key, Said, Step, Which};
 use crate::incoming::Start;
+use crate::journal::{Incident, Journal, RequestEntry, note};
 use crate::sending::{Output, stopped};
 
 const BUFFER: usize = 64 << 10;
@@ -33,6 +35,7 @@ pub(super) struct Link<W: ?Sized> {
     /// waits for: nobody would wake it.
     awaits_input: AtomicBool,
     io_timeout: Duration,
+    journal: Option<Arc<dyn Journal>>,
     wire: W,
 }
 
@@ -48,8 +51,16 @@ struct Reader {
 pub(super) enum NextStep {
     Serve(Key, Start),
     /// No request is under way: wait for the next one, without a slot of the [`Gate`](super::gate::Gate).
-    Rest(Option<Instant>),
+    Rest(Pause),
     End(End),
+}
+
+/// A wait without a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause {
+    until: Option<Instant>,
+    /// Nothing was asked yet that was not answered: the connection may end at any time.
+    pub(super) is_between: bool,
 }
 
 impl<W: Wire> Link<W> {
@@ -62,6 +73,7 @@ impl<W: Wire> Link<W> {
             is_shared: config.multiplex,
             awaits_input: AtomicBool::new(false),
             io_timeout: config.io_timeout,
+            journal: config.journal.clone(),
             wire,
         }
     }
@@ -84,11 +96,15 @@ impl<W: Wire + ?Sized> Link<W> {
             match state.next(Instant::now()) {
                 Step::End(end) => return NextStep::End(end),
                 Step::Hold => drop(self.news.wait(state).unwrap_or_else(PoisonError::into_inner)),
-                Step::Rest(until) => {
+                step @ (Step::Rest(until) | Step::Receive(until)) if state.is_idle() => {
+                    let is_idle_for_long = until.is_none_or(|until| until > Instant::now());
                     drop(state);
+                    let is_between = matches!(step, Step::Rest(_));
                     // The next request is often there already.
-                    if !self.advance_with_what_is_there() {
-                        return NextStep::Rest(until);
+                    if !is_idle_for_long {
+                        self.obey(step);
+                    } else if !self.advance_with_what_is_there() {
+                        return NextStep::Rest(Pause { until, is_between });
                     }
                 }
                 step => {
@@ -99,9 +115,30 @@ impl<W: Wire + ?Sized> Link<W> {
         }
     }
 
-    /// Waits between two requests. Returns whether the gateway has sent something.
-    pub(super) fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool {
-        self.wire.rest(until, stop)
+    /// Waits without a request. Returns whether the conversation goes on.
+    pub(super) fn rest(&self, pause: Pause, visit: &mut Visit<'_>) -> bool {
+        let rested = visit.rest(|bell| self.wire.rest(pause.until, pause.is_between, bell));
+        match rested {
+            Some(Ok(Rested::Input)) => true,
+            Some(Ok(Rested::Evicted)) => {
+                note(self.journal.as_ref(), &Incident::Evicted);
+                false
+            }
+            // Whoever had a seat or could have none, and has asked for nothing, has nothing to lose.
+            _ if pause.is_between => false,
+            None => {
+                self.advance(pause.until);
+                true
+            }
+            Some(Ok(Rested::Time | Rested::Stop)) => {
+                self.state().silent(Instant::now());
+                true
+            }
+            Some(Err(error)) => {
+                self.state().lost(error.kind());
+                true
+            }
+        }
     }
 
     /// How to end the connection if it is not kept.
@@ -238,17 +275,34 @@ impl<W: Wire + ?Sized> Link<W> {
         }
     }
 
+    /// A line of the journal for a request that begins, if there is a journal.
+    pub(super) fn entry(&self, start: &Start) -> Option<Box<RequestEntry>> {
+        RequestEntry::begin(self.journal.as_ref(), start)
+    }
+
     /// Ends a request with its handler's result. Returns the answer's buffer, for reuse.
-    pub(super) fn finish(&self, key: Key, mut answer: Answer, handled: io::Result<u32>) -> Vec<u8> {
+    pub(super) fn finish(
+        &self,
+        key: Key,
+        mut answer: Answer,
+        entry: Option<Box<RequestEntry>>,
+        handled: io::Result<u32>,
+    ) -> Vec<u8> {
         // A refusal is not held back behind an upload: nothing of it is sent before END_REQUEST.
         if handled.is_ok() || answer.said() != Said::Nothing {
             self.settle(key, &mut answer, handled.is_ok());
         }
         let status = handled.as_ref().ok().copied();
         let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
-        let end = self.state().finish(key, status, answer.said(), Instant::now());
+        let (body, end) = {
+            let mut state = self.state();
+            (state.received(key), state.finish(key, status, answer.said(), Instant::now()))
+        };
         let last = answer.last(end, &reason);
         let sent = self.write(&mut [IoSlice::new(last.bytes())]);
+        if let Some(entry) = entry {
+            entry.end(end, last.told(), body, sent.is_ok());
+        }
         self.state().answered(sent.is_ok());
         if self.is_shared {
             self.news.notify_all();

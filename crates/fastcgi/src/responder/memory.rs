@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use linger::Event;
 
-use super::gate::Gate;
+use super::gate::{Doorbell, Gate, Rested};
 use super::wire::{Awaited, Ready, Wire};
-use super::{Config, Request, Response, StopResponder, serve};
+use super::{Config, Request, Response, serve};
 use crate::conversation::End;
+use crate::lobby::Lobby;
 use crate::transcripts::memory::Gateway;
 use crate::transcripts::plan::{Act, Done, INPUT_IDLE, REASON, pattern};
 
@@ -43,17 +44,19 @@ impl Wire for Arc<Gateway> {
         Event::Unacknowledged { bytes: 0, fin: true }
     }
 
-    fn rest(&self, until: Option<Instant>, _: &StopResponder) -> bool {
-        Gateway::await_input(self, until) == Some(true)
+    fn rest(&self, until: Option<Instant>, _: bool, _: &Doorbell) -> io::Result<Rested> {
+        // A wake is late news of a handler that has ended.
+        Ok(Gateway::await_input(self, until).map_or(Rested::Time, |_| Rested::Input))
     }
 }
 
 /// Holds a conversation on this thread, and on the handlers' threads if they have threads of their own.
-pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &StopResponder) -> End {
+pub(crate) fn converse(gateway: &Arc<Gateway>) -> End {
     let config =
         Config { multiplex: gateway.script.multiplexed, input_idle: INPUT_IDLE, ..Config::default() };
     let handler = |request: &mut Request, response: &mut Response| handle(gateway, request, response);
-    serve::converse(gateway.clone(), &config, &handler, &Gate::new(1, 1), stop)
+    let gate = Gate::new(1, Lobby::new(1));
+    serve::converse(gateway.clone(), &config, &handler, &mut gate.enter())
         .expect("nobody keeps the connection")
         .1
 }

@@ -28,6 +28,7 @@ use crate::address::Address;
 use crate::conversation::Bounds;
 use crate::error::ProtocolError;
 use crate::incoming::Capacity;
+use crate::journal::Journal;
 use crate::limits::Limits;
 
 pub use exchange::{DataStream, Request, Response};
@@ -44,18 +45,29 @@ pub struct Config {
     pub policy: linger::Policy,
     /// Bounds on the memory of one connection.
     pub limits: Limits,
-    /// Most connections served at once; more wait in the listener's queue. Raising it costs a thread each.
+    /// Most connections with a request at once; more wait in the listener's queue. Raising it costs a thread each.
     pub connections: usize,
-    /// Most kept connections that may rest between two requests, beside those that are served. Each holds a
-    /// thread and 64 KB; beyond the limit connections end after their request.
+    /// Most connections that wait without a request, beside those that have one: they rest between two requests, or have not sent
+    /// all parameters of their first. Each holds 64 KB and, on threads, a thread and a second descriptor. There are never more than a quarter of
+    /// the descriptors that the process may have. For one too many, the one that has been without a request longest ends, so that
+    /// idle connections keep nobody out. Zero: connections end after their request.
     pub resting: usize,
-    /// Whether a connection may carry several requests at once. This costs a hand-over between threads for each request,
-    /// and such a connection counts as served all the time. No common gateway needs it. If this is off, a second request
-    /// on the same connection is answered with `CANT_MPX_CONN`.
+    /// Whether a connection may carry several requests at once. This costs a hand-over between threads for each request. No common
+    /// gateway needs it. If this is off, a second request on the same connection is answered with `CANT_MPX_CONN`.
     pub multiplex: bool,
     /// Longest silence of the gateway in the middle of a request and before the first, and longest time that a write waits for
     /// room in the send buffer.
     pub io_timeout: Duration,
+    /// Longest time for one record, from its first byte to its last. Gateways write a record at once, also if their client sends
+    /// slowly. This bounds whoever sends a byte now and then, as the next two do. Of all three only time counts in which this side waits for the
+    /// gateway, not that of a handler which does not read.
+    pub record_within: Option<Duration>,
+    /// Longest time for a request's parameters, from BEGIN_REQUEST on. A connection that waits for them takes no slot.
+    pub params_within: Option<Duration>,
+    /// Longest time for a request's body. Then the handler's reads fail with `TimedOut`, and it may still answer. `None`, the default,
+    /// leaves that to the gateway and its client: an upload may last for hours, and a gateway that does not buffer it passes its pauses on.
+    /// Without a bound here, a client behind such a gateway that sends a byte now and then keeps a slot for as long as the gateway lets it.
+    pub body_within: Option<Duration>,
     /// How long a kept connection may rest between two requests.
     pub keep_idle: Duration,
     /// How long END_REQUEST waits, once the handler is done, for a request body that has stopped moving. While it moves it is read and
@@ -76,6 +88,8 @@ pub struct Config {
     pub backlog: i32,
     /// Gateways that may connect over IP, as `FCGI_WEB_SERVER_ADDRS` names them; `None` for all.
     pub allowed: Option<Vec<IpAddr>>,
+    /// Is told of each request that has ended, and of what keeps gateways waiting; `None` for nobody.
+    pub journal: Option<Arc<dyn Journal>>,
 }
 
 impl Default for Config {
@@ -87,12 +101,16 @@ impl Default for Config {
             resting: 1024,
             multiplex: false,
             io_timeout: Duration::from_secs(60),
+            record_within: Some(Duration::from_secs(60)),
+            params_within: Some(Duration::from_secs(30)),
+            body_within: None,
             keep_idle: Duration::from_secs(60),
             input_idle: Duration::from_millis(100),
             spool: Some(Path::new("/tmp").into()),
             stop_within: Some(Duration::from_secs(25)),
             backlog: 1024,
             allowed: None,
+            journal: None,
         }
     }
 }
@@ -104,6 +122,8 @@ impl Config {
         let requests = self.connections.saturating_mul(requests);
         let capacity = Capacity::new(self.connections, requests, multiplex);
         let mut bounds = Bounds::new(self.policy, self.limits, capacity, self.io_timeout, self.keep_idle);
+        (bounds.record_within, bounds.params_within) = (self.record_within, self.params_within);
+        bounds.body_within = self.body_within;
         (bounds.input_idle, bounds.spool) = (self.input_idle, self.spool.clone());
         bounds
     }
@@ -220,11 +240,6 @@ impl Responder {
         let Self { listener, is_own, config, stop } = self;
         workers::run(listener, is_own, &config, &stop, handler)
     }
-}
-
-#[cfg(all(test, feature = "tokio"))]
-pub(crate) fn memory_stop() -> StopResponder {
-    StopResponder::new(None).unwrap()
 }
 
 fn address_of(address: &SockAddr) -> Address {

@@ -8,17 +8,17 @@ use std::thread;
 use linger::Closer;
 use socket2::Socket;
 
-use super::gate::Gate;
+use super::gate::Visit;
 use super::link::{Link, NextStep};
 use super::wire::{SocketWire, Wire};
 use super::{Closed, Config, Handler, Request, Response, StopResponder};
 use crate::conversation::{Answer, End, Key, PANICKED};
 use crate::incoming::Start;
+use crate::journal::{Incident, note};
 
 /// What all connections of a responder share.
 pub(super) struct Surroundings<'a> {
     pub(super) closer: &'a Closer,
-    pub(super) gate: &'a Gate,
     pub(super) stop: &'a StopResponder,
 }
 
@@ -27,13 +27,17 @@ pub(super) fn connection<H: Handler + 'static>(
     socket: Socket,
     config: &Config,
     handler: &Arc<H>,
+    visit: &mut Visit<'_>,
     around: &Surroundings<'_>,
 ) {
     let Ok(wire) = SocketWire::new(socket, config.multiplex, around.stop.clone()) else { return };
-    let Some((wire, end)) = converse(wire, config, &**handler, around.gate, around.stop) else { return };
+    let Some((wire, end)) = converse(wire, config, &**handler, visit) else { return };
     // END_REQUEST is out: half-close, bounded drain, close.
     let handler = handler.clone();
-    let End { requests, fault, policy, .. } = end;
+    let End { requests, fault, policy, is_slow } = end;
+    if is_slow {
+        note(config.journal.as_ref(), &Incident::TooSlow);
+    }
     tracing::debug!(requests, ?fault, "closes: FIN, then a bounded drain");
     around.closer.close_then(wire.into_socket(), &policy, move |outcome| {
         tracing::debug!(requests, ?outcome, "closed");
@@ -46,14 +50,13 @@ pub(super) fn converse<W: Wire + 'static>(
     wire: W,
     config: &Config,
     handler: &impl Handler,
-    gate: &Gate,
-    stop: &StopResponder,
+    visit: &mut Visit<'_>,
 ) -> Option<(W, End)> {
     let link = Arc::new(Link::new(wire, config));
     let end = if config.multiplex {
-        many_at_once(&link, handler, stop)
+        many_at_once(&link, handler, visit)
     } else {
-        one_at_a_time(&link, handler, gate, stop)
+        one_at_a_time(&link, handler, visit)
     };
     Some((Link::into_wire(link)?, end))
 }
@@ -61,40 +64,45 @@ pub(super) fn converse<W: Wire + 'static>(
 fn one_at_a_time<W: Wire + 'static>(
     link: &Arc<Link<W>>,
     handler: &impl Handler,
-    gate: &Gate,
-    stop: &StopResponder,
+    visit: &mut Visit<'_>,
 ) -> End {
     let mut buffer = Vec::new();
     loop {
         match link.next() {
-            NextStep::Serve(key, start) => buffer = request(link, key, start, handler, buffer),
-            NextStep::Rest(until) => {
-                if !gate.rest(|| link.rest(until, stop)).unwrap_or(false) {
-                    return link.end();
-                }
+            NextStep::Serve(key, start) => {
+                visit.serve();
+                buffer = request(link, key, start, handler, buffer);
             }
+            NextStep::Rest(pause) if link.rest(pause, visit) => {}
+            NextStep::Rest(_) => return link.end(),
             NextStep::End(end) => return end,
         }
     }
 }
 
-fn many_at_once<W: Wire + 'static>(link: &Arc<Link<W>>, handler: &impl Handler, stop: &StopResponder) -> End {
+fn many_at_once<W: Wire + 'static>(
+    link: &Arc<Link<W>>,
+    handler: &impl Handler,
+    visit: &mut Visit<'_>,
+) -> End {
     thread::scope(|scope| {
         loop {
             let (key, start) = match link.next() {
                 NextStep::Serve(key, start) => (key, start),
-                // No request is under way, so only the gateway or a stop can end this wait.
-                NextStep::Rest(until) if link.rest(until, stop) => continue,
+                // No request is under way, so only the gateway, a stop or another connection can end this wait.
+                NextStep::Rest(pause) if link.rest(pause, visit) => continue,
                 NextStep::Rest(_) => return link.end(),
                 NextStep::End(end) => return end,
             };
+            visit.serve();
             let id = start.id;
+            let refused = link.entry(&start);
             let served = thread::Builder::new().name("fastcgi".into()).spawn_scoped(scope, move || {
                 request(link, key, start, handler, Vec::new());
             });
             if served.is_err() {
                 let failed = Err(io::Error::other("no thread can be started"));
-                link.finish(key, Answer::new(id, Vec::new()), failed);
+                link.finish(key, Answer::new(id, Vec::new()), refused, failed);
             }
         }
     })
@@ -108,10 +116,14 @@ fn request<W: Wire + 'static>(
     handler: &impl Handler,
     buffer: Vec<u8>,
 ) -> Vec<u8> {
-    let answer = Answer::new(start.id, buffer);
+    let mut answer = Answer::new(start.id, buffer);
+    let entry = link.entry(&start);
+    if entry.is_some() {
+        answer.look();
+    }
     let mut request = Request::new(link.clone(), key, start);
     let mut response = Response::new(link.clone(), answer);
     let handled = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut request, &mut response)))
         .unwrap_or_else(|_| Err(io::Error::other(PANICKED)));
-    link.finish(key, response.into_answer(), handled)
+    link.finish(key, response.into_answer(), entry, handled)
 }

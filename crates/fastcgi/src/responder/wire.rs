@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use socket2::Socket;
 
 use super::StopResponder;
+use super::gate::{Doorbell, Rested};
 use super::stop::overdue;
 use crate::socket;
 
@@ -28,8 +29,8 @@ pub(super) trait Wire: Debug + Send + Sync {
     fn wake(&self);
     /// Asks the kernel how much was sent and is not acknowledged.
     fn unacknowledged(&self) -> Event;
-    /// Waits between two requests. Returns whether the gateway has sent something.
-    fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool;
+    /// Waits without a request, for input or until `until`, the bell, or, if `stops`, the responder's stop.
+    fn rest(&self, until: Option<Instant>, stops: bool, bell: &Doorbell) -> io::Result<Rested>;
 }
 
 /// The result of a wait for input.
@@ -69,14 +70,16 @@ impl SocketWire {
         self.socket
     }
 
-    /// Waits for the socket and for another descriptor. Returns for each whether it is readable. Fails when the responder has to end.
-    fn await_either(&self, until: Option<Instant>, other: Option<&OwnedFd>) -> io::Result<(bool, bool)> {
-        // If there is no other fd, the second entry watches nothing.
-        let (other, interest) =
-            other.map_or((self.socket.as_fd(), PollFlags::empty()), |other| (other.as_fd(), PollFlags::IN));
+    /// Waits for the socket and for a wake. Returns for each whether it came. Fails when the responder has to end.
+    fn await_either(&self, until: Option<Instant>) -> io::Result<(bool, bool)> {
+        // If there is no eventfd, the second entry watches nothing.
+        let (wake, interest) = self
+            .wake
+            .as_ref()
+            .map_or((self.socket.as_fd(), PollFlags::empty()), |wake| (wake.as_fd(), PollFlags::IN));
         let mut ready = [
             PollFd::new(&self.socket, PollFlags::IN),
-            PollFd::from_borrowed_fd(other, interest),
+            PollFd::from_borrowed_fd(wake, interest),
             PollFd::new(self.stop.overdue(), PollFlags::IN),
         ];
         loop {
@@ -108,7 +111,7 @@ impl Wire for SocketWire {
     }
 
     fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited> {
-        let (input, woken) = self.await_either(until, self.wake.as_ref())?;
+        let (input, woken) = self.await_either(until)?;
         if let Some(wake) = self.wake.as_ref().filter(|_| woken) {
             // Resets the counter, whose value does not matter.
             let _ = rustix::io::read(wake, &mut [0; 8]);
@@ -145,9 +148,28 @@ impl Wire for SocketWire {
         socket::unacknowledged(&self.socket)
     }
 
-    fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool {
-        // A request that arrives at the same time as the stop is still served.
-        self.await_either(until, Some(stop.asked())).is_ok_and(|(input, _)| input)
+    fn rest(&self, until: Option<Instant>, stops: bool, bell: &Doorbell) -> io::Result<Rested> {
+        let stop = if stops { PollFlags::IN } else { PollFlags::empty() };
+        let mut ready = [
+            PollFd::new(self.stop.overdue(), PollFlags::IN),
+            PollFd::new(&self.socket, PollFlags::IN),
+            PollFd::new(bell.rung(), PollFlags::IN),
+            PollFd::new(self.stop.asked(), stop),
+        ];
+        while let Err(error) = poll(&mut ready, left(until).as_ref()) {
+            if error != Errno::INTR {
+                return Err(error.into());
+            }
+        }
+        let [over, input, rung, stopped] = ready.map(|entry| !entry.revents().is_empty());
+        // A request that arrives at the same time as the stop, or as the bell, is still served.
+        match () {
+            () if over => Err(overdue()),
+            () if input => Ok(Rested::Input),
+            () if rung => Ok(Rested::Evicted),
+            () if stopped => Ok(Rested::Stop),
+            () => Ok(Rested::Time),
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use socket2::Socket;
 use super::gate::Gate;
 use super::serve::{self, Surroundings};
 use super::{Config, Handler, StopResponder};
+use crate::journal::{Incident, Lack, note};
+use crate::lobby::Lobby;
 use crate::socket::admit_no_more;
 
 /// How many idle threads are kept.
@@ -27,8 +29,10 @@ const QUEUE: u32 = 4096;
 /// How long after a stop the last handshakes may take, of those whose SYN came before.
 const HANDSHAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
+/// Pause between two tries to accept while descriptors are lacking.
+const PAUSE: Duration = Duration::from_millis(20);
+
 struct Pool<'a, H> {
-    is_own: bool,
     config: &'a Config,
     stop: &'a StopResponder,
     handler: Arc<H>,
@@ -45,11 +49,21 @@ struct Count {
     idle: usize,
     accepting: bool,
     /// Taken out by the thread that accepts, and closed with the last accept.
-    listener: Option<Socket>,
-    /// Connections accepted after the stop.
-    late: u32,
+    door: Option<Entrance>,
     stopped: bool,
     failure: Option<io::Error>,
+}
+
+/// The listener, and what the thread that accepts has to know of earlier turns.
+struct Entrance {
+    listener: Socket,
+    /// No other process has the listener.
+    is_own: bool,
+    /// Connections accepted after the stop.
+    late: u32,
+    lack: Lack,
+    /// A connection without a request was ended for its descriptor, and none was accepted since.
+    has_evicted: bool,
 }
 
 pub(super) fn run(
@@ -60,9 +74,10 @@ pub(super) fn run(
     handler: impl Handler + 'static,
 ) -> io::Result<()> {
     let (handler, closer) = (Arc::new(handler), Closer::new(Budget::default())?);
-    let count = Mutex::new(Count { threads: 1, idle: 1, listener: Some(listener), ..Count::default() });
-    let gate = Gate::new(config.connections, config.resting);
-    let pool = Pool { is_own, config, stop, handler, closer, gate, count, turn: Condvar::new() };
+    let door = Entrance { listener, is_own, late: 0, lack: Lack::default(), has_evicted: false };
+    let count = Mutex::new(Count { threads: 1, idle: 1, door: Some(door), ..Count::default() });
+    let gate = Gate::new(config.connections, Lobby::within_descriptors(config.resting));
+    let pool = Pool { config, stop, handler, closer, gate, count, turn: Condvar::new() };
     thread::scope(|scope| work(&pool, scope));
     // If the process exited now, the kernel would close the connections that still linger, and reset those at which more
     // arrives.
@@ -75,14 +90,15 @@ pub(super) fn run(
 fn work<'s, H: Handler + 'static>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_>) {
     while let Some(stream) = next(pool) {
         // Nobody else accepts meanwhile: what cannot be served yet waits in the listener's queue.
-        pool.gate.enter();
+        let mut visit = pool.gate.enter();
         let mut count = lock(pool);
         count.accepting = false;
         count.idle -= 1;
         if count.idle > 0 {
             drop(count);
             pool.turn.notify_one();
-        } else if count.threads < pool.config.connections.saturating_add(pool.config.resting) {
+        } else if count.threads <= pool.config.connections.saturating_add(pool.config.resting) {
+            // One more than there are slots and seats: somebody has to accept.
             count.threads += 1;
             count.idle += 1;
             drop(count);
@@ -93,15 +109,19 @@ fn work<'s, H: Handler + 'static>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_
                 let mut count = lock(pool);
                 count.threads -= 1;
                 count.idle -= 1;
+                drop(count);
+                pool.gate.evict();
             }
         } else {
             drop(count);
+            // Too many wait for a slot with a request. The next thread that becomes free accepts.
+            pool.gate.evict();
         }
         if let Some(stream) = admitted(stream, pool.config) {
-            let surroundings = Surroundings { closer: &pool.closer, gate: &pool.gate, stop: pool.stop };
-            serve::connection(stream, pool.config, &pool.handler, &surroundings);
+            let surroundings = Surroundings { closer: &pool.closer, stop: pool.stop };
+            serve::connection(stream, pool.config, &pool.handler, &mut visit, &surroundings);
         }
-        pool.gate.leave();
+        drop(visit);
         let mut count = lock(pool);
         if count.idle >= SPARE {
             count.threads -= 1;
@@ -122,18 +142,16 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     if count.stopped {
         return None;
     }
-    let listener = count.listener.take()?;
-    let mut late = count.late;
+    let mut door = count.door.take()?;
     count.accepting = true;
     drop(count);
-    let accepted = accept(&listener, pool.is_own, pool.stop, &mut late);
+    let accepted = door.accept(pool);
     if let Ok(Some(stream)) = accepted {
-        let mut count = lock(pool);
-        (count.listener, count.late) = (Some(listener), late);
+        lock(pool).door = Some(door);
         return Some(stream);
     }
     // Gateways that come from now on are refused at once, and not when the last request has ended.
-    drop(listener);
+    drop(door);
     let mut count = lock(pool);
     count.accepting = false;
     count.stopped = true;
@@ -141,54 +159,76 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     None
 }
 
-/// Waits for a connection. Returns `None` after a stop, once the queue is empty: what waits there would be reset with the listener.
-/// `late` counts what is accepted after the stop. `is_own`: no other process has the listener.
-fn accept(
-    listener: &Socket,
-    is_own: bool,
-    stop: &StopResponder,
-    late: &mut u32,
-) -> io::Result<Option<Socket>> {
-    loop {
-        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.asked(), PollFlags::IN)];
-        match poll(&mut ready, None) {
-            Err(Errno::INTR) => continue,
-            result => result?,
-        };
-        if !ready[1].revents().is_empty() {
-            *late += 1;
-            if *late == 1 && is_own {
-                // Without it, the look at the queue below is the last that can be done for those who connect.
-                let _ = admit_no_more(listener);
-            }
-            let wait = if is_own { HANDSHAKE } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
-            let is_over = *late > QUEUE || stop.left().is_some_and(|left| left.is_zero());
-            let waits = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&wait)).unwrap_or(0);
-            if is_over || waits == 0 {
+impl Entrance {
+    /// Waits for a connection. Returns `None` after a stop, once the queue is empty: what waits there would be reset with the listener.
+    fn accept<H>(&mut self, pool: &Pool<'_, H>) -> io::Result<Option<Socket>> {
+        let stop = pool.stop;
+        loop {
+            let mut ready =
+                [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(stop.asked(), PollFlags::IN)];
+            match poll(&mut ready, None) {
+                Err(Errno::INTR) => continue,
+                result => result?,
+            };
+            if !ready[1].revents().is_empty() && !self.has_queue(stop) {
                 return Ok(None);
             }
-        }
-        match listener.accept() {
-            Ok((stream, _)) => return Ok(Some(stream)),
-            Err(error) => match Errno::from_io_error(&error) {
-                // Another process took it, or the peer gave up before it was taken (accept(2)).
-                Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
-                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    // The connection stays in the listener's queue until another one ends and frees an fd.
-                    thread::sleep(Duration::from_millis(20));
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    self.lack.ended(pool.config.journal.as_ref());
+                    self.has_evicted = false;
+                    return Ok(Some(stream));
                 }
-                _ => return Err(error),
-            },
+                Err(error) => match Errno::from_io_error(&error) {
+                    // Another process took it, or the peer gave up before it was taken (accept(2)).
+                    Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
+                    Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                        self.lack.began(pool.config.journal.as_ref(), &error);
+                        self.make_room(pool);
+                    }
+                    _ => return Err(error),
+                },
+            }
         }
+    }
+
+    /// Ends a connection without a request, and waits for a moment: the new one stays in the listener's queue until a descriptor is free,
+    /// and there is no event for that.
+    fn make_room<H>(&mut self, pool: &Pool<'_, H>) {
+        if std::mem::take(&mut self.has_evicted) {
+            // That one lingers, for it has to be closed by its gateway, which has everything. Those go first.
+            pool.closer.evict(1);
+        }
+        self.has_evicted = pool.gate.evict();
+        thread::sleep(PAUSE);
+    }
+
+    /// Called after a stop: whether there may be another connection to accept.
+    fn has_queue(&mut self, stop: &StopResponder) -> bool {
+        self.late += 1;
+        if self.late == 1 && self.is_own {
+            // Without it, the look at the queue below is the last that can be done for those who connect.
+            let _ = admit_no_more(&self.listener);
+        }
+        let wait = if self.is_own { HANDSHAKE } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
+        let is_over = self.late > QUEUE || stop.left().is_some_and(|left| left.is_zero());
+        let waits = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&wait)).unwrap_or(0);
+        !is_over && waits > 0
     }
 }
 
 fn admitted(stream: Socket, config: &Config) -> Option<Socket> {
     let Some(allowed) = &config.allowed else { return Some(stream) };
-    let peer = stream.peer_addr().ok()?.as_socket();
+    let peer = stream.peer_addr().ok()?.as_socket().map(|peer| peer.ip());
     // An IPv4 address may be written as an IPv6 one (RFC 4291 section 2.5.5.2), in the list as well as by the kernel.
     let is_allowed = |peer: IpAddr| allowed.iter().any(|one| one.to_canonical() == peer.to_canonical());
-    peer.is_none_or(|peer| is_allowed(peer.ip())).then_some(stream)
+    match peer {
+        Some(peer) if !is_allowed(peer) => {
+            note(config.journal.as_ref(), &Incident::TurnedAway(peer));
+            None
+        }
+        _ => Some(stream),
+    }
 }
 
 fn lock<'a, H>(pool: &'a Pool<'_, H>) -> MutexGuard<'a, Count> {

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use super::stop::{StopNews, at_once};
 use super::wire::AsyncWire;
 use crate::conversation::{Conversation, Input, Key, RequestEnd, Said, Which};
-use crate::responder::overdue;
+use crate::journal::Journal;
+use crate::responder::{Config, overdue};
 use crate::sending::{Output, stopped};
 
 /// The conversation, and the handlers that wait for input from it.
@@ -155,14 +156,16 @@ impl Desk {
         Poll::Pending
     }
 
-    pub(super) fn finish(&self, key: Key, status: Option<u32>, said: Said) -> RequestEnd {
+    /// Returns also how many bytes of the request's body came.
+    pub(super) fn finish(&self, key: Key, status: Option<u32>, said: Said) -> (RequestEnd, u64) {
         let mut state = self.lock();
+        let body = state.conversation.received(key);
         let end = state.conversation.finish(key, status, said, Instant::now());
         state.watching.retain(|(other, _)| *other != key);
         state.settling.retain(|(other, _)| *other != key);
         // Wake the handler if it still reads after its answer: its read returns an error.
         state.wake();
-        end
+        (end, body)
     }
 
     pub(super) fn answered(&self, sent: bool) {
@@ -198,12 +201,14 @@ pub(super) struct Out<W: ?Sized> {
     io_timeout: Duration,
     desk: Arc<Desk>,
     stop: StopNews,
+    pub(super) journal: Option<Arc<dyn Journal>>,
     pub(super) wire: W,
 }
 
 impl<W> Out<W> {
-    pub(super) fn new(wire: W, desk: Arc<Desk>, io_timeout: Duration, stop: StopNews) -> Self {
-        Self { turn: Turn::new(Output::Whole), io_timeout, desk, stop, wire }
+    pub(super) fn new(wire: W, desk: Arc<Desk>, config: &Config, stop: StopNews) -> Self {
+        let (io_timeout, journal) = (config.io_timeout, config.journal.clone());
+        Self { turn: Turn::new(Output::Whole), io_timeout, desk, stop, journal, wire }
     }
 }
 

@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use super::desk::{Desk, Out};
 use super::wire::AsyncWire;
-use crate::conversation::{Accepted, Answer, Key, RequestEnd, Said, Which};
+use crate::conversation::{Accepted, Answer, Key, RequestEnd, Said, SaidSoFar, Which};
 use crate::incoming::Start;
+use crate::journal::RequestEntry;
 use crate::params::Params;
 use crate::record::Role;
 
@@ -106,6 +107,7 @@ pub struct Response {
 pub(super) struct Live {
     key: Key,
     answer: Answer,
+    entry: Option<Box<RequestEntry>>,
     desk: Arc<Desk>,
     out: Arc<Out<dyn AsyncWire>>,
 }
@@ -133,11 +135,16 @@ impl Response {
     pub(super) fn new(
         key: Key,
         id: u16,
+        entry: Option<Box<RequestEntry>>,
         desk: Arc<Desk>,
         out: Arc<Out<dyn AsyncWire>>,
     ) -> (Self, oneshot::Receiver<Live>) {
         let (back, dropped) = oneshot::channel();
-        let live = Live { key, answer: Answer::new(id, Vec::new()), desk, out };
+        let mut answer = Answer::new(id, Vec::new());
+        if entry.is_some() {
+            answer.look();
+        }
+        let live = Live { key, answer, entry, desk, out };
         (Self { live: Some((live, back)) }, dropped)
     }
 
@@ -211,12 +218,13 @@ impl Live {
         // A refusal is not held back behind an upload: nothing of it is sent before END_REQUEST.
         let settles = handled.is_ok() || self.answer.said() != Said::Nothing;
         let settled = if settles { self.settled(handled.is_ok()).await } else { self };
-        let Self { key, answer, desk, out } = settled;
+        let Self { key, answer, entry, desk, out } = settled;
         let status = handled.as_ref().ok().copied();
         let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
-        let end = desk.finish(key, status, answer.said());
-        let mut answering = Answering { desk, out: Some(out), sent: false };
+        let (end, body) = desk.finish(key, status, answer.said());
         let last = answer.last(end, &reason);
+        let line = entry.map(|entry| UntoldRequest { entry, end, told: last.told(), body });
+        let mut answering = Answering { desk, out: Some(out), line, sent: false };
         if let Some(out) = &answering.out {
             out.send(&mut [IoSlice::new(last.bytes())]).await?;
             answering.sent = true;
@@ -245,9 +253,10 @@ impl Live {
     }
 
     fn abandon(self) {
-        let Self { key, answer, desk, out } = self;
-        desk.finish(key, None, answer.said());
-        drop(Answering { desk, out: Some(out), sent: false });
+        let Self { key, answer, entry, desk, out } = self;
+        let (end, body) = desk.finish(key, None, answer.said());
+        let line = entry.map(|entry| UntoldRequest { entry, end, told: answer.told(), body });
+        drop(Answering { desk, out: Some(out), line, sent: false });
     }
 }
 
@@ -267,12 +276,24 @@ impl Drop for Abandons {
 struct Answering {
     desk: Arc<Desk>,
     out: Option<Arc<Out<dyn AsyncWire>>>,
+    line: Option<UntoldRequest>,
     sent: bool,
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
         self.out = None;
+        if let Some(UntoldRequest { entry, end, told, body }) = self.line.take() {
+            entry.end(end, told, body, self.sent);
+        }
         self.desk.answered(self.sent);
     }
+}
+
+/// What the journal is told of a request, but for whether its last records were sent.
+struct UntoldRequest {
+    entry: Box<RequestEntry>,
+    end: RequestEnd,
+    told: SaidSoFar,
+    body: u64,
 }

@@ -8,9 +8,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use linger::Event;
 
+use super::floor::Floor;
 use super::wire::AsyncWire;
 use super::{Config, Request, Response};
 use crate::conversation::End;
+use crate::lobby::Lobby;
 use crate::transcripts::memory::Gateway;
 use crate::transcripts::plan::{Act, Done, INPUT_IDLE, REASON, pattern};
 
@@ -49,7 +51,9 @@ pub(crate) async fn converse(gateway: &Arc<Gateway>) -> End {
         Arc::new(move |request, response| handle(gateway.clone(), request, response))
     };
     let config = Config { input_idle: INPUT_IDLE, ..Config::default() };
-    super::converse(gateway.clone(), &config, &handler, never()).await.expect("nobody keeps the connection").1
+    let visit = Floor::new(1, Lobby::new(1)).enter();
+    let ended = super::converse(gateway.clone(), &config, &handler, visit, never()).await;
+    ended.expect("nobody keeps the connection").1
 }
 
 /// A handler that does what the plan of its request says, as a future.

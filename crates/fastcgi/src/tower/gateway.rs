@@ -4,10 +4,9 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use ::tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use ::tokio::net::{TcpStream, UnixStream};
@@ -17,10 +16,12 @@ use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 use tower_service::Service;
 
+use super::appetite::Appetite;
 use super::environment::environment;
 use super::outbox::{Failure, Outbox, ResponseBody};
 use crate::address::Address;
 use crate::environment::Site;
+use crate::gateway::idle::Idle;
 use crate::gateway::{Cause, Config, Error};
 use crate::params::push_pair;
 use crate::record::{self, FULL, ProtocolStatus, RecordType, Role};
@@ -49,7 +50,7 @@ struct Application {
     address: Address,
     site: Site,
     config: Config,
-    idle: Mutex<Vec<(ApplicationStream, Instant)>>,
+    idle: Idle<ApplicationStream>,
 }
 
 #[derive(Debug)]
@@ -61,7 +62,7 @@ enum ApplicationStream {
 impl Gateway {
     /// A gateway to the application at `address`, which finds its scripts as `site` says: a [`Site`], or only its root.
     pub fn new(address: Address, site: impl Into<Site>, config: Config) -> Self {
-        let shared = Application { address, site: site.into(), config, idle: Mutex::default() };
+        let shared = Application { address, site: site.into(), config, idle: Idle::default() };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -142,7 +143,7 @@ impl Application {
                 Err((failure, reused)) if is_safe(&failure, reused && parts.method.is_idempotent()) => {
                     tracing::info!(error = %failure.error, reused, "no response: the request is sent again");
                     // The application has most likely closed the other idle connections, too.
-                    self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    self.idle.clear();
                     told = self
                         .attempt(reuses, head.clone(), http_body_util::Empty::<Bytes>::new(), is_head)
                         .await;
@@ -169,7 +170,7 @@ impl Application {
         let failed = |error| Failure { error, is_untouched: true };
         let (wire, reused) = self.wire(reuses).await.map_err(|error| (failed(error), false))?;
         let (tell, told) = oneshot::channel();
-        ::tokio::spawn(drive(self.clone(), wire, head, body, Outbox::new(tell, is_head)));
+        ::tokio::spawn(drive(self.clone(), (wire, reused), head, body, Outbox::new(tell, is_head)));
         let told = told.await.unwrap_or_else(|_| Err(failed(cut(0, Cause::Closed, None))));
         told.map_err(|failure| (failure, reused))
     }
@@ -188,7 +189,7 @@ impl Application {
 
     /// Returns a connection, and whether it was used before. It is a new one unless `kept`.
     async fn wire(&self, kept: bool) -> Result<(ApplicationStream, bool), Error> {
-        while let Some((wire, since)) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+        while let Some((wire, since)) = self.idle.pop() {
             if !kept {
                 // Close the idle connection first: many applications serve one connection a worker, and the idle one
                 // may occupy the worker that the new one needs.
@@ -213,16 +214,6 @@ impl Application {
         let connected =
             connected.map_err(|source| Error::Connect { address: self.address.clone(), source })?;
         Ok((connected, false))
-    }
-
-    fn put(&self, wire: ApplicationStream) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() >= self.config.idle_connections && !idle.is_empty() {
-            idle.remove(0);
-        }
-        if self.config.idle_connections > 0 {
-            idle.push((wire, Instant::now()));
-        }
     }
 }
 
@@ -255,31 +246,43 @@ fn cut(received: u64, cause: Cause, write_error: Option<io::ErrorKind>) -> Error
 
 /// Carries one request and its response. Then keeps the connection for the next request, if it can be used again and the
 /// configuration asks for that.
-async fn drive<B>(shared: Arc<Application>, wire: ApplicationStream, head: Vec<u8>, body: B, outbox: Outbox)
-where
+async fn drive<B>(
+    shared: Arc<Application>,
+    (wire, reused): (ApplicationStream, bool),
+    head: Vec<u8>,
+    body: B,
+    outbox: Outbox,
+) where
     B: http_body::Body,
     B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
 {
     let config = shared.config;
+    let hunger = Appetite::new(&shared.idle, config.keep_conn && !reused);
     let reusable = |kept: bool, wire| {
         if kept && config.keep_conn {
-            shared.put(wire);
+            shared.idle.put(wire, config.idle_connections);
         }
     };
     match wire {
         ApplicationStream::Tcp(mut stream) => {
-            let kept = exchange(&mut stream, &config, head, body, outbox).await;
+            let kept = exchange(&mut stream, &config, (head, body), outbox, hunger).await;
             reusable(kept, ApplicationStream::Tcp(stream));
         }
         ApplicationStream::Unix(mut stream) => {
-            let kept = exchange(&mut stream, &config, head, body, outbox).await;
+            let kept = exchange(&mut stream, &config, (head, body), outbox, hunger).await;
             reusable(kept, ApplicationStream::Unix(stream));
         }
     }
 }
 
 /// Carries one request and its response over a connection. Returns whether the connection can be used again.
-async fn exchange<S, B>(stream: &mut S, config: &Config, head: Vec<u8>, body: B, mut outbox: Outbox) -> bool
+async fn exchange<S, B>(
+    stream: &mut S,
+    config: &Config,
+    (head, body): (Vec<u8>, B),
+    mut outbox: Outbox,
+    mut appetite: Appetite<'_, ApplicationStream>,
+) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
     B: http_body::Body,
@@ -293,22 +296,17 @@ where
     let mut buffer = vec![0; BUFFER];
     let (mut received, mut sent_before) = (0u64, 0);
     loop {
-        let write_error = match &mut sent {
-            // Earlier bytes of the application can still be read.
-            Some(Err(SendFailed::Wire(error))) => Some(error.kind()),
-            Some(Err(SendFailed::Body(error))) => {
-                let error = std::mem::replace(error, io::ErrorKind::Other.into());
-                outbox.fail(Error::Body(error), false).await;
-                return false;
-            }
-            _ => None,
-        };
+        if let Some(Err(SendFailed::Body(error))) = &mut sent {
+            let error = std::mem::replace(error, io::ErrorKind::Other.into());
+            outbox.fail(Error::Body(error), false).await;
+            return false;
+        }
         let got = ::tokio::select! {
             result = &mut sending, if sent.is_none() => {
                 sent = Some(result);
                 continue;
             }
-            got = timeout(config.io_timeout, reader.read(&mut buffer)) => got,
+            got = timeout(config.io_timeout, appetite.read(reader.read(&mut buffer))) => got,
             // The application learns by the connection's end that nobody waits.
             () = outbox.unwanted() => return false,
         };
@@ -320,6 +318,8 @@ where
         let mut input = match came(got) {
             Ok(got) => &buffer[..got],
             Err(cause) => {
+                // Earlier bytes of the application were still read.
+                let write_error = sent.as_ref().and_then(wire_error);
                 outbox.fail(cut(received, cause, write_error), replies.offset() == 0).await;
                 return false;
             }
@@ -342,10 +342,8 @@ where
                         outbox.fail(error, false).await;
                         return false;
                     }
-                    let in_step = match sent {
-                        Some(Ok(had_body)) => config.reuses_after_bodies || !had_body,
-                        _ => false,
-                    };
+                    let in_step =
+                        matches!(sent, Some(Ok(had_body)) if config.reuses_after_bodies || !had_body);
                     return in_step && input.is_empty() && replies.at_boundary();
                 }
                 Ok(Some(_)) => {}
@@ -382,6 +380,14 @@ async fn beside<T>(
             output = &mut awaited => return output,
             result = &mut sending, if sent.is_none() => *sent = Some(result),
         }
+    }
+}
+
+/// Why the connection took no more of the request, if it did not.
+fn wire_error(sent: &Result<bool, SendFailed>) -> Option<io::ErrorKind> {
+    match sent {
+        Err(SendFailed::Wire(error)) => Some(error.kind()),
+        _ => None,
     }
 }
 

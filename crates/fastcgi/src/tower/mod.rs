@@ -1,6 +1,7 @@
 //! FastCGI for HTTP programs: an axum or tower application behind a FastCGI gateway, and a FastCGI
 //! application as a `tower` service.
 
+mod appetite;
 mod application;
 mod environment;
 mod gateway;

@@ -4,6 +4,9 @@
 mod common;
 
 mod full_duplex;
+mod idle;
+mod journal;
 mod leavers;
+mod slow;
 mod stop;
 mod together;
