@@ -126,4 +126,21 @@ impl Facts<'_> {
         (even && least >= 100)
             .then_some(Claim::BeatsAnsweredHere { count: beats.len() as u16, pauses_ms: (least, most) })
     }
+
+    /// What [`Self::foreign_id`] returns, for a bare reset whose alleged sender goes on: a later packet of it has the next identification, and acknowledges
+    /// more than any before the reset did. Who answers with a reset has no connection that could.
+    pub(crate) fn foreign_id_of_answer(&self) -> Option<(u16, u16)> {
+        let (last, id) = (self.sender.counted_id()?, self.reset.id.filter(|&id| id != 0)?);
+        let counted = |id: u16| (1..=1024).contains(&id.wrapping_sub(last));
+        let known = self.sender.ack()?;
+        let goes_on = |record: &Record| {
+            record.dir() == self.reset.by
+                && record.flags.has(Flags::ACK)
+                && !record.flags.has(Flags::RST)
+                && counted(record.id)
+                && record.ack.wrapping_sub(known).wrapping_sub(1) < 1 << 26
+        };
+        let foreign = !self.reset.flags.has(Flags::ACK) && !counted(id);
+        (foreign && self.reset.after.records.iter().any(goes_on)).then_some((last, id))
+    }
 }
