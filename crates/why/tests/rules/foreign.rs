@@ -276,6 +276,11 @@ fn a_netscalers_code_in_the_window() {
     let base = |code: u16| exchange().rst(Server).with(|p| p.window = code);
     rule("NetScaler")
         .base(&base(9_811), "forged possible foreign")
+        .but(
+            "it answers a packet",
+            &exchange().data(Client, GET).bare(Server).with(|p| p.window = 8_201),
+            "forged possible foreign",
+        )
         .but("no code", &base(9_999), "unknown possible active")
         .but(
             "a window offered before",
