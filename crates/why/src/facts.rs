@@ -51,7 +51,7 @@ fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
     let with_it =
         |record: &&Record| (record.len > 0 || record.flags.has(Flags::FIN)) && age(record) <= 2 * age(latest);
     // What is sent again was not answered before.
-    let first = if latest.repeated() { None } else { asking.filter(with_it).next_back() };
+    let first = if latest.repeated() { None } else { asking.rfind(with_it) };
     first.or(Some(latest)).copied()
 }
 
