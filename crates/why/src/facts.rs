@@ -24,6 +24,9 @@ pub(crate) struct Facts<'a> {
     pub(crate) trigger: Option<Record>,
 }
 
+/// A bare reset that comes later than this, in nanoseconds, after a packet does not answer it: no path takes so long.
+const ANSWERED_WITHIN: u64 = 3_000_000_000;
+
 /// The packet that a bare reset answers, if it is among those kept: its acknowledgement is the reset's number, and the sender
 /// of the reset has not answered it otherwise.
 fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
@@ -39,12 +42,17 @@ fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
     };
     let mut asking = reset.connection.records().rev().filter(answers).filter(unanswered);
     let latest = asking.next()?;
-    // Packets keep their order. Of data and an acknowledgement that were sent together, the data arrived first.
+    // Packets keep their order, and a closed socket answers each. So the first of several that were sent together is answered first.
     let age =
         |record: &Record| reset.at.time_ns.saturating_sub(reset.connection.first_time + record.since_first());
-    let is_bare = latest.len == 0 && !latest.flags.any(Flags::SYN | Flags::FIN);
-    let data = asking.find(|record| record.len > 0);
-    data.filter(|data| is_bare && age(data) <= 2 * age(latest)).or(Some(latest)).copied()
+    if age(latest) > ANSWERED_WITHIN {
+        return None;
+    }
+    let with_it =
+        |record: &&Record| (record.len > 0 || record.flags.has(Flags::FIN)) && age(record) <= 2 * age(latest);
+    // What is sent again was not answered before.
+    let first = if latest.repeated() { None } else { asking.rfind(with_it) };
+    first.or(Some(latest)).copied()
 }
 
 /// Why a bare reset answers no packet.

@@ -350,7 +350,7 @@ impl Checker<'_> {
     }
 
     /// The latest packet that a bare reset can answer: after the sender's last packet, with the reset's number as its
-    /// acknowledgement.
+    /// acknowledgement, and 3 s before it at most.
     pub(crate) fn asking(&self) -> Option<&Seen> {
         let last = self.c.sender.before.last().map_or(0, |seen| seen.frame);
         let mut asking = self
@@ -360,6 +360,7 @@ impl Checker<'_> {
             .iter()
             .rev()
             .filter(|seen| seen.has(Flags::ACK) && seen.ack == self.c.reset.seq);
-        asking.find(|seen| seen.frame > last).copied()
+        let recent = |seen: &Seen| self.c.reset.time_ns.saturating_sub(seen.time_ns) <= 3_000_000_000;
+        asking.find(|seen| seen.frame > last && recent(seen)).copied()
     }
 }

@@ -125,7 +125,7 @@ impl Claim {
             Self::BareUnasked { window } => write!(
                 f,
                 "bare RST at the sender's next sequence number, {}: the sender had acknowledged all it got, and no \
-                 later packet asks for it",
+                 later packet of the last 3 s asks for it",
                 Window(window)
             ),
             Self::BareOfItsOwn { window } => write!(

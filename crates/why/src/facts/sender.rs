@@ -11,6 +11,8 @@ use crate::side::Marks;
 
 /// How many keepalive probes in a row must have been answered. The eight packets kept hold four with their answers.
 const BEATS: usize = 3;
+/// How many of a sender's latest packets must count up.
+const COUNTED: usize = 4;
 /// A further reset with a number this far ahead of the first belongs to another connection.
 const PLAUSIBLE: u32 = 1 << 20;
 /// A round trip shorter than this says nothing: the capture is beside the sender. Nanoseconds.
@@ -125,5 +127,27 @@ impl Facts<'_> {
         let even = most - least <= least / 10 + 20;
         (even && least >= 100)
             .then_some(Claim::BeatsAnsweredHere { count: beats.len() as u16, pauses_ms: (least, most) })
+    }
+
+    /// What [`Self::foreign_id`] returns, for a bare reset whose alleged sender goes on: its latest packets and one after the reset
+    /// count up, and that one acknowledges more than any before did. Who answers with a reset has no connection that could.
+    pub(crate) fn foreign_id_of_answer(&self) -> Option<(u16, u16)> {
+        let own = self.connection().records().filter(|record| record.dir() == self.reset.by);
+        let ids: Vec<u16> = own.map(|record| record.id).collect();
+        let counts =
+            ids.len() >= COUNTED && ids.windows(2).all(|two| (1..=64).contains(&two[1].wrapping_sub(two[0])));
+        let last = ids.last().copied().filter(|_| counts)?;
+        let id = self.reset.id.filter(|&id| id != 0)?;
+        let counted = |id: u16| (1..=1024).contains(&id.wrapping_sub(last));
+        let known = self.sender.ack()?;
+        let goes_on = |record: &Record| {
+            record.dir() == self.reset.by
+                && record.flags.has(Flags::ACK)
+                && !record.flags.has(Flags::RST)
+                && counted(record.id)
+                && record.ack.wrapping_sub(known).wrapping_sub(1) < 1 << 26
+        };
+        let foreign = !self.reset.flags.has(Flags::ACK) && !counted(id);
+        (foreign && self.reset.after.records.iter().any(goes_on)).then_some((last, id))
     }
 }

@@ -191,6 +191,21 @@ fn another_identification() {
             "unknown possible active",
         )
         .but("an answer", &many().data(Client, GET).bare(Server).with(|p| p.id = 9), "half-open likely")
+        .but(
+            "an answer, and the sender acknowledges what it answers",
+            &many().data(Client, GET).bare(Server).with(|p| p.id = 9).ack(Server),
+            "forged likely foreign harmful",
+        )
+        .but(
+            "an answer without an identification, and the same",
+            &many().data(Client, GET).bare(Server).ack(Server),
+            "half-open likely",
+        )
+        .but(
+            "an answer, and the sender repeats an acknowledgement",
+            &many().data(Client, GET).bare(Server).with(|p| p.id = 9).ack(Server).with(|p| p.ack -= 39),
+            "half-open likely",
+        )
         .but("the sender goes on", &ignored(many().rst(Server).with(|p| p.id = 9)), "forged certain foreign")
         .but(
             "IPv6 has none",
@@ -261,6 +276,11 @@ fn a_netscalers_code_in_the_window() {
     let base = |code: u16| exchange().rst(Server).with(|p| p.window = code);
     rule("NetScaler")
         .base(&base(9_811), "forged possible foreign")
+        .but(
+            "it answers a packet",
+            &exchange().data(Client, GET).bare(Server).with(|p| p.window = 8_201),
+            "forged possible foreign",
+        )
         .but("no code", &base(9_999), "unknown possible active")
         .but(
             "a window offered before",

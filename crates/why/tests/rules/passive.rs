@@ -10,6 +10,11 @@ fn closed() -> Flow {
     flow().shake().data(Client, GET).data(Server, &response(20, 20)).ack(Client).fin(Server).ack(Client)
 }
 
+/// The same exchange, and nobody has closed.
+fn closed_not() -> Flow {
+    flow().shake().data(Client, GET).data(Server, &response(20, 20)).ack(Client)
+}
+
 /// A TLS record of this type with so many bytes.
 pub(crate) fn record(kind: u8, length: usize) -> Vec<u8> {
     [&[kind, 3, 3, (length >> 8) as u8, length as u8][..], &vec![0; length]].concat()
@@ -25,6 +30,25 @@ fn tls_closed() -> Flow {
         .ack(Client)
         .fin(Server)
         .ack(Client)
+}
+
+#[test]
+fn an_answer_comes_soon_and_to_the_first_packet() {
+    let silent = |ms: u64| closed_not().wait(ms - 1).bare(Server);
+    rule("an answer comes soon")
+        .base(&silent(3_000), "half-open likely passive-after-data")
+        .but("later than any path takes", &silent(3_001), "unknown possible active harmless")
+        .but(
+            "data and a FIN",
+            &closed().data(Client, GET).fin(Client).bare(Server),
+            "data-after-close certain",
+        )
+        .but(
+            "the FIN came long after the data",
+            &closed().data(Client, GET).wait(100).fin(Client).bare(Server),
+            "data-after-close certain",
+        )
+        .done();
 }
 
 #[test]

@@ -90,6 +90,13 @@ fn retransmissions() {
             .wait(499)
             .rst(Server)
     };
+    // The server has ended its side, and then the path is dead.
+    let last_fin = |whole: bool| {
+        let closed = idle().bytes(Client, 30);
+        let closed = if whole { closed.ack(Server) } else { closed };
+        let closed = closed.fin(Server).with(|p| p.ack -= if whole { 0 } else { 30 }).ack(Client).fin(Client);
+        (0..3).fold(closed, |flow, _| flow.wait(499).again(Client)).wait(499).rst(Client)
+    };
     rule("retransmissions")
         .base(&sent(3), "retransmission-timeout likely after-retransmissions harmful lost:30")
         .but("four times", &sent(4), "retransmission-timeout likely")
@@ -112,8 +119,10 @@ fn retransmissions() {
         .but(
             "a FIN again",
             &(0..3).fold(idle().fin(Server), |flow, _| flow.again(Server)).rst(Server),
-            "retransmission-timeout after-retransmissions",
+            "retransmission-timeout after-retransmissions harmful",
         )
+        .but("a FIN again, of a side that had all", &last_fin(true), "retransmission-timeout likely harmless")
+        .but("and a packet of the other side is missing", &last_fin(false), "harmful")
         .done();
 }
 

@@ -33,6 +33,7 @@ fn syns_without_an_answer() {
     rule("no answer")
         .base(&asked(3), "no-answer likely unanswered harmful lost:0 unread:0")
         .but("four", &asked(4), "no-answer likely")
+        .but("nine: more than are kept", &asked_every(1_000, 9), "no-answer likely")
         .but("three, a second apart", &asked_every(1_000, 3), "no-answer likely")
         .but("three, 900 ms apart", &asked_every(900, 3), "no-answer likely")
         .but("three, 899 ms apart", &asked_every(899, 3), "none")

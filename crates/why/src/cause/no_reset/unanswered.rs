@@ -5,6 +5,7 @@ use linger_packet::Flags;
 use super::{Failed, FailureLook};
 use crate::advice::{Capture, Host, NextEvidence};
 use crate::connection::TWO_PAUSES;
+use crate::opening::Opening;
 use crate::surroundings::Openings;
 use crate::{Cause, Claim, Class, Confidence};
 
@@ -31,13 +32,20 @@ impl FailureLook<'_> {
             return None;
         }
         let (first, last) = (syns.first()?, syns.last()?);
-        let nanoseconds = last.since_first() - first.since_first();
+        // Of many SYNs only the last ones are kept.
+        let (count, nanoseconds) = match self.connection.opening {
+            Opening::Asked { syns: all, syn_frame: 0, .. }
+                if all < u8::MAX && usize::from(all) > syns.len() =>
+            {
+                (u16::from(all), last.since_first())
+            }
+            _ => (syns.len() as u16, last.since_first() - first.since_first()),
+        };
         if self.icmp.is_none() && (syns.len() < SYNS || nanoseconds < TWO_PAUSES) {
             return None;
         }
         let mut failed = Failed::at(Class::Unanswered, opener, last);
         failed.unread = Some(0);
-        let count = syns.len() as u16;
         failed.say(self.frame(last.frame), Claim::SynsUnanswered { count, nanoseconds });
         if let Some(icmp) = self.icmp {
             failed.say(icmp.frame, icmp.claim());

@@ -28,7 +28,12 @@ impl Judge<'_> {
             Said::NetScaler { code, means } => {
                 self.say(frame, Claim::NetScaler { code, means });
                 self.ask(NextEvidence::Host(Host::BalancerOtherSide));
-                Some((Forged, Possible, vec![Forged, Aborted, ClosedWithUnreadData]))
+                let mut candidates = vec![Forged, Aborted, ClosedWithUnreadData];
+                // Who has closed, or forgotten, a connection answers its packets.
+                if self.f.trigger.is_some() {
+                    candidates.insert(1, HalfOpen);
+                }
+                Some((Forged, Possible, candidates))
             }
             Said::BigIp(text) => {
                 self.say(frame, Claim::BigIp(text));
@@ -80,6 +85,11 @@ impl Judge<'_> {
                 return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
             }
             return Some((Forged, if ttl || id.is_some() { Certain } else { Likely }, vec![Forged]));
+        }
+        if let Some((last, reset)) = f.foreign_id_of_answer() {
+            self.say(frame, Claim::IdDiffers { reset, last });
+            self.ask(NextEvidence::Capture(Capture::AllegedSender));
+            return Some((Forged, Likely, vec![Forged, FirewallReject, HalfOpen]));
         }
         if let Some((answered, round_trip)) = f.answered_too_fast() {
             self.say(frame, Claim::TooSoon { after_us: answered / 1_000, round_trip_us: round_trip / 1_000 });
