@@ -35,9 +35,9 @@ fn python_http_server() {
         let (lost, aborted, report) =
             compare(&[&python, &script], "", 10, |bare| late_reader(PORT, 20_000, bare));
         assert_eq!((lost, aborted), ([10, 0], [10, 0]), "{report:?}");
-        assert_eq!(report["would_have_reset"], 10);
-        assert_eq!(report["lingered"], 10);
-        assert_eq!(report["bytes_unacknowledged"], 0);
+        assert_eq!(report["would_have_reset"], 10, "{report:?}");
+        assert_eq!(report["lingered"], 10, "{report:?}");
+        assert_eq!(report["bytes_unacknowledged"], 0, "{report:?}");
     });
 }
 
