@@ -24,7 +24,6 @@ type CiStep = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
 const STEPS: [CiStep; 16] = [
     ("format", |_, _| call(&mut cargo(&["fmt", "--all", "--check"]))),
     ("rooms", |_, _| rooms::check()),
-    ("documents", |all, _| documents(all)),
     ("licences", |_, _| licences()),
     ("clippy", |all, _| clippy(all)),
     ("features", |all, _| features(all)),
@@ -33,6 +32,8 @@ const STEPS: [CiStep; 16] = [
     ("loom", |all, _| loom::run(all)),
     ("ahead", |_, _| ahead()),
     ("build", |all, _| build(all).map(drop)),
+    // Behind what compiles the program: by itself it would leave half of the processors' time unused.
+    ("documents", |all, _| documents(all)),
     ("tests", tests),
     ("elsewhere", |_, _| portable::tests()),
     ("package", |all, _| package::check(all)),

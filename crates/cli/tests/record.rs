@@ -50,7 +50,11 @@ impl Watch {
             let mut fds = [rustix::event::PollFd::new(self.out.get_ref(), rustix::event::PollFlags::IN)];
             let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
             if rustix::event::poll(&mut fds, Some(&moment)).unwrap() > 0 {
-                return true;
+                // A line, or the end of a watcher that may not watch.
+                if !self.out.fill_buf().unwrap().is_empty() {
+                    return true;
+                }
+                self.child.wait().unwrap();
             }
         }
     }

@@ -140,7 +140,7 @@ impl Deliveries {
             Some(Delivery::Ended(Err(fault))) => AskedDelivery::Failed(fault.clone()),
             Some(Delivery::Running(_)) => AskedDelivery::Runs,
             Some(Delivery::Unknown(_)) => AskedDelivery::Unknown,
-            Some(Delivery::Arriving) | None => AskedDelivery::Nothing,
+            Some(Delivery::Arriving | Delivery::Refused(_)) | None => AskedDelivery::Nothing,
         }
     }
 
@@ -167,7 +167,10 @@ impl Deliveries {
         if let Err(error) = known.start(id, content, !host::lacks(Rule::NoteBeforeCommand)) {
             let told =
                 format!("cannot note the delivery in {}, so nothing was run: {error}", known.journal_name());
-            return Err(Fault::io(told, &error));
+            let fault = known.refuse(id, Fault::io(told, &error));
+            drop(known);
+            self.changed.notify_all();
+            return Err(fault);
         }
         drop(known);
         let outcome = command();
@@ -206,7 +209,7 @@ impl Deliveries {
             match known.standing(&content) {
                 _ if anew || host::lacks(Rule::KeepDoubts) => {}
                 ContentStanding::Settled => {}
-                ContentStanding::Doubted(fault) => return Err(fault),
+                ContentStanding::Doubted(fault) => return Err(known.refuse(id, fault)),
                 ContentStanding::Undecided => {
                     has_waited = true;
                     known = self.wait(known);

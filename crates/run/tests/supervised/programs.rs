@@ -35,9 +35,11 @@ fn python_http_server() {
         let (lost, aborted, report) =
             compare(&[&python, &script], "", 10, |bare| late_reader(PORT, 20_000, bare));
         assert_eq!((lost, aborted), ([10, 0], [10, 0]), "{report:?}");
-        assert_eq!(report["would_have_reset"], 10);
-        assert_eq!(report["lingered"], 10);
-        assert_eq!(report["bytes_unacknowledged"], 0);
+        assert_eq!(report["would_have_reset"], 10, "{report:?}");
+        // On a busy machine the peer may have closed before its connection is looked at.
+        let whole = ["lingered", "finished", "drained"].map(|way| report[way].as_u64().unwrap());
+        assert_eq!(whole.iter().sum::<u64>(), 10, "{report:?}");
+        assert_eq!(report["bytes_unacknowledged"], 0, "{report:?}");
     });
 }
 

@@ -20,7 +20,7 @@ const WORKING: Duration = Duration::from_secs(10);
 const HURRY: Duration = Duration::from_millis(300);
 /// How often a client whose goodbye was lost comes back to say it again, in any case but silence.
 const LEAST: u32 = 2;
-/// How many silent sessions there are. A second one shows that it was not a box on the path that went silent.
+/// How many silent sessions there are in a row. A second one shows that it was not a box on the path that went silent.
 const SILENT: u32 = 2;
 /// For how long a client comes back more often than [`LEAST`], if the server answers.
 const LONGEST: Duration = Duration::from_secs(20);
@@ -128,6 +128,7 @@ fn hears_answer(session: &mut Session, policy: &linger::Policy) -> Goodbye {
 pub(super) struct Goodbyes {
     until: Instant,
     lost: u32,
+    /// How many of the last attempts met silence.
     silent: u32,
     /// How many of the last attempts brought no answer. A forward to a server that has ended accepts connections, too.
     unanswered: u32,
@@ -137,23 +138,21 @@ impl Goodbyes {
     /// No goodbye was lost until now. A client without patience does not come back.
     pub(super) fn new(patience: Duration, now: Instant) -> Self {
         let lost = if patience.is_zero() { LEAST } else { 0 };
-        let silent = if patience.is_zero() { SILENT } else { 0 };
-        Self { until: now + patience.min(LONGEST), lost, silent, unanswered: 0 }
+        Self { until: now + patience.min(LONGEST), lost, silent: 0, unanswered: 0 }
     }
 
     /// Notes what became of one more. Returns whether it is of use to come back once more.
     pub(super) fn again(&mut self, goodbye: Goodbye, now: Instant) -> bool {
         self.lost += 1;
+        self.silent = if goodbye == Goodbye::Silent { self.silent + 1 } else { 0 };
         match goodbye {
             Goodbye::Heard | Goodbye::Futile => return false,
             Goodbye::Cut => self.unanswered = 0,
             Goodbye::Unanswered => self.unanswered += 1,
-            Goodbye::Silent => {
-                self.silent += 1;
-                return self.silent < SILENT;
-            }
+            Goodbye::Silent => {}
         }
-        self.lost <= LEAST || (now < self.until && self.unanswered < LEAST)
+        let least = self.lost <= LEAST;
+        self.silent < SILENT && (least || (now < self.until && self.unanswered < LEAST))
     }
 }
 

@@ -146,8 +146,8 @@ impl Journal {
     }
 
     #[cfg(test)]
-    pub(super) fn replace_file(&mut self, file: File) {
-        self.file = file;
+    pub(super) fn replace_file(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
     }
 
     /// Appends a record, which is on disk on return.

@@ -27,6 +27,9 @@ pub(super) struct Remembered {
 pub(super) enum Delivery {
     /// The transfer's bytes are arriving.
     Arriving,
+    /// A client was told that nothing was started, and why. Another session of the transfer, whose bytes may have been here
+    /// as well, starts nothing either.
+    Refused(Fault),
     /// The sink's command is running, with this content.
     Running(Hash),
     /// The sink's command has ended, and its content is not in doubt: the command failed, a client has confirmed the receipt,
@@ -44,6 +47,7 @@ impl Delivery {
     pub(super) fn outcome(&self) -> Option<Result<Receipt, Fault>> {
         match self {
             Self::Ended(outcome) => Some(outcome.clone()),
+            Self::Refused(fault) => Some(Err(fault.clone())),
             Self::Unheard(receipt, _) => Some(Ok(receipt.clone())),
             Self::Arriving | Self::Running(_) | Self::Unknown(_) => None,
         }
@@ -125,6 +129,12 @@ impl Remembered {
         Ok(())
     }
 
+    /// Notes that a transfer's client is told that nothing was started. Returns what it is told.
+    pub(super) fn refuse(&mut self, id: TransferId, fault: Fault) -> Fault {
+        self.deliveries.insert(id, Delivery::Refused(fault.clone()));
+        fault
+    }
+
     #[cfg(test)]
     pub(super) fn journal(&mut self) -> Option<&mut Journal> {
         self.journal.as_mut()
@@ -150,7 +160,7 @@ impl Remembered {
     fn history(&self) -> History {
         let of = |id: &TransferId| {
             let record = match self.deliveries.get(id)? {
-                Delivery::Arriving => return None,
+                Delivery::Arriving | Delivery::Refused(_) => return None,
                 Delivery::Running(content) => DeliveryRecord::Started(Some(*content)),
                 Delivery::Unknown(content) => DeliveryRecord::Started(*content),
                 Delivery::Ended(outcome) => DeliveryRecord::Ended(outcome.clone()),
@@ -215,7 +225,7 @@ impl Remembered {
         else {
             return;
         };
-        if !matches!(self.deliveries.remove(&oldest), Some(Delivery::Arriving)) {
+        if !matches!(self.deliveries.remove(&oldest), Some(Delivery::Arriving | Delivery::Refused(_))) {
             self.memory = random();
         }
     }

@@ -183,6 +183,24 @@ fn what_cannot_be_noted_is_not_run() {
     assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Nothing));
 }
 
+/// Two sessions of one transfer, the older of which was cut and still waits for its turn. The newer one has told the client that
+/// nothing was run; then the disk works again.
+#[test]
+fn what_a_client_was_told_is_not_run_by_its_older_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let deliveries = Deliveries::open(&dir.path().join("journal")).unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let works = deliveries.lock().journal().unwrap().replace_file(full);
+    deliveries.begin(id(1), None).unwrap();
+    let told = deliveries.run(&order(1), || panic!("it is not run")).unwrap_err();
+    deliveries.lock().journal().unwrap().replace_file(works);
+    let older = deliveries.run(&order(1), || panic!("the client was told that nothing was run")).unwrap_err();
+    assert_eq!(format!("{older:?}"), format!("{told:?}"));
+    // A transfer of its own is another matter.
+    deliveries.begin(id(2), None).unwrap();
+    deliveries.run(&order(2), || Ok(receipt(2))).unwrap();
+}
+
 #[test]
 fn a_journal_that_was_removed_is_written_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -333,9 +351,11 @@ fn nobody_waits_for_the_own_goodbye() {
     let _second = Attendance::new(&deliveries, id(2));
     let again = DeliveryOrder { id: id(2), ..order(1) };
     assert!(deliveries.run(&again, || Ok(receipt(2))).unwrap_err().is_open());
-    // And what it says at the end counts for both.
+    // And what it says at the end settles the content. What its second transfer was told stays as it is.
     first.heard();
-    assert_eq!(deliveries.run(&again, || Ok(receipt(2))).unwrap().size, 2);
+    assert!(deliveries.run(&again, || panic!("it was refused")).unwrap_err().is_open());
+    let later = DeliveryOrder { id: id(3), ..order(1) };
+    assert_eq!(deliveries.run(&later, || Ok(receipt(2))).unwrap().size, 2);
 }
 
 /// Neither a command that runs nor a client that may still hear keeps other content waiting.

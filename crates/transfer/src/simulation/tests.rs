@@ -216,6 +216,23 @@ fn what_was_sent_whole_once_is_unconfirmed() {
     }
 }
 
+/// Silence, a cut in a session that the server answered, and silence once more: whoever then says its goodbye no more leaves a
+/// server in doubt that is there.
+#[test]
+fn silence_after_an_answer_is_a_first_silence_again() {
+    let (_dir, mut runner) = runner();
+    assert_eq!(runner.run(&Schedule::random(50_212_322), None).fault, None);
+}
+
+/// A sink's command waits for one of the same content; its client is cut and comes back, and both sessions get their turn when
+/// the disk fails. The newer one tells the client that nothing was run; the older one, whose note the disk took, started the
+/// command.
+#[test]
+fn of_two_sessions_none_runs_what_the_other_has_refused() {
+    let (_dir, mut runner) = runner();
+    assert_eq!(runner.run(&Schedule::random(60_762_738), None).fault, None);
+}
+
 /// The newer session asks the older one to stop, and gives it time for that, even if it comes to run late itself.
 #[test]
 fn a_client_that_comes_again_gets_its_file() {

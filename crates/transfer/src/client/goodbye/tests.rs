@@ -42,11 +42,21 @@ fn a_goodbye_is_said_twice_into_silence_and_never_to_who_has_heard_it() {
     let mut lost = goodbyes();
     assert!(lost.again(Goodbye::Silent, now));
     assert!(!lost.again(Goodbye::Silent, now));
-    // Cuts before and between do not make silence more worth waiting for.
-    let mut lost = goodbyes();
-    let cut = |lost: &mut Goodbyes| lost.again(Goodbye::Cut, now);
-    assert!(cut(&mut lost) && lost.again(Goodbye::Silent, now) && cut(&mut lost));
-    assert!(!lost.again(Goodbye::Silent, now));
+    // A cut before it does not make silence more worth waiting for. One between shows that somebody is there: the silence
+    // after it is a first one again, but not for ever.
+    let met = |what: &[(u64, Goodbye)]| {
+        let mut lost = goodbyes();
+        what.iter()
+            .map(|&(second, one)| lost.again(one, now + Duration::from_secs(second)))
+            .collect::<Vec<_>>()
+    };
+    use Goodbye::{Cut, Silent, Unanswered};
+    assert_eq!(met(&[(0, Cut), (2, Silent), (4, Silent)]), [true, true, false]);
+    for between in [Cut, Unanswered] {
+        let all = [(2, Silent), (3, between), (5, Silent), (7, Silent)];
+        assert_eq!(met(&all), [true, true, true, false], "{between:?}");
+        assert_eq!(met(&[(2, Silent), (10, between), (20, Silent)]), [true, true, false], "{between:?}");
+    }
     for over in [Goodbye::Heard, Goodbye::Futile] {
         assert!(!goodbyes().again(over, now), "{over:?}");
     }
