@@ -274,18 +274,7 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
             })?);
     }
     let trials = Arc::new(Trying::default());
-    let real = match plan.client {
-        CellClient::Real(_) if setting.shared => {
-            return Err(io::Error::other(
-                "a real client needs a private network, which this machine refuses",
-            ));
-        }
-        CellClient::Real(real) => {
-            let upload = (plan.peer == Peer::Upload).then_some(plan.upload);
-            Some(Arc::new(RealTrials::new(real, plan.response, upload, plan.timeout)?))
-        }
-        CellClient::Model(_) => None,
-    };
+    let real = real_trials(plan, setting)?;
     let clients = (0..plan.concurrency.max(1))
         .map(|_| {
             let (plan, reports, trials) = (plan.clone(), reports.clone(), trials.clone());
@@ -330,6 +319,20 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         errors: results.errors,
         elapsed: started.elapsed(),
     })
+}
+
+/// What the trials of a real client have in common; `None` for a model.
+fn real_trials(plan: &CellPlan, setting: &Setting) -> io::Result<Option<Arc<RealTrials>>> {
+    match plan.client {
+        CellClient::Real(_) if setting.shared => {
+            Err(io::Error::other("a real client needs a private network, which this machine refuses"))
+        }
+        CellClient::Real(real) => {
+            let upload = (plan.peer == Peer::Upload).then_some(plan.upload);
+            Ok(Some(Arc::new(RealTrials::new(real, plan.response, upload, plan.timeout)?)))
+        }
+        CellClient::Model(_) => Ok(None),
+    }
 }
 
 #[derive(Debug, Default)]
