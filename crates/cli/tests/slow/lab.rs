@@ -372,7 +372,7 @@ fn cells_of_one_name_have_captures_of_their_own() {
         let why = run(&["why", "--json", pcap.join(format!("{name}.pcapng")).to_str().unwrap()]);
         let said = String::from_utf8_lossy(&why.stdout).into_owned();
         let summary: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
-        assert_eq!(summary["connections"], trials, "{said}");
+        assert_eq!(summary["connections"], 2 * trials, "each as its two ends saw it: {said}");
     }
     assert_eq!(std::fs::read_dir(&pcap).unwrap().count(), 2);
 }
