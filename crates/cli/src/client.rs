@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use linger_lab::{Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
+use linger_lab::{Campaign, ClientModel, ClientPlan, Fate, First, Tally, Until, campaign};
 
 use crate::lines::{self, line};
 use crate::options::{AtRisk, ClientSide, Json, RunFor};
@@ -64,6 +64,7 @@ pub(crate) fn run(arguments: ClientArguments) -> ExitCode {
         }
     };
     let plan = ClientPlan {
+        model: ClientModel::default(),
         server,
         from: None,
         request: arguments.request.0,

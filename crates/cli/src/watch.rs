@@ -23,7 +23,7 @@ use crate::output::{Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::typed::port;
 use crate::{exit, interrupt, lines};
-use journal::Journal;
+use journal::SystemJournal;
 use record::RecordTrouble;
 
 mod check;
@@ -124,7 +124,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     let metrics = Metrics::default();
     let listener =
         arguments.counts.metrics.as_ref().map(|address| address.resolve().and_then(TcpListener::bind));
-    let journal = arguments.journal.then(Journal::open).transpose();
+    let journal = arguments.journal.then(SystemJournal::open).transpose();
     // A port below 1024 is bound, packets can be read, and no thread is started yet that would keep what this one gives up.
     let is_delegated = rights::give_up(&mut watcher, opener);
     match tap.map(|tap| arguments.record.begin(tap)) {
@@ -218,7 +218,7 @@ impl From<io::Error> for Ended {
 /// Where notices go beside the output.
 struct OtherOutputs<'a> {
     metrics: &'a Metrics,
-    journal: Option<&'a mut Journal>,
+    journal: Option<&'a mut SystemJournal>,
 }
 
 fn lines(

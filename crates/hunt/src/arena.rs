@@ -42,6 +42,13 @@ pub enum Quarry {
     },
 }
 
+impl Quarry {
+    /// A server that is running already, on this machine.
+    pub fn running(target: Target) -> Self {
+        Self::Running { target, is_own: false }
+    }
+}
+
 /// A server, and the network from which it is asked.
 #[derive(Debug)]
 pub(crate) struct Arena {

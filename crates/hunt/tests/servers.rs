@@ -9,68 +9,10 @@ use linger_lab::{IpVersion, Link, Named as _, Stop, Verdict};
 use linger_testing::sandboxed;
 use linger_testing::servers::{available, program, sample_program};
 
-/// A server in 40 lines. Each connection has a thread; `rule` is what it does with the requests, as Python.
+/// A server of planted.py, by the name of its rule.
 fn planted(rule: &str) -> Vec<String> {
-    let source = format!(
-        r"
-import select, socket, threading, time
-def head(s, buffered):
-    while b'\r\n\r\n' not in buffered:
-        more = s.recv(65536)
-        if not more: return None, buffered
-        buffered += more
-    one, rest = buffered.split(b'\r\n\r\n', 1)
-    return one.lower(), rest
-def body(s, one, rest):
-    left = int(one.split(b'content-length:')[1].split()[0]) if b'content-length:' in one else 0
-    while len(rest) < left:
-        more = s.recv(65536)
-        if not more: break
-        rest += more
-    return rest[left:]
-def answer(s, close=True):
-    s.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n' + (b'Connection: close\r\n' if close else b'') + b'\r\n' + b'r' * 200000)
-def drain(s, most):
-    s.shutdown(socket.SHUT_WR)
-    s.settimeout(60)
-    while most > 0:
-        got = len(s.recv(min(most, 65536)))
-        if got == 0: break
-        most -= got
-def serve(s):
-    try:
-{rule}
-    except OSError: pass
-    finally: s.close()
-listener = socket.create_server(('', 8000), backlog=1000)
-while True:
-    s, _ = listener.accept()
-    threading.Thread(target=serve, args=(s,), daemon=True).start()
-",
-        rule = rule.lines().map(|line| format!("        {line}\n")).collect::<String>()
-    );
-    vec!["python3".into(), "-c".into(), source]
+    ["python3", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/planted.py"), rule].map(str::to_owned).into()
 }
-
-/// Answers each request at its head, and drains 64 KiB of what still comes before it closes.
-const DRAINS_64_KIB: &str = "one, rest = head(s, b'')
-if one is None: return
-answer(s)
-drain(s, 65536)";
-
-/// Takes everything and loses nothing, except where three requests came on one connection and the last came late.
-const THIRD_IS_LATE: &str = "buffered, count, last = b'', 0, time.monotonic()
-while True:
-    one, buffered = head(s, buffered)
-    if one is None: break
-    count, waited = count + 1, time.monotonic() - last
-    buffered = body(s, one, buffered)
-    if count == 3 and waited > 0.3:
-        s.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 200000\\r\\n\\r\\n' + b'r' * 1000)
-        return
-    answer(s, b'connection: close' in one)
-    last = time.monotonic()
-    if b'connection: close' in one: return drain(s, 1 << 40)";
 
 fn command(words: Vec<String>, path: &str) -> Quarry {
     Quarry::Command {
@@ -114,7 +56,7 @@ fn a_server_that_drains_64_kib_is_found_and_the_story_has_what_it_takes() {
             return;
         }
         // Only long uploads are looked for: with pauses there are other losses, of a server that has gone before.
-        let report = hunted(planted(DRAINS_64_KIB), 1, |plan| {
+        let report = hunted(planted("drains-64-kib"), 1, |plan| {
             plan.longest_pause = Duration::from_millis(5);
             if let Quarry::Command { links, .. } = &mut plan.quarry {
                 *links = vec![Link::named("wifi").unwrap()];
@@ -151,7 +93,7 @@ fn three_requests_with_a_late_last_are_found_and_two_are_kept() {
             return;
         }
         let found = found(
-            hunted(planted(THIRD_IS_LATE), 3, |plan| plan.longest_pause = Duration::from_secs(3)).unwrap(),
+            hunted(planted("third-is-late"), 3, |plan| plan.longest_pause = Duration::from_secs(3)).unwrap(),
         );
         let steps = &found.story.schedule.steps;
         assert_eq!(found.story.schedule.requests(), 3, "{steps:?}");
@@ -166,7 +108,7 @@ fn three_requests_with_a_late_last_are_found_and_two_are_kept() {
         );
         assert!(!found.lost.reset && found.lost.got == 1_000 && found.lost.response == 3, "{:?}", found.lost);
         for kept in [vec![GET, GET, GET], vec![GET, ClientStep::Pause { milliseconds: 900 }, GET]] {
-            let plan = HuntPlan::new(command(planted(THIRD_IS_LATE), "/large"), 3);
+            let plan = HuntPlan::new(command(planted("third-is-late"), "/large"), 3);
             let story = Story::new(Some("loopback".into()), Schedule::of(kept));
             let (repeats, lost, _) = replay(&plan, &story, 5, &Stop::new().unwrap()).unwrap();
             assert_eq!((repeats.judged, repeats.lost), (5, 0), "{story:?}: {lost:?}");
@@ -182,17 +124,7 @@ fn odd_answers_are_no_losses() {
         if available(program("python3", "python3")).is_none() {
             return;
         }
-        let errors = "one, rest = head(s, b'')
-if one is None: return
-if one.startswith(b'post'): s.sendall(b'HTTP/1.0 400 Bad\\r\\n\\r\\n' + b'e' * len(rest))
-else: s.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n' + b'r' * (150000 + len(rest) * 7 + int(time.monotonic() * 1e6) % 90000))
-drain(s, 1 << 40)";
-        let waits = "one, rest = head(s, b'')
-if one is None: return
-body(s, one, rest)
-answer(s)
-drain(s, 1 << 40)";
-        for rule in [errors, waits] {
+        for rule in ["errors", "waits"] {
             let report = hunted(planted(rule), 5, |plan| {
                 (plan.time, plan.longest_pause) = (Duration::from_secs(8), Duration::from_secs(1));
             });
@@ -248,10 +180,9 @@ fn a_server_that_dies_ends_the_hunt() {
         if available(program("python3", "python3")).is_none() {
             return;
         }
-        let dies = "one, rest = head(s, b'')\nif one is None: return\nserve.count = getattr(serve, 'count', 0) + 1\n\
-             if serve.count > 40: import os; print('that was enough', flush=True); os._exit(9)\nanswer(s)\ndrain(s, 1 << 40)";
         let begun = Instant::now();
-        let report = hunted(planted(dies), 1, |plan| plan.longest_pause = Duration::from_millis(50)).unwrap();
+        let report =
+            hunted(planted("dies"), 1, |plan| plan.longest_pause = Duration::from_millis(50)).unwrap();
         let SearchEnd::ServerEnded { status, said } = &report.ended else { panic!("{report:?}") };
         assert!(status.contains('9') && said.contains("that was enough"), "{status}: {said}");
         assert!(report.searched.schedules > 0, "{:?}", report.searched);

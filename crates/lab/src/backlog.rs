@@ -17,6 +17,7 @@ use crate::bed::{Bed, BedOptions};
 use crate::client::{ClientPlan, attempt};
 use crate::ending::Ending;
 use crate::link::Link;
+use crate::model::ClientModel;
 use crate::server::{Consume, ServerPlan, listen, work};
 use crate::stats::Tally;
 use crate::stop::Stop;
@@ -95,6 +96,7 @@ pub fn burst(plan: &BacklogPlan) -> io::Result<BacklogReport> {
         bed.server.spawn("server", move || work(&listener, &server, &finished, |_| {}))?
     };
     let client = ClientPlan {
+        model: ClientModel::default(),
         server: address,
         from: None,
         request: REQUEST,

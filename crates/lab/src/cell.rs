@@ -15,9 +15,12 @@ use crate::bed::{Bed, BedOptions, IpVersion};
 use crate::capture::Capture;
 use crate::client::{ClientPlan, attempt};
 use crate::ending::Ending;
+use crate::fate::{Attempt, Fate};
 use crate::link::Link;
 use crate::lock;
+use crate::payload;
 use crate::peer::Peer;
+use crate::real::{CellClient, RealTrials};
 use crate::server::{Consume, LARGEST_RESPONSE, ServerPlan, ServerReport, listen, work};
 use crate::stats::Tally;
 use crate::stop::Stop;
@@ -39,6 +42,8 @@ pub struct CellPlan {
     pub ending: Ending,
     /// What the client does.
     pub peer: Peer,
+    /// What the client's program and system are like.
+    pub client: CellClient,
     /// The link between server and client.
     pub link: Link,
     /// Response bytes.
@@ -76,6 +81,7 @@ impl CellPlan {
         Self {
             ending,
             peer,
+            client: CellClient::default(),
             link,
             response: 200_000,
             request: 100,
@@ -110,6 +116,14 @@ impl CellPlan {
         if self.concurrency == 0 || self.concurrency > 1_000 {
             return Err(format!("{} connections at a time: name 1 to 1000", self.concurrency));
         }
+        if let CellClient::Real(real) = self.client
+            && !matches!(self.peer, Peer::ReadsAll | Peer::Upload)
+        {
+            let peer = self.peer;
+            return Err(format!(
+                "`{real}` cannot be `{peer}`: a real client is `reads-all` (a GET) or `upload` (a POST)"
+            ));
+        }
         Ok(())
     }
 
@@ -132,6 +146,7 @@ impl CellPlan {
             congestion: self.congestion.clone(),
             reads: self.peer != Peer::NeverReads,
             closes: self.peer != Peer::NeverCloses,
+            model: self.client.model(),
             timeout: self.timeout,
         }
     }
@@ -139,6 +154,11 @@ impl CellPlan {
     pub(crate) fn server(&self) -> ServerPlan {
         let mut plan = ServerPlan::new(self.ending, Consume::Bytes(self.request), self.response);
         plan.policy = self.policy;
+        if let CellClient::Real(_) = self.client {
+            plan.consume = Consume::Head;
+            let status = if self.peer == Peer::Upload { "413 Content Too Large" } else { "200 OK" };
+            plan.response = payload::http_response(status, self.response, LARGEST_RESPONSE as usize).into();
+        }
         // Against a client that never reads, `write` would block for the whole timeout. A short bound lets the ending be tried.
         plan.stall = if self.peer == Peer::NeverReads { self.policy.idle } else { self.timeout };
         plan
@@ -199,6 +219,17 @@ impl Reports {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if take { served.remove(&port) } else { None }
     }
+
+    /// The report of any connection, for clients whose ports are their own choice.
+    fn wait_for_any(&self, timeout: Duration) -> Option<ServerReport> {
+        let served = lock(&self.served);
+        let (mut served, _) = self
+            .changed
+            .wait_timeout_while(served, timeout, |served| served.is_empty())
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let port = served.keys().next().copied()?;
+        served.remove(&port)
+    }
 }
 
 /// The first of the clients' ports. Each trial has a port of its own, so that a trial is the same connection in every run.
@@ -243,16 +274,22 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
             })?);
     }
     let trials = Arc::new(Trying::default());
+    let real = real_trials(plan, setting)?;
     let clients = (0..plan.concurrency.max(1))
         .map(|_| {
             let (plan, reports, trials) = (plan.clone(), reports.clone(), trials.clone());
             let from = bed.client_address;
-            let client = bed.client.clone();
+            let (client, real) = (bed.client.clone(), real.clone());
             // Runs on a scoped thread, which may borrow the caller's stop.
             move || -> io::Result<()> {
                 client.enter()?;
                 while let Some(number) = trials.next(plan.trials, stop) {
-                    trials.one(&plan, address, from, number, &reports);
+                    match &real {
+                        Some(real) => {
+                            trials.real(&plan, real.attempt(address, &client, stop), &reports, stop)
+                        }
+                        None => trials.one(&plan, address, from, number, &reports),
+                    }
                 }
                 Ok(())
             }
@@ -282,6 +319,20 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         errors: results.errors,
         elapsed: started.elapsed(),
     })
+}
+
+/// What the trials of a real client have in common; `None` for a model.
+fn real_trials(plan: &CellPlan, setting: &Setting) -> io::Result<Option<Arc<RealTrials>>> {
+    match plan.client {
+        CellClient::Real(_) if setting.shared => {
+            Err(io::Error::other("a real client needs a private network, which this machine refuses"))
+        }
+        CellClient::Real(real) => {
+            let upload = (plan.peer == Peer::Upload).then_some(plan.upload);
+            Ok(Some(Arc::new(RealTrials::new(real, plan.response, upload, plan.timeout)?)))
+        }
+        CellClient::Model(_) => Ok(None),
+    }
 }
 
 #[derive(Debug, Default)]
@@ -325,9 +376,28 @@ impl Trying {
             .unwrap_or_else(|| (0, attempt(&plan.client(server, SocketAddr::new(from, 0)), |_| {})));
         // Combine both halves of the trial: what the server wrote, and what the client read.
         let served = reports.wait(port, plan.timeout, true);
+        if let Some(served) = &served {
+            attempt.expected = Some(served.written);
+        }
+        self.count(plan, &attempt, served);
+    }
+
+    /// Counts a trial of a real client, which tells how much of the body it has.
+    fn real(&self, plan: &CellPlan, attempt: Attempt, reports: &Reports, stop: &Stop) {
+        // It was ended before it could tell.
+        if stop.requested() {
+            return;
+        }
+        let served = if attempt.fate == Fate::Failed { None } else { reports.wait_for_any(plan.timeout) };
+        if let Some(error) = &attempt.error {
+            *lock(&self.results).errors.entry(error.to_string()).or_default() += 1;
+        }
+        self.count(plan, &attempt, served);
+    }
+
+    fn count(&self, plan: &CellPlan, attempt: &Attempt, served: Option<ServerReport>) {
         let mut results = lock(&self.results);
         if let Some(served) = served {
-            attempt.expected = Some(served.written);
             if let Some(outcome) = served.outcome {
                 match results.endings.iter_mut().find(|(ended, _)| *ended == outcome.ended) {
                     Some((_, count)) => *count += 1,
@@ -339,6 +409,6 @@ impl Trying {
                 *results.errors.entry(error.to_string()).or_default() += 1;
             }
         }
-        results.tally.count(&attempt);
+        results.tally.count(attempt);
     }
 }

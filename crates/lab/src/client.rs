@@ -2,13 +2,16 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use linger_sys::{TcpState, tcp_state};
 use rustix::event::PollFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::fate::{Attempt, Fate};
 use crate::last_word;
+use crate::model::ClientModel;
 use crate::patience::Patience;
 use crate::payload;
 use crate::steps::{Actor, Notes, StepAction, Steps};
@@ -37,6 +40,8 @@ pub struct ClientPlan {
     pub reads: bool,
     /// Whether the client closes when it has read everything. If not, it waits until the server has ended the connection.
     pub closes: bool,
+    /// What the program and its system are like.
+    pub model: ClientModel,
     /// Bound for the whole connection.
     pub timeout: Duration,
 }
@@ -181,11 +186,22 @@ impl Conversation {
         until_ended: &mut impl FnMut(),
     ) -> io::Result<()> {
         let mut buffer = [0; CHUNK];
-        let mut reads = plan.reads;
+        let ClientModel { sends_first, reads_after, discards } = plan.model;
+        let waits = sends_first || reads_after.is_some();
+        let mut reads = plan.reads && !waits;
+        let mut pause = reads_after;
         loop {
+            if self.sent >= self.to_send
+                && let Some(pause) = pause.take()
+            {
+                patience.pause(pause)?;
+                self.to_send = self.sent + std::mem::take(&mut self.late);
+            }
             let sends = self.sent < self.to_send;
             if !reads && !sends {
-                until_ended();
+                if !plan.reads {
+                    until_ended();
+                }
                 reads = true;
             }
             let mut interest = PollFlags::empty();
@@ -194,11 +210,20 @@ impl Conversation {
             let ready = patience.wait(stream, interest)?;
             if ready.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP) && sends {
                 self.send(stream, notes);
+                if sends_first && let Some(error) = &self.write_error {
+                    return Err(error.kind().into());
+                }
             }
-            if !ready.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
+            if !ready.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) || (waits && !reads) {
                 continue;
             }
             reads = true;
+            if discards && tcp_state(stream.as_fd())? == TcpState::Close {
+                notes.now(|| {
+                    StepAction::ReadFailed("the system has discarded what was unread at the reset".to_owned())
+                });
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
             match stream.read(&mut buffer) {
                 Ok(0) => {
                     notes.now(|| StepAction::EndOfStream);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -15,6 +15,20 @@ pub(crate) struct Patience<'a> {
 }
 
 impl Patience<'_> {
+    /// Waits for so long. Fails with `TimedOut` at the deadline, and with `Interrupted` at the stop.
+    pub(crate) fn pause(&self, time: Duration) -> io::Result<()> {
+        let end = Instant::now() + time;
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        while !left(end.min(self.deadline)).is_zero() {
+            match self.stop {
+                Some(stop) if stop.requested() => return Err(io::ErrorKind::Interrupted.into()),
+                Some(stop) => stop.sleep(left(end.min(self.deadline)))?,
+                None => std::thread::sleep(left(end.min(self.deadline))),
+            }
+        }
+        if end >= self.deadline { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+
     /// Waits until the socket is ready for `interest`, and returns its events; none if a signal ended the wait.
     /// Fails with `TimedOut` at the deadline, and with `Interrupted` at the stop.
     pub(crate) fn wait(&self, socket: &impl AsFd, interest: PollFlags) -> io::Result<PollFlags> {

@@ -16,6 +16,14 @@ pub fn response(size: u64, most: usize) -> Vec<u8> {
     build(RESPONSE, size, most)
 }
 
+/// A response in HTTP with a body of `size` bytes, for a connection that ends with it.
+pub fn http_response(status: &str, size: u64, most: usize) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n");
+    let mut bytes = head.into_bytes();
+    bytes.resize(bytes.len() + usize::try_from(size).unwrap_or(usize::MAX).min(most), b'.');
+    bytes
+}
+
 fn build(kind: &str, size: u64, most: usize) -> Vec<u8> {
     let length = usize::try_from(size).unwrap_or(usize::MAX).min(most);
     let mut bytes = if size >= HEADER as u64 { format!("{kind}{size}\n").into_bytes() } else { Vec::new() };

@@ -12,6 +12,7 @@ use crate::expectation::Expectation;
 use crate::link::Link;
 use crate::named::Named;
 use crate::peer::Peer;
+use crate::real::CellClient;
 use crate::units::Bytes;
 
 /// A scenario: cells, and what is expected of them.
@@ -50,6 +51,14 @@ fn endings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Ending>, D:
 
 fn peers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Peer>, D::Error> {
     Several::deserialize(deserializer)?.parse(Peer::named).map_err(D::Error::custom)
+}
+
+fn clients<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CellClient>, D::Error> {
+    Several::deserialize(deserializer)?.parse(str::parse).map_err(D::Error::custom)
+}
+
+fn usual_client() -> Vec<CellClient> {
+    vec![CellClient::default()]
 }
 
 /// The bounds of the lingering close, as a scenario writes them.
@@ -113,6 +122,8 @@ struct File {
     ending: Vec<Ending>,
     #[serde(deserialize_with = "peers")]
     peer: Vec<Peer>,
+    #[serde(default = "usual_client", deserialize_with = "clients")]
+    client: Vec<CellClient>,
     link: Link,
     response: Option<Bytes>,
     request: Option<Bytes>,
@@ -144,9 +155,12 @@ impl Scenario {
         let bytes = |value: Option<Bytes>, usual: u64| value.map_or(usual, |bytes| bytes.0);
         let mut cells = Vec::new();
         for ending in &file.ending {
-            for peer in &file.peer {
+            for (peer, client) in
+                file.peer.iter().flat_map(|peer| file.client.iter().map(move |client| (peer, client)))
+            {
                 let usual = CellPlan::new(*ending, *peer, file.link.clone());
                 let plan = CellPlan {
+                    client: *client,
                     response: bytes(file.response, usual.response),
                     request: bytes(file.request, usual.request),
                     extra: bytes(file.extra, usual.extra),
@@ -234,6 +248,7 @@ lingering = "none"
         refused("delay = \"5ms\"", "delay = 5", &["line 8", "delay", "expected a string"]);
         refused("\"wifi\"", "\"wify\"", &["wify", "wifi-lossy"]);
         refused("\"unread\"", "\"rude\"", &["line 4", "rude", "reads-all"]);
+        refused("peer =", "client = \"rude\"\npeer =", &["line 4", "rude", "sends-first"]);
         refused("\"close\", ", "\"closed\", ", &["line 3", "closed", "shutdown-close"]);
         refused("\"200k\"", "\"200 parsecs\"", &["line 5", "response", "KiB"]);
         refused("\"most\"", "\"many\"", &["line 10", "close", "most"]);

@@ -24,6 +24,8 @@ pub enum Consume {
     Bytes(u64),
     /// As many bytes as the request states.
     All,
+    /// A head in HTTP, and nothing behind it.
+    Head,
 }
 
 /// What the server does with every connection.
@@ -216,8 +218,8 @@ fn serve_by_process(
     prepare(&stream, plan, stop)?;
     let consume = match plan.consume {
         Consume::Bytes(bytes) => bytes,
-        Consume::All => {
-            consume(&mut stream, Consume::All)?;
+        whole @ (Consume::All | Consume::Head) => {
+            consume(&mut stream, whole)?;
             0
         }
     };
@@ -225,11 +227,34 @@ fn serve_by_process(
     Ok(())
 }
 
+/// Longest head that is waited for.
+const LONGEST_HEAD: usize = 64 << 10;
+
+/// The length of the head that has come, once all of it has. Nothing is read.
+fn head_length(stream: &TcpStream) -> io::Result<u64> {
+    let (mut buffer, mut seen) = (vec![0; LONGEST_HEAD], 0);
+    loop {
+        let bytes = stream.peek(&mut buffer)?;
+        if let Some(end) = buffer[..bytes].windows(4).position(|four| four == b"\r\n\r\n") {
+            return Ok(end as u64 + 4);
+        }
+        if bytes == 0 || bytes == LONGEST_HEAD {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // A peek returns at once while there is something to read; more of the head is on its way.
+        if bytes == seen {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        seen = bytes;
+    }
+}
+
 /// Reads as much of the request as planned, and not a byte more; returns how much that was.
 fn consume(stream: &mut TcpStream, consume: Consume) -> io::Result<u64> {
     let mut buffer = [0; 16 << 10];
     let (first, mut left) = match consume {
         Consume::Bytes(bytes) => (0, bytes),
+        Consume::Head => (0, head_length(stream)?),
         Consume::All => {
             // The first read contains the request's length. A request without one is taken as complete.
             let first = stream.read(&mut buffer)?;

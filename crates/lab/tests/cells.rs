@@ -7,6 +7,7 @@ use linger_lab::{
     Rate, Setting, StepAction, Stop, Trials, Verdict, burst, one, run, run_all, side_by_side,
 };
 use linger_testing::sandboxed;
+use linger_testing::servers::{available, program};
 
 fn cell(ending: &str, peer: &str, link: &str) -> CellPlan {
     let ending = ending.parse().unwrap();
@@ -66,6 +67,77 @@ fn a_reset_overtakes_a_single_segment() {
             assert_eq!(report.counters.of("TCPAbortOnClose"), losses, "{report:?}");
         }
     });
+}
+
+/// What the usual client is told whole, and with a reset, is lost to others: the same servers, and clients that differ in one habit.
+#[test]
+fn what_is_at_risk_is_lost_to_other_clients() {
+    sandboxed(|| {
+        let of = |ending: &str, peer: &str, client: &str| CellPlan {
+            client: client.parse().unwrap(),
+            response: 1_000,
+            // More than the buffers on the way take.
+            upload: 16 << 20,
+            ..cell(ending, peer, "lan")
+        };
+        for (ending, peer, client, lost, at_risk) in [
+            ("close", "upload", "usual", 0, 6),
+            ("close", "upload", "sends-first", 6, 0),
+            ("lingering", "upload", "sends-first", 0, 0),
+            ("close", "unread", "reads-late=0.3", 0, 6),
+            ("close", "unread", "reads-late=0.3+discards", 6, 0),
+            ("close", "reads-all", "reads-late=0.3+discards", 0, 0),
+            ("lingering", "unread", "reads-late=0.3+discards", 0, 0),
+        ] {
+            let report = tried(of(ending, peer, client), 6);
+            let got = (report.tally.lost, report.tally.at_risk);
+            assert_eq!(got, (lost, at_risk), "{ending} {peer} {client}: {report:?}");
+        }
+    });
+}
+
+/// A client that reads later than the close stays, and sends something first. A policy that stays keeps it.
+#[test]
+fn a_late_reader_is_kept_by_a_policy_that_stays() {
+    sandboxed(|| {
+        for (policy, at_risk) in [(linger::Policy::default(), 4), (linger::Policy::patient(), 0)] {
+            let client = "reads-late=1.5".parse().unwrap();
+            let plan = CellPlan { client, policy, response: 1_000, ..cell("lingering", "late", "lan") };
+            let report = tried(plan, 4);
+            assert_eq!((report.tally.lost, report.tally.at_risk), (0, at_risk), "{report:?}");
+        }
+    });
+}
+
+/// A 413 to an upload, as clients see it that people use. curl reads after a write error, urllib does not.
+#[test]
+fn real_clients_lose_what_close_resets() {
+    sandboxed(|| {
+        for (client, program_name, needs_lingering) in [("curl", "curl", false), ("urllib", "python3", true)]
+        {
+            if available(program(program_name, program_name)).is_none() {
+                continue;
+            }
+            for (ending, peer, lost) in [
+                ("close", "upload", if needs_lingering { 3 } else { 0 }),
+                ("lingering", "upload", 0),
+                ("close", "reads-all", 0),
+            ] {
+                let client = client.parse().unwrap();
+                let sizes = CellPlan { response: 400, upload: 16 << 20, ..cell(ending, peer, "mobile") };
+                let report = tried(CellPlan { client, ..sizes }, 3);
+                assert_eq!(report.tally.lost, lost, "{ending} {peer} {client}: {report:?}");
+                // At the close with the body unread, or by the body that comes later.
+                assert_eq!(report.counters.of("OutRsts") > 0, (ending, peer) == ("close", "upload"));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_real_client_asks_in_http_and_nothing_else() {
+    let plan = CellPlan { client: "curl".parse().unwrap(), ..cell("close", "unread", "lan") };
+    assert!(plan.validate().unwrap_err().contains("cannot be `unread`"));
 }
 
 /// The response fits into the packets sent before the reset, so every byte arrives.

@@ -236,6 +236,7 @@ impl<'a> RequestReader<'a> {
         }
         let wanted = match consume {
             Consume::All => self.announced,
+            Consume::Head => 0,
             Consume::Bytes(bytes) => bytes.min(self.announced),
         };
         while self.got < wanted && !self.ended {

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use linger_lab::{Capture, CellPlan, CellReport, OneReport};
+use linger_lab::{Capture, CellPlan, OneReport};
 
 use super::page::{self, DrawnCell};
-use super::results::{Results, Show};
-use super::{LabArguments, capture_path, name, text};
+use super::results::{Results, Show, Task, TaskReport};
+use super::{LabArguments, capture_path};
 use crate::captured::{NamelessCapture, failure_in};
 use crate::exit;
 use crate::output::{self, Content, NewFile, Refused};
@@ -104,17 +104,15 @@ impl OneCapture {
 
 /// Cells that did not keep everything, with the first failure in the capture of each.
 fn drawn<'r>(results: &'r Results, directory: &Path) -> Vec<DrawnCell<'r>> {
-    let cells = text::cells(results);
-    // Cells of one name have one capture, that of the last.
-    let is_alone =
-        |cell: &CellReport| cells.iter().filter(|other| name(&other.plan) == name(&cell.plan)).count() == 1;
-    let bad =
-        cells.iter().filter(|cell| cell.tally.not_kept() > 0 && !cell.plan.link.loopback && is_alone(cell));
-    let draw = |cell: &&'r CellReport| {
-        let path = capture_path(directory, &cell.plan);
+    let draw = |(task, report): (&'r Task, &'r TaskReport)| {
+        let TaskReport::Cell(cell) = report else { return None };
+        if cell.tally.not_kept() == 0 || cell.plan.link.loopback {
+            return None;
+        }
+        let path = capture_path(directory, &task.name);
         // A capture that cannot be read leaves the table as it is.
         let finding = failure_in(&path, None, &cell.plan.link.name).ok().flatten()?;
-        Some(DrawnCell { cell, finding })
+        Some(DrawnCell { cell, name: &task.name, finding })
     };
-    bad.filter_map(draw).take(MOST_DRAWN).collect()
+    results.done().filter_map(draw).take(MOST_DRAWN).collect()
 }

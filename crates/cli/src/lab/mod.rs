@@ -27,7 +27,7 @@ use rustix::fs::Access;
 use capture::{Growing, begin, finish as finish_capture};
 use files::LabPage;
 use plan::{Grid, RefusedPlan, scenarios};
-use results::{Outcome, Plan, Results, Show, Task, TaskReport};
+use results::{Outcome, Plan, Results, Show, Task, TaskReport, name_all};
 
 use crate::lines::{self, line};
 use crate::memory::room_for;
@@ -118,6 +118,7 @@ pub(crate) fn run(arguments: LabArguments) -> ExitCode {
         Ok(tasks) => tasks,
         Err((code, error)) => return exit::fail(code, error),
     };
+    name_all(&mut tasks);
     let largest = largest_response(&tasks);
     if let Err(error) = room_for(largest) {
         return exit::io(format_args!("cannot hold a response of {largest} bytes"), &error);
@@ -143,10 +144,10 @@ pub(crate) fn run(arguments: LabArguments) -> ExitCode {
         side_by_side(),
         &stop,
         |task| try_one(task, &arguments, shared, &stop),
-        |_, report| {
+        |index, report| {
             bar.inc(1);
             if arguments.output.json && printed.is_ok() {
-                printed = bar.suspend(|| print(&mut out, report));
+                printed = bar.suspend(|| print(&mut out, &tasks[index].name, report));
                 // Stop the rest once stdout has failed.
                 if printed.is_err() {
                     stop.request();
@@ -175,9 +176,9 @@ fn largest_response(tasks: &[Task]) -> u64 {
     responses.max().unwrap_or(0).min(LARGEST_RESPONSE)
 }
 
-fn print(out: &mut Stdout, report: &TaskReport) -> Result<(), Stopped> {
+fn print(out: &mut Stdout, name: &str, report: &TaskReport) -> Result<(), Stopped> {
     match report {
-        TaskReport::Cell(report) => out.json(&line(lines::Cell::from(&**report)))?,
+        TaskReport::Cell(report) => out.json(&line(lines::Cell::named(name, report)))?,
         TaskReport::Backlog(report) => out.json(&line(lines::Backlog::from(&**report)))?,
         TaskReport::Failed(_) => {}
     }
@@ -244,7 +245,7 @@ fn tasks(arguments: &LabArguments, has_links: bool, seed: u64) -> Result<(Vec<Ta
 
 fn try_one(task: &Task, arguments: &LabArguments, shared: bool, stop: &Arc<Stop>) -> TaskReport {
     match &task.plan {
-        Plan::Cell(plan) => match try_cell(plan, arguments, shared, stop) {
+        Plan::Cell(plan) => match try_cell(plan, &task.name, arguments, shared, stop) {
             Ok(report) => TaskReport::Cell(Box::new(report)),
             Err(error) => TaskReport::Failed(error),
         },
@@ -255,14 +256,20 @@ fn try_one(task: &Task, arguments: &LabArguments, shared: bool, stop: &Arc<Stop>
     }
 }
 
-fn try_cell(plan: &CellPlan, arguments: &LabArguments, shared: bool, stop: &Stop) -> io::Result<CellReport> {
-    let capture = capture(plan, arguments)?;
+fn try_cell(
+    plan: &CellPlan,
+    name: &str,
+    arguments: &LabArguments,
+    shared: bool,
+    stop: &Stop,
+) -> io::Result<CellReport> {
+    let capture = capture(plan, name, arguments)?;
     let open = capture.as_ref().map(|(_, open)| open.clone());
     let setting = Setting { capture: open, decisions: arguments.decisions.is_some(), shared };
     let report = linger_lab::run(plan, &setting, stop)?;
     finish_capture(capture)?;
     if let (Some(directory), Some(wire)) = (&arguments.decisions, &report.wire) {
-        let path = directory.join(format!("{}.decisions", name(plan)));
+        let path = directory.join(format!("{name}.decisions"));
         let mut file = NewFile::create(&path, Content::Text, []).map_err(io::Error::other)?;
         file.write_all(text::decisions(&wire.log).as_bytes()).map_err(|error| at(&path, error))?;
         file.finish().map_err(io::Error::other)?;
@@ -270,19 +277,14 @@ fn try_cell(plan: &CellPlan, arguments: &LabArguments, shared: bool, stop: &Stop
     Ok(report)
 }
 
-/// Base name of a cell's files.
-fn name(plan: &CellPlan) -> String {
-    format!("{}-{}-{}", plan.ending, plan.peer, plan.link.name)
-}
-
-fn capture_path(directory: &Path, plan: &CellPlan) -> PathBuf {
-    directory.join(format!("{}.pcapng", name(plan)))
+fn capture_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.pcapng"))
 }
 
 /// Begins the capture of a cell if one was asked for. Loopback has no wire to capture.
-fn capture(plan: &CellPlan, arguments: &LabArguments) -> io::Result<Option<Growing>> {
+fn capture(plan: &CellPlan, name: &str, arguments: &LabArguments) -> io::Result<Option<Growing>> {
     let directory = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
-    let create = |directory: &PathBuf| begin(&capture_path(directory, plan)).map_err(io::Error::other);
+    let create = |directory: &PathBuf| begin(&capture_path(directory, name)).map_err(io::Error::other);
     directory.map(create).transpose()
 }
 

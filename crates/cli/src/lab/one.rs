@@ -5,7 +5,8 @@ use std::io;
 use std::process::ExitCode;
 
 use linger_lab::{
-    Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, StepAction, Stop, Verdict, one,
+    Actor, CellClient, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, StepAction, Stop, Verdict,
+    one,
 };
 use linger_netns::IsolationRefused;
 
@@ -13,7 +14,7 @@ use super::capture::finish as finish_capture;
 use super::files::{self, LabPage, OneCapture};
 use super::look::network;
 use super::plan::{Grid, RefusedPlan};
-use super::results::must_keep;
+use super::results::{must_keep, name};
 use super::{LabArguments, again, capture, capture_path, text};
 use crate::lines::{self, line};
 use crate::output::{Stdout, Stopped, say};
@@ -41,7 +42,7 @@ pub(super) fn run(
         Ok(stop) => stop,
         Err(error) => return exit::io("cannot take signals", &error),
     };
-    let named = match capture(&plan, arguments) {
+    let named = match capture(&plan, &name(&plan), arguments) {
         Ok(named) => named,
         Err(error) => return exit::io("--pcap", &error),
     };
@@ -68,7 +69,8 @@ pub(super) fn run(
         Ok(nameless) => nameless,
         Err(error) => return exit::io("a temporary file for the capture", &error),
     };
-    let path = arguments.pcap.as_ref().filter(|_| is_named).map(|directory| capture_path(directory, &plan));
+    let path =
+        arguments.pcap.as_ref().filter(|_| is_named).map(|directory| capture_path(directory, &name(&plan)));
     let path = path.as_deref().or(nameless.as_ref().map(|capture| capture.path()));
     let status = status(&plan, &report, arguments.at_risk.at_risk_ok);
     let written = page.write_one(&plan, &report, path, &again(seed));
@@ -89,7 +91,12 @@ fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, RefusedPlan
         let text = "--one: a process that exits takes no notes of its calls; choose another ending";
         return Err((exit::BAD_USAGE, text.to_owned()));
     }
-    Ok(grid.cell(ending, peer, link, None, seed))
+    let client = only(&grid.cells.client, || Ok(CellClient::default())).map_err(|()| several("client"))?;
+    if let CellClient::Real(real) = client {
+        let text = format!("--one: `{real}` takes no notes of its calls; choose a model of a client");
+        return Err((exit::BAD_USAGE, text));
+    }
+    Ok(grid.cell(ending, (peer, client), link, None, seed))
 }
 
 fn only<T: Clone>(given: &[T], usual: impl FnOnce() -> Result<T, ()>) -> Result<T, ()> {

@@ -19,6 +19,8 @@ const TITLE: &str = "What became of the responses";
 /// A cell whose link was captured, and the first failure in that capture.
 pub(super) struct DrawnCell<'r> {
     pub(super) cell: &'r CellReport,
+    /// Base name of its capture.
+    pub(super) name: &'r str,
     pub(super) finding: Finding,
 }
 
@@ -54,11 +56,12 @@ pub(super) fn grid(results: &Results, titles: &[String], drawn: &[DrawnCell<'_>]
     if !drawn.is_empty() {
         writeln!(out, "<h2>The packets of one connection each</h2>")?;
     }
-    for DrawnCell { cell, finding } in drawn {
+    for DrawnCell { cell, name, finding } in drawn {
         let Tally { trials, lost, at_risk, .. } = cell.tally;
         let class = if lost > 0 { "" } else { " class=\"risk\"" };
         writeln!(out, "<article{class}>\n<h3>{}</h3>\n<dl>", escape(text::name(&cell.plan)))?;
         row(&mut out, "Responses", &format!("{lost} lost and {at_risk} at risk of {trials}"))?;
+        row(&mut out, "Capture", &format!("{name}.pcapng"))?;
         packets(&mut out, finding, &[])?;
     }
     end(&mut out)?;
@@ -167,8 +170,13 @@ fn table(out: &mut impl Write, cells: &[&CellReport]) -> io::Result<()> {
     writeln!(out, "<div class=\"heatbox\" tabindex=\"0\">\n<table class=\"heat\">")?;
     writeln!(
         out,
-        "<caption>Responses of {} bytes. Down: the server's ending. Across: the client.</caption>",
-        first.plan.response
+        "<caption>Responses of {} bytes. Down: the server's ending. Across: the client{}.</caption>",
+        first.plan.response,
+        if first.plan.client.is_usual() {
+            String::new()
+        } else {
+            format!(", which is {}", first.plan.client)
+        }
     )?;
     write!(out, "<thead><tr><th scope=\"col\">ending \\ client</th>")?;
     let heads = peers.iter().map(|peer| peer.name()).chain(COUNTED.map(|(name, _)| name));

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use linger_lab::{BacklogPlan, CellPlan, Ending, LARGEST_RESPONSE, Link, Named, Peer, Scenario, Trials};
+use linger_lab::{
+    BacklogPlan, CellClient, CellPlan, Ending, LARGEST_RESPONSE, Link, Named, Peer, Scenario, Trials,
+};
 
 use super::results::{Plan, Task};
 use crate::exit;
 use crate::input::read_text;
 use crate::options::{ClientSide, Family, ServerSide};
-use crate::typed::{Bytes, endings, links, peers};
+use crate::typed::{Bytes, clients, endings, links, peers};
 
 /// The options that describe a grid of cells. A scenario file contains all these settings, so none of the options may
 /// be given together with a file.
@@ -36,6 +38,9 @@ pub(crate) struct Cells {
     /// What the client does.
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = peers())]
     pub(crate) peer: Vec<Peer>,
+    /// The client: a model (`+` joins, as in sends-first+discards) or one that people use [default: usual].
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = clients())]
+    pub(crate) client: Vec<CellClient>,
     /// The network.
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = links())]
     pub(crate) link: Vec<Link>,
@@ -59,7 +64,8 @@ pub(crate) type RefusedPlan = (u8, String);
 impl Grid {
     /// Whether no ending, peer or link was named, so that the default run applies.
     pub(crate) fn names_no_cells(&self) -> bool {
-        self.cells.ending.is_empty() && self.cells.peer.is_empty() && self.cells.link.is_empty()
+        let Cells { ending, peer, client, link, .. } = &self.cells;
+        ending.is_empty() && peer.is_empty() && client.is_empty() && link.is_empty()
     }
 
     fn check(&self) -> Result<(), RefusedPlan> {
@@ -73,13 +79,14 @@ impl Grid {
     pub(crate) fn cell(
         &self,
         ending: Ending,
-        peer: Peer,
+        (peer, client): (Peer, CellClient),
         link: Link,
         trials: Option<u64>,
         seed: u64,
     ) -> CellPlan {
         let usual = CellPlan::new(ending, peer, link);
         CellPlan {
+            client,
             response: self.server.response.0,
             request: self.cells.request.0,
             extra: self.cells.extra.0,
@@ -105,8 +112,10 @@ impl Grid {
         self.check()?;
         let cells = [Ending::Close, Ending::SoLinger(5), Ending::Lingering];
         Ok(cells
-            .map(|ending| self.cell(ending, Peer::Unread, link.clone(), trials, seed))
-            .map(|plan| Task { plan: Plan::Cell(plan), expect: None })
+            .map(|ending| {
+                self.cell(ending, (Peer::Unread, CellClient::default()), link.clone(), trials, seed)
+            })
+            .map(|plan| Task::new(Plan::Cell(plan), None))
             .into())
     }
 
@@ -118,6 +127,7 @@ impl Grid {
             vec![Ending::Close, Ending::ShutdownClose, Ending::SoLinger(5), Ending::Exit, Ending::Lingering]
         });
         let peers = or(&self.cells.peer, || vec![Peer::ReadsAll, Peer::Unread, Peer::Late, Peer::Upload]);
+        let clients = or(&self.cells.client, || vec![CellClient::default()]);
         let links = or(&self.cells.link, || {
             ["loopback", "wifi", "overtake"].into_iter().filter_map(Link::by_name).collect()
         });
@@ -126,14 +136,16 @@ impl Grid {
             let wifi = Link::named("wifi").map_err(|error| (exit::BAD_USAGE, error))?;
             for (backlog, abort) in [(128, false), (8, false), (8, true)] {
                 let plan = BacklogPlan::new(wifi.clone(), backlog, abort);
-                tasks.push(Task { plan: Plan::Backlog(plan), expect: None });
+                tasks.push(Task::new(Plan::Backlog(plan), None));
             }
         }
         for link in &links {
             for ending in &endings {
-                for peer in &peers {
-                    let plan = self.cell(*ending, *peer, link.clone(), trials, seed);
-                    tasks.push(Task { plan: Plan::Cell(plan), expect: None });
+                for (peer, client) in peers.iter().flat_map(|peer| clients.iter().map(move |it| (*peer, *it)))
+                {
+                    let plan = self.cell(*ending, (peer, client), link.clone(), trials, seed);
+                    plan.validate().map_err(|error| (exit::BAD_USAGE, error))?;
+                    tasks.push(Task::new(Plan::Cell(plan), None));
                 }
             }
         }
@@ -168,7 +180,7 @@ pub(crate) fn scenarios(
             if let Some(trials) = trials {
                 plan.trials = Trials::Exactly(trials);
             }
-            tasks.push(Task { plan: Plan::Cell(plan), expect });
+            tasks.push(Task::new(Plan::Cell(plan), expect));
         }
     }
     Ok((tasks, titles))

@@ -1,11 +1,41 @@
 //! The tasks of a lab, and their results.
 
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
 use linger_lab::{BacklogPlan, BacklogReport, CellPlan, CellReport, Ending, Expectation, Peer, Share};
 
 /// A task, and the expected result.
 pub(crate) struct Task {
     pub(crate) plan: Plan,
     pub(crate) expect: Option<Expectation>,
+    /// Base name of its files, which no other task has.
+    pub(crate) name: String,
+}
+
+impl Task {
+    pub(crate) fn new(plan: Plan, expect: Option<Expectation>) -> Self {
+        Self { plan, expect, name: String::new() }
+    }
+}
+
+/// Base name of a cell's files, if it is the only one of its kind.
+pub(crate) fn name(plan: &CellPlan) -> String {
+    let client = if plan.client.is_usual() { String::new() } else { format!("-{}", plan.client) };
+    format!("{}-{}{client}-{}", plan.ending, plan.peer, plan.link.name)
+}
+
+/// Names the tasks: the second of a kind has `-2` at the end, in the order in which the tasks stand.
+pub(crate) fn name_all(tasks: &mut [Task]) {
+    let mut seen = HashMap::new();
+    for task in tasks {
+        let Plan::Cell(plan) = &task.plan else { continue };
+        task.name = name(plan);
+        let count = seen.entry(task.name.clone()).and_modify(|count| *count += 1).or_insert(1);
+        if *count > 1 {
+            let _ = write!(task.name, "-{count}");
+        }
+    }
 }
 
 pub(crate) enum Plan {
@@ -23,7 +53,9 @@ pub(crate) enum TaskReport {
 /// Whether every response of a cell must be kept: by the lingering close, unless the peer never reads, and by
 /// any close but an abort, if the server reads everything that the client sends.
 pub(crate) fn must_keep(plan: &CellPlan) -> bool {
-    plan.ending == Ending::Lingering && plan.peer != Peer::NeverReads
+    // Who reads later than the close stays, and sends something first, is beyond the policy.
+    let is_late = plan.client.model().reads_after.is_some_and(|pause| pause >= plan.policy.grace);
+    plan.ending == Ending::Lingering && plan.peer != Peer::NeverReads && !is_late
         || plan.ending != Ending::Abort && plan.peer.is_innocent()
 }
 

@@ -75,11 +75,12 @@ fn grid(text: &mut String, titles: &[String], cells: &[&CellReport], results: &R
     }
 }
 
-/// Cells that share link and sizes, in the order of their first appearance.
+/// Cells that share link, sizes and client, in the order of their first appearance.
 pub(super) fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
     let mut groups: Vec<Vec<&CellReport>> = Vec::new();
     for cell in cells {
-        let key = |cell: &CellReport| (cell.plan.link.clone(), cell.plan.response, cell.plan.ip);
+        let key =
+            |cell: &CellReport| (cell.plan.link.clone(), cell.plan.response, cell.plan.ip, cell.plan.client);
         match groups.iter_mut().find(|group| key(group[0]) == key(cell)) {
             Some(group) => group.push(cell),
             None => groups.push(vec![cell]),
@@ -108,6 +109,9 @@ pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 fn table(text: &mut String, cells: &[&CellReport]) {
     let first = cells[0];
     let peers = distinct(cells.iter().map(|cell| cell.plan.peer));
+    if !first.plan.client.is_usual() {
+        let _ = writeln!(text, "the client: {}", first.plan.client);
+    }
     let _ = write!(text, "{:<15}", first.plan.link.name);
     for peer in &peers {
         let _ = write!(text, "{peer:<17}");
@@ -280,7 +284,7 @@ pub(super) fn expected(results: &Results) -> Vec<String> {
                 tally.lost,
                 tally.at_risk,
                 tally.trials,
-                to_json(&line(lines::Cell::from(&**cell))).unwrap_or_default()
+                to_json(&line(lines::Cell::named(&task.name, cell))).unwrap_or_default()
             ));
         }
     }
@@ -289,7 +293,8 @@ pub(super) fn expected(results: &Results) -> Vec<String> {
 
 /// A cell in a few words.
 pub(super) fn name(plan: &CellPlan) -> String {
-    format!("{}, {}, {}", plan.ending, plan.peer, plan.link.name)
+    let client = if plan.client.is_usual() { String::new() } else { format!(" ({})", plan.client) };
+    format!("{}, {}{client}, {}", plan.ending, plan.peer, plan.link.name)
 }
 
 /// The verdict in a sentence: what the client has, and what the server knows.

@@ -79,10 +79,14 @@ impl From<Option<&WireReport>> for Carried {
 /// One ending against one peer over one link.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Cell {
+    /// Base name of its files (`--pcap`, `--decisions`), which no other cell of the run has.
+    name: String,
     /// What the server did after its last write.
     ending: String,
     /// What the client did.
     peer: &'static str,
+    /// What the client's program and system were like.
+    client: String,
     /// The network.
     link: String,
     /// The version of IP.
@@ -113,12 +117,15 @@ impl LineBody for Cell {
     const KIND: &'static str = "cell";
 }
 
-impl From<&CellReport> for Cell {
-    fn from(report: &CellReport) -> Self {
+impl Cell {
+    /// The line of a cell whose files have this base name.
+    pub(crate) fn named(name: &str, report: &CellReport) -> Self {
         let plan = &report.plan;
         Self {
+            name: name.to_owned(),
             ending: plan.ending.to_string(),
             peer: plan.peer.name(),
+            client: plan.client.to_string(),
             link: plan.link.name.clone(),
             ip: if plan.ip == IpVersion::V4 { 4 } else { 6 },
             response_bytes: plan.response,

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Command};
-use linger_lab::{Ending, Link, Named, Peer};
+use linger_lab::{CellClient, Ending, Link, Named, Peer};
 
 /// Parses a name. A shell completes the names that are listed; the parser may take more.
 #[derive(Clone, Debug)]
@@ -52,6 +52,14 @@ pub(crate) fn peers() -> Names<Peer> {
     Names::new(Peer::names(), Peer::named)
 }
 
+/// What a client's program and system are like.
+pub(crate) fn clients() -> Names<CellClient> {
+    // `reads-late=SECS`: the seconds may be left out.
+    let names: Vec<_> =
+        CellClient::names().iter().map(|name| name.split('=').next().unwrap_or(name)).collect();
+    Names::new(names, str::parse)
+}
+
 /// Networks.
 pub(crate) fn links() -> Names<Link> {
     Names::new(Link::names(), Link::named)
@@ -72,6 +80,7 @@ mod tests {
         }
         check(&endings());
         check(&peers());
+        check(&clients());
         check(&links());
         assert!((endings().parse)("so-linger=9").is_ok());
     }

@@ -27,7 +27,7 @@ const INFO: u8 = 6;
 
 /// A connection to journald.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(super) struct SystemJournal {
     socket: UnixDatagram,
     lost: u64,
     /// Why the last entry was lost.
@@ -35,7 +35,7 @@ pub(super) struct Journal {
     is_said: bool,
 }
 
-impl Journal {
+impl SystemJournal {
     /// Connects.
     pub(super) fn open() -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;

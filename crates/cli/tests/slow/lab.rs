@@ -343,6 +343,40 @@ fn a_capture_opens_in_tshark_with_both_ends_and_comments() {
     assert!(resets.lines().any(|line| line == "1" || line == "True"), "{resets}");
 }
 
+/// Two scenarios with links of their own have a cell of the same name each: both captures are there, and the lines say which is whose.
+#[test]
+fn cells_of_one_name_have_captures_of_their_own() {
+    if !has_networks() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = |name: &str, response: u64, trials: u64| {
+        let path = folder.path().join(name);
+        let text = format!(
+            "title = \"{name}\"\nending = \"close\"\npeer = \"unread\"\nresponse = {response}\ntrials = {trials}\n\
+             [link]\nbase = \"lan\"\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (first, second) = (scenario("one.toml", 30_000, 2), scenario("two.toml", 90_000, 5));
+    let pcap = folder.path().join("pcap");
+    std::fs::create_dir(&pcap).unwrap();
+    let output = run(&["lab", &first, &second, "--json", "--pcap", pcap.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let lines = lines(&output);
+    for (response, name, trials) in [(30_000, "close-unread-custom", 2), (90_000, "close-unread-custom-2", 5)]
+    {
+        let cell = lines.iter().find(|line| line["response_bytes"] == response).unwrap();
+        assert_eq!(cell["name"], name);
+        let why = run(&["why", "--json", pcap.join(format!("{name}.pcapng")).to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&why.stdout).into_owned();
+        let summary: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        assert_eq!(summary["connections"], 2 * trials, "each as its two ends saw it: {said}");
+    }
+    assert_eq!(std::fs::read_dir(&pcap).unwrap().count(), 2);
+}
+
 #[test]
 fn an_interrupted_lab_says_what_it_knows() {
     if !has_networks() {
