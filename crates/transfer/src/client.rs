@@ -194,7 +194,7 @@ impl Client {
         let patterns = options.patterns.iter().map(|line| line.clone().into_bytes()).collect();
         let request = Operation::Get(Get { path, source, patterns, limit, options: common, selection });
         let mut summary = Summary::default();
-        let mut kept = Tree::new();
+        let (mut kept, mut settled) = (Tree::new(), None);
         let claims = Arc::new(Claims::default());
         let result = self.attempts(true, observe, |session, observe| {
             // The sender of a get starts from the first entry in every session. What is here is confirmed again.
@@ -223,6 +223,7 @@ impl Client {
             let mut receiver =
                 Receiver::new(session, stream, target, common, claimant, &mut summary, observe);
             (receiver.from_the_start, receiver.offered_directory) = (true, Some(directory));
+            receiver.settled = Some(&mut settled);
             if let Some(chmod) = &options.chmod {
                 receiver.change_modes(Modes::Changed(chmod.clone()));
             }
@@ -239,6 +240,10 @@ impl Client {
             };
             Ok(Farewell::Said)
         });
+        if result.is_err() && settled.is_some() && summary.failed == 0 {
+            // The sender may have all receipts. Whether more was to come is not known here.
+            summary.unconfirmed += std::mem::take(&mut summary.unsent).max(1);
+        }
         (summary, result.err())
     }
 }

@@ -79,6 +79,8 @@ pub(crate) struct Receiver<'a> {
     /// Whether each session of this transfer announces all entries from the first on, as in a get. In a put, a later session
     /// announces only the entries without a receipt.
     pub(crate) from_the_start: bool,
+    /// Where a get notes, over all its sessions, how many entries had their receipts when nothing was under way.
+    pub(crate) settled: Option<&'a mut Option<u64>>,
     /// Whether the top is a directory, if the peer has told that before the entries (Offer).
     pub(crate) offered_directory: Option<bool>,
     /// The file's name at the sender, which is used if the path that the user gave is a directory.
@@ -164,6 +166,7 @@ impl<'a> Receiver<'a> {
             directories: BTreeMap::new(),
             again: false,
             from_the_start: false,
+            settled: None,
             offered_directory: None,
             own_name: Vec::new(),
             announced: 0,
@@ -182,6 +185,15 @@ impl<'a> Receiver<'a> {
     /// Verified blocks of files that have not ended are kept for a later session, however this one ends.
     pub(crate) fn run(mut self) -> Result<(), Error> {
         let result = self.receive();
+        if let Some(settled) = self.settled.take() {
+            let is_under_way = !self.files.is_empty() || !self.directories.is_empty();
+            let is_wrong = !matches!(result, Ok(()) | Err(Error::Cut(_) | Error::Cancelled));
+            if !is_under_way && !is_wrong && self.announced > 0 {
+                *settled = Some(self.announced);
+            } else if is_wrong || settled.is_some_and(|before| before < self.announced) {
+                *settled = None;
+            }
+        }
         for waiting in std::mem::take(&mut self.files) {
             self.summary.unsent += 1;
             if let Waits::Landing(landing) = waiting.state {

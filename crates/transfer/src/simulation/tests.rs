@@ -233,6 +233,18 @@ fn of_two_sessions_none_runs_what_the_other_has_refused() {
     assert_eq!(runner.run(&Schedule::random(60_762_738), None).fault, None);
 }
 
+/// Everything of a get is here, the server knows so, and the client is stopped before it hears that: it cannot say that nothing
+/// was delivered. Stopped while a file is under way, it can.
+#[test]
+fn a_get_that_is_stopped_behind_its_last_receipt_is_unconfirmed() {
+    let (_dir, mut runner) = runner();
+    let outcome = runner.run(&Schedule::random(61_473_576), None);
+    assert_eq!((outcome.fault, outcome.client), (None, Some(3)));
+    let stopped = |step| Schedule::new(1, Scenario::Get, vec![ScheduledEvent::GiveUp { step }]);
+    let outcome = runner.run(&stopped(12), None);
+    assert_eq!((outcome.fault, outcome.client), (None, Some(1)));
+}
+
 /// The newer session asks the older one to stop, and gives it time for that, even if it comes to run late itself.
 #[test]
 fn a_client_that_comes_again_gets_its_file() {
