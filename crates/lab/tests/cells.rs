@@ -124,7 +124,7 @@ fn real_clients_lose_what_close_resets() {
                 ("close", "reads-all", 0),
             ] {
                 let client = client.parse().unwrap();
-                let sizes = CellPlan { response: 400, upload: 16 << 20, ..cell(ending, peer, "mobile") };
+                let sizes = CellPlan { response: 400, upload: 4 << 20, ..cell(ending, peer, "wifi") };
                 let report = tried(CellPlan { client, ..sizes }, 3);
                 assert_eq!(report.tally.lost, lost, "{ending} {peer} {client}: {report:?}");
                 // At the close with the body unread, or by the body that comes later.

@@ -219,9 +219,11 @@ type Claims = (Ended, Option<u64>, bool);
 
 /// Runs a row by each way to close. The clients live until the close has ended.
 fn row(name: &str, wanted: Claims, make: impl Fn() -> Pair) {
+    // On a busy machine only what ends by its total needs a short one.
+    let policy = if matches!(wanted.0, Ended::TimedOut(_)) { short() } else { short().with_total(LONG) };
     for (way, close) in CLOSES.iter().enumerate() {
         let Pair { client, server } = make();
-        let outcome = close(server, &short());
+        let outcome = close(server, &policy);
         let claims = (outcome.ended, outcome.unacknowledged, outcome.closed_after);
         assert_eq!(claims, wanted, "{name}, way {way}: {outcome}");
         assert_eq!(outcome.delivered(), wanted.1 == Some(0), "{name}, way {way}: {outcome}");

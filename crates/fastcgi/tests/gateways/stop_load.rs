@@ -43,10 +43,7 @@ fn lost(case: &str, nginx: &RunningServer, mut ab: Child, answered: &AtomicU32) 
     let lost: Vec<&&str> = upstream.iter().filter(|line| !line.contains("Connection refused")).collect();
     let answered = answered.load(Ordering::SeqCst);
     eprintln!("{case}: {answered} answered, {} refused, {} lost", upstream.len() - lost.len(), lost.len());
-    assert!(
-        answered >= BEFORE && answered < REQUESTS,
-        "{case}: the stop did not come under load: {answered}"
-    );
+    assert!((BEFORE..REQUESTS).contains(&answered), "{case}: the stop did not come under load: {answered}");
     assert!(lost.is_empty(), "{case}: {} of {answered} were lost: {lost:?}", lost.len());
 }
 
@@ -83,7 +80,7 @@ fn of_tokio() {
                 response.write(b"Content-Type: text/plain\r\n\r\n").await?;
                 response.write(&[b'r'; ANSWER]).await?;
                 counted.fetch_add(1, Ordering::SeqCst);
-                io::Result::Ok(response.end(0).await?)
+                response.end(0).await
             }
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
