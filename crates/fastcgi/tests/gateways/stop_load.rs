@@ -1,7 +1,7 @@
 //! A stop under load, as ab sees it behind nginx: every request that nginx could pass on is answered. What comes later is refused, which
 //! nginx says in other words.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
