@@ -93,23 +93,26 @@ impl<W: Wire + ?Sized> Link<W> {
             if let Some((key, start)) = state.request() {
                 return NextStep::Serve(key, start);
             }
-            match state.next(Instant::now()) {
+            let step = state.next(Instant::now());
+            let idle_until = match step {
+                Step::Rest(until) | Step::Receive(until) if state.is_idle() => Some(until),
+                _ => None,
+            };
+            match step {
                 Step::End(end) => return NextStep::End(end),
                 Step::Hold => drop(self.news.wait(state).unwrap_or_else(PoisonError::into_inner)),
-                step @ (Step::Rest(until) | Step::Receive(until)) if state.is_idle() => {
-                    let is_idle_for_long = until.is_none_or(|until| until > Instant::now());
-                    drop(state);
-                    let is_between = matches!(step, Step::Rest(_));
-                    // The next request is often there already.
-                    if !is_idle_for_long {
-                        self.obey(step);
-                    } else if !self.advance_with_what_is_there() {
-                        return NextStep::Rest(Pause { until, is_between });
-                    }
-                }
                 step => {
                     drop(state);
-                    self.obey(step);
+                    let is_between = matches!(step, Step::Rest(_));
+                    match idle_until {
+                        // The next request is often there already.
+                        Some(until) if until.is_none_or(|until| until > Instant::now()) => {
+                            if !self.advance_with_what_is_there() {
+                                return NextStep::Rest(Pause { until, is_between });
+                            }
+                        }
+                        _ => self.obey(step),
+                    }
                 }
             }
         }
