@@ -48,13 +48,13 @@ pub struct ServedRequest {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Incident<'a> {
-    /// A connection without a request was ended, because another needed its place ([`Config::resting`](crate::responder::Config::resting))
+    /// A connection without a request was ended, because another needed its place (`responder::Config::resting`)
     /// or its descriptor.
     Evicted,
     /// A connection was ended, because a record or parameters took too long
-    /// ([`Config::record_within`](crate::responder::Config::record_within)).
+    /// (`responder::Config::record_within`).
     TooSlow,
-    /// A connection was closed, because its address is none of [`Config::allowed`](crate::responder::Config::allowed).
+    /// A connection was closed, because its address is none of `responder::Config::allowed`.
     TurnedAway(IpAddr),
     /// No connection can be accepted, because descriptors or memory ran out: new ones wait in the accept queue. It is tried again all the time,
     /// and told once.
