@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::Context;
 
-use crate::{call, machine, package, root};
+use crate::{call, machine, package, root, test};
 
 /// Debian packages, each with what needs it.
 const DEBIAN: &[(&str, &str)] = &[
@@ -121,12 +121,14 @@ pub(crate) fn run() -> anyhow::Result<()> {
     // A package that cannot be installed is recorded below as missing. It must not prevent the others from being installed.
     // Debian's come first: the others need its Python, Go and Java. Those wait for the network most of the time, and not for each other.
     let debian = ("Debian", debian());
-    let others: [(&str, Installation); 5] = [
+    // Nobody needs the processors meanwhile, so the programs are compiled.
+    let others: [(&str, Installation); 6] = [
         ("PyPI", pypi),
         ("clients", clients),
         ("cargo", cargo_subcommands),
         ("rustup", compilers),
         ("crates", package::fetch),
+        ("programs", test::compile_programs),
     ];
     let others = thread::scope(|scope| {
         let started = others.map(|(what, install)| (what, scope.spawn(install)));
