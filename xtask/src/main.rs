@@ -16,6 +16,7 @@ mod orderings;
 mod package;
 mod packaged;
 mod portable;
+mod programs;
 mod rooms;
 mod runner;
 mod setup;

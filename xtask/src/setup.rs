@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::Context;
 
-use crate::{call, machine, package, root, test};
+use crate::{call, machine, package, programs, root};
 
 /// Debian packages, each with what needs it.
 const DEBIAN: &[(&str, &str)] = &[
@@ -128,7 +128,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         ("cargo", cargo_subcommands),
         ("rustup", compilers),
         ("crates", package::fetch),
-        ("programs", test::compile_programs),
+        ("programs", programs::compile_all),
     ];
     let others = thread::scope(|scope| {
         let started = others.map(|(what, install)| (what, scope.spawn(install)));

@@ -15,7 +15,7 @@ use crate::commands::Known;
 use crate::runner::{has_runner, is_there, runner};
 use crate::setup::allowed;
 use crate::workspace::{Package, packages};
-use crate::{call, cargo, docs, doors, fuzz, loom, package, portable, rooms, root, setup, shown};
+use crate::{call, cargo, docs, doors, fuzz, loom, package, portable, programs, rooms, root, setup, shown};
 
 /// A step: its name, and a function of the crates and of the file to which skips are appended.
 type CiStep = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
@@ -240,29 +240,9 @@ fn licences() -> anyhow::Result<()> {
     call(&mut cargo(&["deny", "--offline", "--log-level", "error", "check", "licenses", "bans", "sources"]))
 }
 
-/// Compiles the programs and all that they depend on. Returns the arguments that select the crates.
-fn programs<'a>(packages: &'a [&Package]) -> anyhow::Result<Vec<&'a str>> {
-    let all: Vec<&str> = packages.iter().flat_map(|package| ["--package", package.name.as_str()]).collect();
-    // Only the tests of `linger` start examples as programs. With all packages, or their dependencies would be built twice.
-    let started =
-        packages.iter().filter(|package| package.name == "linger").flat_map(|package| &package.examples);
-    let started: Vec<&str> = started.flat_map(|name| ["--example", name]).collect();
-    if !started.is_empty() {
-        call(cargo(&["build", "--quiet", "--all-features"]).args(&all).args(started))
-            .context("the examples")?;
-    }
-    Ok(all)
-}
-
-/// Compiles the first part of what the tests need, for a set-up, whose other parts wait for the network meanwhile.
-pub(crate) fn compile_programs() -> anyhow::Result<()> {
-    let all = packages(&root().join("Cargo.toml"))?;
-    programs(&all.iter().collect::<Vec<_>>()).map(drop)
-}
-
 /// Compiles all that the tests need. Returns the arguments that select the tests of these crates.
 fn build(packages: &[&Package]) -> anyhow::Result<Vec<String>> {
-    let all = programs(packages)?;
+    let all = programs::compile(packages)?;
     // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well, and `--bins`
     // builds a test binary of each program, whether it has tests or not.
     for file in packages.iter().flat_map(|package| &package.untested) {
