@@ -112,7 +112,7 @@ impl Client {
                 Err(error) => return (Summary::default(), Some(error)),
             },
         };
-        if let (Destination::Port(name), Source::Tree(walk)) = (to, &source)
+        if let (Destination::Named(name), Source::Tree(walk)) = (to, &source)
             && walk.is_directory()
         {
             let told = format!("a directory cannot go to @{name}: it takes one file, or `-`");
@@ -120,7 +120,7 @@ impl Client {
         }
         let (path, into, sink) = match to.clone() {
             Destination::Path { path, into } => (path, into, None),
-            Destination::Port(name) => (RelPath::root(), true, Some(name)),
+            Destination::Named(name) => (RelPath::root(), true, Some(name)),
         };
         let mut id = TransferId::default();
         // The id only has to be unique, and hard to guess for others who may use the same sink.
@@ -183,7 +183,7 @@ impl Client {
         };
         let (path, source) = match from.clone() {
             Destination::Path { path, .. } => (path, None),
-            Destination::Port(name) => (RelPath::root(), Some(name)),
+            Destination::Named(name) => (RelPath::root(), Some(name)),
         };
         let asked = match &source {
             Some(name) => name.clone().into_bytes(),

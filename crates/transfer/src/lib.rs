@@ -90,7 +90,7 @@ pub use remote::{Destination, PORT};
 pub use rights::Rights;
 pub use selection::{LinkMode, Selection};
 pub use serve::{PeerAddress, Served, Server, Serving, ShareEnding, ShareOptions, is_local};
-pub use sink::{Desktop, Displays, Port, PortsConfig};
+pub use sink::{Desktop, Displays, StreamCommand, StreamsConfig};
 pub use tls::{AskCode, ClientKeys, ServerKeys};
 pub use unix::PathListener;
 pub use walk::Patterns;

@@ -17,7 +17,7 @@ pub enum Destination {
         into: bool,
     },
     /// A sink or source by name.
-    Port(String),
+    Named(String),
 }
 
 impl Destination {
@@ -27,7 +27,7 @@ impl Destination {
     /// Returns an error that says what is wrong with the path.
     pub fn typed(text: &[u8]) -> Result<Self, BadPath> {
         Ok(match text {
-            [b'@', name @ ..] => Self::Port(String::from_utf8_lossy(name).into_owned()),
+            [b'@', name @ ..] => Self::Named(String::from_utf8_lossy(name).into_owned()),
             path => Self::Path {
                 into: path.is_empty() || path.ends_with(b"/") || path == b".",
                 path: RelPath::typed(path)?,
@@ -49,7 +49,7 @@ mod tests {
             ("a/b", path("a/b", false)),
             ("a/", path("a", true)),
             (".", path("", true)),
-            ("@print", Destination::Port("print".into())),
+            ("@print", Destination::Named("print".into())),
             ("./@print", path("@print", false)),
             ("a:b", path("a:b", false)),
         ] {

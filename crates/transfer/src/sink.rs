@@ -24,7 +24,7 @@ use crate::reason::{Reason, Remedy};
 /// The server's configuration of sinks and sources, as it stands in a file.
 ///
 /// ```
-/// let config = linger_transfer::PortsConfig::parse(r#"
+/// let config = linger_transfer::StreamsConfig::parse(r#"
 ///     [sink.print]
 ///     command = ["lp", "-"]
 ///     max_bytes = 10_000_000
@@ -33,24 +33,24 @@ use crate::reason::{Reason, Remedy};
 ///     [source.clipboard]
 ///     desktop = "clipboard"
 /// "#)?;
-/// assert!(linger_transfer::PortsConfig::parse("[sink.print]\ncommand = 'lp -'").is_err());
+/// assert!(linger_transfer::StreamsConfig::parse("[sink.print]\ncommand = 'lp -'").is_err());
 /// # Ok::<(), linger_transfer::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
-pub struct PortsConfig {
+pub struct StreamsConfig {
     /// What `put - HOST:@NAME` may reach.
-    pub sink: BTreeMap<String, Port>,
+    pub sink: BTreeMap<String, StreamCommand>,
     /// What `get HOST:@NAME` may reach.
-    pub source: BTreeMap<String, Port>,
+    pub source: BTreeMap<String, StreamCommand>,
 }
 
 /// A command that takes bytes (a sink) or gives bytes (a source).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Port {
+pub struct StreamCommand {
     /// The program and its arguments, without a shell's expansion.
     #[serde(default)]
     pub command: Vec<String>,
@@ -105,19 +105,19 @@ fn default_seconds() -> u64 {
     60
 }
 
-impl PortsConfig {
+impl StreamsConfig {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// Returns [`Error::Usage`], which names the line, if the text is not TOML, or has an unknown key or a port without
+    /// Returns [`Error::Usage`], which names the line, if the text is not TOML, or has an unknown key or a sink or source without
     /// a command.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let config: Self = toml::from_str(text).map_err(|error| Error::Usage(error.to_string().into()))?;
-        for (name, port) in config.sink.iter().chain(&config.source) {
-            if port.command.is_empty() == port.desktop.is_none() {
+        for (name, stream) in config.sink.iter().chain(&config.source) {
+            if stream.command.is_empty() == stream.desktop.is_none() {
                 return Err(Error::Usage(format!("`{name}` needs either `command` or `desktop`").into()));
             }
-            if port.writes.iter().flatten().any(|directory| !directory.is_absolute()) {
+            if stream.writes.iter().flatten().any(|directory| !directory.is_absolute()) {
                 return Err(Error::Usage(
                     format!("`{name}`: `writes` names directories from the root on").into(),
                 ));
@@ -130,7 +130,7 @@ impl PortsConfig {
     }
 }
 
-impl Port {
+impl StreamCommand {
     fn argv(&self, displays: Displays, taking: bool) -> Result<Vec<String>, Fault> {
         if self.desktop.is_none() {
             return Ok(self.command.clone());
@@ -182,7 +182,7 @@ fn is_program(name: &str) -> bool {
 #[derive(Debug)]
 pub(crate) struct Spool {
     name: String,
-    port: Port,
+    command: StreamCommand,
     displays: Displays,
     launcher: Launcher,
     file: File,
@@ -192,7 +192,7 @@ pub(crate) struct Spool {
 impl Spool {
     pub(crate) fn new(
         name: &str,
-        port: &Port,
+        command: &StreamCommand,
         displays: Displays,
         launcher: &Launcher,
     ) -> Result<Self, Fault> {
@@ -201,7 +201,7 @@ impl Spool {
         let launcher = launcher.clone();
         Ok(Self {
             name: name.to_owned(),
-            port: port.clone(),
+            command: command.clone(),
             displays,
             launcher,
             file: file.into(),
@@ -217,16 +217,16 @@ impl Spool {
     pub(crate) fn begin(&mut self, size: Option<u64>) -> Result<(), Fault> {
         self.room(size.unwrap_or(0))?;
         // A missing clipboard tool is reported before any byte is sent.
-        self.port.argv(self.displays, true)?;
+        self.command.argv(self.displays, true)?;
         self.length = 0;
         self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(|error| self.fault(&error))
     }
 
     fn room(&self, length: u64) -> Result<(), Fault> {
-        if length <= self.port.max_bytes {
+        if length <= self.command.max_bytes {
             return Ok(());
         }
-        let told = format!("@{} takes at most {} bytes", self.name, self.port.max_bytes);
+        let told = format!("@{} takes at most {} bytes", self.name, self.command.max_bytes);
         Err(Fault(Refusal::NoSpace, Reason::from(told).with(Remedy::RaiseMaxBytes)))
     }
 
@@ -254,9 +254,9 @@ impl Spool {
     /// The same content through another descriptor, for a thread of its own.
     pub(crate) fn hand_over(&self) -> Result<Self, Fault> {
         let file = self.file.try_clone().map_err(|error| self.fault(&error))?;
-        let Self { name, port, displays, launcher, length, .. } = self;
-        let (name, port, launcher) = (name.clone(), port.clone(), launcher.clone());
-        Ok(Self { name, port, displays: *displays, launcher, file, length: *length })
+        let Self { name, command, displays, launcher, length, .. } = self;
+        let (name, command, launcher) = (name.clone(), command.clone(), launcher.clone());
+        Ok(Self { name, command, displays: *displays, launcher, file, length: *length })
     }
 
     /// A hash of this sink's name and the content. `hash` is the hash of the content if the transfer was verified.
@@ -288,19 +288,19 @@ impl Spool {
         let stdin =
             self.file.rewind().and_then(|()| self.file.try_clone()).map_err(|error| self.fault(&error))?;
         let with = (self.displays, &self.launcher);
-        let (mut launched, program) = self.port.start(with, true, stdin.into(), Stdio::null())?;
-        let end = Instant::now() + Duration::from_secs(self.port.max_seconds);
+        let (mut launched, program) = self.command.start(with, true, stdin.into(), Stdio::null())?;
+        let end = Instant::now() + Duration::from_secs(self.command.max_seconds);
         finish(&mut launched, &program, end)
     }
 }
 
 /// Starts the command of a source. Returns the child, from which the output is read, and the program's name.
 pub(crate) fn start_source(
-    port: &Port,
+    command: &StreamCommand,
     displays: Displays,
     launcher: &Launcher,
 ) -> Result<(Launched, String), Fault> {
-    port.start((displays, launcher), false, Stdio::null(), Stdio::piped())
+    command.start((displays, launcher), false, Stdio::null(), Stdio::piped())
 }
 
 /// The reason that is given if the output of a source has not ended by `max_seconds`.

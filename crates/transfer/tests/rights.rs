@@ -41,7 +41,7 @@ impl Known {
             let keys = ServerKeys::new(Arc::new(key(self.theirs.path())), self.ring());
             options.keys = Some(keys);
             options.config =
-                PortsConfig::parse("[sink.a]\ncommand = ['cat']\n[sink.b]\ncommand = ['cat']\n").unwrap();
+                StreamsConfig::parse("[sink.a]\ncommand = ['cat']\n[sink.b]\ncommand = ['cat']\n").unwrap();
         };
         share(self.to.path(), configure, test)
     }

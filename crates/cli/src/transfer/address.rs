@@ -141,14 +141,14 @@ mod tests {
             ("host:~lock", "host", PORT, path("~lock", false)),
             ("host:a~", "host", PORT, path("a~", false)),
             ("host:a:b", "host", PORT, path("a:b", false)),
-            ("host:@print", "host", PORT, Destination::Port("print".into())),
+            ("host:@print", "host", PORT, Destination::Named("print".into())),
             ("host:./@print", "host", PORT, path("@print", false)),
             ("host:8000", "host", 8000, path("", true)),
             ("host:8000:", "host", 8000, path("", true)),
             ("host:8000:dir/name", "host", 8000, path("dir/name", false)),
             ("host:8000:dir/", "host", 8000, path("dir", true)),
             ("host:8000:9000", "host", 8000, path("9000", false)),
-            ("host:8000:@print", "host", 8000, Destination::Port("print".into())),
+            ("host:8000:@print", "host", 8000, Destination::Named("print".into())),
             ("host:65535", "host", 65535, path("", true)),
             ("host:./8000", "host", PORT, path("8000", false)),
             ("host:./8000/x", "host", PORT, path("8000/x", false)),
@@ -180,7 +180,7 @@ mod tests {
             ("unix:/run/s:a:b", "/run/s", path("a:b", false)),
             ("unix:/run/s:8000", "/run/s", path("8000", false)),
             ("unix:/run/s:dir/", "/run/s", path("dir", true)),
-            ("unix:/run/s:@print", "/run/s", Destination::Port("print".into())),
+            ("unix:/run/s:@print", "/run/s", Destination::Named("print".into())),
         ] {
             let remote =
                 Remote::parse(text.as_bytes(), None).unwrap_or_else(|error| panic!("{text}: {error}"));

@@ -191,7 +191,7 @@ fn output(to: &Path) -> Result<Output, Error> {
 fn named(place: &Destination) -> String {
     match place {
         Destination::Path { path, .. } => path.to_string(),
-        Destination::Port(name) => format!("@{name}"),
+        Destination::Named(name) => format!("@{name}"),
         _ => String::new(),
     }
 }

@@ -67,7 +67,7 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     if let (Destination::Path { into, .. }, [_, _, ..]) = (&mut remote.place, &from[..]) {
         *into = true;
     }
-    if *again && !matches!(remote.place, Destination::Port(_)) {
+    if *again && !matches!(remote.place, Destination::Named(_)) {
         let told = "--again is for sinks (HOST:@NAME): a file is never received twice";
         return Err(Error::Usage(told.into()));
     }
@@ -119,7 +119,7 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
         }
     }
     let end = several.conclude(show, &standing)?;
-    if let Destination::Port(name) = &remote.place {
+    if let Destination::Named(name) = &remote.place {
         for id in open {
             say!("linger: to ask later: linger receipt ask {} {}", remote.typed(name), hex(&id));
         }

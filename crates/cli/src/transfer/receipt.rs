@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &ReceiptArguments) -> ExitCode {
 
 fn ask(sink: &OsString, transfer: &str, connect: &Connect) -> Result<ExitCode, Error> {
     let remote = connect.remote(sink)?;
-    let Destination::Port(name) = &remote.place else {
+    let Destination::Named(name) = &remote.place else {
         return Err(Error::Usage("only what went to a sink (HOST:@NAME) can be asked for".into()));
     };
     let id = unhex(transfer)

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use linger_transfer::{
-    Displays, Durability, Error, Identity, Keyring, PathListener, PortsConfig, Served, Server, ServerKeys,
-    Serving, ShareEnding, ShareOptions, confine,
+    Displays, Durability, Error, Identity, Keyring, PathListener, Served, Server, ServerKeys, Serving,
+    ShareEnding, ShareOptions, StreamsConfig, confine,
 };
 
 use super::{cannot_tell, conclude, durabilities, home, unusable};
@@ -247,15 +247,15 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-fn configuration(arguments: &ShareArguments) -> Result<PortsConfig, Error> {
+fn configuration(arguments: &ShareArguments) -> Result<StreamsConfig, Error> {
     let (path, named) = match &arguments.config {
         Some(path) => (path.clone(), true),
         None => (home()?.join("share.toml"), false),
     };
     match read_text(&path) {
-        Ok(text) => PortsConfig::parse(&text)
+        Ok(text) => StreamsConfig::parse(&text)
             .map_err(|error| Error::Usage(format!("{}: {error}", path.display()).into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(PortsConfig::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(StreamsConfig::default()),
         Err(error) => Err(unusable("read", &path, &error)),
     }
 }

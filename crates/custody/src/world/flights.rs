@@ -36,7 +36,7 @@ struct Flight {
 
 /// The state of one connection in flight, as a look has found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Whereabouts {
     /// A message may carry it.
     InFlight,
     /// No message carries it, and nobody has it.
@@ -81,14 +81,14 @@ impl Flights {
     }
 
     /// Judges a connection that no process was seen to have. `silent`: the look has found nothing that may carry it.
-    pub(super) fn judge(&mut self, cookie: Cookie, silent: bool, now: Duration) -> Verdict {
-        let Some(flight) = self.flights.get_mut(&cookie) else { return Verdict::InFlight };
+    pub(super) fn judge(&mut self, cookie: Cookie, silent: bool, now: Duration) -> Whereabouts {
+        let Some(flight) = self.flights.get_mut(&cookie) else { return Whereabouts::InFlight };
         if !silent {
             flight.quiet_since = None;
-            return Verdict::InFlight;
+            return Whereabouts::InFlight;
         }
         let since = *flight.quiet_since.get_or_insert(now);
-        if now.saturating_sub(since) >= CERTAIN { Verdict::Over } else { Verdict::InFlight }
+        if now.saturating_sub(since) >= CERTAIN { Whereabouts::Over } else { Whereabouts::InFlight }
     }
 
     /// Notes that a process has a connection that is looked for. That no message was found before proves nothing

@@ -5,7 +5,7 @@ use std::vec::Vec;
 use super::World;
 use super::connection::Sent;
 use super::ending::{Ending, Stage};
-use super::flights::Verdict;
+use super::flights::Whereabouts;
 use super::task::{Known, Task};
 use super::vocabulary::{Ask, Cookie, Kept, Tid, Way};
 use crate::{Count, Fate, after_discarding, fate};
@@ -39,7 +39,7 @@ impl World {
             let silent = sent.is_none_or(arrived)
                 && !self.doubts.is_copying()
                 && self.closing(cookie).next().is_none();
-            if self.flights.judge(cookie, silent, self.now) == Verdict::Over {
+            if self.flights.judge(cookie, silent, self.now) == Whereabouts::Over {
                 self.end_flight(cookie, census.hidden);
             }
         }

@@ -28,7 +28,7 @@ use crate::machine::{Role, SessionLimits};
 use crate::message::IfExists;
 use crate::message::Kind;
 use crate::message::{Durability, EntryAnswer, Time, TreeEntry};
-use crate::sink::{Displays, PortsConfig};
+use crate::sink::{Displays, StreamsConfig};
 use crate::transport::Plain;
 use crate::wire::{self, FrameKind as Frame, HEADER, Header, PREFACE};
 
@@ -233,7 +233,8 @@ fn receive_watched(
 }
 
 fn sink(command: &str) -> Spool {
-    let config = PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
+    let config =
+        StreamsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
     Spool::new("x", &config.sink["x"], Displays::default(), &Launcher::default()).unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::slots;
 use crate::driver::Deadlines;
 use crate::message::Durability;
-use crate::sink::{Displays, PortsConfig};
+use crate::sink::{Displays, StreamsConfig};
 use crate::tls::ServerKeys;
 
 /// How a directory is shared.
@@ -18,7 +18,7 @@ pub struct ShareOptions {
     /// Whether peers may write into it.
     pub writable: bool,
     /// Sinks and sources.
-    pub config: PortsConfig,
+    pub config: StreamsConfig,
     /// What the desktop offers to sinks and sources.
     pub displays: Displays,
     /// The least that is done before a receipt is sent; a peer may ask for more.
@@ -70,7 +70,7 @@ impl ShareOptions {
         Self {
             directory: directory.into(),
             writable: false,
-            config: PortsConfig::default(),
+            config: StreamsConfig::default(),
             displays: Displays::default(),
             durability: Durability::Memory,
             keys: None,

@@ -11,7 +11,7 @@ use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions, Secur
 use crate::progress::{Progress, Summary};
 use crate::remote::Destination;
 use crate::serve::ShareOptions;
-use crate::sink::PortsConfig;
+use crate::sink::StreamsConfig;
 
 /// What the client reports, and the error that ended its transfer.
 pub(super) type ClientResult = (Summary, Option<Error>);
@@ -66,7 +66,7 @@ fn tell(progress: &Progress, is_get: bool) {
 pub(super) fn share(base: &Path, schedule: &Schedule) -> ShareOptions {
     let is_get = schedule.scenario == Scenario::Get;
     let directory = base.join(if is_get { "source" } else { "shared" });
-    let config = PortsConfig::parse("[sink.print]\ncommand = ['lp', '-']").unwrap_or_default();
+    let config = StreamsConfig::parse("[sink.print]\ncommand = ['lp', '-']").unwrap_or_default();
     ShareOptions {
         writable: !is_get,
         insecure: true,

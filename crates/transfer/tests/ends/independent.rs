@@ -101,7 +101,7 @@ fn the_same_twice_in_one_session_is_printed_once() {
     let config = format!("[sink.print]\ncommand = ['sh', '-c', 'cat >>{}']\n", printed.display());
     share(
         to.path(),
-        |options| options.config = PortsConfig::parse(&config).unwrap(),
+        |options| options.config = StreamsConfig::parse(&config).unwrap(),
         |shared| {
             let (port, path) = (shared.port.to_string(), letter.to_str().unwrap());
             let Some(output) = python(&["127.0.0.1", &port, "print-twice", path, "print"]) else { return };

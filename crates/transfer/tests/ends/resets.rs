@@ -32,7 +32,7 @@ fn put(shared: &Path, from: &Path, to: &str, resets: Resets) -> BothEnds {
     options.patience = Duration::from_secs(10);
     let printed = shared.join("printed");
     let config = format!("[sink.print]\ncommand = ['sh', '-c', 'cat >>{}']\n", printed.display());
-    options.config = PortsConfig::parse(&config).unwrap();
+    options.config = StreamsConfig::parse(&config).unwrap();
     let server = Server::new(options).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = FrameProxy::start(listener.local_addr().unwrap().port(), resets);

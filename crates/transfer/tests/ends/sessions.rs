@@ -250,7 +250,7 @@ fn sources(at: &Path) {
 
 /// Shares a directory with a sink, as the sessions need it.
 fn with_sink(options: &mut ShareOptions) {
-    options.config = PortsConfig::parse("[sink.print]\ncommand = ['cat']\n").unwrap();
+    options.config = StreamsConfig::parse("[sink.print]\ncommand = ['cat']\n").unwrap();
 }
 
 /// Holds the sessions, and records them.

@@ -16,7 +16,7 @@ fn a_sink_runs_once_wherever_the_connection_is_cut() {
     let config = format!("[sink.print]\ncommand = ['sh', '-c', 'cat >>{}']\n", printed.display());
     let file = to.path().join("letter");
     fs::write(&file, "one cheque\n").unwrap();
-    let configured = |options: &mut ShareOptions| options.config = PortsConfig::parse(&config).unwrap();
+    let configured = |options: &mut ShareOptions| options.config = StreamsConfig::parse(&config).unwrap();
     let mut lengths = [0, 0];
     share(to.path(), configured, |shared| {
         let clean = Proxy::new(shared.port, None);
@@ -64,7 +64,7 @@ fn what_a_server_has_forgotten_is_not_done_again_and_not_called_undone() {
     let config = format!("[sink.print]\ncommand = ['sh', '-c', 'cat >>{}']\n", printed.display());
     let file = to.path().join("letter");
     fs::write(&file, "one cheque\n").unwrap();
-    let configured = |options: &mut ShareOptions| options.config = PortsConfig::parse(&config).unwrap();
+    let configured = |options: &mut ShareOptions| options.config = StreamsConfig::parse(&config).unwrap();
     let length = {
         let mut length = 0;
         share(to.path(), configured, |shared| {
@@ -111,7 +111,7 @@ fn a_command_that_takes_too_long_ends_with_all_that_it_started() {
     );
     share(
         to.path(),
-        |options| options.config = PortsConfig::parse(&config).unwrap(),
+        |options| options.config = StreamsConfig::parse(&config).unwrap(),
         |shared| {
             let (summary, error) = shared.try_put(&file, "@slow", &PutOptions::default());
             assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered, "{summary:?} {error:?}");
@@ -142,7 +142,7 @@ fn a_receipt_is_replayed_by_a_server_that_was_started_anew() {
         printed.display()
     );
     let with_memory = |options: &mut ShareOptions| {
-        options.config = PortsConfig::parse(&sink).unwrap();
+        options.config = StreamsConfig::parse(&sink).unwrap();
         options.memory = Some(memory.path().to_owned());
     };
     let mut ids = Vec::new();

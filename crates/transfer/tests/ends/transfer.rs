@@ -371,7 +371,7 @@ fn sinks_get_everything_or_nothing() {
     fs::write(&file, bytes(1_500_000, 5)).unwrap();
     let change = |options: &mut ShareOptions| {
         options.writable = false;
-        options.config = PortsConfig::parse(&config).unwrap();
+        options.config = StreamsConfig::parse(&config).unwrap();
     };
     share(to.path(), change, |shared| {
         shared.put(&file, "@print");
