@@ -74,7 +74,8 @@ pub enum Ended {
     /// The peer closed its side. Everything was acknowledged, as far as the kernel can tell that for this kind of socket.
     PeerClosed,
     /// The peer acknowledged everything and then stayed silent, with its socket open, for [`grace`](crate::Policy::grace),
-    /// or, if it had been sending, for [`idle`](crate::Policy::idle), or until [`total`](crate::Policy::total).
+    /// or, if it had been sending, for [`idle`](crate::Policy::idle), or until [`total`](crate::Policy::total). A
+    /// [`Closer`](crate::Closer) may keep the socket open after that ([`Budget::staying`](crate::Budget::staying)).
     Acknowledged,
     /// The peer reset the connection. [`Outcome::unacknowledged`] tells what it had not acknowledged before.
     PeerReset,

@@ -91,6 +91,11 @@ impl<F: AsFd> Socket<F> {
         self.fd.as_fd()
     }
 
+    /// The descriptor's number, where sockets have one.
+    pub(crate) fn number(&self) -> Option<u64> {
+        linger_sys::descriptor_number(self.fd.as_fd())
+    }
+
     /// Takes over a socket that is known to be a stream of this family.
     pub(crate) fn of(family: Family, fd: F) -> Self {
         let (is_lost, fin, ends) = (Cell::new(false), Cell::new(Fin::Unsent), Cell::new(EndsSeen::Neither));

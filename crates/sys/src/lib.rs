@@ -33,8 +33,9 @@ pub use facts::{Family, Ready, TcpInfo, TcpState};
 #[cfg(unix)]
 pub use path::is_forsaken;
 pub use platform::{
-    Alarm, Discarder, Reactor, ReadyList, SocketWait, TELLS_ACKNOWLEDGED, descriptor_limit, family,
-    is_multipath, send_now, send_queue, set_receive_low_water, tcp_info, tcp_state, unread,
+    Alarm, Discarder, Reactor, ReadyList, SocketWait, TELLS_ACKNOWLEDGED, descriptor_limit,
+    descriptor_number, family, is_multipath, send_now, send_queue, set_receive_low_water, tcp_info,
+    tcp_state, unread,
 };
 pub use process::Process;
 /// The descriptors of sockets; on Windows those of Winsock, under the same names.

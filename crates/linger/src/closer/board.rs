@@ -67,9 +67,11 @@ pub(super) struct Report {
     pub(super) done: Snapshot,
     /// Of these closes, those whose watcher has been told the outcome, and those that have no watcher.
     pub(super) reported: u64,
-    /// Sockets that linger now although their peers have acknowledged everything: all of them, where the other fields are
+    /// Sockets that linger now although their peers have acknowledged everything: all of them, where `done` and `reported` are
     /// changes since the last report.
     pub(super) acknowledged: u64,
+    /// All sockets that stay now behind a close that has ended.
+    pub(super) staying: u64,
 }
 
 /// Orders to the thread, beside new sockets.
@@ -255,6 +257,7 @@ impl<A> Shared<A> {
     fn publish_to(&self, board: &mut Board<A>, report: &mut Report) {
         board.done.add(&std::mem::take(&mut report.done));
         board.done.lingering_acknowledged = report.acknowledged;
+        board.done.staying = report.staying;
         board.reported += std::mem::take(&mut report.reported);
         debug_assert!(
             board.reported <= board.done.ended.total(),

@@ -25,24 +25,37 @@ pub struct Budget {
     /// bandwidth and CPU for uploads that nobody wants. A lower bound delays peers that read the response only after they
     /// have sent everything.
     pub discard_per_second: Option<u64>,
+    /// Most sockets that stay open behind a close that has ended because the peer has everything and was silent for
+    /// [`grace`](crate::Policy::grace); 0 for none. They count among `sockets`.
+    ///
+    /// The peer's kernel has everything, and the peer's program may not have read it. If that program sends something first, a closed socket
+    /// would answer with a reset, which some systems let take the unread response. A socket that stays reads it instead, until the peer
+    /// closes, at most until [`total`](crate::Policy::total) or 30 s after the close has begun.
+    ///
+    /// A higher number holds more descriptors of peers that never close, and nothing else: the outcome is told before,
+    /// [`finish`](crate::Closer::finish) does not wait for these sockets, and they are the first to go where a new one needs room, at
+    /// [`evict`](crate::Closer::evict), and as soon as half of the descriptors that the process may have are taken (the numbers of new
+    /// sockets tell).
+    pub staying: usize,
 }
 
 impl Default for Budget {
     /// Half of the descriptors that the process may have now (the soft `RLIMIT_NOFILE`), at most 4,096 sockets: 400 KB
-    /// here. No other bound.
+    /// here. A quarter of the descriptors, at most 1,024, for those that stay. No other bound.
     fn default() -> Self {
         Self {
-            sockets: sockets_for(linger_sys::descriptor_limit()),
+            sockets: part_of(linger_sys::descriptor_limit(), 2, 4_096),
             sockets_per_peer: None,
             discard_per_second: None,
+            staying: part_of(linger_sys::descriptor_limit(), 4, 1_024),
         }
     }
 }
 
-/// How many sockets may linger under this limit of descriptors; `None` for no limit.
-fn sockets_for(limit: Option<u64>) -> usize {
-    let half = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
-    half.clamp(1, 4_096)
+/// One in `share` of the descriptors under this limit (`None` for no limit): at least 1, and at most `most`.
+fn part_of(limit: Option<u64>, share: u64, most: usize) -> usize {
+    let part = limit.map_or(usize::MAX, |limit| usize::try_from(limit / share).unwrap_or(usize::MAX));
+    part.clamp(1, most)
 }
 
 impl Budget {
@@ -164,8 +177,9 @@ mod tests {
         for (limit, sockets) in
             [(Some(0), 1), (Some(3), 1), (Some(8191), 4095), (Some(8192), 4096), (None, 4096)]
         {
-            assert_eq!(sockets_for(limit), sockets, "{limit:?}");
+            assert_eq!(part_of(limit, 2, 4_096), sockets, "{limit:?}");
         }
+        assert_eq!([part_of(Some(1_024), 4, 1_024), part_of(Some(8_192), 4, 1_024)], [256, 1_024]);
     }
 
     #[test]
@@ -186,7 +200,9 @@ mod tests {
     #[test]
     fn the_bounds_of_a_budget_are_bounds() {
         let good = Budget::default();
-        Budget { sockets: 1, sockets_per_peer: Some(1), discard_per_second: Some(1) }.validate().unwrap();
+        Budget { sockets: 1, sockets_per_peer: Some(1), discard_per_second: Some(1), staying: 0 }
+            .validate()
+            .unwrap();
         Budget { sockets: 1 << 31, ..good }.validate().unwrap();
         assert!(Budget { sockets: (1 << 31) + 1, ..good }.validate().is_err());
     }

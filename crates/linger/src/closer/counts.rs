@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub lingering: u64,
     /// Lingering sockets whose peers have acknowledged everything. They are evicted first.
     pub lingering_acknowledged: u64,
+    /// Sockets that are open behind a close that has ended ([`Budget::staying`](crate::Budget::staying)); no part of `lingering`.
+    pub staying: u64,
     /// Closes by how they ended.
     pub ended: EndedCounts,
     /// Bytes of the peers that were read and discarded.
@@ -142,13 +144,14 @@ impl Snapshot {
         self.undelivered += more.undelivered;
     }
 
-    /// The difference to an earlier snapshot of the same closer. Only the number of sockets that linger is not a
-    /// difference but the present number.
+    /// The difference to an earlier snapshot of the same closer. Only the numbers of sockets that linger or stay are not
+    /// differences but the present numbers.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             handed_over: self.handed_over.saturating_sub(earlier.handed_over),
             lingering: self.lingering,
             lingering_acknowledged: self.lingering_acknowledged,
+            staying: self.staying,
             ended: self.ended.since(&earlier.ended),
             discarded: self.discarded.saturating_sub(earlier.discarded),
             unacknowledged: self.unacknowledged.saturating_sub(earlier.unacknowledged),
@@ -217,9 +220,12 @@ mod tests {
         twice.add(&once);
         assert_eq!(ALL.map(|ended| twice.ended.of(ended)), [6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28]);
         assert_eq!((twice.discarded, twice.unacknowledged, twice.undelivered), (2_040, 204, 204));
-        let more = Snapshot { handed_over: 90, lingering: 7, lingering_acknowledged: 3, ..twice };
-        let since = more.since(&Snapshot { handed_over: 50, lingering: 20, ..once });
-        assert_eq!(since, Snapshot { handed_over: 40, lingering: 7, lingering_acknowledged: 3, ..once });
+        let more = Snapshot { handed_over: 90, lingering: 7, lingering_acknowledged: 3, staying: 2, ..twice };
+        let since = more.since(&Snapshot { handed_over: 50, lingering: 20, staying: 9, ..once });
+        assert_eq!(
+            since,
+            Snapshot { handed_over: 40, lingering: 7, lingering_acknowledged: 3, staying: 2, ..once }
+        );
     }
 
     #[test]

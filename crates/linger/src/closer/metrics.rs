@@ -34,6 +34,7 @@ impl Collector for Closer {
             "Those of them whose peers have acknowledged everything",
             now.lingering_acknowledged,
         )?;
+        gauge("linger_staying", "Sockets that are open behind a close that has ended", now.staying)?;
         let mut counter = |name, help, unit: Option<&Unit>, value: u64| {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
@@ -84,6 +85,7 @@ mod tests {
         let wanted: Vec<_> = [
             "linger_lingering 0",
             "linger_lingering_acknowledged 0",
+            "linger_staying 0",
             "linger_handed_over_total 3",
             "linger_undelivered_total 3",
             "linger_discarded_bytes_total 0",

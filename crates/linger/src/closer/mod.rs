@@ -15,6 +15,7 @@ mod peers;
 #[cfg_attr(loom, allow(dead_code))] // The models use a part.
 mod place;
 mod slab;
+mod stay;
 mod watched;
 mod wheel;
 mod worker;
@@ -172,8 +173,8 @@ impl Closer {
         self.handle.here().map_or_else(Snapshot::default, |here| here.snapshot())
     }
 
-    /// Evicts up to `count` sockets; first those whose peers have acknowledged everything. For a server whose `accept`
-    /// fails because no descriptors are left.
+    /// Evicts up to `count` sockets; first those that stay behind their closes ([`Budget::staying`]), then those whose peers have
+    /// acknowledged everything. For a server whose `accept` fails because no descriptors are left.
     pub fn evict(&self, count: usize) {
         self.handle.here().into_iter().for_each(|here| here.evict(count));
     }
@@ -182,7 +183,7 @@ impl Closer {
     /// scheduled or a watcher blocks. Returns the counts of the closes that it waited for.
     ///
     /// Call this before the process exits, after the server has stopped accepting and its handlers have ended, so that no
-    /// socket is handed over too late. It shortens the bounds of all sockets to the time that is left, also of sockets
+    /// socket is handed over too late. Sockets that stay behind their closes ([`Budget::staying`]) are let go at once. It shortens the bounds of all sockets to the time that is left, also of sockets
     /// that are handed over meanwhile. Sockets that are left at the deadline are closed. The closer can be used again
     /// afterwards.
     pub fn finish(&self, deadline: Duration) -> Snapshot {

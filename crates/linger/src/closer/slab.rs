@@ -73,6 +73,8 @@ impl Flags {
     pub(super) const FAR: u8 = 16;
     /// The socket has been found to be flooded by its peer.
     pub(super) const FLOODS: u8 = 32;
+    /// The close is over and told; the socket stays for what its peer may still send.
+    pub(super) const STAYS: u8 = 64;
 
     pub(super) fn has(self, flag: u8) -> bool {
         self.0 & flag != 0

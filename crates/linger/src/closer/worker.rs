@@ -13,6 +13,7 @@ use super::budget::{Budget, Throttle};
 use super::decide::{Fired, earliest, fired, is_emptied};
 use super::peers::Peers;
 use super::slab::{AGE, Entry, Flags, Ring, Slab, UNARMED};
+use super::stay::crowded_from;
 use super::watched::Watched;
 use super::wheel::Wheel;
 use super::{Arrival, Watcher};
@@ -32,26 +33,30 @@ const KEPT: usize = 64;
 pub(super) struct Worker {
     shared: Arc<Shared>,
     reactor: Reactor,
-    budget: Budget,
-    slab: Slab,
+    pub(super) budget: Budget,
+    pub(super) slab: Slab,
     wheel: Wheel,
     /// Sockets whose peers have acknowledged everything and are silent. They are evicted first.
     acknowledged: Ring<AGE>,
     /// All others: first those whose peers answer probes and read nothing, then by age, the oldest first.
     pending: Ring<AGE>,
+    /// Sockets that are open behind a close that has ended, by age. They go before all others.
+    pub(super) staying: Ring<AGE>,
+    /// The lowest number of a descriptor that says that descriptors are running short.
+    pub(super) crowded: u64,
     peers: Peers,
     /// Sockets that have, or may have, something to read, in the order of their turns.
     queue: VecDeque<u32>,
     watchers: HashMap<u32, Watcher>,
     throttle: Throttle,
     discarder: Discarder,
-    now: u64,
+    pub(super) now: u64,
     /// The work from the last look at the board.
     work: Work,
     /// The orders that have been carried out.
-    orders: Orders,
+    pub(super) orders: Orders,
     /// Counts to be published.
-    report: Report,
+    pub(super) report: Report,
 }
 
 impl Worker {
@@ -67,6 +72,8 @@ impl Worker {
             wheel: Wheel::new(),
             acknowledged: Ring::EMPTY,
             pending: Ring::EMPTY,
+            staying: Ring::EMPTY,
+            crowded: crowded_from(linger_sys::descriptor_limit()),
             peers: Peers::default(),
             queue: VecDeque::new(),
             watchers: HashMap::new(),
@@ -97,6 +104,9 @@ impl Worker {
             self.hurry_all(orders.deadline);
         }
         self.orders = orders;
+        if orders.no_more {
+            self.let_all_go();
+        }
         for _ in 0..orders.evict.min(self.slab.len()) {
             self.evict_one();
         }
@@ -117,6 +127,7 @@ impl Worker {
     /// Takes a socket over, after making room for it.
     fn admit(&mut self, arrival: Arrival) {
         let Arrival { socket, core, watcher } = arrival;
+        self.make_room(socket.number());
         let peer = match self.budget.sockets_per_peer {
             Some(most) => {
                 let peer = self.peers.hash(socket.peer());
@@ -293,14 +304,15 @@ impl Worker {
     }
 
     fn evict_one(&mut self) {
-        if let Some(victim) = self.acknowledged.head().or_else(|| self.pending.head()) {
+        let in_order = [self.staying.head(), self.acknowledged.head(), self.pending.head()];
+        if let Some(victim) = in_order.into_iter().flatten().next() {
             self.evict(victim);
         }
     }
 
     /// Evicts a socket. Bytes that have arrived are read first: a close with unread bytes would reset, and the peer
     /// might lose the response.
-    fn evict(&mut self, index: u32) {
+    pub(super) fn evict(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index) else { return };
         if let discarded @ Event::Discarded(_) = entry.socket.discard(&mut self.discarder, TURN) {
             entry.core.on(discarded, self.now);
@@ -311,6 +323,7 @@ impl Worker {
 
     fn hurry_all(&mut self, deadline: Option<u64>) {
         let Some(deadline) = deadline else { return };
+        self.let_all_go();
         for index in self.slab.indices() {
             self.hurry(index, deadline);
             let Some(entry) = self.slab.get(index) else { continue };
@@ -339,7 +352,11 @@ impl Worker {
         self.wheel.disarm(&mut self.slab, index);
         let Some(entry) = self.slab.get(index) else { return };
         let (flags, peer) = (entry.flags, entry.peer);
-        if flags.has(Flags::ACKNOWLEDGED) {
+        if flags.has(Flags::STAYS) {
+            self.staying.remove(&mut self.slab, index);
+            debug_assert!(self.report.staying > 0, "those that stay are counted wrongly");
+            self.report.staying -= 1;
+        } else if flags.has(Flags::ACKNOWLEDGED) {
             self.acknowledged.remove(&mut self.slab, index);
             debug_assert!(self.report.acknowledged > 0, "the acknowledged are counted wrongly");
             self.report.acknowledged -= 1;
@@ -347,13 +364,21 @@ impl Worker {
             self.pending.remove(&mut self.slab, index);
         }
         self.peers.leave(&mut self.slab, index, peer);
-        let Some(entry) = self.slab.remove(index) else { return };
-        if flags.has(Flags::REGISTERED) && !entry.socket.is_lost() {
-            self.reactor.remove(entry.socket.as_fd());
-        }
-        entry.socket.close(abort);
         let watcher = if flags.has(Flags::WATCHED) { self.watchers.remove(&index) } else { None };
-        self.record(outcome, watcher);
+        let stays = !abort && self.keep_open(index, &outcome);
+        if !stays && let Some(entry) = self.slab.remove(index) {
+            if flags.has(Flags::REGISTERED) && !entry.socket.is_lost() {
+                self.reactor.remove(entry.socket.as_fd());
+            }
+            entry.socket.close(abort);
+        }
+        // The outcome of a socket that has stayed was told when its stay began.
+        if !flags.has(Flags::STAYS) {
+            self.record(outcome, watcher);
+        }
+        if stays {
+            self.drive(index, 0, false);
+        }
     }
 
     fn publish(&mut self) {

@@ -337,3 +337,6 @@ fn a_turn_is_no_longer_than_a_turn() {
 
 #[path = "worker_event_tests.rs"]
 mod events;
+
+#[path = "worker_stay_tests.rs"]
+mod stays;

@@ -242,6 +242,19 @@ impl Core {
         self.grace = self.grace.min(millis(idle));
     }
 
+    /// Goes on behind an end that was told: everything is acknowledged, and what the peer still sends is read until it closes,
+    /// at most until `total`, or for `longest` where that is shorter. Returns false where there is nothing to go on for.
+    pub(crate) fn stay(&mut self, longest: Duration, now: u64) -> bool {
+        let total = self.total.min(millis(longest));
+        let CloseState::Ended { ended: Ended::Acknowledged, sent } = self.state else { return false };
+        if now >= self.started.saturating_add(nanos(total)) {
+            return false;
+        }
+        (self.total, self.grace, self.look) = (total, u32::MAX, Look::InTime);
+        self.state = CloseState::Draining { readable: false, sent };
+        true
+    }
+
     /// Ends the close early: to make room for other sockets, or because no closer can wait for this one.
     pub(crate) fn evict(&mut self) {
         if !matches!(self.state, CloseState::Ended { .. }) {

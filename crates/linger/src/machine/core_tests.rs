@@ -373,3 +373,37 @@ fn the_machine_counts_from_its_instant() {
     let Action::Close { outcome, abort: false } = machine.next(start + MS * 15) else { panic!() };
     assert_eq!((outcome.ended, outcome.elapsed), (Ended::Acknowledged, MS * 15));
 }
+
+/// Behind an end with everything acknowledged the machine reads on until the peer closes, and no longer than it may.
+#[test]
+fn a_told_end_can_be_followed_by_a_stay() {
+    let policy = policy_of(100, 1_000, 10);
+    let stays = |longest: u64, at: u64| {
+        let mut core = draining(&policy, Some(0));
+        assert_eq!(ended(&mut core, ms(10)).ended, Ended::Acknowledged);
+        core.stay(Duration::from_millis(longest), ms(at)).then_some(core)
+    };
+    for (longest, until) in [(2_000, 1_000), (700, 700)] {
+        let mut core = stays(longest, 10).unwrap();
+        assert_eq!(core.next(ms(10)), Action::Wait { until: ms(until) });
+        core.on(Event::Woken, ms(600));
+        assert!(matches!(core.next(ms(600)), Action::Discard { .. }));
+        core.on(Event::Discarded(5), ms(600));
+        core.on(Event::Empty, ms(600));
+        assert_eq!(core.next(ms(600)), Action::Wait { until: ms(until) });
+        let mut closes = core.clone();
+        closes.on(Event::EndOfStream, ms(600));
+        assert_eq!(ended(&mut closes, ms(600)).ended, Ended::PeerClosed);
+        assert!(matches!(core.next(ms(until)), Action::Close { abort: false, .. }));
+        assert!(stays(longest, until - 1).is_some() && stays(longest, until).is_none());
+    }
+    // Not behind another end: something is unacknowledged, nothing more is read, or the close goes on.
+    let mut core = draining(&policy, Some(7));
+    assert!(!core.stay(MS, 0));
+    assert_eq!(ended(&mut core, ms(100)).ended, Ended::TimedOut(Bound::Idle));
+    assert!(!core.stay(Duration::MAX, ms(100)));
+    let mut core = draining(&Policy { max_discard: Some(1), ..policy }, Some(0));
+    core.on(Event::Discarded(1), 0);
+    assert_eq!(ended(&mut core, ms(10)).ended, Ended::Limit);
+    assert!(!core.stay(Duration::MAX, ms(10)));
+}

@@ -55,14 +55,17 @@
 //! | 30,000 | 98,304 | 98,304 | 98,304 |
 //! | 60,000 | 95,232 | 68,608 | 68,608 |
 //!
-//! So only time protects such a peer: [`Policy::patient`](crate::Policy::patient) stays until `total`. It is not the default: each peer that never closes then costs a
-//! descriptor for 30 s, and a blocking close its thread.
+//! So only time protects such a peer. What time costs depends on who waits. A blocking close has a thread, a watcher or a task may hold a
+//! permit, and a stop of the server waits for all closes: for these `grace` is the end, and [`Policy::patient`](crate::Policy::patient) is not the
+//! default. A closer's socket costs a descriptor, 96 bytes and the kernel's socket, and no more once its outcome is told. So it stays
+//! open after that, and what the peer sends late is read: see [`Budget::staying`](crate::Budget::staying) below.
 //!
-//! | a peer that has everything and keeps its socket open | is let go after |
-//! |---|---|
-//! | linger | 0.55 s |
-//! | nginx 1.22, `lingering_close always` | 5.0 s |
-//! | httpd 2.4, event | 30.0 s |
+//! | a peer that has everything and keeps its socket open | has its close ended after | is closed after |
+//! |---|---|---|
+//! | linger, a closer with room (all adapters) | 0.55 s | 30.0 s |
+//! | linger, blocking, or without room | 0.55 s | 0.55 s |
+//! | nginx 1.22, `lingering_close always` | 5.0 s | 5.0 s |
+//! | httpd 2.4, event | 30.0 s | 30.0 s |
 //!
 //! # `max_discard`: none
 //!
@@ -93,6 +96,14 @@
 //! and then cannot keep a server from accepting. A lingering socket costs 96 bytes, or up to 128 bytes if
 //! `sockets_per_peer` is set, and no CPU while nothing happens; nginx needs some 10 KB for a connection that
 //! has ended, httpd 41 KB. The kernel's share is its send queue.
+//!
+//! # `Budget::staying`: a quarter of the descriptors, at most 1,024
+//!
+//! Sockets that stay open behind a close that has ended with everything acknowledged. Nothing may be worse off for them, so they give way to
+//! everything: one is let go for each new socket that `sockets` has no room for and at each [`evict`](crate::Closer::evict), all are at
+//! [`finish`](crate::Closer::finish), when the last handle of the closer is dropped, and as soon as a socket comes whose descriptor's number is
+//! in the upper half of what the process may have (the kernel gives the lowest free number, so that half of all are taken). One that stays
+//! longest goes when there is one too many. They are no part of `lingering`, and nothing of them is counted but their number.
 //!
 //! # Not waking at once
 //!

@@ -73,8 +73,10 @@ pub struct Policy {
     /// pauses in its request, and reads the answer only at the end, would otherwise meet a reset.
     ///
     /// A longer time protects peers that send something late and whose system discards received data at a reset (BSD,
-    /// macOS, Windows). It holds a descriptor that much longer for every peer that never closes. The kernel cannot tell whether
-    /// the peer's program has read what its kernel has acknowledged: see [`Policy::patient`].
+    /// macOS, Windows). It holds a descriptor that much longer for every peer that never closes, and the thread of a blocking close. The
+    /// kernel cannot tell whether the peer's program has read what its kernel has acknowledged. So a [`Closer`](crate::Closer) that has
+    /// told the outcome then keeps the socket open as long as it has room for it ([`Budget::staying`](crate::Budget::staying));
+    /// [`Policy::patient`] is for what cannot be left to room.
     pub grace: Duration,
     /// What to do when a bound ends the close.
     pub at_limit: AtLimit,
@@ -189,8 +191,12 @@ impl Policy {
     /// [`total`](Self::total), 30 s.
     ///
     /// With the default, the close of a response that fits into the client's buffers ends half a second after the client's kernel has
-    /// acknowledged it. If the client reads only later, and sends something first, it meets a reset, which on some systems
-    /// takes the response with it. With this policy that can happen 30 s after the close has begun, and not before.
+    /// acknowledged it. If the client reads only later, and sends something first, a socket that is closed answers with a reset, which on some
+    /// systems takes the response with it. With this policy that can happen 30 s after the close has begun, and not before.
+    ///
+    /// A [`Closer`](crate::Closer), and so every adapter, does nearly the same without it: a socket whose close is over stays open, if there is room
+    /// ([`Budget::staying`](crate::Budget::staying)). This policy is for blocking closes, and for servers that hold so many connections that
+    /// there is no such room.
     ///
     /// A client that has everything and never closes holds its descriptor for 30 s, in place of half a second; its thread, too, if the
     /// close is a blocking one ([`close`](crate::close)). A [`Closer`](crate::Closer) bounds the number, and gives up sockets whose

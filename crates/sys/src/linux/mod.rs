@@ -13,7 +13,7 @@ pub use discard::Discarder;
 pub(crate) use process::process_number;
 pub use queue::{send_queue, set_receive_low_water, unread};
 pub use reactor::{Alarm, Reactor, ReadyList};
-pub use send::{descriptor_limit, send_now};
+pub use send::{descriptor_limit, descriptor_number, send_now};
 pub use state::{family, is_multipath, tcp_state};
 pub use tcp_info::tcp_info;
 pub use wait::SocketWait;

@@ -1,7 +1,7 @@
 //! Writing without waiting, and the limit of descriptors.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::net::SendFlags;
 use rustix::process::{Resource, getrlimit};
@@ -16,6 +16,11 @@ pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::io::retry_on_intr(|| {
         rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
     })?)
+}
+
+/// The number of a descriptor. The kernel gives the lowest that is free, so a high number says that many are taken.
+pub fn descriptor_number(fd: BorrowedFd<'_>) -> Option<u64> {
+    u64::try_from(fd.as_raw_fd()).ok()
 }
 
 /// How many descriptors the process may have now (the soft `RLIMIT_NOFILE`); `None` for no limit.

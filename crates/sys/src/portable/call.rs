@@ -72,3 +72,15 @@ pub fn descriptor_limit() -> Option<u64> {
     #[cfg(not(unix))]
     None
 }
+
+/// The number of a descriptor. The kernel gives the lowest that is free, so a high number says that many are taken; `None` on
+/// Windows, where a socket has no such number.
+pub fn descriptor_number(fd: BorrowedFd<'_>) -> Option<u64> {
+    #[cfg(unix)]
+    return u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&fd)).ok();
+    #[cfg(not(unix))]
+    {
+        let _ = fd;
+        None
+    }
+}

@@ -14,7 +14,7 @@ mod process;
 mod reactor;
 mod wait;
 
-pub use call::{descriptor_limit, send_now, unread};
+pub use call::{descriptor_limit, descriptor_number, send_now, unread};
 pub use discard::Discarder;
 pub use facts::{family, is_multipath, send_queue, set_receive_low_water, tcp_info, tcp_state};
 pub(crate) use process::process_number;

@@ -1,0 +1,168 @@
+//! Sockets that stay open behind a close that has ended.
+
+use super::*;
+use crate::Mode;
+
+/// The close of a peer that has everything ends at once, and its socket would stay for a minute.
+fn hasty() -> Policy {
+    Policy { grace: Duration::from_millis(1), ..patient() }
+}
+
+/// A client whose close has ended with all acknowledged, so that its socket stays, and the outcome's receiver.
+fn staying(worker: &mut Worker) -> (TcpStream, Receiver<Outcome>) {
+    let (client, mut server) = pair();
+    server.write_all(b"answer").unwrap();
+    let ended = admit(worker, server, &hasty());
+    assert_eq!(told(worker, &ended).ended, Ended::Acknowledged);
+    (client, ended)
+}
+
+/// Sends a byte, and says whether the server's kernel has answered it with a reset.
+fn sends_late(client: &mut TcpStream) -> bool {
+    client.write_all(b"!").unwrap();
+    while linger_sys::tcp_state(client.as_fd()).unwrap() != linger_sys::TcpState::Close
+        && linger_sys::send_queue(client.as_fd()).unwrap() > 0
+    {
+        std::thread::yield_now();
+    }
+    client.take_error().unwrap().is_some()
+}
+
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn what_comes_after_the_end_is_read_and_counted_nowhere() {
+    let mut worker = worker(Budget::default());
+    let (mut client, ended) = staying(&mut worker);
+    assert_eq!((worker.report.staying, worker.report.acknowledged, worker.slab.len()), (1, 0, 1));
+    worker.publish();
+    let snapshot = worker.shared.snapshot();
+    assert_eq!((snapshot.staying, snapshot.lingering, snapshot.ended.acknowledged), (1, 0, 1));
+    assert!(!sends_late(&mut client), "the socket was closed");
+    until(&mut worker, |worker| (core(worker).discarded() == 1).then_some(()));
+    let mut got = String::new();
+    client.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "answer");
+    drop(client);
+    until(&mut worker, |worker| (worker.slab.len() == 0).then_some(()));
+    worker.publish();
+    let snapshot = worker.shared.snapshot();
+    assert_eq!((snapshot.staying, snapshot.discarded, snapshot.ended.total()), (0, 0, 1));
+    assert_eq!(ended.try_recv(), Err(TryRecvError::Disconnected), "told twice");
+    assert_eq!(worker.shared.unreported(), 0);
+}
+
+/// The same, but nothing is to stay: the byte meets a reset.
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn where_nothing_may_stay_the_socket_is_closed() {
+    let nothing: [fn(&mut Worker); 4] = [
+        |worker| worker.budget.staying = 0,
+        |worker| worker.crowded = 0,
+        |worker| worker.orders.deadline = Some(u64::MAX),
+        |worker| worker.orders.no_more = true,
+    ];
+    for forbid in nothing {
+        let mut worker = worker(Budget::default());
+        worker.turn();
+        let (mut client, mut server) = pair();
+        server.write_all(b"answer").unwrap();
+        let core = Core::new(&hasty(), worker.now);
+        let socket = Socket::new(server.into()).unwrap();
+        forbid(&mut worker);
+        let (tell, ended) = channel();
+        let watcher: Watcher = Box::new(move |outcome: Outcome| tell.send(outcome.ended).unwrap());
+        worker.admit(Arrival { socket, core, watcher: Some(watcher) });
+        while worker.slab.len() > 0 {
+            worker.now = worker.shared.clock().now();
+            worker.serve_timers();
+            wait(&mut worker);
+        }
+        assert_eq!(ended.try_recv(), Ok(Ended::Acknowledged));
+        assert!(sends_late(&mut client));
+    }
+}
+
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn those_that_stay_go_first_the_oldest_before_the_others() {
+    let mut worker = worker(Budget { sockets: 3, sockets_per_peer: Some(3), ..Budget::default() });
+    let (mut first, _) = staying(&mut worker);
+    let (mut second, _) = staying(&mut worker);
+    let (third, server) = pair();
+    let lingers = admit(&mut worker, server, &patient());
+    until(&mut worker, |worker| (worker.report.acknowledged == 1).then_some(()));
+    // A new socket, though one that lingers has everything, too.
+    let (fourth, server) = stuffed();
+    let slow = admit(&mut worker, server, &patient());
+    assert_eq!((worker.slab.len(), worker.report.staying), (3, 1));
+    assert!(sends_late(&mut first) && !sends_late(&mut second));
+    // An order.
+    worker.shared.evict(1);
+    worker.turn();
+    assert_eq!((worker.slab.len(), worker.report.staying), (2, 0));
+    assert!(lingers.try_recv().is_err() && slow.try_recv().is_err());
+    assert!(sends_late(&mut second));
+    drop((third, fourth));
+}
+
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn one_too_many_sends_the_oldest_away() {
+    let mut worker = worker(Budget { staying: 2, ..Budget::default() });
+    let mut clients: Vec<_> = (0..3).map(|_| staying(&mut worker).0).collect();
+    assert_eq!((worker.report.staying, worker.slab.len()), (2, 2));
+    assert_eq!(clients.iter_mut().map(sends_late).collect::<Vec<_>>(), [true, false, false]);
+}
+
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn a_stop_and_a_shortage_send_all_away() {
+    let events: [fn(&mut Worker); 3] = [
+        |worker| worker.hurry_all(Some(u64::MAX)),
+        |worker| {
+            worker.shared.no_more();
+            assert!(!worker.turn(), "there is nothing left to wait for");
+        },
+        |worker| worker.make_room(Some(worker.crowded)),
+    ];
+    for event in events {
+        let mut worker = worker(Budget::default());
+        let mut clients: Vec<_> = (0..2).map(|_| staying(&mut worker).0).collect();
+        let almost = Some(worker.crowded - 1);
+        worker.make_room(almost);
+        assert_eq!(worker.report.staying, 2);
+        event(&mut worker);
+        assert_eq!((worker.report.staying, worker.slab.len()), (0, 0));
+        assert!(clients.iter_mut().all(sends_late));
+    }
+}
+
+/// At the policy's `total`, or after 30 s where that is shorter.
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn a_stay_ends() {
+    for (total, wanted) in [(20, 20), (60, 30)] {
+        let mut worker = worker(Budget::default());
+        let (client, server) = pair();
+        let (total, begun) = (Duration::from_secs(total), worker.now);
+        let ended = admit(&mut worker, server, &Policy { total, idle: total, ..hasty() });
+        assert_eq!(told(&mut worker, &ended).ended, Ended::Acknowledged);
+        let end = core(&mut worker).end_at();
+        assert_eq!(end, begun + wanted * 1_000_000_000);
+        // Its timer is armed, and comes with the next tick at the latest.
+        worker.now = end - 1;
+        worker.serve_timers();
+        assert_eq!(worker.slab.len(), 1);
+        worker.now = end + (4 << 20);
+        worker.serve_timers();
+        assert_eq!((worker.slab.len(), worker.report.staying), (0, 0));
+        drop(client);
+    }
+    // Nor does a close that did not wait stay.
+    let mut worker = worker(Budget::default());
+    let (mut client, server) = pair();
+    let ended = admit(&mut worker, server, &Policy { mode: Mode::None, ..patient() });
+    assert_eq!(told(&mut worker, &ended).ended, Ended::Unwaited);
+    assert_eq!(worker.slab.len(), 0);
+    assert!(sends_late(&mut client));
+}
