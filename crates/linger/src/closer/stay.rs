@@ -2,70 +2,80 @@
 //!
 //! A peer whose kernel has acknowledged everything may not have read it, and may still send something: to a closed socket that is
 //! a reset, which on some systems takes with it what was not read. So a socket whose close has ended with
-//! [`Ended::Acknowledged`] stays, as long as nobody wants for its descriptor. Its outcome is told before, nobody waits for it, and it is
+//! [`Ended::Acknowledged`] stays, as long as nobody wants its descriptor. Its outcome is told before, nobody waits for it, and it is
 //! the first to go.
 
 use std::time::Duration;
 
-use super::slab::Flags;
-use super::worker::Worker;
+use super::slab::{AGE, Entry, Flags, Ring, Slab};
 use crate::outcome::{Ended, Outcome};
 use crate::policy::defaults;
 
 /// Longest time from the beginning of a close to the end of its socket's stay. A policy with a shorter `total` shortens it.
 const LONGEST: Duration = defaults::TOTAL;
 
-/// From this number of a descriptor on, so many are taken that no socket stays: half of those that the process may have.
-pub(super) fn crowded_from(limit: Option<u64>) -> u64 {
-    limit.map_or(u64::MAX, |limit| limit / 2)
+/// The sockets of a closer that stay.
+pub(super) struct Staying {
+    /// By age, the oldest first.
+    ring: Ring<AGE>,
+    count: usize,
+    /// Most sockets that may stay.
+    most: usize,
+    /// The lowest number of a descriptor that says that descriptors are running short.
+    crowded: u64,
 }
 
-impl Worker {
-    /// Lets a socket whose close has ended so stay open. Returns whether it does.
-    pub(super) fn keep_open(&mut self, index: u32, outcome: &Outcome) -> bool {
-        let is_stopping = self.orders.deadline.is_some() || self.orders.no_more;
-        if outcome.ended != Ended::Acknowledged || is_stopping || self.budget.staying == 0 {
-            return false;
-        }
-        let Some(entry) = self.slab.get(index) else { return false };
-        if entry.flags.has(Flags::STAYS) || is_crowded(entry.socket.number(), self.crowded) {
-            return false;
-        }
-        if !entry.core.stay(LONGEST, self.now) {
-            return false;
-        }
-        entry.flags.set(Flags::STAYS | Flags::ACKNOWLEDGED);
-        // It is no more one of its peer's, whose bound is on sockets that linger.
-        entry.peer = 0;
-        while self.report.staying >= self.budget.staying as u64 {
-            self.let_one_go();
-        }
-        self.staying.push_back(&mut self.slab, index);
-        self.report.staying += 1;
-        true
+impl Staying {
+    /// Room for `most` sockets in a process that may have `descriptors` (`None` for no limit). From half of them on they run short.
+    pub(super) fn new(most: usize, descriptors: Option<u64>) -> Self {
+        let crowded = descriptors.map_or(u64::MAX, |limit| limit / 2);
+        Self { ring: Ring::EMPTY, count: 0, most, crowded }
     }
 
-    /// Lets all go that stay, if a new socket's descriptor says that descriptors are running short.
-    pub(super) fn make_room(&mut self, number: Option<u64>) {
-        if is_crowded(number, self.crowded) {
-            self.let_all_go();
-        }
+    pub(super) fn len(&self) -> usize {
+        self.count
     }
 
-    pub(super) fn let_all_go(&mut self) {
-        while self.let_one_go() {}
+    /// Whether one more is one too many.
+    pub(super) fn is_full(&self) -> bool {
+        self.count >= self.most
     }
 
-    /// Closes the socket that has stayed longest. Returns whether there was one.
-    fn let_one_go(&mut self) -> bool {
-        let victim = self.staying.head();
-        victim.into_iter().for_each(|index| self.evict(index));
-        victim.is_some()
+    /// The socket that has stayed longest.
+    pub(super) fn oldest(&self) -> Option<u32> {
+        self.ring.head()
     }
-}
 
-fn is_crowded(number: Option<u64>, crowded: u64) -> bool {
-    number.is_some_and(|number| number >= crowded)
+    /// Whether the number of a new descriptor says that descriptors are running short.
+    pub(super) fn is_crowded(&self, number: Option<u64>) -> bool {
+        number.is_some_and(|number| number >= self.crowded)
+    }
+
+    /// Lets the machine of a socket go on whose close has ended so, if it may stay. Returns whether it may.
+    pub(super) fn may(&self, entry: &mut Entry, outcome: &Outcome, now: u64) -> bool {
+        outcome.ended == Ended::Acknowledged
+            && self.most > 0
+            && !entry.flags.has(Flags::STAYS)
+            && !self.is_crowded(entry.socket.number())
+            && entry.core.stay(LONGEST, now)
+    }
+
+    /// Descriptors run short from now on.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn run_short(&mut self) {
+        self.crowded = 0;
+    }
+
+    pub(super) fn enter(&mut self, slab: &mut Slab, index: u32) {
+        self.ring.push_back(slab, index);
+        self.count += 1;
+    }
+
+    pub(super) fn leave(&mut self, slab: &mut Slab, index: u32) {
+        self.ring.remove(slab, index);
+        debug_assert!(self.count > 0, "those that stay are counted wrongly");
+        self.count -= 1;
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -74,9 +84,11 @@ mod tests {
 
     #[test]
     fn descriptors_run_short_from_half_of_the_limit_on() {
-        let crowded = crowded_from(Some(1_024));
-        assert_eq!([511, 512].map(|number| is_crowded(Some(number), crowded)), [false, true]);
+        let staying = Staying::new(1, Some(1_024));
+        assert_eq!([511, 512].map(|number| staying.is_crowded(Some(number))), [false, true]);
         // Without a limit nothing is short, nor where a descriptor has no number.
-        assert!(!is_crowded(Some(1 << 40), crowded_from(None)) && !is_crowded(None, 0));
+        assert!(
+            !Staying::new(1, None).is_crowded(Some(1 << 40)) && !Staying::new(1, Some(0)).is_crowded(None)
+        );
     }
 }

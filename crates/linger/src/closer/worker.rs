@@ -13,7 +13,7 @@ use super::budget::{Budget, Throttle};
 use super::decide::{Fired, earliest, fired, is_emptied};
 use super::peers::Peers;
 use super::slab::{AGE, Entry, Flags, Ring, Slab, UNARMED};
-use super::stay::crowded_from;
+use super::stay::Staying;
 use super::watched::Watched;
 use super::wheel::Wheel;
 use super::{Arrival, Watcher};
@@ -33,30 +33,28 @@ const KEPT: usize = 64;
 pub(super) struct Worker {
     shared: Arc<Shared>,
     reactor: Reactor,
-    pub(super) budget: Budget,
-    pub(super) slab: Slab,
+    budget: Budget,
+    slab: Slab,
     wheel: Wheel,
     /// Sockets whose peers have acknowledged everything and are silent. They are evicted first.
     acknowledged: Ring<AGE>,
     /// All others: first those whose peers answer probes and read nothing, then by age, the oldest first.
     pending: Ring<AGE>,
-    /// Sockets that are open behind a close that has ended, by age. They go before all others.
-    pub(super) staying: Ring<AGE>,
-    /// The lowest number of a descriptor that says that descriptors are running short.
-    pub(super) crowded: u64,
+    /// Sockets that are open behind a close that has ended. They go before all others.
+    staying: Staying,
     peers: Peers,
     /// Sockets that have, or may have, something to read, in the order of their turns.
     queue: VecDeque<u32>,
     watchers: HashMap<u32, Watcher>,
     throttle: Throttle,
     discarder: Discarder,
-    pub(super) now: u64,
+    now: u64,
     /// The work from the last look at the board.
     work: Work,
     /// The orders that have been carried out.
-    pub(super) orders: Orders,
+    orders: Orders,
     /// Counts to be published.
-    pub(super) report: Report,
+    report: Report,
 }
 
 impl Worker {
@@ -72,8 +70,7 @@ impl Worker {
             wheel: Wheel::new(),
             acknowledged: Ring::EMPTY,
             pending: Ring::EMPTY,
-            staying: Ring::EMPTY,
-            crowded: crowded_from(linger_sys::descriptor_limit()),
+            staying: Staying::new(budget.staying, linger_sys::descriptor_limit()),
             peers: Peers::default(),
             queue: VecDeque::new(),
             watchers: HashMap::new(),
@@ -127,7 +124,9 @@ impl Worker {
     /// Takes a socket over, after making room for it.
     fn admit(&mut self, arrival: Arrival) {
         let Arrival { socket, core, watcher } = arrival;
-        self.make_room(socket.number());
+        if self.staying.is_crowded(socket.number()) {
+            self.let_all_go();
+        }
         let peer = match self.budget.sockets_per_peer {
             Some(most) => {
                 let peer = self.peers.hash(socket.peer());
@@ -304,7 +303,7 @@ impl Worker {
     }
 
     fn evict_one(&mut self) {
-        let in_order = [self.staying.head(), self.acknowledged.head(), self.pending.head()];
+        let in_order = [self.staying.oldest(), self.acknowledged.head(), self.pending.head()];
         if let Some(victim) = in_order.into_iter().flatten().next() {
             self.evict(victim);
         }
@@ -312,13 +311,39 @@ impl Worker {
 
     /// Evicts a socket. Bytes that have arrived are read first: a close with unread bytes would reset, and the peer
     /// might lose the response.
-    pub(super) fn evict(&mut self, index: u32) {
+    fn evict(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index) else { return };
         if let discarded @ Event::Discarded(_) = entry.socket.discard(&mut self.discarder, TURN) {
             entry.core.on(discarded, self.now);
         }
         entry.core.evict();
         self.drive(index, 0, false);
+    }
+
+    /// Lets a socket whose close has ended so stay open, if it may. Returns whether it does.
+    fn keep_open(&mut self, index: u32, outcome: &Outcome) -> bool {
+        let is_stopping = self.orders.deadline.is_some() || self.orders.no_more;
+        let Some(entry) = self.slab.get(index) else { return false };
+        if is_stopping || !self.staying.may(entry, outcome, self.now) {
+            return false;
+        }
+        entry.flags.set(Flags::STAYS | Flags::ACKNOWLEDGED);
+        // It is no more one of its peer's, whose bound is on sockets that linger.
+        entry.peer = 0;
+        while self.staying.is_full() && self.let_one_go() {}
+        self.staying.enter(&mut self.slab, index);
+        true
+    }
+
+    fn let_all_go(&mut self) {
+        while self.let_one_go() {}
+    }
+
+    /// Closes the socket that has stayed longest. Returns whether there was one.
+    fn let_one_go(&mut self) -> bool {
+        let oldest = self.staying.oldest();
+        oldest.into_iter().for_each(|index| self.evict(index));
+        oldest.is_some()
     }
 
     fn hurry_all(&mut self, deadline: Option<u64>) {
@@ -353,9 +378,7 @@ impl Worker {
         let Some(entry) = self.slab.get(index) else { return };
         let (flags, peer) = (entry.flags, entry.peer);
         if flags.has(Flags::STAYS) {
-            self.staying.remove(&mut self.slab, index);
-            debug_assert!(self.report.staying > 0, "those that stay are counted wrongly");
-            self.report.staying -= 1;
+            self.staying.leave(&mut self.slab, index);
         } else if flags.has(Flags::ACKNOWLEDGED) {
             self.acknowledged.remove(&mut self.slab, index);
             debug_assert!(self.report.acknowledged > 0, "the acknowledged are counted wrongly");
@@ -366,7 +389,8 @@ impl Worker {
         self.peers.leave(&mut self.slab, index, peer);
         let watcher = if flags.has(Flags::WATCHED) { self.watchers.remove(&index) } else { None };
         let stays = !abort && self.keep_open(index, &outcome);
-        if !stays && let Some(entry) = self.slab.remove(index) {
+        let over = if stays { None } else { self.slab.remove(index) };
+        if let Some(entry) = over {
             if flags.has(Flags::REGISTERED) && !entry.socket.is_lost() {
                 self.reactor.remove(entry.socket.as_fd());
             }
@@ -382,6 +406,7 @@ impl Worker {
     }
 
     fn publish(&mut self) {
+        self.report.staying = self.staying.len() as u64;
         self.shared.publish(&mut self.report);
     }
 

@@ -33,7 +33,7 @@ fn sends_late(client: &mut TcpStream) -> bool {
 fn what_comes_after_the_end_is_read_and_counted_nowhere() {
     let mut worker = worker(Budget::default());
     let (mut client, ended) = staying(&mut worker);
-    assert_eq!((worker.report.staying, worker.report.acknowledged, worker.slab.len()), (1, 0, 1));
+    assert_eq!((worker.staying.len(), worker.report.acknowledged, worker.slab.len()), (1, 0, 1));
     worker.publish();
     let snapshot = worker.shared.snapshot();
     assert_eq!((snapshot.staying, snapshot.lingering, snapshot.ended.acknowledged), (1, 0, 1));
@@ -56,8 +56,8 @@ fn what_comes_after_the_end_is_read_and_counted_nowhere() {
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
 fn where_nothing_may_stay_the_socket_is_closed() {
     let nothing: [fn(&mut Worker); 4] = [
-        |worker| worker.budget.staying = 0,
-        |worker| worker.crowded = 0,
+        |worker| worker.staying = Staying::new(0, None),
+        |worker| worker.staying = Staying::new(1, Some(0)),
         |worker| worker.orders.deadline = Some(u64::MAX),
         |worker| worker.orders.no_more = true,
     ];
@@ -94,12 +94,12 @@ fn those_that_stay_go_first_the_oldest_before_the_others() {
     // A new socket, though one that lingers has everything, too.
     let (fourth, server) = stuffed();
     let slow = admit(&mut worker, server, &patient());
-    assert_eq!((worker.slab.len(), worker.report.staying), (3, 1));
+    assert_eq!((worker.slab.len(), worker.staying.len()), (3, 1));
     assert!(sends_late(&mut first) && !sends_late(&mut second));
     // An order.
     worker.shared.evict(1);
     worker.turn();
-    assert_eq!((worker.slab.len(), worker.report.staying), (2, 0));
+    assert_eq!((worker.slab.len(), worker.staying.len()), (2, 0));
     assert!(lingers.try_recv().is_err() && slow.try_recv().is_err());
     assert!(sends_late(&mut second));
     drop((third, fourth));
@@ -110,29 +110,44 @@ fn those_that_stay_go_first_the_oldest_before_the_others() {
 fn one_too_many_sends_the_oldest_away() {
     let mut worker = worker(Budget { staying: 2, ..Budget::default() });
     let mut clients: Vec<_> = (0..3).map(|_| staying(&mut worker).0).collect();
-    assert_eq!((worker.report.staying, worker.slab.len()), (2, 2));
+    assert_eq!((worker.staying.len(), worker.slab.len()), (2, 2));
     assert_eq!(clients.iter_mut().map(sends_late).collect::<Vec<_>>(), [true, false, false]);
 }
 
 #[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
 fn a_stop_and_a_shortage_send_all_away() {
-    let events: [fn(&mut Worker); 3] = [
-        |worker| worker.hurry_all(Some(u64::MAX)),
-        |worker| {
-            worker.shared.no_more();
-            assert!(!worker.turn(), "there is nothing left to wait for");
-        },
-        |worker| worker.make_room(Some(worker.crowded)),
+    // Each with the number of sockets that are left.
+    let events: [(fn(&mut Worker), usize); 3] = [
+        (|worker| worker.hurry_all(Some(u64::MAX)), 0),
+        (
+            |worker| {
+                worker.shared.no_more();
+                assert!(!worker.turn(), "there is nothing left to wait for");
+            },
+            0,
+        ),
+        (
+            |worker| {
+                // Descriptors do not run short at a socket's coming, and do at the next.
+                let (client, server) = stuffed();
+                let ended = admit(worker, server, &patient());
+                assert_eq!((worker.staying.len(), worker.slab.len()), (2, 3));
+                worker.staying.run_short();
+                let (another, server) = stuffed();
+                admit(worker, server, &patient());
+                assert!(ended.try_recv().is_err());
+                std::mem::forget((client, another));
+            },
+            2,
+        ),
     ];
-    for event in events {
+    for (event, left) in events {
         let mut worker = worker(Budget::default());
         let mut clients: Vec<_> = (0..2).map(|_| staying(&mut worker).0).collect();
-        let almost = Some(worker.crowded - 1);
-        worker.make_room(almost);
-        assert_eq!(worker.report.staying, 2);
+        assert_eq!(worker.staying.len(), 2);
         event(&mut worker);
-        assert_eq!((worker.report.staying, worker.slab.len()), (0, 0));
+        assert_eq!((worker.staying.len(), worker.slab.len()), (0, left));
         assert!(clients.iter_mut().all(sends_late));
     }
 }
@@ -155,7 +170,7 @@ fn a_stay_ends() {
         assert_eq!(worker.slab.len(), 1);
         worker.now = end + (4 << 20);
         worker.serve_timers();
-        assert_eq!((worker.slab.len(), worker.report.staying), (0, 0));
+        assert_eq!((worker.slab.len(), worker.staying.len()), (0, 0));
         drop(client);
     }
     // Nor does a close that did not wait stay.
