@@ -13,6 +13,7 @@ use crate::events::Endpoints;
 use crate::live_reset::Opinion;
 use crate::live_reset::{Direction, LiveReset, ProcessRole};
 use crate::process::NamedProcess;
+use crate::recent::ResetKey;
 
 /// Longest time for which a reset is held back. After a sent reset the socket is destroyed within microseconds. After a
 /// received reset it is destroyed only when the process closes it, which may never happen.
@@ -82,6 +83,11 @@ impl HeldResets {
     /// The held reset of a socket, by its address in the kernel; 0: that of any socket of the connection.
     pub(crate) fn of(&mut self, ends: &Endpoints, socket: u64) -> Option<&mut Held> {
         self.held.get_mut(ends)?.iter_mut().rev().find(|held| socket == 0 || held.socket == socket)
+    }
+
+    /// The held reset of this time, and its connection.
+    pub(crate) fn at(&mut self, (ends, time_ns): &ResetKey) -> Option<&mut Held> {
+        self.held.get_mut(ends)?.iter_mut().find(|held| held.time_ns == *time_ns)
     }
 
     pub(crate) fn take(&mut self, ends: &Endpoints, socket: u64) -> Option<Held> {

@@ -146,6 +146,9 @@ pub struct LiveReset {
     /// The other connections that this notice stands for, each with its time (nanoseconds since 1970).
     #[serde(skip)]
     pub(crate) others: Vec<(Endpoints, u64)>,
+    /// What closed a connection with these addresses before has no part in it.
+    #[serde(skip)]
+    pub(crate) is_new: bool,
 }
 
 impl LiveReset {

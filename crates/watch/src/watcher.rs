@@ -197,7 +197,7 @@ impl Watcher {
             std::thread::sleep(STEP);
             self.tell_recorded(&mut notices);
         }
-        self.tell_further(&mut notices);
+        self.tell_further(true, &mut notices);
         notices.extend(self.compare());
         Ok(notices)
     }
@@ -237,7 +237,7 @@ impl Watcher {
         self.tell_recorded(&mut notices);
         if self.further_told.elapsed() >= FURTHER_EVERY {
             self.further_told = Instant::now();
-            self.tell_further(&mut notices);
+            self.tell_further(false, &mut notices);
         }
         if counts || due {
             notices.extend(self.compare());
@@ -322,9 +322,9 @@ impl Watcher {
         }
     }
 
-    /// Appends what followed resets that were told before.
-    fn tell_further(&mut self, notices: &mut Vec<Notice>) {
-        for (echoes, place) in self.resets.echoes() {
+    /// Appends what followed resets that were told before. `all`: also what came last.
+    fn tell_further(&mut self, all: bool, notices: &mut Vec<Notice>) {
+        for (echoes, place) in self.resets.echoes(all) {
             let (local, remote) = (echoes.ends.0, (echoes.ends.1.port() != 0).then_some(echoes.ends.1));
             let (process, resets) = (echoes.process, echoes.count);
             if self.filter.admits_all(&[Some(local), remote], process.as_ref()) {
