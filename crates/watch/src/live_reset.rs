@@ -151,6 +151,9 @@ pub struct LiveReset {
     pub(crate) is_new: bool,
 }
 
+/// A reset on its way to whoever is told: it is large, and moved several times.
+pub(crate) type BoxedReset = Box<LiveReset>;
+
 impl LiveReset {
     pub(crate) fn set(&mut self, (cause, confidence, candidates, evidence): Opinion) {
         (self.cause, self.confidence, self.candidates, self.evidence) =

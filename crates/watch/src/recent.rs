@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::diagnose::{self, FoundBy};
 use crate::events::Endpoints;
@@ -54,7 +55,7 @@ pub(crate) struct Suspect {
     /// The process and the thread that were running.
     pub(crate) running: (u32, u32),
     pub(crate) ends: Endpoints,
-    pub(crate) reason: Option<String>,
+    pub(crate) reason: Option<Arc<str>>,
     pub(crate) state: u8,
     pub(crate) socket: u64,
     /// The reset that it was taken for an echo of.

@@ -17,7 +17,7 @@ use crate::exits::{EndedProcesses, Exits};
 use crate::held::{Held, HeldResets};
 use crate::kernel::leftovers::Leftover;
 use crate::live_reset::Opinion;
-use crate::live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
+use crate::live_reset::{AcceptQueue, BoxedReset, Direction, LiveReset, ProcessRole};
 use crate::namespace_id::NamespaceId;
 use crate::namespaces::Namespaces;
 use crate::notice::Warning;
@@ -111,6 +111,11 @@ impl Resets {
     /// Whether a poll of the socket lists is due.
     pub(crate) fn is_due(&self) -> bool {
         self.sockets.is_due()
+    }
+
+    /// How many resets are kept until they are told.
+    pub(crate) fn kept(&self) -> usize {
+        self.waiting.count() + self.done.len()
     }
 
     /// Whether a reset waits for more to be known of it.
@@ -218,8 +223,10 @@ impl Resets {
             SocketChange::Received => {
                 if let Some(suspect) = self.recent.receive(&ends, time_ns, cookie) {
                     self.no_echo(suspect);
+                    // Now that it is remembered it has this receiver.
+                    self.recent.receive(&ends, time_ns, cookie);
                 }
-                self.received(time_ns, ends, socket);
+                self.received(time_ns, ends, (socket, cookie));
             }
             SocketChange::Sent { reason, state, active } => {
                 self.seen.0 += 1;
@@ -239,11 +246,12 @@ impl Resets {
         }
     }
 
-    fn received(&mut self, time_ns: u64, ends: Endpoints, socket: u64) {
+    fn received(&mut self, time_ns: u64, ends: Endpoints, (socket, cookie): (u64, u64)) {
         let mut reset = reset(time_ns, ends, Direction::Received, diagnose::received(None));
         reset.process = self.closers.of(&ends, socket).and_then(|close| close.process.clone());
         reset.role = reset.process.is_some().then_some(ProcessRole::Held);
         let mut held = Held::new(reset, socket, time_ns);
+        held.cookie = cookie;
         held.known = self.recent.cause_of(&ends, time_ns);
         held.mptcp = self.closers.is_mptcp(&ends);
         self.done.extend(self.waiting.hold(ends, held).map(|held| (held, ends)));
@@ -333,7 +341,7 @@ impl Resets {
             && !event.is_new
             && let Some(original) = self.recent.original(&ends, time_ns, &places)
         {
-            let (running, reason) = ((pid, thread), reason.map(str::to_owned));
+            let (running, reason) = ((pid, thread), reason.map(Into::into));
             self.count_echo(Suspect { time_ns, running, ends, reason, state, socket, original });
             return;
         }
@@ -375,7 +383,7 @@ impl Resets {
     }
 
     /// The resets that are complete, ordered by time. `dead` are processes that had ended before the events were read.
-    pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, dead: &[u32]) -> Vec<LiveReset> {
+    pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, dead: &[u32]) -> Vec<BoxedReset> {
         leftovers.iter().for_each(|leftover| self.closers.place(leftover));
         let settled = self.waiting.settle(leftovers, &self.closers);
         self.done.extend(settled);
@@ -391,7 +399,7 @@ impl Resets {
     }
 
     /// All resets that still wait.
-    pub(crate) fn give_up(&mut self) -> Vec<LiveReset> {
+    pub(crate) fn give_up(&mut self) -> Vec<BoxedReset> {
         let waiting = self.waiting.give_up();
         self.done.extend(waiting);
         let mut resets = self.complete();
@@ -403,7 +411,7 @@ impl Resets {
         self.describe(resets)
     }
 
-    fn complete(&mut self) -> Vec<LiveReset> {
+    fn complete(&mut self) -> Vec<BoxedReset> {
         let mut resets = Vec::with_capacity(self.done.len());
         let (sent, received): (Vec<_>, Vec<_>) = std::mem::take(&mut self.done)
             .into_iter()
@@ -445,7 +453,7 @@ impl Resets {
     }
 
     /// Adds namespace and workload, and orders by time.
-    fn describe(&mut self, mut resets: Vec<LiveReset>) -> Vec<LiveReset> {
+    fn describe(&mut self, mut resets: Vec<BoxedReset>) -> Vec<BoxedReset> {
         for reset in &mut resets {
             self.places.decide(reset);
             let workload = reset.process.as_ref().and_then(|process| self.processes.workload(process.pid));
@@ -501,3 +509,7 @@ fn reset(time_ns: u64, ends: Endpoints, direction: Direction, opinion: Opinion) 
         is_new: false,
     }
 }
+
+#[cfg(test)]
+#[path = "resets_tests.rs"]
+mod tests;
