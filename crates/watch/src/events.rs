@@ -62,7 +62,7 @@ impl From<PerfError> for CannotWatch {
 }
 
 /// Most events that are kept until they are taken, 128 bytes each, before more are read. The rings may hold as many again.
-const MOST_READ: usize = 32_768;
+const MOST_READ: usize = 65_536;
 /// `IPPROTO_MPTCP`, as `inet_sock_set_state` has it.
 const MPTCP: u64 = 262;
 
@@ -373,9 +373,7 @@ fn decode(points: &[Point], sample: &Sample<'_>) -> Option<KernelEvent> {
     let point = points.iter().find(|point| point.format.id == id)?;
     let what = match point.kind {
         TracepointKind::Sent { reason, state, packet } => SocketChange::Sent {
-            reason: reason
-                .and_then(|field| point.format.symbol("reason", field.number(raw)?))
-                .cloned(),
+            reason: reason.and_then(|field| point.format.symbol("reason", field.number(raw)?)).cloned(),
             state: state.and_then(|field| field.number(raw)).unwrap_or(0) as u8,
             active: packet.and_then(|field| field.number(raw)) == Some(0),
         },

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(200);
 /// Most resets that are held at a time, about a kilobyte each. If there are as many, all of them are reported immediately, without
 /// byte counts.
-pub(crate) const MAX: usize = 8_192;
+pub(crate) const MAX: usize = 4_096;
 /// Most destroyed sockets whose cookies are remembered, or that wait for their reset.
 const MAX_SOCKETS: usize = 16_384;
 
@@ -83,7 +83,8 @@ impl HeldResets {
     /// Holds a reset back. Returns an earlier reset of the same socket that was still held.
     pub(crate) fn hold(&mut self, ends: Endpoints, mut held: Held) -> Option<Held> {
         // One that is destroyed is another: the kernel uses its memory again.
-        let earlier = self.take_if(&ends, |other| other.socket == held.socket && !other.gone && !other.closed);
+        let earlier =
+            self.take_if(&ends, |other| other.socket == held.socket && !other.gone && !other.closed);
         if held.cookie == 0 {
             // The kernel may have destroyed the socket before it sent the reset.
             held.cookie = self.cookies.get(&held.socket).copied().unwrap_or(0);
@@ -140,7 +141,8 @@ impl HeldResets {
         self.cookies.insert(socket, cookie);
         let is_disconnected = ends.1.port() == 0;
         let held = if is_disconnected {
-            let of_socket = self.by_socket.get(&socket).filter(|held| held.0.port() == ends.0.port()).copied();
+            let of_socket =
+                self.by_socket.get(&socket).filter(|held| held.0.port() == ends.0.port()).copied();
             self.by_cookie.extend(of_socket.map(|ends| (cookie, ends)));
             of_socket.and_then(|ends| self.of(&ends, socket)).filter(|held| !held.gone)
         } else {
@@ -165,23 +167,28 @@ impl HeldResets {
     }
 
     /// Matches held resets with the destroyed sockets in `leftovers`. Returns the resets that are complete or have been
-    /// held for their longest time.
-    pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, closers: &Closers) -> Vec<(Held, Endpoints)> {
+    /// held for their longest time. `is_behind`: events that came before are not taken yet, so that no socket is forgotten.
+    pub(crate) fn settle(
+        &mut self,
+        leftovers: Vec<Leftover>,
+        closers: &Closers,
+        is_behind: bool,
+    ) -> Vec<(Held, Endpoints)> {
         let mut settled = Vec::new();
         let mut unmatched = HashMap::new();
-        let told = leftovers
-            .into_iter()
-            .map(|leftover| ((leftover.local, leftover.remote), leftover.cookie, leftover));
-        let early: Vec<_> =
-            self.early.drain().map(|((ends, cookie), leftover)| (ends, cookie, leftover)).collect();
-        for (ends, cookie, leftover) in early.into_iter().chain(told) {
+        let told = leftovers.into_iter().map(|leftover| (false, leftover));
+        let early = std::mem::take(&mut self.early).into_values().map(|leftover| (true, leftover));
+        for (is_early, leftover) in early.chain(told) {
+            let (ends, cookie) = ((leftover.local, leftover.remote), leftover.cookie);
             if ends.1.port() == 0 {
                 self.place(&leftover);
                 continue;
             }
             let exact = self.take_if(&ends, |held| held.cookie == cookie);
             let Some(mut held) = exact.or_else(|| self.take_if(&ends, |held| held.is_of(cookie))) else {
-                unmatched.insert((ends, cookie), leftover);
+                if (is_behind || !is_early) && unmatched.len() < MAX_SOCKETS {
+                    unmatched.insert((ends, cookie), leftover);
+                }
                 continue;
             };
             let (fin_sent, fin_received) = closers.fins(&ends, held.socket);
@@ -197,9 +204,6 @@ impl HeldResets {
             settled.push((held, ends));
         }
         self.early = unmatched;
-        if self.early.len() > MAX_SOCKETS {
-            self.early.clear();
-        }
         let now = Instant::now();
         let crowded = self.count >= MAX;
         let over = |held: &Held| crowded || held.is_over(now);
@@ -307,5 +311,37 @@ impl Held {
             reset.bytes = Bytes::unknown(Unknown::Mptcp);
         }
         self.reset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leftover(port: u16) -> Leftover {
+        Leftover {
+            namespace: None,
+            cookie: port.into(),
+            local: ([10, 0, 0, 1], 80).into(),
+            remote: ([10, 0, 0, 2], port).into(),
+            unread: 0,
+            unacknowledged: 0,
+            unsent: None,
+            arrived: None,
+        }
+    }
+
+    /// Most sockets end without a reset. The reset of one that had one comes in the next round, or the events are behind.
+    #[test]
+    fn a_socket_without_a_reset_is_forgotten() {
+        let (mut held, closers) = (HeldResets::default(), Closers::default());
+        held.settle(vec![leftover(1)], &closers, false);
+        assert_eq!(held.early.len(), 1);
+        held.settle(vec![leftover(2)], &closers, true);
+        assert_eq!(held.early.len(), 2, "the events are behind");
+        held.settle(vec![leftover(3)], &closers, false);
+        assert_eq!(held.early.len(), 1, "the latest alone");
+        held.settle((4..=u16::MAX).map(leftover).collect(), &closers, true);
+        assert_eq!(held.early.len(), MAX_SOCKETS);
     }
 }

@@ -119,8 +119,7 @@ impl RecentResets {
         } else {
             self.by_remote.insert(ends.1, ends);
         }
-        let sent =
-            SentReset { time_ns, opinion, process, namespace: None, echoes: 0, young: 0, receiver: 0 };
+        let sent = SentReset { time_ns, opinion, process, namespace: None, echoes: 0, young: 0, receiver: 0 };
         let twins = self.sent.entry(ends).or_default();
         // Most connections have one.
         twins.reserve_exact(1);
@@ -402,7 +401,11 @@ mod tests {
             let original = |recent: &RecentResets, places: &[NamespaceId]| {
                 recent.original(&packet, later, places).map(|(_, time_ns)| time_ns)
             };
-            assert_eq!(original(&recent, &[there]), Some(SECOND), "where the first was sent is not known yet");
+            assert_eq!(
+                original(&recent, &[there]),
+                Some(SECOND),
+                "where the first was sent is not known yet"
+            );
             recent.correct(&(ends, SECOND), &first, Some(here));
             for places in [&[here][..], &[there, here], &[]] {
                 assert_eq!(original(&recent, places), Some(SECOND), "{places:?}");

@@ -382,10 +382,16 @@ impl Resets {
         }
     }
 
-    /// The resets that are complete, ordered by time. `dead` are processes that had ended before the events were read.
-    pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, dead: &[u32]) -> Vec<BoxedReset> {
+    /// The resets that are complete, ordered by time. `dead` are processes that had ended before the events were read. `is_behind`:
+    /// not all events that were read are taken.
+    pub(crate) fn settle(
+        &mut self,
+        leftovers: Vec<Leftover>,
+        dead: &[u32],
+        is_behind: bool,
+    ) -> Vec<BoxedReset> {
         leftovers.iter().for_each(|leftover| self.closers.place(leftover));
-        let settled = self.waiting.settle(leftovers, &self.closers);
+        let settled = self.waiting.settle(leftovers, &self.closers, is_behind);
         self.done.extend(settled);
         let mut resets = self.complete();
         for pid in dead {

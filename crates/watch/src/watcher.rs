@@ -11,9 +11,9 @@ use crate::blind::Blind;
 use crate::cgroup::KnownPlace;
 use crate::counted::{Comparison, Counted};
 use crate::events::{CannotWatch, Kernel, KernelEvent};
+use crate::held;
 use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
-use crate::held;
 use crate::live_reset::{AcceptQueue, BoxedReset};
 use crate::namespace_id::NamespaceId;
 use crate::notice::{Filter, FurtherResets, Notice};
@@ -165,8 +165,8 @@ impl Watcher {
             self.read();
             return Ok(self.told());
         }
-        let is_behind = !self.kernel.waiting().is_empty()
-            || self.recorder.as_ref().is_some_and(Recorder::is_behind);
+        let is_behind =
+            !self.kernel.waiting().is_empty() || self.recorder.as_ref().is_some_and(Recorder::is_behind);
         let most = if is_behind {
             Duration::ZERO
         } else if self.many {
@@ -276,7 +276,12 @@ impl Watcher {
             notices.extend(self.look());
         }
         self.take_events();
-        let done = self.resets.settle(leftovers, &dead);
+        let done = if self.kernel.waiting().is_empty() {
+            self.resets.settle(leftovers, &dead, false)
+        } else {
+            // A process that has ended may have resets among the events that are left.
+            self.resets.settle(leftovers, &[], true)
+        };
         self.tell(done, &mut notices);
         self.tell_recorded(&mut notices);
         if self.further_told.elapsed() >= FURTHER_EVERY {

@@ -355,7 +355,8 @@ fn an_echo_in_a_container_is_found() {
     two.run(|| raw_syn(at(2, port), at(2, 31_091)));
     let notices = until(&mut watcher, both(3, 0));
     let (sent, further) = sent_and_further(&notices);
-    let ends: Vec<_> = sent.iter().map(|reset| (reset.namespace.map(|id| id.inode()), reset.remote)).collect();
+    let ends: Vec<_> =
+        sent.iter().map(|reset| (reset.namespace.map(|id| id.inode()), reset.remote)).collect();
     let (here, there) = (Some(one.inode()), Some(two.inode()));
     let wanted = [(here, at(1, 31_091)), (here, at(1, 31_092)), (there, at(2, 31_091))];
     assert_eq!(ends, wanted.map(|(place, remote)| (place, Some(remote))), "{notices:?}");
