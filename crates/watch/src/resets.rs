@@ -247,7 +247,7 @@ impl Resets {
     }
 
     fn received(&mut self, time_ns: u64, ends: Endpoints, (socket, cookie): (u64, u64)) {
-        let mut reset = reset(time_ns, ends, Direction::Received, diagnose::received(None));
+        let mut reset = LiveReset::new(time_ns, ends, Direction::Received, diagnose::received(None));
         reset.process = self.closers.of(&ends, socket).and_then(|close| close.process.clone());
         reset.role = reset.process.is_some().then_some(ProcessRole::Held);
         let mut held = Held::new(reset, socket, time_ns);
@@ -346,7 +346,7 @@ impl Resets {
             return;
         }
         let overflow = opinion.2.contains(&Cause::AcceptQueueOverflow);
-        let mut reset = reset(time_ns, ends, Direction::Sent, opinion);
+        let mut reset = LiveReset::new(time_ns, ends, Direction::Sent, opinion);
         reset.bytes = match reason {
             // The byte counts come when the socket is destroyed.
             Some("TCP_ABORT_ON_DATA") => Bytes::default(),
@@ -483,37 +483,6 @@ fn closed_in(closers: &Closers, reset: &LiveReset) -> Option<NamespaceId> {
         return None;
     }
     closers.of_connection(&(reset.local, reset.remote?))?.namespace
-}
-
-fn reset(time_ns: u64, ends: Endpoints, direction: Direction, opinion: Opinion) -> LiveReset {
-    let (cause, confidence, candidates, evidence) = opinion;
-    LiveReset {
-        time_seconds: time_ns as f64 / 1e9,
-        direction,
-        local: ends.0,
-        remote: (ends.1.port() != 0).then_some(ends.1),
-        cause,
-        confidence,
-        candidates,
-        reason: None,
-        state: None,
-        process: None,
-        role: None,
-        namespace: None,
-        is_own_namespace: false,
-        namespace_candidates: Vec::new(),
-        namespace_name: None,
-        workload: None,
-        connections: 1,
-        further_resets: 0,
-        bytes: Bytes::default(),
-        listener: None,
-        evidence,
-        remedy: cause.remedy(),
-        recorded: None,
-        others: Vec::new(),
-        is_new: false,
-    }
 }
 
 #[cfg(test)]
