@@ -16,7 +16,6 @@ use crate::events::{Endpoints, KernelEvent, SocketChange, SocketEvent};
 use crate::exits::{EndedProcesses, Exits};
 use crate::held::{Held, HeldResets};
 use crate::kernel::leftovers::Leftover;
-use crate::live_reset::Opinion;
 use crate::live_reset::{AcceptQueue, BoxedReset, Direction, LiveReset, ProcessRole};
 use crate::namespace_id::NamespaceId;
 use crate::namespaces::Namespaces;
