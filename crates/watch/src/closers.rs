@@ -8,7 +8,7 @@ use crate::namespace_id::NamespaceId;
 use crate::process::NamedProcess;
 
 /// Number of connections remembered; the oldest are dropped first.
-const MAX: usize = 65_536;
+const MAX: usize = 32_768;
 /// Number of state changes that are remembered until their reset: both happen within one system call or one packet.
 const JUST_NOW: usize = 256;
 /// Most sockets with the same addresses, each in a network namespace of its own, whose closes are remembered.
@@ -54,6 +54,8 @@ impl Closers {
         if closes.len() >= TWINS {
             closes.remove(0);
         }
+        // Most connections have one.
+        closes.reserve_exact(1);
         closes.push(close);
         while self.order.len() > MAX {
             if let Some(oldest) = self.order.pop_front() {

@@ -1,8 +1,10 @@
 //! The kernel's tracepoint events, decoded by their `format` files, and its messages about destroyed sockets.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::Access;
@@ -59,6 +61,8 @@ impl From<PerfError> for CannotWatch {
     }
 }
 
+/// Most events that are kept until they are taken, 128 bytes each, before more are read. The rings may hold as many again.
+const MOST_READ: usize = 65_536;
 /// `IPPROTO_MPTCP`, as `inet_sock_set_state` has it.
 const MPTCP: u64 = 262;
 
@@ -103,7 +107,7 @@ pub(crate) struct SocketEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SocketChange {
     Sent {
-        reason: Option<String>,
+        reason: Option<Arc<str>>,
         state: u8,
         /// No packet triggered it (the event has no `skbaddr`).
         active: bool,
@@ -148,8 +152,10 @@ pub(crate) struct Kernel {
     points: Vec<Point>,
     leftovers: Vec<Leftovers>,
     blind: Vec<Blind>,
-    /// Events that were read too early; see [`drain`](Self::drain).
+    /// Events that were read too early; see [`read`](Self::read).
     younger: Vec<KernelEvent>,
+    /// Events that were read, ordered by time.
+    read: VecDeque<KernelEvent>,
 }
 
 /// An open tracepoint: its format, and the meaning of its events.
@@ -224,7 +230,7 @@ impl Kernel {
         }
         let subscription = |point: &Point| Subscription { id: point.format.id, filter: point.kind.filter() };
         let perf = Perf::open(points.iter().map(subscription).collect())?;
-        Ok(Self { perf, points, leftovers: Vec::new(), blind, younger: Vec::new() })
+        Ok(Self { perf, points, leftovers: Vec::new(), blind, younger: Vec::new(), read: VecDeque::new() })
     }
 
     pub(crate) fn blind(&self) -> &[Blind] {
@@ -273,7 +279,7 @@ impl Kernel {
     }
 
     /// Calls `on_leftover` for each socket destroyed since the last call. Earlier events about these sockets are returned by
-    /// the next [`drain`](Self::drain).
+    /// the next [`read`](Self::read).
     pub(crate) fn leftovers(&mut self, mut on_leftover: impl FnMut(Leftover)) -> Drained {
         let mut all = Drained::default();
         for leftovers in &mut self.leftovers {
@@ -283,23 +289,35 @@ impl Kernel {
         all
     }
 
-    /// Calls `on_name` for new process names, then returns the events up to now, ordered by time.
+    /// Reads the events up to now, to be taken by [`take`](Self::take), and calls `on_name` for new process names. As long as
+    /// [`MOST_READ`] were not taken nothing more is read: then the kernel counts what finds no room in the rings.
     ///
     /// The rings are read one after the other. An event that is younger than the start of the call is kept for the next
     /// call: an older one of another processor may not have been read.
-    pub(crate) fn drain(&mut self, mut on_name: impl FnMut(u32, &[u8])) -> Vec<KernelEvent> {
-        let mut fresh = Vec::new();
+    pub(crate) fn read(&mut self, mut on_name: impl FnMut(u32, &[u8])) {
+        if self.read.len() + self.younger.len() >= MOST_READ {
+            return;
+        }
         let points = &self.points;
+        let mut fresh = std::mem::take(&mut self.younger);
         let now_ns = self.perf.drain(|record| match record {
             PerfRecord::Sample(sample) => fresh.extend(decode(points, &sample)),
             PerfRecord::Name { pid, name } => on_name(pid, name),
         });
         fresh.sort_by_key(KernelEvent::time_ns);
         let younger = fresh.partition_point(|event| event.time_ns() <= now_ns);
-        let mut all = std::mem::replace(&mut self.younger, fresh.split_off(younger));
-        all.append(&mut fresh);
-        all.sort_by_key(KernelEvent::time_ns);
-        all
+        self.younger = fresh.split_off(younger);
+        self.read.extend(fresh);
+    }
+
+    /// The events that were read and not taken, ordered by time.
+    pub(crate) fn waiting(&self) -> &VecDeque<KernelEvent> {
+        &self.read
+    }
+
+    /// Takes the oldest event that was read.
+    pub(crate) fn take(&mut self) -> Option<KernelEvent> {
+        self.read.pop_front()
     }
 
     /// Asks the kernel how many events it dropped; see [`lost`](Self::lost).
@@ -307,9 +325,9 @@ impl Kernel {
         self.perf.count_lost();
     }
 
-    /// Whether an event waits for the next [`drain`](Self::drain).
+    /// Whether an event is read and not taken.
     pub(crate) fn has_more(&self) -> bool {
-        !self.younger.is_empty()
+        !self.younger.is_empty() || !self.read.is_empty()
     }
 }
 
@@ -355,9 +373,7 @@ fn decode(points: &[Point], sample: &Sample<'_>) -> Option<KernelEvent> {
     let point = points.iter().find(|point| point.format.id == id)?;
     let what = match point.kind {
         TracepointKind::Sent { reason, state, packet } => SocketChange::Sent {
-            reason: reason
-                .and_then(|field| point.format.symbol("reason", field.number(raw)?))
-                .map(str::to_owned),
+            reason: reason.and_then(|field| point.format.symbol("reason", field.number(raw)?)).cloned(),
             state: state.and_then(|field| field.number(raw)).unwrap_or(0) as u8,
             active: packet.and_then(|field| field.number(raw)) == Some(0),
         },

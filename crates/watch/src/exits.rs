@@ -8,7 +8,7 @@ use linger_why::Cause;
 
 use crate::diagnose::ProcessEnding;
 use crate::events::{ProcessChange, ProcessEvent};
-use crate::live_reset::LiveReset;
+use crate::live_reset::BoxedReset;
 use crate::process::{NamedProcess, Processes};
 
 /// A signal longer ago than this is not said to have ended a process (nanoseconds).
@@ -84,7 +84,7 @@ fn keep<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: K, value: V) {
 /// Resets of processes that ended, collected until the process is dead, so that each process is reported once.
 #[derive(Debug, Default)]
 pub(crate) struct EndedProcesses {
-    collected: HashMap<u32, (Instant, LiveReset)>,
+    collected: HashMap<u32, (Instant, BoxedReset)>,
 }
 
 impl EndedProcesses {
@@ -93,7 +93,7 @@ impl EndedProcesses {
     }
 
     /// Adds a reset that the end of the process `pid` made.
-    pub(crate) fn add(&mut self, pid: u32, reset: LiveReset) {
+    pub(crate) fn add(&mut self, pid: u32, reset: BoxedReset) {
         debug_assert_eq!(reset.cause, Cause::ProcessGone);
         match self.collected.get_mut(&pid) {
             None => {
@@ -112,14 +112,14 @@ impl EndedProcesses {
     /// before the events are read: then no reset of theirs comes later.
     pub(crate) fn dead(&self) -> Vec<u32> {
         let now = Instant::now();
-        let over = |(pid, (since, _)): (&u32, &(Instant, LiveReset))| {
+        let over = |(pid, (since, _)): (&u32, &(Instant, BoxedReset))| {
             (is_dead(*pid) || now - *since > PATIENCE).then_some(*pid)
         };
         self.collected.iter().filter_map(over).collect()
     }
 
     /// Takes the one notice of a process.
-    pub(crate) fn take(&mut self, pid: u32) -> Option<LiveReset> {
+    pub(crate) fn take(&mut self, pid: u32) -> Option<BoxedReset> {
         let (_, mut reset) = self.collected.remove(&pid)?;
         if reset.connections > 1 {
             let says = format!(

@@ -11,27 +11,31 @@ use crate::closers::Closers;
 use crate::diagnose;
 use crate::events::Endpoints;
 use crate::live_reset::Opinion;
-use crate::live_reset::{Direction, LiveReset, ProcessRole};
+use crate::live_reset::{BoxedReset, Direction, LiveReset, ProcessRole};
 use crate::process::NamedProcess;
+use crate::recent::ResetKey;
 
 /// Longest time for which a reset is held back. After a sent reset the socket is destroyed within microseconds. After a
 /// received reset it is destroyed only when the process closes it, which may never happen.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Longest time for which a reset of a disconnected socket is held back.
 const SOON: Duration = Duration::from_millis(200);
-/// Most resets that are held at a time. If there are more, all of them are reported immediately, without byte counts.
-const MAX: usize = 65_536;
+/// Most resets that are held at a time, about a kilobyte each. If there are as many, all of them are reported immediately, without
+/// byte counts.
+pub(crate) const MAX: usize = 4_096;
+/// Most destroyed sockets whose cookies are remembered, or that wait for their reset.
+const MAX_SOCKETS: usize = 16_384;
 
 /// A reset whose socket is not known to be destroyed yet.
 #[derive(Debug)]
 pub(crate) struct Held {
     /// The kernel's address of the socket; 0 if there was none.
     pub(crate) socket: u64,
-    /// The socket's cookie; 0 until the socket is destroyed.
-    cookie: u64,
+    /// The socket's cookie; 0 as long as it is not known, until the socket is destroyed at the latest.
+    pub(crate) cookie: u64,
     /// A socket of the connection sent or received the reset: the kernel will tell of its end.
     pub(crate) has_socket: bool,
-    pub(crate) reset: LiveReset,
+    pub(crate) reset: BoxedReset,
     /// Nanoseconds since 1970, as the kernel's event has it.
     pub(crate) time_ns: u64,
     /// The socket error that a received reset caused.
@@ -62,6 +66,9 @@ pub(crate) struct HeldResets {
     early: HashMap<(Endpoints, u64), Leftover>,
     /// The cookies of sockets destroyed lately, by the socket's address in the kernel.
     cookies: HashMap<u64, u64>,
+    /// The connections of held resets by their sockets, and those of disconnected sockets by their cookies: both may be stale.
+    by_socket: HashMap<u64, Endpoints>,
+    by_cookie: HashMap<u64, Endpoints>,
 }
 
 impl HeldResets {
@@ -69,12 +76,24 @@ impl HeldResets {
         self.count == 0
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
     /// Holds a reset back. Returns an earlier reset of the same socket that was still held.
     pub(crate) fn hold(&mut self, ends: Endpoints, mut held: Held) -> Option<Held> {
-        let earlier = self.take(&ends, held.socket);
-        // The kernel may have destroyed the socket before it sent the reset.
-        held.cookie = self.cookies.get(&held.socket).copied().unwrap_or(0);
-        self.held.entry(ends).or_default().push(held);
+        // One that is destroyed is another: the kernel uses its memory again.
+        let earlier =
+            self.take_if(&ends, |other| other.socket == held.socket && !other.gone && !other.closed);
+        if held.cookie == 0 {
+            // The kernel may have destroyed the socket before it sent the reset.
+            held.cookie = self.cookies.get(&held.socket).copied().unwrap_or(0);
+        }
+        self.by_socket.insert(held.socket, ends);
+        let of_connection = self.held.entry(ends).or_default();
+        // Most connections have one.
+        of_connection.reserve_exact(1);
+        of_connection.push(held);
         self.count += 1;
         earlier
     }
@@ -84,9 +103,19 @@ impl HeldResets {
         self.held.get_mut(ends)?.iter_mut().rev().find(|held| socket == 0 || held.socket == socket)
     }
 
+    /// The held reset of this time, and its connection.
+    pub(crate) fn at(&mut self, (ends, time_ns): &ResetKey) -> Option<&mut Held> {
+        self.held.get_mut(ends)?.iter_mut().find(|held| held.time_ns == *time_ns)
+    }
+
     pub(crate) fn take(&mut self, ends: &Endpoints, socket: u64) -> Option<Held> {
+        self.take_if(ends, |held| held.socket == socket)
+    }
+
+    /// Takes the latest held reset of a connection that `is_it`.
+    fn take_if(&mut self, ends: &Endpoints, is_it: impl Fn(&Held) -> bool) -> Option<Held> {
         let of_connection = self.held.get_mut(ends)?;
-        let at = of_connection.iter().position(|held| held.socket == socket)?;
+        let at = of_connection.iter().rposition(is_it)?;
         let held = of_connection.remove(at);
         if of_connection.is_empty() {
             self.held.remove(ends);
@@ -106,14 +135,16 @@ impl HeldResets {
         (socket, cookie): (u64, u64),
         process: impl FnOnce() -> Option<NamedProcess>,
     ) {
-        if self.cookies.len() >= MAX {
+        if self.cookies.len() >= MAX_SOCKETS {
             self.cookies.clear();
         }
         self.cookies.insert(socket, cookie);
         let is_disconnected = ends.1.port() == 0;
         let held = if is_disconnected {
-            let of_port = self.held.iter_mut().filter(|(held, _)| held.0.port() == ends.0.port());
-            of_port.flat_map(|(_, held)| held).find(|held| held.socket == socket && !held.gone)
+            let of_socket =
+                self.by_socket.get(&socket).filter(|held| held.0.port() == ends.0.port()).copied();
+            self.by_cookie.extend(of_socket.map(|ends| (cookie, ends)));
+            of_socket.and_then(|ends| self.of(&ends, socket)).filter(|held| !held.gone)
         } else {
             self.of(ends, socket)
         };
@@ -136,25 +167,28 @@ impl HeldResets {
     }
 
     /// Matches held resets with the destroyed sockets in `leftovers`. Returns the resets that are complete or have been
-    /// held for their longest time.
-    pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, closers: &Closers) -> Vec<(Held, Endpoints)> {
+    /// held for their longest time. `is_behind`: events that came before are not taken yet, so that no socket is forgotten.
+    pub(crate) fn settle(
+        &mut self,
+        leftovers: Vec<Leftover>,
+        closers: &Closers,
+        is_behind: bool,
+    ) -> Vec<(Held, Endpoints)> {
         let mut settled = Vec::new();
         let mut unmatched = HashMap::new();
-        let told = leftovers
-            .into_iter()
-            .map(|leftover| ((leftover.local, leftover.remote), leftover.cookie, leftover));
-        let early: Vec<_> =
-            self.early.drain().map(|((ends, cookie), leftover)| (ends, cookie, leftover)).collect();
-        for (ends, cookie, leftover) in early.into_iter().chain(told) {
+        let told = leftovers.into_iter().map(|leftover| (false, leftover));
+        let early = std::mem::take(&mut self.early).into_values().map(|leftover| (true, leftover));
+        for (is_early, leftover) in early.chain(told) {
+            let (ends, cookie) = ((leftover.local, leftover.remote), leftover.cookie);
             if ends.1.port() == 0 {
                 self.place(&leftover);
                 continue;
             }
-            let of_connection = self.held.get(&ends);
-            let matching = of_connection.and_then(|held| held.iter().find(|held| held.is_of(cookie)));
-            let Some(mut held) = matching.map(|held| held.socket).and_then(|socket| self.take(&ends, socket))
-            else {
-                unmatched.insert((ends, cookie), leftover);
+            let exact = self.take_if(&ends, |held| held.cookie == cookie);
+            let Some(mut held) = exact.or_else(|| self.take_if(&ends, |held| held.is_of(cookie))) else {
+                if (is_behind || !is_early) && unmatched.len() < MAX_SOCKETS {
+                    unmatched.insert((ends, cookie), leftover);
+                }
                 continue;
             };
             let (fin_sent, fin_received) = closers.fins(&ends, held.socket);
@@ -171,20 +205,29 @@ impl HeldResets {
         }
         self.early = unmatched;
         let now = Instant::now();
-        let crowded = self.count > MAX;
+        let crowded = self.count >= MAX;
         let over = |held: &Held| crowded || held.is_over(now);
         for (ends, of_connection) in &mut self.held {
             settled.extend(of_connection.extract_if(.., |held| over(held)).map(|held| (held, *ends)));
         }
         self.held.retain(|_, of_connection| !of_connection.is_empty());
         self.count = self.held.values().map(Vec::len).sum();
+        if self.count == 0 || self.by_socket.len() > MAX_SOCKETS {
+            self.by_socket = self
+                .held
+                .iter()
+                .flat_map(|(ends, held)| held.iter().map(|held| (held.socket, *ends)))
+                .collect();
+            self.by_cookie.clear();
+        }
         settled
     }
 
     /// Notes the namespace of a socket that was disconnected: of it only the cookie is left.
     fn place(&mut self, leftover: &Leftover) {
-        let of_port = self.held.iter_mut().filter(|(ends, _)| ends.0.port() == leftover.local.port());
-        if let Some(held) = of_port.flat_map(|(_, held)| held).find(|held| held.cookie == leftover.cookie) {
+        let ends = self.by_cookie.remove(&leftover.cookie);
+        let of_connection = ends.and_then(|ends| self.held.get_mut(&ends)).into_iter().flatten();
+        if let Some(held) = of_connection.into_iter().find(|held| held.cookie == leftover.cookie) {
             held.reset.namespace = held.reset.namespace.or(leftover.namespace);
             held.placed = true;
         }
@@ -211,7 +254,7 @@ impl Held {
             cookie: 0,
             has_socket: true,
             placed: false,
-            reset,
+            reset: Box::new(reset),
             time_ns,
             error: None,
             known: None,
@@ -249,7 +292,7 @@ impl Held {
     }
 
     /// Completes the reset with everything known by now.
-    pub(crate) fn finish(mut self) -> LiveReset {
+    pub(crate) fn finish(mut self) -> BoxedReset {
         let reset = &mut self.reset;
         if reset.direction == Direction::Received {
             let opinion = self.known.unwrap_or_else(|| diagnose::received(self.error));
@@ -268,5 +311,37 @@ impl Held {
             reset.bytes = Bytes::unknown(Unknown::Mptcp);
         }
         self.reset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leftover(port: u16) -> Leftover {
+        Leftover {
+            namespace: None,
+            cookie: port.into(),
+            local: ([10, 0, 0, 1], 80).into(),
+            remote: ([10, 0, 0, 2], port).into(),
+            unread: 0,
+            unacknowledged: 0,
+            unsent: None,
+            arrived: None,
+        }
+    }
+
+    /// Most sockets end without a reset. The reset of one that had one comes in the next round, or the events are behind.
+    #[test]
+    fn a_socket_without_a_reset_is_forgotten() {
+        let (mut held, closers) = (HeldResets::default(), Closers::default());
+        held.settle(vec![leftover(1)], &closers, false);
+        assert_eq!(held.early.len(), 1);
+        held.settle(vec![leftover(2)], &closers, true);
+        assert_eq!(held.early.len(), 2, "the events are behind");
+        held.settle(vec![leftover(3)], &closers, false);
+        assert_eq!(held.early.len(), 1, "the latest alone");
+        held.settle((4..=u16::MAX).map(leftover).collect(), &closers, true);
+        assert_eq!(held.early.len(), MAX_SOCKETS);
     }
 }

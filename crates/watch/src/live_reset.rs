@@ -146,9 +146,47 @@ pub struct LiveReset {
     /// The other connections that this notice stands for, each with its time (nanoseconds since 1970).
     #[serde(skip)]
     pub(crate) others: Vec<(Endpoints, u64)>,
+    /// What closed a connection with these addresses before has no part in it.
+    #[serde(skip)]
+    pub(crate) is_new: bool,
 }
 
+/// A reset on its way to whoever is told: it is large, and moved several times.
+pub(crate) type BoxedReset = Box<LiveReset>;
+
 impl LiveReset {
+    /// A reset of which its event, and what follows from it, is known.
+    pub(crate) fn new(time_ns: u64, ends: Endpoints, direction: Direction, opinion: Opinion) -> Self {
+        let (cause, confidence, candidates, evidence) = opinion;
+        Self {
+            time_seconds: time_ns as f64 / 1e9,
+            direction,
+            local: ends.0,
+            remote: (ends.1.port() != 0).then_some(ends.1),
+            cause,
+            confidence,
+            candidates,
+            reason: None,
+            state: None,
+            process: None,
+            role: None,
+            namespace: None,
+            is_own_namespace: false,
+            namespace_candidates: Vec::new(),
+            namespace_name: None,
+            workload: None,
+            connections: 1,
+            further_resets: 0,
+            bytes: Bytes::default(),
+            listener: None,
+            evidence,
+            remedy: cause.remedy(),
+            recorded: None,
+            others: Vec::new(),
+            is_new: false,
+        }
+    }
+
     pub(crate) fn set(&mut self, (cause, confidence, candidates, evidence): Opinion) {
         (self.cause, self.confidence, self.candidates, self.evidence) =
             (cause, confidence, candidates, evidence);

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::live_reset::{Direction, LiveReset};
+use crate::live_reset::{BoxedReset, Direction, LiveReset};
 use crate::namespace_id::NamespaceId;
 use crate::namespaces::Survey;
 
@@ -23,7 +23,7 @@ const MAX: usize = 4_096;
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     addresses: HashMap<NamespaceId, HashSet<IpAddr>>,
-    waiting: Vec<(Instant, LiveReset)>,
+    waiting: Vec<(Instant, BoxedReset)>,
 }
 
 impl Places {
@@ -53,7 +53,7 @@ impl Places {
     }
 
     /// Holds a reset until its other end is placed.
-    pub(crate) fn wait(&mut self, reset: LiveReset) {
+    pub(crate) fn wait(&mut self, reset: BoxedReset) {
         self.waiting.push((Instant::now(), reset));
     }
 
@@ -76,10 +76,10 @@ impl Places {
         &mut self,
         all: bool,
         closed_in: impl Fn(&LiveReset) -> Option<NamespaceId>,
-    ) -> Vec<LiveReset> {
+    ) -> Vec<BoxedReset> {
         let now = Instant::now();
         let crowded = self.waiting.len() > MAX;
-        let over = |(since, reset): &mut (Instant, LiveReset)| {
+        let over = |(since, reset): &mut (Instant, BoxedReset)| {
             reset.namespace = reset.namespace.or_else(|| closed_in(reset));
             all || crowded || reset.namespace.is_some() || now - *since >= PATIENCE
         };

@@ -1,9 +1,12 @@
 //! Remembers the resets this host sent: to recognise them where they are received, and to recognise their echoes.
 //!
-//! An echo is a further reset for a packet that the peer sent before it knew of the first.
+//! An echo is a further reset for a packet that the peer sent before it knew of the first. The kernel's event of it has addresses
+//! alone, and two network namespaces may have the same: it is no echo of a reset in a namespace where it cannot have been sent, and
+//! none if a socket receives it after another socket has received the first.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::diagnose::{self, FoundBy};
 use crate::events::Endpoints;
@@ -22,6 +25,10 @@ const PORT: u64 = 1_000_000_000;
 /// The kernel notes a reset that a system call makes only after it was sent, and thus after it may have been received
 /// (`tcp_send_active_reset`). On a busy processor another task may run in between. Nanoseconds.
 const AFTER: u64 = 50_000_000;
+/// Most resets with the same two addresses that are remembered, each of a connection of its own.
+const TWINS: usize = 8;
+/// Number of echoes remembered that may turn out to be resets of other connections; the oldest are forgotten first.
+const SUSPECTS: usize = 1_024;
 
 /// A reset that was sent.
 #[derive(Debug)]
@@ -32,6 +39,27 @@ struct SentReset {
     namespace: Option<NamespaceId>,
     /// Echoes that are not reported yet.
     echoes: u32,
+    /// Those of them that came after the last report.
+    young: u32,
+    /// The cookie of the socket that received it; 0 if none is known.
+    receiver: u64,
+}
+
+/// A reset by its connection and time: there may be several of the same two addresses.
+pub(crate) type ResetKey = (Endpoints, u64);
+
+/// A reset that was taken for an echo, as its event has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub(crate) time_ns: u64,
+    /// The process and the thread that were running.
+    pub(crate) running: (u32, u32),
+    pub(crate) ends: Endpoints,
+    pub(crate) reason: Option<Arc<str>>,
+    pub(crate) state: u8,
+    pub(crate) socket: u64,
+    /// The reset that it was taken for an echo of.
+    pub(crate) original: ResetKey,
 }
 
 /// Echoes of one reset that had been reported before they came.
@@ -47,18 +75,20 @@ pub(crate) struct Echoes {
 /// The latest resets this host sent.
 #[derive(Debug, Default)]
 pub(crate) struct RecentResets {
-    sent: HashMap<Endpoints, SentReset>,
-    order: VecDeque<(u64, Endpoints)>,
+    /// The latest last.
+    sent: HashMap<Endpoints, Vec<SentReset>>,
+    order: VecDeque<ResetKey>,
     /// The latest connection to each remote address.
     by_remote: HashMap<SocketAddr, Endpoints>,
-    /// The latest connection of each local port.
-    by_port: HashMap<u16, Endpoints>,
+    /// The latest connection of each local port: of all, and of those whose namespace is known.
+    by_port: HashMap<(u16, Option<NamespaceId>), Endpoints>,
     /// Resets of listeners, whose peer the kernel does not say, until a receiver is found.
     of_listeners: VecDeque<(u64, SocketAddr, Opinion)>,
     /// Addresses that were this host's end of a connection, in any network namespace.
     own: HashSet<IpAddr>,
-    /// Connections with echoes to report.
-    echoed: Vec<Endpoints>,
+    /// Resets with echoes to report.
+    echoed: Vec<ResetKey>,
+    suspects: VecDeque<Suspect>,
 }
 
 impl RecentResets {
@@ -80,7 +110,7 @@ impl RecentResets {
         opinion: Opinion,
         process: Option<(NamedProcess, ProcessRole)>,
     ) {
-        self.by_port.insert(ends.0.port(), ends);
+        self.by_port.insert((ends.0.port(), None), ends);
         if ends.1.port() == 0 {
             if self.of_listeners.len() >= MAX {
                 self.of_listeners.pop_front();
@@ -89,92 +119,190 @@ impl RecentResets {
         } else {
             self.by_remote.insert(ends.1, ends);
         }
-        self.sent.insert(ends, SentReset { time_ns, opinion, process, namespace: None, echoes: 0 });
-        self.order.push_back((time_ns, ends));
+        let sent = SentReset { time_ns, opinion, process, namespace: None, echoes: 0, young: 0, receiver: 0 };
+        let twins = self.sent.entry(ends).or_default();
+        // Most connections have one.
+        twins.reserve_exact(1);
+        twins.push(sent);
+        if twins.len() > TWINS {
+            // Its place in the order is passed over when its turn comes.
+            let oldest = twins.iter().position(|twin| twin.echoes == 0).unwrap_or(0);
+            let gone = twins.remove(oldest);
+            self.unlink(&ends, gone.namespace);
+        }
+        self.order.push_back((ends, time_ns));
         // One more was added: two looks make room for it, and for one that was kept for its echoes before.
         for _ in 0..2 {
             if self.order.len() <= MAX {
                 break;
             }
-            let Some((time_ns, ends)) = self.order.pop_front() else { break };
-            if !self.forget(time_ns, ends) {
-                self.order.push_back((time_ns, ends));
+            let Some(oldest) = self.order.pop_front() else { break };
+            if !self.forget(&oldest) {
+                self.order.push_back(oldest);
             }
         }
     }
 
-    /// Forgets a reset, unless a later one of the same connection has taken its place. False if it has echoes to report, and
-    /// is still remembered.
-    fn forget(&mut self, time_ns: u64, ends: Endpoints) -> bool {
-        let Some(sent) = self.sent.get(&ends) else { return true };
-        if sent.time_ns == time_ns {
-            if sent.echoes > 0 {
-                return false;
+    fn of(&mut self, (ends, time_ns): &ResetKey) -> Option<&mut SentReset> {
+        self.sent.get_mut(ends)?.iter_mut().find(|twin| twin.time_ns == *time_ns)
+    }
+
+    /// Forgets a reset. False if it has echoes to report, and is still remembered.
+    fn forget(&mut self, key: &ResetKey) -> bool {
+        let (ends, time_ns) = key;
+        let Some(twins) = self.sent.get_mut(ends) else { return true };
+        let Some(at) = twins.iter().position(|twin| twin.time_ns == *time_ns) else { return true };
+        if twins[at].echoes > 0 {
+            return false;
+        }
+        let gone = twins.remove(at);
+        self.unlink(ends, gone.namespace);
+        true
+    }
+
+    /// Removes what leads to a reset in `namespace` that is forgotten.
+    fn unlink(&mut self, ends: &Endpoints, namespace: Option<NamespaceId>) {
+        let twins = self.sent.get(ends).map_or(&[][..], |twins| twins);
+        let is_last = twins.is_empty();
+        let namespace = namespace.filter(|id| !twins.iter().any(|twin| twin.namespace == Some(*id)));
+        for place in [namespace.map(Some), is_last.then_some(None)].into_iter().flatten() {
+            let key = (ends.0.port(), place);
+            if self.by_port.get(&key) == Some(ends) {
+                self.by_port.remove(&key);
             }
-            self.sent.remove(&ends);
-            if self.by_remote.get(&ends.1) == Some(&ends) {
+        }
+        if is_last {
+            self.sent.remove(ends);
+            if self.by_remote.get(&ends.1) == Some(ends) {
                 self.by_remote.remove(&ends.1);
             }
-            if self.by_port.get(&ends.0.port()) == Some(&ends) {
-                self.by_port.remove(&ends.0.port());
+        }
+    }
+
+    /// Corrects the cause of a reset and notes its namespace, once more is known of it.
+    pub(crate) fn correct(&mut self, key: &ResetKey, opinion: &Opinion, namespace: Option<NamespaceId>) {
+        let Some(sent) = self.of(key) else { return };
+        sent.opinion = opinion.clone();
+        sent.namespace = namespace;
+        if namespace.is_some() {
+            self.by_port.insert((key.0.0.port(), namespace), key.0);
+        }
+    }
+
+    /// The reset of which a passive reset of `ends` is an echo, if it is one. `places` are the namespaces in which it may have been
+    /// sent; empty if nothing is known of that.
+    pub(crate) fn original(
+        &self,
+        ends: &Endpoints,
+        time_ns: u64,
+        places: &[NamespaceId],
+    ) -> Option<ResetKey> {
+        let may_be_in = |id: &NamespaceId| places.is_empty() || places.contains(id);
+        let latest = |ends: &Endpoints, most: u64| {
+            let young = |sent: &&SentReset| time_ns.saturating_sub(sent.time_ns) < most;
+            let may_be = |sent: &&SentReset| sent.namespace.as_ref().is_none_or(may_be_in);
+            let found = self.sent.get(ends)?.iter().rev().filter(young).find(may_be)?;
+            Some((*ends, found.time_ns))
+        };
+        if ends.1.port() != 0 {
+            return latest(ends, CONNECTION);
+        }
+        // The latest of all first: its namespace may be found only later.
+        let all = std::iter::once(None).chain(places.iter().copied().map(Some));
+        all.filter_map(|place| self.by_port.get(&(ends.0.port(), place)))
+            .filter(|latest| ends.0.ip().is_unspecified() || ends.0.ip() == latest.0.ip())
+            .find_map(|ends| latest(ends, PORT))
+    }
+
+    /// Counts an echo of a reset that was reported already.
+    pub(crate) fn echo(&mut self, original: &ResetKey) {
+        if let Some(sent) = self.of(original) {
+            let is_first = sent.echoes == 0;
+            sent.echoes += 1;
+            sent.young += 1;
+            if is_first {
+                self.echoed.push(*original);
             }
+        }
+    }
+
+    /// Takes an echo back that was none. False if it is reported already.
+    pub(crate) fn take_back(&mut self, original: &ResetKey) -> bool {
+        let Some(sent) = self.of(original).filter(|sent| sent.echoes > 0) else { return false };
+        sent.echoes -= 1;
+        sent.young = sent.young.saturating_sub(1);
+        if sent.echoes == 0 {
+            self.echoed.retain(|key| key != original);
         }
         true
     }
 
-    /// Corrects the cause of a reset and notes its namespace, once more is known of it.
-    pub(crate) fn correct(
-        &mut self,
-        ends: &Endpoints,
-        time_ns: u64,
-        opinion: &Opinion,
-        namespace: Option<NamespaceId>,
-    ) {
-        if let Some(sent) = self.sent.get_mut(ends).filter(|sent| sent.time_ns == time_ns) {
-            sent.opinion = opinion.clone();
-            sent.namespace = namespace;
+    /// Remembers the event of an echo: it may turn out to be none.
+    pub(crate) fn suspect(&mut self, suspect: Suspect) {
+        // Of what a listener answers no receiver is found.
+        if suspect.ends.1.port() == 0 {
+            return;
         }
+        if self.suspects.len() >= SUSPECTS {
+            self.suspects.pop_front();
+        }
+        self.suspects.push_back(suspect);
     }
 
-    /// The connection whose reset a passive reset of `ends` follows, if it is an echo.
-    pub(crate) fn original(&self, ends: &Endpoints, time_ns: u64) -> Option<Endpoints> {
-        let young = |ends: &Endpoints, most: u64| {
-            self.sent.get(ends).is_some_and(|sent| time_ns.saturating_sub(sent.time_ns) < most)
-        };
-        if ends.1.port() != 0 {
-            return Some(*ends).filter(|ends| young(ends, CONNECTION));
+    /// Notes that the socket with this cookie received a reset at `ends`. A socket receives one: if another has received the reset
+    /// with these addresses, what was taken for its echo is the reset of this socket's connection, and is returned.
+    pub(crate) fn receive(&mut self, (here, peer): &Endpoints, time_ns: u64, cookie: u64) -> Option<Suspect> {
+        let ends = (*peer, *here);
+        let twins = self.sent.get_mut(&ends).filter(|_| cookie != 0)?;
+        if twins.iter().any(|twin| twin.receiver == cookie) {
+            return None;
         }
-        let latest = self.by_port.get(&ends.0.port())?;
-        let same_host = ends.0.ip().is_unspecified() || ends.0.ip() == latest.0.ip();
-        Some(*latest).filter(|latest| same_host && young(latest, PORT))
+        let may_be = |sent: u64| is_between(sent, time_ns, CONNECTION);
+        if let Some(twin) = twins.iter_mut().rev().find(|twin| twin.receiver == 0 && may_be(twin.time_ns)) {
+            twin.receiver = cookie;
+            return None;
+        }
+        let is_its = |suspect: &Suspect| suspect.ends == ends && may_be(suspect.time_ns);
+        let at = self.suspects.iter().rposition(is_its)?;
+        self.suspects.remove(at)
     }
 
-    /// Counts an echo of a reset that was reported already.
-    pub(crate) fn echo(&mut self, original: &Endpoints) {
-        if let Some(sent) = self.sent.get_mut(original) {
-            if sent.echoes == 0 {
-                self.echoed.push(*original);
-            }
-            sent.echoes += 1;
-        }
-    }
-
-    /// The echoes since the last call.
-    pub(crate) fn echoes(&mut self) -> Vec<Echoes> {
-        let take = |ends: Endpoints| {
-            let sent = self.sent.get_mut(&ends)?;
-            let count = std::mem::take(&mut sent.echoes);
+    /// The echoes that were there at the last call already, whose receivers would have been seen by now; with `all` those that came
+    /// since, too.
+    pub(crate) fn echoes(&mut self, all: bool) -> Vec<Echoes> {
+        let mut told = Vec::new();
+        for key in std::mem::take(&mut self.echoed) {
+            let Some(sent) = self.of(&key) else { continue };
+            let young = std::mem::take(&mut sent.young);
+            let count = if all { sent.echoes } else { sent.echoes - young };
+            sent.echoes -= count;
+            let is_left = sent.echoes > 0;
             let process = sent.process.as_ref().map(|(process, _)| process.clone());
             let (opinion, namespace) = (sent.opinion.clone(), sent.namespace);
-            (count > 0).then_some(Echoes { ends, opinion, process, namespace, count })
-        };
-        self.echoed.drain(..).filter_map(take).collect()
+            if count > 0 {
+                told.push(Echoes { ends: key.0, opinion, process, namespace, count });
+            }
+            if is_left {
+                self.echoed.push(key);
+            }
+        }
+        told
+    }
+
+    /// The latest reset that was sent from `ends`.
+    fn latest(&self, ends: &Endpoints) -> Option<&SentReset> {
+        self.sent.get(ends)?.last()
     }
 
     /// The namespace in which a reset was received, if it was sent over a loopback address, in a namespace that is known.
     pub(crate) fn namespace_of(&self, (here, peer): &Endpoints, time_ns: u64) -> Option<NamespaceId> {
-        let sent = self.sent.get(&(*peer, *here)).filter(|_| here.ip().is_loopback())?;
-        sent.namespace.filter(|_| is_between(sent.time_ns, time_ns, CONNECTION))
+        let twins = self.sent.get(&(*peer, *here)).filter(|_| here.ip().is_loopback())?;
+        let mut places = twins
+            .iter()
+            .filter(|sent| is_between(sent.time_ns, time_ns, CONNECTION))
+            .map(|sent| sent.namespace);
+        let first = places.next().flatten()?;
+        places.all(|other| other == Some(first)).then_some(first)
     }
 
     /// The cause of a reset that was received at `ends`, if this host sent one between the same two addresses. `noted_later`:
@@ -186,9 +314,11 @@ impl RecentResets {
         time_ns: u64,
         noted_later: bool,
     ) -> Option<Opinion> {
-        let sent = self.sent.get(&(*peer, *here)).filter(|sent| noted_later || sent.time_ns <= time_ns)?;
-        is_between(sent.time_ns, time_ns, CONNECTION)
-            .then(|| diagnose::of_this_host(&sent.opinion, FoundBy::SameConnection))
+        let may_be = |sent: &&SentReset| {
+            (noted_later || sent.time_ns <= time_ns) && is_between(sent.time_ns, time_ns, CONNECTION)
+        };
+        let sent = self.sent.get(&(*peer, *here))?.iter().rev().find(may_be)?;
+        Some(diagnose::of_this_host(&sent.opinion, FoundBy::SameConnection))
     }
 
     /// The cause of a reset that was received at `ends`, if this host sent it.
@@ -207,7 +337,7 @@ impl RecentResets {
         if let Some((.., opinion)) = of_listener.and_then(|at| self.of_listeners.remove(at)) {
             return Some(diagnose::of_this_host(&opinion, FoundBy::SameListener));
         }
-        let translated = self.by_remote.get(&here).and_then(|ends| self.sent.get(ends));
+        let translated = self.by_remote.get(&here).and_then(|ends| self.latest(ends));
         let translated = translated.filter(|sent| young(sent.time_ns, PORT))?;
         Some(diagnose::of_this_host(&translated.opinion, FoundBy::Translated))
     }
@@ -219,109 +349,5 @@ fn is_between(sent: u64, received: u64, most: u64) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use linger_why::{Cause, Confidence};
-
-    const SECOND: u64 = 1_000_000_000;
-
-    fn at(text: &str) -> SocketAddr {
-        text.parse().unwrap()
-    }
-
-    fn opinion(cause: Cause) -> Opinion {
-        (cause, Confidence::Certain, vec![cause], Vec::new())
-    }
-
-    fn recent(server: &str, client: &str) -> RecentResets {
-        let mut recent = RecentResets::default();
-        recent.sent(SECOND, (at(server), at(client)), opinion(Cause::ClosedWithUnreadData), None);
-        recent
-    }
-
-    #[test]
-    fn an_echo_is_one_of_the_same_connection_and_soon() {
-        let (server, client) = ("10.0.0.1:80", "10.0.0.2:4000");
-        let recent = recent(server, client);
-        let original =
-            |local: &str, remote: &str, time_ns| recent.original(&(at(local), at(remote)), time_ns);
-        let ends = Some((at(server), at(client)));
-        assert_eq!(original(server, client, 2 * SECOND), ends);
-        assert_eq!(original(server, client, SECOND + CONNECTION), None, "too late");
-        assert_eq!(original(server, "10.0.0.2:4001", 2 * SECOND), None, "another connection");
-        // From a listener the kernel does not say the peer.
-        for listener in ["0.0.0.0:80", "[::]:80", server] {
-            assert_eq!(original(listener, "0.0.0.0:0", SECOND + PORT - 1), ends);
-            assert_eq!(original(listener, "0.0.0.0:0", SECOND + PORT), None, "too late for a port alone");
-        }
-        assert_eq!(original("0.0.0.0:81", "0.0.0.0:0", SECOND + 1), None, "another port");
-        assert_eq!(original("10.0.0.9:80", "0.0.0.0:0", SECOND + 1), None, "another address");
-    }
-
-    #[test]
-    fn echoes_are_told_once_with_the_cause_of_the_first() {
-        let ends = (at("10.0.0.1:80"), at("10.0.0.2:4000"));
-        let mut recent = recent("10.0.0.1:80", "10.0.0.2:4000");
-        assert!(recent.echoes().is_empty());
-        recent.echo(&ends);
-        recent.echo(&ends);
-        let echoes = recent.echoes();
-        assert_eq!((echoes.len(), echoes[0].count, echoes[0].opinion.0), (1, 2, Cause::ClosedWithUnreadData));
-        assert!(recent.echoes().is_empty());
-    }
-
-    #[test]
-    fn a_reset_with_echoes_to_report_is_forgotten_once_they_are_reported() {
-        let ends = (at("10.0.0.1:80"), at("10.0.0.2:4000"));
-        let mut recent = recent("10.0.0.1:80", "10.0.0.2:4000");
-        recent.echo(&ends);
-        let others = |recent: &mut RecentResets, number: usize| {
-            for address in 0..number as u32 {
-                let local = SocketAddr::from((std::net::Ipv4Addr::from(0x0b00_0000 + address), 80));
-                recent.sent(SECOND, (local, ends.1), opinion(Cause::DataAfterClose), None);
-            }
-        };
-        others(&mut recent, 2 * MAX);
-        assert_eq!((recent.sent.len(), recent.order.len()), (MAX, MAX));
-        assert_eq!(recent.echoes().len(), 1, "still remembered");
-        others(&mut recent, 2 * MAX);
-        assert_eq!((recent.sent.len(), recent.order.len()), (MAX, MAX));
-        assert!(!recent.sent.contains_key(&ends));
-    }
-
-    #[test]
-    fn a_received_reset_has_the_cause_of_its_sender() {
-        let mut recent = recent("10.0.0.1:80", "10.0.0.2:4000");
-        let ends = (at("10.0.0.2:4000"), at("10.0.0.1:80"));
-        // As through a shaped link, 100 ms later.
-        let (cause, confidence, _, evidence) = recent.cause_of(&ends, SECOND + SECOND / 10).unwrap();
-        assert_eq!((cause, confidence), (Cause::ClosedWithUnreadData, Confidence::Certain));
-        assert_eq!(evidence, ["this host sent it itself"]);
-        assert!(recent.cause_of_same(&ends, SECOND - AFTER, true).is_some(), "noted after it was received");
-        assert_eq!(recent.cause_of_same(&ends, SECOND - AFTER - 1, true), None, "too early");
-        assert_eq!(recent.cause_of_same(&ends, SECOND - 1, false), None, "it may be another connection's");
-        assert_eq!(
-            recent.cause_of(&(ends.0, at("10.0.0.1:81")), SECOND - AFTER - 1),
-            None,
-            "before it was sent"
-        );
-        // A published port: the client knows another address of the server.
-        let published = (ends.0, at("192.0.2.1:8080"));
-        let (cause, confidence, ..) = recent.cause_of(&published, SECOND + 1).unwrap();
-        assert_eq!((cause, confidence), (Cause::ClosedWithUnreadData, Confidence::Likely));
-        assert_eq!(recent.cause_of(&published, SECOND + PORT), None, "too late for half of the addresses");
-        assert_eq!(recent.cause_of(&(at("10.0.0.3:4000"), ends.1), SECOND + 1), None, "another client");
-    }
-
-    #[test]
-    fn a_listener_of_this_host_is_the_sender_only_under_an_address_of_this_host() {
-        let mut recent = RecentResets::default();
-        let listener = (at("0.0.0.0:80"), at("0.0.0.0:0"));
-        recent.sent(SECOND, listener, opinion(Cause::AcceptQueueOverflow), None);
-        let ends = (at("10.0.0.2:4000"), at("10.0.0.1:80"));
-        assert_eq!(recent.cause_of(&ends, SECOND + 1), None, "a server elsewhere may have the same port");
-        recent.own(ends.1.ip());
-        assert_eq!(recent.cause_of(&ends, SECOND + 1).unwrap().0, Cause::AcceptQueueOverflow);
-        assert_eq!(recent.cause_of(&ends, SECOND + 1), None, "each reset has one receiver");
-    }
-}
+#[path = "recent_tests.rs"]
+mod tests;

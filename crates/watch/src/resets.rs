@@ -16,15 +16,14 @@ use crate::events::{Endpoints, KernelEvent, SocketChange, SocketEvent};
 use crate::exits::{EndedProcesses, Exits};
 use crate::held::{Held, HeldResets};
 use crate::kernel::leftovers::Leftover;
-use crate::live_reset::Opinion;
-use crate::live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
+use crate::live_reset::{AcceptQueue, BoxedReset, Direction, LiveReset, ProcessRole};
 use crate::namespace_id::NamespaceId;
 use crate::namespaces::Namespaces;
 use crate::notice::Warning;
 use crate::overflow::OverflowHistory;
 use crate::places::Places;
 use crate::process::{NamedProcess, Processes};
-use crate::recent::{Echoes, RecentResets};
+use crate::recent::{Echoes, RecentResets, Suspect};
 use crate::sockets::Sockets;
 use crate::tcp_state;
 
@@ -58,6 +57,8 @@ struct SentEvent<'a> {
     socket: u64,
     /// The kernel has just reset the socket itself.
     reset_by_data: bool,
+    /// It was taken for an echo, and its receiver has shown that no connection before had its addresses.
+    is_new: bool,
 }
 
 impl SentEvent<'_> {
@@ -109,6 +110,11 @@ impl Resets {
     /// Whether a poll of the socket lists is due.
     pub(crate) fn is_due(&self) -> bool {
         self.sockets.is_due()
+    }
+
+    /// How many resets are kept until they are told.
+    pub(crate) fn kept(&self) -> usize {
+        self.waiting.count() + self.done.len()
     }
 
     /// Whether a reset waits for more to be known of it.
@@ -163,14 +169,14 @@ impl Resets {
         self.ended.dead()
     }
 
-    /// The echoes of resets that were reported before, and where these were sent.
-    pub(crate) fn echoes(&mut self) -> Vec<(Echoes, Option<KnownPlace>)> {
+    /// The echoes of resets that were reported before, and where these were sent. `all`: also the latest.
+    pub(crate) fn echoes(&mut self, all: bool) -> Vec<(Echoes, Option<KnownPlace>)> {
         let place = |echoes: Echoes| {
             let workload = echoes.process.as_ref().and_then(|process| self.processes.workload(process.pid));
             let place = echoes.namespace.map(|id| self.namespaces.place(id, workload));
             (echoes, place)
         };
-        self.recent.echoes().into_iter().map(place).collect()
+        self.recent.echoes(all).into_iter().map(place).collect()
     }
 
     /// Where a socket of this namespace and process is.
@@ -213,7 +219,14 @@ impl Resets {
                 self.closers.destroyed(&ends, socket, cookie);
                 self.waiting.destroyed(&ends, (socket, cookie), || self.processes.of(pid));
             }
-            SocketChange::Received => self.received(time_ns, ends, socket),
+            SocketChange::Received => {
+                if let Some(suspect) = self.recent.receive(&ends, time_ns, cookie) {
+                    self.no_echo(suspect);
+                    // Now that it is remembered it has this receiver.
+                    self.recent.receive(&ends, time_ns, cookie);
+                }
+                self.received(time_ns, ends, (socket, cookie));
+            }
             SocketChange::Sent { reason, state, active } => {
                 self.seen.0 += 1;
                 let mut reset_by_data = false;
@@ -225,50 +238,81 @@ impl Resets {
                         self.done.push((held, ends));
                     }
                 }
-                let event = SentEvent { reason: reason.as_deref(), state, active, socket, reset_by_data };
+                let reason = reason.as_deref();
+                let event = SentEvent { reason, state, active, socket, reset_by_data, is_new: false };
                 self.sent(time_ns, (pid, thread), ends, &event);
             }
         }
     }
 
-    fn received(&mut self, time_ns: u64, ends: Endpoints, socket: u64) {
-        let mut reset = reset(time_ns, ends, Direction::Received, diagnose::received(None));
+    fn received(&mut self, time_ns: u64, ends: Endpoints, (socket, cookie): (u64, u64)) {
+        let mut reset = LiveReset::new(time_ns, ends, Direction::Received, diagnose::received(None));
         reset.process = self.closers.of(&ends, socket).and_then(|close| close.process.clone());
         reset.role = reset.process.is_some().then_some(ProcessRole::Held);
         let mut held = Held::new(reset, socket, time_ns);
+        held.cookie = cookie;
         held.known = self.recent.cause_of(&ends, time_ns);
         held.mptcp = self.closers.is_mptcp(&ends);
         self.done.extend(self.waiting.hold(ends, held).map(|held| (held, ends)));
     }
 
-    /// The namespace of a reset that no socket of the connection sent, as far as it can be told now.
-    fn namespace_of(&self, ends: &Endpoints, event: &SentEvent<'_>) -> Option<NamespaceId> {
-        let is_listener = event.state == tcp_state::LISTEN;
-        let candidates =
-            if is_listener { self.sockets.listening_at(ends.0) } else { self.places.with(ends.0.ip()) };
+    /// The namespaces in which a reset may have been sent that no socket of the connection sent; empty if none is known.
+    fn places_of(&self, ends: &Endpoints, event: &SentEvent<'_>) -> Vec<NamespaceId> {
+        match event.state {
+            tcp_state::LISTEN => self.sockets.listening_at(ends.0),
+            _ => self.places.with(ends.0.ip()),
+        }
+    }
+
+    /// That of them in which it was sent, as far as it can be told now.
+    fn namespace_of(&self, places: &[NamespaceId], event: &SentEvent<'_>) -> Option<NamespaceId> {
         let overflowed =
             |id: &&NamespaceId| self.overflows.get(id).is_some_and(|history| history.now().grown > 0);
-        match candidates[..] {
-            [only] => Some(only),
+        match places {
+            [only] => Some(*only),
             // Of several listeners on the port, that of the namespace whose queue overflowed.
-            _ if is_listener && event.reason == Some("INVALID_SYN") => {
-                let mut overflowed = candidates.iter().filter(overflowed);
+            _ if event.state == tcp_state::LISTEN && event.reason == Some("INVALID_SYN") => {
+                let mut overflowed = places.iter().filter(overflowed);
                 overflowed.next().filter(|_| overflowed.next().is_none()).copied()
             }
             _ => None,
         }
     }
 
+    /// Counts an echo with the reset that it follows.
+    fn count_echo(&mut self, suspect: Suspect) {
+        match self.waiting.at(&suspect.original) {
+            Some(held) => held.reset.further_resets += 1,
+            None => self.recent.echo(&suspect.original),
+        }
+        self.recent.suspect(suspect);
+    }
+
+    /// What was taken for an echo is the reset of a connection of its own, unless the echo is reported already.
+    fn no_echo(&mut self, suspect: Suspect) {
+        let Suspect { time_ns, running, ends, reason, state, socket, original } = suspect;
+        match self.waiting.at(&original) {
+            Some(held) => held.reset.further_resets = held.reset.further_resets.saturating_sub(1),
+            None if self.recent.take_back(&original) => {}
+            None => return,
+        }
+        let reason = reason.as_deref();
+        let event = SentEvent { reason, state, active: false, socket, reset_by_data: false, is_new: true };
+        self.sent(time_ns, running, ends, &event);
+    }
+
     fn sent(&mut self, time_ns: u64, (pid, thread): (u32, u32), ends: Endpoints, event: &SentEvent<'_>) {
         let SentEvent { reason, state, active, socket, .. } = *event;
-        let closer = if event.has_socket() {
-            self.closers.of(&ends, socket).cloned()
-        } else {
-            self.closers.of_connection(&ends).cloned()
-        };
+        let (mut closer, mut places) = (self.closers.of(&ends, socket).cloned(), Vec::new());
+        if !event.has_socket() {
+            places = self.places_of(&ends, event);
+            let may_be = |id: NamespaceId| places.is_empty() || places.contains(&id);
+            closer = self.closers.of_connection(&ends).cloned();
+            closer = closer.filter(|close| !event.is_new && close.namespace.is_none_or(may_be));
+        }
         let mut namespace = closer.as_ref().and_then(|close| close.namespace);
         if !event.has_socket() {
-            namespace = namespace.or_else(|| self.namespace_of(&ends, event));
+            namespace = namespace.or_else(|| self.namespace_of(&places, event));
         }
         let listener = namespace.and_then(|id| self.sockets.listener(id, ends.0)).cloned();
         let ending = self.exits.of(pid, thread, time_ns).filter(|_| active);
@@ -293,16 +337,15 @@ impl Resets {
         };
         let opinion = diagnose::sent(reason, &context);
         if diagnose::may_be_echo(reason, &context, opinion.0)
-            && let Some(original) = self.recent.original(&ends, time_ns)
+            && !event.is_new
+            && let Some(original) = self.recent.original(&ends, time_ns, &places)
         {
-            match self.waiting.of(&original, 0) {
-                Some(held) => held.reset.further_resets += 1,
-                None => self.recent.echo(&original),
-            }
+            let (running, reason) = ((pid, thread), reason.map(Into::into));
+            self.count_echo(Suspect { time_ns, running, ends, reason, state, socket, original });
             return;
         }
         let overflow = opinion.2.contains(&Cause::AcceptQueueOverflow);
-        let mut reset = reset(time_ns, ends, Direction::Sent, opinion);
+        let mut reset = LiveReset::new(time_ns, ends, Direction::Sent, opinion);
         reset.bytes = match reason {
             // The byte counts come when the socket is destroyed.
             Some("TCP_ABORT_ON_DATA") => Bytes::default(),
@@ -314,6 +357,7 @@ impl Resets {
         reset.reason = reason.map(str::to_owned);
         reset.state = tcp_state::name(state);
         reset.namespace = namespace;
+        reset.is_new = event.is_new;
         // Without a socket nobody listened where the packet arrived: who listens elsewhere has no part in it.
         let listens = listener.filter(|_| reason != Some("NO_SOCKET")).and_then(|(_, process)| process);
         let closed = process.or_else(|| closer.and_then(|close| close.process));
@@ -337,10 +381,16 @@ impl Resets {
         }
     }
 
-    /// The resets that are complete, ordered by time. `dead` are processes that had ended before the events were read.
-    pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, dead: &[u32]) -> Vec<LiveReset> {
+    /// The resets that are complete, ordered by time. `dead` are processes that had ended before the events were read. `is_behind`:
+    /// not all events that were read are taken.
+    pub(crate) fn settle(
+        &mut self,
+        leftovers: Vec<Leftover>,
+        dead: &[u32],
+        is_behind: bool,
+    ) -> Vec<BoxedReset> {
         leftovers.iter().for_each(|leftover| self.closers.place(leftover));
-        let settled = self.waiting.settle(leftovers, &self.closers);
+        let settled = self.waiting.settle(leftovers, &self.closers, is_behind);
         self.done.extend(settled);
         let mut resets = self.complete();
         for pid in dead {
@@ -354,7 +404,7 @@ impl Resets {
     }
 
     /// All resets that still wait.
-    pub(crate) fn give_up(&mut self) -> Vec<LiveReset> {
+    pub(crate) fn give_up(&mut self) -> Vec<BoxedReset> {
         let waiting = self.waiting.give_up();
         self.done.extend(waiting);
         let mut resets = self.complete();
@@ -366,7 +416,7 @@ impl Resets {
         self.describe(resets)
     }
 
-    fn complete(&mut self) -> Vec<LiveReset> {
+    fn complete(&mut self) -> Vec<BoxedReset> {
         let mut resets = Vec::with_capacity(self.done.len());
         let (sent, received): (Vec<_>, Vec<_>) = std::mem::take(&mut self.done)
             .into_iter()
@@ -379,7 +429,7 @@ impl Resets {
             if !has_socket {
                 reset.namespace = reset.namespace.or_else(|| closed_in(&self.closers, &reset));
             }
-            self.recent.correct(&ends, time_ns, &reset.opinion(), reset.namespace);
+            self.recent.correct(&(ends, time_ns), &reset.opinion(), reset.namespace);
             match ended {
                 Some(pid) if reset.cause == Cause::ProcessGone => self.ended.add(pid, reset),
                 _ if Places::may_learn(&reset) => self.places.wait(reset),
@@ -408,7 +458,7 @@ impl Resets {
     }
 
     /// Adds namespace and workload, and orders by time.
-    fn describe(&mut self, mut resets: Vec<LiveReset>) -> Vec<LiveReset> {
+    fn describe(&mut self, mut resets: Vec<BoxedReset>) -> Vec<BoxedReset> {
         for reset in &mut resets {
             self.places.decide(reset);
             let workload = reset.process.as_ref().and_then(|process| self.processes.workload(process.pid));
@@ -428,35 +478,12 @@ impl Resets {
 
 /// The namespace of the connection's closer, for a reset that no socket sent.
 fn closed_in(closers: &Closers, reset: &LiveReset) -> Option<NamespaceId> {
+    if reset.is_new {
+        return None;
+    }
     closers.of_connection(&(reset.local, reset.remote?))?.namespace
 }
 
-fn reset(time_ns: u64, ends: Endpoints, direction: Direction, opinion: Opinion) -> LiveReset {
-    let (cause, confidence, candidates, evidence) = opinion;
-    LiveReset {
-        time_seconds: time_ns as f64 / 1e9,
-        direction,
-        local: ends.0,
-        remote: (ends.1.port() != 0).then_some(ends.1),
-        cause,
-        confidence,
-        candidates,
-        reason: None,
-        state: None,
-        process: None,
-        role: None,
-        namespace: None,
-        is_own_namespace: false,
-        namespace_candidates: Vec::new(),
-        namespace_name: None,
-        workload: None,
-        connections: 1,
-        further_resets: 0,
-        bytes: Bytes::default(),
-        listener: None,
-        evidence,
-        remedy: cause.remedy(),
-        recorded: None,
-        others: Vec::new(),
-    }
-}
+#[cfg(test)]
+#[path = "resets_tests.rs"]
+mod tests;

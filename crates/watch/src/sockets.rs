@@ -1,6 +1,6 @@
 //! The kernel's socket lists: accept queues, and connections with unread bytes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -43,6 +43,8 @@ type Subject = (NamespaceId, SocketAddr, SocketAddr);
 #[derive(Debug)]
 pub(crate) struct Sockets {
     listeners: HashMap<(NamespaceId, SocketAddr), WatchedListener>,
+    /// The namespaces with a listener on a port.
+    ports: HashMap<u16, BTreeSet<NamespaceId>>,
     /// The holder of each socket, by inode; `None` if none was found.
     owners: HashMap<u32, Option<u32>>,
     /// The names of those holders. A holder may become another program.
@@ -57,6 +59,7 @@ impl Default for Sockets {
     fn default() -> Self {
         Self {
             listeners: HashMap::new(),
+            ports: HashMap::new(),
             owners: HashMap::new(),
             holders: HashMap::new(),
             warned: HashMap::new(),
@@ -95,11 +98,8 @@ impl Sockets {
 
     /// The namespaces with a listener for `local`.
     pub(crate) fn listening_at(&self, local: SocketAddr) -> Vec<NamespaceId> {
-        let mut all: Vec<NamespaceId> = self.listeners.keys().map(|(namespace, _)| *namespace).collect();
-        all.sort_unstable();
-        all.dedup();
-        all.retain(|namespace| self.listener(*namespace, local).is_some());
-        all
+        let of_port = self.ports.get(&local.port()).into_iter().flatten();
+        of_port.filter(|namespace| self.listener(**namespace, local).is_some()).copied().collect()
     }
 
     /// The listener of a namespace with the fullest queue, if one is near its limit: the likeliest to have overflowed.
@@ -129,6 +129,7 @@ impl Sockets {
         self.warned.retain(|_, warned| now - *warned < WARN_EVERY);
         let mut warnings = Vec::new();
         self.listeners.clear();
+        self.ports.clear();
         for (&namespace, survey) in surveys {
             for socket in survey.listeners.iter().flatten() {
                 let queue = AcceptQueue { waiting: socket.receive_queue, limit: socket.send_queue };
@@ -142,6 +143,7 @@ impl Sockets {
                         process,
                     });
                 }
+                self.ports.entry(local.port()).or_default().insert(namespace);
                 self.listeners.insert((namespace, local), (queue, process));
             }
             for socket in &survey.half_closed {

@@ -420,6 +420,7 @@ mod tests {
             remedy: cause.remedy(),
             recorded: None,
             others: Vec::new(),
+            is_new: false,
         }
     }
 

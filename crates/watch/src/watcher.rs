@@ -1,5 +1,6 @@
 //! [`Watcher`]: combines tracepoints, destroyed sockets, the socket list, counters and processes into notices.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,9 +11,10 @@ use crate::blind::Blind;
 use crate::cgroup::KnownPlace;
 use crate::counted::{Comparison, Counted};
 use crate::events::{CannotWatch, Kernel, KernelEvent};
+use crate::held;
 use crate::interval::LookInterval;
 use crate::kernel::leftovers::Leftovers;
-use crate::live_reset::{AcceptQueue, LiveReset};
+use crate::live_reset::{AcceptQueue, BoxedReset};
 use crate::namespace_id::NamespaceId;
 use crate::notice::{Filter, FurtherResets, Notice};
 use crate::opener::Opener;
@@ -30,6 +32,10 @@ const MANY: usize = 200;
 const COUNTERS: LookInterval = LookInterval::new(Duration::from_secs(3), Duration::from_secs(15), 1_500);
 /// Shortest interval between notices of further resets after one.
 const FURTHER_EVERY: Duration = Duration::from_secs(1);
+/// Most notices that one call returns: while they are told, the rings fill.
+const AT_ONCE: usize = 512;
+/// The rings are read again after so many events were taken.
+const READ_AFTER: usize = 1_024;
 const WHILE_MANY: Duration = Duration::from_millis(50);
 
 /// Watches this host's resets.
@@ -44,8 +50,8 @@ pub struct Watcher {
     /// Poll at the next opportunity.
     look_now: bool,
     further_told: Instant,
-    /// Warnings of the poll at the start, returned by the first call of `next`.
-    pending: Vec<Notice>,
+    /// What the next calls of `next` return.
+    pending: VecDeque<Notice>,
     recorder: Option<Recorder>,
     access: Access,
 }
@@ -66,7 +72,7 @@ impl Watcher {
             many: false,
             look_now: false,
             further_told: Instant::now(),
-            pending: Vec::new(),
+            pending: VecDeque::new(),
             recorder: None,
             access,
         };
@@ -74,7 +80,7 @@ impl Watcher {
         for blind in watcher.blind() {
             tracing::info!(?blind, "not to be seen: {}", blind.meaning());
         }
-        watcher.pending = watcher.look();
+        watcher.pending = watcher.look().into();
         Ok(watcher)
     }
 
@@ -154,7 +160,16 @@ impl Watcher {
     /// # Errors
     /// Returns the errors of [`next`](Self::next).
     pub fn next_or(&mut self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<Vec<Notice>> {
-        let most = if self.many {
+        if !self.pending.is_empty() {
+            // While the caller tells of the others the rings fill.
+            self.read();
+            return Ok(self.told());
+        }
+        let is_behind =
+            !self.kernel.waiting().is_empty() || self.recorder.as_ref().is_some_and(Recorder::is_behind);
+        let most = if is_behind {
+            Duration::ZERO
+        } else if self.many {
             WHILE_MANY
         } else if !self.resets.waits() && !self.kernel.has_more() && !self.records() {
             timeout
@@ -164,7 +179,38 @@ impl Watcher {
         let ring = self.recorder.as_ref().map(AsFd::as_fd);
         let others: Vec<_> = ring.into_iter().chain(other).collect();
         self.kernel.wait(timeout.min(most), &others)?;
-        Ok(self.take_stock(false))
+        self.pending = self.take_stock(false).into();
+        Ok(self.told())
+    }
+
+    /// The next notices of those that wait.
+    fn told(&mut self) -> Vec<Notice> {
+        let count = self.pending.len().min(AT_ONCE);
+        self.pending.drain(..count).collect()
+    }
+
+    /// Reads the rings.
+    fn read(&mut self) {
+        self.kernel.read(|pid, name| self.resets.named(pid, name));
+    }
+
+    /// How many resets are kept until they are told.
+    fn kept(&self) -> usize {
+        self.resets.kept() + self.recorder.as_ref().map_or(0, Recorder::waiting)
+    }
+
+    /// Takes the events that are read, as long as there is room for the resets.
+    fn take_events(&mut self) {
+        for taken in 1..=self.kernel.waiting().len() {
+            if self.kept() >= held::MAX {
+                break;
+            }
+            let Some(event) = self.kernel.take() else { break };
+            self.resets.take(event);
+            if taken % READ_AFTER == 0 {
+                self.read();
+            }
+        }
     }
 
     /// Whether a reset waits for its packets.
@@ -197,14 +243,14 @@ impl Watcher {
             std::thread::sleep(STEP);
             self.tell_recorded(&mut notices);
         }
-        self.tell_further(&mut notices);
+        self.tell_further(true, &mut notices);
         notices.extend(self.compare());
         Ok(notices)
     }
 
     /// Reads all sources, in an order in which a cause is read before its effect.
     fn take_stock(&mut self, at_end: bool) -> Vec<Notice> {
-        let mut notices = std::mem::take(&mut self.pending);
+        let mut notices = Vec::from(std::mem::take(&mut self.pending));
         let mut due = self.resets.is_due() || std::mem::take(&mut self.look_now);
         // The counters cost one file; the socket lists of a crowded host may be minutes apart.
         let counts = due || at_end || self.counting.is_due(Instant::now());
@@ -223,21 +269,24 @@ impl Watcher {
         if let Some(recorder) = &mut self.recorder {
             recorder.drain();
         }
-        let events = self.kernel.drain(|pid, name| self.resets.named(pid, name));
+        self.read();
         // A full accept queue may be empty a moment later: poll it now.
-        due |= events.iter().any(KernelEvent::is_of_listener);
+        due |= self.kernel.waiting().iter().any(KernelEvent::is_of_listener);
         if due {
             notices.extend(self.look());
         }
-        for event in events {
-            self.resets.take(event);
-        }
-        let done = self.resets.settle(leftovers, &dead);
+        self.take_events();
+        let done = if self.kernel.waiting().is_empty() {
+            self.resets.settle(leftovers, &dead, false)
+        } else {
+            // A process that has ended may have resets among the events that are left.
+            self.resets.settle(leftovers, &[], true)
+        };
         self.tell(done, &mut notices);
         self.tell_recorded(&mut notices);
         if self.further_told.elapsed() >= FURTHER_EVERY {
             self.further_told = Instant::now();
-            self.tell_further(&mut notices);
+            self.tell_further(false, &mut notices);
         }
         if counts || due {
             notices.extend(self.compare());
@@ -291,7 +340,7 @@ impl Watcher {
     }
 
     /// Appends the resets that the filter admits.
-    fn tell(&mut self, resets: Vec<LiveReset>, notices: &mut Vec<Notice>) {
+    fn tell(&mut self, resets: Vec<BoxedReset>, notices: &mut Vec<Notice>) {
         for reset in resets {
             let shown = self.filter.admits(&reset);
             tracing::debug!(
@@ -307,7 +356,7 @@ impl Watcher {
             match &mut self.recorder {
                 _ if !shown => {}
                 Some(recorder) => recorder.take(reset),
-                None => notices.push(Notice::Reset(Box::new(reset))),
+                None => notices.push(Notice::Reset(reset)),
             }
         }
     }
@@ -318,13 +367,13 @@ impl Watcher {
         if recorder.waits() {
             recorder.drain();
             let done = recorder.ready(false);
-            notices.extend(done.into_iter().map(|reset| Notice::Reset(Box::new(reset))));
+            notices.extend(done.into_iter().map(Notice::Reset));
         }
     }
 
-    /// Appends what followed resets that were told before.
-    fn tell_further(&mut self, notices: &mut Vec<Notice>) {
-        for (echoes, place) in self.resets.echoes() {
+    /// Appends what followed resets that were told before. `all`: also what came last.
+    fn tell_further(&mut self, all: bool, notices: &mut Vec<Notice>) {
+        for (echoes, place) in self.resets.echoes(all) {
             let (local, remote) = (echoes.ends.0, (echoes.ends.1.port() != 0).then_some(echoes.ends.1));
             let (process, resets) = (echoes.process, echoes.count);
             if self.filter.admits_all(&[Some(local), remote], process.as_ref()) {

@@ -240,9 +240,8 @@ fn endings_in_pairs_of_containers_are_of_the_right_one() {
     for (at, (kind, cause)) in KINDS.iter().enumerate() {
         for (which, (container, listeners)) in containers.iter().enumerate() {
             for listener in listeners {
-                // Of a closed port, the same numbers again within a minute count as the same client's next packet.
-                let port = 31_000 + 10 * at + if *kind == "nobody" { which } else { 0 };
-                let remote = SocketAddr::new(listener.local_addr().unwrap().ip(), port as u16);
+                let port = 31_000 + 10 * at as u16;
+                let remote = SocketAddr::new(listener.local_addr().unwrap().ip(), port);
                 container.run(|| end(kind, listener, remote));
                 let notices = until(&mut watcher, both(1, 1));
                 let all: Vec<_> = resets(&notices).collect();
@@ -265,4 +264,101 @@ fn endings_in_pairs_of_containers_are_of_the_right_one() {
         }
     }
     assert_eq!(rounds, 16);
+}
+
+/// A SYN from `remote` to `local`, as a raw socket sends it, to which no socket waits for an answer.
+fn raw_syn(local: SocketAddr, remote: SocketAddr) {
+    let mut syn = [remote.port().to_be_bytes(), local.port().to_be_bytes()].concat();
+    syn.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0, 100, 0, 0, 0, 0]);
+    let (SocketAddr::V4(to), SocketAddr::V4(from)) = (local, remote) else { panic!("{local} is no IPv4") };
+    let pseudo = [&from.ip().octets()[..], &to.ip().octets(), &[0, 6, 0, 20], &syn].concat();
+    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    syn[16..18].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    let raw = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::TCP));
+    let raw = raw.unwrap();
+    raw.bind(&SocketAddr::new(remote.ip(), 0).into()).unwrap();
+    raw.send_to(&syn, &SocketAddr::new(local.ip(), 0).into()).unwrap();
+}
+
+/// The resets that were sent, and the further ones that followed each.
+fn sent_and_further(notices: &[Notice]) -> (Vec<&linger_watch::LiveReset>, u32) {
+    let sent: Vec<_> = resets(notices).filter(|reset| reset.direction == Direction::Sent).collect();
+    let later = notices.iter().map(|notice| match notice {
+        Notice::Further(further) => further.resets,
+        _ => 0,
+    });
+    let further = sent.iter().map(|reset| reset.further_resets).chain(later).sum();
+    (sent, further)
+}
+
+/// The same four numbers to a closed port: each socket that is refused has a reset of its own, in whichever container, and at once or
+/// one after the other. A packet of nobody is answered by an echo.
+#[test]
+fn a_closed_port_in_two_containers_resets_two_connections() {
+    let _alone = alone();
+    let Some((one, two, host)) = two_containers() else { return };
+    let port = host.local_addr().unwrap().port();
+    let containers = [&one, &two];
+    containers.iter().for_each(|container| container.run(|| net::up("lo").unwrap()));
+    let (local, remote) = ((Ipv4Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, 31_090).into());
+    let refuse = |container: &Container| {
+        container.run(|| {
+            let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            client.set_reuse_address(true).unwrap();
+            client.bind(&SocketAddr::into(remote)).unwrap();
+            let refused = client.connect(&SocketAddr::into(local)).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        });
+    };
+    let Some(mut watcher) = watcher_of(&[port]) else { return };
+    containers.iter().for_each(|container| refuse(container));
+    let notices = until(&mut watcher, both(2, 2));
+    let (sent, further) = sent_and_further(&notices);
+    assert_eq!((sent.len(), further), (2, 0), "{notices:?}");
+    assert_eq!(resets(&notices).count(), 4, "{notices:?}");
+    for direction in [Direction::Sent, Direction::Received] {
+        let of = resets(&notices).filter(|reset| reset.direction == direction);
+        let mut places: Vec<_> = of.map(|reset| reset.namespace.map(|id| id.inode())).collect();
+        let mut wanted = containers.map(|container| Some(container.inode()));
+        (places.sort(), wanted.sort());
+        assert_eq!(places, wanted, "{direction:?}: {notices:?}");
+    }
+    // Once more in one of them: a further packet of the same numbers, of nobody, and then a client.
+    one.run(|| raw_syn(local, remote));
+    refuse(&one);
+    let notices = until(&mut watcher, both(1, 1));
+    let (sent, further) = sent_and_further(&notices);
+    assert_eq!((sent.len(), further), (1, 1), "{notices:?}");
+    assert_eq!(sent[0].namespace.map(|id| id.inode()), Some(one.inode()), "{notices:?}");
+}
+
+/// An echo is one in the same namespace, and of all four numbers.
+#[test]
+fn an_echo_in_a_container_is_found() {
+    let _alone = alone();
+    let Some((one, two, host)) = two_containers() else { return };
+    let port = host.local_addr().unwrap().port();
+    let address = |last| Ipv4Addr::new(10, 211, 8, last);
+    for (container, last) in [(&one, 1), (&two, 2)] {
+        container.run(|| {
+            net::up("lo").unwrap();
+            assert!(common::ip(&format!("addr add {}/32 dev lo", address(last))));
+        });
+    }
+    let Some(mut watcher) = watcher_of(&[port]) else { return };
+    let at = |last, port| SocketAddr::from((address(last), port));
+    for _ in 0..3 {
+        one.run(|| raw_syn(at(1, port), at(1, 31_091)));
+    }
+    // The same but for the client's port; and the same but for the container, whose address is another.
+    one.run(|| raw_syn(at(1, port), at(1, 31_092)));
+    two.run(|| raw_syn(at(2, port), at(2, 31_091)));
+    let notices = until(&mut watcher, both(3, 0));
+    let (sent, further) = sent_and_further(&notices);
+    let ends: Vec<_> =
+        sent.iter().map(|reset| (reset.namespace.map(|id| id.inode()), reset.remote)).collect();
+    let (here, there) = (Some(one.inode()), Some(two.inode()));
+    let wanted = [(here, at(1, 31_091)), (here, at(1, 31_092)), (there, at(2, 31_091))];
+    assert_eq!(ends, wanted.map(|(place, remote)| (place, Some(remote))), "{notices:?}");
+    assert_eq!(further, 2, "{notices:?}");
 }

@@ -30,7 +30,7 @@ const ROOM: usize = 8 << 20;
 /// Longest message that is read, in bytes. Header, socket and `tcp_info` together are below 500.
 const LONGEST: usize = 4096;
 /// Most messages read in one call, so that a flood of them cannot hold the caller up.
-const AT_ONCE: usize = 100_000;
+const AT_ONCE: usize = 8_192;
 
 /// A destroyed socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The layout of one tracepoint's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub(crate) struct Format {
     pub(crate) id: u64,
     fields: HashMap<String, Field>,
     /// The names that the print format gives to the values of a field.
-    symbols: HashMap<String, HashMap<i64, String>>,
+    symbols: HashMap<String, HashMap<i64, Arc<str>>>,
 }
 
 impl Format {
@@ -41,7 +42,7 @@ impl Format {
             let name = declaration.rsplit([' ', '*']).next()?.split('[').next()?;
             fields.insert(name.to_owned(), Field { offset, size });
         }
-        let mut symbols: HashMap<String, HashMap<i64, String>> = HashMap::new();
+        let mut symbols: HashMap<String, HashMap<i64, Arc<str>>> = HashMap::new();
         for part in text.split("__print_symbolic(REC->").skip(1) {
             let (field, rest) = part.split_once(',')?;
             let table = symbols.entry(field.trim().to_owned()).or_default();
@@ -50,7 +51,7 @@ impl Format {
                 let (Some(value), Some(name)) = (halves.next(), halves.next()) else { continue };
                 // Older kernels print the name of the constant instead of its value.
                 if let Ok(value) = value.trim().parse() {
-                    table.insert(value, name.trim().trim_matches(['"', '}', ' ']).to_owned());
+                    table.insert(value, name.trim().trim_matches(['"', '}', ' ']).into());
                 }
             }
         }
@@ -68,8 +69,8 @@ impl Format {
     }
 
     /// The name that the kernel prints for a field's value.
-    pub(crate) fn symbol(&self, field: &str, value: u64) -> Option<&str> {
-        self.symbols.get(field)?.get(&(value as i64)).map(String::as_str)
+    pub(crate) fn symbol(&self, field: &str, value: u64) -> Option<&Arc<str>> {
+        self.symbols.get(field)?.get(&(value as i64))
     }
 }
 
@@ -143,7 +144,8 @@ mod tests {
         raw[16] = 11;
         raw[20] = 7;
         let reason = format.field("reason").unwrap();
-        assert_eq!(format.symbol("reason", reason.number(&raw).unwrap()), Some("TCP_ABORT_ON_CLOSE"));
+        let word = format.symbol("reason", reason.number(&raw).unwrap());
+        assert_eq!(word.map(|word| &**word), Some("TCP_ABORT_ON_CLOSE"));
         assert_eq!(format.field("saddr").unwrap().bytes(&raw).unwrap()[0], 7);
         assert_eq!(format.field("skbaddr").unwrap().number(&raw), Some(0));
         assert!(!format.has("cookie") && reason.number(&raw[..10]).is_none());

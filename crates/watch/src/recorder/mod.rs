@@ -31,7 +31,7 @@ pub use self::options::{CannotRecord, PacketTap, RecordOptions};
 use self::section::BareSection;
 use crate::addresses::Endpoints;
 use crate::kernel::tap::{BLOCK_TIMEOUT, PacketRing};
-use crate::live_reset::{Direction, LiveReset};
+use crate::live_reset::{BoxedReset, Direction, LiveReset};
 use crate::recorded::{Agreement, JudgedReset, Recorded, judge, verdict_on};
 
 /// Memory for packets; with connections, the ring and what is to be written, the recorder takes about 32 MiB at most.
@@ -40,6 +40,8 @@ const MEMORY: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_millis(3 * BLOCK_TIMEOUT.as_millis() as u64);
 /// Most resets that wait. More are written as they come, with the packets that are there.
 const MOST_WAITING: usize = 16_384;
+/// Most resets that are written in one call: each is told with what its packets say.
+const MOST_AT_ONCE: usize = 1_024;
 /// Records whose other end may still be told.
 const MOST_RECENT: usize = 4_096;
 /// Names of interfaces that are remembered.
@@ -66,7 +68,7 @@ pub struct RecordCounts {
 /// A reset that waits for its packets.
 #[derive(Debug)]
 struct AwaitedReset {
-    reset: LiveReset,
+    reset: BoxedReset,
     until: Instant,
 }
 
@@ -99,6 +101,7 @@ pub struct Recorder {
     files: RecordFiles,
     snap: u32,
     waiting: VecDeque<AwaitedReset>,
+    is_behind: bool,
     /// The latest sections, of which the first has the number `begun`.
     recent: VecDeque<KnownSection>,
     begun: u64,
@@ -129,6 +132,7 @@ impl Recorder {
             files,
             snap: options.bytes,
             waiting: VecDeque::new(),
+            is_behind: false,
             recent: VecDeque::new(),
             begun: 0,
             names: HashMap::new(),
@@ -165,13 +169,23 @@ impl Recorder {
         !self.waiting.is_empty()
     }
 
+    /// How many resets wait for their packets.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether more could be written than one call does.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
     /// Takes a reset, to be returned by [`ready`](Self::ready).
-    pub(crate) fn take(&mut self, reset: LiveReset) {
+    pub(crate) fn take(&mut self, reset: BoxedReset) {
         self.waiting.push_back(AwaitedReset { reset, until: Instant::now() + PATIENCE });
     }
 
     /// The resets whose packets are on disk, or will never be. Call [`drain`](Self::drain) before. `all`: without waiting for packets.
-    pub(crate) fn ready(&mut self, all: bool) -> Vec<LiveReset> {
+    pub(crate) fn ready(&mut self, all: bool) -> Vec<BoxedReset> {
         let now = Instant::now();
         let mut done = Vec::new();
         // The sender's end first, if both are there: of that the kernel knows more.
@@ -180,7 +194,7 @@ impl Recorder {
         waiting.make_contiguous().sort_by_key(|waiting| waiting.reset.direction == Direction::Received);
         for waiting in waiting {
             let over = all || now >= waiting.until;
-            if over || self.has_packets(&waiting.reset) {
+            if done.len() < MOST_AT_ONCE && (over || self.has_packets(&waiting.reset)) {
                 let mut reset = waiting.reset;
                 self.record(&mut reset);
                 done.push(reset);
@@ -188,6 +202,7 @@ impl Recorder {
                 self.waiting.push_back(waiting);
             }
         }
+        self.is_behind = done.len() >= MOST_AT_ONCE;
         self.files.flush();
         self.forget_lost(&mut done);
         done.sort_by(|a, b| a.time_seconds.total_cmp(&b.time_seconds));
@@ -195,7 +210,7 @@ impl Recorder {
     }
 
     /// Takes back what was said of records that could not be written.
-    fn forget_lost(&mut self, done: &mut [LiveReset]) {
+    fn forget_lost(&mut self, done: &mut [BoxedReset]) {
         let lost = self.files.take_lost();
         let is_lost = |at: (u64, u64)| lost.iter().any(|lost| lost.has(at.0, at.1));
         let mut ids = HashSet::new();
