@@ -228,7 +228,9 @@ mod tests {
     }
 
     fn plain(status: u16) -> Model {
-        Model { status: Some(status), got: 300_000, ..Model::default() }
+        let mut model = Model::default();
+        (model.status, model.got) = (Some(status), 300_000);
+        model
     }
 
     fn judged(seen: &TrialResult) -> (CheckAnswer, Option<Verdict>) {
