@@ -184,7 +184,7 @@ impl<'p> Trial<'p> {
         let mut buffer = [0; 64 << 10];
         let config = &self.prober.config;
         let longest = if self.framing.complete { patience } else { config.longest.max(2 * patience) };
-        let last = Instant::now() + longest;
+        let mut last = Instant::now() + longest;
         while self.ended.is_none() && !(until == Until::Complete && self.framing.complete) {
             let sending = self.unsent() > 0 && !self.write_failed;
             let events = if sending { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
@@ -205,7 +205,11 @@ impl<'p> Trial<'p> {
                 Ok(got) => {
                     self.prober.spent.received(got);
                     self.came += got as u64;
+                    let was_complete = self.framing.complete;
                     self.framing.feed(&buffer[..got]);
+                    if self.framing.complete && !was_complete {
+                        last = last.min(Instant::now() + patience);
+                    }
                     if self.framing.wrong.is_some() {
                         return;
                     }

@@ -16,7 +16,13 @@ pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
     if faults().any(|finding| cut(&finding)) {
         all.push(who(report));
     }
-    if faults().any(|finding| finding.answer == CheckAnswer::Stalls) {
+    let stalls = || faults().filter(|finding| finding.answer == CheckAnswer::Stalls);
+    if stalls().any(|finding| finding.got == 0 && finding.status.is_none()) {
+        all.push(format!(
+            "In {} it gave no answer: has it stopped, or is it busy with what it was asked before?",
+            names(stalls())
+        ));
+    } else if stalls().next().is_some() {
         all.push("It waits for bytes that the client holds back: bound the time for which it reads after its answer.".into());
     }
     let risked = report.findings.iter().filter(|finding| finding.answer.is_fault());
