@@ -342,12 +342,7 @@ impl Chunks {
                 (ChunkState::Trailer, b'\r') => ChunkState::Trailer,
                 (ChunkState::TrailerLine, b'\n') => ChunkState::Trailer,
                 (ChunkState::Trailer | ChunkState::TrailerLine, _) => ChunkState::TrailerLine,
-                (ended @ (ChunkState::Done | ChunkState::Broken), _) => {
-                    return {
-                        let _ = ended;
-                        content
-                    };
-                }
+                (ChunkState::Done | ChunkState::Broken, _) => return content,
                 (ChunkState::Data, _) => ChunkState::Broken,
             };
         }
