@@ -84,6 +84,9 @@ pub(crate) struct ProbeArguments {
     /// How long the server may be silent, as 30s or 2m; a number alone is seconds
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = up_to(Duration::from_secs(600)))]
     patience: Duration,
+    /// How long questions are asked, as 10m; what has been asked is waited for
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = up_to(Duration::from_secs(86_400)))]
+    within: Duration,
     /// How long a connection is held at most, as 35s or 5m; a number alone is seconds
     #[arg(long, value_name = "TIME", default_value = "35s", value_parser = up_to(Duration::from_secs(600)))]
     hold: Duration,
@@ -126,7 +129,7 @@ impl ProbeArguments {
             return Err(exit::fail(exit::BAD_USAGE, "--only names a hostile check: say --hostile too"));
         }
         config.except = self.except.clone();
-        config.patience = self.patience;
+        (config.patience, config.within) = (self.patience, self.within);
         // The hostile checks ask more than a visitor does, too.
         config.active = (self.active || config.hostile).then_some(true);
         config.own_server = self.i_own_this_server;
@@ -212,7 +215,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
         Ok(reports) => reports,
         Err(code) => return code,
     };
-    plan::say(&costs);
+    plan::say(&costs, config.within);
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
     let told = Arc::new(Mutex::new(Told {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::check::Check;
 use crate::config::ProbeConfig;
+use crate::learn::CONTROLS;
 
 /// The most that a probe sends, and the most that it reads, if it is not [active](ProbeConfig::active), in bytes.
 pub const QUIET: u64 = 1 << 20;
@@ -40,8 +41,9 @@ pub(crate) fn is_asked_over_http2(check: Check) -> bool {
 
 /// What a check costs at most. `active` is whether the probe may ask more than a visitor does.
 pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
-    // Three more requests of a kind tell the lengths of responses without framing.
-    let (times, learnt) = (u64::from(config.repeat.max(1)), 3);
+    // Three more requests of a kind tell the lengths of responses without framing, or, where there was no response, whether
+    // plain requests are answered.
+    let (times, learnt) = (u64::from(config.repeat.max(1)), u64::from(CONTROLS));
     let body = body(config, active) as u64;
     let payload = config.payload.len() as u64;
     let cost = |connections: u64, posts, sent: u64, held| Cost {
@@ -54,15 +56,23 @@ pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
         return cost(0, false, 0, 0);
     }
     match check {
-        Check::UploadInProgress if config.http2 => cost(2 * times, true, 2 * times * config.upload as u64, 0),
+        Check::UploadInProgress if config.http2 => {
+            cost(2 * times + 2 * learnt, true, 2 * times * config.upload as u64, 0)
+        }
         Check::LargeResponse => cost(times + learnt, false, 0, 0),
         Check::UnreadBody if active => cost(4 * (times + learnt), true, 2 * (times + learnt) * (body + 8), 0),
         Check::UnreadBody => cost(2 * (times + learnt), false, (times + learnt) * (body + 8), 0),
+        Check::LateByte if active => cost(2 * times + learnt, false, 2 * times, 0),
         Check::TrailingBytes | Check::LateByte => cost(times + learnt, false, 8 * times, 0),
         Check::Pipelined => cost(times + learnt, active, times * PIPELINED as u64, 0),
         Check::HalfClose => cost(times + learnt, false, 0, 0),
         Check::UploadInProgress => cost(times + learnt, true, (times + learnt) * config.upload as u64, 0),
-        Check::Stall => cost(times, true, times * 2 * body, 0),
+        Check::ChunkedUpload => {
+            let sent = (times + learnt) * (body + config.upload as u64);
+            cost(2 * (times + learnt), true, sent, 0)
+        }
+        Check::ExpectContinue => cost(2 * times + learnt, true, (2 * times + learnt) * body, 0),
+        Check::Stall => cost(times + learnt, true, times * 2 * body, 0),
         Check::KeepAlive => cost(1 + times * TOGETHER as u64, false, 0, TOGETHER as u64),
         Check::IdleOpen => cost(10, false, 8, 8),
         Check::Drip => cost(1, false, config.hold.as_secs() + 5, 1),

@@ -17,6 +17,10 @@ pub enum Check {
     LargeResponse,
     /// Does the response arrive when the server refuses an upload that the client is still sending?
     UploadInProgress,
+    /// Does the response arrive when the request's body comes in chunks, and the server leaves it unread or refuses it?
+    ChunkedUpload,
+    /// Does the response arrive when the client asks first whether its body is wanted (`Expect: 100-continue`)?
+    ExpectContinue,
     /// Does the response arrive when another request follows the one after which the server closes?
     Pipelined,
     /// Does the response arrive when the server receives another byte after it has begun to answer?
@@ -39,7 +43,7 @@ pub enum Check {
 
 impl Check {
     /// All of them, in the order in which they are asked.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::LargeResponse,
         Self::UnreadBody,
         Self::TrailingBytes,
@@ -47,6 +51,8 @@ impl Check {
         Self::Pipelined,
         Self::HalfClose,
         Self::UploadInProgress,
+        Self::ChunkedUpload,
+        Self::ExpectContinue,
         Self::Stall,
         Self::KeepAlive,
         Self::IdleOpen,
@@ -62,6 +68,8 @@ impl Check {
             Self::TrailingBytes => "trailing-bytes",
             Self::LargeResponse => "large-response",
             Self::UploadInProgress => "upload-in-progress",
+            Self::ChunkedUpload => "chunked-upload",
+            Self::ExpectContinue => "expect-continue",
             Self::Pipelined => "pipelined",
             Self::LateByte => "late-byte",
             Self::HalfClose => "half-close",
@@ -84,6 +92,12 @@ impl Check {
             }
             Self::UploadInProgress => {
                 "Does the response arrive when the server refuses an upload that the client is still sending?"
+            }
+            Self::ChunkedUpload => {
+                "Does the response arrive when the request's body comes in chunks, and the server leaves it unread or refuses it?"
+            }
+            Self::ExpectContinue => {
+                "Does the response arrive when the client asks first whether its body is wanted (Expect: 100-continue)?"
             }
             Self::Pipelined => {
                 "Does the response arrive when another request follows the one after which the server closes?"

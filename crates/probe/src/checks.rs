@@ -2,6 +2,7 @@
 //! questions of a hostile client are in `hostile`.
 
 use std::io;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::budget::{self, PIPELINED, is_quiet};
@@ -13,14 +14,13 @@ use crate::http2;
 
 use crate::judge::{by_status, judge};
 use crate::keep_alive::keep_alive;
-use crate::often::{STUCK, Variant, worst, worst_form};
+use crate::model::LARGE;
+use crate::often::{STUCK, Variant, too_late, worst, worst_form};
 use crate::prober::Prober;
 use crate::request::AskedMethod;
 use crate::seen::ConnectionEnd;
 use crate::trial::{Trial, Until};
-
-/// A smaller response fits into the two sockets' buffers even with a small window, so that nothing is left to lose.
-const LARGE: u64 = 64 << 10;
+use crate::uploads;
 
 pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
     let raw = prober.dialect.is_raw();
@@ -28,12 +28,17 @@ pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
         let text = "not asked: it would ask more of a server that others use, too, than a visitor does";
         return CheckFinding { left_out: Some(LeftOut::Active), ..CheckFinding::undecided(check, text) };
     }
+    if prober.is_late() {
+        return too_late(check);
+    }
     if prober.config.http2 {
         return http2::ask(prober, check);
     }
     match check {
         Check::UnreadBody
         | Check::UploadInProgress
+        | Check::ChunkedUpload
+        | Check::ExpectContinue
         | Check::Pipelined
         | Check::Stall
         | Check::EndlessUpload
@@ -50,7 +55,9 @@ pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
         Check::LateByte => late_byte(prober),
         Check::Pipelined => pipelined(prober),
         Check::HalfClose => half_close(prober),
-        Check::UploadInProgress => upload_in_progress(prober),
+        Check::UploadInProgress => uploads::in_progress(prober),
+        Check::ChunkedUpload => uploads::chunked(prober),
+        Check::ExpectContinue => uploads::expect_continue(prober),
         Check::Stall => stall(prober),
         Check::KeepAlive => keep_alive(prober),
         Check::IdleOpen => by_status(&prober.model, hostile::idle_open(prober)),
@@ -61,7 +68,7 @@ pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
 }
 
 /// Sends a request, calls `between`, reads late, and judges what arrived.
-fn late_reader(
+pub(crate) fn late_reader(
     prober: &Prober,
     check: Check,
     ask: RequestShape,
@@ -136,18 +143,25 @@ fn trailing_bytes(prober: &Prober) -> CheckFinding {
 
 fn late_byte(prober: &Prober) -> CheckFinding {
     let (check, surplus) = (Check::LateByte, prober.dialect.surplus());
-    worst(
-        prober,
-        check,
-        1,
-        &[&|prober| {
+    let variant = |waits: bool| {
+        let surplus = &surplus;
+        move |prober: &Prober| {
             late_reader(prober, check, RequestShape::GET, &[], |trial| {
                 trial.answer_begins(prober.config.patience);
+                if waits {
+                    thread::sleep(prober.config.delay);
+                }
                 trial.queue(&surplus[..1]);
                 trial.send(STUCK);
             })
-        }],
-    )
+        }
+    };
+    if !prober.active {
+        return worst(prober, check, 1, &[&variant(false)]);
+    }
+    // A server may look once more for bytes, and then close: the later byte meets that close.
+    let forms = ["a byte as the response begins", "one when the client is about to read"];
+    worst_form(prober, check, 1, &[&variant(false), &variant(true)], &|index| forms[index].to_owned())
 }
 
 fn pipelined(prober: &Prober) -> CheckFinding {
@@ -173,47 +187,6 @@ fn half_close(prober: &Prober) -> CheckFinding {
             trial.read(Until::Complete, prober.config.patience);
             trial.settle();
             Ok(judge(prober, check, RequestShape::GET, trial.finish()))
-        }],
-    )
-}
-
-fn upload_in_progress(prober: &Prober) -> CheckFinding {
-    let (check, upload) = (Check::UploadInProgress, prober.config.upload);
-    worst(
-        prober,
-        check,
-        upload,
-        &[&|prober| {
-            let piece = 64 << 10;
-            let mut trial = Trial::open(prober, true)?;
-            trial.queue(&prober.dialect.request(RequestShape::with_body("POST", upload, 0)));
-            let (mut left, mut after_answer, mut early) = (upload, 0, false);
-            while left > 0 && !trial.write_failed() {
-                let now = piece.min(left);
-                trial.queue(&prober.dialect.body(now));
-                if now == left {
-                    trial.queue(&prober.dialect.body_end());
-                }
-                trial.send(STUCK);
-                left -= now;
-                if early || trial.answer_begins(Duration::ZERO) {
-                    // The answer has begun. A client that has not read it yet goes on sending for a while.
-                    early = true;
-                    after_answer += now;
-                    if after_answer >= prober.config.body {
-                        break;
-                    }
-                }
-            }
-            trial.late();
-            trial.read(Until::Complete, prober.config.patience);
-            trial.settle();
-            let mut found =
-                judge(prober, check, RequestShape::with_body("POST", upload, upload), trial.finish());
-            if found.answer == CheckAnswer::Keeps && !early {
-                found.sentence.push_str("; it reads the whole upload before it answers");
-            }
-            Ok(found)
         }],
     )
 }

@@ -29,6 +29,8 @@ pub mod defaults {
     pub const MOST: u64 = 16 << 20;
     /// A response that takes longer is an event stream, or too slow to be asked for forty times.
     pub const LONGEST: Duration = Duration::from_secs(30);
+    /// Long enough to ask everything of a server that takes 5 s for each answer.
+    pub const WITHIN: Duration = Duration::from_secs(600);
 }
 
 /// How a server is probed. Plain data; every field may be set directly.
@@ -45,6 +47,8 @@ pub struct ProbeConfig {
     pub most: u64,
     /// The longest time for which a response is read, or twice [`patience`](Self::patience) if that is longer.
     pub longest: Duration,
+    /// The time after which nothing more is asked; what has been asked is waited for.
+    pub within: Duration,
     /// Whether to ask more than a visitor does: POST, large uploads, held connections. `None`: only of a server on this
     /// host, by loopback or a unix socket. A probe that is not active sends and reads at most [`QUIET`](crate::QUIET)
     /// bytes each, asks with GET on one connection at a time, and holds none.
@@ -99,6 +103,7 @@ impl Default for ProbeConfig {
             patience: defaults::PATIENCE,
             most: defaults::MOST,
             longest: defaults::LONGEST,
+            within: defaults::WITHIN,
             active: None,
             repeat: 2,
             expect: None,

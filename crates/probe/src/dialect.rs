@@ -34,7 +34,8 @@ impl RequestExtras {
 
     /// The length that the head announces. A request that changes something says that it has no body.
     fn announced(&self, ask: RequestShape) -> Option<usize> {
-        ask.announced.or(self.method.as_ref().filter(|method| !method.is_safe()).map(|_| 0))
+        let unsafe_method = self.method.as_ref().filter(|method| !method.is_safe() && !ask.is_chunked);
+        ask.announced.or(unsafe_method.map(|_| 0))
     }
 
     /// The fields of a head: the user's, and of `own` those that the user has not set.
@@ -57,14 +58,36 @@ pub(crate) struct RequestShape {
     pub(crate) end: bool,
     /// Whether the connection is to be kept for another request.
     pub(crate) is_kept: bool,
+    /// Whether the body comes in chunks, and its length is not announced.
+    pub(crate) is_chunked: bool,
+    /// Whether the head asks if the body is wanted.
+    pub(crate) expects: bool,
 }
 
 impl RequestShape {
-    pub(crate) const GET: Self = Self { method: "GET", announced: None, body: 0, end: true, is_kept: false };
+    pub(crate) const GET: Self = Self {
+        method: "GET",
+        announced: None,
+        body: 0,
+        end: true,
+        is_kept: false,
+        is_chunked: false,
+        expects: false,
+    };
     pub(crate) const KEPT: Self = Self { is_kept: true, ..Self::GET };
 
     pub(crate) fn with_body(method: &'static str, announced: usize, body: usize) -> Self {
-        Self { method, announced: Some(announced), body, end: announced == body, is_kept: false }
+        Self { method, announced: Some(announced), body, end: announced == body, ..Self::GET }
+    }
+
+    /// A body of so many bytes in chunks.
+    pub(crate) fn chunked(method: &'static str, body: usize) -> Self {
+        Self { method, body, is_chunked: true, ..Self::GET }
+    }
+
+    /// Whether the head says that a body follows.
+    pub(crate) fn has_body(&self) -> bool {
+        self.announced.is_some() || self.is_chunked
     }
 }
 
@@ -112,6 +135,15 @@ impl Dialect {
                 if let Some(length) = &length {
                     own.extend([("Content-Type", "application/octet-stream"), ("Content-Length", length)]);
                 }
+                if ask.is_chunked {
+                    own.extend([
+                        ("Content-Type", "application/octet-stream"),
+                        ("Transfer-Encoding", "chunked"),
+                    ]);
+                }
+                if ask.expects {
+                    own.push(("Expect", "100-continue"));
+                }
                 for (name, value) in extras.fields(&own) {
                     head.push_str(&format!("{name}: {value}\r\n"));
                 }
@@ -143,9 +175,9 @@ impl Dialect {
             Self::Raw(payload) => payload.clone(),
         };
         if !self.is_raw() {
-            out.extend(self.body(ask.body));
+            out.extend(self.piece(ask, ask.body));
             if ask.end {
-                out.extend(self.body_end());
+                out.extend(self.end_of(ask));
             }
         }
         out
@@ -186,6 +218,26 @@ impl Dialect {
                 out
             }
             _ => vec![b'b'; length],
+        }
+    }
+
+    /// `length` bytes of the body of such a request in wire format.
+    pub(crate) fn piece(&self, ask: RequestShape, length: usize) -> Vec<u8> {
+        // RFC 9112 section 7.1; a chunk of no bytes would be the last.
+        match self {
+            Self::Http { .. } if ask.is_chunked && length == 0 => Vec::new(),
+            Self::Http { .. } if ask.is_chunked => {
+                [format!("{length:x}\r\n").as_bytes(), &self.body(length), b"\r\n"].concat()
+            }
+            _ => self.body(length),
+        }
+    }
+
+    /// The bytes that end the body of such a request.
+    pub(crate) fn end_of(&self, ask: RequestShape) -> Vec<u8> {
+        match self {
+            Self::Http { .. } if ask.is_chunked => b"0\r\n\r\n".to_vec(),
+            _ => self.body_end(),
         }
     }
 

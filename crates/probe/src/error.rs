@@ -120,7 +120,7 @@ fn on_connecting(error: &io::Error) -> &'static str {
         UnexpectedEof => "the server takes the connection and ends it at once: does it speak TLS?",
         Unsupported => "ask it in HTTP/1.1",
         TimedOut => "nothing answers there: does a firewall drop it?",
-        // What rustls says.
+        // Of the handshake.
         Other => "the TLS handshake failed: does it speak TLS?",
         _ => "is the server running?",
     }

@@ -99,8 +99,23 @@ pub struct CheckFinding {
     pub idle_limit: Option<IdleLimit>,
     /// Why the question was not asked, or not as often as configured, out of regard for a server that others use, too.
     pub left_out: Option<LeftOut>,
+    /// Why the deciding trial tells nothing although no fault was seen in it; `None` if it tells, or if none was made.
+    pub unlike: Option<Unlike>,
     /// The answer in a sentence.
     pub sentence: String,
+}
+
+/// Why a trial tells nothing about how the plain response ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Unlike {
+    /// The response has another status.
+    Status,
+    /// The response is another one, so much shorter that nothing of it can be lost.
+    Length,
+    /// There was no connection, or no response, and a plain request meets the same.
+    NoAnswer,
 }
 
 /// How long a server keeps an idle connection, and what became of requests around that limit.
@@ -129,6 +144,8 @@ pub enum LeftOut {
     Active,
     /// [`QUIET`](crate::QUIET) bytes were sent or read before.
     Budget,
+    /// [`ProbeConfig::within`](crate::ProbeConfig::within) had passed before.
+    Time,
 }
 
 /// Why a server in which no fault was found cannot be said to keep its responses.
@@ -148,8 +165,19 @@ pub enum Doubt {
         /// The check.
         check: Check,
     },
+    /// A check was answered with another, much shorter response than the plain request.
+    OtherLength {
+        /// The length of its body, in bytes.
+        bytes: u64,
+        /// The check.
+        check: Check,
+    },
+    /// In a check no connection could be made, or the server gave no response, to plain requests either.
+    NoAnswer(Check),
     /// [`QUIET`](crate::QUIET) bytes were read or sent before these could be asked.
     Unasked(Vec<Check>),
+    /// The time was over before these could be asked.
+    Late(Vec<Check>),
 }
 
 impl CheckFinding {
@@ -173,6 +201,7 @@ impl CheckFinding {
             status: None,
             idle_limit: None,
             left_out: None,
+            unlike: None,
             sentence: sentence.to_owned(),
         }
     }
@@ -203,6 +232,7 @@ impl CheckFinding {
             status: seen.status,
             idle_limit: None,
             left_out: None,
+            unlike: None,
             sentence,
         }
     }
@@ -224,6 +254,8 @@ pub struct ProbeReport {
     pub protocol: &'static str,
     /// Length of the body of the plain response, in bytes.
     pub response_bytes: u64,
+    /// Whether the plain response ended in order and before its own end.
+    pub is_short: bool,
     /// What marks the end of a response: `content-length`, `chunked`, `end-request`, `end-stream` or `close`.
     pub framing: &'static str,
     /// Why the server's resets could not be watched; `None` if they were, or if the server is on another host.
@@ -265,13 +297,21 @@ impl ProbeReport {
             return Some(Doubt::Empty);
         }
         let open = || self.counting().filter(|finding| finding.answer == CheckAnswer::CannotTell);
-        let otherwise = |finding: &CheckFinding| finding.status.filter(|_| finding.status != self.status);
-        if let Some((status, check)) = open().find_map(|finding| Some((otherwise(finding)?, finding.check))) {
-            return Some(Doubt::OtherStatus { status, check });
+        let doubt = |finding: &CheckFinding| match (finding.unlike?, finding.status, finding.check) {
+            (Unlike::Status, Some(status), check) => Some(Doubt::OtherStatus { status, check }),
+            (Unlike::Length, _, check) => Some(Doubt::OtherLength { bytes: finding.got, check }),
+            (_, _, check) => Some(Doubt::NoAnswer(check)),
+        };
+        if let Some(doubt) = open().find_map(doubt) {
+            return Some(doubt);
         }
-        let unasked = open().filter(|finding| finding.left_out == Some(LeftOut::Budget));
-        let unasked: Vec<Check> = unasked.map(|finding| finding.check).collect();
-        (!unasked.is_empty()).then_some(Doubt::Unasked(unasked))
+        let left_out = |why| {
+            let unasked = open().filter(|finding| finding.left_out == Some(why));
+            unasked.map(|finding| finding.check).collect::<Vec<_>>()
+        };
+        let some = |checks: Vec<Check>| Some(checks).filter(|checks| !checks.is_empty());
+        let unasked = some(left_out(LeftOut::Budget)).map(Doubt::Unasked);
+        unasked.or_else(|| some(left_out(LeftOut::Time)).map(Doubt::Late))
     }
 
     /// The finding of a question, if it was asked.

@@ -38,6 +38,8 @@ pub struct Framing {
     /// Why what came cannot be parsed. Its bytes are then only counted.
     pub wrong: Option<NoResponse>,
     interim: usize,
+    /// Whether the server has asked for the request's body (100 Continue).
+    pub(crate) is_continued: bool,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl Framing {
             is_last: false,
             wrong: None,
             interim: 0,
+            is_continued: false,
         }
     }
 
@@ -187,17 +190,30 @@ impl Framing {
                     headers = vec![httparse::EMPTY_HEADER; room * 4];
                     continue;
                 }
+                // A reason phrase is for people, and clients show it as it comes, or not at all.
+                Err(httparse::Error::Status) if !bytes[from..].contains(&b'\n') => {
+                    return Parsed::Partial(from);
+                }
+                Err(httparse::Error::Status) if plain_reason(&bytes[from..]).is_some() => {
+                    let mut plainer = bytes[..from].to_vec();
+                    plainer.extend(plain_reason(&bytes[from..]).unwrap_or_default());
+                    return self.parse_head(&plainer);
+                }
                 Err(_) => {
                     let opening = &bytes[from..];
-                    return Parsed::Wrong(NoResponse::OtherProtocol(
-                        opening[..opening.len().min(OPENING)].into(),
-                    ));
+                    let shown = opening[..opening.len().min(OPENING)].into();
+                    let is_http = opening.starts_with(b"HTTP/1.");
+                    return Parsed::Wrong(match is_http {
+                        true => NoResponse::MalformedHead(shown),
+                        false => NoResponse::OtherProtocol(shown),
+                    });
                 }
             };
             from += length;
             let status = response.code.unwrap_or(0);
             if (100..200).contains(&status) {
                 self.interim += 1;
+                self.is_continued |= status == 100;
                 if self.interim > MOST_INTERIM {
                     return Parsed::Wrong(NoResponse::OnlyInterim(self.interim));
                 }
@@ -232,6 +248,18 @@ impl Framing {
             return Parsed::Head(from);
         }
     }
+}
+
+/// The same bytes with a reason phrase of printable characters; `None` if it is so already, or has not come whole.
+fn plain_reason(response: &[u8]) -> Option<Vec<u8>> {
+    // `HTTP/1.1 200 ` stands before it (RFC 9112 section 4).
+    const BEFORE: usize = 13;
+    let end = response.iter().position(|byte| *byte == b'\n')?;
+    let is_odd = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r');
+    let mut plain = response.to_vec();
+    let reason = plain.get_mut(BEFORE..end).filter(|reason| reason.iter().any(|byte| is_odd(byte)))?;
+    reason.iter_mut().filter(|byte| is_odd(byte)).for_each(|byte| *byte = b'?');
+    Some(plain)
 }
 
 /// What the beginning of a response is.
@@ -314,12 +342,7 @@ impl Chunks {
                 (ChunkState::Trailer, b'\r') => ChunkState::Trailer,
                 (ChunkState::TrailerLine, b'\n') => ChunkState::Trailer,
                 (ChunkState::Trailer | ChunkState::TrailerLine, _) => ChunkState::TrailerLine,
-                (ended @ (ChunkState::Done | ChunkState::Broken), _) => {
-                    return {
-                        let _ = ended;
-                        content
-                    };
-                }
+                (ChunkState::Done | ChunkState::Broken, _) => return content,
                 (ChunkState::Data, _) => ChunkState::Broken,
             };
         }
@@ -353,6 +376,13 @@ mod tests {
         // A line that is no header hides nothing.
         for odd in ["X: a\x07b", "Server: a\x1b[31m", "no colon", "a b: c", ": x"] {
             let response = format!("HTTP/1.1 200 OK\r\n{odd}\r\nContent-Length: 5\r\n\r\nhell");
+            assert!(
+                at_any_split(response.as_bytes()).iter().all(|seen| *seen == (4, Some(5), false)),
+                "{odd:?}"
+            );
+        }
+        for odd in ["\x1b[31mpwn\x07", "\x1b", "\u{fc}", ""] {
+            let response = format!("HTTP/1.1 200 {odd}\r\nContent-Length: 5\r\n\r\nhell");
             assert!(
                 at_any_split(response.as_bytes()).iter().all(|seen| *seen == (4, Some(5), false)),
                 "{odd:?}"

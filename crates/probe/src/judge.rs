@@ -4,7 +4,7 @@ use linger_verdict::{Observation, Verdict};
 
 use crate::check::Check;
 use crate::dialect::RequestShape;
-use crate::finding::{CheckAnswer, CheckFinding};
+use crate::finding::{CheckAnswer, CheckFinding, Unlike};
 use crate::learn::{learn_again, lengths};
 use crate::model::{Amount, Lengths, Model};
 use crate::prober::Prober;
@@ -25,15 +25,26 @@ pub(crate) fn judge(prober: &Prober, check: Check, ask: RequestShape, mut seen: 
             (seen.is_unsure, seen.complete) = (seen.is_unsure || seen.complete, false);
         }
     }
-    let (answer, verdict, mut sentence) =
-        answer(&seen, prober.model.status, prober.model.is_unlike(seen.status));
+    let unlike = prober.model.unlike(check, ask, &seen);
+    let (answer, verdict, mut sentence) = answer(&seen, &prober.model, unlike);
     if prober.model.is_short
         && !seen.complete
         && matches!(answer, CheckAnswer::Loses | CheckAnswer::LosesSilently)
     {
-        sentence.push_str("; the plain response, read without delay, was short as well: its announced length is wrong, or the application fails");
+        let why = if seen.expected.is_some() { "its announced length" } else { "its framing" };
+        sentence.push_str(&format!(
+            "; the plain response, read without delay, was short as well: {why} is wrong, or the application fails"
+        ));
     }
-    CheckFinding { verdict, ..CheckFinding::of(check, answer, &seen, sentence) }
+    if answer == CheckAnswer::AtRisk && seen.complete && seen.ended.is_reset() && prober.address.is_unix() {
+        sentence = format!(
+            "all {} bytes arrived, as they do over a unix socket, but the server closed with bytes of the client's unread: a \
+             client whose read or write then fails may take the response for failed",
+            seen.got
+        );
+    }
+    let unlike = unlike.filter(|_| answer == CheckAnswer::CannotTell && seen.complete);
+    CheckFinding { verdict, unlike, ..CheckFinding::of(check, answer, &seen, sentence) }
 }
 
 /// Compares a response without framing with others to the same request.
@@ -71,20 +82,31 @@ pub(crate) fn by_status(model: &Model, mut finding: CheckFinding) -> CheckFindin
     } else if model.is_unlike(finding.status) {
         (finding.answer, finding.verdict) = (CheckAnswer::CannotTell, None);
         finding.sentence = other_response(model.status, status);
+        finding.unlike = Some(Unlike::Status);
     }
     finding
 }
 
-/// The answer, the verdict on the response, and a sentence about both. `plain` is the status of the plain response, and
-/// `unlike` says whether this response tells nothing about how the plain one ends
-/// ([`Model::is_unlike`](crate::model::Model::is_unlike)).
-fn answer(seen: &TrialResult, plain: Option<u16>, unlike: bool) -> (CheckAnswer, Option<Verdict>, String) {
+/// The answer, the verdict on the response, and a sentence about both. `unlike` says why this response, if it arrived, tells
+/// nothing about how the plain one ends ([`Model::unlike`]).
+fn answer(
+    seen: &TrialResult,
+    model: &Model,
+    unlike: Option<Unlike>,
+) -> (CheckAnswer, Option<Verdict>, String) {
+    let plain = model.status;
     let (answer, verdict, mut sentence) = by_bytes(seen, plain);
-    match seen.status {
-        Some(status) if unlike && answer == CheckAnswer::Keeps => {
-            return (CheckAnswer::CannotTell, None, other_response(plain, status));
+    let kept = answer == CheckAnswer::Keeps;
+    match (seen.status, unlike.filter(|_| kept)) {
+        (_, Some(Unlike::Length)) => {
+            let sentence = format!(
+                "{} bytes arrived where the plain response has {}: it is another response, of which nothing could be lost",
+                seen.got, model.got
+            );
+            return (CheckAnswer::CannotTell, None, sentence);
         }
-        Some(status) if Some(status) != plain && !sentence.contains("answered") => {
+        (Some(status), Some(_)) => return (CheckAnswer::CannotTell, None, other_response(plain, status)),
+        (Some(status), None) if Some(status) != plain && !sentence.contains("answered") => {
             sentence.push_str(&format!("; it answered {status}"));
         }
         _ => {}
@@ -114,6 +136,13 @@ fn by_bytes(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verd
     };
     let verdict = Observation { complete: seen.complete, reset, write_failed: seen.write_failed }.verdict();
     let (answer, sentence) = match verdict {
+        Verdict::Kept if seen.unframed && seen.is_tls_cut => {
+            let sentence = format!(
+                "all {got} bytes arrived, but only the connection's end shows that, and it came without the end of TLS \
+                 (close_notify): wget and other strict clients take such a response for cut (RFC 9112 section 9.8)"
+            );
+            return (CheckAnswer::AtRisk, Some(Verdict::AtRisk), sentence);
+        }
         Verdict::Kept => {
             let end =
                 if ended == ConnectionEnd::Open { "left the connection open" } else { "closed in order" };
@@ -190,6 +219,7 @@ mod tests {
             ended: ConnectionEnd::Closed,
             code: None,
             invalid: None,
+            is_tls_cut: false,
             write_failed: false,
             elapsed: Duration::ZERO,
             round_trip: Duration::ZERO,
@@ -197,8 +227,14 @@ mod tests {
         }
     }
 
+    fn plain(status: u16) -> Model {
+        let mut model = Model::default();
+        (model.status, model.got) = (Some(status), 300_000);
+        model
+    }
+
     fn judged(seen: &TrialResult) -> (CheckAnswer, Option<Verdict>) {
-        let (answer, verdict, _) = answer(seen, Some(200), false);
+        let (answer, verdict, _) = answer(seen, &plain(200), None);
         (answer, verdict)
     }
 
@@ -235,11 +271,11 @@ mod tests {
     fn a_stream_that_is_reset_is_named_with_its_code() {
         let ended = ConnectionEnd::StreamReset;
         let reset = || TrialResult { ended, code: Some("CANCEL".into()), ..whole() };
-        let (answer_, _, sentence) = answer(&reset(), Some(200), false);
+        let (answer_, _, sentence) = answer(&reset(), &plain(200), None);
         assert_eq!(answer_, CheckAnswer::AtRisk);
         assert!(sentence.contains("reset the stream (CANCEL): a client that is still sending"), "{sentence}");
         let cut = TrialResult { complete: false, got: 3, ..reset() };
-        let (answer_, _, sentence) = answer(&cut, Some(200), false);
+        let (answer_, _, sentence) = answer(&cut, &plain(200), None);
         assert_eq!(answer_, CheckAnswer::Loses);
         assert!(sentence.contains("3 of 300000 bytes arrived before the server reset the stream (CANCEL)"));
     }
@@ -255,20 +291,20 @@ mod tests {
     #[test]
     fn a_gateway_that_always_fails_loses_nothing_by_the_question() {
         let seen = TrialResult { status: Some(502), ..whole() };
-        assert_eq!(answer(&seen, Some(502), false).0, CheckAnswer::Keeps);
+        assert_eq!(answer(&seen, &plain(502), None).0, CheckAnswer::Keeps);
     }
 
     #[test]
     fn another_answer_that_arrives_says_nothing_and_one_that_is_lost_is_lost() {
         let busy = || TrialResult { status: Some(503), ..whole() };
-        let judged = |seen: &TrialResult, unlike| answer(seen, Some(200), unlike).0;
-        assert_eq!(judged(&busy(), true), CheckAnswer::CannotTell);
-        assert_eq!(judged(&busy(), false), CheckAnswer::Keeps);
+        let judged = |seen: &TrialResult, unlike| answer(seen, &plain(200), unlike).0;
+        assert_eq!(judged(&busy(), Some(Unlike::Status)), CheckAnswer::CannotTell);
+        assert_eq!(judged(&busy(), None), CheckAnswer::Keeps);
         let reset = TrialResult { ended: ConnectionEnd::Reset, complete: false, got: 3, ..busy() };
-        assert_eq!(judged(&reset, true), CheckAnswer::Loses);
-        let (_, _, refused) = answer(&TrialResult { status: Some(413), ..whole() }, Some(200), false);
+        assert_eq!(judged(&reset, Some(Unlike::Status)), CheckAnswer::Loses);
+        let (_, _, refused) = answer(&TrialResult { status: Some(413), ..whole() }, &plain(200), None);
         assert!(refused.ends_with("; it answered 413"), "{refused}");
-        assert!(!answer(&whole(), Some(200), false).2.contains("answered"));
+        assert!(!answer(&whole(), &plain(200), None).2.contains("answered"));
     }
 
     #[test]
@@ -289,6 +325,15 @@ mod tests {
         let at_risk = (CheckAnswer::AtRisk, Some(Verdict::AtRisk));
         assert_eq!((reset(99_000), reset(98_999)), (at_risk, at_risk));
         assert_eq!(reset(60_000).0, CheckAnswer::Loses);
+    }
+
+    #[test]
+    fn an_end_without_close_notify_is_a_risk_where_nothing_else_shows_the_end() {
+        let cut = || TrialResult { unframed: true, is_tls_cut: true, ..whole() };
+        assert_eq!(judged(&cut()), (CheckAnswer::AtRisk, Some(Verdict::AtRisk)));
+        let kept = (CheckAnswer::Keeps, Some(Verdict::Kept));
+        assert_eq!(judged(&TrialResult { is_tls_cut: false, ..cut() }), kept);
+        assert_eq!(judged(&TrialResult { unframed: false, ..cut() }), kept);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::trial::{Trial, Until};
 
 /// How often a response without framing is read to learn how its length varies.
 const READINGS: u32 = 3;
+/// How many plain requests show whether a server that gave no response answers any.
+pub(crate) const CONTROLS: u32 = 3;
 
 /// Makes plain requests with a large window, and reads the responses without delay: one, or three if nothing but the end of
 /// the connection shows where a response ends. Returns the longest of them, and their lengths if they have no framing.
@@ -78,7 +80,8 @@ fn usable(prober: &Prober, target: &str, seen: &TrialResult) -> Result<(), Probe
     if seen.is_endless || seen.expected.is_some_and(|expected| expected > prober.config.most) {
         return Err(ProbeError::TooLong {
             target: target.to_owned(),
-            bytes: seen.expected.unwrap_or(seen.got).max(seen.got),
+            // What it announces is told only where that alone is too long.
+            bytes: seen.expected.filter(|expected| *expected > prober.config.most).unwrap_or(seen.got),
             seconds: seen.elapsed.as_secs_f64(),
             most: prober.config.most,
         });
@@ -133,4 +136,29 @@ fn read(prober: &Prober, ask: RequestShape, known: Option<Lengths>) -> Option<Le
     }
     // If none came to an orderly end, the longest is the best that is known: resets have cut the others.
     lengths.or(longest.map(Lengths::of))
+}
+
+/// Whether the server still answers plain requests. Where that cannot be asked, or nothing is known yet, it is taken to do so.
+pub(crate) fn answers_plainly(prober: &Prober) -> bool {
+    for _ in 0..CONTROLS {
+        if !prober.active && !prober.spent.leaves(0, prober.expected.unwrap_or(0)) {
+            return true;
+        }
+        let seen = if prober.config.http2 {
+            http2::plain(prober, "").ok()
+        } else {
+            Trial::open(prober, false).ok().map(|mut trial| {
+                trial.queue(&prober.dialect.request(RequestShape::GET));
+                trial.read(Until::Complete, prober.config.patience);
+                trial.finish()
+            })
+        };
+        // One that is silent may be busy with what was asked before.
+        if seen
+            .is_none_or(|seen| seen.got == 0 && seen.status.is_none() && seen.ended != ConnectionEnd::Silent)
+        {
+            return false;
+        }
+    }
+    true
 }

@@ -39,6 +39,7 @@ mod seen;
 mod target;
 mod tls;
 mod trial;
+mod uploads;
 mod wire;
 mod witness;
 
@@ -46,7 +47,7 @@ pub use budget::{AFFORDABLE, Cost, QUIET};
 pub use check::Check;
 pub use config::{ProbeConfig, defaults};
 pub use error::ProbeError;
-pub use finding::{CheckAnswer, CheckFinding, Doubt, IdleLimit, LeftOut, ProbeReport};
+pub use finding::{CheckAnswer, CheckFinding, Doubt, IdleLimit, LeftOut, ProbeReport, Unlike};
 pub use framing::Framing;
 pub use linger_verdict::Verdict;
 pub use model::{Amount, Lengths};

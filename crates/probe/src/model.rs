@@ -3,13 +3,17 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::check::Check;
 use crate::dialect::RequestShape;
-use crate::seen::TrialResult;
+use crate::finding::Unlike;
+use crate::seen::{ConnectionEnd, TrialResult};
 
 /// A response counts as cut if it is shorter than every other one by more than this many times their spread.
 const SPREADS: u64 = 10;
 /// And if more than this part of the shortest is missing: a page may have had one length three times by chance.
 const PART: u64 = 100;
+/// A smaller response fits into the two sockets' buffers even with a small window, so that nothing is left to lose, in bytes.
+pub(crate) const LARGE: u64 = 64 << 10;
 
 /// The lengths of complete bodies, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,14 +71,16 @@ impl Lengths {
 }
 
 /// A request, as far as its response depends on it.
-type Key = (&'static str, Option<usize>);
+type Key = (&'static str, Option<usize>, bool, bool);
 
 /// The plain response.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     /// The status line's number; `None` where the protocol has none.
     pub(crate) status: Option<u16>,
-    /// Whether the plain response, which was read without delay, was shorter than it announced.
+    /// The length of its body, in bytes.
+    pub(crate) got: u64,
+    /// Whether the plain response, which was read without delay, ended in order and before its own end.
     pub(crate) is_short: bool,
     /// The lengths of responses that end with the connection, by request.
     unframed: Mutex<HashMap<Key, Option<Lengths>>>,
@@ -82,8 +88,8 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(plain: &TrialResult, lengths: Option<Lengths>) -> Self {
-        let is_short = !plain.complete && plain.expected.is_some_and(|expected| plain.got < expected);
-        let model = Self { status: plain.status, is_short, unframed: Mutex::default() };
+        let is_short = !plain.complete && !plain.unframed && plain.ended == ConnectionEnd::Closed;
+        let model = Self { status: plain.status, got: plain.got, is_short, unframed: Mutex::default() };
         model.learn(RequestShape::GET, lengths);
         model
     }
@@ -102,8 +108,21 @@ impl Model {
         self.unframed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a response that arrived completely tells nothing about how responses end: its status differs from the
-    /// plain response's and says that the server was overloaded or limits its clients, or that the application failed.
+    /// Why the complete response to `ask` tells nothing about how the plain response ends; `None` if it does.
+    ///
+    /// The plain request asked again has a response with the same status; one with a body, or with bytes behind it, may be
+    /// refused. Where status and method are the plain ones, a much shorter response is another page.
+    pub(crate) fn unlike(&self, check: Check, ask: RequestShape, seen: &TrialResult) -> Option<Unlike> {
+        let may_be_refused = ask.has_body() || matches!(check, Check::TrailingBytes | Check::Pipelined);
+        if self.is_unlike(seen.status) || (!may_be_refused && seen.status != self.status) {
+            return Some(Unlike::Status);
+        }
+        let least = if self.got < LARGE { self.got / 2 } else { LARGE };
+        (ask.method == "GET" && seen.status == self.status && seen.got < least).then_some(Unlike::Length)
+    }
+
+    /// Whether a response that arrived completely tells nothing about how responses end, whatever was asked: its status differs
+    /// from the plain response's and says that the server was overloaded or limits its clients, or that the application failed.
     pub(crate) fn is_unlike(&self, status: Option<u16>) -> bool {
         // A status that refuses the request itself (405, 413, 501, ...) is an early response like any other.
         status != self.status && matches!(status, Some(408 | 429 | 500 | 503 | 506..=599))
@@ -111,7 +130,7 @@ impl Model {
 }
 
 fn key(shape: RequestShape) -> Key {
-    (shape.method, shape.announced)
+    (shape.method, shape.announced, shape.is_chunked, shape.expects)
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use linger_untrusted::Untrusted;
 pub enum NoResponse {
     /// It does not begin as a response does; these are its first bytes.
     OtherProtocol(Untrusted),
+    /// It begins as a response does, and its head is malformed; these are its first bytes.
+    MalformedHead(Untrusted),
     /// Its head has this many bytes, and no end.
     EndlessHead(usize),
     /// This many interim responses came (1xx), and no other.
@@ -22,6 +24,7 @@ impl fmt::Display for NoResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OtherProtocol(opening) => write!(f, "it begins with `{}`", opening.terminal()),
+            Self::MalformedHead(opening) => write!(f, "its head is malformed: `{}`", opening.terminal()),
             Self::EndlessHead(bytes) => write!(f, "its head does not end within {bytes} bytes"),
             Self::OnlyInterim(count) => write!(f, "{count} interim responses (1xx) came, and no other"),
             Self::Chunks(content) => {

@@ -4,8 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use crate::check::Check;
-use crate::finding::{CheckAnswer, CheckFinding, LeftOut};
+use crate::finding::{CheckAnswer, CheckFinding, LeftOut, Unlike};
 use crate::judge::by_status;
+use crate::learn::answers_plainly;
 use crate::prober::Prober;
 
 /// If no byte could be written for this long, the server is not reading: go on to the next step.
@@ -31,6 +32,10 @@ pub(crate) fn worst_form(
     let body = body + prober.config.payload.len();
     for (index, variant) in variants.iter().enumerate() {
         for _ in 0..prober.config.repeat.max(1) {
+            if prober.is_late() {
+                findings.push(too_late(check));
+                continue;
+            }
             if !prober.active && !prober.spent.leaves(body as u64, prober.expected.unwrap_or(0)) {
                 let text =
                     "not asked: what may be sent to, or read from, a server that others use, too, is used up";
@@ -38,14 +43,26 @@ pub(crate) fn worst_form(
                 findings.push(CheckFinding { left_out, ..CheckFinding::undecided(check, text) });
                 continue;
             }
-            let found = variant(prober)
-                .unwrap_or_else(|error| CheckFinding::undecided(check, &format!("no connection: {error}")));
+            let found = variant(prober).unwrap_or_else(|error| CheckFinding {
+                unlike: Some(Unlike::NoAnswer),
+                ..CheckFinding::undecided(check, &format!("no connection: {error}"))
+            });
             let mut found = by_status(&prober.model, found);
             found.form = (variants.len() > 1).then(|| form(index));
             if !prober.active && prober.room() == 0 && found.answer == CheckAnswer::CannotTell {
                 found.left_out = Some(LeftOut::Budget);
             }
             findings.push(found);
+        }
+    }
+    if findings.iter().any(is_unanswered) && !answers_plainly(prober) {
+        for finding in findings.iter_mut().filter(|finding| is_unanswered(finding)) {
+            (finding.answer, finding.verdict) = (CheckAnswer::CannotTell, None);
+            finding.unlike = Some(Unlike::NoAnswer);
+            finding.sentence =
+                "the connection ended before a byte of a response, and so did a plain request's after it: the \
+                 question has no part in that"
+                    .into();
         }
     }
     // What the budget left out was not asked: it has no end.
@@ -57,13 +74,15 @@ pub(crate) fn worst_form(
     else {
         return CheckFinding::undecided(check, "nothing was asked");
     };
-    // A response that arrived does not make up for a trial in which the server answered with another one, such as 503.
+    // A response that arrived does not make up for a trial in which the server answered with another one, such as 503, or
+    // not at all.
     if worst.answer == CheckAnswer::Keeps
-        && let Some(other) = findings.iter().find(|finding| is_unlike(prober, finding))
+        && let Some(other) = findings.iter().find(|finding| finding.unlike.is_some())
     {
         worst = other.clone();
     }
-    let same = findings.iter().filter(|finding| finding.answer == worst.answer).count() as u32;
+    let is_same = |finding: &&CheckFinding| (finding.answer, finding.unlike) == (worst.answer, worst.unlike);
+    let same = findings.iter().filter(is_same).count() as u32;
     (worst.trials, worst.with_this_answer) = (trials, same);
     for finding in findings.iter().filter(|finding| finding.ended.is_some()) {
         worst.forms.extend(finding.form.clone().filter(|form| !worst.forms.contains(form)));
@@ -71,8 +90,19 @@ pub(crate) fn worst_form(
     worst
 }
 
-fn is_unlike(prober: &Prober, finding: &CheckFinding) -> bool {
-    finding.answer == CheckAnswer::CannotTell && prober.model.is_unlike(finding.status)
+/// A question for which there was no time.
+pub(crate) fn too_late(check: Check) -> CheckFinding {
+    let text = "not asked: the time in which something was to be asked is over";
+    CheckFinding { left_out: Some(LeftOut::Time), ..CheckFinding::undecided(check, text) }
+}
+
+/// Whether the connection ended without a byte of a response. A server that has crashed, or that refuses every second client,
+/// does so whatever is asked.
+fn is_unanswered(finding: &CheckFinding) -> bool {
+    matches!(finding.answer, CheckAnswer::Loses | CheckAnswer::LosesSilently)
+        && finding.status.is_none()
+        && finding.got == 0
+        && finding.ended.is_some()
 }
 
 fn missing(finding: &CheckFinding) -> u64 {

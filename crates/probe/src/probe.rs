@@ -1,6 +1,6 @@
 //! A probe from the first request to the last answer: which questions, in which order, of which address.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 
@@ -63,6 +63,7 @@ pub fn probe(
         },
         response_bytes: plain.got,
         is_active: prober.active,
+        is_short: prober.model.is_short,
         framing: plain.framing,
         unwatched,
         findings: Vec::new(),
@@ -131,7 +132,8 @@ fn reach(
 fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, Option<String>) {
     let counters = match config.pid {
         Some(id) => CounterSource::Process(id),
-        None if is_here(&address) => CounterSource::Here,
+        // A unix socket is no part of TCP.
+        None if is_here(&address) && !address.is_unix() => CounterSource::Here,
         None => CounterSource::Nowhere,
     };
     // On a unix socket there are no TCP resets to watch.
@@ -162,6 +164,7 @@ fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, 
         config,
         model: Model::default(),
         spent: Spent::default(),
+        began: Instant::now(),
     };
     (prober, unwatched)
 }

@@ -1,7 +1,7 @@
 //! What is known about the server after a plain request, and the waiting times that are derived from it.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 
@@ -34,6 +34,8 @@ pub(crate) struct Prober {
     /// Whether to ask more than a visitor does.
     pub(crate) active: bool,
     pub(crate) spent: Spent,
+    /// When the probe began.
+    pub(crate) began: Instant,
 }
 
 impl Prober {
@@ -58,6 +60,11 @@ impl Prober {
     /// Whether a request of so many bytes may be sent.
     pub(crate) fn may_send(&self, bytes: usize) -> bool {
         self.active || self.spent.leaves(bytes as u64, 0)
+    }
+
+    /// Whether the time is over in which something may be asked.
+    pub(crate) fn is_late(&self) -> bool {
+        self.began.elapsed() > self.config.within
     }
 
     /// How long a quiet probe keeps a connection that it could have done with. Others may wait for the worker behind it.

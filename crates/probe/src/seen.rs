@@ -68,6 +68,8 @@ pub(crate) struct TrialResult {
     pub(crate) code: Option<String>,
     /// What is wrong with what came, if it is not valid in its protocol.
     pub(crate) invalid: Option<String>,
+    /// TLS: the end of the stream came without close_notify.
+    pub(crate) is_tls_cut: bool,
     pub(crate) write_failed: bool,
     pub(crate) elapsed: Duration,
     /// How long it took to connect.

@@ -23,6 +23,16 @@ pub(crate) enum Until {
     Closed,
 }
 
+/// What a server says to a client that has asked whether its body is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Continuation {
+    /// It asks for the body.
+    Continued,
+    /// It answers without the body, or ends the connection.
+    Answered,
+    Silent,
+}
+
 pub(crate) struct Trial<'p> {
     prober: &'p Prober,
     wire: ClientStream,
@@ -35,6 +45,8 @@ pub(crate) struct Trial<'p> {
     write_failed: bool,
     half_closed: bool,
     is_endless: bool,
+    /// Bytes read on this connection, framing and all.
+    came: u64,
 }
 
 impl<'p> Trial<'p> {
@@ -56,6 +68,7 @@ impl<'p> Trial<'p> {
             write_failed: false,
             half_closed: false,
             is_endless: false,
+            came: 0,
         })
     }
 
@@ -111,6 +124,32 @@ impl<'p> Trial<'p> {
         }
     }
 
+    /// Reads to 100 Continue, or to the head of the response, in pieces so small that the rest stays with the server.
+    pub(crate) fn continues(&mut self, patience: Duration) -> Continuation {
+        let until = Instant::now() + patience;
+        let mut buffer = [0; 16];
+        while !self.framing.is_continued {
+            if self.framing.status.is_some() || self.framing.wrong.is_some() || self.ended.is_some() {
+                return Continuation::Answered;
+            }
+            match self.wire.wait(PollFlags::IN, until) {
+                Ok(events) if !events.is_empty() => {}
+                _ => return Continuation::Silent,
+            }
+            match self.wire.read(&mut buffer) {
+                Ok(0) => self.ended = Some(self.after_the_end()),
+                Ok(got) => {
+                    self.prober.spent.received(got);
+                    self.framing.feed(&buffer[..got]);
+                }
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(_) => self.ended = Some(ConnectionEnd::Reset),
+            }
+        }
+        Continuation::Continued
+    }
+
     /// Sleeps for the configured delay, as a client that reads late. A quiet probe waits for the response, and then less: a
     /// server that cannot write any more serves nobody else meanwhile.
     pub(crate) fn late(&mut self) {
@@ -139,12 +178,13 @@ impl<'p> Trial<'p> {
 
     /// Reads, and sends what is still queued, to the end given by `until`. Stops earlier if no byte moves for
     /// `patience`, if what comes is no response, if the response becomes longer or takes longer than the configuration allows, or
-    /// if a quiet probe has read all that it may.
+    /// if a quiet probe has read all that it may. What comes behind a complete response is read for `patience` in all.
     pub(crate) fn read(&mut self, until: Until, patience: Duration) {
         self.wire.widen();
         let mut buffer = [0; 64 << 10];
         let config = &self.prober.config;
-        let last = Instant::now() + config.longest.max(2 * patience);
+        let longest = if self.framing.complete { patience } else { config.longest.max(2 * patience) };
+        let mut last = Instant::now() + longest;
         while self.ended.is_none() && !(until == Until::Complete && self.framing.complete) {
             let sending = self.unsent() > 0 && !self.write_failed;
             let events = if sending { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
@@ -164,12 +204,18 @@ impl<'p> Trial<'p> {
                 Ok(0) => self.ended = Some(self.after_the_end()),
                 Ok(got) => {
                     self.prober.spent.received(got);
+                    self.came += got as u64;
+                    let was_complete = self.framing.complete;
                     self.framing.feed(&buffer[..got]);
+                    if self.framing.complete && !was_complete {
+                        last = last.min(Instant::now() + patience);
+                    }
                     if self.framing.wrong.is_some() {
                         return;
                     }
-                    if !self.framing.complete && (self.framing.got > config.most || Instant::now() > last) {
-                        self.is_endless = true;
+                    let is_flood = self.framing.got > config.most || self.came > 2 * config.most;
+                    if is_flood || Instant::now() > last {
+                        self.is_endless = !self.framing.complete;
                         return;
                     }
                 }
@@ -224,12 +270,15 @@ impl<'p> Trial<'p> {
             }
             match self.wire.read(&mut buffer) {
                 Ok(0) => return Some(ConnectionEnd::Closed),
-                Ok(got) => self.prober.spent.received(got),
+                Ok(got) => {
+                    self.prober.spent.received(got);
+                    self.came += got as u64;
+                }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(_) => return Some(ConnectionEnd::Reset),
             }
-            if Instant::now() > until {
+            if Instant::now() > until || self.came > 2 * self.prober.config.most {
                 return None;
             }
         }
@@ -295,6 +344,7 @@ impl<'p> Trial<'p> {
             ended,
             code: None,
             invalid: self.framing.wrong.as_ref().map(|wrong| format!("no response: {wrong}")),
+            is_tls_cut: self.wire.is_tls_cut,
             write_failed: self.write_failed,
             elapsed: self.started.elapsed(),
             round_trip: self.wire.round_trip,

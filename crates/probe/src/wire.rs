@@ -27,6 +27,8 @@ pub(crate) struct ClientStream {
     session: Option<Box<ClientConnection>>,
     /// How long it took to connect, before TLS.
     pub(crate) round_trip: Duration,
+    /// The end of the stream was read, and it came without close_notify, TLS' own end.
+    pub(crate) is_tls_cut: bool,
 }
 
 impl ClientStream {
@@ -49,7 +51,7 @@ impl ClientStream {
         if address.domain() != Domain::UNIX {
             socket.set_tcp_nodelay(true)?;
         }
-        let mut wire = Self { socket, session: None, round_trip };
+        let mut wire = Self { socket, session: None, round_trip, is_tls_cut: false };
         if let Some(TlsName { host, http2 }) = tls {
             wire.session = Some(Box::new(tls::session(host, http2)?));
             wire.handshake(Instant::now() + patience)?;
@@ -78,10 +80,7 @@ impl ClientStream {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.wait(PollFlags::IN, until)?.is_empty() {
-                        return Err(io::Error::new(
-                            io::ErrorKind::TimedOut,
-                            "the TLS handshake does not end",
-                        ));
+                        return Err(io::Error::other("the TLS handshake does not end"));
                     }
                 }
                 Err(error) => return Err(error),
@@ -138,17 +137,23 @@ impl ClientStream {
             match session.reader().read(to) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // A FIN without close_notify counts as an end of stream here.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.is_tls_cut = true;
+                    return Ok(0);
+                }
                 result => return result,
             }
             match session.read_tls(&mut &self.socket)? {
                 0 => {
                     // The TLS session now reports the end itself.
                     let _ = session.process_new_packets().map_err(io::Error::other)?;
-                    if let Ok(got) = session.reader().read(to) {
-                        return Ok(got);
-                    }
-                    return Ok(0);
+                    return match session.reader().read(to) {
+                        Ok(got) => Ok(got),
+                        Err(error) => {
+                            self.is_tls_cut = error.kind() == io::ErrorKind::UnexpectedEof;
+                            Ok(0)
+                        }
+                    };
                 }
                 _ => {
                     session.process_new_packets().map_err(io::Error::other)?;

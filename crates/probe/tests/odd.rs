@@ -4,6 +4,8 @@
 mod common;
 mod kept;
 mod malformed;
+mod unlike;
+mod uploads;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

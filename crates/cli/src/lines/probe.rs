@@ -49,7 +49,7 @@ pub(crate) struct Finding {
     /// What the server announces of it in its header field Keep-Alive, in seconds; null where it does not.
     announced_seconds: Option<u64>,
     /// Why the question was not asked, or not as often as it was to be: `active`, it asks more than a visitor does; `budget`, what
-    /// may be asked of a server that others use, too, was used up.
+    /// may be asked of a server that others use, too, was used up; `time`, the time was over.
     left_out: Option<String>,
     /// The answer in a sentence.
     sentence: String,
@@ -130,15 +130,19 @@ fn identifier(value: impl Serialize) -> String {
     }
 }
 
+fn names(checks: &[library::Check]) -> String {
+    checks.iter().map(|check| check.name()).collect::<Vec<_>>().join(", ")
+}
+
 fn doubt(doubt: library::Doubt) -> String {
     match doubt {
         library::Doubt::PlainStatus(status) => format!("plain response has status {status}"),
         library::Doubt::Empty => "plain response has no body".into(),
         library::Doubt::OtherStatus { status, check } => format!("{check} was answered with {status}"),
-        library::Doubt::Unasked(checks) => {
-            let names: Vec<&str> = checks.iter().map(|check| check.name()).collect();
-            format!("the budget left out {}", names.join(", "))
-        }
+        library::Doubt::OtherLength { bytes, check } => format!("{check} was answered with {bytes} bytes"),
+        library::Doubt::Late(checks) => format!("the time was over before {}", names(&checks)),
+        library::Doubt::NoAnswer(check) => format!("{check} was not answered, nor plain requests"),
+        library::Doubt::Unasked(checks) => format!("the budget left out {}", names(&checks)),
         _ => "unknown".into(),
     }
 }

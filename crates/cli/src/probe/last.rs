@@ -16,7 +16,13 @@ pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
     if faults().any(|finding| cut(&finding)) {
         all.push(who(report));
     }
-    if faults().any(|finding| finding.answer == CheckAnswer::Stalls) {
+    let stalls = || faults().filter(|finding| finding.answer == CheckAnswer::Stalls);
+    if stalls().any(|finding| finding.got == 0 && finding.status.is_none()) {
+        all.push(format!(
+            "In {} it gave no answer: has it stopped, or is it busy with what it was asked before?",
+            names(stalls())
+        ));
+    } else if stalls().next().is_some() {
         all.push("It waits for bytes that the client holds back: bound the time for which it reads after its answer.".into());
     }
     let risked = report.findings.iter().filter(|finding| finding.answer.is_fault());
@@ -81,6 +87,16 @@ fn who(report: &ProbeReport) -> String {
                 NO_ERROR, and that behind the complete response only (RFC 9113 section 8.1)."
             .into();
     }
+    let faults = || report.counting().filter(|finding| finding.answer.is_fault());
+    if faults().all(|finding| finding.answer == CheckAnswer::LosesSilently) {
+        return silent(report).into();
+    }
+    if faults()
+        .all(|finding| finding.answer == CheckAnswer::AtRisk && finding.ended == Some(ConnectionEnd::Closed))
+    {
+        return "It should end TLS before it closes (close_notify), or say where a response ends: Content-Length or chunked."
+            .into();
+    }
     let nginx = report.server.as_ref().is_some_and(|server| server.raw().starts_with(b"nginx"));
     let remedy = if nginx {
         "In its configuration: `lingering_close always;`.".to_owned()
@@ -92,6 +108,20 @@ fn who(report: &ProbeReport) -> String {
         Some((name, resets)) => format!("{name} reset {resets} too early. {remedy}"),
         None => format!("The server closes while bytes of the client are unread or on their way. {remedy}"),
     }
+}
+
+/// The remedy where each response that was cut ended in order.
+fn silent(report: &ProbeReport) -> &'static str {
+    if report.counting().filter(|finding| finding.answer.is_fault()).all(|one| one.check == Check::HalfClose)
+    {
+        return "It takes a client that has shut its sending side for one that has left, which is no matter of how it closes.";
+    }
+    if report.is_short {
+        return "Its plain responses are short as well: what it announces is wrong, or what writes them fails. How the server \
+                closes has no part in that.";
+    }
+    "Its responses end short and in order. A gateway passes on so what it did not get of its application: probe the \
+     application itself. Otherwise what writes the response stops when a client behaves so."
 }
 
 /// The process that sent most of the resets, and how many.
@@ -136,17 +166,33 @@ pub(super) fn doubtful(report: &ProbeReport, doubt: &Doubt) -> String {
             };
             format!("{check} was answered with {status}{why}.")
         }
+        Doubt::OtherLength { bytes, check } => format!(
+            "{check} was answered with {bytes} bytes, and the plain request with {}: name a path that has the same response \
+             each time.",
+            report.response_bytes
+        ),
+        Doubt::NoAnswer(check) => format!(
+            "In {check} the server gave no answer, to plain requests either: has it stopped, or does it limit its clients? Ask \
+             again, fewer questions at a time with --only."
+        ),
+        Doubt::Late(checks) => format!(
+            "No fault was found, but the time was over before {} could be asked: --within gives more.",
+            listed(checks)
+        ),
         Doubt::Unasked(checks) => {
-            let names: Vec<&str> = checks.iter().map(|check: &Check| check.name()).collect();
             format!(
                 "No fault was found, but {} MB were used up before {} could be asked: name a path with 64 to {} KB, or say --active.",
                 QUIET >> 20,
-                names.join(", "),
+                listed(checks),
                 AFFORDABLE / 1000
             )
         }
         _ => String::new(),
     }
+}
+
+fn listed(checks: &[Check]) -> String {
+    checks.iter().map(|check| check.name()).collect::<Vec<_>>().join(", ")
 }
 
 fn names<'f>(findings: impl Iterator<Item = &'f CheckFinding>) -> String {

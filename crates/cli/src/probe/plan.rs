@@ -1,6 +1,7 @@
 //! What a probe is going to ask, told before the first byte.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use linger_probe::{Check, Cost, QUIET};
 
@@ -11,13 +12,14 @@ use crate::output::{Stdout, Stopped, say};
 type Costs = [(Check, Option<Cost>)];
 
 /// Says on standard error what the probe will cost the server, and who may notice.
-pub(crate) fn say(costs: &Costs) {
+pub(crate) fn say(costs: &Costs, within: Duration) {
+    let seconds = within.as_secs();
     let asked = || costs.iter().filter_map(|(_, cost)| *cost);
     let connections: u64 = asked().map(|cost| cost.connections).sum::<u64>() + 3;
     let sent: u64 = asked().map(|cost| cost.sent).sum();
     if costs.iter().any(|(_, cost)| cost.is_none()) || asked().all(|cost| !cost.posts && cost.held == 0) {
         say!(
-            "linger: asks as a visitor does: GET, at most {connections} connections, one at a time, at most {} each way",
+            "linger: asks as a visitor does: GET, at most {connections} connections, one at a time, at most {} each way; nothing after {seconds} s",
             megabytes(QUIET)
         );
         return;
@@ -29,7 +31,10 @@ pub(crate) fn say(costs: &Costs) {
     } else {
         String::new()
     };
-    say!("linger: {posts}, at most {connections} connections, {} sent{held}", megabytes(sent));
+    say!(
+        "linger: {posts}, at most {connections} connections, {} sent{held}; nothing is asked after {seconds} s",
+        megabytes(sent)
+    );
 }
 
 fn megabytes(bytes: u64) -> String {

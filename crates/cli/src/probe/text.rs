@@ -1,7 +1,7 @@
 //! What a probe prints for people: the plain response, and each answer with its reasons.
 
 use anstyle::{AnsiColor, Style};
-use linger_probe::{CheckAnswer, CheckFinding, ProbeReport};
+use linger_probe::{CheckAnswer, CheckFinding, LeftOut, ProbeReport};
 use linger_untrusted::message;
 
 use crate::lines::{self, line};
@@ -61,7 +61,11 @@ pub(crate) fn print(out: &mut Stdout, finding: &CheckFinding, json: bool) -> Res
 
 /// The answer in a sentence with how often it came, and then what the kernel counted and saw.
 pub(crate) fn paragraphs(finding: &CheckFinding) -> Vec<String> {
-    let remedy = if finding.left_out.is_some() { "; --active asks it" } else { "" };
+    let remedy = match finding.left_out {
+        None => "",
+        Some(LeftOut::Time) => "; --within gives more",
+        Some(_) => "; --active asks it",
+    };
     let mut all = vec![message(&format!("{}{remedy}{}", finding.sentence, times(finding)))];
     if !finding.counters.is_empty() {
         let counted: Vec<String> =

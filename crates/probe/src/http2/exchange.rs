@@ -349,6 +349,7 @@ impl<'p> Exchange<'p> {
             ended,
             code: reset.filter(|_| ended == ConnectionEnd::StreamReset).map(|code| format!("{code:?}")),
             invalid: self.invalid.map(|invalid| format!("no valid HTTP/2 ({invalid})")),
+            is_tls_cut: pipe.wire.is_tls_cut,
             write_failed: pipe.write_failed,
             elapsed: self.started.elapsed(),
             round_trip: pipe.wire.round_trip,

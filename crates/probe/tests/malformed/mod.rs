@@ -3,9 +3,10 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use crate::common::{BODY, ask, close_well, config, respond, serve};
-use linger_probe::{Check, CheckAnswer, NoResponse, ProbeError};
+use linger_probe::{Check, CheckAnswer, Doubt, LeftOut, NoResponse, ProbeError};
 use linger_testing::sandboxed;
 
 const CHECKS: [Check; 3] = [Check::LargeResponse, Check::UnreadBody, Check::Stall];
@@ -49,6 +50,7 @@ fn what_http_allows_is_a_response() {
         is_kept("2,000 fields", whole(&format!("HTTP/1.1 200 OK\r\n{}", fields(2000, 2))));
         let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(200);
         is_kept("400 interim responses", whole(&format!("{early}HTTP/1.1 200 OK\r\n")));
+        is_kept("controls in the reason phrase", whole("HTTP/1.1 200 \x1b]0;x\x07\x1b[31m\r\n"));
         let mut chunked =
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nConnection: close\r\n\r\n"
                 .to_vec();
@@ -89,6 +91,9 @@ fn a_head_without_end_is_said_to_be_that() {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
         let (why, text) = refused(&answering(format!("{head}zz\r\n").into_bytes()));
         assert_eq!(why, Some(NoResponse::Chunks(3)), "{text}");
+        let (why, text) = refused(&answering(b"HTTP/1.1 2OO OK\r\nContent-Length: 2\r\n\r\nhi".to_vec()));
+        assert!(matches!(why, Some(NoResponse::MalformedHead(_))), "{text}");
+        assert!(text.contains("its head is malformed: `HTTP/1.1 2OO OK"), "{text}");
         // One field away: what is no HTTP at all.
         let (why, text) = refused(&serve(|stream, _, _| flood(stream, b"", b"220 mail ready\r\n")));
         assert_eq!(why, None);
@@ -152,5 +157,62 @@ fn a_web_server_asked_in_fastcgi_speaks_another_protocol() {
         let (why, text) = refused(&url);
         assert_eq!(why, None);
         assert!(text.contains("another protocol: it begins with `HTTP/1.1 400"), "{text}");
+    });
+}
+
+#[test]
+fn what_follows_a_complete_response_without_end_is_read_to_a_bound() {
+    sandboxed(|| {
+        let floods = |announced: usize| {
+            serve(move |stream, _, _| {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {announced}\r\n\r\n");
+                flood(stream, &[head.as_bytes(), &[b'r'; 70_000]].concat(), b"r");
+            })
+        };
+        let mut asks = config(&[Check::LargeResponse]);
+        asks.most = 1 << 20;
+        let report = ask(&floods(70_000), &asks).unwrap();
+        let finding = &report.findings[0];
+        assert_eq!(finding.answer, CheckAnswer::Keeps, "{finding:#?}");
+        assert!(report.received_bytes < 10 << 20, "{}", report.received_bytes);
+        // One field away: all of it belongs to the response.
+        let error = ask(&floods(1 << 30), &asks).unwrap_err();
+        assert!(matches!(error, ProbeError::TooLong { bytes: 0x4000_0000, .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_response_that_drips_is_told_by_what_has_come() {
+    sandboxed(|| {
+        let url = serve(|stream, _, _| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n");
+            while stream.write_all(b"r").is_ok() {
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let mut asks = config(&CHECKS);
+        (asks.longest, asks.patience) = (Duration::from_millis(300), Duration::from_millis(500));
+        match ask(&url, &asks).unwrap_err() {
+            ProbeError::TooLong { bytes, .. } => assert!(bytes < 900, "{bytes}"),
+            error => panic!("{error}"),
+        }
+    });
+}
+
+#[test]
+fn nothing_is_asked_when_the_time_is_over() {
+    sandboxed(|| {
+        let url = serve(|stream, _, _| respond(stream, "200 OK", "", BODY));
+        let mut asks = config(&[Check::LargeResponse, Check::KeepAlive]);
+        asks.within = Duration::ZERO;
+        let report = ask(&url, &asks).unwrap();
+        for finding in &report.findings {
+            let found = (finding.answer, finding.left_out, finding.trials);
+            assert_eq!(found, (CheckAnswer::CannotTell, Some(LeftOut::Time), 0), "{finding:#?}");
+        }
+        let doubt = Doubt::Late(vec![Check::LargeResponse, Check::KeepAlive]);
+        assert_eq!((report.connections, report.doubt()), (1, Some(doubt)));
+        asks.within = Duration::from_secs(600);
+        assert!(ask(&url, &asks).unwrap().findings.iter().all(|finding| finding.left_out.is_none()));
     });
 }
