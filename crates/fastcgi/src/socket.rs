@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use linger::Event;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
-use socket2::{SockFilter, Socket};
 
 /// Receives without waiting. Returns 0 at the end of the stream; `WouldBlock` if nothing has arrived.
 pub(crate) fn receive(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {
@@ -27,19 +26,6 @@ pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize
             result => return Ok(result?),
         }
     }
-}
-
-/// Lets a listener take no new connection, and keep those that it has: a client that connects between the last accept and the close of
-/// the listener would be reset with what it has sent. The kernel drops the SYN instead, and the client asks again when the listener is
-/// closed. For TCP; not for a listener that another process has as well, for which this would hold, too.
-pub(crate) fn admit_no_more(listener: &Socket) -> io::Result<()> {
-    // Classic BPF on the TCP header: load byte 13 (the flags), and drop the segment if SYN is among them (linux/filter.h).
-    listener.attach_filter(&[
-        SockFilter::new(0x30, 0, 0, 13),
-        SockFilter::new(0x45, 0, 1, 0x02),
-        SockFilter::new(0x06, 0, 0, 0),
-        SockFilter::new(0x06, 0, 0, u32::MAX),
-    ])
 }
 
 /// Asks the kernel how many bytes that were sent on a connection are unacknowledged.

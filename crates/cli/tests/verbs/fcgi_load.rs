@@ -85,6 +85,45 @@ fn whoever_does_not_read_the_access_log_keeps_no_request_waiting_and_no_stop() {
     }
 }
 
+/// Requests with long lines of the log, so that few of them fill a disk.
+fn ask(client: &Client, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let target = format!("/{number}/{}", "x".repeat(5000));
+        let request = GatewayRequest::new("GET", "/x").param("REQUEST_URI", target);
+        client.send(request).unwrap().read_to_end(&mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while_leaves_no_hole_in_the_access_log() {
+    linger_testing::secluded(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().display();
+        let mount = ["-t", "tmpfs", "-o", "size=64k", "none"];
+        assert!(Command::new("mount").args(mount).arg(folder.path()).status().unwrap().success());
+        let ballast = folder.path().join("ballast");
+        std::fs::write(&ballast, [0; 40 << 10]).unwrap();
+        let script = format!("exec \"$0\" fcgi serve --listen 127.0.0.1:0 --access-log --echo > {place}/log");
+        let (mut child, address, mut said) = serve(&script);
+        let client = Client::new(address.parse().unwrap(), Config::default());
+        let mut line = String::new();
+        ask(&client, 0..7);
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains("cannot write the access log: No space left on device"), "{line}");
+        std::fs::remove_file(&ballast).unwrap();
+        line.clear();
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains("writes the access log again"), "{line}");
+        ask(&client, 7..9);
+        stop(&child);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        let targets = log.lines().map(|line| line.split(' ').nth(3).unwrap().split('/').nth(1).unwrap());
+        let numbers: Vec<&str> = targets.collect();
+        assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
+    });
+}
+
 #[test]
 fn that_descriptors_run_out_is_said_and_nothing_is_lost() {
     let (mut child, address, mut said) =
