@@ -2,10 +2,19 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use linger::Event;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+
+/// Pause between two tries while descriptors are lacking: there is no event for one that is free again.
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether a later try may work: descriptors or memory ran out.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
 
 /// Receives without waiting. Returns 0 at the end of the stream; `WouldBlock` if nothing has arrived.
 pub(crate) fn receive(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {

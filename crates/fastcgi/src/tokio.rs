@@ -34,6 +34,7 @@ use crate::leaving::{LOOK, LastHandshakes, admit_no_more};
 use crate::lobby::Lobby;
 use crate::responder::Config;
 use crate::responder::overdue;
+use crate::socket::{PAUSE, is_passing};
 use desk::{Desk, Out};
 pub use exchange::{Aborted, Request, Response};
 use floor::{Floor, Visit};
@@ -41,8 +42,6 @@ use stop::StopNews;
 use wire::AsyncWire;
 
 const BUFFER: usize = 64 << 10;
-/// Pause between two tries to accept while descriptors are lacking.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// A stream that can carry a conversation: [`TcpStream`] or [`UnixStream`].
 pub trait GatewayStream: Stream + sealed::GatewayStream {}
@@ -240,11 +239,6 @@ async fn serve_queue<L: Acceptor>(listener: &L, floor: &Floor, config: &Config, 
 /// Whether a peer gave up in the queue.
 fn concerns_one(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::CONNABORTED | Errno::PROTO))
-}
-
-/// Whether a later accept may work: descriptors or memory ran out.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// Holds the conversation on a connection. Returns the connection, and how it is to end.

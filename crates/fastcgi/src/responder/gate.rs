@@ -99,6 +99,11 @@ impl Visit<'_> {
         }
     }
 
+    /// Ends the connection that has been without a request longest.
+    pub(super) fn evict(&self) {
+        self.gate.evict();
+    }
+
     /// Runs `wait` on a seat, without a slot. Returns `None`, without running `wait`, if there is no seat.
     pub(super) fn rest(
         &mut self,

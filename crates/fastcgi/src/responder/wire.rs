@@ -58,12 +58,22 @@ pub(super) struct SocketWire {
 }
 
 impl SocketWire {
-    pub(super) fn new(socket: Socket, multiplex: bool, stop: StopResponder) -> io::Result<Self> {
+    /// `multiplex`: handlers have threads of their own.
+    ///
+    /// # Errors
+    /// Returns the socket together with the error if no descriptor is left.
+    pub(super) fn new(
+        socket: Socket,
+        multiplex: bool,
+        stop: StopResponder,
+    ) -> Result<Self, (Socket, io::Error)> {
         // AF_UNIX has no TCP_NODELAY and does not need it.
         let _ = socket.set_tcp_nodelay(true);
-        let wake =
-            multiplex.then(|| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)).transpose()?;
-        Ok(Self { socket, wake, stop })
+        let wake = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        match multiplex.then(wake).transpose() {
+            Ok(wake) => Ok(Self { socket, wake, stop }),
+            Err(error) => Err((socket, error.into())),
+        }
     }
 
     pub(super) fn into_socket(self) -> Socket {

@@ -20,15 +20,13 @@ use super::{Config, Handler, StopResponder};
 use crate::journal::{Incident, Lack, note};
 use crate::leaving::{LOOK, LastHandshakes, admit_no_more};
 use crate::lobby::Lobby;
+use crate::socket::{PAUSE, is_passing};
 
 /// How many idle threads are kept.
 const SPARE: usize = 16;
 /// Most connections that are taken from the accept queue after a stop: the longest queue that Linux allows by default
 /// (`net.core.somaxconn`). What comes beyond it is new.
 const QUEUE: u32 = 4096;
-/// Pause between two tries to accept while descriptors are lacking.
-const PAUSE: Duration = Duration::from_millis(20);
-
 struct Pool<'a, H> {
     config: &'a Config,
     stop: &'a StopResponder,
@@ -181,7 +179,7 @@ impl Entrance {
                     Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
                     // The queue of a unix socket that admits no more is empty.
                     Some(Errno::INVAL) if self.late > 0 => return Ok(None),
-                    Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    _ if is_passing(&error) => {
                         self.lack.began(pool.config.journal.as_ref(), &error);
                         self.make_room(pool);
                     }
