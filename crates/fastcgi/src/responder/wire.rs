@@ -159,22 +159,22 @@ impl Wire for SocketWire {
     }
 
     fn rest(&self, until: Option<Instant>, stops: bool, bell: &Doorbell) -> io::Result<Rested> {
-        let stop = if stops { PollFlags::IN } else { PollFlags::empty() };
+        // Where the stop ends the wait, nobody waits until its time is over. Each fd costs a wait without a request something.
+        let stop = if stops { self.stop.asked() } else { self.stop.overdue() };
         let mut ready = [
-            PollFd::new(self.stop.overdue(), PollFlags::IN),
             PollFd::new(&self.socket, PollFlags::IN),
             PollFd::new(bell.rung(), PollFlags::IN),
-            PollFd::new(self.stop.asked(), stop),
+            PollFd::new(stop, PollFlags::IN),
         ];
         while let Err(error) = poll(&mut ready, left(until).as_ref()) {
             if error != Errno::INTR {
                 return Err(error.into());
             }
         }
-        let [over, input, rung, stopped] = ready.map(|entry| !entry.revents().is_empty());
+        let [input, rung, stopped] = ready.map(|entry| !entry.revents().is_empty());
         // A request that arrives at the same time as the stop, or as the bell, is still served.
         match () {
-            () if over => Err(overdue()),
+            () if stopped && !stops => Err(overdue()),
             () if input => Ok(Rested::Input),
             () if rung => Ok(Rested::Evicted),
             () if stopped => Ok(Rested::Stop),
