@@ -32,8 +32,11 @@ const REQUEST: usize = 56;
 pub fn handshakes(listener: BorrowedFd<'_>) -> io::Result<usize> {
     let address = SocketAddr::try_from(getsockname(listener)?).map_err(|_| io::ErrorKind::Unsupported)?;
     // A listener of IPv6 may have connections of both.
-    let families = [AddressFamily::INET, AddressFamily::INET6];
-    families.into_iter().try_fold(0, |count, family| Ok(count + listed(family, address.port())?))
+    let families: &[_] = match address {
+        SocketAddr::V4(_) => &[AddressFamily::INET],
+        SocketAddr::V6(_) => &[AddressFamily::INET, AddressFamily::INET6],
+    };
+    families.iter().try_fold(0, |count, family| Ok(count + listed(*family, address.port())?))
 }
 
 fn listed(family: AddressFamily, port: u16) -> io::Result<usize> {
