@@ -119,7 +119,9 @@ fn a_disk_that_is_full_for_a_while_leaves_no_hole_in_the_access_log() {
         assert_eq!(child.wait().unwrap().code(), Some(0));
         let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
         let targets = log.lines().map(|line| line.split(' ').nth(3).unwrap().split('/').nth(1).unwrap());
-        let numbers: Vec<&str> = targets.collect();
+        let mut numbers: Vec<&str> = targets.collect();
+        // A request is told when its gateway has the answer, and the next may be on its way.
+        numbers.sort_unstable();
         assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
     });
 }
