@@ -1,7 +1,8 @@
-//! What `linger fcgi serve` tells: its access log, and that descriptors have run out.
+//! What `linger fcgi serve` tells: its access log, that descriptors have run out, and what its operator got wrong.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Child, Command, Stdio};
 
 use linger_fastcgi::gateway::{Client, Config, GatewayRequest};
@@ -160,4 +161,29 @@ fn that_descriptors_run_out_is_said_and_nothing_is_lost() {
     assert!(line.contains("accepts connections again, after"), "{line}");
     stop(&child);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn what_an_operator_got_wrong_is_refused_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    let at_file = format!("unix:{}", file.display());
+    let at_length = format!("unix:{}/{}", folder.path().display(), "x".repeat(120));
+    for (listen, addresses, status, why) in [
+        (&*at_file, &b""[..], 3, "a file that is no socket is there"),
+        (&*at_length, b"", 3, "SUN_LEN"),
+        ("127.0.0.1:0", b"127.0.0.1,", 2, "`` is no IP address"),
+        ("127.0.0.1:0", b"10.0.0.0/8", 2, "`10.0.0.0/8` is no IP address"),
+        // What cannot be read must not let everybody in.
+        ("127.0.0.1:0", b"\xff", 2, "is no IP address"),
+    ] {
+        let mut command = Command::new("timeout");
+        command.args(["60", LINGER, "fcgi", "serve", "--echo", "--listen", listen]);
+        command.env("FCGI_WEB_SERVER_ADDRS", std::ffi::OsStr::from_bytes(addresses));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{listen}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{listen}: {output:?}");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
 }
