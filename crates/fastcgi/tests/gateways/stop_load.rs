@@ -5,8 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::common::Running;
 use linger_fastcgi::responder::Config;
@@ -32,41 +31,19 @@ fn load(application: SocketAddr) -> Option<(RunningServer, Child)> {
     Some((nginx, ab))
 }
 
-/// Handlers that wait, once so many are answered, until the stop has been asked for: the accept queue fills behind them.
-#[derive(Debug, Default)]
-struct Brake {
-    answered: AtomicU32,
-    is_released: AtomicBool,
-}
-
-impl Brake {
-    fn holds(&self) -> bool {
-        self.answered.load(Ordering::SeqCst) >= BEFORE && !self.is_released.load(Ordering::SeqCst)
-    }
-
-    /// Waits until connections wait to be accepted at this address.
-    fn wait_for_queue(&self, address: SocketAddr) {
-        let listener = format!(":{:04X} 00000000:0000 0A ", address.port());
-        let is_queued = || {
-            let all = std::fs::read_to_string("/proc/net/tcp").unwrap();
-            let line = all.lines().find(|line| line.contains(&listener)).expect("it listens");
-            // For a listener the second of the two queues is the accept queue.
-            let queues = line.split_once(" 0A ").unwrap().1;
-            queues[..17].split_once(':').is_some_and(|(_, queued)| queued != "00000000")
-        };
-        while !self.holds() || !is_queued() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+fn wait_for(answered: &AtomicU32) {
+    while answered.load(Ordering::SeqCst) < BEFORE {
+        std::thread::yield_now();
     }
 }
 
 /// Waits for ab, and counts the requests that reached the application and got no whole answer.
-fn lost(case: &str, nginx: &RunningServer, mut ab: Child, brake: &Brake) {
+fn lost(case: &str, nginx: &RunningServer, mut ab: Child, answered: &AtomicU32) {
     ab.wait().unwrap();
     let log = std::fs::read_to_string(nginx.path("error.log")).unwrap();
     let upstream: Vec<&str> = log.lines().filter(|line| line.contains("upstream")).collect();
     let lost: Vec<&&str> = upstream.iter().filter(|line| !line.contains("Connection refused")).collect();
-    let answered = brake.answered.load(Ordering::SeqCst);
+    let answered = answered.load(Ordering::SeqCst);
     eprintln!("{case}: {answered} answered, {} refused, {} lost", upstream.len() - lost.len(), lost.len());
     assert!((BEFORE..REQUESTS).contains(&answered), "{case}: the stop did not come under load: {answered}");
     assert!(lost.is_empty(), "{case}: {} of {answered} were lost: {lost:?}", lost.len());
@@ -76,24 +53,20 @@ fn lost(case: &str, nginx: &RunningServer, mut ab: Child, brake: &Brake) {
 fn of_threads() {
     sandboxed(|| {
         for multiplex in [false, true] {
-            let brake = Arc::new(Brake::default());
-            let held = brake.clone();
+            let answered = Arc::new(AtomicU32::new(0));
+            let counted = answered.clone();
             let mut config = Config::default();
             (config.connections, config.multiplex) = (SLOTS, multiplex);
             let mut running = Running::start(config, move |_: &mut Request, response: &mut Response| {
                 write!(response, "Content-Type: text/plain\r\n\r\n")?;
                 response.write_all(&[b'r'; ANSWER])?;
-                while held.holds() {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                held.answered.fetch_add(1, Ordering::SeqCst);
+                counted.fetch_add(1, Ordering::SeqCst);
                 Ok(0)
             });
             let Some((nginx, ab)) = load(running.port()) else { return };
-            brake.wait_for_queue(running.port());
+            wait_for(&answered);
             running.stop();
-            brake.is_released.store(true, Ordering::SeqCst);
-            lost(&format!("threads, multiplex {multiplex}"), &nginx, ab, &brake);
+            lost(&format!("threads, multiplex {multiplex}"), &nginx, ab, &answered);
         }
     });
 }
@@ -101,17 +74,14 @@ fn of_threads() {
 #[test]
 fn of_tokio() {
     sandboxed(|| {
-        let brake = Arc::new(Brake::default());
-        let held = brake.clone();
+        let answered = Arc::new(AtomicU32::new(0));
+        let counted = answered.clone();
         let handler = move |_: on_tokio::Request, mut response: on_tokio::Response| {
-            let held = held.clone();
+            let counted = counted.clone();
             async move {
                 response.write(b"Content-Type: text/plain\r\n\r\n").await?;
                 response.write(&[b'r'; ANSWER]).await?;
-                while held.holds() {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                held.answered.fetch_add(1, Ordering::SeqCst);
+                counted.fetch_add(1, Ordering::SeqCst);
                 response.end(0).await
             }
         };
@@ -124,10 +94,9 @@ fn of_tokio() {
         let serve = on_tokio::serve_until(listener, config, handler, async { drop(stopped.await) });
         let server = runtime.spawn(serve);
         let Some((nginx, ab)) = load(address) else { return };
-        brake.wait_for_queue(address);
+        wait_for(&answered);
         stop.send(()).unwrap();
-        brake.is_released.store(true, Ordering::SeqCst);
         runtime.block_on(server).unwrap().unwrap();
-        lost("tokio", &nginx, ab, &brake);
+        lost("tokio", &nginx, ab, &answered);
     });
 }
