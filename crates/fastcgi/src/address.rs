@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -76,6 +77,10 @@ impl Address {
             }
             match (socket.bind(address), self) {
                 (Err(error), Self::Unix(path)) if error.kind() == io::ErrorKind::AddrInUse => {
+                    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                        let text = "a file that is no socket is there: remove it, or name another path";
+                        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+                    }
                     if !linger_sys::is_forsaken(path)? {
                         return Err(error);
                     }
@@ -128,7 +133,7 @@ mod tests {
         drop(address.listen(8).unwrap());
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
-        assert_eq!(address.listen(8).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(address.listen(8).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         std::fs::remove_file(&path).unwrap();
     }

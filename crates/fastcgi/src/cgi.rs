@@ -53,6 +53,9 @@ pub enum InvalidHead {
     /// `Status:` is not followed by three digits.
     #[error("the Status header is not a number from 100 to 999")]
     Status,
+    /// `Status:` is a number below 200: no response follows it. Used by the `tower` gateway only.
+    #[error("the Status header is {0}, which is no status of a response")]
+    Interim(u16),
     /// The response has ended within its header block, or before it.
     #[error("the response ends before its header block does")]
     Missing,

@@ -287,6 +287,9 @@ impl Conversation {
             }
             break;
         }
+        if self.incoming.is_last() && matches!(self.life, Life::Open) {
+            self.last();
+        }
         self.drains.settle(|id| self.incoming.drains(id), now);
     }
 

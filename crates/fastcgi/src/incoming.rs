@@ -100,6 +100,8 @@ pub struct Incoming {
     /// How many records have begun.
     records: u64,
     refuses: bool,
+    /// A request was refused or aborted before a handler had it, and its gateway does not want to use the connection again.
+    is_last: bool,
 }
 
 impl Incoming {
@@ -115,6 +117,7 @@ impl Incoming {
             record_id: 0,
             records: 0,
             refuses: false,
+            is_last: false,
         }
     }
 
@@ -204,6 +207,11 @@ impl Incoming {
         self.record_id
     }
 
+    /// Whether the connection has to end with the running requests, because a request that was answered here asked for that.
+    pub(crate) fn is_last(&self) -> bool {
+        self.is_last
+    }
+
     /// From now on every new request is refused with `OVERLOADED`.
     pub(crate) fn refuse(&mut self) {
         self.refuses = true;
@@ -211,6 +219,12 @@ impl Incoming {
 
     fn fault(&self, fault: Fault) -> ProtocolError {
         ProtocolError::new(self.decoder.offset(), fault)
+    }
+
+    /// Answers a request that no handler has.
+    fn turn_down(&mut self, id: u16, status: ProtocolStatus, keep_conn: bool) {
+        record::push_end(&mut self.replies, id, EndRequest::new(0, status));
+        self.is_last |= !keep_conn;
     }
 
     fn find(&mut self, id: u16) -> Option<&mut Active> {
@@ -273,8 +287,8 @@ impl Incoming {
             return Err(self.fault(Fault::ParamsTooLong(limit)));
         }
         if others > 0 && others + length > held {
-            self.active.swap_remove(at);
-            record::push_end(&mut self.replies, id, EndRequest::new(0, ProtocolStatus::Overloaded));
+            let Active { keep_conn, .. } = self.active.swap_remove(at);
+            self.turn_down(id, ProtocolStatus::Overloaded, keep_conn);
             return Ok(());
         }
         params.extend_from_slice(bytes);
@@ -315,13 +329,14 @@ impl Incoming {
             Some(_) if self.refuses || running >= self.limits.multiplexed => Some(ProtocolStatus::Overloaded),
             Some(_) => None,
         };
+        let keep_conn = flags & 1 != 0;
         if let Some(status) = refusal {
-            record::push_end(&mut self.replies, id, EndRequest::new(0, status));
+            self.turn_down(id, status, keep_conn);
         } else if let Some(role) = role {
             self.active.push(Active {
                 id,
                 role,
-                keep_conn: flags & 1 != 0,
+                keep_conn,
                 params: 0,
                 stage: Stage::Params(Vec::new()),
                 stdin_open: role != Role::Authorizer,
@@ -359,9 +374,8 @@ impl Incoming {
             }
             // No handler has the request yet. The gateway waits for its END_REQUEST, which is sent here.
             Stage::Params(_) => {
-                self.active.swap_remove(at);
-                let end = EndRequest::new(0, ProtocolStatus::RequestComplete);
-                record::push_end(&mut self.replies, id, end);
+                let Active { keep_conn, .. } = self.active.swap_remove(at);
+                self.turn_down(id, ProtocolStatus::RequestComplete, keep_conn);
                 None
             }
         }

@@ -38,6 +38,7 @@ mod error;
 pub mod gateway;
 pub mod incoming;
 pub mod journal;
+mod leaving;
 mod limits;
 mod lobby;
 pub mod params;

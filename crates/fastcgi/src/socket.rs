@@ -2,11 +2,19 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use linger::Event;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
-use socket2::{SockFilter, Socket};
+
+/// Pause between two tries while descriptors are lacking: there is no event for one that is free again.
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether a later try may work: descriptors or memory ran out.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
 
 /// Receives without waiting. Returns 0 at the end of the stream; `WouldBlock` if nothing has arrived.
 pub(crate) fn receive(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {
@@ -27,19 +35,6 @@ pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize
             result => return Ok(result?),
         }
     }
-}
-
-/// Lets a listener take no new connection, and keep those that it has: a client that connects between the last accept and the close of
-/// the listener would be reset with what it has sent. The kernel drops the SYN instead, and the client asks again when the listener is
-/// closed. For TCP; not for a listener that another process has as well, for which this would hold, too.
-pub(crate) fn admit_no_more(listener: &Socket) -> io::Result<()> {
-    // Classic BPF on the TCP header: load byte 13 (the flags), and drop the segment if SYN is among them (linux/filter.h).
-    listener.attach_filter(&[
-        SockFilter::new(0x30, 0, 0, 13),
-        SockFilter::new(0x45, 0, 1, 0x02),
-        SockFilter::new(0x06, 0, 0, 0),
-        SockFilter::new(0x06, 0, 0, u32::MAX),
-    ])
 }
 
 /// Asks the kernel how many bytes that were sent on a connection are unacknowledged.

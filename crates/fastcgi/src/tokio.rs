@@ -14,6 +14,7 @@ mod wire;
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,9 +30,11 @@ use rustix::io::Errno;
 use crate::conversation::{Conversation, End, Key, PANICKED, SILENT, Step};
 use crate::incoming::Start;
 use crate::journal::{Incident, Lack, RequestEntry, note};
+use crate::leaving::{LOOK, LastHandshakes, admit_no_more};
 use crate::lobby::Lobby;
 use crate::responder::Config;
 use crate::responder::overdue;
+use crate::socket::{PAUSE, is_passing};
 use desk::{Desk, Out};
 pub use exchange::{Aborted, Request, Response};
 use floor::{Floor, Visit};
@@ -60,6 +63,10 @@ pub trait Acceptor {
     type Stream: GatewayStream;
     /// Waits for the next one.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// The listening socket, for a stop with [`Config::owns_listener`]; `None`, as in the provided method, if there is no single one.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// Longest accept queue that Linux allows by default is 4,096 (`net.core.somaxconn`); what comes beyond it during a stop is new.
@@ -73,6 +80,10 @@ impl Acceptor for TcpListener {
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
 }
 
 impl Acceptor for UnixListener {
@@ -80,6 +91,10 @@ impl Acceptor for UnixListener {
 
     async fn accept(&self) -> io::Result<UnixStream> {
         UnixListener::accept(self).await.map(|(stream, _)| stream)
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }
 
@@ -169,7 +184,7 @@ where
                 lack.began(config.journal.as_ref(), &error);
                 // The connection stays in the listener's queue until another one ends and frees an fd.
                 floor.evict();
-                ::tokio::time::sleep(Duration::from_millis(20)).await;
+                ::tokio::time::sleep(PAUSE).await;
             }
             Err(error) => return Err(error),
         }
@@ -177,7 +192,11 @@ where
     let overdue = config.stop_within.and_then(|within| Instant::now().checked_add(within));
     // First, so that connections that rest end.
     let _ = stopping.send(Some(overdue));
-    serve_queue(&listener, &floor, overdue, begin).await;
+    let queue = serve_queue(&listener, &floor, &config, begin);
+    match overdue {
+        Some(overdue) => drop(timeout_at(overdue.into(), queue).await),
+        None => queue.await,
+    }
     drop(listener);
     drop(open);
     let ended = all_closed.recv();
@@ -189,34 +208,37 @@ where
 }
 
 /// Begins the connections that wait in the accept queue: they would be reset with the listener.
-async fn serve_queue<L: Acceptor>(
-    listener: &L,
-    floor: &Floor,
-    overdue: Option<Instant>,
-    begin: impl Fn(L::Stream),
-) {
-    let queue = async {
-        for _ in 0..QUEUE {
-            floor.has_room().await;
-            // The runtime may not have reported a connection yet: it does before it reports that a time is over.
-            let Ok(Ok(stream)) = timeout(Duration::from_millis(1), listener.accept()).await else { return };
-            begin(stream);
+async fn serve_queue<L: Acceptor>(listener: &L, floor: &Floor, config: &Config, begin: impl Fn(L::Stream)) {
+    let own = listener.socket().filter(|_| config.owns_listener);
+    if let Some(socket) = own {
+        // Without it, the look at the queue below is the last that can be done for those who connect.
+        let _ = admit_no_more(socket);
+    }
+    // The runtime may not have reported a connection yet: it does before it reports that a time is over.
+    let look = if own.is_some() { LOOK } else { Duration::from_millis(1) };
+    let mut handshakes = LastHandshakes::new();
+    for _ in 0..QUEUE {
+        floor.has_room().await;
+        match timeout(look, listener.accept()).await {
+            Ok(Ok(stream)) => {
+                begin(stream);
+                handshakes = LastHandshakes::new();
+            }
+            Ok(Err(error)) if concerns_one(&error) => {}
+            Ok(Err(error)) if is_passing(&error) => {
+                floor.evict();
+                ::tokio::time::sleep(PAUSE).await;
+            }
+            Ok(Err(_)) => return,
+            Err(_) if own.is_some_and(|socket| handshakes.may_end(socket)) => {}
+            Err(_) => return,
         }
-    };
-    match overdue {
-        Some(overdue) => drop(timeout_at(overdue.into(), queue).await),
-        None => queue.await,
     }
 }
 
 /// Whether a peer gave up in the queue.
 fn concerns_one(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::CONNABORTED | Errno::PROTO))
-}
-
-/// Whether a later accept may work: descriptors or memory ran out.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// Holds the conversation on a connection. Returns the connection, and how it is to end.

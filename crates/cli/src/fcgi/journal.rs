@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -30,8 +30,14 @@ pub(super) struct ServeJournal {
 /// How long the end of the program waits for standard output.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
+/// Pause between two tries to write where standard output refuses: a disk that is full.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Writes the access log, and tells how that ended.
-pub(super) struct AccessLog(Receiver<Result<(), Stopped>>);
+pub(super) struct AccessLog {
+    told: Receiver<Result<(), Stopped>>,
+    is_ending: Arc<AtomicBool>,
+}
 
 impl ServeJournal {
     /// A journal without an access log.
@@ -46,10 +52,12 @@ impl ServeJournal {
     pub(super) fn with_access_log() -> io::Result<(Arc<Self>, AccessLog)> {
         let (access, lines) = sync_channel(WAITING);
         let (tell, told) = sync_channel(1);
-        let writer = move || drop(tell.send(write(&lines)));
+        let is_ending = Arc::new(AtomicBool::new(false));
+        let ends = is_ending.clone();
+        let writer = move || drop(tell.send(write(&lines, &ends)));
         thread::Builder::new().name("access-log".into()).spawn(writer)?;
         let journal = Self { access: Some(access), ..Self::default() };
-        Ok((Arc::new(journal), AccessLog(told)))
+        Ok((Arc::new(journal), AccessLog { told, is_ending }))
     }
 
     /// Says what was counted, and ends the access log.
@@ -72,7 +80,8 @@ impl ServeJournal {
 impl AccessLog {
     /// Waits until all lines are written, for a moment. Call this when nobody has the journal any more.
     pub(super) fn end(self) -> Result<(), Stopped> {
-        self.0.recv_timeout(LAST_LINES).unwrap_or_else(|_| {
+        self.is_ending.store(true, Relaxed);
+        self.told.recv_timeout(LAST_LINES).unwrap_or_else(|_| {
             say!("the last lines of the access log were left out: standard output takes no more");
             Ok(())
         })
@@ -109,17 +118,40 @@ impl Journal for ServeJournal {
     }
 }
 
-/// Writes lines until there will be no more, or standard output fails.
-fn write(lines: &Receiver<String>) -> Result<(), Stopped> {
+/// Writes lines until there will be no more, or nobody reads standard output.
+fn write(lines: &Receiver<String>, is_ending: &AtomicBool) -> Result<(), Stopped> {
     let mut out = Stdout::new();
     while let Ok(line) = lines.recv() {
-        out.text(format_args!("{line}"))?;
+        patiently(is_ending, || out.text(format_args!("{line}")))?;
         while let Ok(line) = lines.try_recv() {
-            out.text(format_args!("{line}"))?;
+            patiently(is_ending, || out.text(format_args!("{line}")))?;
         }
-        out.flush()?;
+        patiently(is_ending, || out.flush())?;
     }
     Ok(())
+}
+
+/// Writes, again and again where the system refuses, until it does not, or the program ends. A write that failed has lost nothing: what it
+/// was to write stays in its buffer.
+fn patiently(is_ending: &AtomicBool, mut write: impl FnMut() -> Result<(), Stopped>) -> Result<(), Stopped> {
+    let mut is_told = false;
+    loop {
+        match write() {
+            Err(Stopped::Failed(error)) if !is_ending.load(Relaxed) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    say!(
+                        "cannot write the access log: {error}; the newest lines wait, and more are left out"
+                    );
+                }
+                thread::sleep(PAUSE);
+            }
+            Ok(()) if is_told => {
+                say!("writes the access log again");
+                return Ok(());
+            }
+            done => return done,
+        }
+    }
 }
 
 /// A word of a line; `-` for what is not there.

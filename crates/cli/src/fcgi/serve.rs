@@ -102,15 +102,17 @@ impl ServeArguments {
         (config.multiplex, config.body_within) = (self.multiplex, self.body_within);
         // Addresses that may connect, as the web server says (FastCGI specification, section 3.2).
         // By an empty list, servers mean that there is no restriction.
-        match std::env::var("FCGI_WEB_SERVER_ADDRS") {
-            Ok(list) if !list.trim().is_empty() => match addresses(&list) {
+        // A list that is no text has words that are no addresses, and must not pass for an empty one.
+        let list = std::env::var_os("FCGI_WEB_SERVER_ADDRS").unwrap_or_default();
+        let list = list.to_string_lossy();
+        if !list.trim().is_empty() {
+            match addresses(&list) {
                 Ok(addresses) => config.allowed = Some(addresses),
                 Err(word) => {
                     let text = format_args!("FCGI_WEB_SERVER_ADDRS: `{word}` is no IP address");
                     return exit::fail(exit::BAD_USAGE, text);
                 }
-            },
-            _ => {}
+            }
         }
         if let Some(root) = &self.root
             && let Err(error) = std::fs::read_dir(root)

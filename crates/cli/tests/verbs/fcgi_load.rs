@@ -1,7 +1,8 @@
-//! What `linger fcgi serve` tells: its access log, and that descriptors have run out.
+//! What `linger fcgi serve` tells: its access log, that descriptors have run out, and what its operator got wrong.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Child, Command, Stdio};
 
 use linger_fastcgi::gateway::{Client, Config, GatewayRequest};
@@ -85,6 +86,47 @@ fn whoever_does_not_read_the_access_log_keeps_no_request_waiting_and_no_stop() {
     }
 }
 
+/// Requests with long lines of the log, so that few of them fill a disk.
+fn ask(client: &Client, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let target = format!("/{number}/{}", "x".repeat(5000));
+        let request = GatewayRequest::new("GET", "/x").param("REQUEST_URI", target);
+        client.send(request).unwrap().read_to_end(&mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while_leaves_no_hole_in_the_access_log() {
+    linger_testing::secluded(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().display();
+        let mount = ["-t", "tmpfs", "-o", "size=64k", "none"];
+        assert!(Command::new("mount").args(mount).arg(folder.path()).status().unwrap().success());
+        let ballast = folder.path().join("ballast");
+        std::fs::write(&ballast, [0; 40 << 10]).unwrap();
+        let script = format!("exec \"$0\" fcgi serve --listen 127.0.0.1:0 --access-log --echo > {place}/log");
+        let (mut child, address, mut said) = serve(&script);
+        let client = Client::new(address.parse().unwrap(), Config::default());
+        let mut line = String::new();
+        ask(&client, 0..7);
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains("cannot write the access log: No space left on device"), "{line}");
+        std::fs::remove_file(&ballast).unwrap();
+        line.clear();
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains("writes the access log again"), "{line}");
+        ask(&client, 7..9);
+        stop(&child);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        let targets = log.lines().map(|line| line.split(' ').nth(3).unwrap().split('/').nth(1).unwrap());
+        let mut numbers: Vec<&str> = targets.collect();
+        // A request is told when its gateway has the answer, and the next may be on its way.
+        numbers.sort_unstable();
+        assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
+    });
+}
+
 #[test]
 fn that_descriptors_run_out_is_said_and_nothing_is_lost() {
     let (mut child, address, mut said) =
@@ -119,4 +161,29 @@ fn that_descriptors_run_out_is_said_and_nothing_is_lost() {
     assert!(line.contains("accepts connections again, after"), "{line}");
     stop(&child);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn what_an_operator_got_wrong_is_refused_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    let at_file = format!("unix:{}", file.display());
+    let at_length = format!("unix:{}/{}", folder.path().display(), "x".repeat(120));
+    for (listen, addresses, status, why) in [
+        (&*at_file, &b""[..], 3, "a file that is no socket is there"),
+        (&*at_length, b"", 3, "SUN_LEN"),
+        ("127.0.0.1:0", b"127.0.0.1,", 2, "`` is no IP address"),
+        ("127.0.0.1:0", b"10.0.0.0/8", 2, "`10.0.0.0/8` is no IP address"),
+        // What cannot be read must not let everybody in.
+        ("127.0.0.1:0", b"\xff", 2, "is no IP address"),
+    ] {
+        let mut command = Command::new("timeout");
+        command.args(["60", LINGER, "fcgi", "serve", "--echo", "--listen", listen]);
+        command.env("FCGI_WEB_SERVER_ADDRS", std::ffi::OsStr::from_bytes(addresses));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{listen}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{listen}: {output:?}");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
 }

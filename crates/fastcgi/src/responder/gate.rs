@@ -12,9 +12,16 @@ use crate::lobby::{Bell, Lobby, Rank};
 /// The slots for connections that have a request, and the seats for the others.
 #[derive(Debug)]
 pub(super) struct Gate {
-    free: Mutex<usize>,
+    slots: Mutex<Slots>,
     freed: Condvar,
     lobby: Lobby<Arc<Doorbell>>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    free: usize,
+    /// Threads that wait for a slot. Where there is none, nobody has to be woken, which would be a system call for each request.
+    awaited_by: usize,
 }
 
 /// Wakes a thread that waits without a request. Each thread that serves has one, made when it waits first.
@@ -46,7 +53,8 @@ impl Bell for Arc<Doorbell> {
 
 impl Gate {
     pub(super) fn new(slots: usize, lobby: Lobby<Arc<Doorbell>>) -> Self {
-        Self { free: Mutex::new(slots.max(1)), freed: Condvar::new(), lobby }
+        let slots = Mutex::new(Slots { free: slots.max(1), awaited_by: 0 });
+        Self { slots, freed: Condvar::new(), lobby }
     }
 
     /// Waits for a slot, and takes it for a connection.
@@ -62,8 +70,8 @@ impl Gate {
         self.lobby.evict()
     }
 
-    fn free(&self) -> MutexGuard<'_, usize> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,13 +98,20 @@ impl Visit<'_> {
     pub(super) fn serve(&mut self) {
         self.rank = Rank::default();
         if !self.has_slot {
-            let mut free = self.gate.free();
-            while *free == 0 {
-                free = self.gate.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+            let mut slots = self.gate.slots();
+            while slots.free == 0 {
+                slots.awaited_by += 1;
+                slots = self.gate.freed.wait(slots).unwrap_or_else(PoisonError::into_inner);
+                slots.awaited_by -= 1;
             }
-            *free -= 1;
+            slots.free -= 1;
             self.has_slot = true;
         }
+    }
+
+    /// Ends the connection that has been without a request longest.
+    pub(super) fn evict(&self) {
+        self.gate.evict();
     }
 
     /// Runs `wait` on a seat, without a slot. Returns `None`, without running `wait`, if there is no seat.
@@ -119,8 +134,14 @@ impl Visit<'_> {
 
     fn give_up(&mut self) {
         if std::mem::replace(&mut self.has_slot, false) {
-            *self.gate.free() += 1;
-            self.gate.freed.notify_one();
+            let is_awaited = {
+                let mut slots = self.gate.slots();
+                slots.free += 1;
+                slots.awaited_by > 0
+            };
+            if is_awaited {
+                self.gate.freed.notify_one();
+            }
         }
     }
 }

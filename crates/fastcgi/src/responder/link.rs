@@ -1,6 +1,7 @@
 //! One connection, shared by its requests. Handlers that wait for their body drive the conversation; if requests are
 //! multiplexed, the thread that reads the connection does.
 
+use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -46,6 +47,26 @@ struct Reader {
     end: usize,
 }
 
+thread_local! {
+    /// The buffer of this thread's last connection: a new one would have to be filled with zeros, a twentieth of what a short request takes.
+    static LAST_BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+impl Reader {
+    fn new() -> Self {
+        let buffer = LAST_BUFFER.take().unwrap_or_else(|| vec![0; BUFFER].into());
+        Self { buffer, start: 0, end: 0 }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        // At the end of the thread there is no place for it any more.
+        let _ = LAST_BUFFER.try_with(|last| last.set(Some(buffer)));
+    }
+}
+
 /// What the thread that serves a connection does next.
 #[derive(Debug)]
 pub(super) enum NextStep {
@@ -68,7 +89,7 @@ impl<W: Wire> Link<W> {
         Self {
             state: Mutex::new(Conversation::new(config.bounds(config.multiplex))),
             news: Condvar::new(),
-            reader: Mutex::new(Reader { buffer: vec![0; BUFFER].into(), start: 0, end: 0 }),
+            reader: Mutex::new(Reader::new()),
             writing: Mutex::new(Output::Whole),
             is_shared: config.multiplex,
             awaits_input: AtomicBool::new(false),

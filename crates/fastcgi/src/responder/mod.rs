@@ -86,6 +86,10 @@ pub struct Config {
     pub stop_within: Option<Duration>,
     /// The listener's queue, if this responder makes the listener; the kernel caps it at `somaxconn`.
     pub backlog: i32,
+    /// No other process has the listener. Then a stop lets the kernel admit no more connections to it, so that none is reset which comes
+    /// between the last look at the queue and the close. [`Responder::bind`] knows it without this. Set it for a listener that was made elsewhere
+    /// in this process and is neither shared with others nor kept by a service manager: to them the kernel would admit nobody either.
+    pub owns_listener: bool,
     /// Gateways that may connect over IP, as `FCGI_WEB_SERVER_ADDRS` names them; `None` for all.
     pub allowed: Option<Vec<IpAddr>>,
     /// Is told of each request that has ended, and of what keeps gateways waiting; `None` for nobody.
@@ -109,6 +113,7 @@ impl Default for Config {
             spool: Some(Path::new("/tmp").into()),
             stop_within: Some(Duration::from_secs(25)),
             backlog: 1024,
+            owns_listener: false,
             allowed: None,
             journal: None,
         }
@@ -180,10 +185,7 @@ impl Responder {
     /// # Errors
     /// Returns the errors of `bind(2)` and `listen(2)`.
     pub fn bind(address: &Address, config: Config) -> io::Result<Self> {
-        let listener = address.listen(config.backlog)?;
-        // Addresses of unix sockets have no handshake that could be refused.
-        let is_own = matches!(address, Address::Tcp(_));
-        Self::new(listener, is_own, config)
+        Self::new(address.listen(config.backlog)?, true, config)
     }
 
     /// Takes over a socket that listens already, as systemd or a parent hands it down. It becomes non-blocking for every process that
@@ -215,6 +217,7 @@ impl Responder {
         // stop reaches them.
         listener.set_nonblocking(true)?;
         let stop = StopResponder::new(config.stop_within)?;
+        let is_own = is_own || config.owns_listener;
         Ok(Self { listener, is_own, config, stop })
     }
 

@@ -15,6 +15,7 @@ use super::{Closed, Config, Handler, Request, Response, StopResponder};
 use crate::conversation::{Answer, End, Key, PANICKED};
 use crate::incoming::Start;
 use crate::journal::{Incident, note};
+use crate::socket::{PAUSE, is_passing};
 
 /// What all connections of a responder share.
 pub(super) struct Surroundings<'a> {
@@ -30,7 +31,11 @@ pub(super) fn connection<H: Handler + 'static>(
     visit: &mut Visit<'_>,
     around: &Surroundings<'_>,
 ) {
-    let Ok(wire) = SocketWire::new(socket, config.multiplex, around.stop.clone()) else { return };
+    let wire = match wired(socket, config, visit, around) {
+        Ok(wire) => wire,
+        // Without a byte of a response, and in order: what the gateway has sent must not reset the connection.
+        Err(socket) => return around.closer.close_then(socket, &config.policy, |_| {}),
+    };
     let Some((wire, end)) = converse(wire, config, &**handler, visit) else { return };
     // END_REQUEST is out: half-close, bounded drain, close.
     let handler = handler.clone();
@@ -43,6 +48,32 @@ pub(super) fn connection<H: Handler + 'static>(
         tracing::debug!(requests, ?outcome, "closed");
         handler.closed(&Closed { requests, fault, outcome });
     });
+}
+
+/// Waits for the descriptor that a multiplexed connection needs beside its own, as the next connection waits for its own. Returns the socket
+/// if the responder has to end before, or if it is something else that is lacking.
+fn wired(
+    mut socket: Socket,
+    config: &Config,
+    visit: &Visit<'_>,
+    around: &Surroundings<'_>,
+) -> Result<SocketWire, Socket> {
+    loop {
+        let error = match SocketWire::new(socket, config.multiplex, around.stop.clone()) {
+            Ok(wire) => return Ok(wire),
+            Err((back, error)) => {
+                socket = back;
+                error
+            }
+        };
+        if !is_passing(&error) || around.stop.left().is_some_and(|left| left.is_zero()) {
+            return Err(socket);
+        }
+        // One that was ended lingers, and has its descriptor until its gateway closes.
+        around.closer.evict(1);
+        visit.evict();
+        thread::sleep(PAUSE);
+    }
 }
 
 /// Holds the conversation on a connection. Returns the connection, and how it is to end.

@@ -58,12 +58,22 @@ pub(super) struct SocketWire {
 }
 
 impl SocketWire {
-    pub(super) fn new(socket: Socket, multiplex: bool, stop: StopResponder) -> io::Result<Self> {
+    /// `multiplex`: handlers have threads of their own.
+    ///
+    /// # Errors
+    /// Returns the socket together with the error if no descriptor is left.
+    pub(super) fn new(
+        socket: Socket,
+        multiplex: bool,
+        stop: StopResponder,
+    ) -> Result<Self, (Socket, io::Error)> {
         // AF_UNIX has no TCP_NODELAY and does not need it.
         let _ = socket.set_tcp_nodelay(true);
-        let wake =
-            multiplex.then(|| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)).transpose()?;
-        Ok(Self { socket, wake, stop })
+        let wake = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        match multiplex.then(wake).transpose() {
+            Ok(wake) => Ok(Self { socket, wake, stop }),
+            Err(error) => Err((socket, error.into())),
+        }
     }
 
     pub(super) fn into_socket(self) -> Socket {
@@ -149,22 +159,22 @@ impl Wire for SocketWire {
     }
 
     fn rest(&self, until: Option<Instant>, stops: bool, bell: &Doorbell) -> io::Result<Rested> {
-        let stop = if stops { PollFlags::IN } else { PollFlags::empty() };
+        // Where the stop ends the wait, nobody waits until its time is over. Each fd costs a wait without a request something.
+        let stop = if stops { self.stop.asked() } else { self.stop.overdue() };
         let mut ready = [
-            PollFd::new(self.stop.overdue(), PollFlags::IN),
             PollFd::new(&self.socket, PollFlags::IN),
             PollFd::new(bell.rung(), PollFlags::IN),
-            PollFd::new(self.stop.asked(), stop),
+            PollFd::new(stop, PollFlags::IN),
         ];
         while let Err(error) = poll(&mut ready, left(until).as_ref()) {
             if error != Errno::INTR {
                 return Err(error.into());
             }
         }
-        let [over, input, rung, stopped] = ready.map(|entry| !entry.revents().is_empty());
+        let [input, rung, stopped] = ready.map(|entry| !entry.revents().is_empty());
         // A request that arrives at the same time as the stop, or as the bell, is still served.
         match () {
-            () if over => Err(overdue()),
+            () if stopped && !stops => Err(overdue()),
             () if input => Ok(Rested::Input),
             () if rung => Ok(Rested::Evicted),
             () if stopped => Ok(Rested::Stop),

@@ -18,20 +18,15 @@ use super::gate::Gate;
 use super::serve::{self, Surroundings};
 use super::{Config, Handler, StopResponder};
 use crate::journal::{Incident, Lack, note};
+use crate::leaving::{LOOK, LastHandshakes, admit_no_more};
 use crate::lobby::Lobby;
-use crate::socket::admit_no_more;
+use crate::socket::{PAUSE, is_passing};
 
 /// How many idle threads are kept.
 const SPARE: usize = 16;
 /// Most connections that are taken from the accept queue after a stop: the longest queue that Linux allows by default
 /// (`net.core.somaxconn`). What comes beyond it is new.
 const QUEUE: u32 = 4096;
-/// How long after a stop the last handshakes may take, of those whose SYN came before.
-const HANDSHAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-
-/// Pause between two tries to accept while descriptors are lacking.
-const PAUSE: Duration = Duration::from_millis(20);
-
 struct Pool<'a, H> {
     config: &'a Config,
     stop: &'a StopResponder,
@@ -182,7 +177,9 @@ impl Entrance {
                 Err(error) => match Errno::from_io_error(&error) {
                     // Another process took it, or the peer gave up before it was taken (accept(2)).
                     Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
-                    Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    // The queue of a unix socket that admits no more is empty.
+                    Some(Errno::INVAL) if self.late > 0 => return Ok(None),
+                    _ if is_passing(&error) => {
                         self.lack.began(pool.config.journal.as_ref(), &error);
                         self.make_room(pool);
                     }
@@ -210,10 +207,30 @@ impl Entrance {
             // Without it, the look at the queue below is the last that can be done for those who connect.
             let _ = admit_no_more(&self.listener);
         }
-        let wait = if self.is_own { HANDSHAKE } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
-        let is_over = self.late > QUEUE || stop.left().is_some_and(|left| left.is_zero());
-        let waits = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&wait)).unwrap_or(0);
-        !is_over && waits > 0
+        let mut handshakes = LastHandshakes::new();
+        loop {
+            if self.late > QUEUE || stop.left().is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            if self.waits(if self.is_own { LOOK } else { Duration::ZERO }) {
+                return true;
+            }
+            if !self.is_own || !handshakes.may_end(&self.listener) {
+                return false;
+            }
+        }
+    }
+
+    /// Whether a connection waits to be accepted, or comes within this time.
+    fn waits(&self, time: Duration) -> bool {
+        let time = Timespec::try_from(time).ok();
+        loop {
+            match poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], time.as_ref()) {
+                // A signal is no answer: what waits would be reset.
+                Err(Errno::INTR) => {}
+                ready => return ready.is_ok_and(|ready| ready > 0),
+            }
+        }
     }
 }
 

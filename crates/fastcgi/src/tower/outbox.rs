@@ -90,6 +90,12 @@ impl Outbox {
                 return false;
             }
         };
+        if head.status < 200 {
+            // An interim status is about the server's connection (101), or is followed by the response: no response of an application
+            // (RFC 3875 section 6.3.3) has one.
+            self.fail(InvalidHead::Interim(head.status).into(), false).await;
+            return false;
+        }
         let (to, from) = mpsc::channel(PIECES);
         self.announced = Announced::of(&head, self.is_head);
         let rest = Bytes::copy_from_slice(self.announced.take_body(&self.head[length..]));

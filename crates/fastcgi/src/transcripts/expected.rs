@@ -73,6 +73,13 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The expected result of a request for a role that there is not.
+    pub(super) fn refused(&self) -> Expected {
+        Expected { end: Some((0, 3)), is_last: !self.keep_conn, ..Expected::default() }
+    }
+}
+
 const ABORTED: &str = "the gateway aborted the request";
 const CLOSED: &str = "the gateway closed the connection before the request was complete";
 const REFUSAL: &[u8] =

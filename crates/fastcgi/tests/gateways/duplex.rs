@@ -290,6 +290,38 @@ fn behind_caddy() {
     behind(&[("caddy", false, caddy)], Manner::Resets);
 }
 
+/// varnish in front of a gateway: it speaks no FastCGI itself.
+fn varnish(gateway: SocketAddr) -> Result<RunningServer, Unavailable> {
+    let varnish = program("varnishd", "varnish")?;
+    let launch = Launch::new("varnish");
+    let text = format!(
+        "vcl 4.1;\nbackend gateway {{ .host = \"{}\"; .port = \"{}\"; }}\nsub vcl_recv {{ return (pass); }}\n",
+        gateway.ip(),
+        gateway.port()
+    );
+    let file = launch.file("front.vcl", text);
+    let mut command = Command::new(varnish);
+    command.args(["-F", "-j", "none", "-n"]).arg(launch.path("work"));
+    command.arg("-a").arg(format!("127.0.0.1:{}", launch.port)).arg("-f").arg(file);
+    command.args(["-p", "thread_pool_min=20", "-p", "thread_pools=1"]);
+    launch.start(command)
+}
+
+#[test]
+fn behind_varnish_in_front_of_nginx() {
+    sandboxed(|| {
+        for (at, driver) in [Driver::Threads, Driver::Tower].into_iter().enumerate() {
+            let application = Application::start(driver, false, Manner::Plain);
+            let gateway = nginx_fcgi(application.address(), options(true, true, false));
+            let Some(gateway) = available(gateway) else { return };
+            let Some(front) = available(varnish(gateway.address)) else { return };
+            let name = format!("varnish in front of nginx, {driver:?}");
+            let slowest = every_size(&name, &front, combinations().skip(at).step_by(3));
+            eprintln!("{name}: slowest {slowest:?}");
+        }
+    });
+}
+
 /// Set in the environment of an application that mod_fcgid starts: which driver it uses.
 const APPLICATION: &str = "LINGER_TEST_APPLICATION";
 

@@ -120,6 +120,39 @@ async fn a_response_whose_length_is_unclear_is_none() {
 }
 
 #[tokio::test]
+async fn what_no_response_begins_with_is_none() {
+    let endless = format!("X: {}", "x".repeat(70_000));
+    let many = "X: y\r\n".repeat(300) + "\r\n";
+    for stdout in [
+        // The client of a server that passed this on would wait for another protocol, or for the response.
+        "Status: 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        "Status: 100\r\n\r\nbody",
+        "Status: 103 Early Hints\r\nLink: </x>\r\n\r\nbody",
+        "Status: 20\r\n\r\nbody",
+        "Status: two hundred\r\n\r\nbody",
+        "Status: -20\r\n\r\nbody",
+        "Status:\r\n\r\nbody",
+        "X: a\0b\r\n\r\nbody",
+        "X: a\rSet-Cookie: b\r\n\r\nbody",
+        "X : a\r\n\r\nbody",
+        "HTTP/1.1 200 OK\r\n\r\nbody",
+        "<p>no header block\n\n",
+        endless.as_str(),
+        many.as_str(),
+    ] {
+        let bytes = response(stdout);
+        let (mut gateway, _) = application(Config::default(), move |_| Some(bytes.clone())).await;
+        let error = ask(&mut gateway, "GET").await.unwrap_err();
+        assert!(matches!(&error, Error::Head(_)), "{:.60?}: {error}", stdout);
+        assert_eq!(error.http_status(), 502);
+    }
+    // One field away.
+    let (mut gateway, _) =
+        application(Config::default(), |_| Some(response("Status: 200\r\n\r\nbody"))).await;
+    assert_eq!(ask(&mut gateway, "GET").await.unwrap().body(), b"body");
+}
+
+#[tokio::test]
 async fn a_kept_connection_that_ends_is_asked_again_elsewhere_if_that_is_safe() {
     let mut config = Config::default();
     (config.keep_conn, config.reuses_after_bodies) = (true, true);

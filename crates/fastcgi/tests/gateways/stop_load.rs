@@ -17,6 +17,8 @@ const REQUESTS: u32 = 6000;
 /// So many are answered when the stop comes.
 const BEFORE: u32 = 1000;
 const ANSWER: usize = 20_000;
+/// Fewer than ab has requests at once: when the stop comes, some wait in the accept queue.
+const SLOTS: usize = 4;
 
 /// nginx in front of `application`, and ab in front of that.
 fn load(application: SocketAddr) -> Option<(RunningServer, Child)> {
@@ -54,7 +56,7 @@ fn of_threads() {
             let answered = Arc::new(AtomicU32::new(0));
             let counted = answered.clone();
             let mut config = Config::default();
-            config.multiplex = multiplex;
+            (config.connections, config.multiplex) = (SLOTS, multiplex);
             let mut running = Running::start(config, move |_: &mut Request, response: &mut Response| {
                 write!(response, "Content-Type: text/plain\r\n\r\n")?;
                 response.write_all(&[b'r'; ANSWER])?;
@@ -87,8 +89,9 @@ fn of_tokio() {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serve =
-            on_tokio::serve_until(listener, Config::default(), handler, async { drop(stopped.await) });
+        let mut config = Config::default();
+        (config.connections, config.owns_listener) = (SLOTS, true);
+        let serve = on_tokio::serve_until(listener, config, handler, async { drop(stopped.await) });
         let server = runtime.spawn(serve);
         let Some((nginx, ab)) = load(address) else { return };
         wait_for(&answered);

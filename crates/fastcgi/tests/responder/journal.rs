@@ -200,8 +200,14 @@ fn patient() -> Config {
 fn descriptors_run_out() {
     sandboxed(|| {
         few_descriptors();
-        for case in [waits_for_a_descriptor, takes_that_of_an_idle_one] {
+        for (case, multiplex) in [
+            (waits_for_a_descriptor as fn(SocketAddr, &Receiver<String>), false),
+            (waits_for_a_descriptor, true),
+            (takes_that_of_an_idle_one, false),
+            (takes_that_of_an_idle_one, true),
+        ] {
             let mut config = patient();
+            config.multiplex = multiplex;
             let told = told(&mut config);
             let running = Running::start(config, hello);
             case(running.port(), &told);

@@ -4,6 +4,7 @@
 mod common;
 
 mod full_duplex;
+mod hostile;
 mod idle;
 mod journal;
 mod leavers;

@@ -1,13 +1,15 @@
 //! A stop: requests under way end in order, and nobody who waits for a gateway is waited for beyond the bound.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::common::Running;
 use linger_fastcgi::record::{RecordType, Role, push, push_begin};
 use linger_fastcgi::responder::Config;
-use linger_fastcgi::{Request, Response};
+use linger_fastcgi::{Request, Responder, Response};
+use linger_lab::{Bed, BedOptions, Link, Named};
+use linger_testing::sandboxed;
 
 /// Longer than any test: only the bound of the stop, or the gateway, ends a wait.
 const EVER: Duration = Duration::from_secs(3600);
@@ -59,7 +61,7 @@ impl Silent {
     }
 
     /// Connects, sends, and returns the connection when the server is where it waits.
-    fn connect(self, address: std::net::SocketAddr) -> TcpStream {
+    fn connect(self, address: SocketAddr) -> TcpStream {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(&self.sent()).unwrap();
         if matches!(self, Self::InBody | Self::Reading | Self::AtTheEnd) {
@@ -138,7 +140,7 @@ fn whole() -> Vec<u8> {
 }
 
 /// Waits until nobody listens there any more.
-fn until_refused(address: std::net::SocketAddr) {
+fn until_refused(address: SocketAddr) {
     while TcpStream::connect(address).is_ok() {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -172,6 +174,46 @@ fn what_waits_in_the_queue_is_served() {
         }
         drop(first);
     }
+}
+
+/// A gateway over a link on which each packet takes 270 ms: when its connect returns, the kernel of the application waits for the
+/// acknowledgement that makes a connection of the handshake.
+fn far_away() -> (Bed, SocketAddr) {
+    let bed = Bed::new(&Link::by_name("satellite").unwrap(), BedOptions::default()).unwrap();
+    let address = SocketAddr::new(bed.server_address, 9000);
+    (bed, address)
+}
+
+/// Sends a request, and returns what comes until the end.
+fn answer_to(mut stream: TcpStream) -> io::Result<Vec<u8>> {
+    stream.write_all(&whole())?;
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all)?;
+    Ok(all)
+}
+
+#[test]
+fn a_handshake_that_is_under_way_ends_and_its_request_is_served() {
+    sandboxed(|| {
+        let (bed, address) = far_away();
+        for multiplex in [false, true] {
+            let config = config(Some(EVER), multiplex);
+            let responder = bed.server.run(|| Responder::bind(&address.into(), config).unwrap()).unwrap();
+            let stop = responder.stopper();
+            let serving = bed.server.spawn("responder", move || responder.run(handle)).unwrap();
+            let answered = bed.client.run(|| {
+                let stream = TcpStream::connect(address).unwrap();
+                stop.stop();
+                answer_to(stream)
+            });
+            serving.join().unwrap().unwrap().unwrap();
+            let answered = answered.unwrap().unwrap_or_else(|error| panic!("multiplex {multiplex}: {error}"));
+            assert!(String::from_utf8_lossy(&answered).contains("begun"), "multiplex {multiplex}");
+            // Whoever asks after that is refused and not left waiting.
+            let refused = bed.client.run(|| TcpStream::connect(address)).unwrap().unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }
+    });
 }
 
 fn push_end_of_body(stream: &mut TcpStream) {
@@ -244,5 +286,31 @@ mod on_tokio {
             assert!(ends(silent, Some(Duration::from_millis(50))).await, "{silent:?}");
             assert!(!ends(silent, None).await, "{silent:?}: nobody asked for a bound");
         }
+    }
+
+    #[test]
+    fn a_handshake_that_is_under_way_ends_and_its_request_is_served() {
+        sandboxed(|| {
+            let (bed, address) = far_away();
+            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+            let (listens, listening) = std::sync::mpsc::channel();
+            let serve = async move {
+                let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+                listens.send(()).unwrap();
+                let mut config = config(Some(EVER), true);
+                config.owns_listener = true;
+                serve_until(listener, config, handle, async { drop(stopped.await) }).await
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let serving = bed.server.spawn("responder", move || runtime.block_on(serve)).unwrap();
+            listening.recv().unwrap();
+            let answered = bed.client.run(|| {
+                let stream = TcpStream::connect(address).unwrap();
+                stop.send(()).unwrap();
+                answer_to(stream)
+            });
+            serving.join().unwrap().unwrap().unwrap();
+            assert!(String::from_utf8_lossy(&answered.unwrap().unwrap()).contains("begun"));
+        });
     }
 }

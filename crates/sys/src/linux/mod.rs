@@ -1,6 +1,7 @@
 //! Linux: what is acknowledged is known, and an epoll tells when that changes.
 
 mod discard;
+mod handshakes;
 mod process;
 mod queue;
 mod reactor;
@@ -10,6 +11,7 @@ mod tcp_info;
 mod wait;
 
 pub use discard::Discarder;
+pub use handshakes::handshakes;
 pub(crate) use process::process_number;
 pub use queue::{send_queue, set_receive_low_water, unread};
 pub use reactor::{Alarm, Reactor, ReadyList};

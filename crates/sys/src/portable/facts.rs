@@ -32,6 +32,14 @@ pub fn send_queue(_socket: BorrowedFd<'_>) -> io::Result<u64> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// The handshakes of a listener that are under way: not known on these systems.
+///
+/// # Errors
+/// Returns `Unsupported`.
+pub fn handshakes(_listener: BorrowedFd<'_>) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Whether it is a Multipath TCP socket. Always `false` here: nothing depends on the answer.
 ///
 /// # Errors

@@ -168,8 +168,8 @@ impl Model {
         bytes[9] = role as u8;
         self.hear(&bytes);
         match role {
-            9 => self.replies.push((id, [0, 0, 0, 0, 3])),
-            _ if self.last => self.replies.push((id, [0, 0, 0, 0, 2])),
+            9 => self.turned_down(id, 3, keep_conn),
+            _ if self.last => self.turned_down(id, 2, keep_conn),
             _ => self.requests.push(Request {
                 id,
                 role,
@@ -181,6 +181,12 @@ impl Model {
                 waits_for: None,
             }),
         }
+    }
+
+    /// A request that no handler gets was answered.
+    fn turned_down(&mut self, id: u16, status: u8, keep_conn: bool) {
+        self.replies.push((id, [0, 0, 0, 0, status]));
+        self.last |= !keep_conn;
     }
 
     fn params(&mut self, id: u16) {
@@ -235,10 +241,10 @@ impl Model {
 
     fn abort(&mut self, id: u16) {
         self.record(2, id, b"");
-        match self.find(id).map(|request| request.stage) {
-            Some(Stage::Running(_)) => self.find(id).unwrap().aborted = true,
-            Some(Stage::Asking) => self.replies.push((id, [0; 5])),
-            Some(Stage::Draining) | None => {}
+        match self.find(id).map(|request| (request.stage, request.keep_conn)) {
+            Some((Stage::Running(_), _)) => self.find(id).unwrap().aborted = true,
+            Some((Stage::Asking, keep_conn)) => self.turned_down(id, 0, keep_conn),
+            Some((Stage::Draining, _)) | None => {}
         }
         self.requests.retain(|request| request.id != id || request.is_running());
     }
