@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{PORT, compare, late_reader, program, script};
+use crate::support::{PORT, compare, ended_well, late_reader, program, script};
 use linger_testing::{secluded, skip};
 
 /// Blocking sockets, which the runtime closes by `dup2`, and channels, which it closes by `close`.
@@ -53,7 +53,7 @@ fn java_closes_both_ways() {
             let command = [&java, source.as_str(), way];
             let (lost, aborted, report) = compare(&command, "", 3, |bare| late_reader(PORT, 20_000, bare));
             assert_eq!((lost, aborted), ([3, 0], [3, 0]), "{way}: {report:?}");
-            assert_eq!(report["lingered"], 3, "{way}: {report:?}");
+            assert_eq!(ended_well(&report), 3, "{way}: {report:?}");
         }
     });
 }

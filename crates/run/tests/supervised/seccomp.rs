@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    PORT, SOURCES, Server, asked_once, build, compare, compiled, connect, late_reader, program, read, request,
+    PORT, SOURCES, Server, asked_once, build, compare, compiled, connect, ended_well, late_reader, program,
+    read, request,
 };
 use linger_testing::secluded;
 use linger_testing::servers::go_cache;
@@ -38,7 +39,7 @@ fn go_answers_early() {
         let (lost, aborted, report) = compare(&[&server], "", 10, |bare| late_reader(PORT, 1_000_000, bare));
         assert_eq!((lost, aborted[1]), ([10, 0], 0), "{aborted:?} {report:?}");
         assert!(aborted[0] >= 10, "{aborted:?}");
-        assert_eq!(report["lingered"], 10, "{report:?}");
+        assert_eq!(ended_well(&report), 10, "{report:?}");
         assert_eq!(report["bytes_unacknowledged"], 0, "{report:?}");
     });
 }
@@ -78,7 +79,7 @@ fn every_way(compiler: &str, package: &str) {
     for way in ways {
         let (lost, aborted, report) = compare(&[&server, way], "", 3, |bare| late_reader(PORT, 20_000, bare));
         assert_eq!((lost, aborted[1]), ([3, 0], 0), "{way}: {report:?}");
-        assert_eq!(report["lingered"], 3, "{way}: {report:?}");
+        assert_eq!(ended_well(&report), 3, "{way}: {report:?}");
         assert_eq!(report["shared"], if way == "fork" { 3 } else { 0 }, "{way}: {report:?}");
     }
 }
@@ -102,7 +103,7 @@ fn every_way_to_pass_a_connection_on(settings: &str) {
         let (lost, aborted, report) =
             compare(&[&server, way], settings, 3, |bare| late_reader(PORT, 20_000, bare));
         assert_eq!((lost, aborted[1]), ([3, 0], 0), "{way}: {report:?}");
-        assert_eq!(report["lingered"], 3, "{way}: {report:?}");
+        assert_eq!(ended_well(&report), 3, "{way}: {report:?}");
         assert_eq!(report["shared"], shared, "{way}: {report:?}");
     }
 }
@@ -302,7 +303,7 @@ fn bare_axum() {
             let (lost, aborted, report) =
                 compare(&[&server, "8000"], settings, 10, |bare| late_reader(PORT, 1_000_000, bare));
             assert_eq!((lost, aborted[1]), ([10, 0], 0), "{settings}: {aborted:?} {report:?}");
-            assert_eq!(report["lingered"], 10, "{settings}: {report:?}");
+            assert_eq!(ended_well(&report), 10, "{settings}: {report:?}");
         }
     });
 }
@@ -329,7 +330,7 @@ fn what_is_held_ends_as_without() {
             let (lost, aborted, report) =
                 compare(&[&server, way], "hold", 3, |bare| late_reader(PORT, 20_000, bare));
             assert_eq!((lost, aborted[1]), ([3, 0], 0), "{way}: {report:?}");
-            assert_eq!(report["lingered"], 3, "{way}: {report:?}");
+            assert_eq!(ended_well(&report), 3, "{way}: {report:?}");
         }
         let Some(server) = early(directory.path()) else { return };
         let (lost, aborted, report) =
