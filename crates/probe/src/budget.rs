@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::check::Check;
 use crate::config::ProbeConfig;
-use crate::learn::CONTROLS;
 
 /// The most that a probe sends, and the most that it reads, if it is not [active](ProbeConfig::active), in bytes.
 pub const QUIET: u64 = 1 << 20;
@@ -12,6 +11,9 @@ pub const QUIET: u64 = 1 << 20;
 /// The longest response of which a probe that is not active can ask every question, in bytes: it reads two to learn the
 /// lengths where there is no framing, and eight more.
 pub const AFFORDABLE: u64 = 100_000;
+
+/// How many plain requests show whether a server that gave no response answers any.
+pub(crate) const CONTROLS: u32 = 3;
 
 /// The most that a check may ask, as is known before the first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

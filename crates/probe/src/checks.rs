@@ -1,7 +1,6 @@
 //! The questions that an ordinary client may ask a server: how to ask each of them, and what its answer is. The
 //! questions of a hostile client are in `hostile`.
 
-use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,9 @@ use crate::dialect::RequestShape;
 use crate::finding::{CheckAnswer, CheckFinding, LeftOut};
 use crate::hostile;
 use crate::http2;
-
 use crate::judge::{by_status, judge};
 use crate::keep_alive::keep_alive;
+use crate::late::late_reader;
 use crate::model::LARGE;
 use crate::often::{STUCK, Variant, too_late, worst, worst_form};
 use crate::prober::Prober;
@@ -65,26 +64,6 @@ pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
         Check::EndlessUpload => hostile::endless_upload(prober),
         Check::Backlog => hostile::backlog(prober),
     }
-}
-
-/// Sends a request, calls `between`, reads late, and judges what arrived.
-pub(crate) fn late_reader(
-    prober: &Prober,
-    check: Check,
-    ask: RequestShape,
-    surplus: &[u8],
-    between: impl Fn(&mut Trial<'_>),
-) -> io::Result<CheckFinding> {
-    let mut trial = Trial::open(prober, true)?;
-    let mut request = prober.dialect.request(ask);
-    request.extend_from_slice(surplus);
-    trial.queue(&request);
-    trial.send(STUCK);
-    between(&mut trial);
-    trial.late();
-    trial.read(Until::Complete, prober.config.patience);
-    trial.settle();
-    Ok(judge(prober, check, ask, trial.finish()))
 }
 
 fn large_response(prober: &Prober) -> CheckFinding {

@@ -257,7 +257,7 @@ fn plain_reason(response: &[u8]) -> Option<Vec<u8>> {
     let end = response.iter().position(|byte| *byte == b'\n')?;
     let is_odd = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r');
     let mut plain = response.to_vec();
-    let reason = plain.get_mut(BEFORE..end).filter(|reason| reason.iter().any(|byte| is_odd(byte)))?;
+    let reason = plain.get_mut(BEFORE..end).filter(|reason| reason.iter().any(is_odd))?;
     reason.iter_mut().filter(|byte| is_odd(byte)).for_each(|byte| *byte = b'?');
     Some(plain)
 }

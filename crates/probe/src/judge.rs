@@ -177,24 +177,28 @@ fn by_bytes(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verd
             let seconds = seen.elapsed.as_secs_f64();
             (CheckAnswer::Stalls, format!("{got} of {of} bytes arrived, and then nothing for {seconds:.1} s"))
         }
-        Verdict::Lost if seen.is_unsure => {
-            let sentence = format!(
-                "{got} bytes arrived and then an orderly end; plain responses have {of} and more, each another number, and no \
-                 framing: whether these are all its bytes cannot be known"
-            );
-            return (CheckAnswer::CannotTell, None, sentence);
-        }
-        Verdict::Lost if seen.expected.is_some() || !seen.unframed || got == 0 => (
-            CheckAnswer::LosesSilently,
-            format!("{got} of {of} bytes arrived, and then an orderly end of stream"),
-        ),
-        Verdict::Lost => {
-            let text = "the response has no framing: whether these are all its bytes shows only where their number is known";
-            let sentence = format!("{got} bytes arrived and then an orderly end; {text}");
-            return (CheckAnswer::CannotTell, None, sentence);
-        }
+        Verdict::Lost => return short_in_order(seen, &of),
     };
     (answer, Some(verdict), sentence)
+}
+
+/// Fewer bytes than there were to be, and then an orderly end. `of`: how many there were to be.
+fn short_in_order(seen: &TrialResult, of: &str) -> (CheckAnswer, Option<Verdict>, String) {
+    let got = seen.got;
+    if seen.is_unsure {
+        let sentence = format!(
+            "{got} bytes arrived and then an orderly end; plain responses have {of} and more, each another number, and no \
+             framing: whether these are all its bytes cannot be known"
+        );
+        return (CheckAnswer::CannotTell, None, sentence);
+    }
+    if seen.expected.is_some() || !seen.unframed || got == 0 {
+        let sentence = format!("{got} of {of} bytes arrived, and then an orderly end of stream");
+        return (CheckAnswer::LosesSilently, Some(Verdict::Lost), sentence);
+    }
+    let text =
+        "the response has no framing: whether these are all its bytes shows only where their number is known";
+    (CheckAnswer::CannotTell, None, format!("{got} bytes arrived and then an orderly end; {text}"))
 }
 
 #[cfg(test)]

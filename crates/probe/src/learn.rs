@@ -1,6 +1,6 @@
 //! Learns from plain requests what a valid response is, before anything is judged.
 
-use crate::budget::QUIET;
+use crate::budget::{CONTROLS, QUIET};
 use crate::dialect::RequestShape;
 use crate::error::ProbeError;
 use crate::http2;
@@ -12,8 +12,6 @@ use crate::trial::{Trial, Until};
 
 /// How often a response without framing is read to learn how its length varies.
 const READINGS: u32 = 3;
-/// How many plain requests show whether a server that gave no response answers any.
-pub(crate) const CONTROLS: u32 = 3;
 
 /// Makes plain requests with a large window, and reads the responses without delay: one, or three if nothing but the end of
 /// the connection shows where a response ends. Returns the longest of them, and their lengths if they have no framing.

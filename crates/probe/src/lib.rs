@@ -28,6 +28,7 @@ mod hostile;
 mod http2;
 mod judge;
 mod keep_alive;
+mod late;
 mod learn;
 mod model;
 mod no_response;

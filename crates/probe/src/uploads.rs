@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::budget::body;
 use crate::check::Check;
-use crate::checks::late_reader;
 use crate::dialect::RequestShape;
 use crate::finding::{CheckAnswer, CheckFinding};
 use crate::judge::judge;
+use crate::late::late_reader;
 use crate::often::{STUCK, worst, worst_form};
 use crate::prober::Prober;
 use crate::trial::{Continuation, Trial, Until};

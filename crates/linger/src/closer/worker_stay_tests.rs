@@ -118,7 +118,8 @@ fn one_too_many_sends_the_oldest_away() {
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
 fn a_stop_and_a_shortage_send_all_away() {
     // Each with the number of sockets that are left.
-    let events: [(fn(&mut Worker), usize); 3] = [
+    type Sending = fn(&mut Worker);
+    let events: [(Sending, usize); 3] = [
         (|worker| worker.hurry_all(Some(u64::MAX)), 0),
         (
             |worker| {

@@ -327,8 +327,8 @@ pub(crate) fn connect(port: u16, receive: Option<usize>) -> TcpStream {
 
 /// The connections of a report that ended well under the supervisor. On a busy machine the peer may have closed before its connection is
 /// looked at: then there was nothing to wait for.
-pub(crate) fn ended_well(report: &Value) -> u64 {
-    ["lingered", "finished", "drained"].iter().filter_map(|way| report[way].as_u64()).sum()
+pub(crate) fn ended_well(report: &Report) -> u64 {
+    ["lingered", "finished", "drained"].into_iter().filter_map(|way| report[way].as_u64()).sum()
 }
 
 /// Sends a request whose body the server does not read, waits for a reset that may come, then reads.
