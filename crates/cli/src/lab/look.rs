@@ -1,7 +1,7 @@
 //! What the lab's texts have in common: width, colours, a link in a few words.
 
 use anstyle::{AnsiColor, Style};
-use linger_lab::{CellPlan, Tally};
+use linger_lab::{CellPlan, Link, Tally};
 
 /// Columns of the tables and of the sentences below them.
 pub(super) const WIDTH: usize = 112;
@@ -22,10 +22,12 @@ pub(super) fn style(tally: &Tally) -> Style {
 
 /// What the link is like towards the client, as far as it matters here.
 pub(super) fn network(plan: &CellPlan) -> String {
-    if plan.link.loopback {
-        return "over loopback".to_owned();
-    }
-    let path = &plan.link.paths[0];
+    if plan.link.loopback { "over loopback".to_owned() } else { format!("over {}", in_words(&plan.link)) }
+}
+
+/// An emulated link's name, delay and rate.
+pub(super) fn in_words(link: &Link) -> String {
+    let path = &link.paths[0];
     let rate = path.rate.map_or(String::new(), |rate| format!(", {} Mbit/s", rate.0 as f64 / 1e6));
-    format!("over {} of {} ms{rate}", plan.link.name, path.delay.as_secs_f64() * 1e3)
+    format!("{} of {} ms{rate}", link.name, path.delay.as_secs_f64() * 1e3)
 }

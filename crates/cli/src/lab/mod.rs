@@ -8,6 +8,7 @@ mod one;
 mod page;
 mod plan;
 mod results;
+mod story;
 mod text;
 mod three;
 
@@ -89,15 +90,17 @@ pub(crate) struct LabArguments {
 #[derive(Debug, Subcommand)]
 enum LabVerb {
     Exec(exec::ExecArguments),
+    Story(story::StoryArguments),
 }
 
 pub(crate) fn run(arguments: LabArguments) -> ExitCode {
     // Before the first thread: unshare(CLONE_NEWUSER) refuses a process with several (unshare(2)).
     let entered = Isolation::prepare().enter();
-    if let Some(LabVerb::Exec(arguments)) = arguments.verb {
-        return match entered {
-            Ok(()) => exec::run(arguments),
-            Err(refused) => exit::fail(exit::NOT_POSSIBLE_HERE, refused),
+    if let Some(verb) = arguments.verb {
+        return match (entered, verb) {
+            (Ok(()), LabVerb::Exec(arguments)) => exec::run(arguments),
+            (Ok(()), LabVerb::Story(arguments)) => story::run(arguments),
+            (Err(refused), _) => exit::fail(exit::NOT_POSSIBLE_HERE, refused),
         };
     }
     // Check the output directories before the trials, which take minutes.

@@ -1,0 +1,110 @@
+//! `linger lab story`: the loss that this project began with, acted out with the programs that had it.
+
+mod act;
+mod cast;
+mod told;
+
+use std::process::ExitCode;
+
+use clap::Args;
+use linger_lab::{Link, Stop};
+
+use crate::options::Chance;
+use crate::output::{Stdout, Stopped};
+use crate::typed::links;
+use crate::{exit, interrupt};
+
+use act::{Backlogged, Served};
+use cast::{Cast, Gateway};
+
+/// Acts out the loss between a web server and its application: shown, explained, cured, and told from a full backlog.
+///
+/// uWSGI leaves the body of an upload unread and closes; nginx and httpd in front of it, and a slow
+/// link between. Everything runs in private networks, and is gone afterwards. Without these
+/// programs a sample application of this program plays, and what to install is said.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  linger lab story\n\n\
+    Exit status: 0 if it went as the text says: responses lost, then none; 1 if responses were lost\n\
+    with the cure, or none without; 3 if something could not be started; 4 if this machine has no\n\
+    namespaces for the links.")]
+pub(crate) struct StoryArguments {
+    /// The network between gateway and application.
+    #[arg(long, default_value = "wifi", value_parser = links())]
+    link: Link,
+    #[command(flatten)]
+    chance: Chance,
+}
+
+pub(crate) fn run(arguments: StoryArguments) -> ExitCode {
+    if arguments.link.loopback {
+        let told =
+            "--link: the story is about a link that takes time, which loopback does not; choose another";
+        return exit::fail(exit::BAD_USAGE, told);
+    }
+    let cast = match Cast::gather() {
+        Ok(cast) => cast,
+        Err(error) => return exit::io("lab story", &error),
+    };
+    let stop = match interrupt::stop() {
+        Ok(stop) => stop,
+        Err(error) => return exit::io("cannot take signals", &error),
+    };
+    let stage = act::Stage { link: arguments.link, seed: arguments.chance.seed(), cast, stop: &stop };
+    let mut out = Stdout::new();
+    match play(&stage, &mut out, &stop) {
+        Ok(went_well) if went_well => ExitCode::from(exit::NOTHING_LOST),
+        Ok(_) => ExitCode::from(exit::LOSS_FOUND),
+        Err(Interlude::Unread(stopped)) => stopped.end(None),
+        Err(Interlude::Failed(error)) => exit::io("lab story", &error),
+        Err(Interlude::Interrupted) => exit::fail(exit::COULD_NOT_TELL, "lab story: stopped on request"),
+    }
+}
+
+/// Why the story has no end.
+enum Interlude {
+    Unread(Stopped),
+    Failed(std::io::Error),
+    Interrupted,
+}
+
+impl From<Stopped> for Interlude {
+    fn from(stopped: Stopped) -> Self {
+        Self::Unread(stopped)
+    }
+}
+
+impl From<std::io::Error> for Interlude {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// All acts, each told as soon as it is over. Returns whether all went as told.
+fn play(stage: &act::Stage<'_>, out: &mut Stdout, stop: &Stop) -> Result<bool, Interlude> {
+    let mut tell = |text: String| -> Result<(), Interlude> {
+        out.text(format_args!("{text}"))?;
+        Ok(out.flush()?)
+    };
+    let over = |stop: &Stop| if stop.requested() { Err(Interlude::Interrupted) } else { Ok(()) };
+    tell(told::opening(stage))?;
+    let mut bare: Vec<(Gateway, Served)> = Vec::new();
+    for gateway in stage.cast.gateways() {
+        let served = act::serve(stage, gateway, false)?;
+        over(stop)?;
+        bare.push((gateway, served));
+    }
+    tell(told::loss(&bare))?;
+    tell(told::cause(&bare))?;
+    let mut cured: Vec<(Gateway, Served)> = Vec::new();
+    for gateway in stage.cast.gateways() {
+        let served = act::serve(stage, gateway, true)?;
+        over(stop)?;
+        cured.push((gateway, served));
+    }
+    tell(told::cure(&cured))?;
+    let queue: Backlogged = act::overflow(stage)?;
+    over(stop)?;
+    tell(told::backlog(&queue))?;
+    let lost = |(_, served): &(Gateway, Served)| served.is_short();
+    Ok(bare.iter().all(lost) && !cured.iter().any(lost) && queue.overflows > 0)
+}
