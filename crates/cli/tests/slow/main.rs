@@ -23,4 +23,5 @@ mod queue;
 mod receipts;
 mod refusals;
 mod run;
+mod story;
 mod transfer;

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use linger_lab::{BacklogPlan, ExecPlan, ExecReport, IpVersion, Link, Stop, burst, exec};
-use linger_why::{AnalyzerLimits, Cause, Confidence, compare, examine};
+use linger_lab::{BacklogPlan, ExecPlan, ExecReport, IpVersion, Link, Named as _, Stop, burst, exec};
+use linger_why::{AnalyzerLimits, compare, examine};
 
 use super::cast::{BYTES, Cast, Gateway};
 use crate::captured::NamelessCapture;
@@ -42,8 +42,8 @@ pub(super) struct Served {
     /// The kernel's counters at the application: closed with unread data, data after the close.
     pub(super) unread: u64,
     pub(super) late: u64,
-    /// What the packets tell: resets by cause.
-    pub(super) causes: BTreeMap<(Cause, Confidence), u64>,
+    /// What the packets tell: connections by cause.
+    pub(super) causes: Causes,
     /// What `linger watch` told meanwhile, by cause; or why it could not.
     pub(super) watched: Result<BTreeMap<String, u64>, String>,
 }
@@ -68,7 +68,11 @@ pub(super) fn serve(stage: &Stage<'_>, gateway: Gateway, is_cured: bool) -> io::
             let line = text.lines().find_map(|line| line.strip_prefix(label))?;
             line.split_whitespace().next()?.parse::<u64>().ok()
         };
-        let missing = || io::Error::other(format!("ab said nothing of what it got: {}", text.trim()));
+        let missing = || {
+            let gateway = fs::read_to_string(stage.cast.file("gateway.log")).unwrap_or_default();
+            let (ab, gateway) = (text.trim(), gateway.trim());
+            io::Error::other(format!("ab got nothing; it said: {ab}\nthe gateway said: {gateway}"))
+        };
         (number("HTML transferred:").ok_or_else(missing)?, number("Failed requests:"))
     } else {
         (text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).sum(), None)
@@ -94,7 +98,8 @@ pub(super) struct Backlogged {
     pub(super) said: BTreeMap<String, u64>,
     /// Connections for which the queue had no room.
     pub(super) overflows: u64,
-    pub(super) causes: BTreeMap<(Cause, Confidence), u64>,
+    /// `None` where no packets were recorded.
+    pub(super) causes: Option<Causes>,
 }
 
 /// The fourth act.
@@ -104,22 +109,18 @@ pub(super) fn overflow(stage: &Stage<'_>) -> io::Result<Backlogged> {
         let report = burst(&BacklogPlan::new(link, QUEUE, true))?;
         let of = |count: u64, said: &str| (count > 0).then(|| (said.to_owned(), count));
         let said = [
-            of(report.tally.kept, "200 whole"),
-            of(report.tally.lost + report.tally.at_risk, "reset, or no answer"),
+            of(report.tally.trials - report.tally.not_kept(), "whole"),
+            of(report.tally.not_kept(), "reset, or no answer"),
         ];
         let overflows = report.counters.of("ListenOverflows");
-        return Ok(Backlogged {
-            said: said.into_iter().flatten().collect(),
-            overflows,
-            causes: BTreeMap::new(),
-        });
+        return Ok(Backlogged { said: said.into_iter().flatten().collect(), overflows, causes: None });
     }
     // SYN cookies would hide the overflow: the client would see what looks like packet loss.
     let settings = "sysctl -qw net.ipv4.tcp_abort_on_overflow=1 net.ipv4.tcp_syncookies=0";
     let application = format!("{settings}; {}", stage.cast.application(false, Some(QUEUE)));
     let clients = format!(
         "cd '{}' || exit 1; for i in $(seq {CROWD}); do curl -sS -m 8 -o /dev/null -w '%{{http_code}} whole\\n' \
-         \"http://$LINGER_SERVER:9002/x?sleep=1\" & done > queue.txt 2>&1; wait; true",
+         \"http://$LINGER_SERVER:9002/x?sleep=1\" > queue.$i 2>&1 & done; wait; cat queue.* > queue.txt",
         stage.cast.folder().display()
     );
     let (report, causes) = run(stage, &link, application, clients)?;
@@ -131,10 +132,11 @@ pub(super) fn overflow(stage: &Stage<'_>) -> io::Result<Backlogged> {
             *said.entry(line.to_owned()).or_default() += 1;
         }
     }
-    Ok(Backlogged { said, overflows: report.server_counters.of("ListenOverflows"), causes })
+    Ok(Backlogged { said, overflows: report.server_counters.of("ListenOverflows"), causes: Some(causes) })
 }
 
-type Causes = BTreeMap<(Cause, Confidence), u64>;
+/// Failed connections by what `why` says of them.
+pub(super) type Causes = BTreeMap<String, u64>;
 
 /// Runs both sides, and reads what crossed the link.
 fn run(stage: &Stage<'_>, link: &Link, server: String, client: String) -> io::Result<(ExecReport, Causes)> {
@@ -157,9 +159,10 @@ fn run(stage: &Stage<'_>, link: &Link, server: String, client: String) -> io::Re
     let mut findings = Vec::new();
     examine(file.path(), AnalyzerLimits::default(), |finding| findings.push(finding))
         .map_err(io::Error::other)?;
-    let mut causes = BTreeMap::new();
+    let mut causes = Causes::new();
     for finding in compare(&[file.path()], findings).map_err(io::Error::other)? {
-        *causes.entry((finding.cause, finding.confidence)).or_default() += 1;
+        let class = if finding.class.is_reset() { String::new() } else { format!(", {}", finding.class) };
+        *causes.entry(format!("{} ({}){class}", finding.cause, finding.confidence)).or_default() += 1;
     }
     Ok((report, causes))
 }

@@ -128,25 +128,27 @@ impl Cast {
         let folder = self.folder.path().display();
         let start = match gateway {
             Gateway::Nginx => {
-                format!("sed s/SERVER/$LINGER_SERVER/ nginx.in > nginx.conf; nginx -c '{folder}/nginx.conf'")
+                format!(
+                    "sed s/APPLICATION/$LINGER_SERVER/ nginx.in > nginx.conf; nginx -c '{folder}/nginx.conf'"
+                )
             }
             Gateway::Httpd => {
                 format!(
-                    "sed s/SERVER/$LINGER_SERVER/ httpd.in > httpd.conf; apache2 -DFOREGROUND -f '{folder}/httpd.conf'"
+                    "sed s/APPLICATION/$LINGER_SERVER/ httpd.in > httpd.conf; apache2 -DFOREGROUND -f '{folder}/httpd.conf'"
                 )
             }
             Gateway::Absent => {
                 let own = self.own.display();
                 return format!(
-                    "cd '{folder}' || exit 1; for i in $(seq 20); do '{own}' fcgi get --body body $LINGER_SERVER:9002 /x | wc -c; done > client.txt 2> get.log"
+                    "cd '{folder}' || exit 1; for i in $(seq 20); do '{own}' fcgi get --body body $LINGER_SERVER:9002 /x | sed '1,/^.$/d' | wc -c; done > client.txt 2> get.log"
                 );
             }
         };
         format!(
-            "cd '{folder}' || exit 1; rm -f pid; : > error.log; {{ {start}; }} > gateway.log 2>&1 & gateway=$!
+            "cd '{folder}' || exit 1; rm -f pid; : > error.log; {{ {start}; }} > gateway.log 2>&1 &
              i=0; until [ -s pid ] || [ $i = 200 ]; do sleep 0.05; i=$((i + 1)); done
              ab -q -s 20 -n 100 -c 20 -p body -T application/octet-stream http://127.0.0.1:8080/x > client.txt 2>&1
-             kill $gateway $(cat pid); wait; true"
+             kill $(cat pid); wait; true"
         )
     }
 
@@ -193,7 +195,7 @@ fn nginx(folder: &str) -> String {
     format!(
         "daemon off; user root; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log error; events {{ }}\n\
          http {{ access_log off; client_max_body_size 9m; {places}\n \
-         server {{ listen 127.0.0.1:8080; location / {{ {parameters}uwsgi_pass SERVER:9002; }} }} }}\n"
+         server {{ listen 127.0.0.1:8080; location / {{ {parameters}uwsgi_pass APPLICATION:9002; }} }} }}\n"
     )
 }
 
@@ -205,7 +207,7 @@ fn httpd(folder: &str) -> String {
     format!(
         "ServerRoot {folder}\nServerName gateway\nListen 127.0.0.1:8080\nPidFile {folder}/pid\nErrorLog {folder}/error.log\n\
          Mutex file:{folder} default\nUser www-data\nGroup www-data\nProxyTimeout 20\n{modules}\
-         ProxyPass / uwsgi://SERVER:9002/ retry=0\n"
+         ProxyPass / uwsgi://APPLICATION:9002/ retry=0\n"
     )
 }
 

@@ -1,11 +1,8 @@
 //! What is said of each act.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use linger_why::{Cause, Confidence};
-
-use super::act::{Backlogged, CROWD, QUEUE, Served, Stage};
+use super::act::{Backlogged, CROWD, Causes, QUEUE, Served, Stage};
 use super::cast::{BYTES, Gateway};
 use crate::lab::look::in_words;
 
@@ -71,14 +68,7 @@ pub(super) fn cause(served: &[(Gateway, Served)]) -> String {
         );
         let _ = writeln!(text, "     linger why      {}", by_cause(&served.causes));
         let _ = match &served.watched {
-            Ok(causes) => {
-                let told: Vec<_> = causes.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
-                writeln!(
-                    text,
-                    "     linger watch    {}",
-                    if told.is_empty() { "nothing".to_owned() } else { told.join(", ") }
-                )
-            }
+            Ok(causes) => writeln!(text, "     linger watch    {}", by_cause(causes)),
             Err(why) => writeln!(text, "     linger watch    cannot watch: {why}"),
         };
     }
@@ -110,24 +100,23 @@ pub(super) fn backlog(queue: &Backlogged) -> String {
         "\n4. The same words from another cause: {CROWD} clients at once, a backlog of {QUEUE}, tcp_abort_on_overflow\n\n"
     );
     for (said, count) in &queue.said {
-        let _ = writeln!(text, "   {count:>3} clients: {said}");
+        let _ = writeln!(text, "   {count:>3} of the clients: {said}");
     }
     let _ = writeln!(
         text,
         "   the kernel      {} connections found no room in the queue (ListenOverflows)",
         queue.overflows
     );
-    let _ = writeln!(text, "   linger why      {}", by_cause(&queue.causes));
+    if let Some(causes) = &queue.causes {
+        let _ = writeln!(text, "   linger why      {}", by_cause(causes));
+    }
     text.push_str("   A reset before any byte of an answer: look at the backlog first. No other close would have helped.\n");
     text
 }
 
-fn by_cause(causes: &BTreeMap<(Cause, Confidence), u64>) -> String {
+fn by_cause(causes: &Causes) -> String {
     if causes.is_empty() {
         return "no failed connection".to_owned();
     }
-    let told = causes
-        .iter()
-        .map(|((cause, confidence), count)| format!("{count} {} ({})", cause.name(), confidence.name()));
-    told.collect::<Vec<_>>().join(", ")
+    causes.iter().map(|(cause, count)| format!("{count} {cause}")).collect::<Vec<_>>().join("; ")
 }
