@@ -320,7 +320,8 @@ fn a_closed_port_in_two_containers_resets_two_connections() {
         let of = resets(&notices).filter(|reset| reset.direction == direction);
         let mut places: Vec<_> = of.map(|reset| reset.namespace.map(|id| id.inode())).collect();
         let mut wanted = containers.map(|container| Some(container.inode()));
-        (places.sort(), wanted.sort());
+        places.sort();
+        wanted.sort();
         assert_eq!(places, wanted, "{direction:?}: {notices:?}");
     }
     // Once more in one of them: a further packet of the same numbers, of nobody, and then a client.

@@ -22,7 +22,7 @@ pub(super) const CROWD: u32 = 64;
 pub(super) const QUEUE: u32 = 2;
 
 /// What every act needs.
-pub(super) struct Stage<'a> {
+pub(super) struct Theatre<'a> {
     pub(super) link: Link,
     pub(super) seed: u64,
     pub(super) cast: Cast,
@@ -30,7 +30,7 @@ pub(super) struct Stage<'a> {
 }
 
 /// What became of uploads that the application did not read.
-pub(super) struct Served {
+pub(super) struct Uploads {
     /// Requests, and bytes of response bodies that they were to get and got.
     pub(super) requests: u64,
     pub(super) expected: u64,
@@ -48,14 +48,14 @@ pub(super) struct Served {
     pub(super) watched: Result<BTreeMap<String, u64>, String>,
 }
 
-impl Served {
+impl Uploads {
     pub(super) fn is_short(&self) -> bool {
         self.got < self.expected
     }
 }
 
 /// The first act, and the third.
-pub(super) fn serve(stage: &Stage<'_>, gateway: Gateway, is_cured: bool) -> io::Result<Served> {
+pub(super) fn serve(stage: &Theatre<'_>, gateway: Gateway, is_cured: bool) -> io::Result<Uploads> {
     let watch = if is_cured { Err("not asked".to_owned()) } else { Watching::begin(stage) };
     let clients = stage.cast.clients(gateway);
     let (report, causes) = run(stage, &stage.link, stage.cast.application(is_cured, None), clients)?;
@@ -79,7 +79,7 @@ pub(super) fn serve(stage: &Stage<'_>, gateway: Gateway, is_cured: bool) -> io::
     };
     let log = fs::read_to_string(stage.cast.file("error.log")).unwrap_or_default();
     let counted = |name| report.server_counters.of(name);
-    Ok(Served {
+    Ok(Uploads {
         requests,
         expected,
         got,
@@ -103,7 +103,7 @@ pub(super) struct Backlogged {
 }
 
 /// The fourth act.
-pub(super) fn overflow(stage: &Stage<'_>) -> io::Result<Backlogged> {
+pub(super) fn overflow(stage: &Theatre<'_>) -> io::Result<Backlogged> {
     let link = Link::named("lan").map_err(io::Error::other)?;
     if !stage.cast.is_real() {
         let report = burst(&BacklogPlan::new(link, QUEUE, true))?;
@@ -139,7 +139,7 @@ pub(super) fn overflow(stage: &Stage<'_>) -> io::Result<Backlogged> {
 pub(super) type Causes = BTreeMap<String, u64>;
 
 /// Runs both sides, and reads what crossed the link.
-fn run(stage: &Stage<'_>, link: &Link, server: String, client: String) -> io::Result<(ExecReport, Causes)> {
+fn run(stage: &Theatre<'_>, link: &Link, server: String, client: String) -> io::Result<(ExecReport, Causes)> {
     let file = NamelessCapture::create()?;
     let capture = Arc::new(Mutex::new(file.begin()?));
     let plan = ExecPlan {
@@ -172,7 +172,7 @@ struct Watching(Child);
 
 impl Watching {
     /// Starts it, and waits until it watches.
-    fn begin(stage: &Stage<'_>) -> Result<Self, String> {
+    fn begin(stage: &Theatre<'_>) -> Result<Self, String> {
         use std::io::BufRead;
         let mut command = Command::new(stage.cast.own());
         command.args(["watch", "--json", "--verbose", "--port", "9002"]);

@@ -14,7 +14,7 @@ use crate::output::{Stdout, Stopped};
 use crate::typed::links;
 use crate::{exit, interrupt};
 
-use act::{Backlogged, Served};
+use act::{Backlogged, Uploads};
 use cast::{Cast, Gateway};
 
 /// Acts out the loss between a web server and its application: shown, explained, cured, and told from a full backlog.
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: StoryArguments) -> ExitCode {
         Ok(stop) => stop,
         Err(error) => return exit::io("cannot take signals", &error),
     };
-    let stage = act::Stage { link: arguments.link, seed: arguments.chance.seed(), cast, stop: &stop };
+    let stage = act::Theatre { link: arguments.link, seed: arguments.chance.seed(), cast, stop: &stop };
     let mut out = Stdout::new();
     match play(&stage, &mut out, &stop) {
         Ok(went_well) if went_well => ExitCode::from(exit::NOTHING_LOST),
@@ -80,14 +80,14 @@ impl From<std::io::Error> for Interlude {
 }
 
 /// All acts, each told as soon as it is over. Returns whether all went as told.
-fn play(stage: &act::Stage<'_>, out: &mut Stdout, stop: &Stop) -> Result<bool, Interlude> {
+fn play(stage: &act::Theatre<'_>, out: &mut Stdout, stop: &Stop) -> Result<bool, Interlude> {
     let mut tell = |text: String| -> Result<(), Interlude> {
         out.text(format_args!("{text}"))?;
         Ok(out.flush()?)
     };
     let over = |stop: &Stop| if stop.requested() { Err(Interlude::Interrupted) } else { Ok(()) };
     tell(told::opening(stage))?;
-    let mut bare: Vec<(Gateway, Served)> = Vec::new();
+    let mut bare: Vec<(Gateway, Uploads)> = Vec::new();
     for gateway in stage.cast.gateways() {
         let served = act::serve(stage, gateway, false)?;
         over(stop)?;
@@ -95,7 +95,7 @@ fn play(stage: &act::Stage<'_>, out: &mut Stdout, stop: &Stop) -> Result<bool, I
     }
     tell(told::loss(&bare))?;
     tell(told::cause(&bare))?;
-    let mut cured: Vec<(Gateway, Served)> = Vec::new();
+    let mut cured: Vec<(Gateway, Uploads)> = Vec::new();
     for gateway in stage.cast.gateways() {
         let served = act::serve(stage, gateway, true)?;
         over(stop)?;
@@ -105,6 +105,6 @@ fn play(stage: &act::Stage<'_>, out: &mut Stdout, stop: &Stop) -> Result<bool, I
     let queue: Backlogged = act::overflow(stage)?;
     over(stop)?;
     tell(told::backlog(&queue))?;
-    let lost = |(_, served): &(Gateway, Served)| served.is_short();
+    let lost = |(_, served): &(Gateway, Uploads)| served.is_short();
     Ok(bare.iter().all(lost) && !cured.iter().any(lost) && queue.overflows > 0)
 }

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::act::{Backlogged, CROWD, Causes, QUEUE, Served, Stage};
+use super::act::{Backlogged, CROWD, Causes, QUEUE, Theatre, Uploads};
 use super::cast::{BYTES, Gateway};
 use crate::lab::look::in_words;
 
-pub(super) fn opening(stage: &Stage<'_>) -> String {
+pub(super) fn opening(stage: &Theatre<'_>) -> String {
     let cast = &stage.cast;
     let gateways: Vec<&str> = cast.gateways().map(Gateway::name).collect();
     let mut text = String::new();
@@ -33,7 +33,7 @@ pub(super) fn opening(stage: &Stage<'_>) -> String {
 }
 
 /// The first act.
-pub(super) fn loss(served: &[(Gateway, Served)]) -> String {
+pub(super) fn loss(served: &[(Gateway, Uploads)]) -> String {
     let mut text = "\n1. The loss: every write() succeeded, and so did every close()\n\n".to_owned();
     let _ = writeln!(
         text,
@@ -56,7 +56,7 @@ pub(super) fn loss(served: &[(Gateway, Served)]) -> String {
 }
 
 /// The second act.
-pub(super) fn cause(served: &[(Gateway, Served)]) -> String {
+pub(super) fn cause(served: &[(Gateway, Uploads)]) -> String {
     let mut text = "\n2. The cause: the same connections, counted three times\n\n".to_owned();
     for (gateway, served) in served {
         let _ = writeln!(
@@ -80,7 +80,7 @@ pub(super) fn cause(served: &[(Gateway, Served)]) -> String {
 }
 
 /// The third act.
-pub(super) fn cure(served: &[(Gateway, Served)]) -> String {
+pub(super) fn cure(served: &[(Gateway, Uploads)]) -> String {
     let mut text = "\n3. The cure: the same application under `linger run`, which half-closes, reads what still comes, and closes then\n\n".to_owned();
     for (gateway, served) in served {
         let _ = writeln!(
