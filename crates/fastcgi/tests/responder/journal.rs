@@ -196,23 +196,36 @@ fn patient() -> Config {
     config
 }
 
-#[test]
-fn descriptors_run_out() {
+/// In a process of its own for each case: what an earlier server lets go would be a descriptor that nobody has taken.
+fn descriptors_run_out(case: fn(SocketAddr, &Receiver<String>), multiplex: bool) {
     sandboxed(|| {
         few_descriptors();
-        for (case, multiplex) in [
-            (waits_for_a_descriptor as fn(SocketAddr, &Receiver<String>), false),
-            (waits_for_a_descriptor, true),
-            (takes_that_of_an_idle_one, false),
-            (takes_that_of_an_idle_one, true),
-        ] {
-            let mut config = patient();
-            config.multiplex = multiplex;
-            let told = told(&mut config);
-            let running = Running::start(config, hello);
-            case(running.port(), &told);
-        }
+        let mut config = patient();
+        config.multiplex = multiplex;
+        let told = told(&mut config);
+        let running = Running::start(config, hello);
+        case(running.port(), &told);
     });
+}
+
+#[test]
+fn a_connection_waits_for_a_descriptor() {
+    descriptors_run_out(waits_for_a_descriptor, false);
+}
+
+#[test]
+fn a_multiplexed_connection_waits_for_a_descriptor() {
+    descriptors_run_out(waits_for_a_descriptor, true);
+}
+
+#[test]
+fn a_connection_takes_the_descriptor_of_an_idle_one() {
+    descriptors_run_out(takes_that_of_an_idle_one, false);
+}
+
+#[test]
+fn a_multiplexed_connection_takes_the_descriptor_of_an_idle_one() {
+    descriptors_run_out(takes_that_of_an_idle_one, true);
 }
 
 #[cfg(feature = "tokio")]
@@ -272,15 +285,22 @@ mod on_tokio {
         serving(config, act, |address| all_ends(address, &told));
     }
 
-    #[test]
-    fn descriptors_run_out() {
+    fn descriptors_run_out(case: fn(SocketAddr, &Receiver<String>)) {
         sandboxed(|| {
             few_descriptors();
-            for case in [waits_for_a_descriptor, takes_that_of_an_idle_one] {
-                let mut config = patient();
-                let told = told(&mut config);
-                serving(config, hello, |address| case(address, &told));
-            }
+            let mut config = patient();
+            let told = told(&mut config);
+            serving(config, hello, |address| case(address, &told));
         });
+    }
+
+    #[test]
+    fn a_connection_waits_for_a_descriptor() {
+        descriptors_run_out(waits_for_a_descriptor);
+    }
+
+    #[test]
+    fn a_connection_takes_the_descriptor_of_an_idle_one() {
+        descriptors_run_out(takes_that_of_an_idle_one);
     }
 }

@@ -35,7 +35,7 @@ pub struct Budget {
     /// A higher number holds more descriptors of peers that never close, and nothing else: the outcome is told before,
     /// [`finish`](crate::Closer::finish) does not wait for these sockets, and they are the first to go where a new one needs room, at
     /// [`evict`](crate::Closer::evict), and as soon as half of the descriptors that the process may have are taken (the numbers of new
-    /// sockets tell).
+    /// sockets tell; where none come, a look twice a second).
     pub staying: usize,
 }
 

@@ -60,7 +60,7 @@ pub(super) fn fired(now: u64, queued: bool, end: u64, patience: u64) -> Fired {
 }
 
 /// The earliest of several times, if there is one.
-pub(super) fn earliest(times: [Option<u64>; 3]) -> Option<u64> {
+pub(super) fn earliest<const COUNT: usize>(times: [Option<u64>; COUNT]) -> Option<u64> {
     times.into_iter().flatten().min()
 }
 

@@ -7,12 +7,18 @@
 
 use std::time::Duration;
 
+use linger_sys::fd::{AsFd as _, BorrowedFd};
+
 use super::slab::{AGE, Entry, Flags, Ring, Slab};
 use crate::outcome::{Ended, Outcome};
 use crate::policy::defaults;
 
 /// Longest time from the beginning of a close to the end of its socket's stay. A policy with a shorter `total` shortens it.
 const LONGEST: Duration = defaults::TOTAL;
+
+/// How long descriptors may be lacking before those that stay are let go, in nanoseconds. Nobody hands a socket over meanwhile: none can be
+/// accepted.
+const LOOK: u64 = 500_000_000;
 
 /// The sockets of a closer that stay.
 pub(super) struct Staying {
@@ -23,13 +29,15 @@ pub(super) struct Staying {
     most: usize,
     /// The lowest number of a descriptor that says that descriptors are running short.
     crowded: u64,
+    /// When to look for that next, if any stays.
+    next_look: u64,
 }
 
 impl Staying {
     /// Room for `most` sockets in a process that may have `descriptors` (`None` for no limit). From half of them on they run short.
     pub(super) fn new(most: usize, descriptors: Option<u64>) -> Self {
         let crowded = descriptors.map_or(u64::MAX, |limit| limit / 2);
-        Self { ring: Ring::EMPTY, count: 0, most, crowded }
+        Self { ring: Ring::EMPTY, count: 0, most, crowded, next_look: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -51,12 +59,35 @@ impl Staying {
         number.is_some_and(|number| number >= self.crowded)
     }
 
+    /// Whether descriptors are running short now: which number a copy of this one would have, or that there can be none.
+    fn run_short_beside(&self, socket: BorrowedFd<'_>) -> bool {
+        match socket.try_clone_to_owned() {
+            Ok(copy) => self.is_crowded(linger_sys::descriptor_number(copy.as_fd())),
+            Err(_) => true,
+        }
+    }
+
+    /// When to look whether descriptors are running short; `None` if none stays.
+    pub(super) fn next_look(&self) -> Option<u64> {
+        (self.count > 0).then_some(self.next_look)
+    }
+
+    /// Looks, if it is time to. Returns whether descriptors are running short, so that all are to go.
+    pub(super) fn look(&mut self, slab: &mut Slab, now: u64) -> bool {
+        if self.next_look().is_none_or(|next| now < next) {
+            return false;
+        }
+        self.next_look = now + LOOK;
+        let oldest = self.oldest().and_then(|index| slab.get(index));
+        oldest.is_some_and(|entry| self.run_short_beside(entry.socket.as_fd()))
+    }
+
     /// Lets the machine of a socket go on whose close has ended so, if it may stay. Returns whether it may.
     pub(super) fn may(&self, entry: &mut Entry, outcome: &Outcome, now: u64) -> bool {
         outcome.ended == Ended::Acknowledged
             && self.most > 0
             && !entry.flags.has(Flags::STAYS)
-            && !self.is_crowded(entry.socket.number())
+            && !self.run_short_beside(entry.socket.as_fd())
             && entry.core.stay(LONGEST, now)
     }
 
@@ -66,7 +97,10 @@ impl Staying {
         self.crowded = 0;
     }
 
-    pub(super) fn enter(&mut self, slab: &mut Slab, index: u32) {
+    pub(super) fn enter(&mut self, slab: &mut Slab, index: u32, now: u64) {
+        if self.count == 0 {
+            self.next_look = now + LOOK;
+        }
         self.ring.push_back(slab, index);
         self.count += 1;
     }

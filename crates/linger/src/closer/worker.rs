@@ -116,6 +116,9 @@ impl Worker {
         if arrivals.capacity() <= KEPT {
             self.work.arrivals = arrivals;
         }
+        if self.staying.look(&mut self.slab, self.now) {
+            self.let_all_go();
+        }
         self.serve_timers();
         self.serve_queue();
         !(orders.no_more && self.slab.len() == 0)
@@ -283,7 +286,7 @@ impl Worker {
 
     fn await_events(&mut self, ready: &mut ReadyList) {
         let turn = (!self.queue.is_empty()).then(|| self.throttle.refilled());
-        let until = earliest([self.wheel.next(), turn, self.work.next]);
+        let until = earliest([self.wheel.next(), turn, self.work.next, self.staying.next_look()]);
         self.publish();
         let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(self.now)));
         self.reactor.wait(ready, timeout);
@@ -331,7 +334,7 @@ impl Worker {
         // It is no more one of its peer's, whose bound is on sockets that linger.
         entry.peer = 0;
         while self.staying.is_full() && self.let_one_go() {}
-        self.staying.enter(&mut self.slab, index);
+        self.staying.enter(&mut self.slab, index, self.now);
         true
     }
 

@@ -153,6 +153,23 @@ fn a_stop_and_a_shortage_send_all_away() {
     }
 }
 
+/// A process that has no descriptor left accepts nothing, so that no new socket tells of it.
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn a_shortage_is_seen_though_nobody_comes() {
+    let mut worker = worker(Budget::default());
+    let mut clients: Vec<_> = (0..2).map(|_| staying(&mut worker).0).collect();
+    let look = worker.staying.next_look().unwrap();
+    assert!(!worker.staying.look(&mut worker.slab, look), "there are enough");
+    assert!(worker.staying.next_look().unwrap() > look);
+    worker.staying.run_short();
+    assert!(!worker.staying.look(&mut worker.slab, look), "it has just been looked");
+    // The worker wakes for it by itself.
+    until(&mut worker, |worker| (worker.slab.len() == 0).then_some(()));
+    assert_eq!((worker.staying.len(), worker.staying.next_look()), (0, None));
+    assert!(clients.iter_mut().all(sends_late));
+}
+
 /// At the policy's `total`, or after 30 s where that is shorter.
 #[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]

@@ -102,7 +102,7 @@
 //! Sockets that stay open behind a close that has ended with everything acknowledged. Nothing may be worse off for them, so they give way to
 //! everything: one is let go for each new socket that `sockets` has no room for and at each [`evict`](crate::Closer::evict), all are at
 //! [`finish`](crate::Closer::finish), when the last handle of the closer is dropped, and as soon as a socket comes whose descriptor's number is
-//! in the upper half of what the process may have (the kernel gives the lowest free number, so that half of all are taken). One that stays
+//! in the upper half of what the process may have (the kernel gives the lowest free number, so that half of all are taken); where none comes, since none can be accepted, a look twice a second finds it. One that stays
 //! longest goes when there is one too many. They are no part of `lingering`, and nothing of them is counted but their number.
 //!
 //! # Not waking at once

@@ -55,8 +55,11 @@ pub(crate) fn run(arguments: StoryArguments) -> ExitCode {
         Ok(went_well) if went_well => ExitCode::from(exit::NOTHING_LOST),
         Ok(_) => ExitCode::from(exit::LOSS_FOUND),
         Err(Interlude::Unread(stopped)) => stopped.end(None),
-        Err(Interlude::Failed(error)) => exit::io("lab story", &error),
-        Err(Interlude::Interrupted) => exit::fail(exit::COULD_NOT_TELL, "lab story: stopped on request"),
+        // A program that was stopped in an act has said less than it should.
+        Err(Interlude::Failed(error)) if !stop.requested() => exit::io("lab story", &error),
+        Err(Interlude::Failed(_) | Interlude::Interrupted) => {
+            exit::fail(exit::COULD_NOT_TELL, "lab story: stopped on request")
+        }
     }
 }
 
