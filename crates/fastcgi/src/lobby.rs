@@ -27,6 +27,8 @@ struct Seats<B> {
     /// The rank that was given last.
     last: u64,
     taken: BTreeMap<u64, B>,
+    /// Those whose bell was rung, and which have not [gone](Lobby::gone) yet.
+    leaving: usize,
 }
 
 impl<B: Bell> Lobby<B> {
@@ -37,7 +39,7 @@ impl<B: Bell> Lobby<B> {
     }
 
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, seats: Mutex::new(Seats { last: 0, taken: BTreeMap::new() }) }
+        Self { most, seats: Mutex::new(Seats { last: 0, taken: BTreeMap::new(), leaving: 0 }) }
     }
 
     /// The rank of a connection that begins now, whenever it sits first.
@@ -64,7 +66,7 @@ impl<B: Bell> Lobby<B> {
         true
     }
 
-    /// Gives the seat up. Returns whether it had been taken away; the bell was rung then.
+    /// Gives the seat up. Returns whether it had been taken away; the bell was rung then, and [`gone`](Self::gone) is to be called.
     pub(crate) fn leave(&self, rank: Rank) -> bool {
         rank.0.is_none_or(|rank| self.seats().taken.remove(&rank).is_none())
     }
@@ -72,6 +74,21 @@ impl<B: Bell> Lobby<B> {
     /// Takes the seat of the connection with the lowest rank. Returns whether there was one.
     pub(crate) fn evict(&self) -> bool {
         self.seats().evict()
+    }
+
+    /// Does what [`evict`](Self::evict) does, unless somebody leaves already.
+    pub(crate) fn make_way(&self) {
+        let mut seats = self.seats();
+        if seats.leaving == 0 {
+            seats.evict();
+        }
+    }
+
+    /// One whose seat was taken away has left, or does not leave.
+    pub(crate) fn gone(&self) {
+        let mut seats = self.seats();
+        debug_assert!(seats.leaving > 0, "more went than had to");
+        seats.leaving -= 1;
     }
 
     fn seats(&self) -> MutexGuard<'_, Seats<B>> {
@@ -87,6 +104,7 @@ impl<B: Bell> Seats<B> {
 
     fn evict(&mut self) -> bool {
         let lowest = self.taken.pop_first();
+        self.leaving += usize::from(lowest.is_some());
         // Under the lock: who finds that its seat was taken away knows that its bell was rung.
         lowest.inspect(|(_, bell)| bell.ring()).is_some()
     }
@@ -139,6 +157,31 @@ mod tests {
         assert!(lobby.sit(&mut one, Named("one", Rc::clone(&rung))));
         assert_eq!(*rung.borrow(), ["one"]);
         assert!(lobby.leave(one) && !lobby.leave(two));
+    }
+
+    #[test]
+    fn whoever_leaves_already_makes_way() {
+        let rung = Rc::default();
+        let lobby = Lobby::new(2);
+        let [mut one, mut two, mut three] = [Rank::default(); 3];
+        let bell = |name| Named(name, Rc::clone(&rung));
+        assert!(lobby.sit(&mut one, bell("one")) && lobby.sit(&mut two, bell("two")));
+        lobby.make_way();
+        lobby.make_way();
+        assert_eq!(*rung.borrow(), ["one"]);
+        assert!(lobby.leave(one));
+        lobby.make_way();
+        assert_eq!(*rung.borrow(), ["one"], "it has not gone yet");
+        lobby.gone();
+        lobby.make_way();
+        assert_eq!(*rung.borrow(), ["one", "two"]);
+        // Where nobody sits, nobody has to go later.
+        assert!(lobby.leave(two));
+        lobby.gone();
+        lobby.make_way();
+        assert!(lobby.sit(&mut three, bell("three")));
+        lobby.make_way();
+        assert_eq!(*rung.borrow(), ["one", "two", "three"]);
     }
 
     #[test]

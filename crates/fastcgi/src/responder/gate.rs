@@ -59,7 +59,7 @@ impl Gate {
 
     /// Waits for a slot, and takes it for a connection.
     pub(super) fn enter(&self) -> Visit<'_> {
-        let mut visit = Visit { gate: self, has_slot: false, rank: Rank::default() };
+        let mut visit = Visit { gate: self, has_slot: false, is_leaving: false, rank: Rank::default() };
         visit.serve();
         visit.rank = self.lobby.rank();
         visit
@@ -68,6 +68,11 @@ impl Gate {
     /// Ends the connection that has been without a request longest. Returns whether there was one.
     pub(super) fn evict(&self) -> bool {
         self.lobby.evict()
+    }
+
+    /// Ends the connection that has been without a request longest, for its thread, unless one ends already for another.
+    pub(super) fn make_way(&self) {
+        self.lobby.make_way();
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
@@ -90,6 +95,8 @@ pub(super) enum Rested {
 pub(super) struct Visit<'a> {
     gate: &'a Gate,
     has_slot: bool,
+    /// Its seat was taken away, and its end is awaited.
+    is_leaving: bool,
     rank: Rank,
 }
 
@@ -126,8 +133,12 @@ impl Visit<'_> {
         self.give_up();
         let rested = wait(&bell);
         if self.gate.lobby.leave(self.rank) {
-            // What came at the same time is honoured.
             bell.heard();
+            self.is_leaving = matches!(rested, Ok(Rested::Evicted));
+            if !self.is_leaving {
+                // What came at the same time is honoured.
+                self.gate.lobby.gone();
+            }
         }
         Some(rested)
     }
@@ -148,6 +159,9 @@ impl Visit<'_> {
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
+        if self.is_leaving {
+            self.gate.lobby.gone();
+        }
         self.give_up();
     }
 }

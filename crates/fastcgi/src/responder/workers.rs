@@ -105,19 +105,20 @@ fn work<'s, H: Handler + 'static>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_
                 count.threads -= 1;
                 count.idle -= 1;
                 drop(count);
-                pool.gate.evict();
+                pool.gate.make_way();
             }
         } else {
             drop(count);
             // Too many wait for a slot with a request. The next thread that becomes free accepts.
-            pool.gate.evict();
+            pool.gate.make_way();
         }
         if let Some(stream) = admitted(stream, pool.config) {
             let surroundings = Surroundings { closer: &pool.closer, stop: pool.stop };
             serve::connection(stream, pool.config, &pool.handler, &mut visit, &surroundings);
         }
-        drop(visit);
         let mut count = lock(pool);
+        // Under the lock: whoever finds that nobody leaves, and no thread idle, has counted this one.
+        drop(visit);
         if count.idle >= SPARE {
             count.threads -= 1;
             return;

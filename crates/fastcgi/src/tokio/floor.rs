@@ -87,8 +87,9 @@ impl Visit {
     /// Gives the seat up: something came.
     pub(super) fn stand_up(&mut self) {
         if std::mem::take(&mut self.has_seat) && self.floor.lobby.leave(self.rank) {
-            // What came at the same time as the bell is honoured.
+            // What came at the same time as the bell is honoured. A task needs no thread of its own, so nobody waits for its end.
             self.bell = Arc::default();
+            self.floor.lobby.gone();
         }
     }
 }
