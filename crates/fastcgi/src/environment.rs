@@ -62,6 +62,11 @@ pub enum InvalidRequest {
         "the request's header field `{0}` has an underscore in its name, and would pass for another field"
     )]
     Underscore(String),
+    /// A header field of which a request has one at most says different things, or `Host` comes twice.
+    #[error(
+        "the request has more than one header field `{0}`, and programs would differ in which one counts"
+    )]
+    Repeated(&'static str),
 }
 
 /// The variables of one request, each name once.
@@ -162,14 +167,15 @@ impl Environment {
     /// Sets the variables of header fields, in the order in which the fields come first.
     ///
     /// A field that repeats becomes one variable, joined as RFC 9110 section 5.3 and, for cookies, RFC 6265 section 5.4 join them: a
-    /// program sees only one variable of a name. Left out are
+    /// program sees only one variable of a name. `Host`, `Content-Type` and `Authorization` are no lists: a second one that says the same is
+    /// left out, and one that does not refuses the request, as any second `Host` does (RFC 9112 section 3.2). Left out are
     ///
     /// - names with an underscore, unless they refuse the request ([`Underscores`]);
     /// - `Proxy`, whose variable many programs take for their own proxy (CVE-2016-5385);
     /// - `Content-Length` and `Transfer-Encoding`: [`length`](Self::length) says what is sent.
     ///
     /// # Errors
-    /// Returns [`InvalidRequest::Underscore`].
+    /// Returns [`InvalidRequest::Underscore`] or [`InvalidRequest::Repeated`].
     pub fn fields<'f>(
         &mut self,
         fields: impl IntoIterator<Item = (&'f str, &'f [u8])>,
@@ -190,10 +196,16 @@ impl Environment {
                 other => format!("HTTP_{other}"),
             };
             match joined.iter_mut().find(|(this, _)| *this == variable) {
-                Some((_, all)) => {
-                    all.extend_from_slice(if variable == "HTTP_COOKIE" { b"; " } else { b", " });
-                    all.extend_from_slice(value);
-                }
+                Some((_, all)) => match single(&variable) {
+                    Some(name) if name == "Host" || all != value => {
+                        return Err(InvalidRequest::Repeated(name));
+                    }
+                    Some(_) => {}
+                    None => {
+                        all.extend_from_slice(if variable == "HTTP_COOKIE" { b"; " } else { b", " });
+                        all.extend_from_slice(value);
+                    }
+                },
                 None => joined.push((variable, value.to_vec())),
             }
         }
@@ -212,6 +224,13 @@ impl Environment {
     pub fn into_pairs(self) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.0
     }
+}
+
+/// The header field of a variable, if a list of its values would mean nothing (RFC 9110 section 5.3).
+fn single(variable: &str) -> Option<&'static str> {
+    [("HTTP_HOST", "Host"), ("CONTENT_TYPE", "Content-Type"), ("HTTP_AUTHORIZATION", "Authorization")]
+        .into_iter()
+        .find_map(|(own, name)| (own == variable).then_some(name))
 }
 
 /// The parts of `HOST:PORT` (RFC 9110 section 7.2). `None` if it is no such thing.

@@ -22,6 +22,22 @@ fn repeated_fields_are_one_variable() {
 }
 
 #[test]
+fn what_is_no_list_comes_once() {
+    let seen = |fields: &[(&str, &str)]| of(fields, Underscores::Drop);
+    for (name, variable) in [("Content-Type", "CONTENT_TYPE"), ("Authorization", "HTTP_AUTHORIZATION")] {
+        let lower = name.to_ascii_lowercase();
+        assert_eq!(seen(&[(name, "a"), (&lower, "a")]).unwrap(), [(variable.into(), "a".into())]);
+        assert_eq!(seen(&[(name, "a"), (&lower, "b")]).unwrap_err(), InvalidRequest::Repeated(name));
+    }
+    assert_eq!(
+        seen(&[("host", "a"), ("Host", "a")]).unwrap_err(),
+        InvalidRequest::Repeated("Host"),
+        "a client that sends it twice tries something"
+    );
+    assert_eq!(seen(&[("host", "a")]).unwrap(), [("HTTP_HOST".into(), "a".into())]);
+}
+
+#[test]
 fn no_field_takes_the_variable_of_another() {
     let fields = [("x_forwarded_user", "root"), ("x-forwarded-user", "guest"), ("proxy", "http://evil")];
     let seen = of(&fields, Underscores::Drop).unwrap();

@@ -31,6 +31,11 @@ fn await_that(mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Until the program has the session and the weight that it is to have; before, they are this test's.
+fn await_sleep(program: Pid) {
+    await_that(|| fs::read_to_string(format!("/proc/{program}/comm")).unwrap() == "sleep\n");
+}
+
 fn await_nice(process: Pid, expected: i32) {
     await_that(|| nice(process) == Some(expected));
 }
@@ -44,12 +49,13 @@ fn a_supervisor_has_the_weight_of_its_program() {
         for settings in ["", "seccomp"] {
             let other = Server::start(Some(settings), &["setsid", "sleep", "600"]);
             // The program runs once its supervisor is there.
-            await_that(|| fs::read_to_string(format!("/proc/{}/comm", other.pid())).unwrap() == "sleep\n");
+            await_sleep(other.pid());
             let others = other.supervisor();
             // It starts with the weight of this test's group, which need not be 0.
             await_nice(other.pid(), 0);
             await_nice(others, 0);
             let server = Server::start(Some(settings), &["setsid", "sh", "-c", PROGRAM]);
+            await_sleep(server.pid());
             await_nice(server.pid(), 5);
             let supervisor = server.supervisor();
             await_nice(supervisor, 5);
