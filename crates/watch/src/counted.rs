@@ -104,6 +104,8 @@ pub(crate) struct Comparison {
     later: Vec<CountedPlace>,
     /// `OutRsts` of namespaces that are gone, as last read.
     gone: u64,
+    /// `ListenOverflows` as of the last [`notice_overflows`](Self::notice_overflows).
+    overflows: u64,
 }
 
 impl Comparison {
@@ -137,6 +139,12 @@ impl Comparison {
             self.gone += gone.map(CountedPlace::resets).sum::<u64>();
             self.counted.places = self.later.clone();
         }
+    }
+
+    /// Whether accept queues of this namespace have overflowed since the last time that this was asked.
+    pub(crate) fn notice_overflows(&mut self) -> bool {
+        let now = self.counted.kernel.get("ListenOverflows").copied().unwrap_or(0);
+        now > std::mem::replace(&mut self.overflows, now)
     }
 
     /// Notes the counters of the other namespaces. They count from the next [`read`](Self::read) on: the events of what they say by
@@ -184,6 +192,19 @@ fn shown(grown: &Counters) -> BTreeMap<&'static str, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn overflows_are_noticed_once() {
+        let mut comparison = Comparison::default();
+        let mut grown = |overflows| {
+            comparison.counted.kernel.insert("ListenOverflows", overflows);
+            comparison.notice_overflows()
+        };
+        assert!(!grown(0));
+        assert!(grown(3));
+        assert!(!grown(3));
+        assert!(grown(4));
+    }
 
     #[test]
     fn other_namespaces_count_once_their_events_were_read_and_after_their_end() {

@@ -30,6 +30,9 @@ const MANY: usize = 200;
 /// How often the kernel's counters are read, at least, and the share of a processor that it may take up to there: one part in so
 /// many.
 const COUNTERS: LookInterval = LookInterval::new(Duration::from_secs(3), Duration::from_secs(15), 1_500);
+/// How often the socket lists are polled, at least, while accept queues overflow: the list of a host with many namespaces may else be
+/// half a minute old, and where nothing is reset nothing else tells of them.
+const OVERFLOWING: LookInterval = LookInterval::new(Duration::from_secs(3), Duration::from_secs(30), 150);
 /// Shortest interval between notices of further resets after one.
 const FURTHER_EVERY: Duration = Duration::from_secs(1);
 /// Most notices that one call returns: while they are told, the rings fill.
@@ -46,6 +49,9 @@ pub struct Watcher {
     resets: Resets,
     comparison: Comparison,
     counting: LookInterval,
+    overflowing: LookInterval,
+    /// Accept queues have overflowed since the last poll.
+    overflowed: bool,
     many: bool,
     /// Poll at the next opportunity.
     look_now: bool,
@@ -69,6 +75,8 @@ impl Watcher {
             resets: Resets::new(&access),
             comparison: Comparison::start(),
             counting: COUNTERS,
+            overflowing: OVERFLOWING,
+            overflowed: false,
             many: false,
             look_now: false,
             further_told: Instant::now(),
@@ -258,6 +266,7 @@ impl Watcher {
             let started = Instant::now();
             self.comparison.read();
             self.counting.done(started);
+            self.overflowed |= self.comparison.notice_overflows();
         }
         let dead = self.resets.dead();
         let mut leftovers = Vec::new();
@@ -272,8 +281,12 @@ impl Watcher {
         self.read();
         // A full accept queue may be empty a moment later: poll it now.
         due |= self.kernel.waiting().iter().any(KernelEvent::is_of_listener);
+        due |= self.overflowed && self.overflowing.is_due(Instant::now());
         if due {
+            let started = Instant::now();
             notices.extend(self.look());
+            self.overflowing.done(started);
+            self.overflowed = false;
         }
         self.take_events();
         let done = if self.kernel.waiting().is_empty() {

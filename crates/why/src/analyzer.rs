@@ -249,11 +249,15 @@ impl Analyzer {
         }
         if let Some(slot) = found
             && self.table.get(slot).is_some_and(|flow| {
-                segment.flags.has(Flags::SYN) && flow.is_succeeded_by(segment, dir)
+                segment.flags.has(Flags::SYN) && flow.is_succeeded_by(segment, dir, path)
                     || self.files.is_before(flow.connection.last_time) && !flow.connection.fits(segment, dir)
             })
         {
             if let Some(flow) = self.table.remove(slot) {
+                if segment.flags.has(Flags::SYN | Flags::ACK) {
+                    let listener = (segment.source, self.places.network(&flow.connection, dir));
+                    self.surroundings.accepts(listener, at.time_ns, segment.ttl);
+                }
                 self.settle(flow);
             }
             found = None;
@@ -290,6 +294,8 @@ impl Analyzer {
         }
         match step {
             FlowStep::Nothing | FlowStep::Copy | FlowStep::SynAckAgain(_) | FlowStep::Fin => {}
+            FlowStep::AskedAgain => self.table.keep(slot),
+            FlowStep::RefusedAgain => self.table.end_at(slot, at.time_ns.saturating_add(AFTER_RESET)),
             FlowStep::Heard(dropped) => self.note_heard(slot, dir, dropped),
             FlowStep::Reset => {
                 self.counts.resets += 1;

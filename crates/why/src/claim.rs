@@ -132,6 +132,10 @@ pub enum Claim {
     HandshakeIncomplete,
     /// The SYN-ACK was sent again after the client had acknowledged it.
     SynAckRepeated(u16),
+    /// The SYN was sent again so often, and refused again.
+    RefusedAgain(u32),
+    /// The SYN was sent again so often after a refusal, and nothing came back.
+    AskedInVain(u32),
     /// SYN-ACKs that nobody answered, the repeated ones included.
     SynAcksUnanswered(u16),
     /// The client sent bytes again, unanswered.
@@ -279,6 +283,8 @@ pub enum Claim {
     Text(String),
     /// This side's last words say that it has nothing more to say.
     SaidFarewell(Party, Farewell),
+    /// All that was left unacknowledged of a side is its farewell.
+    OnlyFarewellLeft(Party, Farewell),
     /// The last record of this side is a TLS alert in clear, of this description.
     Alert(Party, u8),
     /// The name that the client's ClientHello asks for.
@@ -342,6 +348,8 @@ pub enum Claim {
         again: u32,
         /// Those that were accepted at the first SYN.
         at_first: u32,
+        /// Of the latter those that sent their first data three times, or got another SYN-ACK, before they were heard.
+        unheard: u32,
     },
     /// The port answered others while two SYNs or more of one of its connections went unanswered.
     ServedOthersMeanwhile,

@@ -3,11 +3,13 @@
 use linger_packet::{Flags, Segment};
 
 use crate::connection::ObservedConnection;
-use crate::key::{Dir, FlowKey};
+use crate::facts::Facts;
+use crate::key::{Dir, FlowKey, PathId};
 use crate::names::NameId;
 use crate::opening::OpeningStep;
 use crate::record::{At, Record, Since};
 use crate::recorded_reset::RecordedReset;
+use crate::side::Marks;
 
 /// An entry of the table.
 #[derive(Clone, Debug)]
@@ -36,6 +38,10 @@ pub(crate) enum FlowStep {
     Closed,
     /// The first reset of the connection.
     Reset,
+    /// A SYN that was refused, once more.
+    AskedAgain,
+    /// The refusal of a SYN that had been refused before.
+    RefusedAgain,
 }
 
 impl Flow {
@@ -48,11 +54,22 @@ impl Flow {
         }
     }
 
-    /// Whether this SYN begins another connection on the same ports.
-    pub(crate) fn is_succeeded_by(&self, segment: &Segment<'_>, dir: Dir) -> bool {
+    /// Whether this SYN begins another connection on the same ports. Some systems repeat a SYN that was refused: that is the same
+    /// connection, until it is accepted.
+    pub(crate) fn is_succeeded_by(&self, segment: &Segment<'_>, dir: Dir, path: PathId) -> bool {
         let [side, other] = [&self.connection.sides[dir], &self.connection.sides[1 - dir]];
         let first = segment.flags.has(Flags::SYN) && !segment.flags.any(Flags::ACK | Flags::RST);
         let again = segment.seq == side.isn();
+        let refused = || self.reset.as_ref().filter(|reset| Facts::new(reset).answers_syn());
+        let same = again && side.syn() && self.connection.paths[dir] == path;
+        if first && same && refused().is_some_and(|reset| reset.by != dir) {
+            return false;
+        }
+        if segment.flags.has(Flags::SYN | Flags::ACK)
+            && refused().is_some_and(|reset| reset.by == dir && reset.after.asked_again > 0)
+        {
+            return true;
+        }
         first
             && (self.reset.is_some()
                 || side.seen()
@@ -64,10 +81,11 @@ impl Flow {
     pub(crate) fn observe(&mut self, segment: &Segment<'_>, dir: Dir, at: At) -> FlowStep {
         let (micros, frame) = self.connection.since_first(at);
         let record = Record::new(segment, dir, frame, Since::micros(micros));
-        if self.connection.is_copy(segment, dir, &record) {
+        if self.connection.is_copy(segment, dir, &record) && !self.answers_another(&record) {
             if !segment.flags.has(Flags::RST) {
                 self.connection.sides[dir].note_ttl(segment.ttl);
             }
+            self.connection.sides[dir].marks.note(Marks::TWICE, true);
             return FlowStep::Copy;
         }
         if segment.flags.has(Flags::RST) {
@@ -77,6 +95,9 @@ impl Flow {
         let (record, step) = self.connection.take(segment, dir, at, record, micros);
         if let Some(reset) = &mut self.reset {
             reset.followed_by(segment, dir, at, record, self.connection.sides[dir].app);
+            if dir != reset.by && segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
+                return FlowStep::AskedAgain;
+            }
         }
         if let OpeningStep::SynAckAgain(dropped) = step {
             FlowStep::SynAckAgain(dropped)
@@ -93,12 +114,35 @@ impl Flow {
         }
     }
 
+    /// Whether a reset with the same fields as the one before it is another one all the same: so many packets ask for it. Linux gives
+    /// bare resets no identification. Where other packets of the connection are there twice, this one may be, too.
+    fn answers_another(&self, record: &Record) -> bool {
+        if !record.flags.has(Flags::RST) || record.flags.has(Flags::ACK) {
+            return false;
+        }
+        let sender = &self.connection.sides[record.dir()];
+        let twice = self.connection.sides.iter().any(|side| side.marks.has(Marks::TWICE));
+        let own = |earlier: &&Record| earlier.dir() == record.dir();
+        let asks = |earlier: &&Record| {
+            !own(earlier)
+                && (earlier.len > 0 || earlier.flags.has(Flags::FIN))
+                && earlier.ack == record.seq
+                && !earlier.flags.has(Flags::RST)
+                && earlier.frame > sender.last_frame
+        };
+        let answers =
+            |earlier: &&Record| own(earlier) && earlier.flags.has(Flags::RST) && earlier.seq == record.seq;
+        let count = |which: &dyn Fn(&&Record) -> bool| self.connection.records().filter(which).count();
+        !twice && count(&asks) > count(&answers)
+    }
+
     #[cold]
     fn observe_reset(&mut self, segment: &Segment<'_>, dir: Dir, at: At, record: Record) -> FlowStep {
         if let Some(reset) = &mut self.reset {
             reset.again(dir, record);
             self.connection.keep(record);
-            return FlowStep::Nothing;
+            let refused = dir == reset.by && reset.after.asked_again > 0;
+            return if refused { FlowStep::RefusedAgain } else { FlowStep::Nothing };
         }
         self.reset = Some(Box::new(RecordedReset::new(self.connection.clone(), segment, dir, at)));
         self.connection.keep(record);

@@ -47,6 +47,8 @@ pub(crate) struct RecordedReset {
 pub(crate) struct After {
     /// Further resets by the same side, and by the other.
     pub(crate) resets: [u32; 2],
+    /// How often a SYN that was refused was sent again.
+    pub(crate) asked_again: u32,
     /// The first packet which shows that the alleged sender knows of no reset: its frame, and what shows it.
     pub(crate) genuine: Option<(u64, Genuine)>,
     /// Other packets: of the sender of the reset, and of the other side.
@@ -135,6 +137,9 @@ impl RecordedReset {
     /// Takes a later packet that is no reset. `app` is what the stream of its sender shows by now.
     pub(crate) fn followed_by(&mut self, segment: &Segment<'_>, dir: Dir, at: At, record: Record, app: App) {
         let from_sender = dir == self.by;
+        if !from_sender && segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
+            self.after.asked_again = self.after.asked_again.saturating_add(1);
+        }
         let count = &mut self.after.packets[usize::from(!from_sender)];
         *count = count.saturating_add(1);
         self.after.keep(record);

@@ -87,8 +87,8 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::AcceptQueueOverflow, Class::OpenedLate),
-        "the SYN-ACK came 1.8 s or more after the first of three SYNs or more, as in three connections of the port at least, which are most of those whose SYN was repeated; or 0.9 s or more after the first of two, as in 16 connections within 10 s or more, 4.33 standard deviations above the fifth that a link may lose; likely if the port answered others while two SYNs of one of them went unanswered, else possible",
-        "two such connections; as many others whose SYN was repeated once; 15 connections, or 26 of 64",
+        "the SYN-ACK came 1.8 s or more after the first of three SYNs or more, as in three connections of the port at least, which are most of those whose SYN was repeated; or 0.9 s or more after the first of two, as in 16 connections within 10 s or more, 4.33 standard deviations above the fifth that a link may lose, or, with those that sent their first data three times or got another SYN-ACK before they were heard, above a quarter; likely if the port answered others while two SYNs of one of them went unanswered, else possible",
+        "two such connections; as many others whose SYN was repeated once; 15 connections, or 26 of 64; 30 of 64 with those that were not heard at first",
         Some(("opened-late", "two of them")),
         0,
     ),
@@ -150,8 +150,8 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::PortClosed, Class::AnswerToSyn),
-        "an RST+ACK that acknowledges the SYN, from a side that has sent nothing else",
-        "a SYN-ACK of the same connection; another number",
+        "an RST+ACK that acknowledges the SYN, from a side that has sent nothing else; the same SYN refused again is the same failure",
+        "a SYN-ACK of the same connection; another number, which is another failure",
         Some(("answer-to-a-SYN", "it acknowledges another number")),
         18,
     ),
@@ -284,7 +284,7 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::RetransmissionTimeout, Class::Stalled),
-        "no reset; the first segment without an acknowledgement was repeated three times over 2.5 s or more",
+        "no reset; the first segment without an acknowledgement was repeated three times over 2.5 s or more: harmless if only a farewell was left, for a peer that has closed or said its own, and all of whose words had arrived",
         "an acknowledgement",
         Some(("data-without-an-answer", "acknowledged at last")),
         0,

@@ -89,6 +89,8 @@ impl Marks {
     const ID: u8 = 32;
     /// While its SYN went unanswered, the listener answered others.
     pub(crate) const OTHERS_SERVED: u8 = 64;
+    /// A packet of it was captured twice.
+    pub(crate) const TWICE: u8 = 128;
 
     pub(crate) fn note(&mut self, mark: u8, is_shown: bool) {
         self.0 |= if is_shown { mark } else { 0 };

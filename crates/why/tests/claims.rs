@@ -74,7 +74,12 @@ fn a_sentence_with_a_wrong_number_is_refuted() {
             Claim::OpenedLate { count, nanoseconds } => {
                 Claim::OpenedLate { count, nanoseconds: nanoseconds + 5_000_000 }
             }
-            Claim::PortCrowded { again, at_first } => Claim::PortCrowded { again: again + 1, at_first },
+            Claim::PortCrowded { again, at_first, unheard: 0 } => {
+                Claim::PortCrowded { again: again + 1, at_first, unheard: 0 }
+            }
+            Claim::PortCrowded { again, at_first, unheard } => {
+                Claim::PortCrowded { again, at_first, unheard: unheard + 1 }
+            }
             Claim::PortOpenedLate(count) => Claim::PortOpenedLate(count + 1),
             Claim::ClosedShort(bytes) => Claim::ClosedShort(bytes + 1),
             Claim::RecordCut(bytes) => Claim::RecordCut(bytes + 1),

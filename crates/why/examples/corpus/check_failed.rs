@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use linger_packet::Flags;
-use linger_why::{Claim, Framed};
+use linger_why::{Claim, Farewell, Framed};
 
 use crate::check::{Checker, Proof, equal, holds};
 use crate::payload::{self, Http};
@@ -56,6 +56,34 @@ impl Checker<'_> {
                 let side = if self.finding.class.is_reset() { self.side(*party) } else { &all };
                 equal(payload::last_alert(side), Some(*alert))
             }
+            Claim::OnlyFarewellLeft(party, farewell) => {
+                let end = if party.is_resetter { self.finding.from } else { self.finding.to };
+                let other = if party.is_resetter { self.finding.to } else { self.finding.from };
+                let (own, peer) = (self.all_from(end), self.all_from(other));
+                // A stream with a gap may end with a segment that is one whole record.
+                let record = own.last_said().map_or(&[][..], |seen| &seen.payload);
+                let alone = match record {
+                    &[kind, 3, _, high, low, ..] => {
+                        let length = usize::from(u16::from_be_bytes([high, low]));
+                        record.len() == 5 + length && (kind == 21 || kind == 23 && length <= 19)
+                    }
+                    _ => false,
+                };
+                if !(alone && *farewell == Farewell::TlsAlert) {
+                    payload::ends_with_farewell(&own, *farewell)?;
+                }
+                let taken = peer.final_ack().or(peer.ack()).ok_or("nothing was acknowledged")?;
+                let before = Sent {
+                    before: own.before.iter().copied().filter(|seen| !at_or_after(seen.seq, taken)).collect(),
+                    after: Vec::new(),
+                };
+                let earlier = before.data_end().is_none_or(|end| at_or_after(taken, end));
+                holds(earlier && own.bytes_from(taken) > 0, "more was left")?;
+                let heard = own.final_ack().or(own.ack()).ok_or("it acknowledges nothing")?;
+                equal(peer.bytes_from(heard), 0)?;
+                let said = payload::ends_with_farewell(&peer, *farewell).is_ok();
+                holds(said || peer.fin().is_some(), "the peer had not closed")
+            }
             Claim::ServerName(name) => {
                 let (client, _) = self.both()?;
                 let (_, bytes) = client.stream();
@@ -64,12 +92,14 @@ impl Checker<'_> {
                 holds(hello && named, "no ClientHello with that name")
             }
             Claim::Request { method, host, status } => self.request(method, host.as_deref(), *status),
+            Claim::RefusedAgain(count) => self.refused_again(*count, 0),
+            Claim::AskedInVain(count) => self.refused_again(0, *count),
             Claim::OpenedLate { count, nanoseconds } => self.opened_late(frame, *count, *nanoseconds),
             Claim::PortOpenedLate(count) => {
                 let late = self.waits().filter(|wait| wait.is_late()).count();
                 holds(late >= *count as usize, "fewer")
             }
-            Claim::PortCrowded { again, at_first } => self.crowded(*again, *at_first),
+            Claim::PortCrowded { again, at_first, unheard } => self.crowded(*again, *at_first, *unheard),
             Claim::ServedOthersMeanwhile => self.served_meanwhile(),
             Claim::PortHolds(count) => holds(self.held().count() >= *count as usize, "fewer"),
             Claim::HostHeardMeanwhile => {
@@ -98,6 +128,22 @@ impl Checker<'_> {
             }
             other => self.closed_early(other, frame),
         }
+    }
+
+    /// After the reset the client's SYN was sent again with its number, and so often an RST+ACK followed, and so often nothing.
+    fn refused_again(&self, count: u32, in_vain: u32) -> Proof {
+        let (finding, syn) = (self.finding, self.c.receiver.syn().ok_or("no SYN")?);
+        let later = self.all.iter().filter(|seen| seen.frame > finding.frame && seen.icmp.is_none());
+        let (mut asked, mut refused, mut all) = (false, 0, 0);
+        for seen in later.filter(|seen| seen.interface == finding.interface) {
+            if (seen.from, seen.to, seen.seq) == (syn.from, syn.to, syn.seq) && seen.has(Flags::SYN) {
+                (asked, all) = (true, all + 1);
+            } else if (seen.from, seen.to) == (syn.to, syn.from) && seen.has(Flags::RST | Flags::ACK) && asked
+            {
+                (asked, refused) = (false, refused + 1);
+            }
+        }
+        holds(refused >= count && all >= refused + in_vain, "not so often")
     }
 
     /// The frame is the first SYN-ACK, `nanoseconds` after the first of `count` SYNs.
@@ -155,19 +201,45 @@ impl Checker<'_> {
         })
     }
 
-    fn crowded(&self, at_second: u32, at_first: u32) -> Proof {
-        let opening = |wait: Wait<'_>| Some((wait.syn_ack?.time_ns, wait.syns.len() > 1));
+    fn crowded(&self, at_second: u32, at_first: u32, unheard: u32) -> Proof {
+        let opening = |wait: Wait<'_>| {
+            let syn_ack = wait.syn_ack?;
+            let again = wait.syns.len() > 1;
+            Some((syn_ack.time_ns, again, unheard > 0 && !again && self.took_no_note(syn_ack)))
+        };
         let mut opened: Vec<_> = self.waits().filter_map(opening).collect();
-        opened.sort_by_key(|(time, _)| *time);
+        opened.sort_by_key(|(time, ..)| *time);
         let crowds = (0..opened.len()).any(|from| {
-            let (mut later, mut once) = (0, 0);
-            let within = |(time, _): &&(u64, bool)| time - opened[from].0 <= 10_000_000_000;
-            opened[from..].iter().take_while(within).any(|&(_, again)| {
+            let (mut later, mut once, mut ignored) = (0, 0, 0);
+            let within = |(time, ..): &&(u64, bool, bool)| time - opened[from].0 <= 10_000_000_000;
+            opened[from..].iter().take_while(within).any(|&(_, again, dropped)| {
                 (later, once) = (later + u32::from(again), once + u32::from(!again));
-                later >= at_second && once <= at_first
+                ignored += u32::from(dropped);
+                later >= at_second && once <= at_first && ignored >= unheard
             })
         });
         holds(crowds, "no such ten seconds")
+    }
+
+    /// Whether a client sent data three times behind a SYN-ACK, or got the SYN-ACK again, before the port sent it anything else.
+    fn took_no_note(&self, syn_ack: &Seen) -> bool {
+        let (listener, client) = (syn_ack.from, syn_ack.to);
+        let same = |seen: &&Seen| seen.interface == syn_ack.interface && seen.icmp.is_none();
+        let (mut sent, mut answered) = (Vec::new(), false);
+        for seen in self.all.iter().filter(|seen| seen.frame > syn_ack.frame).filter(same) {
+            if seen.from == client && seen.to == listener {
+                if seen.len > 0 && sent.iter().filter(|seq| **seq == seen.seq).count() >= 2 {
+                    return true;
+                }
+                if seen.len > 0 {
+                    sent.push(seen.seq);
+                }
+                answered = true;
+            } else if seen.from == listener && seen.to == client {
+                return seen.has(Flags::SYN) && answered;
+            }
+        }
+        false
     }
 
     /// A SYN, FIN or reset of the port to another client, between two SYNs of a connection that go unanswered.

@@ -70,7 +70,7 @@ impl Analyzer {
             return;
         }
         if segment.flags.has(Flags::SYN) {
-            if matches!(connection.opening, Opening::Asked { syns: 2.., .. }) {
+            if flow.reset.is_none() && matches!(connection.opening, Opening::Asked { syns: 2.., .. }) {
                 let listener = (segment.destination, self.places.network(connection, 1 - dir));
                 let known = connection.sides[dir].marks.has(Marks::OTHERS_SERVED);
                 let first = connection.first_time;
@@ -86,6 +86,7 @@ impl Analyzer {
             FlowStep::Fin | FlowStep::Closed if flow.connection.opener() != Some(dir) => {
                 self.surroundings.ends(source, at.time_ns);
             }
+            FlowStep::RefusedAgain => self.surroundings.refuses(source, at.time_ns, at.frame),
             FlowStep::Reset => {
                 let Some(reset) = &flow.reset else { return };
                 let facts = Facts::new(reset);
@@ -105,8 +106,17 @@ impl Analyzer {
     #[cold]
     pub(super) fn note_heard(&mut self, slot: FlowSlot, dir: Dir, dropped: u32) {
         let Some(flow) = self.table.get(slot) else { return };
-        let listener = (flow.connection.key.end(dir), self.places.network(&flow.connection, dir));
+        let connection = &flow.connection;
+        let listener = (connection.key.end(dir), self.places.network(connection, dir));
         self.surroundings.drops(listener, Drops { syns: 0, answers: dropped });
+        // The last packet of the handshake, and the first data twice.
+        let again = dropped >= 3 || connection.opening.repeats() > 0;
+        if let Some(syn_ack) = connection.opening.syn_ack().filter(|_| again)
+            && connection.opening.syns() == 1
+        {
+            let time = connection.time_of(u64::from(syn_ack.after_us) * 1_000);
+            self.surroundings.ignores(listener, time);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod unanswered;
 use linger_packet::{IcmpError, IcmpProblem};
 
 use crate::advice::NextEvidence;
+use crate::claim::Farewell;
 use crate::connection::ObservedConnection;
 use crate::facts::Facts;
 use crate::finding::{Evidence, Finding, Numbers};
@@ -17,7 +18,7 @@ use crate::record::{Record, Since};
 use crate::recorded_reset::RecordedReset;
 use crate::side::Fin;
 use crate::surroundings::ListenerHistory;
-use crate::{Cause, Claim, Class, Confidence};
+use crate::{Cause, Claim, Class, Confidence, Remedy};
 
 /// The shortest time between the first of three transmissions and the last, in nanoseconds. By RFC 6298 a segment is
 /// repeated after 1 s, and once more 2 s later; this is a little less.
@@ -64,6 +65,8 @@ pub(crate) struct Failed {
     unread: Option<u64>,
     evidence: Vec<Evidence>,
     would_decide: Option<NextEvidence>,
+    /// Nothing but a farewell was left to say.
+    farewell: Option<Farewell>,
 }
 
 impl Failed {
@@ -88,6 +91,7 @@ impl Failed {
             unread: None,
             evidence: Vec::new(),
             would_decide: None,
+            farewell: None,
         }
     }
 
@@ -139,6 +143,10 @@ impl FailureLook<'_> {
         let facts = Facts::new(&stand_in);
         failed.evidence.extend(facts.asked_for(name).map(|says| Evidence { frame: None, says }));
         failed.evidence.extend(facts.alerts().map(|says| Evidence { frame: None, says }));
+        let farewell =
+            failed.farewell.map(|farewell| Claim::OnlyFarewellLeft(facts.party(failed.by), farewell));
+        failed.evidence.extend(farewell.map(|says| Evidence { frame: None, says }));
+        let harmless = failed.farewell.is_some();
         Finding {
             file: String::new(),
             interface: connection.key.interface(),
@@ -152,12 +160,12 @@ impl FailureLook<'_> {
             cause,
             confidence: failed.confidence,
             candidates: failed.candidates,
-            harmless: false,
-            lost_response_bytes: failed.lost,
-            unread_request_bytes: failed.unread,
+            harmless,
+            lost_response_bytes: if harmless { Some(0) } else { failed.lost },
+            unread_request_bytes: if harmless { Some(0) } else { failed.unread },
             evidence: failed.evidence,
             would_decide: failed.would_decide,
-            remedy: cause.remedy(),
+            remedy: if harmless { Remedy::Nothing } else { cause.remedy() },
             further_resets: 0,
             silence_ns: None,
             age_ns: Some(failed.since),

@@ -24,6 +24,8 @@ impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AnswersSyn
+            | Self::RefusedAgain(_)
+            | Self::AskedInVain(_)
             | Self::AnswersUnseenSyn
             | Self::Unasked { .. }
             | Self::AcknowledgesLate
@@ -61,6 +63,7 @@ impl fmt::Display for Claim {
             | Self::WrongChecksum
             | Self::BeatsAnsweredHere { .. } => self.fingerprint(f),
             Self::SaidFarewell(..)
+            | Self::OnlyFarewellLeft(..)
             | Self::Alert(..)
             | Self::ServerName(_)
             | Self::Request { .. }
@@ -104,6 +107,13 @@ impl Claim {
     fn form(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::AnswersSyn => f.write_str("RST answers the SYN; no SYN-ACK was ever sent"),
+            Self::RefusedAgain(1) => f.write_str("the same SYN was sent again, and refused again"),
+            Self::RefusedAgain(count) => {
+                write!(f, "the same SYN was sent {count} times more, and refused each time")
+            }
+            Self::AskedInVain(count) => {
+                write!(f, "the client took no note of it: SYNs with that number went unanswered {count} times")
+            }
             Self::AnswersUnseenSyn => {
                 f.write_str("RST+ACK with sequence number 0, the form of an answer to a SYN")
             }
@@ -236,6 +246,9 @@ impl Claim {
         }
         match *self {
             Self::SaidFarewell(party, farewell) => write!(f, "the last words of {party} were {farewell}"),
+            Self::OnlyFarewellLeft(party, farewell) => {
+                write!(f, "all that {party} had left to say was {farewell}, to a peer that had said all")
+            }
             Self::ResponseOpen => {
                 f.write_str("HTTP: the response was not finished (no last chunk, no end of stream)")
             }

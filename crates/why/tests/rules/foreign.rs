@@ -377,4 +377,17 @@ fn further_resets_belong_to_the_first() {
     assert_eq!(further(&base().wait(10_000).rst(Client)), [0, 0]);
     assert_eq!(further(&base().syn().rst(Client)), [0, 0], "another connection on the same ports");
     assert_eq!(further(&base().packet(Client, F | A, b"").rst(Client)), [1]);
+    // Linux resets the data and the FIN with the same packet, byte for byte.
+    let both = |fin: &dyn Fn(Flow) -> Flow| {
+        let closed = exchange().fin(Server).ack(Client).bytes(Client, 5);
+        fin(closed).bare(Server).bare(Server).with(|p| p.time -= 900_000)
+    };
+    assert_eq!(further(&both(&|flow| flow.fin(Client))), [1]);
+    assert_eq!(further(&both(&|flow| flow)), [0], "nothing asked for a second one: it was captured twice");
+    let copied = |flow: Flow| {
+        flow.fin(Client)
+            .packet(Client, F | A, b"")
+            .with(|p| (p.seq, p.time, p.id) = (p.seq - 1, p.time - 900_000, p.id - 1))
+    };
+    assert_eq!(further(&both(&copied)), [0], "so was the FIN");
 }

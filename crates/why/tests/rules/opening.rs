@@ -54,6 +54,40 @@ fn a_syn_is_answered() {
 }
 
 #[test]
+fn a_refused_syn_that_is_sent_again_is_one_failure() {
+    // As Windows does.
+    let again = |flow: Flow| flow.wait(498).again(Client).refuse(Server);
+    let base = || again(again(flow().syn().refuse(Server)));
+    let other = |flow: Flow| flow.wait(498).syn().with(|p| p.seq += 7).refuse(Server).with(|p| p.ack += 7);
+    rule("refused again")
+        .base(&base(), "port-closed likely answer-to-syn harmful lost:0 unread:0")
+        .but("another number", &other(flow().syn().refuse(Server)), "port-closed likely")
+        .but(
+            "it is not refused again",
+            &flow().syn().refuse(Server).wait(498).again(Client),
+            "port-closed likely",
+        )
+        .but(
+            "it is accepted at last",
+            &base().wait(498).again(Client).syn_ack(),
+            "unknown possible answer-to-syn",
+        )
+        .but(
+            "an answer to it comes although it is not sent again",
+            &flow().syn().refuse(Server).wait(498).syn_ack(),
+            "unknown possible answer-to-syn",
+        )
+        .done();
+    let further =
+        |flow: &Flow| flow.findings().iter().map(|finding| finding.further_resets).collect::<Vec<_>>();
+    assert_eq!(further(&base()), [2]);
+    assert_eq!(further(&other(base())), [2, 0], "the number tells another connection");
+    assert_eq!(further(&base().wait(20_000).again(Client).refuse(Server)), [2, 0], "ten seconds are over");
+    assert_eq!(further(&base().wait(2_000).again(Client).wait(20_000).refuse(Server)), [3]);
+    assert_eq!(further(&base().wait(498).again(Client).syn_ack()), [2]);
+}
+
+#[test]
 fn a_refusal_alone_is_told_by_its_form() {
     let base = || flow().syn().refuse(Server).without(Client);
     rule("refusal alone")

@@ -74,6 +74,36 @@ fn data_that_nobody_acknowledges() {
 }
 
 #[test]
+fn a_farewell_that_nobody_acknowledges() {
+    let session =
+        || flow().shake().data(Server, b"220 mx\r\n").ack(Client).data(Client, b"QUIT\r\n").ack(Server);
+    let left = |flow: Flow, words: &[u8]| again(flow.data(Server, words), 4);
+    let bye = b"221 2.0.0 Bye\r\n";
+    rule("farewell without an answer")
+        .base(
+            &left(session().fin(Client), bye),
+            "retransmission-timeout likely stalled harmless lost:0 unread:0",
+        )
+        .but("the client has not closed, and said QUIT", &left(session(), bye), "harmless")
+        .but(
+            "it has not, and asked something",
+            &left(session().data(Client, b"NOOP\r\n").ack(Server), bye),
+            "retransmission-timeout likely stalled harmful lost:15",
+        )
+        .but("another reply", &left(session().fin(Client), b"451 2.0.0 No\r\n"), "harmful lost:14")
+        .but(
+            "a word of the client has not arrived",
+            &left(session().data(Client, b"x\r\n").fin(Client), bye).with_all(|packet| {
+                if packet.from == Server {
+                    packet.ack = packet.ack.min(1_007)
+                }
+            }),
+            "harmful",
+        )
+        .done();
+}
+
+#[test]
 fn a_window_that_stays_closed() {
     let full = || flow().shake().data(Client, GET).bytes(Server, 1_000).window(Client, 0).ack(Client);
     let probed = |flow: Flow, times: usize| {

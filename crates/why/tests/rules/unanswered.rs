@@ -176,3 +176,49 @@ fn a_listener_that_leaves_syns_waiting() {
         .but("another waits in vain, beside two", &silent(2), "no-answer likely unanswered")
         .done();
 }
+
+#[test]
+fn a_crowd_that_is_not_heard_at_first() {
+    let each = |first: u16, count: u16, one: &dyn Fn(Flow) -> Flow| {
+        let all = (first..first + count).map(|port| one(flow().ports(port, 80).shake()));
+        all.reduce(Flow::and).unwrap()
+    };
+    let twice = |flow: Flow| flow.data(Client, GET).wait(200).again(Client);
+    let three_times = |flow: Flow| twice(flow).wait(400).again(Client);
+    let syn_ack_again = |flow: Flow| flow.wait(996).again_syn_ack().ack(Client).data(Client, GET).ack(Server);
+    let late =
+        |count: u16| (1..count).fold(opened(40_000, 2, 1), |all, at| all.and(opened(40_200 + at, 2, 1)));
+    // With two that are accepted at the second SYN, 31 of 64.
+    let crowd = |count, one: &dyn Fn(Flow) -> Flow| {
+        late(2).and(each(40_400, count, one)).and(at_the_first(62 - count))
+    };
+    let heard = |flow: Flow| three_times(flow).ack(Server);
+    rule("unheard crowd")
+        .base(&crowd(29, &heard), "accept-queue-overflow possible opened-late harmful lost:0 unread:0")
+        .but("one fewer", &crowd(28, &heard), "none")
+        .but("each sent its data twice", &crowd(29, &|flow| twice(flow).ack(Server)), "none")
+        .but("they are not heard at all", &crowd(29, &three_times), "none")
+        .but(
+            "the SYN-ACK came again",
+            &crowd(29, &syn_ack_again),
+            "accept-queue-overflow possible opened-late",
+        )
+        .but("nobody asked again", &each(40_400, 30, &heard).and(at_the_first(34)), "none")
+        .but(
+            "eleven seconds later",
+            &later(late(2), 11_000).and(each(40_400, 29, &heard)).and(at_the_first(33)),
+            "none",
+        )
+        .but("fifteen, and no others", &late(2).and(each(40_400, 13, &heard)), "none")
+        .but(
+            "sixteen, and no others",
+            &late(2).and(each(40_400, 14, &heard)),
+            "accept-queue-overflow possible opened-late",
+        )
+        .but(
+            "another is answered meanwhile, and another waits in vain",
+            &crowd(29, &heard).and(asked_from(45_000, 3)).and(accepted_at(500)),
+            "accept-queue-overflow likely",
+        )
+        .done();
+}

@@ -31,8 +31,8 @@ impl FailureLook<'_> {
         if late {
             failed.say(None, Claim::PortOpenedLate(listener.opened_late));
         }
-        if let Some(Openings { again, at_first, .. }) = crowd {
-            failed.say(None, Claim::PortCrowded { again, at_first });
+        if let Some(Openings { again, at_first, unheard, .. }) = crowd {
+            failed.say(None, Claim::PortCrowded { again, at_first, unheard });
         }
         if listener.served_others > 0 {
             failed.say(None, Claim::ServedOthersMeanwhile);

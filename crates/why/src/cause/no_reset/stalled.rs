@@ -4,8 +4,10 @@ use linger_packet::IcmpProblem;
 
 use super::{Failed, FailureLook};
 use crate::advice::{Capture, Host, NextEvidence};
+use crate::claim::Farewell;
 use crate::key::Dir;
 use crate::record::Record;
+use crate::side::Side;
 use crate::{Cause, Claim, Class};
 
 use Cause::{BlackHole, RetransmissionTimeout, Unreachable, WindowStuck};
@@ -78,6 +80,7 @@ impl FailureLook<'_> {
             Some(_) => failed.lost = Some(outstanding),
             None => {}
         }
+        failed.farewell = farewell_left(side, peer, head);
         let bytes = copies().map(|record| record.len).max().unwrap_or(0);
         let count = count as u16;
         failed.say(self.frame(last.frame), Claim::SentAgain { bytes, count, nanoseconds });
@@ -104,4 +107,14 @@ impl FailureLook<'_> {
         }
         Some(failed)
     }
+}
+
+/// The farewell of `side`, if nothing else lies beyond `head`, and nobody waits for it: the peer has closed or said its own, and all
+/// of its words have arrived. An alert other than close_notify (RFC 8446 section 6.1) is no farewell here: it says what went wrong.
+fn farewell_left(side: &Side, peer: &Side, head: u32) -> Option<Farewell> {
+    let whole = side.app.missing_after(side.next) == Some(0);
+    let over = peer.has_fin() || peer.app.farewell().is_some();
+    let arrived = side.ack().is_some_and(|ack| peer.payload_after(ack) == 0);
+    let error = side.app.alert().is_some_and(|alert| alert != 0);
+    side.app.farewell_from(head).filter(|_| whole && over && arrived && !error)
 }

@@ -80,8 +80,8 @@ impl FailureLook<'_> {
             if listener.leaves_waiting() {
                 failed.say(None, Claim::PortOpenedLate(listener.opened_late));
             }
-            if let Some(Openings { again, at_first, .. }) = listener.crowd {
-                failed.say(None, Claim::PortCrowded { again, at_first });
+            if let Some(Openings { again, at_first, unheard, .. }) = listener.crowd {
+                failed.say(None, Claim::PortCrowded { again, at_first, unheard });
             }
             failed.say(None, Claim::ServedOthersMeanwhile);
         }

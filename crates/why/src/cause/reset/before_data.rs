@@ -11,6 +11,14 @@ use Confidence::{Likely, Possible};
 impl Judge<'_> {
     pub(super) fn answer_to_syn(&mut self) -> Opinion {
         let time = self.f.reset.at.time_ns;
+        let after = &self.f.reset.after;
+        let again = after.asked_again.min(after.resets[0]);
+        if again > 0 {
+            self.say(None, Claim::RefusedAgain(again));
+        }
+        if after.asked_again > again {
+            self.say(None, Claim::AskedInVain(after.asked_again - again));
+        }
         if let Some(accepted) = self.listener.accepted
             && accepted > time
             && accepted - time < 2_000_000_000

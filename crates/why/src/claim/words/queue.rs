@@ -18,10 +18,16 @@ impl Claim {
                     "{count} connections of the port opened so late, most of those whose SYN was repeated"
                 )
             }
-            Self::PortCrowded { again, at_first } => write!(
-                f,
-                "within 10 s the port accepted {again} connections only when they had asked again, and {at_first} at once"
-            ),
+            Self::PortCrowded { again, at_first, unheard } => {
+                write!(
+                    f,
+                    "within 10 s the port accepted {again} connections only when they had asked again, and {at_first} at once"
+                )?;
+                match unheard {
+                    0 => Ok(()),
+                    _ => write!(f, ", {unheard} of which sent their data three times or got another SYN-ACK before they were heard"),
+                }
+            }
             Self::ServedOthersMeanwhile => f.write_str(
                 "the port answered others while SYNs of these went unanswered: host and path were there",
             ),
