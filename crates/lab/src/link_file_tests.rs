@@ -4,6 +4,8 @@ use super::*;
 use crate::link::Direction;
 use proptest::prelude::*;
 
+type Change<'a> = Box<dyn Fn(&mut Path) + 'a>;
+
 fn links(text: &str) -> Result<Vec<Link>, String> {
     #[derive(Deserialize)]
     struct File {
@@ -135,7 +137,7 @@ proptest! {
     fn a_key_changes_itself_alone(preset in 1usize..7, key in 0usize..9, way in 0usize..3, micros in 1u64..90_000, part in 0.01..1f64) {
         let base = Link::named(PRESETS[preset]).unwrap();
         let time = format!("\"{micros}us\"");
-        let (written, change): (String, Box<dyn Fn(&mut Path)>) = match key {
+        let (written, change): (String, Change<'_>) = match key {
             0 => (format!("delay = {time}"), Box::new(|path| path.delay = Duration::from_micros(micros))),
             1 => (format!("jitter = {time}"), Box::new(|path| path.jitter = Duration::from_micros(micros))),
             2 => (format!("rate = {micros}"), Box::new(|path| path.rate = Some(Rate(micros)))),
