@@ -33,7 +33,7 @@ fn main() -> io::Result<()> {
 }
 
 /// Two sockets whose datagrams from the first to the second cross a link, and what keeps that link.
-struct Lane<T> {
+struct Connected<T> {
     from: UdpSocket,
     to: UdpSocket,
     link: T,
@@ -45,16 +45,16 @@ fn connected(from: UdpSocket, to: UdpSocket) -> io::Result<(UdpSocket, UdpSocket
     Ok((from, to))
 }
 
-fn emulated(path: Path) -> io::Result<Lane<Bed>> {
+fn emulated(path: Path) -> io::Result<Connected<Bed>> {
     let link = Link { name: "bench".into(), paths: [path, Path::default()], ..Link::default() };
     let bed = Bed::new(&link, BedOptions { seed: 2, ..BedOptions::default() })?;
     let at = |address| move || UdpSocket::bind(SocketAddr::new(address, PORT));
     let (from, to) =
         connected(bed.server.run(at(bed.server_address))??, bed.client.run(at(bed.client_address))??)?;
-    Ok(Lane { from, to, link: bed })
+    Ok(Connected { from, to, link: bed })
 }
 
-impl Lane<Bed> {
+impl Connected<Bed> {
     /// Says how many frames this machine lost, not the link: with any, the comparison is not valid.
     fn stop(self) -> io::Result<()> {
         let accidents = self.link.stop()?.map_or(0, |report| report.accidents);
@@ -72,7 +72,7 @@ struct Netem;
 impl Netem {
     /// A veth pair whose first end has a netem with these words.
     #[allow(clippy::new_ret_no_self)]
-    fn new(words: &str) -> Result<Lane<[Namespace; 2]>, String> {
+    fn new(words: &str) -> Result<Connected<[Namespace; 2]>, String> {
         let told = |error: io::Error| error.to_string();
         let hosts = two_hosts();
         let at = |number: usize| move || UdpSocket::bind(SocketAddr::new(HOSTS[number], PORT));
@@ -87,18 +87,24 @@ impl Netem {
         if !added.status.success() {
             return Err(String::from_utf8_lossy(&added.stderr).trim().to_owned());
         }
-        Ok(Lane { from, to, link: hosts })
+        Ok(Connected { from, to, link: hosts })
     }
 }
 
 /// What came of each datagram: how long it took, or nothing. And when the first and the last came.
-struct Seen {
+struct Arrivals {
     took: Vec<Option<Duration>>,
     between: Duration,
 }
 
 /// Sends so many datagrams, `batch` at a time, and waits `gap` behind each batch.
-fn measure<T>(lane: &Lane<T>, count: usize, length: usize, batch: usize, gap: Duration) -> io::Result<Seen> {
+fn measure<T>(
+    lane: &Connected<T>,
+    count: usize,
+    length: usize,
+    batch: usize,
+    gap: Duration,
+) -> io::Result<Arrivals> {
     let started = Instant::now();
     let (from, to) = (&lane.from, &lane.to);
     thread::scope(|scope| {
@@ -115,7 +121,7 @@ fn measure<T>(lane: &Lane<T>, count: usize, length: usize, batch: usize, gap: Du
                 took[word(0) as usize] = Some(now.saturating_sub(Duration::from_nanos(word(8))));
                 arrivals = Some((arrivals.map_or(now, |(first, _)| first), now));
             }
-            Seen { took, between: arrivals.map_or(Duration::ZERO, |(first, last)| last - first) }
+            Arrivals { took, between: arrivals.map_or(Duration::ZERO, |(first, last)| last - first) }
         });
         let mut datagram = vec![0; length];
         for number in 0..count {
@@ -166,7 +172,7 @@ fn row(what: &str, unit: &str, asked: f64, [emulator, netem]: [Estimate; 2], agr
 /// Medians, with the order statistics that bound them.
 fn delay() -> io::Result<()> {
     const DELAY: Duration = Duration::from_millis(20);
-    fn median<T>(lane: &Lane<T>) -> io::Result<Estimate> {
+    fn median<T>(lane: &Connected<T>) -> io::Result<Estimate> {
         let seen = measure(lane, 1_000, 64, 1, Duration::from_millis(1))?;
         let mut all: Vec<f64> = seen.took.iter().flatten().map(|took| took.as_secs_f64() * 1e3).collect();
         all.sort_by(f64::total_cmp);
@@ -186,7 +192,7 @@ fn delay() -> io::Result<()> {
 
 fn rate() -> io::Result<()> {
     const LENGTH: usize = 1_400;
-    fn rates<T>(lane: &Lane<T>) -> io::Result<Estimate> {
+    fn rates<T>(lane: &Connected<T>) -> io::Result<Estimate> {
         let mut all = Vec::new();
         for _ in 0..5 {
             let seen = measure(lane, 200, LENGTH, 200, Duration::ZERO)?;
@@ -209,7 +215,7 @@ fn rate() -> io::Result<()> {
 /// The part that is lost, and how many are lost in a row.
 fn loss(what: &str, loss: Loss, words: &str) -> io::Result<()> {
     const COUNT: usize = 40_000;
-    fn losses<T>(lane: &Lane<T>) -> io::Result<[Estimate; 2]> {
+    fn losses<T>(lane: &Connected<T>) -> io::Result<[Estimate; 2]> {
         let seen = measure(lane, COUNT, 64, 10, Duration::from_millis(3))?;
         let runs: Vec<f64> = seen
             .took

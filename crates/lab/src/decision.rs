@@ -1,6 +1,6 @@
 //! What a link does with a packet.
 
-use crate::emulator::Nanos;
+use crate::clock::Nanos;
 use crate::link::Direction;
 
 /// What the link did with a packet; used in the decision log and in captures.

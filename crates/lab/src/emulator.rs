@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use linger_packet::{Flags, Segment};
 
+use crate::clock::Nanos;
 use crate::decision::{Decision, Departure};
 use crate::identity::{Chance, Identity, Names};
 use crate::lane::{Lane, nanos};
 use crate::link::{Direction, Link, LinkFault, Path};
 use crate::loss::Loss;
 use crate::mtu::{ETHERNET, too_big};
-
-/// Nanoseconds on the caller's monotonic clock.
-pub type Nanos = u64;
 
 struct Pending<P> {
     due: Nanos,

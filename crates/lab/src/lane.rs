@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::emulator::Nanos;
+use crate::clock::Nanos;
 use crate::link::{Direction, Link, Path};
 use crate::mtu::ETHERNET;
 use crate::trace::Trace;
@@ -14,12 +14,12 @@ const OPPORTUNITY: u64 = 1_500;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lane {
     begun: Option<Nanos>,
-    ways: [Way; 2],
+    ways: [OneWay; 2],
 }
 
 /// One direction of a lane.
 #[derive(Clone, Copy, Debug, Default)]
-struct Way {
+struct OneWay {
     /// When the rate limit will have sent everything queued.
     free_at: Nanos,
     last_due: Nanos,

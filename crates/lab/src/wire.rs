@@ -10,9 +10,9 @@ use linger_netns::Namespace;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::capture::Capture;
-use crate::clock::now;
+use crate::clock::{Nanos, now};
 use crate::decision::Decision;
-use crate::emulator::{Emulator, Nanos};
+use crate::emulator::Emulator;
 use crate::identity::Identity;
 use crate::kernel::{Frame, FramePool, Port};
 use crate::link::{Direction, Link};
