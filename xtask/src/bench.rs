@@ -3,10 +3,11 @@
 use crate::{call, cargo};
 
 /// The benches: name, package, features.
-const BENCHES: [(&str, &str, &str); 7] = [
+const BENCHES: [(&str, &str, &str); 8] = [
     ("close", "linger", "axum,hyper,metrics,rustls,serde,tokio,tracing"),
     ("fastcgi", "linger-fastcgi", ""),
     ("link", "linger-lab", ""),
+    ("netem", "linger-lab", ""),
     ("run", "linger-run", ""),
     ("transfer", "linger-transfer", ""),
     ("watch", "linger-watch", ""),

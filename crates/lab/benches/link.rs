@@ -26,7 +26,7 @@ fn main() -> io::Result<()> {
 }
 
 fn bed(path: Path) -> io::Result<Bed> {
-    let link = Link { name: "bench".into(), loopback: false, paths: [path.clone(), path], faults: vec![] };
+    let link = Link { name: "bench".into(), paths: [path.clone(), path], ..Link::default() };
     Bed::new(&link, BedOptions { seed: 2, ..BedOptions::default() })
 }
 
@@ -151,7 +151,7 @@ fn rate() -> io::Result<()> {
 fn loss() -> io::Result<()> {
     const DATAGRAMS: u64 = 50_000;
     for asked in [0.01, 0.05] {
-        let bed = bed(Path { loss: asked, ..Path::default() })?;
+        let bed = bed(Path { loss: asked.into(), ..Path::default() })?;
         let (from, to) = sockets(&bed)?;
         let sender = thread::spawn(move || {
             for number in 0..DATAGRAMS {

@@ -18,6 +18,7 @@ use crate::ending::Ending;
 use crate::fate::{Attempt, Fate};
 use crate::link::Link;
 use crate::lock;
+use crate::mtu::LEAST_OF_IPV6;
 use crate::payload;
 use crate::peer::Peer;
 use crate::real::{CellClient, RealTrials};
@@ -115,6 +116,12 @@ impl CellPlan {
         }
         if self.concurrency == 0 || self.concurrency > 1_000 {
             return Err(format!("{} connections at a time: name 1 to 1000", self.concurrency));
+        }
+        let mtus = self.link.all_paths().filter_map(|path| path.mtu);
+        if self.ip == IpVersion::V6
+            && let Some(mtu) = mtus.map(|mtu| mtu.bytes).find(|bytes| *bytes < LEAST_OF_IPV6)
+        {
+            return Err(format!("an MTU of {mtu} bytes: IPv6 needs {LEAST_OF_IPV6}"));
         }
         if let CellClient::Real(real) = self.client
             && !matches!(self.peer, Peer::ReadsAll | Peer::Upload)

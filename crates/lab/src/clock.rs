@@ -2,7 +2,8 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::emulator::Nanos;
+/// Nanoseconds on a monotonic clock.
+pub type Nanos = u64;
 
 /// The time on the monotonic clock, by which the link delays packets.
 pub(crate) fn now() -> Nanos {

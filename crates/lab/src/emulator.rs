@@ -2,66 +2,18 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use linger_packet::{Flags, Segment};
 
-use crate::identity::{Identity, Names};
-use crate::link::{Direction, Link, LinkFault};
-
-/// Nanoseconds on the caller's monotonic clock.
-pub type Nanos = u64;
-
-/// What the link did with a packet; used in the decision log and in captures.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Decision {
-    /// Passes without change.
-    Pass,
-    /// Lost at random.
-    Lost,
-    /// The queue before the rate limit was full.
-    QueueFull,
-    /// A fault dropped it.
-    Dropped,
-    /// Held back at random, so that later packets overtake it.
-    Reordered,
-    /// A fault holds it until a reset has passed, or for its longest time.
-    Held,
-    /// A fault delays it: it carries nothing but an acknowledgement.
-    AckHeld,
-}
-
-impl Decision {
-    /// The packet's comment in a capture; none for a packet that only passes.
-    pub fn comment(self) -> Option<&'static str> {
-        Some(match self {
-            Self::Pass => return None,
-            Self::Lost => "the link lost this packet (by chance)",
-            Self::QueueFull => "the link dropped this packet (queue full)",
-            Self::Dropped => "the link dropped this packet (fault: drop-data-segment)",
-            Self::Reordered => "the link held this packet back (by chance): later ones overtake it",
-            Self::Held => "the link held this packet (fault: hold-data-until-reset)",
-            Self::AckHeld => "the link held this acknowledgement (fault: hold-acks)",
-        })
-    }
-
-    fn drops(self) -> bool {
-        matches!(self, Self::Lost | Self::QueueFull | Self::Dropped)
-    }
-}
-
-/// A packet that leaves the link.
-#[derive(Debug)]
-pub struct Departure<P> {
-    /// The direction in which the packet goes.
-    pub direction: Direction,
-    /// When the packet was due. The caller's clock is at or past that time.
-    pub due: Nanos,
-    /// What the link did with the packet.
-    pub decision: Decision,
-    /// The packet as it was given.
-    pub packet: P,
-}
+use crate::clock::Nanos;
+use crate::decision::{Decision, Departure};
+use crate::identity::{Chance, Identity, Names};
+use crate::lane::{Lane, nanos};
+use crate::link::{Direction, Link, LinkFault, Path};
+use crate::loss::Loss;
+use crate::mtu::{ETHERNET, too_big};
 
 struct Pending<P> {
     due: Nanos,
@@ -103,16 +55,24 @@ struct SeenSegment {
     data: bool,
 }
 
+/// Number of connections above which their lanes and states are forgotten: those that are still open begin anew.
+const CONNECTIONS: usize = 1 << 16;
+
 /// The link's queues and decisions. `P` is the caller's form of an Ethernet frame.
 pub struct Emulator<P> {
-    link: Link,
+    link: Arc<Link>,
     seed: u64,
     names: Names,
     /// Whether packets are parsed; a link without chance and faults does not need it.
     looks: bool,
-    /// For each direction, when the rate limit will have sent everything queued.
-    free_at: [Nanos; 2],
-    last_due: [Nanos; 2],
+    /// Whether each connection has a lane of its own.
+    is_apart: bool,
+    /// What all connections share; only what is not TCP if each has a lane of its own.
+    lane: Lane,
+    /// Each connection's own, if its clock begins with it.
+    lanes: HashMap<u32, Lane>,
+    /// Whether a connection's last packet in a direction left the link in the bad state of [`Loss::Bursts`].
+    bad: HashMap<(u32, Direction), bool>,
     order: u64,
     queue: BinaryHeap<Reverse<Pending<P>>>,
     held: HashMap<u32, VecDeque<Held<P>>>,
@@ -126,19 +86,19 @@ impl<P> std::fmt::Debug for Emulator<P> {
     }
 }
 
-impl<P: AsRef<[u8]>> Emulator<P> {
+impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
     /// Makes a link whose random decisions come from `seed`.
     pub fn new(link: Link, seed: u64) -> Self {
-        let by_chance =
-            link.paths.iter().any(|path| path.loss > 0.0 || path.reorder > 0.0 || !path.jitter.is_zero());
-        let looks = by_chance || !link.faults.is_empty();
+        let (looks, is_apart) = (link.looks(), link.is_apart());
         Self {
-            link,
+            link: Arc::new(link),
             seed,
             names: Names::default(),
             looks,
-            free_at: [0; 2],
-            last_due: [0; 2],
+            is_apart,
+            lane: Lane::default(),
+            lanes: HashMap::new(),
+            bad: HashMap::new(),
             order: 0,
             queue: BinaryHeap::new(),
             held: HashMap::new(),
@@ -183,7 +143,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
 
     /// Queues a packet without parsing it.
     fn enqueue(&mut self, direction: Direction, now: Nanos, packet: P) -> (Decision, Option<P>) {
-        match self.due(direction, now, packet.as_ref().len(), 0.0) {
+        match self.lane.due(&self.link, direction, now, packet.as_ref().len(), 0.0) {
             Some(due) => self.push(direction, due, Decision::Pass, packet),
             None => (Decision::QueueFull, Some(packet)),
         }
@@ -197,17 +157,26 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         look: Option<SeenSegment>,
         packet: P,
     ) -> (Decision, Option<P>) {
+        if look.is_some_and(|look| look.flags.0 & (Flags::SYN | Flags::ACK).0 == Flags::SYN.0) {
+            self.begin(direction, &identity);
+        }
         let chance = identity.chance(self.seed);
-        let path = self.link.path(direction);
-        let (reorder, reorder_by, loss) = (path.reorder, path.reorder_by, path.loss);
+        let link = self.link.clone();
+        let path = &self.lane_of(identity.flow).paths(&link, now)[direction.index()];
         let fault = look.and_then(|look| self.strike(direction, &identity, look));
         if let Some((decision, _)) = fault.filter(|(decision, _)| decision.drops()) {
             return (decision, Some(packet));
         }
-        if chance.loss < loss {
+        if let Some(mtu) = path.mtu.filter(|mtu| mtu.is_exceeded(packet.as_ref())) {
+            if mtu.icmp {
+                self.answer(direction, now, identity.flow, too_big(packet.as_ref(), mtu.bytes));
+            }
+            return (Decision::TooBig, Some(packet));
+        }
+        if self.is_lost(path.loss, direction, &identity, &chance) {
             return (Decision::Lost, Some(packet));
         }
-        let Some(due) = self.due(direction, now, packet.as_ref().len(), chance.jitter) else {
+        let Some(due) = self.due(direction, now, identity.flow, packet.as_ref().len(), chance.jitter) else {
             return (Decision::QueueFull, Some(packet));
         };
         match (fault, look) {
@@ -218,15 +187,92 @@ impl<P: AsRef<[u8]>> Emulator<P> {
                 (Decision::Held, None)
             }
             (Some((decision, extra)), _) => self.push(direction, due + nanos(extra), decision, packet),
-            (None, Some(look)) if look.flags.has(Flags::RST) => {
+            (None, Some(look))
+                if look.flags.has(Flags::RST) && !self.held.is_empty() && chance.corrupt >= path.corrupt =>
+            {
                 let answer = self.push(direction, due, Decision::Pass, packet);
                 self.reset_passes(direction, identity.flow, look.sequence, due);
                 answer
             }
-            _ if chance.reorder < reorder => {
-                self.push(direction, due + nanos(reorder_by), Decision::Reordered, packet)
-            }
-            _ => self.push(direction, due, Decision::Pass, packet),
+            _ => self.by_chance(direction, (now, due), identity.flow, (path, &chance), packet),
+        }
+    }
+
+    /// Queues a packet that no fault concerns: changed, held back, twice, or as it is.
+    fn by_chance(
+        &mut self,
+        direction: Direction,
+        (now, due): (Nanos, Nanos),
+        flow: u32,
+        (path, chance): (&Path, &Chance),
+        mut packet: P,
+    ) -> (Decision, Option<P>) {
+        if chance.corrupt < path.corrupt {
+            flip(packet.as_mut(), chance.place);
+            return self.push(direction, due, Decision::Corrupted, packet);
+        }
+        if chance.reorder < path.reorder {
+            return self.push(direction, due + nanos(path.reorder_by), Decision::Reordered, packet);
+        }
+        if chance.duplicate >= path.duplicate {
+            return self.push(direction, due, Decision::Pass, packet);
+        }
+        let second = P::from(packet.as_ref());
+        let answer = self.push(direction, due, Decision::Duplicated, packet);
+        // The second takes its own time on the link, and none of the queue that is full.
+        if let Some(due) = self.due(direction, now, flow, second.as_ref().len(), chance.jitter) {
+            self.push(direction, due, Decision::Second, second);
+        }
+        answer
+    }
+
+    /// Forgets what was before this connection, at its first SYN.
+    fn begin(&mut self, direction: Direction, identity: &Identity) {
+        if direction == Direction::ToServer && identity.transmission == 0 {
+            self.lanes.remove(&identity.flow);
+            self.bad.retain(|(flow, _), _| *flow != identity.flow);
+        }
+    }
+
+    /// The lane of this connection.
+    fn lane_of(&mut self, flow: u32) -> &mut Lane {
+        if flow == 0 || !self.is_apart {
+            return &mut self.lane;
+        }
+        if self.lanes.len() > CONNECTIONS {
+            self.lanes.clear();
+        }
+        self.lanes.entry(flow).or_default()
+    }
+
+    fn due(&mut self, direction: Direction, now: Nanos, flow: u32, len: usize, jitter: f64) -> Option<Nanos> {
+        let link = self.link.clone();
+        self.lane_of(flow).due(&link, direction, now, len, jitter)
+    }
+
+    /// Whether chance loses this packet. In bursts each direction of a connection has a state of its own, so that a trial does
+    /// not depend on those beside it; it begins as the model is in the long run.
+    fn is_lost(&mut self, loss: Loss, direction: Direction, identity: &Identity, chance: &Chance) -> bool {
+        let model = match loss {
+            Loss::Each(probability) => return chance.loss < probability,
+            Loss::Bursts(model) => model,
+        };
+        if self.bad.len() > 2 * CONNECTIONS {
+            self.bad.clear();
+        }
+        let start = chance.start < model.share_of_bad();
+        let state = self.bad.entry((identity.flow, direction)).or_insert(start);
+        let (probability, next) = model.step(*state, chance.burst);
+        *state = next;
+        chance.loss < probability
+    }
+
+    /// Sends what the link itself has to say to the sender of a packet. It takes the way back as any other packet.
+    fn answer(&mut self, direction: Direction, now: Nanos, flow: u32, frame: Option<Vec<u8>>) {
+        let Some(frame) = frame else { return };
+        let back = direction.reverse();
+        if let Some(due) = self.due(back, now, flow, frame.len(), 0.0) {
+            self.push(back, due, Decision::Answer, P::from(&frame));
         }
     }
 
@@ -284,28 +330,6 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         }
     }
 
-    /// Returns when a packet of this length leaves the link, by rate, delay and jitter, or `None` if the queue is full.
-    fn due(&mut self, direction: Direction, now: Nanos, len: usize, jitter: f64) -> Option<Nanos> {
-        let at = direction.index();
-        let path = &self.link.paths[at];
-        let mut sent = now;
-        if let Some(rate) = path.rate {
-            let start = self.free_at[at].max(now);
-            if let Some(limit) = path.queue {
-                let waiting = u128::from(start - now) * u128::from(rate.0) / 8_000_000_000;
-                if waiting + len as u128 > u128::from(limit.0) {
-                    return None;
-                }
-            }
-            sent = start + (len as u64 * 8).saturating_mul(1_000_000_000).div_ceil(rate.0);
-            self.free_at[at] = sent;
-        }
-        let due = sent + nanos(path.delay) + (nanos(path.jitter) as f64 * jitter) as u64;
-        // Jitter changes gaps and never the order; `reorder` does that.
-        self.last_due[at] = self.last_due[at].max(due);
-        Some(self.last_due[at])
-    }
-
     fn push(
         &mut self,
         direction: Direction,
@@ -356,8 +380,11 @@ impl<P: AsRef<[u8]>> Emulator<P> {
     }
 }
 
-fn nanos(duration: Duration) -> Nanos {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+/// Changes one bit behind the Ethernet header, at a place from 0 to 1.
+fn flip(frame: &mut [u8], place: f64) {
+    let Some(packet) = frame.get_mut(ETHERNET..).filter(|packet| !packet.is_empty()) else { return };
+    let bit = (place * (packet.len() * 8) as f64) as usize;
+    packet[bit / 8] ^= 1 << (bit % 8);
 }
 
 #[cfg(test)]

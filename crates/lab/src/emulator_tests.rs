@@ -1,7 +1,9 @@
 //! The emulator without sockets: real headers, made-up times.
 
 use super::*;
-use crate::link::Path;
+use crate::link::{LinkChange, LinkClock, Path};
+use crate::loss::GilbertElliott;
+use crate::mtu::PathMtu;
 use crate::named::Named;
 use crate::units::{Bytes, Rate};
 use proptest::prelude::*;
@@ -29,7 +31,7 @@ fn frame(direction: Direction, seq: u32, ack: u32, flags: Flags, payload: usize)
 }
 
 fn link(path: Path) -> Link {
-    Link { name: "custom".into(), loopback: false, paths: [path.clone(), path], faults: vec![] }
+    Link { name: "custom".into(), paths: [path.clone(), path], ..Link::default() }
 }
 
 /// Everything that leaves, with its due time; the clock goes from one `next_due` to the next.
@@ -91,7 +93,7 @@ proptest! {
         seed: u64, order in Just((0u32..60).collect::<Vec<_>>()).prop_shuffle(),
     ) {
         let path = Path {
-            loss: 0.3, reorder: 0.3, reorder_by: Duration::from_millis(1), ..Path::default()
+            loss: 0.3.into(), reorder: 0.3, reorder_by: Duration::from_millis(1), ..Path::default()
         };
         let decisions = |order: &[u32], gap: Nanos| {
             let mut emulator = Emulator::new(link(path.clone()), seed);
@@ -114,7 +116,7 @@ proptest! {
 fn loss_is_as_frequent_as_asked() {
     let lost: usize = (0..20)
         .map(|seed| {
-            let mut emulator = Emulator::new(link(Path { loss: 0.05, ..Path::default() }), seed);
+            let mut emulator = Emulator::new(link(Path { loss: 0.05.into(), ..Path::default() }), seed);
             (0..10_000u32)
                 .filter(|number| {
                     let bytes = frame(Direction::ToClient, number * 1_000, 1, Flags::ACK, 10);
@@ -215,4 +217,147 @@ fn acknowledgements_alone_are_held() {
     assert_eq!(emulator.arrive(Direction::ToServer, 0, ack.clone()).0, Decision::AckHeld);
     emulator.arrive(Direction::ToServer, MS, data.clone());
     assert_eq!(drain(&mut emulator), [(MS, data), (30 * MS, ack)]);
+}
+
+/// What a link does with packets of one connection towards the client, sent one after the other.
+fn decisions(path: Path, count: u32, seed: u64) -> Vec<Decision> {
+    let mut emulator = Emulator::new(link(path), seed);
+    let mut packet = |number: u32| {
+        let bytes = frame(Direction::ToClient, number * 1_000, 1, Flags::ACK, 10);
+        emulator.arrive(Direction::ToClient, 0, bytes).0
+    };
+    (0..count).map(&mut packet).collect()
+}
+
+/// Lengths of the runs of lost packets.
+fn runs(decisions: &[Decision]) -> Vec<usize> {
+    let runs = decisions.split(|decision| *decision != Decision::Lost);
+    runs.map(<[Decision]>::len).filter(|length| *length > 0).collect()
+}
+
+#[test]
+fn bursts_are_as_frequent_and_as_long_as_asked() {
+    let model = GilbertElliott { p: 0.01, r: 0.25, bad: 1.0, good: 0.0 };
+    let path = Path { loss: Loss::Bursts(model), ..Path::default() };
+    let all: Vec<Vec<Decision>> = (0..20).map(|seed| decisions(path.clone(), 10_000, seed)).collect();
+    let bursts: Vec<usize> = all.iter().flat_map(|decisions| runs(decisions)).collect();
+    let lost: usize = bursts.iter().sum();
+    let (rate, mean) = (lost as f64 / 200_000.0, lost as f64 / bursts.len() as f64);
+    // Four standard deviations: some 1,920 bursts of 4 packets, whose lengths have a deviation of 3.5. The seeds are fixed.
+    assert!((mean - 4.0).abs() < 4.0 * 3.5 / 1_920f64.sqrt(), "{mean}");
+    assert!((rate - 0.01 / 0.26).abs() < 0.005, "{rate}");
+    // Losses of the same rate without a memory come alone.
+    let alone = decisions(Path { loss: (0.01 / 0.26).into(), ..Path::default() }, 10_000, 1);
+    let alone = runs(&alone);
+    assert!((alone.iter().sum::<usize>() as f64) < 1.15 * alone.len() as f64);
+}
+
+#[test]
+fn bursts_of_one_connection_do_not_depend_on_others() {
+    let model = GilbertElliott { p: 0.1, r: 0.3, bad: 0.9, good: 0.01 };
+    let path = Path { loss: Loss::Bursts(model), ..Path::default() };
+    let alone = decisions(path.clone(), 500, 5);
+    let mut emulator = Emulator::new(link(path), 5);
+    let mut beside = Vec::new();
+    for number in 0..500u32 {
+        for port in [40_000u16, 40_001, 40_002] {
+            let mut bytes = frame(Direction::ToClient, number * 1_000, 1, Flags::ACK, 1_000);
+            bytes[36..38].copy_from_slice(&port.to_be_bytes());
+            let decision = emulator.arrive(Direction::ToClient, 0, bytes).0;
+            if port == 40_000 {
+                beside.push(decision);
+            }
+        }
+    }
+    assert_eq!(alone, beside);
+    assert!(alone.contains(&Decision::Lost) && alone.contains(&Decision::Pass));
+}
+
+#[test]
+fn a_packet_that_is_sent_twice_takes_the_link_twice() {
+    let path = Path { duplicate: 1.0, rate: Some(Rate(8_000_000)), ..Path::default() };
+    let mut emulator = Emulator::new(link(path), 0);
+    let bytes = frame(Direction::ToClient, 1, 1, Flags::ACK, 946);
+    assert_eq!(emulator.arrive(Direction::ToClient, 0, bytes.clone()).0, Decision::Duplicated);
+    let mut out = Vec::new();
+    while let Some(departure) = emulator.depart(5 * MS) {
+        assert_eq!(departure.packet, bytes);
+        out.push((departure.due, departure.decision));
+    }
+    assert_eq!(out, [(MS, Decision::Duplicated), (2 * MS, Decision::Second)]);
+    let twice = decisions(Path { duplicate: 0.1, ..Path::default() }, 10_000, 3);
+    let twice = twice.iter().filter(|decision| **decision == Decision::Duplicated).count();
+    assert!((880..=1_120).contains(&twice), "{twice}: four standard deviations around 1,000");
+}
+
+#[test]
+fn one_bit_is_changed_and_never_of_the_ethernet_header() {
+    let mut emulator = Emulator::new(link(Path { corrupt: 1.0, ..Path::default() }), 9);
+    let mut places = std::collections::HashSet::new();
+    for number in 0..5_000u32 {
+        let bytes = frame(Direction::ToClient, number * 1_000, 1, Flags::ACK, 60);
+        assert_eq!(emulator.arrive(Direction::ToClient, 0, bytes.clone()).0, Decision::Corrupted);
+        let got = emulator.depart(0).unwrap().packet;
+        let differ: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != got[*at]).collect();
+        let [at] = differ[..] else { panic!("{differ:?}") };
+        assert_eq!((bytes[at] ^ got[at]).count_ones(), 1);
+        places.insert(at);
+    }
+    assert_eq!((places.iter().min(), places.iter().max(), places.len()), (Some(&14), Some(&113), 100));
+}
+
+#[test]
+fn a_packet_that_is_too_big_is_answered_or_vanishes() {
+    for icmp in [true, false] {
+        let path = Path { mtu: Some(PathMtu { bytes: 1_280, icmp }), ..Path::default() };
+        let mut emulator = Emulator::new(link(path), 0);
+        let mut arrive = |payload| {
+            emulator.arrive(Direction::ToClient, MS, frame(Direction::ToClient, 7, 1, Flags::ACK, payload)).0
+        };
+        assert_eq!((arrive(1_240), arrive(1_241)), (Decision::Pass, Decision::TooBig));
+        let out: Vec<_> = std::iter::from_fn(|| emulator.depart(MS)).collect();
+        let directions: Vec<Direction> = out.iter().map(|departure| departure.direction).collect();
+        let expected =
+            if icmp { &[Direction::ToClient, Direction::ToServer][..] } else { &[Direction::ToClient][..] };
+        assert_eq!(directions, expected);
+        if icmp {
+            assert_eq!(out[1].decision, Decision::Answer);
+            assert_eq!(out[1].packet[34..42], [3, 4, out[1].packet[36], out[1].packet[37], 0, 0, 5, 0]);
+        }
+    }
+}
+
+/// A link that loses everything from 10 to 20 ms by its clock.
+fn dead_spot(clock: LinkClock) -> Link {
+    let paths = |loss: f64| [(); 2].map(|()| Path { loss: loss.into(), ..Path::default() });
+    let change = |ms, loss| LinkChange { time: Duration::from_millis(ms), paths: paths(loss) };
+    Link { changes: vec![change(10, 1.0), change(20, 0.0)], clock, ..Link::default() }
+}
+
+#[test]
+fn time_counts_from_each_connections_syn_or_from_the_links_first_packet() {
+    let fates = |clock| {
+        let mut emulator = Emulator::new(dead_spot(clock), 0);
+        let mut arrive = |port: u16, at: Nanos, flags, seq| {
+            let mut bytes = frame(Direction::ToServer, seq, 0, flags, 0);
+            bytes[34..36].copy_from_slice(&port.to_be_bytes());
+            emulator.arrive(Direction::ToServer, at * MS, bytes).0 == Decision::Pass
+        };
+        let first = [arrive(1, 1_000, Flags::SYN, 9), arrive(1, 1_012, Flags::ACK, 10)];
+        let second = [
+            arrive(2, 1_015, Flags::SYN, 9),
+            arrive(2, 1_021, Flags::ACK, 10),
+            arrive(2, 1_026, Flags::ACK, 11),
+        ];
+        // The port is used again: a new connection, and a new clock.
+        let third = [arrive(1, 2_012, Flags::SYN, 99), arrive(1, 2_021, Flags::ACK, 100)];
+        // The same SYN once more is not.
+        let again = [arrive(1, 2_023, Flags::SYN, 99), arrive(1, 2_033, Flags::ACK, 101)];
+        (first, second, third, again)
+    };
+    assert_eq!(
+        fates(LinkClock::Connection),
+        ([true, false], [true, true, false], [true, true], [false, true])
+    );
+    assert_eq!(fates(LinkClock::Link), ([true, false], [false, true, true], [true, true], [true, true]));
 }

@@ -38,6 +38,16 @@ pub struct Chance {
     pub reorder: f64,
     /// The packet's share of the link's jitter, from 0 to 1.
     pub jitter: f64,
+    /// Decides whether [`Loss::Bursts`](crate::Loss) changes its state.
+    pub burst: f64,
+    /// Decides in which state it is, if this is the first packet.
+    pub start: f64,
+    /// Sent twice if below the path's `duplicate`.
+    pub duplicate: f64,
+    /// Changed by one bit if below the path's `corrupt`.
+    pub corrupt: f64,
+    /// Which bit, as its place in the packet.
+    pub place: f64,
 }
 
 impl Identity {
@@ -57,7 +67,16 @@ impl Identity {
         let mut stream = ChaCha8Rng::from_seed(key);
         // 53 bits: as many as a double holds exactly.
         let mut draw = || (stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        Chance { loss: draw(), reorder: draw(), jitter: draw() }
+        Chance {
+            loss: draw(),
+            reorder: draw(),
+            jitter: draw(),
+            burst: draw(),
+            start: draw(),
+            duplicate: draw(),
+            corrupt: draw(),
+            place: draw(),
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
+use crate::loss::Loss;
+use crate::mtu::PathMtu;
 use crate::named::Named;
+use crate::trace::Trace;
 use crate::units::{Bytes, Rate};
 
 /// Which way a packet goes.
@@ -38,36 +39,54 @@ impl Direction {
 }
 
 /// One direction of a link.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Path {
     /// Shortest time that a packet takes.
-    #[serde(with = "crate::duration")]
     pub delay: Duration,
     /// Added to `delay`, evenly distributed between 0 and this; it does not reorder.
-    #[serde(with = "crate::duration")]
     pub jitter: Duration,
     /// Bits a second, counted over whole Ethernet frames; none for no limit.
     pub rate: Option<Rate>,
+    /// In the place of a rate: when the link delivers, of IP packets without their Ethernet header.
+    pub trace: Option<Trace>,
     /// Longest queue before the rate limit, in bytes; packets beyond it are dropped.
     pub queue: Option<Bytes>,
-    /// Probability of losing a packet, 0 to 1.
-    #[serde(deserialize_with = "probability")]
-    pub loss: f64,
+    /// How packets are lost by chance.
+    pub loss: Loss,
     /// Probability, 0 to 1, of holding a packet back for `reorder_by`, so that later ones overtake it.
-    #[serde(deserialize_with = "probability")]
     pub reorder: f64,
     /// How long a reordered packet is held back.
-    #[serde(with = "crate::duration")]
     pub reorder_by: Duration,
+    /// Probability, 0 to 1, of sending a packet twice, the second right behind the first.
+    pub duplicate: f64,
+    /// Probability, 0 to 1, of changing one bit of a packet behind its Ethernet header.
+    pub corrupt: f64,
+    /// Largest packet that passes; none for what the hosts' interfaces allow, 1500 bytes.
+    pub mtu: Option<PathMtu>,
 }
 
-fn probability<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let value = f64::deserialize(deserializer)?;
-    if (0.0..=1.0).contains(&value) {
-        return Ok(value);
+impl Path {
+    /// Whether anything here depends on chance.
+    fn is_random(&self) -> bool {
+        let chances = [self.reorder, self.duplicate, self.corrupt];
+        !self.loss.is_none() || !self.jitter.is_zero() || chances.iter().any(|chance| *chance > 0.0)
     }
-    Err(D::Error::custom(format!("{value} is no probability: it must be between 0 and 1")))
+
+    fn validate(&self) -> Result<(), String> {
+        let chances = [("reorder", self.reorder), ("duplicate", self.duplicate), ("corrupt", self.corrupt)];
+        for (key, value) in chances.into_iter().chain([("loss", self.loss.rate())]) {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(format!("`{key}` is a probability between 0 and 1, not {value}"));
+            }
+        }
+        if self.reorder > 0.0 && self.reorder_by.is_zero() {
+            return Err("`reorder` needs `reorder_by`: how long a packet is held back".to_owned());
+        }
+        if self.rate.is_none() && self.trace.is_none() && self.queue.is_some() {
+            return Err("`queue` needs `rate` or `trace`: without one nothing ever waits".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// A fault that is triggered by an event, not by chance.
@@ -100,10 +119,22 @@ pub enum LinkFault {
     },
 }
 
+impl LinkFault {
+    /// Whether both are the same fault of the same direction, whatever their numbers.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let direction = |fault: &Self| match *fault {
+            Self::HoldDataUntilReset { direction, .. }
+            | Self::DropDataSegment { direction, .. }
+            | Self::HoldAcks { direction, .. } => direction,
+        };
+        std::mem::discriminant(self) == std::mem::discriminant(other) && direction(self) == direction(other)
+    }
+}
+
 /// The network between server and client.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Link {
-    /// The preset's name, or `custom`.
+    /// The preset's name, its own name in a scenario, or `custom`.
     pub name: String,
     /// No emulated link: both ends in one namespace, over `lo`.
     pub loopback: bool,
@@ -111,6 +142,31 @@ pub struct Link {
     pub paths: [Path; 2],
     /// Faults that events trigger.
     pub faults: Vec<LinkFault>,
+    /// What the paths are like later on, in order of time.
+    pub changes: Vec<LinkChange>,
+    /// From when `changes` and traces count their time.
+    pub clock: LinkClock,
+}
+
+/// What a link is like from a time on, until the next change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinkChange {
+    /// When, by the link's clock.
+    pub time: Duration,
+    /// The paths from then on.
+    pub paths: [Path; 2],
+}
+
+/// From when a link's changes and traces count their time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkClock {
+    /// From each connection's SYN. Each connection then has rate, queue and traces to itself, so that a trial does not depend on
+    /// those beside it.
+    #[default]
+    Connection,
+    /// From the link's first packet.
+    Link,
 }
 
 /// The presets.
@@ -144,13 +200,17 @@ impl Named for Link {
             "lan" => (symmetric(path(Duration::from_micros(150), Duration::ZERO, 1_000, 512)), vec![]),
             "wifi" => (symmetric(path(ms(3), ms(1), 40, 256)), vec![]),
             "wifi-lossy" => {
-                let lossy =
-                    Path { loss: 0.02, reorder: 0.005, reorder_by: ms(4), ..path(ms(4), ms(3), 20, 128) };
+                let lossy = Path {
+                    loss: Loss::Each(0.02),
+                    reorder: 0.005,
+                    reorder_by: ms(4),
+                    ..path(ms(4), ms(3), 20, 128)
+                };
                 (symmetric(lossy), vec![])
             }
             "mobile" => {
-                let down = Path { loss: 0.002, ..path(ms(35), ms(10), 20, 512) };
-                let up = Path { loss: 0.002, ..path(ms(35), ms(10), 5, 256) };
+                let down = Path { loss: Loss::Each(0.002), ..path(ms(35), ms(10), 20, 512) };
+                let up = Path { loss: Loss::Each(0.002), ..path(ms(35), ms(10), 5, 256) };
                 ([down, up], vec![])
             }
             "satellite" => ([path(ms(270), ms(5), 20, 2_048), path(ms(270), ms(5), 4, 512)], vec![]),
@@ -160,7 +220,8 @@ impl Named for Link {
             }
             _ => return None,
         };
-        Some(Self { name: name.to_owned(), loopback: name == "loopback", paths, faults })
+        let loopback = name == "loopback";
+        Some(Self { name: name.to_owned(), loopback, paths, faults, ..Self::default() })
     }
 }
 
@@ -170,80 +231,49 @@ impl Link {
         &self.paths[direction.index()]
     }
 
+    /// The paths at this time by the link's clock.
+    pub fn paths_at(&self, time: Duration) -> &[Path; 2] {
+        let later = self.changes.partition_point(|change| change.time <= time);
+        later.checked_sub(1).map_or(&self.paths, |last| &self.changes[last].paths)
+    }
+
+    /// When the link changes next after this time.
+    pub fn next_change(&self, time: Duration) -> Option<Duration> {
+        let later = self.changes.partition_point(|change| change.time <= time);
+        self.changes.get(later).map(|change| change.time)
+    }
+
+    /// The paths of all times.
+    pub(crate) fn all_paths(&self) -> impl Iterator<Item = &Path> {
+        self.paths.iter().chain(self.changes.iter().flat_map(|change| &change.paths))
+    }
+
+    /// Whether each connection has a clock of its own, and with it its own rate and queue.
+    pub(crate) fn is_apart(&self) -> bool {
+        let has_clock = !self.changes.is_empty() || self.all_paths().any(|path| path.trace.is_some());
+        has_clock && self.clock == LinkClock::Connection
+    }
+
+    /// Whether what the link does depends on what is in a packet.
+    pub(crate) fn looks(&self) -> bool {
+        let path = |path: &Path| path.is_random() || path.mtu.is_some();
+        !self.faults.is_empty() || self.is_apart() || self.all_paths().any(path)
+    }
+
     /// Checks the numbers.
     ///
     /// # Errors
     /// Returns a message that names the key that is out of its range.
     pub fn validate(&self) -> Result<(), String> {
-        for path in &self.paths {
-            for (key, value) in [("loss", path.loss), ("reorder", path.reorder)] {
-                if !(0.0..=1.0).contains(&value) {
-                    return Err(format!("`{key}` is a probability between 0 and 1, not {value}"));
-                }
-            }
-            if path.reorder > 0.0 && path.reorder_by.is_zero() {
-                return Err("`reorder` needs `reorder_by`: how long a packet is held back".to_owned());
-            }
-            if path.rate.is_none() && path.queue.is_some() {
-                return Err("`queue` needs `rate`: without a rate nothing ever waits".to_owned());
-            }
-        }
+        self.all_paths().try_for_each(Path::validate)?;
         let nth_is_zero = |fault: &LinkFault| matches!(fault, LinkFault::DropDataSegment { nth: 0, .. });
         if self.faults.iter().any(nth_is_zero) {
             return Err("`nth` counts from 1".to_owned());
         }
+        if !self.changes.is_sorted_by_key(|change| change.time) {
+            return Err("the link's changes are not in order of time".to_owned());
+        }
         Ok(())
-    }
-}
-
-/// Parses a link in a scenario: the name of a preset, or a table. A table may name a preset as its `base`, replaces
-/// whole paths of it, and adds faults.
-impl<'de> Deserialize<'de> for Link {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-        struct Table {
-            base: Option<String>,
-            both: Option<Path>,
-            to_client: Option<Path>,
-            to_server: Option<Path>,
-            #[serde(default)]
-            fault: Vec<LinkFault>,
-        }
-        /// Not an untagged enum: its errors would not say where in the file they are.
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Link;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                write!(f, "the name of a link ({}) or a table", PRESETS.join(", "))
-            }
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Link, E> {
-                Link::named(name).map_err(E::custom)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Link, A::Error> {
-                let table = Table::deserialize(MapAccessDeserializer::new(map))?;
-                let mut link = match &table.base {
-                    Some(name) => Link::named(name).map_err(A::Error::custom)?,
-                    None => Link {
-                        paths: Default::default(),
-                        faults: vec![],
-                        loopback: false,
-                        name: String::new(),
-                    },
-                };
-                if link.loopback {
-                    return Err(A::Error::custom("`loopback` has no wire that could differ"));
-                }
-                link.name = "custom".to_owned();
-                let [to_client, to_server] = link.paths;
-                let either = |own: Option<Path>, old| own.or_else(|| table.both.clone()).unwrap_or(old);
-                link.paths = [either(table.to_client, to_client), either(table.to_server, to_server)];
-                link.faults.extend(table.fault);
-                link.validate().map_err(A::Error::custom)?;
-                Ok(link)
-            }
-        }
-        deserializer.deserialize_any(Either)
     }
 }
 

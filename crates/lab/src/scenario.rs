@@ -1,5 +1,6 @@
 //! Parses scenarios: TOML files with experiments and their expected results.
 
+use std::path::Path;
 use std::time::Duration;
 
 use linger::Policy;
@@ -9,10 +10,11 @@ use crate::bed::IpVersion;
 use crate::cell::{CellPlan, Trials};
 use crate::ending::Ending;
 use crate::expectation::Expectation;
-use crate::link::Link;
+use crate::link_file::Links;
 use crate::named::Named;
 use crate::peer::Peer;
 use crate::real::CellClient;
+use crate::sweep::{self, Sizes};
 use crate::units::Bytes;
 
 /// A scenario: cells, and what is expected of them.
@@ -124,11 +126,11 @@ struct File {
     peer: Vec<Peer>,
     #[serde(default = "usual_client", deserialize_with = "clients")]
     client: Vec<CellClient>,
-    link: Link,
-    response: Option<Bytes>,
-    request: Option<Bytes>,
-    extra: Option<Bytes>,
-    upload: Option<Bytes>,
+    link: Links,
+    response: Option<Sizes>,
+    request: Option<Sizes>,
+    extra: Option<Sizes>,
+    upload: Option<Sizes>,
     trials: Option<u64>,
     concurrency: Option<u64>,
     ip: Option<IpVersion>,
@@ -144,43 +146,80 @@ struct File {
     expect: Expected,
 }
 
-impl Scenario {
-    /// Reads a scenario. `name` is the file's name, for error messages.
-    ///
-    /// # Errors
-    /// Returns a message that names the file and the key that are wrong; for errors of syntax and type, also the line.
-    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| format!("{name}: {error}"))?;
-        let policy = file.policy.policy().map_err(|error| format!("{name}: [policy]: {error}"))?;
-        let bytes = |value: Option<Bytes>, usual: u64| value.map_or(usual, |bytes| bytes.0);
+impl File {
+    /// The cells of all lists, links first, then sizes, endings, peers and clients.
+    fn cells(self, policy: Policy) -> Result<Vec<(CellPlan, Option<Expectation>)>, String> {
+        let any = CellPlan::new(self.ending[0], self.peer[0], self.link.0[0].clone());
+        let sizes = [
+            Sizes::or(&self.response, any.response),
+            Sizes::or(&self.request, any.request),
+            Sizes::or(&self.extra, any.extra),
+            Sizes::or(&self.upload, any.upload),
+        ];
+        sweep::check(&[
+            ("link", self.link.0.len()),
+            ("response", sizes[0].len()),
+            ("request", sizes[1].len()),
+            ("extra", sizes[2].len()),
+            ("upload", sizes[3].len()),
+            ("ending", self.ending.len()),
+            ("peer", self.peer.len()),
+            ("client", self.client.len()),
+        ])?;
+        let sizes = sweep::product(sizes);
         let mut cells = Vec::new();
-        for ending in &file.ending {
-            for (peer, client) in
-                file.peer.iter().flat_map(|peer| file.client.iter().map(move |client| (peer, client)))
+        for (link, sizes) in self.link.0.iter().flat_map(|link| sizes.iter().map(move |sizes| (link, sizes)))
+        {
+            for (ending, peer) in
+                self.ending.iter().flat_map(|ending| self.peer.iter().map(move |peer| (*ending, *peer)))
             {
-                let usual = CellPlan::new(*ending, *peer, file.link.clone());
-                let plan = CellPlan {
-                    client: *client,
-                    response: bytes(file.response, usual.response),
-                    request: bytes(file.request, usual.request),
-                    extra: bytes(file.extra, usual.extra),
-                    upload: bytes(file.upload, usual.upload),
-                    ip: file.ip.unwrap_or_default(),
-                    concurrency: file.concurrency.unwrap_or(usual.concurrency),
-                    trials: file.trials.map_or(usual.trials, Trials::Exactly),
-                    policy,
-                    congestion: file.congestion.clone(),
-                    backlog: file.backlog.unwrap_or(usual.backlog),
-                    receive_buffer: file.receive_buffer.map(|bytes| bytes.0 as usize),
-                    timeout: file.timeout.unwrap_or(usual.timeout),
-                    seed: file.seed.unwrap_or(usual.seed),
-                    ..usual
-                };
-                plan.validate().map_err(|error| format!("{name}: {error}"))?;
-                cells.push((plan, file.expect.of(*ending)));
+                for client in &self.client {
+                    let usual = CellPlan::new(ending, peer, link.clone());
+                    let plan = self.plan(usual, *client, *sizes, policy);
+                    plan.validate()?;
+                    cells.push((plan, self.expect.of(ending)));
+                }
             }
         }
-        Ok(Self { title: file.title, cells })
+        Ok(cells)
+    }
+
+    fn plan(&self, usual: CellPlan, client: CellClient, sizes: [u64; 4], policy: Policy) -> CellPlan {
+        let [response, request, extra, upload] = sizes;
+        CellPlan {
+            client,
+            response,
+            request,
+            extra,
+            upload,
+            ip: self.ip.unwrap_or_default(),
+            concurrency: self.concurrency.unwrap_or(usual.concurrency),
+            trials: self.trials.map_or(usual.trials, Trials::Exactly),
+            policy,
+            congestion: self.congestion.clone(),
+            backlog: self.backlog.unwrap_or(usual.backlog),
+            receive_buffer: self.receive_buffer.map(|bytes| bytes.0 as usize),
+            timeout: self.timeout.unwrap_or(usual.timeout),
+            seed: self.seed.unwrap_or(usual.seed),
+            ..usual
+        }
+    }
+}
+
+impl Scenario {
+    /// Reads a scenario. `name` is the file's name, for error messages; the traces that its links name count from its directory.
+    ///
+    /// # Errors
+    /// Returns a message that names the file and the key that are wrong; for errors of syntax and type, also the line. Of a trace
+    /// it names the trace's file and line.
+    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let mut file: File = toml::from_str(text).map_err(|error| format!("{name}: {error}"))?;
+        let policy = file.policy.policy().map_err(|error| format!("{name}: [policy]: {error}"))?;
+        let directory = Path::new(name).parent().unwrap_or(Path::new(""));
+        file.link.read_traces(directory).map_err(|error| format!("{name}: [link]: {error}"))?;
+        let title = std::mem::take(&mut file.title);
+        let cells = file.cells(policy).map_err(|error| format!("{name}: {error}"))?;
+        Ok(Self { title, cells })
     }
 }
 
@@ -210,6 +249,49 @@ lingering = "none"
         assert_eq!((close.response, *expected), (200_000, Some(Expectation::NotKept(Share::Most))));
         assert_eq!(close.link.paths[0].delay, Duration::from_millis(5));
         assert_eq!(close.link.paths[1].delay, Duration::from_millis(3), "the other way is wifi's");
+    }
+
+    #[test]
+    fn lists_make_cells_of_their_own() {
+        let text = GOOD
+            .replace("\"200k\"", "[\"1k\", 64_000]\nrequest = [10, 20]")
+            .replace("[link]", "[[link]]")
+            .replace("[expect]", "[[link]]\nname = \"bare\"\n[expect]");
+        let scenario = Scenario::parse("good.toml", &text).unwrap();
+        let cells: Vec<_> = scenario
+            .cells
+            .iter()
+            .map(|(plan, _)| (plan.link.name.as_str(), plan.response, plan.request, plan.ending))
+            .collect();
+        assert_eq!(cells.len(), 2 * 2 * 2 * 2);
+        assert_eq!(cells[0], ("custom", 1_000, 10, Ending::Close));
+        assert_eq!(cells[3], ("custom", 1_000, 20, Ending::Lingering));
+        assert_eq!(cells[15], ("bare", 64_000, 20, Ending::Lingering));
+        let many = |list: &str, count| format!("{list} = {:?}", (1..=count).collect::<Vec<_>>());
+        let text = GOOD.replace("response = \"200k\"", &(many("response", 20) + "\n" + &many("extra", 30)));
+        let error = Scenario::parse("bad.toml", &text).unwrap_err();
+        assert!(error.contains("20 of `response` times 30 of `extra` times 2 of `ending`"), "{error}");
+    }
+
+    #[test]
+    fn a_trace_counts_from_the_scenarios_directory() {
+        let directory = std::env::temp_dir().join(format!("linger-trace-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("good.trace"), "1\n5\n").unwrap();
+        std::fs::write(directory.join("bad.trace"), "1\n5\nx\n").unwrap();
+        let name = directory.join("s.toml");
+        let name = name.to_str().unwrap();
+        let with = |file: &str| GOOD.replace("delay = \"5ms\"", &format!("trace = \"{file}\""));
+        let good = Scenario::parse(name, &with("good.trace")).unwrap();
+        let error = |file: &str| Scenario::parse(name, &with(file)).unwrap_err();
+        let (bad, none, folder) = (error("bad.trace"), error("none.trace"), error("."));
+        std::fs::remove_dir_all(&directory).unwrap();
+        let trace = good.cells[1].0.link.paths[0].trace.as_ref().unwrap();
+        assert!(trace.is_read() && trace.time(1) == 5_000_000);
+        assert_eq!(good.cells[1].0.link.paths[1].trace, None);
+        assert!(bad.contains("bad.trace, line 3: `x` is no time: a mahimahi trace has"), "{bad}");
+        assert!(none.contains("none.trace: No such file"), "{none}");
+        assert!(folder.contains("not a regular file"), "{folder}");
     }
 
     #[test]
@@ -251,6 +333,10 @@ lingering = "none"
         refused("peer =", "client = \"rude\"\npeer =", &["line 4", "rude", "sends-first"]);
         refused("\"close\", ", "\"closed\", ", &["line 3", "closed", "shutdown-close"]);
         refused("\"200k\"", "\"200 parsecs\"", &["line 5", "response", "KiB"]);
+        refused("\"200k\"", "-5", &["line 5", "response", "-5", "positive"]);
+        refused("\"200k\"", "[\"1k\", \"x\"]", &["line 5", "response", "`x`"]);
+        refused("\"200k\"", "[\"1k\", 1000]", &["line 5", "response", "1000 bytes stand twice"]);
+        refused("\"200k\"", "[]", &["line 5", "response", "empty list"]);
         refused("\"most\"", "\"many\"", &["line 10", "close", "most"]);
         refused("\"most\"", "{ lost = \"many\" }", &["line 10", "close", "most"]);
         refused("\"most\"", "{ gone = \"most\" }", &["line 10", "gone", "at-risk"]);

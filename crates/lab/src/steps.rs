@@ -7,8 +7,8 @@ use std::time::Duration;
 use linger::Outcome;
 use linger_packet::{Flags, Segment};
 
+use crate::clock::Nanos;
 use crate::clock::now;
-use crate::emulator::Nanos;
 use crate::ending::Ending;
 use crate::link::Direction;
 use crate::lock;

@@ -71,22 +71,25 @@ fn scale(number: f64, factor: u64) -> Option<u64> {
     (value < u64::MAX as f64 / 2.0).then_some(value as u64)
 }
 
-/// Accepts a number as well as text, for scenario files.
+/// Reads a number as well as text, for scenario files; both as text.
+pub(crate) fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a positive whole number, or text with a unit")]
+    enum Either {
+        Number(u64),
+        Text(String),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::Number(number) => number.to_string(),
+        Either::Text(text) => text,
+    })
+}
+
 macro_rules! from_number_or_text {
     ($type:ident) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                #[derive(Deserialize)]
-                #[serde(untagged, expecting = "a positive whole number, or text with a unit")]
-                enum Either {
-                    Number(u64),
-                    Text(String),
-                }
-                match Either::deserialize(deserializer)? {
-                    Either::Number(number) => number.to_string().parse(),
-                    Either::Text(text) => text.parse(),
-                }
-                .map_err(D::Error::custom)
+                number_or_text(deserializer)?.parse().map_err(D::Error::custom)
             }
         }
     };

@@ -10,8 +10,9 @@ use linger_netns::Namespace;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::capture::Capture;
-use crate::clock::now;
-use crate::emulator::{Decision, Emulator, Nanos};
+use crate::clock::{Nanos, now};
+use crate::decision::Decision;
+use crate::emulator::Emulator;
 use crate::identity::Identity;
 use crate::kernel::{Frame, FramePool, Port};
 use crate::link::{Direction, Link};
@@ -23,7 +24,7 @@ use crate::steps::{Actor, ResetWatch, Steps};
 pub struct WireReport {
     /// Frames that left the link.
     pub carried: u64,
-    /// Frames lost by chance or by a fault.
+    /// Frames lost by chance or by a fault, or too large for the link.
     pub lost: u64,
     /// Frames dropped because the queue before the rate limit was full.
     pub queue_full: u64,
@@ -199,7 +200,7 @@ impl Pump {
             self.record(direction, false, &copy, decision);
         }
         match decision {
-            Decision::Lost | Decision::Dropped => self.report.lost += 1,
+            Decision::Lost | Decision::Dropped | Decision::TooBig => self.report.lost += 1,
             Decision::QueueFull => self.report.queue_full += 1,
             _ => {}
         }

@@ -26,13 +26,14 @@ fn random_plan(seed: u64) -> CellPlan {
             jitter: Duration::from_micros(upto(5_000)),
             rate: Some(Rate(mbit * 1_000_000)),
             queue: Some(Bytes(32_768 + upto(400_000))),
-            loss: upto(30) as f64 / 1_000.0,
+            loss: (upto(30) as f64 / 1_000.0).into(),
             reorder: upto(20) as f64 / 1_000.0,
             reorder_by: Duration::from_micros(100 + upto(8_000)),
+            ..Path::default()
         }
     };
     let paths = [path(), path()];
-    let link = Link { name: format!("random-{seed}"), loopback: false, paths, faults: vec![] };
+    let link = Link { name: format!("random-{seed}"), paths, ..Link::default() };
     let peers: Vec<Peer> = Peer::ALL.into_iter().filter(|peer| *peer != Peer::NeverReads).collect();
     let peer = peers[upto(peers.len() as u64 - 1) as usize];
     let mut plan = CellPlan::new(Ending::Lingering, peer, link);

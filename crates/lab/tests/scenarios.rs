@@ -58,4 +58,6 @@ scenarios! {
     one_segment_overtaken = "one-segment-overtaken";
     peer_that_never_closes = "peer-that-never-closes";
     slow_reader_on_loopback = "slow-reader-on-loopback";
+    small_mtu = "small-mtu";
+    the_long_walk = "the-long-walk";
 }

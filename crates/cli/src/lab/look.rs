@@ -28,6 +28,12 @@ pub(super) fn network(plan: &CellPlan) -> String {
 /// An emulated link's name, delay and rate.
 pub(super) fn in_words(link: &Link) -> String {
     let path = &link.paths[0];
-    let rate = path.rate.map_or(String::new(), |rate| format!(", {} Mbit/s", rate.0 as f64 / 1e6));
-    format!("{} of {} ms{rate}", link.name, path.delay.as_secs_f64() * 1e3)
+    let rate = match (path.rate, &path.trace) {
+        (Some(rate), _) => format!(", {} Mbit/s", rate.0 as f64 / 1e6),
+        (None, Some(_)) => ", by a trace".to_owned(),
+        (None, None) => String::new(),
+    };
+    let mtu = path.mtu.map_or(String::new(), |mtu| format!(", mtu {}", mtu.bytes));
+    let changes = if link.changes.is_empty() { "" } else { ", changing" };
+    format!("{} of {} ms{rate}{mtu}{changes}", link.name, path.delay.as_secs_f64() * 1e3)
 }

@@ -8,6 +8,7 @@ mod one;
 mod page;
 mod plan;
 mod results;
+mod sizes;
 mod story;
 mod text;
 mod three;

@@ -11,6 +11,7 @@ use linger_why::html::{self, begin, end, escape, list, row};
 
 use super::look::network;
 use super::results::{Outcome, Results};
+use super::sizes::Differing;
 use super::text;
 use crate::tools::tools;
 
@@ -43,8 +44,9 @@ pub(super) fn grid(results: &Results, titles: &[String], drawn: &[DrawnCell<'_>]
     if !cells.is_empty() {
         key(&mut out)?;
     }
+    let sizes = results.sizes();
     for group in text::groups(&cells) {
-        table(&mut out, &group)?;
+        table(&mut out, &group, &sizes)?;
     }
     backlog(&mut out, &bursts)?;
     let expected: Vec<String> = text::expected(results);
@@ -157,7 +159,7 @@ fn key(out: &mut impl Write) -> io::Result<()> {
 }
 
 /// The cells of one link: endings down, peers across, and what the servers' kernels counted.
-fn table(out: &mut impl Write, cells: &[&CellReport]) -> io::Result<()> {
+fn table(out: &mut impl Write, cells: &[&CellReport], sizes: &Differing) -> io::Result<()> {
     const COUNTED: [(&str, &str); 4] = [
         ("aborts: close", "TCPAbortOnClose"),
         ("data", "TCPAbortOnData"),
@@ -166,7 +168,9 @@ fn table(out: &mut impl Write, cells: &[&CellReport]) -> io::Result<()> {
     ];
     let Some(first) = cells.first() else { return Ok(()) };
     let peers = text::distinct(cells.iter().map(|cell| cell.plan.peer));
-    writeln!(out, "<h2>{}</h2>", escape(capital(&network(&first.plan))))?;
+    let words = sizes.words(&first.plan);
+    let comma = if words.is_empty() { "" } else { ": " };
+    writeln!(out, "<h2>{}{comma}{words}</h2>", escape(capital(&network(&first.plan))))?;
     writeln!(out, "<div class=\"heatbox\" tabindex=\"0\">\n<table class=\"heat\">")?;
     writeln!(
         out,

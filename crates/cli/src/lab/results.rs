@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use linger_lab::{BacklogPlan, BacklogReport, CellPlan, CellReport, Ending, Expectation, Peer, Share};
 
+use super::sizes::Differing;
+
 /// A task, and the expected result.
 pub(crate) struct Task {
     pub(crate) plan: Plan,
@@ -17,6 +19,11 @@ impl Task {
     pub(crate) fn new(plan: Plan, expect: Option<Expectation>) -> Self {
         Self { plan, expect, name: String::new() }
     }
+
+    /// The cell that the task tries, if it is one.
+    pub(crate) fn cell(&self) -> Option<&CellPlan> {
+        if let Plan::Cell(plan) = &self.plan { Some(plan) } else { None }
+    }
 }
 
 /// Base name of a cell's files, if it is the only one of its kind.
@@ -25,15 +32,27 @@ pub(crate) fn name(plan: &CellPlan) -> String {
     format!("{}-{}{client}-{}", plan.ending, plan.peer, plan.link.name)
 }
 
-/// Names the tasks: the second of a kind has `-2` at the end, in the order in which the tasks stand.
+/// Names the tasks: of several of a kind each has the sizes in which they differ at its end, and the second with the same sizes
+/// has `-2`, in the order in which the tasks stand.
 pub(crate) fn name_all(tasks: &mut [Task]) {
-    let mut seen = HashMap::new();
-    for task in tasks {
-        let Plan::Cell(plan) = &task.plan else { continue };
-        task.name = name(plan);
-        let count = seen.entry(task.name.clone()).and_modify(|count| *count += 1).or_insert(1);
-        if *count > 1 {
-            let _ = write!(task.name, "-{count}");
+    let mut kinds: HashMap<String, Vec<usize>> = HashMap::new();
+    for (number, task) in tasks.iter().enumerate() {
+        if let Plan::Cell(plan) = &task.plan {
+            kinds.entry(name(plan)).or_default().push(number);
+        }
+    }
+    for (kind, numbers) in kinds {
+        let plans: Vec<&CellPlan> = numbers.iter().filter_map(|number| tasks[*number].cell()).collect();
+        let sizes = Differing::among(&plans);
+        let suffixes: Vec<String> = plans.into_iter().map(|plan| sizes.suffix(plan)).collect();
+        let mut seen = HashMap::new();
+        for (number, suffix) in numbers.into_iter().zip(suffixes) {
+            let name = &mut tasks[number].name;
+            *name = format!("{kind}{suffix}");
+            let count = seen.entry(name.clone()).and_modify(|count| *count += 1).or_insert(1);
+            if *count > 1 {
+                let _ = write!(name, "-{count}");
+            }
         }
     }
 }
@@ -123,6 +142,11 @@ impl Results {
         }
     }
 
+    /// The sizes in which the cells differ.
+    pub(super) fn sizes(&self) -> Differing {
+        Differing::among(&self.tasks.iter().filter_map(Task::cell).collect::<Vec<_>>())
+    }
+
     pub(crate) fn done(&self) -> impl Iterator<Item = (&Task, &TaskReport)> {
         self.tasks.iter().zip(&self.reports).filter_map(|(task, report)| Some((task, report.as_ref()?)))
     }
@@ -135,5 +159,33 @@ impl Results {
         } else {
             Outcome::AsExpected
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linger_lab::{Link, Named};
+
+    #[test]
+    fn no_two_cells_write_to_the_same_file() {
+        let task = |link: &str, response| {
+            let mut plan = CellPlan::new(Ending::Close, Peer::Unread, Link::named(link).unwrap());
+            plan.response = response;
+            Task::new(Plan::Cell(plan), None)
+        };
+        let mut tasks = [task("wifi", 1), task("lan", 1), task("wifi", 64), task("wifi", 64), task("lan", 1)];
+        name_all(&mut tasks);
+        let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "close-unread-wifi-response1",
+                "close-unread-lan",
+                "close-unread-wifi-response64",
+                "close-unread-wifi-response64-2",
+                "close-unread-lan-2"
+            ]
+        );
     }
 }

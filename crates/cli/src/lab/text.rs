@@ -11,6 +11,7 @@ use linger_untrusted::to_json;
 
 use super::look::{DIM, WIDTH, style};
 use super::results::{Results, Show, TaskReport};
+use super::sizes::Differing;
 use super::three;
 use crate::lines::{self, line};
 
@@ -65,8 +66,9 @@ fn grid(text: &mut String, titles: &[String], cells: &[&CellReport], results: &R
     for title in titles {
         let _ = writeln!(text, "{title}");
     }
+    let sizes = results.sizes();
     for group in groups(cells) {
-        table(text, &group);
+        table(text, &group, &sizes);
     }
     let bursts = bursts(results);
     backlog(text, &bursts);
@@ -79,9 +81,12 @@ fn grid(text: &mut String, titles: &[String], cells: &[&CellReport], results: &R
 pub(super) fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
     let mut groups: Vec<Vec<&CellReport>> = Vec::new();
     for cell in cells {
-        let key =
-            |cell: &CellReport| (cell.plan.link.clone(), cell.plan.response, cell.plan.ip, cell.plan.client);
-        match groups.iter_mut().find(|group| key(group[0]) == key(cell)) {
+        let key = |cell: &CellReport| {
+            let CellPlan { response, request, extra, upload, ip, client, .. } = cell.plan;
+            (response, request, extra, upload, ip, client)
+        };
+        let is_like = |other: &CellReport| key(other) == key(cell) && other.plan.link == cell.plan.link;
+        match groups.iter_mut().find(|group| is_like(group[0])) {
             Some(group) => group.push(cell),
             None => groups.push(vec![cell]),
         }
@@ -106,8 +111,12 @@ pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     })
 }
 
-fn table(text: &mut String, cells: &[&CellReport]) {
+fn table(text: &mut String, cells: &[&CellReport], sizes: &Differing) {
     let first = cells[0];
+    let words = sizes.words(&first.plan);
+    if !words.is_empty() {
+        let _ = writeln!(text, "{words}");
+    }
     let peers = distinct(cells.iter().map(|cell| cell.plan.peer));
     if !first.plan.client.is_usual() {
         let _ = writeln!(text, "the client: {}", first.plan.client);
@@ -268,9 +277,14 @@ fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) 
 /// What the scenarios expected and what came, and what nobody expected.
 pub(super) fn expected(results: &Results) -> Vec<String> {
     let mut all = Vec::new();
+    let sizes = results.sizes();
     for (task, report) in results.done() {
         let TaskReport::Cell(cell) = report else { continue };
-        let (name, tally) = (name(&cell.plan), &cell.tally);
+        let (mut name, tally) = (name(&cell.plan), &cell.tally);
+        let words = sizes.words(&cell.plan);
+        if !words.is_empty() {
+            name = format!("{name}, {words}");
+        }
         let is_unexpected = results.is_unexpected(task, report);
         if let Some(expect) = task.expect {
             let met = if is_unexpected { "NOT MET" } else { "met" };

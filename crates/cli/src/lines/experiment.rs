@@ -54,7 +54,7 @@ impl From<&Tally> for Counts {
 struct Carried {
     /// Frames that left the link.
     link_carried: Option<u64>,
-    /// Frames lost by chance or by a fault.
+    /// Frames lost by chance or by a fault, or too large for the link.
     link_lost: Option<u64>,
     /// Frames dropped because the queue before the rate limit was full.
     link_queue_full: Option<u64>,
@@ -95,6 +95,10 @@ pub(crate) struct Cell {
     response_bytes: u64,
     /// Size of the part of the request that the server reads.
     request_bytes: u64,
+    /// Bytes beyond the request, of peers that send so many.
+    extra_bytes: u64,
+    /// Bytes beyond the request, of the peer `upload`.
+    upload_bytes: u64,
     #[serde(flatten)]
     counts: Counts,
     /// What caused the losses: `nobody`, `close`, `accept_queue` or `unclear`.
@@ -130,6 +134,8 @@ impl Cell {
             ip: if plan.ip == IpVersion::V4 { 4 } else { 6 },
             response_bytes: plan.response,
             request_bytes: plan.request,
+            extra_bytes: plan.extra,
+            upload_bytes: plan.upload,
             counts: (&report.tally).into(),
             blame: Blame::find(&report.tally, &report.counters).name(),
             server_errors: report.server_errors,

@@ -46,6 +46,22 @@ impl AsRef<[u8]> for Frame {
     }
 }
 
+impl AsMut<[u8]> for Frame {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
+impl From<&[u8]> for Frame {
+    /// A frame of these bytes, as many as one holds.
+    fn from(bytes: &[u8]) -> Self {
+        let mut frame = Self::empty();
+        frame.len = bytes.len().min(FRAME);
+        frame.bytes[..frame.len].copy_from_slice(&bytes[..frame.len]);
+        frame
+    }
+}
+
 /// Frames that are not in use, so that a steady stream allocates nothing.
 #[derive(Debug, Default)]
 pub(crate) struct FramePool(Vec<Frame>);
