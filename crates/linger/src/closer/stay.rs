@@ -21,6 +21,10 @@ const LONGEST: Duration = defaults::TOTAL;
 /// accepted.
 const LOOK: u64 = 500_000_000;
 
+/// How long it counts that descriptors are not lacking, in nanoseconds: an answer for each of some ten thousand closes a second
+/// would cost as much as the rest of their stay.
+const KNOWN: u64 = 3_000_000;
+
 /// The sockets of a closer that stay.
 pub(super) struct Staying {
     /// By age, the oldest first.
@@ -34,12 +38,22 @@ pub(super) struct Staying {
     descriptors: fn() -> Option<u64>,
     /// When to look for that next, if any stays.
     next_look: u64,
+    /// Until when the last answer counts for those that are to stay.
+    known_until: u64,
 }
 
 impl Staying {
     /// Room for `most` sockets in a process that may have so many descriptors (`None` for no limit). From half of them on they run short.
     pub(super) fn new(most: usize, descriptors: fn() -> Option<u64>) -> Self {
-        Self { ring: Ring::EMPTY, count: 0, of_peers: Peers::default(), most, descriptors, next_look: 0 }
+        Self {
+            ring: Ring::EMPTY,
+            count: 0,
+            of_peers: Peers::default(),
+            most,
+            descriptors,
+            next_look: 0,
+            known_until: 0,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -69,6 +83,18 @@ impl Staying {
         }
     }
 
+    /// Whether descriptors are not running short, as far as was found lately.
+    pub(super) fn has_room_beside(&mut self, socket: BorrowedFd<'_>, now: u64) -> bool {
+        if now < self.known_until {
+            return true;
+        }
+        let has_room = !self.run_short_beside(socket);
+        if has_room {
+            self.known_until = now + KNOWN;
+        }
+        has_room
+    }
+
     /// When to look whether descriptors are running short; `None` if none stays.
     pub(super) fn next_look(&self) -> Option<u64> {
         (self.count > 0).then_some(self.next_look)
@@ -81,15 +107,19 @@ impl Staying {
         }
         self.next_look = now + LOOK;
         let oldest = self.oldest().and_then(|index| slab.get(index));
-        oldest.is_some_and(|entry| self.run_short_beside(entry.socket.as_fd()))
+        let runs_short = oldest.is_some_and(|entry| self.run_short_beside(entry.socket.as_fd()));
+        if runs_short {
+            self.known_until = 0;
+        }
+        runs_short
     }
 
     /// Lets the machine of a socket go on whose close has ended so, if it may stay. Returns whether it may.
-    pub(super) fn may(&self, entry: &mut Entry, outcome: &Outcome, now: u64) -> bool {
+    pub(super) fn may(&mut self, entry: &mut Entry, outcome: &Outcome, now: u64) -> bool {
         outcome.ended == Ended::Acknowledged
             && self.most > 0
             && !entry.flags.has(Flags::STAYS)
-            && !self.run_short_beside(entry.socket.as_fd())
+            && self.has_room_beside(entry.socket.as_fd(), now)
             && entry.core.stay(LONGEST, now)
     }
 

@@ -72,12 +72,15 @@ fn where_nothing_may_stay_the_socket_is_closed() {
         let (tell, ended) = channel();
         let watcher: Watcher = Box::new(move |outcome: Outcome| tell.send(outcome.ended).unwrap());
         worker.admit(Arrival { socket, core, watcher: Some(watcher) });
-        while worker.slab.len() > 0 {
+        let end = loop {
+            if let Ok(end) = ended.try_recv() {
+                break end;
+            }
             worker.now = worker.shared.clock().now();
             worker.serve_timers();
             wait(&mut worker);
-        }
-        assert_eq!(ended.try_recv(), Ok(Ended::Acknowledged));
+        };
+        assert_eq!((end, worker.slab.len()), (Ended::Acknowledged, 0));
         assert!(sends_late(&mut client));
     }
 }
@@ -159,6 +162,23 @@ fn a_stop_and_a_shortage_send_all_away() {
         assert_eq!((worker.staying.len(), worker.slab.len()), (0, left));
         assert!(clients.iter_mut().all(sends_late));
     }
+}
+
+/// What was found of the descriptors counts for a moment, and a shortage at once.
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn a_shortage_ends_what_was_known() {
+    let mut worker = worker(Budget::default());
+    let _first = staying(&mut worker);
+    let (_client, socket) = pair();
+    let look = worker.staying.next_look().unwrap();
+    let has_room = |worker: &mut Worker, now| worker.staying.has_room_beside(socket.as_fd(), now);
+    assert!(has_room(&mut worker, look));
+    worker.staying.run_short();
+    assert!(has_room(&mut worker, look + 2_999_999), "it has just been asked");
+    assert!(!has_room(&mut worker, look + 3_000_000));
+    assert!(worker.staying.look(&mut worker.slab, look));
+    assert!(!has_room(&mut worker, look + 1));
 }
 
 /// A process that has no descriptor left accepts nothing, so that no new socket tells of it.
