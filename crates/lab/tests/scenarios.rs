@@ -58,4 +58,5 @@ scenarios! {
     one_segment_overtaken = "one-segment-overtaken";
     peer_that_never_closes = "peer-that-never-closes";
     slow_reader_on_loopback = "slow-reader-on-loopback";
+    unread_upload = "unread-upload";
 }

@@ -266,6 +266,21 @@ fn the_end_of_a_stay_resets_nobody() {
     }
 }
 
+/// A close with unread bytes would reset.
+#[test]
+#[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
+fn what_has_arrived_is_read_before_a_stay_ends() {
+    let mut worker = worker(Budget::default());
+    let (mut client, _) = staying(&mut worker);
+    client.write_all(b"!").unwrap();
+    polled(&worker.slab.get(0).unwrap().socket.as_fd(), rustix::event::PollFlags::IN);
+    worker.let_all_go();
+    assert_eq!((worker.slab.len(), worker.staying.len()), (0, 0));
+    let mut got = String::new();
+    client.read_to_string(&mut got).unwrap();
+    assert_eq!((got.as_str(), client.take_error().unwrap().map(|error| error.kind())), ("answer", None));
+}
+
 /// The bound on a peer's sockets is one on all that the closer holds of it.
 #[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
