@@ -273,7 +273,7 @@ fn what_has_arrived_is_read_before_a_stay_ends() {
     let mut worker = worker(Budget::default());
     let (mut client, _) = staying(&mut worker);
     client.write_all(b"!").unwrap();
-    polled(&worker.slab.get(0).unwrap().socket.as_fd(), rustix::event::PollFlags::IN);
+    polled(worker.slab.get(0).unwrap().socket.as_fd(), rustix::event::PollFlags::IN);
     worker.let_all_go();
     assert_eq!((worker.slab.len(), worker.staying.len()), (0, 0));
     let mut got = String::new();

@@ -99,7 +99,7 @@ impl Teller {
         self.out.flush()
     }
 
-    fn line(&mut self, body: impl lines::LineBody + serde::Serialize) -> Result<(), Stopped> {
+    fn line(&mut self, body: impl lines::LineBody) -> Result<(), Stopped> {
         if self.json {
             self.out.json(&line(body))?;
         }
