@@ -60,4 +60,5 @@ scenarios! {
     slow_reader_on_loopback = "slow-reader-on-loopback";
     small_mtu = "small-mtu";
     the_long_walk = "the-long-walk";
+    unread_upload = "unread-upload";
 }

@@ -64,6 +64,12 @@ impl Socket {
         }
     }
 
+    /// Undoes what the program may have set with `SO_LINGER`.
+    pub(crate) fn forget_linger(&self) {
+        // A socket that refuses the option has no linger to get rid of.
+        let _ = sockopt::set_socket_linger(&self.fd, None);
+    }
+
     /// Closes without waiting, and without a reset unless `abort`, whatever `SO_LINGER` the program has set before.
     ///
     /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one, until the FIN is acknowledged; with

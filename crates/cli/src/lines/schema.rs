@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::common::LineKind;
 use super::{
     LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, peers, probe, receipt, recorded, reset, run,
-    transfer, watch, why,
+    story, transfer, watch, why,
 };
 use crate::exit;
 use crate::output::{Stdout, Stopped};
@@ -56,7 +56,16 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
         Verb::Get | Verb::Put => [progress(), kinds![transfer::Transferred]].concat(),
         Verb::Hunt => kinds![hunt::Hunt, hunt::Replay],
         Verb::Lab => {
-            kinds![experiment::Cell, experiment::Backlog, experiment::Lab, experiment::One, experiment::Exec]
+            kinds![
+                experiment::Cell,
+                experiment::Backlog,
+                experiment::Lab,
+                experiment::One,
+                experiment::Exec,
+                story::StoryUploads,
+                story::StoryBacklog,
+                story::Story
+            ]
         }
         Verb::Ls => kinds![transfer::ListedEntry],
         Verb::Peers => kinds![peers::KnownPeer, peers::OwnKey],

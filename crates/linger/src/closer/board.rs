@@ -80,6 +80,8 @@ pub(super) struct Orders {
     pub(super) evict: usize,
     /// The time by which every close is to end.
     pub(super) deadline: Option<u64>,
+    /// Nothing is to stay any longer behind a close that has ended.
+    pub(super) leave: bool,
     /// The last handle is gone.
     pub(super) no_more: bool,
 }
@@ -239,8 +241,8 @@ impl<A> Shared<A> {
         self.publish_to(&mut board, report);
         std::mem::swap(&mut board.arrivals, &mut work.arrivals);
         work.orders = board.orders;
-        board.orders.evict = 0;
-        let Orders { evict, deadline, no_more } = work.orders;
+        (board.orders.evict, board.orders.leave) = (0, false);
+        let Orders { evict, deadline, no_more, leave: _ } = work.orders;
         let all = evict > 0 || deadline.is_some() || no_more || board.lingering() > self.most as u64;
         board.watched.take(if all { u64::MAX } else { now }, &mut work.watched);
         work.next = board.watched.next().map(|until| until.saturating_add(SLACK));
@@ -294,6 +296,8 @@ impl<A> Shared<A> {
         let end = self.clock.now().saturating_add(u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX));
         let before = self.change(0, |board| {
             board.finishing += 1;
+            // An order of its own: if nothing lingers, the deadline is gone before the thread looks.
+            board.orders.leave = true;
             board.orders.deadline = Some(board.orders.deadline.map_or(end, |other| other.min(end)));
             board.snapshot()
         });

@@ -113,6 +113,9 @@ fn orders_are_given_once_or_stay() {
     shared.evict(usize::MAX);
     shared.evict(1);
     assert_eq!(look(&shared, 0).orders.evict, usize::MAX);
+    shared.finish(Duration::ZERO);
+    assert_eq!(look(&shared, 0).orders, Orders { leave: true, ..Orders::default() });
+    assert_eq!(look(&shared, 0).orders, Orders::default());
     shared.no_more();
     for _ in 0..2 {
         assert_eq!(look(&shared, 0).orders, Orders { no_more: true, ..Orders::default() });

@@ -14,7 +14,7 @@ pub struct Budget {
     /// raises its limit of descriptors does so before it makes the first closer. A socket costs 96 bytes in the closer,
     /// and its send queue in the kernel.
     pub sockets: usize,
-    /// Most sockets that linger at once for one peer: an IPv4 address or an IPv6 /64; `None` for no bound.
+    /// Most sockets of one peer: an IPv4 address or an IPv6 /64; `None` for no bound. Those that stay ([`staying`](Self::staying)) count, and go first.
     ///
     /// The higher the number, the more of the others' sockets one peer can evict. Set no bound behind a proxy or a load
     /// balancer, which is one peer for all clients. Unix sockets have no address and are not counted.
@@ -34,8 +34,10 @@ pub struct Budget {
     ///
     /// A higher number holds more descriptors of peers that never close, and nothing else: the outcome is told before,
     /// [`finish`](crate::Closer::finish) does not wait for these sockets, and they are the first to go where a new one needs room, at
-    /// [`evict`](crate::Closer::evict), and as soon as half of the descriptors that the process may have are taken (the numbers of new
-    /// sockets tell; where none come, a look twice a second).
+    /// [`evict`](crate::Closer::evict), and as soon as half of the descriptors that the process may have then are taken (the numbers of new
+    /// sockets tell; where none come, a look twice a second). What a program holds in the upper half while lower numbers are free is not
+    /// seen until there is no number left: call [`evict`](crate::Closer::evict) where `accept` fails. A stay never ends in a reset that the
+    /// close would not have had, whatever [`at_limit`](crate::Policy::at_limit) says.
     pub staying: usize,
 }
 

@@ -28,6 +28,11 @@ impl Peers {
         (self.key.hash_one(whom) as u32).max(1)
     }
 
+    /// How many sockets this peer has.
+    pub(super) fn count(&self, peer: u32) -> usize {
+        self.of.get(&peer).map_or(0, |(_, count)| *count as usize)
+    }
+
     /// The socket to evict before this peer may have another one, if the peer has as many as allowed.
     pub(super) fn to_evict(&self, peer: u32, most: usize) -> Option<u32> {
         let (ring, count) = self.of.get(&peer)?;
@@ -101,6 +106,7 @@ mod tests {
             peers.enter(&mut slab, index, peer);
         }
         assert_eq!([a, b, c, d].map(|index| slab.get(index).unwrap().peer), [1, 1, 2, 0]);
+        assert_eq!([0, 1, 2, 9].map(|peer| peers.count(peer)), [0, 2, 1, 0]);
         assert_eq!(
             (peers.to_evict(1, 2), peers.to_evict(1, 3), peers.to_evict(2, 1)),
             (Some(a), None, Some(c))

@@ -70,7 +70,7 @@ impl Worker {
             wheel: Wheel::new(),
             acknowledged: Ring::EMPTY,
             pending: Ring::EMPTY,
-            staying: Staying::new(budget.staying, linger_sys::descriptor_limit()),
+            staying: Staying::new(budget.staying, linger_sys::descriptor_limit),
             peers: Peers::default(),
             queue: VecDeque::new(),
             watchers: HashMap::new(),
@@ -101,7 +101,7 @@ impl Worker {
             self.hurry_all(orders.deadline);
         }
         self.orders = orders;
-        if orders.no_more {
+        if orders.no_more || orders.leave {
             self.let_all_go();
         }
         for _ in 0..orders.evict.min(self.slab.len()) {
@@ -127,13 +127,13 @@ impl Worker {
     /// Takes a socket over, after making room for it.
     fn admit(&mut self, arrival: Arrival) {
         let Arrival { socket, core, watcher } = arrival;
-        if self.staying.is_crowded(socket.number()) {
+        if self.staying.len() > 0 && self.staying.is_crowded(socket.number()) {
             self.let_all_go();
         }
         let peer = match self.budget.sockets_per_peer {
             Some(most) => {
                 let peer = self.peers.hash(socket.peer());
-                while let Some(victim) = self.peers.to_evict(peer, most) {
+                while let Some(victim) = self.one_too_many(peer, most) {
                     self.evict(victim);
                 }
                 peer
@@ -305,6 +305,12 @@ impl Worker {
         }
     }
 
+    /// The socket to evict before this peer may have another one; first those that stay.
+    fn one_too_many(&self, peer: u32, most: usize) -> Option<u32> {
+        let left = most.saturating_sub(self.peers.count(peer));
+        self.staying.of_peers.to_evict(peer, left).or_else(|| self.peers.to_evict(peer, most))
+    }
+
     fn evict_one(&mut self) {
         let in_order = [self.staying.oldest(), self.acknowledged.head(), self.pending.head()];
         if let Some(victim) = in_order.into_iter().flatten().next() {
@@ -324,17 +330,17 @@ impl Worker {
     }
 
     /// Lets a socket whose close has ended so stay open, if it may. Returns whether it does.
-    fn keep_open(&mut self, index: u32, outcome: &Outcome) -> bool {
+    fn keep_open(&mut self, index: u32, peer: u32, outcome: &Outcome) -> bool {
         let is_stopping = self.orders.deadline.is_some() || self.orders.no_more;
         let Some(entry) = self.slab.get(index) else { return false };
         if is_stopping || !self.staying.may(entry, outcome, self.now) {
             return false;
         }
         entry.flags.set(Flags::STAYS | Flags::ACKNOWLEDGED);
-        // It is no more one of its peer's, whose bound is on sockets that linger.
-        entry.peer = 0;
+        // If the process ends before the stay, the kernel closes the socket as the program has set this option: `SO_LINGER 0` would reset.
+        entry.socket.forget_linger();
         while self.staying.is_full() && self.let_one_go() {}
-        self.staying.enter(&mut self.slab, index, self.now);
+        self.staying.enter(&mut self.slab, index, peer, self.now);
         true
     }
 
@@ -351,7 +357,6 @@ impl Worker {
 
     fn hurry_all(&mut self, deadline: Option<u64>) {
         let Some(deadline) = deadline else { return };
-        self.let_all_go();
         for index in self.slab.indices() {
             self.hurry(index, deadline);
             let Some(entry) = self.slab.get(index) else { continue };
@@ -380,18 +385,9 @@ impl Worker {
         self.wheel.disarm(&mut self.slab, index);
         let Some(entry) = self.slab.get(index) else { return };
         let (flags, peer) = (entry.flags, entry.peer);
-        if flags.has(Flags::STAYS) {
-            self.staying.leave(&mut self.slab, index);
-        } else if flags.has(Flags::ACKNOWLEDGED) {
-            self.acknowledged.remove(&mut self.slab, index);
-            debug_assert!(self.report.acknowledged > 0, "the acknowledged are counted wrongly");
-            self.report.acknowledged -= 1;
-        } else {
-            self.pending.remove(&mut self.slab, index);
-        }
-        self.peers.leave(&mut self.slab, index, peer);
+        self.leave_rings(index, flags, peer);
         let watcher = if flags.has(Flags::WATCHED) { self.watchers.remove(&index) } else { None };
-        let stays = !abort && self.keep_open(index, &outcome);
+        let stays = !abort && self.keep_open(index, peer, &outcome);
         let over = if stays { None } else { self.slab.remove(index) };
         if let Some(entry) = over {
             if flags.has(Flags::REGISTERED) && !entry.socket.is_lost() {
@@ -405,6 +401,21 @@ impl Worker {
         }
         if stays {
             self.drive(index, 0, false);
+        }
+    }
+
+    /// Takes a socket out of the orders in which sockets are evicted.
+    fn leave_rings(&mut self, index: u32, flags: Flags, peer: u32) {
+        if flags.has(Flags::STAYS) {
+            return self.staying.leave(&mut self.slab, index, peer);
+        }
+        self.peers.leave(&mut self.slab, index, peer);
+        if flags.has(Flags::ACKNOWLEDGED) {
+            self.acknowledged.remove(&mut self.slab, index);
+            debug_assert!(self.report.acknowledged > 0, "the acknowledged are counted wrongly");
+            self.report.acknowledged -= 1;
+        } else {
+            self.pending.remove(&mut self.slab, index);
         }
     }
 

@@ -251,6 +251,8 @@ impl Core {
             return false;
         }
         (self.total, self.grace, self.look) = (total, u32::MAX, Look::InTime);
+        // Its end is no limit that the close has run into: a reset then would be for nothing.
+        self.at_limit = AtLimit::Close;
         self.state = CloseState::Draining { readable: false, sent };
         true
     }

@@ -103,7 +103,8 @@
 //! everything: one is let go for each new socket that `sockets` has no room for and at each [`evict`](crate::Closer::evict), all are at
 //! [`finish`](crate::Closer::finish), when the last handle of the closer is dropped, and as soon as a socket comes whose descriptor's number is
 //! in the upper half of what the process may have (the kernel gives the lowest free number, so that half of all are taken); where none comes, since none can be accepted, a look twice a second finds it. One that stays
-//! longest goes when there is one too many. They are no part of `lingering`, and nothing of them is counted but their number.
+//! longest goes when there is one too many. They are no part of `lingering`, and nothing of them is counted but their number. With `sockets_per_peer`
+//! they are a part of their peer's, and the first of them to go.
 //!
 //! # Not waking at once
 //!

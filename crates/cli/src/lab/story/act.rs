@@ -52,6 +52,11 @@ impl Uploads {
     pub(super) fn is_short(&self) -> bool {
         self.got < self.expected
     }
+
+    /// Connections that the application's kernel reset.
+    pub(super) fn aborts(&self) -> u64 {
+        self.unread + self.late
+    }
 }
 
 /// The first act, and the third.

@@ -47,7 +47,17 @@ pub(super) struct Cast {
 impl Cast {
     /// Looks for the programs, and writes their files.
     pub(super) fn gather() -> io::Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = tempfile::tempdir()
+            .map_err(|error| saying("cannot make a folder for the programs (TMPDIR says where)", &error))?;
+        // It stands in commands and in the programs' files.
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
+        if !folder.path().to_str().is_some_and(|path| path.chars().all(is_plain)) {
+            let told = format!(
+                "{}: the programs cannot be told of such a folder; set TMPDIR to one without spaces and signs",
+                folder.path().display()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, told));
+        }
         // httpd's processes have a user of their own.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         let mut lacks = Vec::new();
@@ -105,19 +115,22 @@ impl Cast {
     /// The application's command, for `sh -c`. `queue` bounds its accept queue.
     pub(super) fn application(&self, is_cured: bool, queue: Option<u32>) -> String {
         let (own, folder) = (self.own.display(), self.folder.path().display());
-        let run = if is_cured { format!("'{own}' run --quiet --") } else { String::new() };
+        // What `run` unpacks goes with the folder, also if its supervisor is killed with the network.
+        let exec = if is_cured {
+            format!("export TMPDIR='{folder}'; exec '{own}' run --quiet --")
+        } else {
+            "exec".to_owned()
+        };
         if !self.is_real {
             let ending = "fcgi serve --ending close --listen $LINGER_SERVER:9002";
-            return format!(
-                "exec {run} '{own}' {ending} --response {BYTES} > '{folder}/application.log' 2>&1"
-            );
+            return format!("{exec} '{own}' {ending} --response {BYTES} > '{folder}/application.log' 2>&1");
         }
         let (socket, workers) = match queue {
             Some(queue) => ("--http-socket", format!("--processes 1 --listen {queue}")),
             None => ("--socket", "--processes 4 --threads 4".to_owned()),
         };
         format!(
-            "exec {run} uwsgi --plugins-dir {PLUGINS} --plugin python3 {socket} $LINGER_SERVER:9002 {workers} --master --need-app \
+            "{exec} uwsgi --plugins-dir {PLUGINS} --plugin python3 {socket} $LINGER_SERVER:9002 {workers} --master --need-app \
              --wsgi-file '{folder}/app.py' --die-on-term --disable-logging > '{folder}/application.log' 2>&1"
         )
     }
@@ -153,13 +166,22 @@ impl Cast {
     }
 
     fn write(&self) -> io::Result<()> {
-        let put = |name: &str, text: &str| std::fs::write(self.file(name), text);
+        let put = |name: &str, text: &str| {
+            let file = self.file(name);
+            std::fs::write(&file, text)
+                .map_err(|error| saying(&format!("cannot write {}", file.display()), &error))
+        };
         put("body", &"\0".repeat(BYTES))?;
         put("app.py", &application())?;
         let folder = self.folder.path().display().to_string();
         put("nginx.in", &nginx(&folder))?;
         put("httpd.in", &httpd(&folder))
     }
+}
+
+/// The error, and what it was about.
+fn saying(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 /// An application that answers before it has read anything, and sleeps if it is asked to.

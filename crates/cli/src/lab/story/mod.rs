@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use clap::Args;
 use linger_lab::{Link, Stop};
 
-use crate::options::Chance;
+use crate::lines::{self, line};
+use crate::options::{Chance, Json};
 use crate::output::{Stdout, Stopped};
 use crate::typed::links;
 use crate::{exit, interrupt};
@@ -33,6 +34,8 @@ pub(crate) struct StoryArguments {
     link: Link,
     #[command(flatten)]
     chance: Chance,
+    #[command(flatten)]
+    output: Json,
 }
 
 pub(crate) fn run(arguments: StoryArguments) -> ExitCode {
@@ -50,8 +53,8 @@ pub(crate) fn run(arguments: StoryArguments) -> ExitCode {
         Err(error) => return exit::io("cannot take signals", &error),
     };
     let stage = act::Theatre { link: arguments.link, seed: arguments.chance.seed(), cast, stop: &stop };
-    let mut out = Stdout::new();
-    match play(&stage, &mut out, &stop) {
+    let mut teller = Teller { out: Stdout::new(), json: arguments.output.json };
+    match play(&stage, &mut teller, &stop) {
         Ok(went_well) if went_well => ExitCode::from(exit::NOTHING_LOST),
         Ok(_) => ExitCode::from(exit::LOSS_FOUND),
         Err(Interlude::Unread(stopped)) => stopped.end(None),
@@ -82,32 +85,61 @@ impl From<std::io::Error> for Interlude {
     }
 }
 
+/// Tells it as text or as JSON.
+struct Teller {
+    out: Stdout,
+    json: bool,
+}
+
+impl Teller {
+    fn text(&mut self, text: String) -> Result<(), Stopped> {
+        if !self.json {
+            self.out.text(format_args!("{text}"))?;
+        }
+        self.out.flush()
+    }
+
+    fn line(&mut self, body: impl lines::LineBody) -> Result<(), Stopped> {
+        if self.json {
+            self.out.json(&line(body))?;
+        }
+        self.out.flush()
+    }
+}
+
 /// All acts, each told as soon as it is over. Returns whether all went as told.
-fn play(stage: &act::Theatre<'_>, out: &mut Stdout, stop: &Stop) -> Result<bool, Interlude> {
-    let mut tell = |text: String| -> Result<(), Interlude> {
-        out.text(format_args!("{text}"))?;
-        Ok(out.flush()?)
-    };
+fn play(stage: &act::Theatre<'_>, teller: &mut Teller, stop: &Stop) -> Result<bool, Interlude> {
     let over = |stop: &Stop| if stop.requested() { Err(Interlude::Interrupted) } else { Ok(()) };
-    tell(told::opening(stage))?;
+    teller.text(told::opening(stage))?;
     let mut bare: Vec<(Gateway, Uploads)> = Vec::new();
     for gateway in stage.cast.gateways() {
         let served = act::serve(stage, gateway, false)?;
         over(stop)?;
+        teller.line(told::uploads(gateway, &served, false))?;
         bare.push((gateway, served));
     }
-    tell(told::loss(&bare))?;
-    tell(told::cause(&bare))?;
+    teller.text(told::loss(&bare))?;
+    teller.text(told::cause(&bare))?;
     let mut cured: Vec<(Gateway, Uploads)> = Vec::new();
     for gateway in stage.cast.gateways() {
         let served = act::serve(stage, gateway, true)?;
         over(stop)?;
+        teller.line(told::uploads(gateway, &served, true))?;
         cured.push((gateway, served));
     }
-    tell(told::cure(&cured))?;
+    teller.text(told::cure(&bare, &cured))?;
     let queue: Backlogged = act::overflow(stage)?;
     over(stop)?;
-    tell(told::backlog(&queue))?;
+    teller.text(told::backlog(&queue))?;
+    teller.line(told::queue(&queue))?;
     let lost = |(_, served): &(Gateway, Uploads)| served.is_short();
-    Ok(bare.iter().all(lost) && !cured.iter().any(lost) && queue.overflows > 0)
+    let as_told = bare.iter().all(lost) && !cured.iter().any(lost) && queue.overflows > 0;
+    teller.line(lines::Story {
+        as_told,
+        real: stage.cast.is_real(),
+        missing: stage.cast.lacks.clone(),
+        link: stage.link.name.clone(),
+        seed: stage.seed,
+    })?;
+    Ok(as_told)
 }
