@@ -13,7 +13,7 @@ use linger_packet::Segment;
 
 use crate::claim::{Farewell, Framed};
 pub(crate) use http::HttpMessage;
-use sniff::{HTTP2_PREFACE, says_goodbye, sniff};
+use sniff::{HTTP2_PREFACE, goodbye, sniff};
 pub(crate) use sniff::{field, lines};
 
 /// The protocol of a stream, with the facts that only this protocol has.
@@ -374,11 +374,12 @@ impl App {
             self.protocol = protocol;
             self.extent = self.tls(segment.seq, segment);
         } else if !segment.payload.is_empty() {
-            let farewell = says_goodbye(segment.payload);
-            if farewell && self.farewell().is_none() {
-                self.farewell_at = segment.seq;
+            let farewell = goodbye(segment.payload);
+            if let Some(begin) = farewell.filter(|_| self.farewell().is_none()) {
+                // What stands before it in the same segment is none.
+                self.farewell_at = segment.seq.wrapping_add(begin as u32);
             }
-            self.protocol = Protocol::Lines { farewell };
+            self.protocol = Protocol::Lines { farewell: farewell.is_some() };
             self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
         }
     }

@@ -64,15 +64,16 @@ fn is_greeting(bytes: &[u8]) -> bool {
     bytes.ends_with(b"\r\n") && GREETINGS.iter().any(starts)
 }
 
-/// Whether the last line ends the conversation: `QUIT` (SMTP, FTP, POP3), `LOGOUT` after a tag (IMAP), and the reply 221 (SMTP,
-/// FTP), after which RFC 5321 section 3.8 has the server close.
-pub(super) fn says_goodbye(bytes: &[u8]) -> bool {
-    let Some(lines) = bytes.strip_suffix(b"\r\n") else { return false };
+/// Where the last line begins, if it ends the conversation: `QUIT` (SMTP, FTP, POP3), `LOGOUT` after a tag (IMAP), or the reply
+/// 221 (SMTP, FTP), after which RFC 5321 section 3.8 has the server close.
+pub(super) fn goodbye(bytes: &[u8]) -> Option<usize> {
+    let lines = bytes.strip_suffix(b"\r\n")?;
     let last = lines.rsplit(|byte| *byte == b'\n').next().unwrap_or(lines);
     let command = last.rsplit(|byte| *byte == b' ').next().unwrap_or(last);
-    last.eq_ignore_ascii_case(b"QUIT")
+    let is_one = last.eq_ignore_ascii_case(b"QUIT")
         || command.len() < last.len() && command.eq_ignore_ascii_case(b"LOGOUT")
-        || last.starts_with(b"221 ")
+        || last.starts_with(b"221 ");
+    is_one.then_some(lines.len() - last.len())
 }
 
 /// Whether the first line, as far as it is here, can be that of a request: other protocols have a CONNECT too.

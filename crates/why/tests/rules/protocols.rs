@@ -420,6 +420,7 @@ fn nobody_has_to_read_the_answer_to_a_goodbye() {
         .but("and bytes after it that are not in the capture", &left_with_a_gap(), "harmful")
         .but("after the server's FIN", &late(&[b"QUIT\r\n"]), "harmless")
         .but("behind a command after the server's FIN", &late(&[b"NOOP\r\n", b"QUIT\r\n"]), "harmful")
+        .but("and in one segment with it", &late(&[b"NOOP\r\nQUIT\r\n"]), "harmful")
         .done();
 }
 

@@ -90,6 +90,11 @@ fn a_farewell_that_nobody_acknowledges() {
             &left(session().data(Client, b"NOOP\r\n").ack(Server), bye),
             "retransmission-timeout likely stalled harmful lost:15",
         )
+        .but(
+            "in one segment with another reply",
+            &left(session().fin(Client), b"250 2.0.0 Queued\r\n221 2.0.0 Bye\r\n"),
+            "harmful lost:33",
+        )
         .but("another reply", &left(session().fin(Client), b"451 2.0.0 No\r\n"), "harmful lost:14")
         .but(
             "a word of the client has not arrived",
