@@ -25,7 +25,7 @@ while True:
 "#;
 
 /// Clients that ask, one a tenth of a second, and wait; then what the kernel has counted by the time when the last of their packets was
-/// there.
+/// there. They go once the host has acknowledged the FINs, which it may delay.
 const CLIENT: &str = r#"
 import os, select, socket, time
 server = os.environ['LINGER_SERVER']; waiting = []
@@ -43,7 +43,12 @@ while time.monotonic() < end:
 for one in waiting:
     try: one.recv(100)
     except OSError: pass
-    one.close()
+    try: one.shutdown(socket.SHUT_WR)
+    except OSError: one.close()
+FIN_WAIT1 = 4
+while any(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == FIN_WAIT1 for one in waiting if one.fileno() >= 0):
+    time.sleep(0.01)
+for one in waiting: one.close()
 tell = socket.create_connection((server, 9)); print(tell.recv(100).decode())
 "#;
 
