@@ -61,7 +61,8 @@ fn the_access_log_has_a_line_of_nine_words_for_each_request() {
         );
         assert!(response.parse::<u64>().unwrap() > 6 && seconds.parse::<f64>().is_ok(), "{log}");
     }
-    assert_eq!(lines[0][3], "/page?a=1");
+    // Two threads may tell them in either order.
+    assert_eq!(lines.iter().filter(|line| line[3] == "/page?a=1").count(), 1, "{log}");
     assert!(!log.contains('\x1b'), "{log}");
 }
 
