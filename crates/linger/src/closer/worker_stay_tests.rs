@@ -228,6 +228,12 @@ fn a_stay_ends() {
     assert!(sends_late(&mut client));
 }
 
+fn has_the_answer_and_no_reset(client: &mut TcpStream) {
+    let mut got = String::new();
+    client.read_to_string(&mut got).unwrap();
+    assert_eq!((got.as_str(), client.take_error().unwrap().map(|error| error.kind())), ("answer", None));
+}
+
 /// Each way in which a stay ends. A policy may ask for a reset at its limits, and a stay has run into none.
 #[test]
 #[cfg_attr(linger_portable, ignore = "asserts what only Linux tells: what is acknowledged")]
@@ -260,9 +266,7 @@ fn the_end_of_a_stay_resets_nobody() {
         assert_eq!(linger, None, "the kernel would reset if the process ended now");
         end(&mut worker);
         assert_eq!((worker.slab.len(), worker.staying.len()), (0, 0));
-        let mut got = String::new();
-        client.read_to_string(&mut got).unwrap();
-        assert_eq!((got.as_str(), client.take_error().unwrap().map(|error| error.kind())), ("answer", None));
+        has_the_answer_and_no_reset(&mut client);
     }
 }
 
@@ -276,9 +280,7 @@ fn what_has_arrived_is_read_before_a_stay_ends() {
     polled(worker.slab.get(0).unwrap().socket.as_fd(), rustix::event::PollFlags::IN);
     worker.let_all_go();
     assert_eq!((worker.slab.len(), worker.staying.len()), (0, 0));
-    let mut got = String::new();
-    client.read_to_string(&mut got).unwrap();
-    assert_eq!((got.as_str(), client.take_error().unwrap().map(|error| error.kind())), ("answer", None));
+    has_the_answer_and_no_reset(&mut client);
 }
 
 /// The bound on a peer's sockets is one on all that the closer holds of it.
