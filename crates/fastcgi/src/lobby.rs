@@ -68,7 +68,7 @@ impl<B: Bell> Lobby<B> {
 
     /// Gives the seat up. Returns whether it had been taken away; the bell was rung then, and [`gone`](Self::gone) is to be called.
     pub(crate) fn leave(&self, rank: Rank) -> bool {
-        rank.0.is_none_or(|rank| self.seats().taken.remove(&rank).is_none())
+        rank.0.is_some_and(|rank| self.seats().taken.remove(&rank).is_none())
     }
 
     /// Takes the seat of the connection with the lowest rank. Returns whether there was one.
