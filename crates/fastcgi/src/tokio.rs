@@ -210,10 +210,8 @@ where
 /// Begins the connections that wait in the accept queue: they would be reset with the listener.
 async fn serve_queue<L: Acceptor>(listener: &L, floor: &Floor, config: &Config, begin: impl Fn(L::Stream)) {
     let own = listener.socket().filter(|_| config.owns_listener);
-    if let Some(socket) = own {
-        // Without it, the look at the queue below is the last that can be done for those who connect.
-        let _ = admit_no_more(socket);
-    }
+    // Without it, the look at the queue below is the last that can be done for those who connect.
+    let shut = own.and_then(|socket| admit_no_more(socket).ok());
     // The runtime may not have reported a connection yet: it does before it reports that a time is over.
     let look = if own.is_some() { LOOK } else { Duration::from_millis(1) };
     let mut handshakes = LastHandshakes::new();
@@ -221,6 +219,9 @@ async fn serve_queue<L: Acceptor>(listener: &L, floor: &Floor, config: &Config, 
         floor.has_room().await;
         match timeout(look, listener.accept()).await {
             Ok(Ok(stream)) => {
+                if let Some(shut) = &shut {
+                    shut.accepted(&stream);
+                }
                 begin(stream);
                 handshakes = LastHandshakes::new();
             }

@@ -89,7 +89,7 @@ pub struct Config {
     /// No other process has the listener. Then a stop lets the kernel admit no more connections to it, so that none is reset which comes
     /// between the last look at the queue and the close. [`Responder::bind`] knows it without this. Set it for a listener that was made elsewhere
     /// in this process and is neither shared with others nor kept by a service manager: to them the kernel would admit nobody either.
-    /// On TCP it takes a socket filter, for which newer kernels (seen: 6.18) want CAP_NET_ADMIN; without it a stop does as for a shared one.
+    /// On TCP that is a socket filter, or where the kernel grants none (it may want CAP_NET_ADMIN) a least TTL.
     pub owns_listener: bool,
     /// Gateways that may connect over IP, as `FCGI_WEB_SERVER_ADDRS` names them; `None` for all.
     pub allowed: Option<Vec<IpAddr>>,

@@ -18,7 +18,7 @@ use super::gate::Gate;
 use super::serve::{self, Surroundings};
 use super::{Config, Handler, StopResponder};
 use crate::journal::{Incident, Lack, note};
-use crate::leaving::{LOOK, LastHandshakes, admit_no_more};
+use crate::leaving::{LOOK, LastHandshakes, Shut, admit_no_more};
 use crate::lobby::Lobby;
 use crate::socket::{PAUSE, is_passing};
 
@@ -56,6 +56,8 @@ struct Entrance {
     is_own: bool,
     /// Connections accepted after the stop.
     late: u32,
+    /// The listener admits no more.
+    shut: Option<Shut>,
     lack: Lack,
     /// A connection without a request was ended for its descriptor, and none was accepted since.
     has_evicted: bool,
@@ -69,7 +71,7 @@ pub(super) fn run(
     handler: impl Handler + 'static,
 ) -> io::Result<()> {
     let (handler, closer) = (Arc::new(handler), Closer::new(Budget::default())?);
-    let door = Entrance { listener, is_own, late: 0, lack: Lack::default(), has_evicted: false };
+    let door = Entrance { listener, is_own, late: 0, shut: None, lack: Lack::default(), has_evicted: false };
     let count = Mutex::new(Count { threads: 1, idle: 1, door: Some(door), ..Count::default() });
     let gate = Gate::new(config.connections, Lobby::within_descriptors(config.resting));
     let pool = Pool { config, stop, handler, closer, gate, count, turn: Condvar::new() };
@@ -171,6 +173,9 @@ impl Entrance {
             }
             match self.listener.accept() {
                 Ok((stream, _)) => {
+                    if let Some(shut) = &self.shut {
+                        shut.accepted(&stream);
+                    }
                     self.lack.ended(pool.config.journal.as_ref());
                     self.has_evicted = false;
                     return Ok(Some(stream));
@@ -206,7 +211,7 @@ impl Entrance {
         self.late += 1;
         if self.late == 1 && self.is_own {
             // Without it, the look at the queue below is the last that can be done for those who connect.
-            let _ = admit_no_more(&self.listener);
+            self.shut = admit_no_more(&self.listener).ok();
         }
         let mut handshakes = LastHandshakes::new();
         loop {

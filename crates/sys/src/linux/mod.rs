@@ -2,6 +2,7 @@
 
 mod discard;
 mod handshakes;
+mod hops;
 mod process;
 mod queue;
 mod reactor;
@@ -12,6 +13,7 @@ mod wait;
 
 pub use discard::Discarder;
 pub use handshakes::handshakes;
+pub use hops::set_min_ttl;
 pub(crate) use process::process_number;
 pub use queue::{send_queue, set_receive_low_water, unread};
 pub use reactor::{Alarm, Reactor, ReadyList};

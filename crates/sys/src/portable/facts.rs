@@ -71,3 +71,11 @@ pub fn tcp_info(_socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
 pub fn set_receive_low_water(_socket: BorrowedFd<'_>, _bytes: u32) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
+
+/// Not set here: these systems have options of other names, and nothing was tried.
+///
+/// # Errors
+/// Returns `Unsupported`.
+pub fn set_min_ttl(_socket: BorrowedFd<'_>, _least: u8) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -16,7 +16,9 @@ mod wait;
 
 pub use call::{descriptor_limit, descriptor_number, send_now, unread};
 pub use discard::Discarder;
-pub use facts::{family, handshakes, is_multipath, send_queue, set_receive_low_water, tcp_info, tcp_state};
+pub use facts::{
+    family, handshakes, is_multipath, send_queue, set_min_ttl, set_receive_low_water, tcp_info, tcp_state,
+};
 pub(crate) use process::process_number;
 pub use reactor::{Alarm, Reactor, ReadyList};
 pub use wait::SocketWait;
