@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::process::{Pid, getpgid, getpgrp};
+use rustix::process::Pid;
 
-use crate::kernel::{Arrived, Witness, send};
+use crate::kernel::{Arrived, Witness, group_of, send};
 
 /// Signals that a terminal sends to a process group (termios(3), setpgid(2)).
 const OF_TERMINALS: [i32; 7] =
@@ -21,7 +21,7 @@ pub(crate) fn pass_on(arrived: Arrived, program: Pid, witness: Option<&mut Witne
             signal == libc::SIGCONT && is_foreground() || witness.is_some_and(|witness| witness.got(&arrived))
         }
     };
-    if to_the_group && getpgid(Some(program)).is_ok_and(|group| group == getpgrp()) {
+    if to_the_group && is_in_own_group(program) {
         tracing::debug!(
             signal = arrived.signal,
             "not passed on: it was sent to the process group, which the program is in"
@@ -46,8 +46,13 @@ pub(crate) fn pass_on_to_orphans(arrived: Arrived) {
     }
 }
 
+fn is_in_own_group(process: Pid) -> bool {
+    group_of(Some(process)).is_some_and(|group| group_of(None) == Some(group))
+}
+
 fn is_foreground() -> bool {
-    rustix::termios::tcgetpgrp(io::stdin().as_fd()).is_ok_and(|group| group == getpgrp())
+    let foreground = rustix::termios::tcgetpgrp(io::stdin().as_fd());
+    foreground.is_ok_and(|group| group_of(None) == Some(group.as_raw_nonzero().get()))
 }
 
 /// Whether the process has a handler for the signal, ignores it, or waits for signals (`sigwait(3)`).

@@ -37,6 +37,6 @@ pub(crate) use listener::{Listener, Notification};
 pub(crate) use origin::{as_at_start, exec_with_own_pid, is_ignored};
 pub(crate) use schedule::work_in_batches;
 pub use signals::die_of;
-pub(crate) use signals::{Arrived, Mask, Signals, send, set_default};
+pub(crate) use signals::{Arrived, Mask, Signals, group_of, send, set_default};
 pub(crate) use trial::{ALWAYS, SECCOMP, forbidden};
 pub(crate) use witness::Witness;

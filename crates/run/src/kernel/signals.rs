@@ -170,6 +170,14 @@ pub(crate) fn send(process: Pid, arrived: Arrived) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// The process group of a process, or of this one. 0 if the group's leader is in a PID namespace further out, which is not seen here
+/// (`pid_vnr`): a process that has never left the group of who made the namespace has that one.
+pub(crate) fn group_of(process: Option<Pid>) -> Option<i32> {
+    // SAFETY: names a process. rustix's function knows no 0.
+    let group = unsafe { libc::getpgid(process.map_or(0, |process| process.as_raw_nonzero().get())) };
+    (group >= 0).then_some(group)
+}
+
 /// Ends this process by a signal, so that its parent sees the status of a program that the signal has ended. Returns if the
 /// signal's default action ends no process. No core is written: it would be this process's.
 pub fn die_of(signal: i32) {

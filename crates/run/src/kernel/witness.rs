@@ -14,10 +14,13 @@ use std::time::Duration;
 
 use super::signals::{Arrived, SignalSender, Signals};
 
-/// A signal of the group reaches all its processes within one system call. What the witness got longer ago than this was another.
-const RECENT_NS: u64 = 1_000_000_000;
-/// The longest wait for the witness, which may be stopped.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// A signal of the group reaches all its processes within one system call, though they may take it later on a busy machine. What the
+/// witness took longer than this before the supervisor was another.
+const RECENT_NS: u64 = 5_000_000_000;
+/// The longest wait for the witness, which may wait for a processor.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile: one that was stopped does not answer.
+const LOOK: Duration = Duration::from_millis(100);
 /// The most signals that are kept to be compared.
 const MOST_KEPT: usize = 64;
 
@@ -37,6 +40,8 @@ struct WitnessReport {
 pub(crate) struct Witness {
     /// A socket pair of type SOCK_SEQPACKET.
     socket: OwnedFd,
+    /// Not used again before this process ends: nobody waits for it, so that it stays a zombie.
+    process: libc::pid_t,
     questions: u32,
     kept: Vec<(i32, SignalSender, u64)>,
 }
@@ -62,30 +67,39 @@ impl Witness {
         // Before the fork: if there is another thread after all, it may hold the allocator's lock, for ever in the child.
         let (nothing, arguments) = (0usize, arguments());
         // SAFETY: a fork that sends no SIGCHLD. The child makes system calls only and never returns.
-        match unsafe { libc::syscall(libc::SYS_clone, nothing, nothing, nothing, nothing, nothing) } {
-            -1 => return Err(io::Error::last_os_error()),
-            0 => stand_by(theirs.as_raw_fd(), arguments),
-            _ => drop(theirs),
-        }
-        let mut witness = Self { socket, questions: 0, kept: Vec::new() };
+        let process =
+            match unsafe { libc::syscall(libc::SYS_clone, nothing, nothing, nothing, nothing, nothing) } {
+                -1 => return Err(io::Error::last_os_error()),
+                0 => stand_by(theirs.as_raw_fd(), arguments),
+                process => process as libc::pid_t,
+            };
+        drop(theirs);
+        let mut witness = Self { socket, process, questions: 0, kept: Vec::new() };
         // It has none of this process's fds any more when it answers.
         if witness.ask() { Ok(witness) } else { Err(io::Error::from(io::ErrorKind::TimedOut)) }
     }
 
     /// Whether the witness got this signal as well, from the same sender, so that it was sent to the group.
     ///
-    /// `false` if the witness does not answer within a tenth of a second.
+    /// `false` if the witness does not answer: it was stopped or killed, or gets no processor for five seconds.
     pub(crate) fn got(&mut self, arrived: &Arrived) -> bool {
+        let recent = now().saturating_sub(RECENT_NS);
         if !self.ask() {
             return false;
         }
-        let recent = now().saturating_sub(RECENT_NS);
         self.kept.retain(|(_, _, at)| *at >= recent);
         let same = |(signal, sender, _): &(i32, SignalSender, u64)| {
             (*signal, *sender) == (arrived.signal, arrived.sender)
         };
         let found = self.kept.iter().position(same);
         found.map(|index| self.kept.remove(index)).is_some()
+    }
+
+    /// Whether somebody has stopped it (`T`, or `t` by a debugger; proc_pid_stat(5)). What stops the group stops this process as well.
+    fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process)).unwrap_or_default();
+        // The second field is the name, in parentheses.
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['T', 't']))
     }
 
     /// Receives what the witness has got until now. Returns whether it has answered.
@@ -102,11 +116,16 @@ impl Witness {
         }
         let end = now().saturating_add(PATIENCE.as_nanos() as u64);
         loop {
-            let left = end.saturating_sub(now()).div_ceil(1_000_000);
+            if now() >= end {
+                return false;
+            }
             let mut one = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
             // SAFETY: one live pollfd.
-            if left == 0 || unsafe { libc::poll(&raw mut one, 1, left as i32) } <= 0 {
-                return false;
+            match unsafe { libc::poll(&raw mut one, 1, LOOK.as_millis() as i32) } {
+                0 if self.is_stopped() => return false,
+                0 => continue,
+                ready if ready < 0 => return false,
+                _ => {}
             }
             // SAFETY: zeroes are a valid value of these integers.
             let mut told: WitnessReport = unsafe { zeroed() };

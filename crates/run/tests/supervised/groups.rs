@@ -6,7 +6,7 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::place::{Started, await_sigwait};
-use crate::support::compiled;
+use crate::support::{SUPERVISOR, compiled};
 
 /// A program that prints each signal that it gets, with its value.
 fn waits(directory: &tempfile::TempDir) -> Option<String> {
@@ -69,6 +69,50 @@ fn a_program_that_has_left_the_group_gets_its_signals() {
     }
 }
 
+/// In a PID namespace whose processes are in a group of somebody outside, which is nobody's number there (`linger lab exec` makes such).
+#[test]
+fn a_group_whose_leader_is_not_seen_is_one_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(waits) = waits(&directory) else { return };
+    for settings in ["stay", "stay seccomp"] {
+        let report = directory.path().join("report").display().to_string();
+        let words = [
+            "/usr/bin/unshare",
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            SUPERVISOR,
+        ];
+        let mut started = Started::new(None, &[&words[..], &[&report, settings, &waits]].concat());
+        let supervisor = child(&started, name(SUPERVISOR));
+        // To the supervisor alone; to the group.
+        for to in [supervisor.to_string(), format!("-{}", started.child.id())] {
+            // unshare(1), which leads the group, blocks these two.
+            for signal in [libc::SIGTERM, libc::SIGINT] {
+                await_sigwait(supervisor.as_raw_nonzero().get() as u32);
+                kill(signal, &to, &[]);
+                assert_eq!(started.line(), format!("{signal} 0"), "{settings}: to {to}");
+                await_sigwait(supervisor.as_raw_nonzero().get() as u32);
+                kill(LAST, &supervisor.to_string(), &["-q", "4711"]);
+                assert_eq!(
+                    started.line(),
+                    format!("{LAST} 4711"),
+                    "{settings}: {signal} to {to}, which is once"
+                );
+            }
+        }
+    }
+}
+
+/// The name of a program, as `/proc/PID/comm` has it.
+fn name(program: &str) -> &str {
+    let name = program.rsplit('/').next().unwrap_or_default();
+    &name[..name.len().min(15)]
+}
+
 /// A process that ends with the test.
 struct Ends(Pid);
 
@@ -78,9 +122,13 @@ impl Drop for Ends {
     }
 }
 
-/// The supervisor's only child with a name.
+/// The only child with a name of what was started.
 fn child(started: &Started, name: &str) -> Pid {
-    let pid = started.child.id();
+    child_of(started.pid(), name)
+}
+
+fn child_of(process: Pid, name: &str) -> Pid {
+    let pid = process.as_raw_nonzero();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let has_name =
         |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|own| own.trim_end() == name);
