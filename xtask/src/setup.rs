@@ -203,14 +203,10 @@ pub(crate) fn has_subcommand(name: &str) -> bool {
     crate::cargo(&[verb, "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
-/// The systems for which `linger` is compiled. Checking needs no linker and no C compiler of theirs.
-pub(crate) const TARGETS: [&str; 5] = [
-    "aarch64-apple-darwin",
-    "x86_64-apple-darwin",
-    "x86_64-pc-windows-gnu",
-    "x86_64-pc-windows-msvc",
-    "x86_64-unknown-freebsd",
-];
+/// The systems for which `linger` is compiled, one of each kind: no line of it asks for a processor or for Windows's C library. Checking
+/// needs no linker and no C compiler of theirs.
+pub(crate) const TARGETS: [&str; 3] =
+    ["x86_64-apple-darwin", "x86_64-pc-windows-msvc", "x86_64-unknown-freebsd"];
 
 /// The oldest compilers that the manifests promise (`rust-version`), with what they are for. On most machines the second is the
 /// one that builds.

@@ -32,7 +32,6 @@ const STEPS: [CiStep; 16] = [
     ("loom", |all, _| loom::run(all)),
     ("ahead", |_, _| ahead()),
     ("build", |all, _| build(all).map(drop)),
-    // Behind what compiles the program: by itself it would leave half of the processors' time unused.
     ("documents", |all, _| documents(all)),
     ("tests", tests),
     ("elsewhere", |_, _| portable::tests()),
@@ -43,8 +42,10 @@ const STEPS: [CiStep; 16] = [
 
 /// Steps that leave much of the processors' time unused, and those that mostly compile and run beside them if all steps are run. Of those
 /// beside the tests the first two have target folders of their own: meanwhile the runner gets the main one's lock.
-const BESIDE: [(&str, &[&str]); 2] =
-    [("tests", &["features", "loom", "clippy", "portable", "rustdoc", "ahead"]), ("elsewhere", &["package"])];
+const BESIDE: [(&str, &[&str]); 2] = [
+    ("tests", &["features", "loom", "documents", "clippy", "portable", "rustdoc", "ahead"]),
+    ("elsewhere", &["package"]),
+];
 
 /// Runs all steps; or one step by its name; or all tests of some crates, by their names with or without `linger-`.
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
@@ -242,24 +243,13 @@ fn licences() -> anyhow::Result<()> {
 
 /// Compiles all that the tests need. Returns the arguments that select the tests of these crates.
 fn build(packages: &[&Package]) -> anyhow::Result<Vec<String>> {
-    let all = programs::compile(packages)?;
-    // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well, and `--bins`
-    // builds a test binary of each program, whether it has tests or not.
-    for file in packages.iter().flat_map(|package| &package.untested) {
-        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        anyhow::ensure!(!text.contains("#[test]"), "the tests of {} are not run", file.display());
-    }
-    let programs = packages.iter().flat_map(|package| &package.tested_programs);
-    let programs = programs.flat_map(|name| ["--bin", name.as_str()]);
-    let tests = named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded)));
-    let selected: Vec<&str> =
-        all.into_iter().chain(["--all-features", "--lib"]).chain(programs).chain(tests).collect();
+    let selected = programs::compile(packages)?;
     if has_runner()? {
         let mut list = cargo(&["nextest", "list", "--message-format", "json"]);
         list.args(&selected);
         all_are_listed(list, packages)?;
     }
-    Ok(selected.into_iter().map(str::to_owned).collect())
+    Ok(selected)
 }
 
 fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
@@ -269,9 +259,36 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("RLIMIT_NOFILE")?;
     call(cargo(&[]).args(runner()?).args(selected).env("LINGER_SKIPS", skips))?;
     // Neither runs doc tests together with these targets.
+    let mut with_examples = Vec::new();
+    for package in packages {
+        if has_examples(&package.folder.join("src"))? {
+            with_examples.extend(["--package", package.name.as_str()]);
+        }
+    }
+    if with_examples.is_empty() {
+        return Ok(());
+    }
     let mut documented = cargo(&["test", "--doc", "--all-features", "--quiet"]);
-    documented.args(packages.iter().flat_map(|package| ["--package", package.name.as_str()]));
-    call(documented.env("LINGER_SKIPS", skips)).context("the examples in documentation")
+    call(documented.args(with_examples).env("LINGER_SKIPS", skips)).context("the examples in documentation")
+}
+
+/// Whether a comment in a folder of sources, or a text that is taken for one, has an example. To look for them takes as long as to compile.
+fn has_examples(folder: &Path) -> anyhow::Result<bool> {
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        let has = if path.is_dir() {
+            has_examples(&path)?
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            text.contains("```") || text.contains("doc = include_str!")
+        } else {
+            false
+        };
+        if has {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Fails if a test binary of the manifests has no test in the run: it would pass without having run anything.
