@@ -17,9 +17,10 @@ use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
 use crate::names::AskedNames;
 use crate::places::Places;
-use crate::record::{At, Record};
+use crate::record::{At, Record, Since};
 use crate::select::Selection;
 use crate::series::SeriesFiles;
+use crate::streams::{SeenAt, StreamsByConnection};
 use crate::surroundings::{Drops, ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
 
@@ -82,6 +83,7 @@ pub struct Analyzer {
     /// The packets up to a SYN-ACK that came late, of connections in the table.
     late: HashMap<FlowKey, Vec<Record>>,
     names: AskedNames,
+    streams: StreamsByConnection,
 }
 
 impl Analyzer {
@@ -101,6 +103,7 @@ impl Analyzer {
             reported: HashMap::new(),
             late: HashMap::new(),
             names: AskedNames::default(),
+            streams: StreamsByConnection::default(),
         }
     }
 
@@ -281,6 +284,16 @@ impl Analyzer {
         {
             reset.asked_name = self.names.of(flow.asked_name).cloned();
         }
+        if flow.connection.sides[dir].app.is_http2()
+            && segment.payload_len > 0
+            && flow.reset.is_none()
+            && step != FlowStep::Copy
+        {
+            let (micros, frame) = flow.connection.since_first(at);
+            let seen = SeenAt { frame, since: Since::micros(micros) };
+            let acked = flow.connection.sides[1 - dir].ack();
+            self.streams.take(flow.connection.key, dir, segment, acked, seen);
+        }
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
         });
@@ -306,7 +319,8 @@ impl Analyzer {
         if ignored {
             self.table.keep(slot);
             if let Some(reset) = self.table.get(slot).and_then(|flow| flow.reset.take()) {
-                self.judge(&reset);
+                let streams = self.streams.get(&key).cloned();
+                self.judge(&reset, streams.as_ref());
             }
         }
     }
@@ -341,13 +355,15 @@ impl Analyzer {
         for flow in self.table.flows() {
             notes::note_end(&mut self.surroundings, &mut self.places, flow);
         }
-        let (reported, unknown) = (&self.reported, ListenerHistory::default());
+        let (reported, streams, unknown) = (&self.reported, &self.streams, ListenerHistory::default());
         let failed = |connection: &ObservedConnection| {
             let icmp = reported.get(&connection.key);
             // What its listener shows decides whether a late opening is a finding.
+            let streams = streams.get(&connection.key);
+            let broken = streams.is_some_and(|streams| streams.broken().is_some());
             connection.opened_again().is_some()
-                || (icmp.is_some() || connection.may_have_failed())
-                    && FailureLook { connection, listener: &unknown, icmp }.failed().is_some()
+                || (icmp.is_some() || broken || connection.may_have_failed())
+                    && FailureLook { connection, listener: &unknown, icmp, streams }.failed().is_some()
         };
         let drained = self.table.drain();
         let mut open: Vec<Flow> =

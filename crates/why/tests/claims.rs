@@ -10,6 +10,8 @@ mod check_failed;
 mod check_prints;
 #[path = "../examples/corpus/check_sender.rs"]
 mod check_sender;
+#[path = "../examples/corpus/check_streams.rs"]
+mod check_streams;
 #[path = "../examples/corpus/payload.rs"]
 mod payload;
 #[path = "../examples/corpus/trace.rs"]

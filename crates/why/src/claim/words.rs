@@ -2,6 +2,7 @@
 
 mod fingerprint;
 mod queue;
+mod streams;
 
 use std::fmt;
 
@@ -97,6 +98,11 @@ impl fmt::Display for Claim {
             | Self::SentAgain { .. }
             | Self::NoneSoLongTaken { .. }
             | Self::ShorterTaken { .. } => self.failure(f),
+            Self::GoAway { .. }
+            | Self::StreamsReset { .. }
+            | Self::Streams { .. }
+            | Self::StreamsWhole(_)
+            | Self::StreamsUnknown(_) => self.streams(f),
             _ => self.course(f),
         }
     }
