@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, ValueHint};
 use linger_untrusted::{Untrusted, message};
 use linger_why::{
-    AnalyzerLimits, CaptureSet, Cause, ExamineEvent, ExamineOptions, Examined, Finding, Group, Groups,
-    HostRange, ReadStop, compare_series, html, text,
+    AnalyzerLimits, CaptureSet, Cause, ExamineEvent, ExamineOptions, Examined, Finding, FindingFilter, Group,
+    Groups, HostRange, ReadStop, compare_series, html, text,
 };
 
 use crate::lines::{self, line};
@@ -59,14 +59,18 @@ pub(crate) struct WhyArguments {
     /// Look only at connections with this port; may be given several times.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Vec<u16>,
+    /// Tell only the findings for which this holds, such as `cause cut-short and not client host 10.0.0.0/8`; all are judged as
+    /// without it.
+    #[arg(long, value_name = "EXPRESSION")]
+    filter: Option<FindingFilter>,
     /// Tell one reset that `linger watch --record` has recorded, by its id; FILE is the directory of the records.
-    #[arg(long, value_name = "ID", conflicts_with_all = ["since", "until", "host", "port"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["since", "until", "host", "port", "filter"])]
     reset: Option<String>,
     /// Leave out connections that failed without a reset.
     #[arg(long)]
     resets_only: bool,
     /// List the causes with their meaning and remedy.
-    #[arg(long, conflicts_with_all = ["files", "html", "flows", "since", "until", "host", "port", "reset", "resets_only"])]
+    #[arg(long, conflicts_with_all = ["files", "html", "flows", "since", "until", "host", "port", "filter", "reset", "resets_only"])]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
     #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]
@@ -118,6 +122,8 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     let mut report = WhyReport {
         json: arguments.output.json,
         resets_only: arguments.resets_only,
+        filter: arguments.filter.clone().unwrap_or_default(),
+        left_out: 0,
         out,
         groups: Groups::default(),
         harmful: false,
@@ -130,7 +136,10 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
         }
         None => read(&set, &arguments.options(), &stop, &mut report),
     };
-    let WhyReport { mut out, mut groups, harmful, stopped, .. } = report;
+    let WhyReport { mut out, mut groups, harmful, stopped, left_out, .. } = report;
+    if left_out > 0 {
+        say!("linger: {left_out} other findings are not told: --filter");
+    }
     files.iter().for_each(|file| groups.note_drops(file));
     let groups = groups.sorted();
     let status = match (harmful, unreadable) {
@@ -158,6 +167,9 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
 struct WhyReport {
     json: bool,
     resets_only: bool,
+    filter: FindingFilter,
+    /// Findings that the filter does not tell.
+    left_out: u64,
     out: Stdout,
     groups: Groups,
     harmful: bool,
@@ -168,6 +180,10 @@ struct WhyReport {
 impl WhyReport {
     fn take(&mut self, finding: Finding) {
         if self.resets_only && !finding.class.is_reset() {
+            return;
+        }
+        if !self.filter.has(&finding) {
+            self.left_out += 1;
             return;
         }
         self.harmful |= !finding.harmless;

@@ -431,8 +431,8 @@ pub enum Claim {
         /// Its debug data, if that is printable; of a long text the beginning.
         debug: Option<String>,
     },
-    /// HTTP/2: this side has ended streams of the client by RST_STREAM, before the server had sent END_STREAM. The frame holds the
-    /// first of these.
+    /// HTTP/2: this side has ended streams of the client by RST_STREAM, before the server had sent END_STREAM; those that
+    /// the server's GOAWAY had declined before are left out. The frame holds the first of these.
     StreamsReset {
         /// Who sent it.
         party: Party,

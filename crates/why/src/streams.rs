@@ -242,6 +242,12 @@ impl Http2Streams {
             stream.asked = true;
             return;
         }
+        let declined = self.goaway[1 - self.client].as_ref().is_some_and(|goaway| frame.stream > goaway.last);
+        if let Some(stream) = self.open.get_mut(place).filter(|stream| declined && !stream.begun) {
+            // GOAWAY had said before that the server does not process it. What a client does with it then changes nothing.
+            stream.asked = true;
+            return;
+        }
         let stream = self.open.remove(place);
         let Some(error) = frame.number(0) else { return };
         let begun = u32::from(stream.begun);

@@ -183,7 +183,11 @@ impl Checker<'_> {
         let both = asked.frames.iter().map(|frame| (frame, true));
         let mut all: Vec<_> = both.chain(answered.frames.iter().map(|frame| (frame, false))).collect();
         all.sort_by_key(|(frame, _)| frame.packets.1);
+        let mut last = None;
         for (frame, of_client) in all {
+            if frame.kind == 7 && !of_client {
+                last = frame.number(0).map(|last| last << 1 >> 1);
+            }
             let ends = matches!(frame.kind, 0 | 1) && frame.flags & 1 == 1;
             if of_client && frame.kind == 1 {
                 let begin = frame.begin;
@@ -198,12 +202,12 @@ impl Checker<'_> {
                 }
                 9 if !of_client && stream.ends == Some(frame.begin) => stream.ends = Some(frame.end),
                 3 if stream.ends.is_some() => stream.closed = true,
+                // The server had declined it.
+                3 if !stream.begun && last.is_some_and(|last| frame.stream > last) => stream.asked = true,
                 3 => stream.reset = stream.reset.or(frame.number(0).map(|error| (of_client, error))),
                 _ => {}
             }
         }
-        let last =
-            answered.frames.iter().rev().find(|frame| frame.kind == 7).and_then(|frame| frame.number(0));
         let [acked, taken] = [(&client, true), (&server, false)].map(|(side, is_client)| {
             let own = self.side_of_client(is_client).filter(|_| self.finding.class.is_reset());
             own.map_or_else(|| side.final_ack(), |own| self.acked(own))
@@ -211,7 +215,7 @@ impl Checker<'_> {
         Ok(StreamsSaid {
             streams,
             whole: asked.whole && answered.whole,
-            last: last.map(|last| last << 1 >> 1),
+            last,
             server_end: server.data_end(),
             acked,
             taken,

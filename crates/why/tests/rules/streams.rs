@@ -91,6 +91,11 @@ fn a_fin_before_every_response_was_whole() {
             "keep-alive-race certain harmless",
         )
         .but(
+            "above GOAWAY's stream, and then ended by the server",
+            &of(&[answer(1), goaway(1, NO_ERROR, b""), reset(3, CANCEL)].concat()),
+            "keep-alive-race harmless",
+        )
+        .but(
             "above it, for an error",
             &of(&[answer(1), goaway(1, ENHANCE_YOUR_CALM, b"too_many_pings")].concat()),
             "keep-alive-race harmless",
