@@ -107,6 +107,7 @@ impl FromStr for FindingFilter {
 }
 
 /// Reads an expression from left to right.
+#[derive(Clone, Copy)]
 struct FilterParser<'a> {
     text: &'a str,
     /// Where the next word begins, or the white space before it.
@@ -193,14 +194,7 @@ impl<'a> FilterParser<'a> {
         if end != FilterEnd::Either {
             self.skip();
         }
-        let which = self.wrong(if end == FilterEnd::Either {
-            format!(
-                "a term: {}, or one of \"client\" and \"server\" before host or port",
-                FindingFilter::TERMS
-            )
-        } else {
-            "\"host\" or \"port\"".to_owned()
-        });
+        let place = *self;
         match (self.skip(), end) {
             ("host" | "net", _) => self
                 .value("an address, or a network such as 10.0.0.0/8", |word| word.parse().ok())
@@ -225,7 +219,11 @@ impl<'a> FilterParser<'a> {
             ("harmless", FilterEnd::Either) => Ok(FilterTerm::Harmless(true)),
             ("harmful", FilterEnd::Either) => Ok(FilterTerm::Harmless(false)),
             ("reset", FilterEnd::Either) => Ok(FilterTerm::Reset),
-            _ => Err(which),
+            (_, FilterEnd::Either) => Err(place.wrong(format!(
+                "a term: {}, or one of \"client\" and \"server\" before host or port",
+                FindingFilter::TERMS
+            ))),
+            _ => Err(place.wrong("\"host\" or \"port\"")),
         }
     }
 
@@ -241,9 +239,11 @@ impl<'a> FilterParser<'a> {
         name: fn(T) -> &'static str,
         what: &str,
     ) -> Result<T, FilterError> {
-        let names: Vec<_> = all.iter().map(|one| name(*one)).collect();
-        let expected = format!("{what}: {}", names.join(", "));
-        self.value(&expected, |word| all.iter().copied().find(|one| name(*one) == word))
+        let found = all.iter().copied().find(|one| name(*one) == self.word());
+        let names = || all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(", ");
+        let found = found.ok_or_else(|| self.wrong(format!("{what}: {}", names())))?;
+        self.skip();
+        Ok(found)
     }
 }
 
