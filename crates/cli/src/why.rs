@@ -137,9 +137,6 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
         None => read(&set, &arguments.options(), &stop, &mut report),
     };
     let WhyReport { mut out, mut groups, harmful, stopped, left_out, .. } = report;
-    if left_out > 0 {
-        say!("linger: {left_out} other findings are not told: --filter");
-    }
     files.iter().for_each(|file| groups.note_drops(file));
     let groups = groups.sorted();
     let status = match (harmful, unreadable) {
@@ -153,11 +150,15 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     }
     // If nothing was read, keep the old page.
     if let (Some(page), false) = (page, files.is_empty())
-        && let Err(refused) = write_page(page, &files, &groups)
+        && let Err(refused) = write_page(page, &files, &groups, left_out)
     {
         return refused.end();
     }
-    match write(&mut out, arguments.output.json, &files, &groups) {
+    if left_out > 0 && arguments.output.json {
+        let findings = if left_out == 1 { "finding is" } else { "findings are" };
+        say!("linger: {left_out} other {findings} not told");
+    }
+    match write(&mut out, arguments.output.json, &files, &groups, left_out) {
         Ok(()) => ExitCode::from(status),
         Err(stopped) => stopped.end(Some(status)),
     }
@@ -168,7 +169,7 @@ struct WhyReport {
     json: bool,
     resets_only: bool,
     filter: FindingFilter,
-    /// Findings that the filter does not tell.
+    /// Findings that are not told.
     left_out: u64,
     out: Stdout,
     groups: Groups,
@@ -179,10 +180,7 @@ struct WhyReport {
 
 impl WhyReport {
     fn take(&mut self, finding: Finding) {
-        if self.resets_only && !finding.class.is_reset() {
-            return;
-        }
-        if !self.filter.has(&finding) {
+        if self.resets_only && !finding.class.is_reset() || !self.filter.has(&finding) {
             self.left_out += 1;
             return;
         }
@@ -373,14 +371,25 @@ fn to_compare(files: &[Examined]) -> Vec<Vec<&Path>> {
     kept
 }
 
-fn write_page(mut page: NewFile, files: &[Examined], groups: &[Group]) -> Result<(), crate::output::Refused> {
-    match html::report(&mut page, files, groups, &tools()) {
+fn write_page(
+    mut page: NewFile,
+    files: &[Examined],
+    groups: &[Group],
+    left_out: u64,
+) -> Result<(), crate::output::Refused> {
+    match html::report(&mut page, files, groups, left_out, &tools()) {
         Ok(()) => page.finish(),
         Err(error) => Err(page.failed(error)),
     }
 }
 
-fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> Result<(), Stopped> {
+fn write(
+    out: &mut Stdout,
+    json: bool,
+    files: &[Examined],
+    groups: &[Group],
+    left_out: u64,
+) -> Result<(), Stopped> {
     if json {
         for group in groups {
             out.json(&line(lines::Group::from(group)))?;
@@ -390,7 +399,7 @@ fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> 
         }
     } else if !files.is_empty() {
         let mut report = Vec::new();
-        text::report(&mut report, files, groups, &tools())?;
+        text::report(&mut report, files, groups, left_out, &tools())?;
         // The report contains file names and packet data.
         out.text(format_args!("{}", message(&String::from_utf8_lossy(&report))))?;
     }

@@ -139,7 +139,7 @@ fn look(bytes: &[u8]) -> Option<(u64, u64)> {
     let examined = examine_reader(reader, "fuzz", limits, |finding| groups.add(finding));
     let groups = groups.sorted();
     let files = [examined];
-    text::report(&mut std::io::sink(), &files, &groups, &Tools::default()).expect("a sink");
-    html::report(&mut std::io::sink(), &files, &groups, &Tools::default()).expect("a sink");
+    text::report(&mut std::io::sink(), &files, &groups, 0, &Tools::default()).expect("a sink");
+    html::report(&mut std::io::sink(), &files, &groups, 0, &Tools::default()).expect("a sink");
     Some((files[0].counts.packets, files[0].counts.resets))
 }
