@@ -51,8 +51,10 @@ fn main() {
 /// The frames of every labelled capture.
 fn corpus() -> Vec<Vec<(u64, Vec<u8>)>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("captures");
-    let mut paths: Vec<_> = std::fs::read_dir(directory)
-        .expect("the labelled captures")
+    let folders = [directory.clone(), directory.join("http2")];
+    let mut paths: Vec<_> = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).expect("the labelled captures"))
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "gz"))
         .collect();

@@ -182,10 +182,9 @@ impl Http2Streams {
     fn of_client(&mut self, frame: &Frame<'_>, at: SeenAt) -> bool {
         let id = frame.stream;
         match frame.kind {
+            // A client's streams have odd numbers (section 5.1.1).
+            HEADERS if id.is_multiple_of(2) => return false,
             HEADERS if id > self.highest => {
-                if id.is_multiple_of(2) {
-                    return false;
-                }
                 (self.highest, self.opened) = (id, self.opened.saturating_add(1));
                 let asked = frame.ends_stream();
                 if self.open.len() < MAX_OPEN {

@@ -320,3 +320,77 @@ fn nothing_is_said_of_streams_in_http_1() {
         .but("a reset", &flow.clone().packet(Client, R, b""), "both-closed")
         .done();
 }
+
+/// One step of a conversation that nobody planned: who speaks, what, on which stream, with which flags, and what becomes of it.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    client: bool,
+    what: u8,
+    stream: u32,
+    flags: u8,
+    fate: u8,
+}
+
+fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
+    use proptest::prelude::*;
+    let step = (any::<bool>(), 0_u8..10, 1_u32..9, 0_u8..8, 0_u8..24);
+    let step =
+        step.prop_map(|(client, what, stream, flags, fate)| Step { client, what, stream, flags, fate });
+    proptest::collection::vec(step, 0..14)
+}
+
+fn conversation(steps: &[Step], end: u8) -> Flow {
+    let mut flow = asking(&[1]);
+    for step in steps {
+        let who = if step.client { Client } else { Server };
+        let bytes = match step.what {
+            0 | 1 => headers(step.stream, step.flags),
+            2 | 3 => data(step.stream, step.flags & 1 == 1, usize::from(step.flags) * 9),
+            4 => reset(step.stream, u32::from(step.flags)),
+            5 => goaway(step.stream, u32::from(step.flags), b"why"),
+            6 => frame(9, step.flags, step.stream, b"more"),
+            7 => frame(6, 0, 0, &[0; 8]),
+            8 => frame(step.flags + 4, step.flags, step.stream - 1, &vec![7; usize::from(step.flags)]),
+            _ => [headers(step.stream, 5), headers(step.stream + 2, 4)].concat(),
+        };
+        let cut = bytes.len() * usize::from(step.flags) / 8;
+        flow = match step.fate {
+            // In two segments, with a hole, cut by the snap length, twice, or only half of it.
+            0..=3 => flow.data(who, &bytes[..cut]).data(who, &bytes[cut..]),
+            4 => flow.data(who, &bytes).with(|packet| packet.seq += 1),
+            5 => flow.data(who, &bytes).with(|packet| packet.snap = 66 + cut),
+            6 => flow.data(who, &bytes).again(who),
+            7 => flow.data(who, &bytes[..cut]),
+            8..=14 => flow.data(who, &bytes).ack(who.other()),
+            _ => flow.data(who, &bytes),
+        };
+    }
+    match end {
+        0 => closed(flow),
+        1 => flow.fin(Client).fin(Server).ack(Client),
+        2 => flow.rst(Server),
+        3 => flow.rst(Client),
+        4 => flow.fin(Server).fin(Client).bare(Server),
+        5 => flow.fin(Client).bare(Client),
+        _ => flow,
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 1_500 }))]
+
+    /// Whatever is said of streams, the checker finds it in the packets.
+    #[test]
+    fn no_sentence_of_any_conversation_is_refuted(steps in steps(), end in 0_u8..7) {
+        let flow = conversation(&steps, end);
+        let packets = crate::trace::read_all(
+            linger_packet::capture::CaptureReader::in_memory(&flow.file()).unwrap(),
+        );
+        for finding in flow.findings() {
+            let refuted = crate::check::refuted(&packets, &finding);
+            let about = refuted.iter().map(ToString::to_string).filter(|words| words.contains("HTTP/2"));
+            let about: Vec<String> = about.collect();
+            proptest::prop_assert!(about.is_empty(), "{about:?}");
+        }
+    }
+}
