@@ -102,7 +102,9 @@ impl FrameReader {
                 return;
             };
             self.kept.extend_from_slice(new);
-            if self.kept.len() == self.wanted() && !self.frame(&mut each) {
+            if self.kept.len() == HEADER && !self.is_possible()
+                || self.kept.len() == self.wanted() && !self.frame(&mut each)
+            {
                 self.lost = Some(FramesLost::Invalid);
                 return;
             }
@@ -121,6 +123,15 @@ impl FrameReader {
             }
     }
 
+    /// Whether the header that has just come can be one. What it says is looked at before its payload is waited for.
+    fn is_possible(&self) -> bool {
+        let Some(&[high, middle, low, kind, _, a, b, c, d]) = self.kept.first_chunk::<HEADER>() else {
+            return false;
+        };
+        let length = u32::from_be_bytes([0, high, middle, low]);
+        is_possible(kind, length, u32::from_be_bytes([a & 0x7f, b, c, d]))
+    }
+
     /// Gives the current frame to `each`, and goes on behind it. Returns whether it is a frame that can stand there.
     fn frame(&mut self, each: &mut impl FnMut(&Frame<'_>) -> bool) -> bool {
         let Some((&[high, middle, low, kind, flags, a, b, c, d], payload)) =
@@ -133,8 +144,7 @@ impl FrameReader {
         let end = begin.wrapping_add(HEADER as u32).wrapping_add(length);
         // The first bit is reserved, and ignored.
         let stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
-        let right =
-            is_possible(kind, length, stream) && each(&Frame { kind, flags, stream, payload, begin, end });
+        let right = each(&Frame { kind, flags, stream, payload, begin, end });
         self.skip = end.wrapping_sub(self.next);
         self.kept.clear();
         right

@@ -256,6 +256,11 @@ fn bytes_that_are_not_there() {
             "none",
         )
         .but(
+            "the header of a GOAWAY on a stream, and nothing of its payload",
+            &of(&|flow| flow.data(Server, &frame(7, 0, 9, &[0; 8])[..9]).ack(Client)),
+            "none",
+        )
+        .but(
             "an unknown type",
             &of(&|flow| flow.data(Server, &frame(77, 255, 9, &[0; 7])).ack(Client)),
             "closed-unanswered",
