@@ -112,6 +112,9 @@ fn bytes_of(side: &Sent<'_>) -> (Vec<(Option<u8>, u64)>, u32, bool) {
     (bytes, start.unwrap_or(0), true)
 }
 
+/// Frames, each with whether it is the client's; and whether every byte of the client, and of the server, is part of one.
+type FramesAsTheyCame = (Vec<(H2Frame, bool)>, [bool; 2]);
+
 /// A stream of the client.
 #[derive(Default)]
 struct H2Stream {
@@ -174,7 +177,7 @@ impl Checker<'_> {
 
     /// The frames of both sides as they came, each with whether it is the client's, and whether all of the client and of the server can
     /// stand there. A client opens odd streams, each higher than the last one (section 5.1.1), and a server answers what was asked.
-    fn conversation(&self) -> Result<(Vec<(H2Frame, bool)>, [bool; 2]), String> {
+    fn conversation(&self) -> Result<FramesAsTheyCame, String> {
         let [client, server] = self.speakers()?;
         let mut highest = u32::from(server.stream().1.starts_with(b"HTTP/1.1 101"));
         let (asked, answered) = (SideFrames::of(&client), SideFrames::of(&server));
