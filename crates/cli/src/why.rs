@@ -119,16 +119,7 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     if let Err(error) = signals {
         return exit::io("cannot take signals", &error);
     }
-    let mut report = WhyReport {
-        json: arguments.output.json,
-        resets_only: arguments.resets_only,
-        filter: arguments.filter.clone().unwrap_or_default(),
-        left_out: 0,
-        out,
-        groups: Groups::default(),
-        harmful: false,
-        stopped: None,
-    };
+    let mut report = WhyReport::new(arguments, out);
     let (files, unreadable) = match &recorded {
         Some(recorded) => {
             report.stopped = recorded.write(&mut report.out, report.json).err();
@@ -154,10 +145,6 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     {
         return refused.end();
     }
-    if left_out > 0 && arguments.output.json {
-        let findings = if left_out == 1 { "finding is" } else { "findings are" };
-        say!("linger: {left_out} other {findings} not told");
-    }
     match write(&mut out, arguments.output.json, &files, &groups, left_out) {
         Ok(()) => ExitCode::from(status),
         Err(stopped) => stopped.end(Some(status)),
@@ -179,6 +166,19 @@ struct WhyReport {
 }
 
 impl WhyReport {
+    fn new(arguments: &WhyArguments, out: Stdout) -> Self {
+        Self {
+            json: arguments.output.json,
+            resets_only: arguments.resets_only,
+            filter: arguments.filter.clone().unwrap_or_default(),
+            left_out: 0,
+            out,
+            groups: Groups::default(),
+            harmful: false,
+            stopped: None,
+        }
+    }
+
     fn take(&mut self, finding: Finding) {
         if self.resets_only && !finding.class.is_reset() || !self.filter.has(&finding) {
             self.left_out += 1;
@@ -391,6 +391,10 @@ fn write(
     left_out: u64,
 ) -> Result<(), Stopped> {
     if json {
+        if left_out > 0 {
+            let findings = if left_out == 1 { "finding is" } else { "findings are" };
+            say!("linger: {left_out} other {findings} not told");
+        }
         for group in groups {
             out.json(&line(lines::Group::from(group)))?;
         }

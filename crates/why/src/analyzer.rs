@@ -17,10 +17,10 @@ use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey, PathId};
 use crate::names::AskedNames;
 use crate::places::Places;
-use crate::record::{At, Record, Since};
+use crate::record::{At, Record};
 use crate::select::Selection;
 use crate::series::SeriesFiles;
-use crate::streams::{SeenAt, StreamsByConnection};
+use crate::streams::StreamsByConnection;
 use crate::surroundings::{Drops, ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
 
@@ -284,16 +284,6 @@ impl Analyzer {
         {
             reset.asked_name = self.names.of(flow.asked_name).cloned();
         }
-        if flow.connection.sides[dir].app.is_http2()
-            && segment.payload_len > 0
-            && flow.reset.is_none()
-            && step != FlowStep::Copy
-        {
-            let (micros, frame) = flow.connection.since_first(at);
-            let seen = SeenAt { frame, since: Since::micros(micros) };
-            let acked = flow.connection.sides[1 - dir].ack();
-            self.streams.take(flow.connection.key, dir, segment, acked, seen);
-        }
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
         });
@@ -301,6 +291,7 @@ impl Analyzer {
             self.counts.duplicates += 1;
             return;
         }
+        self.follow_streams(slot, segment, dir, at);
         if segment.flags.any(Flags::SYN | Flags::FIN | Flags::RST) {
             self.note_checksum(slot, segment, frame, dir, step);
             self.note_surroundings(slot, segment, dir, at, step);

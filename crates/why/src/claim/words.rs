@@ -98,11 +98,6 @@ impl fmt::Display for Claim {
             | Self::SentAgain { .. }
             | Self::NoneSoLongTaken { .. }
             | Self::ShorterTaken { .. } => self.failure(f),
-            Self::GoAway { .. }
-            | Self::StreamsReset { .. }
-            | Self::Streams { .. }
-            | Self::StreamsWhole(_)
-            | Self::StreamsUnknown(_) => self.streams(f),
             _ => self.course(f),
         }
     }
