@@ -12,6 +12,6 @@ fuzz_target!(|bytes: &[u8]| {
     limits.flows = 64;
     let examined = examine_reader(reader, "fuzz", limits, |finding| groups.add(finding));
     let groups = groups.sorted();
-    text::report(&mut std::io::sink(), std::slice::from_ref(&examined), &groups, &Tools::default()).unwrap();
-    html::report(&mut std::io::sink(), &[examined], &groups, &Tools::default()).unwrap();
+    text::report(&mut std::io::sink(), std::slice::from_ref(&examined), &groups, 0, &Tools::default()).unwrap();
+    html::report(&mut std::io::sink(), &[examined], &groups, 0, &Tools::default()).unwrap();
 });

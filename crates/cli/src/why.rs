@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, ValueHint};
 use linger_untrusted::{Untrusted, message};
 use linger_why::{
-    AnalyzerLimits, CaptureSet, Cause, ExamineEvent, ExamineOptions, Examined, Finding, Group, Groups,
-    HostRange, ReadStop, compare_series, html, text,
+    AnalyzerLimits, CaptureSet, Cause, ExamineEvent, ExamineOptions, Examined, Finding, FindingFilter, Group,
+    Groups, HostRange, ReadStop, compare_series, html, text,
 };
 
 use crate::lines::{self, line};
@@ -59,14 +59,18 @@ pub(crate) struct WhyArguments {
     /// Look only at connections with this port; may be given several times.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Vec<u16>,
+    /// Tell only the findings for which this holds, such as `cause cut-short and not client host 10.0.0.0/8`; all are judged as
+    /// without it.
+    #[arg(long, value_name = "EXPRESSION")]
+    filter: Option<FindingFilter>,
     /// Tell one reset that `linger watch --record` has recorded, by its id; FILE is the directory of the records.
-    #[arg(long, value_name = "ID", conflicts_with_all = ["since", "until", "host", "port"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["since", "until", "host", "port", "filter"])]
     reset: Option<String>,
     /// Leave out connections that failed without a reset.
     #[arg(long)]
     resets_only: bool,
     /// List the causes with their meaning and remedy.
-    #[arg(long, conflicts_with_all = ["files", "html", "flows", "since", "until", "host", "port", "reset", "resets_only"])]
+    #[arg(long, conflicts_with_all = ["files", "html", "flows", "since", "until", "host", "port", "filter", "reset", "resets_only"])]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
     #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]
@@ -115,14 +119,7 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     if let Err(error) = signals {
         return exit::io("cannot take signals", &error);
     }
-    let mut report = WhyReport {
-        json: arguments.output.json,
-        resets_only: arguments.resets_only,
-        out,
-        groups: Groups::default(),
-        harmful: false,
-        stopped: None,
-    };
+    let mut report = WhyReport::new(arguments, out);
     let (files, unreadable) = match &recorded {
         Some(recorded) => {
             report.stopped = recorded.write(&mut report.out, report.json).err();
@@ -130,7 +127,7 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
         }
         None => read(&set, &arguments.options(), &stop, &mut report),
     };
-    let WhyReport { mut out, mut groups, harmful, stopped, .. } = report;
+    let WhyReport { mut out, mut groups, harmful, stopped, left_out, .. } = report;
     files.iter().for_each(|file| groups.note_drops(file));
     let groups = groups.sorted();
     let status = match (harmful, unreadable) {
@@ -144,11 +141,11 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     }
     // If nothing was read, keep the old page.
     if let (Some(page), false) = (page, files.is_empty())
-        && let Err(refused) = write_page(page, &files, &groups)
+        && let Err(refused) = write_page(page, &files, &groups, left_out)
     {
         return refused.end();
     }
-    match write(&mut out, arguments.output.json, &files, &groups) {
+    match write(&mut out, arguments.output.json, &files, &groups, left_out) {
         Ok(()) => ExitCode::from(status),
         Err(stopped) => stopped.end(Some(status)),
     }
@@ -158,6 +155,9 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
 struct WhyReport {
     json: bool,
     resets_only: bool,
+    filter: FindingFilter,
+    /// Findings that are not told.
+    left_out: u64,
     out: Stdout,
     groups: Groups,
     harmful: bool,
@@ -166,8 +166,22 @@ struct WhyReport {
 }
 
 impl WhyReport {
+    fn new(arguments: &WhyArguments, out: Stdout) -> Self {
+        Self {
+            json: arguments.output.json,
+            resets_only: arguments.resets_only,
+            filter: arguments.filter.clone().unwrap_or_default(),
+            left_out: 0,
+            out,
+            groups: Groups::default(),
+            harmful: false,
+            stopped: None,
+        }
+    }
+
     fn take(&mut self, finding: Finding) {
-        if self.resets_only && !finding.class.is_reset() {
+        if self.resets_only && !finding.class.is_reset() || !self.filter.has(&finding) {
+            self.left_out += 1;
             return;
         }
         self.harmful |= !finding.harmless;
@@ -357,15 +371,30 @@ fn to_compare(files: &[Examined]) -> Vec<Vec<&Path>> {
     kept
 }
 
-fn write_page(mut page: NewFile, files: &[Examined], groups: &[Group]) -> Result<(), crate::output::Refused> {
-    match html::report(&mut page, files, groups, &tools()) {
+fn write_page(
+    mut page: NewFile,
+    files: &[Examined],
+    groups: &[Group],
+    left_out: u64,
+) -> Result<(), crate::output::Refused> {
+    match html::report(&mut page, files, groups, left_out, &tools()) {
         Ok(()) => page.finish(),
         Err(error) => Err(page.failed(error)),
     }
 }
 
-fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> Result<(), Stopped> {
+fn write(
+    out: &mut Stdout,
+    json: bool,
+    files: &[Examined],
+    groups: &[Group],
+    left_out: u64,
+) -> Result<(), Stopped> {
     if json {
+        if left_out > 0 {
+            let findings = if left_out == 1 { "finding is" } else { "findings are" };
+            say!("linger: {left_out} other {findings} not told");
+        }
         for group in groups {
             out.json(&line(lines::Group::from(group)))?;
         }
@@ -374,7 +403,7 @@ fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> 
         }
     } else if !files.is_empty() {
         let mut report = Vec::new();
-        text::report(&mut report, files, groups, &tools())?;
+        text::report(&mut report, files, groups, left_out, &tools())?;
         // The report contains file names and packet data.
         out.text(format_args!("{}", message(&String::from_utf8_lossy(&report))))?;
     }

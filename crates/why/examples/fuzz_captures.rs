@@ -51,8 +51,10 @@ fn main() {
 /// The frames of every labelled capture.
 fn corpus() -> Vec<Vec<(u64, Vec<u8>)>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("captures");
-    let mut paths: Vec<_> = std::fs::read_dir(directory)
-        .expect("the labelled captures")
+    let folders = [directory.clone(), directory.join("http2")];
+    let mut paths: Vec<_> = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).expect("the labelled captures"))
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "gz"))
         .collect();
@@ -139,7 +141,7 @@ fn look(bytes: &[u8]) -> Option<(u64, u64)> {
     let examined = examine_reader(reader, "fuzz", limits, |finding| groups.add(finding));
     let groups = groups.sorted();
     let files = [examined];
-    text::report(&mut std::io::sink(), &files, &groups, &Tools::default()).expect("a sink");
-    html::report(&mut std::io::sink(), &files, &groups, &Tools::default()).expect("a sink");
+    text::report(&mut std::io::sink(), &files, &groups, 0, &Tools::default()).expect("a sink");
+    html::report(&mut std::io::sink(), &files, &groups, 0, &Tools::default()).expect("a sink");
     Some((files[0].counts.packets, files[0].counts.resets))
 }

@@ -20,6 +20,7 @@ use crate::places::Places;
 use crate::record::{At, Record};
 use crate::select::Selection;
 use crate::series::SeriesFiles;
+use crate::streams::StreamsByConnection;
 use crate::surroundings::{Drops, ListenerHistory, Surroundings};
 use crate::table::{FlowSlot, Table};
 
@@ -82,6 +83,7 @@ pub struct Analyzer {
     /// The packets up to a SYN-ACK that came late, of connections in the table.
     late: HashMap<FlowKey, Vec<Record>>,
     names: AskedNames,
+    streams: StreamsByConnection,
 }
 
 impl Analyzer {
@@ -101,6 +103,7 @@ impl Analyzer {
             reported: HashMap::new(),
             late: HashMap::new(),
             names: AskedNames::default(),
+            streams: StreamsByConnection::default(),
         }
     }
 
@@ -288,6 +291,7 @@ impl Analyzer {
             self.counts.duplicates += 1;
             return;
         }
+        self.follow_streams(slot, segment, dir, at);
         if segment.flags.any(Flags::SYN | Flags::FIN | Flags::RST) {
             self.note_checksum(slot, segment, frame, dir, step);
             self.note_surroundings(slot, segment, dir, at, step);
@@ -306,7 +310,8 @@ impl Analyzer {
         if ignored {
             self.table.keep(slot);
             if let Some(reset) = self.table.get(slot).and_then(|flow| flow.reset.take()) {
-                self.judge(&reset);
+                let streams = self.streams.get(&key).cloned();
+                self.judge(&reset, streams.as_ref());
             }
         }
     }
@@ -341,13 +346,15 @@ impl Analyzer {
         for flow in self.table.flows() {
             notes::note_end(&mut self.surroundings, &mut self.places, flow);
         }
-        let (reported, unknown) = (&self.reported, ListenerHistory::default());
+        let (reported, streams, unknown) = (&self.reported, &self.streams, ListenerHistory::default());
         let failed = |connection: &ObservedConnection| {
             let icmp = reported.get(&connection.key);
             // What its listener shows decides whether a late opening is a finding.
+            let streams = streams.get(&connection.key);
+            let broken = streams.is_some_and(|streams| streams.broken().is_some());
             connection.opened_again().is_some()
-                || (icmp.is_some() || connection.may_have_failed())
-                    && FailureLook { connection, listener: &unknown, icmp }.failed().is_some()
+                || (icmp.is_some() || broken || connection.may_have_failed())
+                    && FailureLook { connection, listener: &unknown, icmp, streams }.failed().is_some()
         };
         let drained = self.table.drain();
         let mut open: Vec<Flow> =

@@ -13,8 +13,8 @@ use linger_packet::Segment;
 
 use crate::claim::{Farewell, Framed};
 pub(crate) use http::HttpMessage;
-use sniff::{HTTP2_PREFACE, goodbye, sniff};
-pub(crate) use sniff::{field, lines};
+pub(crate) use sniff::{HTTP2_PREFACE, field, head_length, lines};
+use sniff::{goodbye, sniff};
 
 /// The protocol of a stream, with the facts that only this protocol has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) enum Protocol {
     Lines {
         farewell: bool,
     },
-    /// HTTP/2 in clear, with whether GOAWAY was sent and nothing but control frames after it.
+    /// HTTP/2 in clear, with whether GOAWAY without an error was sent and nothing but control frames after it.
     Http2 {
         goaway: bool,
     },
@@ -152,7 +152,7 @@ impl App {
             if self.protocol == Protocol::Other && segment.payload.len() < segment.payload_len as usize {
                 self.protocol = Protocol::Cut;
             }
-            let preface = matches!(self.protocol, Protocol::Http2 { .. });
+            let preface = segment.payload.starts_with(HTTP2_PREFACE);
             let skipped = if preface { HTTP2_PREFACE.len() as u32 } else { 0 };
             self.extent = Extent::Known(segment.seq.wrapping_add(skipped));
         }
@@ -182,6 +182,10 @@ impl App {
             Protocol::Http { .. } if matches!(peer.protocol, Protocol::WebSocket { .. }) => {
                 self.protocol = Protocol::WebSocket { close: false };
                 self.web_socket(end, segment)
+            }
+            Protocol::Http { .. } if peer.is_http2() && begins_with_preface(end, segment) => {
+                self.protocol = Protocol::Http2 { goaway: false };
+                self.http2(end.wrapping_add(HTTP2_PREFACE.len() as u32), segment)
             }
             Protocol::Http { message: HttpMessage::Connect, .. } if peer.has_become_tunnel() => {
                 self.protocol = Protocol::Other;
@@ -300,6 +304,12 @@ impl App {
         matches!(self.protocol, Protocol::Http { .. })
     }
 
+    /// Whether it speaks HTTP/2 in clear.
+    #[inline]
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.protocol, Protocol::Http2 { .. })
+    }
+
     /// Whether the server of a CONNECT request speaks another protocol by now.
     fn has_become_tunnel(&self) -> bool {
         !self.is_http() && self.protocol != Protocol::Unseen
@@ -383,6 +393,14 @@ impl App {
             self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
         }
     }
+}
+
+/// Whether HTTP/2's preface stands at the sequence number `at` of a segment.
+fn begins_with_preface(at: u32, segment: &Segment<'_>) -> bool {
+    segment
+        .payload
+        .get(at.wrapping_sub(segment.seq) as usize..)
+        .is_some_and(|rest| rest.starts_with(HTTP2_PREFACE))
 }
 
 #[cfg(test)]

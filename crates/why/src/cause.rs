@@ -239,6 +239,24 @@ impl Cause {
 }
 
 impl Class {
+    /// Every class, in the order of the documentation.
+    pub const ALL: [Self; 14] = [
+        Self::AnswerToSyn,
+        Self::AnswerToSynAck,
+        Self::PassiveBeforeAck,
+        Self::PassiveAfterData,
+        Self::PassiveAfterFin,
+        Self::Active,
+        Self::ActiveAfterFin,
+        Self::AfterKeepalive,
+        Self::AfterRetransmissions,
+        Self::Foreign,
+        Self::Unanswered,
+        Self::OpenedLate,
+        Self::ClosedEarly,
+        Self::Stalled,
+    ];
+
     /// Whether there was a reset.
     pub fn is_reset(self) -> bool {
         !matches!(self, Self::Unanswered | Self::OpenedLate | Self::ClosedEarly | Self::Stalled)

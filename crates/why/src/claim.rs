@@ -4,6 +4,7 @@
 //! refutes it from the packets alone.
 
 mod parts;
+mod streams;
 mod words;
 
 use std::net::IpAddr;
@@ -11,6 +12,8 @@ use std::net::IpAddr;
 use linger_packet::{IcmpProblem, MptcpEnd};
 
 pub use parts::{Asked, Farewell, Framed, Party, Repeated};
+pub(crate) use streams::GREATEST_STREAM;
+pub use streams::{StreamFate, StreamList};
 
 /// One sentence of evidence.
 ///
@@ -417,6 +420,38 @@ pub enum Claim {
         /// How many, all together.
         bytes: u32,
     },
+    /// HTTP/2: the frame holds this side's latest GOAWAY.
+    GoAway {
+        /// Who sent it.
+        party: Party,
+        /// Its error code.
+        error: u32,
+        /// Its last stream.
+        last: u32,
+        /// Its debug data, if that is printable; of a long text the beginning.
+        debug: Option<String>,
+    },
+    /// HTTP/2: this side has ended streams of the client by RST_STREAM, before the server had sent END_STREAM; those that
+    /// the server's GOAWAY had declined before are left out. The frame holds the first of these.
+    StreamsReset {
+        /// Who sent it.
+        party: Party,
+        /// The error code.
+        error: u32,
+        /// The streams.
+        streams: StreamList,
+    },
+    /// HTTP/2: what became of streams that are not over.
+    Streams {
+        /// What.
+        fate: StreamFate,
+        /// All streams of which that is true.
+        streams: StreamList,
+    },
+    /// HTTP/2: the client has opened so many streams, and has acknowledged the END_STREAM of each response.
+    StreamsWhole(u32),
+    /// HTTP/2: which streams are over is not known, because bytes of this side are missing, out of order, or no frames.
+    StreamsUnknown(Party),
     /// What another capture of the same connection shows.
     OtherView(String),
     /// The tags and tunnels around the packet.

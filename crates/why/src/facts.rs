@@ -3,6 +3,7 @@
 mod exchange;
 mod ladder;
 mod sender;
+mod streams;
 
 use linger_packet::Flags;
 
@@ -13,6 +14,7 @@ use crate::opening::Opening;
 use crate::record::Record;
 use crate::recorded_reset::{Genuine, RecordedReset};
 use crate::side::{Marks, Side};
+use crate::streams::Http2Streams;
 
 /// A reset with the two sides of its connection: the sender of the reset and its receiver.
 #[derive(Clone, Copy)]
@@ -22,6 +24,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) receiver: &'a Side,
     /// The packet that the reset answers, if it is among those kept.
     pub(crate) trigger: Option<Record>,
+    /// The streams of HTTP/2, where they are followed.
+    pub(crate) streams: Option<&'a Http2Streams>,
 }
 
 /// A bare reset that comes later than this, in nanoseconds, after a packet does not answer it: no path takes so long.
@@ -84,7 +88,12 @@ impl<'a> Facts<'a> {
         let sender = &reset.connection.sides[reset.by];
         let receiver = &reset.connection.sides[1 - reset.by];
         let trigger = if reset.flags.has(Flags::ACK) { None } else { trigger(reset, sender) };
-        Self { reset, sender, receiver, trigger }
+        Self { reset, sender, receiver, trigger, streams: None }
+    }
+
+    /// The same with what is known of the streams.
+    pub(crate) fn with_streams(self, streams: Option<&'a Http2Streams>) -> Self {
+        Self { streams, ..self }
     }
 
     pub(crate) fn connection(&self) -> &'a ObservedConnection {

@@ -35,12 +35,18 @@ const DRAWN_OF_EACH: usize = 8;
 ///
 /// # Errors
 /// Returns the errors of `out`.
-pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools: &Tools) -> io::Result<()> {
-    let first = overview::first_of(groups, tools);
+pub fn report(
+    out: &mut impl Write,
+    files: &[Examined],
+    groups: &[Group],
+    left_out: u64,
+    tools: &Tools,
+) -> io::Result<()> {
+    let first = overview::first_of(groups, left_out, tools);
     let good = if groups.iter().all(|group| group.harmless) { " class=\"good\"" } else { "" };
     begin(out, "Why connections failed")?;
     writeln!(out, "<header>\n<h1{good}>{}</h1>", escape(&first))?;
-    writeln!(out, "<p>{}</p>", escape(summary(groups)))?;
+    writeln!(out, "<p>{}</p>", escape(summary(groups, left_out)))?;
     for cluster in Cluster::of(groups) {
         writeln!(out, "<p>{}</p>", escape(cluster.words()))?;
     }

@@ -7,13 +7,15 @@ use crate::group::Group;
 use crate::timeline::Timeline;
 use crate::{Cause, Confidence, Examined, Tools};
 
-/// The first finding in one line, with its share of all harmful failures.
-pub(crate) fn first_of(groups: &[Group], tools: &Tools) -> String {
+/// The first finding in one line, with its share of all harmful failures. `left_out`: findings that are not told.
+pub(crate) fn first_of(groups: &[Group], left_out: u64, tools: &Tools) -> String {
     let harmful = || groups.iter().filter(|group| !group.harmless);
     let all: u64 = harmful().map(|group| group.connections).sum();
     let Some(first) = harmful().next() else {
         return match groups.iter().map(|group| group.connections).sum::<u64>() {
+            0 if left_out > 0 => "None of the findings is told.".into(),
             0 => "Nothing failed: no connection was reset, and none failed otherwise.".into(),
+            _ if left_out > 0 => "Nothing was lost by the findings that are told.".into(),
             1 => "Nothing was lost: the one connection that was reset had said all it had to say.".into(),
             count => {
                 format!(
@@ -30,7 +32,8 @@ pub(crate) fn first_of(groups: &[Group], tools: &Tools) -> String {
     let _ = match (first.connections, all) {
         (1, 1) => write!(line, ": 1 connection"),
         (count, all) if count == all => write!(line, ": {count} connections"),
-        (count, all) => write!(line, ": {count} of {all} harmful failures"),
+        (count, all) if left_out == 0 => write!(line, ": {count} of {all} harmful failures"),
+        (count, all) => write!(line, ": {count} of {all} harmful failures that are told"),
     };
     if let Some(place) = place(first) {
         let _ = write!(line, " of {place}");
@@ -103,7 +106,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_plainly() {
-        assert!(first_of(&[], &Tools::default()).starts_with("Nothing failed"));
+        assert!(first_of(&[], 0, &Tools::default()).starts_with("Nothing failed"));
         assert_eq!(read(&[]), "0 captures, 0 packets, 0 connections");
     }
 }

@@ -127,6 +127,11 @@ impl RecordedReset {
         }
     }
 
+    /// Whether it is a reset, and does not only stand in for one.
+    pub(crate) fn is_any(&self) -> bool {
+        self.flags.has(Flags::RST)
+    }
+
     /// Takes a further reset of the connection.
     pub(crate) fn again(&mut self, dir: Dir, record: Record) {
         let count = &mut self.after.resets[usize::from(dir != self.by)];

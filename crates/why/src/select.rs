@@ -56,7 +56,7 @@ fn bits(address: IpAddr) -> u128 {
 }
 
 impl HostRange {
-    fn has(self, address: IpAddr) -> bool {
+    pub(crate) fn has(self, address: IpAddr) -> bool {
         (bits(address) ^ self.address).checked_shr(self.free.into()).unwrap_or(0) == 0
     }
 }

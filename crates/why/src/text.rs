@@ -20,11 +20,17 @@ const LISTED: usize = 8;
 ///
 /// # Errors
 /// Returns the errors of `out`.
-pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools: &Tools) -> io::Result<()> {
-    writeln!(out, "{}", one_line(&overview::first_of(groups, tools)))?;
+pub fn report(
+    out: &mut impl Write,
+    files: &[Examined],
+    groups: &[Group],
+    left_out: u64,
+    tools: &Tools,
+) -> io::Result<()> {
+    writeln!(out, "{}", one_line(&overview::first_of(groups, left_out, tools)))?;
     writeln!(out)?;
     captures(out, files, tools)?;
-    writeln!(out, "{}", summary(groups))?;
+    writeln!(out, "{}", summary(groups, left_out))?;
     for cluster in Cluster::of(groups) {
         writeln!(out, "{}", cluster.words())?;
     }
@@ -53,8 +59,8 @@ fn captures(out: &mut impl Write, files: &[Examined], tools: &Tools) -> io::Resu
     Ok(())
 }
 
-/// How many connections were reset, in one line.
-pub(crate) fn summary(groups: &[Group]) -> String {
+/// How many connections were reset, in one line. `left_out`: findings that are not told.
+pub(crate) fn summary(groups: &[Group], left_out: u64) -> String {
     let connections = |harmless| -> u64 {
         groups.iter().filter(|group| group.harmless == harmless).map(|group| group.connections).sum()
     };
@@ -67,9 +73,16 @@ pub(crate) fn summary(groups: &[Group]) -> String {
     let (late, silent) = (count(&late), count(&|group| failed(group) && !late(group)));
     let told = |count: u64, what| if count == 0 { String::new() } else { format!(" {count} {what}.") };
     let unanswered = told(silent, "failed without a reset") + &told(late, "opened late");
+    let hidden = match left_out {
+        0 => String::new(),
+        1 => " 1 other finding is not told.".to_owned(),
+        count => format!(" {count} other findings are not told."),
+    };
+    let unanswered = unanswered + &hidden;
     let harmful = harmful - silent - late;
     if harmful + harmless == 0 {
-        return format!("No connection was reset.{unanswered}");
+        let none = if left_out > 0 { "No reset is told." } else { "No connection was reset." };
+        return format!("{none}{unanswered}");
     }
     let findings = groups.iter().filter(|group| !group.harmless && !failed(group)).count();
     format!(

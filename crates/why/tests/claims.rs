@@ -10,6 +10,8 @@ mod check_failed;
 mod check_prints;
 #[path = "../examples/corpus/check_sender.rs"]
 mod check_sender;
+#[path = "../examples/corpus/check_streams.rs"]
+mod check_streams;
 #[path = "../examples/corpus/payload.rs"]
 mod payload;
 #[path = "../examples/corpus/trace.rs"]
@@ -22,8 +24,12 @@ use linger_why::{AnalyzerLimits, Cause, Claim, Finding, examine};
 
 fn captures() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("captures");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|path| path.extension().is_some_and(|extension| extension == "gz")).collect()
+    let folders = [folder.clone(), folder.join("http2")];
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    files
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "gz"))
+        .collect()
 }
 
 fn findings(path: &Path) -> Vec<Finding> {
@@ -99,6 +105,17 @@ fn a_sentence_with_a_wrong_number_is_refuted() {
             Claim::Icmp { reporter, .. } => Claim::Icmp { problem: IcmpProblem::TimeExceeded, reporter },
             Claim::TtlDiffers { reset, usual } => Claim::TtlDiffers { reset, usual: usual + 1 },
             Claim::Silence { nanoseconds } => Claim::Silence { nanoseconds: nanoseconds + 5_000 },
+            Claim::GoAway { party, error, last, ref debug } => {
+                Claim::GoAway { party, error: error + 1, last, debug: debug.clone() }
+            }
+            Claim::StreamsReset { party, error, ref streams } => {
+                Claim::StreamsReset { party, error: error + 1, streams: streams.clone() }
+            }
+            Claim::Streams { fate, ref streams } => {
+                let mut streams = streams.clone();
+                streams.count += 1;
+                Claim::Streams { fate, streams }
+            }
             Claim::FastCgiUnread { stdin_ended } => Claim::FastCgiUnread { stdin_ended: !stdin_ended },
             _ => return None,
         })
@@ -121,5 +138,5 @@ fn a_sentence_with_a_wrong_number_is_refuted() {
             assert!(!known || !check::refuted(&packets, &changed).is_empty(), "{}", path.display());
         }
     }
-    assert!(kinds.len() >= 23, "{kinds:?}");
+    assert!(kinds.len() >= 26, "{kinds:?}");
 }

@@ -43,6 +43,38 @@ fn failures_without_a_reset_are_harmful_and_can_be_left_out() {
     let output = linger(&["--resets-only", &capture]);
     assert_eq!(output.status.code(), Some(0));
     assert!(!text(&output.stdout).contains("cut-short ("));
+    assert!(text(&output.stdout).contains("No reset is told. 1 other finding is not told."));
+}
+
+#[test]
+fn a_filter_tells_some_findings_and_its_errors_name_the_place() {
+    let captures = [capture("cut-short-length.client"), capture("data-after-close.server")];
+    let filtered = |filter: &str, more: &[&str]| {
+        linger(&[&["--filter", filter, &captures[0], &captures[1]], more].concat())
+    };
+    let report = text(&filtered("cause data-after-close", &[]).stdout);
+    assert!(
+        report.contains("1 connection was reset harmfully, in 1 finding; 0 harmlessly. 1 other finding"),
+        "{report}"
+    );
+    let none = filtered("cause forged", &[]);
+    assert_eq!(none.status.code(), Some(0));
+    assert!(text(&none.stdout).starts_with("None of the findings is told."), "{}", text(&none.stdout));
+    assert!(text(&none.stdout).contains("2 other findings are not told."));
+    let json = filtered("not reset and host 10.0.0.0/8", &["--json"]);
+    let lines = crate::common::contract::lines("why", &text(&json.stdout));
+    let causes: Vec<_> =
+        lines.iter().filter(|line| line["type"] == "reset").map(|line| &line["cause"]).collect();
+    assert_eq!((causes, json.status.code()), (vec![&"cut-short".into()], Some(1)));
+    assert_eq!(text(&json.stderr), "linger: 1 other finding is not told\n");
+    let wrong = filtered("cause cut-shrt and port 80", &[]);
+    assert_eq!(wrong.status.code(), Some(2));
+    let error = text(&wrong.stderr);
+    assert!(
+        error.contains("should be a cause: accept-queue-overflow, ")
+            && error.contains("\n  cause cut-shrt and port 80\n        ^^^^^^^^\n"),
+        "{error}"
+    );
 }
 
 #[test]

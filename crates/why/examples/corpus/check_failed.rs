@@ -36,7 +36,7 @@ impl Checker<'_> {
     }
 
     /// The client's side and the server's.
-    fn both(&self) -> Result<(Sent<'_>, Sent<'_>), String> {
+    pub(crate) fn both(&self) -> Result<(Sent<'_>, Sent<'_>), String> {
         let client = self.finding.client.ok_or("the client is not known")?;
         let server = if client == self.finding.from { self.finding.to } else { self.finding.from };
         Ok((self.all_from(client), self.all_from(server)))
@@ -126,6 +126,11 @@ impl Checker<'_> {
                 let acked = other.final_ack().or(other.ack()).ok_or("nothing was acknowledged")?;
                 equal(other.sacked_beyond(acked), u64::from(*bytes))
             }
+            Claim::GoAway { .. }
+            | Claim::StreamsReset { .. }
+            | Claim::Streams { .. }
+            | Claim::StreamsWhole(_)
+            | Claim::StreamsUnknown(_) => self.streams(claim, frame),
             other => self.closed_early(other, frame),
         }
     }

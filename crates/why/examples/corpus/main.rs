@@ -12,6 +12,7 @@ mod check_course;
 mod check_failed;
 mod check_prints;
 mod check_sender;
+mod check_streams;
 mod labelled;
 mod payload;
 mod trace;

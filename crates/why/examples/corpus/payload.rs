@@ -224,7 +224,7 @@ pub(crate) fn is_farewell(bytes: &[u8], which: Farewell) -> Result<(), String> {
             let small = |&(kind, length, _): &(u8, u16, usize)| kind == 21 || kind == 23 && length <= 41;
             records.last().is_some_and(|&(.., end)| end == bytes.len()) && records.iter().all(small)
         }
-        Farewell::GoAway => bytes.get(3) == Some(&7),
+        Farewell::GoAway => bytes.get(3) == Some(&7) && bytes.get(13..17) == Some(&[0; 4]),
         Farewell::WebSocketClose => bytes.first().is_some_and(|first| first & 0x0f == 8),
         _ => false,
     };

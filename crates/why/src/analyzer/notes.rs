@@ -9,12 +9,28 @@ use crate::flow::{Flow, FlowStep};
 use crate::key::Dir;
 use crate::opening::Opening;
 use crate::places::Places;
-use crate::record::At;
+use crate::record::{At, Since};
 use crate::side::Marks;
+use crate::streams::SeenAt;
 use crate::surroundings::{Drops, ListenerAddress, Surroundings};
 use crate::table::FlowSlot;
 
 impl Analyzer {
+    /// Reads the frames of HTTP/2 in a segment, until the connection's first reset.
+    #[inline]
+    pub(super) fn follow_streams(&mut self, slot: FlowSlot, segment: &Segment<'_>, dir: Dir, at: At) {
+        if segment.payload_len == 0 {
+            return;
+        }
+        let followed = |flow: &&mut Flow| flow.connection.sides[dir].app.is_http2() && flow.reset.is_none();
+        if let Some(flow) = self.table.get(slot).filter(followed) {
+            let (micros, frame) = flow.connection.since_first(at);
+            let seen = SeenAt { frame, since: Since::micros(micros) };
+            let acked = flow.connection.sides[1 - dir].ack();
+            self.streams.take(flow.connection.key, dir, segment, acked, seen);
+        }
+    }
+
     /// Looks at the checksum of a SYN, or of a connection's first reset.
     pub(super) fn note_checksum(
         &mut self,

@@ -9,6 +9,7 @@ use crate::flow::Flow;
 use crate::names::AskedName;
 use crate::record::Record;
 use crate::recorded_reset::RecordedReset;
+use crate::streams::Http2Streams;
 use crate::{Cause, Claim, Class, Confidence, Remedy};
 
 impl Analyzer {
@@ -19,24 +20,26 @@ impl Analyzer {
 
     /// What [`Self::settle`] does, for a connection whose end was noted.
     pub(super) fn conclude(&mut self, flow: Flow) {
+        let streams = self.streams.remove(&flow.connection.key);
         let late = if self.late.is_empty() { None } else { self.late.remove(&flow.connection.key) };
         if let Some(reset) = flow.reset {
-            self.judge(&reset);
+            self.judge(&reset, streams.as_ref());
         } else {
-            self.settle_without_reset(&flow, &late.unwrap_or_default());
+            self.settle_without_reset(&flow, &late.unwrap_or_default(), streams.as_ref());
         }
     }
 
-    fn settle_without_reset(&mut self, flow: &Flow, late: &[Record]) {
+    fn settle_without_reset(&mut self, flow: &Flow, late: &[Record], streams: Option<&Http2Streams>) {
         let connection = &flow.connection;
         let icmp = if self.reported.is_empty() { None } else { self.reported.remove(&connection.key) };
-        if icmp.is_none() && !connection.may_have_failed() {
+        let broken = streams.is_some_and(|streams| streams.broken().is_some());
+        if icmp.is_none() && !broken && !connection.may_have_failed() {
             return;
         }
         let served = connection.client().map_or(0, |client| 1 - client);
         let network = self.places.network(connection, served);
         let listener = self.surroundings.of((connection.key.end(served), network));
-        let look = FailureLook { connection, listener: &listener, icmp: icmp.as_ref() };
+        let look = FailureLook { connection, listener: &listener, icmp: icmp.as_ref(), streams };
         let Some(failed) = look.failed() else { return };
         let path = self.places.path(connection.paths[failed.by]);
         let name = self.names.of(flow.asked_name).map(AskedName::as_str);
@@ -46,8 +49,8 @@ impl Analyzer {
         self.ready.push(finding);
     }
 
-    pub(super) fn judge(&mut self, reset: &RecordedReset) {
-        let facts = Facts::new(reset);
+    pub(super) fn judge(&mut self, reset: &RecordedReset, streams: Option<&Http2Streams>) {
+        let facts = Facts::new(reset).with_streams(streams);
         let key = &reset.connection.key;
         let (from, to) = (key.end(reset.by), key.end(1 - reset.by));
         let listener = match facts.sender_is_client() {
@@ -61,6 +64,7 @@ impl Analyzer {
         let said = facts.application().into_iter().chain(facts.asked_for(asked_name));
         verdict.evidence.extend(facts.fingerprints());
         verdict.evidence.extend(said.map(|says| Evidence { frame: None, says }));
+        verdict.evidence.extend(facts.stream_claims());
         let path = self.places.path(reset.connection.paths[reset.by]);
         if !path.is_plain() {
             let says = Claim::SentIn(path.to_string());
@@ -85,6 +89,8 @@ impl Analyzer {
             }
             _ => losses.request,
         };
+        // Of a stream that is cut, or has no response, nobody knows how long it would have been.
+        let response = losses.response.filter(|bytes| *bytes > 0 || !facts.streams_open());
         let mut finding = Finding {
             file: String::new(),
             interface: key.interface(),
@@ -99,7 +105,7 @@ impl Analyzer {
             confidence: verdict.confidence,
             candidates: verdict.candidates,
             harmless: verdict.harmless,
-            lost_response_bytes: if verdict.harmless { Some(0) } else { losses.response },
+            lost_response_bytes: if verdict.harmless { Some(0) } else { response },
             unread_request_bytes: unread,
             evidence: verdict.evidence,
             would_decide: verdict.would_decide,

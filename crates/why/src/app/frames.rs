@@ -28,10 +28,11 @@ impl App {
 
     /// HTTP/2 frames that begin in a segment, the first of them at `end` (RFC 9113 section 4.1).
     pub(super) fn http2(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
-        records(end, segment, |at, &[high, middle, low, kind, _, _, _, _, _]: &[u8; 9], _| {
+        records(end, segment, |at, &[high, middle, low, kind, _, _, _, _, _]: &[u8; 9], body| {
             // After GOAWAY, streams that were open go on; SETTINGS, PING and WINDOW_UPDATE say nothing new.
             let goaway = match kind {
-                7 => true,
+                // With an error it is no farewell, but the reason for an end (section 6.8).
+                7 => body.get(4..8) == Some(&[0; 4]),
                 4 | 6 | 8 => self.farewell().is_some(),
                 _ => false,
             };

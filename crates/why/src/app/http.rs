@@ -4,7 +4,7 @@ use std::fmt;
 
 use linger_packet::Segment;
 
-use super::sniff::{field, head_length, lines, sniff, switches_to_web_socket};
+use super::sniff::{field, head_length, lines, sniff, switches_to};
 use super::{App, Extent, LONGEST, Protocol};
 
 /// A response, or a request by its method.
@@ -145,8 +145,10 @@ impl App {
                 self.extent = self.chunks(at, segment);
             }
             self.last_chunk(segment);
-            if let (Protocol::WebSocket { .. }, Extent::Known(next)) = (self.protocol, self.extent) {
-                return self.web_socket(next, segment);
+            match (self.protocol, self.extent) {
+                (Protocol::WebSocket { .. }, Extent::Known(next)) => return self.web_socket(next, segment),
+                (Protocol::Http2 { .. }, Extent::Known(next)) => return self.http2(next, segment),
+                _ => {}
             }
             match self.extent {
                 Extent::Known(next) => end = next,
@@ -183,8 +185,8 @@ impl App {
         self.farewell_at = at;
         // RFC 9112 section 6.3: responses that have no body whatever their fields say.
         let empty = status.starts_with(b"1") || status == b"204" || status == b"304";
-        if response && status == b"101" && switches_to_web_socket(&bytes[..length]) {
-            self.protocol = Protocol::WebSocket { close: false };
+        if let Some(protocol) = switches_to(&bytes[..length]).filter(|_| response && status == b"101") {
+            self.protocol = protocol;
             return Extent::Known(end);
         }
         if response && (empty || peer.asked_for_head(messages)) {

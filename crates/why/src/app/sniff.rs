@@ -22,16 +22,20 @@ pub(crate) fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&line[..colon], &line[colon + 1..]))
 }
 
-/// Whether the head of a 101 response switches to WebSocket.
-pub(super) fn switches_to_web_socket(head: &[u8]) -> bool {
-    lines(head).filter_map(field).any(|(name, value)| {
-        name.eq_ignore_ascii_case(b"upgrade") && value.trim_ascii().eq_ignore_ascii_case(b"websocket")
+/// The protocol to which the head of a 101 response switches, if it is one that is known here.
+pub(super) fn switches_to(head: &[u8]) -> Option<Protocol> {
+    let upgrades = lines(head).filter_map(field).filter(|(name, _)| name.eq_ignore_ascii_case(b"upgrade"));
+    upgrades.map(|(_, value)| value.trim_ascii()).find_map(|value| match value {
+        _ if value.eq_ignore_ascii_case(b"websocket") => Some(Protocol::WebSocket { close: false }),
+        // RFC 7540 section 3.2.
+        _ if value.eq_ignore_ascii_case(b"h2c") => Some(Protocol::Http2 { goaway: false }),
+        _ => None,
     })
 }
 
 /// The length of the message head at the start of `bytes`, its empty line included. A line may end with a line feed alone
 /// (RFC 9112 section 2.2).
-pub(super) fn head_length(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn head_length(bytes: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {
         let line = from + memchr::memchr(b'\n', bytes.get(from..)?)? + 1;
@@ -85,7 +89,7 @@ fn is_request_line(bytes: &[u8]) -> bool {
 }
 
 /// RFC 9113 section 3.4: what a client sends before its first frame.
-pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HTTP: Protocol = Protocol::Http { message: HttpMessage::Response, messages: 0, status: 0, heads: 0 };
 
@@ -104,6 +108,8 @@ pub(super) fn sniff(bytes: &[u8]) -> Protocol {
         _ if bytes.starts_with(b"HTTP/1.") => HTTP,
         _ if METHODS.iter().any(|method| bytes.starts_with(method)) && is_request_line(bytes) => HTTP,
         _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
+        // A server may send its SETTINGS before it has the preface: on stream 0, no acknowledgement, settings of 6 bytes each.
+        [0, 0, length, 4, 0, 0, 0, 0, 0, ..] if length.is_multiple_of(6) => Protocol::Http2 { goaway: false },
         _ if bytes.starts_with(HTTP2_PREFACE) => Protocol::Http2 { goaway: false },
         _ if is_greeting(bytes) => Protocol::Lines { farewell: false },
         _ => Protocol::Other,

@@ -3,6 +3,7 @@
 mod closed_early;
 mod opened_late;
 mod stalled;
+mod streams;
 mod unanswered;
 
 use linger_packet::{IcmpError, IcmpProblem};
@@ -17,6 +18,7 @@ use crate::names::AskedName;
 use crate::record::{Record, Since};
 use crate::recorded_reset::RecordedReset;
 use crate::side::Fin;
+use crate::streams::Http2Streams;
 use crate::surroundings::ListenerHistory;
 use crate::{Cause, Claim, Class, Confidence, Remedy};
 
@@ -47,6 +49,7 @@ pub(crate) struct FailureLook<'a> {
     pub(crate) connection: &'a ObservedConnection,
     pub(crate) listener: &'a ListenerHistory,
     pub(crate) icmp: Option<&'a ReportedError>,
+    pub(crate) streams: Option<&'a Http2Streams>,
 }
 
 /// How a connection failed, and what shows it.
@@ -67,6 +70,8 @@ pub(crate) struct Failed {
     would_decide: Option<NextEvidence>,
     /// Nothing but a farewell was left to say.
     farewell: Option<Farewell>,
+    /// What was not answered may be sent again, and the client was told so.
+    harmless: bool,
 }
 
 impl Failed {
@@ -92,6 +97,7 @@ impl Failed {
             evidence: Vec::new(),
             would_decide: None,
             farewell: None,
+            harmless: false,
         }
     }
 
@@ -123,9 +129,18 @@ impl FailureLook<'_> {
         }
         self.silence()
             .or_else(|| self.closed_early())
+            .or_else(|| self.with_facts(Self::streams_at_fin))
             .or_else(|| self.window_stuck())
             .or_else(|| self.unacknowledged())
             .or_else(|| self.opened_late())
+            .or_else(|| self.with_facts(Self::broken_streams))
+    }
+
+    /// What a question of the connection's facts comes to, where there are streams.
+    fn with_facts(&self, ask: impl FnOnce(&Self, &Facts<'_>) -> Option<Failed>) -> Option<Failed> {
+        let streams = self.streams?;
+        let stand_in = RecordedReset::none(self.connection.clone(), 1 - streams.client());
+        ask(self, &Facts::new(&stand_in).with_streams(Some(streams)))
     }
 
     /// The finding about a failure. `late`: the packets up to a SYN-ACK that came late.
@@ -140,13 +155,14 @@ impl FailureLook<'_> {
         let frame = self.frame(failed.frame);
         let cause = failed.candidates.first().copied().unwrap_or(Cause::Unknown);
         let stand_in = RecordedReset::none(connection.clone(), failed.by);
-        let facts = Facts::new(&stand_in);
+        let facts = Facts::new(&stand_in).with_streams(self.streams);
         failed.evidence.extend(facts.asked_for(name).map(|says| Evidence { frame: None, says }));
         failed.evidence.extend(facts.alerts().map(|says| Evidence { frame: None, says }));
+        failed.evidence.extend(facts.stream_claims());
         let farewell =
             failed.farewell.map(|farewell| Claim::OnlyFarewellLeft(facts.party(failed.by), farewell));
         failed.evidence.extend(farewell.map(|says| Evidence { frame: None, says }));
-        let harmless = failed.farewell.is_some();
+        let harmless = failed.farewell.is_some() || failed.harmless;
         Finding {
             file: String::new(),
             interface: connection.key.interface(),

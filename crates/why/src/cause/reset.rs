@@ -267,6 +267,10 @@ impl Judge<'_> {
         if f.reset.survived() {
             return true;
         }
+        // Of HTTP/2 each response counts, whoever closed and however.
+        if f.streams_open() {
+            return false;
+        }
         match class {
             Class::AnswerToSyn | Class::AnswerToSynAck | Class::PassiveBeforeAck => return false,
             Class::AfterKeepalive => return false,

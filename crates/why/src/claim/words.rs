@@ -2,6 +2,7 @@
 
 mod fingerprint;
 mod queue;
+mod streams;
 
 use std::fmt;
 

@@ -32,6 +32,9 @@ impl Facts<'_> {
 
     /// Every request was answered, and the client has acknowledged the last byte.
     pub(crate) fn exchange_complete(&self) -> bool {
+        if self.streams.is_some() {
+            return self.streams_whole().is_some();
+        }
         let Some(client) = self.client() else { return false };
         let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
         let whole = |side: &Side, at| {
@@ -43,6 +46,11 @@ impl Facts<'_> {
             && whole(server, self.acknowledged_by(client, server))
     }
 
+    /// [`Self::exchange_complete`] as a sentence.
+    pub(crate) fn exchange_whole(&self) -> Claim {
+        self.streams_whole().map_or(Claim::ExchangeWhole, Claim::StreamsWhole)
+    }
+
     /// The client lacks part of a response, by the response's own length.
     pub(crate) fn response_is_short(&self) -> bool {
         let Some(dir) = self.client() else { return false };
@@ -51,8 +59,11 @@ impl Facts<'_> {
         server.app.is_http() && server.app.missing_after(at).is_some_and(|missing| missing > 0)
     }
 
-    /// HTTP, and a response is not whole at the client, or has not begun.
+    /// HTTP, and a response is not whole at the client, or has not begun. Of HTTP/2 only where its streams are known.
     pub(crate) fn http_open(&self) -> bool {
+        if self.streams.is_some() {
+            return self.streams_open();
+        }
         let http = self.connection().sides.iter().any(|side| side.app.is_http());
         http && !self.exchange_complete()
     }
@@ -90,7 +101,7 @@ impl Facts<'_> {
     }
 
     /// The last acknowledgement of `receiver`: the reset's and later ones included.
-    fn acknowledged_by(&self, receiver: &Side, of: &Side) -> u32 {
+    pub(super) fn acknowledged_by(&self, receiver: &Side, of: &Side) -> u32 {
         let resetter = std::ptr::eq(receiver, self.sender);
         let before = if resetter && self.active() {
             self.reset.ack

@@ -30,7 +30,7 @@ fn written(files: &[Examined], findings: Vec<Finding>) -> (String, Vec<Group>) {
     }
     let groups = groups.sorted();
     let mut page = Vec::new();
-    report(&mut page, files, &groups, &Tools::default()).unwrap();
+    report(&mut page, files, &groups, 0, &Tools::default()).unwrap();
     (String::from_utf8(page).unwrap(), groups)
 }
 

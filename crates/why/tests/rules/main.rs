@@ -16,6 +16,8 @@ mod check_failed;
 mod check_prints;
 #[path = "../../examples/corpus/check_sender.rs"]
 mod check_sender;
+#[path = "../../examples/corpus/check_streams.rs"]
+mod check_streams;
 #[path = "../../examples/corpus/payload.rs"]
 mod payload;
 #[path = "../../examples/corpus/trace.rs"]
@@ -41,6 +43,7 @@ mod queue;
 mod records;
 mod series;
 mod stalled;
+mod streams;
 mod table;
 mod timers;
 mod ttl;

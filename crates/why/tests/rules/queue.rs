@@ -127,7 +127,7 @@ fn the_report_says_what_a_full_listener_dropped() {
             examine_reader(reader, "built", AnalyzerLimits::default(), |finding| groups.add(finding));
         groups.note_drops(&examined);
         let mut out = Vec::new();
-        text::report(&mut out, &[examined], &groups.sorted(), &Tools::default()).unwrap();
+        text::report(&mut out, &[examined], &groups.sorted(), 0, &Tools::default()).unwrap();
         String::from_utf8(out).unwrap()
     };
     let late = report(&opened_late(3).and(accepted_at(500)));

@@ -110,7 +110,7 @@ impl Judge<'_> {
         let ended = r.fin().filter(|_| f.acknowledges_all());
         let answered = f.server_spoke_last();
         if f.exchange_complete() {
-            self.say(None, Claim::ExchangeWhole);
+            self.say(None, f.exchange_whole());
         } else if answered {
             self.say(f.frame_at(s.spoke_frame), Claim::SpokeLast(f.party(f.reset.by)));
         }
@@ -144,7 +144,7 @@ impl Judge<'_> {
         } else if let Some(fin) = s.fin().filter(|fin| fin.late > 0 && f.active() && f.acknowledges_all()) {
             return self.client_met_late_bytes(fin);
         } else if f.exchange_complete() {
-            self.say(None, Claim::ExchangeWhole);
+            self.say(None, f.exchange_whole());
             return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, ClientGaveUp]);
         }
         // Bytes up to the reset's own acknowledgement had arrived: `tcp_send_active_reset` sends rcv_nxt.

@@ -39,7 +39,7 @@ impl Claim {
             Self::HostHeardMeanwhile => f.write_str(
                 "the host acknowledged packets of those after the first of these SYNs: host and path had not gone",
             ),
-            _ => Ok(()),
+            _ => self.streams(f),
         }
     }
 }
