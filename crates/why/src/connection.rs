@@ -108,6 +108,11 @@ impl ObservedConnection {
         (first..first + kept).map(|at| &self.ring[at % KEPT])
     }
 
+    /// Whether it has had more packets than are kept.
+    pub(crate) fn has_forgotten(&self) -> bool {
+        usize::from(self.ring_len) > KEPT
+    }
+
     /// The opener's packets since the latest SYN-ACK, and those of them with data, if the other side has sent nothing since. At least so
     /// many: only the latest packets are kept.
     fn unheard(&self) -> (u32, u32) {

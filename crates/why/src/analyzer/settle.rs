@@ -85,6 +85,14 @@ impl Analyzer {
             }
             _ => losses.request,
         };
+        // What a reset of its own accord acknowledges after its sender's FIN was not read all the same.
+        let lost = match verdict.cause {
+            _ if verdict.harmless => Some(0),
+            Cause::ClientGaveUp if verdict.class == Class::ActiveAfterFin => {
+                losses.response.map(|bytes| bytes.max(u64::from(facts.sender.late())))
+            }
+            _ => losses.response,
+        };
         let mut finding = Finding {
             file: String::new(),
             interface: key.interface(),
@@ -99,7 +107,7 @@ impl Analyzer {
             confidence: verdict.confidence,
             candidates: verdict.candidates,
             harmless: verdict.harmless,
-            lost_response_bytes: if verdict.harmless { Some(0) } else { losses.response },
+            lost_response_bytes: lost,
             unread_request_bytes: unread,
             evidence: verdict.evidence,
             would_decide: verdict.would_decide,

@@ -210,7 +210,7 @@ fn what_comes_after_the_clients_own_fin() {
     rule("a response after the client's own FIN")
         .base(
             &answered(|flow| flow.fin(Client).data(Server, &response(20, 20))),
-            "client-gave-up likely active-after-fin harmful",
+            "client-gave-up likely active-after-fin harmful lost:59",
         )
         .but(
             "before it",
