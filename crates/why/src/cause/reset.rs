@@ -273,7 +273,6 @@ impl Judge<'_> {
         }
         match class {
             Class::AnswerToSyn | Class::AnswerToSynAck | Class::PassiveBeforeAck => return false,
-            Class::AfterKeepalive => return false,
             // Both had closed, and all had arrived, so that only a FIN went unanswered.
             Class::AfterRetransmissions if s.has_fin() && r.has_fin() => {
                 return f.delivered(s, r) && f.delivered(r, s) && f.arrived().is_none();

@@ -172,6 +172,11 @@ fn an_abort_after_both_fins_ends_nothing() {
     rule("acknowledged FINs")
         .base(&base(true).rst(Server), "both-closed likely active-after-fin harmless")
         .but("one FIN is not acknowledged", &base(false).rst(Server), "active-after-fin unknown possible")
+        .but(
+            "bytes after the FIN",
+            &idle().fin(Server).ack(Client).bytes(Client, 5).fin(Client).ack(Server).rst(Server),
+            "closed-with-unread-data likely active-after-fin harmful",
+        )
         .but("by the client", &base(true).rst(Client), "both-closed likely active-after-fin harmless")
         .but(
             "the other FIN is not acknowledged",
