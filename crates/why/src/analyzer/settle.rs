@@ -2,8 +2,8 @@
 
 use super::{Analyzer, notes};
 use crate::cause::no_reset::FailureLook;
-use crate::cause::reset::decide;
-use crate::facts::Facts;
+use crate::cause::reset::{Diagnosis, decide};
+use crate::facts::{Facts, Losses};
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::Flow;
 use crate::names::AskedName;
@@ -66,7 +66,6 @@ impl Analyzer {
             let says = Claim::SentIn(path.to_string());
             verdict.evidence.push(Evidence { frame: Some(reset.at.frame), says });
         }
-        let losses = facts.losses();
         let mut ladder = facts.ladder();
         for rung in &mut ladder {
             if let Some(comment) = self.comments.get(&rung.frame) {
@@ -76,23 +75,7 @@ impl Analyzer {
                 });
             }
         }
-        // A capture cannot show unread bytes, except those that came after the FIN.
-        let unread = match verdict.cause {
-            _ if verdict.harmless => Some(0),
-            Cause::ClosedWithUnreadData | Cause::Unknown => None,
-            Cause::DataAfterClose if facts.sender_is_client() != Some(true) => {
-                losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late())))
-            }
-            _ => losses.request,
-        };
-        // What a reset of its own accord acknowledges after its sender's FIN was not read all the same.
-        let lost = match verdict.cause {
-            _ if verdict.harmless => Some(0),
-            Cause::ClientGaveUp if verdict.class == Class::ActiveAfterFin => {
-                losses.response.map(|bytes| bytes.max(u64::from(facts.sender.late())))
-            }
-            _ => losses.response,
-        };
+        let Losses { response: lost, request: unread } = told_losses(&facts, &verdict);
         let mut finding = Finding {
             file: String::new(),
             interface: key.interface(),
@@ -127,6 +110,31 @@ impl Analyzer {
         self.files.localise(&mut finding);
         self.ready.push(finding);
     }
+}
+
+/// What is told of the bytes that did not arrive.
+fn told_losses(facts: &Facts<'_>, verdict: &Diagnosis) -> Losses {
+    if verdict.harmless {
+        return Losses { response: Some(0), request: Some(0) };
+    }
+    let Losses { response, request } = facts.losses();
+    let late = u64::from(facts.sender.late());
+    // What a reset of its own accord acknowledges after its sender's FIN was not read all the same.
+    let response = match verdict.cause {
+        Cause::ClientGaveUp if verdict.class == Class::ActiveAfterFin => {
+            response.map(|bytes| bytes.max(late))
+        }
+        _ => response,
+    };
+    // A capture cannot show unread bytes, except those that came after the FIN.
+    let request = match verdict.cause {
+        Cause::ClosedWithUnreadData | Cause::Unknown => None,
+        Cause::DataAfterClose if facts.sender_is_client() != Some(true) => {
+            request.map(|bytes| bytes.max(late))
+        }
+        _ => request,
+    };
+    Losses { response, request }
 }
 
 fn remedy((cause, confidence): (Cause, Confidence), class: Class, harmless: bool) -> Remedy {
