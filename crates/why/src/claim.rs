@@ -45,6 +45,8 @@ pub enum Claim {
         what: Asked,
         /// The frame that it answers.
         frame: u64,
+        /// Whether it may as well answer bytes that came before this frame.
+        or_earlier: bool,
     },
     /// A bare RST, and no packet among the latest is one that it can answer.
     AnswersUnseen {
@@ -59,6 +61,18 @@ pub enum Claim {
     /// A bare RST at the sender's next number, with the sender's last window: no packet of the other side acknowledges that number,
     /// so that it answers none.
     BareOfItsOwn {
+        /// Its window.
+        window: Option<u16>,
+    },
+    /// The window of a reset after its sender's own FIN is larger than before, at the same acknowledgement.
+    WindowGrows {
+        /// The sender's last window, unscaled.
+        before: u16,
+        /// The reset's.
+        now: u16,
+    },
+    /// A bare RST at the sender's next number, with the sender's last window, after a mere acknowledgement: an answer to that has none.
+    BareWithWindow {
         /// Its window.
         window: Option<u16>,
     },

@@ -3,7 +3,7 @@
 use linger_packet::{Flags, Segment};
 
 use crate::key::{Dir, FlowKey, PathId};
-use crate::opening::{Opening, OpeningStep, SynAck};
+use crate::opening::{Opening, OpeningStep, SynAck, UnheardPackets};
 use crate::record::{At, Record, Since};
 use crate::service;
 use crate::side::Side;
@@ -108,24 +108,31 @@ impl ObservedConnection {
         (first..first + kept).map(|at| &self.ring[at % KEPT])
     }
 
-    /// The opener's packets since the latest SYN-ACK, and those of them with data, if the other side has sent nothing since. At least so
-    /// many: only the latest packets are kept.
-    fn unheard(&self) -> (u32, u32) {
-        let Some(opener) = self.opener() else { return (0, 0) };
+    /// Whether it has had more packets than are kept.
+    pub(crate) fn has_forgotten(&self) -> bool {
+        usize::from(self.ring_len) > KEPT
+    }
+
+    /// The opener's packets since the latest SYN-ACK, and how many of them have data, if the other side has sent nothing since. At
+    /// least so many: only the latest packets are kept.
+    fn unheard(&self) -> (UnheardPackets, u32) {
+        let Some(opener) = self.opener() else { return Default::default() };
         let is_own = |record: &Record| record.dir() == opener;
         let since = || {
             let records = self.records().rev();
             records.take_while(|record| is_own(record) || !record.flags.has(Flags::SYN))
         };
         if !since().all(is_own) {
-            return (0, 0);
+            return Default::default();
         }
-        since().fold((0, 0), |(all, data), record| (all + 1, data + u32::from(record.len > 0)))
+        let count = |which: fn(&Record) -> bool| since().filter(|record| which(record)).count() as u32;
+        let bare = count(|record| record.len == 0 && !record.flags.has(Flags::FIN));
+        (UnheardPackets { all: count(|_| true), bare }, count(|record| record.len > 0))
     }
 
     /// The opener's packets that were dropped since the latest SYN-ACK, at the end of a connection whose opener was not heard.
-    pub(crate) fn unheard_at_end(&self) -> u32 {
-        if matches!(self.opening, Opening::Unheard { .. }) { self.unheard().0 } else { 0 }
+    pub(crate) fn unheard_at_end(&self) -> UnheardPackets {
+        if matches!(self.opening, Opening::Unheard { .. }) { self.unheard().0 } else { Default::default() }
     }
 
     /// Whether the packets after `last`, up to frame `until`, show that data was sent which the capture does not hold: numbers
@@ -264,8 +271,13 @@ impl ObservedConnection {
             // Bytes that were sent twice since then had met no socket the first time. The last packet was heard, and an
             // acknowledgement before it may have been.
             OpeningStep::Heard(_) => match self.unheard() {
-                (all, 2..) => OpeningStep::Heard(all - 1),
-                (all, _) => OpeningStep::Heard(all.saturating_sub(2)),
+                (UnheardPackets { all, bare }, 2..) => {
+                    OpeningStep::Heard(UnheardPackets { all: all.saturating_sub(1), bare })
+                }
+                (UnheardPackets { all, bare }, _) => {
+                    let (all, bare) = (all.saturating_sub(2), bare.saturating_sub(1));
+                    OpeningStep::Heard(UnheardPackets { all, bare: bare.min(all) })
+                }
             },
             step => step,
         }

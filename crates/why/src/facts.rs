@@ -1,5 +1,6 @@
 //! What a reset and its connection show. Each method answers one question; `cause` judges. A "bare" reset has no ACK flag.
 
+mod answers;
 mod exchange;
 mod ladder;
 mod sender;
@@ -16,6 +17,8 @@ use crate::recorded_reset::{Genuine, RecordedReset};
 use crate::side::{Marks, Side};
 use crate::streams::Http2Streams;
 
+pub(crate) use answers::Unasked;
+
 /// A reset with the two sides of its connection: the sender of the reset and its receiver.
 #[derive(Clone, Copy)]
 pub(crate) struct Facts<'a> {
@@ -26,46 +29,6 @@ pub(crate) struct Facts<'a> {
     pub(crate) trigger: Option<Record>,
     /// The streams of HTTP/2, where they are followed.
     pub(crate) streams: Option<&'a Http2Streams>,
-}
-
-/// A bare reset that comes later than this, in nanoseconds, after a packet does not answer it: no path takes so long.
-const ANSWERED_WITHIN: u64 = 3_000_000_000;
-
-/// The packet that a bare reset answers, if it is among those kept: its acknowledgement is the reset's number, and the sender
-/// of the reset has not answered it otherwise.
-fn trigger(reset: &RecordedReset, sender: &Side) -> Option<Record> {
-    let unanswered = |record: &&Record| {
-        let acknowledged = sender.ack().map_or(1 << 31, |ack| ack.wrapping_sub(record.seq));
-        let span =
-            record.len + u32::from(record.flags.has(Flags::FIN)) + u32::from(record.flags.has(Flags::SYN));
-        // Bytes beyond the sender's acknowledgement, or a packet after the sender's last one.
-        acknowledged >= 1 << 31 || acknowledged < span || record.frame > sender.last_frame
-    };
-    let answers = |record: &&Record| {
-        record.dir() != reset.by && record.flags.has(Flags::ACK) && record.ack == reset.seq
-    };
-    let mut asking = reset.connection.records().rev().filter(answers).filter(unanswered);
-    let latest = asking.next()?;
-    // Packets keep their order, and a closed socket answers each. So the first of several that were sent together is answered first.
-    let age =
-        |record: &Record| reset.at.time_ns.saturating_sub(reset.connection.first_time + record.since_first());
-    if age(latest) > ANSWERED_WITHIN {
-        return None;
-    }
-    let with_it =
-        |record: &&Record| (record.len > 0 || record.flags.has(Flags::FIN)) && age(record) <= 2 * age(latest);
-    // What is sent again was not answered before.
-    let first = if latest.repeated() { None } else { asking.rfind(with_it) };
-    first.or(Some(latest)).copied()
-}
-
-/// Why a bare reset answers no packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unasked {
-    /// Its sender had acknowledged all that it got.
-    AllAcknowledged,
-    /// It has its sender's own window, and a number that the other side has not acknowledged.
-    NumberUnacknowledged,
 }
 
 /// The TTLs that systems give to new packets.
@@ -87,7 +50,7 @@ impl<'a> Facts<'a> {
     pub(crate) fn new(reset: &'a RecordedReset) -> Self {
         let sender = &reset.connection.sides[reset.by];
         let receiver = &reset.connection.sides[1 - reset.by];
-        let trigger = if reset.flags.has(Flags::ACK) { None } else { trigger(reset, sender) };
+        let trigger = if reset.flags.has(Flags::ACK) { None } else { answers::trigger(reset, sender) };
         Self { reset, sender, receiver, trigger, streams: None }
     }
 
@@ -203,21 +166,6 @@ impl<'a> Facts<'a> {
         let known = self.receiver.ack().unwrap_or(self.sender.next);
         let ahead = self.reset.seq.wrapping_sub(known);
         self.sender.seen() && ahead != 0 && ahead < 1 << 30
-    }
-
-    /// A bare reset that no packet asks for: it stands at the sender's next number. macOS, BSD and Windows abort in this form too.
-    pub(crate) fn bare_unasked(&self) -> Option<Unasked> {
-        let (s, r) = (self.sender, self.receiver);
-        if self.reset.flags.has(Flags::ACK) || self.trigger.is_some() || !self.at_next() || !r.seen() {
-            return None;
-        }
-        if s.ack() == Some(r.next) {
-            return Some(Unasked::AllAcknowledged);
-        }
-        // An answer has no window.
-        let own_window =
-            self.reset.window.is_some_and(|window| window != 0) && self.reset.window == s.window();
-        (self.is_number_unacknowledged() && own_window).then_some(Unasked::NumberUnacknowledged)
     }
 
     /// The first packet of the alleged sender that no side sends after its own reset: its frame, and why. After a bare reset that
@@ -432,6 +380,25 @@ impl<'a> Facts<'a> {
         let round_trip = u64::from(s.quickest_us) * 1_000;
         (s.replies >= 3 && round_trip >= 2_000_000 && answered < round_trip / 4)
             .then_some((answered, round_trip))
+    }
+
+    /// The sender's last window and that of the reset, both unscaled, if Linux resets after its own FIN with a window that is larger
+    /// at the same acknowledgement, by 512 bytes at least.
+    ///
+    /// After `shutdown` it resets only if the application leaves bytes unread, or closes with `SO_LINGER 0`.
+    pub(crate) fn window_grew_after_fin(&self) -> Option<(u16, u16)> {
+        let s = self.sender;
+        let (before, now) = (s.window()?, self.reset.window?);
+        let room = u32::from(now.saturating_sub(before)) << s.scale;
+        (s.has_fin()
+            && s.marks.has(Marks::LINUX)
+            && self.active()
+            && s.ack() == Some(self.reset.ack)
+            && self.receiver.payload > 0
+            && self.reset.timestamps == s.marks.has(Marks::TIMESTAMPS)
+            && self.foreign_id().is_none()
+            && room >= 512)
+            .then_some((before, now))
     }
 
     /// The sender's last window and that of the reset, both unscaled, if the reset has a larger window at the same

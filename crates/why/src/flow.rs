@@ -6,7 +6,7 @@ use crate::connection::ObservedConnection;
 use crate::facts::Facts;
 use crate::key::{Dir, FlowKey, PathId};
 use crate::names::NameId;
-use crate::opening::OpeningStep;
+use crate::opening::{OpeningStep, UnheardPackets};
 use crate::record::{At, Record, Since};
 use crate::recorded_reset::RecordedReset;
 use crate::side::Marks;
@@ -28,10 +28,10 @@ pub(crate) enum FlowStep {
     Nothing,
     /// The packet was captured twice.
     Copy,
-    /// A SYN-ACK that was sent again after its answer. So many packets of the client since the one before were dropped.
-    SynAckAgain(u32),
-    /// After such SYN-ACKs the client was heard. So many of its packets since the last of them were dropped.
-    Heard(u32),
+    /// A SYN-ACK that was sent again after its answer. Those packets of the client since the one before were dropped.
+    SynAckAgain(UnheardPackets),
+    /// After such SYN-ACKs the client was heard. Those of its packets since the last of them were dropped.
+    Heard(UnheardPackets),
     /// The first FIN of its side.
     Fin,
     /// The first FIN of its side, after the other side's FIN.

@@ -21,14 +21,22 @@ pub(crate) enum Opening {
     Unheard { opener: u8, syns: u8, repeats: u8, syn_frame: u32, syn_ack: SynAck },
 }
 
+/// Packets of the opener of which the other side took no note.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UnheardPackets {
+    pub(crate) all: u32,
+    /// Those of them that are nothing but an acknowledgement.
+    pub(crate) bare: u32,
+}
+
 /// What a packet means for the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OpeningStep {
     Nothing,
-    /// A SYN-ACK that was sent again after the opener's answer. So many of the opener's packets since the one before were dropped.
-    SynAckAgain(u32),
-    /// The first packet of the other side after such SYN-ACKs: the opener was heard. So many of the opener's packets were not.
-    Heard(u32),
+    /// A SYN-ACK that was sent again after the opener's answer. Those of the opener's packets since the one before were dropped.
+    SynAckAgain(UnheardPackets),
+    /// The first packet of the other side after such SYN-ACKs: the opener was heard. Those of the opener's packets were not.
+    Heard(UnheardPackets),
 }
 
 /// Where and when a SYN-ACK was seen.
@@ -117,7 +125,7 @@ impl Opening {
                 {
                     let repeats = repeats.saturating_add(1);
                     *self = Self::Unheard { opener, syns, repeats, syn_frame, syn_ack };
-                    return OpeningStep::SynAckAgain(0);
+                    return OpeningStep::SynAckAgain(UnheardPackets::default());
                 }
                 Self::Asked { syns, .. } if !flags.has(Flags::ACK) => *syns = syns.saturating_add(1),
                 _ => {}
@@ -144,7 +152,7 @@ impl Opening {
             }
             &mut Self::Unheard { opener, syns, repeats, syn_frame, syn_ack } if opener != side => {
                 *self = Self::Answered { opener, syns, repeats, syn_frame, syn_ack };
-                return OpeningStep::Heard(0);
+                return OpeningStep::Heard(UnheardPackets::default());
             }
             _ => {}
         }

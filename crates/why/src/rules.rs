@@ -70,7 +70,7 @@ const fn rule(
     CauseRule { cause, class, condition, refuted_by, counter_example, labelled }
 }
 
-static RULES: [CauseRule; 49] = [
+static RULES: [CauseRule; 50] = [
     rule(
         (Cause::AcceptQueueOverflow, Class::PassiveBeforeAck),
         "a bare reset answers a packet of the client, the server has sent nothing but its SYN-ACK, and the SYN-ACK was repeated after the client's ACK, or three clients are refused so, or the third ACK itself is refused, or data was repeated twice behind it",
@@ -101,8 +101,8 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::ClosedWithUnreadData, Class::ActiveAfterFin),
-        "an RST+ACK of either side after its own FIN that offers a window, has timestamps or comes after another packet, and acknowledges bytes that came after that FIN: a farewell, if the sender is the client",
-        "no byte after the FIN",
+        "an RST+ACK of either side after its own FIN that offers a window, has timestamps or comes after another packet, and acknowledges bytes that came after that FIN: a farewell, if the sender is the client; or one of a Linux server after its own FIN, with a window that is larger by 512 bytes or more at the same acknowledgement",
+        "no byte after the FIN, and the same window",
         Some(("unread-after-a-half-close", "no byte")),
         6,
     ),
@@ -193,8 +193,8 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::HalfOpen, Class::PassiveAfterData),
-        "a bare reset in mid-connection, at a number that the other side has acknowledged, no FIN of its sender, all its bytes acknowledged and room in the window before the packet that it answers, seen from its handshake on",
-        "a FIN; bytes in flight; a number that nobody has acknowledged; a part that is not in the capture",
+        "a bare reset in mid-connection, at a number that the other side has acknowledged, no FIN of its sender, all its bytes acknowledged and room in the window before the packet that it answers, seen from its handshake on, and its sender silent for 0.1 s",
+        "a FIN; bytes in flight; a number that nobody has acknowledged; a part that is not in the capture; a packet of the sender within the last 0.1 s",
         Some(("no-memory", "a number that nobody has acknowledged")),
         10,
     ),
@@ -256,7 +256,7 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::KeepaliveTimeout, Class::AfterKeepalive),
-        "two probes or more without an answer before an RST+ACK; certain if the pauses are even",
+        "two probes or more without an answer before an RST+ACK, or before a bare reset that answers nothing; certain if the pauses are even",
         "one probe; an answer",
         Some(("keepalive", "one probe")),
         4,
@@ -270,7 +270,7 @@ static RULES: [CauseRule; 49] = [
     ),
     rule(
         (Cause::RetransmissionTimeout, Class::AfterRetransmissions),
-        "three repetitions or more without an answer before an RST+ACK",
+        "three repetitions or more without an answer before an RST+ACK, or before a bare reset that answers nothing",
         "two; an acknowledgement",
         Some(("retransmissions", "twice")),
         4,
@@ -302,6 +302,13 @@ static RULES: [CauseRule; 49] = [
         "bytes that the FIN does not acknowledge",
         Some(("after-both-FINs", "the client's bytes were not acknowledged")),
         6,
+    ),
+    rule(
+        (Cause::BothClosed, Class::ActiveAfterFin),
+        "an RST+ACK after both sides had acknowledged each other's FIN, and nothing came after its sender's",
+        "a FIN that is not acknowledged; bytes after it",
+        Some(("acknowledged-FINs", "one FIN is not acknowledged")),
+        0,
     ),
     rule(
         (Cause::NoAnswer, Class::Unanswered),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use hashbrown::HashMap;
 use serde::Serialize;
 
+use crate::opening::UnheardPackets;
 use crate::places::Network;
 
 /// Limit of listeners. Beyond it, the half that was silent for longest is forgotten.
@@ -63,8 +64,9 @@ pub(crate) struct ListenerHistory {
 /// Packets of clients that a listener has dropped, as far as the capture shows: they were sent again, or nothing came back. Linux
 /// counts each of them in `ListenOverflows` and in `ListenDrops`, if its accept queue was full.
 ///
-/// It does not count a bare ACK that `TCP_DEFER_ACCEPT` holds back. Packets do not tell which those are: no SYN-ACK comes again then, but
-/// none does either where the listener sends SYN cookies, and of those it counts the ACK as well.
+/// It does not count a bare ACK that `TCP_DEFER_ACCEPT` holds back (`tcp_check_req`: `TCPDeferAcceptDrop`), but one that answers a SYN
+/// cookie (`cookie_v4_check`). Packets do not tell the two apart. Nor do they show a bare ACK that was dropped just before the data
+/// behind it was taken, which it counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Drops {
@@ -72,12 +74,27 @@ pub struct Drops {
     pub syns: u32,
     /// What clients sent after a SYN-ACK of which the server took no note: the last packet of the handshake, and data.
     pub answers: u32,
+    /// Those of the answers that are nothing but an acknowledgement.
+    pub bare: u32,
+    /// What clients sent after a SYN-ACK, and got a reset for, as with `tcp_abort_on_overflow`. It is in no other count here.
+    pub refused: u32,
 }
 
 impl Drops {
-    /// All of them.
+    /// What clients sent behind a SYN-ACK in vain.
+    pub(crate) fn of(unheard: UnheardPackets) -> Self {
+        debug_assert!(unheard.bare <= unheard.all);
+        Self { answers: unheard.all, bare: unheard.bare, ..Self::default() }
+    }
+
+    /// All that were dropped without a word.
     pub fn total(self) -> u64 {
         u64::from(self.syns) + u64::from(self.answers)
+    }
+
+    /// What the kernel has counted in `ListenOverflows` at least, if nothing was lost on the way to it.
+    pub fn at_least(self) -> u64 {
+        self.total() + u64::from(self.refused) - u64::from(self.bare.min(self.answers))
     }
 }
 
@@ -261,8 +278,11 @@ impl Surroundings {
         if drops != Drops::default()
             && let Some(listener) = self.listeners.get_mut(&listener)
         {
-            listener.drops.syns = listener.drops.syns.saturating_add(drops.syns);
-            listener.drops.answers = listener.drops.answers.saturating_add(drops.answers);
+            let all = &mut listener.drops;
+            all.syns = all.syns.saturating_add(drops.syns);
+            all.answers = all.answers.saturating_add(drops.answers);
+            all.bare = all.bare.saturating_add(drops.bare);
+            all.refused = all.refused.saturating_add(drops.refused);
         }
     }
 

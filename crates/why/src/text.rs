@@ -251,16 +251,27 @@ pub fn when(group: &Group) -> Vec<String> {
 
 /// What clients sent to a full listener in vain.
 pub fn dropped(group: &Group) -> Option<String> {
-    let drops = group.drops.filter(|drops| drops.total() > 0)?;
-    let parts =
-        [(drops.syns, "SYN", "SYNs"), (drops.answers, "packet behind a SYN-ACK", "packets behind a SYN-ACK")];
+    let drops = group.drops.filter(|drops| drops.at_least() > 0)?;
+    let parts = [
+        (drops.syns, "SYN", "SYNs"),
+        (drops.answers, "packet behind a SYN-ACK", "packets behind a SYN-ACK"),
+        (drops.refused, "packet that got a reset", "packets that got a reset"),
+    ];
     let parts = parts.iter().filter(|(count, ..)| *count > 0);
     let parts = parts.map(|&(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }));
-    Some(format!(
-        "{}, of all connections to it. The kernel counts each in ListenOverflows and ListenDrops, but for those that were lost \
-         on the way, and bare ACKs that TCP_DEFER_ACCEPT holds back (TCPDeferAcceptDrop)",
+    let mut said = format!(
+        "{}, of all connections to it. Of what was not lost on the way the kernel counts each in ListenOverflows and ListenDrops",
         parts.collect::<Vec<_>>().join(" and ")
-    ))
+    );
+    if drops.bare > 0 {
+        said += &format!(
+            ", at least {} of these: bare ACKs, {} here, are in TCPDeferAcceptDrop if TCP_DEFER_ACCEPT holds them back. One that was \
+             dropped just before the data behind it was taken is counted there, and not here",
+            drops.at_least(),
+            drops.bare
+        );
+    }
+    Some(said)
 }
 
 fn finding(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) -> io::Result<()> {

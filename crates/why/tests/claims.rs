@@ -58,7 +58,9 @@ fn no_sentence_is_refuted_by_its_packets() {
 fn a_sentence_with_a_wrong_number_is_refuted() {
     let wrong = |claim: &Claim| {
         Some(match *claim {
-            Claim::Answers { window, what, frame } => Claim::Answers { window, what, frame: frame - 1 },
+            Claim::Answers { window, what, frame, or_earlier } => {
+                Claim::Answers { window, what, frame: frame - 1, or_earlier }
+            }
             Claim::Unasked { window, timestamps, at_next } => {
                 Claim::Unasked { window, timestamps: !timestamps, at_next }
             }

@@ -45,6 +45,11 @@ pub(crate) struct Group {
     dropped_syns: Option<u32>,
     /// The same of what clients sent after a SYN-ACK: the last packet of the handshake, and data.
     dropped_answers: Option<u32>,
+    /// Those of the latter that are nothing but an acknowledgement. The kernel counts some of them elsewhere, if the listener has
+    /// TCP_DEFER_ACCEPT.
+    dropped_bare_acks: Option<u32>,
+    /// What clients sent after a SYN-ACK, and got a reset for. It is in no other count here, and the kernel counts it as well.
+    refused_answers: Option<u32>,
     /// The first reset's time, RFC 3339.
     #[schemars(schema_with = "common::date_time")]
     first: Option<String>,
@@ -107,6 +112,8 @@ impl From<&library::Group> for Group {
             unread_request_bytes: group.unread_request_bytes,
             dropped_syns: group.drops.map(|drops| drops.syns),
             dropped_answers: group.drops.map(|drops| drops.answers),
+            dropped_bare_acks: group.drops.map(|drops| drops.bare),
+            refused_answers: group.drops.map(|drops| drops.refused),
             first: common::rfc3339(seconds(group.first_ns)),
             first_seconds: Some(seconds(group.first_ns)),
             last: common::rfc3339(seconds(group.last_ns)),

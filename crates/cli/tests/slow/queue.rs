@@ -93,6 +93,9 @@ fn what_a_full_queue_drops_is_what_the_kernel_counts() {
     assert_eq!(overflows, drops);
     let dropped = [&group["dropped_syns"], &group["dropped_answers"]].map(|count| count.as_u64().unwrap());
     assert_eq!(dropped.iter().sum::<u64>(), overflows, "{group}");
+    // Nothing here asks for TCP_DEFER_ACCEPT. With it, the bare ACKs would be counted elsewhere.
+    let bare = group["dropped_bare_acks"].as_u64().unwrap();
+    assert!(bare <= dropped[1] && group["refused_answers"] == 0, "{group}");
 
     // All are taken after four seconds, in which four clients have asked three times or more.
     let (groups, [overflows, drops]) = tried(4);

@@ -87,10 +87,10 @@ impl Checker<'_> {
                 holds(self.late()? > 0, "nothing came late")?;
                 holds(r.data_end().is_some_and(|end| at_or_after(reset.ack, end)), "not acknowledged")
             }
-            Claim::Answers { window, what, frame } => {
+            Claim::Answers { window, what, frame, or_earlier } => {
                 holds(!active, "it has an ACK")?;
                 equal(reset.window, *window)?;
-                self.answers(*what, *frame)
+                self.answers(*what, *frame, *or_earlier)
             }
             Claim::AnswersUnseen { window } => {
                 holds(!active, "it has an ACK")?;
@@ -115,6 +115,26 @@ impl Checker<'_> {
                 let asked =
                     r.before.iter().find(|seen| seen.has(Flags::ACK) && at_or_after(seen.ack, reset.seq));
                 holds(asked.is_none(), "the other side had acknowledged its number")
+            }
+            Claim::BareWithWindow { window } => {
+                holds(!active, "it has an ACK")?;
+                equal(reset.window, *window)?;
+                equal(s.end(), Some(reset.seq))?;
+                let last =
+                    s.before.iter().rev().find(|seen| !seen.has(Flags::SYN)).ok_or("no window before it")?;
+                equal(last.window, *window)?;
+                holds(window.is_some_and(|window| window > 0), "the window of an answer")?;
+                let asked = self.asking().ok_or("no acknowledgement before it")?;
+                holds(asked.len == 0 && !asked.has(Flags::FIN), "it may answer what it had not got")?;
+                equal(s.ack(), r.end())
+            }
+            Claim::WindowGrows { before, now } => {
+                let last = s.before.iter().rev().find(|seen| !seen.has(Flags::SYN));
+                equal(last.and_then(|seen| seen.window), Some(*before))?;
+                equal(reset.window, Some(*now))?;
+                equal(s.ack(), Some(reset.ack))?;
+                holds(s.fin().is_some(), "no FIN")?;
+                holds(now > before && r.bytes() > 0, "not larger")
             }
             Claim::OneDirection => holds(r.before.is_empty(), "there are packets of the other side"),
             Claim::OtherSentNothing => self.nothing_from(r, active.then_some(reset.ack)),
@@ -288,6 +308,9 @@ impl Checker<'_> {
         let declared = http.missing_from(acked).unwrap_or(0);
         let most = span.min(server.bytes() + after).max(declared);
         let most = most.saturating_sub(client.sacked_beyond(acked)) + after;
+        // What came after the client's FIN, and its reset acknowledges, was not read.
+        let by_client = self.finding.client == Some(self.finding.from) && self.c.reset.has(Flags::ACK);
+        let most = most.max(self.late().ok().filter(|_| by_client).unwrap_or(0));
         holds(self.finding.lost_response_bytes.unwrap_or(0) <= most, "more than the client lacks")?;
         let sent: u64 = self.client_sent().iter().map(|seen| u64::from(seen.len)).sum();
         holds(

@@ -9,7 +9,7 @@ use crate::check::{Checker, Proof, equal, holds};
 use crate::trace::{Seen, at_or_after};
 
 impl Checker<'_> {
-    pub(crate) fn answers(&self, what: Asked, frame: u64) -> Proof {
+    pub(crate) fn answers(&self, what: Asked, frame: u64, or_earlier: bool) -> Proof {
         let asked = self.packet(Some(frame))?;
         holds(asked.from == self.finding.to && asked.frame < self.c.reset.frame, "not before it")?;
         equal(asked.ack, self.c.reset.seq)?;
@@ -19,7 +19,20 @@ impl Checker<'_> {
             (_, 0) => Asked::Acknowledgement,
             (flags, bytes) => Asked::Data { bytes, fin: flags.has(Flags::FIN) },
         };
-        equal(is, what)
+        equal(is, what)?;
+        // New data that came within a millisecond before it was answered first.
+        let acknowledged = self.c.sender.ack();
+        let open = |seen: &&&Seen| {
+            let new = |ack: u32| seen.data_end() != ack && at_or_after(seen.data_end(), ack);
+            seen.len > 0 && seen.frame < frame && seen.seq != asked.seq && acknowledged.is_none_or(new)
+        };
+        let mut earlier = self.c.receiver.before.iter().filter(open);
+        if or_earlier {
+            return holds(earlier.next().is_some(), "nothing came before it");
+        }
+        let together =
+            earlier.any(|seen| seen.ack == self.c.reset.seq && asked.time_ns - seen.time_ns <= 1_000_000);
+        holds(!together, "data that came just before it asks for it as well")
     }
 
     pub(crate) fn late(&self) -> Result<u64, String> {

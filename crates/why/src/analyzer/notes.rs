@@ -7,7 +7,7 @@ use crate::connection::A_PAUSE;
 use crate::facts::Facts;
 use crate::flow::{Flow, FlowStep};
 use crate::key::Dir;
-use crate::opening::Opening;
+use crate::opening::{Opening, UnheardPackets};
 use crate::places::Places;
 use crate::record::{At, Since};
 use crate::side::Marks;
@@ -81,7 +81,7 @@ impl Analyzer {
             self.surroundings.accepts(source, at.time_ns, segment.ttl);
             if let FlowStep::SynAckAgain(dropped) = step {
                 self.surroundings.repeats(source, at.time_ns);
-                self.surroundings.drops(source, Drops { syns: 0, answers: dropped });
+                self.surroundings.drops(source, Drops::of(dropped));
             }
             return;
         }
@@ -108,6 +108,7 @@ impl Analyzer {
                 let facts = Facts::new(reset);
                 if facts.refuses_after_handshake() {
                     self.surroundings.turns_away(source, at.time_ns);
+                    self.surroundings.drops(source, Drops { refused: 1, ..Drops::default() });
                 } else if facts.answers_syn() {
                     self.surroundings.refuses(source, at.time_ns, at.frame);
                 } else if facts.active() && facts.client() != Some(dir) && !facts.sender.has_fin() {
@@ -120,13 +121,13 @@ impl Analyzer {
 
     /// The server has taken note of a client after all.
     #[cold]
-    pub(super) fn note_heard(&mut self, slot: FlowSlot, dir: Dir, dropped: u32) {
+    pub(super) fn note_heard(&mut self, slot: FlowSlot, dir: Dir, dropped: UnheardPackets) {
         let Some(flow) = self.table.get(slot) else { return };
         let connection = &flow.connection;
         let listener = (connection.key.end(dir), self.places.network(connection, dir));
-        self.surroundings.drops(listener, Drops { syns: 0, answers: dropped });
+        self.surroundings.drops(listener, Drops::of(dropped));
         // The last packet of the handshake, and the first data twice.
-        let again = dropped >= 3 || connection.opening.repeats() > 0;
+        let again = dropped.all >= 3 || connection.opening.repeats() > 0;
         if let Some(syn_ack) = connection.opening.syn_ack().filter(|_| again)
             && connection.opening.syns() == 1
         {
@@ -146,14 +147,15 @@ pub(super) fn note_end(surroundings: &mut Surroundings, places: &mut Places, flo
     let refused = flow.reset.as_ref().is_some_and(|reset| reset.by != opener);
     let spoke = server.payload > 0 || server.has_fin();
     let opened = connection.opening.syn_ack();
-    if syns + answers == 0 && opened.is_none() {
+    if syns + answers.all == 0 && opened.is_none() {
         return;
     }
     let listener: ListenerAddress = (connection.key.end(1 - opener), places.network(connection, 1 - opener));
     // The last packet was not dropped, if it was answered with a reset.
+    let all = answers.all.saturating_sub(u32::from(refused));
     let drops = Drops {
         syns: syns.saturating_sub(u32::from(refused)),
-        answers: answers.saturating_sub(u32::from(refused)),
+        ..Drops::of(UnheardPackets { all, bare: answers.bare.min(all) })
     };
     surroundings.drops(listener, drops);
     let Some(syn_ack) = opened else { return };

@@ -2,8 +2,8 @@
 
 use super::{Analyzer, notes};
 use crate::cause::no_reset::FailureLook;
-use crate::cause::reset::decide;
-use crate::facts::Facts;
+use crate::cause::reset::{Diagnosis, decide};
+use crate::facts::{Facts, Losses};
 use crate::finding::{Evidence, Finding, Numbers};
 use crate::flow::Flow;
 use crate::names::AskedName;
@@ -70,7 +70,6 @@ impl Analyzer {
             let says = Claim::SentIn(path.to_string());
             verdict.evidence.push(Evidence { frame: Some(reset.at.frame), says });
         }
-        let losses = facts.losses();
         let mut ladder = facts.ladder();
         for rung in &mut ladder {
             if let Some(comment) = self.comments.get(&rung.frame) {
@@ -80,17 +79,7 @@ impl Analyzer {
                 });
             }
         }
-        // A capture cannot show unread bytes, except those that came after the FIN.
-        let unread = match verdict.cause {
-            _ if verdict.harmless => Some(0),
-            Cause::ClosedWithUnreadData | Cause::Unknown => None,
-            Cause::DataAfterClose if facts.sender_is_client() != Some(true) => {
-                losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late())))
-            }
-            _ => losses.request,
-        };
-        // Of a stream that is cut, or has no response, nobody knows how long it would have been.
-        let response = losses.response.filter(|bytes| *bytes > 0 || !facts.streams_open());
+        let Losses { response: lost, request: unread } = told_losses(&facts, &verdict);
         let mut finding = Finding {
             file: String::new(),
             interface: key.interface(),
@@ -105,7 +94,7 @@ impl Analyzer {
             confidence: verdict.confidence,
             candidates: verdict.candidates,
             harmless: verdict.harmless,
-            lost_response_bytes: if verdict.harmless { Some(0) } else { response },
+            lost_response_bytes: lost,
             unread_request_bytes: unread,
             evidence: verdict.evidence,
             would_decide: verdict.would_decide,
@@ -125,6 +114,33 @@ impl Analyzer {
         self.files.localise(&mut finding);
         self.ready.push(finding);
     }
+}
+
+/// What is told of the bytes that did not arrive.
+fn told_losses(facts: &Facts<'_>, verdict: &Diagnosis) -> Losses {
+    if verdict.harmless {
+        return Losses { response: Some(0), request: Some(0) };
+    }
+    let Losses { response, request } = facts.losses();
+    // Of a stream that is cut, or has no response, nobody knows how long it would have been.
+    let response = response.filter(|bytes| *bytes > 0 || !facts.streams_open());
+    let late = u64::from(facts.sender.late());
+    // What a reset of its own accord acknowledges after its sender's FIN was not read all the same.
+    let response = match verdict.cause {
+        Cause::ClientGaveUp if verdict.class == Class::ActiveAfterFin => {
+            response.map(|bytes| bytes.max(late))
+        }
+        _ => response,
+    };
+    // A capture cannot show unread bytes, except those that came after the FIN.
+    let request = match verdict.cause {
+        Cause::ClosedWithUnreadData | Cause::Unknown => None,
+        Cause::DataAfterClose if facts.sender_is_client() != Some(true) => {
+            request.map(|bytes| bytes.max(late))
+        }
+        _ => request,
+    };
+    Losses { response, request }
 }
 
 fn remedy((cause, confidence): (Cause, Confidence), class: Class, harmless: bool) -> Remedy {

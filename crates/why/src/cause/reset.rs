@@ -98,11 +98,10 @@ impl Judge<'_> {
         if f.answers_syn_ack() {
             return Class::AnswerToSynAck;
         }
-        if f.bare_unasked().is_some() {
-            return if s.has_fin() { Class::ActiveAfterFin } else { Class::Active };
-        }
-        if f.active() {
-            return match s.run.map(|run| (run.kind, run.count)) {
+        if f.active() || f.bare_unasked().is_some() {
+            // A bare reset without a window may answer what is not in the capture.
+            let run = s.run.filter(|_| f.active() || f.has_own_window());
+            return match run.map(|run| (run.kind, run.count)) {
                 Some((RunKind::Keepalive, 2..)) => Class::AfterKeepalive,
                 Some((RunKind::Retransmissions | RunKind::WindowProbes, 3..)) => Class::AfterRetransmissions,
                 _ if s.has_fin() => Class::ActiveAfterFin,
@@ -177,13 +176,18 @@ impl Judge<'_> {
             Claim::AcknowledgesLate
         } else if f.active() {
             Claim::Unasked { window, timestamps: f.reset.timestamps, at_next: f.at_next() }
-        } else if let Some(trigger) = f.trigger {
-            Claim::Answers { window, what: f.kind_of(&trigger), frame: f.frame_of(&trigger) }
         } else {
-            match f.bare_unasked() {
-                Some(Unasked::AllAcknowledged) => Claim::BareUnasked { window },
-                Some(Unasked::NumberUnacknowledged) => Claim::BareOfItsOwn { window },
-                None => Claim::AnswersUnseen { window },
+            match (f.bare_unasked(), f.trigger) {
+                (Some(Unasked::AllAcknowledged), _) => Claim::BareUnasked { window },
+                (Some(Unasked::NumberUnacknowledged), _) => Claim::BareOfItsOwn { window },
+                (Some(Unasked::OwnWindow), _) => Claim::BareWithWindow { window },
+                (None, Some(trigger)) => Claim::Answers {
+                    window,
+                    what: f.kind_of(&trigger),
+                    frame: f.frame_of(&trigger),
+                    or_earlier: f.may_answer_earlier(),
+                },
+                (None, None) => Claim::AnswersUnseen { window },
             }
         };
         self.say(frame, claim);
@@ -273,7 +277,6 @@ impl Judge<'_> {
         }
         match class {
             Class::AnswerToSyn | Class::AnswerToSynAck | Class::PassiveBeforeAck => return false,
-            Class::AfterKeepalive => return false,
             // Both had closed, and all had arrived, so that only a FIN went unanswered.
             Class::AfterRetransmissions if s.has_fin() && r.has_fin() => {
                 return f.delivered(s, r) && f.delivered(r, s) && f.arrived().is_none();

@@ -34,6 +34,7 @@ impl fmt::Display for Claim {
             | Self::AnswersUnseen { .. }
             | Self::BareUnasked { .. }
             | Self::BareOfItsOwn { .. }
+            | Self::BareWithWindow { .. }
             | Self::OneDirection => self.form(f),
             Self::PortRefusesLater
             | Self::EndedTogether(_)
@@ -127,8 +128,9 @@ impl Claim {
                 "RST+ACK, window 0, without timestamps, the sender's first packet after its FIN: it acknowledges what came \
                  after that, as Windows does for a closed socket",
             ),
-            Self::Answers { window, what, frame } => {
-                write!(f, "bare RST, {}: an answer to {what} (frame {frame})", Window(window))
+            Self::Answers { window, what, frame, or_earlier } => {
+                let or = if or_earlier { ", or to an earlier one, since only the latest are kept" } else { "" };
+                write!(f, "bare RST, {}: an answer to {what} (frame {frame}){or}", Window(window))
             }
             Self::AnswersUnseen { window } => {
                 write!(f, "bare RST, {}: what it answers is not among the latest packets", Window(window))
@@ -143,6 +145,12 @@ impl Claim {
                 f,
                 "bare RST at the sender's next sequence number, with its last {}: nobody had acknowledged that number, so that it \
                  answers no packet",
+                Window(window)
+            ),
+            Self::BareWithWindow { window } => write!(
+                f,
+                "bare RST at the sender's next sequence number, with its last {}: an answer to the acknowledgement before it would \
+                 have no window",
                 Window(window)
             ),
             _ => f.write_str("the capture holds no packet of the other side, or none after an earlier reset"),
@@ -374,6 +382,11 @@ impl Claim {
                 f,
                 "the window re-opens from {before} to {now} at the same acknowledgement: close() threw away bytes that \
                  lay unread"
+            ),
+            Self::WindowGrows { before, now } => write!(
+                f,
+                "the window grows from {before} to {now} at the same acknowledgement: bytes left the receive queue, and the sender \
+                 had sent its FIN"
             ),
             Self::OtherSentNothing => {
                 f.write_str("the other side had sent no byte, so none can have been unread")

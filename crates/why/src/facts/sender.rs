@@ -91,9 +91,10 @@ impl Facts<'_> {
         let last = self.connection().records().rev().find(bytes)?;
         let after = reset.at.time_ns.saturating_sub(self.connection().first_time + last.since_first());
         let round_trip = u64::from(s.quickest_us) * 1_000;
-        (self.active() && s.replies > 0 && round_trip >= FAR && after < round_trip / 2).then_some(
-            Claim::AcknowledgesTooSoon { after_us: after / 1_000, round_trip_us: round_trip / 1_000 },
-        )
+        (self.active() && round_trip >= FAR && after < round_trip / 2).then_some(Claim::AcknowledgesTooSoon {
+            after_us: after / 1_000,
+            round_trip_us: round_trip / 1_000,
+        })
     }
 
     /// The checksum is wrong, while that of the sender's SYN is right: checksum offload does not explain it.

@@ -234,6 +234,24 @@ fn the_client_had_ended_after_the_last_word() {
 }
 
 #[test]
+fn a_window_that_grows_after_the_servers_fin() {
+    let served = |options: &[u8]| {
+        let opened = flow().syn().syn_ack().with(|p| p.options = Some(options.to_vec())).ack(Client);
+        opened.bytes(Client, 9_000).window(Server, 349).ack(Server).bytes(Server, 20).ack(Client)
+    };
+    let closed = |options: &[u8]| served(options).fin(Server).rst(Server);
+    // One unit is 128 bytes.
+    let to = |flow: Flow, window: u16| flow.with(|p| p.window = window);
+    rule("window after the FIN")
+        .base(&to(closed(&LINUX), 353), "closed-with-unread-data likely active-after-fin")
+        .but("less than 512 bytes", &to(closed(&LINUX), 352), "unknown possible active-after-fin")
+        .but("macOS", &to(closed(&MACOS), 353), "unknown possible active-after-fin")
+        .but("no FIN", &to(served(&LINUX).rst(Server), 353), "unknown possible active")
+        .but("another acknowledgement", &to(closed(&LINUX), 353).with(|p| p.ack -= 1), "unknown possible")
+        .done();
+}
+
+#[test]
 fn a_handshake_of_two_syns() {
     // The server answers the SYN with a SYN of its own, and the client that one with a SYN-ACK.
     let shaken = |first: Who| {

@@ -148,6 +148,13 @@ fn data_that_arrives_after_the_reset() {
             "client-gave-up likely harmful lost:62",
         )
         .but(
+            "TLS: the server resets behind a record, and the client's farewell arrives",
+            &in_tls(|flow| flow.data(Server, &record(23, 50)).rst(Server))
+                .data(Client, &record(21, 18))
+                .with(|p| p.ack -= 55),
+            "unknown possible active harmful",
+        )
+        .but(
             "TLS: a record",
             &in_tls(|flow| flow.rst(Client)).data(Server, &record(23, 50)),
             "client-gave-up likely harmful lost:55",
@@ -210,7 +217,7 @@ fn what_comes_after_the_clients_own_fin() {
     rule("a response after the client's own FIN")
         .base(
             &answered(|flow| flow.fin(Client).data(Server, &response(20, 20))),
-            "client-gave-up likely active-after-fin harmful",
+            "client-gave-up likely active-after-fin harmful lost:59",
         )
         .but(
             "before it",

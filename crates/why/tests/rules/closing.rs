@@ -3,6 +3,7 @@
 use crate::case::rule;
 use crate::flow::{A, Client, F, Flow, R, Server, flow};
 use crate::passive::record;
+use crate::prints::LINUX;
 use crate::{GET, post, response};
 
 fn idle() -> Flow {
@@ -22,7 +23,7 @@ fn a_fin_waits_behind_what_is_queued() {
             &answered(queued().with(|p| p.ack -= 1_400)),
             "data-after-close likely passive-after-data harmful",
         )
-        .but("all had been acknowledged", &answered(queued()), "half-open likely")
+        .but("all had been acknowledged", &answered(queued()), "unknown possible")
         .but(
             "its own reset was captured behind it",
             &answered(queued().with(|p| p.ack -= 1_400)).rst(Server),
@@ -44,7 +45,7 @@ fn a_fin_waits_behind_what_is_queued() {
             "data-after-close likely passive-after-data",
         )
         .but("a second later", &answered(queued().with(|p| p.ack -= 1_400).wait(999)), "half-open likely")
-        .but("the number of another connection", &answered(queued().with(|p| p.ack = 77)), "half-open likely")
+        .but("the number of another connection", &answered(queued().with(|p| p.ack = 77)), "unknown possible")
         .but(
             "the client's own",
             &idle().bytes(Client, 700).bytes(Server, 5).with(|p| p.ack -= 700).bare(Client),
@@ -100,9 +101,9 @@ fn the_window_opens_while_the_late_bytes_are_on_their_way() {
         .but(
             "it had room, and was filled, and what filled it is acknowledged",
             &answered(idle().window(Client, 8).ack(Client).bytes(Server, 1_000).bytes(Client, 1)),
-            "half-open likely",
+            "unknown possible",
         )
-        .but("the byte had been acknowledged", &answered(opened(late().ack(Server))), "half-open likely")
+        .but("the byte had been acknowledged", &answered(opened(late().ack(Server))), "unknown possible")
         .done();
 }
 
@@ -134,10 +135,54 @@ fn an_acknowledged_packet_is_not_what_the_reset_answers() {
         .but(
             "a packet that it can answer",
             &last().bytes(Server, 3).bare(Client),
-            "half-open passive-after-data",
+            "unknown passive-after-data",
         )
         .but("not at the next number", &last().bare(Client).with(|p| p.seq += 1), "passive-after-data")
         .but("a byte unacknowledged", &idle().with(|p| p.ack -= 1).bare(Client), "passive-after-data")
+        .done();
+}
+
+#[test]
+fn a_window_in_a_bare_reset_is_the_senders_own() {
+    let own = |who| idle().bytes(Client, 4).ack(Server).packet(who, R, b"").with(|p| p.timestamps = false);
+    let linux = flow().syn().with(|p| p.options = Some(LINUX.to_vec())).syn_ack().ack(Client);
+    rule("bare reset with a window")
+        .base(&own(Client), "client-gave-up likely active harmful")
+        .but("the window of an answer", &own(Client).with(|p| p.window = 0), "unknown passive-after-data")
+        .but("another window", &own(Client).with(|p| p.window += 1), "unknown passive-after-data")
+        .but(
+            "after data",
+            &idle().bytes(Client, 4).bytes(Server, 3).packet(Client, R, b""),
+            "unknown passive-after-data",
+        )
+        .but(
+            "of Linux",
+            &linux.bytes(Client, 4).ack(Server).packet(Client, R, b"").with(|p| p.timestamps = false),
+            "passive-after-data",
+        )
+        .done();
+}
+
+#[test]
+fn an_abort_after_both_fins_ends_nothing() {
+    let base = |acknowledged: bool| {
+        let closed = idle().bytes(Client, 9).ack(Server).fin(Client).ack(Server).fin(Server);
+        if acknowledged { closed.ack(Client) } else { closed }
+    };
+    rule("acknowledged FINs")
+        .base(&base(true).rst(Server), "both-closed likely active-after-fin harmless")
+        .but("one FIN is not acknowledged", &base(false).rst(Server), "active-after-fin unknown possible")
+        .but(
+            "bytes after the FIN",
+            &idle().fin(Server).ack(Client).bytes(Client, 5).fin(Client).ack(Server).rst(Server),
+            "closed-with-unread-data likely active-after-fin harmful",
+        )
+        .but("by the client", &base(true).rst(Client), "both-closed likely active-after-fin harmless")
+        .but(
+            "the other FIN is not acknowledged",
+            &idle().fin(Client).fin(Server).with(|p| p.ack -= 1).ack(Client).rst(Server),
+            "active-after-fin",
+        )
         .done();
 }
 
@@ -204,9 +249,9 @@ fn a_ttl_of_the_same_distance_is_the_same_host() {
             .with(|p| p.ttl = own)
     };
     rule("TTL of the same distance")
-        .base(&other(247, 56), "half-open likely")
+        .base(&other(247, 56), "unknown possible")
         .but("a router more", &other(247, 55), "firewall-reject possible")
-        .but("BGP's 1", &other(1, 64), "half-open likely")
+        .but("BGP's 1", &other(1, 64), "unknown possible")
         .but("2 is no such value", &other(2, 64), "firewall-reject possible")
         .done();
 }

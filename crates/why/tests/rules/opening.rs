@@ -210,7 +210,7 @@ fn a_full_accept_queue() {
                 .with(|p| p.ack = 1_002)
                 .data(Client, GET)
                 .bare(Server),
-            "half-open likely passive-after-data",
+            "unknown possible passive-after-data",
         )
         .but(
             "the SYN-ACK acknowledges a number exactly 2 GiB on",
@@ -241,7 +241,7 @@ fn a_full_accept_queue() {
         .but(
             "the server had spoken, the client not",
             &flow().shake().bytes(Server, 9).ack(Client).bare(Server),
-            "half-open likely passive-after-data",
+            "unknown possible passive-after-data",
         )
         .but("the process ended", &base().and(refused_at(1_000)), "process-gone likely")
         .done();

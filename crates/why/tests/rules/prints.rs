@@ -62,8 +62,8 @@ fn a_window_in_an_answer() {
     }
     assert!(!window(&exchange(&LINUX).rst(Server)), "of its own accord it has the window");
     rule("window in an answer")
-        .base(&answer(&LINUX, 502), "half-open likely passive-after-data")
-        .but("0", &answer(&LINUX, 0), "half-open likely passive-after-data")
+        .base(&answer(&LINUX, 502), "unknown possible passive-after-data")
+        .but("0", &answer(&LINUX, 0), "unknown possible passive-after-data")
         .done();
 }
 

@@ -75,12 +75,16 @@ fn a_listener_that_accepts_nobody() {
 
 /// What the capture says that port 80 has dropped.
 fn drops(flow: &Flow) -> (u32, u32) {
+    let Drops { syns, answers, .. } = all_drops(flow);
+    (syns, answers)
+}
+
+fn all_drops(flow: &Flow) -> Drops {
     let file = flow.file();
     let reader = CaptureReader::in_memory(&file).unwrap();
     let examined = examine_reader(reader, "built", AnalyzerLimits::default(), |_| {});
     let listener = "198.51.100.20:80".parse().unwrap();
-    let Drops { syns, answers, .. } = examined.drops.get(&listener).copied().unwrap_or_default();
-    (syns, answers)
+    examined.drops.get(&listener).copied().unwrap_or_default()
 }
 
 #[test]
@@ -118,6 +122,29 @@ fn what_was_dropped_behind_a_syn_ack_is_counted() {
 }
 
 #[test]
+fn what_the_kernel_may_count_elsewhere_is_known() {
+    let bare = |flow: &Flow| {
+        let drops = all_drops(flow);
+        (drops.bare, drops.at_least())
+    };
+    let again = || flow().shake().data(Client, GET).wait(200).again(Client);
+    assert_eq!(bare(&again().ack(Server)), (1, 1), "the ACK, and the first data");
+    assert_eq!(bare(&again().wait(400).again(Client)), (1, 3), "nothing was heard");
+    assert_eq!(bare(&again().fin(Client)), (1, 3), "a FIN is no bare ACK");
+    let acked = || flow().shake().data(Client, GET).wait(996).again_syn_ack().ack(Client);
+    assert_eq!(
+        bare(&acked().data(Client, b"more").ack(Server)),
+        (1, 1),
+        "the second ACK may have been heard"
+    );
+    assert_eq!(bare(&acked().again(Client).again(Client).ack(Server)), (2, 2));
+    assert_eq!(bare(&acked().ack(Client).data(Client, b"more").ack(Server)), (2, 1), "the third may");
+    let refused = flow().shake().data(Client, GET).bare(Server);
+    assert_eq!((all_drops(&refused).refused, bare(&refused)), (1, (0, 1)), "a reset, as the kernel does it");
+    assert_eq!(all_drops(&again().ack(Server).bare(Server)).refused, 0, "the data was acknowledged");
+}
+
+#[test]
 fn the_report_says_what_a_full_listener_dropped() {
     let report = |flow: &Flow| {
         let file = flow.file();
@@ -139,11 +166,18 @@ fn the_report_says_what_a_full_listener_dropped() {
             .and(flow().ports(42_000, 80).shake().data(Client, GET).again(Client).ack(Server)),
     );
     assert!(both.contains("   Dropped: 6 SYNs and 2 packets behind a SYN-ACK, of all"), "{both}");
+    assert!(
+        both.contains("at least 7 of these: bare ACKs, 1 here, are") && !late.contains("at least"),
+        "{both}"
+    );
     let silent = report(&asked(3).and(asked_from(40_001, 3)));
     assert!(silent.contains("no-answer (likely)") && !silent.contains("Dropped:"), "{silent}");
     let turned = |port| flow().ports(port, 80).shake().data(Client, GET).bare(Server);
     let resets = report(&turned(40_000).and(turned(40_001)).and(turned(40_002)));
-    assert!(resets.contains("   Resets: frame") && !resets.contains("Dropped:"), "{resets}");
+    assert!(
+        resets.contains("   Resets: frame") && resets.contains("Dropped: 3 packets that got a reset, of all"),
+        "{resets}"
+    );
 }
 
 #[test]

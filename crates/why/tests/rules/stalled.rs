@@ -68,6 +68,11 @@ fn data_that_nobody_acknowledges() {
         .but("acknowledged at last", &of(1_448).ack(Client), "none")
         .but("twice", &again(asked().bytes(Server, 1_448), 2).wait(3_000).ack(Server), "none")
         .but("within two seconds", &again(asked().bytes(Server, 1_448), 3), "none")
+        .but(
+            "within two seconds, of an older connection",
+            &again(asked().wait(5_000).bytes(Server, 1_448), 3),
+            "none",
+        )
         .but("a router says so", &of(1_448).icmp(Server, 3, 4, 1_400), "black-hole likely stalled")
         .but("a router says another thing", &of(600).icmp(Server, 3, 1, 0), "unreachable likely stalled")
         .done();

@@ -1,7 +1,7 @@
 //! Probes and retransmissions that nobody answered, and the reset after them.
 
 use crate::case::rule;
-use crate::flow::{A, Client, Flow, Server, flow};
+use crate::flow::{A, Client, Flow, R, Server, flow};
 use crate::{GET, response};
 
 fn idle() -> Flow {
@@ -124,6 +124,18 @@ fn retransmissions() {
         .but("a FIN again, of a side that had all", &last_fin(true), "retransmission-timeout likely harmless")
         .but("and a packet of the other side is missing", &last_fin(false), "harmful")
         .done();
+    // Routers end a connection in this form whose hold timer runs out.
+    let bare = |times: u64| {
+        (0..times)
+            .fold(idle().bytes(Server, 30), |flow, _| flow.again(Server))
+            .packet(Server, R, b"")
+            .with(|p| p.timestamps = false)
+    };
+    rule("a bare reset after retransmissions")
+        .base(&bare(3), "retransmission-timeout likely after-retransmissions harmful lost:30")
+        .but("twice", &bare(2), "unknown possible active")
+        .but("the window of an answer", &bare(3).with(|p| p.window = 0), "unknown active")
+        .done();
 }
 
 #[test]
@@ -205,7 +217,7 @@ fn the_form_of_a_reset_is_told() {
         .base(&base(), "unknown active")
         .but("without timestamps", &base().with(|p| p.timestamps = false), "unknown active")
         .but("cut before the window", &base().with(|p| p.snap = 34), "unknown active")
-        .but("an answer", &idle().data(Client, GET).bare(Server), "half-open")
+        .but("an answer", &idle().data(Client, GET).bare(Server), "unknown")
         .but(
             "an answer to what is not there",
             &idle().data(Client, GET).bare(Server).with(|p| p.seq += 1),
@@ -229,7 +241,7 @@ fn the_form_of_a_reset_is_told() {
                 .with(|p| p.flags = linger_packet::Flags::PSH)
                 .bare(Server)
                 .with(|p| p.seq = 900_060),
-            "half-open",
+            "unknown",
         )
         .but(
             "an answer to its own packet's number",
@@ -238,7 +250,7 @@ fn the_form_of_a_reset_is_told() {
                 .with(|p| p.ack = 77)
                 .bare(Server)
                 .with(|p| (p.seq, p.flags) = (77, linger_packet::Flags::RST)),
-            "half-open",
+            "unknown",
         )
         .but(
             "an acknowledgement in the form of an answer",

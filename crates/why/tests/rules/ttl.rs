@@ -59,7 +59,7 @@ fn a_second_sign_of_another_sender() {
         )
         .but("an answer", &far(answer(0)), "firewall-reject possible passive-after-data")
         .but("an answer with a window", &far(answer(1)), "firewall-reject likely passive-after-data")
-        .but("an answer with a window, the same TTL", &answer(1), "half-open likely passive-after-data")
+        .but("an answer with a window, the same TTL", &answer(1), "unknown possible passive-after-data")
         .but("an answer that came too soon", &quick(1_999), "firewall-reject likely passive-after-data")
         .but("an answer in time", &quick(2_000), "firewall-reject possible passive-after-data")
         .but(

@@ -60,6 +60,9 @@ impl Judge<'_> {
             let confidence = if f.sender_is_client().is_some() { Certain } else { Likely };
             return (ClosedWithUnreadData, confidence, vec![ClosedWithUnreadData]);
         }
+        if let Some(opinion) = self.acknowledged_fins() {
+            return opinion;
+        }
         if f.sender_is_client() == Some(true) {
             return self.active_client();
         }
@@ -99,7 +102,24 @@ impl Judge<'_> {
             self.ask(NextEvidence::Live(Alike::UnreadLikely));
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
         }
+        if let Some((before, now)) = f.window_grew_after_fin() {
+            self.say(f.reset.at.frame, Claim::WindowGrows { before, now });
+            self.ask(NextEvidence::Live(Alike::UnreadLikely));
+            return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
+        }
         self.after_the_last_word()
+    }
+
+    /// Both sides had closed, and each had acknowledged the other's FIN: nothing was left that an abort could end.
+    fn acknowledged_fins(&mut self) -> Option<Opinion> {
+        let f = self.f;
+        let (s, r) = (f.sender, f.receiver);
+        let (own, other) = s.fin().zip(r.fin())?;
+        if own.late > 0 || s.ack() != Some(r.next) || r.ack() != Some(s.next) {
+            return None;
+        }
+        self.say(f.frame_at(own.frame.max(other.frame)), Claim::BothClosed);
+        Some((BothClosed, Likely, vec![BothClosed, Aborted, ClosedWithUnreadData, Forged]))
     }
 
     /// The server's reset, with nothing that was certainly unread: whoever spoke last decides what is commoner.

@@ -16,6 +16,10 @@ const FIN_TIMEOUT: u64 = 59_000_000_000;
 /// A sender that has sent a packet so recently, in nanoseconds, had the connection a moment before: it has not forgotten it.
 const RECENT: u64 = 1_000_000_000;
 
+/// A sender that has sent a packet so recently, in nanoseconds, and has nothing in flight, did not lose its memory in between: a restart,
+/// a failover and a timeout take longer.
+const FORGETS_AFTER: u64 = 100_000_000;
+
 impl Judge<'_> {
     /// A bare reset after the sender's own FIN.
     pub(super) fn after_own_fin(&mut self) -> Opinion {
@@ -132,6 +136,9 @@ impl Judge<'_> {
         }
         if f.is_number_unacknowledged() {
             candidates.extend([Aborted, ClosedWithUnreadData]);
+            return (Unknown, Possible, candidates);
+        }
+        if since < FORGETS_AFTER {
             return (Unknown, Possible, candidates);
         }
         (HalfOpen, Likely, candidates)
