@@ -4,6 +4,7 @@
 mod backlog;
 mod bed;
 mod blame;
+mod cable;
 mod campaign;
 mod capture;
 mod cell;
@@ -16,6 +17,7 @@ mod ending;
 mod exec;
 mod expectation;
 mod fate;
+mod host_names;
 mod identity;
 #[allow(unsafe_code)]
 mod kernel;
@@ -27,10 +29,12 @@ mod loss;
 mod model;
 mod mtu;
 mod named;
+mod network;
 mod one;
 mod patience;
 pub mod payload;
 mod peer;
+mod program;
 mod real;
 mod runner;
 mod scenario;
@@ -55,9 +59,10 @@ pub use decision::{Decision, Departure};
 pub use duration::duration;
 pub use emulator::Emulator;
 pub use ending::Ending;
-pub use exec::{ExecPlan, ExecReport, Program, exec};
+pub use exec::{ExecPlan, ExecReport, exec};
 pub use expectation::{Expectation, Share};
 pub use fate::{Attempt, Fate};
+pub use host_names::HostNames;
 pub use identity::{Chance, Identity, Names};
 pub use linger_verdict::Verdict;
 pub use link::{Direction, Link, LinkChange, LinkClock, LinkFault, PRESETS, Path};
@@ -65,8 +70,13 @@ pub use loss::{GilbertElliott, Loss};
 pub use model::ClientModel;
 pub use mtu::PathMtu;
 pub use named::Named;
+pub use network::{
+    Amount, HostFile, HostPlan, HostProgram, HostReport, JoinedHosts, NetworkExpectation, NetworkPlan, NetworkReport,
+    NetworkSetting, Readiness, Requests, SETTABLE, Stage, WhyExpectation, run_network,
+};
 pub use one::{OneReport, one};
 pub use peer::Peer;
+pub use program::Program;
 pub use real::{CellClient, RealClient};
 pub use runner::{run_all, side_by_side};
 pub use scenario::Scenario;

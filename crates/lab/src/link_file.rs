@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 
 use crate::link::{Link, LinkChange, LinkClock, LinkFault, PRESETS, Path};
 use crate::loss::{Loss, some_probability};
@@ -89,6 +90,7 @@ with_the_keys_of_a_path!(
 
 with_the_keys_of_a_path!(
     struct LinkTable {
+        between: Option<Vec<Spanned<String>>>,
         base: Option<String>,
         name: Option<String>,
         both: Option<PathTable>,
@@ -215,6 +217,9 @@ fn check_name(name: &str) -> Result<(), String> {
 
 impl LinkTable {
     fn link(self) -> Result<Link, String> {
+        if self.between.is_some() {
+            return Err("`between` names hosts, and this scenario has no `[[host]]`".to_owned());
+        }
         let mut link = match &self.base {
             Some(name) => Link::named(name)?,
             None => Link::default(),
@@ -245,6 +250,27 @@ impl<'de> Deserialize<'de> for Link {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut links = deserializer.deserialize_any(OneOrSeveral { several: false })?;
         links.pop().ok_or_else(|| D::Error::custom("no link"))
+    }
+}
+
+/// A link of a scenario with hosts: whom it joins, and what it is like.
+#[derive(Debug)]
+pub(crate) struct LinkBetween {
+    /// As many names as were written.
+    pub(crate) hosts: Vec<Spanned<String>>,
+    pub(crate) link: Link,
+}
+
+impl<'de> Deserialize<'de> for LinkBetween {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut table = LinkTable::deserialize(deserializer)?;
+        let hosts = table.between.take().unwrap_or_default();
+        let is_named = table.name.is_some();
+        let mut link = table.link().map_err(D::Error::custom)?;
+        if !is_named {
+            link.name = hosts.iter().map(|host| host.get_ref().as_str()).collect::<Vec<_>>().join("-");
+        }
+        Ok(Self { hosts, link })
     }
 }
 

@@ -19,6 +19,9 @@ use crate::link::{Direction, Link};
 use crate::lock;
 use crate::steps::{Actor, ResetWatch, Steps};
 
+/// The names of a wire's two interfaces in its namespace: the server's end, then the client's.
+pub(crate) const ENDS: [&str; 2] = ["server", "client"];
+
 /// Counts of a wire.
 #[derive(Clone, Debug, Default)]
 pub struct WireReport {
@@ -91,7 +94,7 @@ impl Wire {
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let stopped = stop.try_clone()?;
         let ports =
-            namespace.run(|| Ok::<_, io::Error>([Port::open("server")?, Port::open("client")?]))??;
+            namespace.run(|| Ok::<_, io::Error>([Port::open(ENDS[0])?, Port::open(ENDS[1])?]))??;
         let mut emulator = Emulator::new(link, seed);
         if keep_log {
             emulator.keep_log();
@@ -183,6 +186,13 @@ impl Pump {
             }
             if !ready[0].revents().is_empty() {
                 break;
+            }
+        }
+        // What had come by then is part of the account.
+        for direction in Direction::BOTH {
+            self.ports[direction.index()].receive(&mut self.pool, &mut arrived)?;
+            for frame in arrived.drain(..) {
+                self.take_in(direction, now(), frame, &mut dropped);
             }
         }
         for port in &self.ports {

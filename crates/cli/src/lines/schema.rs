@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::common::LineKind;
 use super::{
-    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, peers, probe, receipt, recorded, reset, run,
+    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, network, peers, probe, receipt, recorded, reset, run,
     story, transfer, watch, why,
 };
 use crate::exit;
@@ -62,6 +62,7 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
                 experiment::Lab,
                 experiment::One,
                 experiment::Exec,
+                network::Network,
                 story::StoryUploads,
                 story::StoryBacklog,
                 story::Story
