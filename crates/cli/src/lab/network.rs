@@ -135,9 +135,10 @@ impl NetworkOutcome {
             let told = format!("linger why: only {}: {named} of {} failed connections", why.causes.join(", "), findings.len());
             checks.push(Check { is_met: named > 0 && named == findings.len(), told });
             if why.agrees {
-                let (failed, aborts) = (findings.len() as u64, report.aborts());
-                let told = format!("linger why as the kernels: {failed} failed connections, {aborts} aborts");
-                checks.push(Check { is_met: failed == aborts, told });
+                let resets = findings.iter().filter(|finding| finding.class.is_reset()).count() as u64;
+                let aborts = report.aborts();
+                let told = format!("linger why as the kernels: {resets} reset connections, {aborts} aborts");
+                checks.push(Check { is_met: resets == aborts, told });
             }
         }
         checks

@@ -219,6 +219,7 @@ impl NetworkPlan {
         let links = links(&source, file.link, &hosts, folder)?;
         let client = client(&source, file.client, &hosts)?;
         let expect = expectation(&source, file.expect, &hosts)?;
+        let folder = if folder == Path::new("") { Path::new(".") } else { folder };
         let folder = std::path::absolute(folder).map_err(|error| format!("{name}: {error}"))?;
         let (ip, seed) = (file.ip.unwrap_or_default(), file.seed.unwrap_or_default());
         Ok(Self { title: file.title, hosts, links, client, ip, seed, expect, folder })

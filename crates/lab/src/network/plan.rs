@@ -140,7 +140,7 @@ pub struct NetworkExpectation {
 pub struct WhyExpectation {
     /// At least one connection failed, and each that did has one of these causes.
     pub causes: Vec<String>,
-    /// As many connections failed as the hosts' kernels aborted.
+    /// As many connections were reset as the hosts' kernels aborted.
     pub agrees: bool,
 }
 
