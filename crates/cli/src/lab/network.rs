@@ -130,10 +130,11 @@ impl NetworkOutcome {
             }
         }
         if let (Some(why), Some(findings)) = (&expect.why, &self.findings) {
+            let failed = || findings.iter().filter(|finding| !finding.harmless);
             let is_named = |finding: &&Finding| why.causes.iter().any(|cause| *cause == finding.cause.name());
-            let named = findings.iter().filter(is_named).count();
-            let told = format!("linger why: only {}: {named} of {} failed connections", why.causes.join(", "), findings.len());
-            checks.push(Check { is_met: named > 0 && named == findings.len(), told });
+            let (named, all) = (failed().filter(is_named).count(), failed().count());
+            let told = format!("linger why: only {}: {named} of {all} failed connections", why.causes.join(", "));
+            checks.push(Check { is_met: named > 0 && named == all, told });
             if why.agrees {
                 let resets = findings.iter().filter(|finding| finding.class.is_reset()).count() as u64;
                 let aborts = report.aborts();
