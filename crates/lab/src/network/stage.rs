@@ -20,7 +20,7 @@ use crate::wire::{Wire, WireReport};
 /// What is noted of a network's links.
 #[derive(Debug, Default)]
 pub struct NetworkSetting {
-    /// Record what crosses the links: one for each in the plan's order, or none at all.
+    /// Record what crosses the first so many of the plan's links.
     pub captures: Vec<Arc<Mutex<Capture>>>,
     /// Keep every decision of the links for [`WireReport::log`].
     pub keep_log: bool,
