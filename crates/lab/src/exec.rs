@@ -1,7 +1,7 @@
 //! Runs any two programs at the two ends of an emulated link.
 
 use std::io;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,13 @@ use linger_netns::{Counters, Namespace};
 
 use crate::bed::{Bed, BedOptions, IpVersion};
 use crate::capture::Capture;
+use crate::host_names::HostNames;
+use crate::kernel::{Interior, NewUser};
 use crate::link::Link;
-use crate::program::{Program, shell};
+use crate::listening::is_listening;
+use crate::network::{HostReport, NetworkPlan, NetworkSetting, Stage};
+use crate::program::{Program, hosts_file, shell};
+use crate::program_user::ProgramUser;
 use crate::stop::Stop;
 use crate::wire::WireReport;
 
@@ -23,6 +28,8 @@ pub struct ExecPlan {
     pub server: String,
     /// The client's command, for `sh -c`.
     pub client: String,
+    /// How many clients run at a time, and as whom both commands run.
+    pub guests: Guests,
     /// The IP version of the addresses in the environment.
     pub ip: IpVersion,
     /// Seed of the link's random decisions.
@@ -33,10 +40,25 @@ pub struct ExecPlan {
     pub capture: Option<Arc<Mutex<Capture>>>,
 }
 
+/// The clients of a network, and as whom they run.
+#[derive(Clone, Copy, Debug)]
+pub struct Guests {
+    /// How many run at the same time.
+    pub count: usize,
+    /// As whom; none for this process's own user.
+    pub user: Option<ProgramUser>,
+}
+
+impl Default for Guests {
+    fn default() -> Self {
+        Self { count: 1, user: None }
+    }
+}
+
 /// The result of both programs.
 #[derive(Debug)]
 pub struct ExecReport {
-    /// The client's exit status; `None` if the run was stopped before.
+    /// The client's exit status, of several the first that is not 0; `None` if the run was stopped before.
     pub client: Option<ExitStatus>,
     /// The kernel's counters of the server's namespace.
     pub server_counters: Counters,
@@ -59,17 +81,77 @@ pub fn exec(plan: &ExecPlan, stop: &Stop) -> io::Result<ExecReport> {
         BedOptions { ip: plan.ip, seed: plan.seed, capture: plan.capture.clone(), ..BedOptions::default() };
     let bed = Bed::new(&plan.link, options)?;
     let names = bed.names();
-    let server = Program::start(&bed.server, shell(&plan.server), &names)?;
+    let server = start(&bed.server, shell(&plan.server), &names, plan.guests.user)?;
     if let Some(ready) = plan.ready {
         wait_until_listening(&server, &bed.server, ready, stop)?;
     }
-    let client = Program::start(&bed.client, shell(&plan.client), &names)?;
-    let client_status = client.wait(stop, None)?;
-    client.end()?;
+    let client_status = run_guests(&bed.client, || shell(&plan.client), &names, plan.guests, stop)?;
     server.end()?;
     let server_counters = bed.server.run(Counters::read)??;
     let client_counters = bed.client.run(Counters::read)??;
     Ok(ExecReport { client: client_status, server_counters, client_counters, wire: bed.stop()? })
+}
+
+/// Builds the hosts of a plan, starts their programs, runs a command at the clients' host, and ends it all. The plan's own clients do not run.
+///
+/// The command has the standard streams of this program, and finds the hosts by their names.
+///
+/// # Errors
+/// Returns the errors of [`Stage::build`] and [`Stage::start`], and those of starting the command.
+pub fn exec_in(
+    plan: &NetworkPlan,
+    command: impl Fn() -> Command,
+    guests: Guests,
+    stop: &Stop,
+) -> io::Result<(Option<ExitStatus>, Vec<HostReport>, Vec<WireReport>)> {
+    let mut stage = Stage::build(plan, &NetworkSetting::default())?;
+    stage.start(stop)?;
+    let host = stage.hosts[plan.client.host].clone();
+    let status = run_guests(&host, command, &stage.names, guests, stop)?;
+    stage.check(stop)?;
+    let (counters, wires) = stage.end()?;
+    let hosts = plan.hosts.iter().zip(counters);
+    let hosts = hosts.map(|(host, counters)| HostReport { name: host.name.clone(), counters }).collect();
+    Ok((status, hosts, wires))
+}
+
+fn start(
+    namespace: &Namespace,
+    command: Command,
+    names: &HostNames,
+    user: Option<ProgramUser>,
+) -> io::Result<Program> {
+    let interior = Interior { names: Some(hosts_file(names)), user: user.map(NewUser::new), ..Interior::default() };
+    Program::start_in(namespace, command, names, interior)
+}
+
+/// Runs the clients to their end. Returns the first status that is not 0, if there is one; `None` if they were stopped.
+fn run_guests(
+    namespace: &Namespace,
+    command: impl Fn() -> Command,
+    names: &HostNames,
+    guests: Guests,
+    stop: &Stop,
+) -> io::Result<Option<ExitStatus>> {
+    let mut running = Vec::new();
+    for number in 1..=guests.count {
+        let mut command = command();
+        command.env("LINGER_REQUEST", number.to_string());
+        running.push(start(namespace, command, names, guests.user)?);
+    }
+    let mut told: Option<ExitStatus> = None;
+    for guest in &running {
+        // Who is stopped has no status.
+        let Some(status) = guest.wait(stop, None)? else {
+            told = None;
+            break;
+        };
+        if told.is_none_or(|earlier| earlier.success()) {
+            told = Some(status);
+        }
+    }
+    running.iter().try_for_each(Program::end)?;
+    Ok(told)
 }
 
 /// Waits until any TCP socket of the server's namespace listens, or until the stop is requested.
@@ -95,17 +177,4 @@ fn wait_until_listening(
         }
     }
     Ok(())
-}
-
-/// Whether a TCP socket of the calling thread's namespace listens (state 0A in `proc_net_tcp`), on this port if one is named.
-pub(crate) fn is_listening(port: Option<u16>) -> bool {
-    let wanted = port.map(|port| format!(":{port:04X}"));
-    ["tcp", "tcp6"].into_iter().any(|file| {
-        let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
-        text.lines().skip(1).any(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            let (local, state) = (words.next().unwrap_or_default(), words.nth(1));
-            state == Some("0A") && wanted.as_ref().is_none_or(|port| local.ends_with(&**port))
-        })
-    })
 }

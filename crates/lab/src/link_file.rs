@@ -253,6 +253,26 @@ impl<'de> Deserialize<'de> for Link {
     }
 }
 
+impl Link {
+    /// Reads a link from a file that holds the keys of a scenario's `[link]` and nothing else. `name` is the file's name, for messages;
+    /// traces count from its folder. A link without a `name` has the file's.
+    ///
+    /// # Errors
+    /// Returns a message that names the file and what is wrong in it, and where.
+    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let table: LinkTable = toml::from_str(text).map_err(|error| format!("{name}: {error}"))?;
+        let (is_named, path) = (table.name.is_some(), FilePath::new(name));
+        let mut links = Links(vec![table.link().map_err(|error| format!("{name}: {error}"))?]);
+        links.read_traces(path.parent().unwrap_or(FilePath::new(""))).map_err(|error| format!("{name}: {error}"))?;
+        let mut link = links.0.pop().unwrap_or_default();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        if !is_named && check_name(&stem).is_ok() {
+            link.name = stem.into_owned();
+        }
+        Ok(link)
+    }
+}
+
 /// A link of a scenario with hosts: whom it joins, and what it is like.
 #[derive(Debug)]
 pub(crate) struct LinkBetween {

@@ -41,7 +41,7 @@ pub(crate) use recorded::{RecordedLine, recording};
 pub(crate) use reset::Reset;
 pub(crate) use run::{Coverage, Refused, Report};
 pub(crate) use schema::Schema;
-pub(crate) use network::Network;
+pub(crate) use network::{ExecHosts, Network};
 pub(crate) use story::{Story, StoryBacklog, StoryUploads};
 pub(crate) use transfer::{Code, ListedEntry, Listening, ServedLine, Transferred, progress};
 pub(crate) use watch::{NeedState, need, notice};

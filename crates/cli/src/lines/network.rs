@@ -1,7 +1,9 @@
 //! The line of `--json` of an experiment with several hosts.
 
 use std::collections::BTreeMap;
+use std::process::ExitStatus;
 
+use linger_lab::{HostReport, JoinedHosts, NetworkPlan, WireReport};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -77,14 +79,6 @@ impl LineBody for Network {
 impl Network {
     pub(crate) fn named(name: &str, outcome: &NetworkOutcome) -> Self {
         let (plan, report) = (&outcome.plan, &outcome.report);
-        let links = plan.links.iter().zip(&report.wires).map(|(joined, wire)| CarriedBetween {
-            name: joined.link.name.clone(),
-            between: [1, 0].map(|end| plan.hosts[joined.ends[end]].name.clone()),
-            carried: wire.carried,
-            lost: wire.lost,
-            queue_full: wire.queue_full,
-            accidents: wire.accidents,
-        });
         let checks = outcome.checks(false).into_iter();
         Self {
             name: name.to_owned(),
@@ -96,12 +90,61 @@ impl Network {
             received_bytes: report.received,
             expected_bytes: report.expected,
             said: report.said.clone(),
-            counters: report.hosts.iter().map(|host| (host.name.clone(), counted(&host.counters))).collect(),
-            links: links.collect(),
+            counters: counters(&report.hosts),
+            links: links(plan, &report.wires),
             why: outcome.causes(),
             checks: checks.map(|check| Checked { expected: check.told, met: check.is_met }).collect(),
             seed: plan.seed,
             seconds: report.elapsed.as_secs_f64(),
         }
     }
+}
+
+/// What `lab exec --scenario` saw beside its command.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ExecHosts {
+    /// The seed of the links' random decisions.
+    seed: u64,
+    /// The command's exit status, of several the first that is not 0; null where a signal ended it.
+    client_status: Option<i32>,
+    /// The kernel's counters, by host.
+    counters: BTreeMap<String, Counted>,
+    /// What each link did.
+    links: Vec<CarriedBetween>,
+}
+
+impl LineBody for ExecHosts {
+    const KIND: &'static str = "exec_hosts";
+}
+
+impl ExecHosts {
+    pub(crate) fn new(
+        plan: &NetworkPlan,
+        client: Option<ExitStatus>,
+        hosts: &[HostReport],
+        wires: &[WireReport],
+    ) -> Self {
+        Self {
+            seed: plan.seed,
+            client_status: client.and_then(|status| status.code()),
+            counters: counters(hosts),
+            links: links(plan, wires),
+        }
+    }
+}
+
+fn counters(hosts: &[HostReport]) -> BTreeMap<String, Counted> {
+    hosts.iter().map(|host| (host.name.clone(), counted(&host.counters))).collect()
+}
+
+fn links(plan: &NetworkPlan, wires: &[WireReport]) -> Vec<CarriedBetween> {
+    let carried = |(joined, wire): (&JoinedHosts, &WireReport)| CarriedBetween {
+        name: joined.link.name.clone(),
+        between: [1, 0].map(|end| plan.hosts[joined.ends[end]].name.clone()),
+        carried: wire.carried,
+        lost: wire.lost,
+        queue_full: wire.queue_full,
+        accidents: wire.accidents,
+    };
+    plan.links.iter().zip(wires).map(carried).collect()
 }

@@ -63,6 +63,7 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
                 experiment::One,
                 experiment::Exec,
                 network::Network,
+                network::ExecHosts,
                 story::StoryUploads,
                 story::StoryBacklog,
                 story::Story

@@ -6,6 +6,8 @@ use std::ptr::null;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::program_user::ProgramUser;
+
 /// What a program finds changed in its mount namespace, which goes with it. Nobody else sees any of it.
 ///
 /// All of it is prepared before the process is made: entering makes system calls only.
@@ -15,8 +17,50 @@ pub(crate) struct Interior {
     pub(crate) names: Option<Vec<u8>>,
     /// The folder in which it begins.
     pub(crate) room: Option<Room>,
+    /// As whom it runs; else as who this process is.
+    pub(crate) user: Option<NewUser>,
     /// Whether it must not begin without them, where this machine refuses a mount namespace or a mount.
     pub(crate) is_needed: bool,
+}
+
+/// Another user than this process.
+#[derive(Clone, Debug)]
+pub(crate) struct NewUser {
+    user: ProgramUser,
+    /// The lines of `uid_map` and `gid_map` of a user namespace in which root has these numbers (`user_namespaces(7)`).
+    maps: [String; 2],
+}
+
+impl NewUser {
+    pub(crate) fn new(user: ProgramUser) -> Self {
+        Self { user, maps: [user.uid, user.gid].map(|number| format!("{number} 0 1")) }
+    }
+
+    /// Makes the calling process, which has one thread, that user.
+    ///
+    /// # Errors
+    /// Returns the errors of `setresuid(2)`, or of making a user namespace where this process may not become another user.
+    pub(crate) fn become_it(&self) -> io::Result<()> {
+        let ProgramUser { uid, gid } = self.user;
+        // SAFETY: changes the identity of this single-threaded child; the list of groups is empty.
+        let is_privileged = unsafe { libc::setgroups(0, null()) } == 0;
+        if is_privileged {
+            // SAFETY: as above.
+            let changed = unsafe { libc::setresgid(gid, gid, gid) == 0 && libc::setresuid(uid, uid, uid) == 0 };
+            return if changed { Ok(()) } else { Err(io::Error::last_os_error()) };
+        }
+        // SAFETY: concerns this single-threaded child and its children only.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) }?;
+        overwrite(c"/proc/self/setgroups", b"deny")?;
+        overwrite(c"/proc/self/uid_map", self.maps[0].as_bytes())?;
+        overwrite(c"/proc/self/gid_map", self.maps[1].as_bytes())
+    }
+}
+
+fn overwrite(path: &CStr, content: &[u8]) -> io::Result<()> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, content)?;
+    Ok(())
 }
 
 /// A folder in memory.
@@ -51,7 +95,7 @@ impl Room {
 const COVERED: &CStr = c"/proc";
 const WRITTEN: &CStr = c"/proc/hosts";
 const HOSTS: &CStr = c"/etc/hosts";
-const LIMIT: &CStr = c"size=256m,mode=755";
+const LIMIT: &CStr = c"size=256m,mode=1777";
 
 impl Interior {
     /// Moves the calling process, which has one thread, into it.

@@ -7,6 +7,6 @@ mod interior;
 mod port;
 mod process;
 
-pub(crate) use interior::{Interior, Room};
+pub(crate) use interior::{Interior, NewUser, Room};
 pub(crate) use port::{Frame, FramePool, Port};
 pub(crate) use process::{contain, serve_and_exit};

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use super::interior::Interior;
+use super::interior::{Interior, NewUser};
 
 /// A process that serves one connection and exits. Dropping it waits for its end.
 #[derive(Debug)]
@@ -146,7 +146,7 @@ fn enclose(interior: &Interior) -> io::Result<()> {
     // SAFETY: as above.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(()),
+        0 => interior.user.as_ref().map_or(Ok(()), NewUser::become_it),
         command => stand_by(command),
     }
 }

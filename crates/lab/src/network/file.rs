@@ -18,6 +18,7 @@ use super::tree::{Tree, TreeFault};
 use crate::bed::IpVersion;
 use crate::expectation::Expectation;
 use crate::link_file::{LinkBetween, Links};
+use crate::program_user::ProgramUser;
 use crate::units::{Bytes, number_or_text};
 
 /// Most hosts of an experiment, and most links: each has a network, and each link a thread.
@@ -49,6 +50,7 @@ struct HostTable {
     name: Spanned<String>,
     run: Option<String>,
     ready: Option<Spanned<ReadyTable>>,
+    user: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "settings")]
     sysctl: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "files")]
@@ -241,7 +243,7 @@ const TAKEN: [&str; 4] = ["localhost", "scenario", "upload", "request"];
 fn hosts(source: &Source<'_>, tables: Vec<Spanned<HostTable>>) -> Result<Vec<HostPlan>, String> {
     let mut hosts: Vec<HostPlan> = Vec::new();
     for table in tables {
-        let HostTable { name, run, ready, sysctl, files } = table.into_inner();
+        let HostTable { name, run, ready, user, sysctl, files } = table.into_inner();
         let (at, name) = (name.span(), name.into_inner());
         if !is_host_name(&name) || TAKEN.contains(&name.as_str()) {
             let shown = name.chars().take(40).collect::<String>();
@@ -260,8 +262,12 @@ fn hosts(source: &Source<'_>, tables: Vec<Spanned<HostTable>>) -> Result<Vec<Hos
         }
         let place = source.place(at);
         let program = program(source, run, ready)?;
+        let parse = |user: Spanned<String>| {
+            ProgramUser::parse(user.get_ref()).map_err(|told| source.at(user.span(), format!("`user`: {told}")))
+        };
+        let user = user.map(parse).transpose()?;
         let files = files.into_iter().map(|(name, content)| HostFile { name, content }).collect();
-        hosts.push(HostPlan { name, place, program, settings: sysctl, files });
+        hosts.push(HostPlan { name, place, program, user, settings: sysctl, files });
     }
     Ok(hosts)
 }

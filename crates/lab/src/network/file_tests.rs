@@ -84,6 +84,7 @@ fn a_mistake_is_named_with_file_line_and_key() {
     refused("tcp_syncookies", "ip_forward", &["line 7", "ip_forward", "tcp_abort_on_overflow"]);
     refused("cookies\" = 0", "cookies\" = \"1; reboot\"", &["line 7", "whole number"]);
     refused("\"app.py\"", "\"../app.py\"", &["line 8", "no slash"]);
+    refused("sysctl", "user = \"no such\"\nsysctl", &["line 7", "`user`", "no user of this machine"]);
     refused("port = 9002", "port = 0", &["line 6", "1 to 65535, not 0"]);
     refused("port = 9002", "port = 90020", &["line 6", "1 to 65535, not 90020"]);
     refused("port = 9002", "line = \"x\", port = 9002", &["line 6", "not both"]);

@@ -9,6 +9,7 @@ use linger_netns::Counters;
 use crate::bed::IpVersion;
 use crate::expectation::Expectation;
 use crate::link::Link;
+use crate::program_user::ProgramUser;
 
 /// The settings of a host's kernel that a scenario may change: those of TCP that belong to a network namespace, and decide nothing
 /// outside of it.
@@ -61,6 +62,8 @@ pub struct HostPlan {
     pub place: String,
     /// What runs there all the time, if anything does.
     pub program: Option<HostProgram>,
+    /// As whom its programs run; none for this process's own user.
+    pub user: Option<ProgramUser>,
     /// Settings of its kernel, of [`SETTABLE`], by their names.
     pub settings: BTreeMap<String, String>,
     /// The files in its programs' own folder.

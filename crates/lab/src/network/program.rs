@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use linger_netns::Namespace;
 
 use super::plan::{HostPlan, HostProgram, Readiness};
-use crate::exec::is_listening;
 use crate::host_names::HostNames;
 use crate::kernel::Interior;
+use crate::listening::is_listening;
 use crate::lock;
 use crate::program::{Program, shell};
 use crate::stop::Stop;

@@ -12,7 +12,7 @@ use crate::bed::IpVersion;
 use crate::cable::{End, cable, prefix_len, settle};
 use crate::capture::Capture;
 use crate::host_names::HostNames;
-use crate::kernel::{Interior, Room};
+use crate::kernel::{Interior, NewUser, Room};
 use crate::program::hosts_file;
 use crate::stop::Stop;
 use crate::wire::{Wire, WireReport};
@@ -30,7 +30,7 @@ pub struct NetworkSetting {
 #[derive(Debug)]
 pub struct Stage<'p> {
     pub(super) plan: &'p NetworkPlan,
-    pub(super) hosts: Vec<Arc<Namespace>>,
+    pub(crate) hosts: Vec<Arc<Namespace>>,
     /// The hosts' names and addresses.
     pub names: HostNames,
     // In the order in which they were started. Dropped before the wires.
@@ -109,7 +109,8 @@ impl<'p> Stage<'p> {
                 room.put(&file.name, file.content.as_bytes())?;
             }
         }
-        Ok(Interior { names: Some(hosts_file(&self.names)), room, is_needed: true })
+        let user = host.user.map(NewUser::new);
+        Ok(Interior { names: Some(hosts_file(&self.names)), room, user, is_needed: true })
     }
 
     /// An error if a program has ended by itself.

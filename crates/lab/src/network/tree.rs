@@ -147,6 +147,9 @@ mod tests {
         assert_eq!(routes(0), ["10.77.2.0 10.77.1.1", "10.77.3.0 10.77.1.1"]);
         assert_eq!(routes(1), Vec::<String>::new());
         assert_eq!(routes(2), ["10.77.1.0 10.77.2.2", "10.77.3.0 10.77.2.2"]);
+        // The same hosts, with the application's link first: the gateway is known by its address on the clients' side.
+        let other = Tree::new(3, &[[2, 1], [1, 0]]).unwrap();
+        assert_eq!(other.address(1, 0, IpVersion::V4).unwrap().to_string(), "10.77.2.1");
         let v6 = tree.address(3, 0, IpVersion::V6).unwrap().to_string();
         assert_eq!(v6, "fd77:0:0:3::1");
         assert_eq!(tree.links_of(1).collect::<Vec<_>>(), [0, 1, 2]);

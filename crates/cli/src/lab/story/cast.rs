@@ -185,6 +185,7 @@ impl Cast {
             name: name.to_owned(),
             place: "the story".to_owned(),
             program: run.map(|run| HostProgram { run, ready: Readiness::Listens(Some(port)), within: READY }),
+            user: None,
             settings: BTreeMap::new(),
             files: Vec::new(),
         };
