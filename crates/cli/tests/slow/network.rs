@@ -200,3 +200,15 @@ fn nothing_is_left_after_an_interrupt() {
         assert_eq!(status.code(), Some(3), "interrupted");
     }
 }
+
+/// The scenario that docs/lab.md shows, word for word.
+#[test]
+fn the_scenario_of_the_documentation_runs() {
+    if !has_networks() {
+        return;
+    }
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/lab.md")).unwrap();
+    let mut blocks = text.split("```toml\n").filter_map(|block| block.split("```").next());
+    let (code, said) = told(blocks.find(|block| block.contains("[[host]]")).unwrap(), &[]);
+    assert_eq!(code, Some(0), "{said}");
+}
