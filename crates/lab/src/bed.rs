@@ -7,23 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use linger_netns::Namespace;
 
-use crate::cable::{End, cable, settle};
-use crate::capture::Capture;
+use crate::cable::{CableEnd, cable, settle};
 use crate::host_names::HostNames;
+use crate::ip_version::IpVersion;
 use crate::link::Link;
+use crate::link::capture::Capture;
+use crate::link::wire::{Wire, WireReport};
 use crate::steps::Steps;
-use crate::wire::{Wire, WireReport};
-
-/// Which version of IP an experiment uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IpVersion {
-    /// IPv4.
-    #[default]
-    V4,
-    /// IPv6.
-    V6,
-}
 
 /// How a bed is built.
 #[derive(Debug, Default)]
@@ -57,9 +47,9 @@ pub struct Bed {
 }
 
 /// The two ends of the bed's link: the server's, then the client's.
-fn ends() -> [End; 2] {
+fn ends() -> [CableEnd; 2] {
     [1, 2].map(|number| {
-        End::new("eth0", 0, number, &[Ipv4Addr::new(10, 77, 0, number).into(), v6(number)])
+        CableEnd::new("eth0", 0, number, &[Ipv4Addr::new(10, 77, 0, number).into(), v6(number)])
     })
 }
 

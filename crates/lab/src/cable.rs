@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use linger_netns::{Namespace, net};
 
-use crate::bed::IpVersion;
-use crate::wire::ENDS;
+use crate::ip_version::IpVersion;
+use crate::link::ENDS;
 
 /// One end of a link: an interface of a host.
 #[derive(Clone, Debug)]
-pub(crate) struct End {
+pub(crate) struct CableEnd {
     /// The interface's name.
     pub(crate) interface: String,
     mac: net::Mac,
@@ -18,7 +18,7 @@ pub(crate) struct End {
     addresses: Vec<IpAddr>,
 }
 
-impl End {
+impl CableEnd {
     /// The end `number` of the link `link`, both of which make its Ethernet address.
     pub(crate) fn new(interface: &str, link: u8, number: u8, addresses: &[IpAddr]) -> Self {
         let mac = [2, 0, 0, 0, link, number];
@@ -57,11 +57,11 @@ pub(crate) fn prefix_len(address: IpAddr) -> u8 {
     if address.is_ipv4() { 24 } else { 64 }
 }
 
-/// Makes both ends of a link in their hosts. Returns the namespace between them, for [`Wire::start`](crate::wire::Wire::start).
+/// Makes both ends of a link in their hosts. Returns the namespace between them, for [`Wire::start`](crate::link::wire::Wire::start).
 ///
 /// # Errors
 /// Returns `EPERM` if this process may not make namespaces.
-pub(crate) fn cable(ends: [(&Namespace, &End); 2]) -> io::Result<Namespace> {
+pub(crate) fn cable(ends: [(&Namespace, &CableEnd); 2]) -> io::Result<Namespace> {
     let between = Namespace::new()?;
     let [(server, server_end), (client, client_end)] = ends;
     server.run(|| server_end.set_up(client_end, ENDS[0], &between))??;

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use linger_netns::{Counters, Namespace};
 
-use crate::bed::{Bed, BedOptions, IpVersion};
-use crate::capture::Capture;
+use crate::bed::{Bed, BedOptions};
 use crate::host_names::HostNames;
+use crate::ip_version::IpVersion;
 use crate::kernel::{Interior, NewUser};
 use crate::link::Link;
+use crate::link::capture::Capture;
+use crate::link::wire::WireReport;
 use crate::listening::is_listening;
-use crate::network::{HostReport, NetworkPlan, NetworkSetting, Stage};
+use crate::network::{HostReport, LiveNetwork, NetworkPlan, NetworkSetting};
 use crate::program::{Program, hosts_file, shell};
 use crate::program_user::ProgramUser;
 use crate::stop::Stop;
-use crate::wire::WireReport;
 
 /// Two commands and the link between them.
 #[derive(Clone, Debug)]
@@ -97,14 +98,14 @@ pub fn exec(plan: &ExecPlan, stop: &Stop) -> io::Result<ExecReport> {
 /// The command has the standard streams of this program, and finds the hosts by their names.
 ///
 /// # Errors
-/// Returns the errors of [`Stage::build`] and [`Stage::start`], and those of starting the command.
+/// Returns the errors of [`LiveNetwork::build`] and [`LiveNetwork::start`], and those of starting the command.
 pub fn exec_in(
     plan: &NetworkPlan,
     command: impl Fn() -> Command,
     guests: Guests,
     stop: &Stop,
 ) -> io::Result<(Option<ExitStatus>, Vec<HostReport>, Vec<WireReport>)> {
-    let mut stage = Stage::build(plan, &NetworkSetting::default())?;
+    let mut stage = LiveNetwork::build(plan, &NetworkSetting::default())?;
     stage.start(stop)?;
     let host = stage.hosts[plan.client.host].clone();
     let status = run_guests(&host, command, &stage.names, guests, stop)?;
@@ -121,7 +122,8 @@ fn start(
     names: &HostNames,
     user: Option<ProgramUser>,
 ) -> io::Result<Program> {
-    let interior = Interior { names: Some(hosts_file(names)), user: user.map(NewUser::new), ..Interior::default() };
+    let interior =
+        Interior { names: Some(hosts_file(names)), user: user.map(NewUser::new), ..Interior::default() };
     Program::start_in(namespace, command, names, interior)
 }
 

@@ -26,8 +26,7 @@ impl HostNames {
 
     /// The text of a hosts file (`hosts(5)`) with these names, and those of `machine` that differ from them.
     pub(crate) fn hosts_file(&self, machine: &str) -> String {
-        let mut text: String =
-            self.0.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+        let mut text: String = self.0.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
         for line in machine.lines() {
             let names = line.split('#').next().unwrap_or_default().split_whitespace().skip(1);
             if !names.into_iter().any(|name| self.address(&name.to_ascii_lowercase()).is_some()) {

@@ -26,7 +26,8 @@ impl ProgramUser {
         let number = text.parse::<u32>().ok();
         let known = passwd.lines().find_map(|line| {
             let mut fields = line.split(':');
-            let (name, uid, gid) = (fields.next()?, fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+            let (name, uid, gid) =
+                (fields.next()?, fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
             (name == text || number == Some(uid)).then_some(Self { uid, gid })
         });
         match (known, number) {
@@ -34,7 +35,10 @@ impl ProgramUser {
             // All ones are no user (`setresuid(2)`).
             (None, Some(u32::MAX)) | (None, None) => {
                 let shown: String = text.chars().take(40).collect();
-                Err(format!("`{}` is no user of this machine: name one of /etc/passwd, or a number", shown.escape_debug()))
+                Err(format!(
+                    "`{}` is no user of this machine: name one of /etc/passwd, or a number",
+                    shown.escape_debug()
+                ))
             }
             (None, Some(uid)) => Ok(Self { uid, gid: uid }),
         }

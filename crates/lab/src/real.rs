@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use linger_netns::Namespace;
 use rustix::fs::MemfdFlags;
 
-use crate::program::Program;
 use crate::fate::{Attempt, Fate};
 use crate::host_names::HostNames;
 use crate::model::ClientModel;
 use crate::named::Named;
+use crate::program::Program;
 use crate::stop::Stop;
 
 /// A client: a program that prints how many bytes of the body it was given.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use linger_lab::{NetworkPlan, NetworkReport, NetworkSetting, Stage, Stop, run_network};
+use linger_lab::{LiveNetwork, NetworkPlan, NetworkReport, NetworkSetting, Stop, run_network};
 use linger_testing::sandboxed;
 
 /// Reads 100 bytes of each request, answers, and ends the connection as `END` says.
@@ -95,7 +95,11 @@ fn a_response_is_lost_at_risk_or_kept_behind_a_router() {
         let kept = tried(&routed(200_000, LINGERS, ""));
         assert_eq!((verdicts(&kept), kept.received), ([0, 0, 8, 0], 1_600_000));
         // Both links have carried all of it: 1,600,000 bytes are more than 1,000 full segments.
-        assert!(kept.wires.iter().all(|wire| wire.carried > 1_000 && wire.accidents == 0), "{:?}", kept.wires);
+        assert!(
+            kept.wires.iter().all(|wire| wire.carried > 1_000 && wire.accidents == 0),
+            "{:?}",
+            kept.wires
+        );
     });
 }
 
@@ -140,7 +144,7 @@ fn each_host_resolves_all_names_to_the_same_addresses() {
                 "{hosts}{links}[client]\nhost = \"{host}\"\nrun = \"\"\nresponse = 1\nrequests = 1\n"
             );
             let mut plan = plan(&text);
-            let known = Stage::build(&plan, &NetworkSetting::default()).unwrap().names;
+            let known = LiveNetwork::build(&plan, &NetworkSetting::default()).unwrap().names;
             let known = names.map(|name| known.address(name).unwrap().to_string());
             if host == "client" {
                 assert_eq!(known, ["10.77.1.2", "10.77.1.1", "10.77.2.1", "10.77.3.1", "10.77.4.1"]);
@@ -148,7 +152,8 @@ fn each_host_resolves_all_names_to_the_same_addresses() {
             // By name as by variable, and each can be reached.
             let mut run = "set -e\n".to_owned();
             for (name, address) in names.iter().zip(known) {
-                run += &format!("[ \"$(getent hosts {name})\" = \"$(printf '%-15s %s' {address} {name})\" ]\n");
+                run +=
+                    &format!("[ \"$(getent hosts {name})\" = \"$(printf '%-15s %s' {address} {name})\" ]\n");
                 run += &format!("[ \"$LINGER_{}\" = {address} ]\n", name.to_uppercase());
             }
             plan.client.run = format!("{run}printf x");
@@ -197,12 +202,22 @@ fn a_program_that_does_not_play_is_named_with_what_it_said() {
         };
         let broken = io::ErrorKind::BrokenPipe;
         told("exec no-such-program", "port = 80", broken, &["not found (status 127)", "no-such-program"]);
-        told("echo one; echo two >&2; exit 3", "port = 80", broken, &["status 3 before it was ready", "one\n  two"]);
+        told(
+            "echo one; echo two >&2; exit 3",
+            "port = 80",
+            broken,
+            &["status 3 before it was ready", "one\n  two"],
+        );
         told("true", "line = \"up\"", broken, &["(status 0)", "foreground", "it printed nothing"]);
         told("kill -9 $$", "line = \"up\"", broken, &["signal 9 ended it"]);
         let late = io::ErrorKind::TimedOut;
         let waits = "exec sleep 60";
-        told(waits, "port = 8080, within = \"300ms\"", late, &["nothing listens on port 8080", "300ms", "`within`"]);
+        told(
+            waits,
+            "port = 8080, within = \"300ms\"",
+            late,
+            &["nothing listens on port 8080", "300ms", "`within`"],
+        );
         told(waits, "line = \"up\", within = \"300ms\"", late, &["no line with `up`"]);
         // It listens, on another port.
         let other = "exec python3 -c 'import socket, time; s = socket.create_server((\"\", 81)); print(\"up\", flush=True); time.sleep(60)'";
@@ -215,9 +230,13 @@ fn a_program_that_ends_under_the_clients_is_named() {
     sandboxed(|| {
         let run = "exec python3 -c 'import socket; s = socket.create_server((\"server\", 80)); s.accept(); print(\"bye\"); raise SystemExit(5)'";
         // The client's end comes behind the server's.
-        let client = "exec python3 -c 'import socket; c = socket.create_connection((\"server\", 80)); c.recv(1)'";
+        let client =
+            "exec python3 -c 'import socket; c = socket.create_connection((\"server\", 80)); c.recv(1)'";
         let told = refused(run, "port = 80", client).to_string();
-        assert!(told.contains("ended with status 5 before the clients were done") && told.contains("bye"), "{told}");
+        assert!(
+            told.contains("ended with status 5 before the clients were done") && told.contains("bye"),
+            "{told}"
+        );
     });
 }
 

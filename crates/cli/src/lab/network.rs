@@ -31,7 +31,7 @@ pub(crate) struct NetworkOutcome {
 }
 
 /// An expectation, and whether it is met.
-pub(crate) struct Check {
+pub(crate) struct NetworkCheck {
     pub(crate) is_met: bool,
     /// What was expected, and what came.
     pub(crate) told: String,
@@ -58,7 +58,8 @@ pub(super) fn run(
         for ((nameless, _), name) in files.iter().zip(links()) {
             let path = capture_path(directory, &name);
             let mut file = NewFile::create(&path, Content::Capture, []).map_err(io::Error::other)?;
-            io::copy(&mut File::open(nameless.path())?, &mut file).map_err(|error| super::at(&path, error))?;
+            io::copy(&mut File::open(nameless.path())?, &mut file)
+                .map_err(|error| super::at(&path, error))?;
             file.finish().map_err(io::Error::other)?;
         }
     }
@@ -89,7 +90,8 @@ fn findings(files: &[Recorded]) -> io::Result<Vec<Finding>> {
     let paths: Vec<_> = files.iter().map(|(file, _)| file.path()).collect();
     let mut findings = Vec::new();
     for path in &paths {
-        examine(path, AnalyzerLimits::default(), |finding| findings.push(finding)).map_err(io::Error::other)?;
+        examine(path, AnalyzerLimits::default(), |finding| findings.push(finding))
+            .map_err(io::Error::other)?;
     }
     compare(&paths, findings).map_err(io::Error::other)
 }
@@ -106,7 +108,7 @@ impl NetworkOutcome {
     }
 
     /// What was expected. Of an experiment that expects nothing: that nothing is lost, nor at risk.
-    pub(crate) fn checks(&self, at_risk_ok: bool) -> Vec<Check> {
+    pub(crate) fn checks(&self, at_risk_ok: bool) -> Vec<NetworkCheck> {
         let (plan, report) = (&self.plan, &self.report);
         let expect = &plan.expect;
         let mut checks = Vec::new();
@@ -118,28 +120,30 @@ impl NetworkOutcome {
                 Expectation::NotKept(Share::None) if at_risk_ok => tally.lost == 0,
                 _ => verdicts.is_met(tally),
             };
-            let told = format!("{verdicts}: {} lost, {} at risk of {}", tally.lost, tally.at_risk, tally.trials);
-            checks.push(Check { is_met, told });
+            let told =
+                format!("{verdicts}: {} lost, {} at risk of {}", tally.lost, tally.at_risk, tally.trials);
+            checks.push(NetworkCheck { is_met, told });
         }
         for (host, counters) in &expect.counters {
             let counted = report.hosts.iter().find(|counted| counted.name == *host);
             for (counter, amount) in counters {
                 let count = counted.map_or(0, |counted| counted.counters.of(counter));
                 let told = format!("{counter} of {host} {amount}: {count}");
-                checks.push(Check { is_met: amount.is_met(count), told });
+                checks.push(NetworkCheck { is_met: amount.is_met(count), told });
             }
         }
         if let (Some(why), Some(findings)) = (&expect.why, &self.findings) {
             let failed = || findings.iter().filter(|finding| !finding.harmless);
             let is_named = |finding: &&Finding| why.causes.iter().any(|cause| *cause == finding.cause.name());
             let (named, all) = (failed().filter(is_named).count(), failed().count());
-            let told = format!("linger why: only {}: {named} of {all} failed connections", why.causes.join(", "));
-            checks.push(Check { is_met: named > 0 && named == all, told });
+            let told =
+                format!("linger why: only {}: {named} of {all} failed connections", why.causes.join(", "));
+            checks.push(NetworkCheck { is_met: named > 0 && named == all, told });
             if why.agrees {
                 let resets = findings.iter().filter(|finding| finding.class.is_reset()).count() as u64;
                 let aborts = report.aborts();
                 let told = format!("linger why as the kernels: {resets} reset connections, {aborts} aborts");
-                checks.push(Check { is_met: resets == aborts, told });
+                checks.push(NetworkCheck { is_met: resets == aborts, told });
             }
         }
         checks
@@ -180,7 +184,10 @@ impl NetworkOutcome {
                 joined.link.name, wire.carried, wire.lost, wire.queue_full
             ));
             if wire.accidents > 0 {
-                lines.push(format!("{} frames were lost by this machine, not by the link: it is too busy.", wire.accidents));
+                lines.push(format!(
+                    "{} frames were lost by this machine, not by the link: it is too busy.",
+                    wire.accidents
+                ));
             }
         }
         if let Some(causes) = self.causes() {

@@ -205,9 +205,11 @@ pub(crate) fn network(
 ) -> Result<NetworkPlan, RefusedPlan> {
     let mut plan = NetworkPlan::parse(name, text).map_err(|error| (exit::BAD_USAGE, error))?;
     let causes = plan.expect.why.as_ref().map(|why| why.causes.as_slice()).unwrap_or_default();
-    if let Some(unknown) = causes.iter().find(|cause| Cause::ALL.iter().all(|known| known.name() != **cause)) {
+    if let Some(unknown) = causes.iter().find(|cause| Cause::ALL.iter().all(|known| known.name() != **cause))
+    {
         let known = Cause::ALL.map(Cause::name).join(", ");
-        let told = format!("{name}: [expect] why: `{}` is no cause; there are {known}", unknown.escape_debug());
+        let told =
+            format!("{name}: [expect] why: `{}` is no cause; there are {known}", unknown.escape_debug());
         return Err((exit::BAD_USAGE, told));
     }
     if typed_seed.is_some() || plan.seed == 0 {

@@ -9,8 +9,8 @@ use linger_lab::{
 
 use linger_untrusted::to_json;
 
-use super::network::{Check, NetworkOutcome};
 use super::look::{DIM, WIDTH, style};
+use super::network::{NetworkCheck, NetworkOutcome};
 use super::results::{Results, Show, TaskReport};
 use super::sizes::Differing;
 use super::three;
@@ -66,8 +66,10 @@ pub(super) fn reservations(results: &Results) -> Vec<String> {
 /// The results of the experiments with several hosts.
 pub(super) fn networks(results: &Results) -> Vec<&NetworkOutcome> {
     let done = results.done();
-    done.filter_map(|(_, report)| if let TaskReport::Network(outcome) = report { Some(&**outcome) } else { None })
-        .collect()
+    done.filter_map(
+        |(_, report)| if let TaskReport::Network(outcome) = report { Some(&**outcome) } else { None },
+    )
+    .collect()
 }
 
 fn grid(text: &mut String, titles: &[String], cells: &[&CellReport], results: &Results) {
@@ -294,13 +296,17 @@ pub(super) fn expected(results: &Results) -> Vec<String> {
     let sizes = results.sizes();
     for (task, report) in results.done() {
         if let TaskReport::Network(outcome) = report {
-            let met = |check: &Check| match check.is_met {
+            let met = |check: &NetworkCheck| match check.is_met {
                 true => "met",
                 false if outcome.is_cut => "not known",
                 false => "NOT MET",
             };
             let checks = outcome.checks(results.at_risk_ok);
-            all.extend(checks.iter().map(|check| format!("expected of {}: {}: {}", task.name, check.told, met(check))));
+            all.extend(
+                checks
+                    .iter()
+                    .map(|check| format!("expected of {}: {}: {}", task.name, check.told, met(check))),
+            );
             continue;
         }
         let TaskReport::Cell(cell) = report else { continue };

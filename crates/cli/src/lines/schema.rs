@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::common::LineKind;
 use super::{
-    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, network, peers, probe, receipt, recorded, reset, run,
-    story, transfer, watch, why,
+    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, network, peers, probe, receipt, recorded, reset,
+    run, story, transfer, watch, why,
 };
 use crate::exit;
 use crate::output::{Stdout, Stopped};

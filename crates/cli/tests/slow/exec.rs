@@ -64,7 +64,9 @@ fn the_examples_of_exec_lose_and_keep() {
     assert!(matches!(lost.status.code(), Some(18 | 56)), "{lost:?}");
     let kept = shell(keeps);
     assert_eq!(kept.status.code(), Some(0), "{kept:?}");
-    if let Some(lack) = ["uwsgi", "nginx"].iter().find(|name| Command::new(name).arg("--version").output().is_err()) {
+    if let Some(lack) =
+        ["uwsgi", "nginx"].iter().find(|name| Command::new(name).arg("--version").output().is_err())
+    {
         return skip(lack, "not installed");
     }
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -171,10 +173,11 @@ fn a_command_runs_among_the_hosts_of_a_scenario() {
     let file = file.to_str().unwrap();
     // Where it was started, with its own streams; the last of three fails.
     let run_of = "pwd; python3 -c 'import urllib.request as r; r.urlopen(\"http://application:8000/\").read()' && exit $((LINGER_REQUEST / 3 * 7))";
-    let output = linger(&["lab", "exec", "--scenario", file, "--clients", "3", "--json", "--", "sh", "-c", run_of])
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
+    let output =
+        linger(&["lab", "exec", "--scenario", file, "--clients", "3", "--json", "--", "sh", "-c", run_of])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let here = folder.path().canonicalize().unwrap();
@@ -182,13 +185,17 @@ fn a_command_runs_among_the_hosts_of_a_scenario() {
     let errors = String::from_utf8_lossy(&output.stderr);
     let object = crate::common::contract::line("lab", errors.lines().last().unwrap());
     assert_eq!((&object["type"], &object["client_status"]), (&"exec_hosts".into(), &7.into()));
-    let carried: Vec<bool> = object["links"].as_array().unwrap().iter().map(|link| link["carried"].as_u64() > Some(20)).collect();
+    let carried: Vec<bool> =
+        object["links"].as_array().unwrap().iter().map(|link| link["carried"].as_u64() > Some(20)).collect();
     assert_eq!(carried, [true, true], "{object}");
     // A program of the scenario that dies is told, whatever the command says.
     std::fs::write(file, HOSTS.replace("exec python3 -m", "exit 5; x")).unwrap();
     let output = run(&["lab", "exec", "--scenario", file, "--", "true"]);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(3) && errors.contains("hosts.toml, line 4: host `application`"), "{errors}");
+    assert!(
+        output.status.code() == Some(3) && errors.contains("hosts.toml, line 4: host `application`"),
+        "{errors}"
+    );
 }
 
 /// As root it becomes that user; without root it has the user's number in a user namespace of its own.
@@ -210,7 +217,8 @@ fn programs_run_as_another_user() {
         let own = |text: &str| -> Vec<String> {
             text.lines().filter(|line| !line.starts_with("Serving")).map(str::to_owned).collect()
         };
-        let (server, client) = (own(&std::fs::read_to_string(&out).unwrap()), own(&String::from_utf8_lossy(&output.stdout)));
+        let (server, client) =
+            (own(&std::fs::read_to_string(&out).unwrap()), own(&String::from_utf8_lossy(&output.stdout)));
         assert_eq!(server, client, "both run as the same");
         client
     };
@@ -229,7 +237,17 @@ fn a_link_of_ones_own_stands_in_a_file() {
         std::fs::write(&file, link).unwrap();
         let client = "exec python3 -c 'import socket; s = socket.socket(); s.settimeout(2); s.connect((\"server\", 8000))' 2>/dev/null";
         let server = "exec python3 -m http.server --bind server 8000";
-        run(&["lab", "exec", "--link", file.to_str().unwrap(), "--server", server, "--client", client, "--json"])
+        run(&[
+            "lab",
+            "exec",
+            "--link",
+            file.to_str().unwrap(),
+            "--server",
+            server,
+            "--client",
+            client,
+            "--json",
+        ])
     };
     assert_eq!(try_with("base = \"lan\"").status.code(), Some(0));
     let lost = try_with("base = \"lan\"\nto-server = { loss = 1.0 }");
@@ -239,5 +257,8 @@ fn a_link_of_ones_own_stands_in_a_file() {
     assert!(object["link_lost"].as_u64() > Some(0), "{object}");
     let bad = try_with("base = \"lan\"\nlos = 1.0");
     let errors = String::from_utf8_lossy(&bad.stderr).into_owned();
-    assert!(bad.status.code() == Some(2) && errors.contains("gone.toml: TOML parse error at line 2"), "{errors}");
+    assert!(
+        bad.status.code() == Some(2) && errors.contains("gone.toml: TOML parse error at line 2"),
+        "{errors}"
+    );
 }

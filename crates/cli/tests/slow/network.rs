@@ -20,7 +20,8 @@ fn shipped(name: &str, more: &[&str]) -> Option<Vec<serde_json::Value>> {
     if !has_networks() {
         return None;
     }
-    if let Some(lack) = needs.iter().find(|program| Command::new(program).arg("--version").output().is_err()) {
+    if let Some(lack) = needs.iter().find(|program| Command::new(program).arg("--version").output().is_err())
+    {
         skip(lack, "not installed");
         return None;
     }
@@ -62,13 +63,20 @@ fn an_upload_behind_nginx_is_lost_and_told_alike_by_packets_and_kernel() {
     for link in ["client-gateway", "gateway-application"] {
         let capture = format!("{folder}/upload-behind-nginx-{link}.pcapng");
         let said = run(&["why", "--json", &capture]);
-        let resets = String::from_utf8_lossy(&said.stdout).lines().filter(|line| line.contains("\"type\":\"reset\"")).count();
+        let resets = String::from_utf8_lossy(&said.stdout)
+            .lines()
+            .filter(|line| line.contains("\"type\":\"reset\""))
+            .count();
         assert!(resets >= 18, "{link}: {resets}");
-        let decisions = std::fs::read_to_string(format!("{folder}/upload-behind-nginx-{link}.decisions")).unwrap();
+        let decisions =
+            std::fs::read_to_string(format!("{folder}/upload-behind-nginx-{link}.decisions")).unwrap();
         assert!(decisions.lines().count() > 100, "{link}");
     }
     let page = std::fs::read_to_string(&page).unwrap();
-    assert!(page.contains("An upload that uWSGI does not read, behind nginx") && page.contains("20 lost"), "{page}");
+    assert!(
+        page.contains("An upload that uWSGI does not read, behind nginx") && page.contains("20 lost"),
+        "{page}"
+    );
 }
 
 #[test]
@@ -105,8 +113,18 @@ fn what_is_wrong_is_said_with_file_line_and_key() {
     let good = pair("echo up; exec sleep 600", "printf 1234");
     assert_eq!(told(&good, &[]).0, Some(0));
     for (from, to, status, parts) in [
-        ("\"client\", \"server\"", "\"client\", \"sever\"", 2, ["line 9", "`between`: no host is called `sever`"]),
-        ("[client]", "[expect]\nwhy = { causes = [\"magic\"] }\n[client]", 2, ["`magic` is no cause", "accept-queue-overflow"]),
+        (
+            "\"client\", \"server\"",
+            "\"client\", \"sever\"",
+            2,
+            ["line 9", "`between`: no host is called `sever`"],
+        ),
+        (
+            "[client]",
+            "[expect]\nwhy = { causes = [\"magic\"] }\n[client]",
+            2,
+            ["`magic` is no cause", "accept-queue-overflow"],
+        ),
         ("exec sleep 600", "exit 3", 3, ["line 3: host `server`", "ended with status 3"]),
         ("echo up", "no-such-program", 3, ["line 3: host `server`", "no-such-program"]),
         ("printf 1234", "printf 123", 1, ["2 lost", "none lost or at risk: 2 lost, 0 at risk of 2: NOT MET"]),
@@ -139,7 +157,8 @@ fn scenarios_of_both_kinds_run_together() {
     std::fs::write(path("other/s.toml"), &network).unwrap();
     let cell = "title = \"c\"\nending = \"lingering\"\npeer = \"unread\"\nlink = \"lan\"\ntrials = 2\n[expect]\nlingering = \"none\"\n";
     std::fs::write(path("cell.toml"), cell).unwrap();
-    let output = run(&["lab", &path("s.toml"), &path("cell.toml"), &path("other/s.toml"), "--pcap", &path("")]);
+    let output =
+        run(&["lab", &path("s.toml"), &path("cell.toml"), &path("other/s.toml"), "--pcap", &path("")]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     for name in ["s-client-server", "s-2-client-server", "lingering-unread-lan"] {
         assert!(std::path::Path::new(&path(&format!("{name}.pcapng"))).exists(), "{name}");
@@ -181,7 +200,8 @@ fn leaves_nothing(end: impl FnOnce(&mut std::process::Child)) -> std::process::E
     let status = lab.wait().unwrap();
     // Blocks until the holders are gone; if one were left behind, the test runner's time limit says so.
     std::fs::File::open(&lock).unwrap().lock().unwrap();
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "lock, held and s.toml: {left:?}");
     status
 }

@@ -46,7 +46,8 @@ impl NewUser {
         let is_privileged = unsafe { libc::setgroups(0, null()) } == 0;
         if is_privileged {
             // SAFETY: as above.
-            let changed = unsafe { libc::setresgid(gid, gid, gid) == 0 && libc::setresuid(uid, uid, uid) == 0 };
+            let changed =
+                unsafe { libc::setresgid(gid, gid, gid) == 0 && libc::setresuid(uid, uid, uid) == 0 };
             return if changed { Ok(()) } else { Err(io::Error::last_os_error()) };
         }
         // SAFETY: concerns this single-threaded child and its children only.
@@ -78,7 +79,8 @@ impl Room {
 
     /// An empty room over the first of these folders that has nothing in it, so that nothing is hidden; `None` if all have something.
     pub(crate) fn empty() -> Option<Self> {
-        let is_empty = |place: &&str| std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none());
+        let is_empty =
+            |place: &&str| std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none());
         let place = Self::PLACES.into_iter().find(is_empty)?;
         CString::new(place).ok().map(|place| Self { place, files: Vec::new() })
     }
@@ -119,8 +121,8 @@ impl Interior {
         mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_SLAVE, None)?;
         if let Some(names) = &self.names {
             memory(COVERED)?;
-            let bound = write(WRITTEN, names)
-                .and_then(|()| mount(WRITTEN, HOSTS, c"none", libc::MS_BIND, None));
+            let bound =
+                write(WRITTEN, names).and_then(|()| mount(WRITTEN, HOSTS, c"none", libc::MS_BIND, None));
             // SAFETY: takes away what was mounted two lines above; the name is a live C string.
             if unsafe { libc::umount2(COVERED.as_ptr(), libc::MNT_DETACH) } < 0 {
                 return Err(io::Error::last_os_error());
@@ -142,7 +144,13 @@ fn memory(place: &CStr) -> io::Result<()> {
     mount(c"linger", place, c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, Some(LIMIT))
 }
 
-fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong, data: Option<&CStr>) -> io::Result<()> {
+fn mount(
+    source: &CStr,
+    target: &CStr,
+    kind: &CStr,
+    flags: libc::c_ulong,
+    data: Option<&CStr>,
+) -> io::Result<()> {
     let data = data.map_or(null(), CStr::as_ptr);
     // SAFETY: all pointers are live C strings, or null where mount(2) allows it.
     match unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.cast()) } {

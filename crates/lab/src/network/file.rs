@@ -15,9 +15,9 @@ use super::plan::{
     Requests, SETTABLE, WhyExpectation,
 };
 use super::tree::{Tree, TreeFault};
-use crate::bed::IpVersion;
 use crate::expectation::Expectation;
-use crate::link_file::{LinkBetween, Links};
+use crate::ip_version::IpVersion;
+use crate::link::file::{LinkBetween, Links};
 use crate::program_user::ProgramUser;
 use crate::units::{Bytes, number_or_text};
 
@@ -106,12 +106,17 @@ fn settings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Strin
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             let text = number_or_text(deserializer)?;
             let is_plain = |text: &str| text.split(' ').all(|word| word.parse::<u64>().is_ok());
-            if is_plain(&text) { Ok(Self(text)) } else { Err(D::Error::custom("a setting is a whole number, or several in a text")) }
+            if is_plain(&text) {
+                Ok(Self(text))
+            } else {
+                Err(D::Error::custom("a setting is a whole number, or several in a text"))
+            }
         }
     }
     let settings = BTreeMap::<String, Value>::deserialize(deserializer)?;
     if let Some(name) = settings.keys().find(|name| !SETTABLE.contains(&name.as_str())) {
-        let told = format!("`{}` cannot be set here; what can is {}", name.escape_debug(), SETTABLE.join(", "));
+        let told =
+            format!("`{}` cannot be set here; what can is {}", name.escape_debug(), SETTABLE.join(", "));
         return Err(D::Error::custom(told));
     }
     Ok(settings.into_iter().map(|(name, Value(value))| (name, value)).collect())
@@ -119,9 +124,14 @@ fn settings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Strin
 
 fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     let files = BTreeMap::<String, String>::deserialize(deserializer)?;
-    let is_plain = |name: &str| !name.is_empty() && name.len() < 100 && !name.contains(['/', '\0']) && !name.starts_with('.');
+    let is_plain = |name: &str| {
+        !name.is_empty() && name.len() < 100 && !name.contains(['/', '\0']) && !name.starts_with('.')
+    };
     if let Some(name) = files.keys().find(|name| !is_plain(name)) {
-        let told = format!("`{}` is no file's name here: it has no slash and does not begin with a dot", name.escape_debug());
+        let told = format!(
+            "`{}` is no file's name here: it has no slash and does not begin with a dot",
+            name.escape_debug()
+        );
         return Err(D::Error::custom(told));
     }
     Ok(files)
@@ -139,7 +149,9 @@ impl<'de> Deserialize<'de> for Amount {
             }
 
             fn visit_i64<E: Error>(self, count: i64) -> Result<Amount, E> {
-                u64::try_from(count).map(Amount::Exactly).map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(count), &self))
+                u64::try_from(count)
+                    .map(Amount::Exactly)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(count), &self))
             }
 
             fn visit_u64<E: Error>(self, count: u64) -> Result<Amount, E> {
@@ -160,12 +172,12 @@ impl<'de> Deserialize<'de> for Amount {
 }
 
 /// A scenario's text, for messages that say where something stands.
-struct Source<'a> {
+struct ScenarioText<'a> {
     name: &'a str,
     text: &'a str,
 }
 
-impl Source<'_> {
+impl ScenarioText<'_> {
     fn place(&self, span: Range<usize>) -> String {
         let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
         format!("{}, line {}", self.name, before.iter().filter(|byte| **byte == b'\n').count() + 1)
@@ -215,7 +227,7 @@ impl NetworkPlan {
     /// Returns a message that names the file, the line and the key that are wrong, and what would be right.
     pub fn parse(name: &str, text: &str) -> Result<Self, String> {
         let file: NetworkFile = toml::from_str(text).map_err(|error| format!("{name}: {error}"))?;
-        let source = Source { name, text };
+        let source = ScenarioText { name, text };
         let folder = Path::new(name).parent().unwrap_or(Path::new(""));
         let hosts = hosts(&source, file.host)?;
         let links = links(&source, file.link, &hosts, folder)?;
@@ -240,7 +252,7 @@ fn is_host_name(name: &str) -> bool {
 /// Names by which something else is found already: variables of ours, and the machine itself.
 const TAKEN: [&str; 4] = ["localhost", "scenario", "upload", "request"];
 
-fn hosts(source: &Source<'_>, tables: Vec<Spanned<HostTable>>) -> Result<Vec<HostPlan>, String> {
+fn hosts(source: &ScenarioText<'_>, tables: Vec<Spanned<HostTable>>) -> Result<Vec<HostPlan>, String> {
     let mut hosts: Vec<HostPlan> = Vec::new();
     for table in tables {
         let HostTable { name, run, ready, user, sysctl, files } = table.into_inner();
@@ -255,15 +267,19 @@ fn hosts(source: &Source<'_>, tables: Vec<Spanned<HostTable>>) -> Result<Vec<Hos
             return Err(source.at(at, told));
         }
         if hosts.iter().any(|other| other.name == name) {
-            return Err(source.at(at, format!("`name`: two hosts are called `{name}`: give each a name of its own")));
+            return Err(
+                source.at(at, format!("`name`: two hosts are called `{name}`: give each a name of its own"))
+            );
         }
         if hosts.len() == MOST_HOSTS {
-            return Err(source.at(at, format!("`{name}` is one host too many: an experiment has at most {MOST_HOSTS}")));
+            return Err(source
+                .at(at, format!("`{name}` is one host too many: an experiment has at most {MOST_HOSTS}")));
         }
         let place = source.place(at);
         let program = program(source, run, ready)?;
         let parse = |user: Spanned<String>| {
-            ProgramUser::parse(user.get_ref()).map_err(|told| source.at(user.span(), format!("`user`: {told}")))
+            ProgramUser::parse(user.get_ref())
+                .map_err(|told| source.at(user.span(), format!("`user`: {told}")))
         };
         let user = user.map(parse).transpose()?;
         let files = files.into_iter().map(|(name, content)| HostFile { name, content }).collect();
@@ -273,25 +289,30 @@ fn hosts(source: &Source<'_>, tables: Vec<Spanned<HostTable>>) -> Result<Vec<Hos
 }
 
 fn program(
-    source: &Source<'_>,
+    source: &ScenarioText<'_>,
     run: Option<String>,
     ready: Option<Spanned<ReadyTable>>,
 ) -> Result<Option<HostProgram>, String> {
     let span = ready.as_ref().map(Spanned::span).unwrap_or_default();
     let Some(run) = run else {
-        let told = "`ready` says when a program is, and this host has none: give it `run`, or leave `ready` out";
+        let told =
+            "`ready` says when a program is, and this host has none: give it `run`, or leave `ready` out";
         return if ready.is_some() { Err(source.at(span, told)) } else { Ok(None) };
     };
     let ReadyTable { port, line, within } = ready.map(Spanned::into_inner).unwrap_or_default();
     let ready = match (port, line) {
         (Some(_), Some(_)) => return Err(source.at(span, "`ready`: `port` or `line`, not both")),
         (Some(port), None) => match u16::try_from(port) {
-            Ok(0) | Err(_) => return Err(source.at(span, format!("`ready`: a port is 1 to 65535, not {port}"))),
+            Ok(0) | Err(_) => {
+                return Err(source.at(span, format!("`ready`: a port is 1 to 65535, not {port}")));
+            }
             Ok(port) => Readiness::Listens(Some(port)),
         },
         (None, None) => Readiness::Listens(None),
         (None, Some(line)) if line.is_empty() => {
-            return Err(source.at(span, "`ready`: `line` is a part of what the program prints, and this is empty"));
+            return Err(
+                source.at(span, "`ready`: `line` is a part of what the program prints, and this is empty")
+            );
         }
         (None, Some(line)) => Readiness::Says(line),
     };
@@ -299,17 +320,23 @@ fn program(
 }
 
 /// The place of the host of this name.
-fn host_of(source: &Source<'_>, key: &str, name: &Spanned<String>, hosts: &[HostPlan]) -> Result<usize, String> {
+fn host_of(
+    source: &ScenarioText<'_>,
+    key: &str,
+    name: &Spanned<String>,
+    hosts: &[HostPlan],
+) -> Result<usize, String> {
     hosts.iter().position(|host| host.name == *name.get_ref()).ok_or_else(|| {
         let known: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
         let shown: String = name.get_ref().chars().take(40).collect();
-        let told = format!("`{key}`: no host is called `{}`; there are {}", shown.escape_debug(), known.join(", "));
+        let told =
+            format!("`{key}`: no host is called `{}`; there are {}", shown.escape_debug(), known.join(", "));
         source.at(name.span(), told)
     })
 }
 
 fn links(
-    source: &Source<'_>,
+    source: &ScenarioText<'_>,
     tables: Vec<Spanned<LinkBetween>>,
     hosts: &[HostPlan],
     folder: &Path,
@@ -334,12 +361,17 @@ fn links(
             format!("`{}` and `{}`", hosts[client_side].name, hosts[server_side].name)
         };
         let (span, told) = match fault {
-            TreeFault::OneHost(link) => {
-                (spans[link].clone(), format!("`between`: a link joins two hosts, not {} ", pair(link)).trim_end().to_owned())
-            }
+            TreeFault::OneHost(link) => (
+                spans[link].clone(),
+                format!("`between`: a link joins two hosts, not {} ", pair(link)).trim_end().to_owned(),
+            ),
             TreeFault::Twice(first, link) => (
                 spans[link].clone(),
-                format!("`between`: {} have a link already ({}); leave one out", pair(link), source.place(spans[first].clone())),
+                format!(
+                    "`between`: {} have a link already ({}); leave one out",
+                    pair(link),
+                    source.place(spans[first].clone())
+                ),
             ),
             TreeFault::Loop(link) => (
                 spans[link].clone(),
@@ -359,7 +391,11 @@ fn links(
     Ok(links.0.into_iter().zip(ends).map(|(link, ends)| JoinedHosts { ends, link }).collect())
 }
 
-fn client(source: &Source<'_>, table: Spanned<ClientTable>, hosts: &[HostPlan]) -> Result<Requests, String> {
+fn client(
+    source: &ScenarioText<'_>,
+    table: Spanned<ClientTable>,
+    hosts: &[HostPlan],
+) -> Result<Requests, String> {
     let (span, table) = (table.span(), table.into_inner());
     let host = match &table.host {
         Some(name) => host_of(source, "host", name, hosts)?,
@@ -389,7 +425,7 @@ fn client(source: &Source<'_>, table: Spanned<ClientTable>, hosts: &[HostPlan]) 
 }
 
 fn expectation(
-    source: &Source<'_>,
+    source: &ScenarioText<'_>,
     table: ExpectTable,
     hosts: &[HostPlan],
 ) -> Result<NetworkExpectation, String> {
@@ -400,7 +436,8 @@ fn expectation(
     }
     let why = match table.why {
         Some(why) if why.get_ref().causes.is_empty() => {
-            let told = "`causes` is empty: name what `why` may say of a connection that failed, or leave `why` out";
+            let told =
+                "`causes` is empty: name what `why` may say of a connection that failed, or leave `why` out";
             return Err(source.at(why.span(), told));
         }
         why => why.map(Spanned::into_inner),

@@ -67,7 +67,11 @@ fn refused(from: &str, to: &str, contains: &[&str]) {
 
 #[test]
 fn a_mistake_is_named_with_file_line_and_key() {
-    refused("[\"client\", \"gateway\"]", "[\"client\", \"gatway\"]", &["line 16", "between", "`gatway`", "application, gateway, client"]);
+    refused(
+        "[\"client\", \"gateway\"]",
+        "[\"client\", \"gatway\"]",
+        &["line 16", "between", "`gatway`", "application, gateway, client"],
+    );
     refused("[\"client\", \"gateway\"]", "[\"client\"]", &["line 15", "`between` names the two hosts"]);
     refused("between = [\"client\", \"gateway\"]", "", &["line 15", "`between` names the two hosts"]);
     refused("[\"client\", \"gateway\"]", "[\"client\", \"client\"]", &["line 15", "joins two hosts"]);
@@ -76,8 +80,16 @@ fn a_mistake_is_named_with_file_line_and_key() {
         "[[link]]\nbetween = [\"application\", \"gateway\"]\n[client]",
         &["line 21", "have a link already (bad.toml, line 18)"],
     );
-    refused("[client]", "[[link]]\nbetween = [\"client\", \"application\"]\n[client]", &["line 21", "two ways"]);
-    refused("[client]", "[[host]]\nname = \"db\"\n[client]", &["line 22", "no link leads from `application` to `db`"]);
+    refused(
+        "[client]",
+        "[[link]]\nbetween = [\"client\", \"application\"]\n[client]",
+        &["line 21", "two ways"],
+    );
+    refused(
+        "[client]",
+        "[[host]]\nname = \"db\"\n[client]",
+        &["line 22", "no link leads from `application` to `db`"],
+    );
     refused("\"gateway\"\nrun", "\"application\"\nrun", &["line 10", "two hosts are called"]);
     refused("\"application\"", "\"Appl ication\"", &["line 4", "no host's name"]);
     refused("\"application\"", "\"upload\"", &["line 4", "none of localhost"]);

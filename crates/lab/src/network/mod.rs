@@ -15,5 +15,5 @@ pub use plan::{
     Amount, HostFile, HostPlan, HostProgram, JoinedHosts, NetworkExpectation, NetworkPlan, Readiness,
     Requests, SETTABLE, WhyExpectation,
 };
-pub use stage::{NetworkSetting, Stage};
+pub use stage::{LiveNetwork, NetworkSetting};
 pub use trials::{HostReport, NetworkReport, run_network};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use linger_netns::Counters;
 
-use crate::bed::IpVersion;
 use crate::expectation::Expectation;
+use crate::ip_version::IpVersion;
 use crate::link::Link;
 use crate::program_user::ProgramUser;
 

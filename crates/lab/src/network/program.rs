@@ -112,7 +112,12 @@ impl Running {
     }
 
     /// Waits until it is ready, or until the stop is requested.
-    pub(super) fn wait_until_ready(&self, own: &HostProgram, namespace: &Namespace, stop: &Stop) -> io::Result<()> {
+    pub(super) fn wait_until_ready(
+        &self,
+        own: &HostProgram,
+        namespace: &Namespace,
+        stop: &Stop,
+    ) -> io::Result<()> {
         let deadline = Instant::now() + own.within;
         loop {
             let is_ready = match own.ready {
@@ -132,7 +137,8 @@ impl Running {
                     Readiness::Listens(Some(port)) => format!("nothing listens on port {port} there"),
                     Readiness::Says(text) => format!("it has printed no line with `{}`", text.escape_debug()),
                 };
-                let told = format!("{what} after {within}; `ready` says what is waited for, and `within` how long");
+                let told =
+                    format!("{what} after {within}; `ready` says what is waited for, and `within` how long");
                 return Err(self.told(io::ErrorKind::TimedOut, &told));
             }
         }
@@ -160,7 +166,11 @@ impl Running {
 
     fn told(&self, kind: io::ErrorKind, told: &str) -> io::Error {
         let lines = lock(&self.tail).lines();
-        let printed = if lines.is_empty() { "it printed nothing".to_owned() } else { format!("it printed last:\n  {lines}") };
+        let printed = if lines.is_empty() {
+            "it printed nothing".to_owned()
+        } else {
+            format!("it printed last:\n  {lines}")
+        };
         io::Error::new(kind, format!("{}: {told}; {printed}", self.who))
     }
 
@@ -183,7 +193,9 @@ mod tests {
     fn a_text_is_found_across_reads_and_only_once_it_is_there() {
         let mut tail = Tail { wanted: Some((b"spawned".to_vec(), false)), ..Tail::default() };
         let has_come = |tail: &Tail| tail.wanted.as_ref().unwrap().1;
-        for (bytes, expected) in [("spa", false), ("spaw", false), ("n", false), ("ed worker", true), ("x", true)] {
+        for (bytes, expected) in
+            [("spa", false), ("spaw", false), ("n", false), ("ed worker", true), ("x", true)]
+        {
             tail.take(bytes.as_bytes());
             assert_eq!(has_come(&tail), expected, "{bytes}");
         }

@@ -8,14 +8,14 @@ use linger_netns::{Counters, Namespace, net};
 use super::plan::{HostPlan, NetworkPlan};
 use super::program::Running;
 use super::tree::{Tree, address, number_of};
-use crate::bed::IpVersion;
-use crate::cable::{End, cable, prefix_len, settle};
-use crate::capture::Capture;
+use crate::cable::{CableEnd, cable, prefix_len, settle};
 use crate::host_names::HostNames;
+use crate::ip_version::IpVersion;
 use crate::kernel::{Interior, NewUser, Room};
+use crate::link::capture::Capture;
+use crate::link::wire::{Wire, WireReport};
 use crate::program::hosts_file;
 use crate::stop::Stop;
-use crate::wire::{Wire, WireReport};
 
 /// What is noted of a network's links.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ pub struct NetworkSetting {
 
 /// Hosts and links of a plan. All of it goes with this value, and with this program.
 #[derive(Debug)]
-pub struct Stage<'p> {
+pub struct LiveNetwork<'p> {
     pub(super) plan: &'p NetworkPlan,
     pub(crate) hosts: Vec<Arc<Namespace>>,
     /// The hosts' names and addresses.
@@ -38,7 +38,7 @@ pub struct Stage<'p> {
     wires: Vec<Wire>,
 }
 
-impl<'p> Stage<'p> {
+impl<'p> LiveNetwork<'p> {
     /// Builds the hosts and starts the links.
     ///
     /// # Errors
@@ -46,8 +46,9 @@ impl<'p> Stage<'p> {
     /// setting that it refuses.
     pub fn build(plan: &'p NetworkPlan, setting: &NetworkSetting) -> io::Result<Self> {
         let ends: Vec<[usize; 2]> = plan.links.iter().map(|joined| joined.ends).collect();
-        let tree = Tree::new(plan.hosts.len(), &ends)
-            .map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, format!("no tree of hosts: {fault:?}")))?;
+        let tree = Tree::new(plan.hosts.len(), &ends).map_err(|fault| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("no tree of hosts: {fault:?}"))
+        })?;
         let mut hosts = Vec::new();
         for _ in &plan.hosts {
             hosts.push(Arc::new(Namespace::new()?));
@@ -66,9 +67,11 @@ impl<'p> Stage<'p> {
             hosts[place].run(|| set_up(host, &routes, is_router, plan.ip))??;
         }
         let centre = plan.client.host;
-        let known = plan.hosts.iter().enumerate().filter_map(|(place, host)| {
-            Some((host.name.clone(), tree.address(place, centre, plan.ip)?))
-        });
+        let known = plan
+            .hosts
+            .iter()
+            .enumerate()
+            .filter_map(|(place, host)| Some((host.name.clone(), tree.address(place, centre, plan.ip)?)));
         Ok(Self { plan, hosts, names: HostNames::new(known), programs: Vec::new(), wires })
     }
 
@@ -145,7 +148,7 @@ fn join(
 ) -> io::Result<Namespace> {
     let [server, client] = [0, 1].map(|end| {
         let number = tree.links_of(ends[end]).position(|own| own == link).unwrap_or_default();
-        End::new(&format!("eth{number}"), number_of(link), end as u8 + 1, &[address(link, end, ip)])
+        CableEnd::new(&format!("eth{number}"), number_of(link), end as u8 + 1, &[address(link, end, ip)])
     });
     cable([(&hosts[ends[0]], &server), (&hosts[ends[1]], &client)])
 }
@@ -157,13 +160,16 @@ fn set_up(
     is_router: bool,
     ip: IpVersion,
 ) -> io::Result<()> {
-    let failed = |what: String| move |error: io::Error| {
-        io::Error::new(error.kind(), format!("{}: host `{}`: {what}: {error}", host.place, host.name))
+    let failed = |what: String| {
+        move |error: io::Error| {
+            io::Error::new(error.kind(), format!("{}: host `{}`: {what}: {error}", host.place, host.name))
+        }
     };
     settle();
     if is_router {
         let setting = if ip == IpVersion::V4 { "ipv4/ip_forward" } else { "ipv6/conf/all/forwarding" };
-        net::sysctl(setting, "1").map_err(failed(format!("cannot set net/{setting}, by which it passes packets on")))?;
+        net::sysctl(setting, "1")
+            .map_err(failed(format!("cannot set net/{setting}, by which it passes packets on")))?;
     }
     for (network, neighbour) in routes {
         net::route(*network, prefix_len(*network), *neighbour)

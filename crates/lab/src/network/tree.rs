@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::bed::IpVersion;
+use crate::ip_version::IpVersion;
 
 /// What is wrong with some hosts and links.
 #[derive(Debug, PartialEq, Eq)]

@@ -12,14 +12,14 @@ use linger_verdict::{Observation, Verdict};
 
 use super::plan::{NetworkPlan, Requests, aborts};
 use super::program::{Tail, follow};
-use super::stage::{NetworkSetting, Stage};
+use super::stage::{LiveNetwork, NetworkSetting};
+use crate::link::wire::WireReport;
 use crate::lock;
 use crate::program::{Program, shell};
 use crate::real::{nameless, path};
 use crate::runner::run_all;
 use crate::stats::Tally;
 use crate::stop::Stop;
-use crate::wire::WireReport;
 
 /// Most different things that clients said which are told one by one.
 const MOST_SAID: usize = 8;
@@ -73,14 +73,10 @@ impl NetworkReport {
 /// `a` aborts with `l` responses lost at least `a - l` belong to responses that came whole.
 ///
 /// # Errors
-/// Returns the errors of [`Stage::build`] and [`Stage::start`], and says of a program that ended meanwhile how.
-pub fn run_network(
-    plan: &NetworkPlan,
-    setting: &NetworkSetting,
-    stop: &Stop,
-) -> io::Result<NetworkReport> {
+/// Returns the errors of [`LiveNetwork::build`] and [`LiveNetwork::start`], and says of a program that ended meanwhile how.
+pub fn run_network(plan: &NetworkPlan, setting: &NetworkSetting, stop: &Stop) -> io::Result<NetworkReport> {
     let started = Instant::now();
-    let mut stage = Stage::build(plan, setting)?;
+    let mut stage = LiveNetwork::build(plan, setting)?;
     stage.start(stop)?;
     let upload = plan.client.upload.map(upload).transpose()?;
     let numbers: Vec<u64> = (1..=plan.client.requests).collect();
@@ -110,7 +106,7 @@ pub fn run_network(
     let (counters, wires) = stage.end()?;
     let hosts = plan.hosts.iter().zip(counters);
     let hosts = hosts.map(|(host, counters)| HostReport { name: host.name.clone(), counters }).collect();
-    let served: Vec<Served> = served.into_iter().flatten().flatten().collect();
+    let served: Vec<OneAnswer> = served.into_iter().flatten().flatten().collect();
     let mut report = judge(plan, &served, hosts);
     report.wires = wires;
     report.elapsed = started.elapsed();
@@ -127,7 +123,7 @@ fn upload(bytes: u64) -> io::Result<File> {
 
 /// What one client got.
 #[derive(Debug)]
-struct Served {
+struct OneAnswer {
     bytes: u64,
     /// Its status was 0.
     is_content: bool,
@@ -135,7 +131,12 @@ struct Served {
 }
 
 /// Runs one client; `None` if it was stopped.
-fn ask(stage: &Stage<'_>, number: u64, upload: Option<&File>, stop: &Stop) -> io::Result<Option<Served>> {
+fn ask(
+    stage: &LiveNetwork<'_>,
+    number: u64,
+    upload: Option<&File>,
+    stop: &Stop,
+) -> io::Result<Option<OneAnswer>> {
     let plan = &stage.plan.client;
     let host = &stage.plan.hosts[plan.host];
     let failed = |error: io::Error| {
@@ -155,7 +156,8 @@ fn ask(stage: &Stage<'_>, number: u64, upload: Option<&File>, stop: &Stop) -> io
         command.env("LINGER_UPLOAD", path(upload));
     }
     let interior = stage.interior(host)?;
-    let program = Program::start_in(&stage.hosts[plan.host], command, &stage.names, interior).map_err(failed)?;
+    let program =
+        Program::start_in(&stage.hosts[plan.host], command, &stage.names, interior).map_err(failed)?;
     let tail = Arc::new(Mutex::new(Tail::default()));
     let bytes = follow(out_reader, Arc::default())?;
     let errors = follow(error_reader, tail.clone())?;
@@ -169,23 +171,28 @@ fn ask(stage: &Stage<'_>, number: u64, upload: Option<&File>, stop: &Stop) -> io
         None => format!("it had no response after {}", humantime::Duration::from(plan.timeout)),
         Some(_) => lock(&tail).lines().lines().last().unwrap_or_default().trim().to_owned(),
     };
-    Ok(Some(Served { bytes, is_content: status.is_some_and(|status| status.success()), said }))
+    Ok(Some(OneAnswer { bytes, is_content: status.is_some_and(|status| status.success()), said }))
 }
 
 /// The verdicts, from what the clients got and what the kernels counted.
-fn judge(plan: &NetworkPlan, served: &[Served], hosts: Vec<HostReport>) -> NetworkReport {
+fn judge(plan: &NetworkPlan, served: &[OneAnswer], hosts: Vec<HostReport>) -> NetworkReport {
     let Requests { response, host: client, .. } = plan.client;
     let mut tally = Tally::default();
     let mut said: BTreeMap<String, u64> = BTreeMap::new();
     for one in served {
-        let seen = Observation { complete: one.bytes == response, reset: false, write_failed: !one.is_content };
+        let seen =
+            Observation { complete: one.bytes == response, reset: false, write_failed: !one.is_content };
         tally.trials += 1;
         tally.lost += u64::from(seen.verdict() == Verdict::Lost);
         tally.at_risk += u64::from(seen.verdict() == Verdict::AtRisk);
         tally.silent += u64::from(seen.verdict() == Verdict::Lost && one.is_content);
         if !one.said.is_empty() {
             let alike = without_digits(&one.said);
-            let other = if said.len() < MOST_SAID || said.contains_key(&alike) { alike } else { "something else".to_owned() };
+            let other = if said.len() < MOST_SAID || said.contains_key(&alike) {
+                alike
+            } else {
+                "something else".to_owned()
+            };
             *said.entry(other).or_default() += 1;
         }
     }
@@ -236,15 +243,20 @@ response = 100
 
     fn judged(bytes: &[(u64, bool)], at_application: u64, at_client: u64) -> (u64, u64, u64) {
         let plan = NetworkPlan::parse("t.toml", PLAN).unwrap();
-        let served: Vec<Served> = bytes
+        let served: Vec<OneAnswer> = bytes
             .iter()
-            .map(|(bytes, is_content)| Served { bytes: *bytes, is_content: *is_content, said: String::new() })
+            .map(|(bytes, is_content)| OneAnswer {
+                bytes: *bytes,
+                is_content: *is_content,
+                said: String::new(),
+            })
             .collect();
         let host = |name: &str, aborts| HostReport {
             name: name.to_owned(),
             counters: [("TCPAbortOnClose", aborts)].into_iter().collect(),
         };
-        let report = judge(&plan, &served, vec![host("application", at_application), host("client", at_client)]);
+        let report =
+            judge(&plan, &served, vec![host("application", at_application), host("client", at_client)]);
         (report.tally.lost, report.tally.at_risk, report.tally.silent)
     }
 

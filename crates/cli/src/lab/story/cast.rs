@@ -193,8 +193,7 @@ impl Cast {
         if queue.is_some() {
             // SYN cookies would hide the overflow: the client would see what looks like packet loss.
             let settings = [("net.ipv4.tcp_abort_on_overflow", "1"), ("net.ipv4.tcp_syncookies", "0")];
-            application.settings =
-                settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            application.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         }
         let mut hosts = vec![application];
         // The application's link stands first: it is the one that is recorded.
@@ -216,7 +215,16 @@ impl Cast {
         };
         let title = String::new();
         let expect = NetworkExpectation::default();
-        Ok(NetworkPlan { title, hosts, links, client, ip: IpVersion::V4, seed, expect, folder: self.folder().to_owned() })
+        Ok(NetworkPlan {
+            title,
+            hosts,
+            links,
+            client,
+            ip: IpVersion::V4,
+            seed,
+            expect,
+            folder: self.folder().to_owned(),
+        })
     }
 
     fn write(&self) -> io::Result<()> {

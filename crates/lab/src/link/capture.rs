@@ -9,7 +9,7 @@ use linger_packet::pcapng::{InterfaceId, Writer};
 
 use crate::clock::now;
 use crate::link::Direction;
-use crate::wire::ENDS;
+use crate::link::ENDS;
 
 /// A pcapng file with one interface for each end of the link.
 #[derive(Debug)]

@@ -9,11 +9,11 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use crate::link::loss::{Loss, some_probability};
+use crate::link::mtu::PathMtu;
+use crate::link::trace::Trace;
 use crate::link::{Link, LinkChange, LinkClock, LinkFault, PRESETS, Path};
-use crate::loss::{Loss, some_probability};
-use crate::mtu::PathMtu;
 use crate::named::Named;
-use crate::trace::Trace;
 use crate::units::{Bytes, Rate, number_or_text};
 
 /// Most steps of a link's time axis.
@@ -263,7 +263,9 @@ impl Link {
         let table: LinkTable = toml::from_str(text).map_err(|error| format!("{name}: {error}"))?;
         let (is_named, path) = (table.name.is_some(), FilePath::new(name));
         let mut links = Links(vec![table.link().map_err(|error| format!("{name}: {error}"))?]);
-        links.read_traces(path.parent().unwrap_or(FilePath::new(""))).map_err(|error| format!("{name}: {error}"))?;
+        links
+            .read_traces(path.parent().unwrap_or(FilePath::new("")))
+            .map_err(|error| format!("{name}: {error}"))?;
         let mut link = links.0.pop().unwrap_or_default();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         if !is_named && check_name(&stem).is_ok() {
@@ -370,5 +372,5 @@ impl<'de> Visitor<'de> for OneOrSeveral {
 }
 
 #[cfg(test)]
-#[path = "link_file_tests.rs"]
+#[path = "file_tests.rs"]
 mod tests;

@@ -9,18 +9,15 @@ use std::thread::JoinHandle;
 use linger_netns::Namespace;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
-use crate::capture::Capture;
 use crate::clock::{Nanos, now};
-use crate::decision::Decision;
-use crate::emulator::Emulator;
-use crate::identity::Identity;
 use crate::kernel::{Frame, FramePool, Port};
-use crate::link::{Direction, Link};
+use crate::link::capture::Capture;
+use crate::link::decision::Decision;
+use crate::link::emulator::Emulator;
+use crate::link::identity::Identity;
+use crate::link::{Direction, ENDS, Link};
 use crate::lock;
 use crate::steps::{Actor, ResetWatch, Steps};
-
-/// The names of a wire's two interfaces in its namespace: the server's end, then the client's.
-pub(crate) const ENDS: [&str; 2] = ["server", "client"];
 
 /// Counts of a wire.
 #[derive(Clone, Debug, Default)]
@@ -93,8 +90,7 @@ impl Wire {
     ) -> io::Result<Self> {
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let stopped = stop.try_clone()?;
-        let ports =
-            namespace.run(|| Ok::<_, io::Error>([Port::open(ENDS[0])?, Port::open(ENDS[1])?]))??;
+        let ports = namespace.run(|| Ok::<_, io::Error>([Port::open(ENDS[0])?, Port::open(ENDS[1])?]))??;
         let mut emulator = Emulator::new(link, seed);
         if keep_log {
             emulator.keep_log();
