@@ -46,9 +46,10 @@ impl NewUser {
         let is_privileged = unsafe { libc::setgroups(0, null()) } == 0;
         if is_privileged {
             // SAFETY: as above.
-            let changed =
-                unsafe { libc::setresgid(gid, gid, gid) == 0 && libc::setresuid(uid, uid, uid) == 0 };
-            return if changed { Ok(()) } else { Err(io::Error::last_os_error()) };
+            let has_group = unsafe { libc::setresgid(gid, gid, gid) } == 0;
+            // SAFETY: as above.
+            let is_user = has_group && unsafe { libc::setresuid(uid, uid, uid) } == 0;
+            return if is_user { Ok(()) } else { Err(io::Error::last_os_error()) };
         }
         // SAFETY: concerns this single-threaded child and its children only.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) }?;
