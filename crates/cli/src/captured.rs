@@ -27,6 +27,11 @@ impl NamelessCapture {
         Capture::begin(self.file.try_clone()?)
     }
 
+    /// Begins to write it, with these names for the interfaces at the server's end and at the client's.
+    pub(crate) fn begin_between(&self, ends: [&str; 2]) -> io::Result<Capture> {
+        Capture::between(self.file.try_clone()?, ends)
+    }
+
     /// By which it can be read, as long as this is there.
     pub(crate) fn path(&self) -> &Path {
         &self.path

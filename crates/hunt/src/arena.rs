@@ -114,7 +114,7 @@ impl Arena {
             .and_then(|out| Ok((out, log.try_clone()?)))
             .map_err(machine("a file for what the server prints"))?;
         command.args(words.iter().skip(1)).stdin(Stdio::null()).stdout(out).stderr(err);
-        let server = Program::start(&bed.server, command, (bed.server_address, bed.client_address))
+        let server = Program::start(&bed.server, command, &bed.names())
             .map_err(|source| HuntError::Start { command: shown.clone(), source })?;
         let (name, address) = (link.name.clone(), bed.server_address);
         let host = |port| SocketAddr::new(address, port);

@@ -2,27 +2,18 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use linger_netns::{Namespace, net};
+use linger_netns::Namespace;
 
-use crate::capture::Capture;
+use crate::cable::{CableEnd, cable, settle};
+use crate::host_names::HostNames;
+use crate::ip_version::IpVersion;
 use crate::link::Link;
+use crate::link::capture::Capture;
+use crate::link::wire::{Wire, WireReport};
 use crate::steps::Steps;
-use crate::wire::{Wire, WireReport};
-
-/// Which version of IP an experiment uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IpVersion {
-    /// IPv4.
-    #[default]
-    V4,
-    /// IPv6.
-    V6,
-}
 
 /// How a bed is built.
 #[derive(Debug, Default)]
@@ -55,70 +46,15 @@ pub struct Bed {
     wire: Option<Wire>,
 }
 
-struct Host {
-    v4: Ipv4Addr,
-    v6: Ipv6Addr,
-    mac: net::Mac,
-    /// The name of the other end of this host's veth pair, in the link's namespace.
-    wire: &'static str,
+/// The two ends of the bed's link: the server's, then the client's.
+fn ends() -> [CableEnd; 2] {
+    [1, 2].map(|number| {
+        CableEnd::new("eth0", 0, number, &[Ipv4Addr::new(10, 77, 0, number).into(), v6(number)])
+    })
 }
 
-/// Private addresses; their packets never leave the namespaces.
-const SERVER: Host = Host {
-    v4: Ipv4Addr::new(10, 77, 0, 1),
-    v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1),
-    mac: [2, 0, 0, 0, 0, 1],
-    wire: "server",
-};
-const CLIENT: Host = Host {
-    v4: Ipv4Addr::new(10, 77, 0, 2),
-    v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2),
-    mac: [2, 0, 0, 0, 0, 2],
-    wire: "client",
-};
-
-impl Host {
-    fn address(&self, ip: IpVersion) -> IpAddr {
-        match ip {
-            IpVersion::V4 => self.v4.into(),
-            IpVersion::V6 => self.v6.into(),
-        }
-    }
-
-    /// Makes this host in the calling thread's namespace.
-    fn set_up(&self, other: &Self, wire: BorrowedFd<'_>) -> io::Result<()> {
-        settle();
-        net::veth("eth0", self.mac, self.wire, wire)?;
-        net::offloads_off("eth0")?;
-        let has_ipv6 = quiet_ipv6("eth0");
-        net::up("eth0")?;
-        // With fixed addresses and neighbours there is no ARP or NDP on the link: it carries the experiment alone.
-        net::address("eth0", self.v4.into(), 24)?;
-        net::neighbour("eth0", other.v4.into(), other.mac)?;
-        if has_ipv6 {
-            net::address("eth0", self.v6.into(), 64)?;
-            net::neighbour("eth0", other.v6.into(), other.mac)?;
-        }
-        Ok(())
-    }
-}
-
-/// Makes connections independent of each other: by default the kernel starts each with the round trip and the
-/// slow-start threshold of the one before (`tcp_metrics.c`).
-///
-/// Does nothing if a container has mounted `/proc/sys` read-only: the trials are then less alike, but still valid.
-fn settle() {
-    let _ = net::sysctl("ipv4/tcp_no_metrics_save", "1");
-}
-
-/// Turns off IPv6 autoconfiguration packets of an interface. Returns whether this kernel has IPv6.
-fn quiet_ipv6(interface: &str) -> bool {
-    let settings = [("addr_gen_mode", "1"), ("router_solicitations", "0"), ("accept_ra", "0")];
-    for (setting, value) in settings {
-        // If this fails, the link carries a few frames that are not TCP, which does no harm.
-        let _ = net::sysctl(&format!("ipv6/conf/{interface}/{setting}"), value);
-    }
-    net::read_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6")).is_ok_and(|disabled| disabled == "0")
+fn v6(number: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::from(number)).into()
 }
 
 impl Bed {
@@ -148,20 +84,11 @@ impl Bed {
             });
         }
         let client = Arc::new(Namespace::new()?);
-        let between = Namespace::new()?;
-        // A new namespace always has an fd; only the shared one has none.
-        let wire = between.descriptor().ok_or(io::ErrorKind::Unsupported)?;
-        server.run(|| SERVER.set_up(&CLIENT, wire))??;
-        client.run(|| CLIENT.set_up(&SERVER, wire))??;
-        between.run(|| {
-            for end in [SERVER.wire, CLIENT.wire] {
-                net::offloads_off(end)?;
-                // The wire's ends need no addresses.
-                let _ = net::sysctl(&format!("ipv6/conf/{end}/disable_ipv6"), "1");
-                net::up(end)?;
-            }
-            Ok::<_, io::Error>(())
-        })??;
+        for host in [&server, &client] {
+            host.run(settle)?;
+        }
+        let ends = ends();
+        let between = cable([(&server, &ends[0]), (&client, &ends[1])])?;
         let wire = Wire::start(
             &between,
             link.clone(),
@@ -173,10 +100,15 @@ impl Bed {
         Ok(Self {
             server,
             client,
-            server_address: SERVER.address(options.ip),
-            client_address: CLIENT.address(options.ip),
+            server_address: ends[0].address(options.ip),
+            client_address: ends[1].address(options.ip),
             wire: Some(wire),
         })
+    }
+
+    /// The names of both hosts, for programs in them.
+    pub fn names(&self) -> HostNames {
+        HostNames::new([("server", self.server_address), ("client", self.client_address)])
     }
 
     /// Stops the link and returns what it carried; `None` for loopback, which has no wire.

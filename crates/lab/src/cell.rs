@@ -11,21 +11,22 @@ use std::time::{Duration, Instant};
 use linger::{Ended, Policy};
 use linger_netns::Counters;
 
-use crate::bed::{Bed, BedOptions, IpVersion};
-use crate::capture::Capture;
+use crate::bed::{Bed, BedOptions};
 use crate::client::{ClientPlan, attempt};
 use crate::ending::Ending;
 use crate::fate::{Attempt, Fate};
+use crate::ip_version::IpVersion;
 use crate::link::Link;
+use crate::link::capture::Capture;
+use crate::link::mtu::LEAST_OF_IPV6;
+use crate::link::wire::WireReport;
 use crate::lock;
-use crate::mtu::LEAST_OF_IPV6;
 use crate::payload;
 use crate::peer::Peer;
 use crate::real::{CellClient, RealTrials};
 use crate::server::{Consume, LARGEST_RESPONSE, ServerPlan, ServerReport, listen, work};
 use crate::stats::Tally;
 use crate::stop::Stop;
-use crate::wire::WireReport;
 
 /// How many trials a cell gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,33 +4,32 @@
 mod backlog;
 mod bed;
 mod blame;
+mod cable;
 mod campaign;
-mod capture;
 mod cell;
 mod client;
 mod clock;
-mod decision;
 mod duration;
-mod emulator;
 mod ending;
 mod exec;
 mod expectation;
 mod fate;
-mod identity;
+mod host_names;
+mod ip_version;
 #[allow(unsafe_code)]
 mod kernel;
-mod lane;
 mod last_word;
 mod link;
-mod link_file;
-mod loss;
+mod listening;
 mod model;
-mod mtu;
 mod named;
+mod network;
 mod one;
 mod patience;
 pub mod payload;
 mod peer;
+mod program;
+mod program_user;
 mod real;
 mod runner;
 mod scenario;
@@ -39,34 +38,42 @@ mod stats;
 mod steps;
 mod stop;
 mod sweep;
-mod trace;
 mod units;
-mod wire;
 
 pub use backlog::{BacklogPlan, BacklogReport, burst};
-pub use bed::{Bed, BedOptions, IpVersion, any_seed};
+pub use bed::{Bed, BedOptions, any_seed};
 pub use blame::{Blame, COUNTERS};
 pub use campaign::{Campaign, First, Hosting, Until, campaign, host};
-pub use capture::Capture;
 pub use cell::{CellPlan, CellReport, Setting, Trials, run};
 pub use client::{ClientPlan, attempt};
 pub use clock::Nanos;
-pub use decision::{Decision, Departure};
 pub use duration::duration;
-pub use emulator::Emulator;
 pub use ending::Ending;
-pub use exec::{ExecPlan, ExecReport, Program, exec};
+pub use exec::{ExecPlan, ExecReport, Guests, exec, exec_in};
 pub use expectation::{Expectation, Share};
 pub use fate::{Attempt, Fate};
-pub use identity::{Chance, Identity, Names};
+pub use host_names::HostNames;
+pub use ip_version::IpVersion;
 pub use linger_verdict::Verdict;
+pub use link::capture::Capture;
+pub use link::decision::{Decision, Departure};
+pub use link::emulator::Emulator;
+pub use link::identity::{Chance, Identity, Names};
+pub use link::loss::{GilbertElliott, Loss};
+pub use link::mtu::PathMtu;
+pub use link::trace::Trace;
+pub use link::wire::{Lateness, Wire, WireReport};
 pub use link::{Direction, Link, LinkChange, LinkClock, LinkFault, PRESETS, Path};
-pub use loss::{GilbertElliott, Loss};
 pub use model::ClientModel;
-pub use mtu::PathMtu;
 pub use named::Named;
+pub use network::{
+    Amount, HostFile, HostPlan, HostProgram, HostReport, JoinedHosts, LiveNetwork, NetworkExpectation,
+    NetworkPlan, NetworkReport, NetworkSetting, Readiness, Requests, SETTABLE, WhyExpectation, run_network,
+};
 pub use one::{OneReport, one};
 pub use peer::Peer;
+pub use program::Program;
+pub use program_user::ProgramUser;
 pub use real::{CellClient, RealClient};
 pub use runner::{run_all, side_by_side};
 pub use scenario::Scenario;
@@ -74,9 +81,7 @@ pub use server::{Consume, LARGEST_RESPONSE, ServerPlan, ServerReport, listen, wo
 pub use stats::{Tally, wilson};
 pub use steps::{Actor, Step, StepAction, Steps};
 pub use stop::Stop;
-pub use trace::Trace;
 pub use units::{Bytes, Rate};
-pub use wire::{Lateness, Wire, WireReport};
 
 /// Locks a mutex, poisoned or not: no panic leaves the data in it half changed.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

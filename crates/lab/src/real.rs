@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use linger_netns::Namespace;
 use rustix::fs::MemfdFlags;
 
-use crate::exec::Program;
 use crate::fate::{Attempt, Fate};
+use crate::host_names::HostNames;
 use crate::model::ClientModel;
 use crate::named::Named;
+use crate::program::Program;
 use crate::stop::Stop;
 
 /// A client: a program that prints how many bytes of the body it was given.
@@ -222,11 +223,12 @@ impl fmt::Display for CellClient {
 }
 
 /// The path of an open file, for other processes of this user. It needs no name, so that nothing is left behind.
-fn path(file: &File) -> String {
+pub(crate) fn path(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
-fn nameless(content: &[u8]) -> io::Result<File> {
+/// A file in memory.
+pub(crate) fn nameless(content: &[u8]) -> io::Result<File> {
     let mut file = File::from(rustix::fs::memfd_create("linger-lab", MemfdFlags::CLOEXEC)?);
     file.write_all(content)?;
     Ok(file)
@@ -285,7 +287,7 @@ impl RealTrials {
             None => command.env_remove("LINGER_UPLOAD"),
         };
         command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(Stdio::null());
-        let program = Program::start(namespace, command, (server.ip(), server.ip()))?;
+        let program = Program::start(namespace, command, &HostNames::new([("server", server.ip())]))?;
         if program.wait(stop, Some(self.timeout))?.is_none() {
             return Err(io::ErrorKind::TimedOut.into());
         }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use linger::Policy;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::bed::IpVersion;
 use crate::cell::{CellPlan, Trials};
 use crate::ending::Ending;
 use crate::expectation::Expectation;
-use crate::link_file::Links;
+use crate::ip_version::IpVersion;
+use crate::link::file::Links;
 use crate::named::Named;
 use crate::peer::Peer;
 use crate::real::CellClient;

@@ -295,6 +295,7 @@ sys.exit(len(c.recv(100)))'";
             link: Link::named("lan").unwrap(),
             server: server.to_owned(),
             client: client.to_owned(),
+            guests: linger_lab::Guests::default(),
             ip: IpVersion::V6,
             seed: 1,
             ready: Some(std::time::Duration::from_secs(30)),

@@ -4,6 +4,7 @@ mod capture;
 mod exec;
 mod files;
 mod look;
+mod network;
 mod one;
 mod page;
 mod plan;
@@ -21,13 +22,15 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueHint};
 use linger_lab::{
-    CellPlan, CellReport, LARGEST_RESPONSE, Link, Named, Setting, Stop, burst, run_all, side_by_side,
+    CellPlan, CellReport, LARGEST_RESPONSE, Link, Named, Setting, Stop, WireReport, burst, run_all,
+    side_by_side,
 };
 use linger_netns::Isolation;
 use rustix::fs::Access;
 
 use capture::{Growing, begin, finish as finish_capture};
 use files::LabPage;
+pub(crate) use network::NetworkOutcome;
 use plan::{Grid, RefusedPlan, scenarios};
 use results::{Outcome, Plan, Results, Show, Task, TaskReport, name_all};
 
@@ -175,7 +178,7 @@ pub(crate) fn run(arguments: LabArguments) -> ExitCode {
 fn largest_response(tasks: &[Task]) -> u64 {
     let responses = tasks.iter().filter_map(|task| match &task.plan {
         Plan::Cell(plan) => Some(plan.response),
-        Plan::Backlog(_) => None,
+        Plan::Backlog(_) | Plan::Network(_) => None,
     });
     responses.max().unwrap_or(0).min(LARGEST_RESPONSE)
 }
@@ -184,6 +187,7 @@ fn print(out: &mut Stdout, name: &str, report: &TaskReport) -> Result<(), Stoppe
     match report {
         TaskReport::Cell(report) => out.json(&line(lines::Cell::named(name, report)))?,
         TaskReport::Backlog(report) => out.json(&line(lines::Backlog::from(&**report)))?,
+        TaskReport::Network(outcome) => out.json(&line(lines::Network::named(name, outcome)))?,
         TaskReport::Failed(_) => {}
     }
     out.flush()
@@ -203,9 +207,10 @@ fn finish(out: &mut Stdout, results: &Results, arguments: &LabArguments, page: L
         // Colours go only to terminals that want them.
         out.text(format_args!("{}", text::render(results)))
     };
-    for (_, report) in results.done() {
+    for (task, report) in results.done() {
         if let TaskReport::Failed(error) = report {
-            return exit::io("the lab could not be built", error);
+            let is_network = matches!(task.plan, Plan::Network(_));
+            return exit::io(if is_network { "lab" } else { "the lab could not be built" }, error);
         }
     }
     let status = match results.outcome() {
@@ -257,6 +262,10 @@ fn try_one(task: &Task, arguments: &LabArguments, shared: bool, stop: &Arc<Stop>
             Ok(report) => TaskReport::Backlog(Box::new(report)),
             Err(error) => TaskReport::Failed(error),
         },
+        Plan::Network(plan) => match network::run(plan, &task.name, arguments, stop) {
+            Ok(outcome) => TaskReport::Network(Box::new(outcome)),
+            Err(error) => TaskReport::Failed(error),
+        },
     }
 }
 
@@ -273,12 +282,17 @@ fn try_cell(
     let report = linger_lab::run(plan, &setting, stop)?;
     finish_capture(capture)?;
     if let (Some(directory), Some(wire)) = (&arguments.decisions, &report.wire) {
-        let path = directory.join(format!("{name}.decisions"));
-        let mut file = NewFile::create(&path, Content::Text, []).map_err(io::Error::other)?;
-        file.write_all(text::decisions(&wire.log).as_bytes()).map_err(|error| at(&path, error))?;
-        file.finish().map_err(io::Error::other)?;
+        write_decisions(directory, name, wire)?;
     }
     Ok(report)
+}
+
+/// Writes the decisions of a link.
+fn write_decisions(directory: &Path, name: &str, wire: &WireReport) -> io::Result<()> {
+    let path = directory.join(format!("{name}.decisions"));
+    let mut file = NewFile::create(&path, Content::Text, []).map_err(io::Error::other)?;
+    file.write_all(text::decisions(&wire.log).as_bytes()).map_err(|error| at(&path, error))?;
+    file.finish().map_err(io::Error::other)
 }
 
 fn capture_path(directory: &Path, name: &str) -> PathBuf {

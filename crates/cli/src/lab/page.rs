@@ -10,6 +10,7 @@ use linger_why::Finding;
 use linger_why::html::{self, begin, end, escape, list, row};
 
 use super::look::network;
+use super::network::NetworkOutcome;
 use super::results::{Outcome, Results};
 use super::sizes::Differing;
 use super::text;
@@ -49,6 +50,9 @@ pub(super) fn grid(results: &Results, titles: &[String], drawn: &[DrawnCell<'_>]
         table(&mut out, &group, &sizes)?;
     }
     backlog(&mut out, &bursts)?;
+    for outcome in text::networks(results) {
+        network_article(&mut out, outcome)?;
+    }
     let expected: Vec<String> = text::expected(results);
     if !expected.is_empty() {
         writeln!(out, "<h2>What was expected</h2>\n<dl>")?;
@@ -68,6 +72,22 @@ pub(super) fn grid(results: &Results, titles: &[String], drawn: &[DrawnCell<'_>]
     }
     end(&mut out)?;
     Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+/// What came of an experiment with several hosts, and the packets of its first failed connection.
+fn network_article(out: &mut Vec<u8>, outcome: &NetworkOutcome) -> io::Result<()> {
+    let class = match outcome.report.tally {
+        Tally { lost: 1.., .. } => "",
+        Tally { at_risk: 1.., .. } => " class=\"risk\"",
+        _ => " class=\"harmless\"",
+    };
+    writeln!(out, "<article{class}>\n<h3>{}</h3>\n<dl>", escape(&outcome.plan.title))?;
+    list(out, "Result", &outcome.lines())?;
+    let failed = outcome.findings.iter().flatten().find(|finding| !finding.harmless);
+    match failed {
+        Some(finding) => packets(out, finding, &[]),
+        None => writeln!(out, "</dl>\n</article>"),
+    }
 }
 
 /// The page of one connection.
@@ -122,7 +142,11 @@ fn header(out: &mut impl Write, first: &str, class: &str, again: &str) -> io::Re
 
 /// What came of all experiments, and its class.
 fn first(results: &Results, cells: &[&CellReport], bursts: &[&BacklogReport]) -> (String, &'static str) {
-    let tallies = || cells.iter().map(|cell| &cell.tally).chain(bursts.iter().map(|burst| &burst.tally));
+    let networks = text::networks(results);
+    let tallies = || {
+        let small = bursts.iter().map(|burst| &burst.tally);
+        cells.iter().map(|cell| &cell.tally).chain(small).chain(networks.iter().map(|it| &it.report.tally))
+    };
     let sum = |of: fn(&Tally) -> u64| tallies().map(of).sum::<u64>();
     let (lost, at_risk, trials) =
         (sum(|tally| tally.lost), sum(|tally| tally.at_risk), sum(|tally| tally.trials));

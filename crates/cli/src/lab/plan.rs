@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use linger_lab::{
-    BacklogPlan, CellClient, CellPlan, Ending, LARGEST_RESPONSE, Link, Named, Peer, Scenario, Trials,
+    BacklogPlan, CellClient, CellPlan, Ending, LARGEST_RESPONSE, Link, Named, NetworkPlan, Peer, Scenario,
+    Trials,
 };
+use linger_why::Cause;
 
 use super::results::{Plan, Task};
 use crate::exit;
@@ -171,6 +173,13 @@ pub(crate) fn scenarios(
         let unreadable =
             |error| (exit::COULD_NOT_TELL, format!("cannot read {name}: {error}{}", exit::file_hint(&error)));
         let text = read_text(file).map_err(unreadable)?;
+        if NetworkPlan::is_in(&text) {
+            let plan = network(&name, &text, trials, typed_seed, seed)?;
+            titles.push(plan.title.clone());
+            let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            tasks.push(Task { name: stem, ..Task::new(Plan::Network(Box::new(plan)), None) });
+            continue;
+        }
         let scenario = Scenario::parse(&name, &text).map_err(|error| (exit::BAD_USAGE, error))?;
         titles.push(scenario.title);
         for (mut plan, expect) in scenario.cells {
@@ -184,4 +193,28 @@ pub(crate) fn scenarios(
         }
     }
     Ok((tasks, titles))
+}
+
+/// The experiment of a scenario with hosts.
+pub(crate) fn network(
+    name: &str,
+    text: &str,
+    requests: Option<u64>,
+    typed_seed: Option<u64>,
+    seed: u64,
+) -> Result<NetworkPlan, RefusedPlan> {
+    let mut plan = NetworkPlan::parse(name, text).map_err(|error| (exit::BAD_USAGE, error))?;
+    let causes = plan.expect.why.as_ref().map(|why| why.causes.as_slice()).unwrap_or_default();
+    if let Some(unknown) = causes.iter().find(|cause| Cause::ALL.iter().all(|known| known.name() != **cause))
+    {
+        let known = Cause::ALL.map(Cause::name).join(", ");
+        let told =
+            format!("{name}: [expect] why: `{}` is no cause; there are {known}", unknown.escape_debug());
+        return Err((exit::BAD_USAGE, told));
+    }
+    if typed_seed.is_some() || plan.seed == 0 {
+        plan.seed = seed;
+    }
+    plan.client.requests = requests.unwrap_or(plan.client.requests);
+    Ok(plan)
 }

@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use linger_lab::{BacklogPlan, BacklogReport, CellPlan, CellReport, Ending, Expectation, Peer, Share};
+use linger_lab::{
+    BacklogPlan, BacklogReport, CellPlan, CellReport, Ending, Expectation, NetworkPlan, Peer, Share,
+};
 
+use super::network::NetworkOutcome;
 use super::sizes::Differing;
 
 /// A task, and the expected result.
@@ -41,6 +44,13 @@ pub(crate) fn name_all(tasks: &mut [Task]) {
             kinds.entry(name(plan)).or_default().push(number);
         }
     }
+    let mut files = HashMap::new();
+    for task in tasks.iter_mut().filter(|task| matches!(task.plan, Plan::Network(_))) {
+        let count = files.entry(task.name.clone()).and_modify(|count| *count += 1).or_insert(1);
+        if *count > 1 {
+            let _ = write!(task.name, "-{count}");
+        }
+    }
     for (kind, numbers) in kinds {
         let plans: Vec<&CellPlan> = numbers.iter().filter_map(|number| tasks[*number].cell()).collect();
         let sizes = Differing::among(&plans);
@@ -60,12 +70,14 @@ pub(crate) fn name_all(tasks: &mut [Task]) {
 pub(crate) enum Plan {
     Cell(CellPlan),
     Backlog(BacklogPlan),
+    Network(Box<NetworkPlan>),
 }
 
 /// What became of a task.
 pub(crate) enum TaskReport {
     Cell(Box<CellReport>),
     Backlog(Box<BacklogReport>),
+    Network(Box<NetworkOutcome>),
     Failed(std::io::Error),
 }
 
@@ -138,6 +150,9 @@ impl Results {
                 }
             },
             TaskReport::Backlog(_) => false,
+            TaskReport::Network(outcome) => {
+                !outcome.is_cut && outcome.checks(self.at_risk_ok).iter().any(|check| !check.is_met)
+            }
             TaskReport::Failed(_) => true,
         }
     }

@@ -10,6 +10,7 @@ use linger_lab::{
 use linger_untrusted::to_json;
 
 use super::look::{DIM, WIDTH, style};
+use super::network::{NetworkCheck, NetworkOutcome};
 use super::results::{Results, Show, TaskReport};
 use super::sizes::Differing;
 use super::three;
@@ -62,9 +63,24 @@ pub(super) fn reservations(results: &Results) -> Vec<String> {
     all
 }
 
+/// The results of the experiments with several hosts.
+pub(super) fn networks(results: &Results) -> Vec<&NetworkOutcome> {
+    let done = results.done();
+    done.filter_map(
+        |(_, report)| if let TaskReport::Network(outcome) = report { Some(&**outcome) } else { None },
+    )
+    .collect()
+}
+
 fn grid(text: &mut String, titles: &[String], cells: &[&CellReport], results: &Results) {
-    for title in titles {
+    let networks = networks(results);
+    // Each of these stands under its own title.
+    for title in titles.iter().filter(|title| networks.iter().all(|network| network.plan.title != **title)) {
         let _ = writeln!(text, "{title}");
+    }
+    for network in networks {
+        let _ = writeln!(text, "{}", network.plan.title);
+        network.render(text);
     }
     let sizes = results.sizes();
     for group in groups(cells) {
@@ -279,6 +295,20 @@ pub(super) fn expected(results: &Results) -> Vec<String> {
     let mut all = Vec::new();
     let sizes = results.sizes();
     for (task, report) in results.done() {
+        if let TaskReport::Network(outcome) = report {
+            let met = |check: &NetworkCheck| match check.is_met {
+                true => "met",
+                false if outcome.is_cut => "not known",
+                false => "NOT MET",
+            };
+            let checks = outcome.checks(results.at_risk_ok);
+            all.extend(
+                checks
+                    .iter()
+                    .map(|check| format!("expected of {}: {}: {}", task.name, check.told, met(check))),
+            );
+            continue;
+        }
         let TaskReport::Cell(cell) = report else { continue };
         let (mut name, tally) = (name(&cell.plan), &cell.tally);
         let words = sizes.words(&cell.plan);

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::common::LineKind;
 use super::{
-    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, peers, probe, receipt, recorded, reset, run,
-    story, transfer, watch, why,
+    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, network, peers, probe, receipt, recorded, reset,
+    run, story, transfer, watch, why,
 };
 use crate::exit;
 use crate::output::{Stdout, Stopped};
@@ -62,6 +62,8 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
                 experiment::Lab,
                 experiment::One,
                 experiment::Exec,
+                network::Network,
+                network::ExecHosts,
                 story::StoryUploads,
                 story::StoryBacklog,
                 story::Story

@@ -1,10 +1,14 @@
 //! Values that are chosen by name: parsed as their library does, and listed for help and shells.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Command};
 use linger_lab::{CellClient, Ending, Link, Named, Peer};
+
+use crate::exit::file_hint;
+use crate::input::read_text;
 
 /// Parses a name. A shell completes the names that are listed; the parser may take more.
 #[derive(Clone, Debug)]
@@ -65,6 +69,17 @@ pub(crate) fn links() -> Names<Link> {
     Names::new(Link::names(), Link::named)
 }
 
+/// Networks, of which one may stand in a file.
+pub(crate) fn links_and_files() -> Names<Link> {
+    Names::new(Link::names(), |text| {
+        if !text.ends_with(".toml") {
+            return Link::named(text).map_err(|error| format!("{error}, or a file that ends in .toml"));
+        }
+        let told = |error: std::io::Error| format!("cannot read {text}: {error}{}", file_hint(&error));
+        Link::parse(text, &read_text(Path::new(text)).map_err(told)?)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +97,7 @@ mod tests {
         check(&peers());
         check(&clients());
         check(&links());
+        check(&links_and_files());
         assert!((endings().parse)("so-linger=9").is_ok());
     }
 }

@@ -18,6 +18,7 @@ mod lab;
 mod leftovers;
 mod many;
 mod memory;
+mod network;
 mod page;
 mod queue;
 mod receipts;

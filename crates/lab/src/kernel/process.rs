@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use super::interior::{Interior, NewUser};
+
 /// A process that serves one connection and exits. Dropping it waits for its end.
 #[derive(Debug)]
 pub(crate) struct WorkerProcess {
@@ -118,20 +120,23 @@ impl Drop for WorkerProcess {
 /// are killed. The exit status that the caller sees is the command's; if a signal ended the command, it is 128 plus
 /// the signal's number. The child that the caller sees leads a process group, in which the command runs. Needs the
 /// rights that [`Isolation`](linger_netns::Isolation) gives.
-pub(crate) fn contain(command: &mut Command) -> &mut Command {
+///
+/// The command sees the file system with this interior.
+pub(crate) fn contain(command: &mut Command, interior: Interior) -> &mut Command {
     command.process_group(0);
     // SAFETY: `enclose` makes system calls only; nothing is allocated and no lock taken between fork and exec.
-    unsafe { command.pre_exec(enclose) }
+    unsafe { command.pre_exec(move || enclose(&interior)) }
 }
 
 /// Puts two processes above the one that calls exec. The outer one is the child of this program. The inner one is the
 /// first process of the PID namespace; when it ends, the kernel kills all others in it.
-fn enclose() -> io::Result<()> {
+fn enclose(interior: &Interior) -> io::Result<()> {
     let die_with_parent =
         || rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     die_with_parent()?;
     // SAFETY: concerns the children of this single-threaded child only.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWPID) }?;
+    interior.enter()?;
     // SAFETY: this process has one thread, and both sides make system calls only.
     match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error()),
@@ -141,7 +146,7 @@ fn enclose() -> io::Result<()> {
     // SAFETY: as above.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(()),
+        0 => interior.user.as_ref().map_or(Ok(()), NewUser::become_it),
         command => stand_by(command),
     }
 }

@@ -16,6 +16,9 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -86,6 +89,27 @@ pub fn neighbour(name: &str, address: IpAddr, mac: Mac) -> io::Result<()> {
         NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
     ];
     ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// Adds a route to a network through a gateway, which must be a neighbour.
+///
+/// # Errors
+/// Returns `ENETUNREACH` if the gateway is in none of this namespace's networks, and `EEXIST` if there is such a route already.
+pub fn route(network: IpAddr, prefix_len: u8, gateway: IpAddr) -> io::Result<()> {
+    let address = |address| match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    };
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(network);
+    message.header.destination_prefix_length = prefix_len;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes =
+        vec![RouteAttribute::Destination(address(network)), RouteAttribute::Gateway(address(gateway))];
+    ask(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// Writes a network setting of the calling thread's namespace, such as `ipv4/tcp_abort_on_overflow`.

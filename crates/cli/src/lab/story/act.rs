@@ -5,16 +5,12 @@ use std::fs;
 use std::io;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use linger_lab::{BacklogPlan, ExecPlan, ExecReport, IpVersion, Link, Named as _, Stop, burst, exec};
+use linger_lab::{BacklogPlan, Link, Named as _, NetworkReport, NetworkSetting, Stop, burst, run_network};
 use linger_why::{AnalyzerLimits, compare, examine};
 
 use super::cast::{BYTES, Cast, Gateway};
 use crate::captured::NamelessCapture;
-
-/// How long a program may take to listen.
-const READY: Duration = Duration::from_secs(20);
 
 /// Clients that come at once to the short queue.
 pub(super) const CROWD: u32 = 64;
@@ -63,7 +59,7 @@ impl Uploads {
 pub(super) fn serve(stage: &Theatre<'_>, gateway: Gateway, is_cured: bool) -> io::Result<Uploads> {
     let watch = if is_cured { Err("not asked".to_owned()) } else { Watching::begin(stage) };
     let clients = stage.cast.clients(gateway);
-    let (report, causes) = run(stage, &stage.link, stage.cast.application(is_cured, None), clients)?;
+    let (report, causes) = run(stage, &stage.link, (gateway, is_cured, None), clients)?;
     let watched = watch.and_then(Watching::end);
     let text = fs::read_to_string(stage.cast.file("client.txt"))?;
     let requests = if stage.cast.is_real() { 100 } else { 20 };
@@ -73,17 +69,13 @@ pub(super) fn serve(stage: &Theatre<'_>, gateway: Gateway, is_cured: bool) -> io
             let line = text.lines().find_map(|line| line.strip_prefix(label))?;
             line.split_whitespace().next()?.parse::<u64>().ok()
         };
-        let missing = || {
-            let gateway = fs::read_to_string(stage.cast.file("gateway.log")).unwrap_or_default();
-            let (ab, gateway) = (text.trim(), gateway.trim());
-            io::Error::other(format!("ab got nothing; it said: {ab}\nthe gateway said: {gateway}"))
-        };
+        let missing = || io::Error::other(format!("ab got nothing; it said: {}", text.trim()));
         (number("HTML transferred:").ok_or_else(missing)?, number("Failed requests:"))
     } else {
         (text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).sum(), None)
     };
     let log = fs::read_to_string(stage.cast.file("error.log")).unwrap_or_default();
-    let counted = |name| report.server_counters.of(name);
+    let counted = |name| application(&report).of(name);
     Ok(Uploads {
         requests,
         expected,
@@ -120,15 +112,12 @@ pub(super) fn overflow(stage: &Theatre<'_>) -> io::Result<Backlogged> {
         let overflows = report.counters.of("ListenOverflows");
         return Ok(Backlogged { said: said.into_iter().flatten().collect(), overflows, causes: None });
     }
-    // SYN cookies would hide the overflow: the client would see what looks like packet loss.
-    let settings = "sysctl -qw net.ipv4.tcp_abort_on_overflow=1 net.ipv4.tcp_syncookies=0";
-    let application = format!("{settings}; {}", stage.cast.application(false, Some(QUEUE)));
     let clients = format!(
         "cd '{}' || exit 1; for i in $(seq {CROWD}); do curl -sS -m 8 -o /dev/null -w '%{{http_code}} whole\\n' \
-         \"http://$LINGER_SERVER:9002/x?sleep=1\" > queue.$i 2>&1 & done; wait; cat queue.* > queue.txt",
+         \"http://application:9002/x?sleep=1\" > queue.$i 2>&1 & done; wait; cat queue.* > queue.txt",
         stage.cast.folder().display()
     );
-    let (report, causes) = run(stage, &link, application, clients)?;
+    let (report, causes) = run(stage, &link, (Gateway::Absent, false, Some(QUEUE)), clients)?;
     let mut said = BTreeMap::new();
     for line in fs::read_to_string(stage.cast.file("queue.txt"))?.lines() {
         // Behind curl's name and number stands what happened; it says by a second line that there was no status.
@@ -137,29 +126,29 @@ pub(super) fn overflow(stage: &Theatre<'_>) -> io::Result<Backlogged> {
             *said.entry(line.to_owned()).or_default() += 1;
         }
     }
-    Ok(Backlogged { said, overflows: report.server_counters.of("ListenOverflows"), causes: Some(causes) })
+    Ok(Backlogged { said, overflows: application(&report).of("ListenOverflows"), causes: Some(causes) })
 }
 
 /// Failed connections by what `why` says of them.
 pub(super) type Causes = BTreeMap<String, u64>;
 
-/// Runs both sides, and reads what crossed the link.
-fn run(stage: &Theatre<'_>, link: &Link, server: String, client: String) -> io::Result<(ExecReport, Causes)> {
+/// The kernel's counters of the application's host, which is the first.
+fn application(report: &NetworkReport) -> linger_netns::Counters {
+    report.hosts.first().map(|host| host.counters.clone()).unwrap_or_default()
+}
+
+/// Runs all hosts, and reads what crossed the application's link.
+fn run(
+    stage: &Theatre<'_>,
+    link: &Link,
+    part: (Gateway, bool, Option<u32>),
+    clients: String,
+) -> io::Result<(NetworkReport, Causes)> {
     let file = NamelessCapture::create()?;
     let capture = Arc::new(Mutex::new(file.begin()?));
-    let plan = ExecPlan {
-        link: link.clone(),
-        server,
-        client,
-        ip: IpVersion::V4,
-        seed: stage.seed,
-        ready: Some(READY),
-        capture: Some(capture.clone()),
-    };
-    let log = || fs::read_to_string(stage.cast.file("application.log")).unwrap_or_default();
-    let report = exec(&plan, stage.stop).map_err(|error| {
-        io::Error::new(error.kind(), format!("{error}; the application said: {}", log().trim()))
-    })?;
+    let plan = stage.cast.network(link, stage.seed, part, clients)?;
+    let setting = NetworkSetting { captures: vec![capture.clone()], keep_log: false };
+    let report = run_network(&plan, &setting, stage.stop)?;
     capture.lock().unwrap_or_else(PoisonError::into_inner).finish()?;
     let mut findings = Vec::new();
     examine(file.path(), AnalyzerLimits::default(), |finding| findings.push(finding))

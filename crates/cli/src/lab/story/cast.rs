@@ -1,13 +1,23 @@
 //! The programs that act, and their configuration.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use linger_lab::{
+    HostPlan, HostProgram, IpVersion, JoinedHosts, Link, Named as _, NetworkExpectation, NetworkPlan,
+    Readiness, Requests,
+};
 use tempfile::TempDir;
 
 /// Bytes of the request's body and of each response.
 pub(super) const BYTES: usize = 67_000;
+
+/// How long a program may take to listen, and the clients of an act until all is answered.
+const READY: Duration = Duration::from_secs(20);
+const LONGEST: Duration = Duration::from_secs(150);
 
 /// Where Debian has uWSGI's plugins and httpd's modules.
 const PLUGINS: &str = "/usr/lib/uwsgi/plugins";
@@ -113,7 +123,7 @@ impl Cast {
     }
 
     /// The application's command, for `sh -c`. `queue` bounds its accept queue.
-    pub(super) fn application(&self, is_cured: bool, queue: Option<u32>) -> String {
+    fn application(&self, is_cured: bool, queue: Option<u32>) -> String {
         let (own, folder) = (self.own.display(), self.folder.path().display());
         // What `run` unpacks goes with the folder, also if its supervisor is killed with the network.
         let exec = if is_cured {
@@ -122,47 +132,99 @@ impl Cast {
             "exec".to_owned()
         };
         if !self.is_real {
-            let ending = "fcgi serve --ending close --listen $LINGER_SERVER:9002";
-            return format!("{exec} '{own}' {ending} --response {BYTES} > '{folder}/application.log' 2>&1");
+            let ending = "fcgi serve --ending close --listen $LINGER_APPLICATION:9002";
+            return format!("{exec} '{own}' {ending} --response {BYTES}");
         }
         let (socket, workers) = match queue {
             Some(queue) => ("--http-socket", format!("--processes 1 --listen {queue}")),
             None => ("--socket", "--processes 4 --threads 4".to_owned()),
         };
         format!(
-            "{exec} uwsgi --plugins-dir {PLUGINS} --plugin python3 {socket} $LINGER_SERVER:9002 {workers} --master --need-app \
-             --wsgi-file '{folder}/app.py' --die-on-term --disable-logging > '{folder}/application.log' 2>&1"
+            "{exec} uwsgi --plugins-dir {PLUGINS} --plugin python3 {socket} $LINGER_APPLICATION:9002 {workers} --master --need-app \
+             --wsgi-file '{folder}/app.py' --die-on-term --disable-logging"
         )
+    }
+
+    /// The gateway's command, if there is one.
+    fn gateway(&self, gateway: Gateway) -> Option<String> {
+        let folder = self.folder.path().display();
+        match gateway {
+            Gateway::Nginx => Some(format!(": > '{folder}/error.log'; exec nginx -c '{folder}/nginx.conf'")),
+            Gateway::Httpd => {
+                Some(format!(": > '{folder}/error.log'; exec apache2 -DFOREGROUND -f '{folder}/httpd.conf'"))
+            }
+            Gateway::Absent => None,
+        }
     }
 
     /// The clients' command behind this gateway, for `sh -c`: 100 uploads, 20 at a time, of which the application reads nothing. What they got
     /// stands in `client.txt`.
     pub(super) fn clients(&self, gateway: Gateway) -> String {
         let folder = self.folder.path().display();
-        let start = match gateway {
-            Gateway::Nginx => {
-                format!(
-                    "sed s/APPLICATION/$LINGER_SERVER/ nginx.in > nginx.conf; nginx -c '{folder}/nginx.conf'"
-                )
-            }
-            Gateway::Httpd => {
-                format!(
-                    "sed s/APPLICATION/$LINGER_SERVER/ httpd.in > httpd.conf; apache2 -DFOREGROUND -f '{folder}/httpd.conf'"
-                )
-            }
-            Gateway::Absent => {
-                let own = self.own.display();
-                return format!(
-                    "cd '{folder}' || exit 1; for i in $(seq 20); do '{own}' fcgi get --body body $LINGER_SERVER:9002 /x | sed '1,/^.$/d' | wc -c; done > client.txt 2> get.log"
-                );
-            }
-        };
+        if gateway == Gateway::Absent {
+            let own = self.own.display();
+            return format!(
+                "cd '{folder}' || exit 1; for i in $(seq 20); do '{own}' fcgi get --body body $LINGER_APPLICATION:9002 /x | sed '1,/^.$/d' | wc -c; done > client.txt 2> get.log"
+            );
+        }
         format!(
-            "cd '{folder}' || exit 1; rm -f pid; : > error.log; {{ {start}; }} > gateway.log 2>&1 &
-             i=0; until [ -s pid ] || [ $i = 200 ]; do sleep 0.05; i=$((i + 1)); done
-             ab -q -s 20 -n 100 -c 20 -p body -T application/octet-stream http://127.0.0.1:8080/x > client.txt 2>&1
-             kill $(cat pid); wait; true"
+            "cd '{folder}' || exit 1
+             ab -q -s 20 -n 100 -c 20 -p body -T application/octet-stream http://gateway:8080/x > client.txt 2>&1"
         )
+    }
+
+    /// The hosts of an act: the application first, then the gateway, if there is one, and the clients. `link` leads to the application.
+    pub(super) fn network(
+        &self,
+        link: &Link,
+        seed: u64,
+        (gateway, is_cured, queue): (Gateway, bool, Option<u32>),
+        clients: String,
+    ) -> io::Result<NetworkPlan> {
+        let host = |name: &str, run: Option<String>, port| HostPlan {
+            name: name.to_owned(),
+            place: "the story".to_owned(),
+            program: run.map(|run| HostProgram { run, ready: Readiness::Listens(Some(port)), within: READY }),
+            user: None,
+            settings: BTreeMap::new(),
+            files: Vec::new(),
+        };
+        let mut application = host("application", Some(self.application(is_cured, queue)), 9002);
+        if queue.is_some() {
+            // SYN cookies would hide the overflow: the client would see what looks like packet loss.
+            let settings = [("net.ipv4.tcp_abort_on_overflow", "1"), ("net.ipv4.tcp_syncookies", "0")];
+            application.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        }
+        let mut hosts = vec![application];
+        // The application's link stands first: it is the one that is recorded.
+        let mut links = vec![JoinedHosts { ends: [0, 1], link: link.clone() }];
+        if let Some(run) = self.gateway(gateway) {
+            hosts.push(host("gateway", Some(run), 8080));
+            let near = Link::named("lan").map_err(io::Error::other)?;
+            links.push(JoinedHosts { ends: [1, 2], link: near });
+        }
+        hosts.push(host("client", None, 0));
+        let client = Requests {
+            host: hosts.len() - 1,
+            run: clients,
+            response: 0,
+            upload: None,
+            requests: 1,
+            concurrency: 1,
+            timeout: LONGEST,
+        };
+        let title = String::new();
+        let expect = NetworkExpectation::default();
+        Ok(NetworkPlan {
+            title,
+            hosts,
+            links,
+            client,
+            ip: IpVersion::V4,
+            seed,
+            expect,
+            folder: self.folder().to_owned(),
+        })
     }
 
     fn write(&self) -> io::Result<()> {
@@ -174,8 +236,8 @@ impl Cast {
         put("body", &"\0".repeat(BYTES))?;
         put("app.py", &application())?;
         let folder = self.folder.path().display().to_string();
-        put("nginx.in", &nginx(&folder))?;
-        put("httpd.in", &httpd(&folder))
+        put("nginx.conf", &nginx(&folder))?;
+        put("httpd.conf", &httpd(&folder))
     }
 }
 
@@ -217,7 +279,7 @@ fn nginx(folder: &str) -> String {
     format!(
         "daemon off; user root; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log error; events {{ }}\n\
          http {{ access_log off; client_max_body_size 9m; {places}\n \
-         server {{ listen 127.0.0.1:8080; location / {{ {parameters}uwsgi_pass APPLICATION:9002; }} }} }}\n"
+         server {{ listen 8080; location / {{ {parameters}uwsgi_pass application:9002; }} }} }}\n"
     )
 }
 
@@ -227,9 +289,9 @@ fn httpd(folder: &str) -> String {
         .map(|name| format!("LoadModule {name}_module {MODULES}/mod_{name}.so\n"))
         .collect();
     format!(
-        "ServerRoot {folder}\nServerName gateway\nListen 127.0.0.1:8080\nPidFile {folder}/pid\nErrorLog {folder}/error.log\n\
+        "ServerRoot {folder}\nServerName gateway\nListen 8080\nPidFile {folder}/pid\nErrorLog {folder}/error.log\n\
          Mutex file:{folder} default\nUser www-data\nGroup www-data\nProxyTimeout 20\n{modules}\
-         ProxyPass / uwsgi://APPLICATION:9002/ retry=0\n"
+         ProxyPass / uwsgi://application:9002/ retry=0\n"
     )
 }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 use linger_packet::{Flags, Segment};
 
 use crate::clock::Nanos;
-use crate::decision::{Decision, Departure};
-use crate::identity::{Chance, Identity, Names};
-use crate::lane::{Lane, nanos};
+use crate::link::decision::{Decision, Departure};
+use crate::link::identity::{Chance, Identity, Names};
+use crate::link::lane::{Lane, nanos};
+use crate::link::loss::Loss;
+use crate::link::mtu::{ETHERNET, too_big};
 use crate::link::{Direction, Link, LinkFault, Path};
-use crate::loss::Loss;
-use crate::mtu::{ETHERNET, too_big};
 
 struct Pending<P> {
     due: Nanos,

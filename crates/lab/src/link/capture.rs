@@ -9,6 +9,7 @@ use linger_packet::pcapng::{InterfaceId, Writer};
 
 use crate::clock::now;
 use crate::link::Direction;
+use crate::link::ENDS;
 
 /// A pcapng file with one interface for each end of the link.
 #[derive(Debug)]
@@ -26,10 +27,18 @@ impl Capture {
     /// # Errors
     /// Returns the errors of writing to the file.
     pub fn begin(file: File) -> io::Result<Self> {
+        Self::between(file, ENDS)
+    }
+
+    /// The same, with names of one's own for the interfaces at the server's end and at the client's.
+    ///
+    /// # Errors
+    /// Returns the errors of writing to the file.
+    pub fn between(file: File, [server, client]: [&str; 2]) -> io::Result<Self> {
         let mut writer =
             Writer::new(BufWriter::new(file), concat!("linger lab ", env!("CARGO_PKG_VERSION")))?;
-        let server = writer.interface("server", LinkType::ETHERNET, 0)?;
-        let client = writer.interface("client", LinkType::ETHERNET, 0)?;
+        let server = writer.interface(server, LinkType::ETHERNET, 0)?;
+        let client = writer.interface(client, LinkType::ETHERNET, 0)?;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let epoch = u64::try_from(since_epoch).unwrap_or(0).saturating_sub(now());
         Ok(Self { writer, ends: [server, client], epoch })

@@ -1,9 +1,9 @@
 //! The emulator without sockets: real headers, made-up times.
 
 use super::*;
+use crate::link::loss::GilbertElliott;
+use crate::link::mtu::PathMtu;
 use crate::link::{LinkChange, LinkClock, Path};
-use crate::loss::GilbertElliott;
-use crate::mtu::PathMtu;
 use crate::named::Named;
 use crate::units::{Bytes, Rate};
 use proptest::prelude::*;

@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 
+use crate::link::loss::{Loss, some_probability};
+use crate::link::mtu::PathMtu;
+use crate::link::trace::Trace;
 use crate::link::{Link, LinkChange, LinkClock, LinkFault, PRESETS, Path};
-use crate::loss::{Loss, some_probability};
-use crate::mtu::PathMtu;
 use crate::named::Named;
-use crate::trace::Trace;
 use crate::units::{Bytes, Rate, number_or_text};
 
 /// Most steps of a link's time axis.
@@ -89,6 +90,7 @@ with_the_keys_of_a_path!(
 
 with_the_keys_of_a_path!(
     struct LinkTable {
+        between: Option<Vec<Spanned<String>>>,
         base: Option<String>,
         name: Option<String>,
         both: Option<PathTable>,
@@ -215,6 +217,9 @@ fn check_name(name: &str) -> Result<(), String> {
 
 impl LinkTable {
     fn link(self) -> Result<Link, String> {
+        if self.between.is_some() {
+            return Err("`between` names hosts, and this scenario has no `[[host]]`".to_owned());
+        }
         let mut link = match &self.base {
             Some(name) => Link::named(name)?,
             None => Link::default(),
@@ -245,6 +250,49 @@ impl<'de> Deserialize<'de> for Link {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut links = deserializer.deserialize_any(OneOrSeveral { several: false })?;
         links.pop().ok_or_else(|| D::Error::custom("no link"))
+    }
+}
+
+impl Link {
+    /// Reads a link from a file that holds the keys of a scenario's `[link]` and nothing else. `name` is the file's name, for messages;
+    /// traces count from its folder. A link without a `name` has the file's.
+    ///
+    /// # Errors
+    /// Returns a message that names the file and what is wrong in it, and where.
+    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let table: LinkTable = toml::from_str(text).map_err(|error| format!("{name}: {error}"))?;
+        let (is_named, path) = (table.name.is_some(), FilePath::new(name));
+        let mut links = Links(vec![table.link().map_err(|error| format!("{name}: {error}"))?]);
+        links
+            .read_traces(path.parent().unwrap_or(FilePath::new("")))
+            .map_err(|error| format!("{name}: {error}"))?;
+        let mut link = links.0.pop().unwrap_or_default();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        if !is_named && check_name(&stem).is_ok() {
+            link.name = stem.into_owned();
+        }
+        Ok(link)
+    }
+}
+
+/// A link of a scenario with hosts: whom it joins, and what it is like.
+#[derive(Debug)]
+pub(crate) struct LinkBetween {
+    /// As many names as were written.
+    pub(crate) hosts: Vec<Spanned<String>>,
+    pub(crate) link: Link,
+}
+
+impl<'de> Deserialize<'de> for LinkBetween {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut table = LinkTable::deserialize(deserializer)?;
+        let hosts = table.between.take().unwrap_or_default();
+        let is_named = table.name.is_some();
+        let mut link = table.link().map_err(D::Error::custom)?;
+        if !is_named {
+            link.name = hosts.iter().map(|host| host.get_ref().as_str()).collect::<Vec<_>>().join("-");
+        }
+        Ok(Self { hosts, link })
     }
 }
 
@@ -324,5 +372,5 @@ impl<'de> Visitor<'de> for OneOrSeveral {
 }
 
 #[cfg(test)]
-#[path = "link_file_tests.rs"]
+#[path = "file_tests.rs"]
 mod tests;

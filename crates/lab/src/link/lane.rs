@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::clock::Nanos;
+use crate::link::mtu::ETHERNET;
+use crate::link::trace::Trace;
 use crate::link::{Direction, Link, Path};
-use crate::mtu::ETHERNET;
-use crate::trace::Trace;
 
 /// Bytes of each opportunity of a trace.
 const OPPORTUNITY: u64 = 1_500;

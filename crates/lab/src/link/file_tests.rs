@@ -53,7 +53,10 @@ fn a_fault_of_the_file_beats_the_presets() {
 fn bursts_have_netems_names_and_defaults() {
     let loss = |text: &str| link(&format!("[link]\nloss = {text}")).paths[0].loss;
     let short = loss("{ model = \"gilbert-elliott\", p = 0.25 }");
-    assert_eq!(short, Loss::Bursts(crate::loss::GilbertElliott { p: 0.25, r: 0.75, bad: 1.0, good: 0.0 }));
+    assert_eq!(
+        short,
+        Loss::Bursts(crate::link::loss::GilbertElliott { p: 0.25, r: 0.75, bad: 1.0, good: 0.0 })
+    );
     let ours = loss("{ model = \"gilbert-elliott\", p = 0.1, r = 0.2, bad = 0.3, good = 0.4 }");
     assert_eq!(ours, loss("{ model = \"gilbert-elliott\", p = 0.1, r = 0.2, 1-h = 0.3, 1-k = 0.4 }"));
     assert_eq!((loss("1"), loss("0.5")), (Loss::Each(1.0), Loss::Each(0.5)));

@@ -1,14 +1,28 @@
-//! The properties of a link, as plain data.
+//! The link between two hosts. Here: its properties, as plain data; in the folder what it does to packets, and how files write it.
+
+pub(crate) mod capture;
+pub(crate) mod decision;
+pub(crate) mod emulator;
+pub(crate) mod file;
+pub(crate) mod identity;
+mod lane;
+pub(crate) mod loss;
+pub(crate) mod mtu;
+pub(crate) mod trace;
+pub(crate) mod wire;
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::loss::Loss;
-use crate::mtu::PathMtu;
+use crate::link::loss::Loss;
+use crate::link::mtu::PathMtu;
+use crate::link::trace::Trace;
 use crate::named::Named;
-use crate::trace::Trace;
 use crate::units::{Bytes, Rate};
+
+/// The names of a wire's two interfaces in its namespace: the server's end, then the client's.
+pub(crate) const ENDS: [&str; 2] = ["server", "client"];
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]

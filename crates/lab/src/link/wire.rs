@@ -9,13 +9,13 @@ use std::thread::JoinHandle;
 use linger_netns::Namespace;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
-use crate::capture::Capture;
 use crate::clock::{Nanos, now};
-use crate::decision::Decision;
-use crate::emulator::Emulator;
-use crate::identity::Identity;
 use crate::kernel::{Frame, FramePool, Port};
-use crate::link::{Direction, Link};
+use crate::link::capture::Capture;
+use crate::link::decision::Decision;
+use crate::link::emulator::Emulator;
+use crate::link::identity::Identity;
+use crate::link::{Direction, ENDS, Link};
 use crate::lock;
 use crate::steps::{Actor, ResetWatch, Steps};
 
@@ -90,8 +90,7 @@ impl Wire {
     ) -> io::Result<Self> {
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let stopped = stop.try_clone()?;
-        let ports =
-            namespace.run(|| Ok::<_, io::Error>([Port::open("server")?, Port::open("client")?]))??;
+        let ports = namespace.run(|| Ok::<_, io::Error>([Port::open(ENDS[0])?, Port::open(ENDS[1])?]))??;
         let mut emulator = Emulator::new(link, seed);
         if keep_log {
             emulator.keep_log();
@@ -183,6 +182,13 @@ impl Pump {
             }
             if !ready[0].revents().is_empty() {
                 break;
+            }
+        }
+        // What had come by then is part of the account.
+        for direction in Direction::BOTH {
+            self.ports[direction.index()].receive(&mut self.pool, &mut arrived)?;
+            for frame in arrived.drain(..) {
+                self.take_in(direction, now(), frame, &mut dropped);
             }
         }
         for port in &self.ports {
