@@ -98,6 +98,7 @@ fn once(link: &Link, server: &str, client: &str, seed: u64, into: &Path) -> f64 
         link: link.clone(),
         server: server.to_owned(),
         client: client.to_owned(),
+        guests: linger_lab::Guests::default(),
         ip: IpVersion::V4,
         seed,
         ready: Some(Duration::from_secs(10)),
