@@ -126,7 +126,7 @@ impl Visit<'_> {
         &mut self,
         wait: impl FnOnce(&Doorbell) -> io::Result<Rested>,
     ) -> Option<io::Result<Rested>> {
-        let bell = own_bell()?;
+        let bell = own_bell().ok()?;
         if !self.gate.lobby.sit(&mut self.rank, bell.clone()) {
             return None;
         }
@@ -166,13 +166,14 @@ impl Drop for Visit<'_> {
     }
 }
 
-/// This thread's bell; `None` if no descriptor is left for it.
-fn own_bell() -> Option<Arc<Doorbell>> {
+/// This thread's bell.
+///
+/// # Errors
+/// No descriptor is left for it.
+pub(super) fn own_bell() -> io::Result<Arc<Doorbell>> {
     thread_local!(static BELL: OnceCell<Arc<Doorbell>> = const { OnceCell::new() });
-    BELL.with(|own| {
-        if own.get().is_none() {
-            let _ = own.set(Doorbell::new().ok()?);
-        }
-        own.get().cloned()
+    BELL.with(|own| match own.get() {
+        Some(bell) => Ok(bell.clone()),
+        None => Doorbell::new().map(|bell| own.get_or_init(|| bell).clone()),
     })
 }

@@ -8,7 +8,7 @@ use std::thread;
 use linger::Closer;
 use socket2::Socket;
 
-use super::gate::Visit;
+use super::gate::{Visit, own_bell};
 use super::link::{Link, NextStep};
 use super::wire::{SocketWire, Wire};
 use super::{Closed, Config, Handler, Request, Response, StopResponder};
@@ -50,8 +50,9 @@ pub(super) fn connection<H: Handler + 'static>(
     });
 }
 
-/// Waits for the descriptor that a multiplexed connection needs beside its own, as the next connection waits for its own. Returns the socket
-/// if the responder has to end before, or if it is something else that is lacking.
+/// Waits for the descriptors that a connection needs beside its own, as the next connection waits for its own: its thread's bell, so that no
+/// kept connection has to end behind a response for lack of it, and another one if it is multiplexed. Returns the socket if the
+/// responder has to end before, or if it is something else that is lacking.
 fn wired(
     mut socket: Socket,
     config: &Config,
@@ -59,7 +60,11 @@ fn wired(
     around: &Surroundings<'_>,
 ) -> Result<SocketWire, Socket> {
     loop {
-        let error = match SocketWire::new(socket, config.multiplex, around.stop.clone()) {
+        let wire = match own_bell() {
+            Ok(_) => SocketWire::new(socket, config.multiplex, around.stop.clone()),
+            Err(error) => Err((socket, error)),
+        };
+        let error = match wire {
             Ok(wire) => return Ok(wire),
             Err((back, error)) => {
                 socket = back;
