@@ -10,8 +10,20 @@ use linger_preload::protocol::VARIABLE;
 pub(crate) struct Mark {
     /// The name that the memory maps of every process with the library contain.
     pub(crate) maps: String,
+    /// What LD_PRELOAD contains in the environment of every program that is to load it.
+    pub(crate) preloaded: String,
     /// If the library is one file for all programs: the prefix of [`VARIABLE`] that only this program's processes have.
     pub(crate) owner: Option<String>,
+}
+
+/// What a process shows of the library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// The process has it, or is about to load it: its `execve` has just been.
+    Has,
+    HasNot,
+    /// Its `execve` is under way, and it has no environment yet. That lasts a moment.
+    NotYet,
 }
 
 impl Mark {
@@ -31,12 +43,45 @@ impl Mark {
     /// A process may have written over its environment, as servers do that change their title. Such a process counts as
     /// the program's.
     pub(crate) fn may_be_on(&self, process: u32) -> bool {
-        let is_anothers = |owner: &String| {
-            let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
-            owner_in(&environment).is_some_and(|value| !value.starts_with(owner.as_bytes()))
-        };
-        self.is_mapped(process) == Some(true) && !self.owner.as_ref().is_some_and(is_anothers)
+        self.is_mapped(process) == Some(true) && !self.is_anothers(&environment(process))
     }
+
+    /// As [`may_be_on`](Self::may_be_on), and told apart from a process that is about to load the library: until its loader has
+    /// done so it has nothing mapped but itself and the loader, and only its environment says what is to come.
+    ///
+    /// Of a process that this one may not look at, [`Sight::HasNot`].
+    pub(crate) fn look(&self, process: u32) -> Sight {
+        // Read once: a second look may find another program.
+        let Ok(maps) = fs::read(format!("/proc/{process}/maps")) else { return Sight::HasNot };
+        let is_mapped = contains(&maps, self.maps.as_bytes());
+        // A process that ends, or one of the kernel's, has no executable.
+        let executes = || fs::read_link(format!("/proc/{process}/exe")).is_ok();
+        if !is_mapped && !(has_no_libraries(&maps) && executes()) {
+            return Sight::HasNot;
+        }
+        let environment = environment(process);
+        if self.is_anothers(&environment) {
+            return Sight::HasNot;
+        }
+        if is_mapped || contains(&environment, self.preloaded.as_bytes()) {
+            return Sight::Has;
+        }
+        // The kernel gives a process its arguments and its environment at once (`create_elf_tables`).
+        let has_arguments =
+            fs::read(format!("/proc/{process}/cmdline")).map_or(true, |line| !line.is_empty());
+        if environment.is_empty() && !has_arguments { Sight::NotYet } else { Sight::HasNot }
+    }
+
+    fn is_anothers(&self, environment: &[u8]) -> bool {
+        let is_anothers =
+            |owner: &String| owner_in(environment).is_some_and(|value| !value.starts_with(owner.as_bytes()));
+        self.owner.as_ref().is_some_and(is_anothers)
+    }
+}
+
+/// Empty of a process that does not let itself be looked at, too.
+fn environment(process: u32) -> Vec<u8> {
+    fs::read(format!("/proc/{process}/environ")).unwrap_or_default()
 }
 
 /// Whether these are the memory maps of a process that ends, whose memory goes before its files (`do_exit`); or of one whose
@@ -57,11 +102,15 @@ fn owner_in(environment: &[u8]) -> Option<&[u8]> {
 }
 
 fn contains(all: &[u8], part: &[u8]) -> bool {
-    all.windows(part.len()).any(|window| window == part)
+    !part.is_empty() && all.windows(part.len()).any(|window| window == part)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::process::{Child, Command, Stdio};
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -76,7 +125,7 @@ mod tests {
     fn a_process_without_the_variable_may_be_the_programs() {
         let own = std::env::current_exe().unwrap().display().to_string();
         let owner = Some("name=ab;".to_owned());
-        let mark = Mark { maps: own, owner };
+        let mark = Mark { maps: own, preloaded: "no such".to_owned(), owner };
         assert_eq!(
             (mark.is_mapped(std::process::id()), mark.may_be_on(std::process::id())),
             (Some(true), true)
@@ -87,6 +136,88 @@ mod tests {
             (Some(false), false)
         );
         assert_eq!(another.is_mapped(u32::MAX), None);
+    }
+
+    /// A loader that waits for its program, a FIFO, with nothing mapped but itself.
+    struct Loading(Child, tempfile::TempDir);
+
+    impl Loading {
+        fn begin(environment: &[(&str, &str)]) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let fifo = directory.path().join("fifo");
+            assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+            let mut command = Command::new(loader());
+            command.arg(fifo).env_clear().envs(environment.iter().copied());
+            Self(command.spawn().unwrap(), directory)
+        }
+    }
+
+    impl Drop for Loading {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// The loader of this process, as its own maps name it.
+    fn loader() -> String {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let mut paths = maps.lines().filter_map(|line| Some(&line[line.find('/')?..]));
+        paths
+            .find(|path| path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-")))
+            .unwrap()
+            .to_owned()
+    }
+
+    #[test]
+    fn a_process_that_is_about_to_load_the_library_has_it() {
+        let mark = |owner: Option<&str>| Mark {
+            maps: "/a/linger-x".to_owned(),
+            preloaded: "/a/linger-x/library.so".to_owned(),
+            owner: owner.map(str::to_owned),
+        };
+        let ours = [("LD_PRELOAD", "/b.so:/a/linger-x/library.so"), (VARIABLE, "name=ab;token=1")];
+        for (environment, owner, expected) in [
+            (&ours[..], None, Sight::Has),
+            (&ours[..1], None, Sight::Has),
+            (&[("LD_PRELOAD", "/a/linger-y/library.so"), ours[1]], None, Sight::HasNot),
+            (&[("A", "b")], None, Sight::HasNot),
+            // A cleared environment, but there are arguments: `execve` is over.
+            (&[], None, Sight::HasNot),
+            (&ours, Some("name=ab;"), Sight::Has),
+            (&ours, Some("name=abc;"), Sight::HasNot),
+        ] {
+            let loading = Loading::begin(environment);
+            let mark = mark(owner);
+            // Its `execve` may still be under way.
+            let sight = loop {
+                match mark.look(loading.0.id()) {
+                    Sight::NotYet => thread::yield_now(),
+                    sight => break sight,
+                }
+            };
+            assert_eq!(sight, expected, "{environment:?} {owner:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_libraries_is_about_to_load_nothing() {
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", "echo; read line"]).env("THESE", "/a/library.so");
+        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        shell.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let mark = Mark { maps: "/a".to_owned(), preloaded: "/a/library.so".to_owned(), owner: None };
+        assert_eq!(mark.look(shell.id()), Sight::HasNot);
+        // Ended, and not waited for: it has no memory any more.
+        drop(shell.stdin.take());
+        let pid = rustix::process::Pid::from_child(&shell);
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(pid),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .unwrap();
+        assert_eq!(mark.look(shell.id()), Sight::HasNot);
+        shell.wait().unwrap();
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Preload {
         // The settings begin with the supervisor's own name.
         let name = || self.settings.split_inclusive(';').next().unwrap_or_default().to_owned();
         let owner = matches!(self.files, Unpacked::Installed(_)).then(name);
-        Mark { maps, owner }
+        Mark { maps, preloaded: self.files.library().to_str().unwrap_or_default().to_owned(), owner }
     }
 
     /// What another process needs to take this over with [`borrowed`](Self::borrowed).

@@ -98,6 +98,13 @@ fn a_report_is_given_on_request() {
     }
 }
 
+/// The loader of dynamic programs, as this process's maps name it.
+fn loader() -> String {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let mut paths = maps.lines().filter_map(|line| Some(&line[line.find('/')?..]));
+    paths.find(|path| path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-"))).unwrap().to_owned()
+}
+
 /// Whoever reads the program's output to its end waits no longer than for the program, though a process that it has left behind is
 /// still supervised. Without `--quiet` a report is to follow.
 #[test]
@@ -105,16 +112,21 @@ fn what_is_quiet_does_not_hold_the_programs_output() {
     let directory = tempfile::tempdir().unwrap();
     let fifo = directory.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let script = format!("cat {} >/dev/null 2>&1 & echo $LD_PRELOAD >&2", fifo.display());
-    for (options, is_let_go) in [
-        (&["--quiet"][..], true),
-        (&["--quiet", "--stay"], true),
-        (&["--quiet", "--via", "seccomp"], true),
-        (&[], false),
-        (&["--stay"], false),
+    let script = |reader: &str| format!("{reader} {} >/dev/null 2>&1 & echo $LD_PRELOAD >&2", fifo.display());
+    // A loader that waits for its program has not loaded the library yet.
+    let (runs, loads) = (script("cat"), script(&loader()));
+    for (options, script, is_let_go) in [
+        (&["--quiet"][..], &runs, true),
+        (&["--quiet"][..], &loads, true),
+        (&["--quiet", "--stay"], &runs, true),
+        (&["--quiet", "--stay"], &loads, true),
+        (&["--quiet", "--via", "seccomp"], &runs, true),
+        (&[], &runs, false),
+        (&[], &loads, false),
+        (&["--stay"], &runs, false),
     ] {
         let mut command = Command::new(LINGER);
-        command.arg("run").args(options).args(["--", "sh", "-c", &script]).stdin(Stdio::null());
+        command.arg("run").args(options).args(["--", "sh", "-c", script]).stdin(Stdio::null());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stderr.take().unwrap());
         let mut library = String::new();

@@ -46,7 +46,7 @@ fn means(mark: Option<&str>) -> Means {
     Means::new(
         std::process::id(),
         0,
-        mark.map(|maps| Mark { maps: maps.to_owned(), owner: None }),
+        mark.map(|maps| Mark { maps: maps.to_owned(), preloaded: maps.to_owned(), owner: None }),
         &Options::default(),
     )
 }
