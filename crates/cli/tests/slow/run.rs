@@ -112,9 +112,12 @@ fn what_is_quiet_does_not_hold_the_programs_output() {
     let directory = tempfile::tempdir().unwrap();
     let fifo = directory.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let script = |reader: &str| format!("{reader} {} >/dev/null 2>&1 & echo $LD_PRELOAD >&2", fifo.display());
-    // A loader that waits for its program has not loaded the library yet.
-    let (runs, loads) = (script("cat"), script(&loader()));
+    let script = |reader: &str, wait: &str| {
+        format!("{reader} {} >/dev/null 2>&1 & {wait} echo $LD_PRELOAD >&2", fifo.display())
+    };
+    // A loader that waits for its program has not loaded the library yet. The shell ends when it is there.
+    let is_there = "until readlink /proc/$!/exe | grep -q /ld-; do :; done;";
+    let (runs, loads) = (script("cat", ""), script(&loader(), is_there));
     for (options, script, is_let_go) in [
         (&["--quiet"][..], &runs, true),
         (&["--quiet"][..], &loads, true),
@@ -143,7 +146,14 @@ fn what_is_quiet_does_not_hold_the_programs_output() {
             said.read_to_string(&mut rest).unwrap();
             assert_eq!(rest, "", "{options:?}");
             let library = library.trim();
-            assert!(library.is_empty() || fs::exists(library).unwrap(), "{options:?}: supervised no more");
+            // Who supervises lets go first and looks for the process then.
+            for _ in 0..50 {
+                assert!(
+                    library.is_empty() || fs::exists(library).unwrap(),
+                    "{options:?}: supervised no more"
+                );
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
             drop(writer());
         } else {
             drop(writer());
