@@ -56,7 +56,8 @@ impl Mark {
         let is_mapped = contains(&maps, self.maps.as_bytes());
         // A process that ends, or one of the kernel's, has no executable.
         let executes = || fs::read_link(format!("/proc/{process}/exe")).is_ok();
-        if !is_mapped && !(has_no_libraries(&maps) && executes()) {
+        let may_load = is_mapped || (has_no_libraries(&maps) && executes());
+        if !may_load {
             return Sight::HasNot;
         }
         let environment = environment(process);
@@ -139,7 +140,10 @@ mod tests {
     }
 
     /// A loader that waits for its program, a FIFO, with nothing mapped but itself.
-    struct Loading(Child, tempfile::TempDir);
+    struct Loading {
+        process: Child,
+        _fifo: tempfile::TempDir,
+    }
 
     impl Loading {
         fn begin(environment: &[(&str, &str)]) -> Self {
@@ -148,14 +152,14 @@ mod tests {
             assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
             let mut command = Command::new(loader());
             command.arg(fifo).env_clear().envs(environment.iter().copied());
-            Self(command.spawn().unwrap(), directory)
+            Self { process: command.spawn().unwrap(), _fifo: directory }
         }
     }
 
     impl Drop for Loading {
         fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
+            let _ = self.process.kill();
+            let _ = self.process.wait();
         }
     }
 
@@ -191,7 +195,7 @@ mod tests {
             let mark = mark(owner);
             // Its `execve` may still be under way.
             let sight = loop {
-                match mark.look(loading.0.id()) {
+                match mark.look(loading.process.id()) {
                     Sight::NotYet => thread::yield_now(),
                     sight => break sight,
                 }
