@@ -6,7 +6,7 @@
 use linger_testing::servers::SERVERS;
 
 use crate::workspace::Package;
-use crate::{bench, mutants, orderings, setups, suites};
+use crate::{bench, kernels, mutants, orderings, setups, suites};
 
 /// What commands may name.
 pub(crate) struct Known<'a> {
@@ -55,6 +55,7 @@ impl Known<'_> {
             "setups" => names
                 .find(|name| *name != "install" && !setups::knows(name))
                 .map(|name| wrong("set-up", name)),
+            "kernels" => names.find(|name| !kernels::knows(name)).map(|name| wrong("kernel", name)),
             "suites" => names.find(|name| !suites::knows(name)).map(|name| wrong("suite", name)),
             "mutants" => {
                 let unknown = names.next().filter(|name| *name != orderings::WORD && !mutants::knows(name));

@@ -1,4 +1,4 @@
-//! Tasks of the project itself: `cargo xtask test | setup | setups | suites | bench | corpus | matrix | mutants`.
+//! Tasks of the project itself: `cargo xtask test | setup | setups | suites | bench | corpus | matrix | kernels | mutants`.
 
 mod bench;
 mod circles;
@@ -6,6 +6,7 @@ mod commands;
 mod docs;
 mod doors;
 mod fuzz;
+mod kernels;
 mod loom;
 mod machine;
 #[cfg(feature = "matrix")]
@@ -37,6 +38,7 @@ cargo xtask setup              installs what the tests use, and records what thi
 cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask corpus FOLDER ...  the causes of all resets in captures, each sentence checked against the packets (--labelled: against counters)
 cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
+cargo xtask kernels [NAME ...]  the lab inside the kernels of Debian's releases, writes docs/kernels.md and docs/kernels.json
 cargo xtask setups [NAME ...]  real servers, bare and under linger run; writes the table of docs/run.md (setups install: the servers)
 cargo xtask suites [NAME ...]  the tests of hyper, axum, tonic and tokio-tungstenite, bare and on lingering streams
 cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
             let again = ["run", "--quiet", "--package", "xtask", "--features", "matrix", "--", "matrix"];
             call(cargo(&again).args(only))
         }
+        ["kernels", ref only @ ..] => kernels::run(only),
         ["setup"] => setup::run(),
         ["setups", ref only @ ..] => setups::run(only),
         ["suites", ref only @ ..] => suites::run(only),
