@@ -64,18 +64,21 @@ impl FromStr for ConnectRule {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
+        const FORM: &str = "write HOST1:PORT1:HOST2:PORT2 or HOST:PORT; an IPv6 address in brackets";
         match fields(text)[..] {
             [to_host, to_port] => {
                 let to_host = host(to_host)?.ok_or("the host is missing")?;
                 Ok(Self { host: None, port: None, to_host: Some(to_host), to_port: Some(port(to_port)?) })
             }
+            // What looks so is ::1:80 without its brackets.
+            [_, _, to, _] if !to.is_empty() && to.bytes().all(|byte| byte.is_ascii_digit()) => Err(FORM),
             [from, from_port, to, to_port] => Ok(Self {
                 host: host(from)?,
                 port: any_port(from_port)?,
                 to_host: host(to)?,
                 to_port: any_port(to_port)?,
             }),
-            _ => Err("write HOST1:PORT1:HOST2:PORT2 or HOST:PORT; an IPv6 address in brackets"),
+            _ => Err(FORM),
         }
     }
 }
@@ -199,7 +202,7 @@ mod tests {
             assert_eq!(instead_of(rules, "a", 80), (to.0.to_owned(), to.1), "{rules:?}");
         }
         assert_eq!(instead_of(&["[::1]:80:b:81"], "::1", 80), ("b".to_owned(), 81));
-        for text in ["a", "a:80:b", ":81", "a:", "a:x:b:81", "::b:99999", "a:80:b:81:c", "[::1:81", "a b:80"]
+        for text in ["a", "a:80:b", ":81", "a:", "a:x:b:81", "::b:99999", "a:80:b:81:c", "[::1:81", "a b:80", "::1:80"]
         {
             assert!(text.parse::<ConnectRule>().is_err(), "{text}");
         }
