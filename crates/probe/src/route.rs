@@ -202,8 +202,18 @@ mod tests {
             assert_eq!(instead_of(rules, "a", 80), (to.0.to_owned(), to.1), "{rules:?}");
         }
         assert_eq!(instead_of(&["[::1]:80:b:81"], "::1", 80), ("b".to_owned(), 81));
-        for text in ["a", "a:80:b", ":81", "a:", "a:x:b:81", "::b:99999", "a:80:b:81:c", "[::1:81", "a b:80", "::1:80"]
-        {
+        for text in [
+            "a",
+            "a:80:b",
+            ":81",
+            "a:",
+            "a:x:b:81",
+            "::b:99999",
+            "a:80:b:81:c",
+            "[::1:81",
+            "a b:80",
+            "::1:80",
+        ] {
             assert!(text.parse::<ConnectRule>().is_err(), "{text}");
         }
     }
