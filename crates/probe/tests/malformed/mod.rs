@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{BODY, ask, close_well, config, respond, serve};
-use linger_probe::{Check, CheckAnswer, Doubt, LeftOut, NoResponse, ProbeError};
+use linger_probe::{Check, CheckAnswer, NoResponse, ProbeError};
 use linger_testing::sandboxed;
 
 const CHECKS: [Check; 3] = [Check::LargeResponse, Check::UnreadBody, Check::Stall];
