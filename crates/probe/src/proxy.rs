@@ -190,9 +190,11 @@ mod tests {
 
     #[test]
     fn a_tunnel_is_asked_for_where_there_is_tls_alone() {
-        let mut config = ProbeConfig::default();
-        config.proxy = Some("p:1".parse().unwrap());
-        config.headers = vec!["Proxy-Authorization: x".parse().unwrap(), "Cookie: y".parse().unwrap()];
+        let mut config = ProbeConfig {
+            proxy: Some("p:1".parse().unwrap()),
+            headers: vec!["Proxy-Authorization: x".parse().unwrap(), "Cookie: y".parse().unwrap()],
+            ..ProbeConfig::default()
+        };
         let ask = |url: &str, config: &ProbeConfig| {
             Tunnel::new(&url.parse().unwrap(), config)
                 .map(|tunnel| String::from_utf8(tunnel.request).unwrap())

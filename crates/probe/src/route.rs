@@ -221,8 +221,8 @@ mod tests {
     #[test]
     fn addresses_stand_for_a_name_at_a_port() {
         let found = |rules: &[&str], url: &str| {
-            let mut config = ProbeConfig::default();
-            config.resolve = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+            let resolve = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+            let config = ProbeConfig { resolve, ..ProbeConfig::default() };
             let route = Route::find(&url.parse().unwrap(), &config).unwrap();
             let found = route.addresses.iter().filter_map(SockAddr::as_socket);
             found.map(|address| address.to_string()).collect::<Vec<_>>().join(" ")
@@ -251,9 +251,11 @@ mod tests {
 
     #[test]
     fn a_rule_for_another_name_leads_on_to_its_addresses() {
-        let mut config = ProbeConfig::default();
-        config.connect_to = vec!["x.invalid:80:y.invalid:81".parse().unwrap()];
-        config.resolve = vec!["y.invalid:81:192.0.2.1".parse().unwrap()];
+        let mut config = ProbeConfig {
+            connect_to: vec!["x.invalid:80:y.invalid:81".parse().unwrap()],
+            resolve: vec!["y.invalid:81:192.0.2.1".parse().unwrap()],
+            ..ProbeConfig::default()
+        };
         let route = Route::find(&"http://x.invalid/".parse().unwrap(), &config).unwrap();
         assert_eq!(route.port, Some(81));
         assert_eq!(route.addresses[0].as_socket().unwrap().to_string(), "192.0.2.1:81");
