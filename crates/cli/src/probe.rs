@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use linger_probe::{
-    AskedMethod, Check, CheckAnswer, HeaderField, ProbeConfig, ProbeError, ProbeReport, Target,
+    AskedMethod, Check, CheckAnswer, ConnectRule, HeaderField, ProbeConfig, ProbeError, ProbeReport, Proxy,
+    ResolveRule, Target,
 };
 use linger_untrusted::message;
 
@@ -66,9 +67,16 @@ pub(crate) struct ProbeArguments {
     /// Ask in HTTP/2: over TLS by ALPN, without it by prior knowledge
     #[arg(long)]
     http2: bool,
-    /// Connect there; the URL's host stays in the request and in TLS
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
-    connect_to: Option<(String, u16)>,
+    /// Connect to HOST2:PORT2 in place of HOST1:PORT1, as curl does; empty: any, or the same. The URL's host stays in the request
+    /// and in TLS. HOST:PORT alone is for all; may be given often
+    #[arg(long, value_name = "HOST1:PORT1:HOST2:PORT2")]
+    connect_to: Vec<ConnectRule>,
+    /// The addresses of a name, as curl has them; `*` is any name; may be given often
+    #[arg(long, value_name = "HOST:PORT:ADDRESS[,ADDRESS]")]
+    resolve: Vec<ResolveRule>,
+    /// Ask through an HTTP proxy: with CONNECT for https://. How connections end is then the proxy's doing
+    #[arg(long, value_name = "http://HOST:PORT")]
+    proxy: Option<Proxy>,
     /// The length of the response's body, where the protocol does not tell
     #[arg(long, value_name = "BYTES")]
     expect: Option<Bytes>,
@@ -84,7 +92,7 @@ pub(crate) struct ProbeArguments {
     /// How long the server may be silent, as 30s or 2m; a number alone is seconds
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = up_to(Duration::from_secs(600)))]
     patience: Duration,
-    /// How long questions are asked, as 10m; what has been asked is waited for
+    /// How long it may take in all, as 10m; a question that is not answered then is given up
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = up_to(Duration::from_secs(86_400)))]
     within: Duration,
     /// How long a connection is held at most, as 35s or 5m; a number alone is seconds
@@ -103,16 +111,6 @@ pub(crate) struct ProbeArguments {
     at_risk: AtRisk,
     #[command(flatten)]
     output: Json,
-}
-
-fn host_and_port(text: &str) -> Result<(String, u16), &'static str> {
-    let (host, port) = text.rsplit_once(':').ok_or("write HOST:PORT")?;
-    let port = port.parse().map_err(|_| "the port is no number up to 65535")?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    if bare.is_empty() || (bare == host && host.contains(':')) {
-        return Err("write HOST:PORT; an IPv6 address in brackets");
-    }
-    Ok((bare.to_owned(), port))
 }
 
 /// Checks, by name.
@@ -137,6 +135,8 @@ impl ProbeArguments {
         config.method = self.method.clone();
         config.http2 = self.http2;
         config.connect_to = self.connect_to.clone();
+        config.resolve = self.resolve.clone();
+        config.proxy = self.proxy.clone();
         config.expect = self.expect.map(|Bytes(bytes)| bytes);
         config.pid = self.pid;
         config.repeat = self.repeat;
@@ -185,7 +185,10 @@ fn refused(error: ProbeError) -> ExitCode {
             let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
             exit::fail(exit::BAD_USAGE, text)
         }
-        ProbeError::NotHttp(_) => exit::fail(exit::BAD_USAGE, error),
+        ProbeError::OutOfTime { .. } => {
+            exit::fail(exit::COULD_NOT_TELL, format_args!("{error}; --within gives more"))
+        }
+        ProbeError::NotHttp(_) | ProbeError::NotThroughProxy { .. } => exit::fail(exit::BAD_USAGE, error),
         error if error.is_http2() => {
             exit::fail(exit::COULD_NOT_TELL, format_args!("{error}; --http2 asks in HTTP/2"))
         }
@@ -202,20 +205,20 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
         Err(code) => return code,
     };
     let (json, at_risk_ok) = (arguments.output.json, arguments.at_risk.at_risk_ok);
-    let costs = match linger_probe::will_ask(&arguments.target, &config) {
-        Ok(costs) => costs,
+    let plan = match linger_probe::will_ask(&arguments.target, &config) {
+        Ok(plan) => plan,
         Err(error) => return refused(error),
     };
     if arguments.dry_run {
-        return plan::print(&costs, json);
+        return plan::print(&plan, json);
     }
-    let asked: Vec<Check> = costs.iter().map(|(check, _)| *check).collect();
+    let asked: Vec<Check> = plan.costs.iter().map(|(check, _)| *check).collect();
     // Checked before anything is asked.
     let reports = match ProbeFiles::create(&arguments, asked) {
         Ok(reports) => reports,
         Err(code) => return code,
     };
-    plan::say(&costs, config.within);
+    plan::say(&plan, config.within);
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
     let told = Arc::new(Mutex::new(Told {
@@ -322,7 +325,11 @@ fn conclude(out: &mut Stdout, report: &ProbeReport, json: bool) -> Result<(), St
         return summary(out, report, false);
     }
     let server = report.server.as_ref().map(|server| server.terminal().to_string());
-    let (server, overall) = (server.as_deref().unwrap_or("this server"), report.overall());
+    let server = match &report.proxy {
+        Some(proxy) => format!("the proxy {}", message(proxy)),
+        None => server.unwrap_or("this server".to_owned()),
+    };
+    let overall = report.overall();
     out.text(format_args!("\n{server}: {}{overall}{:#}\n", text::style(overall), text::style(overall)))?;
     for sentence in last::sentences(report) {
         out.text(format_args!("{}\n", textwrap::fill(&message(&sentence), 100)))?;

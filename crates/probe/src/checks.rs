@@ -1,7 +1,6 @@
 //! The questions that an ordinary client may ask a server: how to ask each of them, and what its answer is. The
 //! questions of a hostile client are in `hostile`.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::budget::{self, PIPELINED, is_quiet};
@@ -14,7 +13,7 @@ use crate::judge::{by_status, judge};
 use crate::keep_alive::keep_alive;
 use crate::late::late_reader;
 use crate::model::LARGE;
-use crate::often::{STUCK, Variant, too_late, worst, worst_form};
+use crate::often::{STUCK, Variant, cut_short, too_late, worst, worst_form};
 use crate::prober::Prober;
 use crate::request::AskedMethod;
 use crate::seen::ConnectionEnd;
@@ -30,9 +29,22 @@ pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
     if prober.is_late() {
         return too_late(check);
     }
-    if prober.config.http2 {
-        return http2::ask(prober, check);
+    let finding =
+        if prober.config.http2 { http2::ask(prober, check) } else { ask_in_order(prober, check, raw) };
+    // What a trial found before the time was over stays; what it stopped waiting for then is no finding.
+    if prober.deadline.has_cut() && !is_repeated(check) && finding.answer != CheckAnswer::Loses {
+        return cut_short(check);
     }
+    finding
+}
+
+/// Whether a check is made of trials that are judged one by one ([`worst`]), so that each was looked at for that.
+fn is_repeated(check: Check) -> bool {
+    use Check::*;
+    !matches!(check, KeepAlive | IdleOpen | Drip | EndlessUpload | Backlog)
+}
+
+fn ask_in_order(prober: &Prober, check: Check, raw: bool) -> CheckFinding {
     match check {
         Check::UnreadBody
         | Check::UploadInProgress
@@ -128,7 +140,7 @@ fn late_byte(prober: &Prober) -> CheckFinding {
             late_reader(prober, check, RequestShape::GET, &[], |trial| {
                 trial.answer_begins(prober.config.patience);
                 if waits {
-                    thread::sleep(prober.config.delay);
+                    prober.deadline.sleep(prober.config.delay);
                 }
                 trial.queue(&surplus[..1]);
                 trial.send(STUCK);

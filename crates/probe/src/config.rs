@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::check::Check;
+use crate::proxy::Proxy;
 use crate::request::{AskedMethod, HeaderField};
+use crate::route::{ConnectRule, ResolveRule};
 
 /// The values of [`ProbeConfig::default`], with their reasons.
 pub mod defaults {
@@ -47,7 +49,7 @@ pub struct ProbeConfig {
     pub most: u64,
     /// The longest time for which a response is read, or twice [`patience`](Self::patience) if that is longer.
     pub longest: Duration,
-    /// The time after which nothing more is asked; what has been asked is waited for.
+    /// The time after which nothing more is asked, and what has begun is given up.
     pub within: Duration,
     /// Whether to ask more than a visitor does: POST, large uploads, held connections. `None`: only of a server on this
     /// host, by loopback or a unix socket. A probe that is not active sends and reads at most [`QUIET`](crate::QUIET)
@@ -91,8 +93,13 @@ pub struct ProbeConfig {
     pub method: Option<AskedMethod>,
     /// Whether to ask over HTTP/2: with TLS by ALPN, without it by prior knowledge. Otherwise over HTTP/1.1.
     pub http2: bool,
-    /// A host and a port to connect to in place of the target's, which still stand in the Host header and in TLS.
-    pub connect_to: Option<(String, u16)>,
+    /// Where to connect in place of the target's host and port, which still stand in the Host header and in TLS. The first that
+    /// fits counts.
+    pub connect_to: Vec<ConnectRule>,
+    /// The addresses of names, in place of those that the system knows.
+    pub resolve: Vec<ResolveRule>,
+    /// The HTTP proxy to ask in place of the target.
+    pub proxy: Option<Proxy>,
 }
 
 impl Default for ProbeConfig {
@@ -122,7 +129,9 @@ impl Default for ProbeConfig {
             headers: Vec::new(),
             method: None,
             http2: false,
-            connect_to: None,
+            connect_to: Vec::new(),
+            resolve: Vec::new(),
+            proxy: None,
             user_agent: concat!("linger-probe/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

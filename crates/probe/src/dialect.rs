@@ -8,6 +8,7 @@ use linger_fastcgi::record::{self, RecordType, Role};
 
 use crate::config::ProbeConfig;
 use crate::framing::Framing;
+use crate::proxy::is_for_proxy;
 use crate::request::{AskedMethod, HeaderField};
 use crate::target::{Scheme, Target};
 
@@ -93,12 +94,18 @@ impl RequestShape {
 
 impl Dialect {
     pub(crate) fn new(target: &Target, config: &ProbeConfig) -> Self {
+        let is_tunnelled = config.proxy.is_some() && target.scheme == Scheme::Https;
+        let headers = config.headers.iter().filter(|field| !(is_tunnelled && is_for_proxy(field)));
         let extras = RequestExtras {
             user_agent: config.user_agent.clone(),
-            headers: config.headers.clone(),
+            headers: headers.cloned().collect(),
             method: config.method.clone(),
         };
         match target.scheme {
+            Scheme::Http if config.proxy.is_some() => {
+                let path = format!("http://{}{}", target.authority(), target.path);
+                Self::Http { host: target.authority(), path, extras }
+            }
             Scheme::Http | Scheme::Https => {
                 Self::Http { host: target.authority(), path: target.path.clone(), extras }
             }

@@ -5,6 +5,7 @@ use std::io;
 use linger_untrusted::Untrusted;
 
 use crate::no_response::NoResponse;
+use crate::proxy::is_no_tunnel;
 
 /// Why a server could not be probed.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,22 @@ pub enum ProbeError {
         bytes: u64,
         /// How long it was waited for, in seconds ([`patience`](crate::ProbeConfig::patience)).
         seconds: f64,
+    },
+    /// The time was over before a plain request had its response.
+    #[error("{target} has not answered a plain request in the {seconds:.1} s that there were for all")]
+    OutOfTime {
+        /// The target.
+        target: String,
+        /// How long that was, in seconds ([`within`](crate::ProbeConfig::within)).
+        seconds: f64,
+    },
+    /// The target is of a kind that is not asked through a proxy.
+    #[error("{target} is not asked through a proxy: {reason}")]
+    NotThroughProxy {
+        /// The target.
+        target: String,
+        /// What is asked through one.
+        reason: &'static str,
     },
     /// A plain request gets no understandable response.
     #[error("{target} does not answer a plain request: {reason}")]
@@ -113,6 +130,9 @@ fn is_settings(bytes: &[u8]) -> bool {
 
 fn on_connecting(error: &io::Error) -> &'static str {
     use io::ErrorKind::*;
+    if is_no_tunnel(error) {
+        return "does it allow that host and port, and does it know who asks?";
+    }
     match error.kind() {
         ConnectionReset | BrokenPipe => {
             "the server takes the connection and resets it before a byte is asked"

@@ -244,6 +244,12 @@ impl CheckFinding {
 pub struct ProbeReport {
     /// The target, as a URL.
     pub target: String,
+    /// The address at which it was asked, or the path of its unix socket; of the proxy, if there is one.
+    pub address: String,
+    /// Addresses that were tried before, and could not be reached.
+    pub unreached: Vec<UnreachedAddress>,
+    /// The proxy through which it was asked. How connections end is its doing then.
+    pub proxy: Option<String>,
     /// The `Server` header, if there is one.
     pub server: Option<Untrusted>,
     /// The status of the plain response; `None` where the protocol has none.
@@ -270,6 +276,16 @@ pub struct ProbeReport {
     pub sent_bytes: u64,
     /// Bytes read, in all. Those of TLS do not count.
     pub received_bytes: u64,
+}
+
+/// An address of the target that could not be reached.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct UnreachedAddress {
+    /// The address.
+    pub address: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl ProbeReport {

@@ -1,11 +1,11 @@
 //! How a server bounds peers that do not behave: held connections, drips, endless uploads, bursts.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::check::Check;
 use crate::dialect::RequestShape;
 use crate::finding::{CheckAnswer, CheckFinding};
+use crate::often::too_late;
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::trial::{Trial, Until};
@@ -50,7 +50,7 @@ pub(crate) fn idle_open(prober: &Prober) -> CheckFinding {
     let mut last = Duration::ZERO;
     let mut seen: Option<TrialResult> = None;
     for (look, mut trial) in connections {
-        thread::sleep(look.saturating_sub(started.elapsed()));
+        prober.deadline.sleep(look.saturating_sub(started.elapsed()));
         let gone = trial.provokes_reset(byte, prober.moment());
         let this = trial.finish();
         if gone {
@@ -115,7 +115,7 @@ pub(crate) fn drip(prober: &Prober) -> CheckFinding {
     let (pause, started) = (Duration::from_secs(1), Instant::now());
     let mut sent = 0;
     let hold = prober.config.hold + Duration::from_secs(5);
-    while started.elapsed() < hold {
+    while started.elapsed() < hold && !prober.is_late() {
         if trial.provokes_reset(b"x", prober.moment()) {
             let after = started.elapsed().as_secs_f64();
             let seen = trial.finish();
@@ -128,7 +128,7 @@ pub(crate) fn drip(prober: &Prober) -> CheckFinding {
             return CheckFinding::of(check, CheckAnswer::Keeps, &seen, sentence);
         }
         sent += 1;
-        thread::sleep(pause);
+        prober.deadline.sleep(pause);
     }
     let seen = trial.finish();
     let sentence = format!(
@@ -148,7 +148,7 @@ pub(crate) fn endless_upload(prober: &Prober) -> CheckFinding {
     let (started, piece) = (Instant::now(), prober.dialect.body(64 << 10));
     let (mut sent, mut answered) = (0u64, false);
     let until = prober.config.hold + Duration::from_secs(5);
-    while sent < prober.config.endless && started.elapsed() < until {
+    while sent < prober.config.endless && started.elapsed() < until && !prober.is_late() {
         trial.queue(&piece);
         trial.send(prober.holding());
         if trial.write_failed() {
@@ -157,7 +157,7 @@ pub(crate) fn endless_upload(prober: &Prober) -> CheckFinding {
         sent += 64 << 10;
         // Spread the bytes over the whole time: a drain may be bounded by time alone.
         let due = until.mul_f64(sent as f64 / prober.config.endless as f64);
-        thread::sleep(due.saturating_sub(started.elapsed()));
+        prober.deadline.sleep(due.saturating_sub(started.elapsed()));
         answered |= trial.answer_begins(Duration::ZERO);
     }
     let (failed, seconds) = (trial.write_failed(), started.elapsed().as_secs_f64());
@@ -190,6 +190,9 @@ pub(crate) fn backlog(prober: &Prober) -> CheckFinding {
     let mut trials = Vec::new();
     let mut refused = 0;
     for _ in 0..prober.config.burst {
+        if prober.is_late() {
+            return too_late(check);
+        }
         match Trial::open(prober, false) {
             Ok(mut trial) => {
                 trial.queue(&prober.dialect.request(RequestShape::GET));

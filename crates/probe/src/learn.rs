@@ -17,8 +17,9 @@ const READINGS: u32 = 3;
 /// the connection shows where a response ends. Returns the longest of them, and their lengths if they have no framing.
 pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Option<Lengths>), ProbeError> {
     let no_answer = |reason: String| ProbeError::NoAnswer { target: target.to_owned(), reason };
+    let in_time = |found| if prober.deadline.has_cut() { Err(out_of_time(prober, target)) } else { found };
     if prober.config.http2 {
-        let seen = http2::plain(prober, target)?;
+        let seen = in_time(http2::plain(prober, target))?;
         if seen.got == 0 && seen.status.is_none() && seen.ended != ConnectionEnd::Silent {
             let code = seen.code.map_or(String::new(), |code| format!(", {code}"));
             return Err(no_answer(format!("the connection ended ({}{code}) without a response", seen.ended)));
@@ -36,10 +37,15 @@ pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Optio
             return Err(ProbeError::LongPayload { bytes: request.len(), most: QUIET });
         }
         let connect = |source| ProbeError::Connect { target: target.to_owned(), source };
-        let mut trial = Trial::open(prober, false).map_err(connect)?;
+        let mut trial = Trial::open(prober, false).map_err(|source| {
+            if prober.deadline.has_cut() { out_of_time(prober, target) } else { connect(source) }
+        })?;
         trial.queue(&request);
         trial.send(prober.config.patience);
         trial.read(Until::Complete, prober.config.patience);
+        if prober.deadline.has_cut() {
+            return Err(out_of_time(prober, target));
+        }
         match trial.not_understood() {
             Some(NoResponse::OtherProtocol(opening)) => {
                 return Err(ProbeError::NotThisProtocol { target: target.to_owned(), http2: false, opening });
@@ -71,6 +77,10 @@ pub(crate) fn plain(prober: &Prober, target: &str) -> Result<(TrialResult, Optio
         return Err(no_answer(format!("the connection ended ({}) without a response", seen.ended)));
     }
     Ok((seen, lengths))
+}
+
+fn out_of_time(prober: &Prober, target: &str) -> ProbeError {
+    ProbeError::OutOfTime { target: target.to_owned(), seconds: prober.config.within.as_secs_f64() }
 }
 
 /// Whether a plain response is short enough to be asked for again and again, and came to its end.

@@ -8,6 +8,7 @@ use crate::finding::{CheckAnswer, CheckFinding, LeftOut, Unlike};
 use crate::judge::by_status;
 use crate::learn::answers_plainly;
 use crate::prober::Prober;
+use crate::seen::ConnectionEnd;
 
 /// If no byte could be written for this long, the server is not reading: go on to the next step.
 pub(crate) const STUCK: Duration = Duration::from_millis(300);
@@ -47,6 +48,10 @@ pub(crate) fn worst_form(
                 unlike: Some(Unlike::NoAnswer),
                 ..CheckFinding::undecided(check, &format!("no connection: {error}"))
             });
+            if prober.deadline.has_cut() && !has_lost_by_reset(&found) {
+                findings.push(cut_short(check));
+                continue;
+            }
             let mut found = by_status(&prober.model, found);
             found.form = (variants.len() > 1).then(|| form(index));
             if !prober.active && prober.room() == 0 && found.answer == CheckAnswer::CannotTell {
@@ -55,7 +60,7 @@ pub(crate) fn worst_form(
             findings.push(found);
         }
     }
-    if findings.iter().any(is_unanswered) && !answers_plainly(prober) {
+    if findings.iter().any(is_unanswered) && !prober.is_late() && !answers_plainly(prober) {
         for finding in findings.iter_mut().filter(|finding| is_unanswered(finding)) {
             (finding.answer, finding.verdict) = (CheckAnswer::CannotTell, None);
             finding.unlike = Some(Unlike::NoAnswer);
@@ -94,6 +99,17 @@ pub(crate) fn worst_form(
 pub(crate) fn too_late(check: Check) -> CheckFinding {
     let text = "not asked: the time in which something was to be asked is over";
     CheckFinding { left_out: Some(LeftOut::Time), ..CheckFinding::undecided(check, text) }
+}
+
+/// A question that was asked and not waited for.
+pub(crate) fn cut_short(check: Check) -> CheckFinding {
+    let text = "given up: the time in which something was to be asked was over before its end";
+    CheckFinding { left_out: Some(LeftOut::Time), ..CheckFinding::undecided(check, text) }
+}
+
+/// Whether the server itself ended the trial before the time was over, and cut its response.
+fn has_lost_by_reset(finding: &CheckFinding) -> bool {
+    finding.answer == CheckAnswer::Loses && finding.ended.is_some_and(ConnectionEnd::is_reset)
 }
 
 /// Whether the connection ended without a byte of a response. A server that has crashed, or that refuses every second client,

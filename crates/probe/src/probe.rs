@@ -1,6 +1,8 @@
 //! A probe from the first request to the last answer: which questions, in which order, of which address.
 
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use socket2::SockAddr;
 
@@ -9,13 +11,17 @@ use crate::check::Check;
 use crate::checks::ask;
 use crate::config::ProbeConfig;
 use crate::counters::CounterSource;
+use crate::deadline::Deadline;
+use crate::dial;
 use crate::dialect::Dialect;
 use crate::error::ProbeError;
-use crate::finding::ProbeReport;
+use crate::finding::{ProbeReport, UnreachedAddress};
 use crate::judge::is_gateways_failure;
 use crate::learn::plain;
 use crate::model::{Lengths, Model};
 use crate::prober::Prober;
+use crate::proxy::Tunnel;
+use crate::route::{Route, instead};
 use crate::seen::TrialResult;
 use crate::target::{Scheme, Target, is_here, is_near};
 use crate::witness::Witness;
@@ -32,18 +38,12 @@ pub fn probe(
     mut told: impl FnMut(&ProbeReport),
 ) -> Result<ProbeReport, ProbeError> {
     let name = target.to_string();
-    let addresses = target
-        .resolve(config.connect_to.as_ref())
-        .map_err(|source| ProbeError::Resolve { target: name.clone(), source })?;
-    if config.hostile && !config.own_server && !addresses.iter().all(is_near) {
-        return Err(ProbeError::NotYours(name));
-    }
     if target.scheme == Scheme::Tcp && config.payload.is_empty() {
         return Err(ProbeError::NoPayload);
     }
-    refuse_unsafe(config, &addresses)?;
-    refuse_other_than_http(target, config)?;
-    let (mut prober, plain, unwatched) = reach(target, config, addresses)?;
+    let entry = enter(target, config)?;
+    let (mut prober, plain, reached) = reach(target, config, entry)?;
+    let Reached { unwatched, unreached } = reached;
     let asked = questions(config, prober.active);
     prober.config.repeat = affordable(&prober, &asked);
     if let Some(witness) = &prober.witness {
@@ -52,6 +52,9 @@ pub fn probe(
     }
     let mut report = ProbeReport {
         target: name,
+        address: shown(&prober.address),
+        unreached,
+        proxy: config.proxy.as_ref().map(ToString::to_string),
         server: plain.server.clone(),
         status: plain.status,
         location: plain.location.clone(),
@@ -93,43 +96,139 @@ pub fn probe(
     Ok(report)
 }
 
-/// How long a connection to an address may take while there is another to try: three SYNs, the last after 3 s.
-const ANOTHER: Duration = Duration::from_millis(3500);
+/// Where a probe goes, and whether it may ask more than a visitor does there.
+struct Entry {
+    route: Route,
+    active: bool,
+}
 
-/// Tries the addresses in their order. Returns what is known after a plain request to the first that can be reached, its
-/// response, and why resets cannot be watched.
+/// Finds the addresses, and refuses what is not to be asked of them.
+fn enter(target: &Target, config: &ProbeConfig) -> Result<Entry, ProbeError> {
+    let name = || target.to_string();
+    let is_http = matches!(target.scheme, Scheme::Http | Scheme::Https) && target.unix.is_none();
+    if config.http2 && !matches!(target.scheme, Scheme::Http | Scheme::Https) {
+        return Err(ProbeError::NotHttp(name()));
+    }
+    let through_proxy = |reason| ProbeError::NotThroughProxy { target: name(), reason };
+    if config.proxy.is_some() {
+        if !is_http {
+            return Err(through_proxy("that is for http:// and https:// with a host"));
+        }
+        if target.scheme == Scheme::Http && config.http2 {
+            return Err(through_proxy("in HTTP/2 that is for https://"));
+        }
+        if target.scheme == Scheme::Http && !config.connect_to.is_empty() {
+            return Err(through_proxy("with http:// the proxy decides where to connect"));
+        }
+    }
+    let route =
+        Route::find(target, config).map_err(|source| ProbeError::Resolve { target: name(), source })?;
+    // Behind a proxy the server may be anywhere, also if the proxy is here.
+    let behind = config.proxy.as_ref().map(|_| instead(&config.connect_to, &target.host, target.port).0);
+    let is_all = |is: fn(&SockAddr) -> bool| {
+        route.addresses.iter().all(is) && behind.as_ref().is_none_or(|host| is_literally(host, is))
+    };
+    if config.hostile && !config.own_server && !is_all(is_near) {
+        return Err(ProbeError::NotYours(name()));
+    }
+    let active = config.active.unwrap_or_else(|| is_all(is_here));
+    // A method that may change something is not sent to a server that others use, too.
+    match config.method.as_ref().filter(|method| !active && !method.is_safe()) {
+        Some(method) => Err(ProbeError::NotSafe(method.name().to_owned())),
+        None => Ok(Entry { route, active }),
+    }
+}
+
+/// Whether a host that somebody else resolves is `localhost`, or an address of which that can be said.
+fn is_literally(host: &str, is: fn(&SockAddr) -> bool) -> bool {
+    let ip = if host == "localhost" { Ok(IpAddr::from([127, 0, 0, 1])) } else { host.parse() };
+    ip.is_ok_and(|ip| is(&SocketAddr::new(ip, 0).into()))
+}
+
+/// What became known on the way.
+struct Reached {
+    unwatched: Option<String>,
+    unreached: Vec<UnreachedAddress>,
+}
+
+/// Connects to the first address that answers, makes a plain request there, and says what is known after it.
 fn reach(
     target: &Target,
     config: &ProbeConfig,
-    addresses: Vec<SockAddr>,
-) -> Result<(Prober, TrialResult, Option<String>), ProbeError> {
+    entry: Entry,
+) -> Result<(Prober, TrialResult, Reached), ProbeError> {
     let name = target.to_string();
+    let Entry { route, active } = entry;
+    let (deadline, spent) = (Deadline::after(config.within), Arc::new(Spent::default()));
+    let (mut left, mut unreached) = (route.addresses, Vec::new());
     let mut failed = ProbeError::NoAnswer { target: name.clone(), reason: "it has no address".into() };
-    let last = addresses.len().saturating_sub(1);
-    for (index, address) in addresses.into_iter().enumerate() {
-        let (mut prober, unwatched) = prober(target, config, address);
-        // One that nobody answers on, as of a network without IPv6, is not waited for while there is another.
-        prober.connecting = if index < last { ANOTHER.min(config.patience) } else { config.patience };
+    let missed = |address: &SockAddr, reason: &dyn std::fmt::Display| UnreachedAddress {
+        address: shown(address),
+        reason: reason.to_string(),
+    };
+    while !left.is_empty() {
+        let first = match dial::first(&left, config.patience, &deadline) {
+            Ok(first) => first,
+            Err(mut all) => {
+                let Some((_, source)) = all.pop() else { break };
+                failed = ProbeError::Connect { target: name, source };
+                break;
+            }
+        };
+        (0..first.attempts).for_each(|_| spent.connected());
+        unreached.extend(first.failed.iter().map(|(index, error)| missed(&left[*index], error)));
+        unreached.extend(first.silent.iter().map(|index| missed(&left[*index], &"no answer yet")));
+        let address = left[first.index].clone();
+        let (mut prober, unwatched) = prober(target, config, address.clone(), route.port, active);
+        prober.first = Mutex::new(Some(first.dialed));
+        (prober.deadline, prober.spent) = (deadline.clone(), spent.clone());
         match plain(&prober, &name) {
             Ok((seen, lengths)) => {
                 (prober.plain, prober.round_trip) = (seen.elapsed, seen.round_trip);
                 let lengths = config.expect.map(Lengths::exactly).or(lengths);
                 prober.expected = config.expect.or(seen.expected).or(lengths.map(|lengths| lengths.shortest));
                 prober.model = Model::new(&seen, lengths);
-                prober.connecting = config.patience;
-                return Ok((prober, seen, unwatched));
+                return Ok((prober, seen, Reached { unwatched, unreached }));
             }
-            Err(error @ ProbeError::Connect { .. }) => {
-                tracing::info!(%error, "the next address");
-                failed = error;
+            // It takes connections, and then no TLS: another may.
+            Err(ProbeError::Connect { target, source }) => {
+                unreached.push(missed(&address, &source));
+                let mut tried: Vec<usize> = first.failed.iter().map(|(index, _)| *index).collect();
+                tried.push(first.index);
+                let mut index = 0;
+                left.retain(|_| {
+                    index += 1;
+                    !tried.contains(&(index - 1))
+                });
+                failed = ProbeError::Connect { target, source };
             }
             Err(error) => return Err(error),
         }
     }
+    if deadline.is_over() {
+        return Err(ProbeError::OutOfTime {
+            target: target.to_string(),
+            seconds: config.within.as_secs_f64(),
+        });
+    }
     Err(failed)
 }
 
-fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, Option<String>) {
+fn shown(address: &SockAddr) -> String {
+    match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => address.to_string(),
+        (None, Some(path)) => path.display().to_string(),
+        (None, None) => "a unix socket".into(),
+    }
+}
+
+fn prober(
+    target: &Target,
+    config: &ProbeConfig,
+    address: SockAddr,
+    port: Option<u16>,
+    active: bool,
+) -> (Prober, Option<String>) {
     let counters = match config.pid {
         Some(id) => CounterSource::Process(id),
         // A unix socket is no part of TCP.
@@ -138,14 +237,12 @@ fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, 
     };
     // On a unix socket there are no TCP resets to watch.
     let watched = config.watch && target.unix.is_none() && !matches!(counters, CounterSource::Nowhere);
-    let port = config.connect_to.as_ref().map_or(target.port, |(_, port)| *port);
-    let port = config.pid.is_none().then_some(port);
+    let port = port.filter(|_| config.pid.is_none());
     let (witness, unwatched) = match watched.then(|| Witness::open(port)) {
         Some(Ok(witness)) => (Some(witness), None),
         Some(Err(error)) => (None, Some(error)),
         None => (None, None),
     };
-    let active = config.active.unwrap_or_else(|| is_here(&address));
     let mut config = config.clone();
     if !active {
         config.most = config.most.min(QUIET);
@@ -154,51 +251,44 @@ fn prober(target: &Target, config: &ProbeConfig, address: SockAddr) -> (Prober, 
         active,
         address,
         tls_host: (target.scheme == Scheme::Https).then(|| target.host.clone()),
+        tunnel: Tunnel::new(target, &config),
+        first: Mutex::default(),
         dialect: Dialect::new(target, &config),
         counters,
         witness,
-        connecting: config.patience,
         round_trip: Duration::ZERO,
         plain: Duration::from_millis(50),
         expected: config.expect,
+        deadline: Deadline::after(config.within),
         config,
         model: Model::default(),
-        spent: Spent::default(),
-        began: Instant::now(),
+        spent: Arc::default(),
     };
     (prober, unwatched)
 }
 
-/// The checks that a probe of `target` will ask, each with the most that it costs, as is known before the first byte. One that
-/// is left out because it would ask more than a visitor does has `None`.
+/// What a probe is going to ask, as is known before the first byte.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProbePlan {
+    /// The checks, each with the most that it costs. One that is left out because it would ask more than a visitor does has
+    /// `None`.
+    pub costs: Vec<(Check, Option<Cost>)>,
+    /// The most connections that finding an address and the plain requests take.
+    pub plain_connections: u64,
+}
+
+/// What a probe of `target` is going to ask.
 ///
 /// # Errors
-/// Returns an error if the target's name cannot be resolved, and [`ProbeError::NotSafe`].
-pub fn will_ask(target: &Target, config: &ProbeConfig) -> Result<Vec<(Check, Option<Cost>)>, ProbeError> {
-    let addresses = target
-        .resolve(config.connect_to.as_ref())
-        .map_err(|source| ProbeError::Resolve { target: target.to_string(), source })?;
-    refuse_unsafe(config, &addresses)?;
-    refuse_other_than_http(target, config)?;
-    let active = config.active.unwrap_or_else(|| addresses.iter().all(is_here));
-    Ok(questions(config, active)
-        .into_iter()
-        .map(|check| (check, (active || is_quiet(check)).then(|| cost(check, config, active))))
-        .collect())
-}
-
-/// A method that may change something is not sent to a server that others use, too.
-fn refuse_unsafe(config: &ProbeConfig, addresses: &[SockAddr]) -> Result<(), ProbeError> {
-    let active = config.active.unwrap_or_else(|| addresses.iter().all(is_here));
-    match config.method.as_ref().filter(|method| !active && !method.is_safe()) {
-        Some(method) => Err(ProbeError::NotSafe(method.name().to_owned())),
-        None => Ok(()),
-    }
-}
-
-fn refuse_other_than_http(target: &Target, config: &ProbeConfig) -> Result<(), ProbeError> {
-    let is_http = matches!(target.scheme, Scheme::Http | Scheme::Https);
-    if config.http2 && !is_http { Err(ProbeError::NotHttp(target.to_string())) } else { Ok(()) }
+/// Returns an error if the target's name cannot be resolved, and those of [`probe`] that are known before anything is sent.
+pub fn will_ask(target: &Target, config: &ProbeConfig) -> Result<ProbePlan, ProbeError> {
+    let Entry { route, active } = enter(target, config)?;
+    let cost = |check| (active || is_quiet(check)).then(|| cost(check, config, active));
+    let costs = questions(config, active).into_iter().map(|check| (check, cost(check))).collect();
+    // Three plain requests where responses have no framing; of other addresses the first attempt may be in vain.
+    let plain_connections = 3 + (route.addresses.len() as u64 - 1);
+    Ok(ProbePlan { costs, plain_connections })
 }
 
 /// The questions of a quiet probe, the most telling first: what may be sent and read can be used up before the last.

@@ -1,6 +1,7 @@
 //! What is known about the server after a plain request, and the waiting times that are derived from it.
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
@@ -8,8 +9,11 @@ use socket2::SockAddr;
 use crate::budget::{QUIET, Spent};
 use crate::config::ProbeConfig;
 use crate::counters::CounterSource;
+use crate::deadline::Deadline;
+use crate::dial::{self, Dialed};
 use crate::dialect::Dialect;
 use crate::model::Model;
+use crate::proxy::Tunnel;
 use crate::wire::{ClientStream, TlsName};
 use crate::witness::Witness;
 
@@ -18,12 +22,14 @@ use crate::witness::Witness;
 pub(crate) struct Prober {
     pub(crate) address: SockAddr,
     pub(crate) tls_host: Option<String>,
+    /// What to ask a proxy for on each connection, before anything else.
+    pub(crate) tunnel: Option<Tunnel>,
+    /// The connection with which the address was found, for the first that is asked for.
+    pub(crate) first: Mutex<Option<Dialed>>,
     pub(crate) dialect: Dialect,
     pub(crate) config: ProbeConfig,
     pub(crate) counters: CounterSource,
     pub(crate) witness: Option<Witness>,
-    /// How long connecting may take, without TLS.
-    pub(crate) connecting: Duration,
     /// How long it takes to connect, without TLS: a round trip.
     pub(crate) round_trip: Duration,
     /// Duration of a plain request. The waiting times are multiples of it.
@@ -33,20 +39,37 @@ pub(crate) struct Prober {
     pub(crate) model: Model,
     /// Whether to ask more than a visitor does.
     pub(crate) active: bool,
-    pub(crate) spent: Spent,
-    /// When the probe began.
-    pub(crate) began: Instant,
+    pub(crate) spent: Arc<Spent>,
+    /// The end of the time in which something is asked.
+    pub(crate) deadline: Deadline,
 }
 
 impl Prober {
     /// Connects, with such a receive buffer.
     pub(crate) fn connect(&self, receive_buffer: Option<usize>) -> io::Result<ClientStream> {
-        let tls = self.tls_host.as_deref().map(|host| TlsName { host, http2: self.config.http2 });
-        let (connecting, patience) = (self.connecting, self.config.patience);
-        let wire = ClientStream::connect(&self.address, tls, receive_buffer, connecting, patience)?;
-        self.spent.connected();
+        let patience = self.config.patience;
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let dialed = match first.take().filter(|_| receive_buffer.is_none()) {
+            Some(dialed) => dialed,
+            None => {
+                let until = Instant::now() + patience;
+                self.spent.connected();
+                dial::connect(&self.address, receive_buffer, self.deadline.bounded(patience))
+                    .inspect_err(|_| self.deadline.note(until))?
+            }
+        };
+        drop(first);
+        let mut wire = ClientStream::over(dialed, self.deadline.clone())?;
         if let (Some(witness), Some(port)) = (&self.witness, wire.local_port()) {
             witness.note(port);
+        }
+        if let Some(tunnel) = &self.tunnel {
+            let (sent, received) = tunnel.open(&mut wire, patience)?;
+            self.spent.sent(sent);
+            self.spent.received(received);
+        }
+        if let Some(host) = self.tls_host.as_deref() {
+            wire.begin_tls(TlsName { host, http2: self.config.http2 }, patience)?;
         }
         Ok(wire)
     }
@@ -64,7 +87,7 @@ impl Prober {
 
     /// Whether the time is over in which something may be asked.
     pub(crate) fn is_late(&self) -> bool {
-        self.began.elapsed() > self.config.within
+        self.deadline.is_over()
     }
 
     /// How long a quiet probe keeps a connection that it could have done with. Others may wait for the worker behind it.

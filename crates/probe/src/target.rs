@@ -1,8 +1,7 @@
 //! The target of a probe: a URL.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -127,21 +126,6 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// Resolves the target to its addresses, in the order in which they are tried (RFC 6724). There is at least one.
-    /// Those of `instead`, if there is such a host and port.
-    pub(crate) fn resolve(&self, instead: Option<&(String, u16)>) -> io::Result<Vec<SockAddr>> {
-        match &self.unix {
-            Some(path) if instead.is_none() => Ok(vec![SockAddr::unix(path)?]),
-            _ => {
-                let (host, port) =
-                    instead.map_or((self.host.as_str(), self.port), |(host, port)| (host, *port));
-                let addresses = (host, port).to_socket_addrs()?;
-                let addresses: Vec<SockAddr> = addresses.map(SockAddr::from).collect();
-                if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
-            }
-        }
-    }
-
     /// The host and the port as the Host header has them (RFC 9110 section 7.2): an IPv6 address in brackets and without its zone,
     /// which means something on this machine only (RFC 6874 section 4).
     pub(crate) fn authority(&self) -> String {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -154,10 +153,10 @@ impl<'p> Trial<'p> {
     /// server that cannot write any more serves nobody else meanwhile.
     pub(crate) fn late(&mut self) {
         match self.prober.late() {
-            None => thread::sleep(self.prober.config.delay),
+            None => self.prober.deadline.sleep(self.prober.config.delay),
             Some(short) => {
                 if self.answer_begins(self.prober.config.patience) {
-                    thread::sleep(short);
+                    self.prober.deadline.sleep(short);
                 }
             }
         }

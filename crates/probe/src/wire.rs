@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustls::ClientConnection;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Socket};
 
+use crate::deadline::Deadline;
+use crate::dial::Dialed;
 use crate::tls;
 
 /// The receive buffer once the client reads, in bytes.
@@ -25,6 +27,7 @@ pub(crate) struct TlsName<'h> {
 pub(crate) struct ClientStream {
     socket: Socket,
     session: Option<Box<ClientConnection>>,
+    deadline: Deadline,
     /// How long it took to connect, before TLS.
     pub(crate) round_trip: Duration,
     /// The end of the stream was read, and it came without close_notify, TLS' own end.
@@ -32,38 +35,29 @@ pub(crate) struct ClientStream {
 }
 
 impl ClientStream {
-    /// Connects within `connecting`; `patience` is for the TLS handshake. The receive buffer is set before, so that the window is small from the first segment on.
-    pub(crate) fn connect(
-        address: &SockAddr,
-        tls: Option<TlsName<'_>>,
-        receive_buffer: Option<usize>,
-        connecting: Duration,
-        patience: Duration,
-    ) -> io::Result<Self> {
-        let socket = Socket::new(address.domain(), Type::STREAM, None)?;
-        if let Some(bytes) = receive_buffer {
-            socket.set_recv_buffer_size(bytes)?;
-        }
-        let started = Instant::now();
-        socket.connect_timeout(address, connecting)?;
-        let round_trip = started.elapsed();
+    /// Takes over a connection. Each wait on it ends with the probe's time.
+    pub(crate) fn over(dialed: Dialed, deadline: Deadline) -> io::Result<Self> {
+        let Dialed { socket, round_trip } = dialed;
         socket.set_nonblocking(true)?;
-        if address.domain() != Domain::UNIX {
+        if socket.local_addr().is_ok_and(|address| address.domain() != Domain::UNIX) {
             socket.set_tcp_nodelay(true)?;
         }
-        let mut wire = Self { socket, session: None, round_trip, is_tls_cut: false };
-        if let Some(TlsName { host, http2 }) = tls {
-            wire.session = Some(Box::new(tls::session(host, http2)?));
-            wire.handshake(Instant::now() + patience)?;
-            let chosen = wire.session.as_ref().and_then(|session| session.alpn_protocol());
-            if http2 && chosen != Some(b"h2") {
-                return Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "the server does not choose HTTP/2 in its TLS handshake (ALPN)",
-                ));
-            }
+        Ok(Self { socket, session: None, deadline, round_trip, is_tls_cut: false })
+    }
+
+    /// Begins to speak TLS; the handshake may take `patience`.
+    pub(crate) fn begin_tls(&mut self, name: TlsName<'_>, patience: Duration) -> io::Result<()> {
+        let TlsName { host, http2 } = name;
+        self.session = Some(Box::new(tls::session(host, http2)?));
+        self.handshake(Instant::now() + patience)?;
+        let chosen = self.session.as_ref().and_then(|session| session.alpn_protocol());
+        if http2 && chosen != Some(b"h2") {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the server does not choose HTTP/2 in its TLS handshake (ALPN)",
+            ));
         }
-        Ok(wire)
+        Ok(())
     }
 
     fn handshake(&mut self, until: Instant) -> io::Result<()> {
@@ -99,13 +93,24 @@ impl ClientStream {
         let _ = self.socket.set_recv_buffer_size(WIDE);
     }
 
-    /// Waits for one of `events` or an error until `until`. Returns what happened; empty flags if the time ran out.
+    /// Waits for one of `events` or an error until `until`, or until the probe's time is over. Returns what happened; empty flags
+    /// if the time ran out.
     pub(crate) fn wait(&self, events: PollFlags, until: Instant) -> io::Result<PollFlags> {
+        let end = self.deadline.bound(until);
         loop {
-            let left = until.saturating_duration_since(Instant::now());
+            if self.deadline.is_over() {
+                // Also of a server that always has another byte.
+                self.deadline.note(until);
+                return Ok(PollFlags::empty());
+            }
+            let left = end.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
             let mut ready = [PollFd::new(&self.socket, events)];
             match poll(&mut ready, Some(&timeout)) {
+                Ok(0) => {
+                    self.deadline.note(until);
+                    return Ok(PollFlags::empty());
+                }
                 Ok(_) => return Ok(ready[0].revents()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -2,8 +2,10 @@
 //! tell.
 
 mod common;
+mod in_time;
 mod kept;
 mod malformed;
+mod routes;
 mod unlike;
 mod uploads;
 
@@ -251,13 +253,13 @@ fn what_the_user_adds_is_in_every_request_once() {
             heard.lock().unwrap().push(head);
             respond(stream, if asked { "200 OK" } else { "401 Unauthorized" }, "", 70_000);
         });
-        let port = url.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
+        let port: u16 = url.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
         let asked = [Check::UnreadBody, Check::Pipelined, Check::UploadInProgress, Check::Stall];
         let mut config = config(&asked);
         config.headers =
             vec!["Authorization: Bearer x".parse().unwrap(), "accept: text/html".parse().unwrap()];
         config.method = Some("PUT".parse().unwrap());
-        config.connect_to = Some(("127.0.0.1".into(), port));
+        config.connect_to = vec![format!("127.0.0.1:{port}").parse().unwrap()];
         let report = ask("http://app.example/", &config).unwrap();
         assert_eq!((report.status, report.overall()), (Some(200), CheckAnswer::Keeps), "{report:#?}");
         let heads = std::mem::take(&mut *heads.lock().unwrap());

@@ -149,6 +149,7 @@ fn a_quiet_probe_keeps_to_its_budget() {
         // What was announced holds: no check made more connections than it said.
         let announced: u64 = will_ask(&url.parse().unwrap(), &quiet)
             .unwrap()
+            .costs
             .iter()
             .filter_map(|(_, cost)| cost.map(|cost| cost.connections))
             .sum();
@@ -203,7 +204,7 @@ fn a_payload_counts_for_what_a_quiet_probe_sends() {
         quiet.payload = vec![b'p'; 400_000];
         let report = ask(&url, &quiet).unwrap();
         assert!(report.sent_bytes <= QUIET && report.connections == 2, "{report:#?}");
-        let costs = will_ask(&url.parse().unwrap(), &quiet).unwrap();
+        let costs = will_ask(&url.parse().unwrap(), &quiet).unwrap().costs;
         assert!(costs.iter().all(|(_, cost)| cost.is_some_and(|cost| cost.sent >= 400_000)), "{costs:?}");
         quiet.payload = vec![b'p'; QUIET as usize];
         let error = ask(&url, &quiet).unwrap_err();

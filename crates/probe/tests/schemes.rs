@@ -1,14 +1,14 @@
 //! Every kind of target: TLS, unix sockets, FastCGI, and raw TCP with a payload.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
 use linger_fastcgi::{Address, Responder, apps, responder};
 use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeError, Target, probe};
 use linger_testing::sandboxed;
-use linger_testing::servers::{LENGTH, Launch, RunningServer, available, nginx, program};
+use linger_testing::servers::{LENGTH, Launch, RunningServer, available, httpd, nginx, program};
 
 fn with_large_file(server: &str) -> Option<RunningServer> {
     let peer = available(nginx("nginx", 1, server))?;
@@ -244,4 +244,59 @@ fn hostile_questions_need_ones_own_server() {
     config.hostile = true;
     // The probe refuses before it sends anything to this address.
     assert!(matches!(probe(&target, &config, |_| {}), Err(ProbeError::NotYours(_))));
+}
+
+#[test]
+fn a_proxy_is_asked_in_the_place_of_the_server() {
+    sandboxed(|| {
+        let folder = std::env::temp_dir().join(format!("linger-probe-proxy-{}", std::process::id()));
+        let Some(certificate) = certificate(&folder) else { return };
+        // Behind the proxies a server that ends its connections well, in the clear and over TLS.
+        let server = "server { listen 127.0.0.1:PORT; root FOLDER; lingering_close always; }";
+        let Some(plain) = with_large_file(server) else { return };
+        let server = format!(
+            "server {{ listen 127.0.0.1:PORT ssl; root FOLDER; lingering_close always; {certificate} }}"
+        );
+        let Some(tls) = with_large_file(&server) else { return };
+        let through = |lingering: &str| {
+            let server = format!(
+                "server {{ listen 127.0.0.1:PORT; lingering_close {lingering};
+                   location / {{ proxy_pass http://$http_host$request_uri; }} }}"
+            );
+            available(nginx("nginx", 1, &server))
+        };
+        let (Some(good), Some(bad)) = (through("always"), through("off")) else { return };
+        let asked = |proxy: SocketAddr, url: &str| {
+            let mut config = config(&ASKED);
+            config.proxy = Some(format!("http://{proxy}").parse().unwrap());
+            probe(&url.parse().unwrap(), &config, |_| {})
+        };
+        let url = format!("http://{}/large", plain.address);
+        for (proxy, late) in [(good.address, CheckAnswer::Keeps), (bad.address, CheckAnswer::Loses)] {
+            let report = asked(proxy, &url).unwrap();
+            assert_eq!((report.status, report.address), (Some(200), proxy.to_string()));
+            let found: Vec<CheckAnswer> = report.findings.iter().map(|finding| finding.answer).collect();
+            assert_eq!(found, [CheckAnswer::Keeps, CheckAnswer::Keeps, late], "{:#?}", report.findings);
+        }
+        // nginx knows no CONNECT.
+        let url = format!("https://localhost:{}/large", tls.address.port());
+        let error = asked(good.address, &url).unwrap_err().to_string();
+        assert!(error.contains("the proxy answers 40") && error.contains("to CONNECT"), "{error}");
+        let Some(httpd) = available(httpd(
+            "httpd",
+            "event",
+            &["proxy", "proxy_http", "proxy_connect"],
+            &format!("ProxyRequests On\nAllowCONNECT {}", tls.address.port()),
+        )) else {
+            return;
+        };
+        let report = asked(httpd.address, &url).unwrap();
+        assert_eq!((report.status, report.response_bytes), (Some(200), LENGTH as u64));
+        assert_eq!(report.findings[0].answer, CheckAnswer::Keeps, "{:#?}", report.findings);
+        // One field away: a port that it does not allow.
+        let error =
+            asked(httpd.address, &format!("https://{}/large", plain.address)).unwrap_err().to_string();
+        assert!(error.contains("the proxy answers 403 to CONNECT"), "{error}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    });
 }

@@ -147,11 +147,32 @@ fn doubt(doubt: library::Doubt) -> String {
     }
 }
 
+/// An address that could not be reached.
+#[derive(Serialize, JsonSchema)]
+struct Unreached {
+    /// The address.
+    address: String,
+    /// Why.
+    reason: String,
+}
+
+impl From<&library::UnreachedAddress> for Unreached {
+    fn from(one: &library::UnreachedAddress) -> Self {
+        Self { address: one.address.clone(), reason: one.reason.clone() }
+    }
+}
+
 /// All that was found out about a server.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Probe {
     /// The target, as a URL.
     target: String,
+    /// The address at which it was asked, or the path of its unix socket; of the proxy, where there is one.
+    address: String,
+    /// Addresses that were tried before, and could not be reached.
+    unreached: Vec<Unreached>,
+    /// The proxy through which it was asked; null without one. How connections end is its doing then.
+    proxy: Option<String>,
     /// The `Server` header, where there is one.
     server: Option<String>,
     /// The status of the plain response; null where the protocol has none.
@@ -192,6 +213,9 @@ impl Probe {
     pub(crate) fn new(report: &library::ProbeReport, advice: Vec<String>, interrupted: bool) -> Self {
         Self {
             target: report.target.clone(),
+            address: report.address.clone(),
+            unreached: report.unreached.iter().map(Unreached::from).collect(),
+            proxy: report.proxy.clone(),
             server: report.server.as_ref().map(|server| server.json().into_owned()),
             status: report.status,
             location: report.location.as_ref().map(|to| to.json().into_owned()),

@@ -8,6 +8,13 @@ use linger_probe::{
 /// What to do about the answers, the most important first.
 pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
     let mut all = Vec::new();
+    if report.proxy.is_some() {
+        all.push(
+            "What was asked is the proxy: how connections end is its doing, and what it did not get of the server shows as 502, 504 \
+             or a short response. Without --proxy the server itself is asked."
+                .to_owned(),
+        );
+    }
     let faults = || report.counting().filter(|finding| finding.answer.is_fault());
     let cut = |finding: &&CheckFinding| {
         finding.check != Check::KeepAlive
@@ -28,7 +35,7 @@ pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
     let risked = report.findings.iter().filter(|finding| finding.answer.is_fault());
     let kept: Vec<String> =
         risked.filter_map(|finding| Some(kept_connections(report, finding.idle_limit?))).collect();
-    if all.is_empty()
+    if all.len() == usize::from(report.proxy.is_some())
         && let Some(doubt) = report.doubt()
     {
         all.push(doubtful(report, &doubt));
@@ -46,7 +53,7 @@ pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
 /// What to do about requests that meet the end of an idle connection.
 fn kept_connections(report: &ProbeReport, idle: IdleLimit) -> String {
     let seconds = idle.seconds;
-    let nginx = report.server.as_ref().is_some_and(|server| server.raw().starts_with(b"nginx"));
+    let nginx = is_nginx(report);
     let announce = if nginx {
         "the second parameter of `keepalive_timeout`"
     } else {
@@ -62,6 +69,11 @@ fn kept_connections(report: &ProbeReport, idle: IdleLimit) -> String {
          limit, and repeat a request that met the end if it is idempotent (RFC 9110 section 9.2.2). The server can announce a \
          shorter limit than its own: {announce}."
     )
+}
+
+/// Whether it says so; behind a proxy the server does, and not what was asked.
+fn is_nginx(report: &ProbeReport) -> bool {
+    report.proxy.is_none() && report.server.as_ref().is_some_and(|server| server.raw().starts_with(b"nginx"))
 }
 
 /// Who cut the responses, and the remedy.
@@ -97,7 +109,7 @@ fn who(report: &ProbeReport) -> String {
         return "It should end TLS before it closes (close_notify), or say where a response ends: Content-Length or chunked."
             .into();
     }
-    let nginx = report.server.as_ref().is_some_and(|server| server.raw().starts_with(b"nginx"));
+    let nginx = is_nginx(report);
     let remedy = if nginx {
         "In its configuration: `lingering_close always;`.".to_owned()
     } else {

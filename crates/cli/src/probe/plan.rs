@@ -3,23 +3,22 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use linger_probe::{Check, Cost, QUIET};
+use linger_probe::{ProbePlan, QUIET};
 
 use crate::exit;
 use crate::lines::{self, line};
 use crate::output::{Stdout, Stopped, say};
 
-type Costs = [(Check, Option<Cost>)];
-
 /// Says on standard error what the probe will cost the server, and who may notice.
-pub(crate) fn say(costs: &Costs, within: Duration) {
+pub(crate) fn say(plan: &ProbePlan, within: Duration) {
+    let costs = &plan.costs;
     let seconds = within.as_secs();
     let asked = || costs.iter().filter_map(|(_, cost)| *cost);
-    let connections: u64 = asked().map(|cost| cost.connections).sum::<u64>() + 3;
+    let connections: u64 = asked().map(|cost| cost.connections).sum::<u64>() + plan.plain_connections;
     let sent: u64 = asked().map(|cost| cost.sent).sum();
     if costs.iter().any(|(_, cost)| cost.is_none()) || asked().all(|cost| !cost.posts && cost.held == 0) {
         say!(
-            "linger: asks as a visitor does: GET, at most {connections} connections, one at a time, at most {} each way; nothing after {seconds} s",
+            "linger: asks as a visitor does: GET, at most {connections} connections, one at a time, at most {} each way; it ends after {seconds} s",
             megabytes(QUIET)
         );
         return;
@@ -32,7 +31,7 @@ pub(crate) fn say(costs: &Costs, within: Duration) {
         String::new()
     };
     say!(
-        "linger: {posts}, at most {connections} connections, {} sent{held}; nothing is asked after {seconds} s",
+        "linger: {posts}, at most {connections} connections, {} sent{held}; it ends after {seconds} s",
         megabytes(sent)
     );
 }
@@ -42,17 +41,17 @@ fn megabytes(bytes: u64) -> String {
 }
 
 /// Prints each question with what it costs at most, for `--dry-run`.
-pub(crate) fn print(costs: &Costs, json: bool) -> ExitCode {
+pub(crate) fn print(plan: &ProbePlan, json: bool) -> ExitCode {
     let mut out = Stdout::new();
-    match table(&mut out, costs, json) {
+    match table(&mut out, plan, json) {
         Ok(()) => ExitCode::from(exit::NOTHING_LOST),
         Err(stopped) => stopped.end(Some(exit::NOTHING_LOST)),
     }
 }
 
-fn table(out: &mut Stdout, costs: &Costs, json: bool) -> Result<(), Stopped> {
+fn table(out: &mut Stdout, plan: &ProbePlan, json: bool) -> Result<(), Stopped> {
     if json {
-        for (check, cost) in costs {
+        for (check, cost) in &plan.costs {
             out.json(&line(lines::WouldAsk::new(*check, *cost)))?;
         }
         return out.flush();
@@ -61,7 +60,7 @@ fn table(out: &mut Stdout, costs: &Costs, json: bool) -> Result<(), Stopped> {
         "{:<19}{:<14}{:>11} {:>10}  {}\n",
         "check", "requests", "connections", "sent", "held open"
     ))?;
-    for (check, cost) in costs {
+    for (check, cost) in &plan.costs {
         match cost {
             Some(cost) => {
                 let requests = if cost.posts { "GET, POST" } else { "GET" };

@@ -23,6 +23,14 @@ pub(crate) fn heading(out: &mut Stdout, report: &ProbeReport) -> Result<(), Stop
     let location = report.location.as_ref().map(|to| format!(" to {}", to.terminal())).unwrap_or_default();
     let server =
         report.server.as_ref().map(|server| format!(", Server: {}", server.terminal())).unwrap_or_default();
+    let unreached = report.unreached.iter();
+    let unreached: Vec<String> =
+        unreached.map(|one| format!("{}: {}", one.address, message(&one.reason))).collect();
+    if report.proxy.is_some() || !unreached.is_empty() {
+        let proxy = if report.proxy.is_some() { "through the proxy " } else { "" };
+        let not = if unreached.is_empty() { String::new() } else { format!("; {}", unreached.join("; ")) };
+        out.text(format_args!("asked {proxy}at {}{not}\n", report.address))?;
+    }
     let (bytes, framing) = (report.response_bytes, report.framing);
     let over = if report.protocol == "HTTP/2" { " over HTTP/2" } else { "" };
     out.text(format_args!("plain response{over}: {status}{bytes} bytes ({framing}){location}{server}\n"))?;

@@ -79,6 +79,14 @@ fn files_that_cannot_be_used_are_named_with_what_to_do() {
     says("probe http://192.0.2.1/ --method HEAD", 2, "the response to HEAD has no body");
     says("probe http://192.0.2.1/ --header Host", 2, "write NAME: VALUE");
     says("probe http://192.0.2.1/ --connect-to ::1:80", 2, "an IPv6 address in brackets");
+    says("probe http://192.0.2.1/ --resolve x:80:y", 2, "the address is none: a name is for --connect-to");
+    says(
+        "probe http://192.0.2.1/ --proxy socks5://192.0.2.2:1080",
+        2,
+        "only proxies that speak HTTP are known",
+    );
+    says("probe fcgi://192.0.2.1/x --proxy 192.0.2.2:3128", 2, "that is for http:// and https://");
+    says("probe http://192.0.2.1/ --proxy 127.0.0.1:3128 --hostile", 2, "--i-own-this-server");
     says("probe http://me:secret@192.0.2.1/", 2, "a name and a password do not belong in it");
     says("probe tcp://127.0.0.1:1 --payload empty", 2, "--payload: empty is empty");
     says(

@@ -82,7 +82,7 @@ impl<'p> GatedStream<'p> {
         events.set(PollFlags::OUT, self.wants_write);
         if events.is_empty() {
             // An error or the end would be reported at once, again and again, and is not to be read yet.
-            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+            self.prober.deadline.sleep(until.saturating_duration_since(Instant::now()));
             return false;
         }
         self.wire.wait(events, until).is_ok_and(|events| !events.is_empty())

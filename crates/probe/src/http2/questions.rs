@@ -1,7 +1,6 @@
 //! Which questions have a meaning over HTTP/2, and how they are asked.
 
 use std::io;
-use std::thread;
 use std::time::Duration;
 
 use super::exchange::Exchange;
@@ -52,11 +51,11 @@ fn late_reader(prober: &Prober, check: Check, ask: RequestShape) -> io::Result<C
 /// Waits as a client that reads late. A quiet probe waits for the response, and then less.
 fn late(prober: &Prober, exchange: &mut Exchange<'_>) {
     match prober.late() {
-        None => thread::sleep(prober.config.delay),
+        None => prober.deadline.sleep(prober.config.delay),
         Some(short) => {
             exchange.read_to(Gate::Head);
             exchange.run(prober.config.patience, Exchange::has_begun);
-            thread::sleep(short);
+            prober.deadline.sleep(short);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{BODY, ask, close_well, config, respond, serve};
-use linger_probe::{Check, CheckAnswer, Doubt, LeftOut, NoResponse, ProbeError};
+use linger_probe::{Check, CheckAnswer, NoResponse, ProbeError};
 use linger_testing::sandboxed;
 
 const CHECKS: [Check; 3] = [Check::LargeResponse, Check::UnreadBody, Check::Stall];
@@ -196,23 +196,5 @@ fn a_response_that_drips_is_told_by_what_has_come() {
             ProbeError::TooLong { bytes, .. } => assert!(bytes < 900, "{bytes}"),
             error => panic!("{error}"),
         }
-    });
-}
-
-#[test]
-fn nothing_is_asked_when_the_time_is_over() {
-    sandboxed(|| {
-        let url = serve(|stream, _, _| respond(stream, "200 OK", "", BODY));
-        let mut asks = config(&[Check::LargeResponse, Check::KeepAlive]);
-        asks.within = Duration::ZERO;
-        let report = ask(&url, &asks).unwrap();
-        for finding in &report.findings {
-            let found = (finding.answer, finding.left_out, finding.trials);
-            assert_eq!(found, (CheckAnswer::CannotTell, Some(LeftOut::Time), 0), "{finding:#?}");
-        }
-        let doubt = Doubt::Late(vec![Check::LargeResponse, Check::KeepAlive]);
-        assert_eq!((report.connections, report.doubt()), (1, Some(doubt)));
-        asks.within = Duration::from_secs(600);
-        assert!(ask(&url, &asks).unwrap().findings.iter().all(|finding| finding.left_out.is_none()));
     });
 }
