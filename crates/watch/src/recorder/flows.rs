@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use linger_packet::{Flags, LinkType, Segment};
 
-use super::slots::{NONE, PacketList, PacketSlots};
+use super::slots::{NONE, PacketList, PacketSlots, SeenAt};
 use crate::addresses::{Endpoints, PackedEnds};
 use crate::ends_index::EndsIndex;
 use crate::kernel::tap::SeenPacket;
@@ -22,9 +22,6 @@ const SAME_RESET: u64 = 1_000_000_000;
 const SAME_SENDER: u64 = 20_000_000;
 /// Resets by sender that are remembered.
 const MOST_RESETS: usize = 4_096;
-
-/// Where a connection was seen: interface and VLAN.
-pub(crate) type SeenAt = (u32, Option<(u16, u16)>);
 
 /// A connection's ends, the lower first.
 type Ends = (SocketAddr, SocketAddr);

@@ -1,7 +1,9 @@
 //! [`PacketSlots`]: the bounded memory of packets, in slots of one size that form a list for each connection.
 
-use super::flows::SeenAt;
 use crate::kernel::tap::{LinkAddress, SeenPacket};
+
+/// Where a connection was seen: interface and VLAN.
+pub(crate) type SeenAt = (u32, Option<(u16, u16)>);
 
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
