@@ -27,10 +27,10 @@ fn main() {
     if let Some(at) = arguments.iter().position(|argument| argument == "--hold") {
         return hold(arguments[at + 1].parse().expect("a number"));
     }
-    if let Some(at) = arguments.iter().position(|argument| argument == "--flows") {
-        return flows(arguments[at + 1].parse().expect("a number"));
-    }
     let only_recording = arguments.iter().any(|argument| argument == "--recording");
+    if let Some(at) = arguments.iter().position(|argument| argument == "--flows") {
+        return flows(arguments[at + 1].parse().expect("a number"), only_recording);
+    }
     let seconds = arguments.iter().position(|argument| argument == "--seconds");
     let seconds = seconds.map_or(SECONDS, |at| arguments[at + 1].parse().expect("seconds"));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
@@ -76,12 +76,14 @@ fn measured(ports: &str, seconds: u64, record: bool, load: impl FnOnce()) -> Str
 
 /// Processes that hold connections: each may have 20,000 descriptors, and a connection takes two.
 const HOLDERS: usize = 3;
+/// Connections that each has closed before, both ends of which are events.
+const CLOSED: usize = 6_000;
 /// Bytes that each connection has unread, in packets of their own.
 const PACKETS: usize = 8;
 
 /// Opens `count` connections, sends a few packets on each, and closes all of them with unread bytes, without and with the recorder.
-fn flows(count: usize) {
-    for record in [false, true] {
+fn flows(count: usize, only_recording: bool) {
+    for record in [false, true].into_iter().filter(|record| *record || !only_recording) {
         let share = count.div_ceil(HOLDERS).to_string();
         let mut holders: Vec<Holder> = (0..HOLDERS).map(|_| Holder::start(&share)).collect();
         let ports: Vec<String> = holders.iter_mut().map(|holder| holder.says()).collect();
@@ -132,6 +134,11 @@ fn hold(count: usize) {
     let local = listener.local_addr().expect("its address");
     println!("{}", local.port());
     wait();
+    // What a busy host has closed lately is remembered, too.
+    for _ in 0..CLOSED {
+        let client = TcpStream::connect(local).expect("a connection");
+        drop((client, listener.accept().expect("it")));
+    }
     let mut clients = Vec::with_capacity(count);
     let mut servers = Vec::with_capacity(count);
     for _ in 0..count {
@@ -163,13 +170,17 @@ fn watch(ports: Vec<u16>, seconds: u64, record: bool) {
     println!("ready");
     let before = processor_time();
     let start = Instant::now();
-    let (mut sent, mut received) = (0, 0);
+    let (mut sent, mut received, mut further) = (0, 0, 0);
     // What kernel and packets say of those that were sent.
     let mut agreements = BTreeMap::new();
     while start.elapsed() < Duration::from_secs(seconds) {
         for notice in watcher.next(Duration::from_millis(500)).expect("events") {
             serde_json::to_writer(std::io::sink(), &notice).expect("a sink");
+            if let Notice::Further(more) = &notice {
+                further += more.resets;
+            }
             if let Notice::Reset(reset) = notice {
+                further += reset.further_resets;
                 if reset.direction != Direction::Sent {
                     received += 1;
                     continue;
@@ -184,8 +195,11 @@ fn watch(ports: Vec<u16>, seconds: u64, record: bool) {
     let recorded = watcher
         .recorder()
         .map_or(String::new(), |recorder| format!(", of those sent {agreements:?}, {:?}", recorder.counts()));
+    let counted = watcher.counted();
     println!(
-        "{sent} sent and {received} received seen, {} events lost, {share:.2} % of one core, {} KiB at most{recorded}",
+        "{sent} sent and {received} received seen, {} missed, {} further, {} events lost, {share:.2} % of one core, {} KiB at most{recorded}",
+        counted.missed,
+        further,
         watcher.lost(),
         most_memory()
     );

@@ -7,6 +7,32 @@ use crate::kernel::tracepoint::{Field, Format};
 /// A connection as seen from this host: local address, then remote address.
 pub(crate) type Endpoints = (SocketAddr, SocketAddr);
 
+/// The same in little memory, for what is kept in large numbers. Of IPv6 no scope is kept, which no event of the kernel has; an
+/// IPv4-mapped address is the IPv4 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PackedEnds([([u8; 16], [u8; 2]); 2]);
+
+impl From<Endpoints> for PackedEnds {
+    fn from((local, remote): Endpoints) -> Self {
+        let packed = |end: SocketAddr| {
+            let ip = match end.ip() {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                IpAddr::V6(ip) => ip,
+            };
+            (ip.octets(), end.port().to_ne_bytes())
+        };
+        Self([packed(local), packed(remote)])
+    }
+}
+
+impl From<PackedEnds> for Endpoints {
+    fn from(PackedEnds(ends): PackedEnds) -> Self {
+        let [local, remote] = ends
+            .map(|(ip, port)| SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), u16::from_ne_bytes(port)));
+        (local, remote)
+    }
+}
+
 /// How a tracepoint encodes the two addresses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Addresses {
@@ -63,4 +89,25 @@ fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
         IpAddr::V4(Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]))
     };
     Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_ends_are_the_ends() {
+        let ends =
+            |local: &str, remote: &str| -> Endpoints { (local.parse().unwrap(), remote.parse().unwrap()) };
+        for (local, remote) in
+            [("10.0.0.1:80", "0.0.0.0:0"), ("[fe80::1]:65535", "[::]:1"), ("[::1]:1", "1.2.3.4:5")]
+        {
+            let ends = ends(local, remote);
+            assert_eq!(Endpoints::from(PackedEnds::from(ends)), ends);
+            assert_ne!(PackedEnds::from(ends), PackedEnds::from((ends.1, ends.0)));
+        }
+        let (four, mapped) = (ends("1.2.3.4:5", "[::1]:6"), ends("[::ffff:1.2.3.4]:5", "[::1]:6"));
+        assert_eq!(PackedEnds::from(four), PackedEnds::from(mapped));
+        assert_eq!(size_of::<PackedEnds>(), 36);
+    }
 }

@@ -1,13 +1,15 @@
 //! Remembers which process closed each connection, to name it when a reset follows.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use crate::addresses::PackedEnds;
+use crate::ends_index::EndsIndex;
 use crate::events::Endpoints;
 use crate::kernel::leftovers::Leftover;
 use crate::namespace_id::NamespaceId;
 use crate::process::NamedProcess;
 
-/// Number of connections remembered; the oldest are dropped first.
+/// Number of closes remembered; the oldest are dropped first.
 const MAX: usize = 32_768;
 /// Number of state changes that are remembered until their reset: both happen within one system call or one packet.
 const JUST_NOW: usize = 256;
@@ -30,13 +32,25 @@ pub(crate) struct Close {
     pub(crate) after_peer: bool,
 }
 
+/// A close that is remembered.
+#[derive(Debug)]
+struct KnownClose {
+    ends: PackedEnds,
+    close: Close,
+    /// How many came before it.
+    number: u64,
+}
+
 /// The latest closes of this host.
 ///
 /// Connections in different network namespaces may have the same addresses: each socket has a close of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Closers {
-    closes: HashMap<Endpoints, Vec<Close>>,
-    order: VecDeque<Endpoints>,
+    /// A ring: the next one takes the place of the oldest.
+    closes: Vec<KnownClose>,
+    next: usize,
+    index: EndsIndex,
+    count: u64,
     /// Connections that went from CLOSE_WAIT to CLOSE. Only a reset causes that transition.
     cut_after_fin: VecDeque<(Endpoints, u64)>,
     /// Connections whose MPTCP socket was closed. If bytes were unread, that comes before the resets
@@ -44,39 +58,72 @@ pub(crate) struct Closers {
     mptcp: VecDeque<(Endpoints, u64)>,
 }
 
+impl Default for Closers {
+    fn default() -> Self {
+        Self {
+            // Pages that are not written to take no memory.
+            closes: Vec::with_capacity(MAX),
+            next: 0,
+            index: EndsIndex::with_capacity(MAX),
+            count: 0,
+            cut_after_fin: VecDeque::new(),
+            mptcp: VecDeque::new(),
+        }
+    }
+}
+
 impl Closers {
+    /// The positions of the closes with these ends.
+    fn all(&self, ends: &Endpoints) -> impl Iterator<Item = &KnownClose> + use<'_> {
+        let shown = |at: u32| self.closes[at as usize].ends;
+        self.index.all((*ends).into(), shown).map(|at| &self.closes[at as usize])
+    }
+
+    /// The position of the close with these ends that `is_it`.
+    fn find(&self, ends: &Endpoints, is_it: impl Fn(&Close) -> bool) -> Option<usize> {
+        let closes = &self.closes;
+        let mut all = self.index.all((*ends).into(), |at| closes[at as usize].ends).map(|at| at as usize);
+        all.find(|at| is_it(&closes[*at].close))
+    }
+
     pub(crate) fn closed(&mut self, ends: Endpoints, close: Close) {
-        let closes = self.closes.entry(ends).or_default();
-        if closes.is_empty() {
-            self.order.push_back(ends);
+        let number = self.count;
+        self.count += 1;
+        let mut at = self.find(&ends, |earlier| earlier.socket == close.socket);
+        if at.is_none() && self.all(&ends).count() >= TWINS {
+            let oldest = self.all(&ends).min_by_key(|known| known.number).map(|known| known.close.socket);
+            at = self.find(&ends, |twin| Some(twin.socket) == oldest);
         }
-        closes.retain(|earlier| earlier.socket != close.socket);
-        if closes.len() >= TWINS {
-            closes.remove(0);
+        let known = KnownClose { ends: ends.into(), close, number };
+        if let Some(at) = at {
+            self.closes[at] = known;
+            return;
         }
-        // Most connections have one.
-        closes.reserve_exact(1);
-        closes.push(close);
-        while self.order.len() > MAX {
-            if let Some(oldest) = self.order.pop_front() {
-                self.closes.remove(&oldest);
+        let at = self.next;
+        self.next = (at + 1) % MAX;
+        match self.closes.get_mut(at) {
+            Some(oldest) => {
+                self.index.remove(&oldest.ends, at as u32);
+                *oldest = known;
             }
+            None => self.closes.push(known),
         }
+        self.index.add(at as u32, |at| self.closes[at as usize].ends);
     }
 
     /// Notes that a socket was destroyed, and its cookie, by which the netlink message about it names the socket.
     pub(crate) fn destroyed(&mut self, ends: &Endpoints, socket: u64, cookie: u64) {
-        if let Some(closes) = self.closes.get_mut(ends) {
-            closes.iter_mut().filter(|close| close.socket == socket).for_each(|close| close.cookie = cookie);
+        if let Some(at) = self.find(ends, |close| close.socket == socket) {
+            self.closes[at].close.cookie = cookie;
         }
     }
 
     /// Notes in which namespace a destroyed socket was.
     pub(crate) fn place(&mut self, leftover: &Leftover) {
         let ends = (leftover.local, leftover.remote);
-        if let Some(closes) = self.closes.get_mut(&ends) {
-            let of_cookie = closes.iter_mut().filter(|close| close.cookie == leftover.cookie);
-            of_cookie.for_each(|close| close.namespace = leftover.namespace.or(close.namespace));
+        if let Some(at) = self.find(&ends, |close| close.cookie == leftover.cookie) {
+            let close = &mut self.closes[at].close;
+            close.namespace = leftover.namespace.or(close.namespace);
         }
     }
 
@@ -95,18 +142,17 @@ impl Closers {
 
     /// The close of a socket.
     pub(crate) fn of(&self, ends: &Endpoints, socket: u64) -> Option<&Close> {
-        self.closes.get(ends)?.iter().find(|close| close.socket == socket)
+        self.find(ends, |close| close.socket == socket).map(|at| &self.closes[at].close)
     }
 
     /// The close of a connection whose socket is gone; `None` as well if several namespaces had one with these addresses.
     pub(crate) fn of_connection(&self, ends: &Endpoints) -> Option<&Close> {
-        let closes = self.closes.get(ends)?;
-        let latest = closes.last()?;
-        let same = |close: &Close| {
-            close.namespace == latest.namespace
-                && (close.namespace.is_some() || close.process == latest.process)
+        let latest = &self.all(ends).max_by_key(|known| known.number)?.close;
+        let same = |known: &KnownClose| {
+            known.close.namespace == latest.namespace
+                && (known.close.namespace.is_some() || known.close.process == latest.process)
         };
-        closes.iter().all(same).then_some(latest)
+        self.all(ends).all(same).then_some(latest)
     }
 
     /// Whether this side had sent its FIN, and whether the peer's had arrived, when the reset ended the connection.
@@ -147,10 +193,30 @@ mod tests {
         assert_eq!(pid(closers.of(&ends, 3)), None);
         assert_eq!(closers.of_connection(&ends), None, "whose it was cannot be told");
         // Two connections in a row of one namespace.
-        for (close, cookie) in closers.closes.get_mut(&ends).unwrap().iter_mut().zip(1..) {
-            (close.cookie, close.namespace) = (cookie, Some(NamespaceId::from_inode(7)));
+        for (known, cookie) in closers.closes.iter_mut().zip(1..) {
+            (known.close.cookie, known.close.namespace) = (cookie, Some(NamespaceId::from_inode(7)));
         }
         assert_eq!(pid(closers.of_connection(&ends)), Some(20), "the latest");
         assert_eq!((closers.fins(&ends, 1), closers.fins(&ends, 3)), ((true, false), (false, false)));
+    }
+
+    /// The oldest make room, of all and of those with the same addresses; a socket has one close, its latest.
+    #[test]
+    fn the_oldest_closes_are_forgotten() {
+        let ends = |port: u64| (([10, 0, 0, 1], 80).into(), ([10, 0, 0, 2], port as u16).into());
+        let mut closers = Closers::default();
+        for number in 0..MAX as u64 + 2 {
+            closers.closed(ends(number), close(number, 10));
+        }
+        let kept = |closers: &Closers, number: u64| closers.of(&ends(number), number).is_some();
+        let kept_ends = [0, 1, 2, MAX as u64 - 1, MAX as u64 + 1].map(|number| kept(&closers, number));
+        assert_eq!(kept_ends, [false, false, true, true, true]);
+        assert_eq!((closers.closes.len(), closers.index.len()), (MAX, MAX));
+        // Of more sockets with the same addresses than are remembered; the one that closed again is not the oldest.
+        for number in (0..=8).chain([1, 9]) {
+            closers.closed(ends(9), close(1_000_000 + number, 20));
+        }
+        let known = (0..=9).filter(|number| closers.of(&ends(9), 1_000_000 + number).is_some());
+        assert_eq!(known.collect::<Vec<_>>(), [1, 3, 4, 5, 6, 7, 8, 9]);
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::Access;
-use crate::addresses::Addresses;
 pub(crate) use crate::addresses::Endpoints;
+use crate::addresses::{Addresses, PackedEnds};
 use crate::blind::Blind;
 use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
 use crate::kernel::perf::{Perf, PerfError, PerfRecord, Sample, Subscription};
@@ -61,8 +61,10 @@ impl From<PerfError> for CannotWatch {
     }
 }
 
-/// Most events that are kept until they are taken, 128 bytes each, before more are read. The rings may hold as many again.
+/// Most events that are kept until they are taken, 96 bytes each. What is more stays in the rings.
 const MOST_READ: usize = 65_536;
+/// Most events that are read at once, of all rings together.
+const READ_AT_ONCE: usize = 4_096;
 /// `IPPROTO_MPTCP`, as `inet_sock_set_state` has it.
 const MPTCP: u64 = 262;
 
@@ -100,7 +102,7 @@ pub(crate) struct SocketEvent {
     /// The socket's cookie; 0 if the event does not say.
     pub(crate) cookie: u64,
     /// The remote port is 0 if the kernel does not report the peer.
-    pub(crate) ends: Endpoints,
+    pub(crate) ends: PackedEnds,
     pub(crate) what: SocketChange,
 }
 
@@ -156,6 +158,10 @@ pub(crate) struct Kernel {
     younger: Vec<KernelEvent>,
     /// Events that were read, ordered by time.
     read: VecDeque<KernelEvent>,
+    /// Memory for events until they are ordered.
+    fresh: Vec<KernelEvent>,
+    /// Whether the rings held more at the last read.
+    is_behind: bool,
 }
 
 /// An open tracepoint: its format, and the meaning of its events.
@@ -230,7 +236,17 @@ impl Kernel {
         }
         let subscription = |point: &Point| Subscription { id: point.format.id, filter: point.kind.filter() };
         let perf = Perf::open(points.iter().map(subscription).collect())?;
-        Ok(Self { perf, points, leftovers: Vec::new(), blind, younger: Vec::new(), read: VecDeque::new() })
+        Ok(Self {
+            perf,
+            points,
+            leftovers: Vec::new(),
+            blind,
+            younger: Vec::new(),
+            // Pages that are not written to take no memory.
+            read: VecDeque::with_capacity(MOST_READ),
+            fresh: Vec::new(),
+            is_behind: false,
+        })
     }
 
     pub(crate) fn blind(&self) -> &[Blind] {
@@ -289,25 +305,28 @@ impl Kernel {
         all
     }
 
-    /// Reads the events up to now, to be taken by [`take`](Self::take), and calls `on_name` for new process names. As long as
-    /// [`MOST_READ`] were not taken nothing more is read: then the kernel counts what finds no room in the rings.
+    /// Reads events, to be taken by [`take`](Self::take), and calls `on_name` for new process names. No more than [`MOST_READ`]
+    /// are kept that were not taken: then the kernel counts what finds no room in the rings.
     ///
-    /// The rings are read one after the other. An event that is younger than the start of the call is kept for the next
-    /// call: an older one of another processor may not have been read.
+    /// The rings are read one after the other. An event that is younger than the start of the call, or than the last of a ring
+    /// that has more, is kept for the next call: an older one of another processor may not have been read.
     pub(crate) fn read(&mut self, mut on_name: impl FnMut(u32, &[u8])) {
-        if self.read.len() + self.younger.len() >= MOST_READ {
+        let room = MOST_READ.saturating_sub(self.read.len() + self.younger.len());
+        if room == 0 && !self.read.is_empty() {
             return;
         }
         let points = &self.points;
-        let mut fresh = std::mem::take(&mut self.younger);
-        let now_ns = self.perf.drain(|record| match record {
+        let fresh = &mut self.fresh;
+        fresh.append(&mut self.younger);
+        let drained = self.perf.drain(room.clamp(1, READ_AT_ONCE), |record| match record {
             PerfRecord::Sample(sample) => fresh.extend(decode(points, &sample)),
             PerfRecord::Name { pid, name } => on_name(pid, name),
         });
+        self.is_behind = drained.is_behind;
         fresh.sort_by_key(KernelEvent::time_ns);
-        let younger = fresh.partition_point(|event| event.time_ns() <= now_ns);
-        self.younger = fresh.split_off(younger);
-        self.read.extend(fresh);
+        let younger = fresh.partition_point(|event| event.time_ns() <= drained.until_ns);
+        self.younger.extend(fresh.drain(younger..));
+        self.read.extend(fresh.drain(..));
     }
 
     /// The events that were read and not taken, ordered by time.
@@ -325,9 +344,14 @@ impl Kernel {
         self.perf.count_lost();
     }
 
-    /// Whether an event is read and not taken.
+    /// Whether events that are older than some that were read are not taken, or not read.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_behind || !self.read.is_empty()
+    }
+
+    /// Whether an event is read and not taken, or was seen in a ring.
     pub(crate) fn has_more(&self) -> bool {
-        !self.younger.is_empty() || !self.read.is_empty()
+        self.is_behind() || !self.younger.is_empty()
     }
 }
 
@@ -396,7 +420,7 @@ fn decode(points: &[Point], sample: &Sample<'_>) -> Option<KernelEvent> {
         }
     };
     let Sample { time_ns, pid, thread, .. } = *sample;
-    let ends = point.addresses?.ends(raw)?;
+    let ends = point.addresses?.ends(raw)?.into();
     let number = |field: Option<Field>| field.and_then(|field| field.number(raw)).unwrap_or(0);
     let (socket, cookie) = (number(point.socket), number(point.cookie));
     Some(KernelEvent::Socket(SocketEvent { time_ns, pid, thread, socket, cookie, ends, what }))

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::kernel::leftovers::{Arrived, Leftover};
 use linger_why::{Cause, Confidence};
 
+use crate::addresses::PackedEnds;
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::Closers;
 use crate::diagnose;
@@ -63,11 +64,11 @@ pub(crate) struct HeldResets {
     count: usize,
     /// Sockets destroyed in the previous round for which no reset has come yet: if data arrives after the close, the kernel
     /// destroys the socket first and sends the reset afterwards.
-    early: HashMap<(Endpoints, u64), Leftover>,
+    early: Vec<Leftover>,
     /// The cookies of sockets destroyed lately, by the socket's address in the kernel.
     cookies: HashMap<u64, u64>,
     /// The connections of held resets by their sockets, and those of disconnected sockets by their cookies: both may be stale.
-    by_socket: HashMap<u64, Endpoints>,
+    by_socket: HashMap<u64, PackedEnds>,
     by_cookie: HashMap<u64, Endpoints>,
 }
 
@@ -89,7 +90,7 @@ impl HeldResets {
             // The kernel may have destroyed the socket before it sent the reset.
             held.cookie = self.cookies.get(&held.socket).copied().unwrap_or(0);
         }
-        self.by_socket.insert(held.socket, ends);
+        self.by_socket.insert(held.socket, ends.into());
         let of_connection = self.held.entry(ends).or_default();
         // Most connections have one.
         of_connection.reserve_exact(1);
@@ -141,8 +142,8 @@ impl HeldResets {
         self.cookies.insert(socket, cookie);
         let is_disconnected = ends.1.port() == 0;
         let held = if is_disconnected {
-            let of_socket =
-                self.by_socket.get(&socket).filter(|held| held.0.port() == ends.0.port()).copied();
+            let of_socket = self.by_socket.get(&socket).map(|held| Endpoints::from(*held));
+            let of_socket = of_socket.filter(|held| held.0.port() == ends.0.port());
             self.by_cookie.extend(of_socket.map(|ends| (cookie, ends)));
             of_socket.and_then(|ends| self.of(&ends, socket)).filter(|held| !held.gone)
         } else {
@@ -175,35 +176,15 @@ impl HeldResets {
         is_behind: bool,
     ) -> Vec<(Held, Endpoints)> {
         let mut settled = Vec::new();
-        let mut unmatched = HashMap::new();
-        let told = leftovers.into_iter().map(|leftover| (false, leftover));
-        let early = std::mem::take(&mut self.early).into_values().map(|leftover| (true, leftover));
-        for (is_early, leftover) in early.chain(told) {
-            let (ends, cookie) = ((leftover.local, leftover.remote), leftover.cookie);
-            if ends.1.port() == 0 {
-                self.place(&leftover);
-                continue;
+        let mut early = std::mem::take(&mut self.early);
+        // In its place: a host with many sockets has thousands of them.
+        early.retain(|leftover| !self.is_its(leftover, closers, &mut settled) && is_behind);
+        for leftover in &leftovers {
+            if !self.is_its(leftover, closers, &mut settled) && early.len() < MAX_SOCKETS {
+                early.push(*leftover);
             }
-            let exact = self.take_if(&ends, |held| held.cookie == cookie);
-            let Some(mut held) = exact.or_else(|| self.take_if(&ends, |held| held.is_of(cookie))) else {
-                if (is_behind || !is_early) && unmatched.len() < MAX_SOCKETS {
-                    unmatched.insert((ends, cookie), leftover);
-                }
-                continue;
-            };
-            let (fin_sent, fin_received) = closers.fins(&ends, held.socket);
-            held.reset.bytes = Bytes::of(&leftover, fin_sent, fin_received);
-            held.reset.namespace = held.reset.namespace.or(leftover.namespace);
-            if held.is_on_data() {
-                held.decide(leftover.arrived);
-            }
-            if held.reset.direction == Direction::Sent && held.reset.cause == Cause::DataAfterClose {
-                held.reset.bytes.unread = None;
-                held.reset.bytes.unknown = Some(Unknown::Uncounted);
-            }
-            settled.push((held, ends));
         }
-        self.early = unmatched;
+        self.early = early;
         let now = Instant::now();
         let crowded = self.count >= MAX;
         let over = |held: &Held| crowded || held.is_over(now);
@@ -212,15 +193,45 @@ impl HeldResets {
         }
         self.held.retain(|_, of_connection| !of_connection.is_empty());
         self.count = self.held.values().map(Vec::len).sum();
-        if self.count == 0 || self.by_socket.len() > MAX_SOCKETS {
+        if self.count == 0 || self.by_socket.len() > 2 * MAX {
             self.by_socket = self
                 .held
                 .iter()
-                .flat_map(|(ends, held)| held.iter().map(|held| (held.socket, *ends)))
+                .flat_map(|(ends, held)| held.iter().map(|held| (held.socket, (*ends).into())))
                 .collect();
             self.by_cookie.clear();
         }
         settled
+    }
+
+    /// Matches a destroyed socket with its reset, which is then complete. False if no reset has come for it.
+    fn is_its(
+        &mut self,
+        leftover: &Leftover,
+        closers: &Closers,
+        settled: &mut Vec<(Held, Endpoints)>,
+    ) -> bool {
+        let (ends, cookie) = ((leftover.local, leftover.remote), leftover.cookie);
+        if ends.1.port() == 0 {
+            self.place(leftover);
+            return true;
+        }
+        let exact = self.take_if(&ends, |held| held.cookie == cookie);
+        let Some(mut held) = exact.or_else(|| self.take_if(&ends, |held| held.is_of(cookie))) else {
+            return false;
+        };
+        let (fin_sent, fin_received) = closers.fins(&ends, held.socket);
+        held.reset.bytes = Bytes::of(leftover, fin_sent, fin_received);
+        held.reset.namespace = held.reset.namespace.or(leftover.namespace);
+        if held.is_on_data() {
+            held.decide(leftover.arrived);
+        }
+        if held.reset.direction == Direction::Sent && held.reset.cause == Cause::DataAfterClose {
+            held.reset.bytes.unread = None;
+            held.reset.bytes.unknown = Some(Unknown::Uncounted);
+        }
+        settled.push((held, ends));
+        true
     }
 
     /// Notes the namespace of a socket that was disconnected: of it only the cookie is left.

@@ -14,6 +14,7 @@ mod cgroup;
 mod closers;
 mod counted;
 mod diagnose;
+mod ends_index;
 mod events;
 mod exits;
 #[cfg(feature = "export")]

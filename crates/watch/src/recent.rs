@@ -27,6 +27,8 @@ const PORT: u64 = 1_000_000_000;
 const AFTER: u64 = 50_000_000;
 /// Most resets with the same two addresses that are remembered, each of a connection of its own.
 const TWINS: usize = 8;
+/// Number of opinions that resets share.
+const OPINIONS: usize = 8;
 /// Number of echoes remembered that may turn out to be resets of other connections; the oldest are forgotten first.
 const SUSPECTS: usize = 1_024;
 
@@ -34,7 +36,7 @@ const SUSPECTS: usize = 1_024;
 #[derive(Debug)]
 struct SentReset {
     time_ns: u64,
-    opinion: Opinion,
+    opinion: Arc<Opinion>,
     process: Option<(NamedProcess, ProcessRole)>,
     namespace: Option<NamespaceId>,
     /// Echoes that are not reported yet.
@@ -89,6 +91,8 @@ pub(crate) struct RecentResets {
     /// Resets with echoes to report.
     echoed: Vec<ResetKey>,
     suspects: VecDeque<Suspect>,
+    /// The latest opinions: many resets share one.
+    opinions: VecDeque<Arc<Opinion>>,
 }
 
 impl RecentResets {
@@ -100,6 +104,19 @@ impl RecentResets {
         if !address.is_unspecified() {
             self.own.insert(address);
         }
+    }
+
+    /// The opinion, in the memory of an earlier one that says the same.
+    fn shared(&mut self, opinion: Opinion) -> Arc<Opinion> {
+        if let Some(known) = self.opinions.iter().rev().find(|known| ***known == opinion) {
+            return known.clone();
+        }
+        if self.opinions.len() >= OPINIONS {
+            self.opinions.pop_front();
+        }
+        let opinion = Arc::new(opinion);
+        self.opinions.push_back(opinion.clone());
+        opinion
     }
 
     /// Remembers a reset that is no echo.
@@ -119,6 +136,7 @@ impl RecentResets {
         } else {
             self.by_remote.insert(ends.1, ends);
         }
+        let opinion = self.shared(opinion);
         let sent = SentReset { time_ns, opinion, process, namespace: None, echoes: 0, young: 0, receiver: 0 };
         let twins = self.sent.entry(ends).or_default();
         // Most connections have one.
@@ -180,9 +198,10 @@ impl RecentResets {
     }
 
     /// Corrects the cause of a reset and notes its namespace, once more is known of it.
-    pub(crate) fn correct(&mut self, key: &ResetKey, opinion: &Opinion, namespace: Option<NamespaceId>) {
+    pub(crate) fn correct(&mut self, key: &ResetKey, opinion: Opinion, namespace: Option<NamespaceId>) {
+        let opinion = self.shared(opinion);
         let Some(sent) = self.of(key) else { return };
-        sent.opinion = opinion.clone();
+        sent.opinion = opinion;
         sent.namespace = namespace;
         if namespace.is_some() {
             self.by_port.insert((key.0.0.port(), namespace), key.0);
@@ -278,7 +297,7 @@ impl RecentResets {
             sent.echoes -= count;
             let is_left = sent.echoes > 0;
             let process = sent.process.as_ref().map(|(process, _)| process.clone());
-            let (opinion, namespace) = (sent.opinion.clone(), sent.namespace);
+            let (opinion, namespace) = ((*sent.opinion).clone(), sent.namespace);
             if count > 0 {
                 told.push(Echoes { ends: key.0, opinion, process, namespace, count });
             }

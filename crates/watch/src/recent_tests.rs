@@ -52,14 +52,14 @@ fn an_echo_is_of_a_namespace_in_which_it_can_have_been_sent() {
             recent.original(&packet, later, places).map(|(_, time_ns)| time_ns)
         };
         assert_eq!(original(&recent, &[there]), Some(SECOND), "where the first was sent is not known yet");
-        recent.correct(&(ends, SECOND), &first, Some(here));
+        recent.correct(&(ends, SECOND), first.clone(), Some(here));
         for places in [&[here][..], &[there, here], &[]] {
             assert_eq!(original(&recent, places), Some(SECOND), "{places:?}");
         }
         assert_eq!(original(&recent, &[there]), None, "another namespace");
         // One of the other namespace came in between: each has its own.
         recent.sent(SECOND + 1, ends, first.clone(), None);
-        recent.correct(&(ends, SECOND + 1), &first, Some(there));
+        recent.correct(&(ends, SECOND + 1), first.clone(), Some(there));
         assert_eq!(original(&recent, &[there]), Some(SECOND + 1));
         assert_eq!(original(&recent, &[here]), Some(SECOND));
     }

@@ -194,6 +194,7 @@ impl Resets {
 
     fn take_of_socket(&mut self, happening: SocketEvent) {
         let SocketEvent { time_ns, pid, thread, socket, cookie, ends, what } = happening;
+        let ends = Endpoints::from(ends);
         self.recent.own(ends.0.ip());
         match what {
             // The peer's FIN had arrived, and then a reset ended the connection.
@@ -429,7 +430,7 @@ impl Resets {
             if !has_socket {
                 reset.namespace = reset.namespace.or_else(|| closed_in(&self.closers, &reset));
             }
-            self.recent.correct(&(ends, time_ns), &reset.opinion(), reset.namespace);
+            self.recent.correct(&(ends, time_ns), reset.opinion(), reset.namespace);
             match ended {
                 Some(pid) if reset.cause == Cause::ProcessGone => self.ended.add(pid, reset),
                 _ if Places::may_learn(&reset) => self.places.wait(reset),

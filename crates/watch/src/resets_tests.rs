@@ -17,13 +17,13 @@ fn resident() -> u64 {
 fn reset_connection(number: u32) -> [SocketEvent; 5] {
     let server = SocketAddr::from(([10, 0, 0, 1], 80));
     let client = SocketAddr::from((std::net::Ipv4Addr::from(0x0b00_0000 + number), 40_000));
-    let event = |at: u32, ends, end: u32, what| SocketEvent {
+    let event = |at: u32, ends: Endpoints, end: u32, what| SocketEvent {
         time_ns: 1_000_000_000 + u64::from(number * 10 + at),
         pid: std::process::id(),
         thread: std::process::id(),
         socket: u64::from(number * 2 + end + 1),
         cookie: u64::from(number * 2 + end + 1),
-        ends,
+        ends: ends.into(),
         what,
     };
     let reason = Some("TCP_ABORT_ON_CLOSE".into());

@@ -173,8 +173,7 @@ impl Watcher {
             self.read();
             return Ok(self.told());
         }
-        let is_behind =
-            !self.kernel.waiting().is_empty() || self.recorder.as_ref().is_some_and(Recorder::is_behind);
+        let is_behind = self.kernel.is_behind() || self.recorder.as_ref().is_some_and(Recorder::is_behind);
         let most = if is_behind {
             Duration::ZERO
         } else if self.many {
@@ -289,11 +288,11 @@ impl Watcher {
             self.overflowed = false;
         }
         self.take_events();
-        let done = if self.kernel.waiting().is_empty() {
-            self.resets.settle(leftovers, &dead, false)
-        } else {
+        let done = if self.kernel.is_behind() {
             // A process that has ended may have resets among the events that are left.
             self.resets.settle(leftovers, &[], true)
+        } else {
+            self.resets.settle(leftovers, &dead, false)
         };
         self.tell(done, &mut notices);
         self.tell_recorded(&mut notices);

@@ -27,6 +27,19 @@ impl From<io::Error> for PerfError {
     }
 }
 
+/// How many events of a ring are read before another's turn comes.
+const LEAST_PIECE: usize = 16;
+const MOST_PIECE: usize = 1_024;
+
+/// The result of [`Perf::drain`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PerfDrained {
+    /// Every event up to this time was passed on (nanoseconds since 1970).
+    pub(crate) until_ns: u64,
+    /// Whether a ring had more.
+    pub(crate) is_behind: bool,
+}
+
 /// Open tracepoints on all processors.
 #[derive(Debug)]
 pub(crate) struct Perf {
@@ -141,9 +154,9 @@ impl Perf {
         }
     }
 
-    /// Passes all pending records to `on_record`, one processor after the other. Returns the time at which the call began,
-    /// in nanoseconds since 1970: every event up to then was passed on.
-    pub(crate) fn drain(&mut self, mut on_record: impl FnMut(PerfRecord<'_>)) -> u64 {
+    /// Passes pending records to `on_record`, about `most` events: a piece of each ring, of that which is behind first, so that
+    /// little is read that is younger than what is left in another.
+    pub(crate) fn drain(&mut self, most: usize, mut on_record: impl FnMut(PerfRecord<'_>)) -> PerfDrained {
         // Tracepoints may fire in an interrupt, where only the monotonic clock can be read.
         let now = clock(ClockId::Monotonic);
         let offset = clock(ClockId::Realtime).wrapping_sub(now);
@@ -153,10 +166,20 @@ impl Perf {
             }
             on_record(record);
         };
-        for ring in &mut self.rings {
-            self.lost += ring.drain(&mut on_record);
+        let piece = (most / self.rings.len().max(1)).clamp(LEAST_PIECE, MOST_PIECE);
+        let mut left = most;
+        loop {
+            let until = self.rings.iter().map(|ring| ring.read_until).min().unwrap_or(now);
+            if until >= now || left == 0 {
+                let is_behind = until < now;
+                return PerfDrained { until_ns: until.min(now).wrapping_add(offset), is_behind };
+            }
+            for ring in self.rings.iter_mut().filter(|ring| ring.read_until <= until) {
+                let drained = ring.drain(piece.min(left), now, &mut on_record);
+                self.lost += drained.lost;
+                left -= drained.events.min(left);
+            }
         }
-        now.wrapping_add(offset)
     }
 
     /// Asks each event how many of its records the kernel dropped (`PERF_FORMAT_LOST`, Linux 6.0). A full ring says so by a
@@ -241,7 +264,7 @@ mod tests {
         });
         let own = thread.join().unwrap();
         let mut events = 0;
-        perf.drain(|record| {
+        perf.drain(usize::MAX, |record| {
             // Not those of other tests, nor of packets that arrive while they run.
             events += usize::from(matches!(record, PerfRecord::Sample(sample) if sample.thread == own))
         });
@@ -262,6 +285,51 @@ mod tests {
         perf.follow_processors(&Access::default()).unwrap();
         assert_eq!(perf.rings.len(), all.len());
         assert!(events_of_a_connection(&mut perf, last) > 0);
+    }
+
+    /// Whatever is read at a time: all of it comes, and nothing that is older than what all were said to be read up to.
+    #[test]
+    fn what_is_read_in_pieces_is_all_and_in_order() {
+        let all = processors().unwrap();
+        let Some(mut perf) = on(&all) else { return };
+        let events = |perf: &mut Perf, most: usize| {
+            let mut times = Vec::new();
+            let drained = perf.drain(most, |record| {
+                if let PerfRecord::Sample(sample) = record {
+                    times.push(sample.time_ns);
+                }
+            });
+            (times, drained)
+        };
+        events(&mut perf, usize::MAX);
+        // Connections on one processor after the other, each younger than those before.
+        let made: usize = all.iter().rev().map(|cpu| connections_on(*cpu, 20)).sum();
+        let (mut seen, mut until, mut rounds) = (0, 0, 0);
+        loop {
+            let (times, drained) = events(&mut perf, 20);
+            assert!(times.iter().all(|time| *time > until), "{times:?} after {until}");
+            assert!(times.len() <= 20 && drained.until_ns >= until);
+            (seen, until, rounds) = (seen + times.len(), drained.until_ns, rounds + 1);
+            if !drained.is_behind {
+                break;
+            }
+        }
+        assert!(seen >= made * 2 && rounds > all.len(), "{seen} of {made} in {rounds}");
+    }
+
+    /// Makes connections on a processor, of each of which there are two changes of state at least.
+    fn connections_on(cpu: i32, count: usize) -> usize {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu as usize);
+        let thread = std::thread::spawn(move || {
+            rustix::thread::sched_setaffinity(None, &set).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            for _ in 0..count {
+                drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            }
+        });
+        thread.join().unwrap();
+        count
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub(crate) struct Ring {
     start: NonNull<u8>,
     page: usize,
     pub(crate) size: usize,
+    /// All events up to this time were read (monotonic clock, nanoseconds).
+    pub(crate) read_until: u64,
 }
 
 // SAFETY: the mapping belongs to this value alone and is tied to no thread.
@@ -113,6 +115,17 @@ impl From<io::Error> for RingError {
     fn from(error: io::Error) -> Self {
         Self::Other(error)
     }
+}
+
+/// The result of [`Ring::drain`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RingDrained {
+    /// Events that were passed on.
+    pub(crate) events: usize,
+    /// The time of the last of them (monotonic clock, nanoseconds).
+    last: u64,
+    /// Events that the kernel dropped, by the records about that.
+    pub(crate) lost: u64,
 }
 
 impl Ring {
@@ -147,7 +160,7 @@ impl Ring {
     pub(crate) fn of_events(events: Vec<OwnedFd>, cpu: i32, size: usize) -> Result<Self, RingError> {
         let page = rustix::param::page_size();
         let Some(first) = events.first() else {
-            return Ok(Self { cpu, events, start: NonNull::dangling(), page, size });
+            return Ok(Self { cpu, events, start: NonNull::dangling(), page, size, read_until: 0 });
         };
         // SAFETY: a new shared mapping at an address of the kernel's choice, over the event's own ring.
         let address = unsafe {
@@ -166,7 +179,7 @@ impl Ring {
             return Err(if locked { RingError::Locked } else { error.into() });
         }
         let start = NonNull::new(address.cast()).ok_or_else(|| io::Error::other("a mapping at address 0"))?;
-        Ok(Self { cpu, events, start, page, size })
+        Ok(Self { cpu, events, start, page, size, read_until: 0 })
     }
 
     /// How many events were lost, by the events' own counts (`PERF_FORMAT_LOST`).
@@ -202,15 +215,26 @@ impl Ring {
         }
     }
 
-    /// Passes all records of the ring to `on_record`. Returns how many events were lost, by the records about that.
-    pub(crate) fn drain(&mut self, on_record: &mut impl FnMut(PerfRecord<'_>)) -> u64 {
+    /// Passes the records of the ring to `on_record`, up to `most` events. `now` is the time.
+    pub(crate) fn drain(
+        &mut self,
+        most: usize,
+        now: u64,
+        on_record: &mut impl FnMut(PerfRecord<'_>),
+    ) -> RingDrained {
+        let mut drained = RingDrained::default();
         if self.events.is_empty() {
-            return 0;
+            self.read_until = now;
+            return drained;
         }
         let head = self.word(HEAD).load(Ordering::Acquire);
         let mut tail = self.word(TAIL).load(Ordering::Relaxed);
-        let (mut record, mut lost) = (Vec::new(), 0);
+        let (mut record, mut read_until) = (Vec::new(), now);
         while tail != head {
+            if drained.events >= most {
+                read_until = drained.last.min(now);
+                break;
+            }
             self.copy(tail, 8, &mut record);
             let kind = u32::from_ne_bytes([record[0], record[1], record[2], record[3]]);
             let length = usize::from(u16::from_ne_bytes([record[6], record[7]]));
@@ -222,9 +246,10 @@ impl Ring {
             self.copy(tail, length, &mut record);
             tail = tail.wrapping_add(length as u64);
             match kind {
-                RECORD_LOST => lost += word64(&record, 16).unwrap_or(0),
+                RECORD_LOST => drained.lost += word64(&record, 16).unwrap_or(0),
                 RECORD_SAMPLE => {
                     if let Some(sample) = sample(&record) {
+                        (drained.events, drained.last) = (drained.events + 1, sample.time_ns);
                         on_record(PerfRecord::Sample(sample));
                     }
                 }
@@ -237,7 +262,8 @@ impl Ring {
             }
         }
         self.word(TAIL).store(tail, Ordering::Release);
-        lost
+        self.read_until = self.read_until.max(read_until);
+        drained
     }
 }
 

@@ -18,7 +18,7 @@ const FILES: u64 = 8;
 const LARGEST: u64 = 64 << 20;
 
 /// Most bytes that are collected before they are written.
-const MOST_COLLECTED: usize = 1 << 20;
+const MOST_COLLECTED: usize = 256 << 10;
 
 /// Where a reset will be written.
 #[derive(Clone, Debug, PartialEq, Eq)]

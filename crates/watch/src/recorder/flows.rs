@@ -1,12 +1,13 @@
 //! [`Flows`]: the last packets of each connection, in bounded memory. The connection that is idle longest makes room.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use linger_packet::{Flags, LinkType, Segment};
 
-use super::slots::{NONE, PacketList, PacketSlots};
-use crate::addresses::Endpoints;
+use super::slots::{NONE, PacketList, PacketSlots, SeenAt};
+use crate::addresses::{Endpoints, PackedEnds};
+use crate::ends_index::EndsIndex;
 use crate::kernel::tap::SeenPacket;
 
 /// Most connections with packets.
@@ -22,9 +23,6 @@ const SAME_SENDER: u64 = 20_000_000;
 /// Resets by sender that are remembered.
 const MOST_RESETS: usize = 4_096;
 
-/// Where a connection was seen: interface and VLAN.
-type SeenAt = (u32, Option<(u16, u16)>);
-
 /// A connection's ends, the lower first.
 type Ends = (SocketAddr, SocketAddr);
 
@@ -39,7 +37,7 @@ struct SeenReset {
 /// The packets of one connection at one place.
 #[derive(Debug)]
 struct KeptFlow {
-    ends: Ends,
+    ends: PackedEnds,
     place: SeenAt,
     packets: PacketList,
     /// The sequence number of the SYN that began it.
@@ -76,7 +74,8 @@ pub(crate) struct Flows {
     slots: PacketSlots,
     flows: Vec<KeptFlow>,
     free: Vec<u32>,
-    newest: HashMap<Ends, u32>,
+    /// The newest flow with the same ends.
+    newest: EndsIndex,
     /// The flow that is idle longest, and the one with the latest packet.
     idlest: u32,
     busiest: u32,
@@ -90,9 +89,10 @@ impl Flows {
     pub(crate) fn new(memory: usize, snap: usize, per_flow: u32) -> Self {
         Self {
             slots: PacketSlots::new(memory, snap),
-            flows: Vec::new(),
+            // Pages that are not written to take no memory.
+            flows: Vec::with_capacity(MOST_FLOWS),
             free: Vec::new(),
-            newest: HashMap::new(),
+            newest: EndsIndex::with_capacity(MOST_FLOWS),
             idlest: NONE,
             busiest: NONE,
             per_flow: per_flow.max(1),
@@ -124,7 +124,7 @@ impl Flows {
         if is_reset && flow.reset.is_none() {
             flow.reset = Some(SeenReset { time_ns: packet.time_ns, after: 0 });
             flow.written = None;
-            let ends = flow.ends;
+            let ends = flow.ends.into();
             if self.resets.len() == MOST_RESETS {
                 self.resets.pop_front();
             }
@@ -172,9 +172,9 @@ impl Flows {
         if self.free.is_empty() && self.flows.len() == MOST_FLOWS {
             self.evict(self.idlest);
         }
-        let before = self.newest.get(&ends).copied().unwrap_or(NONE);
+        let before = self.newest(&ends).unwrap_or(NONE);
         let flow = KeptFlow {
-            ends,
+            ends: ends.into(),
             place,
             packets: PacketList::default(),
             began,
@@ -194,14 +194,22 @@ impl Flows {
                 self.flows.len() as u32 - 1
             }
         };
-        self.newest.insert(ends, at);
+        if before == NONE {
+            self.newest.add(at, |at| self.flows[at as usize].ends);
+        } else {
+            self.newest.replace(&ends.into(), before, at);
+        }
         self.link(at);
         at
     }
 
+    fn newest(&self, ends: &Ends) -> Option<u32> {
+        self.newest.all((*ends).into(), |at| self.flows[at as usize].ends).next()
+    }
+
     /// The flows with these ends, the newest first.
     fn alike(&self, ends: Ends) -> impl Iterator<Item = u32> {
-        let first = self.newest.get(&ends).copied();
+        let first = self.newest(&ends);
         std::iter::successors(first, |at| Some(self.flows[*at as usize].alike).filter(|next| *next != NONE))
     }
 
@@ -239,14 +247,14 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(at as usize) else { return };
         self.slots.clear(&mut flow.packets);
         let (ends, next) = (flow.ends, flow.alike);
-        let before = self.alike(ends).find(|other| self.flows[*other as usize].alike == at);
+        let before = self.alike(ends.into()).find(|other| self.flows[*other as usize].alike == at);
         match before {
             Some(before) => self.flows[before as usize].alike = next,
             None if next == NONE => {
-                self.newest.remove(&ends);
+                self.newest.remove(&ends, at);
             }
             None => {
-                self.newest.insert(ends, next);
+                self.newest.replace(&ends, at, next);
             }
         }
         self.unlink(at);
@@ -303,7 +311,7 @@ impl Flows {
     /// The packets of these flows, in the order of their times.
     pub(crate) fn packets(&self, matching: &Matching) -> Vec<SeenPacket<'_>> {
         let flows = matching.flows.iter().filter_map(|at| self.flows.get(*at as usize));
-        let mut all: Vec<_> = flows.flat_map(|flow| self.slots.iter(flow.packets, flow.place.0)).collect();
+        let mut all: Vec<_> = flows.flat_map(|flow| self.slots.iter(flow.packets, flow.place)).collect();
         all.sort_by_key(|packet| packet.time_ns);
         all
     }

@@ -34,8 +34,8 @@ use crate::kernel::tap::{BLOCK_TIMEOUT, PacketRing};
 use crate::live_reset::{BoxedReset, Direction, LiveReset};
 use crate::recorded::{Agreement, JudgedReset, Recorded, judge, verdict_on};
 
-/// Memory for packets; with connections, the ring and what is to be written, the recorder takes about 32 MiB at most.
-const MEMORY: usize = 16 << 20;
+/// Memory for packets; with connections, the ring and what is to be written, the recorder takes about 30 MiB at most.
+const MEMORY: usize = 14 << 20;
 /// How long a reset waits for its packet: the kernel hands packets over by the block.
 const PATIENCE: Duration = Duration::from_millis(3 * BLOCK_TIMEOUT.as_millis() as u64);
 /// Most resets that wait. More are written as they come, with the packets that are there.

@@ -2,6 +2,9 @@
 
 use crate::kernel::tap::{LinkAddress, SeenPacket};
 
+/// Where a connection was seen: interface and VLAN.
+pub(crate) type SeenAt = (u32, Option<(u16, u16)>);
+
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
 
@@ -10,12 +13,11 @@ pub(crate) const NONE: u32 = u32::MAX;
 struct PacketSlot {
     time_ns: u64,
     wire_len: u32,
-    length: u32,
     /// The next packet of the connection, or the next free slot.
     next: u32,
     link: LinkAddress,
+    length: u16,
     protocol: u16,
-    vlan: Option<(u16, u16)>,
 }
 
 /// A list of packets, the oldest first.
@@ -59,15 +61,15 @@ impl PacketSlots {
     /// Appends a packet to a list. There must be room.
     pub(crate) fn append(&mut self, list: &mut PacketList, packet: &SeenPacket<'_>) {
         debug_assert!(!self.is_full());
-        let data = &packet.data[..packet.data.len().min(self.snap)];
+        let data = &packet.data[..packet.data.len().min(self.snap).min(usize::from(u16::MAX))];
         let slot = PacketSlot {
             time_ns: packet.time_ns,
             wire_len: packet.wire_len,
-            length: data.len() as u32,
             next: NONE,
             link: packet.link,
+            // A packet of IP is no longer.
+            length: data.len() as u16,
             protocol: packet.protocol,
-            vlan: packet.vlan,
         };
         let at = self.free;
         let at = match self.slots.get_mut(at as usize) {
@@ -110,8 +112,12 @@ impl PacketSlots {
         }
     }
 
-    /// The packets of a list, the oldest first. The interface is the connection's.
-    pub(crate) fn iter(&self, list: PacketList, interface: u32) -> impl Iterator<Item = SeenPacket<'_>> {
+    /// The packets of a list, the oldest first, which were all seen at one interface and VLAN.
+    pub(crate) fn iter(
+        &self,
+        list: PacketList,
+        (interface, vlan): SeenAt,
+    ) -> impl Iterator<Item = SeenPacket<'_>> {
         let mut at = list.first as usize;
         std::iter::from_fn(move || {
             let slot = self.slots.get(at)?;
@@ -123,7 +129,7 @@ impl PacketSlots {
                 interface,
                 link: slot.link,
                 protocol: slot.protocol,
-                vlan: slot.vlan,
+                vlan,
                 data: &self.bytes[start..start + slot.length as usize],
             })
         })
@@ -151,7 +157,7 @@ mod tests {
         slots.drop_first(&mut one);
         slots.append(&mut two, &packet(12, b"ef"));
         let shown = |slots: &PacketSlots, list| -> Vec<(u64, Vec<u8>)> {
-            slots.iter(list, 1).map(|packet| (packet.time_ns, packet.data.to_vec())).collect()
+            slots.iter(list, (1, None)).map(|packet| (packet.time_ns, packet.data.to_vec())).collect()
         };
         assert_eq!(shown(&slots, one), [(1, b"ab".to_vec())], "cut to what is kept");
         assert_eq!(shown(&slots, two), [(10, b"d".to_vec()), (11, b"d".to_vec()), (12, b"ef".to_vec())]);
