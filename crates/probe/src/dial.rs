@@ -47,7 +47,7 @@ pub(crate) fn connect(
     Ok(Dialed { socket, round_trip: started.elapsed() })
 }
 
-struct Attempt {
+struct Dialing {
     index: usize,
     socket: Socket,
     started: Instant,
@@ -64,7 +64,7 @@ pub(crate) fn first(
     deadline: &Deadline,
 ) -> Result<FirstReached, Vec<(usize, io::Error)>> {
     let until = deadline.bound(Instant::now() + patience);
-    let (mut waiting, mut failed) = (Vec::<Attempt>::new(), Vec::new());
+    let (mut waiting, mut failed) = (Vec::<Dialing>::new(), Vec::new());
     let (mut next, mut next_at) = (0, Instant::now());
     loop {
         let now = Instant::now();
@@ -77,7 +77,7 @@ pub(crate) fn first(
                     let silent = waiting.iter().map(|attempt| attempt.index).collect();
                     return Ok(FirstReached { index, dialed, attempts: next, failed, silent });
                 }
-                Ok((socket, false)) => waiting.push(Attempt { index, socket, started: now }),
+                Ok((socket, false)) => waiting.push(Dialing { index, socket, started: now }),
                 Err(error) => failed.push((index, error)),
             }
             continue;
@@ -89,7 +89,7 @@ pub(crate) fn first(
         }
         let wake = if next < addresses.len() { until.min(next_at) } else { until };
         for at in ready(&waiting, wake.saturating_duration_since(now)).into_iter().rev() {
-            let Attempt { index, socket, started } = waiting.swap_remove(at);
+            let Dialing { index, socket, started } = waiting.swap_remove(at);
             match socket.take_error() {
                 Ok(None) => {
                     let dialed = Dialed { socket, round_trip: started.elapsed() };
@@ -119,7 +119,7 @@ fn begin(address: &SockAddr, within: Duration) -> io::Result<(Socket, bool)> {
 }
 
 /// The attempts that have come to an end, well or not, by their places in ascending order.
-fn ready(waiting: &[Attempt], longest: Duration) -> Vec<usize> {
+fn ready(waiting: &[Dialing], longest: Duration) -> Vec<usize> {
     let timeout = Timespec::try_from(longest).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
     let mut fds: Vec<PollFd<'_>> =
         waiting.iter().map(|attempt| PollFd::new(&attempt.socket, PollFlags::OUT)).collect();

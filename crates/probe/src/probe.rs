@@ -97,13 +97,13 @@ pub fn probe(
 }
 
 /// Where a probe goes, and whether it may ask more than a visitor does there.
-struct Entry {
+struct WayIn {
     route: Route,
     active: bool,
 }
 
 /// Finds the addresses, and refuses what is not to be asked of them.
-fn enter(target: &Target, config: &ProbeConfig) -> Result<Entry, ProbeError> {
+fn enter(target: &Target, config: &ProbeConfig) -> Result<WayIn, ProbeError> {
     let name = || target.to_string();
     let is_http = matches!(target.scheme, Scheme::Http | Scheme::Https) && target.unix.is_none();
     if config.http2 && !matches!(target.scheme, Scheme::Http | Scheme::Https) {
@@ -135,7 +135,7 @@ fn enter(target: &Target, config: &ProbeConfig) -> Result<Entry, ProbeError> {
     // A method that may change something is not sent to a server that others use, too.
     match config.method.as_ref().filter(|method| !active && !method.is_safe()) {
         Some(method) => Err(ProbeError::NotSafe(method.name().to_owned())),
-        None => Ok(Entry { route, active }),
+        None => Ok(WayIn { route, active }),
     }
 }
 
@@ -155,10 +155,10 @@ struct Reached {
 fn reach(
     target: &Target,
     config: &ProbeConfig,
-    entry: Entry,
+    entry: WayIn,
 ) -> Result<(Prober, TrialResult, Reached), ProbeError> {
     let name = target.to_string();
-    let Entry { route, active } = entry;
+    let WayIn { route, active } = entry;
     let (deadline, spent) = (Deadline::after(config.within), Arc::new(Spent::default()));
     let (mut left, mut unreached) = (route.addresses, Vec::new());
     let mut failed = ProbeError::NoAnswer { target: name.clone(), reason: "it has no address".into() };
@@ -283,7 +283,7 @@ pub struct ProbePlan {
 /// # Errors
 /// Returns an error if the target's name cannot be resolved, and those of [`probe`] that are known before anything is sent.
 pub fn will_ask(target: &Target, config: &ProbeConfig) -> Result<ProbePlan, ProbeError> {
-    let Entry { route, active } = enter(target, config)?;
+    let WayIn { route, active } = enter(target, config)?;
     let cost = |check| (active || is_quiet(check)).then(|| cost(check, config, active));
     let costs = questions(config, active).into_iter().map(|check| (check, cost(check))).collect();
     // Three plain requests where responses have no framing; of other addresses the first attempt may be in vain.
