@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::check::Check;
+use crate::direction::{ConnectRule, ResolveRule};
 use crate::proxy::Proxy;
 use crate::request::{AskedMethod, HeaderField};
-use crate::route::{ConnectRule, ResolveRule};
 
 /// The values of [`ProbeConfig::default`], with their reasons.
 pub mod defaults {

@@ -5,7 +5,7 @@ use std::io;
 use linger_untrusted::Untrusted;
 
 use crate::no_response::NoResponse;
-use crate::proxy::is_no_tunnel;
+use crate::tunnel::is_no_tunnel;
 
 /// Why a server could not be probed.
 #[derive(Debug, thiserror::Error)]

@@ -14,16 +14,17 @@ use crate::counters::CounterSource;
 use crate::deadline::Deadline;
 use crate::dial;
 use crate::dialect::Dialect;
+use crate::direction::instead;
 use crate::error::ProbeError;
 use crate::finding::{ProbeReport, UnreachedAddress};
 use crate::judge::is_gateways_failure;
 use crate::learn::plain;
 use crate::model::{Lengths, Model};
 use crate::prober::Prober;
-use crate::proxy::Tunnel;
-use crate::route::{Route, instead};
+use crate::route::Route;
 use crate::seen::TrialResult;
 use crate::target::{Scheme, Target, is_here, is_near};
+use crate::tunnel::Tunnel;
 use crate::witness::Witness;
 
 /// Asks a server all the questions of `config`. After each answer, calls `told` with the report so far.

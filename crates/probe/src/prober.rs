@@ -13,7 +13,7 @@ use crate::deadline::Deadline;
 use crate::dial::{self, Dialed};
 use crate::dialect::Dialect;
 use crate::model::Model;
-use crate::proxy::Tunnel;
+use crate::tunnel::Tunnel;
 use crate::wire::{ClientStream, TlsName};
 use crate::witness::Witness;
 
