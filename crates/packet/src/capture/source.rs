@@ -161,7 +161,7 @@ impl Source for FileStream {
         if self.block.end - self.block.start < length {
             self.fill(length)?;
         }
-        let Block { bytes, start, end } = &self.block;
+        let Block { bytes, start, end, .. } = &self.block;
         Ok(&bytes[*start..*end.min(&(start + length))])
     }
 
