@@ -3,11 +3,12 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use common::host::{Host, LINGER, default_target, deployed, service};
@@ -217,10 +218,15 @@ fn the_pods_rights_are_enough_and_each_lack_has_its_line() {
     ends(watch(&without("+perfmon").replace("+sys_admin,", ""), 8 << 20, few_files), &["CAP_PERFMON"]);
 }
 
-/// A `linger watch` whose standard error is read line by line.
+/// How long a line may take to come.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A `linger watch`, whose two outputs are read as they come: it waits for whoever reads neither, and tells every reset of the
+/// machine, those of other tests too.
 struct Watch {
     child: Child,
-    said: BufReader<ChildStderr>,
+    out: Receiver<String>,
+    said: Receiver<String>,
 }
 
 impl Watch {
@@ -228,34 +234,65 @@ impl Watch {
         let mut command = linger(&["watch", "-v"]);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stderr.take().unwrap());
-        Self { child, said }
+        let (out, said) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        Self { child, out, said }
     }
 
     /// The next line that it says with these words; the lines before are added to `all`. `None` at the end.
-    fn line(&mut self, words: &str, all: &mut String) -> Option<String> {
+    fn line(&self, words: &str, all: &mut String) -> Option<String> {
         loop {
-            let mut line = String::new();
-            if self.said.read_line(&mut line).unwrap() == 0 {
-                return None;
-            }
+            let line = match self.said.recv_timeout(BOUND) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => panic!("no line with {words:?}: {all}"),
+            };
             all.push_str(&line);
+            all.push('\n');
             if line.contains(words) {
                 return Some(line);
             }
         }
     }
+
+    /// The reset that it sent from this port, and what it told before.
+    fn sent(&self, port: u16) -> (serde_json::Value, Vec<serde_json::Value>) {
+        let mut before = Vec::new();
+        loop {
+            let line =
+                self.out.recv_timeout(BOUND).unwrap_or_else(|_| panic!("no reset of {port}: {before:?}"));
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let local = line["local"].as_str().unwrap_or_default();
+            if line["type"] == "reset" && line["direction"] == "sent" && local.ends_with(&format!(":{port}"))
+            {
+                return (line, before);
+            }
+            before.push(line);
+        }
+    }
+
+    /// What it tells from here to its end.
+    fn rest(&self) -> Vec<serde_json::Value> {
+        self.out.iter().map(|line| serde_json::from_str(&line).unwrap()).collect()
+    }
+}
+
+/// The lines of a pipe, read by a thread of their own.
+fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = std::sync::mpsc::channel();
+    let all = BufReader::new(pipe).lines().map_while(Result::ok);
+    std::thread::spawn(move || all.for_each(|line| drop(sender.send(line))));
+    lines
 }
 
 impl Watch {
     /// The pid of its opener; `None` if it has none, or cannot watch.
-    fn opener(&mut self, all: &mut String) -> Option<u32> {
+    fn opener(&self, all: &mut String) -> Option<u32> {
         let line = self.line("linger-opener", all)?;
         line.trim().rsplit_once("pid=")?.1.parse().ok()
     }
 
     /// What its endpoint serves at a path, once its line has come.
-    fn served(&mut self, all: &mut String) -> impl Fn(&str) -> String + use<> {
+    fn served(&self, all: &mut String) -> impl Fn(&str) -> String + use<> {
         let line = self.line("serving http://", all).unwrap();
         let address =
             line.trim().split_once("http://").unwrap().1.strip_suffix("/metrics").unwrap().to_owned();
@@ -361,21 +398,7 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     let local = listener.local_addr().unwrap();
     let own = fs::read_to_string("/proc/self/comm").unwrap();
     namespace.run(|| reset(&listener)).unwrap();
-    let (sender, lines) = std::sync::mpsc::channel();
-    let out = BufReader::new(watch.child.stdout.take().unwrap());
-    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-    let told = |port: u16| {
-        let own = |line: &serde_json::Value| {
-            line["type"] == "reset"
-                && line["direction"] == "sent"
-                && line["local"].as_str().is_some_and(|at| at.ends_with(&format!(":{port}")))
-        };
-        let bound = Duration::from_secs(60);
-        std::iter::from_fn(|| lines.recv_timeout(bound).ok())
-            .map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap())
-            .find(own)
-            .expect("a reset of that port")
-    };
+    let told = |port| watch.sent(port).0;
     let sent = told(local.port());
     assert_eq!((&sent["place"]["namespace"], &sent["unread_bytes"]), (&inode.into(), &6.into()), "{sent}");
     assert_eq!(sent["process"]["name"], own.trim(), "{sent}");
@@ -394,8 +417,7 @@ fn what_parses_has_no_rights_and_what_takes_them_is_done_all_the_same() {
     until(|| namespace.run(overflows).unwrap());
     interrupt(&watch.child);
     assert_eq!(watch.child.wait().unwrap().code(), Some(0));
-    let rest: Vec<serde_json::Value> =
-        lines.iter().map(|line| serde_json::from_str(&line).unwrap()).collect();
+    let rest = watch.rest();
     let warning = |line: &&serde_json::Value| {
         line["warning"] == "accept-queue-overflowed" && line["namespace"] == inode
     };
@@ -449,28 +471,17 @@ fn an_opener_that_is_killed_is_missed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     reset(&listener);
-    let mut lines = BufReader::new(watch.child.stdout.take().unwrap()).lines();
-    let mut is_blind = false;
-    let sent = loop {
-        let line: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        is_blind |= line["type"] == "counters" && line["blind"].to_string().contains("no-opener");
-        if line["direction"] == "sent" && line["local"].as_str().unwrap().ends_with(&format!(":{port}")) {
-            break line;
-        }
-    };
+    let (sent, mut told) = watch.sent(port);
     assert_eq!(
         (&sent["unread_bytes"], &sent["cause"]),
         (&6.into(), &"closed-with-unread-data".into()),
         "{sent}"
     );
     interrupt(&watch.child);
-    // Read to the end: whoever closes the pipe before ends the program with SIGPIPE.
-    let rest: Vec<serde_json::Value> =
-        lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
-    is_blind |= rest
-        .iter()
-        .filter(|line| line["type"] == "counters")
-        .any(|line| line["blind"].to_string().contains("no-opener"));
-    assert!(is_blind, "{rest:?}");
+    told.extend(watch.rest());
+    let is_blind = |line: &serde_json::Value| {
+        line["type"] == "counters" && line["blind"].to_string().contains("no-opener")
+    };
+    assert!(told.iter().any(is_blind), "{told:?}");
     assert_eq!(watch.child.wait().unwrap().code(), Some(0));
 }
