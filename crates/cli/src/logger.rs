@@ -6,6 +6,8 @@ use linger_untrusted::message;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::output::write_bytes;
+
 /// How much is logged.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct Verbosity {
@@ -46,8 +48,7 @@ impl<'a> MakeWriter<'a> for Stderr {
 
 impl Write for Stderr {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        // If stderr is closed there is nowhere to report it.
-        let _ = io::stderr().write_all(message(&String::from_utf8_lossy(event)).as_bytes());
+        write_bytes(message(&String::from_utf8_lossy(event)).as_bytes());
         Ok(event.len())
     }
 

@@ -42,5 +42,7 @@ fn main() -> ExitCode {
             ),
         );
     }
-    args::run()
+    let status = args::run();
+    output::settle_stderr();
+    status
 }

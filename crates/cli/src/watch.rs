@@ -19,7 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::capabilities;
 
 use crate::options::{Json, MetricsAt, RunFor};
-use crate::output::{Stdout, Stopped, say};
+use crate::output::{Stdout, Stopped, queue_stderr, say};
 use crate::tools::tools;
 use crate::typed::port;
 use crate::{exit, interrupt, lines};
@@ -230,8 +230,9 @@ fn lines(
     end: Option<Instant>,
 ) -> Result<(), Ended> {
     let quiet = arguments.is_quiet() && !arguments.output.json && !arguments.plain;
-    let mut out = Stdout::new();
-    let (mut lost, mut last, mut blind) = (0, false, watcher.blind().len());
+    queue_stderr()?;
+    let mut out = Stdout::queued(if arguments.output.json { lines::left_out } else { left_out })?;
+    let (mut lost, mut last, mut blind, mut unread) = (0, false, watcher.blind().len(), false);
     let mut trouble = RecordTrouble::default();
     while !last {
         last = stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
@@ -260,12 +261,44 @@ fn lines(
         trouble.tell(watcher);
         if !quiet && !notices.is_empty() {
             write(&mut out, &notices, arguments.output.json).map_err(Ended::Output)?;
+            if out.left_out() > 0 {
+                told.metrics.left_out(out.left_out());
+                if !std::mem::replace(&mut unread, true) {
+                    say!("linger: nobody reads standard output: lines are left out, and counted");
+                }
+            }
         }
     }
     if let Some(recorder) = watcher.recorder().filter(|_| arguments.output.json) {
         lines::recording(recorder.counts(), &mut out).and_then(|()| out.flush()).map_err(Ended::Output)?;
     }
+    settle(&out, stop)
+}
+
+/// Longest that a program which was asked to end waits for the reader of its output, in all, and while that reads nothing.
+const IN_ALL: Duration = Duration::from_secs(5);
+const STILL: Duration = Duration::from_millis(500);
+
+/// Waits for whoever reads the output: as long as it takes, or, once the program is asked to end, for a moment.
+fn settle(out: &Stdout, stop: &AtomicBool) -> Result<(), Ended> {
+    let mut asked = None;
+    let go_on = |still| {
+        if stop.load(Ordering::Relaxed) {
+            let since = asked.get_or_insert_with(Instant::now);
+            return still < STILL && since.elapsed() < IN_ALL;
+        }
+        true
+    };
+    let missing = out.settle(go_on).map_err(Ended::Output)?;
+    if missing > 0 {
+        say!("linger: the last {missing} lines were not written, as nobody read standard output");
+    }
     Ok(())
+}
+
+/// The line that stands where so many were left out.
+fn left_out(lines: u64) -> String {
+    format!("{lines} lines were left out here, as nobody read them\n")
 }
 
 fn write(out: &mut Stdout, notices: &[Notice], json: bool) -> Result<(), Stopped> {

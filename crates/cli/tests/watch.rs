@@ -293,14 +293,17 @@ impl Watch {
 
     /// What its endpoint serves at a path, once its line has come.
     fn served(&self, all: &mut String) -> impl Fn(&str) -> String + use<> {
-        let line = self.line("serving http://", all).unwrap();
-        let address =
-            line.trim().split_once("http://").unwrap().1.strip_suffix("/metrics").unwrap().to_owned();
-        move |path| {
-            let mut stream = TcpStream::connect(&address).unwrap();
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
-            std::io::read_to_string(stream).unwrap()
-        }
+        endpoint(&self.line("serving http://", all).unwrap())
+    }
+}
+
+/// What the endpoint serves at a path that this line tells of.
+fn endpoint(line: &str) -> impl Fn(&str) -> String + use<> {
+    let address = line.trim().split_once("http://").unwrap().1.strip_suffix("/metrics").unwrap().to_owned();
+    move |path| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+        std::io::read_to_string(stream).unwrap()
     }
 }
 
@@ -484,4 +487,51 @@ fn an_opener_that_is_killed_is_missed() {
     };
     assert!(told.iter().any(is_blind), "{told:?}");
     assert_eq!(watch.child.wait().unwrap().code(), Some(0));
+}
+
+/// Whoever reads the outputs may stop (a collector of logs that hangs): events are read, metrics served and signals obeyed as before.
+/// Once it reads again it learns how much it has missed.
+#[test]
+fn a_reader_that_stops_stops_nothing() {
+    // Each event is told on stderr too, which nobody reads either.
+    let mut command = linger(&["watch", "-vv", "--json", "--metrics", "127.0.0.1:0"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = Holder(command.spawn().unwrap());
+    let (out, mut said) = (watch.0.stdout.take().unwrap(), BufReader::new(watch.0.stderr.take().unwrap()));
+    let mut all = String::new();
+    while !all.contains("serving http://") {
+        if said.read_line(&mut all).unwrap() == 0 {
+            return skip("live tracepoints", &all);
+        }
+    }
+    let get = endpoint(all.lines().last().unwrap());
+    let value = |name: &str| {
+        let text = get("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).unwrap_or_default();
+        line.parse::<u64>().unwrap_or_else(|_| panic!("{name}: {text}"))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    until(|| {
+        (0..200).for_each(|_| reset(&listener));
+        (value("linger_left_out_lines_total") > 0).then_some(())
+    });
+    let before = value("linger_seen_resets_total{direction=\"sent\"}");
+    reset(&listener);
+    until(|| (value("linger_seen_resets_total{direction=\"sent\"}") > before).then_some(()));
+    assert!(get("/healthz").contains(" 200 "));
+
+    let lines = lines(out);
+    let gap = std::iter::from_fn(|| {
+        // There is a line to come once there is room.
+        reset(&listener);
+        lines.recv_timeout(BOUND).ok()
+    });
+    let gap = gap.map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap());
+    let gap = gap.skip_while(|line| line["type"] != "left-out").next().expect("a gap");
+    assert!(gap["lines"].as_u64().unwrap() > 0, "{gap}");
+    // A last reader that stops: nobody takes what stderr says, and the program ends all the same.
+    interrupt(&watch.0);
+    let status = until(|| watch.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    drop(said);
 }

@@ -44,7 +44,7 @@ pub(crate) use run::{Coverage, Refused, Report};
 pub(crate) use schema::Schema;
 pub(crate) use story::{Story, StoryBacklog, StoryUploads};
 pub(crate) use transfer::{Code, ListedEntry, Listening, ServedLine, Transferred, progress};
-pub(crate) use watch::{NeedState, need, notice};
+pub(crate) use watch::{NeedState, left_out, need, notice};
 pub(crate) use why::{CauseEntry, Group, Summary};
 
 /// The version of the contract.

@@ -84,6 +84,7 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
                 watch::FurtherResets,
                 watch::Warned,
                 watch::Counters,
+                watch::LeftOut,
                 watch::NeedLine<'_>,
                 recorded::Recording
             ]

@@ -3,17 +3,46 @@
 use std::fmt::Arguments;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use linger_untrusted::to_json;
 use serde::Serialize;
 use signal_hook::consts::SIGPIPE;
 
+use super::queue::{OutputQueue, count_lines};
 use crate::exit;
 
 /// Standard output. Colours are for terminals that support them.
 pub(crate) struct Stdout {
-    out: BufWriter<anstream::Stdout>,
+    out: Way,
 }
+
+enum Way {
+    Direct(BufWriter<anstream::Stdout>),
+    Queued(QueuedLines),
+}
+
+/// Lines on their way to the thread that writes them.
+struct QueuedLines {
+    queue: OutputQueue,
+    /// Whole lines since the last hand-over.
+    lines: Vec<u8>,
+    /// Until when room is waited for, of all lines until the next flush together.
+    until: Option<Instant>,
+    /// The line that stands where so many were left out.
+    gap: fn(u64) -> String,
+    /// Lines that were left out since the last such line.
+    gone: u64,
+    /// Lines that were left out in all.
+    left_out: u64,
+}
+
+/// Most bytes that wait for whoever reads: some thousand lines.
+const MOST: usize = 4 << 20;
+/// Lines are handed over once they are so many bytes.
+const BATCH: usize = 64 << 10;
+/// Longest wait for a reader that is slow, from flush to flush: events are not to be lost for it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why standard output failed.
 #[derive(Debug)]
@@ -26,12 +55,26 @@ pub(crate) enum Stopped {
 
 impl Stdout {
     pub(crate) fn new() -> Self {
-        Self { out: BufWriter::new(anstream::stdout()) }
+        Self { out: Way::Direct(BufWriter::new(anstream::stdout())) }
     }
 
-    /// Buffers text, newlines included, until the next [`flush`](Self::flush).
+    /// Standard output for a program that must not wait for its reader: a thread writes it. Lines for which a reader that does not read
+    /// leaves no room are left out and counted; once it reads again, the line that `gap` makes of their number stands in their place.
+    pub(crate) fn queued(gap: fn(u64) -> String) -> io::Result<Self> {
+        let queue = OutputQueue::start("stdout", MOST, anstream::stdout())?;
+        let queued = QueuedLines { queue, lines: Vec::new(), until: None, gap, gone: 0, left_out: 0 };
+        Ok(Self { out: Way::Queued(queued) })
+    }
+
+    /// Buffers text, newlines included, until the next [`flush`](Self::flush). If it is queued, whole lines.
     pub(crate) fn text(&mut self, text: Arguments<'_>) -> Result<(), Stopped> {
-        Ok(self.out.write_fmt(text)?)
+        match &mut self.out {
+            Way::Direct(out) => Ok(out.write_fmt(text)?),
+            Way::Queued(queued) => {
+                queued.lines.write_fmt(text)?;
+                if queued.lines.len() >= BATCH { queued.hand_over() } else { Ok(()) }
+            }
+        }
     }
 
     /// Buffers one line of JSON until the next [`flush`](Self::flush).
@@ -40,20 +83,72 @@ impl Stdout {
         self.text(format_args!("{line}\n"))
     }
 
-    /// Writes the buffer to the pipe, terminal or file.
+    /// Writes the buffer to the pipe, terminal or file; if it is queued, hands it over.
     pub(crate) fn flush(&mut self) -> Result<(), Stopped> {
-        Ok(self.out.flush()?)
+        match &mut self.out {
+            Way::Direct(out) => Ok(out.flush()?),
+            Way::Queued(queued) => {
+                let result = queued.hand_over();
+                queued.until = None;
+                result
+            }
+        }
+    }
+
+    /// How many lines were left out.
+    pub(crate) fn left_out(&self) -> u64 {
+        match &self.out {
+            Way::Direct(_) => 0,
+            Way::Queued(queued) => queued.left_out,
+        }
+    }
+
+    /// Waits until everything that was flushed is written, for as long as `go_on` returns true; it is told for how long nothing was
+    /// written. Returns how many lines are missing at the end.
+    pub(crate) fn settle(&self, go_on: impl FnMut(Duration) -> bool) -> Result<u64, Stopped> {
+        match &self.out {
+            Way::Direct(_) => Ok(0),
+            Way::Queued(queued) if queued.queue.settle(go_on)? => Ok(queued.gone),
+            Way::Queued(queued) => Ok(queued.gone + queued.queue.unwritten_lines()),
+        }
+    }
+}
+
+impl QueuedLines {
+    fn hand_over(&mut self) -> Result<(), Stopped> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let mut lines = std::mem::take(&mut self.lines);
+        let count = count_lines(&lines);
+        if self.gone > 0 {
+            lines.splice(..0, (self.gap)(self.gone).into_bytes());
+        }
+        let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        if self.queue.push(lines, until)? {
+            self.gone = 0;
+        } else {
+            self.gone += count;
+            self.left_out += count;
+        }
+        Ok(())
     }
 }
 
 /// Lets libraries write to standard output.
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write(bytes)
+        match &mut self.out {
+            Way::Direct(out) => out.write(bytes),
+            Way::Queued(queued) => queued.lines.write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        match &mut self.out {
+            Way::Direct(out) => out.flush(),
+            Way::Queued(_) => Ok(()),
+        }
     }
 }
 

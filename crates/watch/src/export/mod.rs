@@ -61,6 +61,7 @@ pub struct Metrics {
     kernel: Family<CounterLabels, Counter>,
     seen: Family<DirectionLabels, Counter>,
     missed: Gauge<i64, AtomicI64>,
+    left_out: Counter<u64, AtomicU64>,
     labels: Arc<Mutex<HashSet<ResetLabels>>>,
     /// Those of `overflows`.
     listeners: Arc<Mutex<HashSet<ListenerLabels>>>,
@@ -111,6 +112,9 @@ impl Default for Metrics {
             "Resets that the kernel counted as sent beyond those seen",
             missed.clone(),
         );
+        let left_out = Counter::default();
+        let unread = "Lines left out of standard output, which nobody read in time";
+        registry.register("left_out_lines", unread, left_out.clone());
         let blind = Family::<BlindLabels, Gauge<i64, AtomicI64>>::default();
         registry.register("blind", "What cannot be seen on this host (1)", blind.clone());
         for what in Blind::ALL {
@@ -136,6 +140,7 @@ impl Default for Metrics {
             kernel,
             seen,
             missed,
+            left_out,
             labels: Arc::default(),
             listeners: Arc::default(),
             announced: Arc::default(),
@@ -147,6 +152,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Sets how many lines were left out of the program's output.
+    pub fn left_out(&self, lines: u64) {
+        self.left_out.inner().store(lines, Ordering::Relaxed);
+    }
+
     /// Counts the notices of one round, and copies the listeners' queues if they may have changed.
     pub fn record(&self, notices: &[Notice], watcher: &Watcher) {
         for notice in notices {
