@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// A queue of bytes, and the thread that writes them.
 #[derive(Debug)]
-pub(super) struct OutputQueue(Arc<Shared>);
+pub(super) struct OutputQueue(Arc<QueueShared>);
 
 /// Ends the thread once it has written everything.
 impl Drop for OutputQueue {
@@ -22,7 +22,7 @@ impl Drop for OutputQueue {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct QueueShared {
     state: Mutex<QueueState>,
     /// Some bytes came, were written, or failed.
     changed: Condvar,
@@ -48,7 +48,7 @@ struct QueueState {
 impl OutputQueue {
     /// Starts the thread that writes to `out`. At most `most` bytes wait for it, and 64 KiB that it is writing.
     pub(super) fn start(name: &str, most: usize, out: impl Write + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), most });
+        let shared = Arc::new(QueueShared { state: Mutex::default(), changed: Condvar::new(), most });
         let own = shared.clone();
         thread::Builder::new().name(name.into()).spawn(move || write_all(&own, out))?;
         Ok(Self(shared))
@@ -130,7 +130,7 @@ pub(super) fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
-impl Shared {
+impl QueueShared {
     fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,7 +141,7 @@ impl Shared {
 }
 
 /// Writes what comes until a write fails.
-fn write_all(shared: &Shared, mut out: impl Write) {
+fn write_all(shared: &QueueShared, mut out: impl Write) {
     loop {
         let mut state = shared.lock();
         let lines = loop {
@@ -173,7 +173,7 @@ fn write_all(shared: &Shared, mut out: impl Write) {
 }
 
 /// Writes these bytes, and tells of each part that was taken.
-fn write(shared: &Shared, out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+fn write(shared: &QueueShared, out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

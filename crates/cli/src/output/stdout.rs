@@ -14,10 +14,10 @@ use crate::exit;
 
 /// Standard output. Colours are for terminals that support them.
 pub(crate) struct Stdout {
-    out: Way,
+    out: StdoutWay,
 }
 
-enum Way {
+enum StdoutWay {
     Direct(BufWriter<anstream::Stdout>),
     Queued(QueuedLines),
 }
@@ -55,7 +55,7 @@ pub(crate) enum Stopped {
 
 impl Stdout {
     pub(crate) fn new() -> Self {
-        Self { out: Way::Direct(BufWriter::new(anstream::stdout())) }
+        Self { out: StdoutWay::Direct(BufWriter::new(anstream::stdout())) }
     }
 
     /// Standard output for a program that must not wait for its reader: a thread writes it. Lines for which a reader that does not read
@@ -63,14 +63,14 @@ impl Stdout {
     pub(crate) fn queued(gap: fn(u64) -> String) -> io::Result<Self> {
         let queue = OutputQueue::start("stdout", MOST, anstream::stdout())?;
         let queued = QueuedLines { queue, lines: Vec::new(), until: None, gap, gone: 0, left_out: 0 };
-        Ok(Self { out: Way::Queued(queued) })
+        Ok(Self { out: StdoutWay::Queued(queued) })
     }
 
     /// Buffers text, newlines included, until the next [`flush`](Self::flush). If it is queued, whole lines.
     pub(crate) fn text(&mut self, text: Arguments<'_>) -> Result<(), Stopped> {
         match &mut self.out {
-            Way::Direct(out) => Ok(out.write_fmt(text)?),
-            Way::Queued(queued) => {
+            StdoutWay::Direct(out) => Ok(out.write_fmt(text)?),
+            StdoutWay::Queued(queued) => {
                 queued.lines.write_fmt(text)?;
                 if queued.lines.len() >= BATCH { queued.hand_over() } else { Ok(()) }
             }
@@ -86,8 +86,8 @@ impl Stdout {
     /// Writes the buffer to the pipe, terminal or file; if it is queued, hands it over.
     pub(crate) fn flush(&mut self) -> Result<(), Stopped> {
         match &mut self.out {
-            Way::Direct(out) => Ok(out.flush()?),
-            Way::Queued(queued) => {
+            StdoutWay::Direct(out) => Ok(out.flush()?),
+            StdoutWay::Queued(queued) => {
                 let result = queued.hand_over();
                 queued.until = None;
                 result
@@ -98,8 +98,8 @@ impl Stdout {
     /// How many lines were left out.
     pub(crate) fn left_out(&self) -> u64 {
         match &self.out {
-            Way::Direct(_) => 0,
-            Way::Queued(queued) => queued.left_out,
+            StdoutWay::Direct(_) => 0,
+            StdoutWay::Queued(queued) => queued.left_out,
         }
     }
 
@@ -107,9 +107,9 @@ impl Stdout {
     /// written. Returns how many lines are missing at the end.
     pub(crate) fn settle(&self, go_on: impl FnMut(Duration) -> bool) -> Result<u64, Stopped> {
         match &self.out {
-            Way::Direct(_) => Ok(0),
-            Way::Queued(queued) if queued.queue.settle(go_on)? => Ok(queued.gone),
-            Way::Queued(queued) => Ok(queued.gone + queued.queue.unwritten_lines()),
+            StdoutWay::Direct(_) => Ok(0),
+            StdoutWay::Queued(queued) if queued.queue.settle(go_on)? => Ok(queued.gone),
+            StdoutWay::Queued(queued) => Ok(queued.gone + queued.queue.unwritten_lines()),
         }
     }
 }
@@ -139,15 +139,15 @@ impl QueuedLines {
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.out {
-            Way::Direct(out) => out.write(bytes),
-            Way::Queued(queued) => queued.lines.write(bytes),
+            StdoutWay::Direct(out) => out.write(bytes),
+            StdoutWay::Queued(queued) => queued.lines.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.out {
-            Way::Direct(out) => out.flush(),
-            Way::Queued(_) => Ok(()),
+            StdoutWay::Direct(out) => out.flush(),
+            StdoutWay::Queued(_) => Ok(()),
         }
     }
 }
