@@ -259,7 +259,7 @@ fn lines(
             say!("linger: {lost} kernel events were lost so far: this host resets faster than they are read");
         }
         trouble.tell(watcher);
-        if !quiet && !notices.is_empty() {
+        if !quiet {
             write(&mut out, &notices, arguments.output.json).map_err(Ended::Output)?;
             if out.left_out() > 0 {
                 told.metrics.left_out(out.left_out());
@@ -272,28 +272,7 @@ fn lines(
     if let Some(recorder) = watcher.recorder().filter(|_| arguments.output.json) {
         lines::recording(recorder.counts(), &mut out).and_then(|()| out.flush()).map_err(Ended::Output)?;
     }
-    settle(&out, stop)
-}
-
-/// Longest that a program which was asked to end waits for the reader of its output, in all, and while that reads nothing.
-const IN_ALL: Duration = Duration::from_secs(5);
-const STILL: Duration = Duration::from_millis(500);
-
-/// Waits for whoever reads the output: as long as it takes, or, once the program is asked to end, for a moment.
-fn settle(out: &Stdout, stop: &AtomicBool) -> Result<(), Ended> {
-    let mut asked = None;
-    let go_on = |still| {
-        if stop.load(Ordering::Relaxed) {
-            let since = asked.get_or_insert_with(Instant::now);
-            return still < STILL && since.elapsed() < IN_ALL;
-        }
-        true
-    };
-    let missing = out.settle(go_on).map_err(Ended::Output)?;
-    if missing > 0 {
-        say!("linger: the last {missing} lines were not written, as nobody read standard output");
-    }
-    Ok(())
+    out.finish(|| stop.load(Ordering::Relaxed)).map_err(Ended::Output)
 }
 
 /// The line that stands where so many were left out.

@@ -5,9 +5,12 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use linger_netns::Counters;
+use linger_untrusted::to_json;
 use linger_why::{Cause, Confidence};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
+
+use super::{LineBody, line};
 
 /// A kind of line: its `type`, and the schema of its body.
 pub(super) type LineKind = (&'static str, fn(&mut SchemaGenerator) -> Schema);
@@ -36,6 +39,23 @@ pub(crate) fn rfc3339(seconds: f64) -> Option<String> {
     let time: SystemTime = UNIX_EPOCH.checked_add(since)?;
     write!(text, "{}", humantime::format_rfc3339_micros(time)).ok()?;
     Some(text)
+}
+
+/// Lines that were left out here, since nobody read the output.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct LeftOut {
+    /// How many.
+    lines: u64,
+}
+
+impl LineBody for LeftOut {
+    const KIND: &'static str = "left-out";
+}
+
+/// The line that stands where so many were left out, with its newline.
+pub(crate) fn left_out(lines: u64) -> String {
+    // Numbers can always be written.
+    to_json(&line(LeftOut { lines })).map_or_else(|_| String::new(), |line| line + "\n")
 }
 
 #[cfg(test)]

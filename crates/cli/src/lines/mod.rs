@@ -30,7 +30,7 @@ use std::borrow::Cow;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-pub(crate) use common::rfc3339;
+pub(crate) use common::{left_out, rfc3339};
 pub(crate) use experiment::{Backlog, Cell, ClientSummary, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
 pub(crate) use hunt::{Hunt, Replay, ToldPackets};
@@ -44,7 +44,7 @@ pub(crate) use run::{Coverage, Refused, Report};
 pub(crate) use schema::Schema;
 pub(crate) use story::{Story, StoryBacklog, StoryUploads};
 pub(crate) use transfer::{Code, ListedEntry, Listening, ServedLine, Transferred, progress};
-pub(crate) use watch::{NeedState, left_out, need, notice};
+pub(crate) use watch::{NeedState, need, notice};
 pub(crate) use why::{CauseEntry, Group, Summary};
 
 /// The version of the contract.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::common::LineKind;
+use super::common::{self, LineKind};
 use super::{
     LineBody, Origin, SCHEMA, Verb, experiment, fcgi, hunt, network, peers, probe, receipt, recorded, reset,
     run, story, transfer, watch, why,
@@ -75,16 +75,19 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
         Verb::Receipt => kinds![receipt::CheckedEntry<'_>, receipt::VerifySummary],
         Verb::Run => kinds![run::Report, run::Coverage, run::Refused],
         Verb::Server => kinds![experiment::Hosting],
-        Verb::Share => {
-            [kinds![transfer::Listening, transfer::Code], progress(), kinds![transfer::ServedLine]].concat()
-        }
+        Verb::Share => [
+            kinds![transfer::Listening, transfer::Code],
+            progress(),
+            kinds![transfer::ServedLine, common::LeftOut],
+        ]
+        .concat(),
         Verb::Watch => {
             kinds![
                 reset::Reset,
                 watch::FurtherResets,
                 watch::Warned,
                 watch::Counters,
-                watch::LeftOut,
+                common::LeftOut,
                 watch::NeedLine<'_>,
                 recorded::Recording
             ]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use linger_untrusted::to_json;
 use linger_watch as library;
 use linger_watch::{Notice, Warning};
 use schemars::JsonSchema;
@@ -184,23 +183,6 @@ pub(crate) fn notice(notice: &Notice, out: &mut Stdout) -> Result<(), Stopped> {
         Notice::Counters(counted) => out.json(&line(Counters::from(&**counted))),
         _ => Ok(()),
     }
-}
-
-/// Lines that were left out here, since nobody read the output.
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct LeftOut {
-    /// How many.
-    lines: u64,
-}
-
-impl LineBody for LeftOut {
-    const KIND: &'static str = "left-out";
-}
-
-/// The line that stands where so many were left out, with its newline.
-pub(crate) fn left_out(lines: u64) -> String {
-    // Numbers can always be written.
-    to_json(&line(LeftOut { lines })).map_or_else(|_| String::new(), |line| line + "\n")
 }
 
 /// How a need of `linger watch` is met.

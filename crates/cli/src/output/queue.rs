@@ -87,6 +87,13 @@ impl OutputQueue {
         }
     }
 
+    /// # Errors
+    ///
+    /// That of an earlier write, once.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.0.lock().failed.take().map_or(Ok(()), Err)
+    }
+
     /// Waits until everything is written, or for as long as `go_on` returns true. It is asked several times a second, and told for how
     /// long nothing was written. Returns whether everything is.
     ///

@@ -10,6 +10,7 @@ use serde::Serialize;
 use signal_hook::consts::SIGPIPE;
 
 use super::queue::{OutputQueue, count_lines};
+use super::say;
 use crate::exit;
 
 /// Standard output. Colours are for terminals that support them.
@@ -43,6 +44,9 @@ const MOST: usize = 4 << 20;
 const BATCH: usize = 64 << 10;
 /// Longest wait for a reader that is slow, from flush to flush: events are not to be lost for it.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Longest that a program which was asked to end waits for its reader, in all, and while that reads nothing.
+const IN_ALL: Duration = Duration::from_secs(5);
+const STILL: Duration = Duration::from_millis(500);
 
 /// Why standard output failed.
 #[derive(Debug)]
@@ -114,10 +118,25 @@ impl Stdout {
     }
 }
 
+impl Stdout {
+    /// Waits for whoever reads what was flushed: as long as it takes, or, once `is_asked` says that the program was asked to end, for
+    /// a moment. Says how many lines are missing then.
+    pub(crate) fn finish(&self, is_asked: impl Fn() -> bool) -> Result<(), Stopped> {
+        let mut asked = None;
+        let go_on =
+            |still| !is_asked() || still < STILL && asked.get_or_insert_with(Instant::now).elapsed() < IN_ALL;
+        let missing = self.settle(go_on)?;
+        if missing > 0 {
+            say!("linger: the last {missing} lines were not written, as nobody read standard output");
+        }
+        Ok(())
+    }
+}
+
 impl QueuedLines {
     fn hand_over(&mut self) -> Result<(), Stopped> {
         if self.lines.is_empty() {
-            return Ok(());
+            return Ok(self.queue.check()?);
         }
         let mut lines = std::mem::take(&mut self.lines);
         let count = count_lines(&lines);

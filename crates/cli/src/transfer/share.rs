@@ -19,7 +19,7 @@ use super::{cannot_tell, conclude, durabilities, home, unusable};
 use crate::input::read_text;
 use crate::lines::{self, line};
 use crate::options::{Json, ListenAt, Silence};
-use crate::output::{Stdout, Stopped, say};
+use crate::output::{Stdout, Stopped, queue_stderr, say};
 use crate::typed::{HostPort, ListenOn, Names, duration, one_of};
 use crate::{exit, interrupt};
 
@@ -112,7 +112,11 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     if let Some(code) = &code {
         told(&format!("code for a new machine: {code}"));
     }
-    let out = Mutex::new(Lines { out: Stdout::new(), stopped: None });
+    // Clients are not to wait for whoever reads this program's output.
+    let queued = queue_stderr().and_then(|()| Stdout::queued(lines::left_out));
+    let failed = |source| Error::Io { doing: "start", what: "a thread for the output".into(), source };
+    let out = queued.map_err(failed)?;
+    let out = Mutex::new(Lines { out, stopped: None, is_late: false });
     let finisher = server.finisher();
     // Once the reader of the JSON lines has gone, what is under way is finished and nothing new is begun.
     let print = |print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>| {
@@ -154,7 +158,10 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     });
     served?;
     let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let stopped = out.into_inner().unwrap_or_else(PoisonError::into_inner).stopped;
+    let Lines { out, mut stopped, .. } = out.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if stopped.is_none() {
+        stopped = out.finish(|| !arguments.once).err();
+    }
     let known = last.filter(|_| arguments.once);
     match (stopped, known) {
         (Some(stopped), None) => Ok(stopped.end(None)),
@@ -197,15 +204,28 @@ fn confinement(confined: Option<bool>, has_ports: bool) -> &'static str {
 struct Lines {
     out: Stdout,
     stopped: Option<Stopped>,
+    /// Its reader is behind.
+    is_late: bool,
 }
+
+/// How long a line may take to be read. Whoever has left is noticed at the first line that he does not read.
+const MOMENT: Duration = Duration::from_millis(200);
 
 impl Lines {
     /// False once stdout has failed.
     fn print(&mut self, print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>) -> bool {
         if self.stopped.is_none() {
-            self.stopped = print(&mut self.out).and_then(|()| self.out.flush()).err();
+            self.stopped = print(&mut self.out).and_then(|()| self.written()).err();
         }
         self.stopped.is_none()
+    }
+
+    /// Waits until the lines are written; not for a reader that was waited for before.
+    fn written(&mut self) -> Result<(), Stopped> {
+        self.out.flush()?;
+        let is_late = self.is_late;
+        self.is_late = self.out.settle(|still| !is_late && still < MOMENT)? > 0;
+        Ok(())
     }
 }
 

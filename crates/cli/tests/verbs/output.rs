@@ -1,11 +1,13 @@
 //! What the program does when nobody reads what it writes, when a disk is full, and with the files that it writes.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 const SIGPIPE: i32 = 13;
@@ -126,6 +128,61 @@ fn a_share_whose_lines_nobody_reads_ends() {
     let words = ["share", "--listen", "127.0.0.1:0", "/dev/null/none"];
     let output = command(&words).env("XDG_CONFIG_HOME", home.path()).stdout(unread()).output().unwrap();
     assert_eq!(without_panic(&words, &output).code(), Some(3));
+}
+
+/// Both outputs of a share are pipes that nobody reads, of a page each: it serves all the same, and nothing of its lines is lost.
+#[test]
+fn a_share_whose_reader_stops_serves_on() {
+    for flags in [&["--json"][..], &[]] {
+        let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let shared = folder.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        fs::write(shared.join("file"), "text").unwrap();
+        let words = ["share", "-vv", "--insecure", "--listen", "127.0.0.1:0", shared.to_str().unwrap()];
+        let (out, out_end) = std::io::pipe().unwrap();
+        let (said, said_end) = std::io::pipe().unwrap();
+        for end in [&out_end, &said_end] {
+            rustix::pipe::fcntl_setpipe_size(end, 4096).unwrap();
+        }
+        let mut start = command(&[&words, flags].concat());
+        start.env("XDG_CONFIG_HOME", home.path()).stdout(out_end).stderr(said_end);
+        let mut share = start.spawn().unwrap();
+        // It has the writing ends.
+        drop(start);
+        let (mut out, mut said) = (BufReader::new(out), BufReader::new(said));
+        let mut line = String::new();
+        let first: &mut dyn BufRead = if flags.is_empty() { &mut said } else { &mut out };
+        while !line.contains("127.0.0.1:") {
+            assert!(first.read_line(&mut line).unwrap() > 0, "{line}");
+        }
+        let port = line
+            .split_once("127.0.0.1:")
+            .unwrap()
+            .1
+            .split(|byte: char| !byte.is_ascii_digit())
+            .next()
+            .unwrap();
+        let from = format!("127.0.0.1:{port}:file");
+        for number in 0..30 {
+            let to = folder.path().join(number.to_string());
+            let mut get = command(&["get", "--insecure", "--retry-for", "0", &from, to.to_str().unwrap()]);
+            let got = get.env("XDG_CONFIG_HOME", home.path()).output().unwrap();
+            assert_eq!(
+                got.status.code(),
+                Some(0),
+                "{flags:?} {number}: {}",
+                String::from_utf8_lossy(&got.stderr)
+            );
+            assert_eq!(fs::read(&to).unwrap(), b"text");
+        }
+        kill_process(Pid::from_child(&share), Signal::INT).unwrap();
+        if !flags.is_empty() {
+            let told =
+                out.lines().map(|line| line.unwrap()).filter(|line| line.contains("\"served\"")).count();
+            assert_eq!(told, 30);
+        }
+        assert_eq!(share.wait().unwrap().code(), Some(0), "{flags:?}");
+    }
 }
 
 #[test]
