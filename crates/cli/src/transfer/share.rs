@@ -112,11 +112,7 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     if let Some(code) = &code {
         told(&format!("code for a new machine: {code}"));
     }
-    // Clients are not to wait for whoever reads this program's output.
-    let queued = queue_stderr().and_then(|()| Stdout::queued(lines::left_out));
-    let failed = |source| Error::Io { doing: "start", what: "a thread for the output".into(), source };
-    let out = queued.map_err(failed)?;
-    let out = Mutex::new(Lines { out, stopped: None, is_late: false });
+    let out = Mutex::new(Lines::start()?);
     let finisher = server.finisher();
     // Once the reader of the JSON lines has gone, what is under way is finished and nothing new is begun.
     let print = |print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>| {
@@ -158,10 +154,7 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     });
     served?;
     let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let Lines { out, mut stopped, .. } = out.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if stopped.is_none() {
-        stopped = out.finish(|| !arguments.once).err();
-    }
+    let stopped = out.into_inner().unwrap_or_else(PoisonError::into_inner).finish(!arguments.once);
     let known = last.filter(|_| arguments.once);
     match (stopped, known) {
         (Some(stopped), None) => Ok(stopped.end(None)),
@@ -212,6 +205,18 @@ struct Lines {
 const MOMENT: Duration = Duration::from_millis(200);
 
 impl Lines {
+    /// Starts the threads that write: clients are not to wait for whoever reads this program's output.
+    fn start() -> Result<Self, Error> {
+        let queued = queue_stderr().and_then(|()| Stdout::queued(lines::left_out));
+        let failed = |source| Error::Io { doing: "start", what: "a thread for the output".into(), source };
+        Ok(Self { out: queued.map_err(failed)?, stopped: None, is_late: false })
+    }
+
+    /// Waits for the reader; only for a moment if the program `is_asked` to end. Returns why stdout has failed.
+    fn finish(self, is_asked: bool) -> Option<Stopped> {
+        self.stopped.or_else(|| self.out.finish(|| is_asked).err())
+    }
+
     /// False once stdout has failed.
     fn print(&mut self, print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>) -> bool {
         if self.stopped.is_none() {
