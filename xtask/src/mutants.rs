@@ -53,6 +53,8 @@ static ROWS: [Row; 5] = [
         package: "linger-why",
         files: &[
             "crates/why/src/app.rs",
+            "crates/why/src/streams.rs",
+            "crates/why/src/streams/*.rs",
             "crates/why/src/facts.rs",
             "crates/why/src/facts/*.rs",
             "crates/why/src/pair.rs",

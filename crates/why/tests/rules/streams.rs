@@ -73,6 +73,16 @@ fn a_fin_before_every_response_was_whole() {
             &of(&[answer(1), headers(3, OPEN), data(3, true, 90)[..50].to_vec()].concat()),
             "cut-short lost:49",
         )
+        .but(
+            "END_STREAM in HEADERS that go on",
+            &of(&[answer(1), headers(3, END - OPEN), frame(9, OPEN, 3, &[0; 90])].concat()),
+            "none",
+        )
+        .but(
+            "END_STREAM in HEADERS that go on in a frame that is cut",
+            &of(&[answer(1), headers(3, END - OPEN), frame(9, OPEN, 3, &[0; 90])[..50].to_vec()].concat()),
+            "cut-short lost:49",
+        )
         .but("refused", &of(&[answer(1), reset(3, REFUSED_STREAM)].concat()), "none")
         .but(
             "ended for an error",
@@ -199,6 +209,18 @@ fn streams_at_a_reset() {
                 .shake()
                 .data(Client, &[PREFACE, &settings(), &headers(1, OPEN)].concat())
                 .data(Server, &[settings(), answer(1)].concat())
+                .ack(Client)
+                .rst(Server),
+            "harmful",
+        )
+        .but(
+            "it was, and the server says more before it resets",
+            &flow()
+                .shake()
+                .data(Client, &[PREFACE, &settings(), &headers(1, OPEN)].concat())
+                .data(Server, &[settings(), answer(1)].concat())
+                .ack(Client)
+                .data(Server, &settings())
                 .ack(Client)
                 .rst(Server),
             "harmful",
