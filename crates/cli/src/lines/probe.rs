@@ -74,16 +74,16 @@ struct Reload {
     /// Responses that had begun before it was told, and were read when it had done so.
     under_way: u32,
     /// Requests that ended before the server was told.
-    before: Requests,
+    before: ReloadRequests,
     /// Requests that ended after that, and began before it had done what it was told.
-    during: Requests,
+    during: ReloadRequests,
     /// Requests that began later.
-    after: Requests,
+    after: ReloadRequests,
 }
 
 /// What became of requests.
 #[derive(Serialize, JsonSchema)]
-struct Requests {
+struct ReloadRequests {
     /// Answered in full.
     kept: u32,
     /// Answered in full before a reset; on a kept connection that had just ended; or left in the queue of a server that stops.
@@ -98,7 +98,7 @@ struct Requests {
     other: u32,
 }
 
-impl From<library::RequestCounts> for Requests {
+impl From<library::RequestCounts> for ReloadRequests {
     fn from(counts: library::RequestCounts) -> Self {
         let library::RequestCounts { kept, at_risk, lost, reset, refused, other, .. } = counts;
         Self { kept, at_risk, lost, reset, refused, other }

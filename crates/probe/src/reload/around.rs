@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::by::ReloadBy;
 use super::counted::{ReloadShown, RequestCounts};
 use super::listening::Listening;
-use super::load::{Attempt, AttemptFate, ClientKind, Load, UnderWay};
+use super::load::{AttemptFate, ClientKind, LoadAttempt, ReloadLoad, UnderWay};
 use super::trigger::Trigger;
 use crate::budget::{CONTROLS, RELOAD_CLIENTS, UNDER_WAY};
 use crate::prober::Prober;
@@ -20,14 +20,14 @@ const LOOKS: Duration = Duration::from_millis(20);
 
 /// What one reload came to.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct ReloadRun {
     pub(super) shown: Option<ReloadShown>,
     pub(super) under_way: u32,
     pub(super) before: RequestCounts,
     pub(super) during: RequestCounts,
     pub(super) after: RequestCounts,
     /// Those that met the reload or came after it, and were not kept.
-    pub(super) failed: Vec<Attempt>,
+    pub(super) failed: Vec<LoadAttempt>,
 }
 
 /// When what happened.
@@ -42,10 +42,10 @@ struct Moments {
 ///
 /// # Errors
 /// Returns a sentence if the server was not told, or if it failed requests before.
-pub(super) fn around(prober: &Prober, by: &ReloadBy) -> Result<Run, String> {
+pub(super) fn around(prober: &Prober, by: &ReloadBy) -> Result<ReloadRun, String> {
     let before = look(prober);
     let trigger = Trigger::new(by, &before)?;
-    let load = Load::new(prober);
+    let load = ReloadLoad::new(prober);
     let moments = thread::scope(|scope| {
         for index in 0..RELOAD_CLIENTS {
             let kind = if index % 2 == 0 || !may_keep(prober) { ClientKind::New } else { ClientKind::Kept };
@@ -75,7 +75,7 @@ fn look(prober: &Prober) -> Listening {
 
 fn moments(
     prober: &Prober,
-    load: &Load<'_>,
+    load: &ReloadLoad<'_>,
     trigger: &Trigger<'_>,
     before: &Listening,
     is_stop: bool,
@@ -83,7 +83,7 @@ fn moments(
     let patience = prober.config.patience;
     let begun = Instant::now();
     enough(prober, load, begun);
-    let has_failed = |one: &Attempt| {
+    let has_failed = |one: &LoadAttempt| {
         matches!(
             one.fate,
             AttemptFate::Cut | AttemptFate::Unanswered | AttemptFate::Refused | AttemptFate::Other
@@ -126,7 +126,7 @@ fn moments(
 }
 
 /// Waits until each kind of client has made some requests.
-fn enough(prober: &Prober, load: &Load<'_>, since: Instant) {
+fn enough(prober: &Prober, load: &ReloadLoad<'_>, since: Instant) {
     let has = |kind| load.count(kind, since) >= CONTROLS as usize;
     load.wait(prober.config.patience, || {
         has(ClientKind::New) && (!may_keep(prober) || has(ClientKind::Kept))
@@ -134,7 +134,7 @@ fn enough(prober: &Prober, load: &Load<'_>, since: Instant) {
 }
 
 /// Begins responses and leaves them unread: one in any case, and further ones while the server answers others beside them.
-fn hold<'p>(prober: &'p Prober, load: &Load<'_>) -> Vec<UnderWay<'p>> {
+fn hold<'p>(prober: &'p Prober, load: &ReloadLoad<'_>) -> Vec<UnderWay<'p>> {
     let mut held = Vec::new();
     while held.len() < UNDER_WAY as usize {
         let Some(one) = UnderWay::begin(prober) else { break };
@@ -158,7 +158,7 @@ fn hold<'p>(prober: &'p Prober, load: &Load<'_>) -> Vec<UnderWay<'p>> {
 
 fn evidence(
     prober: &Prober,
-    load: &Load<'_>,
+    load: &ReloadLoad<'_>,
     trigger: &Trigger<'_>,
     before: &Listening,
     told: Instant,
@@ -171,7 +171,7 @@ fn evidence(
         .or_else(|| when(trigger.is_command(), ReloadShown::Command))
 }
 
-fn tally(prober: &Prober, is_stop: bool, moments: &Moments, attempts: Vec<Attempt>) -> Run {
+fn tally(prober: &Prober, is_stop: bool, moments: &Moments, attempts: Vec<LoadAttempt>) -> ReloadRun {
     let [mut before, mut during, mut after] = [RequestCounts::default(); 3];
     let mut failed = Vec::new();
     let accepted = moments.told.checked_sub(ACCEPTED + prober.round_trip).unwrap_or(moments.told);
@@ -203,5 +203,5 @@ fn tally(prober: &Prober, is_stop: bool, moments: &Moments, attempts: Vec<Attemp
             failed.push(attempt);
         }
     }
-    Run { shown: moments.shown, under_way: moments.under_way, before, during, after, failed }
+    ReloadRun { shown: moments.shown, under_way: moments.under_way, before, during, after, failed }
 }

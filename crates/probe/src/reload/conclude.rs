@@ -2,7 +2,7 @@
 
 use linger_verdict::Verdict;
 
-use super::around::Run;
+use super::around::ReloadRun;
 use super::by::ReloadBy;
 use super::counted::{ReloadFound, ReloadShown, RequestCounts};
 use super::load::AttemptFate;
@@ -11,8 +11,8 @@ use crate::finding::{CheckAnswer, CheckFinding};
 use crate::prober::Prober;
 
 /// The finding of all reloads.
-pub(super) fn conclude(prober: &Prober, by: &ReloadBy, runs: &[Run]) -> CheckFinding {
-    let sum = |of: fn(&Run) -> RequestCounts| {
+pub(super) fn conclude(prober: &Prober, by: &ReloadBy, runs: &[ReloadRun]) -> CheckFinding {
+    let sum = |of: fn(&ReloadRun) -> RequestCounts| {
         runs.iter().map(of).fold(RequestCounts::default(), RequestCounts::and)
     };
     // All of them must be shown.

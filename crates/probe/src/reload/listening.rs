@@ -12,7 +12,7 @@ use super::counted::ReloadShown;
 const MOST_PARENTS: usize = 64;
 
 /// A process: its pid, and when it was started, so that a pid used again is another one.
-type Holder = (u32, u64);
+type SocketHolder = (u32, u64);
 
 /// What listens at an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) struct Listening {
     /// Inodes.
     sockets: BTreeSet<u64>,
     /// Who has a descriptor of one of them, with the parent of each.
-    holders: BTreeMap<Holder, u32>,
+    holders: BTreeMap<SocketHolder, u32>,
 }
 
 impl Listening {
@@ -116,7 +116,7 @@ fn unix_inode(line: &str, path: &str) -> Option<u64> {
     line.ends_with(&format!(" {path}")).then(|| inode.parse().ok())?
 }
 
-fn holders(sockets: &BTreeSet<u64>) -> BTreeMap<Holder, u32> {
+fn holders(sockets: &BTreeSet<u64>) -> BTreeMap<SocketHolder, u32> {
     let names: BTreeSet<String> = sockets.iter().map(|inode| format!("socket:[{inode}]")).collect();
     let is_one = |link: &fs::DirEntry| {
         fs::read_link(link.path()).is_ok_and(|to| to.to_str().is_some_and(|to| names.contains(to)))

@@ -46,7 +46,7 @@ pub(super) enum AttemptFate {
 }
 
 #[derive(Debug)]
-pub(super) struct Attempt {
+pub(super) struct LoadAttempt {
     pub(super) kind: ClientKind,
     /// When all of it was sent; of one that was not connected, when that was tried.
     pub(super) sent: Instant,
@@ -56,7 +56,7 @@ pub(super) struct Attempt {
     pub(super) finding: Option<CheckFinding>,
 }
 
-impl Attempt {
+impl LoadAttempt {
     pub(super) fn was_reset(&self) -> bool {
         self.finding.as_ref().and_then(|finding| finding.ended).is_some_and(ConnectionEnd::is_reset)
     }
@@ -64,13 +64,13 @@ impl Attempt {
 
 /// What all clients share.
 #[derive(Debug)]
-pub(super) struct Load<'p> {
+pub(super) struct ReloadLoad<'p> {
     prober: &'p Prober,
     is_over: AtomicBool,
-    attempts: Mutex<Vec<Attempt>>,
+    attempts: Mutex<Vec<LoadAttempt>>,
 }
 
-impl<'p> Load<'p> {
+impl<'p> ReloadLoad<'p> {
     pub(super) fn new(prober: &'p Prober) -> Self {
         Self { prober, is_over: AtomicBool::new(false), attempts: Mutex::default() }
     }
@@ -80,11 +80,11 @@ impl<'p> Load<'p> {
         self.is_over.store(true, Relaxed);
     }
 
-    pub(super) fn record(&self, attempt: Attempt) {
+    pub(super) fn record(&self, attempt: LoadAttempt) {
         self.attempts().push(attempt);
     }
 
-    pub(super) fn attempts(&self) -> MutexGuard<'_, Vec<Attempt>> {
+    pub(super) fn attempts(&self) -> MutexGuard<'_, Vec<LoadAttempt>> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,7 +198,7 @@ impl<'p> UnderWay<'p> {
     }
 
     /// Reads the rest.
-    pub(super) fn finish(self) -> Attempt {
+    pub(super) fn finish(self) -> LoadAttempt {
         let Self { prober, mut trial, sent } = self;
         trial.read(Until::Complete, prober.config.patience);
         ended(prober, ClientKind::UnderWay, RequestShape::GET, sent, false, trial)
@@ -213,7 +213,7 @@ fn ended(
     sent: Instant,
     is_again: bool,
     mut trial: Trial<'_>,
-) -> Attempt {
+) -> LoadAttempt {
     if trial.is_complete() && !ask.is_kept {
         trial.read(Until::Closed, prober.moment());
     }
@@ -228,21 +228,21 @@ fn told(
     sent: Instant,
     is_again: bool,
     seen: TrialResult,
-) -> Attempt {
+) -> LoadAttempt {
     let ended = Instant::now();
     let finding = by_status(&prober.model, judge(prober, Check::Reload, ask, seen));
     let fate = fate(&finding, is_again, prober.tls_host.is_some());
-    Attempt { kind, sent, ended, fate, finding: Some(finding) }
+    LoadAttempt { kind, sent, ended, fate, finding: Some(finding) }
 }
 
-fn unconnected(kind: ClientKind, error: &io::Error) -> Attempt {
+fn unconnected(kind: ClientKind, error: &io::Error) -> LoadAttempt {
     let now = Instant::now();
     let fate = match error.kind() {
         // A unix socket that is gone, or is nobody's.
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => AttemptFate::Refused,
         _ => AttemptFate::Unanswered,
     };
-    Attempt { kind, sent: now, ended: now, fate, finding: None }
+    LoadAttempt { kind, sent: now, ended: now, fate, finding: None }
 }
 
 fn fate(finding: &CheckFinding, is_again: bool, is_tls: bool) -> AttemptFate {
