@@ -6,17 +6,18 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueHint};
 use linger_probe::{
     AskedMethod, Check, CheckAnswer, ConnectRule, HeaderField, ProbeConfig, ProbeError, ProbeReport, Proxy,
-    ResolveRule, Target,
+    ReloadBy, ReloadSignal, ResolveRule, Target,
 };
 use linger_untrusted::message;
 
 use crate::lines::{self, line};
 use crate::options::{AtRisk, Json};
 use crate::output::{Stdout, Stopped, say};
-use crate::typed::{Bytes, Names, target, up_to};
+use crate::typed::{Bytes, Names, ServerProcess, server_process, target, up_to};
 use crate::{exit, interrupt, progress};
 use report::{ProbeEnd, ProbeFiles};
 
@@ -30,7 +31,8 @@ mod text;
 #[command(after_help = "Examples:\n  linger probe http://127.0.0.1:8080/large\n  \
     linger probe fcgi://127.0.0.1:9000/srv/www/index.php --only unread-body,trailing-bytes\n  \
     linger probe http://unix:/run/app.sock:/path --hostile\n  \
-    linger probe https://staging.example/large --junit probe.xml\n\n\
+    linger probe https://staging.example/large --junit probe.xml\n  \
+    linger probe http://127.0.0.1/large --only reload --reload 'nginx -s reload'\n\n\
     A path with a response of more than 64 KB shows most.\n\
     `loses`: bytes are missing. `at risk`: all arrived, and then the server reset the connection.\n\
     Exit status: 0 nothing lost, 1 a fault was found, 3 could not tell.")]
@@ -83,9 +85,14 @@ pub(crate) struct ProbeArguments {
     /// The request to send to a tcp:// target
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     payload: Option<PathBuf>,
-    /// A process of the server: shows what the kernel counted in its network namespace, and saw of its resets
-    #[arg(long, value_name = "PID")]
-    pid: Option<u32>,
+    /// A process of the server: shows what the kernel counted in its network namespace, and saw of its resets. With a signal,
+    /// as 4711:HUP or 4711:TERM, also asks what becomes of requests while the server reloads, or stops
+    #[arg(long, value_name = "PID[:SIGNAL]", value_parser = server_process)]
+    pid: Option<ServerProcess>,
+    /// Also ask what becomes of requests while the server reloads: by this command, for `sh -c`. All users of the server may
+    /// notice
+    #[arg(long, value_name = "COMMAND", value_parser = NonEmptyStringValueParser::new())]
+    reload: Option<String>,
     /// How often each question is asked; the worst answer counts
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
@@ -119,6 +126,29 @@ fn checks() -> Names<Check> {
 }
 
 impl ProbeArguments {
+    /// How the server is told to reload; `None` if it is not.
+    fn reload(&self) -> Result<Option<ReloadBy>, ExitCode> {
+        let is_named = self.only.contains(&Check::Reload);
+        let signal = self.pid.and_then(|ServerProcess { pid, signal }| {
+            // Who asks for this alone, and names a process, has said what it is for.
+            let signal = signal.or((is_named && self.reload.is_none()).then_some(ReloadSignal::Hup))?;
+            Some(ReloadBy::Signal { pid, signal })
+        });
+        match (&self.reload, signal) {
+            (Some(_), Some(_)) => {
+                let text =
+                    "--reload and the signal of --pid both tell the server to reload: name one of them";
+                Err(exit::fail(exit::BAD_USAGE, text))
+            }
+            (Some(command), None) => Ok(Some(ReloadBy::Command(command.clone()))),
+            (None, None) if is_named => {
+                let text = "--only names reload: say how, with --reload COMMAND or --pid PID:SIGNAL";
+                Err(exit::fail(exit::BAD_USAGE, text))
+            }
+            (None, signal) => Ok(signal),
+        }
+    }
+
     fn config(&self) -> Result<ProbeConfig, ExitCode> {
         let mut config = ProbeConfig::default();
         config.only = self.only.clone();
@@ -138,7 +168,8 @@ impl ProbeArguments {
         config.resolve = self.resolve.clone();
         config.proxy = self.proxy.clone();
         config.expect = self.expect.map(|Bytes(bytes)| bytes);
-        config.pid = self.pid;
+        config.pid = self.pid.map(|process| process.pid);
+        config.reload = self.reload()?;
         config.repeat = self.repeat;
         config.hold = self.hold;
         let Some(path) = &self.payload else { return Ok(config) };

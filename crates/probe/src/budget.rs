@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::check::Check;
 use crate::config::ProbeConfig;
+use crate::reload::by::ReloadBy;
 
 /// The most that a probe sends, and the most that it reads, if it is not [active](ProbeConfig::active), in bytes.
 pub const QUIET: u64 = 1 << 20;
@@ -27,6 +28,8 @@ pub struct Cost {
     pub sent: u64,
     /// How many connections are held open at once while nothing is asked on them.
     pub held: u64,
+    /// How often the server is told to reload, or to stop. All its users may notice.
+    pub reloads: u64,
 }
 
 /// Whether a check asks no more than a visitor does: GET alone, no connection held, no large upload.
@@ -53,6 +56,7 @@ pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
         posts,
         sent: sent.saturating_add(connections.saturating_mul(payload)),
         held,
+        reloads: 0,
     };
     if config.http2 && !is_asked_over_http2(check) {
         return cost(0, false, 0, 0);
@@ -76,10 +80,21 @@ pub(crate) fn cost(check: Check, config: &ProbeConfig, active: bool) -> Cost {
         Check::ExpectContinue => cost(2 * times + learnt, true, (2 * times + learnt) * body, 0),
         Check::Stall => cost(times + learnt, true, times * 2 * body, 0),
         Check::KeepAlive => cost(1 + times * TOGETHER as u64, false, 0, TOGETHER as u64),
+        Check::WebSocket => {
+            let sent = times * (2 * LITTLE + body + (config.upload + OVER) as u64 + EAGER as u64);
+            cost(1 + 4 * times + learnt, false, sent, 0)
+        }
         Check::IdleOpen => cost(10, false, 8, 8),
         Check::Drip => cost(1, false, config.hold.as_secs() + 5, 1),
         Check::EndlessUpload => cost(1, true, config.endless, 0),
         Check::Backlog => cost(config.burst as u64 + 1, false, 0, config.burst as u64),
+        Check::Reload => {
+            let reloads = u64::from(reloads(config));
+            let each = u64::from(RELOAD_CLIENTS * MOST_REQUESTS) + u64::from(UNDER_WAY);
+            // Where responses have no framing, a short one is compared with others.
+            let cost = cost(reloads * each + learnt, false, 0, u64::from(RELOAD_CLIENTS / 2 + UNDER_WAY));
+            Cost { reloads, ..cost }
+        }
     }
 }
 
@@ -116,6 +131,25 @@ pub(crate) fn unread_bodies(config: &ProbeConfig, active: bool) -> Vec<(&'static
     let bodies = if active { [8, large] } else { [large, 8] };
     methods.iter().flat_map(|method| bodies.map(|body| (*method, body))).collect()
 }
+
+/// How many clients make requests while the server reloads. Every second one keeps its connection.
+pub(crate) const RELOAD_CLIENTS: u32 = 6;
+/// How many requests each of them makes at most.
+pub(crate) const MOST_REQUESTS: u32 = 400;
+/// How many responses have begun when the server is told to reload.
+pub(crate) const UNDER_WAY: u32 = 3;
+
+/// How often the server is told to reload. To stop, once.
+pub(crate) fn reloads(config: &ProbeConfig) -> u32 {
+    if config.reload.as_ref().is_some_and(ReloadBy::is_stop) { 1 } else { config.repeat.max(1) }
+}
+
+/// A message on a WebSocket is longer than an upload by so many bytes: some servers take exactly 4 MiB.
+pub(crate) const OVER: usize = 64 << 10;
+/// The first frame of a client that does not wait for the server to agree to a WebSocket, in bytes of payload.
+pub(crate) const EAGER: usize = 100;
+/// More than the frames that say that a WebSocket ends.
+const LITTLE: u64 = 64;
 
 /// How many kept connections are held at once.
 pub(crate) const TOGETHER: usize = 8;

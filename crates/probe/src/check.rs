@@ -31,6 +31,9 @@ pub enum Check {
     Stall,
     /// Does a request arrive that meets the server's limit of idle time on a kept connection?
     KeepAlive,
+    /// Does a WebSocket end with the server's Close frame, and its refusal arrive?
+    #[serde(rename = "websocket")]
+    WebSocket,
     /// How long does the server hold a connection whose client does not close? Are others served meanwhile?
     IdleOpen,
     /// Is the total time bounded when the client sends a byte just before each idle bound?
@@ -39,11 +42,14 @@ pub enum Check {
     EndlessUpload,
     /// Are connections of a burst reset or ignored before the first byte?
     Backlog,
+    /// Are requests kept that are made while the server reloads, or stops? Asked only with
+    /// [`ProbeConfig::reload`](crate::ProbeConfig::reload).
+    Reload,
 }
 
 impl Check {
     /// All of them, in the order in which they are asked.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::LargeResponse,
         Self::UnreadBody,
         Self::TrailingBytes,
@@ -55,10 +61,13 @@ impl Check {
         Self::ExpectContinue,
         Self::Stall,
         Self::KeepAlive,
+        Self::WebSocket,
         Self::IdleOpen,
         Self::Drip,
         Self::EndlessUpload,
         Self::Backlog,
+        // The last: it may not come back.
+        Self::Reload,
     ];
 
     /// The question's name.
@@ -75,10 +84,12 @@ impl Check {
             Self::HalfClose => "half-close",
             Self::Stall => "stall",
             Self::KeepAlive => "keep-alive",
+            Self::WebSocket => "websocket",
             Self::IdleOpen => "idle-open",
             Self::Drip => "drip",
             Self::EndlessUpload => "endless-upload",
             Self::Backlog => "backlog",
+            Self::Reload => "reload",
         }
     }
 
@@ -110,6 +121,9 @@ impl Check {
             Self::KeepAlive => {
                 "Does a request arrive that meets the server's limit of idle time on a kept connection?"
             }
+            Self::WebSocket => {
+                "Does a WebSocket end with the server's Close frame, and does its refusal arrive?"
+            }
             Self::IdleOpen => {
                 "How long does the server hold a connection whose client does not close? Are others served meanwhile?"
             }
@@ -118,6 +132,7 @@ impl Check {
             }
             Self::EndlessUpload => "Is the number of discarded bytes limited?",
             Self::Backlog => "Are connections of a burst reset or ignored before the first byte?",
+            Self::Reload => "Are requests kept that are made while the server reloads, or stops?",
         }
     }
 

@@ -15,10 +15,12 @@ use crate::late::late_reader;
 use crate::model::LARGE;
 use crate::often::{STUCK, Variant, cut_short, too_late, worst, worst_form};
 use crate::prober::Prober;
+use crate::reload::reload;
 use crate::request::AskedMethod;
 use crate::seen::ConnectionEnd;
 use crate::trial::{Trial, Until};
 use crate::uploads;
+use crate::websocket::websocket;
 
 pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
     let raw = prober.dialect.is_raw();
@@ -41,7 +43,7 @@ pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
 /// Whether a check is made of trials that are judged one by one ([`worst`]), so that each was looked at for that.
 fn is_repeated(check: Check) -> bool {
     use Check::*;
-    !matches!(check, KeepAlive | IdleOpen | Drip | EndlessUpload | Backlog)
+    !matches!(check, KeepAlive | IdleOpen | Drip | EndlessUpload | Backlog | Reload)
 }
 
 fn ask_in_order(prober: &Prober, check: Check, raw: bool) -> CheckFinding {
@@ -71,10 +73,12 @@ fn ask_in_order(prober: &Prober, check: Check, raw: bool) -> CheckFinding {
         Check::ExpectContinue => uploads::expect_continue(prober),
         Check::Stall => stall(prober),
         Check::KeepAlive => keep_alive(prober),
+        Check::WebSocket => websocket(prober),
         Check::IdleOpen => by_status(&prober.model, hostile::idle_open(prober)),
         Check::Drip => hostile::drip(prober),
         Check::EndlessUpload => hostile::endless_upload(prober),
         Check::Backlog => hostile::backlog(prober),
+        Check::Reload => reload(prober),
     }
 }
 

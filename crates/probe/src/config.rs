@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::check::Check;
 use crate::direction::{ConnectRule, ResolveRule};
 use crate::proxy::Proxy;
+use crate::reload::by::ReloadBy;
 use crate::request::{AskedMethod, HeaderField};
 
 /// The values of [`ProbeConfig::default`], with their reasons.
@@ -81,6 +82,9 @@ pub struct ProbeConfig {
     pub except: Vec<Check>,
     /// The pid of a process of the server. The kernel counters of its network namespace are read.
     pub pid: Option<u32>,
+    /// How to tell the server to reload, or to stop, for [`Check::Reload`]: as often as [`repeat`](Self::repeat) says, and to stop
+    /// once. `None`: it is not asked.
+    pub reload: Option<ReloadBy>,
     /// Whether to watch the server's resets in the kernel, if the server is on this host and the user has the rights to
     /// watch (crate `linger-watch`).
     pub watch: bool,
@@ -125,6 +129,7 @@ impl Default for ProbeConfig {
             only: Vec::new(),
             except: Vec::new(),
             pid: None,
+            reload: None,
             watch: true,
             headers: Vec::new(),
             method: None,

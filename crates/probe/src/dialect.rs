@@ -11,6 +11,7 @@ use crate::framing::Framing;
 use crate::proxy::is_for_proxy;
 use crate::request::{AskedMethod, HeaderField};
 use crate::target::{Scheme, Target};
+use crate::websocket::key::WebSocketKey;
 
 /// A protocol, with the request's target in it.
 #[derive(Clone, Debug)]
@@ -63,6 +64,8 @@ pub(crate) struct RequestShape {
     pub(crate) is_chunked: bool,
     /// Whether the head asks if the body is wanted.
     pub(crate) expects: bool,
+    /// Whether the head asks for a WebSocket, with this key.
+    pub(crate) websocket: Option<WebSocketKey>,
 }
 
 impl RequestShape {
@@ -74,6 +77,7 @@ impl RequestShape {
         is_kept: false,
         is_chunked: false,
         expects: false,
+        websocket: None,
     };
     pub(crate) const KEPT: Self = Self { is_kept: true, ..Self::GET };
 
@@ -138,7 +142,18 @@ impl Dialect {
                 let length = extras.announced(ask).map(|length| length.to_string());
                 let mut own =
                     vec![("Host", host.as_str()), ("User-Agent", &extras.user_agent), ("Accept", "*/*")];
-                own.push(("Connection", if ask.is_kept { "keep-alive" } else { "close" }));
+                own.push(match ask.websocket {
+                    Some(_) => ("Connection", "Upgrade"),
+                    None if ask.is_kept => ("Connection", "keep-alive"),
+                    None => ("Connection", "close"),
+                });
+                if let Some(key) = &ask.websocket {
+                    own.extend([
+                        ("Upgrade", "websocket"),
+                        ("Sec-WebSocket-Version", "13"),
+                        ("Sec-WebSocket-Key", key.text()),
+                    ]);
+                }
                 if let Some(length) = &length {
                     own.extend([("Content-Type", "application/octet-stream"), ("Content-Length", length)]);
                 }

@@ -7,6 +7,7 @@ use linger_untrusted::Untrusted;
 use linger_verdict::Verdict;
 
 use crate::check::Check;
+use crate::reload::counted::ReloadFound;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::witness::Witnessed;
 
@@ -27,6 +28,8 @@ pub enum CheckAnswer {
     /// The response arrived completely, and then the server reset the connection, or a write of the client's failed.
     /// Another client, or a client on a slower link, would have lost a part of it.
     AtRisk,
+    /// Only to [`Check::Reload`]: connections were refused that were to be served, and no request was lost.
+    Refuses,
     /// Bytes of the response are missing, and the end of the connection looked clean.
     LosesSilently,
     /// Bytes of the response are missing because of a reset, or a gateway answered 502 or 504 in the application's
@@ -40,6 +43,7 @@ impl CheckAnswer {
         match self {
             Self::Keeps => "keeps",
             Self::AtRisk => "at risk",
+            Self::Refuses => "refuses",
             Self::Loses => "loses",
             Self::LosesSilently => "loses silently",
             Self::Stalls => "stalls",
@@ -97,6 +101,8 @@ pub struct CheckFinding {
     pub status: Option<u16>,
     /// The answer to [`Check::KeepAlive`] in numbers; `None` for other questions, and where no end came.
     pub idle_limit: Option<IdleLimit>,
+    /// The answer to [`Check::Reload`] in numbers; `None` for other questions, and where the server was not told to reload.
+    pub reload: Option<ReloadFound>,
     /// Why the question was not asked, or not as often as configured, out of regard for a server that others use, too.
     pub left_out: Option<LeftOut>,
     /// Why the deciding trial tells nothing although no fault was seen in it; `None` if it tells, or if none was made.
@@ -174,6 +180,8 @@ pub enum Doubt {
     },
     /// In a check no connection could be made, or the server gave no response, to plain requests either.
     NoAnswer(Check),
+    /// The server was to reload or to stop, and what became of requests then could not be told.
+    Reload,
     /// [`QUIET`](crate::QUIET) bytes were read or sent before these could be asked.
     Unasked(Vec<Check>),
     /// The time was over before these could be asked.
@@ -200,6 +208,7 @@ impl CheckFinding {
             behind: Vec::new(),
             status: None,
             idle_limit: None,
+            reload: None,
             left_out: None,
             unlike: None,
             sentence: sentence.to_owned(),
@@ -231,6 +240,7 @@ impl CheckFinding {
             behind: Vec::new(),
             status: seen.status,
             idle_limit: None,
+            reload: None,
             left_out: None,
             unlike: None,
             sentence,
@@ -306,10 +316,12 @@ impl ProbeReport {
 
     /// Why the server cannot be said to keep its responses although no fault was found; `None` if nothing speaks against it.
     pub fn doubt(&self) -> Option<Doubt> {
-        if let Some(status) = self.status.filter(|status| !(200..300).contains(status)) {
+        // Of a WebSocket the plain response says nothing: mostly it is a refusal.
+        let has_pages = self.counting().any(|finding| finding.check != Check::WebSocket);
+        if let Some(status) = self.status.filter(|status| has_pages && !(200..300).contains(status)) {
             return Some(Doubt::PlainStatus(status));
         }
-        if self.response_bytes == 0 {
+        if has_pages && self.response_bytes == 0 {
             return Some(Doubt::Empty);
         }
         let open = || self.counting().filter(|finding| finding.answer == CheckAnswer::CannotTell);
@@ -320,6 +332,10 @@ impl ProbeReport {
         };
         if let Some(doubt) = open().find_map(doubt) {
             return Some(doubt);
+        }
+        // It is asked only where somebody wants to know it.
+        if open().any(|finding| finding.check == Check::Reload) {
+            return Some(Doubt::Reload);
         }
         let left_out = |why| {
             let unasked = open().filter(|finding| finding.left_out == Some(why));

@@ -4,6 +4,7 @@ use linger_fastcgi::replies::{Replies, Reply};
 use linger_untrusted::Untrusted;
 
 use crate::no_response::NoResponse;
+use crate::websocket::frames::ServerFrames;
 
 /// Largest head, in bytes. Clients take as much or less: hyper some 400 KB, curl 300 KB, browsers 256 KB, Python 64 KB a line.
 const MOST_HEAD: usize = 512 << 10;
@@ -40,6 +41,10 @@ pub struct Framing {
     interim: usize,
     /// Whether the server has asked for the request's body (100 Continue).
     pub(crate) is_continued: bool,
+    /// Whether the request has asked for a WebSocket: 101 is then the last response on its connection.
+    may_switch: bool,
+    /// The header field Sec-WebSocket-Accept.
+    pub(crate) websocket_accept: Option<String>,
 }
 
 #[derive(Debug)]
@@ -49,6 +54,7 @@ enum FramingKind {
     Chunked(Chunks),
     Close,
     Fcgi(Box<Replies>),
+    WebSocket(Box<ServerFrames>),
 }
 
 impl Framing {
@@ -66,6 +72,8 @@ impl Framing {
             wrong: None,
             interim: 0,
             is_continued: false,
+            may_switch: false,
+            websocket_accept: None,
         }
     }
 
@@ -90,6 +98,20 @@ impl Framing {
             FramingKind::Length(_) => "content-length",
             FramingKind::Chunked(_) => "chunked",
             FramingKind::Fcgi(_) => "end-request",
+            FramingKind::WebSocket(_) => "close-frame",
+        }
+    }
+
+    /// Takes 101 for an agreement to a WebSocket: its end is the Close frame.
+    pub(crate) fn asks_for_websocket(&mut self) {
+        self.may_switch = true;
+    }
+
+    /// What came on the WebSocket, if the server has agreed to one.
+    pub(crate) fn websocket(&self) -> Option<&ServerFrames> {
+        match &self.kind {
+            FramingKind::WebSocket(frames) => Some(frames),
+            _ => None,
         }
     }
 
@@ -140,6 +162,13 @@ impl Framing {
                 self.complete = chunks.state == ChunkState::Done;
                 if chunks.state == ChunkState::Broken && self.wrong.is_none() {
                     self.wrong = Some(NoResponse::Chunks(self.got));
+                }
+            }
+            FramingKind::WebSocket(frames) => {
+                self.got += frames.feed(&mut bytes);
+                self.complete = frames.is_closed();
+                if frames.is_broken() && self.wrong.is_none() {
+                    self.wrong = Some(NoResponse::Frames(self.got));
                 }
             }
             FramingKind::Fcgi(replies) => loop {
@@ -211,7 +240,8 @@ impl Framing {
             };
             from += length;
             let status = response.code.unwrap_or(0);
-            if (100..200).contains(&status) {
+            let is_switch = status == 101 && self.may_switch;
+            if (100..200).contains(&status) && !is_switch {
                 self.interim += 1;
                 self.is_continued |= status == 100;
                 if self.interim > MOST_INTERIM {
@@ -229,6 +259,7 @@ impl Framing {
                 header.map(|header| header.value.into())
             };
             (self.server, self.location) = (raw("server"), raw("location"));
+            self.websocket_accept = find("sec-websocket-accept");
             self.keep_alive = find("keep-alive").and_then(|value| timeout(&value));
             let connection = find("connection").unwrap_or_default().to_ascii_lowercase();
             let says = |word: &str| connection.split(',').any(|token| token.trim() == word);
@@ -237,6 +268,7 @@ impl Framing {
                 find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
             let length = find("content-length").and_then(|value| value.trim().parse().ok());
             self.kind = match (chunked, length) {
+                _ if is_switch => FramingKind::WebSocket(Box::default()),
                 _ if status == 204 || status == 304 => FramingKind::Length(0),
                 (true, _) => FramingKind::Chunked(Chunks::default()),
                 (false, Some(length)) => FramingKind::Length(length),

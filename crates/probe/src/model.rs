@@ -113,7 +113,8 @@ impl Model {
     /// The plain request asked again has a response with the same status; one with a body, or with bytes behind it, may be
     /// refused. Where status and method are the plain ones, a much shorter response is another page.
     pub(crate) fn unlike(&self, check: Check, ask: RequestShape, seen: &TrialResult) -> Option<Unlike> {
-        let may_be_refused = ask.has_body() || matches!(check, Check::TrailingBytes | Check::Pipelined);
+        let may_be_refused =
+            ask.has_body() || matches!(check, Check::TrailingBytes | Check::Pipelined | Check::WebSocket);
         if self.is_unlike(seen.status) || (!may_be_refused && seen.status != self.status) {
             return Some(Unlike::Status);
         }

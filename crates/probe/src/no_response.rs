@@ -18,6 +18,8 @@ pub enum NoResponse {
     OnlyInterim(usize),
     /// Its body is not in the chunked coding that its head announces, from this many bytes of content on.
     Chunks(u64),
+    /// On a WebSocket its frames break the rules of RFC 6455, from this many bytes of payload on.
+    Frames(u64),
 }
 
 impl fmt::Display for NoResponse {
@@ -27,6 +29,9 @@ impl fmt::Display for NoResponse {
             Self::MalformedHead(opening) => write!(f, "its head is malformed: `{}`", opening.terminal()),
             Self::EndlessHead(bytes) => write!(f, "its head does not end within {bytes} bytes"),
             Self::OnlyInterim(count) => write!(f, "{count} interim responses (1xx) came, and no other"),
+            Self::Frames(payload) => {
+                write!(f, "its frames on the WebSocket are broken behind {payload} bytes of payload")
+            }
             Self::Chunks(content) => {
                 write!(f, "its chunked coding is broken behind {content} bytes of the body")
             }

@@ -21,6 +21,7 @@ use crate::judge::is_gateways_failure;
 use crate::learn::plain;
 use crate::model::{Lengths, Model};
 use crate::prober::Prober;
+use crate::reload::by::ReloadBy;
 use crate::route::Route;
 use crate::seen::TrialResult;
 use crate::target::{Scheme, Target, is_here, is_near};
@@ -277,6 +278,8 @@ pub struct ProbePlan {
     pub costs: Vec<(Check, Option<Cost>)>,
     /// The most connections that finding an address and the plain requests take.
     pub plain_connections: u64,
+    /// Whether the server is told to stop, so that nobody is served afterwards.
+    pub is_stop: bool,
 }
 
 /// What a probe of `target` is going to ask.
@@ -289,7 +292,8 @@ pub fn will_ask(target: &Target, config: &ProbeConfig) -> Result<ProbePlan, Prob
     let costs = questions(config, active).into_iter().map(|check| (check, cost(check))).collect();
     // Three plain requests where responses have no framing; of other addresses the first attempt may be in vain.
     let plain_connections = 3 + (route.addresses.len() as u64 - 1);
-    Ok(ProbePlan { costs, plain_connections })
+    let is_stop = config.reload.as_ref().is_some_and(ReloadBy::is_stop);
+    Ok(ProbePlan { costs, plain_connections, is_stop })
 }
 
 /// The questions of a quiet probe, the most telling first: what may be sent and read can be used up before the last.
@@ -307,6 +311,8 @@ fn questions(config: &ProbeConfig, active: bool) -> Vec<Check> {
         (config.only.is_empty() || config.only.contains(check))
             && !config.except.contains(check)
             && (config.hostile || !check.is_hostile())
+            // Nobody's server is told to reload unless that was asked for.
+            && (*check != Check::Reload || config.reload.is_some() || config.only.contains(check))
             // What has no meaning over HTTP/2 is told to those who name it.
             && (!config.http2 || is_asked_over_http2(*check) || config.only.contains(check) || check.is_hostile())
     };

@@ -11,6 +11,7 @@ use crate::framing::Framing;
 use crate::no_response::NoResponse;
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
+use crate::websocket::frames::ServerFrames;
 use crate::wire::ClientStream;
 
 /// How far to read.
@@ -293,6 +294,26 @@ impl<'p> Trial<'p> {
         self.ended.is_some()
     }
 
+    /// Whether the server has agreed to a WebSocket, for a client that has asked for one.
+    pub(crate) fn websocket(&self) -> Option<&ServerFrames> {
+        self.framing.websocket()
+    }
+
+    /// What it says of the client's key when it agrees.
+    pub(crate) fn websocket_accept(&self) -> Option<&str> {
+        self.framing.websocket_accept.as_deref()
+    }
+
+    /// The response's status, once it is known.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.framing.status
+    }
+
+    /// Takes 101 for an agreement to a WebSocket, whose frames come next.
+    pub(crate) fn asks_for_websocket(&mut self) {
+        self.framing.asks_for_websocket();
+    }
+
     pub(crate) fn ends_with_connection(&self) -> bool {
         self.framing.ends_with_connection()
     }
@@ -325,6 +346,11 @@ impl<'p> Trial<'p> {
     }
 
     pub(crate) fn finish(self) -> TrialResult {
+        self.result()
+    }
+
+    /// What was seen so far, of the last request on the connection.
+    pub(crate) fn result(&self) -> TrialResult {
         let complete_silence =
             if self.framing.complete { ConnectionEnd::Open } else { ConnectionEnd::Silent };
         let ended = self.ended.unwrap_or(complete_silence);
@@ -338,8 +364,8 @@ impl<'p> Trial<'p> {
             framing: self.framing.name(),
             is_endless: self.is_endless,
             is_unsure: false,
-            server: self.framing.server,
-            location: self.framing.location,
+            server: self.framing.server.clone(),
+            location: self.framing.location.clone(),
             ended,
             code: None,
             invalid: self.framing.wrong.as_ref().map(|wrong| format!("no response: {wrong}")),

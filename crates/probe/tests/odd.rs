@@ -6,7 +6,9 @@ mod in_time;
 mod kept;
 mod malformed;
 mod routes;
+mod told;
 mod unlike;
+mod upgraded;
 mod uploads;
 
 use std::io::Write;

@@ -1,5 +1,8 @@
 //! Probes real servers, each in a private network, and checks the known answers.
 
+mod reloaded;
+mod websocket;
+
 use std::collections::BTreeMap;
 
 use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeReport, Witnessed, probe};

@@ -48,6 +48,8 @@ pub(crate) struct Finding {
     idle_limit_seconds: Option<f64>,
     /// What the server announces of it in its header field Keep-Alive, in seconds; null where it does not.
     announced_seconds: Option<u64>,
+    /// What became of the requests around a reload; null for other checks than `reload`, and where the server was not told.
+    reload: Option<Reload>,
     /// Why the question was not asked, or not as often as it was to be: `active`, it asks more than a visitor does; `budget`, what
     /// may be asked of a server that others use, too, was used up; `time`, the time was over.
     left_out: Option<String>,
@@ -57,6 +59,64 @@ pub(crate) struct Finding {
 
 impl LineBody for Finding {
     const KIND: &'static str = "finding";
+}
+
+/// What became of the requests around a reload, or a stop.
+#[derive(Serialize, JsonSchema)]
+struct Reload {
+    /// Whether the server was told to stop.
+    stop: bool,
+    /// How often it was told.
+    times: u32,
+    /// What shows that it has done so: `command`, the command ended with status 0; `refused`, connections were refused; `ended`, the
+    /// process has ended; `processes`, other processes hold the listening socket; `socket`, another socket listens. Null if nothing does.
+    shown: Option<String>,
+    /// Responses that had begun before it was told, and were read when it had done so.
+    under_way: u32,
+    /// Requests that ended before the server was told.
+    before: ReloadRequests,
+    /// Requests that ended after that, and began before it had done what it was told.
+    during: ReloadRequests,
+    /// Requests that began later.
+    after: ReloadRequests,
+}
+
+/// What became of requests.
+#[derive(Serialize, JsonSchema)]
+struct ReloadRequests {
+    /// Answered in full.
+    kept: u32,
+    /// Answered in full before a reset; on a kept connection that had just ended; or left in the queue of a server that stops.
+    at_risk: u32,
+    /// Cut, or sent and not answered.
+    lost: u32,
+    /// How many of `at_risk` and `lost` ended by a reset.
+    reset: u32,
+    /// Not connected: nothing listened.
+    refused: u32,
+    /// Answered with another status, or not comparable.
+    other: u32,
+}
+
+impl From<library::RequestCounts> for ReloadRequests {
+    fn from(counts: library::RequestCounts) -> Self {
+        let library::RequestCounts { kept, at_risk, lost, reset, refused, other, .. } = counts;
+        Self { kept, at_risk, lost, reset, refused, other }
+    }
+}
+
+impl From<library::ReloadFound> for Reload {
+    fn from(found: library::ReloadFound) -> Self {
+        Self {
+            stop: found.is_stop,
+            times: found.times,
+            shown: found.shown.map(identifier),
+            under_way: found.under_way,
+            before: found.before.into(),
+            during: found.during.into(),
+            after: found.after.into(),
+        }
+    }
 }
 
 fn checks(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -116,6 +176,7 @@ impl From<&library::CheckFinding> for Finding {
             status: finding.status,
             idle_limit_seconds: finding.idle_limit.map(|idle| idle.seconds),
             announced_seconds: finding.idle_limit.and_then(|idle| idle.announced_seconds),
+            reload: finding.reload.map(Reload::from),
             left_out: finding.left_out.map(identifier),
             sentence: finding.sentence.clone(),
         }
@@ -142,6 +203,7 @@ fn doubt(doubt: library::Doubt) -> String {
         library::Doubt::OtherLength { bytes, check } => format!("{check} was answered with {bytes} bytes"),
         library::Doubt::Late(checks) => format!("the time was over before {}", names(&checks)),
         library::Doubt::NoAnswer(check) => format!("{check} was not answered, nor plain requests"),
+        library::Doubt::Reload => "reload could not be told".into(),
         library::Doubt::Unasked(checks) => format!("the budget left out {}", names(&checks)),
         _ => "unknown".into(),
     }
@@ -251,6 +313,8 @@ pub(crate) struct WouldAsk {
     sent_bytes: u64,
     /// How many connections are held open at once while nothing is asked on them.
     held: u64,
+    /// How often the server is told to reload, or to stop: all its users may notice.
+    reloads: u64,
 }
 
 impl LineBody for WouldAsk {
@@ -267,6 +331,7 @@ impl WouldAsk {
             posts: cost.is_some_and(|cost| cost.posts),
             sent_bytes: of(|cost| cost.sent),
             held: of(|cost| cost.held),
+            reloads: of(|cost| cost.reloads),
         }
     }
 }

@@ -17,13 +17,20 @@ pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
     }
     let faults = || report.counting().filter(|finding| finding.answer.is_fault());
     let cut = |finding: &&CheckFinding| {
-        finding.check != Check::KeepAlive
+        !matches!(finding.check, Check::KeepAlive | Check::Reload)
             && matches!(finding.answer, CheckAnswer::Loses | CheckAnswer::LosesSilently | CheckAnswer::AtRisk)
     };
     if faults().any(|finding| cut(&finding)) {
         all.push(who(report));
     }
-    let stalls = || faults().filter(|finding| finding.answer == CheckAnswer::Stalls);
+    let is_stall = |finding: &&CheckFinding| {
+        finding.answer == CheckAnswer::Stalls && !matches!(finding.check, Check::Reload | Check::WebSocket)
+    };
+    let stalls = || faults().filter(is_stall);
+    all.extend(faults().find_map(reloading));
+    if faults().any(|finding| finding.check == Check::WebSocket && finding.answer == CheckAnswer::Stalls) {
+        all.push(WEBSOCKET_LEFT.to_owned());
+    }
     if stalls().any(|finding| finding.got == 0 && finding.status.is_none()) {
         all.push(format!(
             "In {} it gave no answer: has it stopped, or is it busy with what it was asked before?",
@@ -48,6 +55,36 @@ pub(crate) fn sentences(report: &ProbeReport) -> Vec<String> {
         all.push(format!("Not asked of a server that others use, too: {unasked}. --active asks them."));
     }
     all
+}
+
+/// What to do about a WebSocket whose connection the server leaves open.
+const WEBSOCKET_LEFT: &str = "On a WebSocket the server answers a Close frame with its own, and is then the first to close (RFC 6455 sections 5.5.1, 7.1.1).";
+
+/// What to do about requests that are lost or refused at a reload, or at a stop.
+fn reloading(finding: &CheckFinding) -> Option<String> {
+    let found = finding.reload?;
+    let text = match finding.answer {
+        CheckAnswer::Refuses if found.after.kept == 0 => {
+            "It does not come back from what was to be a reload: does it know that signal, and does its new configuration hold?"
+        }
+        CheckAnswer::Refuses => {
+            "At a reload its listening socket should stay open: hand it to the new processes (fork, LISTEN_FDS), or let them listen beside \
+             the old ones first (SO_REUSEPORT)."
+        }
+        CheckAnswer::AtRisk if !found.is_stop => {
+            "At a reload it ends kept connections, and a request may meet that end: a client should repeat it if it is idempotent (RFC 9110 \
+             section 9.2.2). A server can answer one more request first, and say `Connection: close`."
+        }
+        _ if found.is_stop => {
+            "When it is told to stop it should close its listening socket, answer what it has accepted, and only then end: \
+             `KillSignal=SIGQUIT` in systemd's unit for nginx and php-fpm, SIGWINCH for httpd."
+        }
+        _ => {
+            "At a reload its old processes should answer what they have accepted before they end, and the listening socket should stay open: \
+             for httpd that is `apachectl graceful` (SIGUSR1), for php-fpm `process_control_timeout`."
+        }
+    };
+    Some(text.to_owned())
 }
 
 /// What to do about requests that meet the end of an idle connection.
@@ -124,6 +161,10 @@ fn who(report: &ProbeReport) -> String {
 
 /// The remedy where each response that was cut ended in order.
 fn silent(report: &ProbeReport) -> &'static str {
+    let mut faults = report.counting().filter(|finding| finding.answer.is_fault());
+    if faults.any(|finding| finding.check == Check::WebSocket) {
+        return "It ends a WebSocket without a Close frame: its clients are told 1006, and not why (RFC 6455 section 7.1.5).";
+    }
     if report.counting().filter(|finding| finding.answer.is_fault()).all(|one| one.check == Check::HalfClose)
     {
         return "It takes a client that has shut its sending side for one that has left, which is no matter of how it closes.";
@@ -191,6 +232,10 @@ pub(super) fn doubtful(report: &ProbeReport, doubt: &Doubt) -> String {
             "No fault was found, but the time was over before {} could be asked: --within gives more.",
             listed(checks)
         ),
+        Doubt::Reload => {
+            "No fault was found, but what becomes of requests at the reload, or the stop, could not be told."
+                .into()
+        }
         Doubt::Unasked(checks) => {
             format!(
                 "No fault was found, but {} MB were used up before {} could be asked: name a path with 64 to {} KB, or say --active.",

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use linger_probe::{ProbePlan, QUIET};
+use linger_probe::{Cost, ProbePlan, QUIET};
 
 use crate::exit;
 use crate::lines::{self, line};
@@ -16,7 +16,7 @@ pub(crate) fn say(plan: &ProbePlan, within: Duration) {
     let asked = || costs.iter().filter_map(|(_, cost)| *cost);
     let connections: u64 = asked().map(|cost| cost.connections).sum::<u64>() + plan.plain_connections;
     let sent: u64 = asked().map(|cost| cost.sent).sum();
-    if costs.iter().any(|(_, cost)| cost.is_none()) || asked().all(|cost| !cost.posts && cost.held == 0) {
+    if costs.iter().any(|(_, cost)| cost.is_none()) || asked().all(is_a_visitors) {
         say!(
             "linger: asks as a visitor does: GET, at most {connections} connections, one at a time, at most {} each way; it ends after {seconds} s",
             megabytes(QUIET)
@@ -30,10 +30,30 @@ pub(crate) fn say(plan: &ProbePlan, within: Duration) {
     } else {
         String::new()
     };
+    let reloads = asked().map(|cost| cost.reloads).sum();
+    let told = match told(plan, reloads) {
+        Some(told) => format!("; the server is {told}, which all its users may notice"),
+        None => String::new(),
+    };
     say!(
-        "linger: {posts}, at most {connections} connections, {} sent{held}; it ends after {seconds} s",
+        "linger: {posts}, at most {connections} connections, {} sent{held}{told}; it ends after {seconds} s",
         megabytes(sent)
     );
+}
+
+/// What the server is told, if anything.
+fn told(plan: &ProbePlan, reloads: u64) -> Option<String> {
+    match reloads {
+        0 => None,
+        _ if plan.is_stop => Some("told to stop".to_owned()),
+        1 => Some("told to reload".to_owned()),
+        times => Some(format!("told to reload {times} times")),
+    }
+}
+
+/// Whether a visitor asks for as much.
+fn is_a_visitors(cost: Cost) -> bool {
+    !cost.posts && cost.held == 0 && cost.sent <= QUIET
 }
 
 fn megabytes(bytes: u64) -> String {
@@ -64,8 +84,10 @@ fn table(out: &mut Stdout, plan: &ProbePlan, json: bool) -> Result<(), Stopped> 
         match cost {
             Some(cost) => {
                 let requests = if cost.posts { "GET, POST" } else { "GET" };
+                let told =
+                    told(plan, cost.reloads).map_or(String::new(), |told| format!("; the server is {told}"));
                 out.text(format_args!(
-                    "{:<19}{requests:<14}{:>11} {:>10}  {}\n",
+                    "{:<19}{requests:<14}{:>11} {:>10}  {}{told}\n",
                     check.name(),
                     cost.connections,
                     cost.sent,

@@ -1,7 +1,7 @@
 //! What a probe prints for people: the plain response, and each answer with its reasons.
 
 use anstyle::{AnsiColor, Style};
-use linger_probe::{CheckAnswer, CheckFinding, LeftOut, ProbeReport};
+use linger_probe::{CheckAnswer, CheckFinding, LeftOut, ProbeReport, ReloadFound, RequestCounts};
 use linger_untrusted::message;
 
 use crate::lines::{self, line};
@@ -11,7 +11,9 @@ pub(crate) fn style(answer: CheckAnswer) -> Style {
     let colour = match answer {
         CheckAnswer::Keeps => AnsiColor::Green,
         CheckAnswer::CannotTell => AnsiColor::BrightBlack,
-        CheckAnswer::Stalls | CheckAnswer::Unbounded | CheckAnswer::AtRisk => AnsiColor::Yellow,
+        CheckAnswer::Stalls | CheckAnswer::Unbounded | CheckAnswer::AtRisk | CheckAnswer::Refuses => {
+            AnsiColor::Yellow
+        }
         _ => AnsiColor::Red,
     };
     colour.on_default()
@@ -75,6 +77,7 @@ pub(crate) fn paragraphs(finding: &CheckFinding) -> Vec<String> {
         Some(_) => "; --active asks it",
     };
     let mut all = vec![message(&format!("{}{remedy}{}", finding.sentence, times(finding)))];
+    all.extend(finding.reload.as_ref().map(around));
     if !finding.counters.is_empty() {
         let counted: Vec<String> =
             finding.counters.iter().map(|(name, value)| format!("{name} +{value}")).collect();
@@ -84,6 +87,33 @@ pub(crate) fn paragraphs(finding: &CheckFinding) -> Vec<String> {
     let behind = finding.behind.iter();
     all.extend(behind.map(|seen| format!("the kernel saw meanwhile, behind the gateway: {seen}")));
     all
+}
+
+/// What became of the requests before, during and after a reload.
+fn around(found: &ReloadFound) -> String {
+    let of = |counts: RequestCounts| {
+        let names = [
+            (counts.kept, "kept"),
+            (counts.at_risk, "at risk"),
+            (counts.lost, "lost"),
+            (counts.reset, "of these reset"),
+            (counts.refused, "refused"),
+            (counts.other, "answered otherwise"),
+        ];
+        let some: Vec<String> = names
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, name)| format!("{count} {name}"))
+            .collect();
+        if some.is_empty() { "none".to_owned() } else { some.join(", ") }
+    };
+    let what = if found.is_stop { "stop" } else { "reload" };
+    format!(
+        "requests before the {what}: {}; during: {}; after: {}",
+        of(found.before),
+        of(found.during),
+        of(found.after)
+    )
 }
 
 /// How often the answer came, and of what the trials were made.

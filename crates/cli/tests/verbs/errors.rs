@@ -87,6 +87,10 @@ fn files_that_cannot_be_used_are_named_with_what_to_do() {
     );
     says("probe fcgi://192.0.2.1/x --proxy 192.0.2.2:3128", 2, "that is for http:// and https://");
     says("probe http://192.0.2.1/ --proxy 127.0.0.1:3128 --hostile", 2, "--i-own-this-server");
+    says("probe http://192.0.2.1/ --only reload", 2, "with --reload COMMAND or --pid PID:SIGNAL");
+    says("probe http://192.0.2.1/ --reload true --pid 1:HUP", 2, "name one of them");
+    says("probe http://192.0.2.1/ --pid 1:KILL", 2, "`KILL` is no signal by which a server is told");
+    says("probe http://192.0.2.1/ --pid 0:HUP", 2, "`0` is no pid");
     says("probe http://me:secret@192.0.2.1/", 2, "a name and a password do not belong in it");
     says("probe tcp://127.0.0.1:1 --payload empty", 2, "--payload: empty is empty");
     says(

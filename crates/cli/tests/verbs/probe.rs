@@ -95,6 +95,45 @@ fn web(status: &'static str, body: usize) -> String {
     url
 }
 
+/// That all users of the server may notice is said before anything is sent, and what became of requests is told in numbers.
+#[test]
+fn a_reload_is_said_before_and_told_in_numbers() {
+    let url = web("200 OK", 100_000);
+    let asks = |more: &[&str]| {
+        let words = ["probe", &url, "--only", "reload", "--repeat", "1"];
+        let shown = Command::new(LINGER).args(words).args(more).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (shown.status.code(), text(shown.stdout), text(shown.stderr))
+    };
+    let (status, planned, _) = asks(&["--dry-run", "--reload", "exit 9"]);
+    assert_eq!(status, Some(0), "{planned}");
+    assert!(planned.contains("; the server is told to reload"), "{planned}");
+    let (_, planned, _) = asks(&["--dry-run", "--pid", "1:TERM", "--json"]);
+    let planned = crate::common::contract::lines("probe", &planned);
+    assert_eq!((&planned[0]["check"], &planned[0]["reloads"]), (&"reload".into(), &1.into()));
+    // A question that sends megabytes is not what a visitor asks.
+    let words = ["probe", &url, "--only", "websocket", "--repeat", "1"];
+    let shown = Command::new(LINGER).args(words).output().unwrap();
+    let said = String::from_utf8(shown.stderr).unwrap();
+    assert!(said.contains("linger: GET, at most ") && said.contains(" 4.8 MB sent"), "{said}");
+    let (status, shown, said) = asks(&["--reload", "echo the command"]);
+    assert_eq!(status, Some(0), "{shown}{said}");
+    assert!(said.contains("; the server is told to reload, which all its users may notice;"), "{said}");
+    // What the command prints is no part of the report.
+    assert!(said.contains("the command\n") && !shown.contains("the command\n"), "{shown}{said}");
+    assert!(
+        shown.contains("reload             keeps") && shown.contains("requests before the reload: "),
+        "{shown}"
+    );
+    let (status, told, _) = asks(&["--reload", "exit 9", "--json"]);
+    let told = crate::common::contract::lines("probe", &told);
+    assert_eq!((status, &told[0]["answer"]), (Some(3), &"cannot-tell".into()), "{told:?}");
+    let (_, told, _) = asks(&["--reload", "true", "--json"]);
+    let told = crate::common::contract::lines("probe", &told);
+    assert_eq!((&told[0]["answer"], &told[0]["reload"]["shown"]), (&"keeps".into(), &"command".into()));
+    assert!(told[0]["reload"]["during"]["kept"].as_u64() > Some(0), "{told:?}");
+}
+
 /// A server of HTTP/2 without TLS, which begins with its settings: asked in HTTP/1.1 it is told how to ask, and asked in HTTP/2
 /// without a response it is silent.
 #[test]

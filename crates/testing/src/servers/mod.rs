@@ -13,4 +13,6 @@ pub use gateways::{
     GatewayOptions, httpd, httpd_fcgi, lighttpd, lighttpd_fcgi, nginx, nginx_fcgi, nginx_uwsgi,
 };
 pub use launch::{Launch, RunningServer, Unavailable, available, free_port, program};
-pub use subjects::{LENGTH, SERVERS, Server, Subject, go_cache, go_program, sample, sample_program};
+pub use subjects::{
+    LENGTH, SERVERS, Server, Subject, go_cache, go_program, python_with, sample, sample_program,
+};

@@ -238,6 +238,17 @@ fn python_program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
     program(name, package)
 }
 
+/// The Python into which `cargo xtask setup` installed a module, `target/peers/python`.
+///
+/// # Errors
+/// Returns [`Unavailable::Missing`] if it was not installed there.
+pub fn python_with(module: &str) -> Result<PathBuf, Unavailable> {
+    let missing = || Unavailable::Missing { program: module.to_owned(), package: module.to_owned() };
+    let python = workspace().join("target/peers/python/bin/python3");
+    let imported = Command::new(&python).args(["-c", &format!("import {module}")]).output();
+    if imported.is_ok_and(|output| output.status.success()) { Ok(python) } else { Err(missing()) }
+}
+
 fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
