@@ -238,7 +238,7 @@ fn python_program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
     program(name, package)
 }
 
-fn workspace() -> &'static Path {
+pub(super) fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
