@@ -82,6 +82,10 @@ const SUITES: [&str; 2] = ["gunicorn", "waitress"];
 const CLIENTS: [(&str, &str); 4] =
     [("requests", "requests"), ("urllib3", "urllib3"), ("httpx", "httpx[http2]"), ("aiohttp", "aiohttp")];
 
+/// What decodes OpenTelemetry's protocol, apart from this program: each module with what pip installs for it.
+const COLLECTOR: [(&str, &str); 2] =
+    [("opentelemetry.proto.collector.logs.v1.logs_service_pb2", "opentelemetry-proto"), ("grpc", "grpcio")];
+
 /// HTTP clients that are built into `target/peers/clients`, each with the package that builds it.
 const BUILT: [(&str, &str); 2] = [("go", "golang-go"), ("Client.class", "default-jdk-headless")];
 
@@ -172,7 +176,8 @@ pub(crate) fn record_at_first() -> anyhow::Result<()> {
 /// The names that tests may pass to `skip`.
 pub(crate) fn needs() -> impl Iterator<Item = &'static str> {
     let packages = DEBIAN.iter().chain(&PYPI).map(|(package, _)| *package);
-    packages.chain(CLIENTS.map(|(module, _)| module)).chain(machine::needs())
+    let collector = COLLECTOR.map(|(_, package)| package);
+    packages.chain(CLIENTS.map(|(module, _)| module)).chain(collector).chain(machine::needs())
 }
 
 fn find_missing() -> Vec<String> {
@@ -185,6 +190,8 @@ fn find_missing() -> Vec<String> {
     missing.extend(suites.map(|name| format!("{name}, its suite: it could not be fetched from PyPI")));
     let clients = CLIENTS.iter().filter(|(module, _)| !has_module(&peers, module));
     missing.extend(clients.map(|(name, _)| format!("{name}: it could not be installed from PyPI")));
+    let collector = COLLECTOR.iter().filter(|(module, _)| !has_module(&peers, module));
+    missing.extend(collector.map(|(_, package)| format!("{package}: it could not be installed from PyPI")));
     let built = BUILT.iter().filter(|(file, _)| !peers.join("clients").join(file).is_file());
     missing.extend(built.map(|(file, package)| format!("{package}: the client {file} could not be built")));
     let subcommands = CARGO.iter().filter(|(name, _)| !has_subcommand(name));
@@ -271,9 +278,10 @@ fn pypi() -> anyhow::Result<()> {
         PYPI.map(|(package, _)| package).to_vec(),
         SUITES_NEED.to_vec(),
         CLIENTS.map(|(_, package)| package).to_vec(),
+        COLLECTOR.map(|(_, package)| package).to_vec(),
     ];
     let is_there = PYPI.iter().all(|(_, program)| folder.join("bin").join(program).is_file())
-        && CLIENTS.iter().all(|(module, _)| has_module(&peers, module));
+        && CLIENTS.iter().chain(&COLLECTOR).all(|(module, _)| has_module(&peers, module));
     let lack: Vec<&&str> = SUITES.iter().filter(|name| !suites.join(name).is_dir()).collect();
     let mut installed = Ok(());
     if !is_there || !lack.is_empty() {

@@ -24,10 +24,16 @@ use crate::tools::tools;
 use crate::typed::port;
 use crate::{exit, interrupt, lines};
 use journal::SystemJournal;
+use outputs::OtherOutputs;
 use record::RecordTrouble;
 
 mod check;
+#[cfg(feature = "otlp")]
+mod events;
 mod journal;
+#[cfg_attr(not(feature = "otlp"), path = "watch/no_otlp.rs")]
+mod otlp;
+mod outputs;
 mod record;
 mod rights;
 
@@ -45,7 +51,8 @@ const METRICS: &str = "Serve the counts for Prometheus at http://HOST:PORT/metri
 #[derive(Args, Debug)]
 #[command(mut_arg("metrics", |arg| arg.help(METRICS)))]
 #[command(after_help = "Examples:\n  sudo linger watch\n  sudo linger watch --port 8080 --for 60 --json\n  \
-    sudo linger watch --prometheus 127.0.0.1:9464\n  sudo linger watch --record /var/lib/linger/resets --keep 1GiB\n\n\
+    sudo linger watch --prometheus 127.0.0.1:9464\n  sudo linger watch --record /var/lib/linger/resets --keep 1GiB\n  \
+    sudo linger watch --otlp http://127.0.0.1:4318\n\n\
     It reads the kernel's tracepoints and needs root or CAP_PERFMON; to record packets, CAP_NET_RAW as well.\n\n\
     Exit status: 0 watched to the end, 1 a reset that --fail-on names was seen, 3 an address is taken, 4 this machine or user \
     cannot watch.")]
@@ -60,6 +67,8 @@ pub(crate) struct WatchArguments {
     /// Write each event to the systemd journal with fields (`journalctl LINGER_CAUSE=aborted`), and to no other output unless asked for.
     #[arg(long)]
     journal: bool,
+    #[command(flatten)]
+    otlp: otlp::OtlpTo,
     #[command(flatten)]
     end: RunFor,
     /// Only resets that concern these ports, here or there.
@@ -81,7 +90,7 @@ pub(crate) struct WatchArguments {
 impl WatchArguments {
     /// Whether notices go elsewhere than to the output, unless that is asked for as well.
     fn is_quiet(&self) -> bool {
-        self.counts.metrics.is_some() || self.journal
+        self.counts.metrics.is_some() || self.journal || self.otlp.is_asked_for()
     }
 }
 
@@ -98,7 +107,11 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     if arguments.check {
         return check::run(arguments.output.json);
     }
-    // First: what it keeps open is nothing of what follows.
+    // Both are first: what they keep open is nothing of what follows.
+    let otlp = match arguments.otlp.start() {
+        Ok(otlp) => otlp,
+        Err(status) => return status,
+    };
     let opener = rights::opener();
     let mut filter = Filter::default();
     filter.ports = arguments.port.clone();
@@ -114,9 +127,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     for blind in watcher.blind() {
         say!("linger: {}", blind.meaning());
     }
-    if let Ok(sets) = capabilities(None) {
-        check::hidden(sets.effective).for_each(|hidden| say!("linger: {hidden}"));
-    }
+    tell_hidden();
     let tap = match tap {
         Ok(tap) => tap,
         Err(error) => return arguments.record.refused(&error),
@@ -141,7 +152,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
             Err(error) => return exit::listening(address, &error),
         }
     }
-    let mut journal = match journal {
+    let journal = match journal {
         Ok(journal) => journal,
         Err(error) => return journal::refused(&error),
     };
@@ -154,12 +165,13 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
         return exit::io("cannot take signals", &error);
     }
     let mut failures = Failures { causes: &arguments.fail_on, seen: 0 };
+    let mut told = OtherOutputs::new(&metrics, arguments.counts.metrics.is_some(), journal, otlp);
     let result = if viewed {
         view(&mut watcher, &mut failures, &stop, end).map_err(Ended::Kernel)
     } else {
-        let mut told = OtherOutputs { metrics: &metrics, journal: journal.as_mut() };
         lines(&mut watcher, &mut told, arguments, &mut failures, &stop, end)
     };
+    told.finish();
     let counted = watcher.counted();
     say!(
         "linger: {} resets sent and {} received were seen; the kernel counted {}",
@@ -169,6 +181,13 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     );
     record::summary(&watcher);
     status(result, failures.seen > 0)
+}
+
+/// Says what is not seen for want of capabilities.
+fn tell_hidden() {
+    if let Ok(sets) = capabilities(None) {
+        check::hidden(sets.effective).for_each(|hidden| say!("linger: {hidden}"));
+    }
 }
 
 /// How the program ends. `failed`: a reset was seen that is not to be.
@@ -215,12 +234,6 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// Where notices go beside the output.
-struct OtherOutputs<'a> {
-    metrics: &'a Metrics,
-    journal: Option<&'a mut SystemJournal>,
-}
-
 fn lines(
     watcher: &mut Watcher,
     told: &mut OtherOutputs<'_>,
@@ -242,13 +255,7 @@ fn lines(
             let left = end.map_or(PATIENCE, |end| end.saturating_duration_since(Instant::now()));
             watcher.next(left.min(PATIENCE))?
         };
-        if arguments.counts.metrics.is_some() {
-            told.metrics.record(&notices, watcher);
-        }
-        if let Some(journal) = &mut told.journal {
-            journal.tell(&notices);
-            journal.complain(last);
-        }
+        told.tell(&notices, watcher, last);
         failures.count(&notices);
         for new in watcher.blind().iter().skip(blind) {
             say!("linger: {}", new.meaning());
@@ -262,7 +269,7 @@ fn lines(
         if !quiet {
             write(&mut out, &notices, arguments.output.json).map_err(Ended::Output)?;
             if out.left_out() > 0 {
-                told.metrics.left_out(out.left_out());
+                told.left_out(out.left_out());
                 if !std::mem::replace(&mut unread, true) {
                     say!("linger: nobody reads standard output: lines are left out, and counted");
                 }

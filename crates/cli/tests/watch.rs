@@ -32,7 +32,7 @@ def wait(value):
         try: text = get('/metrics')
         except OSError: text = ''
         for line in text.splitlines():
-            found = re.match(r'linger_resets_total\{(cause="closed-with-unread-data",direction="sent",process="python3",.*)\} (\d+)$', line)
+            found = re.match(r'linger_resets_total\{(cause="closed-with-unread-data",direction="sent",process="python3",[^}]*)\} (\d+)( # .*)?$', line)
             if found and found[2] == value: return found[1]
         time.sleep(0.05)
     raise SystemExit(text or 'no endpoint')

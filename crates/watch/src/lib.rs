@@ -8,6 +8,7 @@
 
 mod access;
 mod addresses;
+mod apart;
 mod blind;
 mod bytes;
 mod cgroup;
@@ -44,6 +45,7 @@ mod tcp_state;
 pub mod view;
 mod watcher;
 
+pub use apart::Apart;
 pub use blind::Blind;
 pub use bytes::{Bytes, Unknown};
 pub use cgroup::{KnownPlace, Workload};
@@ -54,7 +56,9 @@ pub use namespace_id::NamespaceId;
 pub use needs::Needs;
 pub use notice::{Filter, FurtherResets, Notice, Warning};
 pub use opener::Opener;
-pub use privilege::{Confinement, confine, give_up_all_capabilities, give_up_capabilities, is_proc_hidden};
+pub use privilege::{
+    Confinement, confine, confine_client, give_up_all_capabilities, give_up_capabilities, is_proc_hidden,
+};
 pub use process::NamedProcess;
 pub use recorded::{Agreement, Recorded, WireVerdict};
 pub use recorder::{

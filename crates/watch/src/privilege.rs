@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 use rustix::thread::{
@@ -94,6 +94,40 @@ pub fn confine(directory: Option<&Path>) -> Confinement {
     Confinement { files: close_files(directory, scopes).is_some(), calls }
 }
 
+/// Confines the calling thread, and those that it starts from then on, to connecting to another host's `port`: for good. They may read
+/// what looking up names takes. Needs `no_new_privs`.
+pub fn confine_client(port: u16) -> Confinement {
+    let calls = seccomp::refuse(seccomp::CLIENT).is_ok();
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let files = NAMES.iter().map(|file| (Path::new(*file), BitFlags::from(AccessFs::ReadFile)));
+    let folders = LIBRARIES.iter().map(|folder| (Path::new(*folder), reading));
+    let places: Vec<_> = files.chain(folders).collect();
+    let files = restrict(&places, &[port, DOMAIN], Scope::from_all(KNOWN)).is_some();
+    Confinement { files, calls }
+}
+
+/// What the C library reads to look up a name.
+const NAMES: [&str; 6] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/ld.so.cache",
+];
+/// Where its modules for that are, and where what stands behind a link of that name is rewritten.
+const LIBRARIES: [&str; 7] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/run/systemd/resolve",
+    "/run/NetworkManager",
+    "/run/resolvconf",
+];
+/// The port of name servers, for answers that are too long for UDP.
+const DOMAIN: u16 = 53;
+
 /// Rights that are handled. Older kernels know fewer of them.
 const KNOWN: ABI = ABI::V6;
 
@@ -109,16 +143,24 @@ fn close_files(directory: Option<&Path>, scopes: BitFlags<Scope>) -> Option<()> 
         (Path::new("/dev/null"), device),
     ];
     places.extend(directory.map(|directory| (directory, everything & !AccessFs::Execute)));
+    restrict(&places, &[], scopes)
+}
+
+/// Leaves these places and TCP connections to these ports. `None` if the kernel enforces nothing of it.
+fn restrict(places: &[(&Path, BitFlags<AccessFs>)], ports: &[u16], scopes: BitFlags<Scope>) -> Option<()> {
     let restrict = || -> Result<_, RulesetError> {
         let mut ruleset = Ruleset::default()
-            .handle_access(everything)?
+            .handle_access(AccessFs::from_all(KNOWN))?
             .handle_access(AccessNet::from_all(KNOWN))?
             .scope(scopes)?
             .create()?;
         for (path, access) in places {
             // What is not there cannot be used anyway.
             let Ok(path) = PathFd::new(path) else { continue };
-            ruleset = ruleset.add_rule(PathBeneath::new(path, access))?;
+            ruleset = ruleset.add_rule(PathBeneath::new(path, *access))?;
+        }
+        for port in ports {
+            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
         }
         ruleset.restrict_self()
     };
@@ -216,6 +258,40 @@ mod tests {
             rustix::process::test_kill_process(rustix::process::getpid()).unwrap();
         });
         assert_eq!(std::fs::read(&outside).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_client_reaches_its_port_and_nothing_else() {
+        if Ruleset::default().handle_access(AccessFs::Execute).and_then(Ruleset::create).is_err() {
+            return linger_testing::skip("Landlock", "this kernel has none");
+        }
+        let [own, other] = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [own_at, other_at] = [&own, &other].map(|listener| listener.local_addr().unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let _local = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let inside = std::thread::spawn(move || {
+            give_up_all_capabilities().unwrap();
+            assert_eq!(confine_client(own_at.port()), Confinement { files: true, calls: true });
+            std::net::TcpStream::connect(own_at).unwrap();
+            std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            // The C library reads what it needs for a name.
+            let names = std::net::ToSocketAddrs::to_socket_addrs("localhost:1").unwrap();
+            assert!(names.count() > 0);
+            let refused = |result: io::Result<()>| {
+                let error = result.unwrap_err();
+                assert!(matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)), "{error}");
+            };
+            refused(std::net::TcpStream::connect(other_at).map(drop));
+            refused(std::net::TcpListener::bind("127.0.0.1:0").map(drop));
+            refused(std::os::unix::net::UnixStream::connect(&path).map(drop));
+            for path in ["/etc/passwd", "/proc/self/status", "/proc/1/comm"] {
+                refused(std::fs::read(path).map(drop));
+            }
+            refused(std::fs::write(path.with_file_name("new"), "x"));
+            refused(std::process::Command::new("/bin/true").status().map(drop));
+        });
+        inside.join().unwrap();
     }
 
     #[test]

@@ -7,6 +7,8 @@ use linger_testing::skip;
 
 const PODS: [&str; 2] = ["deploy/linger-watch.daemonset.yaml", "deploy/linger-watch-record.daemonset.yaml"];
 
+const SENDING_POD: &str = "deploy/linger-watch-otlp.daemonset.yaml";
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -31,7 +33,7 @@ fn systemd_understands_the_unit() {
 #[test]
 fn kubernetes_understands_the_daemon_set() {
     let program = root().join("target/peers/python/bin/kubernetes-validate");
-    for name in PODS {
+    for name in PODS.iter().chain(&[SENDING_POD]) {
         let output = Command::new(&program).arg("--strict").arg(root().join(name)).output();
         let Ok(output) = output else {
             return skip("kubernetes-validate", "it is not installed");
@@ -69,6 +71,32 @@ fn the_pod_that_records_has_one_right_more() {
     let rest: Vec<_> = added.iter().filter(|line| !recorded.contains(line)).collect();
     let is_of_records = |line: &&&String| line.contains("records") || line.contains("/var/lib/linger-watch");
     assert!(rest.len() == 3 && rest.iter().all(|line| is_of_records(&line)), "{rest:?}");
+}
+
+/// To send to a collector takes no further right of the pod, nor of the unit.
+#[test]
+fn what_sends_to_a_collector_has_no_right_more() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let (plain, sending) = (read(PODS[0]), read(SENDING_POD));
+    let command = "\"--prometheus\", \"127.0.0.1:9464\"";
+    let plain = plain.replace(command, &format!("{command}, \"--otlp\""));
+    let is_known = |line: &&str| plain.lines().any(|known| known == *line) || line.starts_with('#');
+    let added: Vec<&str> = sending.lines().filter(|line| !is_known(line)).map(str::trim).collect();
+    let of_environment = |line: &str| {
+        line.contains("env:") || line.contains("name: ") || line.starts_with("valueFrom: {fieldRef")
+    };
+    let is_harmless = |line: &&str| {
+        of_environment(line) || line.contains("dnsPolicy") || line.contains("names of the cluster")
+    };
+    assert!(added.iter().all(|line| is_harmless(line)) && added.len() == 9, "{added:?}");
+    assert!(
+        sending.contains("OTEL_EXPORTER_OTLP_ENDPOINT, value: \"http://$(NODE_ADDRESS):4318\""),
+        "{sending}"
+    );
+    let drop_in = read("deploy/linger-watch-otlp.conf");
+    let settings: Vec<&str> = drop_in.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    let settings: Vec<&str> = settings.into_iter().filter(|name| !name.starts_with('#')).collect();
+    assert_eq!(settings, ["ExecStart", "ExecStart", "Environment", "EnvironmentFile"]);
 }
 
 /// Under the `kernel.perf_event_paranoid` of Debian and Ubuntu CAP_PERFMON is not enough, and many processors need

@@ -96,6 +96,7 @@ fn prometheus_scrapes_causes_and_queues() {
         .arg(format!("--config.file={}", config.display()))
         .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
         .arg(format!("--web.listen-address={address}"))
+        .arg("--enable-feature=exemplar-storage")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
@@ -104,8 +105,10 @@ fn prometheus_scrapes_causes_and_queues() {
     };
     let _server = Server(server);
 
+    let mut clients = Vec::new();
     for _ in 0..5 {
         let mut client = TcpStream::connect(local).unwrap();
+        clients.push(client.local_addr().unwrap().to_string());
         client.write_all(b"unread").unwrap();
         drop(listener.accept().unwrap());
     }
@@ -143,6 +146,14 @@ fn prometheus_scrapes_causes_and_queues() {
             assert!(metrics_known.iter().any(|known| known == family), "{expression}: no metric {name}");
         }
     }
+    // An exemplar leads from the count to one of its connections, and to who closed it.
+    let sent = percent_encoded(r#"linger_resets_total{cause="closed-with-unread-data",direction="sent"}"#);
+    let exemplars = format!("/api/v1/query_exemplars?query={sent}&start=0&end=99999999999");
+    let exemplars = get(address, &exemplars).expect("an answer of Prometheus");
+    let exemplars: serde_json::Value = serde_json::from_str(&exemplars).unwrap();
+    let labels = &exemplars["data"][0]["exemplars"][0]["labels"];
+    assert!(clients.iter().any(|client| labels["remote"] == client.as_str()), "{exemplars}");
+    assert_eq!(labels["pid"], std::process::id().to_string(), "{exemplars}");
     let bytes = ask("linger_reset_bytes_total");
     let _ = std::fs::remove_dir_all(&directory);
     assert_eq!(value_of_sent(&resets).as_deref(), Some("5"), "{resets}");
@@ -194,7 +205,9 @@ fn the_first_burst_of_a_listener_is_an_increase() {
         let labels =
             [format!("cause=\"{cause}\",direction=\"sent\""), format!("process=\"{}\"", own.trim_end())];
         let found = all.find(|(found, _)| labels.iter().all(|label| found.contains(label)));
-        found.map(|(labels, value)| (labels.to_owned(), value.to_owned()))
+        // Behind the value there may be an exemplar.
+        let value = |rest: &str| rest.split(" # ").next().unwrap_or_default().to_owned();
+        found.map(|(labels, rest)| (labels.to_owned(), value(rest)))
     };
     let notices = watcher.next(Duration::from_millis(50)).unwrap();
     metrics.record(&notices, &watcher);

@@ -177,7 +177,7 @@ fn entry(notice: &Notice) -> Option<JournalEntry> {
 }
 
 /// Whether a program of this host is to be mended.
-fn is_fault(reset: &LiveReset) -> bool {
+pub(super) fn is_fault(reset: &LiveReset) -> bool {
     use Cause::{Aborted, AcceptQueueOverflow, ClosedWithUnreadData, DataAfterClose, ProcessGone};
     let faults = [ClosedWithUnreadData, DataAfterClose, Aborted, AcceptQueueOverflow, ProcessGone];
     reset.direction == Direction::Sent && faults.contains(&reset.cause)

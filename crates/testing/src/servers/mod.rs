@@ -4,11 +4,13 @@
 //! not start, that is an error.
 
 mod apps;
+mod collector;
 mod gateways;
 mod launch;
 mod subjects;
 
 pub use apps::{cgi_fcgi, dokuwiki, libfcgi_echo, php_fpm, uwsgi, uwsgi_http};
+pub use collector::{Collector, attribute, log_records, metrics};
 pub use gateways::{
     GatewayOptions, httpd, httpd_fcgi, lighttpd, lighttpd_fcgi, nginx, nginx_fcgi, nginx_uwsgi,
 };

@@ -249,7 +249,7 @@ pub fn python_with(module: &str) -> Result<PathBuf, Unavailable> {
     if imported.is_ok_and(|output| output.status.success()) { Ok(python) } else { Err(missing()) }
 }
 
-fn workspace() -> &'static Path {
+pub(super) fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 

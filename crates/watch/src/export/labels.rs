@@ -102,6 +102,29 @@ pub(super) struct BlindLabels {
     pub(super) what: &'static str,
 }
 
+/// What was sent to a collector: `events` or `metrics`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct SentLabels {
+    pub(super) what: &'static str,
+}
+
+/// Why an event did not reach the collector.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct DroppedLabels {
+    pub(super) why: &'static str,
+}
+
+/// What leads from a count to one of the resets in it.
+pub(super) type ResetExemplar = Vec<(&'static str, String)>;
+
+/// The exemplar of a reset. Its labels have 128 characters at most, with the longest addresses too: OpenMetrics allows no more.
+pub(super) fn exemplar(reset: &LiveReset) -> ResetExemplar {
+    let remote = reset.remote.map(|remote| ("remote", remote.to_string()));
+    let pid = reset.process.as_ref().map(|process| ("pid", process.pid.to_string()));
+    let record = reset.recorded.as_ref().map(|recorded| ("record", recorded.id.clone()));
+    [remote, pid, record].into_iter().flatten().collect()
+}
+
 /// The name of a process.
 pub(super) fn process_label(process: Option<&NamedProcess>) -> String {
     process.map_or("unknown".to_owned(), |process| process.name.label())

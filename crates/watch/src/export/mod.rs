@@ -7,19 +7,20 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use linger_endpoint::{EndpointLimits, MetricsSource};
 use linger_why::Cause;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::CounterWithExemplar;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use self::labels::{
-    BlindLabels, ByteLabels, CounterLabels, DirectionLabels, ListenerLabels, PlaceLabels, ResetLabels,
-    WarningLabels, process_label,
+    BlindLabels, ByteLabels, CounterLabels, DirectionLabels, DroppedLabels, ListenerLabels, PlaceLabels,
+    ResetExemplar, ResetLabels, SentLabels, WarningLabels, exemplar, process_label,
 };
 use crate::{
     Blind, Counted, CountedPlace, Direction, KnownPlace, LiveReset, NamedProcess, NamespaceId, Notice,
@@ -49,7 +50,7 @@ type AnnouncedListener = (NamespaceId, SocketAddr, u32);
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
-    resets: Family<ResetLabels, Counter>,
+    resets: Family<ResetLabels, CounterWithExemplar<ResetExemplar>>,
     further: Family<ResetLabels, Counter>,
     warnings: Family<WarningLabels, Counter>,
     overflows: Family<ListenerLabels, Counter>,
@@ -68,6 +69,9 @@ pub struct Metrics {
     /// The listeners, with their process, that have their series at zero.
     announced: Arc<Mutex<HashMap<AnnouncedListener, ListenerLabels>>>,
     blind: Family<BlindLabels, Gauge<i64, AtomicI64>>,
+    /// Without a series unless something is sent elsewhere.
+    exported: Family<SentLabels, Counter>,
+    not_exported: Family<DroppedLabels, Counter>,
     /// When the last round was recorded, in milliseconds since `started`.
     recorded: Arc<AtomicU64>,
     started: Instant,
@@ -117,6 +121,10 @@ impl Default for Metrics {
         registry.register("left_out_lines", unread, left_out.clone());
         let blind = Family::<BlindLabels, Gauge<i64, AtomicI64>>::default();
         registry.register("blind", "What cannot be seen on this host (1)", blind.clone());
+        let (exported, not_exported) = (Family::default(), Family::default());
+        registry.register("otlp_sent", "What the OpenTelemetry collector has taken", exported.clone());
+        let dropped = "Events that did not reach the OpenTelemetry collector";
+        registry.register("otlp_dropped", dropped, not_exported.clone());
         for what in Blind::ALL {
             drop(blind.get_or_create(&BlindLabels { what: what.name() }));
         }
@@ -145,6 +153,8 @@ impl Default for Metrics {
             listeners: Arc::default(),
             announced: Arc::default(),
             blind,
+            exported,
+            not_exported,
             recorded: Arc::default(),
             started: Instant::now(),
         }
@@ -166,7 +176,10 @@ impl Metrics {
                     let (cause, direction) = (reset.cause.name(), reset.direction.name());
                     let place = PlaceLabels::of_reset(reset);
                     let labels = self.bounded(ResetLabels { cause, direction, process, place });
-                    self.resets.get_or_create(&labels).inc_by(reset.connections.into());
+                    let when = SystemTime::UNIX_EPOCH + Duration::from_nanos(reset.time_ns());
+                    let counter = self.resets.get_or_create(&labels);
+                    counter.inc_by(reset.connections.into(), Some(exemplar(reset)), Some(when));
+                    drop(counter);
                     self.record_further(&labels, reset.further_resets);
                     self.record_bytes(reset, labels);
                 }
@@ -190,6 +203,16 @@ impl Metrics {
         self.recorded.store(self.milliseconds(), Ordering::Relaxed);
         self.lost.inner().store(watcher.lost(), Ordering::Relaxed);
         self.ring.set(watcher.ring_bytes().try_into().unwrap_or(i64::MAX));
+    }
+
+    /// Sets how much of what a collector has taken, and why how many events did not reach it.
+    pub fn record_export(&self, sent: &[(&'static str, u64)], dropped: &[(&'static str, u64)]) {
+        for (what, count) in sent {
+            self.exported.get_or_create(&SentLabels { what }).inner().store(*count, Ordering::Relaxed);
+        }
+        for (why, count) in dropped {
+            self.not_exported.get_or_create(&DroppedLabels { why }).inner().store(*count, Ordering::Relaxed);
+        }
     }
 
     fn record_warning(&self, warning: &Warning) {

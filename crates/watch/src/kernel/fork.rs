@@ -1,5 +1,6 @@
 //! A child process that shares nothing with this one but a socket.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -10,13 +11,13 @@ use rustix::process::Pid;
 /// Where the child has its socket: behind standard input, output and error.
 const SOCKET: RawFd = 3;
 
-/// Starts a process that runs `task` with this socket and ends. Standard input, output and error are `/dev/null` there, everything
+/// Starts a process with this name that runs `task` with this socket and ends. Standard input, output and error are `/dev/null` there, everything
 /// else is closed, and it is in a session of its own.
 ///
 /// # Errors
 /// Returns the errors of `fork(2)`, and an error if this process has several threads: the child would have one of them, and locks
 /// that the others hold.
-pub(crate) fn start(socket: OwnedFd, task: impl FnOnce(OwnedFd)) -> io::Result<Pid> {
+pub(crate) fn start(name: &CStr, socket: OwnedFd, task: impl FnOnce(OwnedFd)) -> io::Result<Pid> {
     if fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("this process has other threads"));
     }
@@ -26,7 +27,7 @@ pub(crate) fn start(socket: OwnedFd, task: impl FnOnce(OwnedFd)) -> io::Result<P
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let run = AssertUnwindSafe(|| {
-                if let Some(socket) = alone(socket, parent) {
+                if let Some(socket) = alone(name, socket, parent) {
                     task(socket);
                 }
             });
@@ -39,7 +40,7 @@ pub(crate) fn start(socket: OwnedFd, task: impl FnOnce(OwnedFd)) -> io::Result<P
 }
 
 /// Leaves the parent's session, files and signals.
-fn alone(socket: OwnedFd, parent: Pid) -> Option<OwnedFd> {
+fn alone(name: &CStr, socket: OwnedFd, parent: Pid) -> Option<OwnedFd> {
     let _ = rustix::process::setsid();
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
         // SAFETY: ignores a signal; no handler is installed. A service manager sends SIGTERM to all of a service: the parent has
@@ -50,7 +51,7 @@ fn alone(socket: OwnedFd, parent: Pid) -> Option<OwnedFd> {
     if rustix::process::getppid() != Some(parent) {
         return None;
     }
-    let _ = rustix::thread::set_name(c"linger-opener");
+    let _ = rustix::thread::set_name(name);
     let null = fs::File::options().read(true).write(true).open("/dev/null").ok()?;
     let (null, socket) = (null.into_raw_fd(), socket.into_raw_fd());
     for standard in 0..SOCKET {

@@ -3,7 +3,8 @@
 //! What is refused is named, and fails with EPERM; everything else stays allowed, so that another C library or a newer kernel changes
 //! nothing. Refused is what reaches beyond this process although it has no capability left: to execute programs, to touch other
 //! processes of this user, to get capabilities in a user namespace of its own, to change modes, owners and mounts, to open sockets
-//! other than netlink's, to make another connection of one that is open, and to type into the terminal that it was started in.
+//! other than netlink's, to make another connection of one that is open, and to type into the terminal that it was started in. A
+//! process that speaks to another host ([`CLIENT`]) may connect, and has nothing else to do with this one.
 
 use std::io;
 use std::mem::offset_of;
@@ -17,7 +18,7 @@ const ARCHITECTURE: u32 = 0;
 /// Bit of the calls of the x32 ABI.
 const X32: u32 = 0x4000_0000;
 
-/// Calls that are refused whatever their arguments, by the process that parses and by the opener.
+/// Calls that are refused whatever their arguments, to each of the processes.
 const BOTH: &[libc::c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -61,7 +62,6 @@ const BOTH: &[libc::c_long] = &[
     libc::SYS_pivot_root,
     libc::SYS_chroot,
     libc::SYS_unshare,
-    libc::SYS_connect,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
@@ -123,12 +123,15 @@ pub(crate) struct RefusedCalls {
 }
 
 /// What the process that parses does not do.
-pub(crate) const PARSER: RefusedCalls =
-    RefusedCalls { calls: &[libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset], arguments: &[] };
+pub(crate) const PARSER: RefusedCalls = RefusedCalls {
+    calls: &[libc::SYS_connect, libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset],
+    arguments: &[LISTS_ALONE, LISTS_PROTOCOL],
+};
 
 /// What the opener does not do: it writes to no file.
 pub(crate) const OPENER: RefusedCalls = RefusedCalls {
     calls: &[
+        libc::SYS_connect,
         libc::SYS_openat2,
         libc::SYS_mknodat,
         libc::SYS_mkdirat,
@@ -157,11 +160,55 @@ pub(crate) const OPENER: RefusedCalls = RefusedCalls {
         libc::SYS_symlink,
     ],
     arguments: &[
+        LISTS_ALONE,
+        LISTS_PROTOCOL,
         refused(libc::SYS_openat, 2, WRITING, ArgumentRule::Not(&[0])),
         #[cfg(target_arch = "x86_64")]
         refused(libc::SYS_open, 1, WRITING, ArgumentRule::Not(&[0])),
     ],
 };
+
+/// What a process does not do that speaks to another host and to nobody else: it connects, by TCP, and looks up names, by UDP and by
+/// the kernel's table of addresses. It listens to nobody, uses no socket of this host's programs, and changes no file.
+pub(crate) const CLIENT: RefusedCalls = RefusedCalls {
+    calls: &[
+        libc::SYS_setns,
+        libc::SYS_perf_event_open,
+        libc::SYS_capset,
+        libc::SYS_listen,
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_openat2,
+        libc::SYS_mknodat,
+        libc::SYS_mkdirat,
+        libc::SYS_unlinkat,
+        libc::SYS_renameat2,
+        libc::SYS_renameat,
+        libc::SYS_linkat,
+        libc::SYS_symlinkat,
+        libc::SYS_truncate,
+        libc::SYS_ftruncate,
+    ],
+    arguments: &[
+        refused(libc::SYS_socket, 0, ALL, ArgumentRule::Not(&INTERNET)),
+        refused(
+            libc::SYS_socket,
+            2,
+            ALL,
+            ArgumentRule::Not(&[0, libc::IPPROTO_TCP as u32, libc::IPPROTO_UDP as u32]),
+        ),
+        refused(libc::SYS_openat, 2, WRITING, ArgumentRule::Not(&[0])),
+        #[cfg(target_arch = "x86_64")]
+        refused(libc::SYS_open, 1, WRITING, ArgumentRule::Not(&[0])),
+    ],
+};
+/// Families of sockets to other hosts, and the kernel's table of addresses, which a look-up of names sorts by.
+const INTERNET: [u32; 3] = [libc::AF_INET as u32, libc::AF_INET6 as u32, libc::AF_NETLINK as u32];
+/// No other sockets than those of the kernel's lists.
+const LISTS_ALONE: RefusedArgument =
+    refused(libc::SYS_socket, 0, ALL, ArgumentRule::Not(&[libc::AF_NETLINK as u32]));
+const LISTS_PROTOCOL: RefusedArgument =
+    refused(libc::SYS_socket, 2, ALL, ArgumentRule::Not(&[libc::NETLINK_SOCK_DIAG as u32]));
 /// Bits of the flags with which a file is opened to change it.
 const WRITING: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
 
@@ -206,7 +253,7 @@ const FAST_OPEN: u32 = libc::MSG_FASTOPEN as u32;
 /// The type of a socket without its flags.
 const SOCKET_TYPE: u32 = 0xf;
 
-/// Arguments that neither process uses.
+/// Arguments that none of the processes uses.
 const BOTH_ARGUMENTS: &[RefusedArgument] = &[
     refused(libc::SYS_kill, 0, ALL, ArgumentRule::NotThisProcess { or_zero: false }),
     refused(libc::SYS_tgkill, 0, ALL, ArgumentRule::NotThisProcess { or_zero: false }),
@@ -215,8 +262,6 @@ const BOTH_ARGUMENTS: &[RefusedArgument] = &[
     refused(libc::SYS_sched_setparam, 0, ALL, ArgumentRule::NotThisProcess { or_zero: true }),
     refused(libc::SYS_sched_setattr, 0, ALL, ArgumentRule::NotThisProcess { or_zero: true }),
     refused(libc::SYS_sched_setaffinity, 0, ALL, ArgumentRule::NotThisProcess { or_zero: true }),
-    refused(libc::SYS_socket, 0, ALL, ArgumentRule::Not(&[libc::AF_NETLINK as u32])),
-    refused(libc::SYS_socket, 2, ALL, ArgumentRule::Not(&[libc::NETLINK_SOCK_DIAG as u32])),
     // A pair of datagram sockets can send to any other that has an address.
     refused(libc::SYS_socketpair, 1, SOCKET_TYPE, ArgumentRule::Not(&[libc::SOCK_STREAM as u32])),
     refused(libc::SYS_sendto, 3, FAST_OPEN, ArgumentRule::Not(&[0])),
@@ -229,7 +274,7 @@ const BOTH_ARGUMENTS: &[RefusedArgument] = &[
     refused(libc::SYS_fcntl, 1, ALL, ArgumentRule::These(OWNERS)),
 ];
 
-/// Refuses the calls that neither process makes, and `others`, to this thread and those that it starts later.
+/// Refuses the calls that none of the processes makes, and `others`, to this thread and those that it starts later.
 ///
 /// # Errors
 /// Returns the errors of `seccomp(2)`. It needs `no_new_privs`.

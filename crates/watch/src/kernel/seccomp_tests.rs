@@ -81,6 +81,35 @@ fn a_process_that_was_taken_over_reaches_nobody() {
     }
 }
 
+/// What speaks to a collector.
+#[test]
+fn a_client_connects_and_does_nothing_else() {
+    const MAY: [&str; 3] = ["routes", "TCP", "a listener made a client"];
+    for (name, error) in refused_of(CLIENT, REACHES_OUT) {
+        assert_eq!(error == libc::EPERM, !MAY.contains(&name), "{name}: {error}");
+    }
+    const OWN: &[(&str, libc::c_long, [i64; 6])] = &[
+        ("a server", libc::SYS_listen, [-1, 0, 0, 0, 0, 0]),
+        ("its peers", libc::SYS_accept4, [-1, 0, 0, 0, 0, 0]),
+        ("a program of this host", libc::SYS_socket, [1, 1, 0, 0, 0, 0]),
+        ("packets", libc::SYS_socket, [libc::AF_PACKET as i64, RAW, 0, 0, 0, 0]),
+        ("the kernel's lists", libc::SYS_socket, [NETLINK, RAW, 4, 0, 0, 0]),
+        ("raw IP", libc::SYS_socket, [2, RAW, libc::IPPROTO_RAW as i64, 0, 0, 0]),
+        ("enter", libc::SYS_setns, [-1, 0, 0, 0, 0, 0]),
+        ("write", libc::SYS_openat, [0, 0, libc::O_WRONLY as i64, 0, 0, 0]),
+        ("remove", libc::SYS_unlinkat, [-1, 0, 0, 0, 0, 0]),
+    ];
+    for (name, error) in refused_of(CLIENT, OWN) {
+        assert_eq!(error, libc::EPERM, "{name}");
+    }
+    const LEFT: &[(&str, libc::c_long, [i64; 6])] = &[
+        ("names", libc::SYS_socket, [2, DATAGRAM, libc::IPPROTO_UDP as i64, 0, 0, 0]),
+        ("read", libc::SYS_openat, [0, 0, 0, 0, 0, 0]),
+    ];
+    let errors: Vec<_> = refused_of(CLIENT, LEFT).into_iter().map(|(_, error)| error).collect();
+    assert_eq!(errors, [0, libc::EFAULT]);
+}
+
 #[test]
 fn only_the_opener_opens_what_takes_capabilities_and_only_the_parser_writes() {
     const CALLS: &[(&str, libc::c_long, [i64; 6])] = &[

@@ -42,7 +42,7 @@ impl Opener {
     /// Returns the errors of `socketpair(2)` and `fork(2)`, and an error if this process has other threads.
     pub fn start() -> io::Result<Self> {
         let (socket, other) = UnixStream::pair()?;
-        let process = fork::start(other.into(), |socket| serve::serve(&socket.into()))?;
+        let process = fork::start(c"linger-opener", other.into(), |socket| serve::serve(&socket.into()))?;
         Self::of(socket, Some(process), PATIENCE)
     }
 
