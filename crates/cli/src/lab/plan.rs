@@ -138,7 +138,7 @@ impl Grid {
             let wifi = Link::named("wifi").map_err(|error| (exit::BAD_USAGE, error))?;
             for (backlog, abort) in [(128, false), (8, false), (8, true)] {
                 let plan = BacklogPlan::new(wifi.clone(), backlog, abort);
-                tasks.push(Task::new(Plan::Backlog(plan), None));
+                tasks.push(Task::new(Plan::Backlog(Box::new(plan)), None));
             }
         }
         for link in &links {

@@ -69,7 +69,7 @@ pub(crate) fn name_all(tasks: &mut [Task]) {
 
 pub(crate) enum Plan {
     Cell(Box<CellPlan>),
-    Backlog(BacklogPlan),
+    Backlog(Box<BacklogPlan>),
     Network(Box<NetworkPlan>),
 }
 
