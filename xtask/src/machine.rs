@@ -11,7 +11,7 @@ use rustix::thread::CapabilitySet;
 /// A need by the name that tests pass to `skip`, and a check that returns why the machine does not meet it.
 type Need = (&'static str, fn() -> Result<(), String>);
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 12] = [
     ("private networks", private_networks),
     ("live tracepoints", || Watcher::open(Filter::default()).map(drop).map_err(|error| error.to_string())),
     ("mount namespaces", || works(Command::new("unshare").args(["-rm", "setpriv", "--version"]))),
@@ -19,6 +19,7 @@ const NEEDS: [Need; 11] = [
     ("seccomp notifications", seccomp_notifications),
     ("scheduling groups of sessions", || file_says("/proc/self/autogroup", "nice")),
     ("Landlock", landlock),
+    ("connection tracking", connection_tracking),
     ("two processors", two_processors),
     ("io_uring", io_uring),
     ("root", root),
@@ -59,6 +60,11 @@ fn io_uring() -> Result<(), String> {
         Ok(text) if text.trim() != "0" => Err("kernel.io_uring_disabled is set".to_owned()),
         _ => file_says("/proc/self/status", "Seccomp:\t0"),
     }
+}
+
+fn connection_tracking() -> Result<(), String> {
+    let path = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
+    std::fs::metadata(path).map(drop).map_err(|error| format!("{path}: {error}"))
 }
 
 fn two_processors() -> Result<(), String> {

@@ -30,6 +30,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("libfcgi-dev", "the FastCGI library of the specification's authors"),
     ("gcc", "builds the libfcgi application"),
     ("strace", "makes single system calls fail"),
+    ("iptables", "the kernel's connection tracking, beside the lab's middlebox"),
     ("iproute2", "ip and tc, which make links slow or lossy"),
     ("util-linux", "prlimit, unshare and setpriv, which make a machine poor"),
     ("g++", "builds libFuzzer"),

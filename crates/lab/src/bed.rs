@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use linger_netns::Namespace;
+use linger_netns::{Namespace, net};
 
 use crate::cable::{CableEnd, cable, settle};
 use crate::host_names::HostNames;
@@ -86,6 +86,10 @@ impl Bed {
         let client = Arc::new(Namespace::new()?);
         for host in [&server, &client] {
             host.run(settle)?;
+            if link.has_ecn() {
+                // By default Linux uses ECN only where the other end asks for it.
+                host.run(|| net::sysctl("ipv4/tcp_ecn", "1"))??;
+            }
         }
         let ends = ends();
         let between = cable([(&server, &ends[0]), (&client, &ends[1])])?;

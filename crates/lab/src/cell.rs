@@ -73,6 +73,8 @@ pub struct CellPlan {
     pub receive_buffer: Option<usize>,
     /// How long a trial may take before it counts as timed out.
     pub timeout: Duration,
+    /// How long the server thinks before it reads a request and answers: nothing crosses the link meanwhile.
+    pub busy: Duration,
     /// Seed of the link's random decisions.
     pub seed: u64,
 }
@@ -97,6 +99,7 @@ impl CellPlan {
             backlog: 128,
             receive_buffer: None,
             timeout: Duration::from_secs(30),
+            busy: Duration::ZERO,
             seed: 0,
         }
     }
@@ -162,6 +165,7 @@ impl CellPlan {
     pub(crate) fn server(&self) -> ServerPlan {
         let mut plan = ServerPlan::new(self.ending, Consume::Bytes(self.request), self.response);
         plan.policy = self.policy;
+        plan.busy = self.busy;
         if let CellClient::Real(_) = self.client {
             plan.consume = Consume::Head;
             let status = if self.peer == Peer::Upload { "413 Content Too Large" } else { "200 OK" };

@@ -57,9 +57,13 @@ pub use ip_version::IpVersion;
 pub use linger_verdict::Verdict;
 pub use link::capture::Capture;
 pub use link::decision::{Decision, Departure};
+pub use link::ecn::EcnHandling;
 pub use link::emulator::Emulator;
 pub use link::identity::{Chance, Identity, Names};
 pub use link::loss::{GilbertElliott, Loss};
+pub use link::middlebox::{
+    Forgotten, Middlebox, MiddleboxCounts, MiddleboxEnd, MiddleboxKind, MiddleboxTimeouts, WithoutState,
+};
 pub use link::mtu::PathMtu;
 pub use link::trace::Trace;
 pub use link::wire::{Lateness, Wire, WireReport};

@@ -140,6 +140,8 @@ struct File {
     seed: Option<u64>,
     #[serde(default, deserialize_with = "some_duration")]
     timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "some_duration")]
+    busy: Option<Duration>,
     #[serde(default)]
     policy: Bounds,
     #[serde(default)]
@@ -200,6 +202,7 @@ impl File {
             backlog: self.backlog.unwrap_or(usual.backlog),
             receive_buffer: self.receive_buffer.map(|bytes| bytes.0 as usize),
             timeout: self.timeout.unwrap_or(usual.timeout),
+            busy: self.busy.unwrap_or(usual.busy),
             seed: self.seed.unwrap_or(usual.seed),
             ..usual
         }

@@ -49,9 +49,12 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    dead_spot_behind_a_firewall = "dead-spot-behind-a-firewall";
     early_answer_to_an_upload = "early-answer-to-an-upload";
     early_small_answer = "early-small-answer";
+    firewall_forgets_half_closed = "firewall-forgets-half-closed";
     fastcgi_empty_stdin = "fastcgi-empty-stdin";
+    idle_balancer = "idle-balancer";
     innocent = "innocent";
     late_close_notify = "late-close-notify";
     late_acknowledgements = "late-acknowledgements";

@@ -199,4 +199,7 @@ fn tell_counters(host: &str, counters: &Counters) {
 fn tell_wire(link: &str, wire: &WireReport, seed: u64) {
     let (carried, lost, full) = (wire.carried, wire.lost, wire.queue_full);
     say!("linger: {link} carried {carried} frames, lost {lost}, dropped {full} (queue full); seed {seed}");
+    if let Some(counts) = wire.middlebox {
+        say!("linger: its middlebox {counts}");
+    }
 }

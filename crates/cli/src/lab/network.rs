@@ -183,6 +183,9 @@ impl NetworkOutcome {
                 "link {}: carried {} frames, lost {}, dropped {} (queue full)",
                 joined.link.name, wire.carried, wire.lost, wire.queue_full
             ));
+            if let Some(counts) = wire.middlebox {
+                lines.push(format!("  its middlebox {counts}"));
+            }
             if wire.accidents > 0 {
                 lines.push(format!(
                     "{} frames were lost by this machine, not by the link: it is too busy.",

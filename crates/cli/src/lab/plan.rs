@@ -117,7 +117,7 @@ impl Grid {
             .map(|ending| {
                 self.cell(ending, (Peer::Unread, CellClient::default()), link.clone(), trials, seed)
             })
-            .map(|plan| Task::new(Plan::Cell(plan), None))
+            .map(|plan| Task::new(Plan::Cell(Box::new(plan)), None))
             .into())
     }
 
@@ -138,7 +138,7 @@ impl Grid {
             let wifi = Link::named("wifi").map_err(|error| (exit::BAD_USAGE, error))?;
             for (backlog, abort) in [(128, false), (8, false), (8, true)] {
                 let plan = BacklogPlan::new(wifi.clone(), backlog, abort);
-                tasks.push(Task::new(Plan::Backlog(plan), None));
+                tasks.push(Task::new(Plan::Backlog(Box::new(plan)), None));
             }
         }
         for link in &links {
@@ -147,7 +147,7 @@ impl Grid {
                 {
                     let plan = self.cell(*ending, (peer, client), link.clone(), trials, seed);
                     plan.validate().map_err(|error| (exit::BAD_USAGE, error))?;
-                    tasks.push(Task::new(Plan::Cell(plan), None));
+                    tasks.push(Task::new(Plan::Cell(Box::new(plan)), None));
                 }
             }
         }
@@ -189,7 +189,7 @@ pub(crate) fn scenarios(
             if let Some(trials) = trials {
                 plan.trials = Trials::Exactly(trials);
             }
-            tasks.push(Task::new(Plan::Cell(plan), expect));
+            tasks.push(Task::new(Plan::Cell(Box::new(plan)), expect));
         }
     }
     Ok((tasks, titles))

@@ -25,7 +25,7 @@ impl Task {
 
     /// The cell that the task tries, if it is one.
     pub(crate) fn cell(&self) -> Option<&CellPlan> {
-        if let Plan::Cell(plan) = &self.plan { Some(plan) } else { None }
+        if let Plan::Cell(plan) = &self.plan { Some(plan.as_ref()) } else { None }
     }
 }
 
@@ -68,8 +68,8 @@ pub(crate) fn name_all(tasks: &mut [Task]) {
 }
 
 pub(crate) enum Plan {
-    Cell(CellPlan),
-    Backlog(BacklogPlan),
+    Cell(Box<CellPlan>),
+    Backlog(Box<BacklogPlan>),
     Network(Box<NetworkPlan>),
 }
 
@@ -187,7 +187,7 @@ mod tests {
         let task = |link: &str, response| {
             let mut plan = CellPlan::new(Ending::Close, Peer::Unread, Link::named(link).unwrap());
             plan.response = response;
-            Task::new(Plan::Cell(plan), None)
+            Task::new(Plan::Cell(Box::new(plan)), None)
         };
         let mut tasks = [task("wifi", 1), task("lan", 1), task("wifi", 64), task("wifi", 64), task("lan", 1)];
         name_all(&mut tasks);

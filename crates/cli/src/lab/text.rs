@@ -98,8 +98,8 @@ pub(super) fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
     let mut groups: Vec<Vec<&CellReport>> = Vec::new();
     for cell in cells {
         let key = |cell: &CellReport| {
-            let CellPlan { response, request, extra, upload, ip, client, .. } = cell.plan;
-            (response, request, extra, upload, ip, client)
+            let CellPlan { response, request, extra, upload, ip, client, busy, .. } = cell.plan;
+            (response, request, extra, upload, ip, client, busy)
         };
         let is_like = |other: &CellReport| key(other) == key(cell) && other.plan.link == cell.plan.link;
         match groups.iter_mut().find(|group| is_like(group[0])) {
@@ -188,6 +188,18 @@ pub(super) fn remarks(cells: &[&CellReport]) -> Vec<String> {
     if accidents > 0 {
         all.push(format!("{accidents} frames were lost by this machine, not by the link: it is too busy."));
     }
+    let boxes = cells.iter().filter_map(|cell| cell.wire.as_ref()?.middlebox);
+    if let Some(counts) = boxes.reduce(|sum, counts| sum + counts) {
+        all.push(format!("The middlebox {counts}."));
+    }
+    let blamed = cells.iter().filter(|cell| Blame::of(cell) == Blame::Middlebox);
+    let (lost, at_risk) =
+        blamed.fold((0, 0), |(lost, at_risk), cell| (lost + cell.tally.lost, at_risk + cell.tally.at_risk));
+    if lost + at_risk > 0 {
+        all.push(format!(
+            "It is the cause of what was not kept ({lost} lost, {at_risk} at risk): the server's kernel aborted nothing."
+        ));
+    }
     all
 }
 
@@ -234,7 +246,10 @@ fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) 
     let at_risk = |chosen: &dyn Fn(&CellReport) -> bool| -> u64 {
         cells.iter().filter(|cell| chosen(cell)).map(|cell| cell.tally.at_risk).sum()
     };
-    let guilty = |cell: &CellReport| !cell.plan.peer.is_innocent() && cell.plan.peer != Peer::NeverReads;
+    let guilty = |cell: &CellReport| {
+        let peer = cell.plan.peer;
+        !peer.is_innocent() && peer != Peer::NeverReads && Blame::of(cell) != Blame::Middlebox
+    };
     let (lost, trials) = sum(&|cell| cell.plan.ending == Ending::Close && guilty(cell));
     if lost > 0 {
         let _ = writeln!(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use linger_lab::MiddleboxCounts;
 use linger_netns::Counters;
 use linger_untrusted::to_json;
 use linger_why::{Cause, Confidence};
@@ -132,6 +133,26 @@ impl From<&linger_watch::NamedProcess> for Process {
 
 /// What the kernel counted, by its own names.
 pub(super) type Counted = BTreeMap<&'static str, u64>;
+
+/// What a middlebox did.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct MiddleboxCounted {
+    /// Packets that it dropped because it knew no connection of theirs, or had forgotten it.
+    without_state: u64,
+    /// Packets that it dropped as INVALID.
+    invalid: u64,
+    /// Resets of its own.
+    resets: u64,
+    /// Connections that it picked up in their middle.
+    picked_up: u64,
+}
+
+impl From<MiddleboxCounts> for MiddleboxCounted {
+    fn from(counts: MiddleboxCounts) -> Self {
+        let MiddleboxCounts { without_state, invalid, resets, picked_up } = counts;
+        Self { without_state, invalid, resets, picked_up }
+    }
+}
 
 pub(super) fn counted(counters: &Counters) -> Counted {
     linger_lab::COUNTERS.iter().map(|name| (*name, counters.of(name))).collect()

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::LineBody;
-use super::common::{Counted, counted};
+use super::common::{Counted, MiddleboxCounted, counted};
 
 /// What became of connections.
 #[derive(Serialize, JsonSchema)]
@@ -60,6 +60,8 @@ struct Carried {
     link_queue_full: Option<u64>,
     /// Frames lost by this machine, not by the link.
     link_accidents: Option<u64>,
+    /// What the middlebox of the link did, if it has one.
+    middlebox: Option<MiddleboxCounted>,
     /// How late frames left, in microseconds, the latest of 100.
     link_late_p99_us: Option<u64>,
 }
@@ -71,6 +73,7 @@ impl From<Option<&WireReport>> for Carried {
             link_lost: wire.map(|wire| wire.lost),
             link_queue_full: wire.map(|wire| wire.queue_full),
             link_accidents: wire.map(|wire| wire.accidents),
+            middlebox: wire.and_then(|wire| wire.middlebox).map(Into::into),
             link_late_p99_us: wire.map(|wire| wire.lateness.quantile(0.99)),
         }
     }
@@ -99,9 +102,11 @@ pub(crate) struct Cell {
     extra_bytes: u64,
     /// Bytes beyond the request, of the peer `upload`.
     upload_bytes: u64,
+    /// How long the server thought before it read a request.
+    busy_seconds: f64,
     #[serde(flatten)]
     counts: Counts,
-    /// What caused the losses: `nobody`, `close`, `accept_queue` or `unclear`.
+    /// What caused the losses: `nobody`, `close`, `accept_queue`, `middlebox` or `unclear`.
     blame: &'static str,
     /// Connections whose server met an error before it had written everything.
     server_errors: u64,
@@ -136,8 +141,9 @@ impl Cell {
             request_bytes: plan.request,
             extra_bytes: plan.extra,
             upload_bytes: plan.upload,
+            busy_seconds: plan.busy.as_secs_f64(),
             counts: (&report.tally).into(),
-            blame: Blame::find(&report.tally, &report.counters).name(),
+            blame: Blame::of(report).name(),
             server_errors: report.server_errors,
             closes: report.endings.iter().map(|(ended, count)| (ended.to_string(), *count)).collect(),
             counters: counted(&report.counters),

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::LineBody;
-use super::common::{Counted, counted};
+use super::common::{Counted, MiddleboxCounted, counted};
 use crate::lab::NetworkOutcome;
 
 /// An experiment with several hosts.
@@ -61,6 +61,8 @@ struct CarriedBetween {
     queue_full: u64,
     /// Frames that this machine lost: if there are any, the result is not valid.
     accidents: u64,
+    /// What its middlebox did, if it has one.
+    middlebox: Option<MiddleboxCounted>,
 }
 
 /// An expectation.
@@ -145,6 +147,7 @@ fn links(plan: &NetworkPlan, wires: &[WireReport]) -> Vec<CarriedBetween> {
         lost: wire.lost,
         queue_full: wire.queue_full,
         accidents: wire.accidents,
+        middlebox: wire.middlebox.map(Into::into),
     };
     plan.links.iter().zip(wires).map(carried).collect()
 }

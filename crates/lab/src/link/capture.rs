@@ -11,12 +11,23 @@ use crate::clock::now;
 use crate::link::Direction;
 use crate::link::ENDS;
 
+/// A packet that is not written yet.
+#[derive(Debug)]
+struct HeldRecord {
+    end: InterfaceId,
+    time: u64,
+    frame: Vec<u8>,
+    comment: Option<&'static str>,
+}
+
 /// A pcapng file with one interface for each end of the link.
 #[derive(Debug)]
 pub struct Capture {
     writer: Writer<BufWriter<File>>,
     /// The server's end, then the client's.
     ends: [InterfaceId; 2],
+    /// What is not written yet, if what is said of a packet may be known only later.
+    held: Option<Vec<HeldRecord>>,
     /// Offset from the monotonic clock to the time since the epoch, in nanoseconds.
     epoch: u64,
 }
@@ -41,7 +52,21 @@ impl Capture {
         let client = writer.interface(client, LinkType::ETHERNET, 0)?;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let epoch = u64::try_from(since_epoch).unwrap_or(0).saturating_sub(now());
-        Ok(Self { writer, ends: [server, client], epoch })
+        Ok(Self { writer, ends: [server, client], held: None, epoch })
+    }
+
+    /// Writes nothing before [`Self::finish`], so that [`Self::comment_on`] finds the packets.
+    pub(crate) fn hold_back(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// Gives the last of such frames that has entered the link in this direction, and has no comment, this one.
+    pub(crate) fn comment_on(&mut self, direction: Direction, frame: &[u8], comment: &'static str) {
+        let end = self.ends[direction.index()];
+        let mut held = self.held.iter_mut().flatten().rev();
+        if let Some(record) = held.find(|record| record.end == end && record.frame == frame) {
+            record.comment.get_or_insert(comment);
+        }
     }
 
     /// Writes a frame that enters or leaves the link now.
@@ -53,11 +78,16 @@ impl Capture {
         direction: Direction,
         leaving: bool,
         frame: &[u8],
-        comment: Option<&str>,
+        comment: Option<&'static str>,
     ) -> io::Result<()> {
         let end = if leaving { direction.reverse() } else { direction };
         let time = self.epoch + now();
-        self.writer.packet(self.ends[end.index()], time, frame, frame.len() as u32, comment)
+        let end = self.ends[end.index()];
+        if let Some(held) = &mut self.held {
+            held.push(HeldRecord { end, time, frame: frame.to_vec(), comment });
+            return Ok(());
+        }
+        self.writer.packet(end, time, frame, frame.len() as u32, comment)
     }
 
     /// Writes out what is buffered.
@@ -65,6 +95,9 @@ impl Capture {
     /// # Errors
     /// Returns the errors of writing to the file.
     pub fn finish(&mut self) -> io::Result<()> {
+        for HeldRecord { end, time, frame, comment } in self.held.iter_mut().flat_map(std::mem::take) {
+            self.writer.packet(end, time, &frame, frame.len() as u32, comment)?;
+        }
         self.writer.flush()
     }
 }

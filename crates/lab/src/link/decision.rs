@@ -2,6 +2,7 @@
 
 use crate::clock::Nanos;
 use crate::link::Direction;
+use crate::link::middlebox::Forgotten;
 
 /// What the link did with a packet; used in the decision log and in captures.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +31,20 @@ pub enum Decision {
     AckHeld,
     /// The link's own answer to a packet that was too big.
     Answer,
+    /// Marked: the queue is half full, and its transport is capable of ECN.
+    Marked,
+    /// Its ECN bits were cleared.
+    Bleached,
+    /// A SYN that asks for ECN was dropped.
+    EctSyn,
+    /// The middlebox dropped it: it knows no connection of it.
+    NoState(Forgotten),
+    /// The middlebox dropped it as INVALID.
+    Invalid,
+    /// The middlebox let it through, and picked up its connection in the middle.
+    PickedUp,
+    /// A reset of the middlebox's own.
+    BoxReset,
 }
 
 impl Decision {
@@ -48,12 +63,42 @@ impl Decision {
             Self::Held => "the link held this packet (fault: hold-data-until-reset)",
             Self::AckHeld => "the link held this acknowledgement (fault: hold-acks)",
             Self::Answer => "the link's answer to a packet that was larger than its mtu",
+            Self::Marked => "the link marked this packet (CE)",
+            Self::Bleached => "the link cleared this packet's ECN bits",
+            Self::EctSyn => "the link dropped this packet (a SYN that asks for ECN)",
+            Self::NoState(Forgotten::Unknown) => {
+                "the middlebox dropped this packet (no state: it knows no such connection)"
+            }
+            Self::NoState(Forgotten::Opening) => {
+                "the middlebox dropped this packet (no state: the handshake took longer than `syn`)"
+            }
+            Self::NoState(Forgotten::Idle) => {
+                "the middlebox dropped this packet (no state: the connection was silent for `idle`)"
+            }
+            Self::NoState(Forgotten::HalfClosed) => {
+                "the middlebox dropped this packet (no state: the half-closed connection was silent for `half_closed`)"
+            }
+            Self::NoState(Forgotten::Closed) => {
+                "the middlebox dropped this packet (no state: the connection was over, and silent for `closed`)"
+            }
+            Self::Invalid => "the middlebox dropped this packet (INVALID)",
+            Self::PickedUp => "the middlebox took this packet for one of a connection under way",
+            Self::BoxReset => "the middlebox's own reset",
         })
     }
 
     /// Whether the packet does not leave the link.
     pub fn drops(self) -> bool {
-        matches!(self, Self::Lost | Self::QueueFull | Self::Dropped | Self::TooBig)
+        matches!(
+            self,
+            Self::Lost
+                | Self::QueueFull
+                | Self::Dropped
+                | Self::TooBig
+                | Self::EctSyn
+                | Self::NoState(_)
+                | Self::Invalid
+        )
     }
 }
 

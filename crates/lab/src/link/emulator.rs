@@ -1,9 +1,11 @@
 //! The emulated link, without sockets or a clock: takes packets, and returns them when they are due.
 
+mod at_box;
+mod faults;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use linger_packet::{Flags, Segment};
 
@@ -12,8 +14,9 @@ use crate::link::decision::{Decision, Departure};
 use crate::link::identity::{Chance, Identity, Names};
 use crate::link::lane::{Lane, nanos};
 use crate::link::loss::Loss;
+use crate::link::middlebox::track::Tracker;
 use crate::link::mtu::{ETHERNET, too_big};
-use crate::link::{Direction, Link, LinkFault, Path};
+use crate::link::{Direction, Link, Path};
 
 struct Pending<P> {
     due: Nanos,
@@ -63,6 +66,8 @@ pub struct Emulator<P> {
     link: Arc<Link>,
     seed: u64,
     names: Names,
+    /// The memory of the middlebox.
+    middlebox: Option<Tracker>,
     /// Whether packets are parsed; a link without chance and faults does not need it.
     looks: bool,
     /// Whether each connection has a lane of its own.
@@ -90,10 +95,12 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
     /// Makes a link whose random decisions come from `seed`.
     pub fn new(link: Link, seed: u64) -> Self {
         let (looks, is_apart) = (link.looks(), link.is_apart());
+        let middlebox = link.middlebox.map(Tracker::new);
         Self {
             link: Arc::new(link),
             seed,
             names: Names::default(),
+            middlebox,
             looks,
             is_apart,
             lane: Lane::default(),
@@ -119,7 +126,17 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
     }
 
     /// Takes a packet that arrived at `now`. Returns the packet if it is dropped.
-    pub fn arrive(&mut self, direction: Direction, now: Nanos, packet: P) -> (Decision, Option<P>) {
+    pub fn arrive(&mut self, direction: Direction, now: Nanos, mut packet: P) -> (Decision, Option<P>) {
+        let entered = self.at_box(direction, now, &mut packet, true);
+        if entered.drops() {
+            return (entered, Some(packet));
+        }
+        let (decision, back) = self.enter(direction, now, packet);
+        (if decision == Decision::Pass { entered } else { decision }, back)
+    }
+
+    /// Takes a packet onto the link.
+    fn enter(&mut self, direction: Direction, now: Nanos, packet: P) -> (Decision, Option<P>) {
         if !self.looks {
             return self.enqueue(direction, now, packet);
         }
@@ -155,7 +172,7 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
         now: Nanos,
         identity: Identity,
         look: Option<SeenSegment>,
-        packet: P,
+        mut packet: P,
     ) -> (Decision, Option<P>) {
         if look.is_some_and(|look| look.flags.0 & (Flags::SYN | Flags::ACK).0 == Flags::SYN.0) {
             self.begin(direction, &identity);
@@ -176,6 +193,13 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
         if self.is_lost(path.loss, direction, &identity, &chance) {
             return (Decision::Lost, Some(packet));
         }
+        let ecn = path.ecn.map_or(Decision::Pass, |handling| {
+            let is_crowded = self.lane_of(identity.flow).is_crowded(&link, direction, now);
+            handling.apply(packet.as_mut(), is_crowded)
+        });
+        if ecn.drops() {
+            return (ecn, Some(packet));
+        }
         let Some(due) = self.due(direction, now, identity.flow, packet.as_ref().len(), chance.jitter) else {
             return (Decision::QueueFull, Some(packet));
         };
@@ -194,7 +218,7 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
                 self.reset_passes(direction, identity.flow, look.sequence, due);
                 answer
             }
-            _ => self.by_chance(direction, (now, due), identity.flow, (path, &chance), packet),
+            _ => self.by_chance(direction, (now, due), identity.flow, (path, &chance, ecn), packet),
         }
     }
 
@@ -204,7 +228,7 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
         direction: Direction,
         (now, due): (Nanos, Nanos),
         flow: u32,
-        (path, chance): (&Path, &Chance),
+        (path, chance, otherwise): (&Path, &Chance, Decision),
         mut packet: P,
     ) -> (Decision, Option<P>) {
         if chance.corrupt < path.corrupt {
@@ -215,7 +239,7 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
             return self.push(direction, due + nanos(path.reorder_by), Decision::Reordered, packet);
         }
         if chance.duplicate >= path.duplicate {
-            return self.push(direction, due, Decision::Pass, packet);
+            return self.push(direction, due, otherwise, packet);
         }
         let second = P::from(packet.as_ref());
         let answer = self.push(direction, due, Decision::Duplicated, packet);
@@ -276,60 +300,6 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
         }
     }
 
-    /// What the first fault that applies to this segment does to it, and the longest time for which; `None` if no fault applies.
-    fn strike(
-        &mut self,
-        direction: Direction,
-        identity: &Identity,
-        look: SeenSegment,
-    ) -> Option<(Decision, Duration)> {
-        let reset_or_syn = look.flags.any(Flags::RST | Flags::SYN);
-        let data = look.data;
-        let ends = look.flags.has(Flags::FIN);
-        for fault in &self.link.faults {
-            match *fault {
-                LinkFault::HoldDataUntilReset { direction: of, at_most }
-                    if of == direction && !reset_or_syn && (data || ends) =>
-                {
-                    return Some((Decision::Held, at_most));
-                }
-                LinkFault::DropDataSegment { direction: of, nth }
-                    if of == direction && data && identity.transmission == 0 =>
-                {
-                    let seen = self.data_segments.entry((identity.flow, direction)).or_default();
-                    *seen += 1;
-                    if *seen == nth {
-                        return Some((Decision::Dropped, Duration::ZERO));
-                    }
-                }
-                LinkFault::HoldAcks { direction: of, hold }
-                    if of == direction && !reset_or_syn && !data && !ends =>
-                {
-                    return Some((Decision::AckHeld, hold));
-                }
-                _ => {}
-            }
-        }
-        None
-    }
-
-    /// Ends [`LinkFault::HoldDataUntilReset`] for a connection: if the receiver will accept this reset, sends the held
-    /// packets right after it. The receiver accepts a reset whose sequence number is that of the first held byte (RFC
-    /// 5961 section 3.2).
-    fn reset_passes(&mut self, direction: Direction, flow: u32, sequence: u32, due: Nanos) {
-        let Some(held) = self.held.get(&flow) else { return };
-        let oldest = held.iter().filter(|held| held.pending.direction == direction).map(|held| held.sequence);
-        let oldest = oldest.min_by_key(|candidate| candidate.wrapping_sub(sequence) as i32);
-        if oldest != Some(sequence) {
-            return;
-        }
-        for held in self.held.remove(&flow).into_iter().flatten() {
-            // Due with the reset, and queued after it in their own order.
-            let order = self.next_order();
-            self.queue.push(Reverse(Pending { due, order, ..held.pending }));
-        }
-    }
-
     fn push(
         &mut self,
         direction: Direction,
@@ -355,28 +325,28 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
     pub fn next_due(&self) -> Option<Nanos> {
         let queued = self.queue.peek().map(|Reverse(pending)| pending.due);
         let held = self.held.values().filter_map(|held| held.front()).map(|held| held.pending.due).min();
-        [queued, held].into_iter().flatten().min()
+        let word = self.middlebox.as_ref().and_then(Tracker::next_word);
+        [queued, held, word].into_iter().flatten().min()
     }
 
-    /// The next packet that is due.
+    /// The next packet that is due. The middlebox may drop it there ([`Decision::drops`]).
     pub fn depart(&mut self, now: Nanos) -> Option<Departure<P>> {
+        let first = self.queue.peek().map_or(now, |Reverse(pending)| pending.due);
+        self.say_last_words(first.min(now));
         if !self.held.is_empty() {
             self.release_overdue(now);
         }
         if self.queue.peek()?.0.due > now {
             return None;
         }
-        let Reverse(Pending { due, direction, decision, packet, .. }) = self.queue.pop()?;
+        let Reverse(Pending { due, direction, decision, mut packet, .. }) = self.queue.pop()?;
+        let decision = match decision {
+            Decision::BoxReset => decision,
+            _ => Some(self.at_box(direction, due, &mut packet, false))
+                .filter(|met| *met != Decision::Pass)
+                .unwrap_or(decision),
+        };
         Some(Departure { direction, due, decision, packet })
-    }
-
-    fn release_overdue(&mut self, now: Nanos) {
-        for held in self.held.values_mut() {
-            while held.front().is_some_and(|held| held.pending.due <= now) {
-                self.queue.extend(held.pop_front().map(|held| Reverse(held.pending)));
-            }
-        }
-        self.held.retain(|_, held| !held.is_empty());
     }
 }
 

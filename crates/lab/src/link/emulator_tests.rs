@@ -1,9 +1,16 @@
 //! The emulator without sockets: real headers, made-up times.
 
+use std::time::Duration;
+
 use super::*;
+use crate::link::ecn::EcnHandling;
+use crate::link::frames::TestPacket;
 use crate::link::loss::GilbertElliott;
+use crate::link::middlebox::{
+    Forgotten, Middlebox, MiddleboxEnd, MiddleboxKind, MiddleboxTimeouts, WithoutState,
+};
 use crate::link::mtu::PathMtu;
-use crate::link::{LinkChange, LinkClock, Path};
+use crate::link::{LinkChange, LinkClock, LinkFault, Path};
 use crate::named::Named;
 use crate::units::{Bytes, Rate};
 use proptest::prelude::*;
@@ -360,4 +367,114 @@ fn time_counts_from_each_connections_syn_or_from_the_links_first_packet() {
         ([true, false], [true, true, false], [true, true], [false, true])
     );
     assert_eq!(fates(LinkClock::Link), ([true, false], [false, true, true], [true, true], [true, true]));
+}
+
+/// A link of 10 ms with a box that forgets after 100 ms of silence.
+fn boxed(end: MiddleboxEnd, then: WithoutState) -> Emulator<Vec<u8>> {
+    let silence = Duration::from_millis(100);
+    let timeouts = MiddleboxTimeouts { syn: silence, idle: silence, half_closed: silence, closed: silence };
+    let kind = MiddleboxKind::Firewall;
+    let middlebox = Some(Middlebox { kind, end, timeouts, then, drop_invalid: true });
+    let path = Path { delay: Duration::from_millis(10), ..Path::default() };
+    Emulator::new(Link { middlebox, ..link(path) }, 0)
+}
+
+fn opened(end: MiddleboxEnd, then: WithoutState) -> Emulator<Vec<u8>> {
+    let mut emulator = boxed(end, then);
+    let handshake = [
+        TestPacket::new(Direction::ToServer, Flags::SYN, 99, 0, 0),
+        TestPacket::new(Direction::ToClient, Flags::SYN | Flags::ACK, 499, 100, 0),
+        TestPacket::new(Direction::ToServer, Flags::ACK, 100, 500, 0),
+    ];
+    for (number, packet) in handshake.into_iter().enumerate() {
+        let now = number as u64 * 10 * MS;
+        assert_eq!(emulator.arrive(packet.direction, now, packet.frame()), (Decision::Pass, None));
+        let departure = emulator.depart(now + 10 * MS).unwrap();
+        assert_eq!((departure.due, departure.packet), (now + 10 * MS, packet.frame()));
+    }
+    emulator
+}
+
+/// What comes late by the time at which it meets the box: as it enters the link on one side, as it leaves on the other.
+#[test]
+fn a_middlebox_stands_at_one_end() {
+    // The handshake's last packet meets a box at the client's end at 20 ms, one at the server's end at 30 ms.
+    for (end, forgets) in [(MiddleboxEnd::Client, 120), (MiddleboxEnd::Server, 130)] {
+        for (direction, is_met_first) in [
+            (Direction::ToServer, end == MiddleboxEnd::Client),
+            (Direction::ToClient, end == MiddleboxEnd::Server),
+        ] {
+            for (at_box, passes) in [(forgets * MS - 1, true), (forgets * MS, false)] {
+                let mut emulator = opened(end, WithoutState::Drop);
+                let (seq, ack) = if direction == Direction::ToServer { (100, 500) } else { (500, 100) };
+                let bytes = TestPacket::new(direction, Flags::ACK, seq, ack, 5).frame();
+                let sent = if is_met_first { at_box } else { at_box - 10 * MS };
+                let dropped = Decision::NoState(Forgotten::Idle);
+                let (decision, back) = emulator.arrive(direction, sent, bytes.clone());
+                let drops_here = is_met_first && !passes;
+                assert_eq!(
+                    decision,
+                    if drops_here { dropped } else { Decision::Pass },
+                    "{end:?} {direction:?} {at_box}"
+                );
+                assert_eq!(back, drops_here.then(|| bytes.clone()));
+                let left = emulator.depart(sent + 10 * MS).map(|departure| departure.decision);
+                let expected = if passes { Decision::Pass } else { dropped };
+                assert_eq!(left, (!drops_here).then_some(expected));
+                assert_eq!(emulator.middlebox_counts().unwrap().without_state, u64::from(!passes));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reset_of_the_middleboxs_own_takes_its_way() {
+    let mut emulator = opened(MiddleboxEnd::Server, WithoutState::ResetBoth);
+    assert_eq!(emulator.next_due(), Some(130 * MS), "it has something to say then");
+    assert!(emulator.depart(130 * MS - 1).is_none());
+    let mut out = Vec::new();
+    while let Some(due) = emulator.next_due() {
+        while let Some(departure) = emulator.depart(due) {
+            out.push((departure.direction, departure.due, departure.decision));
+        }
+    }
+    // To the server it is there at once; to the client it crosses the link.
+    let expected = [
+        (Direction::ToServer, 130 * MS, Decision::BoxReset),
+        (Direction::ToClient, 140 * MS, Decision::BoxReset),
+    ];
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn a_queue_that_is_half_full_marks_what_can_be_marked() {
+    let path = |ecn| Path { rate: Some(Rate(8_000_000)), queue: Some(Bytes(4_000)), ecn, ..Path::default() };
+    let with = |ecn: EcnHandling, class: u8| {
+        let mut emulator = Emulator::new(link(path(Some(ecn))), 0);
+        let decisions: Vec<Decision> = (0..5u32)
+            .map(|number| {
+                let mut bytes = frame(Direction::ToClient, number, 1, Flags::ACK, 946);
+                bytes[15] = class;
+                emulator.arrive(Direction::ToClient, MS, bytes).0
+            })
+            .collect();
+        let classes: Vec<u8> = drain(&mut emulator).into_iter().map(|(_, bytes)| bytes[15]).collect();
+        (decisions, classes)
+    };
+    use Decision::{Bleached, Marked, Pass, QueueFull};
+    // Two packets of 1000 bytes are half of the queue.
+    assert_eq!(with(EcnHandling::Mark, 2), (vec![Pass, Pass, Marked, Marked, QueueFull], vec![2, 2, 3, 3]));
+    assert_eq!(with(EcnHandling::Mark, 0), (vec![Pass, Pass, Pass, Pass, QueueFull], vec![0; 4]));
+    assert_eq!(with(EcnHandling::Bleach, 0xb9).0[..1], [Bleached]);
+    assert_eq!(with(EcnHandling::Bleach, 0xbb).1, [0xb8; 4], "and nothing else of the byte");
+    assert_eq!(with(EcnHandling::Bleach, 0).0[..1], [Pass]);
+}
+
+#[test]
+fn a_syn_that_asks_for_ecn_is_dropped() {
+    let mut emulator = Emulator::new(link(Path { ecn: Some(EcnHandling::DropEctSyn), ..Path::default() }), 0);
+    let mut arrive =
+        |flags| emulator.arrive(Direction::ToServer, 0, frame(Direction::ToServer, 1, 0, flags, 0)).0;
+    assert_eq!(arrive(Flags(0xc2)), Decision::EctSyn);
+    assert_eq!(arrive(Flags(0x02)), Decision::Pass, "sent again without");
 }

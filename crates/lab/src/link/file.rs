@@ -9,7 +9,9 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use crate::link::ecn::EcnHandling;
 use crate::link::loss::{Loss, some_probability};
+use crate::link::middlebox::file::MiddleboxTable;
 use crate::link::mtu::PathMtu;
 use crate::link::trace::Trace;
 use crate::link::{Link, LinkChange, LinkClock, LinkFault, PRESETS, Path};
@@ -46,6 +48,8 @@ macro_rules! with_the_keys_of_a_path {
             corrupt: Option<f64>,
             #[serde(default, deserialize_with = "PathMtu::or_none")]
             mtu: Option<Option<PathMtu>>,
+            #[serde(default, deserialize_with = "EcnHandling::or_none")]
+            ecn: Option<Option<EcnHandling>>,
         }
 
         impl $name {
@@ -78,6 +82,7 @@ macro_rules! with_the_keys_of_a_path {
                 set(&mut path.duplicate, &self.duplicate);
                 set(&mut path.corrupt, &self.corrupt);
                 set(&mut path.mtu, &self.mtu);
+                set(&mut path.ecn, &self.ecn);
                 Ok(())
             }
         }
@@ -100,6 +105,7 @@ with_the_keys_of_a_path!(
         to_server: Option<PathTable>,
         #[serde(default)]
         fault: Vec<LinkFault>,
+        middlebox: Option<MiddleboxTable>,
         #[serde(default)]
         at: Vec<StepTable>,
         clock: Option<LinkClock>,
@@ -234,6 +240,7 @@ impl LinkTable {
         overlay!(&self, &mut link.paths);
         link.faults.retain(|old| !self.fault.iter().any(|new| new.is_like(old)));
         link.faults.extend(self.fault);
+        link.middlebox = self.middlebox.map(MiddleboxTable::middlebox).transpose()?;
         link.changes = changes(&link.paths, &self.at)?;
         link.clock = self.clock.unwrap_or_default();
         let has_time = !link.changes.is_empty() || link.paths.iter().any(|path| path.trace.is_some());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::link::Direction;
+use crate::link::middlebox::{Middlebox, MiddleboxEnd, MiddleboxKind, MiddleboxTimeouts, WithoutState};
 use proptest::prelude::*;
 
 type Change<'a> = Box<dyn Fn(&mut Path) + 'a>;
@@ -165,5 +166,50 @@ proptest! {
         let later = link(&format!("[link]\nbase = \"{}\"\n[[link.at]]\ntime = \"1s\"\n{table} = {{ {written} }}", PRESETS[preset]));
         prop_assert_eq!(&later.paths, &base.paths);
         prop_assert_eq!(later.paths_at(ms(1_000)), &expected.paths);
+    }
+}
+
+#[test]
+fn a_middlebox_is_what_is_written_and_else_what_its_kind_usually_is() {
+    let plain = link("[link]\nmiddlebox = { kind = \"firewall\" }").middlebox.unwrap();
+    let firewall = Middlebox {
+        kind: MiddleboxKind::Firewall,
+        end: MiddleboxEnd::Server,
+        timeouts: MiddleboxTimeouts::CONNTRACK,
+        then: WithoutState::Drop,
+        drop_invalid: true,
+    };
+    assert_eq!(plain, firewall);
+    let nat =
+        link("[link]\nbase = \"wifi\"\nmiddlebox = { kind = \"nat\", end = \"client\" }").middlebox.unwrap();
+    let timeouts = MiddleboxTimeouts::RFC_5382;
+    assert_eq!(nat, Middlebox { kind: MiddleboxKind::Nat, end: MiddleboxEnd::Client, timeouts, ..firewall });
+    let all = link(
+        "[link.middlebox]\nkind = \"firewall\"\nsyn = \"1s\"\nidle = \"2s\"\nhalf_closed = \"3s\"\nclosed = \"4s\"\n\
+         then = \"reset-both\"\ndrop_invalid = false",
+    );
+    let [syn, idle, half_closed, closed] = [1_000, 2_000, 3_000, 4_000].map(ms);
+    let timeouts = MiddleboxTimeouts { syn, idle, half_closed, closed };
+    let expected = Middlebox { timeouts, then: WithoutState::ResetBoth, drop_invalid: false, ..firewall };
+    assert_eq!(all.middlebox, Some(expected));
+    assert_eq!(link("[link]\nbase = \"wifi\"").middlebox, None);
+    let ecn = |text: &str| link(&format!("[link]\nbase = \"wifi\"\n{text}")).paths.map(|path| path.ecn);
+    assert_eq!(ecn("ecn = \"mark\""), [Some(EcnHandling::Mark); 2]);
+    assert_eq!(ecn("ecn = \"bleach\"\nto-client = { ecn = \"none\" }"), [None, Some(EcnHandling::Bleach)]);
+}
+
+#[test]
+fn a_middlebox_that_cannot_be_is_refused_with_its_key() {
+    for (text, part) in [
+        ("middlebox = {}", "missing field `kind`"),
+        ("middlebox = { kind = \"router\" }", "router"),
+        ("middlebox = { kind = \"nat\", idle = \"0s\" }", "`idle` of no time"),
+        ("middlebox = { kind = \"nat\", then = \"ignore\" }", "reset-both"),
+        ("middlebox = { kind = \"nat\", patience = \"1s\" }", "half_closed"),
+        ("rate = \"none\"\necn = \"mark\"", "needs `rate` and `queue`"),
+        ("ecn = \"maybe\"", "drop-ect-syn"),
+    ] {
+        let error = links(&format!("[link]\nbase = \"wifi\"\n{text}")).unwrap_err();
+        assert!(error.contains(part), "{part}: {error}");
     }
 }

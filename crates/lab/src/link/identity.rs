@@ -95,6 +95,15 @@ const REMEMBERED: usize = 1 << 14;
 /// Number of connections above which the table is cleared.
 const FLOWS: usize = 1 << 16;
 
+/// A connection's name: the client's port (high 16 bits) and the server's.
+pub(crate) fn flow_of(direction: Direction, segment: &Segment<'_>) -> u32 {
+    let (client, server) = match direction {
+        Direction::ToClient => (segment.destination.port(), segment.source.port()),
+        Direction::ToServer => (segment.source.port(), segment.destination.port()),
+    };
+    u32::from(client) << 16 | u32::from(server)
+}
+
 /// Identifies packets.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -105,11 +114,7 @@ pub struct Names {
 impl Names {
     /// Identifies a TCP segment. A SYN starts its connection anew.
     pub fn tcp(&mut self, direction: Direction, segment: &Segment<'_>) -> Identity {
-        let (client, server) = match direction {
-            Direction::ToClient => (segment.destination.port(), segment.source.port()),
-            Direction::ToServer => (segment.source.port(), segment.destination.port()),
-        };
-        let id = u32::from(client) << 16 | u32::from(server);
+        let id = flow_of(direction, segment);
         let (here, there) = (direction.index(), direction.reverse().index());
         if self.flows.len() > FLOWS {
             self.flows.clear();

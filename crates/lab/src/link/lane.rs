@@ -58,6 +58,14 @@ impl Lane {
         Some(*last)
     }
 
+    /// Whether the queue before the rate limit is half full.
+    pub(crate) fn is_crowded(&mut self, link: &Link, direction: Direction, now: Nanos) -> bool {
+        let rates = Rates { link, direction, begun: now - self.elapsed(now) };
+        let start = self.ways[direction.index()].free_at.max(now);
+        let waiting = rates.work_between(now, start) / WORK_OF_A_BYTE;
+        rates.path(now).queue.is_some_and(|limit| 2 * waiting >= u128::from(limit.0))
+    }
+
     fn by_rate(&mut self, link: &Link, direction: Direction, now: Nanos, len: usize) -> Option<Nanos> {
         let begun = self.begun.unwrap_or(now);
         let way = &mut self.ways[direction.index()];

@@ -2,12 +2,17 @@
 
 pub(crate) mod capture;
 pub(crate) mod decision;
+pub(crate) mod ecn;
 pub(crate) mod emulator;
 pub(crate) mod file;
+#[cfg(test)]
+pub(crate) mod frames;
 pub(crate) mod identity;
 mod lane;
 pub(crate) mod loss;
+pub(crate) mod middlebox;
 pub(crate) mod mtu;
+mod rewrite;
 pub(crate) mod trace;
 pub(crate) mod wire;
 
@@ -15,7 +20,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::link::ecn::EcnHandling;
 use crate::link::loss::Loss;
+use crate::link::middlebox::Middlebox;
 use crate::link::mtu::PathMtu;
 use crate::link::trace::Trace;
 use crate::named::Named;
@@ -77,6 +84,8 @@ pub struct Path {
     pub corrupt: f64,
     /// Largest packet that passes; none for what the hosts' interfaces allow, 1500 bytes.
     pub mtu: Option<PathMtu>,
+    /// What it does to the bits of explicit congestion notification; none to leave them as they are.
+    pub ecn: Option<EcnHandling>,
 }
 
 impl Path {
@@ -98,6 +107,11 @@ impl Path {
         }
         if self.rate.is_none() && self.trace.is_none() && self.queue.is_some() {
             return Err("`queue` needs `rate` or `trace`: without one nothing ever waits".to_owned());
+        }
+        if self.ecn == Some(EcnHandling::Mark) && (self.rate.is_none() || self.queue.is_none()) {
+            return Err(
+                "`ecn = \"mark\"` needs `rate` and `queue`: it marks once the queue is half full".to_owned()
+            );
         }
         Ok(())
     }
@@ -156,6 +170,8 @@ pub struct Link {
     pub paths: [Path; 2],
     /// Faults that events trigger.
     pub faults: Vec<LinkFault>,
+    /// A firewall or a NAT at one of the ends.
+    pub middlebox: Option<Middlebox>,
     /// What the paths are like later on, in order of time.
     pub changes: Vec<LinkChange>,
     /// From when `changes` and traces count their time.
@@ -262,6 +278,11 @@ impl Link {
         self.paths.iter().chain(self.changes.iter().flat_map(|change| &change.paths))
     }
 
+    /// Whether it says anything of ECN, so that its hosts are to use it.
+    pub(crate) fn has_ecn(&self) -> bool {
+        self.all_paths().any(|path| path.ecn.is_some())
+    }
+
     /// Whether each connection has a clock of its own, and with it its own rate and queue.
     pub(crate) fn is_apart(&self) -> bool {
         let has_clock = !self.changes.is_empty() || self.all_paths().any(|path| path.trace.is_some());
@@ -270,8 +291,8 @@ impl Link {
 
     /// Whether what the link does depends on what is in a packet.
     pub(crate) fn looks(&self) -> bool {
-        let path = |path: &Path| path.is_random() || path.mtu.is_some();
-        !self.faults.is_empty() || self.is_apart() || self.all_paths().any(path)
+        let path = |path: &Path| path.is_random() || path.mtu.is_some() || path.ecn.is_some();
+        !self.faults.is_empty() || self.middlebox.is_some() || self.is_apart() || self.all_paths().any(path)
     }
 
     /// Checks the numbers.

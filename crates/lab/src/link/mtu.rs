@@ -148,7 +148,7 @@ fn ipv6(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
 }
 
 /// The Internet's checksum (RFC 1071) over these bytes and what is summed up already.
-fn checksum(summed: u32, bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(summed: u32, bytes: &[u8]) -> u16 {
     let mut sum = bytes.chunks(2).fold(summed, |sum, pair| {
         sum + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))
     });

@@ -15,6 +15,7 @@ use crate::link::capture::Capture;
 use crate::link::decision::Decision;
 use crate::link::emulator::Emulator;
 use crate::link::identity::Identity;
+use crate::link::middlebox::MiddleboxCounts;
 use crate::link::{Direction, ENDS, Link};
 use crate::lock;
 use crate::steps::{Actor, ResetWatch, Steps};
@@ -32,6 +33,10 @@ pub struct WireReport {
     /// them. Frames that could not be written to the capture count as well. If there are any, the result of the
     /// experiment is not valid.
     pub accidents: u64,
+    /// Frames that the link marked (CE) in the place of dropping them.
+    pub marked: u64,
+    /// What the middlebox of the link has done; none without one.
+    pub middlebox: Option<MiddleboxCounts>,
     /// How late frames left, compared with when they were due.
     pub lateness: Lateness,
     /// Every decision, if a log was requested.
@@ -91,6 +96,9 @@ impl Wire {
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let stopped = stop.try_clone()?;
         let ports = namespace.run(|| Ok::<_, io::Error>([Port::open(ENDS[0])?, Port::open(ENDS[1])?]))??;
+        if let Some(capture) = capture.as_ref().filter(|_| link.middlebox.is_some()) {
+            lock(capture).hold_back();
+        }
         let mut emulator = Emulator::new(link, seed);
         if keep_log {
             emulator.keep_log();
@@ -103,6 +111,7 @@ impl Wire {
             let mut pump = Pump { ports, pool, emulator, capture, watch, report: WireReport::default() };
             pump.run(&stopped)?;
             pump.report.log = pump.emulator.take_log();
+            pump.report.middlebox = pump.emulator.middlebox_counts();
             Ok(pump.report)
         })?;
         Ok(Self { stop, thread: Some(thread) })
@@ -206,8 +215,11 @@ impl Pump {
             self.record(direction, false, &copy, decision);
         }
         match decision {
-            Decision::Lost | Decision::Dropped | Decision::TooBig => self.report.lost += 1,
+            Decision::Lost | Decision::Dropped | Decision::TooBig | Decision::EctSyn => {
+                self.report.lost += 1;
+            }
             Decision::QueueFull => self.report.queue_full += 1,
+            Decision::Marked => self.report.marked += 1,
             _ => {}
         }
         dropped.extend(back);
@@ -218,6 +230,13 @@ impl Pump {
         if let Some(capture) = &self.capture {
             let written = lock(capture).packet(direction, leaving, frame, decision.comment());
             self.report.accidents += u64::from(written.is_err());
+        }
+    }
+
+    /// Says of a packet that is in the capture already what the middlebox did with it at the far end of the link.
+    fn explain(&self, direction: Direction, frame: &[u8], decision: Decision) {
+        if let (Some(capture), Some(comment)) = (&self.capture, decision.comment()) {
+            lock(capture).comment_on(direction, frame, comment);
         }
     }
 
@@ -234,6 +253,11 @@ impl Pump {
         let now = now();
         while let Some(departure) = self.emulator.depart(now) {
             self.report.lateness.note(now - departure.due);
+            if departure.decision.drops() {
+                self.explain(departure.direction, departure.packet.bytes(), departure.decision);
+                dropped.push(departure.packet);
+                continue;
+            }
             self.report.carried += 1;
             self.note(departure.direction, true, departure.packet.bytes());
             self.record(departure.direction, true, departure.packet.bytes(), departure.decision);
