@@ -243,8 +243,8 @@ fn lines(
     end: Option<Instant>,
 ) -> Result<(), Ended> {
     let quiet = arguments.is_quiet() && !arguments.output.json && !arguments.plain;
-    queue_stderr()?;
-    let mut out = Stdout::queued(if arguments.output.json { lines::left_out } else { left_out })?;
+    queue_stderr();
+    let mut out = Stdout::queued(if arguments.output.json { lines::left_out } else { left_out });
     let (mut lost, mut last, mut blind, mut unread) = (0, false, watcher.blind().len(), false);
     let mut trouble = RecordTrouble::default();
     while !last {

@@ -16,6 +16,7 @@ use linger_packet::capture::ReadError;
 
 use self::conversations::{Conversations, OtherView, place_name, spend};
 use self::traces::{Seen, Trace, TraceKey, Traces, Wanted, collect_all};
+use crate::advice::{Capture, NextEvidence};
 use crate::finding::Evidence;
 use crate::key::FlowKey;
 use crate::{Cause, Class, Confidence, Finding};
@@ -121,6 +122,8 @@ struct Comparison<'a> {
     own_by: usize,
     /// Whether side 0 here is side 1 in the other capture, as address translation may have it.
     swapped: bool,
+    /// Both are interfaces of one capture.
+    is_one_capture: bool,
 }
 
 impl<'a> Comparison<'a> {
@@ -146,7 +149,9 @@ impl<'a> Comparison<'a> {
                 let shared = own_trace.shared_with(trace, swapped);
                 if shared > best.as_ref().map_or(0, |(most, _)| *most) {
                     let by = if swapped { 1 - own_by } else { own_by };
-                    let comparison = Self { other, own_trace, trace, key: their_key, by, own_by, swapped };
+                    let is_one_capture = own.series == other.series;
+                    let comparison =
+                        Self { other, own_trace, trace, key: their_key, by, own_by, swapped, is_one_capture };
                     let offset = comparison.clock_offset();
                     let is_of_another_day =
                         offset.is_some_and(|offset| offset.unsigned_abs() > CLOCKS_DIFFER);
@@ -269,7 +274,18 @@ impl<'a> Comparison<'a> {
         let time = offset.map(|offset| finding.time_ns.saturating_add_signed(offset))?;
         if theirs > 0 && time > self.other.last {
             let early = (time - self.other.last) as f64 / 1e6;
-            say(finding, format!("{file} ends {early:.3} ms before it, by aligned clocks"));
+            if self.is_one_capture && self.other_is_nearer() != Some(false) {
+                // It is being captured still, unless files of several hosts were merged into one.
+                say(
+                    finding,
+                    format!(
+                        "{file} has its last packet {early:.3} ms before it, and not this reset: it may be of a box between"
+                    ),
+                );
+                doubt(finding);
+            } else {
+                say(finding, format!("{file} ends {early:.3} ms before it, by aligned clocks"));
+            }
             return None;
         }
         if theirs == 0 || time < self.other.first || self.trace.dropped || self.own_trace.dropped {
@@ -307,6 +323,15 @@ impl<'a> Comparison<'a> {
         }
         None
     }
+}
+
+/// Judges that another host may have sent the reset.
+fn doubt(finding: &mut Finding) {
+    finding.confidence = finding.confidence.min(Confidence::Likely);
+    if !finding.candidates.contains(&Cause::Forged) {
+        finding.candidates.push(Cause::Forged);
+    }
+    finding.would_decide.get_or_insert(NextEvidence::Capture(Capture::AllegedSender));
 }
 
 /// Judges that another host sent the reset. `missing`: other packets that the capture near the alleged sender lacks, too.

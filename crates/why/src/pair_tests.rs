@@ -101,3 +101,67 @@ fn ends_that_are_used_again_have_a_bounded_number_of_names() {
     let (findings, kept, _) = compared(&[crowd()[..900].to_vec(), crowd()[..900].to_vec()], MAX_STEPS);
     assert_eq!((findings.len(), kept.len()), (600, 300));
 }
+
+/// A response with its FIN, 0.9 s of silence, late bytes and their reset: at the client, and at the server what `reaches` takes of it.
+fn late(reaches: usize) -> [Vec<Vec<u8>>; 2] {
+    let (syn, ack, fin) = (Flags::SYN, Flags::ACK, Flags::FIN);
+    let frame = |answers, numbers, flags| frame(1, 40_000, answers, numbers, flags);
+    let mut data = frame(false, (101, 2_001), ack | Flags::PSH);
+    // Eight bytes behind the headers.
+    data[21] += 8;
+    data.extend([b'y'; 8]);
+    let all = [
+        frame(false, (100, 0), syn),
+        frame(true, (1_999, 101), syn | ack),
+        frame(false, (101, 2_000), ack),
+        frame(true, (2_000, 101), fin | ack),
+        frame(false, (101, 2_001), ack),
+        data,
+        frame(true, (2_001, 0), Flags::RST),
+    ];
+    [all.to_vec(), all[..reaches].to_vec()]
+}
+
+/// The cause of the client's reset, how sure it is, and its candidates, of these views on interfaces of one capture or on two captures.
+fn judged(views: &[Vec<Vec<u8>>; 2], is_one: bool) -> (Cause, Confidence, Vec<Cause>) {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = [folder.path().join("client"), folder.path().join("server")];
+    let mut files: Vec<_> = (0..2).map(|_| Writer::new(Vec::new(), "test").unwrap()).collect();
+    let mut findings = Vec::new();
+    let mut interfaces = Vec::new();
+    for side in 0..2 {
+        let file = if is_one { 0 } else { side };
+        interfaces.push((file, files[file].interface("any", LinkType::ETHERNET, 0).unwrap()));
+    }
+    for (number, frame) in views[0].iter().enumerate() {
+        // The server is half a millisecond away.
+        for (side, late) in [(0, 0), (1, 500_000)] {
+            let Some(frame) = views[side].get(number).filter(|seen| *seen == frame) else { continue };
+            let answers = frame[28..32] == [10, 0, 0, 1] || frame[34..38] == [10, 0, 0, 1];
+            let time = 2_000_000_000 + number as u64 * 2_000_000 + if number > 4 { 900_000_000 } else { 0 };
+            let time = if answers { time - late } else { time + late };
+            let (file, interface) = interfaces[side];
+            files[file].packet(interface, time, frame, frame.len() as u32, None).unwrap();
+        }
+    }
+    let count = if is_one { 1 } else { 2 };
+    for (path, file) in paths.iter().zip(files).take(count) {
+        std::fs::write(path, file.into_inner()).unwrap();
+        examine(path, AnalyzerLimits::default(), |finding| findings.push(finding)).unwrap();
+    }
+    let paths: Vec<&Path> = paths.iter().take(count).map(PathBuf::as_path).collect();
+    let findings = compare(&paths, findings).unwrap();
+    let [finding] = &*findings else { panic!("{findings:?}") };
+    (finding.cause, finding.confidence, finding.candidates.clone())
+}
+
+/// A place of the same capture that has neither the late bytes nor the reset makes it doubtful that the server sent it. That a capture
+/// of another file ends before says nothing.
+#[test]
+fn a_reset_that_the_same_capture_lacks_near_the_server_is_not_certain() {
+    let certain = (Cause::DataAfterClose, Confidence::Certain, vec![Cause::DataAfterClose]);
+    let doubtful = (Cause::DataAfterClose, Confidence::Likely, vec![Cause::DataAfterClose, Cause::Forged]);
+    assert_eq!(judged(&late(5), true), doubtful);
+    assert_eq!(judged(&late(5), false), certain);
+    assert_eq!(judged(&late(7), true), certain);
+}

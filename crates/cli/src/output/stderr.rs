@@ -29,13 +29,13 @@ const MOST: usize = 64 << 10;
 /// How long the end of the program waits for a reader that takes nothing.
 const END: Duration = Duration::from_millis(500);
 
-/// From now on a thread writes to standard error, and nobody waits for whoever reads it. What finds no room is dropped. To be called
-/// where the program's own work must not stop; [`settle_stderr`] belongs to it.
-pub(crate) fn queue_stderr() -> io::Result<()> {
-    let queue = OutputQueue::start("stderr", MOST, io::stderr())?;
-    // A second call changes nothing.
-    let _ = QUEUE.set(queue);
-    Ok(())
+/// From now on a thread writes to standard error, if one can be had, and nobody waits for whoever reads it. What finds no room is
+/// dropped. To be called where the program's own work must not stop; [`settle_stderr`] belongs to it.
+pub(crate) fn queue_stderr() {
+    if let Ok(queue) = OutputQueue::start("stderr", MOST, io::stderr()) {
+        // A second call changes nothing.
+        let _ = QUEUE.set(queue);
+    }
 }
 
 /// Waits until what was said is written, if it is written by a thread and somebody reads.

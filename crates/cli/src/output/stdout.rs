@@ -64,10 +64,11 @@ impl Stdout {
 
     /// Standard output for a program that must not wait for its reader: a thread writes it. Lines for which a reader that does not read
     /// leaves no room are left out and counted; once it reads again, the line that `gap` makes of their number stands in their place.
-    pub(crate) fn queued(gap: fn(u64) -> String) -> io::Result<Self> {
-        let queue = OutputQueue::start("stdout", MOST, anstream::stdout())?;
+    /// Where no thread can be had it is written directly.
+    pub(crate) fn queued(gap: fn(u64) -> String) -> Self {
+        let Ok(queue) = OutputQueue::start("stdout", MOST, anstream::stdout()) else { return Self::new() };
         let queued = QueuedLines { queue, lines: Vec::new(), until: None, gap, gone: 0, left_out: 0 };
-        Ok(Self { out: StdoutWay::Queued(queued) })
+        Self { out: StdoutWay::Queued(queued) }
     }
 
     /// Buffers text, newlines included, until the next [`flush`](Self::flush). If it is queued, whole lines.

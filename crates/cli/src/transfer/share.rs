@@ -112,7 +112,7 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     if let Some(code) = &code {
         told(&format!("code for a new machine: {code}"));
     }
-    let out = Mutex::new(Lines::start()?);
+    let out = Mutex::new(Lines::start());
     let finisher = server.finisher();
     // Once the reader of the JSON lines has gone, what is under way is finished and nothing new is begun.
     let print = |print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>| {
@@ -206,10 +206,9 @@ const MOMENT: Duration = Duration::from_millis(200);
 
 impl Lines {
     /// Starts the threads that write: clients are not to wait for whoever reads this program's output.
-    fn start() -> Result<Self, Error> {
-        let queued = queue_stderr().and_then(|()| Stdout::queued(lines::left_out));
-        let failed = |source| Error::Io { doing: "start", what: "a thread for the output".into(), source };
-        Ok(Self { out: queued.map_err(failed)?, stopped: None, is_late: false })
+    fn start() -> Self {
+        queue_stderr();
+        Self { out: Stdout::queued(lines::left_out), stopped: None, is_late: false }
     }
 
     /// Waits for the reader; only for a moment if the program `is_asked` to end. Returns why stdout has failed.
