@@ -270,22 +270,9 @@ impl<'a> Comparison<'a> {
             return Some(*same);
         }
         let theirs = self.trace.iter().filter(|seen| seen.dir == self.by).count();
-        // A capture that had ended by then, or had not begun, cannot have the reset.
         let time = offset.map(|offset| finding.time_ns.saturating_add_signed(offset))?;
         if theirs > 0 && time > self.other.last {
-            let early = (time - self.other.last) as f64 / 1e6;
-            if self.is_one_capture && self.other_is_nearer() != Some(false) {
-                // It is being captured still, unless files of several hosts were merged into one.
-                say(
-                    finding,
-                    format!(
-                        "{file} has its last packet {early:.3} ms before it, and not this reset: it may be of a box between"
-                    ),
-                );
-                doubt(finding);
-            } else {
-                say(finding, format!("{file} ends {early:.3} ms before it, by aligned clocks"));
-            }
+            self.ended_before(finding, file, (time - self.other.last) as f64 / 1e6);
             return None;
         }
         if theirs == 0 || time < self.other.first || self.trace.dropped || self.own_trace.dropped {
@@ -322,6 +309,22 @@ impl<'a> Comparison<'a> {
             );
         }
         None
+    }
+}
+
+impl Comparison<'_> {
+    /// The other capture's last packet is so many milliseconds before the reset. If it had ended by then it cannot have the reset.
+    fn ended_before(&self, finding: &mut Finding, file: &str, early: f64) {
+        // An interface of the same capture is being captured still, unless files of several hosts were merged into one.
+        let says = if self.is_one_capture && self.other_is_nearer() != Some(false) {
+            doubt(finding);
+            format!(
+                "{file} has its last packet {early:.3} ms before it, and not this reset: it may be of a box between"
+            )
+        } else {
+            format!("{file} ends {early:.3} ms before it, by aligned clocks")
+        };
+        finding.evidence.push(Evidence::view(says));
     }
 }
 

@@ -116,9 +116,7 @@ impl Default for Metrics {
             "Resets that the kernel counted as sent beyond those seen",
             missed.clone(),
         );
-        let left_out = Counter::default();
-        let unread = "Lines left out of standard output, which nobody read in time";
-        registry.register("left_out_lines", unread, left_out.clone());
+        let left_out = left_out_lines(registry);
         let blind = Family::<BlindLabels, Gauge<i64, AtomicI64>>::default();
         registry.register("blind", "What cannot be seen on this host (1)", blind.clone());
         let (exported, not_exported) = (Family::default(), Family::default());
@@ -159,6 +157,13 @@ impl Default for Metrics {
             started: Instant::now(),
         }
     }
+}
+
+fn left_out_lines(registry: &mut Registry) -> Counter<u64, AtomicU64> {
+    let (left_out, unread) =
+        (Counter::default(), "Lines left out of standard output, which nobody read in time");
+    registry.register("left_out_lines", unread, left_out.clone());
+    left_out
 }
 
 impl Metrics {
