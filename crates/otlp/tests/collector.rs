@@ -79,7 +79,7 @@ fn all_arrives(kind: &str, url: impl Fn(u16) -> String) {
     assert_eq!((counts.sent, counts.metrics_sent, counts.dropped().map(|(_, count)| count)), (2, 1, [0; 4]));
     assert_eq!((counts.trouble, counts.metrics_failed), (None, 0));
 
-    let all = collector.so_far();
+    let all = collector.first(2);
     assert_eq!(all.len(), 2, "{all:?}");
     let of = |signal: &str| all.iter().find(|request| request["signal"] == signal).unwrap();
     let (logs, sums) = (of("logs"), of("metrics"));
@@ -135,7 +135,7 @@ fn is_tried_again(kind: &str, url: impl Fn(u16) -> String, refusals: &[&str], as
     assert_eq!(counts.dropped().map(|(_, count)| count), [0; 4], "{counts:?}");
     drop(exporter);
     sender.join().unwrap();
-    let all = collector.so_far();
+    let all = collector.first(refusals.len() + 1);
     assert_eq!(all.len(), refusals.len() + 1);
     assert!(all.iter().all(|request| request["request"] == all[0]["request"]));
     let at = |request: &Value| request["at"].as_f64().unwrap();
@@ -178,7 +178,7 @@ fn is_refused(kind: &str, url: impl Fn(u16) -> String, refusal: &str, words: &st
     let counts = exporter.finish(PATIENCE);
     sender.join().unwrap();
     assert_eq!((counts.refused, counts.sent, counts.troubles), (1, 1, 1));
-    let sent: Vec<_> = collector.so_far().iter().map(bodies).collect();
+    let sent: Vec<_> = collector.first(2).iter().map(bodies).collect();
     assert_eq!(sent, [["event 1"], ["event 2"]]);
 }
 
@@ -211,7 +211,7 @@ fn partial(kind: &str, url: impl Fn(u16) -> String) {
     assert_eq!((counts.sent, counts.rejected, counts.troubles), (1, 2, 1));
     let said = counts.trouble().unwrap().terminal().to_string();
     assert_eq!(said, "it takes a request but for 2 records: too\\u{1b}[31m old");
-    assert_eq!(collector.so_far().len(), 1);
+    assert_eq!(collector.first(1).len(), 1);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_collector_that_hangs_is_left_for_another_connection() {
         assert_eq!(counts.trouble.as_deref(), Some("no answer within 1 s"));
         drop(exporter);
         sender.join().unwrap();
-        assert_eq!(collector.so_far().len(), 2);
+        assert_eq!(collector.first(2).len(), 2);
     }
 }
 
@@ -328,5 +328,5 @@ fn certificates_are_checked() {
         let trouble = counts.trouble.unwrap_or_default();
         assert_eq!(trouble.starts_with("TLS: "), !is_trusted, "{trouble}");
     }
-    assert_eq!(collector.so_far().len(), 1);
+    assert_eq!(collector.first(1).len(), 1);
 }

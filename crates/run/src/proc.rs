@@ -80,6 +80,13 @@ pub(crate) fn stat(process: u32) -> Option<Stat> {
     stat_of(&text(format!("/proc/{process}/stat")).ok()?, rustix::param::clock_ticks_per_second())
 }
 
+/// Whether a process has ended: nobody has waited for it yet, or it is gone. It has nothing open.
+pub(crate) fn has_ended(process: u32) -> bool {
+    let stat = text(format!("/proc/{process}/stat")).ok();
+    let state = stat.as_deref().and_then(|line| line.rsplit_once(") ")?.1.chars().next());
+    matches!(state, None | Some('Z' | 'X'))
+}
+
 fn stat_of(line: &str, ticks_per_second: u64) -> Option<Stat> {
     // The name, in parentheses, may have any character.
     let (_, rest) = line.rsplit_once(')')?;
@@ -324,8 +331,15 @@ mod tests {
         let pid = child.id();
         let seen = (stat(pid).map(|stat| stat.parent), process_of(pid), user(pid), is_alone(pid));
         let all = census_of(&[pid]);
+        assert!(!has_ended(pid) && !has_ended(std::process::id()));
         child.kill().unwrap();
+        // It has ended, and nobody has waited for it.
+        while !has_ended(pid) {
+            std::thread::yield_now();
+        }
+        assert!(stat(pid).is_some());
         child.wait().unwrap();
+        assert!(has_ended(pid));
         let own = rustix::process::getuid().as_raw();
         assert_eq!(seen, (Some(std::process::id()), Some(pid), Some(own), true));
         assert!(!all.hidden);

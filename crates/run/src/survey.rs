@@ -249,7 +249,10 @@ impl Surveyor {
             let listening =
                 namespaces.entry(namespace.clone()).or_insert_with(|| listening(process, &self.means.own));
             let Some(sockets) = proc::sockets(process) else {
-                hidden.push((process, namespace));
+                // One that ends meanwhile hides nothing.
+                if !proc::has_ended(process) {
+                    hidden.push((process, namespace));
+                }
                 continue;
             };
             let here: Vec<_> = listening.iter().filter(|(inode, _)| sockets.contains_key(inode)).collect();

@@ -84,9 +84,11 @@ impl Collector {
         }
     }
 
-    /// All requests that have come by now.
-    pub fn so_far(&self) -> Vec<Value> {
-        self.lines.try_iter().collect()
+    /// The first `count` requests, waited for a minute each, and what else has come by then. Whoever has its answer may be told of it
+    /// before the line about the request is read.
+    pub fn first(&self, count: usize) -> Vec<Value> {
+        let first: Vec<Value> = (0..count).map_while(|_| self.next()).collect();
+        first.into_iter().chain(self.lines.try_iter()).collect()
     }
 
     /// Ends it.

@@ -32,8 +32,9 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
+    /// Whether a frame of DATA or HEADERS ends its stream. The flag means something else of other frames.
     pub(super) fn ends_stream(&self) -> bool {
-        matches!(self.kind, DATA | HEADERS) && self.flags & 1 != 0
+        self.flags & 1 != 0
     }
 
     /// The number of 32 bits at this place of the payload.

@@ -106,6 +106,33 @@ fn a_fin_before_every_response_was_whole() {
             "keep-alive-race harmless",
         )
         .but(
+            "above GOAWAY's stream, whose reserved bit is set",
+            &of(&[answer(1), goaway(1 | 1 << 31, NO_ERROR, b"")].concat()),
+            "keep-alive-race certain harmless",
+        )
+        .but(
+            "GOAWAY's own stream, and then ended by the server",
+            &of(&[answer(1), goaway(3, NO_ERROR, b""), reset(3, CANCEL)].concat()),
+            "closed-unanswered harmful",
+        )
+        .but(
+            "above it, begun, and then ended by the server",
+            &of(&[answer(1), headers(3, OPEN), goaway(1, NO_ERROR, b""), reset(3, CANCEL)].concat()),
+            "cut-short harmful",
+        )
+        .but(
+            "both ended for an error, the second one begun",
+            &of(&[reset(1, INTERNAL_ERROR), headers(3, OPEN), reset(3, INTERNAL_ERROR)].concat()),
+            "cut-short harmful",
+        )
+        .but(
+            "one ended by the client and one by the server, for the same reason",
+            &closed(
+                asking(&[1, 3]).data(Client, &reset(1, CANCEL)).data(Server, &reset(3, CANCEL)).ack(Client),
+            ),
+            "closed-unanswered harmful",
+        )
+        .but(
             "above it, for an error",
             &of(&[answer(1), goaway(1, ENHANCE_YOUR_CALM, b"too_many_pings")].concat()),
             "keep-alive-race harmless",
