@@ -88,7 +88,7 @@ fn what_sends_to_a_collector_has_no_right_more() {
     let is_harmless = |line: &&str| {
         of_environment(line) || line.contains("dnsPolicy") || line.contains("names of the cluster")
     };
-    assert!(added.iter().all(|line| is_harmless(line)) && added.len() == 9, "{added:?}");
+    assert!(added.iter().all(is_harmless) && added.len() == 9, "{added:?}");
     assert!(
         sending.contains("OTEL_EXPORTER_OTLP_ENDPOINT, value: \"http://$(NODE_ADDRESS):4318\""),
         "{sending}"
