@@ -58,6 +58,9 @@ pub enum BadEndpoint {
     /// It has a user or a password in it.
     #[error("a user or password in the URL is not sent: use a header")]
     UserInfo,
+    /// Its port is none.
+    #[error("its port is no number from 1 to 65535")]
+    Port,
     /// `grpc://` for HTTP.
     #[error("the scheme grpc is not HTTP's")]
     Protocol,
@@ -90,7 +93,13 @@ impl Endpoint {
             return Err(BadEndpoint::NoUrl);
         }
         let path = uri.path().trim_end_matches('/').to_owned();
-        let port = uri.port_u16().unwrap_or(usual);
+        // `Uri` takes any number for a port, and has none then.
+        let written =
+            authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':'));
+        let port = match written {
+            None | Some("") => usual,
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(BadEndpoint::Port)?,
+        };
         Ok(Self { host, port, is_encrypted, path, protocol })
     }
 
@@ -150,6 +159,8 @@ mod tests {
             ("ftp://collector", BadEndpoint::Scheme),
             ("http://me:secret@collector:4318", BadEndpoint::UserInfo),
             ("http:// collector", BadEndpoint::NoUrl),
+            ("http://collector:65536", BadEndpoint::Port),
+            ("http://[::1]:0", BadEndpoint::Port),
         ] {
             assert_eq!(parsed(url), Err(why), "{url}");
         }
