@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use common::program::{interrupt, linger};
@@ -40,14 +40,16 @@ impl Watch {
     /// The next line that it says with these words. `None`, after a skip, if it cannot watch.
     fn line(&mut self, words: &str) -> Option<String> {
         let mut all = String::new();
-        while let Ok(line) = self.said.recv_timeout(BOUND) {
-            if line.contains(words) {
-                return Some(line);
+        loop {
+            match self.said.recv_timeout(BOUND) {
+                Ok(line) if line.contains(words) => return Some(line),
+                Ok(line) => all.extend([&line, "\n"]),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("no line with {words:?}: {all}"),
             }
-            all.push_str(&line);
-            all.push('\n');
         }
-        let status = self.child.try_wait().unwrap().and_then(|status| status.code());
+        // Its standard error is closed; it is about to end, and may not have.
+        let status = self.child.wait().unwrap().code();
         assert_eq!(status, Some(4), "no line with {words:?}: {all}");
         skip("live tracepoints", all.trim());
         None

@@ -64,8 +64,9 @@ fn a_server_that_drains_64_kib_is_found_and_the_story_has_what_it_takes() {
         })
         .unwrap();
         let found = found(report);
-        // The shortest story stands at its boundary, where how busy the machine is decides about one trial or another.
-        assert!(found.repeats.lost * 2 > found.repeats.judged, "{found:?}");
+        // The shortest story stands at its boundary, where how busy the machine is decides about one trial or another: how many are
+        // lost is told, and no bound of it is a property of the search.
+        assert!(found.repeats.lost > 0, "{found:?}");
         assert!(found.story.schedule.steps.len() <= 3, "{:?}", found.story);
         let sent: u64 = found
             .story
@@ -81,7 +82,8 @@ fn a_server_that_drains_64_kib_is_found_and_the_story_has_what_it_takes() {
         assert!(sent > 65_536, "as much as it drains loses nothing: {:?}", found.story);
         assert!(found.lost.got < 200_000 && found.lost.expected == Some(200_000), "{:?}", found.lost);
         let counters = found.counters.expect("the network is private");
-        assert!(counters.of("OutRsts") >= found.repeats.lost, "{counters:?}");
+        // As many closes with unread bytes as losses: the planted fault, and nothing else.
+        assert!(counters.of("TCPAbortOnClose") >= found.repeats.lost, "{counters:?}");
     });
 }
 

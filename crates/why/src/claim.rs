@@ -173,6 +173,8 @@ pub enum Claim {
         /// Whether some were sent by a side that had acknowledged the FIN. Otherwise all crossed it.
         defied: bool,
     },
+    /// The frame is the other side's FIN. As many bytes before it are not in the capture, and the sender has not acknowledged them.
+    UnseenBeforeFin(u32),
     /// What came after the sender's FIN is a farewell: nobody has to read it.
     LateFarewell(Farewell),
     /// Both sides had sent FIN.

@@ -108,8 +108,9 @@ static RULES: [CauseRule; 50] = [
     ),
     rule(
         (Cause::DataAfterClose, Class::PassiveAfterFin),
-        "a bare reset of the server after its FIN answers bytes that the FIN does not acknowledge",
-        "the FIN acknowledges them",
+        "a bare reset of the server after its FIN answers bytes that the FIN does not acknowledge; or the client's FIN, which stands behind \
+         bytes that are not in the capture and that the server did not acknowledge: likely",
+        "the FIN acknowledges them, or a later packet those before the client's FIN",
         Some(("crossing-the-FIN", "the FIN acknowledges them")),
         27,
     ),
@@ -299,8 +300,8 @@ static RULES: [CauseRule; 50] = [
     rule(
         (Cause::BothClosed, Class::PassiveAfterFin),
         "both FINs, nothing late, sooner than that",
-        "bytes that the FIN does not acknowledge",
-        Some(("after-both-FINs", "the client's bytes were not acknowledged")),
+        "bytes that the FIN does not acknowledge, or that only the number of the other side's FIN shows",
+        Some(("FIN-behind-lost-bytes", "as it is")),
         6,
     ),
     rule(

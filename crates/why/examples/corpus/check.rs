@@ -230,6 +230,7 @@ impl Checker<'_> {
                 equal(self.late()?, u64::from(*bytes))?;
                 holds(r.data_end().is_some_and(|end| at_or_after(reset.ack, end)), "not acknowledged")
             }
+            Claim::UnseenBeforeFin(bytes) => self.unseen_before_fin(*bytes),
             Claim::LateFarewell(farewell) => {
                 let fin = s.fin().ok_or("no FIN")?;
                 holds(self.late()? > 0, "nothing came late")?;

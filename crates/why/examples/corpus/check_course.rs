@@ -57,6 +57,17 @@ impl Checker<'_> {
         if r.in_order() { equal(knew, defied) } else { holds(knew || !defied, "all crossed it") }
     }
 
+    /// The other side's FIN stands further on than the sender has acknowledged, and nothing between is there.
+    pub(crate) fn unseen_before_fin(&self, bytes: u32) -> Proof {
+        let (s, r) = (&self.c.sender, &self.c.receiver);
+        let fin = r.fin().ok_or("no FIN of the other side")?;
+        let ack = s.ack().ok_or("no acknowledgement")?;
+        equal(fin.end().wrapping_sub(1).wrapping_sub(ack), bytes)?;
+        let between =
+            |seen: &&&Seen| seen.len > 0 && seen.data_end() != ack && at_or_after(seen.data_end(), ack);
+        holds(bytes > 0 && !r.before.iter().any(|seen| between(&seen)), "some of it is there")
+    }
+
     /// Between two frames no number goes on, or is acknowledged, beyond what is here.
     pub(crate) fn nothing_is_missing(&self, after: u64, until: u64) -> Proof {
         let mut known: Vec<(SocketAddr, u32)> = Vec::new();

@@ -4,8 +4,8 @@
 //!
 //! Prints how many resets there are of each cause and confidence, and each sentence that the packets refute; with
 //! `--findings` every finding as a line of JSON before that, with `--priors` the rows of `src/priors.rs`. `--rules` prints the table of
-//! rules, as it stands in docs/why-rules.md. `--labelled LINES FOLDER` compares the verdicts on captures of `linger lab --json --pcap FOLDER`,
-//! which printed LINES, with the kernel's counters. Ends with 1 if a sentence was refuted, or a verdict was certain and wrong.
+//! rules, as it stands in docs/why-rules.md. `--labelled LINES FOLDER...` compares the verdicts on captures of `linger lab --json --pcap FOLDER`,
+//! which printed LINES, of one run or more, with the kernel's counters, and says which packets can decide. Ends with 1 if a sentence was refuted, or a verdict was certain and wrong.
 
 mod check;
 mod check_course;
@@ -15,6 +15,7 @@ mod check_sender;
 mod check_streams;
 mod labelled;
 mod payload;
+mod shape;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -32,12 +33,12 @@ fn main() -> ExitCode {
         print!("{}", linger_why::CauseRule::table());
         return ExitCode::SUCCESS;
     }
-    if let (true, [lines, folder]) = (options.iter().any(|option| option == "--labelled"), &*folders) {
-        return match labelled::score(Path::new(lines), Path::new(folder)) {
+    if options.iter().any(|option| option == "--labelled") {
+        return match labelled::score(folders.as_chunks().0) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
-                eprintln!("{lines}: {error}");
+                eprintln!("{error}");
                 ExitCode::FAILURE
             }
         };

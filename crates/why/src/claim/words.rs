@@ -446,6 +446,11 @@ impl Claim {
             Self::LateBytes { bytes, .. } => {
                 write!(f, "{bytes} bytes crossed it on the way, and nobody was there to read them")
             }
+            Self::UnseenBeforeFin(bytes) => write!(
+                f,
+                "the other side's FIN stands {bytes} further on than the sender has acknowledged: as many bytes before it never came past \
+                 here"
+            ),
             Self::LateFarewell(farewell) => {
                 write!(f, "what came after it is {farewell}, which nobody has to read")
             }

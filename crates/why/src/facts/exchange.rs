@@ -136,6 +136,12 @@ impl Facts<'_> {
         app.farewell_from(taken).or_else(goaway).filter(|_| whole)
     }
 
+    /// How many bytes lie between the sender's last acknowledgement and the other side's FIN, if there are any.
+    pub(crate) fn unseen_before_fin(&self) -> Option<u32> {
+        let bytes = self.receiver.fin()?.seq.wrapping_sub(self.sender.ack()?);
+        (1..1 << 31).contains(&bytes).then_some(bytes)
+    }
+
     /// The farewell that came after the sender's FIN, if nothing else came.
     pub(crate) fn farewell_after_fin(&self) -> Option<Farewell> {
         if self.sender.late() == 0 { None } else { self.only_farewell_left(self.receiver, self.sender) }

@@ -2,6 +2,7 @@
 
 use crate::case::rule;
 use crate::flow::{A, Client, F, Flow, R, Server, flow};
+use crate::opening::refused_at;
 use crate::passive::record;
 use crate::prints::LINUX;
 use crate::{GET, post, response};
@@ -159,6 +160,41 @@ fn a_window_in_a_bare_reset_is_the_senders_own() {
             "of Linux",
             &linux.bytes(Client, 4).ack(Server).packet(Client, R, b"").with(|p| p.timestamps = false),
             "passive-after-data",
+        )
+        .done();
+}
+
+/// Bytes that were lost on their way to the capture are seen by the number of the FIN behind them.
+#[test]
+fn a_fin_behind_bytes_that_are_not_there() {
+    let lost = |bytes| idle().fin(Server).ack(Client).bytes(Client, bytes).unseen().fin(Client);
+    rule("FIN behind lost bytes")
+        .base(&lost(8).bare(Server), "data-after-close likely passive-after-fin harmful unread:8")
+        .but(
+            "nothing lies between",
+            &idle().fin(Server).ack(Client).fin(Client).bare(Server),
+            "both-closed likely harmless",
+        )
+        .but("they are acknowledged at last", &lost(8).ack(Server).bare(Server), "both-closed likely")
+        .but(
+            "all but one are",
+            &lost(8).ack(Server).with(|p| p.ack -= 2).bare(Server),
+            "data-after-close likely unread:1",
+        )
+        .but(
+            "they are there",
+            &idle().fin(Server).ack(Client).bytes(Client, 8).fin(Client).bare(Server),
+            "data-after-close certain unread:8",
+        )
+        .but(
+            "the client resets, and the server's bytes are not there",
+            &idle().fin(Client).ack(Server).bytes(Server, 8).unseen().fin(Server).bare(Client),
+            "client-gave-up likely harmful lost:8",
+        )
+        .but(
+            "the port refuses from then on",
+            &lost(8).bare(Server).and(refused_at(1_000)),
+            "process-gone likely harmful",
         )
         .done();
 }

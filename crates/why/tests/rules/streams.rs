@@ -305,6 +305,26 @@ fn bytes_that_are_not_there() {
             "none",
         )
         .but(
+            "SETTINGS of 7 bytes",
+            &of(&|flow| flow.data(Server, &frame(4, 0, 0, &[0; 7])).ack(Client)),
+            "none",
+        )
+        .but(
+            "SETTINGS of 6 bytes",
+            &of(&|flow| flow.data(Server, &frame(4, 0, 0, &[0; 6])).ack(Client)),
+            "closed-unanswered harmful",
+        )
+        .but(
+            "RST_STREAM of a stream whose reserved bit is set",
+            &of(&|flow| flow.data(Server, &reset(3 | 1 << 31, INTERNAL_ERROR)).ack(Client)),
+            "closed-unanswered harmful",
+        )
+        .but(
+            "a PING whose reserved bit is set",
+            &of(&|flow| flow.data(Server, &frame(6, 0, 1 << 31, &[0; 8])).ack(Client)),
+            "closed-unanswered harmful",
+        )
+        .but(
             "the header of a GOAWAY on a stream, and nothing of its payload",
             &of(&|flow| flow.data(Server, &frame(7, 0, 9, &[0; 8])[..9]).ack(Client)),
             // Its streams are not followed; that the FIN came before the end of what it began is seen all the same.

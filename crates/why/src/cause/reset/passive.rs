@@ -39,6 +39,10 @@ impl Judge<'_> {
                 vec![Finwait2Expired, HalfOpen, DataAfterClose, FirewallReject, Forged],
             );
         };
+        if let Some(bytes) = f.unseen_before_fin() {
+            self.say(f.frame_at(other.frame), Claim::UnseenBeforeFin(bytes));
+            return self.late_data(fin, fin_time);
+        }
         if let Some(opinion) = self.process_gone(fin_time, BothClosed) {
             return opinion;
         }
@@ -99,6 +103,9 @@ impl Judge<'_> {
             }
             candidates
         };
+        // The reset of the end itself may have been lost on its way to here; the bare ones behind it answer for a connection that is no more.
+        // The client's has its own name.
+        let unseen_first = if by_client == Some(true) { &[][..] } else { &[Aborted, ClosedWithUnreadData] };
         if let Some(bytes) = f.beyond_capture() {
             self.say(f.reset.at.frame, Claim::BeyondCapture(bytes));
         } else if !f.whole() || f.sender.has_gap() {
@@ -106,7 +113,8 @@ impl Judge<'_> {
         }
         if f.beyond_capture().is_some() || !f.whole() || f.sender.has_gap() {
             self.ask(NextEvidence::Capture(Capture::Beginning));
-            let candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
+            let mut candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
+            candidates.extend(unseen_first);
             return (Unknown, Possible, with_client(candidates));
         }
         if let Some(frame) = f.own_reset_behind().filter(|_| by_client != Some(true)) {
@@ -124,7 +132,9 @@ impl Judge<'_> {
                 Some(frame) => self.say(f.frame_at(frame), Claim::WindowClosed),
                 None => self.say(f.frame_at(f.sender.spoke_frame), Claim::DataInFlight(flight)),
             }
-            let candidates = with_client(vec![DataAfterClose, HalfOpen, FirewallReject, Forged, ProcessGone]);
+            let mut candidates = vec![DataAfterClose, HalfOpen, FirewallReject, Forged, ProcessGone];
+            candidates.extend(unseen_first);
+            let candidates = with_client(candidates);
             let cause = if by_client == Some(true) { ClientGaveUp } else { DataAfterClose };
             return (cause, Likely, candidates);
         }
@@ -139,6 +149,7 @@ impl Judge<'_> {
             return (Unknown, Possible, candidates);
         }
         if since < FORGETS_AFTER {
+            candidates.extend(unseen_first);
             return (Unknown, Possible, candidates);
         }
         (HalfOpen, Likely, candidates)
