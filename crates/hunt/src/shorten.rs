@@ -92,7 +92,7 @@ impl Shortener<'_> {
         if few.tried < LAST_REPEATS && (few.lost == 0 || few.tried < before.tried) {
             last.repeats = before;
         }
-        let lost = last.lost.unwrap_or_else(|| best.played.trial.lost);
+        let lost = last.lost.unwrap_or(best.played.trial.lost);
         let unread_from =
             if last.short.whole { self.unread(&last.short.story, lost.expected)? } else { None };
         Ok(FoundLoss {
