@@ -1,4 +1,4 @@
-//! Where a hunt takes place: a server of its own behind a link, or one that is running already.
+//! What is hunted; and where a server is: behind a link of its own, or running already.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -33,6 +33,17 @@ pub enum Quarry {
         /// How long the server may take until it answers.
         ready: Duration,
     },
+    /// A client, started for each trial in a private network, against a server that the hunt plays.
+    Client {
+        /// What is hunted.
+        hunted: HuntedClient,
+        /// The links.
+        links: Vec<Link>,
+        /// The version of IP.
+        ip: IpVersion,
+        /// The server's port.
+        port: u16,
+    },
     /// A server that is running already.
     Running {
         /// Its address, and the path to ask for.
@@ -40,6 +51,39 @@ pub enum Quarry {
         /// Whether it may be a server on another machine.
         is_own: bool,
     },
+}
+
+/// A client that is hunted.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HuntedClient {
+    /// Its command, for `sh -c`.
+    pub command: String,
+    /// The status of each response.
+    pub status: u16,
+    /// The size of the file that it may send.
+    pub upload: u64,
+    /// What its output has to be; `None`: what plain trials teach.
+    pub expect: Option<ExpectedOutput>,
+    /// How long it may take for a plain trial.
+    pub ready: Duration,
+}
+
+/// What a client's output has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExpectedOutput {
+    /// So many bytes.
+    Bytes(u64),
+    /// Bytes with this SHA-256.
+    Sha256([u8; 32]),
+}
+
+impl HuntedClient {
+    /// A client that gets responses with status 200, and a file of a megabyte to send.
+    pub fn new(command: String) -> Self {
+        Self { command, status: 200, upload: 1_000_000, expect: None, ready: Duration::from_secs(10) }
+    }
 }
 
 impl Quarry {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::judge::{Answered, Played, StreamEnd};
-use crate::schedule::{ClientStep, Schedule};
+use crate::schedule::{HuntStep, Schedule};
 
 /// Where the requests go, and what they ask for.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ pub(crate) fn play(site: &Site, schedule: &Schedule, waits: &ClientWaits, halt: 
         write_failed: false,
         buffer: vec![0; 32 << 10],
     };
-    let last = schedule.steps.iter().rposition(|step| matches!(step, ClientStep::Request { .. }));
+    let last = schedule.steps.iter().rposition(|step| matches!(step, HuntStep::Request { .. }));
     for (index, step) in schedule.steps.iter().enumerate() {
         client.more_requests = last.is_some_and(|last| index < last);
         let keep = client.more_requests || schedule.keep_alive;
@@ -177,9 +177,9 @@ enum Waited {
 }
 
 impl ScheduledClient<'_> {
-    fn step(&mut self, step: ClientStep, site: &Site, keep: bool) {
+    fn step(&mut self, step: HuntStep, site: &Site, keep: bool) {
         match step {
-            ClientStep::Request { body, sent } => {
+            HuntStep::Request { body, sent } => {
                 self.begun_requests += 1;
                 self.body_left = body;
                 let mut out = head(site, body, keep);
@@ -188,7 +188,7 @@ impl ScheduledClient<'_> {
                     self.body_sent(sent);
                 }
             }
-            ClientStep::Send { bytes } => {
+            HuntStep::Send { bytes } => {
                 let (body, mut left) = (self.body_left.min(bytes), bytes);
                 if body > 0 && self.send(&vec![b'b'; usize::try_from(body).unwrap_or(0)]) {
                     self.body_sent(body);
@@ -200,17 +200,19 @@ impl ScheduledClient<'_> {
                     self.send(&ends);
                 }
             }
-            ClientStep::Pause { milliseconds } => {
+            HuntStep::Pause { milliseconds } => {
                 self.paused = true;
                 self.sleep(Duration::from_millis(milliseconds));
             }
-            ClientStep::Read { bytes } => self.read_on(bytes),
-            ClientStep::HalfClose => {
+            HuntStep::Read { bytes } => self.read_on(bytes),
+            HuntStep::HalfClose => {
                 self.half_closed = true;
                 // Fails only if the connection is no more, which the next read tells.
                 let _ = self.socket.shutdown(std::net::Shutdown::Write);
             }
-            ClientStep::Close => self.end = Some(StreamEnd::Closed),
+            HuntStep::Close => self.end = Some(StreamEnd::Closed),
+            // Those of a server. `Schedule::check` refuses them.
+            HuntStep::Respond { .. } | HuntStep::ReadRequest | HuntStep::Abort => {}
         }
     }
 

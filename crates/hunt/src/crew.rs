@@ -8,12 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linger_lab::Stop;
-use linger_verdict::Verdict;
 
-use crate::arena::Arena;
-use crate::client::play;
-use crate::judge::{Played, Unjudged, judge};
-use crate::learn::Plain;
+use crate::field::{Field, Load, Trial};
 use crate::story::Story;
 use crate::trials::TrialMap;
 
@@ -22,15 +18,12 @@ use crate::trials::TrialMap;
 pub(crate) struct PlayedStory {
     pub(crate) index: u64,
     pub(crate) story: Story,
-    pub(crate) played: Played,
-    pub(crate) verdict: Result<Verdict, Unjudged>,
+    pub(crate) trial: Trial,
 }
 
-/// Arenas, and how many connections they bear.
-#[derive(Debug)]
+/// Those who play on a field, and how many connections it bears.
 pub(crate) struct Crew<'a> {
-    pub(crate) arenas: &'a [Arena],
-    pub(crate) plain: Plain,
+    pub(crate) field: &'a dyn Field,
     /// The most connections at a time.
     most: usize,
     turns: Turns,
@@ -48,8 +41,9 @@ const LOOK: Duration = Duration::from_millis(50);
 const STACK: usize = 256 << 10;
 
 impl<'a> Crew<'a> {
-    pub(crate) fn new(arenas: &'a [Arena], plain: Plain, most: usize) -> Self {
-        Self { arenas, plain, most, turns: Turns::new(FIRST.min(most)), repeated: Mutex::default() }
+    pub(crate) fn new(field: &'a dyn Field, most: usize) -> Self {
+        let most = most.max(1);
+        Self { field, most, turns: Turns::new(FIRST.min(most)), repeated: Mutex::default() }
     }
 
     /// The stories that were played again, by time and size.
@@ -77,11 +71,18 @@ impl<'a> Crew<'a> {
         mut look: impl FnMut(),
     ) -> io::Result<()> {
         let (sender, results) = channel();
+        let failed = Mutex::new((0, None));
         thread::scope(|scope| {
             let mut started = 0;
             for _ in 0..self.most.min(count) {
                 let sender = sender.clone();
-                let work = move || self.work(source, halt, &sender);
+                let failed = &failed;
+                let work = move || {
+                    if let Err(error) = self.work(source, halt, &sender) {
+                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                        *failed = (failed.0 + 1, Some(error));
+                    }
+                };
                 match thread::Builder::new().name("client".into()).stack_size(STACK).spawn_scoped(scope, work)
                 {
                     Ok(_) => started += 1,
@@ -98,12 +99,17 @@ impl<'a> Crew<'a> {
                 match results.recv_timeout(LOOK) {
                     Ok(played) => told(played),
                     Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                    Err(RecvTimeoutError::Disconnected) => break,
                 }
                 look();
                 if halt.requested() {
                     self.turns.changed.notify_all();
                 }
+            }
+            // With those that can play it takes longer.
+            match std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner)) {
+                (count, Some(error)) if count == started => Err(error),
+                _ => Ok(()),
             }
         })
     }
@@ -113,46 +119,28 @@ impl<'a> Crew<'a> {
         source: &(dyn Fn() -> Option<(u64, Story)> + Sync),
         halt: &Stop,
         told: &Sender<PlayedStory>,
-    ) {
+    ) -> io::Result<()> {
         let mut inside = None;
-        while self.turns.enter(self.plain.waits.spacing, halt) {
+        while self.turns.enter(self.field.spacing(), halt) {
             let Some((index, story)) = source() else {
                 self.turns.leave(Load::AsBefore, self.most);
                 break;
             };
-            let at = self.arenas.iter().position(|arena| arena.link == story.link).unwrap_or(0);
-            let arena = &self.arenas[at];
-            // A thread goes from one network to another as its stories do.
-            if inside != Some(at) {
-                if arena.enter().is_err() {
+            let trial = match self.field.play(&story, &mut inside, halt) {
+                Ok(trial) => trial,
+                Err(error) => {
                     self.turns.leave(Load::AsBefore, self.most);
-                    break;
+                    return Err(error);
                 }
-                inside = Some(at);
-            }
-            let played = play(&arena.site, &story.schedule, &self.plain.waits, halt);
-            let verdict = judge(&played, &self.plain.for_each(&story.schedule));
-            let load = match verdict {
-                Err(Unjudged::NotConnected) => Load::TooMuch,
-                Err(Unjudged::Silent) if played.answers.is_empty() && played.whole_requests > 0 => {
-                    Load::TooMuch
-                }
-                Err(_) => Load::AsBefore,
-                Ok(_) => Load::Light,
             };
-            self.turns.leave(load, self.most);
-            if told.send(PlayedStory { index, story, played, verdict }).is_err() {
+            self.turns.leave(trial.load, self.most);
+            if told.send(PlayedStory { index, story, trial }).is_err() {
                 break;
             }
         }
         self.turns.changed.notify_all();
+        Ok(())
     }
-}
-
-enum Load {
-    Light,
-    AsBefore,
-    TooMuch,
 }
 
 /// How many connections are open, and how many may be: as many as the server answers.

@@ -30,8 +30,16 @@ pub enum HuntError {
         /// The end of what the server printed.
         said: String,
     },
-    /// The user stopped it before the server had answered.
-    #[error("interrupted before the server answered: nothing was searched")]
+    /// The client that is to be hunted fails when it is served plainly, or asks for nothing.
+    #[error("{what}{}", tail(said))]
+    NoClient {
+        /// What it did.
+        what: String,
+        /// The end of what it printed as errors.
+        said: String,
+    },
+    /// The user stopped it before the server had answered, or the client had.
+    #[error("interrupted before the plain trials were over: nothing was searched")]
     Stopped,
     /// The target's name cannot be resolved, or its scheme cannot be hunted.
     #[error("{target}: {reason}")]

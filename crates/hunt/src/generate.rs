@@ -3,18 +3,22 @@
 //! No timer of any server is in it. Pauses and sizes are log-uniform: a pause of 2 to 4 ms is as likely as one of 2 to 4 s,
 //! so that no scale is passed over.
 
+mod server;
+
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::schedule::{ClientStep, Schedule};
+use crate::schedule::{HuntStep, Player, Schedule};
 use crate::story::Story;
 
 /// From what is drawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ranges {
+    /// Who plays.
+    pub plays: Player,
     /// The most that all pauses of a schedule take together.
     pub longest_pause: Duration,
     /// The largest number of bytes that one step sends.
@@ -37,7 +41,8 @@ const LARGEST_BUFFER: u64 = 512 << 10;
 impl Default for Ranges {
     fn default() -> Self {
         let longest_pause = Duration::from_secs(20);
-        Self { longest_pause, largest: 1 << 20, half_closes: true, bodies: true, links: vec![None] }
+        let plays = Player::Client;
+        Self { plays, longest_pause, largest: 1 << 20, half_closes: true, bodies: true, links: vec![None] }
     }
 }
 
@@ -63,8 +68,8 @@ impl Dice {
         ((low * (high / low).powf(self.unit())) as u64).clamp(least, most.max(least))
     }
 
-    fn buffer(&mut self, probability: f64) -> Option<u64> {
-        self.is(probability).then(|| self.scale(SMALLEST_BUFFER, LARGEST_BUFFER))
+    fn buffer(&mut self, probability: f64, smallest: u64) -> Option<u64> {
+        self.is(probability).then(|| self.scale(smallest, LARGEST_BUFFER))
     }
 }
 
@@ -74,52 +79,59 @@ pub fn story(seed: u64, index: u64, ranges: &Ranges) -> Story {
     rng.set_stream(index);
     let mut dice = Dice(rng);
     let link = ranges.links.get(dice.below(ranges.links.len())).cloned().flatten();
-    let mut schedule = Schedule {
-        receive_buffer: dice.buffer(0.6),
-        send_buffer: dice.buffer(0.15),
-        keep_alive: dice.is(0.15),
-        steps: Vec::new(),
+    let schedule = match ranges.plays {
+        Player::Client => client(&mut dice, ranges),
+        Player::Server => server::schedule(&mut dice, ranges),
     };
-    let requests = [1, 1, 1, 1, 1, 2, 2, 3][dice.below(8)];
-    for nth in 1..=requests {
-        if dice.is(0.05) {
-            pause(&mut dice, ranges, &mut schedule.steps);
-        }
-        let left = request(&mut dice, ranges, &mut schedule.steps);
-        between(&mut dice, ranges, nth == requests, &mut schedule.steps);
-        if nth < requests {
-            complete(left, &mut schedule.steps);
-        }
-    }
-    if ranges.half_closes && dice.is(0.1) {
-        schedule.steps.push(ClientStep::HalfClose);
-        if dice.is(0.5) {
-            pause(&mut dice, ranges, &mut schedule.steps);
-        }
-    } else if dice.is(0.01) {
-        schedule.steps.push(ClientStep::Close);
-    }
     let merged = schedule.merged();
     debug_assert_eq!(merged.check(), Ok(()), "{merged:?}");
     Story::new(link, merged)
 }
 
+fn client(dice: &mut Dice, ranges: &Ranges) -> Schedule {
+    let mut schedule = Schedule {
+        receive_buffer: dice.buffer(0.6, SMALLEST_BUFFER),
+        send_buffer: dice.buffer(0.15, SMALLEST_BUFFER),
+        keep_alive: dice.is(0.15),
+        ..Schedule::default()
+    };
+    let requests = [1, 1, 1, 1, 1, 2, 2, 3][dice.below(8)];
+    for nth in 1..=requests {
+        if dice.is(0.05) {
+            pause(dice, ranges, &mut schedule.steps);
+        }
+        let left = request(dice, ranges, &mut schedule.steps);
+        between(dice, ranges, nth == requests, &mut schedule.steps);
+        if nth < requests {
+            complete(left, &mut schedule.steps);
+        }
+    }
+    if ranges.half_closes && dice.is(0.1) {
+        schedule.steps.push(HuntStep::HalfClose);
+        if dice.is(0.5) {
+            pause(dice, ranges, &mut schedule.steps);
+        }
+    } else if dice.is(0.01) {
+        schedule.steps.push(HuntStep::Close);
+    }
+    schedule
+}
+
 /// Adds a pause, unless the pauses before it have taken all of the time.
-fn pause(dice: &mut Dice, ranges: &Ranges, steps: &mut Vec<ClientStep>) {
-    let before = steps
-        .iter()
-        .map(|step| if let ClientStep::Pause { milliseconds } = step { *milliseconds } else { 0 });
+fn pause(dice: &mut Dice, ranges: &Ranges, steps: &mut Vec<HuntStep>) {
+    let before =
+        steps.iter().map(|step| if let HuntStep::Pause { milliseconds } = step { *milliseconds } else { 0 });
     let longest = u64::try_from(ranges.longest_pause.as_millis()).unwrap_or(u64::MAX);
     let left = longest.saturating_sub(before.sum());
     if left >= SHORTEST_PAUSE_MS {
-        steps.push(ClientStep::Pause { milliseconds: dice.scale(SHORTEST_PAUSE_MS, left) });
+        steps.push(HuntStep::Pause { milliseconds: dice.scale(SHORTEST_PAUSE_MS, left) });
     }
 }
 
 /// Adds a request. Returns how much of its body is not sent with it.
-fn request(dice: &mut Dice, ranges: &Ranges, steps: &mut Vec<ClientStep>) -> u64 {
+fn request(dice: &mut Dice, ranges: &Ranges, steps: &mut Vec<HuntStep>) -> u64 {
     if dice.is(0.55) || !ranges.bodies {
-        steps.push(ClientStep::Request { body: 0, sent: 0 });
+        steps.push(HuntStep::Request { body: 0, sent: 0 });
         return 0;
     }
     let body = dice.scale(1, ranges.largest);
@@ -128,31 +140,31 @@ fn request(dice: &mut Dice, ranges: &Ranges, steps: &mut Vec<ClientStep>) -> u64
         1 => dice.scale(1, body),
         _ => 0,
     };
-    steps.push(ClientStep::Request { body, sent });
+    steps.push(HuntStep::Request { body, sent });
     body - sent
 }
 
 /// Adds up to three pauses, bytes and readings.
-fn between(dice: &mut Dice, ranges: &Ranges, is_last: bool, steps: &mut Vec<ClientStep>) {
+fn between(dice: &mut Dice, ranges: &Ranges, is_last: bool, steps: &mut Vec<HuntStep>) {
     for _ in 0..dice.below(if is_last { 4 } else { 2 }) {
         let step = match dice.below(10) {
             0..=3 => {
                 pause(dice, ranges, steps);
                 continue;
             }
-            4..=7 => ClientStep::Send { bytes: dice.scale(1, ranges.largest) },
-            _ => ClientStep::Read { bytes: dice.scale(1, ranges.largest) },
+            4..=7 => HuntStep::Send { bytes: dice.scale(1, ranges.largest) },
+            _ => HuntStep::Read { bytes: dice.scale(1, ranges.largest) },
         };
         // Line ends between two requests are ignored by some servers, and answered by others.
-        if is_last || !matches!(step, ClientStep::Send { .. }) {
+        if is_last || !matches!(step, HuntStep::Send { .. }) {
             steps.push(step);
         }
     }
 }
 
-fn complete(left: u64, steps: &mut Vec<ClientStep>) {
+fn complete(left: u64, steps: &mut Vec<HuntStep>) {
     if left > 0 {
-        steps.push(ClientStep::Send { bytes: left });
+        steps.push(HuntStep::Send { bytes: left });
     }
 }
 
@@ -179,7 +191,7 @@ mod tests {
             let story = story(3, index, &ranges);
             assert_eq!(story.schedule.check(), Ok(()), "{index}");
             assert!(story.schedule.pauses() <= ranges.longest_pause, "{index}: {story:?}");
-            assert!(!story.schedule.steps.contains(&ClientStep::HalfClose), "{index}");
+            assert!(!story.schedule.steps.contains(&HuntStep::HalfClose), "{index}");
         }
     }
 
@@ -190,12 +202,12 @@ mod tests {
         let share = |is: &dyn Fn(&Story) -> bool| {
             stories.iter().filter(|story| is(story)).count() as f64 / stories.len() as f64
         };
-        let has = |is: fn(&ClientStep) -> bool| share(&|story| story.schedule.steps.iter().any(is));
-        assert!(has(|step| matches!(step, ClientStep::HalfClose)) > 0.05);
-        assert!(has(|step| matches!(step, ClientStep::Read { .. })) > 0.05);
-        assert!(has(|step| matches!(step, ClientStep::Request { body: 1.., .. })) > 0.3);
+        let has = |is: fn(&HuntStep) -> bool| share(&|story| story.schedule.steps.iter().any(is));
+        assert!(has(|step| matches!(step, HuntStep::HalfClose)) > 0.05);
+        assert!(has(|step| matches!(step, HuntStep::Read { .. })) > 0.05);
+        assert!(has(|step| matches!(step, HuntStep::Request { body: 1.., .. })) > 0.3);
         for (low, high) in [(5, 50), (50, 500), (500, 5_000), (5_000, 20_000)] {
-            let in_decade = |step: &ClientStep| matches!(step, ClientStep::Pause { milliseconds } if (low..high).contains(milliseconds));
+            let in_decade = |step: &HuntStep| matches!(step, HuntStep::Pause { milliseconds } if (low..high).contains(milliseconds));
             let share = share(&|story| story.schedule.steps.iter().any(in_decade));
             assert!(share > 0.05, "{low} to {high} ms: {share}");
         }

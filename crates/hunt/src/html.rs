@@ -15,12 +15,33 @@ use crate::retell::Retold;
 use crate::story::Story;
 use crate::words::milliseconds;
 
+/// What is hunted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hunted {
+    /// A server.
+    Server,
+    /// A client.
+    Client,
+}
+
+impl Hunted {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Server => "Server",
+            Self::Client => "Client",
+        }
+    }
+}
+
 /// What a page tells beside the report itself.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PageFacts<'p> {
-    /// The server's command, or the URL of one that was running.
+    /// The command of the server or the client, or the URL of a server that was running.
     pub server: &'p str,
+    /// What is hunted: the side that the hunt does not play.
+    pub hunted: Hunted,
     /// The command that repeats the hunt.
     pub again: &'p str,
     /// The names by which remedies call commands.
@@ -34,7 +55,7 @@ pub struct PageFacts<'p> {
 impl<'p> PageFacts<'p> {
     /// The facts of a hunt without packets.
     pub fn new(server: &'p str, again: &'p str, tools: Tools) -> Self {
-        Self { server, again, tools, packets: None, no_packets: None }
+        Self { server, hunted: Hunted::Server, again, tools, packets: None, no_packets: None }
     }
 }
 
@@ -57,14 +78,20 @@ impl<'p> PagePackets<'p> {
 
 /// Letters that the first line has of the server's command.
 const MOST_OF_COMMAND: usize = 120;
-const TITLE: &str = "What a server loses";
+
+fn title(hunted: Hunted) -> &'static str {
+    match hunted {
+        Hunted::Server => "What a server loses",
+        Hunted::Client => "What a client loses",
+    }
+}
 
 /// Writes the page of a hunt.
 ///
 /// # Errors
 /// Returns the errors of `out`.
 pub fn report(out: &mut impl Write, report: &HuntReport, facts: &PageFacts<'_>) -> io::Result<()> {
-    begin(out, TITLE)?;
+    begin(out, title(facts.hunted))?;
     let (first, class) = first(report);
     header(out, &first, class, facts)?;
     if let Some(said) = last_words(report) {
@@ -141,7 +168,7 @@ pub fn replay(out: &mut impl Write, replayed: &Replayed<'_>, facts: &PageFacts<'
         None => (format!("Nothing lost in {tried} trials{unsure}"), "good"),
     };
     let interrupted = replayed.interrupted().map_or(String::new(), |so_far| format!("; {so_far}"));
-    begin(out, TITLE)?;
+    begin(out, title(facts.hunted))?;
     header(out, &format!("{first}{interrupted}"), class, facts)?;
     story::replayed(out, replayed, class, facts)?;
     end(out)
@@ -153,9 +180,15 @@ fn header(out: &mut impl Write, first: &str, class: &str, facts: &PageFacts<'_>)
         Some((end, _)) => format!("{}\u{2026}", &facts.server[..end]),
         None => facts.server.to_owned(),
     };
-    writeln!(out, "<header>\n<h1{class}>{}. Server: {}</h1>", escape(first), escape(server))?;
+    writeln!(
+        out,
+        "<header>\n<h1{class}>{}. {}: {}</h1>",
+        escape(first),
+        facts.hunted.word(),
+        escape(server)
+    )?;
     writeln!(out, "<dl>")?;
-    for (name, command) in [("Server", facts.server), ("Again", facts.again)] {
+    for (name, command) in [(facts.hunted.word(), facts.server), ("Again", facts.again)] {
         writeln!(out, "<dt>{name}</dt><dd class=\"command\">{}</dd>", escape(command))?;
     }
     writeln!(out, "</dl>\n</header>")
@@ -210,7 +243,10 @@ fn searched(out: &mut impl Write, report: &HuntReport) -> io::Result<()> {
     let end = if report.framed { "" } else { ", without a length" };
     let status = if report.status > 0 { format!("{}, ", report.status) } else { String::new() };
     let plain = format!("{status}{} bytes{end}, from {}", report.response_bytes, report.site);
-    row(out, "Plain response", &plain)?;
+    match &report.client {
+        Some(client) => row(out, "Plain trial", &client.to_string())?,
+        None => row(out, "Plain response", &plain)?,
+    }
     let schedules = format!(
         "{} in {:.1} s, up to {} connections at a time",
         searched.schedules,

@@ -10,12 +10,14 @@ use linger_lab::{BedOptions, Capture, Stop};
 use linger_verdict::Verdict;
 
 use crate::arena::{Arena, Quarry};
+use crate::clients::{ClientPlace, Clients};
 use crate::crew::{Crew, PlayedStory};
 use crate::error::HuntError;
-use crate::generate::{Ranges, story};
-use crate::learn::{Plain, plain};
+use crate::field::{Field, Servers};
+use crate::generate::story;
+use crate::learn::plain;
 use crate::repeat::Repeater;
-use crate::report::{HuntReport, LostOnce, LostResponse, Repeats, SearchEnd, Searched};
+use crate::report::{HuntReport, LostOnce, LostResponse, Repeats, SearchEnd};
 use crate::shorten::{Candidate, REPEATS, Shortener};
 use crate::story::Story;
 
@@ -23,7 +25,7 @@ use crate::story::Story;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HuntPlan {
-    /// The server.
+    /// The server or the client.
     pub quarry: Quarry,
     /// Seed of all that is drawn.
     pub seed: u64,
@@ -33,9 +35,9 @@ pub struct HuntPlan {
     pub connections: usize,
     /// The most that all pauses of a schedule take together.
     pub longest_pause: Duration,
-    /// The length of the response's body, where the server does not tell.
+    /// The length of the response's body, where the server that is hunted does not tell.
     pub expect: Option<u64>,
-    /// What every request is, in place of HTTP; the response ends with the connection.
+    /// What every request is, in place of HTTP; the response ends with the connection. Where a client is hunted: what every response is.
     pub payload: Option<Vec<u8>>,
 }
 
@@ -66,7 +68,7 @@ const IN_A_ROW: u32 = 12;
 /// How many losses that do not repeat are kept.
 const MOST_UNREPEATED: usize = 20;
 
-/// Hunts a server. Calls `told` as it goes on.
+/// Hunts a server or a client. Calls `told` as it goes on.
 ///
 /// # Errors
 /// Returns why the hunt could not begin. What ends it later is in the report.
@@ -75,10 +77,10 @@ pub fn hunt(
     stop: &Stop,
     told: &mut dyn FnMut(HuntProgress),
 ) -> Result<HuntReport, HuntError> {
-    let (arenas, plain) = arenas(plan, None, stop)?;
-    let crew = Crew::new(&arenas, plain, plan.connections.max(1));
+    let field = field(plan, None, stop)?;
+    let crew = Crew::new(&*field, plan.connections);
     let result = Hunt { plan, crew: &crew, stop, told }.run();
-    arenas.into_iter().for_each(Arena::end);
+    field.end();
     result.map_err(|source| HuntError::Machine { what: "the clients' threads", source })
 }
 
@@ -92,22 +94,38 @@ pub fn replay(
     times: u64,
     stop: &Stop,
 ) -> Result<(Repeats, Option<LostResponse>, SocketAddr), HuntError> {
-    let (arenas, plain) = arenas(plan, None, stop)?;
-    let crew = Crew::new(&arenas, plain, plan.connections.max(1));
-    let site = arenas.first().map_or(SocketAddr::from(([0; 4], 0)), |arena| arena.site.address);
+    let field = field(plan, None, stop)?;
+    let crew = Crew::new(&*field, plan.connections);
+    let site = field.address();
     let repeated = Repeater { crew: &crew, stop }.repeat(story, times);
-    arenas.into_iter().for_each(Arena::end);
+    field.end();
     let (repeats, lost) =
         repeated.map_err(|source| HuntError::Machine { what: "the clients' threads", source })?;
     Ok((repeats, lost, site))
 }
 
-/// Starts the servers, and learns what their plain responses are. What crosses the links is recorded in `capture`.
-pub(crate) fn arenas(
+/// Makes the place of the trials, and learns what plain trials come to. What crosses the links is recorded in `capture`.
+pub(crate) fn field(
     plan: &HuntPlan,
     capture: Option<&Arc<Mutex<Capture>>>,
     stop: &Stop,
-) -> Result<(Vec<Arena>, Plain), HuntError> {
+) -> Result<Box<dyn Field>, HuntError> {
+    match &plan.quarry {
+        Quarry::Client { hunted, links, ip, port } => {
+            let place = ClientPlace { links: links.clone(), ip: *ip, port: *port, seed: plan.seed };
+            let clients = Clients::learn(hunted, place, plan.payload.as_deref(), capture.cloned(), stop)?;
+            Ok(Box::new(clients))
+        }
+        _ => servers(plan, capture, stop).map(|servers| Box::new(servers) as Box<dyn Field>),
+    }
+}
+
+/// Starts the servers, and learns what their plain responses are.
+fn servers(
+    plan: &HuntPlan,
+    capture: Option<&Arc<Mutex<Capture>>>,
+    stop: &Stop,
+) -> Result<Servers, HuntError> {
     let mut learnt = None;
     let mut learn = |arena: &Arena| {
         let asked = std::thread::scope(|scope| {
@@ -142,9 +160,11 @@ pub(crate) fn arenas(
                 arenas.push(Arena::start(words, link, options, place, payload, *ready, stop, &mut learn)?);
             }
         }
+        // It has a field of its own.
+        Quarry::Client { .. } => {}
     }
     match learnt {
-        Some(plain) => Ok((arenas, plain)),
+        Some(plain) => Ok(Servers { arenas, plain, bodies: plan.payload.is_none() }),
         None => Err(HuntError::NoServer { what: "there is no link".to_owned(), said: String::new() }),
     }
 }
@@ -158,9 +178,9 @@ struct Hunt<'h> {
 
 impl Hunt<'_> {
     fn run(&mut self) -> io::Result<HuntReport> {
-        let (begun, plain) = (Instant::now(), self.crew.plain);
+        let begun = Instant::now();
         let deadline = begun + self.plan.time;
-        let mut report = self.blank(plain);
+        let mut report = self.crew.field.blank();
         let next = AtomicU64::new(0);
         let mut best: Option<Candidate> = None;
         loop {
@@ -172,7 +192,7 @@ impl Hunt<'_> {
             let (repeats, _) = Repeater { crew: self.crew, stop: self.stop }.repeat(&seen.story, REPEATS)?;
             if repeats.lost == 0 {
                 if report.unrepeated.len() < MOST_UNREPEATED {
-                    let lost = LostResponse::of(&seen.played);
+                    let lost = seen.trial.lost;
                     report.unrepeated.push(LostOnce { story: seen.story, lost, tried: repeats.tried });
                 }
                 continue;
@@ -201,29 +221,6 @@ impl Hunt<'_> {
         Ok(report)
     }
 
-    fn blank(&self, plain: Plain) -> HuntReport {
-        HuntReport {
-            response_bytes: plain.bytes,
-            status: plain.get.status,
-            site: self
-                .crew
-                .arenas
-                .first()
-                .map_or(String::new(), |arena| arena.site.host.clone() + &arena.site.path),
-            framed: plain.framed,
-            half_closes: plain.half_closes,
-            searched: Searched::default(),
-            found: None,
-            unrepeated: Vec::new(),
-            at_risk: None,
-            ended: SearchEnd::Found,
-        }
-    }
-
-    fn links(&self) -> Vec<Option<String>> {
-        self.crew.arenas.iter().map(|arena| arena.link.clone()).collect()
-    }
-
     /// Searches for the next loss. Returns it, and why the search ended.
     fn search(
         &mut self,
@@ -231,10 +228,8 @@ impl Hunt<'_> {
         deadline: Instant,
         report: &mut HuntReport,
     ) -> io::Result<(Option<PlayedStory>, SearchEnd)> {
-        let mut ranges = Ranges::default();
-        (ranges.longest_pause, ranges.half_closes) = (self.plan.longest_pause, report.half_closes);
-        ranges.links = self.links();
-        ranges.bodies = self.plan.payload.is_none();
+        let mut ranges = self.crew.field.ranges();
+        ranges.longest_pause = self.plan.longest_pause;
         let (halt, seed) = (Stop::new()?, self.plan.seed);
         let source = || {
             let index = next.fetch_add(1, Ordering::Relaxed);
@@ -243,12 +238,13 @@ impl Hunt<'_> {
         let (crew, stop, shown) = (self.crew, self.stop, &mut self.told);
         let (mut seen, mut ended) = (None, SearchEnd::Found);
         let told = |played: PlayedStory| {
-            report.searched.count(&played.story, played.verdict);
+            let verdict = played.trial.verdict;
+            report.searched.count(&played.story, verdict);
             shown(HuntProgress::Searching(report.searched.schedules));
-            if played.verdict == Ok(Verdict::AtRisk) && report.at_risk.is_none() {
+            if verdict == Ok(Verdict::AtRisk) && report.at_risk.is_none() {
                 report.at_risk = Some(played.story.clone());
             }
-            if played.verdict == Ok(Verdict::Lost) && seen.is_none() {
+            if verdict == Ok(Verdict::Lost) && seen.is_none() {
                 seen = Some(played);
                 halt.request();
             }
@@ -272,8 +268,7 @@ impl Hunt<'_> {
 
 /// Why a hunt ended before its time, if it did: a server's end, or the user's wish.
 fn ended_early(crew: &Crew<'_>, stop: &Stop) -> Option<SearchEnd> {
-    let ended = |arena: &Arena| Some((arena.ended(Duration::ZERO)?, arena.tail()));
-    match crew.arenas.iter().find_map(ended) {
+    match crew.field.ended() {
         Some((status, said)) => Some(SearchEnd::ServerEnded { status, said }),
         None => stop.requested().then_some(SearchEnd::Stopped),
     }

@@ -67,7 +67,8 @@ pub(crate) struct Played {
 pub enum Unjudged {
     /// The connection could not be made.
     NotConnected,
-    /// The server waits for the rest of a request, or does not answer, or stopped in the middle without an end.
+    /// The server waits for the rest of a request, or does not answer, or stopped in the middle without an end. Or the client that is hunted did
+    /// not end in time.
     Silent,
     /// The server closed without a word: it may have done so before it read the request.
     Unanswered,
@@ -75,6 +76,8 @@ pub enum Unjudged {
     UnknownLength,
     /// The client closed, as the schedule says.
     ClientClosed,
+    /// The client's kernel has not got all of the response, and the client says that something failed.
+    NotDelivered,
     /// The hunt ended before the trial did.
     Halted,
 }
@@ -88,6 +91,7 @@ impl Unjudged {
             Self::Unanswered => "unanswered",
             Self::UnknownLength => "unknown_length",
             Self::ClientClosed => "client_closed",
+            Self::NotDelivered => "not_delivered",
             Self::Halted => "halted",
         }
     }

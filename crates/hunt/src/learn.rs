@@ -8,7 +8,7 @@ use linger_probe::Lengths;
 use crate::arena::Arena;
 use crate::client::{ClientWaits, NO_STATUS, play};
 use crate::judge::{Answered, PlainAnswer, Played, StreamEnd};
-use crate::schedule::{ClientStep, Schedule};
+use crate::schedule::{HuntStep, Schedule};
 
 /// What is known of a server.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +33,9 @@ const BODY: u64 = 100;
 /// Makes plain requests, in a thread that is in the arena's network. Returns `None` if the server gives no whole response.
 pub(crate) fn plain(arena: &Arena, expect: Option<u64>, stop: &Stop) -> Option<Plain> {
     let waits = ClientWaits::after(Duration::from_millis(500));
-    let ask = |steps: &[ClientStep]| play(&arena.site, &Schedule::of(steps), &waits, stop);
-    let get = ClientStep::Request { body: 0, sent: 0 };
-    let post = ClientStep::Request { body: BODY, sent: BODY };
+    let ask = |steps: &[HuntStep]| play(&arena.site, &Schedule::of(steps), &waits, stop);
+    let get = HuntStep::Request { body: 0, sent: 0 };
+    let post = HuntStep::Request { body: BODY, sent: BODY };
     let begun = Instant::now();
     let first = ask(&[get]);
     let elapsed = begun.elapsed();
@@ -52,7 +52,7 @@ pub(crate) fn plain(arena: &Arena, expect: Option<u64>, stop: &Stop) -> Option<P
         Some(PlainAnswer { status: first.status?, lengths: expect.map(Lengths::exactly).or(lengths) })
     };
     let posted: Vec<Answered> = (0..READINGS).filter_map(|_| whole(&ask(&[post]))).collect();
-    let half_closed = [get, ClientStep::HalfClose];
+    let half_closed = [get, HuntStep::HalfClose];
     let half_closes =
         (0..READINGS).all(|_| whole(&ask(&half_closed)).is_some_and(|half| half.got == answer.got));
     Some(Plain {
@@ -76,9 +76,9 @@ fn whole(played: &Played, is_raw: bool) -> Option<Answered> {
 impl Plain {
     /// The plain response to each request of a schedule.
     pub(crate) fn for_each(&self, schedule: &Schedule) -> Vec<Option<PlainAnswer>> {
-        let of = |step: &ClientStep| match step {
-            ClientStep::Request { body: 0, .. } => Some(Some(self.get)),
-            ClientStep::Request { .. } => Some(self.post),
+        let of = |step: &HuntStep| match step {
+            HuntStep::Request { body: 0, .. } => Some(Some(self.get)),
+            HuntStep::Request { .. } => Some(self.post),
             _ => None,
         };
         schedule.steps.iter().filter_map(of).collect()

@@ -34,9 +34,11 @@ impl Repeater<'_> {
         let mut results: Vec<Option<PlayedStory>> = vec![None; stories.len()];
         let stop = self.stop;
         let told = |played: PlayedStory| {
-            self.crew.repeated().count(&played.story.schedule, played.verdict);
+            self.crew.repeated().count(&played.story.schedule, played.trial.verdict);
             let index = usize::try_from(played.index).unwrap_or(usize::MAX);
-            if let Some(result) = results.get_mut(index).filter(|_| played.verdict != Err(Unjudged::Halted)) {
+            if let Some(result) =
+                results.get_mut(index).filter(|_| played.trial.verdict != Err(Unjudged::Halted))
+            {
                 *result = Some(played);
             }
         };
@@ -54,9 +56,9 @@ impl Repeater<'_> {
         let stories = vec![story.clone(); usize::try_from(times).unwrap_or(usize::MAX)];
         let (mut repeats, mut lost) = (Repeats::default(), None);
         for played in self.play_all(&stories, None)?.into_iter().flatten() {
-            repeats.count(played.verdict);
-            if played.verdict == Ok(Verdict::Lost) && lost.is_none() {
-                lost = Some(LostResponse::of(&played.played));
+            repeats.count(played.trial.verdict);
+            if played.trial.verdict == Ok(Verdict::Lost) && lost.is_none() {
+                lost = Some(played.trial.lost);
             }
         }
         Ok((repeats, lost))
@@ -84,7 +86,7 @@ impl Repeater<'_> {
             }
             for (index, played) in indices.into_iter().zip(self.play_all(&these, Some(until))?) {
                 let Some(played) = played else { return Ok(None) };
-                lost[index] += u64::from(played.verdict == Ok(Verdict::Lost));
+                lost[index] += u64::from(played.trial.verdict == Ok(Verdict::Lost));
             }
             done += at_once;
         }

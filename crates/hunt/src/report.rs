@@ -8,7 +8,7 @@ use linger_netns::Counters;
 use linger_verdict::Verdict;
 
 use crate::judge::{Played, StreamEnd, Unjudged};
-use crate::schedule::ClientStep;
+use crate::schedule::HuntStep;
 use crate::shrink::LossBound;
 use crate::story::Story;
 use crate::trials::TrialMap;
@@ -62,6 +62,49 @@ pub struct LostResponse {
     pub reset: bool,
     /// Whether a write of the client's failed.
     pub write_failed: bool,
+    /// How the client has lost it; `None` where a server is hunted.
+    pub by_client: Option<ClientLoss>,
+}
+
+/// What a client has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientLossKind {
+    /// Its kernel had all of the response, and the client says that something failed, or its output is another one.
+    Response,
+    /// The response was not written whole, and the client says that all is well.
+    Cut,
+    /// The server has not received all of the request, and the client says that all is well.
+    Upload,
+}
+
+impl ClientLossKind {
+    /// A stable identifier, for machines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Response => "response",
+            Self::Cut => "cut",
+            Self::Upload => "upload",
+        }
+    }
+}
+
+/// A client that has lost something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientLoss {
+    /// What.
+    pub kind: ClientLossKind,
+    /// Its exit status; `None` if it did not end.
+    pub exit: Option<i32>,
+    /// Bytes that it wrote to its standard output.
+    pub output: u64,
+    /// Bytes of the request's body that the server received.
+    pub received: u64,
+    /// The length of that body, if it is known.
+    pub announced: Option<u64>,
+    /// How many connections the client made.
+    pub connections: u64,
 }
 
 impl LostResponse {
@@ -75,6 +118,7 @@ impl LostResponse {
             expected: answer.expected,
             reset: played.was_reset || played.end == StreamEnd::Reset,
             write_failed: played.write_failed,
+            by_client: None,
         }
     }
 }
@@ -106,6 +150,8 @@ pub struct FoundLoss {
     pub shrinking: u64,
     /// What the kernel counted on the server's side while the shortest story was repeated; `None` where others use it, too.
     pub counters: Option<Counters>,
+    /// What it counted on the client's side; `None` where that is the same, and where a server is hunted.
+    pub client_counters: Option<Counters>,
     /// All trials in which it was repeated and made short.
     pub map: TrialMap,
 }
@@ -184,11 +230,13 @@ impl Searched {
         let (mut pauses, mut sizes) = (BTreeSet::new(), BTreeSet::new());
         for step in &story.schedule.steps {
             match *step {
-                ClientStep::Pause { milliseconds } => {
+                HuntStep::Pause { milliseconds } => {
                     self.pauses = wider(self.pauses, milliseconds);
                     pauses.insert(decade(milliseconds));
                 }
-                ClientStep::Send { bytes } | ClientStep::Request { sent: bytes @ 1.., .. } => {
+                HuntStep::Send { bytes }
+                | HuntStep::Request { sent: bytes @ 1.., .. }
+                | HuntStep::Respond { sent: bytes @ 1.., .. } => {
                     self.sizes = wider(self.sizes, bytes);
                     sizes.insert(decade(bytes));
                 }
@@ -203,10 +251,50 @@ impl Searched {
     }
 }
 
+/// How it is known that a client's output is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutputCheck {
+    /// It has to be the bodies of the responses.
+    Bodies,
+    /// It has to be the same as in the plain trials.
+    Same,
+    /// It has to be what was asked for.
+    Expected,
+    /// It is not known: the exit status alone counts.
+    Unknown,
+}
+
+impl OutputCheck {
+    /// A stable identifier, for machines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bodies => "bodies",
+            Self::Same => "same",
+            Self::Expected => "expected",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What a client does where it is served plainly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlainRequests {
+    /// How many requests it makes.
+    pub requests: u64,
+    /// Bytes of the bodies of these requests together.
+    pub upload: u64,
+    /// How its output is judged.
+    pub output: OutputCheck,
+}
+
 /// The result of a hunt.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HuntReport {
+    /// The client that is hunted; `None` where a server is.
+    pub client: Option<PlainRequests>,
     /// Bytes of the body of the plain response.
     pub response_bytes: u64,
     /// The status of the plain response.

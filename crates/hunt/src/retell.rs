@@ -7,10 +7,10 @@ use linger_lab::{Capture, Link, Named as _, Stop};
 use linger_netns::Counters;
 use linger_verdict::Verdict;
 
-use crate::arena::{Arena, Quarry};
+use crate::arena::Quarry;
 use crate::crew::Crew;
 use crate::error::HuntError;
-use crate::hunt::{HuntPlan, arenas};
+use crate::hunt::{HuntPlan, field};
 use crate::repeat::Repeater;
 use crate::report::LostResponse;
 use crate::story::Story;
@@ -34,6 +34,8 @@ pub struct Retold {
     pub client: Option<SocketAddr>,
     /// What the kernel counted on the server's side in the last trial.
     pub counters: Option<Counters>,
+    /// What it counted on the client's side; `None` where a server is hunted.
+    pub client_counters: Option<Counters>,
     /// Whether the user stopped it before a trial lost: what no trial lost says little then.
     pub interrupted: bool,
 }
@@ -55,7 +57,7 @@ pub fn retell(
             let (target, reason) = (target.to_string(), "there is no link to capture from".to_owned());
             return Err(HuntError::Target { target, reason });
         }
-        Quarry::Command { links, .. } => {
+        Quarry::Command { links, .. } | Quarry::Client { links, .. } => {
             let own = links.iter().find(|link| Some(&link.name) == story.link.as_ref() && !link.loopback);
             let link = match own {
                 Some(link) => link.clone(),
@@ -68,11 +70,18 @@ pub fn retell(
             link
         }
     };
-    let (arenas, plain) = arenas(&plan, Some(capture), stop)?;
-    let crew = Crew::new(&arenas, plain, 1);
+    let field = field(&plan, Some(capture), stop)?;
+    let crew = Crew::new(&*field, 1);
     let story = Story::new(Some(link.name.clone()), story.schedule.clone());
-    let mut retold =
-        Retold { link: link.name, trials: 0, lost: None, client: None, counters: None, interrupted: false };
+    let mut retold = Retold {
+        link: link.name,
+        trials: 0,
+        lost: None,
+        client: None,
+        counters: None,
+        client_counters: None,
+        interrupted: false,
+    };
     let repeater = Repeater { crew: &crew, stop };
     let played = (0..TRIALS).try_for_each(|_| {
         if retold.lost.is_some() {
@@ -82,20 +91,21 @@ pub fn retell(
         if retold.interrupted {
             return Ok(());
         }
-        let arena = arenas.first();
-        let before = arena.and_then(Arena::counters);
+        let before = field.counters(story.link.as_deref());
         for played in repeater.play_all(std::slice::from_ref(&story), None)?.into_iter().flatten() {
             retold.trials += 1;
-            retold.client = played.played.client;
-            retold.lost = (played.verdict == Ok(Verdict::Lost)).then(|| LostResponse::of(&played.played));
+            retold.client = played.trial.client;
+            retold.lost = (played.trial.verdict == Ok(Verdict::Lost)).then_some(played.trial.lost);
         }
-        let after = arena.and_then(Arena::counters).zip(before);
-        retold.counters = after.map(|(after, before)| after.since(&before));
+        let after = field.counters(story.link.as_deref()).zip(before);
+        let counted = after.map(|(after, before)| after.since(&before));
+        retold.client_counters = counted.as_ref().and_then(|counted| counted.client.clone());
+        retold.counters = counted.map(|counted| counted.server);
         // A trial may have been halted in its middle.
         retold.interrupted = retold.lost.is_none() && stop.requested();
         Ok(())
     });
-    arenas.into_iter().for_each(Arena::end);
+    field.end();
     played.map_err(|source| HuntError::Machine { what: "the client's thread", source })?;
     Ok(retold)
 }

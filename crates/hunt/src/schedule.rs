@@ -1,16 +1,43 @@
-//! What a client does on one connection, as plain data: step by step, with every size and every pause.
+//! What one side does on a connection, as plain data: step by step, with every size and every pause. Where a server is hunted the hunt
+//! plays the client, and where a client is hunted the server.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that a client does.
+/// The side that a schedule is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Player {
+    /// The client, of a server that is hunted.
+    #[default]
+    Client,
+    /// The server, of a client that is hunted.
+    Server,
+}
+
+impl Player {
+    pub(crate) fn is_client(&self) -> bool {
+        *self == Self::Client
+    }
+
+    /// A stable identifier, for people and machines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// One thing that a side does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
-pub enum ClientStep {
-    /// Sends the head of a request, and the beginning of its body.
+pub enum HuntStep {
+    /// A client sends the head of a request, and the beginning of its body.
     Request {
         /// The length of the body that the head announces; 0 is a GET, anything else a POST.
         #[serde(default)]
@@ -19,7 +46,19 @@ pub enum ClientStep {
         #[serde(default)]
         sent: u64,
     },
-    /// Sends what is left of the request's body, then line ends, which are no request (RFC 9112 section 2.2).
+    /// A server sends the head of a response, and the beginning of its body, as soon as it has the head of the request.
+    Respond {
+        /// The length of the body that the head announces.
+        #[serde(default)]
+        body: u64,
+        /// How many bytes of the body are sent with the head.
+        #[serde(default)]
+        sent: u64,
+    },
+    /// A server reads to the end of the request.
+    ReadRequest,
+    /// A client sends what is left of the request's body, then line ends, which are no request (RFC 9112 section 2.2). A server sends what is
+    /// left of the response's body, and nothing beyond it.
     Send {
         /// How many bytes.
         bytes: u64,
@@ -36,27 +75,34 @@ pub enum ClientStep {
     },
     /// Sends a FIN, and reads on.
     HalfClose,
-    /// Closes the connection. Nothing can be lost after it.
+    /// Closes the connection: for a client nothing can be lost after it. A server has waited before until the other kernel has acknowledged
+    /// what was sent, so that what is lost then is lost by the client.
     Close,
+    /// A server does the same with `SO_LINGER` of 0: the connection is reset, whatever was read.
+    Abort,
 }
 
-/// All that a client does on one connection. When the steps are done, it reads to the end.
+/// All that one side does on one connection. When the steps are done, a client reads to the end; a server sends the rest of its response,
+/// half-closes, and reads until the client closes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Schedule {
-    /// The client's receive buffer (`SO_RCVBUF`), in bytes, before the kernel doubles it; `None`: the kernel's own.
+    /// Who does it.
+    #[serde(default, skip_serializing_if = "Player::is_client")]
+    pub plays: Player,
+    /// Its receive buffer (`SO_RCVBUF`), in bytes, before the kernel doubles it; `None`: the kernel's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receive_buffer: Option<u64>,
-    /// The client's send buffer (`SO_SNDBUF`), in bytes; `None`: the kernel's own.
+    /// Its send buffer (`SO_SNDBUF`), in bytes; `None`: the kernel's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send_buffer: Option<u64>,
-    /// Whether the last request leaves the connection open; otherwise it says `Connection: close`.
+    /// Whether the last request or response leaves the connection open; otherwise it says `Connection: close`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_alive: bool,
     /// The steps, in their order.
     #[serde(rename = "step", default)]
-    pub steps: Vec<ClientStep>,
+    pub steps: Vec<HuntStep>,
 }
 
 /// The most steps of a schedule.
@@ -78,68 +124,39 @@ pub(crate) enum Parameter {
 }
 
 impl Schedule {
-    /// A schedule with these steps, and the kernel's own buffers.
-    pub fn of(steps: impl Into<Vec<ClientStep>>) -> Self {
+    /// A schedule of a server with these steps, and the kernel's own buffers.
+    pub fn of_server(steps: impl Into<Vec<HuntStep>>) -> Self {
+        Self { plays: Player::Server, ..Self::of(steps) }
+    }
+
+    /// A schedule of a client with these steps, and the kernel's own buffers.
+    pub fn of(steps: impl Into<Vec<HuntStep>>) -> Self {
         Self { steps: steps.into(), ..Self::default() }
     }
 
-    /// Checks that a client can do this.
+    /// Checks that its side can do this.
     ///
     /// # Errors
     /// Returns a text that names the step, counted from 1, and what is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        let (mut left, mut asked, mut half_closed, mut closed) = (0, false, false, false);
         if self.steps.len() > MOST_STEPS {
             return Err(format!("{} steps: there may be {MOST_STEPS}", self.steps.len()));
         }
+        let mut so_far = SoFar { plays: self.plays, ..SoFar::default() };
         for (index, step) in self.steps.iter().enumerate() {
-            let wrong = |what: &str| Err(format!("step {}, `{step}`: {what}", index + 1));
-            if closed {
-                return wrong("the connection is closed by then");
-            }
-            match *step {
-                ClientStep::Request { body, sent } => {
-                    if sent > body {
-                        return wrong("more of the body is sent than it has");
-                    } else if body > MOST_BYTES {
-                        return wrong("the body is too long");
-                    } else if half_closed {
-                        return wrong("nothing can be sent after a half-close");
-                    } else if left > 0 {
-                        return wrong("it would be read as the body of the request before");
-                    }
-                    (left, asked) = (body - sent, true);
-                }
-                ClientStep::Send { .. } | ClientStep::Read { .. } if !asked => {
-                    return wrong("there is no request before it");
-                }
-                ClientStep::Send { bytes } | ClientStep::Read { bytes }
-                    if bytes == 0 || bytes > MOST_BYTES =>
-                {
-                    return wrong("the number of bytes must be 1 to 67108864");
-                }
-                ClientStep::Send { .. } if half_closed => {
-                    return wrong("nothing can be sent after a half-close");
-                }
-                ClientStep::Send { bytes } => left = left.saturating_sub(bytes),
-                ClientStep::Pause { milliseconds } => {
-                    if milliseconds == 0 || Duration::from_millis(milliseconds) > LONGEST_PAUSE {
-                        return wrong("a pause takes 1 to 3600000 milliseconds");
-                    }
-                }
-                ClientStep::HalfClose if half_closed => return wrong("it is half-closed already"),
-                ClientStep::HalfClose => half_closed = true,
-                ClientStep::Close => closed = true,
-                ClientStep::Read { .. } => {}
-            }
+            so_far.then(*step).map_err(|wrong| format!("step {}, `{step}`: {wrong}", index + 1))?;
         }
-        if asked { Ok(()) } else { Err("there is no request in it".to_owned()) }
+        match self.plays {
+            Player::Client if !so_far.begun => Err("there is no request in it".to_owned()),
+            Player::Server if self.steps.is_empty() => Err("there is no step in it".to_owned()),
+            _ => Ok(()),
+        }
     }
 
     /// The sum of all pauses.
     pub fn pauses(&self) -> Duration {
-        let pause = |step: &ClientStep| match step {
-            ClientStep::Pause { milliseconds } => *milliseconds,
+        let pause = |step: &HuntStep| match step {
+            HuntStep::Pause { milliseconds } => *milliseconds,
             _ => 0,
         };
         Duration::from_millis(self.steps.iter().map(pause).sum())
@@ -147,19 +164,19 @@ impl Schedule {
 
     /// The number of requests.
     pub fn requests(&self) -> usize {
-        self.steps.iter().filter(|step| matches!(step, ClientStep::Request { .. })).count()
+        self.steps.iter().filter(|step| matches!(step, HuntStep::Request { .. })).count()
     }
 
     /// The same with neighbours of one kind made one: two pauses are a longer one.
     pub(crate) fn merged(mut self) -> Self {
-        let mut steps: Vec<ClientStep> = Vec::new();
+        let mut steps: Vec<HuntStep> = Vec::new();
         for step in self.steps {
             match (steps.last_mut(), step) {
-                (Some(ClientStep::Pause { milliseconds }), ClientStep::Pause { milliseconds: more }) => {
+                (Some(HuntStep::Pause { milliseconds }), HuntStep::Pause { milliseconds: more }) => {
                     *milliseconds += more;
                 }
-                (Some(ClientStep::Send { bytes }), ClientStep::Send { bytes: more })
-                | (Some(ClientStep::Read { bytes }), ClientStep::Read { bytes: more }) => *bytes += more,
+                (Some(HuntStep::Send { bytes }), HuntStep::Send { bytes: more })
+                | (Some(HuntStep::Read { bytes }), HuntStep::Read { bytes: more }) => *bytes += more,
                 _ => steps.push(step),
             }
         }
@@ -169,13 +186,15 @@ impl Schedule {
 
     /// The numbers that can be made smaller.
     pub(crate) fn parameters(&self) -> Vec<Parameter> {
-        let of = |(index, step): (usize, &ClientStep)| match step {
-            ClientStep::Request { body: 0, .. } => vec![],
-            ClientStep::Request { .. } => vec![Parameter::Sent(index), Parameter::Body(index)],
-            ClientStep::Send { .. } | ClientStep::Pause { .. } | ClientStep::Read { .. } => {
+        let of = |(index, step): (usize, &HuntStep)| match step {
+            HuntStep::Request { body: 0, .. } | HuntStep::Respond { body: 0, .. } => vec![],
+            HuntStep::Request { .. } | HuntStep::Respond { .. } => {
+                vec![Parameter::Sent(index), Parameter::Body(index)]
+            }
+            HuntStep::Send { .. } | HuntStep::Pause { .. } | HuntStep::Read { .. } => {
                 vec![Parameter::Amount(index)]
             }
-            ClientStep::HalfClose | ClientStep::Close => vec![],
+            HuntStep::ReadRequest | HuntStep::HalfClose | HuntStep::Close | HuntStep::Abort => vec![],
         };
         self.steps.iter().enumerate().flat_map(of).collect()
     }
@@ -183,10 +202,14 @@ impl Schedule {
     pub(crate) fn value(&self, parameter: Parameter) -> u64 {
         let (Parameter::Body(index) | Parameter::Sent(index) | Parameter::Amount(index)) = parameter;
         match (parameter, self.steps.get(index)) {
-            (Parameter::Body(_), Some(ClientStep::Request { body, .. })) => *body,
-            (Parameter::Sent(_), Some(ClientStep::Request { sent, .. })) => *sent,
-            (_, Some(ClientStep::Send { bytes } | ClientStep::Read { bytes })) => *bytes,
-            (_, Some(ClientStep::Pause { milliseconds })) => *milliseconds,
+            (Parameter::Body(_), Some(HuntStep::Request { body, .. } | HuntStep::Respond { body, .. })) => {
+                *body
+            }
+            (Parameter::Sent(_), Some(HuntStep::Request { sent, .. } | HuntStep::Respond { sent, .. })) => {
+                *sent
+            }
+            (_, Some(HuntStep::Send { bytes } | HuntStep::Read { bytes })) => *bytes,
+            (_, Some(HuntStep::Pause { milliseconds })) => *milliseconds,
             _ => 0,
         }
     }
@@ -196,15 +219,94 @@ impl Schedule {
         let mut changed = self.clone();
         let (Parameter::Body(index) | Parameter::Sent(index) | Parameter::Amount(index)) = parameter;
         match (parameter, changed.steps.get_mut(index)) {
-            (Parameter::Body(_), Some(ClientStep::Request { body, sent })) => {
+            (
+                Parameter::Body(_),
+                Some(HuntStep::Request { body, sent } | HuntStep::Respond { body, sent }),
+            ) => {
                 (*body, *sent) = (value, (*sent).min(value));
             }
-            (Parameter::Sent(_), Some(ClientStep::Request { body, sent })) => *sent = value.min(*body),
-            (_, Some(ClientStep::Send { bytes } | ClientStep::Read { bytes })) => *bytes = value,
-            (_, Some(ClientStep::Pause { milliseconds })) => *milliseconds = value,
+            (
+                Parameter::Sent(_),
+                Some(HuntStep::Request { body, sent } | HuntStep::Respond { body, sent }),
+            ) => {
+                *sent = value.min(*body);
+            }
+            (_, Some(HuntStep::Send { bytes } | HuntStep::Read { bytes })) => *bytes = value,
+            (_, Some(HuntStep::Pause { milliseconds })) => *milliseconds = value,
             _ => {}
         }
         changed
+    }
+}
+
+/// What the steps so far have left of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct SoFar {
+    plays: Player,
+    /// Bytes of the last body that were announced and not sent.
+    left: u64,
+    /// A request, or a response.
+    begun: bool,
+    half_closed: bool,
+    closed: bool,
+}
+
+impl SoFar {
+    fn then(&mut self, step: HuntStep) -> Result<(), &'static str> {
+        if self.closed {
+            return Err("the connection is closed by then");
+        }
+        match step {
+            HuntStep::Request { .. } if self.plays == Player::Server => Err("a server makes no request"),
+            HuntStep::Respond { .. } | HuntStep::ReadRequest | HuntStep::Abort if self.plays.is_client() => {
+                Err("only a server does that")
+            }
+            HuntStep::Request { body, sent } | HuntStep::Respond { body, sent } => self.message(body, sent),
+            HuntStep::Send { .. } if !self.begun => Err(match self.plays {
+                Player::Client => "there is no request before it",
+                Player::Server => "there is no response before it",
+            }),
+            HuntStep::Read { .. } if !self.begun && self.plays.is_client() => {
+                Err("there is no request before it")
+            }
+            HuntStep::Send { bytes } | HuntStep::Read { bytes } if bytes == 0 || bytes > MOST_BYTES => {
+                Err("the number of bytes must be 1 to 67108864")
+            }
+            HuntStep::Send { .. } if self.half_closed => Err("nothing can be sent after a half-close"),
+            HuntStep::Send { bytes } => {
+                self.left = self.left.saturating_sub(bytes);
+                Ok(())
+            }
+            HuntStep::Pause { milliseconds } => {
+                let is_fit = milliseconds > 0 && Duration::from_millis(milliseconds) <= LONGEST_PAUSE;
+                if is_fit { Ok(()) } else { Err("a pause takes 1 to 3600000 milliseconds") }
+            }
+            HuntStep::HalfClose if self.half_closed => Err("it is half-closed already"),
+            HuntStep::HalfClose => {
+                self.half_closed = true;
+                Ok(())
+            }
+            HuntStep::Close | HuntStep::Abort => {
+                self.closed = true;
+                Ok(())
+            }
+            HuntStep::Read { .. } | HuntStep::ReadRequest => Ok(()),
+        }
+    }
+
+    /// The head of a request or response.
+    fn message(&mut self, body: u64, sent: u64) -> Result<(), &'static str> {
+        if sent > body {
+            return Err("more of the body is sent than it has");
+        } else if body > MOST_BYTES {
+            return Err("the body is too long");
+        } else if self.half_closed {
+            return Err("nothing can be sent after a half-close");
+        } else if self.left > 0 {
+            return Err("it would be read as the body of the one before");
+        }
+        (self.left, self.begun) = (body - sent, true);
+        Ok(())
     }
 }
 
@@ -223,7 +325,7 @@ fn counted(bytes: u64) -> String {
 }
 
 /// As a sentence in a story.
-impl fmt::Display for ClientStep {
+impl fmt::Display for HuntStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Request { body: 0, .. } => f.write_str("request (GET)"),
@@ -236,72 +338,25 @@ impl fmt::Display for ClientStep {
             Self::Request { body, sent } => {
                 write!(f, "request (POST) that announces {}, and {sent} of them", counted(body))
             }
+            Self::Respond { body, sent } if body == sent => {
+                write!(f, "response with its body of {}", counted(body))
+            }
+            Self::Respond { body, sent: 0 } => {
+                write!(f, "response that announces {}, and none of them", counted(body))
+            }
+            Self::Respond { body, sent } => {
+                write!(f, "response that announces {}, and {sent} of them", counted(body))
+            }
+            Self::ReadRequest => f.write_str("read the whole request"),
             Self::Send { bytes } => write!(f, "send {}", counted(bytes)),
             Self::Pause { milliseconds } => write!(f, "pause {}", shown_ms(milliseconds)),
             Self::Read { bytes } => write!(f, "read {}", counted(bytes)),
             Self::HalfClose => f.write_str("half-close"),
             Self::Close => f.write_str("close"),
+            Self::Abort => f.write_str("abort"),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GET: ClientStep = ClientStep::Request { body: 0, sent: 0 };
-    const PAUSE: ClientStep = ClientStep::Pause { milliseconds: 5_500 };
-
-    #[test]
-    fn a_schedule_that_cannot_be_is_refused_with_its_step() {
-        use ClientStep::{Close, HalfClose, Read, Request, Send};
-        assert_eq!(Schedule::of([GET, PAUSE, Send { bytes: 8 }]).check(), Ok(()));
-        assert_eq!(Schedule::of([PAUSE, GET, Read { bytes: 1 }, HalfClose, PAUSE, Close]).check(), Ok(()));
-        let whole = [Request { body: 9, sent: 4 }, Send { bytes: 5 }, GET];
-        assert_eq!(Schedule::of(whole).check(), Ok(()), "the body is whole before the next head");
-        for (steps, told) in [
-            (vec![], "no request"),
-            (vec![PAUSE], "no request"),
-            (vec![Send { bytes: 8 }, GET], "step 1"),
-            (vec![GET, Send { bytes: 0 }], "step 2"),
-            (vec![Request { body: 9, sent: 10 }], "step 1"),
-            (vec![Request { body: 9, sent: 4 }, Send { bytes: 4 }, GET], "step 3"),
-            (vec![GET, HalfClose, Send { bytes: 1 }], "step 3"),
-            (vec![GET, HalfClose, GET], "step 3"),
-            (vec![GET, HalfClose, HalfClose], "step 3"),
-            (vec![GET, Close, PAUSE], "step 3"),
-            (vec![GET, ClientStep::Pause { milliseconds: 0 }], "step 2"),
-            (vec![GET; MOST_STEPS + 1], "33 steps"),
-        ] {
-            let refused = Schedule::of(steps.clone()).check().unwrap_err();
-            assert!(refused.contains(told), "{steps:?}: {refused}");
-        }
-    }
-
-    #[test]
-    fn neighbours_of_one_kind_are_one() {
-        let send = |bytes| ClientStep::Send { bytes };
-        let merged = Schedule::of([GET, PAUSE, PAUSE, send(1), send(2), PAUSE]).merged();
-        assert_eq!(merged.steps, [GET, ClientStep::Pause { milliseconds: 11_000 }, send(3), PAUSE]);
-        assert_eq!(Schedule::of([GET, GET]).merged().requests(), 2, "two requests are two");
-    }
-
-    #[test]
-    fn a_number_is_changed_alone() {
-        let schedule = Schedule::of([ClientStep::Request { body: 100, sent: 40 }, PAUSE]);
-        let [sent, body, pause] = schedule.parameters()[..] else { panic!("{schedule:?}") };
-        assert_eq!([sent, body, pause].map(|which| schedule.value(which)), [40, 100, 5_500]);
-        assert_eq!(schedule.with(pause, 7).steps[1], ClientStep::Pause { milliseconds: 7 });
-        assert_eq!(schedule.with(body, 10).steps[0], ClientStep::Request { body: 10, sent: 10 });
-        assert_eq!(schedule.with(sent, 200).steps[0], ClientStep::Request { body: 100, sent: 100 });
-    }
-
-    #[test]
-    fn times_are_exact_and_short() {
-        for (milliseconds, text) in
-            [(1, "1 ms"), (999, "999 ms"), (1_000, "1 s"), (5_500, "5.5 s"), (12_345, "12.345 s")]
-        {
-            assert_eq!(shown_ms(milliseconds), text);
-        }
-    }
-}
+mod tests;

@@ -3,13 +3,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use linger_netns::Counters;
-
-use crate::arena::Arena;
 use crate::crew::PlayedStory;
+use crate::field::SideCounters;
 use crate::repeat::Repeater;
 use crate::report::{FoundLoss, LostResponse, Repeats};
-use crate::schedule::ClientStep;
+use crate::schedule::HuntStep;
 use crate::shrink::{ShrunkStory, shrink};
 use crate::story::Story;
 
@@ -40,7 +38,7 @@ struct LastRepeats {
     short: ShrunkStory,
     repeats: Repeats,
     lost: Option<LostResponse>,
-    counters: Option<Counters>,
+    counters: Option<SideCounters>,
 }
 
 /// Makes losses short.
@@ -62,8 +60,7 @@ impl Shortener<'_> {
         };
         let mut failed = None;
         let mut trials = 0;
-        let links: Vec<Option<String>> =
-            self.repeater.crew.arenas.iter().map(|arena| arena.link.clone()).collect();
+        let links = self.repeater.crew.field.links();
         let times = if drawn.schedule.pauses() < QUICK { TIMES } else { 1 };
         let short = shrink(&drawn, &links, times, &mut |stories| {
             trials += stories.len() as u64;
@@ -95,7 +92,7 @@ impl Shortener<'_> {
         if few.tried < LAST_REPEATS && (few.lost == 0 || few.tried < before.tried) {
             last.repeats = before;
         }
-        let lost = last.lost.unwrap_or_else(|| LostResponse::of(&best.played.played));
+        let lost = last.lost.unwrap_or(best.played.trial.lost);
         let unread_from =
             if last.short.whole { self.unread(&last.short.story, lost.expected)? } else { None };
         Ok(FoundLoss {
@@ -109,7 +106,8 @@ impl Shortener<'_> {
             unread_from,
             whole: last.short.whole,
             shrinking,
-            counters: last.counters,
+            client_counters: last.counters.as_ref().and_then(|counters| counters.client.clone()),
+            counters: last.counters.map(|counters| counters.server),
             map: self.repeater.crew.repeated().clone(),
         })
     }
@@ -139,12 +137,10 @@ impl Shortener<'_> {
     }
 
     fn last_repeats(&self, short: ShrunkStory) -> io::Result<LastRepeats> {
-        let arenas = self.repeater.crew.arenas;
-        let arena = arenas.iter().find(|arena| arena.link == short.story.link);
-        let before = arena.and_then(Arena::counters);
+        let counters = || self.repeater.crew.field.counters(short.story.link.as_deref());
+        let before = counters();
         let (repeats, lost) = self.repeater.repeat(&short.story, LAST_REPEATS)?;
-        let counters =
-            arena.and_then(Arena::counters).zip(before).map(|(after, before)| after.since(&before));
+        let counters = counters().zip(before).map(|(after, before)| after.since(&before));
         Ok(LastRepeats { short, repeats, lost, counters })
     }
 
@@ -152,15 +148,15 @@ impl Shortener<'_> {
     /// as long as it loses. `None` for a story in which that says nothing, and if the time is over.
     fn unread(&self, story: &Story, expected: Option<u64>) -> io::Result<Option<u64>> {
         let steps = &story.schedule.steps;
-        let last = steps.iter().rposition(|step| matches!(step, ClientStep::Pause { .. }));
-        let reads = steps.iter().any(|step| matches!(step, ClientStep::Read { .. }));
-        let (Some(last), Some(expected), false) = (last, expected, reads || story.schedule.requests() > 1)
-        else {
+        let last = steps.iter().rposition(|step| matches!(step, HuntStep::Pause { .. }));
+        let reads = steps.iter().any(|step| matches!(step, HuntStep::Read { .. }));
+        let is_other = !story.schedule.plays.is_client() || reads || story.schedule.requests() > 1;
+        let (Some(last), Some(expected), false) = (last, expected, is_other) else {
             return Ok(None);
         };
         let reading = |bytes: u64| {
             let mut story = story.clone();
-            story.schedule.steps.insert(last, ClientStep::Read { bytes });
+            story.schedule.steps.insert(last, HuntStep::Read { bytes });
             story
         };
         let (mut loses, mut step) = (0, expected);

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::schedule::{ClientStep, Parameter, Schedule};
+use crate::schedule::{HuntStep, Parameter, Schedule};
 use crate::story::Story;
 
 /// A story that cannot be made shorter, as far as was tried.
@@ -146,7 +146,8 @@ impl Shrinker<'_, '_> {
         let mut any = false;
         loop {
             let mut parts: Vec<Schedule> = Vec::new();
-            for part in parts_of(&self.story.schedule).into_iter().chain(plainer(&self.story.schedule)) {
+            let schedule = &self.story.schedule;
+            for part in parts_of(schedule).into_iter().chain(plainer(schedule)).chain(prompter(schedule)) {
                 if part.check().is_ok() && !parts.contains(&part) {
                     parts.push(part);
                 }
@@ -317,8 +318,8 @@ fn what(schedule: &Schedule, parameter: Parameter) -> BoundedNumber {
         Parameter::Body(_) => BoundedNumber::Body,
         Parameter::Sent(_) => BoundedNumber::BodySent,
         Parameter::Amount(index) => match schedule.steps.get(index) {
-            Some(ClientStep::Pause { .. }) => BoundedNumber::Pause,
-            Some(ClientStep::Read { .. }) => BoundedNumber::Read,
+            Some(HuntStep::Pause { .. }) => BoundedNumber::Pause,
+            Some(HuntStep::Read { .. }) => BoundedNumber::Read,
             _ => BoundedNumber::Sent,
         },
     }
@@ -333,19 +334,19 @@ fn weight(schedule: &Schedule) -> (usize, u64) {
 /// The schedule with one of its POSTs as a GET each, without what else was sent of the body.
 fn plainer(schedule: &Schedule) -> Vec<Schedule> {
     let plain = |at: usize| {
-        let Some(ClientStep::Request { body: body @ 1.., sent }) = schedule.steps.get(at).copied() else {
+        let Some(HuntStep::Request { body: body @ 1.., sent }) = schedule.steps.get(at).copied() else {
             return None;
         };
         let mut left = body - sent;
         let mut steps = schedule.steps[..at].to_vec();
-        steps.push(ClientStep::Request { body: 0, sent: 0 });
+        steps.push(HuntStep::Request { body: 0, sent: 0 });
         for step in &schedule.steps[at + 1..] {
             match *step {
-                ClientStep::Send { bytes } if left > 0 => {
+                HuntStep::Send { bytes } if left > 0 => {
                     let of_body = left.min(bytes);
                     left -= of_body;
                     if bytes > of_body {
-                        steps.push(ClientStep::Send { bytes: bytes - of_body });
+                        steps.push(HuntStep::Send { bytes: bytes - of_body });
                     }
                 }
                 step => steps.push(step),
@@ -354,6 +355,24 @@ fn plainer(schedule: &Schedule) -> Vec<Schedule> {
         Some(Schedule { steps, ..schedule.clone() }.merged())
     };
     (0..schedule.steps.len()).filter_map(plain).collect()
+}
+
+/// The schedule of a server with one of its responses whole at once, without what else was sent of the body.
+fn prompter(schedule: &Schedule) -> Vec<Schedule> {
+    let prompt = |at: usize| {
+        let Some(HuntStep::Respond { body, sent }) = schedule.steps.get(at).copied() else { return None };
+        let mut left = body - sent;
+        let mut steps = schedule.steps[..at].to_vec();
+        steps.push(HuntStep::Respond { body, sent: body });
+        for step in &schedule.steps[at + 1..] {
+            match *step {
+                HuntStep::Send { bytes } if left > 0 => left = left.saturating_sub(bytes),
+                step => steps.push(step),
+            }
+        }
+        (steps.len() < schedule.steps.len()).then(|| Schedule { steps, ..schedule.clone() }.merged())
+    };
+    (0..schedule.steps.len()).filter_map(prompt).collect()
 }
 
 /// Parts of a schedule with at least one step less: all of a short one; of a long one those that lack one or two steps, and those of

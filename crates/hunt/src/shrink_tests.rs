@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rand_chacha::rand_core::SeedableRng as _;
 
 use super::generate::{Ranges, story};
-use super::schedule::{ClientStep, Schedule};
+use super::schedule::{HuntStep, Player, Schedule};
 use super::shrink::{BoundedNumber, ShrunkStory, shrink};
 use super::story::Story;
 
@@ -30,12 +30,12 @@ impl Planted {
         let (mut paused, mut late, mut requests) = (0, 0, 0);
         for step in &schedule.steps {
             match *step {
-                ClientStep::Request { .. } => requests += 1,
-                ClientStep::Pause { milliseconds } if requests >= self.requests => paused += milliseconds,
-                ClientStep::Send { bytes } if requests >= self.requests && paused >= self.pause => {
+                HuntStep::Request { .. } => requests += 1,
+                HuntStep::Pause { milliseconds } if requests >= self.requests => paused += milliseconds,
+                HuntStep::Send { bytes } if requests >= self.requests && paused >= self.pause => {
                     late += bytes
                 }
-                ClientStep::Close => break,
+                HuntStep::Close => break,
                 _ => {}
             }
         }
@@ -100,6 +100,40 @@ proptest! {
         }
     }
 
+    /// The same where a server plays: a client that loses a response of so many bytes, all of which it has, if the server closes without having
+    /// read the request. In two steps, at its boundary, however many pieces it was drawn in.
+    #[test]
+    fn a_loss_by_a_server_is_shrunk_to_a_response_and_a_close(bytes in 1u64..20_000, seed in 0u64..50) {
+        let loses = |story: &Story| {
+            let (mut body, mut sent) = (0, 0);
+            for step in &story.schedule.steps {
+                match *step {
+                    HuntStep::Respond { body: announced, sent: first } => (body, sent) = (announced, first),
+                    HuntStep::Send { bytes } => sent += bytes,
+                    HuntStep::ReadRequest => return false,
+                    HuntStep::Close => return body >= bytes && sent >= body,
+                    _ => {}
+                }
+            }
+            false
+        };
+        let ranges = Ranges { plays: Player::Server, ..Ranges::default() };
+        let found = (0..60_000).map(|index| story(seed, index, &ranges)).find(loses);
+        let found = found.expect("the distribution reaches every one of these rules");
+        let short = shrink(&found, &[None], 1, &mut |stories| {
+            for story in stories {
+                assert_eq!(story.schedule.check(), Ok(()), "it cannot be done, and was asked for: {story:?}");
+            }
+            Some(stories.iter().map(loses).collect())
+        });
+        prop_assert!(loses(&short.story) && short.whole, "{short:?}");
+        let [HuntStep::Respond { body, sent }, HuntStep::Close] = short.story.schedule.steps[..] else {
+            panic!("{short:?} of {found:?}");
+        };
+        prop_assert!(sent == body && body >= bytes && body - bytes <= 3 * bytes / 49 + 1, "{short:?} of {bytes}");
+        prop_assert!(!short.story.schedule.keep_alive && short.story.schedule.receive_buffer.is_none());
+    }
+
     /// A rule that is no rule: whether a story loses depends on its digest alone. The result loses all the same.
     #[test]
     fn what_has_no_reason_still_loses(seed in 0u64..500) {
@@ -116,14 +150,14 @@ proptest! {
     }
 }
 
-const GET: ClientStep = ClientStep::Request { body: 0, sent: 0 };
+const GET: HuntStep = HuntStep::Request { body: 0, sent: 0 };
 
 fn late_byte() -> Story {
     let steps = [
         GET,
-        ClientStep::Read { bytes: 9 },
-        ClientStep::Pause { milliseconds: 9_000 },
-        ClientStep::Send { bytes: 800 },
+        HuntStep::Read { bytes: 9 },
+        HuntStep::Pause { milliseconds: 9_000 },
+        HuntStep::Send { bytes: 800 },
     ];
     Story::new(None, Schedule::of(steps))
 }
@@ -142,10 +176,10 @@ fn a_boundary_has_both_of_its_sides() {
 /// When it is asked again, the machine is busy: what kept just below the boundary loses now, and smaller values still keep.
 #[test]
 fn a_bound_that_loses_when_it_is_asked_again_gives_way_to_a_smaller_one() {
-    let steps = [GET, ClientStep::Pause { milliseconds: 9_000 }, ClientStep::Send { bytes: 1 }];
+    let steps = [GET, HuntStep::Pause { milliseconds: 9_000 }, HuntStep::Send { bytes: 1 }];
     let story = Story::new(None, Schedule::of(steps));
     let pause = |story: &Story| match story.schedule.steps[..] {
-        [GET, ClientStep::Pause { milliseconds }, ClientStep::Send { .. }] => milliseconds,
+        [GET, HuntStep::Pause { milliseconds }, HuntStep::Send { .. }] => milliseconds,
         _ => 0,
     };
     let mut asked: Vec<u64> = Vec::new();
@@ -181,10 +215,10 @@ fn when_the_time_is_over_the_shortest_so_far_is_the_answer() {
 fn a_post_in_parts_becomes_a_get() {
     let planted = |story: &Story| story.schedule.requests() == 2;
     let steps = [
-        ClientStep::Request { body: 90, sent: 10 },
-        ClientStep::Send { bytes: 80 },
+        HuntStep::Request { body: 90, sent: 10 },
+        HuntStep::Send { bytes: 80 },
         GET,
-        ClientStep::Send { bytes: 5 },
+        HuntStep::Send { bytes: 5 },
     ];
     let short = shrink(&Story::new(None, Schedule::of(steps)), &[None], 1, &mut |stories| {
         Some(stories.iter().map(planted).collect())
@@ -206,11 +240,11 @@ fn what_kept_by_chance_is_tried_again() {
         send_buffer: Some(20_000),
         keep_alive: true,
         ..Schedule::of(vec![
-            ClientStep::Request { body: 50_000, sent: 100 },
-            ClientStep::Send { bytes: 2_000 },
-            ClientStep::Pause { milliseconds: 30 },
-            ClientStep::Read { bytes: 300 },
-            ClientStep::Send { bytes: 900 },
+            HuntStep::Request { body: 50_000, sent: 100 },
+            HuntStep::Send { bytes: 2_000 },
+            HuntStep::Pause { milliseconds: 30 },
+            HuntStep::Read { bytes: 300 },
+            HuntStep::Send { bytes: 900 },
         ])
     };
     let planted = Planted { pause: 0, bytes: 1, requests: 1, buffer: None };
@@ -224,8 +258,7 @@ fn what_kept_by_chance_is_tried_again() {
         let schedule = &shrunk.story.schedule;
         let is_plain =
             schedule.receive_buffer.is_none() && schedule.send_buffer.is_none() && !schedule.keep_alive;
-        is_plain
-            && schedule.steps == [ClientStep::Request { body: 0, sent: 0 }, ClientStep::Send { bytes: 1 }]
+        is_plain && schedule.steps == [HuntStep::Request { body: 0, sent: 0 }, HuntStep::Send { bytes: 1 }]
     };
     let shortest = |times| (0..100).filter(|seed| short(times, *seed)).count();
     let (once, thrice) = (shortest(1), shortest(3));

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::schedule::Schedule;
+use crate::schedule::{Player, Schedule};
 
 /// One trial of a hunt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -10,7 +10,7 @@ use crate::schedule::Schedule;
 pub struct Story {
     /// The name of the link; `None` for a server that was running before.
     pub link: Option<String>,
-    /// What the client does.
+    /// What the side does that the hunt plays.
     pub schedule: Schedule,
 }
 
@@ -26,18 +26,22 @@ impl Story {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct StoryFile {
-    /// The path that the requests ask for.
+    /// Who plays the steps, as in [`Schedule`].
+    #[serde(default, skip_serializing_if = "Player::is_client")]
+    pub plays: Player,
+    /// The path that the requests ask for; empty where the client is somebody else.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// The port of the server; `None` for the only one on which it listens.
+    /// The port of the server; `None` for the only one on which it listens, and 80 for a server that the hunt plays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The name of the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
-    /// The client's receive buffer, as in [`Schedule`].
+    /// The receive buffer, as in [`Schedule`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     receive_buffer: Option<u64>,
-    /// The client's send buffer, as in [`Schedule`].
+    /// The send buffer, as in [`Schedule`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     send_buffer: Option<u64>,
     /// As in [`Schedule`].
@@ -45,7 +49,7 @@ pub struct StoryFile {
     keep_alive: bool,
     /// As in [`Schedule`].
     #[serde(rename = "step")]
-    steps: Vec<crate::schedule::ClientStep>,
+    steps: Vec<crate::schedule::HuntStep>,
 }
 
 impl StoryFile {
@@ -53,7 +57,8 @@ impl StoryFile {
     pub fn new(story: &Story, path: String, port: Option<u16>) -> Self {
         let schedule = story.schedule.clone();
         Self {
-            path,
+            plays: schedule.plays,
+            path: if schedule.plays.is_client() { path } else { String::new() },
             port,
             link: story.link.clone(),
             receive_buffer: schedule.receive_buffer,
@@ -70,7 +75,13 @@ impl StoryFile {
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         file.story().schedule.check()?;
-        if !file.path.starts_with('/') || file.path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        if !file.plays.is_client() {
+            if !file.path.is_empty() {
+                return Err("`path`: the requests are those of the client that is hunted".to_owned());
+            }
+        } else if file.path.is_empty() {
+            return Err("`path` is missing".to_owned());
+        } else if !file.path.starts_with('/') || file.path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
             return Err(format!("`path`: `{}` does not begin with /, or has spaces in it", file.path));
         }
         Ok(file)
@@ -84,6 +95,7 @@ impl StoryFile {
     /// The story in it.
     pub fn story(&self) -> Story {
         let schedule = Schedule {
+            plays: self.plays,
             receive_buffer: self.receive_buffer,
             send_buffer: self.send_buffer,
             keep_alive: self.keep_alive,
@@ -96,22 +108,47 @@ impl StoryFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::ClientStep;
+    use crate::schedule::HuntStep;
 
     #[test]
     fn a_story_comes_back_from_its_file() {
         let steps = [
-            ClientStep::Request { body: 9, sent: 4 },
-            ClientStep::Pause { milliseconds: 5_500 },
-            ClientStep::Send { bytes: 8 },
-            ClientStep::Read { bytes: 3 },
-            ClientStep::HalfClose,
+            HuntStep::Request { body: 9, sent: 4 },
+            HuntStep::Pause { milliseconds: 5_500 },
+            HuntStep::Send { bytes: 8 },
+            HuntStep::Read { bytes: 3 },
+            HuntStep::HalfClose,
         ];
         let schedule = Schedule { receive_buffer: Some(4096), keep_alive: true, ..Schedule::of(steps) };
         let story = Story::new(Some("wifi".into()), schedule);
         let file = StoryFile::new(&story, "/large".into(), Some(80));
         let back = StoryFile::parse(&file.text()).unwrap();
         assert_eq!((back.story(), &back), (story, &file), "{}", file.text());
+    }
+
+    #[test]
+    fn the_story_of_a_server_comes_back_from_its_file_and_has_no_path() {
+        let steps = [
+            HuntStep::Read { bytes: 3 },
+            HuntStep::Respond { body: 9, sent: 4 },
+            HuntStep::ReadRequest,
+            HuntStep::Abort,
+        ];
+        let story = Story::new(Some("lan".into()), Schedule::of_server(steps));
+        let file = StoryFile::new(&story, "/large".into(), None);
+        assert_eq!(StoryFile::parse(&file.text()).unwrap().story(), story, "{}", file.text());
+        let text = file.text();
+        for (changed, told) in [
+            (text.replace("plays = \"server\"\n", "path = \"/\"\n"), "step 1"),
+            (text.replace("plays = \"server\"\n", "plays = \"server\"\npath = \"/\"\n"), "`path`"),
+            (text.replace("\"server\"", "\"umpire\""), "umpire"),
+            (text.replace("\"respond\"", "\"request\""), "step 2"),
+        ] {
+            let wrong = StoryFile::parse(&changed).unwrap_err();
+            assert!(wrong.contains(told), "{changed}: {wrong}");
+        }
+        let missing = StoryFile::parse("[[step]]\ndo = \"request\"\n").unwrap_err();
+        assert!(missing.contains("`path` is missing"), "{missing}");
     }
 
     #[test]

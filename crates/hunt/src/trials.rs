@@ -1,11 +1,11 @@
-//! Where trials lie: how long the client paused, how much it sent, and what came of it.
+//! Where trials lie: how long the side that was played paused, how much it sent, and what came of it.
 
 use std::collections::BTreeMap;
 
 use linger_verdict::Verdict;
 
 use crate::judge::Unjudged;
-use crate::schedule::{ClientStep, Schedule};
+use crate::schedule::{HuntStep, Schedule};
 
 /// What came of the trials of one cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl TrialCounts {
 pub struct TrialCell {
     /// Milliseconds of all pauses together.
     pub pauses_from_ms: u64,
-    /// Bytes sent behind the heads of the requests, in all.
+    /// Bytes sent behind the heads of the requests or responses, in all.
     pub sent_from_bytes: u64,
 }
 
@@ -49,8 +49,10 @@ const BYTES: &[u64] = &[1, 3];
 impl TrialCell {
     /// The cell of a schedule.
     pub fn of(schedule: &Schedule) -> Self {
-        let sent = |step: &ClientStep| match *step {
-            ClientStep::Request { sent: bytes, .. } | ClientStep::Send { bytes } => bytes,
+        let sent = |step: &HuntStep| match *step {
+            HuntStep::Request { sent: bytes, .. }
+            | HuntStep::Respond { sent: bytes, .. }
+            | HuntStep::Send { bytes } => bytes,
             _ => 0,
         };
         let milliseconds = u64::try_from(schedule.pauses().as_millis()).unwrap_or(u64::MAX);
@@ -132,9 +134,9 @@ mod tests {
     use super::*;
 
     fn schedule(milliseconds: u64, bytes: u64) -> Schedule {
-        let mut steps = vec![ClientStep::Request { body: 0, sent: 0 }];
-        steps.extend((milliseconds > 0).then_some(ClientStep::Pause { milliseconds }));
-        steps.extend((bytes > 0).then_some(ClientStep::Send { bytes }));
+        let mut steps = vec![HuntStep::Request { body: 0, sent: 0 }];
+        steps.extend((milliseconds > 0).then_some(HuntStep::Pause { milliseconds }));
+        steps.extend((bytes > 0).then_some(HuntStep::Send { bytes }));
         Schedule::of(steps)
     }
 
@@ -157,10 +159,10 @@ mod tests {
         let largest = TrialCell::of(&schedule(0, u64::MAX));
         assert!(largest.sent_below_bytes() >= largest.sent_from_bytes);
         let body = Schedule::of([
-            ClientStep::Request { body: 9, sent: 4 },
-            ClientStep::Pause { milliseconds: 6 },
-            ClientStep::Send { bytes: 5 },
-            ClientStep::Pause { milliseconds: 6 },
+            HuntStep::Request { body: 9, sent: 4 },
+            HuntStep::Pause { milliseconds: 6 },
+            HuntStep::Send { bytes: 5 },
+            HuntStep::Pause { milliseconds: 6 },
         ]);
         let cell = TrialCell::of(&body);
         assert_eq!((cell.pauses_from_ms, cell.sent_from_bytes), (10, 3), "pauses and bytes are summed");

@@ -4,9 +4,11 @@ use std::fmt;
 
 use linger_netns::Counters;
 
-use crate::report::{LostOnce, LostResponse, Repeats};
+use crate::report::{
+    ClientLoss, ClientLossKind, LostOnce, LostResponse, OutputCheck, PlainRequests, Repeats,
+};
 use crate::retell::Retold;
-use crate::schedule::shown_ms;
+use crate::schedule::{HuntStep, Player, shown_ms};
 use crate::shrink::{BoundedNumber, LossBound};
 use crate::story::Story;
 
@@ -21,9 +23,9 @@ impl fmt::Display for Story {
 }
 
 impl Story {
-    /// The client, in words: the link, its buffers, and whether it leaves the connection open.
-    pub fn client(&self) -> String {
-        let mut client = "the client".to_owned();
+    /// The side that is played, in words: the link, its buffers, and whether it leaves the connection open.
+    pub fn side(&self) -> String {
+        let mut client = format!("the {}", self.schedule.plays.name());
         if let Some(link) = &self.link {
             client += &format!(" over {link}");
         }
@@ -36,6 +38,19 @@ impl Story {
         }
         client + if self.schedule.keep_alive { ", Connection: keep-alive" } else { "" }
     }
+
+    /// What that side does when its steps are done, in words; `None` if nothing is left to do.
+    pub fn ending(&self) -> Option<&'static str> {
+        let schedule = &self.schedule;
+        match (schedule.plays, schedule.steps.last()) {
+            (Player::Server, Some(HuntStep::Close | HuntStep::Abort)) => None,
+            (Player::Server, _) if schedule.keep_alive => {
+                Some("send the rest, and serve until the client closes")
+            }
+            (Player::Server, _) => Some("send the rest, half-close, and read until the client closes"),
+            _ => Some("read to the end"),
+        }
+    }
 }
 
 /// How many of the trials lost, with the 95% interval of the rate.
@@ -46,9 +61,47 @@ impl fmt::Display for Repeats {
     }
 }
 
+/// How a client has lost something.
+fn by_client(lost: &LostResponse, client: &ClientLoss, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let bytes = |bytes: Option<u64>| match bytes {
+        None => "unknown length".to_owned(),
+        Some(1) => "1 byte".to_owned(),
+        Some(bytes) => format!("{bytes} bytes"),
+    };
+    let response = bytes(lost.expected);
+    let status = lost.status.map_or(String::new(), |status| format!(" (status {status})"));
+    let exit = client.exit.map_or("does not end".to_owned(), |exit| format!("exits with {exit}"));
+    match client.kind {
+        ClientLossKind::Response => {
+            let (connections, output) = (client.connections, client.output);
+            write!(
+                f,
+                "a response of {response}{status} that the client's kernel had whole: the client {exit}"
+            )?;
+            write!(f, ", with {output} bytes of output")?;
+            if connections > 1 { write!(f, ", after {connections} connections") } else { Ok(()) }
+        }
+        ClientLossKind::Cut => {
+            write!(
+                f,
+                "{} bytes of a response of {response}{status} were sent, and the client {exit}",
+                lost.got
+            )
+        }
+        ClientLossKind::Upload => {
+            let (received, announced) = (client.received, bytes(client.announced));
+            write!(f, "{received} bytes of an upload of {announced} came, and the client {exit}")
+        }
+    }?;
+    f.write_str(if lost.reset { "; the connection was reset" } else { "" })
+}
+
 /// What became of the response.
 impl fmt::Display for LostResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(client) = &self.by_client {
+            return by_client(self, client, f);
+        }
         if self.response > 1 {
             write!(f, "of response {}, ", self.response)?;
         }
@@ -62,6 +115,23 @@ impl fmt::Display for LostResponse {
         }
         f.write_str(if self.reset { ", then a reset" } else { ", then a clean end" })?;
         f.write_str(if self.write_failed { "; a write of the client's had failed" } else { "" })
+    }
+}
+
+/// What a client does where it is served plainly, and how it is judged.
+impl fmt::Display for PlainRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, upload, output, .. } = self;
+        write!(f, "{requests} request{}", if *requests == 1 { "" } else { "s" })?;
+        if *upload > 0 {
+            write!(f, " with {upload} bytes")?;
+        }
+        f.write_str(match output {
+            OutputCheck::Bodies => "; its output is the response",
+            OutputCheck::Same => "; its output is always the same",
+            OutputCheck::Expected => "; its output has to be as expected",
+            OutputCheck::Unknown => "; its output differs, so that its exit status alone counts",
+        })
     }
 }
 
@@ -137,6 +207,7 @@ mod tests {
             expected: Some(300),
             reset: true,
             write_failed: false,
+            by_client: None,
         };
         assert_eq!(lost.to_string(), "9 of 300 bytes (status 200), then a reset");
         (lost.response, lost.expected, lost.status, lost.reset, lost.write_failed) =

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use linger_hunt::{
-    ClientStep, FoundLoss, HuntError, HuntPlan, HuntReport, Quarry, Schedule, SearchEnd, Story, hunt, replay,
+    HuntStep, FoundLoss, HuntError, HuntPlan, HuntReport, Quarry, Schedule, SearchEnd, Story, hunt, replay,
 };
 use linger_lab::{IpVersion, Link, Named as _, Stop, Verdict};
 use linger_testing::sandboxed;
@@ -43,7 +43,7 @@ fn found(report: HuntReport) -> FoundLoss {
     found
 }
 
-const GET: ClientStep = ClientStep::Request { body: 0, sent: 0 };
+const GET: HuntStep = HuntStep::Request { body: 0, sent: 0 };
 
 /// The story needs each of its steps, and both ends agree: the client misses bytes, and the server's kernel counted resets.
 ///
@@ -74,8 +74,8 @@ fn a_server_that_drains_64_kib_is_found_and_the_story_has_what_it_takes() {
             .steps
             .iter()
             .map(|step| match *step {
-                ClientStep::Request { sent, .. } => sent,
-                ClientStep::Send { bytes } => bytes,
+                HuntStep::Request { sent, .. } => sent,
+                HuntStep::Send { bytes } => bytes,
                 _ => 0,
             })
             .sum();
@@ -100,7 +100,7 @@ fn three_requests_with_a_late_last_are_found_and_two_are_kept() {
         let steps = &found.story.schedule.steps;
         assert_eq!(found.story.schedule.requests(), 3, "{steps:?}");
         assert_eq!(steps.len(), 4, "three requests and the pause before the last: {steps:?}");
-        let ClientStep::Pause { milliseconds } = steps[2] else { panic!("{steps:?}") };
+        let HuntStep::Pause { milliseconds } = steps[2] else { panic!("{steps:?}") };
         // The server's clock begins when it has answered, so that the pause is longer at its boundary, and never shorter.
         assert!(milliseconds >= 300, "{steps:?}");
         assert!(
@@ -109,7 +109,7 @@ fn three_requests_with_a_late_last_are_found_and_two_are_kept() {
             found.bounds
         );
         assert!(!found.lost.reset && found.lost.got == 1_000 && found.lost.response == 3, "{:?}", found.lost);
-        for kept in [vec![GET, GET, GET], vec![GET, ClientStep::Pause { milliseconds: 900 }, GET]] {
+        for kept in [vec![GET, GET, GET], vec![GET, HuntStep::Pause { milliseconds: 900 }, GET]] {
             let plan = HuntPlan::new(command(planted("third-is-late"), "/large"), 3);
             let story = Story::new(Some("loopback".into()), Schedule::of(kept));
             let (repeats, lost, _) = replay(&plan, &story, 5, &Stop::new().unwrap()).unwrap();

@@ -389,7 +389,7 @@ impl Trying {
         // Combine both halves of the trial: what the server wrote, and what the client read.
         let served = reports.wait(port, plan.timeout, true);
         if let Some(served) = &served {
-            attempt.expected = Some(served.written);
+            attempt.served(served.written);
         }
         self.count(plan, &attempt, served);
     }
@@ -416,6 +416,7 @@ impl Trying {
                     None => results.endings.push((outcome.ended, 1)),
                 }
             }
+            results.tally.unanswered += u64::from(served.written == 0);
             results.server_errors += u64::from(served.written < plan.response);
             if let Some(error) = served.error {
                 *results.errors.entry(error.to_string()).or_default() += 1;

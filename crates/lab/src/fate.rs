@@ -90,6 +90,14 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// Takes in what the server has written. One that has written nothing has lost nothing at its close, but its client is without the response:
+    /// then what the client was to get is still expected.
+    pub(crate) fn served(&mut self, written: u64) {
+        if written > 0 {
+            self.expected = Some(written);
+        }
+    }
+
     /// The verdict: lost if bytes are missing; at risk if another client, kernel or link would have lost some.
     pub fn verdict(&self) -> Verdict {
         Observation {
@@ -125,6 +133,18 @@ mod tests {
         assert_eq!(Attempt { reset: true, ..whole() }.verdict(), Verdict::AtRisk);
         let write_error = Some(io::ErrorKind::BrokenPipe.into());
         assert_eq!(Attempt { write_error, ..whole() }.verdict(), Verdict::AtRisk);
+    }
+
+    /// 0 of 0 bytes is not all of a response.
+    #[test]
+    fn a_response_that_was_never_written_did_not_arrive() {
+        let mut attempt = Attempt { fate: Fate::ResetBeforeAny, received: 0, reset: true, ..whole() };
+        attempt.served(0);
+        assert_eq!((attempt.verdict(), attempt.expected), (Verdict::Lost, Some(100)));
+        // One byte of it, and that one has arrived: the rest was lost to an error of the server's, not to its close.
+        let mut attempt = Attempt { fate: Fate::ResetAfterAll, received: 1, reset: true, ..whole() };
+        attempt.served(1);
+        assert_eq!((attempt.verdict(), attempt.expected), (Verdict::AtRisk, Some(1)));
     }
 
     #[test]

@@ -19,8 +19,10 @@ use crate::stop::Stop;
 pub struct OneReport {
     /// What both ends and the link did, in order of time.
     pub steps: Vec<Step>,
-    /// The client's result. `expected` is the number of bytes that the server wrote.
+    /// The client's result. `expected` is the number of bytes that the server wrote, or was to write if it wrote none.
     pub attempt: Attempt,
+    /// Whether the server wrote anything.
+    pub is_answered: bool,
     /// The error of a call of the server, if one failed.
     pub server_error: Option<io::Error>,
     /// The kernel's counters of the server's namespace.
@@ -77,8 +79,9 @@ pub fn one(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<OneRep
     bed.stop()?;
     let mut attempt = attempt.ok_or_else(|| io::Error::from(io::ErrorKind::Interrupted))?;
     if let Some(served) = &served {
-        attempt.expected = Some(served.written);
+        attempt.served(served.written);
     }
+    let is_answered = served.as_ref().is_some_and(|served| served.written > 0);
     let server_error = served.and_then(|served| served.error);
-    Ok(OneReport { steps: steps.take(), attempt, server_error, counters })
+    Ok(OneReport { steps: steps.take(), attempt, is_answered, server_error, counters })
 }

@@ -1,6 +1,7 @@
 //! A program of somebody else in a namespace of the lab.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
@@ -85,11 +86,15 @@ impl Program {
     /// # Errors
     /// Returns the errors of `poll(2)` and `waitpid(2)`, and `BrokenPipe` if the status was returned before.
     pub fn wait(&self, stop: &Stop, timeout: Option<Duration>) -> io::Result<Option<ExitStatus>> {
-        use std::os::fd::AsFd;
         if !stop.wait_readable(self.ended.as_fd(), timeout)? {
             return Ok(None);
         }
         crate::lock(&self.status).recv().map_err(|_| io::ErrorKind::BrokenPipe)?.map(Some)
+    }
+
+    /// Readable once the command has ended, for use in `poll` with others.
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
     }
 
     /// Sends SIGTERM to the process group, and SIGKILL if it is still running 5 s later.
@@ -97,7 +102,6 @@ impl Program {
     /// # Errors
     /// Returns `EMFILE` if no fd is left.
     pub fn end(&self) -> io::Result<()> {
-        use std::os::fd::AsFd;
         let patient = Stop::new()?;
         // Fails only if the group has ended already.
         let _ = kill_process_group(self.pid, Signal::TERM);

@@ -38,6 +38,8 @@ pub struct Tally {
     pub at_risk: u64,
     /// Lost connections with a clean end.
     pub silent: u64,
+    /// Connections whose server wrote nothing: their clients are without a response, which no close has lost.
+    pub unanswered: u64,
 }
 
 impl Tally {

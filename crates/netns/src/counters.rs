@@ -48,6 +48,16 @@ impl Counters {
         Self(self.0.iter().map(grown).collect())
     }
 
+    /// The sum of two growths, as of two namespaces.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let mut sum = self.clone();
+        for (name, value) in &other.0 {
+            *sum.0.entry(name.clone()).or_default() += value;
+        }
+        sum
+    }
+
     /// The value of one counter; 0 if this kernel does not have it.
     pub fn of(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
@@ -83,6 +93,8 @@ mod tests {
         let mut later = counters.clone();
         later.0.insert("OutRsts".into(), 9);
         assert_eq!(later.since(&counters).nonzero().collect::<Vec<_>>(), [("OutRsts", 2)]);
+        let sum = later.since(&counters).plus(&[("OutRsts", 5), ("InErrs", 1)].into_iter().collect());
+        assert_eq!(sum.nonzero().collect::<Vec<_>>(), [("InErrs", 1), ("OutRsts", 7)]);
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub struct TcpInfo {
     pub round_trip: Duration,
     /// Segments with data that the peer has sent; 0 before Linux 4.6.
     pub data_segments: u32,
+    /// Bytes that the peer has acknowledged, also when the connection is no more: of a connection that was accepted, all data, and one for an
+    /// acknowledged FIN (`tcpi_bytes_acked`); 0 before Linux 4.1.
+    pub bytes_acked: u64,
 }
 
 /// What has happened to one socket.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use linger_hunt::html::Replayed;
+use linger_hunt::html::{Hunted, Replayed};
 use linger_hunt::{HuntPlan, HuntReport, SearchEnd, Story, TrialCounts, milliseconds};
 use linger_untrusted::message;
 
@@ -13,8 +13,9 @@ use crate::junit::{Suite, TestCase, TestResult};
 
 /// What is hunted, since when, and the command that does it again.
 pub(super) struct HuntRun {
-    /// The server's command, or its URL.
+    /// The command of the server or the client, or the server's URL.
     pub(super) server: String,
+    pub(super) hunted: Hunted,
     pub(super) again: String,
     pub(super) started: SystemTime,
 }
@@ -34,7 +35,10 @@ pub(super) fn searched(
     status: u8,
     at_risk_ok: bool,
 ) -> Suite {
-    let plain = format!("{}, {} bytes, from {}", report.status, report.response_bytes, report.site);
+    let plain = match &report.client {
+        Some(client) => client.to_string(),
+        None => format!("{}, {} bytes, from {}", report.status, report.response_bytes, report.site),
+    };
     let mut cases = vec![case(run, PLAIN, TestResult::Passed, plain)];
     let longest = u64::try_from(plan.longest_pause.as_millis()).unwrap_or(u64::MAX);
     for (decade, counts) in decades(report, longest) {
@@ -140,11 +144,12 @@ fn searched_decade(
     }
 }
 
-/// What the client does, in lines.
+/// What the side that is played does, in lines.
 fn steps(story: &Story) -> Vec<String> {
     let steps = story.schedule.steps.iter().enumerate();
     let steps = steps.map(|(index, step)| format!("  {}  {step}", index + 1));
-    std::iter::once(story.client()).chain(steps).chain(["     read to the end".to_owned()]).collect()
+    let ending = story.ending().map(|ending| format!("     {ending}"));
+    std::iter::once(story.side()).chain(steps).chain(ending).collect()
 }
 
 /// The report on a story that was repeated.
@@ -190,7 +195,7 @@ fn suite(run: &HuntRun, cases: Vec<TestCase>, status: u8) -> Suite {
     Suite {
         name: format!("linger hunt {}", run.server),
         properties: vec![
-            ("server", run.server.clone()),
+            (if run.hunted == Hunted::Client { "client" } else { "server" }, run.server.clone()),
             ("again", run.again.clone()),
             ("exit-status", status.to_string()),
         ],

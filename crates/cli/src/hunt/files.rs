@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use linger_hunt::html::{PageFacts, PagePackets, Replayed};
+use linger_hunt::html::{Hunted, PageFacts, PagePackets, Replayed};
 use linger_hunt::{HuntPlan, HuntReport, Quarry, html};
 
 use super::HuntArguments;
@@ -41,7 +41,9 @@ impl HuntFiles {
         let words = arguments.command.iter().map(Path::new).filter(|word| word.is_file());
         let inputs = [&arguments.replay, &arguments.payload].into_iter().flatten().map(|path| &**path);
         let [save, pcap, html, junit] = output::begin(options, inputs.chain(words))?;
-        let run = HuntRun { server: server(plan), again, started: SystemTime::now() };
+        let is_client = matches!(plan.quarry, Quarry::Client { .. });
+        let hunted = if is_client { Hunted::Client } else { Hunted::Server };
+        let run = HuntRun { server: server(plan), hunted, again, started: SystemTime::now() };
         Ok(Self { save, pcap, html, junit, run, refused: Vec::new() })
     }
 
@@ -98,6 +100,7 @@ impl HuntFiles {
     ) {
         let Some(html) = self.html.take() else { return };
         let mut facts = PageFacts::new(&self.run.server, &self.run.again, tools());
+        facts.hunted = self.run.hunted;
         match packets {
             Some(Ok(packets)) => {
                 facts.packets = Some(PagePackets::new(&packets.retold, packets.finding.as_ref()));
@@ -129,12 +132,13 @@ impl HuntFiles {
     }
 }
 
-/// The server's command as one line, or its URL.
+/// The command that is hunted as one line, or the server's URL.
 fn server(plan: &HuntPlan) -> String {
     match &plan.quarry {
         Quarry::Command { words, .. } => {
             words.iter().map(|word| crate::lab::quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
         }
+        Quarry::Client { hunted, .. } => hunted.command.clone(),
         Quarry::Running { target, .. } => target.to_string(),
         _ => String::new(),
     }

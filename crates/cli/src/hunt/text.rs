@@ -3,7 +3,7 @@
 use anstyle::AnsiColor;
 use linger_hunt::html::Replayed;
 use linger_hunt::{
-    FoundLoss, HuntPlan, HuntReport, Quarry, SearchEnd, Story, StoryFile, counted, milliseconds,
+    FoundLoss, HuntPlan, HuntReport, Player, Quarry, SearchEnd, Story, StoryFile, counted, milliseconds,
 };
 use linger_lab::Verdict;
 use linger_untrusted::message;
@@ -20,7 +20,8 @@ pub(super) fn file(story: &Story, plan: &HuntPlan, port: Option<u16>) -> String 
         _ => "/".to_owned(),
     };
     let file = StoryFile::new(story, path, port);
-    format!("# linger hunt --replay THIS-FILE -- SERVER COMMAND\n# {story}\n\n{}", file.text())
+    let hunted = if file.plays == Player::Server { "--client CMD" } else { "-- SERVER COMMAND" };
+    format!("# linger hunt --replay THIS-FILE {hunted}\n# {story}\n\n{}", file.text())
 }
 
 pub(super) fn report(
@@ -29,13 +30,7 @@ pub(super) fn report(
     packets: Option<&Packets>,
     again: &str,
 ) -> Result<(), Stopped> {
-    let end = if report.framed { "" } else { ", without a length" };
-    out.text(format_args!(
-        "plain response: {}{} bytes{end}, from {}\n",
-        if report.status > 0 { format!("{}, ", report.status) } else { String::new() },
-        report.response_bytes,
-        message(&report.site)
-    ))?;
+    plain(out, report)?;
     if let Some(found) = &report.found {
         loss(out, found, &report.ended)?;
     }
@@ -59,6 +54,20 @@ pub(super) fn report(
     out.text(format_args!("again: {}\n", message(again)))
 }
 
+/// What plain trials have taught.
+fn plain(out: &mut Stdout, report: &HuntReport) -> Result<(), Stopped> {
+    if let Some(client) = &report.client {
+        return out.text(format_args!("plain trial: {client}\n"));
+    }
+    let end = if report.framed { "" } else { ", without a length" };
+    out.text(format_args!(
+        "plain response: {}{} bytes{end}, from {}\n",
+        if report.status > 0 { format!("{}, ", report.status) } else { String::new() },
+        report.response_bytes,
+        message(&report.site)
+    ))
+}
+
 fn loss(out: &mut Stdout, found: &FoundLoss, ended: &SearchEnd) -> Result<(), Stopped> {
     let red = AnsiColor::Red.on_default();
     let race = if found.repeats.is_race() { ": a race" } else { "" };
@@ -79,6 +88,10 @@ fn loss(out: &mut Stdout, found: &FoundLoss, ended: &SearchEnd) -> Result<(), St
         let counted = counted(counters);
         out.text(format_args!("  the server's kernel counted in these trials: {counted}\n"))?;
     }
+    if let Some(counters) = &found.client_counters {
+        let counted = counted(counters);
+        out.text(format_args!("  the client's kernel counted in these trials: {counted}\n"))?;
+    }
     let short = match ended {
         _ if found.whole => "",
         SearchEnd::Stopped => ", and not to the end: interrupted",
@@ -95,11 +108,11 @@ fn loss(out: &mut Stdout, found: &FoundLoss, ended: &SearchEnd) -> Result<(), St
 }
 
 fn steps(out: &mut Stdout, story: &Story) -> Result<(), Stopped> {
-    out.text(format_args!("  {}\n", story.client()))?;
+    out.text(format_args!("  {}\n", story.side()))?;
     for (index, step) in story.schedule.steps.iter().enumerate() {
         out.text(format_args!("    {}  {step}\n", index + 1))?;
     }
-    out.text(format_args!("       read to the end\n"))
+    story.ending().map_or(Ok(()), |ending| out.text(format_args!("       {ending}\n")))
 }
 
 fn searched(out: &mut Stdout, report: &HuntReport) -> Result<(), Stopped> {
@@ -175,8 +188,11 @@ fn wire(out: &mut Stdout, packets: &Packets) -> Result<(), Stopped> {
     for evidence in &finding.evidence {
         out.text(format_args!("  - {}\n", message(&evidence.says.to_string())))?;
     }
-    if let Some(counters) = &retold.counters {
-        out.text(format_args!("  - the server's kernel counted in this trial: {}\n", counted(counters)))?;
+    for (side, counters) in [("server", &retold.counters), ("client", &retold.client_counters)] {
+        if let Some(counters) = counters {
+            let counted = counted(counters);
+            out.text(format_args!("  - the {side}'s kernel counted in this trial: {counted}\n"))?;
+        }
     }
     let mut ladder = Vec::new();
     // A vector takes every byte.

@@ -184,6 +184,12 @@ pub(super) fn remarks(cells: &[&CellReport]) -> Vec<String> {
     if silent > 0 {
         all.push(format!("{silent} of the losses were silent: a short response with a clean end."));
     }
+    let unanswered: u64 = cells.iter().map(|cell| cell.tally.unanswered).sum();
+    if unanswered > 0 {
+        all.push(format!(
+            "{unanswered} of the lost had no response: the server wrote none, and its close had nothing to lose."
+        ));
+    }
     let accidents: u64 = cells.iter().filter_map(|cell| cell.wire.as_ref()).map(|wire| wire.accidents).sum();
     if accidents > 0 {
         all.push(format!("{accidents} frames were lost by this machine, not by the link: it is too busy."));
@@ -363,6 +369,10 @@ pub(super) fn verdict(plan: &CellPlan, report: &OneReport) -> String {
         Some(error) => format!("the server saw: {error}"),
         None => "no call of the server's failed".to_owned(),
     };
+    if !report.is_answered {
+        let verdict = attempt.verdict();
+        return format!("{verdict}: the client has no response, since the server wrote none, and {server}");
+    }
     format!(
         "{}: the client has {} of {} bytes, and {server}",
         attempt.verdict(),

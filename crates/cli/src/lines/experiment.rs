@@ -25,6 +25,8 @@ struct Counts {
     lost: u64,
     /// Lost responses whose connection had a clean end: only the length tells that bytes are missing.
     silent: u64,
+    /// Lost responses of which the server wrote nothing: no close has lost them.
+    unanswered: u64,
     /// The lower end of the share that is lost, with 95 % confidence (Wilson).
     wilson_low: f64,
     /// The upper end.
@@ -42,6 +44,7 @@ impl From<&Tally> for Counts {
             at_risk: tally.at_risk,
             lost: tally.lost,
             silent: tally.silent,
+            unanswered: tally.unanswered,
             wilson_low,
             wilson_high,
             fates: Fate::ALL.iter().map(|fate| (fate.name(), tally.of(*fate))).collect(),
@@ -264,6 +267,8 @@ pub(crate) struct One {
     received_bytes: u64,
     /// Response bytes that should have come, as far as known.
     expected_bytes: Option<u64>,
+    /// Whether the server wrote any of its response.
+    answered: bool,
     /// The error of one of the server's calls, if one failed.
     server_error: Option<String>,
     /// What happened, in order.
@@ -309,6 +314,7 @@ impl One {
             fate: attempt.fate.name(),
             received_bytes: attempt.received,
             expected_bytes: attempt.expected,
+            answered: report.is_answered,
             server_error: report.server_error.as_ref().map(ToString::to_string),
             steps: report.steps.iter().map(Stepped::from).collect(),
             seed: plan.seed,

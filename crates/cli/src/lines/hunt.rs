@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use linger_hunt::html::Replayed;
 use linger_hunt::{
-    BoundedNumber, FoundLoss, HuntPlan, HuntReport, LossBound, LostOnce, LostResponse, Quarry, Repeats,
-    Retold, SearchEnd, Story, TrialMap,
+    BoundedNumber, ClientLoss, FoundLoss, HuntPlan, HuntReport, LossBound, LostOnce, LostResponse, Quarry,
+    Repeats, Retold, SearchEnd, Story, TrialMap,
 };
 use linger_lab::Verdict;
 use linger_why::Finding;
@@ -15,16 +15,18 @@ use serde::Serialize;
 use super::common::{Counted, counted};
 use super::{LineBody, Reset};
 
-/// What a client does.
+/// What one side does.
 #[derive(Serialize, JsonSchema)]
 struct TrialStory {
+    /// That side: `client`, or `server` where a client is hunted.
+    plays: &'static str,
     /// The name of the network; null for a server that was running before.
     link: Option<String>,
-    /// The client's receive buffer; null for the kernel's own.
+    /// Its receive buffer; null for the kernel's own.
     receive_buffer_bytes: Option<u64>,
-    /// The client's send buffer; null for the kernel's own.
+    /// Its send buffer; null for the kernel's own.
     send_buffer_bytes: Option<u64>,
-    /// Whether the last request leaves the connection open.
+    /// Whether the last request or response leaves the connection open.
     keep_alive: bool,
     /// The steps, each as a sentence.
     steps: Vec<String>,
@@ -34,6 +36,7 @@ impl From<&Story> for TrialStory {
     fn from(story: &Story) -> Self {
         let schedule = &story.schedule;
         Self {
+            plays: schedule.plays.name(),
             link: story.link.clone(),
             receive_buffer_bytes: schedule.receive_buffer,
             send_buffer_bytes: schedule.send_buffer,
@@ -83,6 +86,51 @@ struct CutResponse {
     reset: bool,
     /// Whether a write of the client's failed.
     write_failed: bool,
+    /// How a client that is hunted has lost it; null where a server is hunted.
+    by_client: Option<LostByClient>,
+}
+
+/// What a client that is hunted has lost.
+#[derive(Serialize, JsonSchema)]
+struct LostByClient {
+    /// `response`: its kernel had all of the response, and the client says that something failed, or its output is another one. `cut`: the response
+    /// was not written whole, and the client says that all is well. `upload`: so it does, and the server has not received all of the request.
+    what: &'static str,
+    /// Its exit status, 128 and the signal's number; null if it did not end.
+    exit: Option<i32>,
+    /// Bytes that it wrote to its standard output.
+    output_bytes: u64,
+    /// Bytes of the request's body that the server received.
+    received_bytes: u64,
+    /// The length of that body; null if it is not known.
+    announced_bytes: Option<u64>,
+    /// How many connections the client made.
+    connections: u64,
+}
+
+impl From<&ClientLoss> for LostByClient {
+    fn from(lost: &ClientLoss) -> Self {
+        Self {
+            what: lost.kind.name(),
+            exit: lost.exit,
+            output_bytes: lost.output,
+            received_bytes: lost.received,
+            announced_bytes: lost.announced,
+            connections: lost.connections,
+        }
+    }
+}
+
+/// What a client that is hunted does where it is served plainly.
+#[derive(Serialize, JsonSchema)]
+struct PlainTrial {
+    /// How many requests it makes.
+    requests: u64,
+    /// Bytes of the bodies of these requests together.
+    upload_bytes: u64,
+    /// How its output is judged: it has to be the `bodies` of the responses, the `same` as in the plain trials, as `expected`, or it is `unknown`, and
+    /// the exit status alone counts.
+    output: &'static str,
 }
 
 impl From<&LostResponse> for CutResponse {
@@ -94,6 +142,7 @@ impl From<&LostResponse> for CutResponse {
             expected_bytes: lost.expected,
             reset: lost.reset,
             write_failed: lost.write_failed,
+            by_client: lost.by_client.as_ref().map(Into::into),
         }
     }
 }
@@ -191,12 +240,13 @@ fn trials(map: &TrialMap) -> Vec<TrialsAt> {
         .collect()
 }
 
-/// The words of the server's command; `None` for a server that was running before.
+/// The words of the command; `None` for a server that was running before.
 fn command(plan: &HuntPlan) -> Option<Vec<String>> {
     match &plan.quarry {
         Quarry::Command { words, .. } => {
             Some(words.iter().map(|word| word.to_string_lossy().into_owned()).collect())
         }
+        Quarry::Client { hunted, .. } => Some(vec![hunted.command.clone()]),
         _ => None,
     }
 }
@@ -227,6 +277,8 @@ struct HuntLoss {
     shrinking_trials: u64,
     /// What the kernel counted on the server's side while the story was repeated; null where others use it, too.
     counters: Option<Counted>,
+    /// What it counted on the client's side; null where a server is hunted, and over loopback.
+    client_counters: Option<Counted>,
     /// All trials in which losses were repeated and made short, by time and size.
     trials: Vec<TrialsAt>,
 }
@@ -245,6 +297,7 @@ impl From<&FoundLoss> for HuntLoss {
             whole: found.whole,
             shrinking_trials: found.shrinking,
             counters: found.counters.as_ref().map(counted),
+            client_counters: found.client_counters.as_ref().map(counted),
             trials: trials(&found.map),
         }
     }
@@ -265,6 +318,8 @@ pub(crate) struct ToldPackets {
     captured: bool,
     /// What the kernel counted on the server's side in the last of these trials.
     counters: Option<Counted>,
+    /// What it counted on the client's side; null where a server is hunted.
+    client_counters: Option<Counted>,
     /// What the packets show, as a line of `linger why --json`; null if the response was not lost, or if nothing is to be seen.
     finding: Option<Reset>,
 }
@@ -278,6 +333,7 @@ impl ToldPackets {
             interrupted: retold.interrupted,
             captured,
             counters: retold.counters.as_ref().map(counted),
+            client_counters: retold.client_counters.as_ref().map(counted),
             finding: finding.map(Reset::from),
         }
     }
@@ -290,13 +346,15 @@ pub(crate) struct Hunt {
     seed: u64,
     /// The command that searches the same schedules.
     again: String,
-    /// The words of the server's command; null for a server that was running before.
+    /// The words of the server's command, or the line of the client's; null for a server that was running before.
     command: Option<Vec<String>>,
-    /// Where the server was asked: host, port and path.
+    /// The client that is hunted; null where a server is.
+    client: Option<PlainTrial>,
+    /// Where the server was asked: host, port and path; `server` and the port where a client is hunted.
     site: String,
     /// The status of the plain response.
     status: u16,
-    /// Size of its body.
+    /// Size of its body; 0 where a client is hunted, whose responses differ.
     response_bytes: u64,
     /// Why the search ended: `found`, `time`, `stopped` or `server_ended`.
     ended: &'static str,
@@ -369,6 +427,11 @@ impl Hunt {
             seed: plan.seed,
             again,
             command: command(plan),
+            client: report.client.as_ref().map(|client| PlainTrial {
+                requests: client.requests,
+                upload_bytes: client.upload,
+                output: client.output.name(),
+            }),
             site: report.site.clone(),
             status: report.status,
             response_bytes: report.response_bytes,
@@ -401,7 +464,7 @@ impl Hunt {
 /// A story that was repeated from a file.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Replay {
-    /// The words of the server's command; null for a server that was running before.
+    /// The words of the server's command, or the line of the client's; null for a server that was running before.
     command: Option<Vec<String>>,
     /// The story.
     story: TrialStory,

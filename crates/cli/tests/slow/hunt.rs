@@ -387,6 +387,55 @@ fn a_server_that_does_not_answer_is_an_error_in_the_report() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
+/// A client that stops at a write error: the loss is found, repeated from its file, and told with both kernels' counters and its packets.
+#[test]
+fn a_client_that_loses_its_response_is_found_and_repeated() {
+    if !has_networks() || available(program("wget", "wget")).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let [story, page, junit] =
+        ["story", "page", "junit"].map(|name| folder.path().join(name).display().to_string());
+    let wget = "wget -q -O - --tries=1 --post-file=$LINGER_UPLOAD http://server/";
+    let client = ["hunt", "--client", wget, "--longest-pause", "1s"];
+    let files = ["--seed", "3", "--json", "--save", &story, "--html", &page, "--junit", &junit];
+    let output = run(&[&client[..], &files].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = line("hunt", String::from_utf8_lossy(&output.stdout).trim());
+    assert_eq!((&told["command"], &told["client"]["output"]), (&json!([wget]), &"bodies".into()), "{told}");
+    let found = &told["found"];
+    assert_eq!(
+        (&found["story"]["plays"], &found["lost"]["by_client"]["what"]),
+        (&"server".into(), &"response".into())
+    );
+    assert!(found["story"]["steps"].as_array().unwrap().len() <= 3, "{found}");
+    assert!(found["lost"]["by_client"]["exit"].as_i64() > Some(0), "{found}");
+    assert!(found["counters"]["OutRsts"].as_u64() > Some(0), "{found}");
+    assert!(found["client_counters"]["TCPAbortOnClose"].is_u64(), "{found}");
+    assert_eq!((&told["packets"]["lost"], &told["packets"]["link"]), (&true.into(), &"lan".into()), "{told}");
+    let page = fs::read_to_string(page).unwrap();
+    assert!(
+        page.contains("Client: wget -q -O - --tries=1") && page.contains("<h1>Lost: a response of "),
+        "{page}"
+    );
+    let suite = fs::read_to_string(junit).unwrap();
+    assert!(
+        suite.contains("name=\"client\"") && cases(&suite).iter().any(|case| case.1 == "failure"),
+        "{suite}"
+    );
+
+    let text = fs::read_to_string(&story).unwrap();
+    assert!(text.contains("plays = \"server\"") && text.contains("--client CMD"), "{text}");
+    let again = ["hunt", "--replay", &story, "--times", "5", "--json"];
+    let lost = run(&[&again[..], &["--client", wget]].concat());
+    let repeated = line("hunt", String::from_utf8_lossy(&lost.stdout).trim());
+    assert_eq!((lost.status.code(), &repeated["type"]), (Some(1), &"replay".into()), "{text}{lost:?}");
+    // The same story is none of a server's.
+    let other = run(&[&again[..], &["--", "true"]].concat());
+    assert_eq!(other.status.code(), Some(2), "{other:?}");
+    assert!(String::from_utf8_lossy(&other.stderr).contains("it is for --client"), "{other:?}");
+}
+
 /// Whatever cannot be hunted is said with what and where.
 #[test]
 fn what_cannot_be_hunted_is_refused_with_the_place() {
@@ -394,7 +443,15 @@ fn what_cannot_be_hunted_is_refused_with_the_place() {
     let file = folder.path().join("story.toml");
     let story = file.to_str().unwrap();
     fs::write(&file, "path = \"/\"\n[[step]]\ndo = \"send\"\nbytes = 8\n").unwrap();
-    let cases: [(&[&str], i32, &str); 8] = [
+    let hash = format!("sha256:{}", "0".repeat(64));
+    let cases: [(&[&str], i32, &str); 15] = [
+        (&["hunt", "--client", "true", "--", "true"], 2, "cannot be used with"),
+        (&["hunt", "--client", "true", "http://127.0.0.1:1/"], 2, "cannot be used with"),
+        (&["hunt", "--client", "true", "--path", "/x"], 2, "cannot be used with"),
+        (&["hunt", "--upload", "5", "--", "true"], 2, "--client"),
+        (&["hunt", "--client", "true", "--expect", "sha256:12"], 2, "64 hexadecimal digits"),
+        (&["hunt", "--expect", &hash, "--", "true"], 2, "--client"),
+        (&["hunt", "--client", "true", "--upload", "1G"], 2, "the most are"),
         (&["hunt", "http://127.0.0.1:1/", "--pcap", "x"], 2, "cannot be used with"),
         (&["hunt"], 2, "COMMAND"),
         (&["hunt", "http://127.0.0.1:1/", "--", "true"], 2, "cannot be used with"),

@@ -24,6 +24,9 @@ pub(super) fn found(
     if let Some(counters) = &found.counters {
         row(out, "Server's kernel", &format!("in these trials: {}", counted(counters)))?;
     }
+    if let Some(counters) = &found.client_counters {
+        row(out, "Client's kernel", &format!("in these trials: {}", counted(counters)))?;
+    }
     let short = match ended {
         _ if found.whole => String::new(),
         SearchEnd::Stopped => ", and not to the end: interrupted".to_owned(),
@@ -102,11 +105,11 @@ fn repeats(repeats: Repeats) -> String {
 
 fn steps(out: &mut impl Write, story: &Story) -> io::Result<()> {
     row(out, "Link", story.link.as_deref().unwrap_or("that of the server that was running"))?;
-    writeln!(out, "<dt>Steps</dt><dd>{}<ol>", escape(story.client()))?;
+    writeln!(out, "<dt>Steps</dt><dd>{}<ol>", escape(story.side()))?;
     for step in &story.schedule.steps {
         writeln!(out, "<li>{}</li>", escape(step.to_string()))?;
     }
-    writeln!(out, "</ol>and reads to the end</dd>")
+    writeln!(out, "</ol>{}</dd>", story.ending().map_or(String::new(), |ending| format!("then: {ending}")))
 }
 
 fn boundaries(found: &FoundLoss) -> Vec<String> {
@@ -135,8 +138,12 @@ fn packets(out: &mut impl Write, facts: &PageFacts<'_>) -> io::Result<()> {
         row(out, "Packets", &format!("over {}, they show no failure", retold.link))?;
         return writeln!(out, "</dl>");
     };
-    let counted = |counters| format!("the server's kernel counted in this trial: {}", counted(counters));
-    let counted: Vec<String> = retold.counters.as_ref().map(counted).into_iter().collect();
+    let sides = [("server", &retold.counters), ("client", &retold.client_counters)];
+    let counted: Vec<String> = sides
+        .into_iter()
+        .filter_map(|(side, counters)| Some((side, counters.as_ref()?)))
+        .map(|(side, counters)| format!("the {side}'s kernel counted in this trial: {}", counted(counters)))
+        .collect();
     html::finding(out, finding, &counted, &facts.tools)?;
     writeln!(out, "</dl>")?;
     let which = format!("The packets, over {}: frame {}, {}", retold.link, finding.frame, finding.class);

@@ -7,15 +7,15 @@ use linger_netns::Counters;
 use super::*;
 use crate::judge::Unjudged;
 use crate::report::{FoundLoss, LostOnce, Searched};
-use crate::schedule::{ClientStep, Schedule};
+use crate::schedule::{HuntStep, Schedule};
 use crate::shrink::{BoundedNumber, LossBound};
 use crate::trials::TrialMap;
 
 const STRANGE: &str = "<script>alert(1)</script>\u{1b}]0;x\u{7}\" onload='x'\u{202e}&";
-const GET: ClientStep = ClientStep::Request { body: 0, sent: 0 };
+const GET: HuntStep = HuntStep::Request { body: 0, sent: 0 };
 
 fn late(milliseconds: u64, bytes: u64) -> Story {
-    let steps = [GET, ClientStep::Pause { milliseconds }, ClientStep::Send { bytes }];
+    let steps = [GET, HuntStep::Pause { milliseconds }, HuntStep::Send { bytes }];
     Story::new(Some("loopback".into()), Schedule::of(steps))
 }
 
@@ -27,6 +27,7 @@ fn cut() -> LostResponse {
         expected: Some(300),
         reset: true,
         write_failed: false,
+        by_client: None,
     }
 }
 
@@ -47,6 +48,7 @@ fn blank(ended: SearchEnd) -> HuntReport {
     }
     (searched.time, searched.connections) = (Duration::from_millis(8_049), 256);
     HuntReport {
+        client: None,
         response_bytes: 300,
         status: 200,
         site: "127.0.0.1:8080/large".into(),
@@ -76,13 +78,22 @@ fn found() -> FoundLoss {
         whole: true,
         shrinking: 38,
         counters: Some([("TCPAbortOnData", 20)].into_iter().collect::<Counters>()),
+        client_counters: None,
         map,
     }
 }
 
 fn retold(lost: Option<LostResponse>, interrupted: bool) -> Retold {
     let trials = if interrupted { 2 } else { 5 };
-    Retold { link: "lan".into(), trials, lost, client: None, counters: None, interrupted }
+    Retold {
+        link: "lan".into(),
+        trials,
+        lost,
+        client: None,
+        counters: None,
+        client_counters: None,
+        interrupted,
+    }
 }
 
 fn page<'p>(report: &HuntReport, change: impl FnOnce(&mut PageFacts<'p>)) -> String {

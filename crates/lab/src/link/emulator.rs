@@ -83,6 +83,8 @@ pub struct Emulator<P> {
     held: HashMap<u32, VecDeque<Held<P>>>,
     data_segments: HashMap<(u32, Direction), u32>,
     log: Option<Vec<(Identity, Decision)>>,
+    /// The identities of packets at the middlebox, for the log: who names a packet counts it, and the link counts what enters it.
+    box_names: Names,
 }
 
 impl<P> std::fmt::Debug for Emulator<P> {
@@ -111,10 +113,12 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
             held: HashMap::new(),
             data_segments: HashMap::new(),
             log: None,
+            box_names: Names::default(),
         }
     }
 
-    /// Keeps every decision from now on, for [`Self::take_log`].
+    /// Keeps every decision from now on, for [`Self::take_log`]: the link's on each packet, and those of the middlebox on packets that it does
+    /// not simply let through.
     pub fn keep_log(&mut self) {
         self.looks = true;
         self.log = Some(Vec::new());
@@ -123,6 +127,12 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
     /// Returns the decisions kept so far, and keeps no further ones.
     pub fn take_log(&mut self) -> Vec<(Identity, Decision)> {
         self.log.take().unwrap_or_default()
+    }
+
+    /// How many decisions are kept.
+    #[cfg(test)]
+    pub(crate) fn log_length(&self) -> usize {
+        self.log.as_ref().map_or(0, Vec::len)
     }
 
     /// Takes a packet that arrived at `now`. Returns the packet if it is dropped.

@@ -381,6 +381,12 @@ fn boxed(end: MiddleboxEnd, then: WithoutState) -> Emulator<Vec<u8>> {
 
 fn opened(end: MiddleboxEnd, then: WithoutState) -> Emulator<Vec<u8>> {
     let mut emulator = boxed(end, then);
+    open(&mut emulator);
+    emulator
+}
+
+/// A handshake, whose last packet is there at 30 ms.
+fn open(emulator: &mut Emulator<Vec<u8>>) {
     let handshake = [
         TestPacket::new(Direction::ToServer, Flags::SYN, 99, 0, 0),
         TestPacket::new(Direction::ToClient, Flags::SYN | Flags::ACK, 499, 100, 0),
@@ -392,7 +398,6 @@ fn opened(end: MiddleboxEnd, then: WithoutState) -> Emulator<Vec<u8>> {
         let departure = emulator.depart(now + 10 * MS).unwrap();
         assert_eq!((departure.due, departure.packet), (now + 10 * MS, packet.frame()));
     }
-    emulator
 }
 
 /// What comes late by the time at which it meets the box: as it enters the link on one side, as it leaves on the other.
@@ -444,6 +449,63 @@ fn a_reset_of_the_middleboxs_own_takes_its_way() {
         (Direction::ToClient, 140 * MS, Decision::BoxReset),
     ];
     assert_eq!(out, expected);
+}
+
+/// What the box does stands in the log, on whichever side of the link it meets the packet; what it lets through stands there once, as the
+/// link's. And the log changes nothing: a packet that the box drops does not count as sent when the link names its next one.
+#[test]
+fn a_middleboxs_decisions_are_logged() {
+    for (end, direction) in [
+        (MiddleboxEnd::Client, Direction::ToServer),
+        (MiddleboxEnd::Client, Direction::ToClient),
+        (MiddleboxEnd::Server, Direction::ToServer),
+        (MiddleboxEnd::Server, Direction::ToClient),
+    ] {
+        let (seq, ack) = if direction == Direction::ToServer { (100, 500) } else { (500, 100) };
+        let data = TestPacket::new(direction, Flags::ACK, seq, ack, 5).frame();
+        let log_of = |sent: &[Nanos]| {
+            let mut emulator = boxed(end, WithoutState::Reset);
+            emulator.keep_log();
+            open(&mut emulator);
+            let before = emulator.log_length();
+            for sent in sent {
+                emulator.arrive(direction, *sent, data.clone());
+                while emulator.depart(sent + 100 * MS).is_some() {}
+            }
+            let log = emulator.take_log().split_off(before);
+            log.into_iter()
+                .filter(|(identity, _)| usize::from(identity.direction) == direction.index())
+                .map(|(identity, decision)| (identity.transmission, decision))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(log_of(&[40 * MS]), [(0, Decision::Pass)], "{end:?} {direction:?}: in time");
+        let dropped = Decision::NoState(Forgotten::Idle);
+        let late = log_of(&[500 * MS, 900 * MS]);
+        let is_met_first = (direction == Direction::ToServer) == (end == MiddleboxEnd::Client);
+        let at_box = if is_met_first {
+            vec![(0, dropped), (1, dropped)]
+        } else {
+            // The link has carried it before.
+            vec![(0, Decision::Pass), (0, dropped), (1, Decision::Pass), (1, dropped)]
+        };
+        assert_eq!(late, at_box, "{end:?} {direction:?}: too late, twice");
+    }
+}
+
+/// Also what it sends itself.
+#[test]
+fn a_middleboxs_resets_are_logged() {
+    let mut emulator = opened(MiddleboxEnd::Server, WithoutState::ResetBoth);
+    emulator.keep_log();
+    while let Some(due) = emulator.next_due() {
+        while emulator.depart(due).is_some() {}
+    }
+    let log = emulator.take_log();
+    let logged: Vec<_> = log.iter().map(|(identity, decision)| (identity.direction, *decision)).collect();
+    assert_eq!(logged.len(), 2, "{log:?}");
+    for direction in [Direction::ToServer, Direction::ToClient] {
+        assert!(logged.contains(&(direction.index() as u8, Decision::BoxReset)), "{log:?}");
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     /// (uapi/linux/tcp.h). New fields are only appended.
     const LAST_ACK: usize = 14;
     const RTT: usize = 17;
+    /// 64 bits wide.
+    const BYTES_ACKED: usize = 30;
     const DATA_SEGS_IN: usize = 38;
     let mut words = [0u32; DATA_SEGS_IN + 1];
     let mut length = size_of_val(&words) as libc::socklen_t;
@@ -47,7 +49,16 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         last_ack: Duration::from_millis(u64::from(words[LAST_ACK])),
         round_trip: Duration::from_micros(u64::from(words[RTT])),
         data_segments: words[DATA_SEGS_IN],
+        bytes_acked: wide([words[BYTES_ACKED], words[BYTES_ACKED + 1]]),
     })
+}
+
+/// A number of 64 bits in two words, in the order of this machine's memory.
+fn wide(words: [u32; 2]) -> u64 {
+    let [first, second] = words.map(u32::to_ne_bytes);
+    let [a, b, c, d] = first;
+    let [e, f, g, h] = second;
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 #[cfg(all(test, not(loom)))]
@@ -86,6 +97,27 @@ mod tests {
         client.shutdown(Shutdown::Write).unwrap();
         let info = tcp_info(server.as_fd()).unwrap();
         assert_eq!((info.state, info.data_segments), (TcpState::CloseWait, 2));
+    }
+
+    /// The count outlives the connection: it is what tells afterwards whether the peer had everything.
+    #[test]
+    fn acknowledged_bytes_are_counted_beyond_the_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let acked = |socket: &TcpStream| tcp_info(socket.as_fd()).unwrap().bytes_acked;
+        assert_eq!(acked(&server), 0);
+        server.write_all(&[7; 1000]).unwrap();
+        client.read_exact(&mut [0; 500]).unwrap();
+        while acked(&server) == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(acked(&server), 1000, "acknowledged by the kernel, of which the program has read half");
+        // A close with unread bytes is a reset.
+        drop(client);
+        assert!(server.read(&mut [0]).is_err());
+        let info = tcp_info(server.as_fd()).unwrap();
+        assert_eq!((info.state, info.bytes_acked), (TcpState::Close, 1000));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::Emulator;
 use crate::clock::Nanos;
 use crate::link::Direction;
 use crate::link::decision::Decision;
-use crate::link::identity::flow_of;
+use crate::link::identity::{Identity, Names, flow_of};
 use crate::link::middlebox::track::{BoxDecision, OwnPacket};
 use crate::link::middlebox::{Middlebox, MiddleboxCounts};
 
@@ -35,13 +35,26 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
         if tracker.rules().is_before(direction) != is_before {
             return Decision::Pass;
         }
+        // Before a NAT gives it another port.
+        let identity = self.log.as_ref().map(|_| identity(&mut self.box_names, direction, packet.as_ref()));
         let (decision, answer) = tracker.pass(direction, now, packet.as_mut());
-        self.send_own(now, answer);
-        match decision {
+        let decision = match decision {
             BoxDecision::Pass => Decision::Pass,
             BoxDecision::PickUp => Decision::PickedUp,
             BoxDecision::NoState(why) => Decision::NoState(why),
             BoxDecision::Invalid => Decision::Invalid,
+        };
+        if decision != Decision::Pass {
+            self.note(identity, decision);
+        }
+        self.send_own(now, answer);
+        decision
+    }
+
+    /// Keeps a decision of the middlebox.
+    fn note(&mut self, identity: Option<Identity>, decision: Decision) {
+        if let Some((log, identity)) = self.log.as_mut().zip(identity) {
+            log.push((identity, decision));
         }
     }
 
@@ -56,6 +69,8 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
     /// Sends packets of the box's own: over the link, or out at the end where the box stands.
     fn send_own(&mut self, now: Nanos, packets: impl IntoIterator<Item = OwnPacket>) {
         for (direction, frame) in packets {
+            let own = self.log.as_ref().map(|_| identity(&mut self.box_names, direction, &frame));
+            self.note(own, Decision::BoxReset);
             let is_before =
                 self.middlebox.as_ref().is_some_and(|tracker| tracker.rules().is_before(direction));
             let due = if is_before {
@@ -68,5 +83,13 @@ impl<P: AsRef<[u8]> + AsMut<[u8]> + for<'a> From<&'a [u8]>> Emulator<P> {
                 self.push(direction, due, Decision::BoxReset, P::from(&frame));
             }
         }
+    }
+}
+
+/// The identity of a packet at the middlebox.
+fn identity(names: &mut Names, direction: Direction, frame: &[u8]) -> Identity {
+    match Segment::from_ethernet(frame) {
+        Ok(segment) => names.tcp(direction, &segment),
+        Err(_) => names.other(direction),
     }
 }
