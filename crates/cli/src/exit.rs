@@ -42,8 +42,14 @@ pub(crate) fn listening(address: impl Display, error: &io::Error) -> ExitCode {
 
 /// Says on stderr that a file cannot be read or written, and what to do.
 pub(crate) fn file(what: impl Display, error: &io::Error) -> ExitCode {
-    let hint = file_hint(error);
-    let hint = if hint.is_empty() { machine_hint(error) } else { hint };
+    let hint = match file_hint(error) {
+        // Of a descriptor, and not of clone(2).
+        "" if error.kind() == io::ErrorKind::WouldBlock => {
+            "; it is non-blocking, and nobody has read it in time"
+        }
+        "" => machine_hint(error),
+        hint => hint,
+    };
     fail(COULD_NOT_TELL, format_args!("{what}: {error}{hint}"))
 }
 

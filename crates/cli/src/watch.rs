@@ -19,7 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::capabilities;
 
 use crate::options::{Json, MetricsAt, RunFor};
-use crate::output::{Stdout, Stopped, queue_stderr, say};
+use crate::output::{Stdout, Stopped, ViewTerminal, queue_stderr, say};
 use crate::tools::tools;
 use crate::typed::port;
 use crate::{exit, interrupt, lines};
@@ -105,7 +105,7 @@ const ANY: &str = "any";
 pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     raise_descriptors();
     if arguments.check {
-        return check::run(arguments.output.json);
+        return check::run(arguments.output.json, &arguments.otlp);
     }
     // Both are first: what they keep open is nothing of what follows.
     let otlp = match arguments.otlp.start() {
@@ -115,6 +115,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     let opener = rights::opener();
     let mut filter = Filter::default();
     filter.ports = arguments.port.clone();
+    filter.own = otlp.as_ref().map(otlp::Otlp::own);
     filter.processes = arguments.process.iter().map(|name| name.as_str().into()).collect();
     // Before the events, so that there are packets of every reset that is seen.
     let tap = arguments.record.tap(&arguments.port);
@@ -172,13 +173,11 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
         lines(&mut watcher, &mut told, arguments, &mut failures, &stop, end)
     };
     told.finish();
-    let counted = watcher.counted();
-    say!(
-        "linger: {} resets sent and {} received were seen; the kernel counted {}",
-        counted.seen_sent,
-        counted.seen_received,
-        counted.describe()
-    );
+    if result.is_err() {
+        // What was seen counts, although nobody could be told of it.
+        let _ = watcher.finish(Duration::ZERO);
+    }
+    tell_counts(&watcher);
     record::summary(&watcher);
     status(result, failures.seen > 0)
 }
@@ -188,6 +187,21 @@ fn tell_hidden() {
     if let Ok(sets) = capabilities(None) {
         check::hidden(sets.effective).for_each(|hidden| say!("linger: {hidden}"));
     }
+}
+
+/// Says what was seen, and what the kernel counted.
+fn tell_counts(watcher: &Watcher) {
+    let counted = watcher.counted();
+    let own = match counted.own_resets {
+        0 => String::new(),
+        own => format!(", {own} of them of connections to the collector, which are not told"),
+    };
+    say!(
+        "linger: {} resets sent and {} received were seen{own}; the kernel counted {}",
+        counted.seen_sent,
+        counted.seen_received,
+        counted.describe()
+    );
 }
 
 /// How the program ends. `failed`: a reset was seen that is not to be.
@@ -354,18 +368,23 @@ fn view(
     stop: &AtomicBool,
     end: Option<Instant>,
 ) -> io::Result<()> {
+    // What is said at the end goes to the same terminal, mostly.
+    queue_stderr();
     let keyboard = std::fs::File::open("/dev/tty")?;
-    let mut terminal = ratatui::try_init()?;
+    let mut terminal = ViewTerminal::open()?;
     let mut view = View::new(tools());
     let mut stale = true;
     let result = loop {
         if stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end) {
             break Ok(());
         }
-        if stale && let Err(error) = terminal.draw(|frame| view.draw(frame)) {
-            break Err(error);
+        if stale {
+            match terminal.draw(|frame| view.draw(frame)) {
+                Ok(is_drawn) => stale = !is_drawn,
+                Err(error) => break Err(error),
+            }
         }
-        stale = match watcher.next_or(FRAME, Some(keyboard.as_fd())) {
+        stale |= match watcher.next_or(FRAME, Some(keyboard.as_fd())) {
             Ok(notices) => {
                 failures.count(&notices);
                 view.record(&notices, watcher)
@@ -379,7 +398,7 @@ fn view(
             Err(error) => break Err(error),
         }
     };
-    ratatui::restore();
+    terminal.close();
     // What was read in the last moments counts, and is too late to be drawn.
     failures.count(&watcher.finish(LAST)?);
     result

@@ -276,3 +276,107 @@ fn a_collector_that_hangs_delays_no_reset() {
     assert!(said.contains("of the events 0 reached the collector at http://127.0.0.1:"), "{said}");
     assert!(said.contains("queue-full") && said.contains("given-up"), "{said}");
 }
+
+/// A client that is told of like any other.
+const OTHERS: usize = 20;
+
+/// Everything that is told of the collector's port while it resets each try to reach it: that of others alone. `others` makes one.
+fn own_tries_are_not_told(collector: SocketAddr, other: impl Fn()) {
+    let (url, port) = (format!("http://{collector}"), collector.port().to_string());
+    let mut watch = Watch::start(&["--json", "--port", &port, "--otlp", &url], &[]);
+    let out = BufReader::new(watch.child.stdout.take().unwrap());
+    let told = std::thread::spawn(move || {
+        let lines = out.lines().map_while(Result::ok);
+        lines.map(|line| serde_json::from_str::<Value>(&line).unwrap()).collect::<Vec<_>>()
+    });
+    if watch.line("has no capability").is_none() {
+        return;
+    }
+    // The counts at the start, and the event of a reset: two tries, and those that follow.
+    watch.reset();
+    assert!(watch.line(&format!("linger: the collector at {url}: ")).is_some());
+    for _ in 0..OTHERS {
+        other();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (said, status) = watch.stop();
+    assert_eq!(status, Some(0), "{said}");
+    // By the client's end.
+    let mut ends = std::collections::BTreeMap::<String, Vec<Value>>::new();
+    for line in told.join().unwrap().into_iter().filter(|line| line["type"] == "reset") {
+        let [local, remote] = ["local", "remote"].map(|end| line[end].as_str().unwrap().to_owned());
+        let client = match () {
+            () if remote == collector.to_string() => local,
+            () if local == collector.to_string() => remote,
+            () => continue,
+        };
+        ends.entry(client).or_default().push(line);
+    }
+    assert_eq!(ends.len(), OTHERS, "{ends:#?}");
+    for (client, lines) in &ends {
+        let directions: Vec<_> = lines.iter().map(|line| line["direction"].as_str().unwrap()).collect();
+        assert_eq!(directions.len(), 2, "{client}: {lines:#?}");
+        assert!(directions.contains(&"sent") && directions.contains(&"received"), "{client}: {lines:#?}");
+        let received = lines.iter().find(|line| line["direction"] == "received").unwrap();
+        assert_eq!(received["process"]["pid"], std::process::id(), "{received}");
+    }
+    // They are counted.
+    let own =
+        said.split_once(" received were seen, ").and_then(|(_, rest)| rest.split_once(" of them of conn"));
+    let own: u64 = own.unwrap_or_else(|| panic!("{said}")).0.parse().unwrap();
+    assert!(own >= 4, "both ends of two tries: {said}");
+}
+
+#[test]
+fn tries_to_reach_a_collector_that_is_not_there_are_not_told() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    own_tries_are_not_told(closed, || {
+        assert_eq!(TcpStream::connect(closed).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn what_a_collector_resets_is_not_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let collector = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            // With bytes unread.
+            let _ = client.peek(&mut [0]);
+        }
+    });
+    own_tries_are_not_told(collector, || {
+        let mut client = TcpStream::connect(collector).unwrap();
+        client.write_all(b"unread").unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+/// `--check` asks the collector, with a request that has nothing in it.
+#[test]
+fn a_collector_is_checked_before() {
+    let checked = |url: &str| {
+        let output = linger(&["watch", "--check", "--json", "--otlp", url]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let found: Vec<_> = lines.filter(|line| line["need"] == "collector (--otlp)").collect();
+        let [need] = &found[..] else { panic!("{text}") };
+        (need["state"].as_str().unwrap().to_owned(), need["found"].as_str().unwrap().to_owned())
+    };
+    for (kind, scheme) in [("http", "http"), ("grpc", "grpc")] {
+        let Some(collector) = Collector::start(kind, &[]) else { return };
+        let url = format!("{scheme}://127.0.0.1:{}", collector.port);
+        assert_eq!(checked(&url), ("ok".to_owned(), format!("{url} takes events")));
+        let request = collector.next_of("logs");
+        assert!(log_records(&request).is_empty(), "{request}");
+    }
+    let Some(collector) = Collector::start("http", &["401"]) else { return };
+    let url = format!("http://127.0.0.1:{}", collector.port);
+    assert_eq!(checked(&url), ("degraded".to_owned(), format!("{url}: it answers 401 Unauthorized")));
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (state, found) = checked(&format!("http://{closed}"));
+    assert_eq!(state, "degraded");
+    assert!(found.contains("Connection refused"), "{found}");
+    let wrong = linger(&["watch", "--check", "--otlp", "ftp://x"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+}

@@ -20,6 +20,8 @@ pub struct ExportCounts {
     pub refused: u64,
     /// Events that the collector has left out of requests that it has taken (`partial_success`).
     pub rejected: u64,
+    /// Events that the sender had when it ended out of turn: whether they were sent nobody knows.
+    pub unknown: u64,
     /// Rounds of metrics that the collector has taken.
     pub metrics_sent: u64,
     /// Rounds of metrics that it has not taken. The next one says what they would have said.
@@ -32,13 +34,19 @@ pub struct ExportCounts {
 
 impl ExportCounts {
     /// Events that did not reach the collector, by reason.
-    pub fn dropped(&self) -> [(&'static str, u64); 4] {
+    pub fn dropped(&self) -> [(&'static str, u64); 5] {
         [
             ("queue-full", self.queue_full),
             ("given-up", self.given_up),
             ("refused", self.refused),
             ("rejected", self.rejected),
+            ("unknown", self.unknown),
         ]
+    }
+
+    /// Events of which this says what became.
+    pub(crate) fn all(&self) -> u64 {
+        self.sent + self.dropped().iter().map(|(_, count)| count).sum::<u64>()
     }
 
     /// The last trouble.

@@ -61,6 +61,12 @@ pub enum BadEndpoint {
     /// Its port is none.
     #[error("its port is no number from 1 to 65535")]
     Port,
+    /// It has a query.
+    #[error("a query in the URL is not sent")]
+    Query,
+    /// It is the URL of one kind of request.
+    #[error("/v1/logs and /v1/metrics are added to the URL: leave them out")]
+    Signal,
     /// `grpc://` for HTTP.
     #[error("the scheme grpc is not HTTP's")]
     Protocol,
@@ -93,6 +99,12 @@ impl Endpoint {
             return Err(BadEndpoint::NoUrl);
         }
         let path = uri.path().trim_end_matches('/').to_owned();
+        if uri.query().is_some() {
+            return Err(BadEndpoint::Query);
+        }
+        if ["/v1/logs", "/v1/metrics", "/v1/traces"].iter().any(|signal| path.ends_with(signal)) {
+            return Err(BadEndpoint::Signal);
+        }
         // `Uri` takes any number for a port, and has none then.
         let written =
             authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':'));
@@ -161,6 +173,9 @@ mod tests {
             ("http:// collector", BadEndpoint::NoUrl),
             ("http://collector:65536", BadEndpoint::Port),
             ("http://[::1]:0", BadEndpoint::Port),
+            ("http://collector:4318/v1/logs", BadEndpoint::Signal),
+            ("https://collector/otlp/v1/metrics/", BadEndpoint::Signal),
+            ("http://collector:4318/?token=x", BadEndpoint::Query),
         ] {
             assert_eq!(parsed(url), Err(why), "{url}");
         }

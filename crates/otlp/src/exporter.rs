@@ -13,6 +13,9 @@ use crate::frame::{FrameKind, HEAD, frame, head};
 /// Most bytes of events that wait here until the other process takes them. It takes them at once, unless the processors are busy.
 const MOST: usize = 4 << 20;
 
+/// Most reads of what the other process says, at a time.
+const READS: usize = 16;
+
 /// Hands events and metrics to the process that sends them.
 #[derive(Debug)]
 pub struct Exporter {
@@ -29,6 +32,8 @@ pub struct Exporter {
     counts: ExportCounts,
     /// Events that found no room here.
     dropped: u64,
+    /// Events that the other process has been given.
+    given: u64,
     has_ended: bool,
 }
 
@@ -48,6 +53,7 @@ impl Exporter {
             inbox: Vec::new(),
             counts: ExportCounts::default(),
             dropped: 0,
+            given: 0,
             has_ended: false,
         })
     }
@@ -85,36 +91,55 @@ impl Exporter {
     }
 
     fn write(&mut self) {
-        while let Some(first) = self.outbox.front() {
-            match self.socket.write(&first[self.written..]) {
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => return self.end(),
+        while self.write_once() {}
+    }
+
+    /// Returns whether more can be written at once.
+    fn write_once(&mut self) -> bool {
+        let Some(first) = self.outbox.front() else { return false };
+        match self.socket.write(&first[self.written..]) {
+            Ok(count) => self.written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(_) => {
+                self.end();
+                return false;
             }
-            if self.written == first.len() {
-                self.metrics -= usize::from(is_metrics(first));
-                self.bytes -= first.len();
-                self.written = 0;
-                self.outbox.pop_front();
+        }
+        if self.written == first.len() {
+            let is_metrics = is_metrics(first);
+            self.metrics -= usize::from(is_metrics);
+            self.given += u64::from(!is_metrics);
+            self.bytes -= first.len();
+            self.written = 0;
+            self.outbox.pop_front();
+        }
+        true
+    }
+
+    fn read(&mut self) {
+        // It says little; what it says without end is read at the next turn.
+        for _ in 0..READS {
+            if !self.read_once() {
+                return;
             }
         }
     }
 
-    fn read(&mut self) {
+    /// Returns whether there may be more.
+    fn read_once(&mut self) -> bool {
         let mut part = [0; 4096];
-        while !self.has_ended {
-            match self.socket.read(&mut part) {
-                Ok(0) => self.end(),
-                Ok(count) => {
-                    self.inbox.extend_from_slice(&part[..count]);
-                    self.take();
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => self.end(),
+        match self.socket.read(&mut part) {
+            Ok(0) => self.end(),
+            Ok(count) => {
+                self.inbox.extend_from_slice(&part[..count]);
+                self.take();
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(_) => self.end(),
         }
+        !self.has_ended
     }
 
     /// Takes what is complete in `inbox`.
@@ -147,6 +172,9 @@ impl Exporter {
     /// What became of the events so far.
     pub fn counts(&self) -> ExportCounts {
         let mut counts = self.counts.clone();
+        if self.has_ended {
+            counts.unknown = self.given.saturating_sub(counts.all());
+        }
         counts.queue_full += self.dropped;
         counts
     }
@@ -163,17 +191,18 @@ impl Exporter {
             if self.outbox.is_empty() && !std::mem::replace(&mut has_said, true) {
                 let _ = self.socket.shutdown(Shutdown::Write);
             }
-            // One of both at a time, each until there is something or the time is over.
+            // One of both at a time, each once, until there is something or the time is over: a process that says something again and
+            // again holds nobody.
             if self.outbox.is_empty() {
                 let _ = self.socket.set_read_timeout(Some(left));
-                self.read();
+                self.read_once();
             } else {
                 let _ = self.socket.set_write_timeout(Some(left));
-                self.write();
+                self.write_once();
             }
         }
-        let left = self.outbox.iter().filter(|frame| !is_metrics(frame)).count();
-        self.dropped += left as u64;
+        // What it has said until now is the last that is known of it.
+        self.end();
         self.counts()
     }
 }

@@ -16,4 +16,4 @@ pub use counts::ExportCounts;
 pub use endpoint::{BadEndpoint, Endpoint, OtlpProtocol};
 pub use event::{AttributeValue, ExportedEvent, Severity};
 pub use exporter::Exporter;
-pub use sender::{BadRoots, MetricNaming, SendOptions, TrustedRoots, send};
+pub use sender::{BadHeader, BadRoots, MetricNaming, SendOptions, TrustedRoots, send, try_once};

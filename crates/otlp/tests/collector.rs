@@ -2,7 +2,8 @@
 //!
 //! The collectors are Google's protobuf and gRPC in Python (`linger_testing::servers::Collector`), and sockets that say nothing.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread::JoinHandle;
@@ -76,7 +77,7 @@ fn all_arrives(kind: &str, url: impl Fn(u16) -> String) {
     exporter.tell_metrics(text, 5_000);
     let counts = exporter.finish(PATIENCE);
     sender.join().unwrap();
-    assert_eq!((counts.sent, counts.metrics_sent, counts.dropped().map(|(_, count)| count)), (2, 1, [0; 4]));
+    assert_eq!((counts.sent, counts.metrics_sent, counts.dropped().map(|(_, count)| count)), (2, 1, [0; 5]));
     assert_eq!((counts.trouble, counts.metrics_failed), (None, 0));
 
     let all = collector.first(2);
@@ -132,7 +133,7 @@ fn is_tried_again(kind: &str, url: impl Fn(u16) -> String, refusals: &[&str], as
     exporter.tell(&event(1));
     let counts = turn_until(&mut exporter, |counts| counts.sent == 1);
     assert_eq!(counts.troubles, refusals.len() as u64, "{counts:?}");
-    assert_eq!(counts.dropped().map(|(_, count)| count), [0; 4], "{counts:?}");
+    assert_eq!(counts.dropped().map(|(_, count)| count), [0; 5], "{counts:?}");
     drop(exporter);
     sender.join().unwrap();
     let all = collector.first(refusals.len() + 1);
@@ -165,6 +166,88 @@ fn a_busy_grpc_collector_is_asked_again_when_it_says() {
 #[test]
 fn a_connection_that_breaks_is_made_anew() {
     is_tried_again("http", |port| format!("http://127.0.0.1:{port}"), &["cut", "cut"], 0.0);
+}
+
+/// How a connection of HTTP/2 ends before the answer.
+#[derive(Clone, Copy)]
+enum Broken {
+    /// In order: the collector is stopped.
+    Closed,
+    /// By a reset: the collector is killed.
+    Reset,
+    /// By GOAWAY and NO_ERROR: it is restarted.
+    GoAway,
+    /// The stream alone, by REFUSED_STREAM.
+    Stream,
+}
+
+/// A frame of HTTP/2 (RFC 9113 section 4.1).
+fn frame(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    [&[0, 0, payload.len() as u8, kind, 0, 0, 0, 0, stream], payload].concat()
+}
+
+/// Reads the preface and the frames of the first request.
+fn read_request(client: &mut TcpStream) {
+    const END_STREAM: u8 = 1;
+    client.read_exact(&mut [0; 24]).unwrap();
+    loop {
+        let mut head = [0; 9];
+        client.read_exact(&mut head).unwrap();
+        let [_, high, low, kind, flags, ..] = head;
+        client.read_exact(&mut vec![0; usize::from(high) << 8 | usize::from(low)]).unwrap();
+        if kind <= 1 && flags & END_STREAM != 0 {
+            return;
+        }
+    }
+}
+
+/// A way to the collector on which the first connections break so.
+fn breaks_first(collector: u16, broken: &'static [Broken]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for how in broken {
+            let (mut client, _) = listener.accept().unwrap();
+            if let Broken::Reset = how {
+                // With bytes unread.
+                client.peek(&mut [0]).unwrap();
+                continue;
+            }
+            read_request(&mut client);
+            let last = match how {
+                Broken::GoAway => frame(7, 0, &[0; 8]),
+                Broken::Stream => frame(3, 1, &[0, 0, 0, 7]),
+                _ => Vec::new(),
+            };
+            client.write_all(&[frame(4, 0, &[]), last].concat()).unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let _ = std::io::copy(&mut client, &mut std::io::sink());
+        }
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(("127.0.0.1", collector)).unwrap();
+            for (mut from, mut to) in
+                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+            {
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    port
+}
+
+/// A gRPC status that no collector has sent is none: what broke is sent again.
+#[test]
+fn a_grpc_connection_that_breaks_is_made_anew() {
+    const BROKEN: &[Broken] = &[Broken::Closed, Broken::Reset, Broken::GoAway, Broken::Stream];
+    let Some(collector) = Collector::start("grpc", &[]) else { return };
+    let port = breaks_first(collector.port, BROKEN);
+    let (mut exporter, sender) = exporter(options(&format!("grpc://127.0.0.1:{port}")));
+    exporter.tell(&event(1));
+    let counts = turn_until(&mut exporter, |counts| counts.sent + counts.refused == 1);
+    assert_eq!((counts.refused, counts.troubles), (0, BROKEN.len() as u64), "{counts:?}");
+    drop(exporter);
+    sender.join().unwrap();
+    assert_eq!(collector.first(1).iter().map(bodies).collect::<Vec<_>>(), [["event 1"]]);
 }
 
 /// What is refused for good is not sent again, and what comes after it is.
@@ -292,8 +375,41 @@ fn the_end_of_the_sender_is_seen_and_what_waits_is_counted() {
     exporter.tell(&event(5_001));
     let whole = exporter.counts();
     assert!(exporter.has_ended());
-    // Some are in the socket's buffer: nobody knows of them.
-    assert!(whole.queue_full > 3_000 && whole.queue_full <= 5_002, "{whole:?}");
+    // Some are in the socket's buffer: nobody knows what became of them, and they are counted.
+    let all: u64 = whole.dropped().iter().map(|(_, count)| count).sum();
+    assert_eq!(all, 5_002, "{whole:?}");
+    assert!(whole.unknown > 0 && whole.queue_full > 3_000, "{whole:?}");
+}
+
+/// A sender that is stopped says nothing of what it was given.
+#[test]
+fn a_sender_that_is_stopped_leaves_no_event_uncounted() {
+    let (own, _stopped) = UnixStream::pair().unwrap();
+    let mut exporter = Exporter::new(own).unwrap();
+    (0..3_000).for_each(|number| exporter.tell(&event(number)));
+    exporter.turn();
+    let counts = exporter.finish(Duration::from_millis(50));
+    assert_eq!(counts.unknown + counts.queue_full, 3_000, "{counts:?}");
+    assert!(counts.unknown > 0 && counts.queue_full > 0, "{counts:?}");
+}
+
+/// A sender that has been taken over may say something again and again: nobody waits for it longer than for another.
+#[test]
+fn a_sender_that_goes_on_talking_holds_nobody() {
+    let (own, mut other) = UnixStream::pair().unwrap();
+    let exporter = Exporter::new(own).unwrap();
+    let counts = serde_json::to_vec(&ExportCounts::default()).unwrap();
+    let said = [b"C", &(counts.len() as u32).to_le_bytes()[..], &counts].concat();
+    let talk = std::thread::spawn(move || {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until && other.write_all(&said).is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    // It ends long before the other does.
+    exporter.finish(Duration::from_millis(200));
+    assert!(!talk.is_finished());
+    talk.join().unwrap();
 }
 
 #[test]

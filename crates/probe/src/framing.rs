@@ -45,6 +45,8 @@ pub struct Framing {
     may_switch: bool,
     /// The header field Sec-WebSocket-Accept.
     pub(crate) websocket_accept: Option<String>,
+    /// Whether `Upgrade` and `Connection` say that the protocol is a WebSocket's from here on.
+    pub(crate) is_upgrade: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,7 @@ impl Framing {
             is_continued: false,
             may_switch: false,
             websocket_accept: None,
+            is_upgrade: false,
         }
     }
 
@@ -260,6 +263,7 @@ impl Framing {
             };
             (self.server, self.location) = (raw("server"), raw("location"));
             self.websocket_accept = find("sec-websocket-accept");
+            self.is_upgrade = is_upgrade(find("upgrade"), find("connection"));
             self.keep_alive = find("keep-alive").and_then(|value| timeout(&value));
             let connection = find("connection").unwrap_or_default().to_ascii_lowercase();
             let says = |word: &str| connection.split(',').any(|token| token.trim() == word);
@@ -380,6 +384,14 @@ impl Chunks {
         }
         content
     }
+}
+
+/// Whether these two fields make a WebSocket of the connection: without them a client fails it (RFC 6455 section 4.1).
+fn is_upgrade(upgrade: Option<String>, connection: Option<String>) -> bool {
+    let has = |value: Option<String>, word: &str| {
+        value.is_some_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case(word)))
+    };
+    has(upgrade, "websocket") && has(connection, "upgrade")
 }
 
 #[cfg(test)]

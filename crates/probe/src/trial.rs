@@ -309,6 +309,11 @@ impl<'p> Trial<'p> {
         self.framing.status
     }
 
+    /// Whether the head of its answer says that it is a WebSocket from here on.
+    pub(crate) fn is_upgrade(&self) -> bool {
+        self.framing.is_upgrade
+    }
+
     /// Takes 101 for an agreement to a WebSocket, whose frames come next.
     pub(crate) fn asks_for_websocket(&mut self) {
         self.framing.asks_for_websocket();

@@ -53,6 +53,8 @@ pub struct Counted {
     pub seen_sent: u64,
     /// Resets seen that this host received, likewise unfiltered.
     pub seen_received: u64,
+    /// Those of both that were of connections of this program's own ([`OwnClient`](crate::OwnClient)), and are not told.
+    pub own_resets: u64,
     /// Resets counted by the kernel as sent (`OutRsts`, of all namespaces that are known) and not seen. A lower bound.
     pub missed: u64,
     /// Events that the kernel dropped because they were not read in time.
@@ -118,9 +120,10 @@ impl Comparison {
         &self.counted
     }
 
-    /// Notes the resets sent and received that were seen up to now.
-    pub(crate) fn saw(&mut self, (sent, received): (u64, u64)) {
+    /// Notes the resets sent and received that were seen up to now, and how many of them were this program's own.
+    pub(crate) fn saw(&mut self, (sent, received): (u64, u64), own: u64) {
         (self.counted.seen_sent, self.counted.seen_received) = (sent, received);
+        self.counted.own_resets = own;
     }
 
     pub(crate) fn overrun(&mut self) {
@@ -222,7 +225,7 @@ mod tests {
         comparison.others(vec![(place(1), counters(14)), (place(2), counters(1))]);
         assert_eq!(missed(&mut comparison), 0, "their events may not have been read");
         comparison.read();
-        comparison.saw((2, 0));
+        comparison.saw((2, 0), 0);
         assert_eq!(missed(&mut comparison), 3);
         let said = comparison.counted.describe();
         assert_eq!(said, "nothing; in 2 other network namespaces OutRsts 5, ListenOverflows 2");
@@ -240,12 +243,12 @@ mod tests {
         let mut comparison = Comparison::default();
         assert_eq!(comparison.compare(0, &[]), None, "nothing new");
         comparison.counted.kernel = BTreeMap::from([("OutRsts", 3), ("TCPAbortOnClose", 2)]);
-        comparison.saw((1, 0));
+        comparison.saw((1, 0), 0);
         let counted = comparison.compare(0, &[]).unwrap();
         assert_eq!(counted.missed, 2);
         assert_eq!(counted.describe(), "OutRsts 3 (2 missed), TCPAbortOnClose 2");
         assert_eq!(comparison.compare(0, &[]), None, "told already");
-        comparison.saw((4, 0));
+        comparison.saw((4, 0), 0);
         let blind = comparison.compare(0, &[Blind::NoOpener]).unwrap().blind;
         assert_eq!(blind, [Blind::NoOpener], "a new limitation is told");
         assert_eq!(

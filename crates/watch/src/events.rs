@@ -15,7 +15,7 @@ use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
 use crate::kernel::perf::{Perf, PerfError, PerfRecord, Sample, Subscription};
 use crate::kernel::tracepoint::{self, Field, Format};
 use crate::namespace_id::NamespaceId;
-use crate::tcp_state::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK, LISTEN};
+use crate::tcp_state::{CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, LAST_ACK, LISTEN, SYN_SENT};
 
 /// Why resets cannot be watched on this machine or by this user.
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +192,8 @@ enum TracepointKind {
 type KindOf = fn(&Format) -> Option<TracepointKind>;
 
 impl Kernel {
-    pub(crate) fn open() -> Result<Self, CannotWatch> {
+    /// `own`: the port of this program's own client, whose connections are to be known.
+    pub(crate) fn open(own: Option<u16>) -> Result<Self, CannotWatch> {
         let tracefs = tracepoint::tracefs().map_err(CannotWatch::NoTracefs)?;
         let mut blind = Vec::new();
         let sent = Format::read(&tracefs, "tcp", "tcp_send_reset").map_err(CannotWatch::NoTracepoint)?;
@@ -234,7 +235,8 @@ impl Kernel {
                 None => blind.extend(without),
             }
         }
-        let subscription = |point: &Point| Subscription { id: point.format.id, filter: point.kind.filter() };
+        let subscription =
+            |point: &Point| Subscription { id: point.format.id, filter: point.kind.filter(own) };
         let perf = Perf::open(points.iter().map(subscription).collect())?;
         Ok(Self {
             perf,
@@ -358,14 +360,23 @@ impl Kernel {
 impl TracepointKind {
     /// The kernel-side filter. Of TCP's state changes only three matter: to FIN_WAIT1 and LAST_ACK (this side closed), and from
     /// CLOSE_WAIT to CLOSE (a reset after the peer's FIN); of MPTCP's, those to CLOSE. All state changes of a busy host would
-    /// fill the ring. Of signals, only those with which people and init systems end processes: SIGKILL and SIGTERM.
-    fn filter(self) -> Option<String> {
+    /// fill the ring. Those that begin a connection are of interest to the port that this program connects to itself. Of signals, only
+    /// those with which people and init systems end processes: SIGKILL and SIGTERM.
+    fn filter(self, own: Option<u16>) -> Option<String> {
         let is_tcp = format!("protocol == {}", libc::IPPROTO_TCP);
         let is_close = format!("newstate == {FIN_WAIT1} || newstate == {LAST_ACK}");
         let is_reset = format!("newstate == {CLOSE} && oldstate == {CLOSE_WAIT}");
         let is_mptcp = format!("protocol == {MPTCP} && newstate == {CLOSE}");
         match self {
-            Self::State { .. } => Some(format!("({is_tcp} && ({is_close} || ({is_reset}))) || ({is_mptcp})")),
+            Self::State { .. } => {
+                let begins = own.map_or(String::new(), |port| {
+                    let connects = format!(
+                        "newstate == {SYN_SENT} || (newstate == {ESTABLISHED} && oldstate == {SYN_SENT})"
+                    );
+                    format!(" || ({is_tcp} && dport == {port} && ({connects}))")
+                });
+                Some(format!("({is_tcp} && ({is_close} || ({is_reset}))) || ({is_mptcp}){begins}"))
+            }
             Self::Error { .. } => Some(is_tcp),
             Self::Signal { .. } => Some(format!("sig == {} || sig == {}", libc::SIGKILL, libc::SIGTERM)),
             _ => None,

@@ -31,6 +31,7 @@ mod needs;
 mod notice;
 mod opener;
 mod overflow;
+mod own;
 mod places;
 mod privilege;
 mod privileged;
@@ -54,7 +55,7 @@ pub use events::CannotWatch;
 pub use live_reset::{AcceptQueue, Direction, LiveReset, ProcessRole};
 pub use namespace_id::NamespaceId;
 pub use needs::Needs;
-pub use notice::{Filter, FurtherResets, Notice, Warning};
+pub use notice::{Filter, FurtherResets, Notice, OwnClient, Warning};
 pub use opener::Opener;
 pub use privilege::{
     Confinement, confine, confine_client, give_up_all_capabilities, give_up_capabilities, is_proc_hidden,

@@ -149,6 +149,9 @@ pub struct LiveReset {
     /// What closed a connection with these addresses before has no part in it.
     #[serde(skip)]
     pub(crate) is_new: bool,
+    /// It is of a connection of this program's own.
+    #[serde(skip)]
+    pub(crate) is_own: bool,
 }
 
 /// A reset on its way to whoever is told: it is large, and moved several times.
@@ -184,6 +187,7 @@ impl LiveReset {
             recorded: None,
             others: Vec::new(),
             is_new: false,
+            is_own: false,
         }
     }
 

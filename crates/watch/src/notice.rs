@@ -19,6 +19,25 @@ pub struct Filter {
     pub ports: Vec<u16>,
     /// Names of processes to show. Empty: all.
     pub processes: Vec<Untrusted>,
+    /// A process of this program that is a client of another: resets of its connections are counted, and not told.
+    pub own: Option<OwnClient>,
+}
+
+/// A process of this program that connects to one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OwnClient {
+    /// Its pid.
+    pub pid: u32,
+    /// The port that it connects to.
+    pub port: u16,
+}
+
+impl OwnClient {
+    /// The client with this pid, which connects to this port.
+    pub fn new(pid: u32, port: u16) -> Self {
+        Self { pid, port }
+    }
 }
 
 impl Filter {

@@ -45,6 +45,8 @@ struct SentReset {
     young: u32,
     /// The cookie of the socket that received it; 0 if none is known.
     receiver: u64,
+    /// It is not told, and no echo of it.
+    is_hidden: bool,
 }
 
 /// A reset by its connection and time: there may be several of the same two addresses.
@@ -137,7 +139,16 @@ impl RecentResets {
             self.by_remote.insert(ends.1, ends);
         }
         let opinion = self.shared(opinion);
-        let sent = SentReset { time_ns, opinion, process, namespace: None, echoes: 0, young: 0, receiver: 0 };
+        let sent = SentReset {
+            time_ns,
+            opinion,
+            process,
+            namespace: None,
+            echoes: 0,
+            young: 0,
+            receiver: 0,
+            is_hidden: false,
+        };
         let twins = self.sent.entry(ends).or_default();
         // Most connections have one.
         twins.reserve_exact(1);
@@ -208,6 +219,20 @@ impl RecentResets {
         }
     }
 
+    /// Hides a reset, and its echoes. What a listener on its port answers is an echo of another.
+    pub(crate) fn hide(&mut self, key: &ResetKey) {
+        let Some(sent) = self.of(key) else { return };
+        (sent.is_hidden, sent.echoes, sent.young) = (true, 0, 0);
+        let namespace = sent.namespace;
+        self.echoed.retain(|other| other != key);
+        for place in [None, namespace] {
+            let port = (key.0.0.port(), place);
+            if self.by_port.get(&port) == Some(&key.0) {
+                self.by_port.remove(&port);
+            }
+        }
+    }
+
     /// The reset of which a passive reset of `ends` is an echo, if it is one. `places` are the namespaces in which it may have been
     /// sent; empty if nothing is known of that.
     pub(crate) fn original(
@@ -235,7 +260,7 @@ impl RecentResets {
 
     /// Counts an echo of a reset that was reported already.
     pub(crate) fn echo(&mut self, original: &ResetKey) {
-        if let Some(sent) = self.of(original) {
+        if let Some(sent) = self.of(original).filter(|sent| !sent.is_hidden) {
             let is_first = sent.echoes == 0;
             sent.echoes += 1;
             sent.young += 1;

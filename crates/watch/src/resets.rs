@@ -19,8 +19,9 @@ use crate::kernel::leftovers::Leftover;
 use crate::live_reset::{AcceptQueue, BoxedReset, Direction, LiveReset, ProcessRole};
 use crate::namespace_id::NamespaceId;
 use crate::namespaces::Namespaces;
-use crate::notice::Warning;
+use crate::notice::{OwnClient, Warning};
 use crate::overflow::OverflowHistory;
+use crate::own::{OwnConnections, OwnReset, is_elsewhere, turned};
 use crate::places::Places;
 use crate::process::{NamedProcess, Processes};
 use crate::recent::{Echoes, RecentResets, Suspect};
@@ -43,6 +44,7 @@ pub(crate) struct Resets {
     waiting: HeldResets,
     recent: RecentResets,
     ended: EndedProcesses,
+    own: OwnConnections,
     /// Complete, and to be returned by the next [`settle`](Self::settle).
     done: Vec<(Held, Endpoints)>,
     /// Resets sent and received, echoes included.
@@ -71,7 +73,7 @@ impl SentEvent<'_> {
 }
 
 impl Resets {
-    pub(crate) fn new(access: &Access) -> Self {
+    pub(crate) fn new(access: &Access, own: Option<OwnClient>) -> Self {
         Self {
             processes: Processes::new(access.clone()),
             closers: Closers::default(),
@@ -83,6 +85,7 @@ impl Resets {
             waiting: HeldResets::default(),
             recent: RecentResets::default(),
             ended: EndedProcesses::default(),
+            own: OwnConnections::new(own),
             done: Vec::new(),
             seen: (0, 0),
         }
@@ -91,6 +94,11 @@ impl Resets {
     /// The number of resets sent and received.
     pub(crate) fn seen(&self) -> (u64, u64) {
         self.seen
+    }
+
+    /// How many resets were of this program's own connections, and were not told.
+    pub(crate) fn own_resets(&self) -> u64 {
+        self.own.resets()
     }
 
     pub(crate) fn own_namespace(&self) -> NamespaceId {
@@ -156,6 +164,10 @@ impl Resets {
                 counted.push((self.namespaces.place(namespace, None), counters));
             }
         }
+        warnings.retain(|warning| {
+            let Warning::UnreadAfterPeerClosed { process: Some(process), .. } = warning else { return true };
+            !self.own.is_client(process.pid)
+        });
         for warning in &mut warnings {
             let (place, process) = warning.place_mut();
             let workload = process.and_then(|process| self.processes.workload(process.pid));
@@ -187,7 +199,10 @@ impl Resets {
 
     pub(crate) fn take(&mut self, event: KernelEvent) {
         match event {
-            KernelEvent::Process(event) => self.exits.take(event, &mut self.processes),
+            KernelEvent::Process(event) => {
+                self.own.process(&event);
+                self.exits.take(event, &mut self.processes);
+            }
             KernelEvent::Socket(happening) => self.take_of_socket(happening),
         }
     }
@@ -197,6 +212,8 @@ impl Resets {
         let ends = Endpoints::from(ends);
         self.recent.own(ends.0.ip());
         match what {
+            SocketChange::State { new: tcp_state::SYN_SENT, .. } => self.own.connects(pid, socket, ends),
+            SocketChange::State { new: tcp_state::ESTABLISHED, .. } => self.own.connected(socket, ends),
             // The peer's FIN had arrived, and then a reset ended the connection.
             SocketChange::State { new: tcp_state::CLOSE, .. } => self.closers.cut_after_fin(ends, socket),
             SocketChange::State { new, .. } => {
@@ -218,6 +235,7 @@ impl Resets {
             }
             SocketChange::Destroyed => {
                 self.closers.destroyed(&ends, socket, cookie);
+                self.own.destroyed(socket);
                 self.waiting.destroyed(&ends, (socket, cookie), || self.processes.of(pid));
             }
             SocketChange::Received => {
@@ -254,6 +272,12 @@ impl Resets {
         held.cookie = cookie;
         held.known = self.recent.cause_of(&ends, time_ns);
         held.mptcp = self.closers.is_mptcp(&ends);
+        held.reset.is_own = self.own.received(&ends, socket);
+        if held.reset.is_own
+            && let Some(sent) = self.waiting.of(&turned(&ends), 0)
+        {
+            sent.reset.is_own |= sent.reset.direction == Direction::Sent;
+        }
         self.done.extend(self.waiting.hold(ends, held).map(|held| (held, ends)));
     }
 
@@ -337,8 +361,10 @@ impl Resets {
             overflow: overflows.map(OverflowHistory::now).unwrap_or_default(),
         };
         let opinion = diagnose::sent(reason, &context);
+        let own = self.own.sent(&ends, socket, event.has_socket());
         if diagnose::may_be_echo(reason, &context, opinion.0)
             && !event.is_new
+            && own == OwnReset::No
             && let Some(original) = self.recent.original(&ends, time_ns, &places)
         {
             let (running, reason) = ((pid, thread), reason.map(Into::into));
@@ -362,18 +388,16 @@ impl Resets {
         // Without a socket nobody listened where the packet arrived: who listens elsewhere has no part in it.
         let listens = listener.filter(|_| reason != Some("NO_SOCKET")).and_then(|(_, process)| process);
         let closed = process.or_else(|| closer.and_then(|close| close.process));
-        (reset.process, reset.role) = match (closed, listens) {
-            (Some(process), _) => (Some(process), Some(ProcessRole::Closed)),
-            (None, Some(process)) => (Some(process), Some(ProcessRole::Listens)),
-            (None, None) => (None, None),
-        };
+        (reset.process, reset.role) = concerned(closed, listens);
         reset.listener = context.queue.filter(|_| overflow);
         let process = reset.process.clone().zip(reset.role);
         self.recent.sent(time_ns, ends, reset.opinion(), process);
-        let waits = reset.bytes == Bytes::default();
+        // Whether it is an own one shows where it is received.
+        let waits = reset.bytes == Bytes::default() || own == OwnReset::Perhaps;
         let mut held = Held::new(reset, socket, time_ns);
         held.ended = ended;
         held.has_socket = event.has_socket();
+        held.reset.is_own = own == OwnReset::Yes;
         held.mptcp = self.closers.is_mptcp(&ends);
         if waits {
             self.done.extend(self.waiting.hold(ends, held).map(|held| (held, ends)));
@@ -431,6 +455,10 @@ impl Resets {
                 reset.namespace = reset.namespace.or_else(|| closed_in(&self.closers, &reset));
             }
             self.recent.correct(&(ends, time_ns), reset.opinion(), reset.namespace);
+            if self.is_hidden(&reset, &ends) {
+                self.recent.hide(&(ends, time_ns));
+                continue;
+            }
             match ended {
                 Some(pid) if reset.cause == Cause::ProcessGone => self.ended.add(pid, reset),
                 _ if Places::may_learn(&reset) => self.places.wait(reset),
@@ -445,6 +473,9 @@ impl Resets {
             }
             let mut reset = held.finish();
             reset.namespace = reset.namespace.or_else(|| self.recent.namespace_of(&ends, time_ns));
+            if self.is_hidden(&reset, &ends) {
+                continue;
+            }
             if let Some(namespace) = reset.namespace {
                 self.places.received(ends.0, ends.1, namespace);
                 if reset.process.is_none() {
@@ -456,6 +487,15 @@ impl Resets {
             resets.push(reset);
         }
         resets
+    }
+
+    /// Whether a reset is of a connection of this program's own, which is counted.
+    fn is_hidden(&mut self, reset: &LiveReset, ends: &Endpoints) -> bool {
+        let is_hidden = reset.is_own && !is_elsewhere(ends, reset.namespace, self.namespaces.own());
+        if is_hidden {
+            self.own.count();
+        }
+        is_hidden
     }
 
     /// Adds namespace and workload, and orders by time.
@@ -474,6 +514,18 @@ impl Resets {
         }
         resets.sort_by(|a, b| a.time_seconds.total_cmp(&b.time_seconds));
         resets
+    }
+}
+
+/// The process that is named with a reset: the one that closed, else the one that listens.
+fn concerned(
+    closed: Option<NamedProcess>,
+    listens: Option<NamedProcess>,
+) -> (Option<NamedProcess>, Option<ProcessRole>) {
+    match (closed, listens) {
+        (Some(process), _) => (Some(process), Some(ProcessRole::Closed)),
+        (None, Some(process)) => (Some(process), Some(ProcessRole::Listens)),
+        (None, None) => (None, None),
     }
 }
 

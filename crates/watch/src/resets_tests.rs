@@ -40,7 +40,7 @@ fn reset_connection(number: u32) -> [SocketEvent; 5] {
 #[test]
 fn a_burst_of_resets_takes_bounded_memory() {
     const CONNECTIONS: u32 = 60_000;
-    let mut resets = Resets::new(&Access::default());
+    let mut resets = Resets::new(&Access::default(), None);
     let before = resident();
     let (mut most, mut told) = (0, 0);
     for number in 0..CONNECTIONS {

@@ -1,5 +1,7 @@
 //! TCP states as the kernel numbers them (`include/net/tcp_states.h`).
 
+pub(crate) const ESTABLISHED: u8 = 1;
+pub(crate) const SYN_SENT: u8 = 2;
 pub(crate) const FIN_WAIT1: u8 = 4;
 pub(crate) const TIME_WAIT: u8 = 6;
 pub(crate) const CLOSE: u8 = 7;

@@ -421,6 +421,7 @@ mod tests {
             recorded: None,
             others: Vec::new(),
             is_new: false,
+            is_own: false,
         }
     }
 

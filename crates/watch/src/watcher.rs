@@ -70,9 +70,9 @@ impl Watcher {
     pub fn open(filter: Filter) -> Result<Self, CannotWatch> {
         let access = Access::default();
         let mut watcher = Self {
-            kernel: Kernel::open()?,
+            kernel: Kernel::open(filter.own.map(|client| client.port))?,
+            resets: Resets::new(&access, filter.own),
             filter,
-            resets: Resets::new(&access),
             comparison: Comparison::start(),
             counting: COUNTERS,
             overflowing: OVERFLOWING,
@@ -308,7 +308,7 @@ impl Watcher {
 
     fn compare(&mut self) -> Option<Notice> {
         self.kernel.count_lost();
-        self.comparison.saw(self.resets.seen());
+        self.comparison.saw(self.resets.seen(), self.resets.own_resets());
         let (lost, blind) = (self.kernel.lost(), self.kernel.blind());
         self.comparison.compare(lost, blind).map(|counted| Notice::Counters(counted.into()))
     }

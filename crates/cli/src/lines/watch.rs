@@ -95,6 +95,8 @@ pub(crate) struct Counters {
     seen_sent: u64,
     /// Resets seen that it received.
     seen_received: u64,
+    /// Those of both that were of connections of this program's own, to a collector (`--otlp`), and are not told.
+    own_resets: u64,
     /// Resets that the kernel counted as sent and that were not seen, at least.
     missed: u64,
     /// Events that the kernel dropped because they were not read in time.
@@ -115,6 +117,7 @@ impl From<&library::Counted> for Counters {
             blind: counted.blind.iter().map(|blind| blind.name()).collect(),
             seen_sent: counted.seen_sent,
             seen_received: counted.seen_received,
+            own_resets: counted.own_resets,
             missed: counted.missed,
             events_lost: counted.events_lost,
             overruns: counted.overruns,

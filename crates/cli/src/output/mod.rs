@@ -8,7 +8,7 @@
 //!
 //! # Standard output that is read late, or never
 //! A verb that watches must not wait for a pipe whose reader has stopped: it would see no more events, serve old numbers and not end
-//! when it is asked to. A thread writes for it ([`Stdout::queued`], [`queue_stderr`]); lines that find no room are left out, counted
+//! when it is asked to. A thread writes for it ([`Stdout::queued`], [`queue_stderr`], [`ViewTerminal`]); lines that find no room are left out, counted
 //! and said. All other verbs wait, as programs do.
 //!
 //! # Other failures
@@ -21,11 +21,13 @@ mod place;
 mod queue;
 mod stderr;
 mod stdout;
+mod terminal;
 
 pub(crate) use file::{Content, NewFile, Refused};
 pub(crate) use files::begin;
 pub(crate) use stderr::{queue_stderr, say_json, say_line, settle_stderr, write_bytes};
 pub(crate) use stdout::{Stdout, Stopped};
+pub(crate) use terminal::ViewTerminal;
 
 /// Says a line on standard error.
 macro_rules! say {

@@ -2,12 +2,19 @@
 //!
 //! A pipe whose reader has stopped (a log collector that hangs, a terminal after Ctrl-S, `less`) holds whoever writes to it. A watcher
 //! that is held reads no events, serves old numbers, and does not end when it is asked to.
+//!
+//! The thread writes to the descriptor itself, whole lines at a time: what it says is written has left the program, and a pipe whose
+//! program ends while nobody reads has no half of a line.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 /// A queue of bytes, and the thread that writes them.
 #[derive(Debug)]
@@ -34,7 +41,7 @@ struct QueueShared {
 struct QueueState {
     waiting: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// The lines that the thread is writing.
+    /// Those of the lines which the thread is writing that are not written yet.
     writing: Option<u64>,
     /// How often some were written.
     written: u64,
@@ -47,10 +54,10 @@ struct QueueState {
 
 impl OutputQueue {
     /// Starts the thread that writes to `out`. At most `most` bytes wait for it, and 64 KiB that it is writing.
-    pub(super) fn start(name: &str, most: usize, out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(name: &str, most: usize, out: impl AsFd + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(QueueShared { state: Mutex::default(), changed: Condvar::new(), most });
         let own = shared.clone();
-        thread::Builder::new().name(name.into()).spawn(move || write_all(&own, out))?;
+        thread::Builder::new().name(name.into()).spawn(move || write_all(&own, out.as_fd()))?;
         Ok(Self(shared))
     }
 
@@ -120,6 +127,12 @@ impl OutputQueue {
         }
     }
 
+    /// Whether everything that was handed over is written, or failed.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.0.lock();
+        state.waiting.is_empty() && state.writing.is_none()
+    }
+
     /// The lines that wait, and those that are being written.
     pub(super) fn unwritten_lines(&self) -> u64 {
         let state = self.0.lock();
@@ -148,7 +161,7 @@ impl QueueShared {
 }
 
 /// Writes what comes until a write fails.
-fn write_all(shared: &QueueShared, mut out: impl Write) {
+fn write_all(shared: &QueueShared, out: BorrowedFd<'_>) {
     loop {
         let mut state = shared.lock();
         let lines = loop {
@@ -163,7 +176,7 @@ fn write_all(shared: &QueueShared, mut out: impl Write) {
         state.bytes -= lines.len();
         state.writing = Some(count_lines(&lines));
         drop(state);
-        let result = write(shared, &mut out, &lines);
+        let result = pieces(&lines).try_for_each(|piece| write(shared, out, piece));
         let mut state = shared.lock();
         state.writing = None;
         let failed = result.is_err();
@@ -179,24 +192,51 @@ fn write_all(shared: &QueueShared, mut out: impl Write) {
     }
 }
 
+/// `PIPE_BUF`: so many bytes a pipe takes whole, or none of them (pipe(7)).
+const WHOLE: usize = 4096;
+
+/// Whole lines, as many as a pipe takes at once. One that is longer is a piece by itself.
+fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let end = |line: &u8| *line == b'\n';
+    std::iter::from_fn(move || {
+        let last = bytes[..bytes.len().min(WHOLE)].iter().rposition(end);
+        let first = || bytes.iter().position(end);
+        let length = if bytes.len() <= WHOLE { None } else { last.or_else(first) };
+        let (piece, rest) = bytes.split_at(length.map_or(bytes.len(), |at| at + 1));
+        bytes = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
 /// Writes these bytes, and tells of each part that was taken.
-fn write(shared: &QueueShared, out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+fn write(shared: &QueueShared, out: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        match out.write(bytes) {
+        let (taken, rest) = match rustix::io::write(out, bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(taken) => bytes = &bytes[taken..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        }
-        shared.lock().written += 1;
+            Ok(count) => bytes.split_at(count),
+            Err(Errno::INTR) => continue,
+            // Whoever has the same open file may have made it non-blocking: a shell's other programs, or the one that reads.
+            Err(Errno::AGAIN) => match poll(&mut [PollFd::from_borrowed_fd(out, PollFlags::OUT)], None) {
+                Ok(_) | Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            },
+            Err(error) => return Err(error.into()),
+        };
+        bytes = rest;
+        let mut state = shared.lock();
+        state.written += 1;
+        state.writing = state.writing.map(|lines| lines.saturating_sub(count_lines(taken)));
+        drop(state);
         shared.changed.notify_all();
     }
-    out.flush()
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{PipeReader, Read, pipe};
+
+    use rustix::fs::{OFlags, fcntl_setfl};
 
     use super::*;
 
@@ -269,6 +309,55 @@ mod tests {
         // Ends the thread, and with it the pipe.
         drop(queue);
         assert_eq!(read.join().unwrap(), 220);
+    }
+
+    /// So many lines of about a kilobyte, each with its number.
+    fn numbered(lines: usize) -> Vec<u8> {
+        (0..lines).flat_map(|number| format!("{number:04} {}\n", "x".repeat(1_000)).into_bytes()).collect()
+    }
+
+    /// What is said to be missing is what is missing, and a line is there or not.
+    #[test]
+    fn a_program_that_ends_leaves_whole_lines_and_knows_how_many() {
+        let (queue, mut reader) = before_a_pipe();
+        let lines = numbered(120);
+        for half in lines.chunks(lines.len() / 2) {
+            assert!(queue.push(half.to_vec(), soon()).unwrap());
+        }
+        assert!(!queue.settle(|still| still < STILL).unwrap(), "nobody reads");
+        let missing = queue.unwritten_lines();
+        // What the pipe has is what a reader gets if the program ends now.
+        let mut got = vec![0; rustix::io::ioctl_fionread(&reader).unwrap() as usize];
+        reader.read_exact(&mut got).unwrap();
+        assert!(got.ends_with(b"\n"), "{:?}", String::from_utf8_lossy(&got[got.len() - 30..]));
+        assert!(lines.starts_with(&got));
+        assert_eq!(count_lines(&got) + missing, 120);
+        // Not so many lines that it would be chance.
+        assert!((30..=64).contains(&(120 - missing)), "{missing}");
+    }
+
+    #[test]
+    fn pieces_are_whole_lines_that_a_pipe_takes_at_once() {
+        let lines = [numbered(9), b"y".repeat(10_000), b"\nshort\nwithout an end".to_vec()].concat();
+        let all: Vec<&[u8]> = pieces(&lines).collect();
+        assert_eq!(all.concat(), lines);
+        let lengths: Vec<usize> = all.iter().map(|piece| piece.len()).collect();
+        assert_eq!(lengths, [4 * 1006, 4 * 1006, 1006, 10_001, 20]);
+        assert_eq!(pieces(b"").count(), 0);
+        assert_eq!(pieces(&b"\n".repeat(WHOLE + 1)).map(<[u8]>::len).collect::<Vec<_>>(), [WHOLE, 1]);
+    }
+
+    #[test]
+    fn a_pipe_that_does_not_block_is_waited_for() {
+        let (mut reader, writer) = pipe().unwrap();
+        fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+        let queue = OutputQueue::start("output", 256 << 10, writer).unwrap();
+        let lines = numbered(200);
+        assert!(queue.push(lines.clone(), soon()).unwrap());
+        assert!(!queue.settle(|still| still < STILL).unwrap(), "a pipe has room for a third");
+        let mut all = vec![0; lines.len()];
+        reader.read_exact(&mut all).unwrap();
+        assert!(all == lines && queue.settle(|_| true).unwrap());
     }
 
     #[test]

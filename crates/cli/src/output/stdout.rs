@@ -64,9 +64,9 @@ impl Stdout {
 
     /// Standard output for a program that must not wait for its reader: a thread writes it. Lines for which a reader that does not read
     /// leaves no room are left out and counted; once it reads again, the line that `gap` makes of their number stands in their place.
-    /// Where no thread can be had it is written directly.
+    /// Where no thread can be had it is written directly. Lines are written as they are: they have no colours.
     pub(crate) fn queued(gap: fn(u64) -> String) -> Self {
-        let Ok(queue) = OutputQueue::start("stdout", MOST, anstream::stdout()) else { return Self::new() };
+        let Ok(queue) = OutputQueue::start("stdout", MOST, io::stdout()) else { return Self::new() };
         let queued = QueuedLines { queue, lines: Vec::new(), until: None, gap, gone: 0, left_out: 0 };
         Self { out: StdoutWay::Queued(queued) }
     }
@@ -122,11 +122,16 @@ impl Stdout {
 impl Stdout {
     /// Waits for whoever reads what was flushed: as long as it takes, or, once `is_asked` says that the program was asked to end, for
     /// a moment. Says how many lines are missing then.
-    pub(crate) fn finish(&self, is_asked: impl Fn() -> bool) -> Result<(), Stopped> {
+    pub(crate) fn finish(&mut self, is_asked: impl Fn() -> bool) -> Result<(), Stopped> {
         let mut asked = None;
-        let go_on =
+        let mut go_on =
             |still| !is_asked() || still < STILL && asked.get_or_insert_with(Instant::now).elapsed() < IN_ALL;
-        let missing = self.settle(go_on)?;
+        let mut missing = self.settle(&mut go_on)?;
+        if let StdoutWay::Queued(queued) = &mut self.out
+            && queued.fill_gap()?
+        {
+            missing = self.settle(go_on)?;
+        }
         if missing > 0 {
             say!("linger: the last {missing} lines were not written, as nobody read standard output");
         }
@@ -137,6 +142,7 @@ impl Stdout {
 impl QueuedLines {
     fn hand_over(&mut self) -> Result<(), Stopped> {
         if self.lines.is_empty() {
+            self.fill_gap()?;
             return Ok(self.queue.check()?);
         }
         let mut lines = std::mem::take(&mut self.lines);
@@ -152,6 +158,20 @@ impl QueuedLines {
             self.left_out += count;
         }
         Ok(())
+    }
+}
+
+impl QueuedLines {
+    /// Says where lines were left out, once the reader has all that is before that. Returns whether there was something to say.
+    fn fill_gap(&mut self) -> Result<bool, Stopped> {
+        if self.gone == 0 || !self.queue.is_empty() {
+            return Ok(false);
+        }
+        let is_told = self.queue.push((self.gap)(self.gone).into_bytes(), Instant::now())?;
+        if is_told {
+            self.gone = 0;
+        }
+        Ok(is_told)
     }
 }
 
@@ -196,5 +216,46 @@ impl Stopped {
                 exit::file(format_args!("cannot write to standard output{file}"), &error)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, pipe};
+
+    use super::*;
+
+    /// What was left out is told where it is missing as soon as the reader has caught up, and not only when something else comes: that
+    /// may be hours later, or never.
+    #[test]
+    fn what_was_left_out_is_told_without_a_further_line() {
+        let (reader, writer) = pipe().unwrap();
+        let queue = OutputQueue::start("output", 64 << 10, writer).unwrap();
+        let gap = |lines| format!("gap {lines}\n");
+        let queued = QueuedLines { queue, lines: Vec::new(), until: None, gap, gone: 0, left_out: 0 };
+        let mut out = Stdout { out: StdoutWay::Queued(queued) };
+        let line = "x".repeat(999);
+        let mut told = 0;
+        // The pipe is full, and then the queue.
+        while out.left_out() == 0 {
+            out.text(format_args!("{line}\n")).unwrap();
+            out.flush().unwrap();
+            told += 1;
+        }
+        let mut read = BufReader::new(reader).lines().map(Result::unwrap);
+        for _ in 1..told {
+            assert_eq!(read.next().unwrap(), line);
+        }
+        // Nothing is flushed but what is missing.
+        assert_eq!(out.settle(|_| true).unwrap(), 1);
+        out.flush().unwrap();
+        assert_eq!(out.settle(|_| true).unwrap(), 0);
+        assert_eq!(read.next().unwrap(), "gap 1");
+        // At the end as well.
+        let StdoutWay::Queued(queued) = &mut out.out else { unreachable!() };
+        (queued.gone, queued.left_out) = (7, 8);
+        out.finish(|| true).unwrap();
+        assert_eq!(out.settle(|_| true).unwrap(), 0);
+        assert_eq!(read.next().unwrap(), "gap 7");
     }
 }

@@ -212,7 +212,7 @@ impl Lines {
     }
 
     /// Waits for the reader; only for a moment if the program `is_asked` to end. Returns why stdout has failed.
-    fn finish(self, is_asked: bool) -> Option<Stopped> {
+    fn finish(mut self, is_asked: bool) -> Option<Stopped> {
         self.stopped.or_else(|| self.out.finish(|| is_asked).err())
     }
 

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
+use super::otlp::{OtlpTo, TriedCollector};
 use crate::exit;
 use crate::lines::{self, NeedState};
 use crate::output::{Stdout, Stopped};
@@ -37,8 +38,13 @@ impl Check {
 }
 
 /// Prints all checks. The status is that of watching itself.
-pub(super) fn run(json: bool) -> ExitCode {
-    let checks = all();
+pub(super) fn run(json: bool, otlp: &OtlpTo) -> ExitCode {
+    // First: its process has nothing that is opened later.
+    let collector = match otlp.check() {
+        Ok(collector) => collector.map(reached),
+        Err(status) => return status,
+    };
+    let checks: Vec<_> = all().into_iter().chain(collector).collect();
     let possible = checks.iter().all(|check| check.state != NeedState::Missing);
     let status = if possible { exit::NOTHING_LOST } else { exit::NOT_POSSIBLE_HERE };
     match write(&checks, json) {
@@ -86,6 +92,20 @@ fn all() -> Vec<Check> {
     checks.extend(NEEDS.iter().map(|need| need.check(effective)));
     checks.push(recording(PacketTap::open(RecordOptions::new(""))));
     checks
+}
+
+/// Whether events would reach the collector.
+fn reached(TriedCollector { name, trouble }: TriedCollector) -> Check {
+    const NEED: &str = "collector (--otlp)";
+    match trouble {
+        None => Check::ok(NEED, format!("{name} takes events")),
+        Some(trouble) => Check::new(
+            NEED,
+            NeedState::Degraded,
+            format!("{name}: {trouble}"),
+            "see that it is there, and the URL, the protocol and OTEL_EXPORTER_OTLP_HEADERS; until it takes them, events are tried again for five minutes each",
+        ),
+    }
 }
 
 /// Whether `--record` would get packets.

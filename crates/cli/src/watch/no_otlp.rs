@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use linger_watch::Notice;
 use linger_watch::export::Metrics;
+use linger_watch::{Notice, OwnClient};
 
 /// No option.
 #[derive(Args, Debug)]
@@ -15,6 +15,10 @@ impl OtlpTo {
         false
     }
 
+    pub(super) fn check(&self) -> Result<Option<TriedCollector>, ExitCode> {
+        Ok(None)
+    }
+
     pub(super) fn start(&self) -> Result<Option<Otlp>, ExitCode> {
         Ok(None)
     }
@@ -22,9 +26,20 @@ impl OtlpTo {
 
 /// There is none.
 #[derive(Debug)]
+pub(super) struct TriedCollector {
+    pub(super) name: String,
+    pub(super) trouble: Option<String>,
+}
+
+/// There is none.
+#[derive(Debug)]
 pub(super) enum Otlp {}
 
 impl Otlp {
+    pub(super) fn own(&self) -> OwnClient {
+        match *self {}
+    }
+
     pub(super) fn tell(&mut self, _: &[Notice], _: &Metrics, _: bool) {
         match *self {}
     }

@@ -4,15 +4,19 @@
 //! collector: what parses packets and events may not connect at all.
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use linger_otlp::{Endpoint, Exporter, MetricNaming, OtlpProtocol, SendOptions, TrustedRoots, send};
+use linger_otlp::{
+    Endpoint, Exporter, MetricNaming, OtlpProtocol, SendOptions, TrustedRoots, send, try_once,
+};
+use linger_untrusted::Untrusted;
 use linger_watch::export::Metrics;
-use linger_watch::{Apart, Notice, confine_client};
+use linger_watch::{Apart, Notice, OwnClient, confine_client};
 use percent_encoding::percent_decode_str;
 
 use crate::exit;
@@ -31,7 +35,7 @@ const TOLD: usize = 5;
 #[derive(Args, Debug)]
 pub(super) struct OtlpTo {
     /// Send each event, and the counts each minute, to the OpenTelemetry collector at this URL (http://HOST:4318, https, grpc://HOST:4317, grpcs), and to no other output unless asked for. The OTEL_EXPORTER_OTLP_... variables fill in what is left out, the URL too.
-    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "", conflicts_with = "check")]
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
     otlp: Option<String>,
     /// How a collector at an http or https URL is spoken to.
     #[arg(long, value_name = "PROTOCOL", requires = "otlp", value_parser = [HTTP, GRPC])]
@@ -41,6 +45,17 @@ pub(super) struct OtlpTo {
 const HTTP: &str = "http/protobuf";
 const GRPC: &str = "grpc";
 
+/// What the process says that asks a collector once, if all is well.
+const TAKEN: &str = "taken";
+
+/// A collector that was asked once.
+#[derive(Debug)]
+pub(super) struct TriedCollector {
+    pub(super) name: String,
+    /// What went wrong.
+    pub(super) trouble: Option<String>,
+}
+
 /// What is wrong with an option or a variable.
 struct BadSetting(String);
 
@@ -49,12 +64,40 @@ impl OtlpTo {
         self.otlp.is_some()
     }
 
+    fn settings_of_user(&self) -> Result<Option<(SendOptions, Duration)>, ExitCode> {
+        let settings = self.otlp.as_ref().map(|url| self.settings(url, &variable)).transpose();
+        settings.map_err(|BadSetting(why)| exit::fail(exit::BAD_USAGE, format_args!("{why}")))
+    }
+
+    /// Sends the collector a request without events, from a process as confined as the one that sends later.
+    pub(super) fn check(&self) -> Result<Option<TriedCollector>, ExitCode> {
+        let Some((options, _)) = self.settings_of_user()? else { return Ok(None) };
+        let (port, name) = (options.endpoint.port, options.endpoint.to_string());
+        let started = Apart::start(c"linger-otlp", move |mut socket| {
+            confine_client(port);
+            let said = try_once(&options).map_or_else(|error| error.to_string(), |()| TAKEN.to_owned());
+            // Whoever asked sees nothing of a process that cannot say it.
+            let _ = socket.write_all(said.as_bytes());
+        });
+        let said = started.and_then(|(process, mut socket)| {
+            let mut said = String::new();
+            socket.read_to_string(&mut said)?;
+            process.reap();
+            Ok(said)
+        });
+        let said =
+            said.map_err(|error| exit::io("cannot start the process that speaks to the collector", &error))?;
+        let trouble = match said.as_str() {
+            TAKEN => None,
+            "" => Some("the process that speaks to it has ended".to_owned()),
+            said => Some(Untrusted::from(said).terminal().to_string()),
+        };
+        Ok(Some(TriedCollector { name, trouble }))
+    }
+
     /// Starts the process that sends. To be called first of all: it shall have nothing that is opened later.
     pub(super) fn start(&self) -> Result<Option<Otlp>, ExitCode> {
-        let Some(url) = &self.otlp else { return Ok(None) };
-        let settings = self.settings(url, &variable);
-        let (options, every) =
-            settings.map_err(|BadSetting(why)| exit::fail(exit::BAD_USAGE, format_args!("{why}")))?;
+        let Some((options, every)) = self.settings_of_user()? else { return Ok(None) };
         let (port, name) = (options.endpoint.port, options.endpoint.to_string());
         let started = Apart::start(c"linger-otlp", move |socket| {
             confine_client(port);
@@ -69,10 +112,12 @@ impl OtlpTo {
             exporter,
             process,
             name,
+            port,
             every,
             next: Instant::now(),
             told: Vec::new(),
             is_full: false,
+            missed: (0, 0),
         }))
     }
 
@@ -83,10 +128,17 @@ impl OtlpTo {
         variable: &impl Fn(&str) -> Option<String>,
     ) -> Result<(SendOptions, Duration), BadSetting> {
         let of = |name: &str, error: &dyn std::fmt::Display| BadSetting(format!("{name}: {error}"));
-        let given = self.otlp_protocol.clone().map(|name| ("--otlp-protocol", name));
-        let set = || Some(("OTEL_EXPORTER_OTLP_PROTOCOL", variable("OTEL_EXPORTER_OTLP_PROTOCOL")?));
+        let (source, url) = if url.is_empty() {
+            let name = "OTEL_EXPORTER_OTLP_ENDPOINT";
+            let missing = || BadSetting(format!("--otlp: give a URL, or set {name}"));
+            (name, variable(name).ok_or_else(missing)?)
+        } else {
+            ("--otlp", url.to_owned())
+        };
         // A scheme that says it needs no variable for it.
         let says_it = url.starts_with("grpc");
+        let given = self.otlp_protocol.clone().map(|name| ("--otlp-protocol", name));
+        let set = || Some(("OTEL_EXPORTER_OTLP_PROTOCOL", variable("OTEL_EXPORTER_OTLP_PROTOCOL")?));
         let protocol = match given.or_else(|| set().filter(|_| !says_it)) {
             None => None,
             Some((_, name)) if name == HTTP => Some(OtlpProtocol::HttpProtobuf),
@@ -95,21 +147,16 @@ impl OtlpTo {
                 return Err(of(source, &format_args!("{name:?} is not spoken; {HTTP} and {GRPC} are")));
             }
         };
-        let (source, url) = if url.is_empty() {
-            let name = "OTEL_EXPORTER_OTLP_ENDPOINT";
-            let missing = || BadSetting(format!("--otlp: give a URL, or set {name}"));
-            (name, variable(name).ok_or_else(missing)?)
-        } else {
-            ("--otlp", url.to_owned())
-        };
         let endpoint = Endpoint::parse(&url, protocol).map_err(|error| of(source, &error))?;
         let naming = MetricNaming::new(events::metric_name, events::label_attributes);
         let scope = ("linger".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
         let mut options = SendOptions::new(endpoint, scope, now_ns(), naming);
         options.resource = resource(variable).map_err(|error| of("OTEL_RESOURCE_ATTRIBUTES", &error))?;
         if let Some(headers) = variable("OTEL_EXPORTER_OTLP_HEADERS") {
-            let headers = pairs(&headers).map_err(|error| of("OTEL_EXPORTER_OTLP_HEADERS", &error))?;
+            let bad = |error: &dyn std::fmt::Display| of("OTEL_EXPORTER_OTLP_HEADERS", error);
+            let headers = pairs(&headers).map_err(|error| bad(&error))?;
             options.headers = headers.into_iter().collect();
+            options.check_headers().map_err(|error| bad(&error))?;
         }
         if options.endpoint.is_encrypted {
             let roots = match variable("OTEL_EXPORTER_OTLP_CERTIFICATE") {
@@ -152,17 +199,17 @@ fn resource(variable: &impl Fn(&str) -> Option<String>) -> Result<BTreeMap<Strin
     Ok(resource)
 }
 
-/// `name=value,name=value`, with percent escapes in the values.
+/// `name=value,name=value`, with percent escapes in the values. Errors do not repeat them: they may be secret.
 fn pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let pair = |pair: &str| {
-        let bad = || format!("{pair:?} is not NAME=VALUE");
+    let pair = |(at, pair): (usize, &str)| {
+        let bad = || format!("part {} is not NAME=VALUE", at + 1);
         let (name, value) = pair.split_once('=').ok_or_else(bad)?;
         let value = percent_decode_str(value.trim()).decode_utf8().map_err(|_| bad())?;
         let name = name.trim();
         let is_bad = name.is_empty() || value.contains(['\r', '\n', '\0']);
         if is_bad { Err(bad()) } else { Ok((name.to_owned(), value.into_owned())) }
     };
-    text.split(',').filter(|part| !part.trim().is_empty()).map(pair).collect()
+    text.split(',').enumerate().filter(|(_, part)| !part.trim().is_empty()).map(pair).collect()
 }
 
 fn now_ns() -> u64 {
@@ -175,8 +222,9 @@ fn now_ns() -> u64 {
 pub(super) struct Otlp {
     exporter: Exporter,
     process: Apart,
-    /// The collector.
+    /// The collector, and its port.
     name: String,
+    port: u16,
     /// How often the counts are sent, and when next.
     every: Duration,
     next: Instant,
@@ -184,12 +232,21 @@ pub(super) struct Otlp {
     told: Vec<String>,
     /// Whether was told that events are dropped.
     is_full: bool,
+    /// What was missed by the last event that said so: resets, and events of the kernel.
+    missed: (u64, u64),
 }
 
 impl Otlp {
+    /// Whose connections are not told: to tell of a collector that is not there would be the next try to tell it.
+    pub(super) fn own(&self) -> OwnClient {
+        OwnClient::new(self.process.pid().unsigned_abs(), self.port)
+    }
+
     /// Hands over an event for each notice that has a line, and from time to time the counts. Never waits.
     pub(super) fn tell(&mut self, notices: &[Notice], metrics: &Metrics, is_last: bool) {
-        for event in notices.iter().filter_map(events::event) {
+        for event in
+            notices.iter().filter(|notice| says_more(&mut self.missed, notice)).filter_map(events::event)
+        {
             self.exporter.tell(&event);
         }
         self.exporter.turn();
@@ -252,6 +309,13 @@ impl Otlp {
             dropped.join(", ")
         );
     }
+}
+
+/// Whether a notice says what no event has said before. Counters come with every change, of which tries to send make some.
+fn says_more(told: &mut (u64, u64), notice: &Notice) -> bool {
+    let Notice::Counters(counted) = notice else { return true };
+    let now = (counted.missed, counted.events_lost);
+    std::mem::replace(told, now) != now
 }
 
 #[cfg(test)]

@@ -30,6 +30,10 @@ fn the_option_comes_before_the_variable() {
         "grpc://given:2"
     );
     assert_eq!(endpoint("http://given:2", None, &[]), "http://given:2");
+    // Wherever the URL stands.
+    let set =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://set:1"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")];
+    assert_eq!(endpoint("", None, &set), "grpc://set:1");
 }
 
 #[test]
@@ -42,7 +46,7 @@ fn what_is_wrong_is_said_with_where_it_stands() {
         ),
         (
             "OTEL_EXPORTER_OTLP_PROTOCOL: \"http/json\" is not spoken; http/protobuf and grpc are",
-            &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")],
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")],
         ),
     ] {
         assert_eq!(endpoint("", None, variables), said);
@@ -56,6 +60,16 @@ fn what_is_wrong_is_said_with_where_it_stands() {
     ] {
         let said = endpoint("http://x", None, &[(name, value)]);
         assert!(said.starts_with(&format!("{name}: ")), "{said}");
+    }
+    // A secret is not repeated, and what no request can have is no surprise of the first event.
+    for (value, said) in [
+        ("x-a=1,Authorization: Bearer secret", "part 2 is not NAME=VALUE"),
+        ("authorization=Bearer%20secr%C3%A9t", "the value of `authorization` is none that a field can have"),
+        ("my header=secret", "`my header` is no name of a field"),
+        ("content-length=5", "`content-length` belongs to the request itself"),
+    ] {
+        let found = endpoint("http://x", None, &[("OTEL_EXPORTER_OTLP_HEADERS", value)]);
+        assert_eq!(found, format!("OTEL_EXPORTER_OTLP_HEADERS: {said}"));
     }
     let said = endpoint("https://x", None, &[("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere")]);
     assert!(

@@ -1,5 +1,6 @@
 //! One connection to the collector, and one request after the other on it.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tonic::metadata::{MetadataKey, MetadataValue};
 use tonic_prost::ProstCodec;
@@ -29,7 +30,7 @@ use crate::endpoint::OtlpProtocol;
 const LONGEST_ANSWER: usize = 64 << 10;
 /// Longest head of an answer.
 const LONGEST_HEAD: usize = 32 << 10;
-/// Longest time for one of several addresses of a name.
+/// Longest time for one of several addresses of a name; less where they have less together.
 const ONE_ADDRESS: Duration = Duration::from_secs(3);
 
 /// A stream, with TLS or without.
@@ -115,19 +116,30 @@ impl<'a> OtlpClient<'a> {
         let endpoint = &self.options.endpoint;
         let unknown = |error: std::io::Error| format!("cannot look up {}: {error}", endpoint.host);
         let addresses = lookup_host((endpoint.host.as_str(), endpoint.port)).await.map_err(unknown)?;
-        let mut last = format!("{} has no address", endpoint.host);
-        for address in addresses {
-            match timeout(ONE_ADDRESS, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => last = format!("cannot connect to {address}: {error}"),
-                Err(_) => last = format!("cannot connect to {address}: no answer"),
-            }
-        }
-        Err(last)
+        let addresses: Vec<_> = addresses.collect();
+        let stream = first_that_answers(&addresses, self.options.timeout).await;
+        stream.unwrap_or_else(|| Err(format!("{} has no address", endpoint.host)))
     }
+}
+
+/// Connects to the first of the addresses that answers: in the system's order, and so that the last has its part of the `time`, too, and
+/// the request behind it. `None` if there is no address; else the error of the last.
+async fn first_that_answers(addresses: &[SocketAddr], time: Duration) -> Option<Result<TcpStream, String>> {
+    let until = Instant::now() + time;
+    let mut last = None;
+    for (at, address) in addresses.iter().enumerate() {
+        let parts = addresses.len() - at + 1;
+        let part = until.saturating_duration_since(Instant::now()) / u32::try_from(parts).unwrap_or(u32::MAX);
+        last = Some(match timeout(ONE_ADDRESS.min(part), TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                let _ = stream.set_nodelay(true);
+                return Some(Ok(stream));
+            }
+            Ok(Err(error)) => Err(format!("cannot connect to {address}: {error}")),
+            Err(_) => Err(format!("cannot connect to {address}: no answer")),
+        });
+    }
+    last
 }
 
 /// A connection, and the task that drives it. It ends with this.
@@ -239,5 +251,29 @@ impl Service<Request<tonic::body::Body>> for GrpcChannel {
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         Box::pin(self.0.send_request(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    /// The first address of a name is dead: its queue is full, and it drops what comes.
+    #[tokio::test]
+    async fn a_dead_address_leaves_time_for_the_next() {
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(0).unwrap();
+        let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let [dead, live] = [&full, &live].map(|listener| listener.local_addr().unwrap());
+        let _only = TcpStream::connect(dead).await.unwrap();
+        let time = Duration::from_secs(2);
+        let found = timeout(time, first_that_answers(&[dead, live], time)).await.expect("within the time");
+        assert_eq!(found.unwrap().unwrap().peer_addr().unwrap(), live);
+        let alone = first_that_answers(&[dead], Duration::from_millis(50)).await.unwrap().unwrap_err();
+        assert_eq!(alone, format!("cannot connect to {dead}: no answer"));
+        assert!(first_that_answers(&[], time).await.is_none());
     }
 }

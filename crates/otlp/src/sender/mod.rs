@@ -20,13 +20,19 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
+use hyper::header::HeaderName;
+use linger_untrusted::Untrusted;
+use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::metadata::{Ascii, MetadataValue};
 
+use self::client::OtlpClient;
 use self::delivery::{deliver_events, deliver_metrics};
 use self::queue::{EventQueue, MetricsText};
+use self::retry::SendResult;
 use crate::counts::ExportCounts;
 use crate::endpoint::Endpoint;
 use crate::frame::{FrameKind, HEAD, frame, head};
@@ -81,6 +87,56 @@ impl SendOptions {
     }
 }
 
+/// Why a field cannot be sent with each request. Values are not repeated: they may be secret.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BadHeader {
+    /// Its name has other characters than names have.
+    #[error("`{}` is no name of a field", .0.terminal())]
+    Name(Untrusted),
+    /// Its value has characters that fields do not have in each of the protocols.
+    #[error("the value of `{0}` is none that a field can have")]
+    Value(String),
+    /// It says what the request itself says.
+    #[error("`{0}` belongs to the request itself")]
+    Own(String),
+}
+
+impl SendOptions {
+    /// Looks whether requests can have these fields.
+    ///
+    /// # Errors
+    /// Returns the first that they cannot have.
+    pub fn check_headers(&self) -> Result<(), BadHeader> {
+        const OWN: [&str; 8] = [
+            "host",
+            "content-type",
+            "content-length",
+            "content-encoding",
+            "transfer-encoding",
+            "connection",
+            "te",
+            "upgrade",
+        ];
+        for (name, value) in &self.headers {
+            let Ok(known) = HeaderName::from_bytes(name.as_bytes()) else {
+                return Err(BadHeader::Name(name.as_str().into()));
+            };
+            let name = known.as_str();
+            if OWN.contains(&name) {
+                return Err(BadHeader::Own(name.to_owned()));
+            }
+            // What ends so is base64 in gRPC (`-bin`).
+            let is_known =
+                !name.ends_with("-bin") && MetadataValue::<Ascii>::try_from(value.as_str()).is_ok();
+            if !is_known {
+                return Err(BadHeader::Value(name.to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What the tasks share.
 #[derive(Debug)]
 struct SendDesk {
@@ -124,6 +180,25 @@ pub fn send(socket: UnixStream, options: SendOptions) -> io::Result<()> {
     // A name that is still looked up is not waited for.
     runtime.shutdown_background();
     result
+}
+
+/// Sends a request without events, once, and says why the collector does not take it.
+///
+/// # Errors
+/// Returns the errors of starting, and what went wrong in words: part of them may be the collector's.
+pub fn try_once(options: &SendOptions) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let result = runtime.block_on(async {
+        let mut client = OtlpClient::new(options);
+        client.send(&messages::logs(Vec::new(), options, options.started_ns)).await
+    });
+    runtime.shutdown_background();
+    match result {
+        SendResult::Taken { message, .. } if message.is_empty() => Ok(()),
+        SendResult::Taken { message: words, .. }
+        | SendResult::Refused(words)
+        | SendResult::Later(words, _) => Err(io::Error::other(words)),
+    }
 }
 
 async fn run(socket: UnixStream, options: SendOptions) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //!
 //! The rules are those of the OTLP specification 1.x: "OTLP/HTTP Response", "OTLP/gRPC Response", and their throttling.
 
+use std::error::Error;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime};
 
@@ -88,6 +89,10 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// What a gRPC status other than OK means.
 pub(super) fn of_grpc(status: &tonic::Status) -> SendResult {
+    // A status that the collector has not sent: the connection has ended, or the stream was reset. Its code is this side's.
+    if let Some(error) = status.source() {
+        return SendResult::Later(format!("no answer: {}", causes(error)), None);
+    }
     let words = format!("it answers {:?}: {}", status.code(), status.message());
     let details = RpcStatus::decode(status.details()).map(|status| status.details).unwrap_or_default();
     let info = details.iter().find(|detail| detail.type_url.ends_with("/google.rpc.RetryInfo"));
@@ -106,6 +111,17 @@ pub(super) fn of_grpc(status: &tonic::Status) -> SendResult {
         Code::ResourceExhausted if delay.is_some() => SendResult::Later(words, delay),
         _ => SendResult::Refused(words),
     }
+}
+
+/// An error and what led to it, in words.
+fn causes(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 /// How long is waited before the next try.

@@ -10,7 +10,6 @@ use super::load::{AttemptFate, ClientKind, LoadAttempt, ReloadLoad, UnderWay};
 use super::trigger::Trigger;
 use crate::budget::{CONTROLS, RELOAD_CLIENTS, UNDER_WAY};
 use crate::prober::Prober;
-use crate::target::is_here;
 
 /// A request that was sent so long before a server was told to stop, and a round trip, is one that it had accepted. Later ones may
 /// have waited in the listening socket's queue.
@@ -65,12 +64,19 @@ fn may_keep(prober: &Prober) -> bool {
     !prober.dialect.is_raw() && !prober.dialect.is_fcgi()
 }
 
+/// Who listens at the target, as far as it is seen.
 fn look(prober: &Prober) -> Listening {
-    let pid = prober.config.pid;
-    if pid.is_none() && !is_here(&prober.address) {
-        return Listening::default();
+    let address = &prober.address;
+    let here = Listening::look(address, None);
+    match prober.config.pid {
+        // A loopback address leads to this network namespace, wherever the process is.
+        Some(pid)
+            if !address.as_socket().is_some_and(|address| address.ip().to_canonical().is_loopback()) =>
+        {
+            here.and(Listening::look(address, Some(pid)))
+        }
+        _ => here,
     }
-    Listening::look(&prober.address, pid)
 }
 
 fn moments(

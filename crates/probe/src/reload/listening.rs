@@ -33,8 +33,10 @@ impl Listening {
         let read = |file: &str| fs::read_to_string(format!("{folder}/{file}")).unwrap_or_default();
         let sockets: BTreeSet<u64> = match (address.as_socket(), address.as_pathname()) {
             (Some(address), _) => {
+                let ip = address.ip().to_canonical();
+                let is_local = ip.is_loopback() || is_local(ip, &read("fib_trie"), &read("if_inet6"));
                 let tables = read("tcp") + &read("tcp6");
-                tables.lines().filter_map(|line| tcp_inode(line, address)).collect()
+                tables.lines().filter_map(|line| tcp_inode(line, address, is_local)).collect()
             }
             (None, Some(path)) => {
                 let path = path.to_string_lossy();
@@ -44,6 +46,13 @@ impl Listening {
         };
         let holders = if sockets.is_empty() { BTreeMap::new() } else { holders(&sockets) };
         Self { sockets, holders }
+    }
+
+    /// What is seen in either of two network namespaces.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.sockets.extend(other.sockets);
+        self.holders.extend(other.holders);
+        self
     }
 
     /// Whether a process holds what listens, or has started one that does. `None`: it cannot be known.
@@ -86,14 +95,35 @@ impl Listening {
     }
 }
 
-/// The inode of a line of `/proc/net/tcp` or `tcp6`, if it is a socket that listens there.
-fn tcp_inode(line: &str, address: SocketAddr) -> Option<u64> {
+/// Whether an address is one of a network namespace, by its `fib_trie` and `if_inet6`.
+fn is_local(ip: IpAddr, fib_trie: &str, if_inet6: &str) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            // A line with the address, and behind it lines with what it is; in more than one table.
+            let (leaf, mut is_its) = (format!("|-- {ip}"), false);
+            fib_trie.lines().map(str::trim).any(|line| {
+                if !line.starts_with('/') {
+                    is_its = line == leaf;
+                }
+                is_its && line.ends_with("host LOCAL")
+            })
+        }
+        IpAddr::V6(ip) => {
+            let digits: String = ip.octets().iter().map(|byte| format!("{byte:02x}")).collect();
+            if_inet6.lines().any(|line| line.starts_with(&digits))
+        }
+    }
+}
+
+/// The inode of a line of `/proc/net/tcp` or `tcp6`, if it is a socket that listens there. `is_local`: the address is one of that
+/// network namespace, so that whoever listens at all of them listens there.
+fn tcp_inode(line: &str, address: SocketAddr, is_local: bool) -> Option<u64> {
     const LISTEN: &str = "0A";
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [_, local, _, LISTEN, _, _, _, _, _, inode, ..] = fields[..] else { return None };
     let (ip, port) = local.split_once(':')?;
     let ip = ip_of(ip)?.to_canonical();
-    let is_there = ip.is_unspecified() || ip == address.ip().to_canonical();
+    let is_there = ip.is_unspecified() && is_local || ip == address.ip().to_canonical();
     (is_there && u16::from_str_radix(port, 16).ok()? == address.port()).then(|| inode.parse().ok())?
 }
 
@@ -194,5 +224,25 @@ mod tests {
         assert_eq!(Listening::look(&other.into(), None), Listening::default());
         assert_eq!(Listening::default().is_of(own), None);
         drop(third);
+        // Who listens at every address of this host does not listen at that of another.
+        let far = SocketAddr::from(([203, 0, 113, 1], second.local_addr().unwrap().port()));
+        assert_eq!(Listening::look(&far.into(), None), Listening::default());
+    }
+
+    #[test]
+    fn what_is_seen_in_two_namespaces_is_seen() {
+        let both = of(&[7], &[(10, 1)]).and(of(&[8], &[(20, 1)]));
+        assert_eq!(both, of(&[7, 8], &[(10, 1), (20, 1)]));
+    }
+
+    #[test]
+    fn addresses_of_a_namespace_are_known() {
+        const TRIE: &str = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 10.0.0.0/24 2 0 2\n        |-- 10.0.0.0\n           /24 link UNICAST\n        |-- 10.0.0.2\n           /32 host LOCAL\n        |-- 10.0.0.255\n           /32 link BROADCAST\n";
+        const SIX: &str = "fd000000000000000000000000000064 02 40 00 80     eth0\n";
+        let known = |ip: &str| is_local(ip.parse().unwrap(), TRIE, SIX);
+        assert!(known("10.0.0.2") && known("fd00::64"));
+        for other in ["10.0.0.0", "10.0.0.25", "10.0.0.255", "10.0.0.3", "0.0.0.0", "fd00::6", "::"] {
+            assert!(!known(other), "{other}");
+        }
     }
 }

@@ -37,12 +37,23 @@ impl<'b> Trigger<'b> {
         let id = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(missing)?;
         let process = pidfd_open(id, PidfdFlags::empty()).map_err(|error| match error {
             Errno::SRCH => missing(),
+            // pidfd_open(2), which takes the first thread of a process alone.
+            Errno::NOENT | Errno::INVAL => format!("{pid} is a thread, and no process"),
             error => format!("process {pid} cannot be told: {error}"),
         })?;
-        if listening.is_of(pid) == Some(false) {
-            return Err(format!(
-                "not told: process {pid} has no part in what listens there, and has started nothing that does"
-            ));
+        match listening.is_of(pid) {
+            Some(true) => {}
+            Some(false) => {
+                return Err(format!(
+                    "not told: process {pid} has no part in what listens there, and has started nothing that does"
+                ));
+            }
+            // A number that was mistyped is another's.
+            None => {
+                return Err(format!(
+                    "not told: who listens there is not seen from here, so that process {pid} may be anybody's; a command may tell it"
+                ));
+            }
         }
         Ok(Self::Signal { process, pid, signal })
     }
@@ -133,6 +144,16 @@ mod tests {
         let here = Listening::look(&listener.local_addr().unwrap().into(), None);
         assert!(new(child.id(), &here).unwrap_err().starts_with("not told: process"));
         assert_eq!(new(std::process::id(), &here), Ok(()));
+        let thread = std::thread::spawn(|| {
+            let id = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+            let by = ReloadBy::Signal { pid: id, signal: ReloadSignal::Term };
+            (id, Trigger::new(&by, &Listening::default()).map(|_| ()))
+        });
+        let (id, told) = thread.join().unwrap();
+        assert_eq!(told, Err(format!("{id} is a thread, and no process")));
+        // Where nothing is seen to listen, as behind a translated address, nobody is told.
+        let said = new(child.id(), &Listening::default()).unwrap_err();
+        assert!(said.starts_with("not told: who listens there is not seen"), "{said}");
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -1,6 +1,9 @@
 //! The frames of a WebSocket (RFC 6455 section 5.2), as far as they show how it ends.
 
+const CONTINUATION: u8 = 0;
 const CLOSE: u8 = 8;
+/// The longest payload of all: the highest bit of the length is 0 (RFC 6455 section 5.2).
+const MOST_LENGTH: u64 = u64::MAX >> 1;
 /// The longest payload of a control frame (RFC 6455 section 5.5).
 const MOST_CONTROL: u64 = 125;
 
@@ -12,6 +15,8 @@ pub(crate) struct ServerFrames {
     /// Bytes of the frame's payload that are still to come.
     left: u64,
     is_within: bool,
+    /// A message has begun whose last frame is still to come.
+    is_fragment: bool,
     is_close: bool,
     close: Vec<u8>,
     state: FrameState,
@@ -48,7 +53,8 @@ impl ServerFrames {
             if self.is_within && self.left == 0 {
                 self.is_within = false;
                 if self.is_close {
-                    self.state = FrameState::Closed;
+                    self.state =
+                        if is_allowed(&self.close) { FrameState::Closed } else { FrameState::Broken };
                 }
             }
         }
@@ -65,7 +71,9 @@ impl ServerFrames {
         // No extension was asked for, a server does not mask, and a control frame is short and whole.
         let is_known = matches!(opcode, 0..=2 | CLOSE..=10);
         let is_long = u64::from(short) > MOST_CONTROL;
-        if first & 0x70 != 0 || is_masked || !is_known || (is_control && (is_long || !is_last)) {
+        // The frames of a message follow each other: a continuation has a beginning, and no other message begins within (section 5.4).
+        let is_astray = !is_control && self.is_fragment != (opcode == CONTINUATION);
+        if first & 0x70 != 0 || is_masked || !is_known || (is_control && (is_long || !is_last)) || is_astray {
             self.state = FrameState::Broken;
             return;
         }
@@ -75,7 +83,12 @@ impl ServerFrames {
             (126, 2) | (127, 8) => number(length),
             _ => return,
         };
+        if self.left > MOST_LENGTH {
+            self.state = FrameState::Broken;
+            return;
+        }
         self.is_close = opcode == CLOSE;
+        self.is_fragment = if is_control { self.is_fragment } else { !is_last };
         self.is_within = true;
         self.head.clear();
     }
@@ -94,6 +107,22 @@ impl ServerFrames {
     pub(crate) fn code(&self) -> Option<u16> {
         let code = self.close.first_chunk::<2>().filter(|_| self.is_closed())?;
         Some(u16::from_be_bytes(*code))
+    }
+}
+
+/// Whether a Close frame may say this: nothing, or a code that is sent (RFC 6455 section 7.4) and a reason in UTF-8.
+///
+/// 1005, 1006 and 1015 stand for what no frame has said; 1004 has no meaning; from 5000 on there are none. Those that are not given out
+/// yet (1016 to 2999) are taken: a later standard may have given them out.
+fn is_allowed(close: &[u8]) -> bool {
+    match close.split_first_chunk::<2>() {
+        None => close.is_empty(),
+        Some((code, reason)) => {
+            let code = u16::from_be_bytes(*code);
+            (1000..5000).contains(&code)
+                && !matches!(code, 1004..=1006 | 1015)
+                && std::str::from_utf8(reason).is_ok()
+        }
     }
 }
 
@@ -180,6 +209,52 @@ mod tests {
             );
         }
         assert!(at_any_split(&close).iter().all(|seen| *seen == (2, true, false, Some(1000))));
+    }
+
+    fn is_close(payload: &[u8]) -> bool {
+        let seen = at_any_split(&frame(8, payload));
+        assert!(seen.iter().all(|seen| seen.1 != seen.2), "it is one or the other");
+        seen[0].1
+    }
+
+    /// A client that is told such a thing gives up: it has not been told why.
+    #[test]
+    fn a_close_that_says_what_none_may_say_is_none() {
+        for code in [1000_u16, 1001, 1003, 1007, 1009, 1014, 1016, 2999, 3000, 4999] {
+            assert!(is_close(&code.to_be_bytes()), "{code}");
+        }
+        for code in [0_u16, 999, 1004, 1005, 1006, 1015, 5000, u16::MAX] {
+            assert!(!is_close(&code.to_be_bytes()), "{code}");
+        }
+        assert!(is_close(b"") && !is_close(b"\x03"), "half a code");
+        assert!(is_close(b"\x03\xe8gr\xc3\xbc\xc3\x9f") && !is_close(b"\x03\xe8\xc3"), "no UTF-8");
+    }
+
+    #[test]
+    fn the_frames_of_a_message_follow_each_other() {
+        let part = |opcode: u8| {
+            let mut part = frame(opcode, b"part");
+            part[0] &= 0x7f;
+            part
+        };
+        let ends = |frames: &[Vec<u8>]| {
+            let seen = at_any_split(&[frames.concat(), frame(8, b"")].concat());
+            (seen[0].1, seen[0].2)
+        };
+        let ping = frame(9, b"");
+        assert_eq!(ends(&[part(1), ping, part(0), frame(0, b"last"), frame(2, b"")]), (true, false));
+        // A Close may come within a message.
+        assert_eq!(ends(&[part(1)]), (true, false));
+        for astray in
+            [vec![frame(0, b"")], vec![part(0)], vec![part(1), frame(2, b"")], vec![frame(1, b""), part(0)]]
+        {
+            assert_eq!(ends(&astray), (false, true), "{astray:?}");
+        }
+        let mut endless = vec![0x82, 127];
+        endless.extend(u64::MAX.to_be_bytes());
+        assert!(at_any_split(&endless).iter().all(|seen| seen.2));
+        endless[2] = 0x7f;
+        assert!(at_any_split(&endless).iter().all(|seen| !seen.2));
     }
 
     #[test]

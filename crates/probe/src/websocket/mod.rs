@@ -76,6 +76,10 @@ fn opened(prober: &Prober) -> io::Result<Opened<'_>> {
     trial.send(STUCK);
     trial.continues(prober.config.patience);
     if trial.websocket().is_some() {
+        if !trial.is_upgrade() {
+            let text = "it answered 101 without `Upgrade: websocket` and `Connection: Upgrade`: a client gives up there";
+            return Ok(Opened::Otherwise(text.into()));
+        }
         if trial.websocket_accept().is_some_and(|accept| accept == key.accept()) {
             return Ok(Opened::Agreed(Box::new(trial)));
         }

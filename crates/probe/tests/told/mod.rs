@@ -90,6 +90,29 @@ fn a_server_that_fails_requests_before_is_not_told() {
     });
 }
 
+/// What listens at a loopback address is in this network namespace, wherever the process is.
+#[test]
+fn a_process_of_another_network_namespace_gets_no_signal() {
+    sandboxed(|| {
+        let url = page();
+        let mut other = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap();
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let there = format!("/proc/{}/ns/net", other.id());
+        while std::fs::read_link(&there).unwrap() == own {
+            std::thread::yield_now();
+        }
+        let mut config = config(&[Check::Reload]);
+        config.reload = Some(ReloadBy::Signal { pid: other.id(), signal: ReloadSignal::Term });
+        config.pid = Some(other.id());
+        let found = ask(&url, &config).unwrap().findings.remove(0);
+        let lives = other.try_wait().unwrap().is_none();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!((found.answer, lives), (CheckAnswer::CannotTell, true), "{found:#?}");
+        assert!(found.sentence.contains("has no part in what listens there"), "{}", found.sentence);
+    });
+}
+
 #[test]
 fn a_process_that_is_not_the_servers_gets_no_signal() {
     sandboxed(|| {

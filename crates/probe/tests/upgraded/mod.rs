@@ -1,7 +1,7 @@
 //! Servers that speak WebSocket, end it well or not, or refuse it.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use data_encoding::BASE64;
@@ -219,18 +219,51 @@ fn what_cannot_be_asked_is_not_called_kept() {
         );
         let left = ask(&url, &quiet(&[Check::WebSocket])).unwrap().findings.remove(0);
         assert_eq!((left.answer, left.left_out), (CheckAnswer::CannotTell, Some(LeftOut::Active)));
-        // It agrees to another client's key.
-        let wrong = websockets(
-            |stream, _| {
-                let _ = stream.write_all(
-                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: AAAA\r\n\r\n",
-                );
-                let _ = stream.shutdown(Shutdown::Write);
-            },
-            false,
-        );
-        let wrong = ask(&wrong, &config(&[Check::WebSocket])).unwrap().findings.remove(0);
-        assert_eq!(wrong.answer, CheckAnswer::CannotTell, "{wrong:#?}");
-        assert!(wrong.sentence.contains("Sec-WebSocket-Accept"), "{}", wrong.sentence);
+        // It agrees to another client's key, or to no WebSocket: a client gives up at both.
+        let key = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: AAAA";
+        for (said, why) in [
+            (key, "Sec-WebSocket-Accept"),
+            ("Upgrade: websocket\r\nConnection: close", "without `Upgrade: websocket`"),
+        ] {
+            let wrong = agreed(said);
+            assert_eq!(wrong.answer, CheckAnswer::CannotTell, "{wrong:#?}");
+            assert!(wrong.sentence.contains(why), "{}", wrong.sentence);
+        }
+    });
+}
+
+/// What is found of a server that answers 101 with these fields, and nothing behind.
+fn agreed(fields: &'static str) -> CheckFinding {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let seen = String::from_utf8_lossy(&head(&mut stream)).into_owned();
+                if seen.contains("Sec-WebSocket-Key") {
+                    let _ = write!(stream, "HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\n");
+                } else {
+                    respond(&mut stream, "200 OK", "", BODY);
+                }
+                close_well(&mut stream);
+            });
+        }
+    });
+    ask(&url, &config(&[Check::WebSocket])).unwrap().findings.remove(0)
+}
+
+/// A Close frame that says what none may say is not one: a client is told 1006, or 1002, in its place.
+#[test]
+fn a_close_frame_that_none_may_send_is_not_called_kept() {
+    sandboxed(|| {
+        let wrong = found(|stream, _| {
+            if to_the_close(stream) {
+                // 1006.
+                let _ = stream.write_all(b"\x88\x02\x03\xee");
+            }
+            close_well(stream);
+        });
+        assert_eq!((wrong.answer, wrong.verdict), (CheckAnswer::CannotTell, None), "{wrong:#?}");
+        assert!(wrong.sentence.contains("a client gives up there"), "{}", wrong.sentence);
     });
 }

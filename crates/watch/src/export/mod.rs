@@ -62,6 +62,7 @@ pub struct Metrics {
     kernel: Family<CounterLabels, Counter>,
     seen: Family<DirectionLabels, Counter>,
     missed: Gauge<i64, AtomicI64>,
+    own: Counter<u64, AtomicU64>,
     left_out: Counter<u64, AtomicU64>,
     labels: Arc<Mutex<HashSet<ResetLabels>>>,
     /// Those of `overflows`.
@@ -116,7 +117,7 @@ impl Default for Metrics {
             "Resets that the kernel counted as sent beyond those seen",
             missed.clone(),
         );
-        let left_out = left_out_lines(registry);
+        let (own, left_out) = (own_resets(registry), left_out_lines(registry));
         let blind = Family::<BlindLabels, Gauge<i64, AtomicI64>>::default();
         registry.register("blind", "What cannot be seen on this host (1)", blind.clone());
         let (exported, not_exported) = (Family::default(), Family::default());
@@ -146,6 +147,7 @@ impl Default for Metrics {
             kernel,
             seen,
             missed,
+            own,
             left_out,
             labels: Arc::default(),
             listeners: Arc::default(),
@@ -157,6 +159,13 @@ impl Default for Metrics {
             started: Instant::now(),
         }
     }
+}
+
+fn own_resets(registry: &mut Registry) -> Counter<u64, AtomicU64> {
+    let (own, not_told) =
+        (Counter::default(), "Resets of connections of the watcher's own, which are not told");
+    registry.register("own_resets", not_told, own.clone());
+    own
 }
 
 fn left_out_lines(registry: &mut Registry) -> Counter<u64, AtomicU64> {
@@ -331,6 +340,7 @@ impl Metrics {
         for (direction, seen) in [("sent", counted.seen_sent), ("received", counted.seen_received)] {
             self.seen.get_or_create(&DirectionLabels { direction }).inner().store(seen, Ordering::Relaxed);
         }
+        self.own.inner().store(counted.own_resets, Ordering::Relaxed);
         self.missed.set(counted.missed.try_into().unwrap_or(i64::MAX));
     }
 

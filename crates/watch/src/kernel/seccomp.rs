@@ -40,8 +40,12 @@ const BOTH: &[libc::c_long] = &[
     libc::SYS_shmat,
     libc::SYS_shmctl,
     libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
     libc::SYS_semctl,
     libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
     libc::SYS_msgctl,
     libc::SYS_mq_open,
     libc::SYS_mq_unlink,
@@ -92,7 +96,17 @@ const BOTH: &[libc::c_long] = &[
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
     libc::SYS_fremovexattr,
+    SYS_SETXATTRAT,
+    SYS_REMOVEXATTRAT,
+    SYS_FILE_SETATTR,
+    SYS_OPEN_TREE_ATTR,
     libc::SYS_utimensat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utime,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utimes,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_futimesat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_fork,
     #[cfg(target_arch = "x86_64")]
@@ -110,55 +124,61 @@ const BOTH: &[libc::c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_modify_ldt,
 ];
-/// `fchmodat2`, the same number everywhere.
+/// `fchmodat2`, the same number everywhere, as those of all later calls.
 const SYS_FCHMODAT2: libc::c_long = 452;
+const SYS_SETXATTRAT: libc::c_long = 463;
+const SYS_REMOVEXATTRAT: libc::c_long = 466;
+const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
+const SYS_FILE_SETATTR: libc::c_long = 469;
+
+/// Calls that change files and directories by their names, or what is in a file that is open; beside `openat` and `open`.
+const FILES: &[libc::c_long] = &[
+    libc::SYS_openat2,
+    libc::SYS_mknodat,
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_truncate,
+    libc::SYS_ftruncate,
+    libc::SYS_renameat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_creat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mknod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mkdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rmdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_link,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_symlink,
+];
 
 /// Calls of a process that are refused.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RefusedCalls {
     /// Whatever their arguments.
-    calls: &'static [libc::c_long],
+    calls: &'static [&'static [libc::c_long]],
     /// By one of them.
     arguments: &'static [RefusedArgument],
 }
 
 /// What the process that parses does not do.
 pub(crate) const PARSER: RefusedCalls = RefusedCalls {
-    calls: &[libc::SYS_connect, libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset],
+    calls: &[&[libc::SYS_connect, libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_capset]],
     arguments: &[LISTS_ALONE, LISTS_PROTOCOL],
 };
 
 /// What the opener does not do: it writes to no file.
 pub(crate) const OPENER: RefusedCalls = RefusedCalls {
-    calls: &[
-        libc::SYS_connect,
-        libc::SYS_openat2,
-        libc::SYS_mknodat,
-        libc::SYS_mkdirat,
-        libc::SYS_unlinkat,
-        libc::SYS_renameat2,
-        libc::SYS_linkat,
-        libc::SYS_symlinkat,
-        libc::SYS_truncate,
-        libc::SYS_ftruncate,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_creat,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_mknod,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_mkdir,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_rmdir,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_unlink,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_rename,
-        libc::SYS_renameat,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_link,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_symlink,
-    ],
+    calls: &[&[libc::SYS_connect], FILES],
     arguments: &[
         LISTS_ALONE,
         LISTS_PROTOCOL,
@@ -172,22 +192,15 @@ pub(crate) const OPENER: RefusedCalls = RefusedCalls {
 /// the kernel's table of addresses. It listens to nobody, uses no socket of this host's programs, and changes no file.
 pub(crate) const CLIENT: RefusedCalls = RefusedCalls {
     calls: &[
-        libc::SYS_setns,
-        libc::SYS_perf_event_open,
-        libc::SYS_capset,
-        libc::SYS_listen,
-        libc::SYS_accept,
-        libc::SYS_accept4,
-        libc::SYS_openat2,
-        libc::SYS_mknodat,
-        libc::SYS_mkdirat,
-        libc::SYS_unlinkat,
-        libc::SYS_renameat2,
-        libc::SYS_renameat,
-        libc::SYS_linkat,
-        libc::SYS_symlinkat,
-        libc::SYS_truncate,
-        libc::SYS_ftruncate,
+        &[
+            libc::SYS_setns,
+            libc::SYS_perf_event_open,
+            libc::SYS_capset,
+            libc::SYS_listen,
+            libc::SYS_accept,
+            libc::SYS_accept4,
+        ],
+        FILES,
     ],
     arguments: &[
         refused(libc::SYS_socket, 0, ALL, ArgumentRule::Not(&INTERNET)),
@@ -307,7 +320,7 @@ fn program(others: RefusedCalls, own: u32) -> Vec<libc::sock_filter> {
         line(AT_LEAST, X32, 0, 1),
         answer(libc::EPERM),
     ];
-    for call in BOTH.iter().chain(others.calls) {
+    for call in BOTH.iter().chain(others.calls.iter().copied().flatten()) {
         lines.extend([line(EQUAL, *call as u32, 0, 1), answer(libc::EPERM)]);
     }
     // Its flags are in memory, where a filter does not look. The C libraries fall back to `clone`.

@@ -69,7 +69,55 @@ const REACHES_OUT: &[(&str, libc::c_long, [i64; 6])] = &[
     ("the same by a message", libc::SYS_sendmsg, [-1, 0, FAST_OPEN as i64, 0, 0, 0]),
     ("memory of others", libc::SYS_shmget, [0, 0, 0, 0, 0, 0]),
     ("queues of others", libc::SYS_mq_open, [0, 0, 0, 0, 0, 0]),
+    ("semaphores of others, whose numbers everybody sees", libc::SYS_semop, [-1, 0, 0, 0, 0, 0]),
+    ("messages to others", libc::SYS_msgsnd, [-1, 0, 0, 0, 0, 0]),
+    ("messages of others", libc::SYS_msgrcv, [-1, 0, 0, 0, 0, 0]),
+    ("extended attributes by a newer call", SYS_SETXATTRAT, [-1, 0, 0, 0, 0, 0]),
+    ("the same, to remove", SYS_REMOVEXATTRAT, [-1, 0, 0, 0, 0, 0]),
+    ("attributes of a file system", SYS_FILE_SETATTR, [-1, 0, 0, 0, 0, 0]),
+    ("a mount with other attributes", SYS_OPEN_TREE_ATTR, [-1, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("times by an older call", libc::SYS_utime, [0, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("the same in microseconds", libc::SYS_utimes, [0, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("the same in a directory", libc::SYS_futimesat, [-1, 0, 0, 0, 0, 0]),
 ];
+
+/// Each would have another error than EPERM without the filter.
+const CHANGES_FILES: &[(&str, libc::c_long, [i64; 6])] = &[
+    ("write", libc::SYS_openat, [0, 0, libc::O_WRONLY as i64, 0, 0, 0]),
+    ("make", libc::SYS_openat, [0, 0, libc::O_CREAT as i64, 0, 0, 0]),
+    ("write by a structure", libc::SYS_openat2, [-1, 0, 0, 0, 0, 0]),
+    ("remove", libc::SYS_unlinkat, [-1, 0, 0, 0, 0, 0]),
+    ("rename", libc::SYS_renameat2, [-1, 0, -1, 0, 0, 0]),
+    ("link", libc::SYS_linkat, [-1, 0, -1, 0, 0, 0]),
+    ("empty", libc::SYS_truncate, [0, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("write by an older call", libc::SYS_creat, [0, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("remove by an older call", libc::SYS_unlink, [0, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("remove a directory", libc::SYS_rmdir, [0, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("rename by an older call", libc::SYS_rename, [0, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("link by an older call", libc::SYS_link, [0, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("name by an older call", libc::SYS_symlink, [0, 0, 0, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
+    ("make a directory", libc::SYS_mkdir, [0, 0, 0, 0, 0, 0]),
+];
+
+/// With seccomp alone, where the kernel has no Landlock.
+#[test]
+fn whoever_does_not_record_changes_no_file() {
+    for filter in [OPENER, CLIENT] {
+        for (name, error) in refused_of(filter, CHANGES_FILES) {
+            assert_eq!(error, libc::EPERM, "{name}");
+        }
+    }
+}
 
 #[test]
 fn a_process_that_was_taken_over_reaches_nobody() {
