@@ -29,8 +29,10 @@ impl Apart {
             net::veth(SERVER, [2, 0, 0, 0, 9, 1], PROBE, to)?;
             end_of_link(SERVER, 1)
         })??;
+        server.run(|| as_wide_as_loopback(SERVER))??;
         client.run(|| -> anyhow::Result<()> {
             end_of_link(PROBE, 2)?;
+            as_wide_as_loopback(PROBE)?;
             // With it goes the route to itself, which the end of the interface would leave.
             ip("address del 127.0.0.1/8 dev lo")?;
             ip(&format!("route add 127.0.0.0/8 dev {PROBE} src {}", address(2)))
@@ -53,6 +55,11 @@ fn end_of_link(name: &str, host: u8) -> std::io::Result<()> {
     net::up(name)?;
     // Otherwise 127.0.0.0/8 is not taken for an address on a link.
     net::sysctl(&format!("ipv4/conf/{name}/route_localnet"), "1")
+}
+
+/// Segments as large as those on loopback: the kernel gives a socket a larger send buffer for them, in which a whole response waits.
+fn as_wide_as_loopback(name: &str) -> anyhow::Result<()> {
+    ip(&format!("link set {name} mtu 65535"))
 }
 
 fn ip(words: &str) -> anyhow::Result<()> {

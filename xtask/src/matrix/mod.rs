@@ -25,7 +25,7 @@ use self::server::MatrixServer;
 use crate::{root, setups};
 
 /// Servers probed at a time. Most of the time is spent waiting.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 24;
 /// How often each server is probed.
 const RUNS: u32 = 20;
 

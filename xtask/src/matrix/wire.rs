@@ -111,7 +111,19 @@ fn connections(lines: &[String]) -> Vec<WireConnection> {
             }
             continue;
         }
-        let Some(one) = last else { continue };
+        let Some(one) = last else {
+            // Of a connection whose client left before this began: the server has taken its time.
+            if packet.is_from_server && packet.flags.contains('R') {
+                let (left, reset) = (Some(0.0), Some(packet.at));
+                all.push(WireConnection {
+                    port,
+                    client_ended: left,
+                    server_reset: reset,
+                    ..WireConnection::default()
+                });
+            }
+            continue;
+        };
         let first = |when: &mut Option<f64>| *when = when.or(Some(packet.at));
         match (packet.is_from_server, packet.flags.contains('R'), packet.flags.contains('F')) {
             (true, true, _) => first(&mut one.server_reset),
@@ -144,6 +156,7 @@ mod tests {
             "12.0 IP 10.9.0.2.40000 > 127.0.0.1.8000: Flags [F.], seq 120, ack 300159, win 512, length 0",
             "13.0 IP 10.9.0.2.40000 > 127.0.0.1.8000: Flags [S], seq 99, win 512, length 0",
             "13.5 IP 10.9.0.2.40000 > 127.0.0.1.8000: Flags [R], seq 100, win 0, length 0",
+            "14.0 IP 127.0.0.1.8000 > 10.9.0.2.40001: Flags [R.], seq 7, ack 9, win 0, length 0",
             "what is no packet",
         ];
         let seen = connections(&lines.map(str::to_owned));
@@ -162,6 +175,12 @@ mod tests {
             client_reset: Some(13.5),
             ..WireConnection::default()
         };
-        assert_eq!(seen, [first, second]);
+        let earlier = WireConnection {
+            port: 40001,
+            client_ended: Some(0.0),
+            server_reset: Some(14.0),
+            ..WireConnection::default()
+        };
+        assert_eq!(seen, [first, second, earlier]);
     }
 }
