@@ -31,13 +31,6 @@ def fastwsgi():
     fastwsgi.run(wsgi, host="127.0.0.1", port=PORT)
 
 
-def meinheld():
-    from meinheld import server
-
-    server.listen(("127.0.0.1", PORT))
-    server.run(wsgi)
-
-
 def robyn():
     sys.argv = sys.argv[:1]
     from robyn import Response, Robyn
