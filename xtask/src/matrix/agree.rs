@@ -14,7 +14,7 @@ const MOMENT: f64 = 0.05;
 
 /// What an answer of the probe's says about the connections.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Claim {
+pub(super) struct ProbeClaim {
     check: Check,
     answer: CheckAnswer,
     ended: Option<ConnectionEnd>,
@@ -23,7 +23,7 @@ pub(super) struct Claim {
     times: u32,
 }
 
-impl From<&CheckFinding> for Claim {
+impl From<&CheckFinding> for ProbeClaim {
     fn from(finding: &CheckFinding) -> Self {
         let CheckFinding { check, answer, ended, expected, with_this_answer, .. } = *finding;
         Self { check, answer, ended, expected, times: with_this_answer }
@@ -32,7 +32,7 @@ impl From<&CheckFinding> for Claim {
 
 /// What was seen, apart from the probe, while a check was asked.
 #[derive(Debug)]
-pub(super) struct Evidence<'e> {
+pub(super) struct SeenApart<'e> {
     /// The connections that began meanwhile.
     pub(super) connections: &'e [WireConnection],
     /// The server's resets that passed since the check began, those of earlier connections included.
@@ -60,7 +60,7 @@ pub(super) fn is_compared(finding: &CheckFinding) -> bool {
 }
 
 /// Why the answer cannot be true; `None` if nothing speaks against it.
-pub(super) fn disagreement(claim: Claim, seen: &Evidence<'_>) -> Option<String> {
+pub(super) fn disagreement(claim: ProbeClaim, seen: &SeenApart<'_>) -> Option<String> {
     let by_reset =
         claim.ended.is_some_and(|end| matches!(end, ConnectionEnd::Reset | ConnectionEnd::ClosedThenReset));
     let resets = seen.connections.iter().filter(|one| has_met_reset(one, claim.check)).count();
@@ -111,7 +111,7 @@ fn is_of_one_close(one: &WireConnection, check: Check) -> bool {
 }
 
 /// Whether the server finished a connection in order on which it had sent less than the response.
-fn has_finished_short(claim: Claim, seen: &Evidence<'_>) -> bool {
+fn has_finished_short(claim: ProbeClaim, seen: &SeenApart<'_>) -> bool {
     let is_short = |sent: u64| claim.expected.is_none_or(|expected| sent < expected);
     seen.connections.iter().any(|one| one.server_finished.is_some_and(|(_, sent)| is_short(sent)))
 }
@@ -120,7 +120,7 @@ fn has_finished_short(claim: Claim, seen: &Evidence<'_>) -> bool {
 mod tests {
     use super::*;
 
-    const CLAIM: Claim = Claim {
+    const CLAIM: ProbeClaim = ProbeClaim {
         check: Check::UnreadBody,
         answer: CheckAnswer::Keeps,
         ended: Some(ConnectionEnd::Closed),
@@ -137,12 +137,12 @@ mod tests {
         }
     }
 
-    fn differs(claim: Claim, connection: WireConnection, counted: &[(&'static str, u64)]) -> bool {
+    fn differs(claim: ProbeClaim, connection: WireConnection, counted: &[(&'static str, u64)]) -> bool {
         let grown = counted.iter().copied().collect();
         let passed = usize::from(connection.server_reset.is_some());
         disagreement(
             claim,
-            &Evidence { connections: &[connection], passed, grown: &grown, is_gateway: false },
+            &SeenApart { connections: &[connection], passed, grown: &grown, is_gateway: false },
         )
         .is_some()
     }
@@ -163,7 +163,7 @@ mod tests {
         assert!(!differs(CLAIM, late, &abort));
         assert!(!differs(CLAIM, WireConnection { server_reset: Some(3.5), ..wire() }, &abort));
         // A client that has half-closed still reads.
-        let half = Claim { check: Check::HalfClose, ..CLAIM };
+        let half = ProbeClaim { check: Check::HalfClose, ..CLAIM };
         let reset = WireConnection { client_ended: Some(1.5), server_reset: Some(2.01), ..wire() };
         assert!(differs(half, reset.clone(), &abort) && !differs(CLAIM, reset, &abort));
         // The kernel counts what did not pass, and it was no connection of the server's to itself.
@@ -174,21 +174,21 @@ mod tests {
     #[test]
     fn one_field_away_from_a_response_that_was_lost() {
         let abort = [("OutRsts", 1), ("TCPAbortOnClose", 1)];
-        let lost = Claim { answer: CheckAnswer::Loses, ended: Some(ConnectionEnd::Reset), ..CLAIM };
+        let lost = ProbeClaim { answer: CheckAnswer::Loses, ended: Some(ConnectionEnd::Reset), ..CLAIM };
         let reset = WireConnection { server_reset: Some(2.5), server_finished: None, ..wire() };
         assert!(!differs(lost, reset.clone(), &abort));
         assert!(differs(lost, wire(), &abort));
         assert!(differs(lost, WireConnection { server_reset: Some(3.5), ..reset.clone() }, &abort));
         assert!(differs(lost, reset.clone(), &[("OutRsts", 1)]));
         assert!(differs(lost, reset.clone(), &[]));
-        assert!(differs(Claim { times: 2, ..lost }, reset.clone(), &abort));
+        assert!(differs(ProbeClaim { times: 2, ..lost }, reset.clone(), &abort));
         // A gateway's 502 is a loss without a reset.
-        assert!(!differs(Claim { ended: Some(ConnectionEnd::Closed), ..lost }, wire(), &[]));
+        assert!(!differs(ProbeClaim { ended: Some(ConnectionEnd::Closed), ..lost }, wire(), &[]));
     }
 
     #[test]
     fn a_silent_loss_is_an_end_with_fewer_bytes() {
-        let silent = Claim { answer: CheckAnswer::LosesSilently, ..CLAIM };
+        let silent = ProbeClaim { answer: CheckAnswer::LosesSilently, ..CLAIM };
         assert!(differs(silent, wire(), &[]));
         assert!(!differs(silent, WireConnection { server_finished: Some((2.0, 1_000)), ..wire() }, &[]));
         assert!(differs(silent, WireConnection { server_finished: None, ..wire() }, &[]));

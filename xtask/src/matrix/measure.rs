@@ -6,7 +6,7 @@ use std::time::Duration;
 use linger_netns::Counters;
 use linger_probe::{Check, CheckAnswer, CheckFinding, ProbeConfig, ProbeReport, probe};
 
-use super::agree::{Claim, Evidence, disagreement, is_compared};
+use super::agree::{ProbeClaim, SeenApart, disagreement, is_compared};
 use super::apart::Apart;
 use super::server::{MatrixServer, RunningRow};
 use super::wire::{WireWatch, now};
@@ -147,8 +147,8 @@ fn once(apart: &Apart, running: &RunningRow, is_first: bool) -> anyhow::Result<M
                 so_far.clone().filter(|one| one.server_reset.is_some_and(|at| at >= before.at)).count();
             let own: Vec<_> = so_far.filter(|one| before.at <= one.began).cloned().collect();
             let grown = after.counters.since(&before.counters);
-            let seen = Evidence { connections: &own, passed, grown: &grown, is_gateway: running.is_gateway };
-            if let Some(why) = disagreement(Claim::from(finding), &seen) {
+            let seen = SeenApart { connections: &own, passed, grown: &grown, is_gateway: running.is_gateway };
+            if let Some(why) = disagreement(ProbeClaim::from(finding), &seen) {
                 measured
                     .disagreements
                     .push(format!("{}: {why} ({}) {own:?} {grown:?}", finding.check, finding.sentence));

@@ -76,7 +76,7 @@ impl WireWatch {
 }
 
 /// One packet of tcpdump's.
-struct Line<'l> {
+struct PacketLine<'l> {
     at: f64,
     from: u16,
     to: u16,
@@ -87,7 +87,7 @@ struct Line<'l> {
 }
 
 /// `1764425000.1 IP 127.0.0.1.8000 > 10.9.0.2.40000: Flags [FP.], seq 298000:300158, ack 120, win 512, length 2158`
-fn line(text: &str) -> Option<Line<'_>> {
+fn line(text: &str) -> Option<PacketLine<'_>> {
     let mut words = text.split(' ');
     let at = words.next()?.parse().ok()?;
     let (_, from, _, to) = (words.next()?, words.next()?, words.next()?, words.next()?.strip_suffix(':')?);
@@ -96,7 +96,14 @@ fn line(text: &str) -> Option<Line<'_>> {
     let (flags, rest) = rest.split_once(']')?;
     let seq = rest.split_once("seq ").and_then(|(_, rest)| rest.split(',').next()).unwrap_or_default();
     let end = seq.rsplit(':').next().and_then(|end| end.parse().ok()).unwrap_or(0);
-    Some(Line { at, from: port(from)?, to: port(to)?, is_from_server: from.starts_with("127."), flags, end })
+    Some(PacketLine {
+        at,
+        from: port(from)?,
+        to: port(to)?,
+        is_from_server: from.starts_with("127."),
+        flags,
+        end,
+    })
 }
 
 fn connections(lines: &[String]) -> Vec<WireConnection> {

@@ -78,11 +78,14 @@ pub(crate) struct Setup {
     /// A signal that makes the server reload or restart in place, after which it is asked again.
     pub(super) reload: Option<String>,
     /// The name that `cargo xtask matrix` has for the same server, of its own table.
+    #[cfg_attr(not(feature = "matrix"), expect(dead_code, reason = "for the matrix alone"))]
     pub(super) same_as: Option<String>,
     /// The path of a WebSocket.
+    #[cfg_attr(not(feature = "matrix"), expect(dead_code, reason = "for the matrix alone"))]
     pub(super) websocket: Option<String>,
     /// Whether it speaks TLS.
     #[serde(default)]
+    #[cfg_attr(not(feature = "matrix"), expect(dead_code, reason = "for the matrix alone"))]
     pub(super) tls: bool,
     /// The signal of a graceful stop.
     #[serde(default = "term")]
