@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
@@ -48,7 +48,7 @@ fn response(stream: u32) -> Vec<u8> {
     frames
 }
 
-fn serve_connection(stream: &mut TcpStream, told: &PathBuf, once_told: OnceTold, met: &AtomicU32) {
+fn serve_connection(stream: &mut TcpStream, told: &Path, once_told: OnceTold, met: &AtomicU32) {
     let mut preface = [0; 24];
     if stream.read_exact(&mut preface).is_err() || stream.write_all(&frame(SETTINGS, 0, 0, &[])).is_err() {
         return;
