@@ -29,6 +29,11 @@ fn is_name(word: &str) -> bool {
     !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c))
 }
 
+/// Whether a server of the matrix has this word in its name.
+fn is_row(word: &str) -> bool {
+    SERVERS.iter().any(|server| server.name.contains(word)) || setups::knows_row(word)
+}
+
 impl Known<'_> {
     /// What is wrong with the words after `cargo xtask`.
     fn task(&self, words: &[&str]) -> Option<String> {
@@ -50,7 +55,9 @@ impl Known<'_> {
                 .filter(|name| !bench::names().any(|one| one == *name))
                 .map(|name| wrong("bench", name)),
             "matrix" => names
-                .find(|name| !SERVERS.iter().any(|server| server.name.contains(name)))
+                .find(|name| {
+                    !["--install", "--runs"].contains(name) && name.parse::<u32>().is_err() && !is_row(name)
+                })
                 .map(|name| wrong("server", name)),
             "setups" => names
                 .find(|name| *name != "install" && !setups::knows(name))
@@ -156,6 +163,8 @@ mod tests {
             "xtask bench [NAME]",
             "xtask corpus captures more",
             "xtask matrix nginx httpd",
+            "xtask matrix --install",
+            "xtask matrix --runs 3 hypercorn nghttpx",
             "xtask setups nginx dovecot",
             "xtask setups install",
             "xtask suites hyper tonic",

@@ -37,7 +37,7 @@ cargo xtask test STEP          one of format, rooms, documents, licences, clippy
 cargo xtask setup              installs what the tests use, and records what this machine lacks
 cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask corpus FOLDER ...  the causes of all resets in captures, each sentence checked against the packets (--labelled: against counters)
-cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
+cargo xtask matrix [--runs N] [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json (matrix --install: the servers)
 cargo xtask kernels [NAME ...]  the lab inside the kernels of Debian's releases, writes docs/kernels.md and docs/kernels.json
 cargo xtask setups [NAME ...]  real servers, bare and under linger run; writes the table of docs/run.md (setups install: the servers)
 cargo xtask suites [NAME ...]  the tests of hyper, axum, tonic and tokio-tungstenite, bare and on lingering streams

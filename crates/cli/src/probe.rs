@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueHint};
@@ -216,7 +216,7 @@ fn refused(error: ProbeError) -> ExitCode {
             let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
             exit::fail(exit::BAD_USAGE, text)
         }
-        ProbeError::OutOfTime { .. } => {
+        ProbeError::OutOfTime { .. } | ProbeError::Unresolved { .. } => {
             exit::fail(exit::COULD_NOT_TELL, format_args!("{error}; --within gives more"))
         }
         ProbeError::NotHttp(_) | ProbeError::NotThroughProxy { .. } => exit::fail(exit::BAD_USAGE, error),
@@ -231,7 +231,8 @@ fn refused(error: ProbeError) -> ExitCode {
 }
 
 pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
-    let config = match arguments.config() {
+    let started = Instant::now();
+    let mut config = match arguments.config() {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -250,6 +251,8 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
         Err(code) => return code,
     };
     plan::say(&plan, config.within);
+    // The plan has looked for the host, which may have taken some of the time.
+    config.within = config.within.saturating_sub(started.elapsed());
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
     let told = Arc::new(Mutex::new(Told {

@@ -41,7 +41,7 @@ pub(crate) fn is_quiet(check: Check) -> bool {
 /// Whether a question has a meaning over HTTP/2. There nothing follows a request on its stream.
 pub(crate) fn is_asked_over_http2(check: Check) -> bool {
     use Check::*;
-    matches!(check, LargeResponse | UnreadBody | UploadInProgress | Stall)
+    matches!(check, LargeResponse | UnreadBody | UploadInProgress | Stall | Reload)
 }
 
 /// What a check costs at most. `active` is whether the probe may ask more than a visitor does.

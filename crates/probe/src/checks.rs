@@ -31,8 +31,9 @@ pub(crate) fn ask(prober: &Prober, check: Check) -> CheckFinding {
     if prober.is_late() {
         return too_late(check);
     }
-    let finding =
-        if prober.config.http2 { http2::ask(prober, check) } else { ask_in_order(prober, check, raw) };
+    // A reload is the same question in each protocol: its clients differ.
+    let is_of_http2 = prober.config.http2 && check != Check::Reload;
+    let finding = if is_of_http2 { http2::ask(prober, check) } else { ask_in_order(prober, check, raw) };
     // What a trial found before the time was over stays; what it stopped waiting for then is no finding.
     if prober.deadline.has_cut() && !is_repeated(check) && finding.answer != CheckAnswer::Loses {
         return cut_short(check);
@@ -222,6 +223,8 @@ fn stall(prober: &Prober) -> CheckFinding {
             let done = |trial: &Trial<'_>| trial.has_ended() || (!closed && !unframed && trial.is_complete());
             if done(&trial) {
                 let waited = began.elapsed();
+                // The half that has come may still be unread when it closes.
+                trial.settle();
                 let seen = trial.finish();
                 let all = prober.expected.is_some_and(|expected| seen.got >= expected);
                 if seen.ended == ConnectionEnd::Closed && !seen.complete && !seen.unframed && all {

@@ -19,6 +19,16 @@ pub enum ProbeError {
         /// The error of the system.
         source: io::Error,
     },
+    /// The system has not said in time where the host is: its name server does not answer.
+    #[error(
+        "cannot find {target}: no name server has answered in the {seconds:.1} s that there were for all"
+    )]
+    Unresolved {
+        /// The target of the probe.
+        target: String,
+        /// How long that was, in seconds ([`within`](crate::ProbeConfig::within)).
+        seconds: f64,
+    },
     /// The connection failed.
     #[error("cannot connect to {target}: {source} ({})", on_connecting(.source))]
     Connect {

@@ -12,7 +12,10 @@ use crate::seen::{ConnectionEnd, TrialResult};
 
 /// Judges the result of a trial with the request `ask`, of which the response should have arrived completely.
 pub(crate) fn judge(prober: &Prober, check: Check, ask: RequestShape, mut seen: TrialResult) -> CheckFinding {
-    if seen.unframed && !seen.is_endless && seen.invalid.is_none() {
+    if is_another_without_framing(prober, ask, &seen) {
+        // The lengths of the plain response say nothing of this one, and its end is an end.
+        (seen.expected, seen.complete) = (Some(seen.got), true);
+    } else if seen.unframed && !seen.is_endless && seen.invalid.is_none() {
         measure(&mut seen, lengths(prober, ask));
         // Shorter than ever before: a response may have another length each time.
         if seen.ended == ConnectionEnd::Closed
@@ -45,6 +48,17 @@ pub(crate) fn judge(prober: &Prober, check: Check, ask: RequestShape, mut seen: 
     }
     let unlike = unlike.filter(|_| answer == CheckAnswer::CannotTell && seen.complete);
     CheckFinding { verdict, unlike, ..CheckFinding::of(check, answer, &seen, sentence) }
+}
+
+/// Whether the plain request, with something behind it, was answered with another status and without framing, as a refusal is that
+/// ends with the connection: bjoern's 400 to bytes behind a request has neither a length nor a body.
+fn is_another_without_framing(prober: &Prober, ask: RequestShape, seen: &TrialResult) -> bool {
+    let is_orderly = seen.ended == ConnectionEnd::Closed && !seen.is_endless && seen.invalid.is_none();
+    seen.unframed
+        && is_orderly
+        && !ask.has_body()
+        && seen.status.is_some()
+        && seen.status != prober.model.status
 }
 
 /// Compares a response without framing with others to the same request.

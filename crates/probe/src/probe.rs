@@ -1,5 +1,6 @@
 //! A probe from the first request to the last answer: which questions, in which order, of which address.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,8 +44,9 @@ pub fn probe(
     if target.scheme == Scheme::Tcp && config.payload.is_empty() {
         return Err(ProbeError::NoPayload);
     }
-    let entry = enter(target, config)?;
-    let (mut prober, plain, reached) = reach(target, config, entry)?;
+    let deadline = Deadline::after(config.within);
+    let entry = enter(target, config, &deadline)?;
+    let (mut prober, plain, reached) = reach(target, config, entry, deadline)?;
     let Reached { unwatched, unreached } = reached;
     let asked = questions(config, prober.active);
     prober.config.repeat = affordable(&prober, &asked);
@@ -105,7 +107,7 @@ struct WayIn {
 }
 
 /// Finds the addresses, and refuses what is not to be asked of them.
-fn enter(target: &Target, config: &ProbeConfig) -> Result<WayIn, ProbeError> {
+fn enter(target: &Target, config: &ProbeConfig, deadline: &Deadline) -> Result<WayIn, ProbeError> {
     let name = || target.to_string();
     let is_http = matches!(target.scheme, Scheme::Http | Scheme::Https) && target.unix.is_none();
     if config.http2 && !matches!(target.scheme, Scheme::Http | Scheme::Https) {
@@ -123,8 +125,12 @@ fn enter(target: &Target, config: &ProbeConfig) -> Result<WayIn, ProbeError> {
             return Err(through_proxy("with http:// the proxy decides where to connect"));
         }
     }
-    let route =
-        Route::find(target, config).map_err(|source| ProbeError::Resolve { target: name(), source })?;
+    let route = Route::find(target, config, deadline).map_err(|source| match source.kind() {
+        io::ErrorKind::TimedOut => {
+            ProbeError::Unresolved { target: name(), seconds: config.within.as_secs_f64() }
+        }
+        _ => ProbeError::Resolve { target: name(), source },
+    })?;
     // Behind a proxy the server may be anywhere, also if the proxy is here.
     let behind = config.proxy.as_ref().map(|_| instead(&config.connect_to, &target.host, target.port).0);
     let is_all = |is: fn(&SockAddr) -> bool| {
@@ -158,10 +164,11 @@ fn reach(
     target: &Target,
     config: &ProbeConfig,
     entry: WayIn,
+    deadline: Deadline,
 ) -> Result<(Prober, TrialResult, Reached), ProbeError> {
     let name = target.to_string();
     let WayIn { route, active } = entry;
-    let (deadline, spent) = (Deadline::after(config.within), Arc::new(Spent::default()));
+    let spent = Arc::new(Spent::default());
     let (mut left, mut unreached) = (route.addresses, Vec::new());
     let mut failed = ProbeError::NoAnswer { target: name.clone(), reason: "it has no address".into() };
     let missed = |address: &SockAddr, reason: &dyn std::fmt::Display| UnreachedAddress {
@@ -287,7 +294,7 @@ pub struct ProbePlan {
 /// # Errors
 /// Returns an error if the target's name cannot be resolved, and those of [`probe`] that are known before anything is sent.
 pub fn will_ask(target: &Target, config: &ProbeConfig) -> Result<ProbePlan, ProbeError> {
-    let WayIn { route, active } = enter(target, config)?;
+    let WayIn { route, active } = enter(target, config, &Deadline::after(config.within))?;
     let cost = |check| (active || is_quiet(check)).then(|| cost(check, config, active));
     let costs = questions(config, active).into_iter().map(|check| (check, cost(check))).collect();
     // Three plain requests where responses have no framing; of other addresses the first attempt may be in vain.

@@ -1,11 +1,15 @@
 //! Where to connect for a target: by its name, or where the user says in its place.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use socket2::SockAddr;
 
 use crate::config::ProbeConfig;
+use crate::deadline::Deadline;
 use crate::direction::{ResolveRule, instead};
 use crate::target::Target;
 
@@ -20,18 +24,21 @@ pub(crate) struct Route {
 
 impl Route {
     /// Finds the addresses of the target, or of what stands in its place.
-    pub(crate) fn find(target: &Target, config: &ProbeConfig) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Returns the error of the system, and `TimedOut` if it has none when the time is over.
+    pub(crate) fn find(target: &Target, config: &ProbeConfig, deadline: &Deadline) -> io::Result<Self> {
         if let Some(path) = &target.unix {
             return Ok(Self { addresses: vec![SockAddr::unix(path)?], port: None });
         }
         if let Some(proxy) = &config.proxy {
-            return Self::of_name(config, &proxy.host, proxy.port);
+            return Self::of_name(config, &proxy.host, proxy.port, deadline);
         }
         let (host, port) = instead(&config.connect_to, &target.host, target.port);
-        Self::of_name(config, &host, port)
+        Self::of_name(config, &host, port, deadline)
     }
 
-    fn of_name(config: &ProbeConfig, host: &str, port: u16) -> io::Result<Self> {
+    fn of_name(config: &ProbeConfig, host: &str, port: u16, deadline: &Deadline) -> io::Result<Self> {
         let fits = |rule: &&ResolveRule| {
             rule.port == port && rule.host.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(host))
         };
@@ -40,13 +47,32 @@ impl Route {
         let rules = || config.resolve.iter().rev();
         let found: Vec<SocketAddr> = match rules().find(fits).or_else(|| rules().find(of_any)) {
             Some(rule) => rule.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
-            None => (host, port).to_socket_addrs()?.collect(),
+            None => of_system(host, port, deadline)?,
         };
         if found.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(Self { addresses: in_turns(found).into_iter().map(SockAddr::from).collect(), port: Some(port) })
     }
+}
+
+/// The addresses that the system has for a name. It may wait for a name server for minutes, and nothing ends that wait: the thread
+/// that is left behind in it ends with it, or with the process, and holds nothing.
+fn of_system(host: &str, port: u16, deadline: &Deadline) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let (found, finds) = mpsc::channel();
+    let host = host.to_owned();
+    let find = move || {
+        let addresses = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        // Nobody waits for it any more.
+        let _ = found.send(addresses);
+    };
+    thread::Builder::new().name("resolver".into()).spawn(find)?;
+    finds
+        .recv_timeout(deadline.bounded(Duration::MAX))
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// One of each family in turn, beginning with the first (RFC 8305 section 4).
@@ -114,7 +140,8 @@ mod tests {
         let found = |rules: &[&str], url: &str| {
             let resolve = rules.iter().map(|rule| rule.parse().unwrap()).collect();
             let config = ProbeConfig { resolve, ..ProbeConfig::default() };
-            let route = Route::find(&url.parse().unwrap(), &config).unwrap();
+            let deadline = Deadline::after(config.within);
+            let route = Route::find(&url.parse().unwrap(), &config, &deadline).unwrap();
             let found = route.addresses.iter().filter_map(SockAddr::as_socket);
             found.map(|address| address.to_string()).collect::<Vec<_>>().join(" ")
         };
@@ -147,10 +174,11 @@ mod tests {
             resolve: vec!["y.invalid:81:192.0.2.1".parse().unwrap()],
             ..ProbeConfig::default()
         };
-        let route = Route::find(&"http://x.invalid/".parse().unwrap(), &config).unwrap();
+        let deadline = Deadline::after(config.within);
+        let route = Route::find(&"http://x.invalid/".parse().unwrap(), &config, &deadline).unwrap();
         assert_eq!(route.port, Some(81));
         assert_eq!(route.addresses[0].as_socket().unwrap().to_string(), "192.0.2.1:81");
         config.resolve = vec!["x.invalid:80:192.0.2.1".parse().unwrap()];
-        assert!(Route::find(&"http://x.invalid/".parse().unwrap(), &config).is_err());
+        assert!(Route::find(&"http://x.invalid/".parse().unwrap(), &config, &deadline).is_err());
     }
 }

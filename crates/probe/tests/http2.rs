@@ -1,6 +1,7 @@
 //! Over HTTP/2: servers that are played here frame by frame, both verdicts of each, and targets that speak something else.
 
 mod common;
+mod given_back;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -25,7 +25,7 @@ def http_server():
 
 
 def tornado():
-    from tornado import web
+    from tornado import web, websocket
 
     @web.stream_request_body
     class Handler(web.RequestHandler):
@@ -35,8 +35,12 @@ def tornado():
         def data_received(self, chunk):
             pass
 
+    class Echo(websocket.WebSocketHandler):
+        def on_message(self, message):
+            self.write_message(message, binary=isinstance(message, bytes))
+
     async def main():
-        web.Application([("/.*", Handler)]).listen(PORT, "127.0.0.1")
+        web.Application([("/ws", Echo), ("/.*", Handler)]).listen(PORT, "127.0.0.1")
         await asyncio.Event().wait()
 
     asyncio.run(main())
@@ -86,7 +90,15 @@ def aiohttp():
     async def answer(request):
         return web.Response(body=LARGE)
 
+    async def echo(request):
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await (socket.send_str if message.type.name == "TEXT" else socket.send_bytes)(message.data)
+        return socket
+
     application = web.Application()
+    application.router.add_get("/ws", echo)
     application.router.add_route("*", "/{path:.*}", answer)
     web.run_app(application, host="127.0.0.1", port=PORT, print=None)
 
@@ -111,6 +123,12 @@ def sanic():
 
     application = Sanic("app")
     application.add_route(lambda request: response.raw(LARGE), "/large", methods=["GET", "POST"], stream=True)
+
+    async def echo(request, socket):
+        async for message in socket:
+            await socket.send(message)
+
+    application.add_websocket_route(echo, "/ws")
     application.run("127.0.0.1", PORT, single_process=True, access_log=False, motd=False)
 
 

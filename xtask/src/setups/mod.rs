@@ -6,8 +6,17 @@
 //! `target/release/linger`.
 
 mod client;
+mod install;
+mod place;
+#[cfg(feature = "matrix")]
+mod serve;
 mod start;
 mod table;
+
+#[cfg(feature = "matrix")]
+pub(crate) use self::serve::{Serving, for_matrix, matrix_install, serve};
+#[cfg(feature = "matrix")]
+pub(crate) use self::table::Setup as MatrixSetup;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,8 +32,8 @@ use linger_netns::{Isolation, Namespace, net};
 
 use self::client::UploadCounts;
 use self::start::{Observed, StartWay};
-use self::table::{Asking, Install, Setup};
-use crate::{call, root};
+use self::table::{Asking, Setup};
+use crate::root;
 
 /// Set-ups that run at a time. Most of the time is spent waiting.
 const AT_ONCE: usize = 3;
@@ -36,9 +45,9 @@ const LATE: Duration = Duration::from_secs(1);
 type TriedSetup = Result<([Observed; 3], Vec<String>), String>;
 
 pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
-    let table = table::read()?;
+    let table = table::read(table::SETUPS)?;
     if only == ["install"] {
-        return install(&table.install);
+        return install::all(&[&table.install]);
     }
     let linger =
         std::env::var_os("LINGER").map_or_else(|| root().join("target/release/linger"), PathBuf::from);
@@ -61,7 +70,14 @@ pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
 
 /// Whether a set-up has this word in its name.
 pub(crate) fn knows(word: &str) -> bool {
-    table::read().is_ok_and(|table| table.setup.iter().any(|setup| setup.name.contains(word)))
+    table::read(table::SETUPS).is_ok_and(|table| table.setup.iter().any(|setup| setup.name.contains(word)))
+}
+
+/// Whether a set-up of the matrix alone has this word in its name.
+pub(crate) fn knows_row(word: &str) -> bool {
+    knows(word)
+        || table::read(table::MATRIX)
+            .is_ok_and(|table| table.setup.iter().any(|setup| setup.name.contains(word)))
 }
 
 /// Replaces the table between its two marks.
@@ -105,11 +121,8 @@ fn try_all(asked: &[&Setup], linger: &std::path::Path) -> Vec<TriedSetup> {
 }
 
 fn try_one(setup: &Setup, linger: &std::path::Path) -> TriedSetup {
-    let program = setup.command.split_whitespace().next().unwrap_or_default();
-    let program = program.replace("UNPACKED", &table::installed().join("unpacked").to_string_lossy());
-    // A program in the run's folder is built by `prepare`, which itself reports what it lacks.
-    if !program.starts_with("FOLDER") && table::find(&program, &table::search_path()).is_none() {
-        return Err(format!("{program} is not installed (`cargo xtask setups install`)"));
+    if let Some(why) = place::lacks(setup) {
+        return Err(format!("{why} (`cargo xtask setups install`)"));
     }
     let outcomes = try_ways(setup, linger)?;
     let mut found = disturbances(&outcomes);
@@ -233,9 +246,11 @@ fn markdown(asked: &[&Setup], rows: &[TriedSetup]) -> String {
 }
 
 /// The first number with a dot that the version's command prints, or the first number.
-fn version(setup: &Setup) -> String {
+pub(crate) fn version(setup: &Setup) -> String {
     let mut command = Command::new("sh");
-    let script = setup.version.replace("UNPACKED", &table::installed().join("unpacked").to_string_lossy());
+    let folder = |name: &str| table::installed().join(name).to_string_lossy().into_owned();
+    let script = setup.version.replace("UNPACKED", &folder("unpacked"));
+    let script = script.replace("NODE", &folder("node/node_modules"));
     command.args(["-c", &script]).env("PATH", table::search_path()).current_dir(table::folder().join("apps"));
     let Ok(output) = command.output() else { return String::new() };
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -248,45 +263,4 @@ fn version(setup: &Setup) -> String {
         .copied()
         .unwrap_or_default()
         .to_owned()
-}
-
-/// Installs what the table names. Services are not started: Debian asks `policy-rc.d`, which a container's image has and
-/// which is made here where it is missing.
-fn install(wanted: &Install) -> anyhow::Result<()> {
-    let policy = std::path::Path::new("/usr/sbin/policy-rc.d");
-    anyhow::ensure!(
-        policy.exists() || !std::path::Path::new("/run/systemd/system").exists(),
-        "this machine starts the services that it installs: write a /usr/sbin/policy-rc.d that ends with 101 first"
-    );
-    for user in &wanted.users {
-        if !Command::new("id").arg(user).output()?.status.success() {
-            call(Command::new("useradd").args([
-                "--system",
-                "--no-create-home",
-                // vsftpd goes there before it goes to its own.
-                "--home-dir",
-                "/",
-                "--shell",
-                "/usr/sbin/nologin",
-                user,
-            ]))?;
-        }
-    }
-    let apt = ["install", "--yes", "--no-install-recommends"];
-    call(Command::new("apt-get").args(apt).args(&wanted.debian).env("DEBIAN_FRONTEND", "noninteractive"))?;
-    let folder = table::installed();
-    let unpacked = folder.join("unpacked");
-    fs::create_dir_all(&unpacked)?;
-    for package in &wanted.unpack {
-        if unpacked.join(package).is_dir() {
-            continue;
-        }
-        let archive = tempfile::tempdir()?;
-        call(Command::new("apt-get").args(["download", package]).current_dir(archive.path()))?;
-        let file = fs::read_dir(archive.path())?.next().context("apt-get has downloaded nothing")??.path();
-        call(Command::new("dpkg").arg("-x").arg(file).arg(unpacked.join(package)))?;
-    }
-    call(Command::new("python3").args(["-m", "venv"]).arg(folder.join("python")))?;
-    call(Command::new(folder.join("python/bin/pip")).args(["install", "--quiet"]).args(&wanted.pypi))?;
-    call(Command::new("npm").arg("install").arg("--prefix").arg(folder.join("node")).args(&wanted.npm))
 }

@@ -1,29 +1,22 @@
 //! One run of a set-up: started in one of three ways, asked, stopped.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::fs;
+use std::path::Path;
+use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 
 use super::client::{self, UploadCounts};
-use super::table::{self, Asking, Setup};
-
-/// The port of every set-up. Each run has a network namespace of its own.
-const PORT: u16 = 8000;
+use super::place::{PORT, START, SetupFolder, begin, end_all, is_ready, last_lines, left, listens, wait};
+use super::table::{Asking, Setup};
 
 /// Uploads of one series.
 const UPLOADS: u32 = 3;
 
-/// How long a start or a reload may take. A JVM beside other load takes several seconds to start.
-const START: Duration = Duration::from_secs(60);
 /// How long a stop may take.
 const STOP: Duration = Duration::from_secs(30);
 
@@ -80,130 +73,12 @@ fn coverage(count: &str, what: &str) -> String {
     if ways.is_empty() { count.to_owned() } else { format!("{count} by {}", ways.join(", ")) }
 }
 
-/// The folder of a run, with all applications in it.
-struct SetupFolder {
-    folder: TempDir,
-    path: String,
-}
-
-impl SetupFolder {
-    fn new() -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("linger-setup-").tempdir()?;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
-        for entry in fs::read_dir(table::folder().join("apps"))? {
-            let entry = entry?;
-            let copy = folder.path().join(entry.file_name());
-            fs::copy(entry.path(), &copy)?;
-            fs::set_permissions(copy, fs::Permissions::from_mode(0o666))?;
-        }
-        fs::write(folder.path().join("large"), vec![b'r'; 300_000])?;
-        Ok(Self { folder, path: table::search_path() })
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn fill(&self, text: &str) -> String {
-        let unpacked = table::installed().join("unpacked");
-        text.replace("PORT", &PORT.to_string())
-            .replace("FOLDER", &self.folder.path().to_string_lossy())
-            .replace("UNPACKED", &unpacked.to_string_lossy())
-            .replace("NODE", &table::installed().join("node/node_modules").to_string_lossy())
-    }
-
-    fn command(&self, words: &[String]) -> Command {
-        let mut command =
-            Command::new(table::find(&words[0], &self.path).unwrap_or_else(|| (&words[0]).into()));
-        command.args(&words[1..]).current_dir(self.folder.path()).env("PATH", &self.path);
-        command.env("HOME", self.folder.path()).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
-        command
-    }
-
-    fn shell(&self, text: &str, nobody: bool) -> Command {
-        let words = ["sh", "-e", "-c"].map(str::to_owned).into_iter().chain([self.fill(text)]);
-        self.command(&as_user(words.collect(), nobody))
-    }
-}
-
-fn as_user(words: Vec<String>, nobody: bool) -> Vec<String> {
-    let prefix: &[&str] =
-        if nobody { &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { &[] };
-    prefix.iter().map(|word| (*word).to_owned()).chain(words).collect()
-}
-
-/// Ends what is left in the calling thread's network namespace, which only this run's processes are in.
-fn end_all() {
-    let namespace = |path: PathBuf| fs::read_link(path.join("ns/net")).ok();
-    let Some(own) = namespace("/proc/thread-self".into()) else { return };
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid.filter(|_| namespace(entry.path()).as_ref() == Some(&own)) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    }
-}
-
-/// Processes in the calling thread's network namespace.
-fn left() -> usize {
-    let own = fs::read_link("/proc/thread-self/ns/net").ok();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter(|entry| own.is_some() && fs::read_link(entry.path().join("ns/net")).ok() == own).count()
-}
-
-/// Whether a set-up listens at its port, and at the port behind it if it has one.
-fn is_ready(setup: &Setup) -> bool {
-    is_listening(PORT) && setup.behind.is_none_or(is_listening)
-}
-
-/// Whether somebody listens at a port, without connecting to it.
-fn is_listening(port: u16) -> bool {
-    ["tcp", "tcp6"].iter().any(|name| {
-        let text = fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-        text.lines().skip(1).any(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            let local = words.next().unwrap_or_default();
-            local.ends_with(&format!(":{port:04X}")) && words.nth(1) == Some("0A")
-        })
-    })
-}
-
-/// Polls until `over` returns true. False if that takes longer than `bound`. The kernel has no event for a listener of another
-/// process, and for the end of a process polling is simple enough.
-fn wait(bound: Duration, mut over: impl FnMut() -> bool) -> bool {
-    let until = Instant::now() + bound;
-    while !over() {
-        if Instant::now() > until {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    true
-}
-
 /// Runs a set-up once, in the calling thread's network namespace.
 pub(super) fn run(setup: &Setup, way: StartWay, linger: &Path) -> anyhow::Result<Observed> {
-    let place = SetupFolder::new()?;
-    fs::write(place.file("config"), place.fill(&setup.config))?;
-    fs::set_permissions(place.file("config"), fs::Permissions::from_mode(0o644))?;
-    if !setup.prepare.is_empty() {
-        // A file, not a pipe: a server that `prepare` starts in the background keeps it open, and reading a pipe would not end.
-        let said = File::create(place.file("prepared"))?;
-        let mut shell = place.shell(&setup.prepare, setup.nobody);
-        let status = shell.stdout(said.try_clone()?).stderr(said).status()?;
-        let said = fs::read(place.file("prepared"))?;
-        ensure!(status.success(), "prepare: {}", String::from_utf8_lossy(&said));
-    }
     let supervisor = std::iter::once(linger.to_string_lossy().into_owned()).filter(|_| way != StartWay::Bare);
-    let supervisor = supervisor.chain(way.words().iter().map(|word| (*word).to_owned()));
-    let mut words: Vec<String> = place.fill(&setup.command).split_whitespace().map(str::to_owned).collect();
-    // Programs print their own name: it must be the same in all ways.
-    if let Some(program) = table::find(&words[0], &place.path) {
-        words[0] = program.to_string_lossy().into_owned();
-    }
-    let words = as_user(supervisor.chain(words).collect(), setup.nobody);
-    let (out, err) = (File::create(place.file("stdout"))?, File::create(place.file("stderr"))?);
-    let mut child = place.command(&words).stdout(out).stderr(err).process_group(0).spawn()?;
+    let supervisor: Vec<String> =
+        supervisor.chain(way.words().iter().map(|word| (*word).to_owned())).collect();
+    let (place, mut child) = begin(setup, &supervisor)?;
     let asked = ask(setup, &place, &mut child);
     let stopped = asked.and_then(|asked| Ok((asked, stop(setup, &mut child)?)));
     end_all();
@@ -220,11 +95,6 @@ pub(super) fn run(setup: &Setup, way: StartWay, linger: &Path) -> anyhow::Result
         stderr: own.iter().map(|line| without_numbers(&line.replace(&folder, "FOLDER"))).collect(),
         said: said.into_iter().map(str::to_owned).collect(),
     })
-}
-
-fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
 /// A line of a log without what differs between two runs: numbers, and words made of numbers, such as addresses and times.
@@ -254,16 +124,7 @@ fn ask(
     place: &SetupFolder,
     child: &mut Child,
 ) -> anyhow::Result<(UploadCounts, Result<String, String>)> {
-    let ended = |child: &mut Child| child.try_wait().ok().flatten();
-    let mut early: Option<ExitStatus> = None;
-    wait(START, || {
-        early = ended(child);
-        early.is_some() || is_ready(setup)
-    });
-    if let Some(status) = early {
-        bail!("ended at the start: {status}");
-    }
-    ensure!(is_ready(setup), "does not listen");
+    listens(setup, child)?;
     let shell = |text: &str| place.shell(text, setup.nobody);
     let is_session = matches!(setup.ask, Asking::Session { .. });
     let series =

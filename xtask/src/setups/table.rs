@@ -30,14 +30,22 @@ pub(super) struct SetupTable {
 #[serde(deny_unknown_fields)]
 pub(super) struct Install {
     /// Debian packages to install.
+    #[serde(default)]
     pub(super) debian: Vec<String>,
     /// Debian packages to unpack below `target/setups/unpacked`: they exclude each other, or start a service.
+    #[serde(default)]
     pub(super) unpack: Vec<String>,
     /// Users that unpacked programs become.
+    #[serde(default)]
     pub(super) users: Vec<String>,
     /// Packages from PyPI, for an environment of their own.
+    #[serde(default)]
     pub(super) pypi: Vec<String>,
+    /// Folders below `xtask/setups` with packages of cargo, whose programs are then in `target/setups/FOLDER/release`.
+    #[serde(default)]
+    pub(super) cargo: Vec<String>,
     /// Packages from npm.
+    #[serde(default)]
     pub(super) npm: Vec<String>,
 }
 
@@ -45,8 +53,8 @@ pub(super) struct Install {
 /// UNPACKED the folder of unpacked packages, and NODE the folder `node_modules` of the installed npm packages.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Setup {
-    pub(super) name: String,
+pub(crate) struct Setup {
+    pub(crate) name: String,
     /// The words of the command, separated by blanks.
     pub(super) command: String,
     /// A shell command that prints the version.
@@ -69,6 +77,16 @@ pub(super) struct Setup {
     pub(super) note: String,
     /// A signal that makes the server reload or restart in place, after which it is asked again.
     pub(super) reload: Option<String>,
+    /// The name that `cargo xtask matrix` has for the same server, of its own table.
+    #[cfg_attr(not(feature = "matrix"), expect(dead_code, reason = "for the matrix alone"))]
+    pub(super) same_as: Option<String>,
+    /// The path of a WebSocket.
+    #[cfg_attr(not(feature = "matrix"), expect(dead_code, reason = "for the matrix alone"))]
+    pub(super) websocket: Option<String>,
+    /// Whether it speaks TLS.
+    #[serde(default)]
+    #[cfg_attr(not(feature = "matrix"), expect(dead_code, reason = "for the matrix alone"))]
+    pub(super) tls: bool,
     /// The signal of a graceful stop.
     #[serde(default = "term")]
     pub(super) stop: String,
@@ -111,8 +129,13 @@ fn yes() -> bool {
     true
 }
 
-pub(super) fn read() -> anyhow::Result<SetupTable> {
-    let file = folder().join("setups.toml");
+/// The table of the set-ups.
+pub(super) const SETUPS: &str = "setups.toml";
+/// Servers of `cargo xtask matrix` that are no set-ups: they end no other way under the supervisor than one that is.
+pub(super) const MATRIX: &str = "matrix.toml";
+
+pub(super) fn read(name: &str) -> anyhow::Result<SetupTable> {
+    let file = folder().join(name);
     let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     toml::from_str(&text).with_context(|| file.display().to_string())
 }

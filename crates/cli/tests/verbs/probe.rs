@@ -1,9 +1,11 @@
 //! `linger probe`, run as a user runs it, against this program's own server.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+
+use linger_testing::sandboxed;
 
 use crate::common::junit::cases;
 
@@ -331,4 +333,41 @@ fn a_report_replaces_nothing_else_and_is_whole_or_not_there() {
     let (status, said) = asks(&["--junit", name]);
     let junit = std::fs::read_to_string(&path).unwrap();
     assert!(status == Some(3) && cases(&junit)[0].2.contains("cannot connect"), "{said}{junit}");
+}
+
+/// The system would ask it again and again, for a minute and a half.
+#[test]
+fn a_name_server_that_never_answers_does_not_hold_the_probe() {
+    sandboxed(|| {
+        let server = UdpSocket::bind("127.0.0.1:53").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("resolv.conf");
+        std::fs::write(&file, "nameserver 127.0.0.1\noptions timeout:30 attempts:3\n").unwrap();
+        let ask = |more: &[&str]| {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\""]);
+            command.arg(&file).args([LINGER, "probe", "http://nobody.example:8080/", "--within", "1s"]);
+            command.args(more).output().unwrap()
+        };
+        for more in [&[][..], &["--dry-run"]] {
+            let shown = ask(more);
+            let said = String::from_utf8_lossy(&shown.stderr);
+            assert_eq!(shown.status.code(), Some(3), "{shown:?}");
+            assert!(
+                said.contains(
+                    "cannot find http://nobody.example:8080/: no name server has answered in the 1.0 s"
+                ),
+                "{said}"
+            );
+            assert!(said.contains("--within"), "{said}");
+            let mut query = [0; 512];
+            let asked = server.recv(&mut query).unwrap();
+            assert!(query[..asked].windows(6).any(|part| part == b"nobody"), "{query:?}");
+        }
+        // One field away: nobody need be asked for the address, and what is wrong is another thing.
+        let shown = ask(&["--resolve", "nobody.example:8080:127.0.0.1"]);
+        let said = String::from_utf8_lossy(&shown.stderr);
+        assert_eq!(shown.status.code(), Some(3), "{shown:?}");
+        assert!(said.contains("Connection refused"), "{said}");
+    });
 }

@@ -1,4 +1,4 @@
-//! One request over HTTP/2 on a connection of its own, driven step by step in this thread, without a runtime.
+//! Requests over HTTP/2, one at a time on a connection of their own, driven step by step in this thread, without a runtime.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -120,6 +120,25 @@ impl<'p> Exchange<'p> {
         (self.left, self.ends) = (ask.body, ask.end);
         self.upload = has_body.then_some(upload);
         Ok(())
+    }
+
+    /// Asks again on the same connection, without a body. What is read from now on is the response to it.
+    pub(crate) fn again(&mut self, ask: RequestShape) -> io::Result<()> {
+        self.pipe_mut().next();
+        (self.status, self.expected, self.body, self.upload) = (None, None, None, None);
+        self.request(ask)
+    }
+
+    /// Whether another request can be made on the connection, as far as the server has said.
+    pub(crate) fn takes_more(&mut self) -> bool {
+        self.turn();
+        let pipe = self.pipe();
+        pipe.log.ended && pipe.log.goaway.is_none() && !self.has_failed()
+    }
+
+    /// Whether the server has said that it did not work on the request.
+    pub(crate) fn is_returned(&self) -> bool {
+        self.pipe().log.is_returned()
     }
 
     /// Permits so many bytes more of the upload, and then its end if `ends`.
@@ -316,6 +335,11 @@ impl<'p> Exchange<'p> {
     }
 
     pub(crate) fn finish(mut self) -> TrialResult {
+        self.result()
+    }
+
+    /// What was seen of the last request.
+    pub(crate) fn result(&mut self) -> TrialResult {
         self.turn();
         let moment = self.prober.moment();
         self.pipe_mut().settle_the_end(moment);
@@ -343,12 +367,12 @@ impl<'p> Exchange<'p> {
             is_endless: pipe.is_endless,
             is_unsure: false,
             status: self.status,
-            server: self.server,
-            location: self.location,
+            server: self.server.clone(),
+            location: self.location.clone(),
             framing: "end-stream",
             ended,
             code: reset.filter(|_| ended == ConnectionEnd::StreamReset).map(|code| format!("{code:?}")),
-            invalid: self.invalid.map(|invalid| format!("no valid HTTP/2 ({invalid})")),
+            invalid: self.invalid.as_ref().map(|invalid| format!("no valid HTTP/2 ({invalid})")),
             is_tls_cut: pipe.wire.is_tls_cut,
             write_failed: pipe.write_failed,
             elapsed: self.started.elapsed(),

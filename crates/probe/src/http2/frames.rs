@@ -3,8 +3,8 @@
 use h2::Reason;
 use linger_untrusted::Untrusted;
 
-/// The stream of the one request: a client's first (RFC 9113 section 5.1.1).
-const STREAM: u32 = 1;
+/// The stream of the first request: a client's have odd numbers (RFC 9113 section 5.1.1).
+const FIRST: u32 = 1;
 /// Length of a frame's head (RFC 9113 section 4.1), in bytes.
 const HEAD: usize = 9;
 /// The beginning of a payload that is kept: the last stream and the error code of GOAWAY.
@@ -22,9 +22,11 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
-/// What the frames of a connection have said of its only request.
-#[derive(Debug, Default)]
+/// What the frames of a connection have said of its last request.
+#[derive(Debug)]
 pub(crate) struct FrameLog {
+    /// The request's stream.
+    stream: u32,
     opening: Vec<u8>,
     head: Vec<u8>,
     kept: Vec<u8>,
@@ -39,9 +41,42 @@ pub(crate) struct FrameLog {
     pub(crate) reset: Option<Reason>,
     /// The code of the last GOAWAY that came.
     pub(crate) goaway: Option<Reason>,
+    /// The last stream that the server may have worked on, as that GOAWAY says.
+    last_stream: u32,
+}
+
+impl Default for FrameLog {
+    fn default() -> Self {
+        Self {
+            stream: FIRST,
+            opening: Vec::new(),
+            head: Vec::new(),
+            kept: Vec::new(),
+            left: 0,
+            got: 0,
+            begun: false,
+            ended: false,
+            reset: None,
+            goaway: None,
+            last_stream: u32::MAX,
+        }
+    }
 }
 
 impl FrameLog {
+    /// Another request is made, on the next stream: what is read from now on is its response.
+    pub(crate) fn next(&mut self) {
+        self.stream += 2;
+        (self.got, self.begun, self.ended, self.reset) = (0, false, false, None);
+    }
+
+    /// Whether the server has said that it did not work on the request, so that a client may make it again whatever it is (RFC 9113
+    /// sections 6.8 and 8.7).
+    pub(crate) fn is_returned(&self) -> bool {
+        let is_behind = self.goaway.is_some() && self.stream > self.last_stream;
+        !self.begun && (is_behind || self.reset == Some(Reason::REFUSED_STREAM))
+    }
+
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         let room = OPENING - self.opening.len();
         self.opening.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -82,10 +117,10 @@ impl FrameLog {
     }
 
     fn is_ours(&self) -> bool {
-        self.stream() == STREAM
+        self.frame_stream() == self.stream
     }
 
-    fn stream(&self) -> u32 {
+    fn frame_stream(&self) -> u32 {
         // The first bit is reserved.
         word(&self.head[5..]) & 0x7fff_ffff
     }
@@ -109,8 +144,9 @@ impl FrameLog {
             RST_STREAM if self.is_ours() && self.reset.is_none() && self.kept.len() >= 4 => {
                 self.reset = Some(word(&self.kept).into());
             }
-            GOAWAY if self.stream() == 0 && self.kept.len() >= 8 => {
+            GOAWAY if self.frame_stream() == 0 && self.kept.len() >= 8 => {
                 self.goaway = Some(word(&self.kept[4..]).into());
+                self.last_stream = word(&self.kept) & 0x7fff_ffff;
             }
             _ => {}
         }
@@ -145,11 +181,11 @@ mod tests {
         let padded = [&[3][..], b"hello", &[0; 3]].concat();
         let frames = [
             frame(SETTINGS, 0, 0, &[0; 6]),
-            frame(HEADERS, END_HEADERS, STREAM, b"fields"),
-            frame(DATA, PADDED, STREAM, &padded),
+            frame(HEADERS, END_HEADERS, FIRST, b"fields"),
+            frame(DATA, PADDED, FIRST, &padded),
             frame(DATA, 0, 3, b"of another stream"),
-            frame(DATA, END_STREAM, STREAM, b"."),
-            frame(RST_STREAM, 0, STREAM, &[0, 0, 0, 0]),
+            frame(DATA, END_STREAM, FIRST, b"."),
+            frame(RST_STREAM, 0, FIRST, &[0, 0, 0, 0]),
             frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 2]),
         ];
         for size in 1..100 {
@@ -159,13 +195,42 @@ mod tests {
             assert!(log.not_http2().is_none());
             // One field away each: the end, the stream, the last byte.
             let mut cut = frames.clone();
-            cut[4] = frame(DATA, 0, STREAM, b".");
+            cut[4] = frame(DATA, 0, FIRST, b".");
             assert!(!logged(&cut, size).ended);
             cut[4] = frame(DATA, END_STREAM, 3, b".");
             assert!(!logged(&cut, size).ended);
             cut[5] = frame(RST_STREAM, 0, 3, &[0, 0, 0, 0]);
             assert_eq!(logged(&cut, size).reset, None);
         }
+    }
+
+    #[test]
+    fn a_request_that_the_server_has_not_worked_on_may_be_made_again() {
+        let first = [
+            frame(SETTINGS, 0, 0, &[]),
+            frame(HEADERS, END_HEADERS, FIRST, b"fields"),
+            frame(DATA, END_STREAM, FIRST, b"all"),
+        ];
+        let with = |frames: &[Vec<u8>]| {
+            let mut log = logged(&first, 7);
+            assert!(log.ended && !log.is_returned());
+            log.next();
+            assert!(!log.ended && !log.begun && log.got == 0);
+            frames.concat().chunks(5).for_each(|piece| log.feed(piece));
+            log
+        };
+        let goaway = |last: u8| frame(GOAWAY, 0, 0, &[0, 0, 0, last, 0, 0, 0, 0]);
+        assert!(with(&[goaway(1)]).is_returned());
+        // One field away: the server may have worked on it; it has answered; it has reset the stream for another reason.
+        assert!(!with(&[goaway(3)]).is_returned());
+        assert!(!with(&[frame(HEADERS, END_HEADERS, 3, b"fields"), goaway(1)]).is_returned());
+        assert!(with(&[frame(RST_STREAM, 0, 3, &[0, 0, 0, 7])]).is_returned());
+        assert!(!with(&[frame(RST_STREAM, 0, 3, &[0, 0, 0, 8])]).is_returned());
+        assert!(!with(&[frame(RST_STREAM, 0, 1, &[0, 0, 0, 7])]).is_returned());
+        // The second response is its own.
+        let both = with(&[frame(HEADERS, END_HEADERS, 3, b"f"), frame(DATA, END_STREAM, 3, b"more")]);
+        assert_eq!((both.got, both.ended), (4, true));
+        assert!(!with(&[frame(DATA, END_STREAM, FIRST, b"late")]).ended);
     }
 
     #[test]

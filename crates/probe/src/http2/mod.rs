@@ -7,5 +7,7 @@ mod pipe;
 mod plain;
 mod questions;
 
+pub(crate) use exchange::Exchange;
+pub(crate) use pipe::Gate;
 pub(crate) use plain::plain;
 pub(crate) use questions::ask;

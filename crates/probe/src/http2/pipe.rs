@@ -66,6 +66,13 @@ impl<'p> GatedStream<'p> {
         }
     }
 
+    /// Another request is made on the connection. The bounds are those of each response.
+    pub(crate) fn next(&mut self) {
+        let config = &self.prober.config;
+        self.log.next();
+        (self.read, self.last) = (0, Instant::now() + config.longest.max(2 * config.patience));
+    }
+
     /// Whether the gate lets another byte through.
     pub(crate) fn reads(&self) -> bool {
         match self.gate {

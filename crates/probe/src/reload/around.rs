@@ -3,10 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::attempt::{AttemptFate, ClientKind, LoadAttempt};
 use super::by::ReloadBy;
 use super::counted::{ReloadShown, RequestCounts};
 use super::listening::Listening;
-use super::load::{AttemptFate, ClientKind, LoadAttempt, ReloadLoad, UnderWay};
+use super::load::{ReloadLoad, UnderWay};
 use super::trigger::Trigger;
 use crate::budget::{CONTROLS, RELOAD_CLIENTS, UNDER_WAY};
 use crate::prober::Prober;

@@ -3,9 +3,9 @@
 use linger_verdict::Verdict;
 
 use super::around::ReloadRun;
+use super::attempt::AttemptFate;
 use super::by::ReloadBy;
 use super::counted::{ReloadFound, ReloadShown, RequestCounts};
-use super::load::AttemptFate;
 use crate::check::Check;
 use crate::finding::{CheckAnswer, CheckFinding};
 use crate::prober::Prober;

@@ -6,61 +6,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::attempt::{AttemptFate, ClientKind, LoadAttempt, returned, told, unconnected};
+use super::connection::LoadConnection;
 use crate::budget::MOST_REQUESTS;
-use crate::check::Check;
 use crate::dialect::RequestShape;
-use crate::finding::{CheckAnswer, CheckFinding};
-use crate::judge::{by_status, judge};
-use crate::often::STUCK;
 use crate::prober::Prober;
-use crate::seen::{ConnectionEnd, TrialResult};
-use crate::trial::{Trial, Until};
 
 /// Between two requests of a client: together the clients are no burden for any server, and still meet an instant that matters.
 const PAUSE: Duration = Duration::from_millis(25);
 /// How often it is looked whether what is waited for has come.
 const EVERY: Duration = Duration::from_millis(5);
-
-/// Whether a client makes a connection for each request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ClientKind {
-    New,
-    Kept,
-    /// Its response begins before the server is told, and is read later.
-    UnderWay,
-}
-
-/// What became of one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AttemptFate {
-    Kept,
-    AtRisk,
-    /// On a kept connection that the server had ended a moment before: the client could not know.
-    Crossed,
-    /// A part of the response came, or a gateway's word that there is none.
-    Cut,
-    /// It was connected and sent, and not a byte came.
-    Unanswered,
-    Refused,
-    Other,
-}
-
-#[derive(Debug)]
-pub(super) struct LoadAttempt {
-    pub(super) kind: ClientKind,
-    /// When all of it was sent; of one that was not connected, when that was tried.
-    pub(super) sent: Instant,
-    pub(super) ended: Instant,
-    pub(super) fate: AttemptFate,
-    /// As of a check; `None` where there was no connection.
-    pub(super) finding: Option<CheckFinding>,
-}
-
-impl LoadAttempt {
-    pub(super) fn was_reset(&self) -> bool {
-        self.finding.as_ref().and_then(|finding| finding.ended).is_some_and(ConnectionEnd::is_reset)
-    }
-}
 
 /// What all clients share.
 #[derive(Debug)]
@@ -142,40 +97,38 @@ impl<'p> ReloadLoad<'p> {
     }
 
     fn on_a_new_one(&self) -> io::Result<u32> {
-        let prober = self.prober;
-        let mut trial = Trial::open(prober, false)?;
-        trial.queue(&prober.dialect.request(RequestShape::GET));
-        trial.send(prober.config.patience);
+        let mut connection = LoadConnection::open(self.prober, false)?;
+        connection.ask(RequestShape::GET)?;
         let sent = Instant::now();
-        trial.read(Until::Complete, prober.config.patience);
-        self.record(ended(prober, ClientKind::New, RequestShape::GET, sent, false, trial));
+        connection.read();
+        self.record(ended(self.prober, ClientKind::New, sent, false, &mut connection));
         Ok(1)
     }
 
     /// Requests on one connection, as long as the server keeps it. Returns how many.
     fn kept(&self, asked: u32) -> io::Result<u32> {
-        let (prober, ask) = (self.prober, RequestShape::KEPT);
-        let mut trial = Trial::open(prober, false)?;
-        let request = prober.dialect.request(ask);
-        trial.queue(&request);
+        let (prober, kind) = (self.prober, ClientKind::Kept);
+        let mut connection = LoadConnection::open(prober, false)?;
+        connection.ask(RequestShape::KEPT)?;
         let mut made = 0;
         loop {
-            trial.send(prober.config.patience);
             let sent = Instant::now();
-            trial.read(Until::Complete, prober.config.patience);
+            connection.read();
             made += 1;
-            if !trial.is_complete() || trial.has_ended() || trial.is_last() || !self.goes_on(asked + made) {
-                self.record(ended(prober, ClientKind::Kept, ask, sent, made > 1, trial));
+            if made > 1 && connection.is_returned() {
+                // A client makes it again on another connection, and so does this one.
                 return Ok(made);
             }
-            let seen = trial.result();
-            self.record(told(prober, ClientKind::Kept, ask, sent, made > 1, seen));
+            if !connection.takes_more() || !self.goes_on(asked + made) {
+                self.record(told_of(prober, kind, sent, made > 1, &mut connection));
+                return Ok(made);
+            }
+            self.record(told_of(prober, kind, sent, made > 1, &mut connection));
             self.pause(asked + made);
             // A client looks whether its connection has ended before it uses it again.
-            if trial.idle_end(Instant::now()).is_some() {
+            if connection.has_left() || connection.again(RequestShape::KEPT).is_err() {
                 return Ok(made);
             }
-            trial.again(&request);
         }
     }
 }
@@ -183,25 +136,23 @@ impl<'p> ReloadLoad<'p> {
 /// A response that has begun, most of which waits in the server.
 pub(super) struct UnderWay<'p> {
     prober: &'p Prober,
-    trial: Trial<'p>,
+    connection: LoadConnection<'p>,
     sent: Instant,
 }
 
 impl<'p> UnderWay<'p> {
     /// `None` if no response has begun, as in a server all of whose workers are busy.
     pub(super) fn begin(prober: &'p Prober) -> Option<Self> {
-        let mut trial = Trial::open(prober, true).ok()?;
-        trial.queue(&prober.dialect.request(RequestShape::GET));
-        trial.send(STUCK);
+        let mut connection = LoadConnection::open(prober, true).ok()?;
+        connection.ask(RequestShape::GET).ok()?;
         let sent = Instant::now();
-        trial.answer_begins(prober.holding()).then_some(Self { prober, trial, sent })
+        connection.begins().then_some(Self { prober, connection, sent })
     }
 
     /// Reads the rest.
-    pub(super) fn finish(self) -> LoadAttempt {
-        let Self { prober, mut trial, sent } = self;
-        trial.read(Until::Complete, prober.config.patience);
-        ended(prober, ClientKind::UnderWay, RequestShape::GET, sent, false, trial)
+    pub(super) fn finish(mut self) -> LoadAttempt {
+        self.connection.read();
+        ended(self.prober, ClientKind::UnderWay, self.sent, false, &mut self.connection)
     }
 }
 
@@ -209,91 +160,24 @@ impl<'p> UnderWay<'p> {
 fn ended(
     prober: &Prober,
     kind: ClientKind,
-    ask: RequestShape,
     sent: Instant,
     is_again: bool,
-    mut trial: Trial<'_>,
+    connection: &mut LoadConnection<'_>,
 ) -> LoadAttempt {
-    if trial.is_complete() && !ask.is_kept {
-        trial.read(Until::Closed, prober.moment());
-    }
-    told(prober, kind, ask, sent, is_again, trial.finish())
+    connection.settle();
+    told_of(prober, kind, sent, is_again, connection)
 }
 
-/// `is_again`: whether the connection had a request before.
-fn told(
+fn told_of(
     prober: &Prober,
     kind: ClientKind,
-    ask: RequestShape,
     sent: Instant,
     is_again: bool,
-    seen: TrialResult,
+    connection: &mut LoadConnection<'_>,
 ) -> LoadAttempt {
-    let ended = Instant::now();
-    let finding = by_status(&prober.model, judge(prober, Check::Reload, ask, seen));
-    let fate = fate(&finding, is_again, prober.tls_host.is_some());
-    LoadAttempt { kind, sent, ended, fate, finding: Some(finding) }
-}
-
-fn unconnected(kind: ClientKind, error: &io::Error) -> LoadAttempt {
-    let now = Instant::now();
-    let fate = match error.kind() {
-        // A unix socket that is gone, or is nobody's.
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => AttemptFate::Refused,
-        _ => AttemptFate::Unanswered,
-    };
-    LoadAttempt { kind, sent: now, ended: now, fate, finding: None }
-}
-
-fn fate(finding: &CheckFinding, is_again: bool, is_tls: bool) -> AttemptFate {
-    let is_empty = finding.got == 0 && finding.status.is_none();
-    let has_finished = matches!(finding.ended, Some(ConnectionEnd::Closed | ConnectionEnd::ClosedThenReset));
-    match finding.answer {
-        CheckAnswer::Keeps => AttemptFate::Kept,
-        CheckAnswer::AtRisk => AttemptFate::AtRisk,
-        // Before the FIN of a kept connection the server had closed it; with TLS close_notify may have come before the request.
-        CheckAnswer::Loses | CheckAnswer::LosesSilently
-            if is_empty && is_again && (has_finished || is_tls) =>
-        {
-            AttemptFate::Crossed
-        }
-        CheckAnswer::Loses | CheckAnswer::LosesSilently | CheckAnswer::Stalls if is_empty => {
-            AttemptFate::Unanswered
-        }
-        CheckAnswer::Loses | CheckAnswer::LosesSilently | CheckAnswer::Stalls => AttemptFate::Cut,
-        _ => AttemptFate::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_field_away_from_a_request_that_was_lost() {
-        let of = |answer, ended, got| {
-            let mut finding = CheckFinding::undecided(Check::Reload, "");
-            (finding.answer, finding.ended, finding.got) = (answer, Some(ended), got);
-            finding
-        };
-        let reset = of(CheckAnswer::Loses, ConnectionEnd::Reset, 0);
-        assert_eq!(fate(&reset, true, false), AttemptFate::Unanswered);
-        // With a FIN before, or where TLS hides the order, the server may have closed before the request came.
-        let closed = of(CheckAnswer::LosesSilently, ConnectionEnd::Closed, 0);
-        let both = of(CheckAnswer::Loses, ConnectionEnd::ClosedThenReset, 0);
-        assert_eq!(fate(&closed, true, false), AttemptFate::Crossed);
-        assert_eq!(fate(&both, true, false), AttemptFate::Crossed);
-        assert_eq!(fate(&reset, true, true), AttemptFate::Crossed);
-        // Not on a new connection, nor with a byte of the response.
-        assert_eq!(fate(&closed, false, false), AttemptFate::Unanswered);
-        assert_eq!(fate(&reset, false, true), AttemptFate::Unanswered);
-        let cut = of(CheckAnswer::LosesSilently, ConnectionEnd::Closed, 1);
-        assert_eq!(fate(&cut, true, false), AttemptFate::Cut);
-        let head = CheckFinding { status: Some(200), ..closed };
-        assert_eq!(fate(&head, true, false), AttemptFate::Cut);
-        assert_eq!(
-            fate(&of(CheckAnswer::Stalls, ConnectionEnd::Silent, 0), true, false),
-            AttemptFate::Unanswered
-        );
+    if connection.is_returned() {
+        returned(kind, sent)
+    } else {
+        told(prober, kind, sent, is_again, connection.result())
     }
 }

@@ -4,8 +4,10 @@
 //! the server is told, and are read when it has done what it was told. What cannot be shown to have happened is not called kept.
 
 mod around;
+mod attempt;
 pub(crate) mod by;
 mod conclude;
+mod connection;
 pub(crate) mod counted;
 mod listening;
 mod load;

@@ -137,8 +137,8 @@ fn http_server_dies_of_a_signal_that_it_does_not_know() {
     });
 }
 
-/// nginx with its master process, whose responses do not fit into its socket's buffer.
-fn workers() -> Option<(String, RunningServer)> {
+/// nginx with its master process, whose responses do not fit into its socket's buffer. `protocol` is what `listen` says of it.
+fn workers(protocol: &str) -> Option<(String, RunningServer)> {
     let program = available(program("nginx", "nginx"))?;
     let launch = Launch::new("nginx");
     let (folder, port) = (launch.folder().to_string(), launch.port);
@@ -151,7 +151,7 @@ fn workers() -> Option<(String, RunningServer)> {
              events {{ worker_connections 512; }}
              http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
                fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-               server {{ listen 127.0.0.1:{port} sndbuf=32k; root {folder}; lingering_close always; }} }}"
+               server {{ listen 127.0.0.1:{port} {protocol} sndbuf=32k; root {folder}; lingering_close always; }} }}"
         ),
     );
     let mut command = Command::new(program);
@@ -164,7 +164,7 @@ fn workers() -> Option<(String, RunningServer)> {
 fn nginx_keeps_at_a_reload_and_at_quit_and_cuts_at_term() {
     sandboxed(|| {
         let asked = |by| {
-            let (url, server) = workers()?;
+            let (url, server) = workers("")?;
             Some(ask(&url, signal(&server, by)))
         };
         let Some(reload) = asked(ReloadSignal::Hup) else { return };
@@ -182,6 +182,35 @@ fn nginx_keeps_at_a_reload_and_at_quit_and_cuts_at_term() {
         let found = term.reload.unwrap();
         assert!(matches!(term.answer, CheckAnswer::Loses | CheckAnswer::LosesSilently), "{term:#?}");
         assert!(found.during.lost >= found.under_way && found.after.refused > 0, "{found:?}");
+    });
+}
+
+#[test]
+fn nginx_does_the_same_over_http2() {
+    sandboxed(|| {
+        let asked = |signal| {
+            let (url, server) = workers("http2")?;
+            let mut config = ProbeConfig::default();
+            (config.only, config.repeat, config.watch) = (vec![Check::Reload], 1, false);
+            (config.http2, config.reload) = (true, Some(ReloadBy::Signal { pid: server.id(), signal }));
+            let report = probe(&url.parse().unwrap(), &config, |_| {}).unwrap();
+            assert_eq!(report.protocol, "HTTP/2");
+            let found = report.findings.into_iter().next()?;
+            eprintln!("{}: {} {:?}", found.answer, found.sentence, found.reload);
+            let counts = found.reload?;
+            assert!(counts.under_way > 0 && counts.before.kept > 0 && counts.before.lost == 0, "{counts:?}");
+            Some((found, counts))
+        };
+        let Some((reload, counts)) = asked(ReloadSignal::Hup) else { return };
+        assert!(matches!(reload.answer, CheckAnswer::Keeps | CheckAnswer::AtRisk), "{reload:#?}");
+        assert_eq!((counts.shown, counts.during.lost), (Some(ReloadShown::Processes), 0));
+        assert!(counts.after.kept > 0 && counts.after.refused == 0, "{counts:?}");
+        let Some((quit, counts)) = asked(ReloadSignal::Quit) else { return };
+        assert!(matches!(quit.answer, CheckAnswer::Keeps | CheckAnswer::AtRisk), "{quit:#?}");
+        assert!(counts.during.lost == 0 && counts.after.refused > 0, "{counts:?}");
+        let Some((term, counts)) = asked(ReloadSignal::Term) else { return };
+        assert!(matches!(term.answer, CheckAnswer::Loses | CheckAnswer::LosesSilently), "{term:#?}");
+        assert!(counts.during.lost >= counts.under_way && counts.after.refused > 0, "{counts:?}");
     });
 }
 

@@ -266,3 +266,30 @@ fn nothing_is_on_its_way_over_a_unix_socket() {
         assert_eq!(report.of(Check::LargeResponse).unwrap().answer, CheckAnswer::Keeps);
     });
 }
+
+#[test]
+fn a_refusal_without_framing_is_no_short_page() {
+    sandboxed(|| {
+        // bjoern's answer to bytes behind a request; and, one field away, the plain page's status.
+        for (status, answer) in
+            [("400 Bad Request", CheckAnswer::Keeps), ("200 OK", CheckAnswer::LosesSilently)]
+        {
+            let url = serve(move |stream, _, head| {
+                let _ = stream.set_read_timeout(Some(Duration::from_millis(300)));
+                let is_plain = head
+                    .windows(4)
+                    .position(|four| four == b"\r\n\r\n")
+                    .is_some_and(|at| at + 4 == head.len())
+                    && !stream.read(&mut [0; 8]).is_ok_and(|got| got > 0);
+                let _ = stream.set_read_timeout(None);
+                if is_plain {
+                    respond(stream, "200 OK", "", BODY);
+                } else {
+                    let _ = stream.write_all(format!("HTTP/1.1 {status}\r\n\r\n").as_bytes());
+                }
+            });
+            let report = ask(&url, &config(&[Check::TrailingBytes])).unwrap();
+            assert_eq!(report.findings[0].answer, answer, "{status}: {}", report.findings[0].sentence);
+        }
+    });
+}

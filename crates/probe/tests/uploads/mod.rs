@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use linger_probe::{Check, CheckAnswer, CheckFinding, LeftOut};
 use linger_testing::sandboxed;
@@ -158,5 +159,45 @@ fn neither_is_asked_of_a_server_that_others_use() {
             assert_eq!(left_out, (CheckAnswer::CannotTell, Some(LeftOut::Active)), "{finding:#?}");
         }
         assert_eq!(heads.lock().unwrap().len(), 1, "the plain request alone");
+    });
+}
+
+/// Answers as soon as half of the body has come. Then closes with that half unread, or reads on.
+fn answers_half(reads_on: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut came = [0; 64];
+                // A part of the head alone is read of a request with a body: the rest is unread at the close.
+                let is_post = stream.read(&mut came).is_ok_and(|_| came.starts_with(b"POST"));
+                if !is_post || reads_on {
+                    respond(&mut stream, "200 OK", "", BODY);
+                    close_well(&mut stream);
+                    return;
+                }
+                respond(&mut stream, "200 OK", "", BODY);
+                // The client has all of it by then.
+                thread::sleep(Duration::from_millis(100));
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn a_reset_behind_the_answer_to_half_of_a_request_is_at_risk() {
+    sandboxed(|| {
+        let mut config = config(&[Check::Stall]);
+        config.repeat = 3;
+        let found = ask(&answers_half(false), &config).unwrap().findings.remove(0);
+        assert_eq!((found.answer, found.with_this_answer), (CheckAnswer::AtRisk, 3), "{found:#?}");
+        assert!(found.counters.get("TCPAbortOnClose").is_some_and(|count| *count > 0), "{found:#?}");
+        // One field away: the same answer, and a close that reads on.
+        let found = ask(&answers_half(true), &config).unwrap().findings.remove(0);
+        assert_eq!((found.answer, found.with_this_answer), (CheckAnswer::Keeps, 3), "{found:#?}");
+        assert!(found.counters.is_empty(), "{found:#?}");
     });
 }
