@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use linger_hunt::{
-    HuntStep, FoundLoss, HuntError, HuntPlan, HuntReport, Quarry, Schedule, SearchEnd, Story, hunt, replay,
+    FoundLoss, HuntError, HuntPlan, HuntReport, HuntStep, Quarry, Schedule, SearchEnd, Story, hunt, replay,
 };
 use linger_lab::{IpVersion, Link, Named as _, Stop, Verdict};
 use linger_testing::sandboxed;
