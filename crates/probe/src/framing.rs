@@ -202,6 +202,11 @@ impl Framing {
         came - bytes.len()
     }
 
+    fn note_upgrade(&mut self, field: impl Fn(&str) -> Option<String>) {
+        self.websocket_accept = field("sec-websocket-accept");
+        self.is_upgrade = is_upgrade(field("upgrade"), field("connection"));
+    }
+
     /// Parses the head. Skips interim responses (1xx).
     fn parse_head(&mut self, bytes: &[u8]) -> Parsed {
         let mut from = 0;
@@ -262,8 +267,7 @@ impl Framing {
                 header.map(|header| header.value.into())
             };
             (self.server, self.location) = (raw("server"), raw("location"));
-            self.websocket_accept = find("sec-websocket-accept");
-            self.is_upgrade = is_upgrade(find("upgrade"), find("connection"));
+            self.note_upgrade(find);
             self.keep_alive = find("keep-alive").and_then(|value| timeout(&value));
             let connection = find("connection").unwrap_or_default().to_ascii_lowercase();
             let says = |word: &str| connection.split(',').any(|token| token.trim() == word);
