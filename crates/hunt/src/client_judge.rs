@@ -7,7 +7,7 @@ use linger_verdict::{Observation, Verdict};
 
 use crate::judge::Unjudged;
 use crate::report::{ClientLoss, ClientLossKind, LostResponse};
-use crate::serve::{Exchange, Served, ServedEnd, content};
+use crate::serve::{ServedConnection, ServedEnd, ServedExchange, content};
 
 /// How a client ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) struct PlainClient {
 /// All that was seen of a trial.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientTrial {
-    pub(crate) served: Vec<Served>,
+    pub(crate) served: Vec<ServedConnection>,
     pub(crate) end: ClientEnd,
     pub(crate) is_halted: bool,
     /// Whether a kernel sent a reset meanwhile.
@@ -56,7 +56,7 @@ pub(crate) struct ClientTrial {
 }
 
 impl ClientTrial {
-    fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
+    fn exchanges(&self) -> impl Iterator<Item = &ServedExchange> {
         self.served.iter().flat_map(|served| &served.exchanges)
     }
 
@@ -87,8 +87,8 @@ fn verdict(trial: &ClientTrial, plain: &PlainClient) -> (Result<Verdict, Unjudge
     if trial.end.status.is_none() {
         return silent(Unjudged::Silent);
     }
-    let is_answer = |exchange: &Exchange| plain.is_http || exchange.whole_request;
-    let all = |is: fn(&Exchange) -> bool| {
+    let is_answer = |exchange: &ServedExchange| plain.is_http || exchange.whole_request;
+    let all = |is: fn(&ServedExchange) -> bool| {
         let these = trial.exchanges().filter(|exchange| is(exchange) && is_answer(exchange));
         these.count() >= plain.requests
     };
@@ -116,8 +116,8 @@ fn verdict(trial: &ClientTrial, plain: &PlainClient) -> (Result<Verdict, Unjudge
     }
     // Who gets a final response before the upload is done may stop if the server is closing (RFC 9112 section 9.5), or has refused it. One that has
     // said neither, and reads on to the end, was to get all of it.
-    let is_open = |served: &Served| matches!(served.end, ServedEnd::Fin | ServedEnd::Reset);
-    let is_cut = |exchange: &Exchange| exchange.kept && !exchange.whole_request;
+    let is_open = |served: &ServedConnection| matches!(served.end, ServedEnd::Fin | ServedEnd::Reset);
+    let is_cut = |exchange: &ServedExchange| exchange.kept && !exchange.whole_request;
     let cut_by_client =
         trial.served.iter().any(|served| is_open(served) && served.exchanges.iter().any(is_cut));
     if cut_by_client && plain.status < 400 {

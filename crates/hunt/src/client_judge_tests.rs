@@ -5,10 +5,10 @@ use linger_verdict::Verdict;
 use crate::client_judge::{ClientEnd, ClientTrial, OutputRule, PlainClient, judge_client};
 use crate::judge::Unjudged;
 use crate::report::ClientLossKind;
-use crate::serve::{Exchange, Served, ServedEnd, content};
+use crate::serve::{ServedConnection, ServedEnd, ServedExchange, content};
 
 /// A request and a response that came whole, and whose client had them.
-const WHOLE: Exchange = Exchange {
+const WHOLE: ServedExchange = ServedExchange {
     asked: true,
     announced: Some(50),
     received: 50,
@@ -20,16 +20,17 @@ const WHOLE: Exchange = Exchange {
     kept: false,
 };
 /// The same, of which the client's kernel has not acknowledged the end.
-const UNDER_WAY: Exchange = Exchange { delivered: false, ..WHOLE };
-const CUT: Exchange = Exchange { written: 60, answered: false, delivered: false, ..WHOLE };
-const NONE: Exchange = Exchange { body: None, written: 0, answered: false, delivered: false, ..WHOLE };
+const UNDER_WAY: ServedExchange = ServedExchange { delivered: false, ..WHOLE };
+const CUT: ServedExchange = ServedExchange { written: 60, answered: false, delivered: false, ..WHOLE };
+const NONE: ServedExchange =
+    ServedExchange { body: None, written: 0, answered: false, delivered: false, ..WHOLE };
 
-fn half(exchange: Exchange) -> Exchange {
-    Exchange { received: 20, whole_request: false, ..exchange }
+fn half(exchange: ServedExchange) -> ServedExchange {
+    ServedExchange { received: 20, whole_request: false, ..exchange }
 }
 
-fn trial(exchanges: &[Exchange], end: ServedEnd, status: Option<i32>, output: &[u8]) -> ClientTrial {
-    let served = Served { client: None, exchanges: exchanges.to_vec(), end };
+fn trial(exchanges: &[ServedExchange], end: ServedEnd, status: Option<i32>, output: &[u8]) -> ClientTrial {
+    let served = ServedConnection { client: None, exchanges: exchanges.to_vec(), end };
     let end = ClientEnd { status, output: output.to_vec() };
     ClientTrial { served: vec![served], end, is_halted: false, was_reset: false }
 }
@@ -99,7 +100,7 @@ fn an_upload_is_lost_if_the_client_is_content_and_the_server_wanted_the_rest() {
         );
     }
     // It has its answer. Then it counts whether the server wanted more, and who ended.
-    let kept = Exchange { kept: true, ..half(WHOLE) };
+    let kept = ServedExchange { kept: true, ..half(WHOLE) };
     assert_eq!(of(kept, ServedEnd::Closed, &free), KEPT, "the server has closed");
     assert_eq!(of(half(WHOLE), ServedEnd::Fin, &free), KEPT, "the server has said that it will");
     assert_eq!(of(kept, ServedEnd::Reset, &free), lost(ClientLossKind::Upload));
@@ -120,7 +121,7 @@ fn an_upload_is_lost_if_the_client_is_content_and_the_server_wanted_the_rest() {
 fn of_two_responses_both_have_to_be_there_and_a_second_attempt_counts() {
     let two = PlainClient { requests: 2, ..plain(OutputRule::Bodies) };
     let both = [content(0, 100), content(0, 100)].concat();
-    let of = |exchanges: &[Exchange], status, output: &[u8], plain| {
+    let of = |exchanges: &[ServedExchange], status, output: &[u8], plain| {
         judged(&trial(exchanges, ServedEnd::Closed, Some(status), output), plain)
     };
     assert_eq!(of(&[WHOLE, WHOLE], 0, &both, &two), KEPT);
@@ -143,7 +144,7 @@ fn without_a_connection_or_to_its_end_nothing_is_told() {
 #[test]
 fn what_an_output_has_to_be_is_learnt_or_asked_for() {
     let of = |body: u64, output: &[u8]| {
-        trial(&[Exchange { body: Some(body), ..WHOLE }], ServedEnd::Fin, Some(0), output)
+        trial(&[ServedExchange { body: Some(body), ..WHOLE }], ServedEnd::Fin, Some(0), output)
     };
     let bodies = [of(9, &content(0, 9)), of(50, &content(0, 50))];
     assert_eq!(OutputRule::learn(&bodies), OutputRule::Bodies);

@@ -19,12 +19,12 @@ use self::files::{code, path, printed, upload};
 use crate::arena::{ExpectedOutput, HuntedClient};
 use crate::client_judge::{ClientEnd, ClientTrial, OutputRule, PlainClient, judge_client};
 use crate::error::HuntError;
-use crate::field::{Field, Inside, Load, SideCounters, Trial};
+use crate::field::{Inside, Load, SideCounters, StoryTrial, TrialField};
 use crate::generate::Ranges;
 use crate::judge::Unjudged;
 use crate::report::{HuntReport, OutputCheck, PlainRequests, SearchEnd, Searched};
 use crate::schedule::{HuntStep, Player, Schedule};
-use crate::serve::{Answering, Forks, Served, ServedEnd, ServerWaits, serve};
+use crate::serve::{Answering, Forks, ServedConnection, ServedEnd, ServerWaits, serve};
 use crate::story::Story;
 
 /// Where clients are hunted.
@@ -229,7 +229,7 @@ impl Clients {
         schedule: &Schedule,
         output: &File,
         stop: &Stop,
-    ) -> io::Result<Vec<Served>> {
+    ) -> io::Result<Vec<ServedConnection>> {
         let mut served = Vec::new();
         let mut until = Instant::now() + self.waits.patience;
         loop {
@@ -303,7 +303,7 @@ impl Clients {
     }
 }
 
-impl Field for Clients {
+impl TrialField for Clients {
     fn links(&self) -> Vec<Option<String>> {
         self.place.links.iter().map(|link| Some(link.name.clone())).collect()
     }
@@ -317,7 +317,7 @@ impl Field for Clients {
         Ranges { plays: Player::Server, bodies, links: self.links(), ..Ranges::default() }
     }
 
-    fn play(&self, story: &Story, _: &mut Inside, halt: &Stop) -> io::Result<Trial> {
+    fn play(&self, story: &Story, _: &mut Inside, halt: &Stop) -> io::Result<StoryTrial> {
         let begun = Instant::now();
         let (trial, _) = self.trial(&story.schedule, self.at(story.link.as_deref()), halt)?;
         let (verdict, lost) = judge_client(&trial, &self.plain);
@@ -330,7 +330,7 @@ impl Field for Clients {
             _ => Load::Light,
         };
         let client = trial.served.first().and_then(|served| served.client);
-        Ok(Trial { verdict, lost, client, load })
+        Ok(StoryTrial { verdict, lost, client, load })
     }
 
     fn counters(&self, link: Option<&str>) -> Option<SideCounters> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use linger_lab::Stop;
 
-use crate::field::{Field, Load, Trial};
+use crate::field::{Load, StoryTrial, TrialField};
 use crate::story::Story;
 use crate::trials::TrialMap;
 
@@ -18,12 +18,12 @@ use crate::trials::TrialMap;
 pub(crate) struct PlayedStory {
     pub(crate) index: u64,
     pub(crate) story: Story,
-    pub(crate) trial: Trial,
+    pub(crate) trial: StoryTrial,
 }
 
 /// Those who play on a field, and how many connections it bears.
 pub(crate) struct Crew<'a> {
-    pub(crate) field: &'a dyn Field,
+    pub(crate) field: &'a dyn TrialField,
     /// The most connections at a time.
     most: usize,
     turns: Turns,
@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const STACK: usize = 256 << 10;
 
 impl<'a> Crew<'a> {
-    pub(crate) fn new(field: &'a dyn Field, most: usize) -> Self {
+    pub(crate) fn new(field: &'a dyn TrialField, most: usize) -> Self {
         let most = most.max(1);
         Self { field, most, turns: Turns::new(FIRST.min(most)), repeated: Mutex::default() }
     }

@@ -18,7 +18,7 @@ use crate::story::Story;
 
 /// What came of one story.
 #[derive(Clone, Debug)]
-pub(crate) struct Trial {
+pub(crate) struct StoryTrial {
     pub(crate) verdict: Result<Verdict, Unjudged>,
     /// What was lost, if the verdict says that something was.
     pub(crate) lost: LostResponse,
@@ -57,7 +57,7 @@ impl SideCounters {
 pub(crate) type Inside = Option<usize>;
 
 /// A place for trials.
-pub(crate) trait Field: Sync {
+pub(crate) trait TrialField: Sync {
     /// The names of the links, the simplest first.
     fn links(&self) -> Vec<Option<String>>;
     /// The time from the beginning of a trial to that of the next.
@@ -68,7 +68,7 @@ pub(crate) trait Field: Sync {
     ///
     /// # Errors
     /// Returns why this machine cannot play.
-    fn play(&self, story: &Story, inside: &mut Inside, halt: &Stop) -> io::Result<Trial>;
+    fn play(&self, story: &Story, inside: &mut Inside, halt: &Stop) -> io::Result<StoryTrial>;
     /// What the kernel has counted on a link so far; `None` where others use it, too.
     fn counters(&self, link: Option<&str>) -> Option<SideCounters>;
     /// How the server that is hunted ended, and the end of what it printed; `None` if it did not.
@@ -96,7 +96,7 @@ impl Servers {
     }
 }
 
-impl Field for Servers {
+impl TrialField for Servers {
     fn links(&self) -> Vec<Option<String>> {
         self.arenas.iter().map(|arena| arena.link.clone()).collect()
     }
@@ -110,7 +110,7 @@ impl Field for Servers {
         Ranges { half_closes, bodies, links: self.links(), ..Ranges::default() }
     }
 
-    fn play(&self, story: &Story, inside: &mut Inside, halt: &Stop) -> io::Result<Trial> {
+    fn play(&self, story: &Story, inside: &mut Inside, halt: &Stop) -> io::Result<StoryTrial> {
         let first = self.arenas.first().map(|arena| (0, arena));
         let (at, arena) = self.at(story.link.as_deref()).or(first).ok_or(io::ErrorKind::NotFound)?;
         // A thread goes from one network to another as its stories do.
@@ -126,7 +126,7 @@ impl Field for Servers {
             Err(_) => Load::AsBefore,
             Ok(_) => Load::Light,
         };
-        Ok(Trial { verdict, lost: LostResponse::of(&played), client: played.client, load })
+        Ok(StoryTrial { verdict, lost: LostResponse::of(&played), client: played.client, load })
     }
 
     fn counters(&self, link: Option<&str>) -> Option<SideCounters> {

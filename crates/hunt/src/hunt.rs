@@ -13,7 +13,7 @@ use crate::arena::{Arena, Quarry};
 use crate::clients::{ClientPlace, Clients};
 use crate::crew::{Crew, PlayedStory};
 use crate::error::HuntError;
-use crate::field::{Field, Servers};
+use crate::field::{Servers, TrialField};
 use crate::generate::story;
 use crate::learn::plain;
 use crate::repeat::Repeater;
@@ -109,14 +109,14 @@ pub(crate) fn field(
     plan: &HuntPlan,
     capture: Option<&Arc<Mutex<Capture>>>,
     stop: &Stop,
-) -> Result<Box<dyn Field>, HuntError> {
+) -> Result<Box<dyn TrialField>, HuntError> {
     match &plan.quarry {
         Quarry::Client { hunted, links, ip, port } => {
             let place = ClientPlace { links: links.clone(), ip: *ip, port: *port, seed: plan.seed };
             let clients = Clients::learn(hunted, place, plan.payload.as_deref(), capture.cloned(), stop)?;
             Ok(Box::new(clients))
         }
-        _ => servers(plan, capture, stop).map(|servers| Box::new(servers) as Box<dyn Field>),
+        _ => servers(plan, capture, stop).map(|servers| Box::new(servers) as Box<dyn TrialField>),
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct ServerWaits {
 
 /// One request and its response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Exchange {
+pub(crate) struct ServedExchange {
     /// Whether the request's head came whole.
     pub(crate) asked: bool,
     /// The length of the request's body, if it says it.
@@ -73,9 +73,9 @@ pub(crate) enum ServedEnd {
 
 /// What the server saw of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Served {
+pub(crate) struct ServedConnection {
     pub(crate) client: Option<SocketAddr>,
-    pub(crate) exchanges: Vec<Exchange>,
+    pub(crate) exchanges: Vec<ServedExchange>,
     pub(crate) end: ServedEnd,
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn serve(
     answering: &Answering,
     waits: &ServerWaits,
     (halt, forks): (&Stop, &Forks),
-) -> Served {
+) -> ServedConnection {
     let client = socket.peer_addr().ok().and_then(|address| address.as_socket());
     let mut server = ScheduledServer::new(socket, schedule, answering, waits, halt);
     for step in &schedule.steps {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use linger_lab::Stop;
 
 use crate::schedule::{HuntStep, Schedule};
-use crate::serve::{Answering, Forks, PLAIN_BODY, Served, ServedEnd, ServerWaits, content, serve};
+use crate::serve::{Answering, Forks, PLAIN_BODY, ServedConnection, ServedEnd, ServerWaits, content, serve};
 
 const WAITS: ServerWaits =
     ServerWaits { patience: Duration::from_secs(10), idle: Duration::from_millis(100) };
@@ -18,7 +18,7 @@ fn played<T: Send>(
     schedule: &Schedule,
     payload: Option<&[u8]>,
     client: impl FnOnce(TcpStream) -> T + Send,
-) -> (Served, T) {
+) -> (ServedConnection, T) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let answering = Answering { status: 200, payload: payload.map(<[u8]>::to_vec), upload: None };
     thread::scope(|scope| {

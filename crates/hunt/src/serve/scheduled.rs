@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::Socket;
 
-use super::{Answering, Exchange, PLAIN_BODY, Served, ServedEnd, ServerWaits, content};
+use super::{Answering, PLAIN_BODY, ServedConnection, ServedEnd, ServedExchange, ServerWaits, content};
 use crate::request::RequestFraming;
 use crate::schedule::{HuntStep, Schedule};
 
@@ -26,7 +26,7 @@ const MOST_EXCHANGES: usize = 64;
 
 /// A response that has begun.
 #[derive(Clone, Copy, Debug)]
-struct Response {
+struct BegunResponse {
     body: u64,
     /// Bytes of its body that were handed to `send`.
     queued: u64,
@@ -44,7 +44,7 @@ pub(super) struct ScheduledServer<'s> {
     keep_alive: bool,
     /// The requests, the last of which may not have begun.
     requests: Vec<RequestFraming>,
-    responses: Vec<Response>,
+    responses: Vec<BegunResponse>,
     /// Responses that the schedule still has.
     responds_left: usize,
     /// Bytes that are to be sent.
@@ -148,14 +148,14 @@ impl<'s> ScheduledServer<'s> {
         if let Some(payload) = &self.answering.payload {
             let length = payload.len() as u64;
             let begins = self.sent + self.out.len() as u64;
-            self.responses.push(Response { body: length, queued: length, begins, keeps: false });
+            self.responses.push(BegunResponse { body: length, queued: length, begins, keeps: false });
             self.out.extend_from_slice(payload);
             return;
         }
         let keep = self.keep_alive || self.responds_left > 0;
         self.out.extend_from_slice(&self.answering.head(body, keep));
         let begins = self.sent + self.out.len() as u64;
-        self.responses.push(Response { body, queued: 0, begins, keeps: keep });
+        self.responses.push(BegunResponse { body, queued: 0, begins, keeps: keep });
         self.continue_body(sent);
     }
 
@@ -383,13 +383,14 @@ impl<'s> ScheduledServer<'s> {
         (!self.keep_alive && !self.responses.is_empty()) || self.client_ended
     }
 
-    pub(super) fn served(self, client: Option<SocketAddr>) -> Served {
+    pub(super) fn served(self, client: Option<SocketAddr>) -> ServedConnection {
         // The FIN counts as one, and only when all before it is acknowledged.
         let acknowledged = self.acknowledged().min(self.sent);
         let exchange = |(index, request): (usize, &RequestFraming)| {
             let response = self.responses.get(index);
-            let sent_of = |response: &Response| self.sent.saturating_sub(response.begins).min(response.body);
-            Exchange {
+            let sent_of =
+                |response: &BegunResponse| self.sent.saturating_sub(response.begins).min(response.body);
+            ServedExchange {
                 asked: request.has_head(),
                 announced: request.announced(),
                 received: request.received,
@@ -401,10 +402,11 @@ impl<'s> ScheduledServer<'s> {
                 kept: !self.is_closing && response.is_some_and(|response| response.keeps),
             }
         };
-        let exchanges: Vec<Exchange> = self.requests.iter().enumerate().map(exchange).collect();
+        let exchanges: Vec<ServedExchange> = self.requests.iter().enumerate().map(exchange).collect();
         // The one after the last request never began.
-        let begun = |exchange: &Exchange| exchange.asked || exchange.received > 0 || exchange.body.is_some();
-        Served {
+        let begun =
+            |exchange: &ServedExchange| exchange.asked || exchange.received > 0 || exchange.body.is_some();
+        ServedConnection {
             client,
             exchanges: exchanges.into_iter().filter(begun).collect(),
             end: self.end.unwrap_or(ServedEnd::Silence),
