@@ -47,10 +47,10 @@ pub(crate) struct HuntArguments {
     #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString, conflicts_with_all = ["command", "path"])]
     pub(super) client: Option<String>,
     /// The size of the file whose name the client finds in LINGER_UPLOAD [default: 1M]
-    #[arg(long, value_name = "BYTES", requires = "client", value_parser = upload)]
+    #[arg(long, value_name = "BYTES", value_parser = upload)]
     pub(super) upload: Option<u64>,
     /// The status of the responses that the client gets [default: 200]
-    #[arg(long, value_name = "N", requires = "client", value_parser = clap::value_parser!(u16).range(200..=599))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(200..=599))]
     pub(super) status: Option<u16>,
     /// The networks, each with a server of its own [default: loopback; with --client lan]
     #[arg(long, value_delimiter = ',', value_parser = links())]
@@ -170,6 +170,10 @@ impl HuntArguments {
                 "of a client: it is for a server"
             };
             return Err(format!("the story is that {other}"));
+        }
+        // clap's `requires` says nothing where the option that is required conflicts with one that is there.
+        if self.client.is_none() && (self.upload.is_some() || self.status.is_some()) {
+            return Err("--upload and --status are for --client".to_owned());
         }
         let mut plan = HuntPlan::new(self.quarry(file)?, seed);
         (plan.time, plan.longest_pause) = (self.time, self.longest_pause);

@@ -444,11 +444,12 @@ fn what_cannot_be_hunted_is_refused_with_the_place() {
     let story = file.to_str().unwrap();
     fs::write(&file, "path = \"/\"\n[[step]]\ndo = \"send\"\nbytes = 8\n").unwrap();
     let hash = format!("sha256:{}", "0".repeat(64));
-    let cases: [(&[&str], i32, &str); 15] = [
+    let cases: [(&[&str], i32, &str); 16] = [
         (&["hunt", "--client", "true", "--", "true"], 2, "cannot be used with"),
         (&["hunt", "--client", "true", "http://127.0.0.1:1/"], 2, "cannot be used with"),
         (&["hunt", "--client", "true", "--path", "/x"], 2, "cannot be used with"),
         (&["hunt", "--upload", "5", "--", "true"], 2, "--client"),
+        (&["hunt", "--status", "404", "http://127.0.0.1:1/"], 2, "--client"),
         (&["hunt", "--client", "true", "--expect", "sha256:12"], 2, "64 hexadecimal digits"),
         (&["hunt", "--expect", &hash, "--", "true"], 2, "--client"),
         (&["hunt", "--client", "true", "--upload", "1G"], 2, "the most are"),
