@@ -117,7 +117,10 @@ fn verdict(trial: &ClientTrial, plain: &PlainClient) -> (Result<Verdict, Unjudge
     // Who gets a final response before the upload is done may stop if the server is closing (RFC 9112 section 9.5), or has refused it. One that has
     // said neither, and reads on to the end, was to get all of it.
     let is_open = |served: &ServedConnection| matches!(served.end, ServedEnd::Fin | ServedEnd::Reset);
-    let is_cut = |exchange: &ServedExchange| exchange.kept && !exchange.whole_request;
+    // One that has sent nothing of its body was told the end of it before it began, as by the answer to `Expect: 100-continue` (RFC 9110
+    // section 10.1.1), after which curl sends none.
+    let is_cut =
+        |exchange: &ServedExchange| exchange.kept && !exchange.whole_request && exchange.received > 0;
     let cut_by_client =
         trial.served.iter().any(|served| is_open(served) && served.exchanges.iter().any(is_cut));
     if cut_by_client && plain.status < 400 {

@@ -105,6 +105,12 @@ fn an_upload_is_lost_if_the_client_is_content_and_the_server_wanted_the_rest() {
     assert_eq!(of(half(WHOLE), ServedEnd::Fin, &free), KEPT, "the server has said that it will");
     assert_eq!(of(kept, ServedEnd::Reset, &free), lost(ClientLossKind::Upload));
     assert_eq!(of(kept, ServedEnd::Fin, &free), lost(ClientLossKind::Upload));
+    // Answered before it began to send, as behind `Expect: 100-continue`.
+    assert_eq!(of(ServedExchange { received: 0, ..kept }, ServedEnd::Fin, &free), KEPT);
+    assert_eq!(
+        of(ServedExchange { received: 1, ..kept }, ServedEnd::Fin, &free),
+        lost(ClientLossKind::Upload)
+    );
     let refused = PlainClient { status: 413, ..free.clone() };
     assert_eq!(of(kept, ServedEnd::Fin, &refused), KEPT, "a refusal ends an upload");
     assert_eq!(of(WHOLE, ServedEnd::Reset, &free), Ok((Verdict::AtRisk, None)), "a reset behind all of it");

@@ -84,6 +84,7 @@ fn a_server_that_drains_64_kib_is_found_and_the_story_has_what_it_takes() {
         let counters = found.counters.expect("the network is private");
         // As many closes with unread bytes as losses: the planted fault, and nothing else.
         assert!(counters.of("TCPAbortOnClose") >= found.repeats.lost, "{counters:?}");
+        assert!(counters.of("OutRsts") >= found.repeats.lost, "{counters:?}");
     });
 }
 
